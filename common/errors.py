@@ -1,0 +1,134 @@
+"""Every error a person can cause, in one tree and one form.
+
+::
+
+    ConsiliumError            exit code 2: a person can mend it
+    ├── StudyError            the study file
+    ├── SiteError             the site file and its policy
+    ├── LabelError            the label file
+    ├── DataError             images, cohorts, caches
+    ├── ModelError            a model that cannot be built or trained privately
+    ├── PrivacyError          a privacy target that cannot be reached
+    ├── CheckpointError       checkpoints and run folders
+    ├── RoundError            a round that could not be completed
+    └── Refusal               a site says no; carries a code from a closed list
+
+An error is an instruction: it names what is wrong, where, the value found, the
+value wanted and what to do. Messages never hold a patient's identifier: they are
+printed and logged.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+EXIT_CODE: Final = 2
+"""What a command line exits with after a :class:`ConsiliumError`."""
+
+
+class ConsiliumError(Exception):
+    """Something a person can mend.
+
+    Args:
+        what: one sentence, without a full stop, that says what is wrong.
+        where: the file, key, tag, row or study concerned.
+        found: the value found.
+        wanted: the value or values that would have been accepted.
+        remedy: what to do now.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object | None = None,
+        found: object | None = None,
+        wanted: object | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.what = what
+        self.details: dict[str, str] = {
+            name: str(value)
+            for name, value in (
+                ("where", where),
+                ("found", found),
+                ("wanted", wanted),
+                ("do", remedy),
+            )
+            if value is not None
+        }
+        super().__init__(self.render())
+
+    def render(self) -> str:
+        """The message as it is shown: the sentence, then one line a detail."""
+        lines = [self.what, *(f"  {name + ':':<7} {value}" for name, value in self.details.items())]
+        return "\n".join(lines)
+
+
+class StudyError(ConsiliumError):
+    """The study file cannot be used."""
+
+
+class SiteError(ConsiliumError):
+    """The site file, its policy or its state cannot be used."""
+
+
+class LabelError(ConsiliumError):
+    """The label file cannot be used."""
+
+
+class DataError(ConsiliumError):
+    """Images, a cohort or a cache cannot be used."""
+
+
+class ModelError(ConsiliumError):
+    """A model cannot be built, or cannot be trained privately."""
+
+
+class PrivacyError(ConsiliumError):
+    """A privacy target cannot be reached."""
+
+
+class CheckpointError(ConsiliumError):
+    """A checkpoint or a run folder cannot be used."""
+
+
+class RoundError(ConsiliumError):
+    """A round could not be completed."""
+
+
+class RefusalCode(StrEnum):
+    """The closed list of reasons that may leave a site. No text or count goes with one."""
+
+    MALFORMED = "malformed"
+    UNKNOWN_STUDY = "unknown-study"
+    WRONG_PLAN = "wrong-plan"
+    NOT_APPROVED = "not-approved"
+    POLICY = "policy"
+    DATA_UNAVAILABLE = "data-unavailable"
+    COHORT_CHANGED = "cohort-changed"
+    BUDGET = "budget"
+    ROUND_OUT_OF_ORDER = "round-out-of-order"
+    ROUND_CONFLICT = "round-conflict"
+    LEDGER_BEHIND = "ledger-behind"
+    NUMERICS = "numerics"
+    EGRESS = "egress"
+    INTERNAL = "internal"
+
+
+class Refusal(ConsiliumError):
+    """A site declines a request. Only :attr:`code` leaves the site; the rest is logged there."""
+
+    def __init__(
+        self,
+        code: RefusalCode,
+        what: str,
+        *,
+        where: object | None = None,
+        found: object | None = None,
+        wanted: object | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.code = code
+        super().__init__(what, where=where, found=found, wanted=wanted, remedy=remedy)

@@ -1,0 +1,1 @@
+"""The coordinator's side: rounds, exact aggregation, server optimisers, checkpoints."""

@@ -1,0 +1,1 @@
+"""The researcher's side: synthetic hospitals, in-process runs, baselines, reports."""
