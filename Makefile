@@ -1,0 +1,94 @@
+# One command for each thing a developer does. `make` alone lists them.
+#
+# Every target sets up what it needs: the environment is made again whenever
+# pyproject.toml or constraints.txt has changed, and left alone otherwise.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Which Python makes the environment: 3.11, whatever it is called here.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+
+# Where the torch wheel comes from: arguments added to `pip install`.
+#
+# On Linux the torch of a public package index is the CUDA build, which brings several
+# gigabytes of CUDA packages. Nothing here needs them: the tests and the demo run on the
+# CPU. The CPU build is the same version from another place (PyTorch's install page names
+# the index), or a wheel that you have:
+#
+#     make test TORCH_SOURCE="--extra-index-url ADDRESS_OF_A_CPU_WHEEL_INDEX"
+#     make test TORCH_SOURCE="--find-links FOLDER_WITH_A_CPU_WHEEL"
+#
+# Left empty, pip decides by its own configuration.
+TORCH_SOURCE ?=
+
+# Extra arguments for pytest: make test ARGS="tests/common -k console".
+ARGS ?=
+
+# No process of ours phones home; Flower and Ray do unless they are told not to.
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format types bench docs constraints clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(INSTALLED) ## make the environment (every target below does it for you)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo "error: Consilium is tested on Python 3.11"; \
+	  echo "  found:  $$("$(PYTHON)" --version 2>&1)"; \
+	  echo "  do:     install Python 3.11, or name it: make PYTHON=/path/to/python3.11"; \
+	  exit 2; } >&2
+	@echo "Making the environment in $(VENV); the first time takes a few minutes."
+	"$(PYTHON)" -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH_SOURCE) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## four made-up hospitals train one shared model; the report is runs/demo/report.html
+	$(BIN)/consilium-sim demo --out runs/demo
+
+test: $(INSTALLED) ## run the tests, with coverage; ARGS="..." goes to pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term $(ARGS)
+
+lint: $(INSTALLED) ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED) ## mend what can be mended of style and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(INSTALLED) ## check types
+	$(BIN)/mypy --strict
+
+bench: $(INSTALLED) ## run the benchmarks, or one of them: make bench NAME=foo
+	$(BIN)/python -m benchmarks $(NAME)
+
+docs: $(INSTALLED) ## build the API pages into docs/api
+	rm -rf docs/api
+	$(BIN)/pdoc --docformat google --output-directory docs/api client common server simulations
+
+# The lines above the first blank one stay. Freezing a fresh environment gives the first
+# block; the second, which a CPU wheel does not install, is what resolving torch adds.
+constraints: ## pin every dependency again, at its newest
+	rm -rf build/constraints && "$(PYTHON)" -m venv build/constraints
+	build/constraints/bin/python -m pip install --quiet $(TORCH_SOURCE) -e '.[dev]'
+	{ sed '/^$$/q' constraints.txt; \
+	  build/constraints/bin/python -m pip freeze --all --exclude-editable --exclude pip \
+	    | sed 's/+cpu$$//'; \
+	  echo; echo "# What the CUDA build of torch adds."; \
+	  echo 'torch==2.13.0' | build/constraints/bin/uv pip compile - --quiet --no-header \
+	    --no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	    | grep -E '^(cuda|nvidia|triton)'; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+clean: ## remove the environment and everything built; runs/ stays
+	rm -rf $(VENV) build dist docs/api htmlcov *.egg-info
+	rm -rf .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

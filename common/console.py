@@ -1,0 +1,174 @@
+"""What a command line shows, and what it exits with.
+
+Results go to standard output, everything said on the way to standard error. On a
+terminal a job shows a progress bar; in a file or a pipe it writes a few plain lines.
+
+======  ======================================================================
+exit    meaning
+======  ======================================================================
+0       done
+1       a defect in Consilium: a traceback, and a line that asks to report it
+2       something the person can mend: one screen that says what to do
+130     interrupted from the keyboard
+======  ======================================================================
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from common.errors import EXIT_CODE, ConsiliumError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PLAIN_WIDTH: Final = 120
+"""Columns of a table that is written to a file or a pipe."""
+
+PLAIN_LINES: Final = 10
+"""Lines of progress that a job writes where there is no terminal."""
+
+DEFECT: Final = (
+    "This is a defect in Consilium, not something you did. Please report it with the lines "
+    "above, after checking that none of them names a patient."
+)
+
+
+def out() -> Console:
+    """A console on standard output, for results."""
+    return _console(stderr=False)
+
+
+def err() -> Console:
+    """A console on standard error, for messages and progress."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(
+        stderr=stderr,
+        highlight=False,
+        width=None if terminal else PLAIN_WIDTH,
+        soft_wrap=not terminal,
+    )
+
+
+def run_cli(app: typer.Typer) -> NoReturn:
+    """Run a command line to its end; exits with a code of the table above.
+
+    Usage errors are shown by Typer, which exits with 2 as well.
+    """
+    try:
+        # The bare command: ``app()`` would put its own traceback, which may show
+        # local variables and so a patient, in place of ours.
+        typer.main.get_command(app)()
+    except ConsiliumError as error:
+        show_error(error)
+        sys.exit(EXIT_CODE)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        err().print(f"\n{DEFECT}", style="bold", markup=False)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def show_error(error: ConsiliumError) -> None:
+    """Write an error to standard error: the sentence, then one aligned line a detail."""
+    first, _, details = error.render().partition("\n")
+    text = Text.assemble(("error: ", "bold red"), (first, "bold"))
+    err().print(text.append(f"\n{details}" if details else ""), soft_wrap=True)
+
+
+class Job(Protocol):
+    """A long piece of work that tells how far it is."""
+
+    def advance(self, n: int = 1) -> None:
+        """Count ``n`` more units as done."""
+
+    def note(self, text: str) -> None:
+        """Say something on a line of its own; ``text`` is shown as it is, without markup."""
+
+
+@contextmanager
+def progress(description: str, total: int, *, unit: str = "") -> Iterator[Job]:
+    """Show how far a job is, on standard error.
+
+    Args:
+        description: what is being done, without a full stop: ``"reading images"``.
+        total: units in all.
+        unit: what is counted, in the plural: ``"files"``.
+
+    Yields:
+        The job. On a terminal it is a bar; elsewhere about ten plain lines in all.
+    """
+    console = err()
+    if not console.is_terminal:
+        yield _Lines(console, description, total, unit)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit, markup=False),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        yield _Bar(bar, bar.add_task(description, total=total))
+
+
+class _Bar:
+    """A job on a terminal."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar = bar
+        self._task = task
+
+    def advance(self, n: int = 1) -> None:
+        self._bar.advance(self._task, n)
+
+    def note(self, text: str) -> None:
+        self._bar.console.print(text, markup=False)
+
+
+class _Lines:
+    """A job in a file or a pipe: a line whenever another tenth is done."""
+
+    def __init__(self, console: Console, description: str, total: int, unit: str) -> None:
+        self._console = console
+        self._description = description
+        self._total = total
+        self._unit = f" {unit}" if unit else ""
+        self._done = 0
+
+    def advance(self, n: int = 1) -> None:
+        before, self._done = self._tenths(), self._done + n
+        if self._tenths() > before:
+            percent = 100 * self._done // self._total
+            count = f"{self._done}/{self._total}{self._unit}"
+            self.note(f"{self._description}: {count} ({percent} %)")
+
+    def note(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def _tenths(self) -> int:
+        return PLAIN_LINES * self._done // self._total if self._total else 0
