@@ -1,0 +1,63 @@
+"""Files that are either whole or absent, and hashes of what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from common.faults import reach
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write ``data`` so that a reader, or a crash, sees the old file or the new one.
+
+    The bytes go to a neighbour, reach the disk, take the name, and the folder's entry
+    reaches the disk too (POSIX ``rename`` is atomic within a file system).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    neighbour = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(neighbour, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        half = len(data) // 2
+        file.write(data[:half])
+        reach("file.half-written", path.name)
+        file.write(data[half:])
+        file.flush()
+        os.fsync(file.fileno())
+    neighbour.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(data: bytes | memoryview) -> str:
+    """SHA-256 of bytes, as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's content, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON can hold
+    """The one way a value is written before it is hashed or signed.
+
+    Keys sorted, no spaces, UTF-8, floats in Python's shortest round-trip form, NaN and
+    infinities refused (after RFC 8785, whose number form differs for some exponents).
+    """
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()

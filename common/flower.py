@@ -1,0 +1,58 @@
+"""What is taken from Flower's inside, in one place, pinned to 1.41, and what keeps it quiet.
+
+Flower and Ray report their use over the network unless told otherwise before they are
+imported; importing this module first tells them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+from flwr.app import (  # noqa: E402 - only after the lines above
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    RecordDict,
+)
+from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
+
+logging.getLogger("flwr").setLevel(logging.WARNING)
+
+
+def identify(run_id: int, node_id: int = 0, task_id: int = 0) -> None:
+    """Tell Flower which run this process serves; ``Message(...)`` raises without it.
+
+    The identity is global to the process: one run per process.
+    """
+    TaskIdentity.run_id = run_id
+    TaskIdentity.node_id = node_id
+    TaskIdentity.task_id = task_id
+
+
+def context(run_id: int, node_id: int, *, node: dict[str, str], run: dict[str, str]) -> Context:
+    """A Flower ``Context`` with the given node and run configuration and empty state."""
+    return Context(
+        run_id=run_id,
+        node_id=node_id,
+        node_config=dict(node),
+        state=RecordDict(),
+        run_config=dict(run),
+    )
+
+__all__ = [
+    "Array",
+    "ArrayRecord",
+    "ConfigRecord",
+    "Context",
+    "Message",
+    "RecordDict",
+    "context",
+    "identify",
+]

@@ -1,0 +1,229 @@
+"""Requests and replies: what they are, what identifies them, how they travel.
+
+A request is identified by study, plan hash, round, purpose and the hash of the arrays it
+carries; a reply says which request it answers and is signed over everything it holds.
+Arrays travel as one flat little-endian array, since each Flower array costs a request of
+its own. What arrives is checked for exactly the expected keys, types and sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import Refusal, RefusalCode
+from common.files import canonical_json, sha256
+from common.flower import Array, ArrayRecord, ConfigRecord, RecordDict
+
+Purpose = Literal["offer", "propose", "train", "evaluate", "close"]
+OK: Final = "ok"
+STORAGE: Final = "little-endian"
+Flat = npt.NDArray[Any]
+DTYPES: Final = ("float32", "int32", "int64")
+HASH_OF_NOTHING: Final = sha256(b"")
+
+
+@dataclass(frozen=True)
+class LedgerHead:
+    """How far a site's ledger had come: its length and the hash of its last entry."""
+
+    length: int = 0
+    hash: str = HASH_OF_NOTHING
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the coordinator asks of one site.
+
+    Attributes:
+        study: name of the study.
+        plan_hash: SHA-256 of the plan that the site approved; empty before there is one.
+        round: 1 and up; 0 before training.
+        purpose: what is asked.
+        arrays: flat float32 weights, or None.
+        document: JSON text: the study of an offer, the plan of a proposal.
+        acknowledged: the last round whose checkpoint is durable at the coordinator.
+        ledger: the newest ledger head that the site has sent.
+    """
+
+    study: str
+    plan_hash: str
+    round: int
+    purpose: Purpose
+    arrays: Flat | None = field(default=None, repr=False)
+    document: str = field(default="", repr=False)
+    acknowledged: int = 0
+    ledger: LedgerHead = LedgerHead()
+
+    @property
+    def arrays_hash(self) -> str:
+        """SHA-256 of the arrays' bytes and of the document."""
+        return content_hash(self.arrays, self.document)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what makes two requests the same request."""
+        return sha256(
+            canonical_json([self.study, self.plan_hash, self.round, self.purpose, self.arrays_hash])
+        )
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a site answers.
+
+    Attributes:
+        site: the site's name.
+        request: identity of the request that it answers.
+        study: as in the request.
+        plan_hash: as in the request.
+        round: as in the request.
+        purpose: as in the request.
+        code: ``ok`` or a :class:`common.errors.RefusalCode`.
+        arrays: flat int32 update or int64 histogram, or None.
+        document: JSON text: the offer of a site.
+        ledger: the ledger's head after this reply's charge.
+        signature: Ed25519 over all of the above.
+    """
+
+    site: str
+    request: str
+    study: str
+    plan_hash: str
+    round: int
+    purpose: Purpose
+    code: str = OK
+    arrays: Flat | None = field(default=None, repr=False)
+    document: str = field(default="", repr=False)
+    ledger: LedgerHead = LedgerHead()
+    signature: bytes = field(default=b"", repr=False)
+
+    @property
+    def signed_bytes(self) -> bytes:
+        """What the signature covers."""
+        fields = _config(self)
+        fields["content"] = content_hash(self.arrays, self.document)
+        return b"consilium/1 reply " + canonical_json(fields)
+
+    def with_signature(self, signature: bytes) -> Reply:
+        """The same reply, signed."""
+        return replace(self, signature=signature)
+
+
+def content_hash(arrays: Flat | None, document: str = "") -> str:
+    """SHA-256 over an array's type, length and bytes, and over a document."""
+    if arrays is None:
+        return sha256(document.encode())
+    head = canonical_json([str(arrays.dtype), arrays.size, document])
+    return sha256(head + _little_endian(arrays))
+
+
+def request_to_record(request: Request) -> RecordDict:
+    """The request as Flower carries it."""
+    return _to_record(_config(request), request.arrays, request.document)
+
+
+def request_from_record(content: RecordDict, most_weights: int | None = None) -> Request:
+    """Read a request, and nothing but a request.
+
+    Raises:
+        Refusal: ``malformed``; the text stays at the site.
+    """
+    fields, arrays, document = _from_record(content, Request, most_weights)
+    return Request(**fields, arrays=arrays, document=document)
+
+
+def reply_to_record(reply: Reply) -> RecordDict:
+    """The reply as Flower carries it."""
+    return _to_record(_config(reply) | {"signature": reply.signature}, reply.arrays, reply.document)
+
+
+def reply_from_record(content: RecordDict, most_weights: int | None = None) -> Reply:
+    """Read a reply, and nothing but a reply.
+
+    Raises:
+        Refusal: ``malformed``.
+    """
+    fields, arrays, document = _from_record(content, Reply, most_weights)
+    return Reply(**fields, arrays=arrays, document=document)
+
+
+_REQUEST_FIELDS: Final = {
+    "study": str,
+    "plan_hash": str,
+    "round": int,
+    "purpose": str,
+    "acknowledged": int,
+    "ledger_length": int,
+    "ledger_hash": str,
+}
+_REPLY_FIELDS: Final = {
+    "site": str,
+    "request": str,
+    "study": str,
+    "plan_hash": str,
+    "round": int,
+    "purpose": str,
+    "code": str,
+    "ledger_length": int,
+    "ledger_hash": str,
+    "signature": bytes,
+}
+
+
+def _config(message: Request | Reply) -> dict[str, Any]:
+    fields = _REQUEST_FIELDS if isinstance(message, Request) else _REPLY_FIELDS
+    values = {name: getattr(message, name, None) for name in fields if name != "signature"}
+    return values | {"ledger_length": message.ledger.length, "ledger_hash": message.ledger.hash}
+
+
+def _to_record(fields: dict[str, Any], arrays: Flat | None, document: str) -> RecordDict:
+    record = RecordDict({"fields": ConfigRecord(fields | {"document": document})})
+    if arrays is not None:
+        data = _little_endian(arrays)
+        array = Array(str(arrays.dtype), (arrays.size,), STORAGE, data)
+        record["arrays"] = ArrayRecord({"flat": array})
+    return record
+
+
+def _from_record(
+    content: RecordDict, kind: type[Request] | type[Reply], most_weights: int | None
+) -> tuple[dict[str, Any], Flat | None, str]:
+    expected = _REQUEST_FIELDS if kind is Request else _REPLY_FIELDS
+    wanted = {**expected, "document": str}
+    _demand(set(content) <= {"fields", "arrays"} and "fields" in content, "records")
+    config = content["fields"]
+    _demand(isinstance(config, ConfigRecord) and set(config) == set(wanted), "fields")
+    values: dict[str, Any] = dict(config)
+    for name, type_ in wanted.items():
+        _demand(type(values[name]) is type_, name)
+    _demand(values["purpose"] in get_args(Purpose), "purpose")
+    _demand(values["round"] >= 0 and values["ledger_length"] >= 0, "round")
+    document = values.pop("document")
+    head = LedgerHead(values.pop("ledger_length"), values.pop("ledger_hash"))
+    arrays = _read_arrays(content, most_weights) if "arrays" in content else None
+    return {**values, "ledger": head}, arrays, document
+
+
+def _read_arrays(content: RecordDict, most_weights: int | None) -> Flat:
+    record = content["arrays"]
+    _demand(isinstance(record, ArrayRecord) and set(record) == {"flat"}, "arrays")
+    array = record["flat"]
+    _demand(isinstance(array, Array) and array.stype == STORAGE, "storage")
+    _demand(array.dtype in DTYPES and len(array.shape) == 1, "dtype or shape")
+    count, dtype = array.shape[0], np.dtype(array.dtype).newbyteorder("<")
+    _demand(len(array.data) == count * dtype.itemsize, "length")
+    _demand(most_weights is None or count <= most_weights, "size")
+    return np.frombuffer(array.data, dtype=dtype)
+
+
+def _little_endian(arrays: Flat) -> bytes:
+    return np.ascontiguousarray(arrays, dtype=arrays.dtype.newbyteorder("<")).tobytes()
+
+
+def _demand(condition: bool, what: str) -> None:
+    if not condition:
+        raise Refusal(RefusalCode.MALFORMED, f"a message has unexpected {what}")

@@ -1,0 +1,178 @@
+"""The shared models, none of which lets one patient's image touch another's.
+
+Batch normalisation mixes the patients of a batch, so that no gradient belongs to one
+patient and no clip bounds what a patient changes (Yousefpour et al. 2021, section 2): a
+model that has it is refused. Weights travel as one flat float32 array in the order of
+``Module.named_parameters``; a model with other state is refused too, since it would not
+travel.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.networks.nets import DenseNet121, resnet18
+from torch import nn
+
+from common.errors import ModelError
+from common.study import ModelSpec, Study
+
+_ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+_BATCH_NORMS: Final = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)  # noqa: SLF001 - no public base class
+
+
+def build_model(study: Study) -> nn.Module:
+    """The study's network, in training mode, its weights not yet meaningful.
+
+    It maps float32 (batch, channels, height, width) to logits (batch, classes).
+
+    Raises:
+        ModelError: the image size does not fit, or the model cannot be trained privately.
+    """
+    spec, data = study.model, study.data
+    classes = len(study.task.classes)
+    if spec.name == "cnn":
+        model: nn.Module = _cnn(spec, data.channels, data.image_size, classes)
+    else:
+        model = _monai(spec, data.channels, classes)
+    check_private(model)
+    _check_image_size(model, spec.name, data.channels, data.image_size)
+    return model
+
+
+def check_private(model: nn.Module) -> None:
+    """Refuse a model in which patients meet, or whose state would not travel.
+
+    Raises:
+        ModelError: names the module at fault.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, _BATCH_NORMS):
+            raise ModelError(
+                "batch normalisation mixes the patients of a batch",
+                where=f"module {name}",
+                found=type(module).__name__,
+                wanted="group, layer or instance normalisation without running statistics",
+                remedy='for cnn write norm = "group" in [model]',
+            )
+    buffers = [name for name, _ in model.named_buffers()]
+    if buffers:
+        raise ModelError(
+            "a model may hold no state besides its parameters",
+            where="buffers",
+            found=", ".join(buffers),
+            remedy="leave out running statistics",
+        )
+
+
+def layout(model: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Name and shape of each parameter, in the order in which they travel."""
+    return tuple((name, tuple(value.shape)) for name, value in model.named_parameters())
+
+
+def flatten(model: nn.Module) -> npt.NDArray[np.float32]:
+    """All parameters as one flat float32 array."""
+    with torch.no_grad():
+        return torch.cat([value.reshape(-1) for value in model.parameters()]).numpy().copy()
+
+
+def load_flat(model: nn.Module, weights: npt.NDArray[np.float32]) -> None:
+    """Put a flat float32 array into the model's parameters.
+
+    Raises:
+        ValueError: the array has another length than the model has weights.
+    """
+    start = 0
+    values = torch.from_numpy(np.array(weights, dtype=np.float32))
+    if values.numel() != sum(value.numel() for value in model.parameters()):
+        raise ValueError(f"{values.numel()} weights do not fit the model")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(values[start : start + parameter.numel()].view_as(parameter))
+            start += parameter.numel()
+
+
+def initial_weights(study: Study, seed: int) -> npt.NDArray[np.float32]:
+    """The flat float32 weights of round zero: torch's own initialisation, from ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return flatten(build_model(study))
+
+
+def _cnn(spec: ModelSpec, channels: int, image_size: tuple[int, int], classes: int) -> nn.Module:
+    layers: list[nn.Module] = []
+    for before, after in pairwise((channels, *spec.widths)):
+        layers += [nn.Conv2d(before, after, kernel_size=3, padding=1)]
+        if spec.norm == "group":
+            layers += [_group_norm(spec.groups, after)]
+        layers += [_ACTIVATIONS[spec.activation](), nn.MaxPool2d(kernel_size=2)]
+    features = spec.widths[-1]
+    if spec.pooling == "average":
+        layers += [nn.AdaptiveAvgPool2d(1)]
+    else:
+        height, width = (side // 2 ** len(spec.widths) for side in image_size)
+        features *= max(height * width, 1)
+    layers += [nn.Flatten()]
+    if spec.hidden:
+        layers += [nn.Linear(features, spec.hidden), _ACTIVATIONS[spec.activation]()]
+    return nn.Sequential(*layers, nn.Linear(spec.hidden or features, classes))
+
+
+def _group_norm(groups: int, channels: int) -> nn.GroupNorm:
+    if channels % groups:
+        raise ModelError(
+            "the channels cannot be split into groups",
+            where="[model] widths and groups",
+            found=f"{channels} channels, {groups} groups",
+            wanted="widths that are multiples of groups",
+        )
+    return nn.GroupNorm(groups, channels)
+
+
+def _monai(spec: ModelSpec, channels: int, classes: int) -> nn.Module:
+    norm = ("group", {"num_groups": spec.groups})
+    if spec.name == "resnet18":
+        model: nn.Module = resnet18(
+            spatial_dims=2, n_input_channels=channels, num_classes=classes, norm=norm
+        )
+    else:
+        model = DenseNet121(spatial_dims=2, in_channels=channels, out_channels=classes, norm=norm)
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # per-sample gradient hooks need the value before it
+    return model
+
+
+def _check_image_size(
+    model: nn.Module, name: str, channels: int, image_size: tuple[int, int]
+) -> None:
+    if _accepts(model, channels, image_size):
+        return
+    sizes = [2**power for power in range(2, 10)]
+    fits = next((side for side in sizes if _accepts(model, channels, (side, side))), None)
+    raise ModelError(
+        "the model cannot take images of this size",
+        where=f"[data] image_size, [model] {name}",
+        found="x".join(str(side) for side in image_size),
+        wanted=f"{fits}x{fits} or larger" if fits else "a size that survives every pooling",
+        remedy="enlarge image_size, or use fewer widths",
+    )
+
+
+def _accepts(model: nn.Module, channels: int, image_size: tuple[int, int]) -> bool:
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, channels, *image_size))
+    except (RuntimeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,65 @@
+"""The numerics record: everything besides plan, data and keys that decides the last bit.
+
+It is fixed before round one, stands in the plan, and is applied before any gradient, so
+that a restart, a replay and a simulation compute the same bits as the first run did.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Final, Literal
+
+import torch
+from pydantic import Field
+
+from common.settings import Section
+
+COUNTED: Final = ("consilium", "torch", "numpy", "opacus", "monai", "pydicom")
+"""Distributions whose version can change a bit of the result."""
+
+
+class NumericsRecord(Section):
+    """What a site's arithmetic depends on.
+
+    Attributes:
+        threads: intra-operation threads of torch.
+        dtype: of weights and activations.
+        engine: what forms clipped gradients.
+        micro_batch: patients whose gradients are held at once.
+        device: where it runs.
+        cpu_capability: the vector instructions that torch chose.
+        python: interpreter version.
+        versions: of the distributions that matter.
+    """
+
+    threads: int = Field(ge=1)
+    dtype: Literal["float32"] = "float32"
+    engine: Literal["opacus-hooks"] = "opacus-hooks"
+    micro_batch: int = Field(default=256, ge=1)
+    device: Literal["cpu"] = "cpu"
+    cpu_capability: str
+    python: str
+    versions: dict[str, str]
+
+
+def record(threads: int) -> NumericsRecord:
+    """The record of this process with the given number of threads."""
+    return NumericsRecord(
+        threads=threads,
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        python=platform.python_version(),
+        versions={name: version(name) for name in COUNTED},
+    )
+
+
+def differences(ours: NumericsRecord, theirs: NumericsRecord) -> dict[str, tuple[str, str]]:
+    """The fields in which two records differ, each with both values."""
+    mine, other = ours.model_dump(), theirs.model_dump()
+    return {key: (str(mine[key]), str(other[key])) for key in mine if mine[key] != other[key]}
+
+
+def apply(numerics: NumericsRecord) -> None:
+    """Make this process compute as the record says."""
+    torch.set_num_threads(numerics.threads)
+    torch.use_deterministic_algorithms(mode=True)

@@ -1,0 +1,130 @@
+"""The plan: everything a study will make one site do, in canonical form, with a SHA-256.
+
+The coordinator writes it from the study, the site's public numbers and the numerics record;
+the site checks it against its own, its policy bounds it, and an approval binds to its hash.
+Nothing in it depends on an exact count of patients.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import Field, ValidationError
+
+from common.errors import Refusal, RefusalCode
+from common.files import canonical_json, sha256
+from common.numerics import NumericsRecord
+from common.privacy import Mechanism, NoMechanism, mechanism
+from common.settings import Section
+from common.study import Slug, Study
+
+FORMAT: Final = 1
+
+
+class Offer(Section):
+    """What a site says of itself before a plan: public numbers only.
+
+    Attributes:
+        site: the site's name.
+        public_key: Ed25519 key that its replies are signed with, hexadecimal.
+        declared_patients: public number of training patients of the data set asked for.
+        known_key: whether the site's randomness follows from a seed that others know.
+        numerics: what its arithmetic depends on.
+    """
+
+    site: Slug
+    public_key: str = Field(pattern=r"^[0-9a-f]{64}$")
+    declared_patients: int = Field(ge=1)
+    known_key: bool
+    numerics: NumericsRecord
+
+
+class Plan(Section):
+    """What one site is asked to approve.
+
+    Attributes:
+        format: of this document.
+        study: the study file as parsed.
+        site: whom the plan is for.
+        declared_patients: the site's public number of training patients.
+        weight: the whole number by which its update counts in the average.
+        known_key: whether the noise follows from a seed that others know: not private.
+        mechanism: sampling, clipping, noise and what they cost.
+        numerics: what decides the last bit.
+        weights: number of float32 weights that travel.
+    """
+
+    format: int = Field(default=FORMAT, ge=FORMAT, le=FORMAT)
+    study: Study
+    site: Slug
+    declared_patients: int = Field(ge=1)
+    weight: int = Field(ge=1)
+    known_key: bool
+    mechanism: Mechanism
+    numerics: NumericsRecord
+    weights: int = Field(ge=1)
+
+    @property
+    def text(self) -> str:
+        """The canonical form: what is sent, stored and hashed."""
+        return canonical_json(self.model_dump(mode="json")).decode()
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical form."""
+        return sha256(self.text.encode())
+
+    @property
+    def histogram_shape(self) -> tuple[int, int, int]:
+        """True class, plane, cell: the shape of one evaluation's release."""
+        classes = len(self.study.task.classes)
+        return classes, 1 if classes == 2 else classes, self.study.evaluation.bins
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What every status and report of this plan begins with."""
+        notes = []
+        if isinstance(self.mechanism, NoMechanism):
+            notes.append('NOT PRIVATE: the study says mode = "none"')
+        if self.known_key:
+            notes.append("NOT PRIVATE: KNOWN KEY (a simulation, or a daemon told to be one)")
+        return tuple(notes)
+
+
+def write_plan(study: Study, offer: Offer, weights: int) -> Plan:
+    """The plan of one site.
+
+    Args:
+        study: what is proposed.
+        offer: the site's public numbers.
+        weights: number of weights of the study's model.
+
+    Raises:
+        PrivacyError: the study's epsilon cannot be reached at this site.
+    """
+    declared = offer.declared_patients
+    return Plan(
+        study=study,
+        site=offer.site,
+        declared_patients=declared,
+        weight=declared if study.aggregation.weights == "declared" else 1,
+        known_key=offer.known_key,
+        mechanism=mechanism(study, declared),
+        numerics=offer.numerics,
+        weights=weights,
+    )
+
+
+def read_plan(text: str) -> Plan:
+    """Read a plan that was received.
+
+    Raises:
+        Refusal: ``malformed``; also for a plan that is not in canonical form.
+    """
+    try:
+        plan = Plan.model_validate_json(text)
+    except ValidationError as error:
+        raise Refusal(RefusalCode.MALFORMED, "a plan cannot be read", found=error) from error
+    if plan.text != text:
+        raise Refusal(RefusalCode.MALFORMED, "a plan is not in canonical form")
+    return plan

@@ -1,0 +1,98 @@
+"""The names and options of Flower's server optimisers, as a study may ask for them.
+
+Names are Flower's class names in lower case; options carry Flower's parameter names. The
+classes themselves are used in ``server.strategy``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.settings import Section
+
+StrategyName = Literal[
+    "fedavg",
+    "fedprox",
+    "fedavgm",
+    "fedadam",
+    "fedyogi",
+    "fedadagrad",
+    "fedmedian",
+    "fedtrimmedavg",
+    "krum",
+    "multikrum",
+    "bulyan",
+]
+_ADAPTIVE: Final = frozenset({"eta", "eta_l", "tau"})
+OPTIONS: Final[dict[StrategyName, frozenset[str]]] = {
+    "fedavg": frozenset(),
+    "fedprox": frozenset({"proximal_mu"}),
+    "fedavgm": frozenset({"server_learning_rate", "server_momentum"}),
+    "fedadam": _ADAPTIVE | {"beta_1", "beta_2"},
+    "fedyogi": _ADAPTIVE | {"beta_1", "beta_2"},
+    "fedadagrad": _ADAPTIVE,
+    "fedmedian": frozenset(),
+    "fedtrimmedavg": frozenset({"beta"}),
+    "krum": frozenset({"num_malicious_nodes"}),
+    "multikrum": frozenset({"num_malicious_nodes", "num_nodes_to_select"}),
+    "bulyan": frozenset({"num_malicious_nodes"}),
+}
+ORDER_STATISTICS: Final = frozenset({"fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan"})
+"""Strategies that need every reply at once: their memory grows with the number of sites."""
+
+
+class StrategyOptions(Section):
+    """``[aggregation.options]``: parameters of Flower's classes; what is left out is Flower's."""
+
+    proximal_mu: float | None = Field(default=None, ge=0)
+    server_learning_rate: float | None = Field(default=None, gt=0)
+    server_momentum: float | None = Field(default=None, ge=0, lt=1)
+    eta: float | None = Field(default=None, gt=0)
+    eta_l: float | None = Field(default=None, gt=0)
+    tau: float | None = Field(default=None, gt=0)
+    beta_1: float | None = Field(default=None, ge=0, lt=1)
+    beta_2: float | None = Field(default=None, ge=0, lt=1)
+    beta: float | None = Field(default=None, ge=0, lt=0.5)
+    num_malicious_nodes: int | None = Field(default=None, ge=0)
+    num_nodes_to_select: int | None = Field(default=None, ge=1)
+
+
+class AggregationSettings(Section):
+    """``[aggregation]``: how the coordinator turns replies into the next global model.
+
+    Attributes:
+        strategy: one of Flower's server optimisers.
+        options: its parameters.
+        weights: ``declared`` weighs a site by its declared patients, ``equal`` by one.
+        min_sites: usable replies that a round needs.
+        round_timeout: how long a round waits for replies.
+        average_decay: above 0, the model that is evaluated and handed out is the
+            exponential average of the global weights with this decay per round.
+    """
+
+    strategy: StrategyName = "fedavg"
+    options: StrategyOptions = StrategyOptions()
+    weights: Literal["declared", "equal"] = "declared"
+    min_sites: int = Field(default=2, ge=1)
+    round_timeout: Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smhd]$")] = "30m"
+    average_decay: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _options_belong(self) -> Self:
+        given = self.options.model_dump(exclude_none=True)
+        foreign = sorted(given.keys() - OPTIONS[self.strategy])
+        if foreign:
+            takes = ", ".join(sorted(OPTIONS[self.strategy])) or "no options"
+            raise ValueError(
+                f"strategy {self.strategy} has no option {', '.join(foreign)}; it takes {takes}"
+            )
+        if self.strategy == "fedprox" and self.options.proximal_mu is None:
+            raise ValueError("strategy fedprox needs options.proximal_mu")
+        return self
+
+    @property
+    def proximal_mu(self) -> float:
+        """FedProx's client term; 0 for every other strategy."""
+        return self.options.proximal_mu or 0.0

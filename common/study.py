@@ -1,0 +1,232 @@
+"""The study file: what a coordinator proposes, parsed into frozen models.
+
+What changes privacy stands in ``[privacy]``, ``[training]`` (rounds, local steps, batch
+size) and ``[evaluation]``; the rest changes only what is learned. Everything here is
+public. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.errors import StudyError
+from common.settings import Section, load_toml
+from common.strategies import AggregationSettings
+from common.update import FixedPoint
+
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class StudyInfo(Section):
+    """``[study]``: what the study is called."""
+
+    name: Slug
+    title: str = Field(min_length=1, max_length=200)
+
+
+class Task(Section):
+    """``[task]``: what the model predicts. For two classes, the second is the positive one."""
+
+    kind: Literal["classification"] = "classification"
+    classes: tuple[str, ...] = Field(min_length=2, max_length=100)
+
+    @model_validator(mode="after")
+    def _classes_differ(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("a class is named twice")
+        return self
+
+
+class DataNeeds(Section):
+    """``[data]``: what a site must be able to offer, and how an image enters the model.
+
+    Attributes:
+        dataset: name of the data set in each site's own file.
+        modalities: DICOM modalities (0008,0060) that are used.
+        min_patients: smallest number of declared training patients of a site.
+        image_size: height and width in pixels.
+        channels: 1 for grey values, 3 for colour.
+        mean: public constant subtracted from intensities in [0, 1].
+        std: public constant that they are divided by.
+    """
+
+    dataset: Slug
+    modalities: tuple[str, ...] = Field(min_length=1)
+    min_patients: int = Field(default=1, ge=1)
+    image_size: tuple[Annotated[int, Field(ge=4, le=4096)], Annotated[int, Field(ge=4, le=4096)]]
+    channels: Literal[1, 3] = 1
+    mean: float = 0.5
+    std: Positive = 0.25
+
+
+class ModelSpec(Section):
+    """``[model]``: the network. All but ``name`` and ``groups`` concern ``cnn`` alone.
+
+    Attributes:
+        name: ``cnn``, or MONAI's ``resnet18`` or ``densenet121`` with group normalisation.
+        widths: output channels of each 3x3 convolution.
+        norm: ``group`` puts group normalisation after each convolution.
+        groups: number of groups of a group normalisation.
+        activation: what follows each convolution.
+        pooling: ``flatten`` keeps the last feature map, ``average`` takes its mean.
+        hidden: width of the dense layer before the last; 0 leaves it out.
+    """
+
+    name: Literal["cnn", "resnet18", "densenet121"]
+    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
+        default=(32, 64, 128), min_length=1, max_length=8
+    )
+    norm: Literal["none", "group"] = "none"
+    groups: int = Field(default=8, ge=1)
+    activation: Literal["relu", "tanh", "elu", "gelu", "silu"] = "relu"
+    pooling: Literal["flatten", "average"] = "flatten"
+    hidden: int = Field(default=128, ge=0)
+
+
+class Augmentation(Section):
+    """``[training.augmentation]``: random changes of one image at a time.
+
+    Attributes:
+        flip: mirror left and right half of the time.
+        rotate: largest rotation, degrees.
+        crop: largest shift of the cropping window, as a share of the image's side.
+        intensity: largest relative change of contrast and of brightness.
+        copies: augmented copies of an image in a step, averaged before the one clip.
+    """
+
+    flip: bool = False
+    rotate: float = Field(default=0.0, ge=0, le=180)
+    crop: float = Field(default=0.0, ge=0, le=0.5)
+    intensity: float = Field(default=0.0, ge=0, le=1)
+    copies: int = Field(default=1, ge=1, le=64)
+
+    @property
+    def active(self) -> bool:
+        """Whether any random change is asked for."""
+        return self.flip or bool(self.rotate or self.crop or self.intensity)
+
+
+class Training(Section):
+    """``[training]``: the schedule that every site follows.
+
+    Attributes:
+        rounds: global steps of the study.
+        local_steps: steps of private SGD at each site in a round.
+        batch_size: expected number of patients in a batch.
+        learning_rate: step of the local optimiser in the first round.
+        schedule: how it falls over the rounds, to zero after the last but for ``constant``.
+        momentum: of the local optimiser, within a round.
+        weight_decay: decoupled, added after the noise.
+        class_weights: factor of each class in the loss: public numbers, never counted.
+        images_per_patient: images of a patient drawn in a step, averaged before the clip.
+        augmentation: random changes of an image.
+    """
+
+    rounds: int = Field(ge=1, le=100_000)
+    local_steps: int = Field(default=1, ge=1, le=100_000)
+    batch_size: int = Field(ge=1)
+    learning_rate: Positive
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    class_weights: tuple[Positive, ...] | None = None
+    images_per_patient: int = Field(default=1, ge=1, le=64)
+    augmentation: Augmentation = Augmentation()
+
+
+class PatientPrivacy(Section):
+    """``[privacy]`` with ``mode = "patient"``: differential privacy for each patient.
+
+    Attributes:
+        epsilon: the most that a patient of one site can lose in the whole study.
+        delta: with which probability the bound may fail.
+        clip_norm: largest L2 norm of a patient's gradient.
+    """
+
+    mode: Literal["patient"]
+    epsilon: Positive
+    delta: Share
+    clip_norm: Positive = 1.0
+
+
+class NoPrivacy(Section):
+    """``[privacy]`` with ``mode = "none"``: nothing is clipped, noised or charged."""
+
+    mode: Literal["none"]
+
+
+class Evaluation(Section):
+    """``[evaluation]``: when sites score their validation patients, and at what cost.
+
+    Attributes:
+        rounds: ``last``, ``none``, or the rounds after which sites evaluate.
+        bins: cells of a score histogram; even, so that 0.5 is an edge.
+        epsilon_share: share of the study's epsilon that evaluation may cost a validation
+            patient, over all evaluations. Training patients are others and pay for training.
+    """
+
+    rounds: Literal["last", "none"] | tuple[Annotated[int, Field(ge=1)], ...] = "last"
+    bins: int = Field(default=10, ge=2, le=1000, multiple_of=2)
+    epsilon_share: float = Field(default=0.1, gt=0, le=1)
+
+
+class Study(Section):
+    """A whole study file."""
+
+    study: StudyInfo
+    task: Task
+    data: DataNeeds
+    model: ModelSpec
+    training: Training
+    privacy: Annotated[PatientPrivacy | NoPrivacy, Field(discriminator="mode")]
+    evaluation: Evaluation = Evaluation()
+    aggregation: AggregationSettings = AggregationSettings()
+    fixed_point: FixedPoint = FixedPoint()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        weights = self.training.class_weights
+        if weights is not None and len(weights) != len(self.task.classes):
+            raise ValueError(
+                f"training.class_weights has {len(weights)} numbers, "
+                f"task.classes {len(self.task.classes)}"
+            )
+        late = [number for number in self.evaluation_rounds if number > self.training.rounds]
+        if late:
+            raise ValueError(
+                f"evaluation.rounds names round {late[0]}, training ends after round "
+                f"{self.training.rounds}"
+            )
+        return self
+
+    @property
+    def evaluation_rounds(self) -> tuple[int, ...]:
+        """The rounds after which sites evaluate, ascending."""
+        rounds = self.evaluation.rounds
+        if rounds == "last":
+            return (self.training.rounds,)
+        return () if rounds == "none" else tuple(sorted(set(rounds)))
+
+
+def seconds(duration: str) -> float:
+    """The length of ``90s``, ``30m``, ``12h`` or ``2d`` in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", duration)
+    if match is None:
+        raise ValueError(f"not a duration: {duration}")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def load_study(path: Path) -> Study:
+    """Read and check a study file.
+
+    Raises:
+        StudyError: the file is missing, is not TOML, or a key has no acceptable value.
+    """
+    return load_toml(path, Study, StudyError)
