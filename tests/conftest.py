@@ -1,0 +1,65 @@
+"""What holds for every test: one thread each, no telemetry, no way out to a network."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# Before anything imports torch or Flower: these are read once. Tests run side by side, so a
+# pool of threads in each would only make them wait for one another; and a subprocess that a
+# test starts inherits the same.
+os.environ.update(
+    {
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "MPLBACKEND": "Agg",
+    }
+)
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+LOOPBACK = {"", "localhost", "::1", "0.0.0.0", "::"}
+
+# A shared machine is slow now and then; that is no property of the code. Failures print how
+# to repeat them, and nothing is remembered between runs.
+settings.register_profile("consilium", deadline=None, database=None, print_blob=True)
+settings.load_profile("consilium")
+
+
+def _loopback_only(event: str, args: tuple[object, ...]) -> None:
+    """Refuse to connect to another machine, or to ask for its address."""
+    if event in {"socket.connect", "socket.sendto"}:
+        address = args[1]
+        host = address[0] if isinstance(address, tuple) else "localhost"  # else a Unix socket
+    elif event in {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}:
+        host = args[0]
+    else:
+        return
+    name = host.decode() if isinstance(host, bytes) else str(host or "")
+    if name not in LOOPBACK and not name.startswith("127."):
+        raise PermissionError(f"tests stay on this machine: {event} {name}")
+
+
+sys.addaudithook(_loopback_only)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real images and tables, kept beside the checkout; the test is skipped without them."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder.relative_to(ROOT.parent)} beside the checkout")
+    return folder
