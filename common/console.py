@@ -84,7 +84,7 @@ def run_cli(app: typer.Typer) -> NoReturn:
         sys.exit(EXIT_CODE)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception:
+    except Exception:  # noqa: BLE001 - the last stop: said on standard error, then exit 1
         traceback.print_exc()
         err().print(f"\n{DEFECT}", style="bold", markup=False)
         sys.exit(1)
