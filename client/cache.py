@@ -1,0 +1,326 @@
+"""Decoded images, kept once in a memory-mapped file.
+
+A cache is a folder whose name, index and entries are keyed by the site: nobody can tell
+from it which files or patients it holds, except by looking at the images, which are as
+sensitive as the originals. Its files are readable by their owner alone::
+
+    <keyed name>/index.json        entries in order: keyed name, first row, rows; or a reason
+    <keyed name>/<token>.f16       float16, little-endian, (rows, channels, height, width)
+    <keyed name>/lock              held while the folder is read or filled
+
+A new data file is written beside the old one and the index then takes its place in one
+step: whoever is killed at whatever moment leaves the old cache or the new one. An image
+whose file is gone is gone from the cache after the next filling.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import secrets
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.archive import Found, Rejected
+from client.dicom import Reason, Unusable, read
+from client.parallel import Progress, ordered_map, silent
+from client.pixels import images, to_channels
+from client.resize import fit
+from common.errors import DataError
+from common.files import sync_folder, write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from client.identity import Pseudonyms
+
+Half = NDArray[np.float16]
+
+_FORMAT: Final = 1
+_RECIPE: Final = 1
+"""Raised whenever this project changes how stored pixels become cached ones."""
+_DECODERS: Final = (
+    "pydicom",
+    "pylibjpeg",
+    "pylibjpeg-libjpeg",
+    "pylibjpeg-openjpeg",
+    "pylibjpeg-rle",
+    "pyjpegls",
+    "pillow",
+)
+_INDEX: Final = "index.json"
+_LOCK: Final = "lock"
+_DTYPE: Final = np.dtype("<f2")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What every cached image looks like.
+
+    Args:
+        size: height and width.
+        channels: 1 or 3.
+    """
+
+    size: tuple[int, int]
+    channels: int
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return (self.channels, *self.size)
+
+    @property
+    def bytes(self) -> int:
+        """Of one image in the cache."""
+        return math.prod(self.image) * _DTYPE.itemsize
+
+    @property
+    def recipe(self) -> str:
+        """Everything besides a file's content that decides its cached images."""
+        versions = [f"{name} {_version(name)}" for name in _DECODERS]
+        return json.dumps([_RECIPE, self.image, versions])
+
+
+@dataclass(frozen=True, eq=False)
+class Cached:
+    """The images of a list of files.
+
+    Attributes:
+        images: ``(rows, channels, height, width)`` float16 in [0, 1], read-only, on disk.
+            Sensitive.
+        rows: for each file of the list, in its order, the rows of its images; or why it
+            has none.
+    """
+
+    images: Half = field(repr=False)
+    rows: tuple[range | Rejected, ...] = field(repr=False)
+
+
+def fill(
+    cache: Path,
+    folder: Path,
+    files: Sequence[Found],
+    shape: Shape,
+    *,
+    pseudonyms: Pseudonyms,
+    workers: int = 1,
+    progress: Progress = silent,
+) -> Cached:
+    """The decoded images of ``files``, of which only new and changed ones are decoded.
+
+    Args:
+        cache: where caches are kept; made if absent.
+        folder: the folder that the files' paths are relative to.
+        files: what to decode; its order is the order of the rows.
+        shape: of each image.
+        pseudonyms: whose key hides which files these are.
+        workers: processes to decode with.
+        progress: told of every file that is decoded.
+
+    Raises:
+        DataError: the cache cannot be written, or a file changed since it was scanned.
+    """
+    home = cache / pseudonyms.of_folder(str(folder.resolve()), json.dumps(shape.image))
+    named = {pseudonyms.of_file(each.sha256, shape.recipe): each for each in files}
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(home):
+            index = _Index.load(home, shape)
+            if list(index.entries) != list(named):
+                new = {name: each for name, each in named.items() if name not in index.entries}
+                decoded = _decoded(folder, shape, new, workers, progress)
+                index = _refill(home, index, list(named), decoded, shape)
+            images = index.open(home, shape)
+    except OSError as error:
+        raise DataError(
+            "the cache of decoded images cannot be written",
+            where=cache,
+            found=error.strerror,
+            remedy="make room on the disk, or let this user write there; nothing was lost",
+        ) from error
+    rows = {each.sha256: index.entries[name] for name, each in named.items()}
+    return Cached(images, tuple(_verdict(each, rows[each.sha256]) for each in files))
+
+
+class Rows(NamedTuple):
+    """Where a file's images stand."""
+
+    first: int
+    number: int
+
+
+class Refused(NamedTuple):
+    """Why a file has no images."""
+
+    reason: str
+    detail: str
+
+
+def _verdict(file: Found, entry: Rows | Refused) -> range | Rejected:
+    if isinstance(entry, Rows):
+        return range(entry.first, entry.first + entry.number)
+    return Rejected(file.path, Reason(entry.reason), entry.detail)
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What a cache holds: the name of its data file, and its entries in the order of the rows."""
+
+    data: str
+    entries: Mapping[str, Rows | Refused]
+
+    @property
+    def total(self) -> int:
+        return sum(entry.number for entry in self.entries.values() if isinstance(entry, Rows))
+
+    @classmethod
+    def load(cls, home: Path, shape: Shape) -> _Index:
+        """The folder's index; an empty one where there is none that can be trusted."""
+        try:
+            stored = json.loads((home / _INDEX).read_bytes())
+            index = cls(stored["data"], {name: _entry(*pair) for name, *pair in stored["entries"]})
+            whole = (home / index.data).stat().st_size == index.total * shape.bytes
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls("", {})  # absent, or damaged: it is filled anew
+        return index if whole and stored["format"] == _FORMAT else cls("", {})
+
+    def save(self, home: Path) -> None:
+        entries = [[name, *entry] for name, entry in self.entries.items()]
+        stored = {"format": _FORMAT, "data": self.data, "entries": entries}
+        write_atomic(home / _INDEX, json.dumps(stored).encode(), mode=0o600)
+
+    def open(self, home: Path, shape: Shape) -> Half:
+        """The images, mapped into memory for reading."""
+        if not self.total:
+            return np.zeros((0, *shape.image), dtype=np.float16)
+        return np.memmap(home / self.data, _DTYPE, mode="r", shape=(self.total, *shape.image))
+
+
+def _entry(first: int | str, second: int | str) -> Rows | Refused:
+    if isinstance(first, int) and isinstance(second, int):
+        return Rows(first, second)
+    return Refused(str(first), str(second))
+
+
+def _refill(
+    home: Path, old: _Index, names: list[str], decoded: Iterator[Half | Refused], shape: Shape
+) -> _Index:
+    """Write a data file in the order of ``names``: what is known is copied, the rest decoded."""
+    known = old.open(home, shape)
+    token = f"{secrets.token_hex(16)}.f16"
+    entries: dict[str, Rows | Refused] = {}
+    total = 0
+    with _data_file(home / token) as file:
+        for name in names:
+            entry = old.entries.get(name)
+            if isinstance(entry, Rows):
+                content: Half | Refused = known[entry.first : entry.first + entry.number]
+            else:
+                content = entry or next(decoded)
+            if isinstance(content, Refused):
+                entries[name] = content
+            else:
+                file.write(content.astype(_DTYPE, order="C").tobytes())
+                entries[name] = Rows(total, len(content))
+                total += len(content)
+    sync_folder(home)
+    index = _Index(token, entries)
+    index.save(home)
+    _tidy(home, keep=token)
+    return index
+
+
+def _decoded(
+    folder: Path, shape: Shape, files: Mapping[str, Found], workers: int, progress: Progress
+) -> Iterator[Half | Refused]:
+    if not files:
+        return
+    with progress("decoding images", len(files), unit="files") as job:
+        look = partial(decode, folder, shape)
+        for result in ordered_map(look, [*files.values()], workers=workers, crashed=_crashed):
+            job.advance()
+            yield result
+
+
+def decode(folder: Path, shape: Shape, file: Found) -> Half | Refused:
+    """The images of one file, ``(frames, channels, height, width)`` float16; or why not.
+
+    Raises:
+        DataError: the file is not the one that was scanned.
+    """
+    try:
+        reading = read(folder / file.path)
+        frames = [_prepared(each, shape) for each in images(reading.dataset)]
+    except Unusable as verdict:
+        if verdict.reason is not Reason.UNREADABLE:
+            return Refused(verdict.reason.value, verdict.detail)
+        raise _changed(folder) from verdict
+    if reading.sha256 != file.sha256:
+        raise _changed(folder)
+    return np.stack(frames)
+
+
+def _prepared(image: NDArray[np.float32], shape: Shape) -> Half:
+    return fit(to_channels(image, shape.channels), shape.size).astype(np.float16)
+
+
+def _changed(folder: Path) -> DataError:
+    return DataError(
+        "a file changed while the folder was being read",
+        where=folder,
+        remedy="start again when nothing writes to the folder",
+    )
+
+
+def _crashed(file: Found) -> Refused:
+    del file
+    return Refused(Reason.UNDECODABLE.value, "its decoder crashed")
+
+
+@contextmanager
+def _data_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file for its owner alone, durable at the end; gone if it is not finished."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _tidy(home: Path, *, keep: str) -> None:
+    """Remove what earlier fillings left; who has it mapped still reads it."""
+    for path in home.iterdir():
+        if path.name not in (keep, _INDEX, _LOCK):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """One process at a time; the system lets go of the lock of a process that dies."""
+    descriptor = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
