@@ -1,0 +1,274 @@
+"""What a run found: the schema of ``result.json``.
+
+Everything in it is a function of the study, the hospitals' folders, the seed and the
+numerics record, but for ``seconds`` and ``command``. The report is drawn from this file
+alone, so that it can be drawn again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import Field, ValidationError
+
+from common.errors import CheckpointError
+from common.files import write_atomic
+from common.numerics import NumericsRecord
+from common.settings import Section
+
+FORMAT: Final = 1
+FILE: Final = "result.json"
+
+Kind = Literal["shared", "alone-private", "alone", "pooled"]
+Hash = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Figure(Section):
+    """A number with its 95 % interval; None where it is not defined.
+
+    Attributes:
+        value: the figure.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        meaningful: False where noise or a lack of patients makes the figure useless.
+        why: why it is, in plain words.
+    """
+
+    value: float | None
+    low: float
+    high: float
+    meaningful: bool = True
+    why: str | None = None
+
+
+class Metrics(Section):
+    """How good a model is on a set of patients, at threshold 0.5 for two classes.
+
+    Attributes:
+        patients: how many patients were scored, one vote each.
+        auc: area under the ROC curve; the mean of one against the rest for more classes.
+        accuracy: share of right classes.
+        sensitivity: recall of the positive class; the mean over classes for more than two.
+        specificity: recall of the negative class; the mean likewise.
+        f1: harmonic mean of precision and recall; the mean likewise.
+        calibration_error: expected calibration error.
+    """
+
+    patients: int
+    auc: Figure
+    accuracy: Figure
+    sensitivity: Figure
+    specificity: Figure
+    f1: Figure
+    calibration_error: Figure
+
+
+class CurvePoint(Section):
+    """The kept-apart test set after a round: no hospital could compute this."""
+
+    round: int
+    auc: float | None
+    accuracy: float
+
+
+class Roc(Section):
+    """One class against the rest: false positive and true positive rates, ascending."""
+
+    positive: str
+    points: tuple[tuple[float, float], ...]
+
+
+class ReliabilityCell(Section):
+    """Scores of one cell against what came true.
+
+    Attributes:
+        score: mean score of the patients in the cell.
+        observed: share of them that had the class.
+        patients: how many there are.
+    """
+
+    score: float
+    observed: float
+    patients: int
+
+
+class Outcome(Section):
+    """One trained model on the pooled test set.
+
+    Attributes:
+        kind: the shared model, a hospital alone with the same privacy, alone without any,
+            or everything pooled in one place.
+        site: the hospital, where it is one.
+        learning_rate: of the local optimiser.
+        epsilon: what it cost a patient; None where nothing bounds it.
+        weights_sha256: of the little-endian float32 bytes.
+        metrics: on the pooled test set.
+        curve: over the rounds.
+        roc: one curve, or one a class for more than two.
+        reliability: of the positive class, or of every class taken together.
+    """
+
+    kind: Kind
+    site: str | None = None
+    learning_rate: float
+    epsilon: float | None
+    weights_sha256: str = Hash
+    metrics: Metrics
+    curve: tuple[CurvePoint, ...] = ()
+    roc: tuple[Roc, ...] = ()
+    reliability: tuple[ReliabilityCell, ...] = ()
+
+
+class FederatedEvaluation(Section):
+    """What the hospitals themselves could measure: figures from noised histograms.
+
+    Attributes:
+        round: after which sites evaluated.
+        figures: by the same names as in :class:`Metrics`, noise included in the intervals.
+    """
+
+    round: int
+    figures: dict[str, Figure]
+
+
+class SiteFacts(Section):
+    """What is public about one hospital's part in the study.
+
+    Attributes:
+        declared_patients: the public number of training patients.
+        weight: by which its update counted.
+        epsilon_training: cost of the training to a training patient; None without privacy.
+        epsilon_evaluation: cost of the evaluations to a validation patient.
+        noise_multiplier: standard deviation of a step's noise over the clip norm.
+        sampling_rate: probability that a patient takes part in a step.
+        spent: epsilon of the training after each of some rounds.
+        plan_hash: SHA-256 of the plan it approved.
+        own_test: the shared model on this hospital's part of the test set, where there is one.
+    """
+
+    declared_patients: int
+    weight: int
+    epsilon_training: float | None
+    epsilon_evaluation: float | None
+    noise_multiplier: float | None
+    sampling_rate: float
+    spent: tuple[tuple[int, float], ...] = ()
+    plan_hash: str = Hash
+    own_test: Metrics | None = None
+
+
+class StudyFacts(Section):
+    """What a reader must know of the study file, which lies beside the result."""
+
+    name: str
+    title: str
+    sha256: str = Hash
+    classes: tuple[str, ...]
+    rounds: int
+    local_steps: int
+    batch_size: int
+    learning_rate: float
+    model: str
+    weights: int
+    strategy: str
+    average_decay: float
+    privacy: Literal["patient", "none"]
+    epsilon: float | None
+    clip_norm: float | None
+
+
+class HospitalsFacts(Section):
+    """Where the made-up hospitals came from.
+
+    Attributes:
+        kind: ``synth`` or ``npz``.
+        seed: that they were drawn from.
+        sha256: of their manifest.
+        facts: lines to be said beside every figure.
+        redraws: how often a partition was drawn again until every hospital had enough.
+    """
+
+    kind: str
+    seed: int
+    sha256: str = Hash
+    facts: tuple[str, ...] = ()
+    redraws: int = 0
+
+
+class Seeds(Section):
+    """Where the randomness came from: known to everyone, hence a simulation."""
+
+    run: int
+    hospitals: int
+
+
+class Result(Section):
+    """A finished run."""
+
+    format: int = Field(default=FORMAT, ge=FORMAT, le=FORMAT)
+    warnings: tuple[str, ...]
+    study: StudyFacts
+    hospitals: HospitalsFacts
+    final_weights_sha256: str = Hash
+    numerics: dict[str, NumericsRecord]
+    metrics: Metrics
+    shared: Outcome
+    federated_evaluation: tuple[FederatedEvaluation, ...]
+    per_site: dict[str, SiteFacts]
+    epsilon: dict[str, float | None]
+    delta: float | None
+    baselines: tuple[Outcome, ...]
+    versions: dict[str, str]
+    seeds: Seeds
+    seconds: dict[str, float]
+    command: str
+
+    def of_kind(self, kind: Kind) -> tuple[Outcome, ...]:
+        """The baselines of one kind, by site."""
+        return tuple(outcome for outcome in self.baselines if outcome.kind == kind)
+
+    def best(self, kind: Kind) -> Outcome | None:
+        """The baseline of one kind with the largest AUC on the test set, if there is any."""
+        return max(self.of_kind(kind), key=auc_or_zero, default=None)
+
+
+def auc_or_zero(outcome: Outcome) -> float:
+    """The AUC on the test set, 0 where it is not defined: for putting outcomes in order."""
+    return outcome.metrics.auc.value or 0.0
+
+
+def write_result(run: Path, result: Result) -> Path:
+    """Write ``result.json``: sorted keys, whole or not at all."""
+    text = json.dumps(
+        result.model_dump(mode="json"),
+        indent=2,
+        sort_keys=True,
+        ensure_ascii=False,
+        allow_nan=False,
+    )
+    path = run / FILE
+    write_atomic(path, f"{text}\n".encode())
+    return path
+
+
+def read_result(run: Path) -> Result:
+    """Read the result of a finished run.
+
+    Raises:
+        CheckpointError: there is none, or another version wrote it.
+    """
+    path = run / FILE
+    try:
+        return Result.model_validate_json(path.read_bytes())
+    except FileNotFoundError as cause:
+        raise CheckpointError(
+            "this run has no result yet", where=run, remedy="finish it with run … --resume"
+        ) from cause
+    except ValidationError as cause:
+        raise CheckpointError(
+            "a result cannot be read; another version may have written it",
+            where=path,
+            remedy="run the study again into another folder",
+        ) from cause
