@@ -81,7 +81,7 @@ constraints: ## pin every dependency again, at its newest
 	build/constraints/bin/python -m pip install --quiet $(TORCH_SOURCE) -e '.[dev]'
 	{ sed '/^$$/q' constraints.txt; \
 	  build/constraints/bin/python -m pip freeze --all --exclude-editable --exclude pip \
-	    | sed 's/+cpu$$//'; \
+	    | sed 's/+.*//' | grep -vE '^(cuda|nvidia|triton)'; \
 	  echo; echo "# What the CUDA build of torch adds."; \
 	  echo 'torch==2.13.0' | build/constraints/bin/uv pip compile - --quiet --no-header \
 	    --no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
