@@ -1,0 +1,231 @@
+"""What is known of a study after a round, on disk so that a crash costs nothing.
+
+A checkpoint is two files: the arrays (safetensors) and a state (JSON) that holds the
+arrays' SHA-256 and a checksum of its own. Each is written whole or not at all, the arrays
+first, so that a state without its arrays never exists; a damaged checkpoint is known as
+such and passed over for the one before it. All of it is public: no number here was
+computed from patients except through an update or a release.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from common.errors import CheckpointError
+from common.faults import reach
+from common.files import canonical_json, sha256, write_atomic
+from common.messages import LedgerHead
+from common.study import Study
+
+FORMAT: Final = 1
+KEPT: Final = 3
+"""How many checkpoints of a study are kept."""
+_PREFIX: Final = "round-"
+_OPTIMISER: Final = "optimiser."
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a study after a round.
+
+    Attributes:
+        study: SHA-256 of the study's canonical JSON.
+        seed: what the first weights follow from.
+        plans: hash of each site's plan.
+        round: the last round that was completed; 0 before the first.
+        weights: flat float32 global weights after that round.
+        average: flat float64 running sum of the exponential average, or None without one.
+        optimiser: arrays that Flower's server optimiser carries from round to round.
+        ledgers: the newest ledger head that each site has sent.
+        evaluations: one record for each evaluation, oldest first.
+        rounds: one record for each round, oldest first.
+    """
+
+    study: str
+    seed: int
+    plans: Mapping[str, str]
+    round: int
+    weights: npt.NDArray[np.float32] = field(repr=False)
+    average: npt.NDArray[np.float64] | None = field(default=None, repr=False)
+    optimiser: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False)
+    ledgers: Mapping[str, LedgerHead] = field(default_factory=dict)
+    evaluations: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+    rounds: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+
+
+def study_hash(study: Study) -> str:
+    """SHA-256 of the study's canonical JSON, as 64 hexadecimal digits."""
+    return sha256(canonical_json(study.model_dump(mode="json")))
+
+
+def write(folder: Path, checkpoint: Checkpoint, *, keep: int = KEPT) -> None:
+    """Make a checkpoint durable, then drop all but the last ``keep``."""
+    reach("checkpoint.begun", checkpoint.round)
+    path = _state_file(folder, checkpoint.round)
+    arrays = save(_arrays(checkpoint))
+    write_atomic(path.with_suffix(".safetensors"), arrays)
+    body = _body(checkpoint) | {"arrays_sha256": sha256(arrays)}
+    document = {"format": FORMAT, "checksum": sha256(canonical_json(body)), "state": body}
+    write_atomic(path, canonical_json(document))
+    _prune(folder, keep)
+    reach("checkpoint.written", checkpoint.round)
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None where there is none at all.
+
+    Damaged ones are passed over, and the log says which and why.
+
+    Raises:
+        CheckpointError: there are checkpoints and all are damaged.
+    """
+    files = _state_files(folder)
+    for path in reversed(files):
+        try:
+            return read(path)
+        except CheckpointError as error:
+            _log.warning("checkpoint.skipped", file=path.name, reason=error.what)
+    if files:
+        raise CheckpointError(
+            "none of the checkpoints can be read",
+            where=folder,
+            found=f"{len(files)} damaged",
+            remedy="restore the folder from a backup, or start the study anew with another --out",
+        )
+    return None
+
+
+def read(path: Path) -> Checkpoint:
+    """Read the checkpoint whose state file is ``path``.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of another format.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+        body = document["state"]
+        _demand(document["format"] == FORMAT, "its format is not known", path)
+        _demand(document["checksum"] == sha256(canonical_json(body)), "its state changed", path)
+        data = path.with_suffix(".safetensors").read_bytes()
+        _demand(body.pop("arrays_sha256") == sha256(data), "its arrays changed", path)
+        return _assemble(body, load(data))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(
+            "a checkpoint cannot be read", where=path, found=type(error).__name__
+        ) from error
+
+
+def demand_fresh(folder: Path) -> None:
+    """Refuse to start a study over an older run.
+
+    Raises:
+        CheckpointError: the folder holds checkpoints.
+    """
+    files = _state_files(folder)
+    if files:
+        raise CheckpointError(
+            "this run folder already holds a study",
+            where=folder,
+            found=f"{len(files)} checkpoints, the newest {files[-1].stem}",
+            remedy="pass --resume to go on with it, or another --out to start anew",
+        )
+
+
+def demand_same(checkpoint: Checkpoint, *, study: str, seed: int, plans: Mapping[str, str]) -> None:
+    """Refuse to go on from the checkpoint of another study.
+
+    Args:
+        checkpoint: what was found.
+        study: hash of the study that is to go on.
+        seed: its seed.
+        plans: its sites' plan hashes.
+
+    Raises:
+        CheckpointError: they differ; names in what.
+    """
+    found = {"study": checkpoint.study, "seed": checkpoint.seed, "plans": dict(checkpoint.plans)}
+    wanted: dict[str, object] = {"study": study, "seed": seed, "plans": dict(plans)}
+    for name, value in found.items():
+        if value != wanted[name]:
+            raise CheckpointError(
+                "the checkpoint belongs to another study",
+                where=name,
+                found=value,
+                wanted=wanted[name],
+                remedy="resume with the study file and seed it was started with, or take "
+                "another --out",
+            )
+
+
+def _demand(condition: bool, what: str, path: Path) -> None:
+    if not condition:
+        raise CheckpointError(f"a checkpoint is damaged: {what}", where=path)
+
+
+def _state_file(folder: Path, round_number: int) -> Path:
+    return folder / f"{_PREFIX}{round_number:06d}.json"
+
+
+def _state_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{_PREFIX}*.json"), key=lambda path: int(path.stem[len(_PREFIX) :]))
+
+
+def _prune(folder: Path, keep: int) -> None:
+    for path in _state_files(folder)[:-keep]:
+        path.unlink()
+    states = {path.stem for path in _state_files(folder)}
+    for path in folder.glob(f"{_PREFIX}*.safetensors"):
+        if path.stem not in states:
+            path.unlink()
+    for path in folder.glob(f".{_PREFIX}*.tmp"):  # what a crash left half-written
+        path.unlink()
+
+
+def _arrays(checkpoint: Checkpoint) -> dict[str, npt.NDArray[Any]]:
+    arrays: dict[str, npt.NDArray[Any]] = {"weights": checkpoint.weights}
+    if checkpoint.average is not None:
+        arrays["average"] = checkpoint.average
+    arrays |= {_OPTIMISER + name: value for name, value in checkpoint.optimiser.items()}
+    return {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+
+
+def _body(checkpoint: Checkpoint) -> dict[str, Any]:
+    in_arrays = {"weights", "average", "optimiser"}
+    body = {
+        item.name: getattr(checkpoint, item.name)
+        for item in fields(checkpoint)
+        if item.name not in in_arrays
+    }
+    ledgers = {site: [head.length, head.hash] for site, head in checkpoint.ledgers.items()}
+    return body | {"plans": dict(checkpoint.plans), "ledgers": ledgers}
+
+
+def _assemble(body: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Checkpoint:
+    ledgers = {site: LedgerHead(*head) for site, head in body.pop("ledgers").items()}
+    evaluations, rounds = tuple(body.pop("evaluations")), tuple(body.pop("rounds"))
+    optimiser = {
+        name.removeprefix(_OPTIMISER): value
+        for name, value in arrays.items()
+        if name.startswith(_OPTIMISER)
+    }
+    return Checkpoint(
+        **body,
+        evaluations=evaluations,
+        rounds=rounds,
+        ledgers=ledgers,
+        weights=arrays["weights"],
+        average=arrays.get("average"),
+        optimiser=optimiser,
+    )

@@ -1,0 +1,246 @@
+"""The coordinator's ``ServerApp``: a whole study, from its file to its last weights.
+
+One app serves simulation and deployment. Where to read and write stands in Flower's run
+configuration: ``study`` (the study file), ``run`` (the run folder), ``roster`` (JSON: each
+site's public key), ``seed``, and ``resume`` ("1" to go on with a run).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors.numpy
+
+from common import checkpoint
+from common.checkpoint import Checkpoint, study_hash
+from common.errors import CheckpointError, SiteError
+from common.files import canonical_json, sha256, write_atomic
+from common.flower import Context
+from common.messages import LedgerHead, Request
+from common.model import initial_weights
+from common.plan import Plan
+from common.study import Study, load_study
+from server import plans as round_zero
+from server.aggregation import MEMORY_NOTES, needs_every_reply
+from server.hearing import Desk, Observer, hear, nobody
+from server.rounds import run_rounds, shared_weights
+from server.verify import NOTHING
+
+# isort: split
+# Only after common.flower, which tells Flower to stay off the network.
+from flwr.serverapp import Grid, ServerApp
+
+FOLDER: Final = "coordinator"
+CHECKPOINTS: Final = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Commission:
+    """What a coordinator is told to do.
+
+    Attributes:
+        study: what to learn.
+        folder: where it keeps everything.
+        roster: each site's public key, hexadecimal.
+        seed: what the first weights follow from.
+        resume: whether to go on with what is in the folder.
+    """
+
+    study: Study
+    folder: Path
+    roster: Mapping[str, str]
+    seed: int
+    resume: bool
+
+
+def build(observer: Observer | None = None) -> ServerApp:
+    """The app; ``observer`` is told every event, with the weights after each round."""
+    server_app = ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        conduct(grid, read_commission(context.run_config), observer or nobody)
+
+    return server_app
+
+
+def read_commission(config: Mapping[str, Any]) -> Commission:
+    """Read the run configuration and the files that it names.
+
+    Raises:
+        StudyError: the study file cannot be used.
+        SiteError: the roster cannot be used.
+    """
+    return Commission(
+        study=load_study(Path(str(config["study"]))),
+        folder=Path(str(config["run"])) / FOLDER,
+        roster=read_roster(Path(str(config["roster"]))),
+        seed=int(config.get("seed", 0)),
+        resume=str(config.get("resume", "0")) == "1",
+    )
+
+
+def read_roster(path: Path) -> dict[str, str]:
+    """Names of the sites and their public keys, 64 hexadecimal digits each.
+
+    Raises:
+        SiteError: the file is missing or holds something else.
+    """
+    try:
+        roster = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise SiteError("the roster cannot be read", where=path, found=error) from error
+    if not isinstance(roster, dict) or not roster:
+        raise SiteError("the roster names no site", where=path, wanted='{"site": "public key"}')
+    for site, key in roster.items():
+        if not (isinstance(key, str) and re.fullmatch(r"[0-9a-f]{64}", key)):
+            raise SiteError(
+                "the roster holds something that is not a public key",
+                where=f"{path}, site {site}",
+                wanted="64 hexadecimal digits",
+                remedy="take the key that the site shows",
+            )
+    return roster
+
+
+def conduct(grid: Grid, commission: Commission, observer: Observer = nobody) -> Checkpoint:
+    """Run a study to its end, from its beginning or from where it stands.
+
+    Raises:
+        ConsiliumError: it cannot be begun or gone on with; what is on disk is whole.
+    """
+    study, folder = commission.study, commission.folder
+    desk = Desk(grid, commission.roster, study.aggregation.round_timeout, observer)
+    plans, state = _where_it_stands(commission)
+    weights = initial_weights(study, commission.seed)
+    unavailable: dict[str, str] = {}
+    if plans is None:
+        plans, unavailable = round_zero.make_plans(desk, study, weights.size)
+        round_zero.store(folder, study, commission.seed, plans)
+    if state is None:
+        hashes = {site: plan.hash for site, plan in plans.items()}
+        state = Checkpoint(study_hash(study), commission.seed, hashes, 0, weights)
+    desk.tell("study.started", study=study.study.name, sites=sorted(plans), round=state.round)
+    if not _finished(study, state):
+        heads, refused = round_zero.approve(desk, study, plans, state.ledgers)
+        unavailable = _missing(desk, plans) | unavailable | refused
+        asked = {site: plan for site, plan in plans.items() if site in heads}
+        state = replace(state, ledgers={**state.ledgers, **heads})
+        state = run_rounds(
+            desk,
+            study,
+            asked,
+            unavailable=unavailable,
+            state=state,
+            save=lambda after: _save(folder, after),
+        )
+    _publish(folder, study, plans, state)
+    _close(desk, study, plans, state)
+    desk.tell("study.completed", study=study.study.name, weights=shared_weights(study, state))
+    return state
+
+
+def _where_it_stands(commission: Commission) -> tuple[dict[str, Plan] | None, Checkpoint | None]:
+    study, folder, seed = commission.study, commission.folder, commission.seed
+    if not commission.resume:
+        checkpoint.demand_fresh(folder / CHECKPOINTS)
+        _demand_no_plans(folder)
+        return None, None
+    plans = round_zero.stored(folder, study, seed)
+    state = checkpoint.newest(folder / CHECKPOINTS)
+    if state is not None:
+        hashes = {site: plan.hash for site, plan in (plans or {}).items()}
+        checkpoint.demand_same(state, study=study_hash(study), seed=seed, plans=hashes)
+    return plans, state
+
+
+def _demand_no_plans(folder: Path) -> None:
+    path = folder / round_zero.FILE
+    if path.exists():
+        raise CheckpointError(
+            "this run folder already holds a study",
+            where=path,
+            remedy="pass --resume to go on with it, or another --out to start anew",
+        )
+
+
+def _finished(study: Study, state: Checkpoint) -> bool:
+    evaluated = {record["round"] for record in state.evaluations}
+    return state.round == study.training.rounds and evaluated >= set(study.evaluation_rounds)
+
+
+def _missing(desk: Desk, plans: Mapping[str, Plan]) -> dict[str, str]:
+    return dict.fromkeys(sorted(desk.roster.keys() - plans.keys()), "has no plan in this study")
+
+
+def _save(folder: Path, state: Checkpoint) -> None:
+    checkpoint.write(folder / CHECKPOINTS, state)
+    lines = [canonical_json(record) + b"\n" for record in state.rounds]
+    write_atomic(folder / "rounds.jsonl", b"".join(lines))
+
+
+def _publish(folder: Path, study: Study, plans: Mapping[str, Plan], state: Checkpoint) -> None:
+    weights = shared_weights(study, state)
+    digest = sha256(weights.astype("<f4").tobytes())
+    metadata = {"study": state.study, "sha256": digest}
+    arrays = safetensors.numpy.save({"weights": weights}, metadata)
+    write_atomic(folder / "final.safetensors", arrays)
+    outcome = {
+        "final_weights_sha256": digest,
+        "study": study.study.name,
+        "study_sha256": state.study,
+        "seed": state.seed,
+        "rounds": state.round,
+        "evaluations": list(state.evaluations),
+        "sites": {site: _site(plan) for site, plan in plans.items()},
+        "absences": _absences(state),
+        "strategy": study.aggregation.strategy,
+        "memory": MEMORY_NOTES[needs_every_reply(study.aggregation.strategy)],
+        "warnings": sorted({note for plan in plans.values() for note in plan.warnings}),
+    }
+    write_atomic(folder / "outcome.json", json.dumps(outcome, indent=2).encode() + b"\n")
+
+
+def _site(plan: Plan) -> dict[str, object]:
+    epsilon = plan.mechanism.epsilon
+    return {
+        "plan": plan.hash,
+        "declared_patients": plan.declared_patients,
+        "weight": plan.weight,
+        "epsilon": epsilon if math.isfinite(epsilon) else None,
+        "warnings": list(plan.warnings),
+    }
+
+
+def _absences(state: Checkpoint) -> list[dict[str, object]]:
+    return [
+        {"round": record["round"], "purpose": purpose, "site": site, "reason": reason}
+        for purpose, records in (("train", state.rounds), ("evaluate", state.evaluations))
+        for record in records
+        for site, reason in record["absences"].items()
+    ]
+
+
+def _close(desk: Desk, study: Study, plans: Mapping[str, Plan], state: Checkpoint) -> None:
+    requests = {
+        site: Request(
+            study.study.name,
+            plan.hash,
+            state.round,
+            "close",
+            acknowledged=state.round,
+            ledger=state.ledgers.get(site, LedgerHead()),
+        )
+        for site, plan in plans.items()
+    }
+    for _ in hear(desk, requests, dict.fromkeys(plans, NOTHING)):
+        pass  # who does not hear of it is told again at the next --resume
+
+
+app = build()

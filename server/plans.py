@@ -1,0 +1,170 @@
+"""Round zero: sites say what they have, the coordinator writes plans, sites approve them.
+
+Plans are durable before anyone is asked to approve one, and are written once: after a
+restart the stored ones are proposed again, so that whatever a site said of itself in the
+beginning, its numerics record included, holds for the whole study.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from common.checkpoint import study_hash
+from common.errors import CheckpointError, Refusal, StudyError
+from common.files import canonical_json, write_atomic
+from common.messages import LedgerHead, Reply, Request
+from common.plan import Offer, Plan, read_plan, write_plan
+from common.study import Study
+from server.asking import Absence
+from server.hearing import Desk, demand_enough, hear
+from server.strategy import fewest_replies
+from server.verify import NOTHING, OFFER
+
+FILE: Final = "plans.json"
+FORMAT: Final = 1
+Plans = Mapping[str, Plan]
+
+
+def make_plans(desk: Desk, study: Study, weights: int) -> tuple[dict[str, Plan], dict[str, str]]:
+    """Ask every site of the roster for its offer and write its plan.
+
+    Args:
+        desk: who is asked.
+        study: what is proposed.
+        weights: number of weights of the study's model.
+
+    Returns:
+        Plans by site, in the order of the names; and why the others have none.
+
+    Raises:
+        StudyError: a site has too few patients, or the sum of updates could overflow.
+        PrivacyError: the study's epsilon cannot be reached at a site.
+        RoundError: too few sites made an offer.
+    """
+    document = canonical_json(study.model_dump(mode="json")).decode()
+    request = Request(study.study.name, "", 0, "offer", document=document)
+    offers: dict[str, Offer] = {}
+    absences: dict[str, str] = {}
+    everyone = sorted(desk.roster)
+    for site, answer in hear(
+        desk, dict.fromkeys(everyone, request), dict.fromkeys(everyone, OFFER)
+    ):
+        offer = _read_offer(desk, site, answer)
+        if isinstance(offer, Absence):
+            absences[site] = offer.reason
+        else:
+            offers[site] = _enough_patients(study, offer)
+    demand_enough(0, "offers", offers, absences, fewest_replies(study.aggregation))
+    plans = {site: write_plan(study, offers[site], weights) for site in sorted(offers)}
+    study.fixed_point.prove_no_overflow(tuple(plan.weight for plan in plans.values()))
+    return plans, absences
+
+
+def _read_offer(desk: Desk, site: str, answer: Reply | Absence) -> Offer | Absence:
+    if isinstance(answer, Absence):
+        return answer
+    try:
+        offer = Offer.model_validate_json(answer.document)
+    except ValidationError:
+        return Absence("an offer that cannot be read")
+    if offer.site != site or offer.public_key != desk.roster[site]:
+        return Absence("an offer in another's name")
+    return offer
+
+
+def _enough_patients(study: Study, offer: Offer) -> Offer:
+    if offer.declared_patients < study.data.min_patients:
+        raise StudyError(
+            "a hospital has fewer patients than the study requires",
+            where=f"site {offer.site}, data set {study.data.dataset}",
+            found=f"{offer.declared_patients} declared patients",
+            wanted=f"at least {study.data.min_patients} ([data] min_patients)",
+            remedy="leave the site out of the study, or lower min_patients",
+        )
+    return offer
+
+
+def approve(
+    desk: Desk, study: Study, plans: Plans, ledgers: Mapping[str, LedgerHead]
+) -> tuple[dict[str, LedgerHead], dict[str, str]]:
+    """Propose each site its plan; an answer may take a person's time.
+
+    Args:
+        desk: who is asked.
+        study: of the plans.
+        plans: by site.
+        ledgers: newest ledger heads known, by site.
+
+    Returns:
+        The ledger heads of the sites that approved, and why the others are missing.
+
+    Raises:
+        RoundError: too few sites approved.
+    """
+    requests = {
+        site: Request(
+            study.study.name,
+            plan.hash,
+            0,
+            "propose",
+            document=plan.text,
+            ledger=ledgers.get(site, LedgerHead()),
+        )
+        for site, plan in plans.items()
+    }
+    approved: dict[str, LedgerHead] = {}
+    absences: dict[str, str] = {}
+    for site, answer in hear(desk, requests, dict.fromkeys(plans, NOTHING)):
+        if isinstance(answer, Absence):
+            absences[site] = answer.reason
+        else:
+            known = ledgers.get(site, LedgerHead())
+            approved[site] = max(known, answer.ledger, key=lambda head: head.length)
+    demand_enough(0, "approvals", approved, absences, fewest_replies(study.aggregation))
+    return approved, absences
+
+
+def store(folder: Path, study: Study, seed: int, plans: Plans) -> None:
+    """Make the plans durable, before any is proposed."""
+    texts = {site: json.loads(plan.text) for site, plan in plans.items()}
+    document = {"format": FORMAT, "study": study_hash(study), "seed": seed, "plans": texts}
+    write_atomic(folder / FILE, canonical_json(document))
+
+
+def stored(folder: Path, study: Study, seed: int) -> dict[str, Plan] | None:
+    """The plans of an earlier start; None where there was none.
+
+    Raises:
+        CheckpointError: they cannot be read, or belong to another study or seed.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        document = json.loads(path.read_bytes())
+        found = {"format": document["format"], "study": document["study"], "seed": document["seed"]}
+        texts = {site: canonical_json(plan).decode() for site, plan in document["plans"].items()}
+        plans = {site: read_plan(text) for site, text in sorted(texts.items())}
+    except (ValueError, KeyError, TypeError, Refusal) as error:
+        raise CheckpointError(
+            "the stored plans cannot be read",
+            where=path,
+            remedy="restore the file from a backup, or start anew with another --out",
+        ) from error
+    wanted = {"format": FORMAT, "study": study_hash(study), "seed": seed}
+    for name, value in found.items():
+        if value != wanted[name]:
+            raise CheckpointError(
+                "this run folder belongs to another study",
+                where=f"{path}, {name}",
+                found=value,
+                wanted=wanted[name],
+                remedy="resume with the study file and seed it was started with, or take "
+                "another --out",
+            )
+    return plans

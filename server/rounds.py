@@ -1,0 +1,222 @@
+"""The rounds of a study (McMahan et al. 2017; Reddi et al. 2021), from wherever it stands.
+
+State goes in and comes out. Starting is resuming from round zero: a run that was killed
+and one that nobody disturbed take the same path, and since the state is durable before the
+next round is asked for, and a site answers the same request with the same bytes, they end
+with the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from common import metrics
+from common.checkpoint import KEPT, Checkpoint
+from common.faults import reach
+from common.messages import LedgerHead, Purpose, Request
+from common.plan import Plan
+from common.privacy import PatientMechanism
+from common.study import Study
+from server import aggregation
+from server.asking import Absence
+from server.hearing import Desk, demand_enough, hear
+from server.strategy import fewest_replies, step
+from server.verify import histogram_shape, update_shape
+
+Save = Callable[[Checkpoint], None]
+
+
+def run_rounds(
+    desk: Desk,
+    study: Study,
+    plans: Mapping[str, Plan],
+    *,
+    unavailable: Mapping[str, str],
+    state: Checkpoint,
+    save: Save,
+) -> Checkpoint:
+    """Go on with a study until its last round is done and evaluated.
+
+    Args:
+        desk: how the sites are reached.
+        study: what is learned, and how.
+        plans: of the sites that approved.
+        unavailable: why the other sites of the study are not asked.
+        state: after the last completed round.
+        save: makes a state durable.
+
+    Returns:
+        The state after the last round.
+
+    Raises:
+        RoundError: a round got too few usable replies; the state before it is durable.
+    """
+    settings = study.aggregation
+    counts = {site: plan.weight for site, plan in plans.items()}
+    shapes = {site: update_shape(plan) for site, plan in plans.items()}
+    while True:
+        if _evaluation_due(study, state):
+            state = evaluate(desk, study, plans, unavailable, state)
+            save(state)
+            desk.tell("evaluation.completed", **state.evaluations[-1])
+        if state.round == study.training.rounds:
+            return state
+        number, started = state.round + 1, time.monotonic()
+        desk.tell("round.started", round=number, rounds=study.training.rounds, sites=len(plans))
+        fold = aggregation.begin(settings.strategy, state.weights.size, counts)
+        absences, ledgers = dict(unavailable), dict(state.ledgers)
+        requests = _requests(
+            study, plans, state, purpose="train", number=number, weights=state.weights
+        )
+        for site, answer in hear(desk, requests, shapes):
+            if isinstance(answer, Absence):
+                absences[site] = answer.reason
+                continue
+            assert answer.arrays is not None
+            fold.add(site, answer.arrays)
+            ledgers[site] = answer.ledger
+            desk.tell("reply.folded", round=number, site=site)
+            reach("update.folded", number)
+        demand_enough(number, "training", fold.sites, absences, fewest_replies(settings))
+        reached = fold.contributions(state.weights, study.fixed_point)
+        weights, optimiser = step(settings, number, state.weights, reached, state.optimiser)
+        record = _record(number, started, fold.sites, absences)
+        state = replace(
+            state,
+            round=number,
+            weights=weights,
+            average=_averaged(settings.average_decay, state.average, weights),
+            optimiser=optimiser,
+            ledgers=ledgers,
+            rounds=(*state.rounds, record),
+        )
+        save(state)
+        desk.tell("round.completed", **record, weights=shared_weights(study, state))
+
+
+def evaluate(
+    desk: Desk,
+    study: Study,
+    plans: Mapping[str, Plan],
+    unavailable: Mapping[str, str],
+    state: Checkpoint,
+) -> Checkpoint:
+    """Pool the sites' score histograms of the shared weights, and compute its figures.
+
+    The histograms are added as whole numbers, negative cells and all: clipping a noisy
+    count before pooling would bias the sum.
+
+    Raises:
+        RoundError: too few sites gave a histogram.
+    """
+    number, started = state.round, time.monotonic()
+    shapes = {site: histogram_shape(plan) for site, plan in plans.items()}
+    shape = next(iter(plans.values())).histogram_shape
+    fold = aggregation.WeightedSum(math.prod(shape), dict.fromkeys(plans, 1))
+    absences, ledgers = dict(unavailable), dict(state.ledgers)
+    requests = _requests(
+        study,
+        plans,
+        state,
+        purpose="evaluate",
+        number=number,
+        weights=shared_weights(study, state),
+    )
+    for site, answer in hear(desk, requests, shapes):
+        if isinstance(answer, Absence):
+            absences[site] = answer.reason
+            continue
+        assert answer.arrays is not None
+        fold.add(site, answer.arrays)
+        ledgers[site] = answer.ledger
+    demand_enough(number, "evaluation", fold.sites, absences, study.aggregation.min_sites)
+    pooled = fold.total.reshape(shape)
+    variance = sum(_cell_variance(plans[site]) for site in fold.sites)
+    figures = metrics.evaluate(pooled, noise_variance=variance, classes=study.task.classes)
+    record = _record(number, started, fold.sites, absences) | {
+        "histogram": pooled.tolist(),
+        "noise_variance": variance,
+        "metrics": asdict(figures),
+    }
+    return replace(state, ledgers=ledgers, evaluations=(*state.evaluations, record))
+
+
+def shared_weights(study: Study, state: Checkpoint) -> npt.NDArray[np.float32]:
+    """The flat float32 model that is evaluated and handed out.
+
+    The global weights, or their exponential average, divided by 1 - decay**round so that
+    the zeros it started from do not count (Kingma and Ba 2015, section 3).
+    """
+    decay = study.aggregation.average_decay
+    if state.average is None or state.round == 0:
+        return state.weights
+    return (state.average / (1.0 - decay**state.round)).astype(np.float32)
+
+
+def _averaged(
+    decay: float, average: npt.NDArray[np.float64] | None, weights: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64] | None:
+    if decay == 0:
+        return None
+    before = np.zeros(weights.size) if average is None else average
+    return decay * before + (1.0 - decay) * weights.astype(np.float64)
+
+
+def _evaluation_due(study: Study, state: Checkpoint) -> bool:
+    done = {record["round"] for record in state.evaluations}
+    return state.round in study.evaluation_rounds and state.round not in done
+
+
+def _requests(
+    study: Study,
+    plans: Mapping[str, Plan],
+    state: Checkpoint,
+    *,
+    purpose: Purpose,
+    number: int,
+    weights: npt.NDArray[np.float32],
+) -> dict[str, Request]:
+    return {
+        site: Request(
+            study.study.name,
+            plan.hash,
+            number,
+            purpose,
+            arrays=weights,
+            acknowledged=acknowledged(state),
+            ledger=state.ledgers.get(site, LedgerHead()),
+        )
+        for site, plan in plans.items()
+    }
+
+
+def acknowledged(state: Checkpoint) -> int:
+    """The last round whose replies no restart can need again.
+
+    It is the oldest of the checkpoints that are kept: should the newer ones be damaged,
+    the rounds after it are asked for again, and the sites must still have their replies.
+    """
+    return max(0, state.round - KEPT + 1)
+
+
+def _cell_variance(plan: Plan) -> float:
+    mechanism = plan.mechanism
+    return mechanism.cell_noise**2 if isinstance(mechanism, PatientMechanism) else 0.0
+
+
+def _record(
+    number: int, started: float, sites: tuple[str, ...], absences: Mapping[str, str]
+) -> dict[str, Any]:
+    return {
+        "round": number,
+        "seconds": round(time.monotonic() - started, 3),
+        "sites": list(sites),
+        "absences": dict(sorted(absences.items())),
+    }

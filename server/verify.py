@@ -1,0 +1,151 @@
+"""What a reply must be before it is folded.
+
+The coordinator believes nothing that is not signed by the site it asked: anyone who can
+reach the SuperLink can push a message with another node's id, and replay old ones. A reply
+counts only if it answers exactly this request, its signature verifies against the roster,
+its array is what the plan says, and the site's ledger did not move back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import RefusalCode
+from common.messages import OK, LedgerHead, Reply, Request
+from common.plan import Plan
+from common.signing import verify
+
+MOST_COUNT: Final = 2**47 - 1
+"""The largest magnitude of a histogram's cell; 2**15 of them add up within 64 bits."""
+_REFUSALS: Final = {
+    RefusalCode.MALFORMED: "could not read the request",
+    RefusalCode.UNKNOWN_STUDY: "does not know the study",
+    RefusalCode.WRONG_PLAN: "approved another plan",
+    RefusalCode.NOT_APPROVED: "has not approved the plan",
+    RefusalCode.POLICY: "its policy forbids it",
+    RefusalCode.DATA_UNAVAILABLE: "does not have the data set",
+    RefusalCode.COHORT_CHANGED: "its cohort changed since the approval",
+    RefusalCode.BUDGET: "its patients' privacy budget does not suffice",
+    RefusalCode.ROUND_OUT_OF_ORDER: "is at another round",
+    RefusalCode.ROUND_CONFLICT: "answered this round for other weights",
+    RefusalCode.LEDGER_BEHIND: "its ledger is older than what it has sent",
+    RefusalCode.NUMERICS: "cannot compute as the plan says",
+    RefusalCode.EGRESS: "its own egress check stopped the reply",
+    RefusalCode.INTERNAL: "failed; its own log says why",
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The array that a reply must carry; no array at all where ``length`` is 0.
+
+    Attributes:
+        dtype: its type.
+        length: its number of entries.
+        limit: the largest magnitude of an entry.
+        document: whether a document goes with it.
+    """
+
+    dtype: str = ""
+    length: int = 0
+    limit: int = 0
+    document: bool = False
+
+
+NOTHING: Final = Shape()
+OFFER: Final = Shape(document=True)
+
+
+def update_shape(plan: Plan) -> Shape:
+    """What a site sends back for a round of training."""
+    fixed_point = plan.study.fixed_point
+    return Shape(fixed_point.dtype, plan.weights, fixed_point.limit)
+
+
+def histogram_shape(plan: Plan) -> Shape:
+    """What a site sends back for an evaluation."""
+    return Shape("int64", int(np.prod(plan.histogram_shape)), MOST_COUNT)
+
+
+def fault(reply: Reply, *, request: Request, site: str, key: str, shape: Shape) -> str | None:
+    """Why a reply cannot be used; None for one that can.
+
+    Args:
+        reply: what arrived.
+        request: what was asked.
+        site: whom.
+        key: that site's public key, hexadecimal.
+        shape: the array that the reply must carry.
+    """
+    return (
+        _wrong_origin(reply, site, key)
+        or _wrong_answer(reply, request)
+        or _refused(reply)
+        or _wrong_content(reply, shape)
+        or _wrong_ledger(reply, request)
+    )
+
+
+def _wrong_origin(reply: Reply, site: str, key: str) -> str | None:
+    if reply.site != site:
+        return "sent another site's reply"
+    if not verify(key, reply.signed_bytes, reply.signature):
+        return "bad signature"
+    return None
+
+
+def _wrong_answer(reply: Reply, request: Request) -> str | None:
+    for name in ("study", "plan_hash", "round", "purpose"):
+        found, wanted = getattr(reply, name), getattr(request, name)
+        if found != wanted:
+            return f"answered {name.replace('_', ' ')} {found}, was asked for {wanted}"
+    if reply.request != request.identity:
+        return "answered a request with other content"
+    return None
+
+
+def _refused(reply: Reply) -> str | None:
+    if reply.code == OK:
+        return None
+    if reply.code not in set(RefusalCode):
+        return "refused, with a code that is not in the list"
+    return f"refused: {_REFUSALS[RefusalCode(reply.code)]} ({reply.code})"
+
+
+def _wrong_content(reply: Reply, shape: Shape) -> str | None:
+    if bool(reply.document) != shape.document:
+        return "no document" if shape.document else "a document that was not asked for"
+    if reply.arrays is None:
+        return "no array" if shape.length else None
+    if not shape.length:
+        return "an array that was not asked for"
+    return _wrong_array(reply.arrays, shape)
+
+
+def _wrong_array(array: npt.NDArray[Any], shape: Shape) -> str | None:
+    if array.dtype.name != shape.dtype:
+        return f"an array of {array.dtype.name}, not {shape.dtype}"
+    if array.size != shape.length:
+        return f"an array of {array.size} entries, not {shape.length}"
+    if max(-int(array.min()), int(array.max())) > shape.limit:
+        return f"an entry beyond {shape.limit}"
+    return None
+
+
+def _wrong_ledger(reply: Reply, request: Request) -> str | None:
+    if request.round == 0:  # before training a stored reply may be older than what is known
+        return None
+    return ledger_fault(request.ledger, reply.ledger)
+
+
+def ledger_fault(known: LedgerHead, sent: LedgerHead) -> str | None:
+    """Why a ledger head cannot follow another: it is shorter, or as long and different."""
+    if sent.length < known.length:
+        return f"its ledger moved back, from {known.length} entries to {sent.length}"
+    if sent.length == known.length and sent.hash != known.hash:
+        return "its ledger was rewritten"
+    return None

@@ -1,0 +1,97 @@
+"""The sum is exact, independent of order, and of constant size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.update import INT64_MAX, FixedPoint
+from server.aggregation import Gathered, WeightedSum, begin
+
+FIXED_POINT = FixedPoint(dtype="int32", fraction_bits=24)
+UNIT = 2.0**-24
+
+
+def test_mean_of_two_sites_by_hand() -> None:
+    fold = WeightedSum(2, {"north": 3, "south": 1})
+    fold.add("north", np.array([4, -8], dtype=np.int32))
+    fold.add("south", np.array([8, 0], dtype=np.int32))
+    np.testing.assert_array_equal(fold.total, [3 * 4 + 8, -3 * 8])
+    np.testing.assert_array_equal(fold.mean(FIXED_POINT), [5 * UNIT, -6 * UNIT])
+
+
+def test_only_the_sites_that_answered_count_in_the_mean() -> None:
+    fold = WeightedSum(1, {"north": 3, "south": 1, "absent": 1000})
+    fold.add("north", np.array([4], dtype=np.int32))
+    fold.add("south", np.array([8], dtype=np.int32))
+    np.testing.assert_array_equal(fold.mean(FIXED_POINT), [5 * UNIT])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 10_000),
+            st.lists(st.integers(-(2**31) + 1, 2**31 - 1), min_size=3, max_size=3),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.randoms(),
+)
+def test_any_order_gives_the_same_bytes_and_the_exact_sum(
+    replies: list[tuple[int, list[int]]], shuffler: object
+) -> None:
+    weights = {str(number): weight for number, (weight, _) in enumerate(replies)}
+    order = list(weights)
+    shuffler.shuffle(order)  # type: ignore[attr-defined]
+    forward, shuffled = WeightedSum(3, weights), WeightedSum(3, weights)
+    for name in weights:
+        forward.add(name, np.array(replies[int(name)][1], dtype=np.int32))
+    for name in order:
+        shuffled.add(name, np.array(replies[int(name)][1], dtype=np.int32))
+    exact = [sum(weight * units[entry] for weight, units in replies) for entry in range(3)]
+    assert forward.total.tolist() == exact
+    assert forward.mean(FIXED_POINT).tobytes() == shuffled.mean(FIXED_POINT).tobytes()
+
+
+def test_largest_sum_that_the_proof_allows_does_not_overflow() -> None:
+    fixed_point = FixedPoint(dtype="int64", fraction_bits=40)
+    weight = INT64_MAX // fixed_point.limit
+    fixed_point.prove_no_overflow((weight,))
+    fold = WeightedSum(2, {"north": weight})
+    fold.add("north", np.array([fixed_point.limit, -fixed_point.limit]))
+    assert fold.total.tolist() == [weight * fixed_point.limit, -weight * fixed_point.limit]
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedmedian"])
+def test_a_site_is_never_counted_twice(strategy: str) -> None:
+    fold = begin(strategy, 1, {"north": 1})  # type: ignore[arg-type]
+    fold.add("north", np.array([1], dtype=np.int32))
+    with pytest.raises(ValueError, match="north"):
+        fold.add("north", np.array([1], dtype=np.int32))
+
+
+def test_more_entries_than_a_piece_are_all_added() -> None:
+    units = np.arange(600_000, dtype=np.int32)
+    fold = WeightedSum(units.size, {"north": 2})
+    fold.add("north", units)
+    np.testing.assert_array_equal(fold.total, 2 * units.astype(np.int64))
+
+
+def test_gathered_replies_are_in_the_order_of_the_names() -> None:
+    fold = Gathered({"b": 2, "a": 1})
+    fold.add("b", np.array([2**24], dtype=np.int32))
+    fold.add("a", np.array([-(2**24)], dtype=np.int32))
+    current = np.array([0.5], dtype=np.float32)
+    contributions = fold.contributions(current, FIXED_POINT)
+    assert [(weights.tolist(), count) for weights, count in contributions] == [
+        ([-0.5], 1),
+        ([1.5], 2),
+    ]
+
+
+def test_strategies_of_order_statistics_gather_and_the_others_do_not() -> None:
+    assert isinstance(begin("krum", 1, {}), Gathered)
+    assert isinstance(begin("fedadam", 1, {}), WeightedSum)
