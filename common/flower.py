@@ -13,15 +13,18 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-from flwr.app import (  # noqa: E402 - only after the lines above
+from flwr.app import (
     Array,
     ArrayRecord,
     ConfigRecord,
     Context,
+    Error,
     Message,
     RecordDict,
 )
-from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.supercore.task_identity import TaskIdentity
 
 logging.getLogger("flwr").setLevel(logging.WARNING)
 
@@ -46,11 +49,15 @@ def context(run_id: int, node_id: int, *, node: dict[str, str], run: dict[str, s
         run_config=dict(run),
     )
 
+
 __all__ = [
     "Array",
     "ArrayRecord",
+    "ClientApp",
     "ConfigRecord",
     "Context",
+    "Error",
+    "ErrorCode",
     "Message",
     "RecordDict",
     "context",

@@ -8,6 +8,7 @@ its own. What arrives is checked for exactly the expected keys, types and sizes.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, get_args
 
@@ -151,6 +152,31 @@ def reply_from_record(content: RecordDict, most_weights: int | None = None) -> R
     return Reply(**fields, arrays=arrays, document=document)
 
 
+def reply_to_bytes(reply: Reply) -> bytes:
+    """The reply as a site stores it: the length of a header, the header, the array."""
+    arrays = reply.arrays
+    header = canonical_json(
+        _config(reply)
+        | {
+            "signature": reply.signature.hex(),
+            "document": reply.document,
+            "dtype": None if arrays is None else str(arrays.dtype),
+        }
+    )
+    body = b"" if arrays is None else _little_endian(arrays)
+    return len(header).to_bytes(8, "little") + header + body
+
+
+def reply_from_bytes(data: bytes) -> Reply:
+    """Read what :func:`reply_to_bytes` wrote."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    fields: dict[str, Any] = json.loads(data[8:end])
+    dtype, signature = fields.pop("dtype"), bytes.fromhex(fields.pop("signature"))
+    head = LedgerHead(fields.pop("ledger_length"), fields.pop("ledger_hash"))
+    arrays = None if dtype is None else np.frombuffer(data[end:], dtype=_stored(dtype))
+    return Reply(**fields, arrays=arrays, ledger=head, signature=signature)
+
+
 _REQUEST_FIELDS: Final = {
     "study": str,
     "plan_hash": str,
@@ -196,7 +222,8 @@ def _from_record(
     wanted = {**expected, "document": str}
     _demand(set(content) <= {"fields", "arrays"} and "fields" in content, "records")
     config = content["fields"]
-    _demand(isinstance(config, ConfigRecord) and set(config) == set(wanted), "fields")
+    if not isinstance(config, ConfigRecord) or set(config) != set(wanted):
+        raise _unexpected("fields")
     values: dict[str, Any] = dict(config)
     for name, type_ in wanted.items():
         _demand(type(values[name]) is type_, name)
@@ -210,14 +237,19 @@ def _from_record(
 
 def _read_arrays(content: RecordDict, most_weights: int | None) -> Flat:
     record = content["arrays"]
-    _demand(isinstance(record, ArrayRecord) and set(record) == {"flat"}, "arrays")
+    if not isinstance(record, ArrayRecord) or set(record) != {"flat"}:
+        raise _unexpected("arrays")
     array = record["flat"]
-    _demand(isinstance(array, Array) and array.stype == STORAGE, "storage")
+    _demand(array.stype == STORAGE, "storage")
     _demand(array.dtype in DTYPES and len(array.shape) == 1, "dtype or shape")
-    count, dtype = array.shape[0], np.dtype(array.dtype).newbyteorder("<")
+    count, dtype = array.shape[0], _stored(array.dtype)
     _demand(len(array.data) == count * dtype.itemsize, "length")
     _demand(most_weights is None or count <= most_weights, "size")
     return np.frombuffer(array.data, dtype=dtype)
+
+
+def _stored(dtype: str) -> np.dtype[Any]:
+    return np.dtype(dtype).newbyteorder("<")
 
 
 def _little_endian(arrays: Flat) -> bytes:
@@ -226,4 +258,8 @@ def _little_endian(arrays: Flat) -> bytes:
 
 def _demand(condition: bool, what: str) -> None:
     if not condition:
-        raise Refusal(RefusalCode.MALFORMED, f"a message has unexpected {what}")
+        raise _unexpected(what)
+
+
+def _unexpected(what: str) -> Refusal:
+    return Refusal(RefusalCode.MALFORMED, f"a message has unexpected {what}")

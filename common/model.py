@@ -9,6 +9,7 @@ travel.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from monai.networks.nets import DenseNet121, resnet18
+from monai.networks.nets.resnet import ResNetBlock
 from torch import nn
 
 from common.errors import ModelError
@@ -86,6 +88,16 @@ def flatten(model: nn.Module) -> npt.NDArray[np.float32]:
         return torch.cat([value.reshape(-1) for value in model.parameters()]).numpy().copy()
 
 
+@lru_cache(maxsize=16)
+def weights_count(study: Study) -> int:
+    """How many weights the study's model has.
+
+    Raises:
+        ModelError: as :func:`build_model`.
+    """
+    return sum(value.numel() for value in build_model(study).parameters())
+
+
 def load_flat(model: nn.Module, weights: npt.NDArray[np.float32]) -> None:
     """Put a flat float32 array into the model's parameters.
 
@@ -147,10 +159,29 @@ def _monai(spec: ModelSpec, channels: int, classes: int) -> nn.Module:
         )
     else:
         model = DenseNet121(spatial_dims=2, in_channels=channels, out_channels=classes, norm=norm)
-    for module in model.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False  # per-sample gradient hooks need the value before it
+    _make_trainable(model, spec.groups)
     return model
+
+
+def _make_trainable(model: nn.Module, groups: int) -> None:
+    """Mend what per-sample gradients cannot take.
+
+    MONAI's resnet18 gives ``norm`` to its first layer only, and its activations and its
+    residual sum overwrite values that a hook needs.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, _group_norm(groups, child.num_features))
+            elif isinstance(child, nn.ReLU):
+                child.inplace = False
+        if isinstance(parent, ResNetBlock):
+            parent.bn2 = nn.Sequential(parent.bn2, _Copy())
+
+
+class _Copy(nn.Module):
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
 
 
 def _check_image_size(

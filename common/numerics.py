@@ -18,6 +18,10 @@ from common.settings import Section
 COUNTED: Final = ("consilium", "torch", "numpy", "opacus", "monai", "pydicom")
 """Distributions whose version can change a bit of the result."""
 
+MOST_IMAGES: Final = 256
+GRADIENTS_HELD: Final = 2**26
+"""Float32 numbers in the per-sample gradients of one micro-batch."""
+
 
 class NumericsRecord(Section):
     """What a site's arithmetic depends on.
@@ -26,7 +30,7 @@ class NumericsRecord(Section):
         threads: intra-operation threads of torch.
         dtype: of weights and activations.
         engine: what forms clipped gradients.
-        micro_batch: patients whose gradients are held at once.
+        micro_batch: images whose gradients are held at once.
         device: where it runs.
         cpu_capability: the vector instructions that torch chose.
         python: interpreter version.
@@ -36,17 +40,21 @@ class NumericsRecord(Section):
     threads: int = Field(ge=1)
     dtype: Literal["float32"] = "float32"
     engine: Literal["opacus-hooks"] = "opacus-hooks"
-    micro_batch: int = Field(default=256, ge=1)
+    micro_batch: int = Field(ge=1)
     device: Literal["cpu"] = "cpu"
     cpu_capability: str
     python: str
     versions: dict[str, str]
 
 
-def record(threads: int) -> NumericsRecord:
-    """The record of this process with the given number of threads."""
+def record(threads: int, weights: int) -> NumericsRecord:
+    """The record of this process, for a number of threads and of weights in the model.
+
+    The micro-batch keeps the gradients held at once below 256 MiB.
+    """
     return NumericsRecord(
         threads=threads,
+        micro_batch=max(1, min(MOST_IMAGES, GRADIENTS_HELD // weights)),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
         python=platform.python_version(),
         versions={name: version(name) for name in COUNTED},

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json, sha256
+from common.histogram import release_shape
 from common.numerics import NumericsRecord
 from common.privacy import Mechanism, NoMechanism, mechanism
 from common.settings import Section
@@ -77,8 +78,7 @@ class Plan(Section):
     @property
     def histogram_shape(self) -> tuple[int, int, int]:
         """True class, plane, cell: the shape of one evaluation's release."""
-        classes = len(self.study.task.classes)
-        return classes, 1 if classes == 2 else classes, self.study.evaluation.bins
+        return release_shape(len(self.study.task.classes), self.study.evaluation.bins)
 
     @property
     def warnings(self) -> tuple[str, ...]:

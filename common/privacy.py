@@ -29,7 +29,7 @@ from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent
 from pydantic import Field
 
 from common.errors import PrivacyError
-from common.metrics import sensitivity
+from common.histogram import sensitivity
 from common.settings import Section
 from common.study import NoPrivacy, PatientPrivacy, Study
 
@@ -43,6 +43,8 @@ MOST_NOISE: Final = 100.0
 """A noise multiplier above this drowns any update; an epsilon that needs it is refused."""
 _DISCRETISATION: Final = 1e-3
 _DECIMALS: Final = 4
+_SAME: Final = 1e-6
+"""Relative difference that two machines' arithmetic may show in an epsilon."""
 
 
 class SampledGaussian(Section):
@@ -128,6 +130,50 @@ def mechanism(study: Study, declared_patients: int) -> PatientMechanism | NoMech
     return _patient_mechanism(study, privacy, rate, divisor)
 
 
+def understated(
+    proposed: PatientMechanism | NoMechanism, study: Study, declared_patients: int
+) -> str | None:
+    """What of a proposed mechanism does not follow from the study, or costs more than said.
+
+    More noise than calibration asks for is fine; every other number must be as computed
+    here, and the noise must keep the study's epsilon.
+
+    Returns:
+        The name of the first number at fault, or None.
+    """
+    rate = min(1.0, study.training.batch_size / declared_patients)
+    privacy = study.privacy
+    if isinstance(privacy, NoPrivacy) or isinstance(proposed, NoMechanism):
+        expected = NoMechanism(sampling_rate=rate, divisor=rate * declared_patients)
+        return None if proposed == expected and isinstance(privacy, NoPrivacy) else "mode"
+    steps = study.training.rounds * study.training.local_steps
+    evaluations = len(study.evaluation_rounds)
+    evaluation = proposed.evaluation
+    share = study.evaluation.epsilon_share * privacy.epsilon
+    cell_noise = (
+        evaluation.noise_multiplier * sensitivity(len(study.task.classes)) if evaluation else 0.0
+    )
+    training_cost = epsilon(((proposed.step, steps),), privacy.delta)
+    cost = epsilon(((evaluation, evaluations),), privacy.delta) if evaluation else 0.0
+    holds = {
+        "sampling_rate": proposed.step.sampling_rate == rate,
+        "count": proposed.step.count == 1 and (evaluation is None or evaluation.count == 1),
+        "evaluation": (evaluation is not None) == bool(evaluations)
+        and (evaluation is None or evaluation.sampling_rate == 1.0),
+        "clip_norm": proposed.clip_norm == privacy.clip_norm,
+        "divisor": proposed.divisor == rate * declared_patients,
+        "cell_noise": proposed.cell_noise == cell_noise,
+        "delta": proposed.delta == privacy.delta,
+        "epsilon_training": _covers(proposed.epsilon_training, training_cost, privacy.epsilon),
+        "epsilon_evaluation": _covers(proposed.epsilon_evaluation, cost, share),
+    }
+    return next((name for name, right in holds.items() if not right), None)
+
+
+def _covers(stated: float, cost: float, allowed: float) -> bool:
+    return cost <= stated * (1 + _SAME) + _SAME and cost <= allowed
+
+
 def _patient_mechanism(
     study: Study, privacy: PatientPrivacy, rate: float, divisor: float
 ) -> PatientMechanism:
@@ -195,13 +241,13 @@ def _most_steps(target: float, delta: float, rate: float, steps: int) -> int:
     return low
 
 
-@lru_cache(maxsize=4096)
 def epsilon_of(rate: float, noise_multiplier: float, count: int, delta: float) -> float:
     """Epsilon of ``count`` sampled Gaussian mechanisms, by privacy loss distribution."""
     event = SampledGaussian(sampling_rate=rate, noise_multiplier=noise_multiplier, count=1)
     return epsilon(((event, count),), delta)
 
 
+@lru_cache(maxsize=1024)
 def epsilon(events: tuple[tuple[SampledGaussian, int], ...], delta: float) -> float:
     """The smallest epsilon such that the composition is (epsilon, delta) private.
 
@@ -215,9 +261,7 @@ def epsilon(events: tuple[tuple[SampledGaussian, int], ...], delta: float) -> fl
     for event, times in events:
         gaussian = GaussianDpEvent(event.noise_multiplier)
         sampled = PoissonSampledDpEvent(event.sampling_rate, gaussian)
-        accountant.compose(
-            gaussian if event.sampling_rate == 1.0 else sampled, event.count * times
-        )
+        accountant.compose(gaussian if event.sampling_rate == 1.0 else sampled, event.count * times)
     return float(accountant.get_epsilon(delta))
 
 
@@ -263,6 +307,8 @@ def filter_epsilon(divergences: npt.NDArray[np.float64], delta: float) -> float:
     """
     if not divergences.any():
         return 0.0
+    if np.isinf(divergences).all():
+        return math.inf
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the best order may be the largest: still a bound
         best, _ = get_privacy_spent(orders=ORDERS, rdp=divergences, delta=delta)

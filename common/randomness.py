@@ -78,7 +78,8 @@ class Stream:
         """Uniform deviates in [0, 1), 53 bits each, float64 of the given shape."""
         count = int(np.prod(shape))
         words = np.frombuffer(self.bytes(8 * count), dtype="<u8")
-        return ((words >> np.uint64(11)) * 2.0**-53).reshape(shape)
+        mantissas = (words >> np.uint64(11)).astype(np.float64)
+        return (mantissas * 2.0**-53).reshape(shape)
 
     def normal(self, shape: int | tuple[int, ...]) -> npt.NDArray[np.float64]:
         """Standard normal deviates, float64 of the given shape, by Box and Muller."""

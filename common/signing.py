@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from common.files import write_atomic
-
 
 class SigningKey:
-    """The private half: stays at the site, in a file that only its owner reads."""
+    """The private half (32 bytes): stays at the site, in a file that only its owner reads."""
 
     def __init__(self, secret: bytes) -> None:
         self._key = Ed25519PrivateKey.from_private_bytes(secret)
-
-    @classmethod
-    def load_or_create(cls, path: Path, secret: bytes) -> SigningKey:
-        """The key in ``path``; where there is none, ``secret`` (32 bytes) becomes it."""
-        if not path.exists():
-            write_atomic(path, secret, mode=0o600)
-        return cls(path.read_bytes())
 
     def sign(self, message: bytes) -> bytes:
         """The 64-byte signature of ``message``."""

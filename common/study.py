@@ -97,20 +97,27 @@ class Augmentation(Section):
         flip: mirror left and right half of the time.
         rotate: largest rotation, degrees.
         crop: largest shift of the cropping window, as a share of the image's side.
-        intensity: largest relative change of contrast and of brightness.
+        zoom: largest change of the window's size, as a share of it.
+        intensity: largest relative change of contrast, and change of brightness.
         copies: augmented copies of an image in a step, averaged before the one clip.
     """
 
     flip: bool = False
     rotate: float = Field(default=0.0, ge=0, le=180)
     crop: float = Field(default=0.0, ge=0, le=0.5)
+    zoom: float = Field(default=0.0, ge=0, le=0.5)
     intensity: float = Field(default=0.0, ge=0, le=1)
     copies: int = Field(default=1, ge=1, le=64)
 
     @property
     def active(self) -> bool:
         """Whether any random change is asked for."""
-        return self.flip or bool(self.rotate or self.crop or self.intensity)
+        return self.moves or self.intensity > 0
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels change place."""
+        return self.flip or bool(self.rotate or self.crop or self.zoom)
 
 
 class Training(Section):

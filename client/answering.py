@@ -1,0 +1,252 @@
+"""How a site answers a request, whatever carries it: gates first, then work, then egress.
+
+The gates stand in the order in which they are read here: the reply may be stored already;
+the plan must be approved; the ledger must be the newest; the round must be next; arrays,
+cohort, numerics and policy must be as approved; the cost must be reserved durably. Only
+then is anything computed from patients. Nothing but a code says why a site declines.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import structlog
+from pydantic import ValidationError
+
+from client import egress
+from client.dataset import Cohort, require_unchanged
+from client.evaluation import release, score
+from client.ledger import Charge, Part
+from client.policy import require_allowed
+from client.site import Site
+from client.training import RoundStreams, local_change
+from common import numerics
+from common.errors import ConsiliumError, Refusal, RefusalCode
+from common.faults import reach
+from common.files import canonical_json
+from common.flower import RecordDict
+from common.histogram import histogram
+from common.logs import place
+from common.messages import (
+    Purpose,
+    Reply,
+    Request,
+    reply_to_record,
+    request_from_record,
+)
+from common.numerics import differences
+from common.plan import Plan, read_plan
+from common.privacy import PatientMechanism, SampledGaussian
+from common.randomness import derive
+from common.study import Study
+
+log = structlog.get_logger(__name__)
+
+
+def answer_record(site: Site, content: RecordDict, purpose: Purpose) -> RecordDict:
+    """Answer what arrived in a Flower message of the given purpose; see :func:`answer`."""
+    try:
+        request = request_from_record(content)
+    except Refusal as refused:
+        log.warning("request.unreadable", site=site.name, why=refused.what)
+        nobody = Request(study="", plan_hash="", round=0, purpose=purpose)
+        reply = egress.refusal(nobody, site.name, site.ledger.head(), refused.code)
+        return reply_to_record(egress.let_out(reply, None, site.key))
+    if request.purpose != purpose:
+        reply = egress.refusal(request, site.name, site.ledger.head(), RefusalCode.MALFORMED)
+        return reply_to_record(egress.let_out(reply, None, site.key))
+    return reply_to_record(answer(site, request))
+
+
+def answer(site: Site, request: Request) -> Reply:
+    """The signed reply to a request; a refusal where anything is not as it should be.
+
+    No exception leaves this function: what went wrong is logged at the site, by name and
+    place, and the coordinator learns a code.
+    """
+    bound = log.bind(
+        site=site.name, study=request.study, round=request.round, purpose=request.purpose
+    )
+    try:
+        reply = _answer(site, request)
+    except Refusal as refused:
+        bound.warning("request.refused", code=str(refused.code), why=refused.what)
+        code = refused.code
+    except ConsiliumError as error:
+        bound.error("request.failed", error=type(error).__name__, why=error.what)
+        code = RefusalCode.DATA_UNAVAILABLE
+    except Exception as error:  # noqa: BLE001 - the last gate: no exception may reach Flower
+        bound.error("request.failed", error=type(error).__name__, at=place(error))
+        code = RefusalCode.INTERNAL
+    else:
+        bound.info("request.answered")
+        return reply
+    declined = egress.refusal(request, site.name, site.ledger.head(), code)
+    return egress.let_out(declined, None, site.key)
+
+
+def _answer(site: Site, request: Request) -> Reply:
+    if request.purpose == "offer":
+        offer = site.offer(_offered_study(request))
+        return _sign(site, request, document=canonical_json(offer.model_dump(mode="json")).decode())
+    if request.purpose == "propose":
+        _propose(site, request)
+        return _sign(site, request)
+    if request.purpose == "close":
+        site.approvals.close(request.plan_hash)
+        return _sign(site, request)
+    return site.replies.find(request) or _run_round(site, request)
+
+
+def _offered_study(request: Request) -> Study:
+    try:
+        return Study.model_validate_json(request.document)
+    except ValidationError as error:
+        raise Refusal(RefusalCode.MALFORMED, "a study cannot be read", found=error) from error
+
+
+def _sign(site: Site, request: Request, *, document: str = "") -> Reply:
+    reply = egress.answer(request, site.name, site.ledger.head(), document=document)
+    return egress.let_out(reply, None, site.key)
+
+
+def _propose(site: Site, request: Request) -> None:
+    """Hold a plan against this site and its policy; approve it or leave it to a person."""
+    plan = read_plan(request.document)
+    if plan.hash != request.plan_hash or plan.study.study.name != request.study:
+        raise Refusal(RefusalCode.WRONG_PLAN, "a request that is not about the plan it carries")
+    if site.approvals.find(plan.hash) is None:
+        _consider(site, plan)
+    site.approvals.require(plan.hash)
+
+
+def _consider(site: Site, plan: Plan) -> None:
+    require_allowed(plan, site)
+    cohort = site.cohort(plan.study)
+    patients: dict[Part, tuple[str, ...]] = {
+        "train": tuple(patient.pseudonym for patient in cohort.part("train")),
+        "validation": tuple(patient.pseudonym for patient in cohort.part("validation")),
+    }
+    automatic = site.file.policy.approval == "automatic"
+    with site.store.transaction():
+        key = site.new_study_key(plan.hash) if automatic else None
+        site.approvals.add(plan, cohort.fingerprint, key)
+        site.ledger.enrol(plan.hash, patients)
+        site.ledger.refuse_unaffordable(plan, site.file.policy.limits)
+
+
+def _run_round(site: Site, request: Request) -> Reply:
+    approval = site.approvals.require(request.plan_hash)
+    plan = approval.plan
+    part: Part = "train" if request.purpose == "train" else "validation"
+    _require_in_order(site, request, plan, part)
+    _require_arrays(request, plan)
+    require_allowed(plan, site)
+    site.replies.acknowledge(plan.hash, request.acknowledged)
+    cohort = site.cohort(plan.study)
+    require_unchanged(cohort, approval.cohort)
+    _apply_numerics(site, plan)
+    charge = Charge(plan.hash, request.round, part, request.identity, _event(plan, part))
+    site.ledger.reserve(charge, plan, site.file.policy.limits)
+    reach("reservation.made", request.round)
+    if approval.key is None:  # pragma: no cover - `require` has seen to it
+        raise Refusal(RefusalCode.NOT_APPROVED, "the study key is erased")
+    streams = RoundStreams(
+        derive(
+            approval.key.secret,
+            plan=plan.hash,
+            round=request.round,
+            arrays=request.arrays_hash,
+            cohort=cohort.fingerprint,
+            purpose=request.purpose,
+        )
+    )
+    compute = _train if part == "train" else _evaluate
+    arrays = compute(plan, request, cohort, streams)
+    unsigned = egress.answer(request, site.name, site.ledger.head(), arrays=arrays)
+    reply = egress.let_out(unsigned, plan, site.key)
+    with site.store.transaction():
+        site.ledger.commit(request.identity)
+        site.replies.put(request, reply)
+    reach("reply.stored", request.round)
+    return reply
+
+
+def _require_in_order(site: Site, request: Request, plan: Plan, part: Part) -> None:
+    if request.study != plan.study.study.name:
+        raise Refusal(RefusalCode.WRONG_PLAN, "the plan belongs to another study")
+    site.ledger.require(request.ledger)
+    training = plan.study.training
+    foreseen = range(1, training.rounds + 1) if part == "train" else plan.study.evaluation_rounds
+    if request.round not in foreseen:
+        raise Refusal(RefusalCode.ROUND_OUT_OF_ORDER, "the plan foresees no such round")
+    last = site.ledger.last_round(plan.hash, part)
+    if request.round < last:
+        raise Refusal(
+            RefusalCode.ROUND_OUT_OF_ORDER,
+            "a later round was run already",
+            found=request.round,
+            wanted=f"{last} or later",
+        )
+    if site.ledger.is_committed(request.identity):
+        raise Refusal(
+            RefusalCode.ROUND_OUT_OF_ORDER, "this round was answered and acknowledged already"
+        )
+
+
+def _require_arrays(request: Request, plan: Plan) -> None:
+    arrays = request.arrays
+    if arrays is None or arrays.dtype != np.float32 or arrays.shape != (plan.weights,):
+        raise Refusal(RefusalCode.MALFORMED, "the weights have another type or length")
+    if request.document or not np.isfinite(arrays).all():
+        raise Refusal(RefusalCode.MALFORMED, "the weights are not all finite")
+
+
+def _apply_numerics(site: Site, plan: Plan) -> None:
+    ours = site.numerics(plan.study)
+    if ours != plan.numerics:
+        changed = differences(ours, plan.numerics)
+        raise Refusal(
+            RefusalCode.NUMERICS,
+            "this site no longer computes as the plan recorded",
+            found="; ".join(f"{name}: {mine}" for name, (mine, _) in changed.items()),
+            wanted="; ".join(f"{name}: {planned}" for name, (_, planned) in changed.items()),
+            remedy="bring back the recorded versions and settings, or start a new study",
+        )
+    numerics.apply(plan.numerics)
+
+
+def _event(plan: Plan, part: Part) -> SampledGaussian | None:
+    mechanism = plan.mechanism
+    if not isinstance(mechanism, PatientMechanism):
+        return None
+    if part == "validation":
+        return mechanism.evaluation
+    return mechanism.step.model_copy(update={"count": plan.study.training.local_steps})
+
+
+def _train(plan: Plan, request: Request, cohort: Cohort, streams: RoundStreams) -> Any:  # noqa: ANN401 - int32 or int64
+    change = local_change(
+        plan.study,
+        plan.mechanism,
+        np.asarray(request.arrays, dtype=np.float32),
+        cohort.images,
+        cohort.part("train"),
+        round_number=request.round,
+        streams=streams,
+        micro_batch=plan.numerics.micro_batch,
+    )
+    return plan.study.fixed_point.encode(change)
+
+
+def _evaluate(plan: Plan, request: Request, cohort: Cohort, streams: RoundStreams) -> Any:  # noqa: ANN401 - int64
+    scores, labels = score(
+        plan.study,
+        np.asarray(request.arrays, dtype=np.float32),
+        cohort.images,
+        cohort.part("validation"),
+    )
+    classes, _, bins = plan.histogram_shape
+    counts = histogram(scores, labels, classes=classes, bins=bins)
+    return release(counts, plan.mechanism, streams.stream("evaluation")).reshape(-1)

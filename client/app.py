@@ -1,0 +1,60 @@
+"""Flower's ``ClientApp`` for a site: reads a message, answers it, and is never code that came in.
+
+``Context.node_config`` names the site: ``site`` (path of the site file), ``state`` (folder
+of what must outlive the process) and, in simulations alone, ``known-seed``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from client.answering import answer_record
+from client.site import Site, open_site
+from common.errors import ConsiliumError
+from common.flower import ClientApp, Context, Error, ErrorCode, Message
+from common.messages import Purpose
+
+log = structlog.get_logger(__name__)
+
+
+def build(opened: dict[str, Site] | None = None) -> ClientApp:
+    """The client app.
+
+    Args:
+        opened: sites that are open already, by the path of their file; more are added.
+    """
+    sites = {} if opened is None else opened
+
+    def replying(purpose: Purpose) -> Callable[[Message, Context], Message]:
+        def reply(message: Message, context: Context) -> Message:
+            try:
+                site = _site(sites, context)
+            except ConsiliumError as error:
+                log.error("site.unusable", why=error.what)
+                return Message(Error(ErrorCode.LOAD_CLIENT_APP_EXCEPTION), reply_to=message)
+            return Message(answer_record(site, message.content, purpose), reply_to=message)
+
+        return reply
+
+    app = ClientApp()
+    app.query("offer")(replying("offer"))
+    app.query("propose")(replying("propose"))
+    app.query("close")(replying("close"))
+    app.train()(replying("train"))
+    app.evaluate()(replying("evaluate"))
+    return app
+
+
+def _site(sites: dict[str, Site], context: Context) -> Site:
+    path = str(context.node_config["site"])
+    if path not in sites:
+        seed = context.node_config.get("known-seed")
+        state = Path(str(context.node_config["state"]))
+        sites[path] = open_site(Path(path), state, None if seed is None else int(seed))
+    return sites[path]
+
+
+app = build()

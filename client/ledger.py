@@ -1,0 +1,267 @@
+"""The ledger: what has been released about each patient, and what that has cost.
+
+A round's cost is reserved durably before training starts and committed together with the
+reply, so that a crash leaves it spent (never unspent). Each charge belongs to the training
+or to the validation patients of one approved plan. The account is a patient's own: it
+composes every charge of every plan that the patient, known by keyed hash, ever stood in, so
+that renaming, copying or relabelling a folder opens no new one.
+
+Across studies the sum of Renyi divergences is a filter (Feldman and Zrnic 2021): a charge
+that would pass the policy's epsilon is refused before the first gradient. One study alone
+is judged by the tighter figure that its plan states and the approval fixed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from client.store import Store
+from common.errors import Refusal, RefusalCode
+from common.files import canonical_json, sha256
+from common.messages import HASH_OF_NOTHING, LedgerHead
+from common.plan import Plan
+from common.privacy import ORDERS, PatientMechanism, SampledGaussian, filter_epsilon, renyi
+
+Part = Literal["train", "validation"]
+Divergences = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the site's policy lets its patients lose.
+
+    Attributes:
+        epsilon_per_study: the most for one study.
+        epsilon_total: the most over all studies.
+        delta: with which probability the bounds may fail.
+    """
+
+    epsilon_per_study: float
+    epsilon_total: float
+    delta: float
+
+
+@dataclass(frozen=True)
+class Charge:
+    """One release: event None stands for a release that nothing bounds."""
+
+    plan_hash: str
+    round: int
+    part: Part
+    identity: str
+    event: SampledGaussian | None
+
+
+class Ledger:
+    """The charges of one site, in its store.
+
+    Args:
+        store: an open store; its file is the ledger.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def head(self) -> LedgerHead:
+        """How many charges there are, and the hash over all of them.
+
+        It covers public values only: it is sent with every reply.
+        """
+        row = self._store.execute(
+            "SELECT length, hash FROM charges ORDER BY length DESC LIMIT 1"
+        ).fetchone()
+        return LedgerHead(row["length"], row["hash"]) if row else LedgerHead()
+
+    def require(self, seen: LedgerHead) -> None:
+        """Refuse to go on where the coordinator has seen a longer or another ledger.
+
+        Raises:
+            Refusal: ``ledger-behind``: an old backup was brought back.
+        """
+        row = self._store.execute("SELECT hash FROM charges WHERE length = ?", seen.length)
+        found = row.fetchone()
+        hash_there = found["hash"] if found else HASH_OF_NOTHING if not seen.length else None
+        if hash_there != seen.hash:
+            raise Refusal(
+                RefusalCode.LEDGER_BEHIND,
+                "the ledger is older than what this site has already sent",
+                found=f"{self.head().length} charges",
+                wanted=f"charge {seen.length} as the coordinator has seen it",
+                remedy="do not restore an old state folder; close the study and approve it anew",
+            )
+
+    def reserve(self, charge: Charge, plan: Plan, limits: Limits) -> None:
+        """Record a charge durably, before anything is computed from patients.
+
+        A charge that is already there, from before a crash, is not made again.
+
+        Raises:
+            Refusal: ``budget``, ``round-conflict``.
+        """
+        with self._store.transaction():
+            row = self._store.execute(
+                "SELECT identity FROM charges WHERE plan_hash = ? AND round = ? AND part = ?",
+                charge.plan_hash,
+                charge.round,
+                charge.part,
+            ).fetchone()
+            if row is None:
+                self._refuse_overspending(charge, plan, limits)
+                self._append(charge)
+            elif row["identity"] != charge.identity:
+                raise Refusal(
+                    RefusalCode.ROUND_CONFLICT, "this round was already run with other arrays"
+                )
+
+    def commit(self, identity: str) -> None:
+        """Mark a reserved charge as released; call it in the reply's transaction."""
+        self._store.execute("UPDATE charges SET state = 'committed' WHERE identity = ?", identity)
+
+    def last_round(self, plan_hash: str, part: Part) -> int:
+        """The highest round charged to a part of a plan's cohort; 0 before any."""
+        row = self._store.execute(
+            "SELECT max(round) AS last FROM charges WHERE plan_hash = ? AND part = ?",
+            plan_hash,
+            part,
+        ).fetchone()
+        return int(row["last"] or 0)
+
+    def is_committed(self, identity: str) -> bool:
+        """Whether the release with this identity has been made."""
+        row = self._store.execute(
+            "SELECT 1 FROM charges WHERE identity = ? AND state = 'committed'", identity
+        ).fetchone()
+        return row is not None
+
+    def enrol(self, plan_hash: str, patients: dict[Part, tuple[str, ...]]) -> None:
+        """Record who stands in a plan's cohort; call it in the approval's transaction."""
+        for part, pseudonyms in patients.items():
+            for pseudonym in pseudonyms:
+                self._store.execute(
+                    "INSERT OR IGNORE INTO members VALUES (?, ?, ?)", plan_hash, pseudonym, part
+                )
+
+    def refuse_unaffordable(self, plan: Plan, limits: Limits) -> None:
+        """Refuse a plan whose whole cost the policy, or its patients' accounts, cannot bear.
+
+        Call it after :meth:`enrol`, in the same transaction.
+
+        Raises:
+            Refusal: ``policy`` or ``budget``.
+        """
+        mechanism = plan.mechanism
+        if not isinstance(mechanism, PatientMechanism):
+            return
+        if mechanism.epsilon > limits.epsilon_per_study:
+            raise Refusal(
+                RefusalCode.POLICY,
+                "the study costs more than this site's policy allows for one study",
+                where="[policy] max_epsilon_per_study",
+                found=f"epsilon {mechanism.epsilon:.3f}",
+                wanted=f"at most {limits.epsilon_per_study:g}",
+            )
+        training = plan.study.training
+        whole: dict[Part, SampledGaussian | None] = {
+            "train": _times(mechanism.step, training.rounds * training.local_steps),
+            "validation": mechanism.evaluation
+            and _times(mechanism.evaluation, len(plan.study.evaluation_rounds)),
+        }
+        for history in self._histories(plan.hash):
+            parts = [part for hash_, part in history if hash_ == plan.hash]
+            events = [event for part, event in whole.items() if part in parts]
+            self._within(history, plan, events, limits)
+
+    def spent(self, plan_hash: str, delta: float) -> float:
+        """The largest epsilon over the accounts of a plan's patients, over all studies."""
+        accounts = [self._divergences(history) for history in self._histories(plan_hash)]
+        return max((filter_epsilon(account, delta) for account in accounts), default=0.0)
+
+    def charges(self) -> list[dict[str, Any]]:
+        """Every charge, oldest first, as plain values."""
+        rows = self._store.execute("SELECT * FROM charges ORDER BY length").fetchall()
+        return [dict(row) for row in rows]
+
+    def _append(self, charge: Charge) -> None:
+        head, event = self.head(), charge.event
+        public = [head.hash, charge.plan_hash, charge.round, charge.part, charge.identity]
+        self._store.execute(
+            "INSERT INTO charges (length, hash, plan_hash, round, part, identity,"
+            " sampling_rate, noise_multiplier, count, state)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved')",
+            head.length + 1,
+            sha256(canonical_json(public)),
+            charge.plan_hash,
+            charge.round,
+            charge.part,
+            charge.identity,
+            event.sampling_rate if event else None,
+            event.noise_multiplier if event else None,
+            event.count if event else 1,
+        )
+
+    def _refuse_overspending(self, charge: Charge, plan: Plan, limits: Limits) -> None:
+        if charge.event is None:
+            return
+        for history in self._histories(charge.plan_hash):
+            if (charge.plan_hash, charge.part) in history:
+                self._within(history, plan, [charge.event], limits)
+
+    def _within(
+        self,
+        history: frozenset[tuple[str, str]],
+        plan: Plan,
+        events: list[SampledGaussian | None],
+        limits: Limits,
+    ) -> None:
+        """Refuse events that would take one kind of patient beyond the total."""
+        total = self._divergences(history) + sum(renyi(event) for event in events if event)
+        epsilon = filter_epsilon(total, limits.delta)
+        if all(hash_ == plan.hash for hash_, _ in history):
+            epsilon = min(epsilon, plan.mechanism.epsilon)
+        if epsilon > limits.epsilon_total:
+            raise Refusal(
+                RefusalCode.BUDGET,
+                "patients of this cohort would lose more than this site's policy allows",
+                where="[policy] max_epsilon_total",
+                found=f"epsilon {epsilon:.3f} over all studies",
+                wanted=f"at most {limits.epsilon_total:g}",
+                remedy="approve a cheaper study, or decide on a higher total",
+            )
+
+    def _histories(self, plan_hash: str) -> set[frozenset[tuple[str, str]]]:
+        """The different sets of (plan, part) in which this plan's patients stand."""
+        rows = self._store.execute(
+            "SELECT DISTINCT group_concat(plan_hash || ' ' || part, ',') AS history"
+            " FROM members WHERE patient IN (SELECT patient FROM members WHERE plan_hash = ?)"
+            " GROUP BY patient",
+            plan_hash,
+        ).fetchall()
+        return {
+            frozenset((entry.split()[0], entry.split()[1]) for entry in row["history"].split(","))
+            for row in rows
+        }
+
+    def _divergences(self, history: frozenset[tuple[str, str]]) -> Divergences:
+        total = np.zeros(len(ORDERS))
+        for plan_hash, part in history:
+            rows = self._store.execute(
+                "SELECT sampling_rate, noise_multiplier, sum(count) AS count FROM charges"
+                " WHERE plan_hash = ? AND part = ? GROUP BY sampling_rate, noise_multiplier",
+                plan_hash,
+                part,
+            ).fetchall()
+            for rate, noise, count in rows:
+                if rate is None:
+                    return np.full(len(ORDERS), math.inf)
+                event = SampledGaussian(sampling_rate=rate, noise_multiplier=noise, count=count)
+                total = total + renyi(event)
+        return total
+
+
+def _times(event: SampledGaussian, count: int) -> SampledGaussian:
+    return event.model_copy(update={"count": event.count * count})

@@ -1,0 +1,89 @@
+"""The hospital decides: a plan is held against the site's own numbers and its policy.
+
+The plan proposes and the policy bounds. Nothing in a plan is believed: the site computes
+anew what the proposed noise costs, and compares every public number with its own.
+"""
+
+from __future__ import annotations
+
+from client.site import Site
+from common.errors import Refusal, RefusalCode
+from common.model import weights_count
+from common.plan import Plan
+from common.privacy import NoMechanism, understated
+
+
+def require_allowed(plan: Plan, site: Site) -> None:
+    """Refuse a plan that this site would not carry out.
+
+    Raises:
+        Refusal: ``wrong-plan``, ``policy`` or ``data-unavailable``.
+    """
+    _require_ours(plan, site)
+    policy, study = site.file.policy, plan.study
+    if study.task.kind not in policy.tasks:
+        raise _not_allowed("tasks", study.task.kind, ", ".join(policy.tasks))
+    if study.aggregation.min_sites < policy.min_sites:
+        raise _not_allowed("min_sites", study.aggregation.min_sites, f"at least {policy.min_sites}")
+    if isinstance(plan.mechanism, NoMechanism):
+        if not policy.allow_no_privacy:
+            raise _not_allowed("allow_no_privacy", 'mode = "none"', 'mode = "patient"')
+        return
+    if plan.mechanism.delta > policy.delta:
+        raise _not_allowed("delta", plan.mechanism.delta, f"at most {policy.delta:g}")
+    if plan.mechanism.epsilon > policy.max_epsilon_per_study:
+        raise _not_allowed(
+            "max_epsilon_per_study",
+            f"epsilon {plan.mechanism.epsilon:.3f}",
+            f"at most {policy.max_epsilon_per_study:g}",
+        )
+
+
+def _require_ours(plan: Plan, site: Site) -> None:
+    offer = site.offer(plan.study)
+    told = {
+        "site": (plan.site, offer.site),
+        "declared_patients": (plan.declared_patients, offer.declared_patients),
+        "known_key": (plan.known_key, offer.known_key),
+        "numerics": (plan.numerics, offer.numerics),
+        "weights": (plan.weights, weights_count(plan.study)),
+        "weight": (
+            plan.weight,
+            offer.declared_patients if plan.study.aggregation.weights == "declared" else 1,
+        ),
+    }
+    for name, (found, ours) in told.items():
+        if found != ours:
+            raise Refusal(
+                RefusalCode.WRONG_PLAN,
+                "the plan's numbers are not this site's",
+                where=name,
+                found=found,
+                wanted=ours,
+            )
+    fault = understated(plan.mechanism, plan.study, plan.declared_patients)
+    if fault is not None:
+        raise Refusal(
+            RefusalCode.WRONG_PLAN,
+            "the plan states another mechanism than its study needs",
+            where=fault,
+            remedy="the coordinator must calibrate the noise anew",
+        )
+    if plan.declared_patients < plan.study.data.min_patients:
+        raise Refusal(
+            RefusalCode.DATA_UNAVAILABLE,
+            "the study needs more patients than this site declares",
+            found=plan.declared_patients,
+            wanted=plan.study.data.min_patients,
+        )
+
+
+def _not_allowed(key: str, found: object, wanted: str) -> Refusal:
+    return Refusal(
+        RefusalCode.POLICY,
+        "the plan asks for more than this site's policy allows",
+        where=f"[policy] {key}",
+        found=found,
+        wanted=wanted,
+        remedy="decide whether to change the policy; the coordinator cannot",
+    )

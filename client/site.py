@@ -1,0 +1,192 @@
+"""An open site: its file, its keys, its durable memory and its cohorts.
+
+The state folder holds what must outlive the process and never leaves the hospital::
+
+    state/signing.key    Ed25519, signs every reply
+    state/patients.key   keys the pseudonyms
+    state/site.sqlite    approvals, ledger, replies
+    state/cache/         decoded images
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from client.approvals import Approvals
+from client.dataset import Cohort, load_cohort
+from client.identity import Pseudonyms
+from client.ledger import Ledger
+from client.parallel import Progress, silent
+from client.replies import Replies
+from client.sitefile import DataSet, SiteFile, load_site_file
+from client.store import Store
+from common import numerics
+from common.errors import Refusal, RefusalCode, SiteError
+from common.files import write_atomic
+from common.model import weights_count
+from common.numerics import NumericsRecord
+from common.plan import Offer
+from common.randomness import KEY_BYTES, StudyKey, known_secret
+from common.signing import SigningKey
+from common.study import Study
+
+WORKERS: Final = os.cpu_count() or 1
+
+
+@dataclass
+class Site:
+    """An open site; close it, or use it as a context manager.
+
+    Attributes:
+        folder: where the site file stands; its relative paths start here.
+        file: the parsed site file.
+        state: folder of what must outlive the process.
+        known_seed: a seed that the site's keys follow from, in simulations alone.
+    """
+
+    folder: Path
+    file: SiteFile
+    state: Path
+    known_seed: int | None
+    key: SigningKey = field(repr=False)
+    pseudonyms: Pseudonyms = field(repr=False)
+    store: Store = field(repr=False)
+    _cohorts: dict[str, Cohort] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.store)
+        self.approvals = Approvals(self.store)
+        self.replies = Replies(self.store)
+
+    @property
+    def name(self) -> str:
+        """What the site is called."""
+        return self.file.site.name
+
+    def dataset(self, study: Study) -> DataSet:
+        """The data set that a study asks for.
+
+        Raises:
+            Refusal: ``data-unavailable``: the site has none of that name.
+        """
+        found = self.file.data.get(study.data.dataset)
+        if found is None:
+            raise Refusal(
+                RefusalCode.DATA_UNAVAILABLE,
+                "the study asks for a data set that this site does not have",
+                where=f"site {self.name}",
+                found=", ".join(sorted(self.file.data)),
+                wanted=study.data.dataset,
+                remedy="name a [data.…] section of the site file after the study's data set",
+            )
+        return found
+
+    def cohort(self, study: Study, progress: Progress = silent) -> Cohort:
+        """The site's patients for a study, read once while the site is open.
+
+        Raises:
+            Refusal: ``data-unavailable``.
+            DataError: the images cannot be used.
+            LabelError: the labels cannot be used.
+        """
+        wanted = study.data.model_dump_json() + study.task.model_dump_json()
+        if wanted not in self._cohorts:
+            data = self.dataset(study)
+            self._cohorts[wanted] = load_cohort(
+                self.folder / data.images,
+                self.file.label_file(study.data.dataset, self.folder),
+                pseudonyms=self.pseudonyms,
+                classes=study.task.classes,
+                modalities=study.data.modalities,
+                image_size=study.data.image_size,
+                channels=study.data.channels,
+                split=data.parts,
+                cache=self.state / "cache",
+                workers=WORKERS,
+                progress=progress,
+                derived=data.derived,
+            )
+        return self._cohorts[wanted]
+
+    def numerics(self, study: Study) -> NumericsRecord:
+        """What this site's arithmetic would depend on in a study."""
+        return numerics.record(self.file.device.threads, weights_count(study))
+
+    def offer(self, study: Study) -> Offer:
+        """What the site says of itself: public numbers only.
+
+        Raises:
+            Refusal: ``data-unavailable``.
+        """
+        return Offer(
+            site=self.name,
+            public_key=self.key.public,
+            declared_patients=self.dataset(study).declared_patients,
+            known_key=self.known_seed is not None,
+            numerics=self.numerics(study),
+        )
+
+    def new_study_key(self, plan_hash: str) -> StudyKey:
+        """The key that a newly approved study's randomness follows from."""
+        if self.known_seed is None:
+            return StudyKey.generate()
+        return StudyKey(known_secret(self.known_seed, self.name, f"study {plan_hash}"))
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    def __enter__(self) -> Site:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_site(path: Path, state: Path, known_seed: int | None = None) -> Site:
+    """Open a site, making its keys and store where there are none.
+
+    Args:
+        path: the site file.
+        state: folder of what must outlive the process.
+        known_seed: makes all keys follow from the seed and the site's name; a simulation's.
+
+    Raises:
+        SiteError: the site file or the state cannot be used, or the policy does not allow a
+            known key.
+    """
+    file = load_site_file(path)
+    if known_seed is not None and not file.policy.allow_known_key:
+        raise SiteError(
+            "this site does not take keys that others know",
+            where=f"{path}: [policy] allow_known_key",
+            found="false",
+            wanted="true, for a simulation on data that need no protection",
+        )
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    secrets = {use: _secret(file, use, known_seed) for use in ("signing", "patients")}
+    return Site(
+        folder=path.parent,
+        file=file,
+        state=state,
+        known_seed=known_seed,
+        key=SigningKey(_kept(state / "signing.key", secrets["signing"])),
+        pseudonyms=Pseudonyms(_kept(state / "patients.key", secrets["patients"])),
+        store=Store(state / "site.sqlite"),
+    )
+
+
+def _secret(file: SiteFile, use: str, known_seed: int | None) -> bytes:
+    if known_seed is None:
+        return os.urandom(KEY_BYTES)
+    return known_secret(known_seed, file.site.name, use)
+
+
+def _kept(path: Path, secret: bytes) -> bytes:
+    """The secret in ``path``; where there is none, ``secret`` becomes it."""
+    if not path.exists():
+        write_atomic(path, secret, mode=0o600)
+    return path.read_bytes()

@@ -1,0 +1,128 @@
+"""The site file: the hospital's half of every study, written by its administrator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from client.dataset import LabelFile, Split
+from client.dicom import Derived
+from client.labels import Key
+from client.ledger import Limits
+from common.errors import SiteError
+from common.settings import Section, load_toml
+from common.study import Slug
+
+ShareOfPatients = Annotated[float, Field(ge=0, le=1)]
+_DELTA_TIMES_PATIENTS: Final = 0.1
+
+
+class SiteName(Section):
+    """``[site]``: what the site is called."""
+
+    name: Slug
+
+
+class DataSet(Section):
+    """``[data.NAME]``: one data set that the site offers.
+
+    Attributes:
+        images: folder of DICOM files, relative to the site file.
+        labels: label file, relative to the site file.
+        key: what a row of the label file is about.
+        key_column: the column that holds it.
+        label_column: the column that holds the class.
+        declared_patients: patients in training, rounded down; this number is public.
+        split: shares of train, validation and test.
+        derived: whether derived images and localisers are used.
+    """
+
+    images: Path
+    labels: Path
+    key: Key
+    key_column: str
+    label_column: str = "label"
+    declared_patients: int = Field(ge=1)
+    split: tuple[ShareOfPatients, ShareOfPatients, ShareOfPatients] = (0.8, 0.2, 0.0)
+    derived: Derived = Derived.REJECT
+
+    @property
+    def parts(self) -> Split:
+        """The shares as thresholds on each patient's own place."""
+        return Split(*self.split)
+
+
+class Policy(Section):
+    """``[policy]``: what the hospital allows, whatever a coordinator proposes.
+
+    Attributes:
+        max_epsilon_per_study: the most that a study may cost a patient.
+        max_epsilon_total: the most over all studies.
+        delta: the failure probability of both.
+        min_sites: the smallest aggregate that the site joins.
+        approval: ``ask`` waits for a person; ``automatic`` approves what the policy allows.
+        allow_known_key: take randomness that follows from a known seed: not private.
+        allow_no_privacy: take part in studies with ``mode = "none"``.
+        tasks: kinds of task that the site takes part in.
+    """
+
+    max_epsilon_per_study: float = Field(gt=0)
+    max_epsilon_total: float = Field(gt=0)
+    delta: float = Field(gt=0, lt=1)
+    min_sites: int = Field(default=2, ge=1)
+    approval: Literal["ask", "automatic"] = "ask"
+    allow_known_key: bool = False
+    allow_no_privacy: bool = False
+    tasks: tuple[str, ...] = ("classification",)
+
+    @property
+    def limits(self) -> Limits:
+        """The numbers that the ledger enforces."""
+        return Limits(self.max_epsilon_per_study, self.max_epsilon_total, self.delta)
+
+
+class Device(Section):
+    """``[device]``: what the site computes with; fixes the numerics record."""
+
+    threads: int = Field(default=1, ge=1)
+
+
+class SiteFile(Section):
+    """A whole site file."""
+
+    site: SiteName
+    data: dict[Slug, DataSet] = Field(min_length=1)
+    policy: Policy
+    device: Device = Device()
+
+    @model_validator(mode="after")
+    def _delta_is_small(self) -> Self:
+        for name, data in self.data.items():
+            most = _DELTA_TIMES_PATIENTS / data.declared_patients
+            if self.policy.delta > most:
+                raise ValueError(
+                    f"policy.delta {self.policy.delta:g} is too large for data set {name}: "
+                    f"at most {_DELTA_TIMES_PATIENTS} / declared_patients = {most:.2g}"
+                )
+        return self
+
+    def label_file(self, dataset: str, folder: Path) -> LabelFile:
+        """Where the labels of a data set are and how to read them."""
+        data = self.data[dataset]
+        return LabelFile(
+            path=folder / data.labels,
+            key=data.key,
+            key_column=data.key_column,
+            label_column=data.label_column,
+        )
+
+
+def load_site_file(path: Path) -> SiteFile:
+    """Read and check a site file.
+
+    Raises:
+        SiteError: the file is missing, is not TOML, or a key has no acceptable value.
+    """
+    return load_toml(path, SiteFile, SiteError)
