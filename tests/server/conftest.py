@@ -1,0 +1,225 @@
+"""A small study, and sites that sign what anyone can compute: the coordinator's whole world."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.checkpoint import Checkpoint
+from common.faults import VARIABLE
+from common.files import sha256
+from common.flower import Context, Message, context
+from common.messages import LedgerHead, Reply, Request, reply_to_record, request_from_record
+from common.numerics import NumericsRecord
+from common.plan import Offer, read_plan
+from common.signing import SigningKey
+from common.study import Study
+from server.app import build
+from server.hearing import nobody
+from simulations.grid import LocalGrid
+
+# isort: split
+from flwr.clientapp import ClientApp
+
+STUDY = """
+[study]
+name = "small"
+title = "Nothing to learn"
+[task]
+classes = ["normal", "pneumonia"]
+[data]
+dataset = "chest-xray"
+modalities = ["DX"]
+min_patients = 50
+image_size = [8, 8]
+[model]
+name = "cnn"
+widths = [2]
+hidden = 0
+[training]
+rounds = 4
+batch_size = 16
+learning_rate = 0.1
+[privacy]
+mode = "none"
+[evaluation]
+rounds = [2, 4]
+[aggregation]
+round_timeout = "0.3s"
+min_sites = 2
+"""
+Alter = Callable[[str, Request, Reply], Reply]
+
+
+def as_is(_site: str, _request: Request, reply: Reply) -> Reply:
+    """The reply of a site that behaves."""
+    return reply
+
+
+@dataclass
+class World:
+    """One study, its sites and its run folder.
+
+    Attributes:
+        folder: of the run.
+        aggregation: lines added to the study's last section.
+        patients: declared by each site.
+        alter: what becomes of a reply after it was signed.
+    """
+
+    folder: Path
+    aggregation: str = ""
+    patients: dict[str, int] = field(
+        default_factory=lambda: {"north": 100, "south": 60, "west": 210}
+    )
+    alter: Alter = as_is
+    asked: list[tuple[str, Request]] = field(default_factory=list)
+
+    @property
+    def study_file(self) -> Path:
+        path = self.folder.with_suffix(".toml")
+        path.write_text(STUDY + self.aggregation)
+        return path
+
+    def key(self, site: str) -> SigningKey:
+        return SigningKey(sha256(site.encode()).encode()[:32])
+
+    def sign(self, reply: Reply) -> Reply:
+        return reply.with_signature(self.key(reply.site).sign(reply.signed_bytes))
+
+    def client(self) -> ClientApp:
+        app = ClientApp()
+
+        def handle(message: Message, node: Context) -> Message:
+            site = str(node.node_config["site"])
+            request = request_from_record(message.content)
+            self.asked.append((site, request))
+            reply = self.sign(self.answer(site, request))
+            return Message(reply_to_record(self.alter(site, request, reply)), reply_to=message)
+
+        for register in (app.query("offer"), app.query("propose"), app.query("close")):
+            register(handle)
+        app.train()(handle)
+        app.evaluate()(handle)
+        return app
+
+    def answer(self, site: str, request: Request) -> Reply:
+        reply = Reply(
+            site=site,
+            request=request.identity,
+            study=request.study,
+            plan_hash=request.plan_hash,
+            round=request.round,
+            purpose=request.purpose,
+            ledger=head(site, request),
+        )
+        if request.purpose == "offer":
+            return replace(reply, document=self.offer(site).model_dump_json())
+        if request.purpose == "propose":
+            read_plan(request.document)
+        elif request.purpose == "train":
+            assert request.arrays is not None
+            return replace(reply, arrays=update(site, request))
+        elif request.purpose == "evaluate":
+            return replace(reply, arrays=np.arange(20, dtype=np.int64))
+        return reply
+
+    def offer(self, site: str) -> Offer:
+        return Offer(
+            site=site,
+            public_key=self.key(site).public,
+            declared_patients=self.patients[site],
+            known_key=True,
+            numerics=NumericsRecord(
+                threads=1, micro_batch=1, cpu_capability="any", python="3.11", versions={}
+            ),
+        )
+
+    def grid(self, order: list[str] | None = None) -> LocalGrid:
+        sites = {
+            number: (name, context(1, number, node={"site": name}, run={}))
+            for number, name in enumerate(self.patients, start=1)
+        }
+        return LocalGrid(self.client(), sites, order=order)
+
+    def run(
+        self,
+        *,
+        order: list[str] | None = None,
+        resume: bool = False,
+        seed: int = 0,
+        observer: Callable[[str, dict[str, object]], None] = nobody,
+    ) -> dict[str, Any]:
+        """Run the study to its end; gives its outcome."""
+        roster = self.folder.with_suffix(".json")
+        roster.write_text(json.dumps({site: self.key(site).public for site in self.patients}))
+        config = {
+            "study": str(self.study_file),
+            "run": str(self.folder),
+            "roster": str(roster),
+            "seed": str(seed),
+            "resume": "1" if resume else "0",
+        }
+        grid = self.grid(order)
+        build(observer)(grid, context(1, 0, node={}, run=config))
+        outcome: dict[str, Any] = json.loads((self.coordinator / "outcome.json").read_bytes())
+        return outcome
+
+    def killed_at(self, point: str) -> None:
+        """Run the study in a process of its own, which dies at ``point`` as in a power cut."""
+
+        def child() -> None:
+            os.environ[VARIABLE] = point
+            self.run()
+
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, f"{point} was not reached"
+
+    @property
+    def coordinator(self) -> Path:
+        return self.folder / "coordinator"
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        return sorted((self.coordinator / "checkpoints").glob("*.json"))
+
+
+def head(site: str, request: Request) -> LedgerHead:
+    """The ledger of a site that writes down each thing it is asked."""
+    length = 2 * request.round + (request.purpose == "evaluate")
+    return LedgerHead(length, sha256(f"{site} {length}".encode()))
+
+
+def update(site: str, request: Request) -> Any:
+    """Noise that follows from the site and the request alone, as a stored reply would."""
+    assert request.arrays is not None
+    seed = [*site.encode(), request.round, *bytes.fromhex(request.arrays_hash)[:8]]
+    units = np.random.default_rng(seed).integers(-(2**20), 2**20, size=request.arrays.size)
+    return units.astype(np.int32)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "run")
+
+
+@pytest.fixture
+def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
+    """Builds worlds that share nothing, each with a folder of its own."""
+    count = iter(range(1000))
+
+    def make(**settings: Any) -> World:
+        return World(tmp_path / f"run-{next(count)}", **settings)
+
+    yield make
