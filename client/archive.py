@@ -131,7 +131,7 @@ def _below(folder: Path, place: PurePosixPath, seen: set[tuple[int, int]]) -> It
             return
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder / place) as entries:
-            names = sorted((entry.name, entry.is_dir()) for entry in entries)
+            names = sorted((entry.name, _is_folder(entry)) for entry in entries)
     except OSError:
         yield str(place)
         return
@@ -140,6 +140,13 @@ def _below(folder: Path, place: PurePosixPath, seen: set[tuple[int, int]]) -> It
             yield from _below(folder, place / name, seen)
         else:
             yield str(place / name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, for one
+        return False
 
 
 def summary(rejected: Iterable[Rejected]) -> str:

@@ -43,7 +43,7 @@ class Lookup:
     def __call__(self, values: Values) -> Floats:
         """The entry of each value; values outside the table take its first or last entry."""
         last = len(self.entries) - 1
-        places = np.clip(np.floor(values) - self.first, 0, last).astype(np.int64)
+        places = np.clip(np.floor(values.astype(np.float64)) - self.first, 0, last).astype(np.int64)
         return np.asarray(self.entries[places], dtype=np.float64)
 
 

@@ -7,6 +7,7 @@ Every frame of a file is an image of its own.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,9 +18,11 @@ from client.dicom import Reason, Unusable, quiet
 from client.greyscale import Greyscale, Values, lookup, number, stored_range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pydicom.dataset import Dataset
+
+    Pipeline = Callable[[int], NDArray[np.float32]]
 
 LARGEST: Final = 4 * 2**30
 """Bytes of decoded pixels above which a file is not opened: 4 GiB."""
@@ -47,17 +50,14 @@ def images(dataset: Dataset) -> Iterator[NDArray[np.float32]]:
         Unusable: undecodable, or of a kind that no display knows.
     """
     stored, photometric = _decode(dataset)
-    samples = stored.shape[-1] if _is_colour(dataset) else 1
-    frames = stored.reshape(-1, *_frame_shape(stored, samples))
-    try:
-        with quiet():
-            yield from _shown(dataset, frames, photometric, samples)
-    except Unusable:
-        raise
-    except Exception as error:  # lookup tables and windows of a damaged file can raise anything
-        raise Unusable(
-            Reason.UNDECODABLE, f"{type(error).__name__} in its lookup table or window"
-        ) from error
+    with _translated("reading its lookup tables"):
+        axes = 3 if (number(dataset, "SamplesPerPixel") or 1) > 1 else 2
+        frames = stored.reshape(-1, *stored.shape[-axes:])
+        shown = _pipeline(dataset, frames, photometric)
+    for frame in range(len(frames)):
+        with _translated("applying its window"):
+            image = shown(frame)
+        yield image
 
 
 def to_channels(image: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
@@ -75,20 +75,26 @@ def to_channels(image: NDArray[np.float32], channels: int) -> NDArray[np.float32
 
 def _decode(dataset: Dataset) -> tuple[Values, str]:
     """Stored values and the photometric interpretation that they have once decoded."""
-    syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
+    with _translated("looking for its transfer syntax"):
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
         raise Unusable(Reason.UNDECODABLE, "it names no transfer syntax (0002,0010)")
+    with _translated(f"decoding {_shown_syntax(syntax)}"):
+        _refuse_giants(dataset)
+        stored, properties = get_decoder(syntax).as_array(dataset)
+    return stored, str(properties["photometric_interpretation"])
+
+
+@contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    """Turn whatever a library raises into a verdict, and keep what it says."""
     try:
         with quiet():
-            _refuse_giants(dataset)
-            stored, properties = get_decoder(syntax).as_array(dataset)
+            yield
     except Unusable:
         raise
-    except Exception as error:  # decoders of damaged pixels raise whatever they like
-        raise Unusable(
-            Reason.UNDECODABLE, f"{type(error).__name__} while decoding {_shown_syntax(syntax)}"
-        ) from error
-    return stored, str(properties["photometric_interpretation"])
+    except Exception as error:  # over damaged pixels a decoder raises whatever it likes
+        raise Unusable(Reason.UNDECODABLE, f"{type(error).__name__} while {doing}") from error
 
 
 def _refuse_giants(dataset: Dataset) -> None:
@@ -99,30 +105,16 @@ def _refuse_giants(dataset: Dataset) -> None:
         raise Unusable(Reason.UNDECODABLE, "more than 4 GiB of pixels")
 
 
-def _is_colour(dataset: Dataset) -> bool:
-    return (number(dataset, "SamplesPerPixel") or 1) > 1
-
-
-def _frame_shape(stored: Values, samples: int) -> tuple[int, ...]:
-    return stored.shape[-3:] if samples > 1 else stored.shape[-2:]
-
-
-def _shown(
-    dataset: Dataset, frames: Values, photometric: str, samples: int
-) -> Iterator[NDArray[np.float32]]:
+def _pipeline(dataset: Dataset, frames: Values, photometric: str) -> Pipeline:
+    """What turns a frame, named by its index, into an image."""
     if photometric == "PALETTE COLOR":
-        for frame in frames:
-            yield _palette(dataset, frame)
-    elif samples == 1 and photometric in ("MONOCHROME1", "MONOCHROME2"):
-        pipeline = Greyscale(dataset, frames, inverted=photometric == "MONOCHROME1")
-        for index in range(len(frames)):
-            yield pipeline.image(index)
-    elif samples == 3:
-        low, high = stored_range(dataset, frames)
-        for frame in frames:
-            yield _scaled(frame, low, high)
-    else:
-        raise Unusable(Reason.UNDECODABLE, "its photometric interpretation is not supported")
+        return lambda frame: _palette(dataset, frames[frame])
+    if photometric in ("MONOCHROME1", "MONOCHROME2") and frames.ndim == 3:
+        return Greyscale(dataset, frames, inverted=photometric == "MONOCHROME1").image
+    if frames.shape[-1] == 3 and frames.ndim == 4:
+        limits = stored_range(dataset, frames)
+        return lambda frame: _scaled(frames[frame], *limits)
+    raise Unusable(Reason.UNDECODABLE, "its photometric interpretation is not supported")
 
 
 def _palette(dataset: Dataset, frame: Values) -> NDArray[np.float32]:
