@@ -139,7 +139,7 @@ def evaluate(
     demand_enough(number, "evaluation", fold.sites, absences, study.aggregation.min_sites)
     pooled = fold.total.reshape(shape)
     variance = math.fsum(_cell_variance(plans[site]) for site in fold.sites)
-    figures = metrics.evaluate(pooled, noise_variance=variance, classes=len(study.task.classes))
+    figures = metrics.evaluate(pooled, noise_variance=variance, classes=study.task.classes)
     record = _record(number, started, fold.sites, absences) | {
         "histogram": pooled.tolist(),
         "noise_variance": variance,

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from common.checkpoint import Checkpoint
 from common.faults import VARIABLE
 from common.files import sha256
 from common.flower import Context, Message, context
@@ -22,7 +23,6 @@ from common.messages import LedgerHead, Reply, Request, reply_to_record, request
 from common.numerics import NumericsRecord
 from common.plan import Offer, read_plan
 from common.signing import SigningKey
-from common.study import Study
 from server.app import build
 from server.hearing import nobody
 from simulations.grid import LocalGrid
@@ -44,15 +44,15 @@ image_size = [8, 8]
 [model]
 name = "cnn"
 widths = [2]
-hidden = 0
+hidden = {hidden}
 [training]
-rounds = 4
+rounds = {rounds}
 batch_size = 16
 learning_rate = 0.1
 [privacy]
 mode = "none"
 [evaluation]
-rounds = [2, 4]
+rounds = {evaluations}
 [aggregation]
 round_timeout = "0.3s"
 min_sites = 2
@@ -74,6 +74,11 @@ class World:
         aggregation: lines added to the study's last section.
         patients: declared by each site.
         alter: what becomes of a reply after it was signed.
+        grid_type: how messages travel.
+        hidden: width of the model's dense layer.
+        rounds: of the study.
+        evaluations: after which rounds, as in the study file.
+        asked: every request that reached a site, in this process.
     """
 
     folder: Path
@@ -82,12 +87,21 @@ class World:
         default_factory=lambda: {"north": 100, "south": 60, "west": 210}
     )
     alter: Alter = as_is
+    grid_type: type[LocalGrid] = LocalGrid
+    hidden: int = 0
+    rounds: int = 4
+    evaluations: str = "[2, 4]"
     asked: list[tuple[str, Request]] = field(default_factory=list)
 
     @property
     def study_file(self) -> Path:
         path = self.folder.with_suffix(".toml")
-        path.write_text(STUDY + self.aggregation)
+        settings = {
+            "hidden": self.hidden,
+            "rounds": self.rounds,
+            "evaluations": self.evaluations,
+        }
+        path.write_text(STUDY.format(**settings) + self.aggregation)
         return path
 
     def key(self, site: str) -> SigningKey:
@@ -149,7 +163,7 @@ class World:
             number: (name, context(1, number, node={"site": name}, run={}))
             for number, name in enumerate(self.patients, start=1)
         }
-        return LocalGrid(self.client(), sites, order=order)
+        return self.grid_type(self.client(), sites, order=order)
 
     def run(
         self,
@@ -197,11 +211,11 @@ class World:
 
 def head(site: str, request: Request) -> LedgerHead:
     """The ledger of a site that writes down each thing it is asked."""
-    length = 2 * request.round + (request.purpose == "evaluate")
+    length = 2 * request.round + (request.purpose in {"evaluate", "close"})
     return LedgerHead(length, sha256(f"{site} {length}".encode()))
 
 
-def update(site: str, request: Request) -> Any:
+def update(site: str, request: Request) -> npt.NDArray[np.int32]:
     """Noise that follows from the site and the request alone, as a stored reply would."""
     assert request.arrays is not None
     seed = [*site.encode(), request.round, *bytes.fromhex(request.arrays_hash)[:8]]
@@ -215,11 +229,11 @@ def world(tmp_path: Path) -> World:
 
 
 @pytest.fixture
-def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
-    """Builds worlds that share nothing, each with a folder of its own."""
-    count = iter(range(1000))
+def make_world(tmp_path: Path) -> Callable[[str], World]:
+    """Builds worlds that share nothing, from lines for ``[aggregation]``."""
+    count = itertools.count()
 
-    def make(**settings: Any) -> World:
-        return World(tmp_path / f"run-{next(count)}", **settings)
+    def make(aggregation: str = "") -> World:
+        return World(tmp_path / f"run-{next(count)}", aggregation)
 
-    yield make
+    return make

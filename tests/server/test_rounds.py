@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ import safetensors.numpy
 
 from common.errors import RefusalCode, RoundError
 from common.files import sha256
+from common.flower import Message
 from common.messages import Reply, Request
+from simulations.grid import LocalGrid
 
 if TYPE_CHECKING:
     from tests.server.conftest import World
@@ -37,12 +39,10 @@ POINTS = [
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_any_order_of_replies_gives_the_same_weights(
-    make_world: MakeWorld, strategy: str
-) -> None:
+def test_any_order_of_replies_gives_the_same_weights(make_world: MakeWorld, strategy: str) -> None:
     orders = itertools.permutations(["north", "south", "west"])
     hashes = {
-        make_world(aggregation=STRATEGIES[strategy]).run(order=list(order))["final_weights_sha256"]
+        make_world(STRATEGIES[strategy]).run(order=list(order))["final_weights_sha256"]
         for order in orders
     }
     assert len(hashes) == 1
@@ -53,9 +53,9 @@ def test_killed_anywhere_and_resumed_it_ends_as_if_undisturbed(
     make_world: MakeWorld, strategy: str
 ) -> None:
     aggregation = AVERAGE + STRATEGIES[strategy]
-    undisturbed = make_world(aggregation=aggregation).run()["final_weights_sha256"]
+    undisturbed = make_world(aggregation).run()["final_weights_sha256"]
     for point in POINTS:
-        world = make_world(aggregation=aggregation)
+        world = make_world(aggregation)
         world.killed_at(point)
         assert world.run(resume=True)["final_weights_sha256"] == undisturbed, point
 
@@ -98,7 +98,7 @@ def test_sites_keep_their_replies_as_long_as_a_restart_may_need_them(world: Worl
 
 def test_fedavg_by_hand(world: World) -> None:
     """One round of two sites: the weighted mean of their units, added to the first weights."""
-    seen: list[tuple[str, dict[str, object]]] = []
+    after: list[Any] = []
 
     def units(_site: str, request: Request, reply: Reply) -> Reply:
         if request.purpose != "train":
@@ -109,32 +109,32 @@ def test_fedavg_by_hand(world: World) -> None:
         return world.sign(replace(reply, arrays=arrays))
 
     world.alter = units
-    world.run(observer=lambda event, fields: seen.append((event, fields)))
+    world.run(observer=lambda event, fields: after.append(fields.get("weights")))
     first = next(request for _, request in world.asked if request.purpose == "train").arrays
     assert first is not None
-    after = [fields["weights"] for event, fields in seen if event == "round.completed"]
+    shared = [weights for weights in after if weights is not None]
     change = (100 - 60) / (100 + 60 + 210)
-    np.testing.assert_allclose(after[0], first + np.float32(change), rtol=0, atol=2**-23)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(after[0], after[3])  # type: ignore[arg-type]
+    np.testing.assert_allclose(shared[0], first + np.float32(change), rtol=0, atol=2**-23)
+    np.testing.assert_array_equal(shared[0], shared[3])
 
 
 def test_average_by_hand(make_world: MakeWorld) -> None:
     """With decay 1/2 after two rounds the average is (w1 + 2 w2) / 3."""
-    rounds = {"plain": [], "averaged": []}  # type: dict[str, list[Any]]
+    rounds: dict[str, list[Any]] = {"plain": [], "averaged": []}
     for name, lines in (("plain", ""), ("averaged", AVERAGE)):
 
         def observe(event: str, fields: dict[str, object], name: str = name) -> None:
             if event == "round.completed":
                 rounds[name].append(fields["weights"])
 
-        make_world(aggregation=lines).run(observer=observe)
+        make_world(lines).run(observer=observe)
     w1, w2 = (weights.astype(np.float64) for weights in rounds["plain"][:2])
     np.testing.assert_array_equal(rounds["averaged"][0], rounds["plain"][0])
     np.testing.assert_allclose(rounds["averaged"][1], (w1 + 2 * w2) / 3, rtol=1e-6)
 
 
 def test_evaluations_are_pooled_exactly_over_the_averaged_weights(make_world: MakeWorld) -> None:
-    world = make_world(aggregation=AVERAGE)
+    world = make_world(AVERAGE)
     outcome = world.run()
     assert [record["round"] for record in outcome["evaluations"]] == [2, 4]
     pooled = np.array(outcome["evaluations"][0]["histogram"])
@@ -214,9 +214,7 @@ def test_order_statistics_run_and_the_outcome_says_that_memory_grows(
     make_world: MakeWorld,
 ) -> None:
     orders = (["north", "south", "west"], ["west", "south", "north"])
-    outcomes = [
-        make_world(aggregation='strategy = "fedmedian"\n').run(order=order) for order in orders
-    ]
+    outcomes = [make_world('strategy = "fedmedian"\n').run(order=order) for order in orders]
     assert outcomes[0]["final_weights_sha256"] == outcomes[1]["final_weights_sha256"]
     assert "memory grows" in outcomes[0]["memory"]
 
@@ -224,7 +222,7 @@ def test_order_statistics_run_and_the_outcome_says_that_memory_grows(
 def test_bulyan_with_three_sites_says_that_it_needs_more(make_world: MakeWorld) -> None:
     options = 'strategy = "bulyan"\n[aggregation.options]\nnum_malicious_nodes = 1\n'
     with pytest.raises(RoundError, match="at least 7"):
-        make_world(aggregation=options).run()
+        make_world(options).run()
 
 
 def test_a_replayed_reply_of_an_earlier_round_is_not_folded(world: World) -> None:
@@ -241,16 +239,16 @@ def test_a_replayed_reply_of_an_earlier_round_is_not_folded(world: World) -> Non
     assert reasons == [f"answered round 1, was asked for {number}" for number in (2, 3, 4)]
 
 
+class Doubling(LocalGrid):
+    """A grid that hands out every reply twice."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Each reply, and each again."""
+        return [reply for reply in super().pull_messages(message_ids) for _ in range(2)]
+
+
 def test_two_messages_for_one_request_are_folded_once(make_world: MakeWorld) -> None:
     undisturbed = make_world().run()["final_weights_sha256"]
     world = make_world()
-    original = world.grid
-
-    def doubling(order: list[str] | None = None) -> Any:
-        grid = original(order)
-        pull = grid.pull_messages
-        grid.pull_messages = lambda ids: [m for m in pull(ids) for _ in range(2)]  # type: ignore[method-assign]
-        return grid
-
-    world.grid = doubling  # type: ignore[method-assign]
+    world.grid_type = Doubling
     assert world.run()["final_weights_sha256"] == undisturbed

@@ -135,14 +135,14 @@ def test_state_that_went_through_a_checkpoint_changes_no_bit(name: str, tmp_path
 
 
 def test_fedavgm_by_hand() -> None:
+    """With momentum 1/2: the step of round two is its own change and half of round one's."""
     settings = AggregationSettings(
         strategy="fedavgm",
         options=StrategyOptions(server_momentum=0.5, server_learning_rate=1.0),
     )
-    weights, state = np.array([0.0], dtype=np.float32), {}
-    weights, state = step(settings, 1, weights, [(np.array([1.0]), 1)], state)  # type: ignore[assignment]
-    weights, state = step(settings, 2, weights, [(np.array([2.0]), 1)], state)  # type: ignore[assignment]
-    assert weights.tolist() == [1.0 + 1.0 + 0.5]
+    first, state = step(settings, 1, np.zeros(1, dtype=np.float32), [(np.array([1.0]), 1)], {})
+    second, state = step(settings, 2, first, [(np.array([2.0]), 1)], state)
+    assert second.tolist() == [1.0 + 1.0 + 0.5]
     assert state["momentum_vector"].tolist() == [-1.5]
 
 

@@ -1,0 +1,142 @@
+"""Round zero: who takes part, under which plan, and what stops a study before it begins."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from common.errors import CheckpointError, RefusalCode, RoundError, StudyError
+from common.files import canonical_json, sha256
+from common.messages import Reply, Request
+from common.plan import Offer, read_plan
+
+if TYPE_CHECKING:
+    from tests.server.conftest import World
+
+
+def test_a_plan_is_durable_before_it_is_proposed(world: World) -> None:
+    plans: dict[str, str] = {}
+
+    def look(site: str, request: Request, reply: Reply) -> Reply:
+        if request.purpose == "propose":
+            stored = json.loads((world.coordinator / "plans.json").read_bytes())
+            plans[site] = sha256(canonical_json(stored["plans"][site]))
+            assert plans[site] == request.plan_hash == sha256(request.document.encode())
+        return reply
+
+    world.alter = look
+    world.run()
+    assert plans.keys() == world.patients.keys()
+
+
+def test_weights_and_warnings_of_the_plans_stand_in_the_outcome(world: World) -> None:
+    outcome = world.run()
+    assert {site: facts["weight"] for site, facts in outcome["sites"].items()} == world.patients
+    assert {site: facts["epsilon"] for site, facts in outcome["sites"].items()} == {
+        "north": None,
+        "south": None,
+        "west": None,
+    }
+    assert [note.split(":")[0] for note in outcome["warnings"]] == ["NOT PRIVATE"] * 2
+
+
+def test_a_hospital_with_too_few_patients_stops_the_study_before_anything_is_written(
+    world: World,
+) -> None:
+    world.patients["south"] = 40
+    with pytest.raises(StudyError) as caught:
+        world.run()
+    assert caught.value.details == {
+        "where": "site south, data set chest-xray",
+        "found": "40 declared patients",
+        "wanted": "at least 50 ([data] min_patients)",
+        "do": "leave the site out of the study, or lower min_patients",
+    }
+    assert not world.coordinator.exists()
+
+
+def test_a_sum_that_could_overflow_stops_the_study(world: World) -> None:
+    world.aggregation = '[fixed_point]\ndtype = "int64"\n'
+    world.patients = {"north": 40_000, "south": 30_000}
+    with pytest.raises(StudyError, match="overflow"):
+        world.run()
+    assert not world.coordinator.exists()
+
+
+def test_a_site_that_does_not_approve_is_left_out_and_named(world: World) -> None:
+    def declines(site: str, request: Request, reply: Reply) -> Reply:
+        if site == "south" and request.purpose == "propose":
+            return world.sign(replace(reply, code=str(RefusalCode.NOT_APPROVED)))
+        return reply
+
+    world.alter = declines
+    outcome = world.run()
+    reasons = {absence["reason"] for absence in outcome["absences"]}
+    assert reasons == {"refused: has not approved the plan (not-approved)"}
+    trained = {site for site, request in world.asked if request.purpose == "train"}
+    assert trained == {"north", "west"}
+
+
+def test_too_few_approvals_stop_the_study_and_a_resume_proposes_the_same_plans(
+    world: World,
+) -> None:
+    def declines(site: str, request: Request, reply: Reply) -> Reply:
+        if site != "west" and request.purpose == "propose":
+            return world.sign(replace(reply, code=str(RefusalCode.POLICY)))
+        return reply
+
+    world.alter = declines
+    with pytest.raises(RoundError, match="north: refused: its policy forbids it"):
+        world.run()
+    first = {site: request.plan_hash for site, request in world.asked}
+    world.alter = lambda _site, _request, reply: reply
+    world.run(resume=True)
+    assert {site: request.plan_hash for site, request in world.asked} == first
+    assert [request.purpose for _, request in world.asked].count("offer") == 3
+
+
+def test_an_offer_in_another_s_name_is_no_offer(world: World) -> None:
+    def impostor(site: str, request: Request, reply: Reply) -> Reply:
+        if request.purpose != "offer" or site == "west":
+            return reply
+        offer = Offer.model_validate_json(reply.document)
+        changed = offer.model_copy(update={"public_key": world.key("west").public})
+        return world.sign(replace(reply, document=changed.model_dump_json()))
+
+    world.alter = impostor
+    with pytest.raises(RoundError, match="an offer in another's name"):
+        world.run()
+
+
+def test_an_offer_that_cannot_be_read_is_no_offer(world: World) -> None:
+    def garbled(site: str, request: Request, reply: Reply) -> Reply:
+        if request.purpose == "offer" and site != "west":
+            return world.sign(replace(reply, document="{}"))
+        return reply
+
+    world.alter = garbled
+    with pytest.raises(RoundError, match="an offer that cannot be read"):
+        world.run()
+
+
+def test_what_a_site_offers_later_changes_no_plan(world: World) -> None:
+    world.killed_at("checkpoint.written:1")
+    plans = (world.coordinator / "plans.json").read_bytes()
+    world.patients["north"] = 5000
+    outcome = world.run(resume=True)
+    assert (world.coordinator / "plans.json").read_bytes() == plans
+    assert outcome["sites"]["north"]["weight"] == 100
+
+
+def test_stored_plans_that_were_changed_by_hand_are_refused(world: World) -> None:
+    world.killed_at("checkpoint.written:1")
+    path = world.coordinator / "plans.json"
+    document = json.loads(path.read_bytes())
+    document["plans"]["north"]["weight"] = 1
+    assert read_plan(canonical_json(document["plans"]["north"]).decode()).weight == 1
+    path.write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match="belongs to another study"):
+        world.run(resume=True)
