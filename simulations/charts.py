@@ -159,15 +159,15 @@ def _roc_by_class(axes: Axes, result: Result) -> None:
 
 def calibration(axes: Axes, result: Result) -> None:
     """Observed share against score, of the shared model."""
-    cells = result.shared.reliability
-    most = max(cell.patients for cell in cells)
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
-    scores, observed = [c.score for c in cells], [c.observed for c in cells]
-    axes.plot(scores, observed, color=COLOURS["shared"], linewidth=1.2, alpha=0.6)
-    sizes = [25 + 200 * cell.patients / most for cell in cells]
-    axes.scatter(scores, observed, s=sizes, color=COLOURS["shared"], edgecolor="white", zorder=3)
+    cells = [cell for cell in result.shared.reliability if cell.observed.value is not None]
+    scores = [cell.score for cell in cells]
+    low, high = [cell.observed.low for cell in cells], [cell.observed.high for cell in cells]
+    axes.vlines(scores, low, high, color=COLOURS["shared"], linewidth=2.2, alpha=0.45)
+    observed = [cell.observed.value or 0.0 for cell in cells]
+    axes.plot(scores, observed, "o-", color=COLOURS["shared"], linewidth=1.2, markersize=6)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05))
-    positive = result.study.classes[1] if len(result.study.classes) == 2 else "a class"
+    positive = result.study.classes[1]
     axes.set(xlabel=f"score for {positive}", ylabel=f"share that had {positive}")
     axes.set_aspect("equal")
 

@@ -136,7 +136,7 @@ def _specs(result: Result) -> tuple[_Spec, ...]:
             "calibration",
             "Calibration of the shared model",
             "How often the model was right to be as sure as it was. On the diagonal, scores can "
-            "be read as probabilities. Larger dots stand for more patients.",
+            "be read as probabilities. Lines are 95 % intervals: short where patients are many.",
             4.6,
             charts.calibration,
             lambda result: bool(result.shared.reliability),

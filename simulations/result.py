@@ -86,12 +86,10 @@ class ReliabilityCell(Section):
     Attributes:
         score: mean score of the patients in the cell.
         observed: share of them that had the class.
-        patients: how many there are.
     """
 
     score: float
-    observed: float
-    patients: int
+    observed: Figure
 
 
 class Outcome(Section):
@@ -107,7 +105,8 @@ class Outcome(Section):
         metrics: on the pooled test set.
         curve: over the rounds.
         roc: one curve, or one a class for more than two.
-        reliability: of the positive class, or of every class taken together.
+        reliability: of the positive class; empty for more than two classes.
+        note: what to know about this training, such as that it diverged.
     """
 
     kind: Kind
@@ -119,6 +118,7 @@ class Outcome(Section):
     curve: tuple[CurvePoint, ...] = ()
     roc: tuple[Roc, ...] = ()
     reliability: tuple[ReliabilityCell, ...] = ()
+    note: str | None = None
 
 
 class FederatedEvaluation(Section):

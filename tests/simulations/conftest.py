@@ -68,7 +68,9 @@ def outcome(kind: Kind, auc: float, site: str | None = None) -> Outcome:
             ),
         ),
         reliability=tuple(
-            ReliabilityCell(score=cell / 10 + 0.05, observed=(cell / 10) ** 1.3, patients=20 + cell)
+            ReliabilityCell(
+                score=cell / 10 + 0.05, observed=figure(0.05 + (cell / 11) ** 1.3, 0.05)
+            )
             for cell in range(10)
         ),
     )

@@ -1,0 +1,156 @@
+"""``consilium-sim``: what the researcher types."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from common.console import out, run_cli
+from common.errors import StudyError
+
+if TYPE_CHECKING:
+    from simulations.order import Order
+
+STUDIES: Final = Path(__file__).resolve().parent / "studies"
+DEMO_SEED: Final = 0
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Made-up hospitals on one machine, training one shared model as real ones would.",
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Folder that everything is written to.")]
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Argument(help="A study file, or the name of a shipped study.")],
+    *,
+    hospitals: Annotated[Path, typer.Option(help="Folder with hospitals.json.")],
+    folder: Out,
+    seed: Annotated[int, typer.Option(min=0, help="What weights and keys follow from.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    site_order: Annotated[
+        str | None,
+        typer.Option(help="Sites in the order of asking, as a,b,c. No result depends on it."),
+    ] = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(help="Train each hospital alone and everything pooled, to compare with."),
+    ] = True,
+    baseline_rate: Annotated[
+        float, typer.Option(min=1e-6, help="Factor on the baselines' learning rate.")
+    ] = 1.0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of every site. Decides the last bits.")
+    ] = None,
+) -> None:
+    """Run a study on a folder of hospitals; write result.json and report.html."""
+    from simulations.order import Order
+
+    _carry_out(
+        Order(
+            study=find_study(study),
+            hospitals=hospitals,
+            run=folder,
+            seed=seed,
+            resume=resume,
+            site_order=tuple(site_order.split(",")) if site_order else None,
+            baselines=baselines,
+            baseline_rate=baseline_rate,
+            threads=threads,
+            command=_typed(),
+        )
+    )
+
+
+@app.command()
+def demo(
+    *,
+    folder: Out = Path("runs/demo"),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Do a finished run again; its hospitals stay.")
+    ] = False,
+) -> None:
+    """Four made-up hospitals train one shared model. Run it again to go on, or to see it again."""
+    from simulations.demonstration import HOSPITALS, finished, make_hospitals, start_afresh
+    from simulations.order import Order
+    from simulations.screen import show
+
+    order = Order(
+        study=find_study("demo"),
+        hospitals=folder / HOSPITALS,
+        run=folder,
+        seed=DEMO_SEED,
+        resume=True,
+        command=_typed(),
+    )
+    if fresh:
+        start_afresh(order)
+    result = finished(folder)
+    if result is not None:
+        out().print(f"{folder} holds a finished run; --fresh does it again.")
+        show(out(), result, folder)
+        return
+    make_hospitals(order.hospitals, seed=DEMO_SEED)
+    _carry_out(order)
+
+
+@app.command()
+def studies() -> None:
+    """List the studies that ship, with their files."""
+    from common.study import load_study
+
+    for path in _shipped():
+        out().print(f"[bold]{path.stem}[/bold]  {load_study(path).study.title}\n  {path}")
+
+
+def find_study(name: str) -> Path:
+    """The file of a study that is given by its path, or by the name of a shipped one.
+
+    Raises:
+        StudyError: there is neither.
+    """
+    shipped = {path.stem: path for path in _shipped()}
+    path = Path(name)
+    if name in shipped and not path.is_file():
+        return shipped[name]
+    if path.exists() or path.suffix:
+        return path
+    raise StudyError(
+        "there is no such study",
+        found=name,
+        wanted=f"a study file, or one of {', '.join(shipped)}",
+    )
+
+
+def _shipped() -> list[Path]:
+    return sorted(STUDIES.glob("*.toml"))
+
+
+def _carry_out(order: Order) -> None:
+    from common.logs import configure
+    from simulations.run import conduct
+    from simulations.screen import Screen, show
+
+    configure(level="error")
+    show(out(), conduct(order, Screen()), order.run)
+
+
+def _typed() -> str:
+    return shlex.join(["consilium-sim", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Entry point of the command."""
+    run_cli(app)
+
+
+if __name__ == "__main__":
+    main()
