@@ -9,6 +9,7 @@ its own. What arrives is checked for exactly the expected keys, types and sizes.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, get_args
 
@@ -25,6 +26,8 @@ STORAGE: Final = "little-endian"
 Flat = npt.NDArray[Any]
 DTYPES: Final = ("float32", "int32", "int64")
 HASH_OF_NOTHING: Final = sha256(b"")
+LARGEST: Final = 2**31 - 1
+"""Largest round or ledger length that is read: what SQLite and Flower's wire can hold."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,13 @@ class Reply:
 
 
 def content_hash(arrays: Flat | None, document: str = "") -> str:
-    """SHA-256 over an array's type, length and bytes, and over a document."""
+    """SHA-256 over an array's type, length and bytes, and over a document.
+
+    What stands before the bytes is one JSON array, which says where it ends: no document
+    has the hash of an array.
+    """
     if arrays is None:
-        return sha256(document.encode())
+        return sha256(canonical_json([None, 0, document]))
     head = canonical_json([str(arrays.dtype), arrays.size, document])
     return sha256(head + _little_endian(arrays))
 
@@ -186,6 +193,16 @@ _REQUEST_FIELDS: Final = {
     "ledger_length": int,
     "ledger_hash": str,
 }
+_NAME: Final = r"([a-z0-9][a-z0-9-]{0,62})?"
+_FORMS: Final = {
+    "study": _NAME,
+    "site": _NAME,
+    "plan_hash": r"([0-9a-f]{64})?",
+    "request": r"[0-9a-f]{64}",
+    "ledger_hash": r"[0-9a-f]{64}",
+    "code": r"[a-z-]{1,32}",
+}
+"""What may stand in a field: whatever is echoed, logged or looked up has a closed form."""
 _REPLY_FIELDS: Final = {
     "site": str,
     "request": str,
@@ -226,13 +243,21 @@ def _from_record(
         raise _unexpected("fields")
     values: dict[str, Any] = dict(config)
     for name, type_ in wanted.items():
-        _demand(type(values[name]) is type_, name)
-    _demand(values["purpose"] in get_args(Purpose), "purpose")
-    _demand(values["round"] >= 0 and values["ledger_length"] >= 0, "round")
+        _demand(type(values[name]) is type_ and _well_formed(name, values[name]), name)
     document = values.pop("document")
     head = LedgerHead(values.pop("ledger_length"), values.pop("ledger_hash"))
     arrays = _read_arrays(content, most_weights) if "arrays" in content else None
     return {**values, "ledger": head}, arrays, document
+
+
+def _well_formed(name: str, value: Any) -> bool:  # noqa: ANN401 - a field's value
+    if isinstance(value, int):
+        return 0 <= value <= LARGEST
+    if name == "purpose":
+        return value in get_args(Purpose)
+    if name == "document":
+        return re.search("[\ud800-\udfff]", value) is None  # lone surrogates have no UTF-8
+    return name not in _FORMS or re.fullmatch(_FORMS[name], value) is not None
 
 
 def _read_arrays(content: RecordDict, most_weights: int | None) -> Flat:
