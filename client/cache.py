@@ -22,7 +22,7 @@ import os
 import secrets
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
@@ -319,6 +319,7 @@ def _locked(home: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -3,7 +3,7 @@
 Follows PS3.10 (the file format) and PS3.3, C.7 (patient, study, image). A file that is
 not fit for use raises :class:`Unusable` with a reason from a closed list and a detail
 that was composed here: pydicom's own warnings and exceptions quote values from the file,
-so they stay inside :func:`quiet` and are never passed on.
+so warnings stay inside :func:`quiet`, and their loggers are silent in a site's process.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ _PREFIX: Final = slice(128, 132)
 _UNDEFINED: Final = 0xFFFFFFFF
 _FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 _LOGGERS: Final = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "rle", "jpeg_ls", "PIL")
+
+for _name in _LOGGERS:
+    # For good: what they log quotes values from the file, and some are a patient's.
+    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
 
 class Reason(StrEnum):
@@ -192,22 +196,14 @@ def _cut_short(dataset: FileDataset, said: list[warnings.WarningMessage]) -> boo
 
 @contextmanager
 def quiet() -> Iterator[list[warnings.WarningMessage]]:
-    """Keep what the DICOM libraries say: it quotes values, and some are a patient's.
+    """Keep what the DICOM libraries warn of: it quotes values, and some are a patient's.
 
     Yields:
         The warnings, for the caller to look at and drop.
     """
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            yield said
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        yield said
 
 
 def _header(dataset: FileDataset) -> Header:

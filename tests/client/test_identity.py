@@ -36,10 +36,9 @@ def test_composed_and_decomposed_letters_are_one_patient() -> None:
 @given(st.text(min_size=1))
 def test_one_value_under_two_purposes_has_two_names(text: str) -> None:
     pseudonyms = Pseudonyms(KEY)
+    names = (pseudonyms.of(text), pseudonyms.of_file(text, ""), pseudonyms.of_folder(text, ""))
 
-    assert (
-        len({pseudonyms.of(text), pseudonyms.of_file(text, ""), pseudonyms.of_file("", text)}) == 3
-    )
+    assert len({name[:32] for name in names}) == 3
 
 
 @pytest.mark.parametrize("length", [0, 16, 31, 33])
