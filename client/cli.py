@@ -85,7 +85,7 @@ def check(
         file,
         classes=tuple(_parts([classes])) if classes else None,
         rules=Rules(tuple(_parts(modality or [])), Derived(derived.value)),
-        workers=workers or os.cpu_count() or 1,
+        workers=workers or len(os.sched_getaffinity(0)),
         progress=progress,
     )
     _print(report, images, file, list_files=list_files, as_json=as_json)
