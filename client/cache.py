@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 Half = NDArray[np.float16]
 
 _FORMAT: Final = 1
-_RECIPE: Final = 1
+_RECIPE: Final = 2
 """Raised whenever this project changes how stored pixels become cached ones."""
 _DECODERS: Final = (
     "pydicom",
