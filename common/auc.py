@@ -101,12 +101,11 @@ def area_under_roc(
     if evidence.count <= 0.0:
         return absent(evidence.lacking(by_noise=sum(noise) > 0.0))
     ends, quiet = _ends(counts, noise), _ends(counts, (0.0, 0.0))
+    why = evidence.lacking(by_noise=not too_wide(quiet))
     if not binned:
-        return judged(counts.area, ends, why=evidence.lacking(by_noise=not too_wide(quiet)))
-    if too_wide(_widened(counts, quiet)) and not too_wide(quiet):
+        return judged(counts.area, ends, why=why)
+    if not too_wide(ends):
         why = f"bins too coarse: {_tied(counts).sum():.0%} of the pairs compared share a bin"
-    else:
-        why = evidence.lacking(by_noise=not too_wide(quiet))
     return judged(counts.area, _widened(counts, ends), why=why)
 
 
@@ -115,9 +114,9 @@ def _ends(counts: _Counts, noise: tuple[float, float]) -> tuple[float, float]:
     area = float(np.clip(counts.area, 0.0, 1.0))
     gap = (area - _AREAS) * counts.m * counts.n
     variance = np.maximum(_sampling(counts, noise), _floor(counts)) + _noise(counts, noise)
-    kept = np.flatnonzero(gap**2 <= Z * Z * variance)
-    first, last = (kept[0], kept[-1]) if len(kept) else (0, len(_AREAS) - 1)
-    return float(_AREAS[max(first - 1, 0)]), float(_AREAS[min(last + 1, len(_AREAS) - 1)])
+    kept = np.append(np.flatnonzero(gap**2 <= Z * Z * variance), np.abs(gap).argmin())
+    first, last = max(int(kept.min()) - 1, 0), min(int(kept.max()) + 1, len(_AREAS) - 1)
+    return float(_AREAS[first]), float(_AREAS[last])
 
 
 def _squares(wins: NDArray[np.float64], total: float) -> NDArray[np.float64]:
@@ -150,11 +149,13 @@ def _noise(counts: _Counts, noise: tuple[float, float]) -> NDArray[np.float64]:
 def _sampling(counts: _Counts, noise: tuple[float, float]) -> NDArray[np.float64]:
     """DeLong's variance of ``U - a m n``, for each area a, without what noise adds to it."""
     on_y, on_x = noise
+    gap = (counts.area - _AREAS) * counts.m * counts.n
     norms, times = _row_norms(len(counts.y))
     of_y = _weighted(counts.y, counts.wins, counts.n) - on_x * (counts.y @ times.T @ norms)
     of_x = _weighted(counts.x, counts.losses, counts.m) - on_y * (
         counts.x @ times[[1, 0, 2]].T @ norms
     )
+    of_y, of_x = of_y - gap**2 / counts.m, of_x - gap**2 / counts.n
     return of_y * _bessel(counts.m) + of_x * _bessel(counts.n)
 
 

@@ -13,8 +13,9 @@ patients leaves a figure without meaning, its :class:`~common.intervals.Estimate
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,9 +104,7 @@ def evaluate(
         raise ValueError(f"{counts.shape} is not the shape of {len(classes)} classes' histograms")
     if not noise_variance >= 0.0:
         raise ValueError(f"a noise variance is at least 0, not {noise_variance}")
-    auc_of = tuple(
-        _binned_auc(counts, k, noise_variance, _of(classes[k])) for k in range(len(classes))
-    )
+    auc_of = _of_each(classes, partial(_binned_auc, counts, noise_variance))
     error = _no_calibration_error(len(classes)) or calibration_error(
         counts[1, 0], counts[0, 0], noise_variance=noise_variance
     )
@@ -128,13 +127,20 @@ def exact(
     """
     named = histogram(scores, labels, classes=len(classes), bins=2)
     counted = plane_scores(scores)
-    auc_of = tuple(_exact_auc(counted, labels, k, _of(name)) for k, name in enumerate(classes))
+    auc_of = _of_each(classes, partial(_exact_auc, counted, labels))
     error = _no_calibration_error(len(classes)) or exact_calibration_error(counted[:, 0], labels)
     return _metrics(named, 0.0, classes, auc_of, error)
 
 
+def _of_each(classes: Sequence[str], area: Callable[[int, str], Estimate]) -> tuple[Estimate, ...]:
+    """Each class's area against the rest; that of either of two classes is the same."""
+    if len(classes) == 2:
+        return (area(1, f"patients of class {classes[1]}"),) * 2
+    return tuple(area(k, f"patients of class {name}") for k, name in enumerate(classes))
+
+
 def _binned_auc(
-    counts: NDArray[np.integer], positive: int, noise_variance: float, of: str
+    counts: NDArray[np.integer], noise_variance: float, positive: int, of: str
 ) -> Estimate:
     positives, negatives = one_vs_rest(counts, positive)
     noise = (noise_variance, noise_variance * (len(counts) - 1))
@@ -145,13 +151,8 @@ def _exact_auc(
     counted: NDArray[np.float64], labels: NDArray[np.integer], positive: int, of: str
 ) -> Estimate:
     """The area with a cell for each distinct score."""
-    binary = counted.shape[1] == 1
-    score = counted[:, 0] * (2 * positive - 1) if binary else counted[:, positive]
+    score = counted[:, 0] if counted.shape[1] == 1 else counted[:, positive]
     return area_under_roc(*by_score(score, labels == positive), binned=False, of=of)
-
-
-def _of(name: str) -> str:
-    return f"patients of class {name}"
 
 
 def _no_calibration_error(classes: int) -> Estimate | None:
