@@ -17,13 +17,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from common.errors import Refusal
-from common.flower import ArrayRecord, Message
+from common.flower import ArrayRecord, ErrorCode, Message
 from common.messages import Purpose, Reply, Request, reply_from_record, request_to_record
 from common.study import seconds
 
 # isort: split
 # Only after common.flower, which tells Flower to stay off the network.
-from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 MESSAGE_TYPES: Final[dict[Purpose, str]] = {

@@ -9,17 +9,16 @@ coordinator.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import structlog
 
-from common.flower import Context, Message, RecordDict, identify
+from common.flower import Context, Error, ErrorCode, Message, RecordDict, identify
+from common.logs import place
 
 # isort: split
 # Only after common.flower, which tells Flower to stay off the network.
-from flwr.app import Error
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -129,18 +128,8 @@ class LocalGrid(Grid):
         try:
             reply = self._client(request, context)
         except Exception as error:  # noqa: BLE001 - a node turns whatever happens into a code
-            _log.warning("site.failed", site=name, error=type(error).__name__, at=_place(error))
+            _log.warning("site.failed", site=name, error=type(error).__name__, at=place(error))
             code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
             reply = Message(Error(code=code, reason=""), reply_to=request)
         reply.metadata.__dict__["_message_id"] = f"{request.metadata.message_id}-reply"
         return reply
-
-
-def _place(error: Exception) -> str:
-    """File and line that raised: the text of an error may name a patient."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return (
-        "" if trace is None else f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
-    )

@@ -18,7 +18,7 @@ import pytest
 
 from common.faults import VARIABLE
 from common.files import sha256
-from common.flower import Context, Message, context
+from common.flower import ClientApp, Context, Message, context
 from common.messages import LedgerHead, Reply, Request, reply_to_record, request_from_record
 from common.numerics import NumericsRecord
 from common.plan import Offer, read_plan
@@ -26,9 +26,6 @@ from common.signing import SigningKey
 from server.app import build
 from server.hearing import nobody
 from simulations.grid import LocalGrid
-
-# isort: split
-from flwr.clientapp import ClientApp
 
 STUDY = """
 [study]

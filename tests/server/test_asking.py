@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.flower import ConfigRecord, Context, Message, RecordDict, context
+from common.flower import (
+    ConfigRecord,
+    Context,
+    Error,
+    ErrorCode,
+    Message,
+    RecordDict,
+    context,
+)
 from common.messages import Reply, Request, reply_to_record, request_from_record
 from server.asking import Absence, ask
 from simulations.grid import LocalGrid
-
-# isort: split
-from flwr.app import Error
-from flwr.common.constant import ErrorCode
 
 if TYPE_CHECKING:
     from tests.server.conftest import World

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +44,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(autouse=True)
-def run() -> None:
+def run() -> Iterator[None]:
+    """A run; and since Flower's Bulyan collects garbage at every array, little garbage."""
     identify(1)
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def settings_of(name: str) -> AggregationSettings:
