@@ -22,6 +22,8 @@ from simulations.result import CurvePoint, Outcome
 
 RECORD: Final = "run.json"
 STUDY: Final = "study.toml"
+HALF_WRITTEN: Final = ".*.tmp"
+"""What a process that was killed leaves of a file that it was writing."""
 FORMAT: Final = 1
 PROCESSES: Final = len(os.sched_getaffinity(0))
 
@@ -154,6 +156,8 @@ def check_record(order: Order, study: Study, hospitals: Hospitals) -> None:
 
 def write_record(order: Order, study: Study, hospitals: Hospitals) -> None:
     """Bind the folder to the order, before anything else is written there."""
+    for path in order.run.glob(HALF_WRITTEN):
+        path.unlink()
     if not (order.run / RECORD).exists():
         write_atomic(order.run / RECORD, canonical_json(_record(order, study, hospitals)))
     if not (order.run / STUDY).exists():
@@ -179,7 +183,11 @@ def contents(order: Order) -> list[Path]:
     if not order.run.exists():
         return []
     hospitals = order.hospitals.resolve()
-    return sorted(path for path in order.run.iterdir() if path.resolve() != hospitals)
+    return sorted(
+        path
+        for path in order.run.iterdir()
+        if path.resolve() != hospitals and not path.match(HALF_WRITTEN)
+    )
 
 
 def clear(order: Order) -> None:

@@ -145,7 +145,6 @@ class SiteFacts(Section):
         sampling_rate: probability that a patient takes part in a step.
         spent: epsilon of the training after each of some rounds.
         plan_hash: SHA-256 of the plan it approved.
-        own_test: the shared model on this hospital's part of the test set, where there is one.
     """
 
     declared_patients: int
@@ -156,7 +155,6 @@ class SiteFacts(Section):
     sampling_rate: float
     spent: tuple[tuple[int, float], ...] = ()
     plan_hash: str = Hash
-    own_test: Metrics | None = None
 
 
 class StudyFacts(Section):

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,19 +121,32 @@ def study_text(**changes: dict[str, Any]) -> str:
 
 
 @pytest.fixture(scope="session")
-def simulate(root: Path) -> Simulate:
-    """Run ``consilium-sim`` in a process of its own."""
+def simulate(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulate]:
+    """Run ``consilium-sim`` in a process of its own, which may be killed."""
+    folder = tmp_path_factory.mktemp("said")
+    (folder / "study.toml").write_text(study_text())
+    program = Path(__file__).with_name("launcher.py")
+    with subprocess.Popen(
+        [sys.executable, program, folder, folder / "study.toml"],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as launcher:
+        stdin, stdout = launcher.stdin, launcher.stdout
+        assert stdin is not None
+        assert stdout is not None
 
-    def run(
-        *arguments: str | Path, environment: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "simulations.cli", *(str(word) for word in arguments)],
-            cwd=root,
-            env=os.environ | {"PYTHONPATH": str(root)} | (environment or {}),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        def run(
+            *arguments: str | Path, environment: dict[str, str] | None = None
+        ) -> subprocess.CompletedProcess[str]:
+            words = [str(word) for word in arguments]
+            stdin.write(json.dumps({"arguments": words, "environment": environment or {}}) + "\n")
+            stdin.flush()
+            code = int(stdout.readline())
+            said = [(folder / name).read_text() for name in ("stdout", "stderr")]
+            return subprocess.CompletedProcess(words, code, *said)
 
-    return run
+        yield run
+        stdin.close()

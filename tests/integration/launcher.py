@@ -1,0 +1,56 @@
+"""Starts commands as processes of their own, without importing everything each time.
+
+Reads one JSON object a line from standard input: ``arguments`` of ``consilium-sim`` and an
+``environment`` to add. Each command runs in a forked child, whose exit code, negative for a
+signal, is written as a line. What it said is left in the folder given as first argument; the
+second is a study whose noise is calibrated once for all children.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import simulations.run  # here, and not again in every child
+import simulations.screen  # noqa: F401
+from common.privacy import mechanism
+from common.study import load_study
+from simulations.cli import main
+
+
+def run(folder: Path, arguments: list[str], environment: dict[str, str]) -> None:
+    """Become the command; does not return."""
+    code = 1
+    try:
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            os.dup2(file, number)
+        os.environ.update(environment)
+        sys.argv = ["consilium-sim", *arguments]
+        main()
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 1
+    except BaseException:  # noqa: BLE001 - a child must not go on as its parent
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def serve(folder: Path, study: Path) -> None:
+    """Start what is asked for, one after the other, until standard input ends."""
+    mechanism(load_study(study), 30)
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            run(folder, order["arguments"], order["environment"])
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201 - to the test
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), Path(sys.argv[2]))
