@@ -1,0 +1,140 @@
+"""Labels over sites by Dirichlet draws: how far hospitals differ in what they see.
+
+Each class is divided over the sites in proportions drawn from a symmetric Dirichlet
+distribution with concentration alpha (Yurochkin et al. 2019, arXiv:1905.12022, section 4;
+the federated form of Hsu et al. 2019, arXiv:1909.06335, section 3.1): a small alpha gives
+each site few of some classes, a large one divides evenly. A draw that leaves a site too
+small is followed by the next draw of the same generator, and how often is told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import DataError
+
+Counts = NDArray[np.int64]
+
+MOST_DRAWS: Final = 1000
+_TRIALS: Final = 200
+_LARGEST_ALPHA: Final = 1e4
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least that every site gets: patients in all, and of each class."""
+
+    patients: int = 100
+    per_class: int = 10
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Who goes where.
+
+    Attributes:
+        sites: for each site the indices of its patients, int64, ascending.
+        redraws: draws that were rejected before this one.
+    """
+
+    sites: tuple[NDArray[np.int64], ...]
+    redraws: int
+
+
+def dirichlet_partition(
+    labels: NDArray[np.integer],
+    sites: int,
+    alpha: float,
+    rng: np.random.Generator,
+    floor: Floor = Floor(),
+) -> Partition:
+    """Divide patients over sites.
+
+    Args:
+        labels: ``(patients,)``, the class of each.
+        sites: how many.
+        alpha: concentration, above 0.
+        rng: the generator; a redraw is its next draw.
+        floor: the least that every site gets.
+
+    Raises:
+        DataError: there are too few patients, or no draw in :data:`MOST_DRAWS` leaves
+            every site enough; the message says what could work.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    _require_possible(sizes, sites, alpha, floor)
+    for redraws in range(MOST_DRAWS):
+        counts = draw_counts(sizes, sites, alpha, rng)
+        if _enough(counts, floor):
+            members = [np.flatnonzero(labels == each) for each in classes]
+            return Partition(_deal(members, counts, rng), redraws)
+    raise _hopeless(sizes, sites, alpha, rng, floor)
+
+
+def draw_counts(sizes: Counts, sites: int, alpha: float, rng: np.random.Generator) -> Counts:
+    """How many of each class each site gets: int64 ``(classes, sites)``, rows sum to ``sizes``."""
+    shares = rng.dirichlet(np.full(sites, alpha), size=len(sizes))
+    cuts = np.floor(np.cumsum(shares, axis=1)[:, :-1] * sizes[:, None] + 0.5).astype(np.int64)
+    edges = np.concatenate(
+        [np.zeros((len(sizes), 1), np.int64), np.minimum(cuts, sizes[:, None]), sizes[:, None]],
+        axis=1,
+    )
+    return np.diff(edges, axis=1)
+
+
+def _deal(
+    members: list[NDArray[np.int64]], counts: Counts, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], ...]:
+    hands: list[list[NDArray[np.int64]]] = [[] for _ in range(counts.shape[1])]
+    for group, row in zip(members, counts, strict=True):
+        parts = np.split(rng.permutation(group), np.cumsum(row)[:-1])
+        for hand, part in zip(hands, parts, strict=True):
+            hand.append(part)
+    return tuple(np.sort(np.concatenate(hand)) for hand in hands)
+
+
+def _enough(counts: Counts, floor: Floor) -> bool:
+    return bool((counts.sum(axis=0) >= floor.patients).all() and (counts >= floor.per_class).all())
+
+
+def _require_possible(sizes: Counts, sites: int, alpha: float, floor: Floor) -> None:
+    if sites < 1 or not (alpha > 0 and np.isfinite(alpha)):
+        raise DataError(
+            "patients cannot be divided like this",
+            where="--sites, --alpha",
+            found=f"{sites} sites, alpha {alpha:g}",
+            wanted="at least one site, and an alpha above 0",
+        )
+    most = int(min(sizes.sum() // floor.patients, sizes.min() // floor.per_class))
+    if sites > most:
+        raise DataError(
+            "there are too few patients for so many hospitals",
+            where="--sites",
+            found=f"{sites} sites, {int(sizes.sum())} patients, {int(sizes.min())} in the "
+            "smallest class",
+            wanted=f"at least {floor.patients} patients a site and {floor.per_class} of each class",
+            remedy=f"take at most {most} sites" if most else "take a larger file",
+        )
+
+
+def _hopeless(
+    sizes: Counts, sites: int, alpha: float, rng: np.random.Generator, floor: Floor
+) -> DataError:
+    """The error after too many redraws, with an alpha that was tried and works."""
+    larger = 2 * alpha
+    while larger < _LARGEST_ALPHA and not any(
+        _enough(draw_counts(sizes, sites, larger, rng), floor) for _ in range(_TRIALS)
+    ):
+        larger *= 2
+    works = f"--alpha {larger:g}" if larger < _LARGEST_ALPHA else "a larger file"
+    return DataError(
+        f"no division in {MOST_DRAWS} draws leaves every hospital enough patients",
+        where="--sites, --alpha",
+        found=f"{sites} sites, alpha {alpha:g}",
+        wanted=f"at least {floor.patients} patients a site and {floor.per_class} of each class",
+        remedy=f"take {works}, or fewer sites",
+    )

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from simulations.phantom import Anatomy, Opacity, draw_anatomy, render
+from simulations.scanners import FOUR, NORTH, Hospital
+
+PLAIN = Anatomy(
+    width=1.0,
+    height=1.0,
+    lung_depth=0.34,
+    heart=1.0,
+    diaphragm=0.58,
+    rib_phase=0.0,
+    rib_slope=0.45,
+    vessels=7,
+    nipples=False,
+    opacities=(),
+)
+SILENT = replace(NORTH.look, lines=(0.0, 0.0), noise=0.0)
+
+
+@pytest.mark.parametrize("hospital", FOUR, ids=lambda each: each.name)
+def test_every_scanner_gives_a_picture_between_black_and_white(hospital: Hospital) -> None:
+    rng = np.random.default_rng(0)
+    for affected in (False, True):
+        anatomy = draw_anatomy(rng, hospital.look, affected=affected)
+        picture = render(anatomy, hospital.look, (40, 32), rng)
+        assert picture.shape == (40, 32)
+        assert np.isfinite(picture).all()
+        assert picture.min() >= 0
+        assert picture.max() <= 1
+        assert picture.std() > 0.05
+
+
+@pytest.mark.parametrize("hospital", FOUR, ids=lambda each: each.name)
+def test_only_the_ill_have_opacities(hospital: Hospital) -> None:
+    rng = np.random.default_rng(1)
+    least, most = hospital.look.lesions
+    for _ in range(20):
+        assert draw_anatomy(rng, hospital.look, affected=False).opacities == ()
+        count = len(draw_anatomy(rng, hospital.look, affected=True).opacities)
+        assert least <= count <= most
+
+
+def test_an_opacity_brightens_the_lung_where_it_lies_and_nothing_far_away() -> None:
+    lesion = Opacity(x=0.4, y=0.0, radius=0.12, aspect=1.0, angle=0.0, contrast=0.3)
+    ill = replace(PLAIN, opacities=(lesion,))
+    without = render(PLAIN, SILENT, (64, 64), np.random.default_rng(3))
+    with_it = render(ill, SILENT, (64, 64), np.random.default_rng(3))
+    change = with_it - without
+    row, column = np.unravel_index(np.argmax(change), change.shape)
+    assert abs(row - 32) <= 6
+    assert abs(column - 44) <= 6
+    assert change[row, column] > 0.1
+    assert np.abs(change[:, :20]).max() < 0.01
+
+
+def test_the_same_generator_draws_the_same_picture() -> None:
+    pictures = []
+    for _ in range(2):
+        rng = np.random.default_rng(5)
+        anatomy = draw_anatomy(rng, NORTH.look, affected=True)
+        pictures.append(render(anatomy, NORTH.look, (32, 32), rng))
+    assert np.array_equal(pictures[0], pictures[1])
+
+
+def test_two_exposures_of_one_patient_differ() -> None:
+    rng = np.random.default_rng(6)
+    first, second = (render(PLAIN, NORTH.look, (32, 32), rng) for _ in range(2))
+    assert not np.array_equal(first, second)
