@@ -41,10 +41,13 @@ ORDERS: Final = (
 """Renyi orders at which the filter adds up."""
 MOST_NOISE: Final = 100.0
 """A noise multiplier above this drowns any update; an epsilon that needs it is refused."""
-_DISCRETISATION: Final = 1e-3
+LEAST_NOISE: Final = 0.3
+"""A noise multiplier below this protects nobody (one step costs epsilon 19 at delta 1e-5)."""
 _DECIMALS: Final = 4
 _SAME: Final = 1e-6
 """Relative difference that two machines' arithmetic may show in an epsilon."""
+_ROUGH_ORDERS: Final = (1.1, 1.25, 1.5, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512)
+"""Renyi orders that tell quickly what is out of reach by far."""
 
 
 class SampledGaussian(Section):
@@ -57,7 +60,7 @@ class SampledGaussian(Section):
     """
 
     sampling_rate: float = Field(gt=0, le=1)
-    noise_multiplier: float = Field(gt=0)
+    noise_multiplier: float = Field(gt=0, le=10_000)
     count: int = Field(ge=1)
 
 
@@ -146,32 +149,44 @@ def understated(
     if isinstance(privacy, NoPrivacy) or isinstance(proposed, NoMechanism):
         expected = NoMechanism(sampling_rate=rate, divisor=rate * declared_patients)
         return None if proposed == expected and isinstance(privacy, NoPrivacy) else "mode"
-    steps = study.training.rounds * study.training.local_steps
-    evaluations = len(study.evaluation_rounds)
     evaluation = proposed.evaluation
-    share = study.evaluation.epsilon_share * privacy.epsilon
     cell_noise = (
         evaluation.noise_multiplier * sensitivity(len(study.task.classes)) if evaluation else 0.0
     )
-    training_cost = epsilon(((proposed.step, steps),), privacy.delta)
-    cost = epsilon(((evaluation, evaluations),), privacy.delta) if evaluation else 0.0
     holds = {
         "sampling_rate": proposed.step.sampling_rate == rate,
         "count": proposed.step.count == 1 and (evaluation is None or evaluation.count == 1),
-        "evaluation": (evaluation is not None) == bool(evaluations)
+        "evaluation": (evaluation is not None) == bool(study.evaluation_rounds)
         and (evaluation is None or evaluation.sampling_rate == 1.0),
         "clip_norm": proposed.clip_norm == privacy.clip_norm,
         "divisor": proposed.divisor == rate * declared_patients,
         "cell_noise": proposed.cell_noise == cell_noise,
         "delta": proposed.delta == privacy.delta,
-        "epsilon_training": _covers(proposed.epsilon_training, training_cost, privacy.epsilon),
-        "epsilon_evaluation": _covers(proposed.epsilon_evaluation, cost, share),
     }
-    return next((name for name, right in holds.items() if not right), None)
+    wrong = next((name for name, right in holds.items() if not right), None)
+    return wrong or _dearer_than_stated(proposed, study, privacy)
 
 
-def _covers(stated: float, cost: float, allowed: float) -> bool:
-    return cost <= stated * (1 + _SAME) + _SAME and cost <= allowed
+def _dearer_than_stated(
+    proposed: PatientMechanism, study: Study, privacy: PatientPrivacy
+) -> str | None:
+    steps = study.training.rounds * study.training.local_steps
+    if not _covers(proposed.epsilon_training, proposed.step, steps, privacy.epsilon, privacy.delta):
+        return "epsilon_training"
+    share = study.evaluation.epsilon_share * privacy.epsilon
+    evaluations, event = len(study.evaluation_rounds), proposed.evaluation
+    if event and not _covers(proposed.epsilon_evaluation, event, evaluations, share, privacy.delta):
+        return "epsilon_evaluation"
+    return None
+
+
+def _covers(
+    stated: float, event: SampledGaussian, times: int, allowed: float, delta: float
+) -> bool:
+    rate, noise = event.sampling_rate, event.noise_multiplier
+    if _exceeds(rate, noise, times, delta, allowed):
+        return False
+    return epsilon_of(rate, noise, times, delta) <= stated * (1 + _SAME) + _SAME
 
 
 def _patient_mechanism(
@@ -204,18 +219,25 @@ def _calibrate_training(study: Study, privacy: PatientPrivacy, rate: float, step
     noise = calibrate(privacy.epsilon, privacy.delta, rate, steps)
     if noise <= MOST_NOISE:
         return noise
-    most = _most_steps(privacy.epsilon, privacy.delta, rate, steps)
-    least = epsilon_of(rate, MOST_NOISE, steps, privacy.delta)
+    safe = 0.999 * MOST_NOISE  # what is advised is reached although calibration rounds up
+    least = epsilon_of(rate, safe, steps, privacy.delta)
+    most = _most_steps(privacy.epsilon, privacy.delta, rate, safe, steps)
     raise PrivacyError(
         "this epsilon cannot be reached with this data and these rounds",
         where="[privacy] epsilon, [training] rounds",
         found=f"epsilon {privacy.epsilon:g}, delta {privacy.delta:g}, {steps} steps, each on "
-        f"{rate:.1%} of the patients: noise {noise:.0f} times the clip norm",
+        f"{rate:.1%} of the patients: noise {min(noise, 16 * MOST_NOISE):.0f} times the clip norm",
         wanted=f"noise of at most {MOST_NOISE:g} times the clip norm",
-        remedy=f"allow epsilon {math.ceil(least * 100) / 100:g}, or at most "
-        f"{most // study.training.local_steps} rounds of {study.training.local_steps} steps, "
+        remedy=f"allow epsilon {math.ceil(least * 100) / 100:.2f}"
+        f"{_fewer(most, study.training.local_steps)}, "
         "or take a smaller batch_size or find more patients",
     )
+
+
+def _fewer(most: int, local_steps: int) -> str:
+    if most >= local_steps:
+        return f", or at most {most // local_steps} rounds of {local_steps} steps"
+    return f", or at most 1 round of {most} steps" if most else ""
 
 
 def _calibrate_evaluation(share: float, delta: float, evaluations: int) -> float:
@@ -230,14 +252,14 @@ def _calibrate_evaluation(share: float, delta: float, evaluations: int) -> float
     return noise
 
 
-def _most_steps(target: float, delta: float, rate: float, steps: int) -> int:
+def _most_steps(target: float, delta: float, rate: float, noise: float, steps: int) -> int:
     low, high = 0, steps
     while high - low > 1:
         middle = (low + high) // 2
-        if epsilon_of(rate, MOST_NOISE, middle, delta) <= target:
-            low = middle
-        else:
+        if _exceeds(rate, noise, middle, delta, target * (1 - _SAME)):
             high = middle
+        else:
+            low = middle
     return low
 
 
@@ -249,7 +271,10 @@ def epsilon_of(rate: float, noise_multiplier: float, count: int, delta: float) -
 
 @lru_cache(maxsize=1024)
 def epsilon(events: tuple[tuple[SampledGaussian, int], ...], delta: float) -> float:
-    """The smallest epsilon such that the composition is (epsilon, delta) private.
+    """The smallest epsilon known such that the composition is (epsilon, delta) private.
+
+    It is the privacy loss distribution's, on a grid fine enough for the loss of one step.
+    Where that loss is too small for any affordable grid, the Renyi bound may be the smaller.
 
     Args:
         events: each event and how many times it happened.
@@ -257,46 +282,71 @@ def epsilon(events: tuple[tuple[SampledGaussian, int], ...], delta: float) -> fl
     """
     if not events:
         return 0.0
-    accountant = PLDAccountant(value_discretization_interval=_DISCRETISATION)
+    loss = min(event.sampling_rate / event.noise_multiplier for event, _ in events)
+    accountant = PLDAccountant(value_discretization_interval=1e-3 if loss > 5e-3 else 1e-4)
     for event, times in events:
         gaussian = GaussianDpEvent(event.noise_multiplier)
         sampled = PoissonSampledDpEvent(event.sampling_rate, gaussian)
         accountant.compose(gaussian if event.sampling_rate == 1.0 else sampled, event.count * times)
-    return float(accountant.get_epsilon(delta))
+    found = float(accountant.get_epsilon(delta))
+    if loss > 5e-4:
+        return found
+    divergences = np.sum([times * renyi(event) for event, times in events], axis=0)
+    return min(found, filter_epsilon(divergences, delta))
 
 
 @lru_cache(maxsize=1024)
 def calibrate(target: float, delta: float, rate: float, count: int) -> float:
     """The smallest noise multiplier, to four decimals, that keeps ``count`` steps private.
 
+    It leaves room for another machine, whose arithmetic differs in the last digits, to find
+    the target kept too.
+
     Returns:
-        The multiplier, or infinity where :data:`MOST_NOISE` does not suffice by far.
+        The multiplier, at least :data:`LEAST_NOISE`, or infinity where :data:`MOST_NOISE` does
+        not suffice by far.
     """
-    low, high = 0.0, max(rate * math.sqrt(count) / target, 0.3)
-    while epsilon_of(rate, high, count, delta) > target:
+    kept = target * (1 - _SAME)
+    low, high = LEAST_NOISE, max(rate * math.sqrt(count) / target, LEAST_NOISE)
+    while _exceeds(rate, high, count, delta, kept):
         low, high = high, 2 * high
         if high > 16 * MOST_NOISE:
             return math.inf
-    low = max(low, high / 1024)
     while high - low > 10**-_DECIMALS * high:
         middle = (low + high) / 2
-        if epsilon_of(rate, middle, count, delta) > target:
+        if _exceeds(rate, middle, count, delta, kept):
             low = middle
         else:
             high = middle
     return math.ceil(high * 10**_DECIMALS) / 10**_DECIMALS
 
 
+def _exceeds(rate: float, noise_multiplier: float, count: int, delta: float, target: float) -> bool:
+    """Whether epsilon is above ``target``.
+
+    The privacy loss of a mechanism that is far above takes minutes and gigabytes to compose,
+    and a plan that was received may ask for it: a Renyi bound, never as loose as this, tells.
+    """
+    if noise_multiplier < LEAST_NOISE:
+        return True
+    rough = count * _divergences_at(_ROUGH_ORDERS, rate, noise_multiplier)
+    if _best(_ROUGH_ORDERS, rough, delta) > 3 * target + 1:
+        return True
+    return epsilon_of(rate, noise_multiplier, count, delta) > target
+
+
 @lru_cache(maxsize=4096)
-def _renyi(rate: float, noise_multiplier: float) -> npt.NDArray[np.float64]:
+def _divergences_at(
+    orders: tuple[float, ...], rate: float, noise_multiplier: float
+) -> npt.NDArray[np.float64]:
     return np.asarray(
-        compute_rdp(q=rate, noise_multiplier=noise_multiplier, steps=1, orders=ORDERS)
+        compute_rdp(q=rate, noise_multiplier=noise_multiplier, steps=1, orders=orders)
     )
 
 
 def renyi(event: SampledGaussian) -> npt.NDArray[np.float64]:
     """Renyi divergences of an event at :data:`ORDERS`, float64; they add under composition."""
-    return _renyi(event.sampling_rate, event.noise_multiplier) * event.count
+    return _divergences_at(ORDERS, event.sampling_rate, event.noise_multiplier) * event.count
 
 
 def filter_epsilon(divergences: npt.NDArray[np.float64], delta: float) -> float:
@@ -309,7 +359,11 @@ def filter_epsilon(divergences: npt.NDArray[np.float64], delta: float) -> float:
         return 0.0
     if np.isinf(divergences).all():
         return math.inf
+    return _best(ORDERS, divergences, delta)
+
+
+def _best(orders: tuple[float, ...], divergences: npt.NDArray[np.float64], delta: float) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the best order may be the largest: still a bound
-        best, _ = get_privacy_spent(orders=ORDERS, rdp=divergences, delta=delta)
+        best, _ = get_privacy_spent(orders=orders, rdp=divergences, delta=delta)
     return max(float(best), 0.0)

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from common.errors import StudyError
 from common.settings import Section, load_toml
@@ -22,6 +22,8 @@ Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+MOST_STEPS: Final = 1_000_000
+"""Steps of training at a site in a whole study: more take minutes to compose."""
 
 
 class StudyInfo(Section):
@@ -66,6 +68,15 @@ class DataNeeds(Section):
     std: Positive = 0.25
 
 
+def _explain_batch_norm(norm: object) -> object:
+    if norm == "batch":
+        raise ValueError(
+            "batch normalisation mixes the patients of a batch, so that no gradient belongs to "
+            'one patient; "group" or "none" can be trained privately'
+        )
+    return norm
+
+
 class ModelSpec(Section):
     """``[model]``: the network. All but ``name`` and ``groups`` concern ``cnn`` alone.
 
@@ -83,11 +94,11 @@ class ModelSpec(Section):
     widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
         default=(32, 64, 128), min_length=1, max_length=8
     )
-    norm: Literal["none", "group"] = "none"
+    norm: Annotated[Literal["none", "group"], BeforeValidator(_explain_batch_norm)] = "none"
     groups: int = Field(default=8, ge=1)
     activation: Literal["relu", "tanh", "elu", "gelu", "silu"] = "relu"
     pooling: Literal["flatten", "average"] = "flatten"
-    hidden: int = Field(default=128, ge=0)
+    hidden: int = Field(default=128, ge=0, le=65_536)
 
 
 class Augmentation(Section):
@@ -146,6 +157,13 @@ class Training(Section):
     class_weights: tuple[Positive, ...] | None = None
     images_per_patient: int = Field(default=1, ge=1, le=64)
     augmentation: Augmentation = Augmentation()
+
+    @model_validator(mode="after")
+    def _steps_can_be_composed(self) -> Self:
+        steps = self.rounds * self.local_steps
+        if steps > MOST_STEPS:
+            raise ValueError(f"rounds x local_steps is {steps}; at most {MOST_STEPS} are accounted")
+        return self
 
 
 class PatientPrivacy(Section):
