@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from common.console import out, run_cli
+from common.console import out, progress, run_cli
 from common.errors import StudyError
+from simulations import hospitals_cli
 
 if TYPE_CHECKING:
     from simulations.order import Order
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Made-up hospitals on one machine, training one shared model as real ones would.",
 )
+app.add_typer(hospitals_cli.app, name="hospitals")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder that everything is written to.")]
 
@@ -98,7 +100,7 @@ def demo(
         out().print(f"{folder} holds a finished run; --fresh does it again.")
         show(out(), result, folder)
         return
-    make_hospitals(order.hospitals, seed=DEMO_SEED)
+    make_hospitals(order.hospitals, seed=DEMO_SEED, progress=progress)
     _carry_out(order)
 
 

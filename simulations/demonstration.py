@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from client.parallel import Progress
 from common.errors import CheckpointError
 from simulations.archives import MANIFEST
 from simulations.order import RECORD, Order, clear, contents
 from simulations.result import FILE, Result, read_result
+from simulations.synth import Size, write_synthetic
 
 HOSPITALS: Final = "hospitals"
 
@@ -34,11 +36,14 @@ def start_afresh(order: Order) -> None:
     clear(order)
 
 
-def make_hospitals(folder: Path, *, seed: int) -> None:
-    """Write the synthetic hospitals, unless they are there."""
+def make_hospitals(folder: Path, *, seed: int, progress: Progress) -> None:
+    """Draw the synthetic hospitals, unless they are there.
+
+    Raises:
+        DataError: the folder cannot be used.
+    """
     if (folder / MANIFEST).exists():
         return
-    shutil.rmtree(folder, ignore_errors=True)  # half-written by a start that was killed
-    from simulations.synth import write_hospitals
-
-    write_hospitals(folder, seed=seed)
+    for path in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(path)  # what a start that was killed has left
+    write_synthetic(folder, Size(), seed=seed, progress=progress)

@@ -119,7 +119,7 @@ def _specs(result: Result) -> tuple[_Spec, ...]:
             "learning-curves",
             "Learning over the rounds",
             "Kept-apart test set, simulation only: no hospital could compute this. No setting "
-            "was chosen by it.",
+            "may be chosen by it.",
             3.7,
             charts.curves,
             lambda result: bool(result.shared.curve),
