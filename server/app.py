@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -128,10 +128,9 @@ def conduct(grid: Grid, commission: Commission, observer: Observer = nobody) -> 
         state = Checkpoint(study_hash(study), commission.seed, hashes, 0, weights)
     desk.tell("study.started", study=study.study.name, sites=sorted(plans), round=state.round)
     if not _finished(study, state):
-        heads, refused = round_zero.approve(desk, study, plans, state.ledgers)
+        approved, refused = round_zero.approve(desk, study, plans, state.ledgers)
         unavailable = _missing(desk, plans) | unavailable | refused
-        asked = {site: plan for site, plan in plans.items() if site in heads}
-        state = replace(state, ledgers={**state.ledgers, **heads})
+        asked = {site: plan for site, plan in plans.items() if site in approved}
         state = run_rounds(
             desk,
             study,

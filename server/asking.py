@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from common.errors import Refusal
-from common.flower import ArrayRecord, ErrorCode, Message
+from common.flower import ErrorCode, Message, RecordDict
 from common.messages import Purpose, Reply, Request, reply_from_record, request_to_record
 from common.study import seconds
 
@@ -115,15 +115,14 @@ def _sweep(
 
 def _messages(requests: Mapping[str, Request], nodes: Mapping[str, int]) -> list[Message]:
     """One message for each node; the array is converted once and shared."""
-    shared: ArrayRecord | None = None
+    shared = RecordDict()
     messages = []
     for site, node_id in nodes.items():
         request = requests[site]
-        if shared is None and request.arrays is not None:
-            shared = request_to_record(request).array_records["arrays"]
+        if request.arrays is not None and not shared:
+            shared["arrays"] = request_to_record(request)["arrays"]
         content = request_to_record(replace(request, arrays=None))
-        if shared is not None:
-            content["arrays"] = shared
+        content.update(shared)
         kind = MESSAGE_TYPES[request.purpose]
         group = str(request.round)
         messages.append(Message(content, node_id, kind, ttl=TTL_SECONDS, group_id=group))

@@ -91,17 +91,20 @@ def _enough_patients(study: Study, offer: Offer) -> Offer:
 
 def approve(
     desk: Desk, study: Study, plans: Plans, ledgers: Mapping[str, LedgerHead]
-) -> tuple[dict[str, LedgerHead], dict[str, str]]:
+) -> tuple[frozenset[str], dict[str, str]]:
     """Propose each site its plan; an answer may take a person's time.
+
+    The ledger heads that come with approvals are not kept: after a restart a site's stored
+    replies, which are asked for again, are older than what it says today.
 
     Args:
         desk: who is asked.
         study: of the plans.
         plans: by site.
-        ledgers: newest ledger heads known, by site.
+        ledgers: heads of the replies that were folded, by site.
 
     Returns:
-        The ledger heads of the sites that approved, and why the others are missing.
+        The sites that approved, and why the others did not.
 
     Raises:
         RoundError: too few sites approved.
@@ -117,16 +120,15 @@ def approve(
         )
         for site, plan in plans.items()
     }
-    approved: dict[str, LedgerHead] = {}
+    approved: set[str] = set()
     absences: dict[str, str] = {}
     for site, answer in hear(desk, requests, dict.fromkeys(plans, NOTHING)):
         if isinstance(answer, Absence):
             absences[site] = answer.reason
         else:
-            known = ledgers.get(site, LedgerHead())
-            approved[site] = max(known, answer.ledger, key=lambda head: head.length)
+            approved.add(site)
     demand_enough(0, "approvals", approved, absences, fewest_replies(study.aggregation))
-    return approved, absences
+    return frozenset(approved), absences
 
 
 def store(folder: Path, study: Study, seed: int, plans: Plans) -> None:

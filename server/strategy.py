@@ -102,6 +102,8 @@ def step(
         arrays, _ = strategy.aggregate_train(round_number, replies)
     except (AppExitException, ValueError) as error:
         raise _failed(settings, round_number, str(error)) from error
+    finally:
+        _forget(replies)
     if arrays is None:
         raise _failed(settings, round_number, f"no result from {len(replies)} replies")
     weights = arrays[_FLAT].numpy().astype(np.float32)
@@ -127,6 +129,13 @@ def _message(weights: npt.NDArray[np.float64], count: int) -> Message:
         }
     )
     return Message(content, 0, "train")
+
+
+def _forget(replies: Sequence[Message]) -> None:
+    """Let the arrays go now: Flower's records stand in a circle that waits for a collection."""
+    for reply in replies:
+        for record in reply.content.values():
+            record.clear()
 
 
 def _restore(strategy: FedAvg, current: Weights, state: State) -> None:

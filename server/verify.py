@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import RefusalCode
-from common.messages import OK, LedgerHead, Reply, Request
+from common.messages import OK, Reply, Request
 from common.plan import Plan
 from common.signing import verify
 
@@ -137,13 +137,8 @@ def _wrong_array(array: npt.NDArray[Any], shape: Shape) -> str | None:
 
 
 def _wrong_ledger(reply: Reply, request: Request) -> str | None:
-    if request.round == 0:  # before training a stored reply may be older than what is known
-        return None
-    return ledger_fault(request.ledger, reply.ledger)
-
-
-def ledger_fault(known: LedgerHead, sent: LedgerHead) -> str | None:
-    """Why a ledger head cannot follow another: it is shorter, or as long and different."""
+    """Why a ledger head cannot follow the one that is known: shorter, or as long and different."""
+    known, sent = request.ledger, reply.ledger
     if sent.length < known.length:
         return f"its ledger moved back, from {known.length} entries to {sent.length}"
     if sent.length == known.length and sent.hash != known.hash:

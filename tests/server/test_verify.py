@@ -11,7 +11,7 @@ import pytest
 from common.errors import RefusalCode
 from common.messages import LedgerHead, Reply, Request
 from common.signing import SigningKey
-from server.verify import NOTHING, OFFER, Shape, fault, ledger_fault
+from server.verify import NOTHING, OFFER, Shape, fault
 
 KEY, OTHER = SigningKey(b"n" * 32), SigningKey(b"s" * 32)
 SHAPE = Shape("int32", 3, 100)
@@ -99,9 +99,7 @@ def test_nothing_but_a_document_comes_with_an_offer() -> None:
 
 
 def test_a_ledger_that_stands_still_is_in_order() -> None:
-    head = LedgerHead(5, "a" * 64)
-    assert ledger_fault(head, head) is None
-    assert ledger_fault(LedgerHead(), head) is None
+    assert fault_of(reply(ledger=REQUEST.ledger)) is None
 
 
 @pytest.mark.parametrize("code", RefusalCode)
