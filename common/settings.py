@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from types import UnionType
+from typing import Any, Final, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -44,11 +45,14 @@ def load_toml(path: Path, model: type[T], error: type[ConsiliumError]) -> T:
 def _explain(
     path: Path, cause: ValidationError, model: type[BaseModel], error: type[ConsiliumError]
 ) -> ConsiliumError:
-    faults = cause.errors(include_url=False)
-    lines = [_fault(fault, model) for fault in faults[:SHOWN]]
-    if len(faults) > SHOWN:
-        lines.append(f"and {len(faults) - SHOWN} more")
-    number = "a setting" if len(faults) == 1 else f"{len(faults)} settings"
+    places: dict[str, list[str]] = {}
+    for fault in cause.errors(include_url=False):
+        where, message = _fault(fault, model)
+        places.setdefault(where, []).append(message)
+    lines = [f"{where}: {'; or '.join(messages)}" for where, messages in places.items()]
+    if len(lines) > SHOWN:
+        lines[SHOWN:] = [f"and {len(lines) - SHOWN} more"]
+    number = "a setting" if len(places) == 1 else f"{len(places)} settings"
     return error(
         f"{number} in {path.name} cannot be used",
         where=path,
@@ -57,32 +61,61 @@ def _explain(
     )
 
 
-def _fault(fault: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
-    where = [part for part in fault["loc"] if part not in ("patient", "none")]
-    key = ".".join(str(part) for part in where) or "the file as a whole"
+def _fault(fault: Any, model: type[BaseModel]) -> tuple[str, str]:  # noqa: ANN401 - pydantic's ErrorDetails
+    """Where a fault is, with the value found there, and what is wrong with it."""
+    keys, siblings = _keys(fault["loc"], model)
+    where = ".".join(keys) or "the file as a whole"
     if fault["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_nearest(where, model)}"
+        return where, f"unknown key{_nearest(keys[-1], siblings)}"
     if fault["type"] == "missing":
-        return f"{key}: missing"
+        return where, "missing"
+    if fault["type"].startswith("union_tag"):
+        return _undecided(where, fault["ctx"])
     message = str(fault["msg"]).removeprefix("Value error, ")
-    if isinstance(fault["input"], dict):
-        return f"{key}: {message}"
-    return f"{key} = {fault['input']!r}: {message}"
+    if isinstance(fault["input"], dict) or fault["loc"][-1:] == ("[key]",):
+        return where, message
+    return f"{where} = {fault['input']!r}", message
 
 
-def _nearest(where: list[Any], model: type[BaseModel]) -> str:
-    fields = _known_keys([str(part) for part in where[:-1]], model)
-    near = difflib.get_close_matches(str(where[-1]), fields, n=1)
+def _undecided(where: str, context: dict[str, str]) -> tuple[str, str]:
+    """The key that decides between two kinds of a section is missing, or names neither."""
+    key = f"{where}.{context['discriminator'].strip(chr(39))}"
+    if "tag" not in context:
+        return key, "missing"
+    return f"{key} = {context['tag']!r}", f"should be one of {context['expected_tags']}"
+
+
+def _nearest(key: str, siblings: list[str]) -> str:
+    near = difflib.get_close_matches(key, siblings, n=1)
     if near:
         return f"; did you mean {near[0]}?"
-    return f"; known are {', '.join(sorted(fields))}" if fields else ""
+    return f"; known are {', '.join(sorted(siblings))}"
 
 
-def _known_keys(path: list[str], model: type[BaseModel]) -> list[str]:
-    for part in path:
-        field = model.model_fields.get(part)
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
+def _keys(place: tuple[str | int, ...], model: type[BaseModel]) -> tuple[list[str], list[str]]:
+    """The keys of a place as they stand in the file, and those known beside the last one.
+
+    Where a key has alternatives, pydantic names in a part of its own which one it tried.
+    """
+    keys: list[str] = []
+    siblings: list[str] = []
+    kind: Any = model
+    for part in place:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            siblings = list(kind.model_fields)
+            found = kind.model_fields.get(str(part))
+            kind = found.annotation if found else None
+        elif get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        elif get_origin(kind) in (Union, UnionType):
+            kind = next((each for each in get_args(kind) if _is_tagged(each, part)), None)
+            continue
+        if part != "[key]":
+            keys.append(str(part))
+    return keys, siblings
+
+
+def _is_tagged(kind: Any, tag: str | int) -> bool:  # noqa: ANN401 - an annotation
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return False
+    return any(tag in get_args(field.annotation) for field in kind.model_fields.values())
