@@ -19,15 +19,20 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     neighbour = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(neighbour, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        half = len(data) // 2
-        file.write(data[:half])
-        reach("file.half-written", path.name)
-        file.write(data[half:])
-        file.flush()
-        os.fsync(file.fileno())
-    neighbour.replace(path)
+    neighbour.unlink(missing_ok=True)  # left by a killed process whose number came again
+    descriptor = os.open(neighbour, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            half = len(data) // 2
+            file.write(data[:half])
+            reach("file.half-written", path.name)
+            file.write(data[half:])
+            file.flush()
+            os.fsync(file.fileno())
+        neighbour.replace(path)
+    except BaseException:
+        neighbour.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

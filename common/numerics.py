@@ -11,11 +11,24 @@ from importlib.metadata import version
 from typing import Final, Literal
 
 import torch
+from numpy.lib.introspect import opt_func_info
 from pydantic import Field
 
 from common.settings import Section
 
-COUNTED: Final = ("consilium", "torch", "numpy", "opacus", "monai", "pydicom")
+COUNTED: Final = (
+    "consilium",
+    "torch",
+    "numpy",
+    "opacus",
+    "monai",
+    "pydicom",
+    "pylibjpeg",
+    "pylibjpeg-libjpeg",
+    "pylibjpeg-openjpeg",
+    "pylibjpeg-rle",
+    "pyjpegls",
+)
 """Distributions whose version can change a bit of the result."""
 
 MOST_IMAGES: Final = 256
@@ -32,7 +45,7 @@ class NumericsRecord(Section):
         engine: what forms clipped gradients.
         micro_batch: images whose gradients are held at once.
         device: where it runs.
-        cpu_capability: the vector instructions that torch chose.
+        cpu_capability: the vector instructions that torch chose, and NumPy for the noise.
         python: interpreter version.
         versions: of the distributions that matter.
     """
@@ -55,10 +68,21 @@ def record(threads: int, weights: int) -> NumericsRecord:
     return NumericsRecord(
         threads=threads,
         micro_batch=max(1, min(MOST_IMAGES, GRADIENTS_HELD // weights)),
-        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        cpu_capability=_vector_instructions(),
         python=platform.python_version(),
         versions={name: version(name) for name in COUNTED},
     )
+
+
+def _vector_instructions() -> str:
+    """What torch chose, and NumPy for each function that normal deviates are made with."""
+    chosen = opt_func_info(func_name="^(cos|log1p|sin)$", signature="float64")
+    kernels = [
+        f"{name} {kernel['current']}"
+        for name, by_type in sorted(chosen.items())
+        for kernel in by_type.values()
+    ]
+    return f"torch {torch.backends.cpu.get_cpu_capability()}, numpy {', '.join(kernels)}"
 
 
 def differences(ours: NumericsRecord, theirs: NumericsRecord) -> dict[str, tuple[str, str]]:

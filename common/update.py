@@ -7,11 +7,11 @@ no order of arrival, on no number of processes that added it, and on no masking.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.errors import StudyError
 from common.settings import Section
@@ -30,6 +30,15 @@ class FixedPoint(Section):
 
     dtype: Literal["int32", "int64"] = "int32"
     fraction_bits: int = Field(default=24, ge=8, le=48)
+
+    @model_validator(mode="after")
+    def _holds_a_weight(self) -> Self:
+        if self.limit * self.unit < 1:
+            raise ValueError(
+                f"{self.dtype} with {self.fraction_bits} fraction_bits holds no change beyond "
+                f"{self.limit * self.unit:.2g}; take fewer fraction_bits or int64"
+            )
+        return self
 
     @property
     def unit(self) -> float:
