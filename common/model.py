@@ -30,6 +30,8 @@ _ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
 }
+MOST_WEIGHTS: Final = 2**27
+"""Weights of the largest model: 512 MiB on the wire. A study that was received may ask for more."""
 _BATCH_NORMS: Final = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)  # noqa: SLF001 - no public base class
 
 
@@ -122,22 +124,41 @@ def initial_weights(study: Study, seed: int) -> npt.NDArray[np.float32]:
 
 
 def _cnn(spec: ModelSpec, channels: int, image_size: tuple[int, int], classes: int) -> nn.Module:
+    _check_weights(spec, channels, image_size)
     layers: list[nn.Module] = []
     for before, after in pairwise((channels, *spec.widths)):
         layers += [nn.Conv2d(before, after, kernel_size=3, padding=1)]
         if spec.norm == "group":
             layers += [_group_norm(spec.groups, after)]
         layers += [_ACTIVATIONS[spec.activation](), nn.MaxPool2d(kernel_size=2)]
-    features = spec.widths[-1]
     if spec.pooling == "average":
         layers += [nn.AdaptiveAvgPool2d(1)]
-    else:
-        height, width = (side // 2 ** len(spec.widths) for side in image_size)
-        features *= max(height * width, 1)
+    features = _features(spec, image_size)
     layers += [nn.Flatten()]
     if spec.hidden:
         layers += [nn.Linear(features, spec.hidden), _ACTIVATIONS[spec.activation]()]
     return nn.Sequential(*layers, nn.Linear(spec.hidden or features, classes))
+
+
+def _features(spec: ModelSpec, image_size: tuple[int, int]) -> int:
+    if spec.pooling == "average":
+        return spec.widths[-1]
+    height, width = (side // 2 ** len(spec.widths) for side in image_size)
+    return spec.widths[-1] * max(height * width, 1)
+
+
+def _check_weights(spec: ModelSpec, channels: int, image_size: tuple[int, int]) -> None:
+    """Refuse a cnn too large to be built, before it is."""
+    convolutions = sum(9 * before * after for before, after in pairwise((channels, *spec.widths)))
+    weights = convolutions + _features(spec, image_size) * max(spec.hidden, 1)
+    if weights > MOST_WEIGHTS:
+        raise ModelError(
+            "the model has too many weights",
+            where="[model] widths, pooling and hidden, [data] image_size",
+            found=f"{weights} weights",
+            wanted=f"at most {MOST_WEIGHTS}",
+            remedy='take smaller widths, a smaller hidden layer or pooling = "average"',
+        )
 
 
 def _group_norm(groups: int, channels: int) -> nn.GroupNorm:
