@@ -86,7 +86,8 @@ def ask(
     deadline = time.monotonic() + seconds(timeout)
     sites = list(nodes)
     ids = grid.push_messages(_messages(requests, nodes))
-    waiting = {message_id: site for message_id, site in zip(ids, sites, strict=True) if message_id}
+    pushed = zip(ids, sites, strict=False)  # Flower gives fewer, or None, for what it refused
+    waiting = {message_id: site for message_id, site in pushed if message_id}
     for site in set(sites) - set(waiting.values()):
         yield site, Absence("the request could not be handed to Flower")
     while waiting:

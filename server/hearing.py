@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
-import numpy as np
 import structlog
 
 from common.errors import RoundError
@@ -21,6 +21,8 @@ from server.verify import Shape, fault
 from flwr.serverapp import Grid
 
 Observer = Callable[[str, dict[str, object]], None]
+_TOO_LONG: Final = frozenset({"weights", "histogram", "metrics"})
+"""Fields of events that only an observer gets."""
 
 _log = structlog.get_logger(__name__)
 
@@ -48,8 +50,8 @@ class Desk:
     poll_seconds: float = POLL_SECONDS
 
     def tell(self, event: str, **fields: object) -> None:
-        """Log an event, its arrays left out, and tell the observer all of it."""
-        shown = {name: value for name, value in fields.items() if not isinstance(value, np.ndarray)}
+        """Log an event in a line, and tell the observer all of it."""
+        shown = {name: value for name, value in fields.items() if name not in _TOO_LONG}
         _log.info(event, **shown)
         self.observer(event, fields)
 

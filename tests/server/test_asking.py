@@ -77,6 +77,18 @@ def test_who_does_not_answer_in_time_is_absent(world: World) -> None:
     assert answers == {"north": "round 1", "south": "no reply in 0.1s"}
 
 
+def test_what_flower_does_not_take_is_an_absence(world: World) -> None:
+    class Full(LocalGrid):
+        """A grid that finds every message too large, as Flower's does."""
+
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            return []
+
+    grid = Full(world.client(), {1: ("north", context(1, 1, node={}, run={}))})
+    expected = {"north": "the request could not be handed to Flower"}
+    assert answering(grid, "north", timeout="30m") == expected
+
+
 def test_even_with_no_time_left_every_reply_that_is_there_is_heard(world: World) -> None:
     """The sites of a simulation run one after the other, however long that takes."""
     answers = answering(world.grid(), "north", "south", "west", timeout="0s")
