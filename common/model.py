@@ -143,7 +143,7 @@ def _cnn(spec: ModelSpec, channels: int, image_size: tuple[int, int], classes: i
 def _features(spec: ModelSpec, image_size: tuple[int, int]) -> int:
     if spec.pooling == "average":
         return spec.widths[-1]
-    height, width = (side // 2 ** len(spec.widths) for side in image_size)
+    height, width = (side >> len(spec.widths) for side in image_size)
     return spec.widths[-1] * max(height * width, 1)
 
 
