@@ -32,7 +32,7 @@ Out = Annotated[Path, typer.Option("--out", help="Folder that everything is writ
 
 @app.command()
 def run(
-    study: Annotated[str, typer.Argument(help="A study file, or the name of a shipped study.")],
+    study: Annotated[str, typer.Argument(help="A study file, or a shipped study's name.")],
     *,
     hospitals: Annotated[Path, typer.Option(help="Folder with hospitals.json.")],
     folder: Out,
@@ -53,7 +53,7 @@ def run(
         int | None, typer.Option(min=1, help="Threads of every site. Decides the last bits.")
     ] = None,
 ) -> None:
-    """Run a study on a folder of hospitals; write result.json and report.html."""
+    """Run a study, a file or a shipped one's name, on a folder of hospitals; write a report."""
     from simulations.order import Order
 
     _carry_out(

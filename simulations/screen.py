@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,9 @@ class Screen(Watcher):
         self._job.advance()
         if point is not None:
             auc = report.figure(point.auc)
-            cost = "" if spent is None else f", ε {spent:.2f} spent on training"
+            cost = (
+                "" if spent is None else f", ε {math.ceil(100 * spent) / 100:.2f} spent on training"
+            )
             self._job.note(f"round {number}: test AUC {auc}{cost}")
 
     def baseline_done(self, found: Outcome) -> None:
