@@ -8,6 +8,7 @@ then is anything computed from patients. Nothing but a code says why a site decl
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
 import numpy as np
@@ -22,20 +23,20 @@ from client.policy import require_allowed
 from client.site import Site
 from client.training import RoundStreams, local_change
 from common import numerics
-from common.errors import ConsiliumError, Refusal, RefusalCode
+from common.errors import ConsiliumError, ModelError, Refusal, RefusalCode
 from common.faults import reach
 from common.files import canonical_json
 from common.flower import RecordDict
 from common.histogram import histogram
 from common.logs import place
 from common.messages import (
+    LedgerHead,
     Purpose,
     Reply,
     Request,
     reply_to_record,
     request_from_record,
 )
-from common.numerics import differences
 from common.plan import Plan, read_plan
 from common.privacy import PatientMechanism, SampledGaussian
 from common.randomness import derive
@@ -51,11 +52,10 @@ def answer_record(site: Site, content: RecordDict, purpose: Purpose) -> RecordDi
     except Refusal as refused:
         log.warning("request.unreadable", site=site.name, why=refused.what)
         nobody = Request(study="", plan_hash="", round=0, purpose=purpose)
-        reply = egress.refusal(nobody, site.name, site.ledger.head(), refused.code)
-        return reply_to_record(egress.let_out(reply, None, site.key))
+        return reply_to_record(_decline(site, nobody, refused.code))
     if request.purpose != purpose:
-        reply = egress.refusal(request, site.name, site.ledger.head(), RefusalCode.MALFORMED)
-        return reply_to_record(egress.let_out(reply, None, site.key))
+        log.warning("request.unreadable", site=site.name, why="a message of another purpose")
+        return reply_to_record(_decline(site, request, RefusalCode.MALFORMED))
     return reply_to_record(answer(site, request))
 
 
@@ -75,15 +75,23 @@ def answer(site: Site, request: Request) -> Reply:
         code = refused.code
     except ConsiliumError as error:
         bound.error("request.failed", error=type(error).__name__, why=error.what)
-        code = RefusalCode.DATA_UNAVAILABLE
+        wrong_study = isinstance(error, ModelError)
+        code = RefusalCode.MALFORMED if wrong_study else RefusalCode.DATA_UNAVAILABLE
     except Exception as error:  # noqa: BLE001 - the last gate: no exception may reach Flower
         bound.error("request.failed", error=type(error).__name__, at=place(error))
         code = RefusalCode.INTERNAL
     else:
         bound.info("request.answered")
         return reply
-    declined = egress.refusal(request, site.name, site.ledger.head(), code)
-    return egress.let_out(declined, None, site.key)
+    return _decline(site, request, code)
+
+
+def _decline(site: Site, request: Request, code: RefusalCode) -> Reply:
+    try:
+        head = site.ledger.head()
+    except sqlite3.Error:  # the store is what failed: to say so needs no ledger
+        head = LedgerHead()
+    return egress.let_out(egress.refusal(request, site.name, head, code), None, site.key)
 
 
 def _answer(site: Site, request: Request) -> Reply:
@@ -94,7 +102,7 @@ def _answer(site: Site, request: Request) -> Reply:
         _propose(site, request)
         return _sign(site, request)
     if request.purpose == "close":
-        site.approvals.close(request.plan_hash)
+        _close(site, request)
         return _sign(site, request)
     return site.replies.find(request) or _run_round(site, request)
 
@@ -111,11 +119,20 @@ def _sign(site: Site, request: Request, *, document: str = "") -> Reply:
     return egress.let_out(reply, None, site.key)
 
 
+def _close(site: Site, request: Request) -> None:
+    """End a study: its key is erased and nothing of it will be asked for again."""
+    with site.store.transaction():
+        site.approvals.close(request.plan_hash)
+        site.replies.acknowledge(request.plan_hash, request.acknowledged)
+    site.store.erase()
+
+
 def _propose(site: Site, request: Request) -> None:
     """Hold a plan against this site and its policy; approve it or leave it to a person."""
     plan = read_plan(request.document)
     if plan.hash != request.plan_hash or plan.study.study.name != request.study:
         raise Refusal(RefusalCode.WRONG_PLAN, "a request that is not about the plan it carries")
+    site.ledger.require(request.ledger)
     if site.approvals.find(plan.hash) is None:
         _consider(site, plan)
     site.approvals.require(plan.hash)
@@ -146,7 +163,7 @@ def _run_round(site: Site, request: Request) -> Reply:
     site.replies.acknowledge(plan.hash, request.acknowledged)
     cohort = site.cohort(plan.study)
     require_unchanged(cohort, approval.cohort)
-    _apply_numerics(site, plan)
+    numerics.apply(plan.numerics)
     charge = Charge(plan.hash, request.round, part, request.identity, _event(plan, part))
     site.ledger.reserve(charge, plan, site.file.policy.limits)
     reach("reservation.made", request.round)
@@ -203,20 +220,6 @@ def _require_arrays(request: Request, plan: Plan) -> None:
         raise Refusal(RefusalCode.MALFORMED, "the weights are not all finite")
 
 
-def _apply_numerics(site: Site, plan: Plan) -> None:
-    ours = site.numerics(plan.study)
-    if ours != plan.numerics:
-        changed = differences(ours, plan.numerics)
-        raise Refusal(
-            RefusalCode.NUMERICS,
-            "this site no longer computes as the plan recorded",
-            found="; ".join(f"{name}: {mine}" for name, (mine, _) in changed.items()),
-            wanted="; ".join(f"{name}: {planned}" for name, (_, planned) in changed.items()),
-            remedy="bring back the recorded versions and settings, or start a new study",
-        )
-    numerics.apply(plan.numerics)
-
-
 def _event(plan: Plan, part: Part) -> SampledGaussian | None:
     mechanism = plan.mechanism
     if not isinstance(mechanism, PatientMechanism):
@@ -237,7 +240,10 @@ def _train(plan: Plan, request: Request, cohort: Cohort, streams: RoundStreams) 
         streams=streams,
         micro_batch=plan.numerics.micro_batch,
     )
-    return plan.study.fixed_point.encode(change)
+    try:
+        return plan.study.fixed_point.encode(change)
+    except ValueError as error:
+        raise Refusal(RefusalCode.EGRESS, "an update that is not finite cannot leave") from error
 
 
 def _evaluate(plan: Plan, request: Request, cohort: Cohort, streams: RoundStreams) -> Any:  # noqa: ANN401 - int64

@@ -15,6 +15,7 @@ from client.answering import answer_record
 from client.site import Site, open_site
 from common.errors import ConsiliumError
 from common.flower import ClientApp, Context, Error, ErrorCode, Message
+from common.logs import place
 from common.messages import Purpose
 
 log = structlog.get_logger(__name__)
@@ -31,11 +32,14 @@ def build(opened: dict[str, Site] | None = None) -> ClientApp:
     def replying(purpose: Purpose) -> Callable[[Message, Context], Message]:
         def reply(message: Message, context: Context) -> Message:
             try:
-                site = _site(sites, context)
+                content = answer_record(_site(sites, context), message.content, purpose)
             except ConsiliumError as error:
-                log.error("site.unusable", why=error.what)
+                log.error("site.unusable", error=type(error).__name__, why=error.what)
                 return Message(Error(ErrorCode.LOAD_CLIENT_APP_EXCEPTION), reply_to=message)
-            return Message(answer_record(site, message.content, purpose), reply_to=message)
+            except Exception as error:  # noqa: BLE001 - Flower would send the exception's text
+                log.error("site.failed", error=type(error).__name__, at=place(error))
+                return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reply_to=message)
+            return Message(content, reply_to=message)
 
         return reply
 

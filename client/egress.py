@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from common.errors import Refusal, RefusalCode
+from common.files import canonical_json
 from common.messages import OK, LedgerHead, Reply, Request
 from common.plan import Offer, Plan
 from common.signing import SigningKey
@@ -76,7 +77,7 @@ def let_out(reply: Reply, plan: Plan | None, key: SigningKey) -> Reply:
     elif reply.purpose == "evaluate":
         _check_histogram(reply, _known(plan))
     elif reply.purpose == "offer":
-        _check_offer(reply)
+        _check_offer(reply, key)
     else:
         _require(reply.arrays is None and not reply.document, "content where none is foreseen")
     return reply.with_signature(key.sign(reply.signed_bytes))
@@ -108,13 +109,16 @@ def _check_array(reply: Reply, plan: Plan, dtype: str, size: int, limit: int) ->
         _require(bool(inside), "a value out of range")
 
 
-def _check_offer(reply: Reply) -> None:
+def _check_offer(reply: Reply, key: SigningKey) -> None:
     _require(reply.arrays is None, "an array in an offer")
     try:
         offer = Offer.model_validate_json(reply.document)
     except ValidationError as error:
         raise Refusal(RefusalCode.EGRESS, "an offer that cannot be read") from error
     _require(offer.site == reply.site, "an offer of another site")
+    _require(offer.public_key == key.public, "an offer with another key")
+    canonical = canonical_json(offer.model_dump(mode="json")).decode()
+    _require(reply.document == canonical, "an offer that is not in canonical form")
 
 
 def _known(plan: Plan | None) -> Plan:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from client.dataset import Patient
+from common.errors import Refusal, RefusalCode
 from common.model import build_model, load_flat
 from common.privacy import NoMechanism, PatientMechanism
 from common.randomness import Stream
@@ -59,9 +60,14 @@ def release(
 
     Rounding comes after the noise and costs nothing. Counts may become negative and are
     not clipped: clipping before pooling would bias the pooled figure.
+
+    Raises:
+        Refusal: ``wrong-plan``: the plan has no noise for an evaluation.
     """
     if isinstance(mechanism, NoMechanism):
         return counts
+    if mechanism.evaluation is None:
+        raise Refusal(RefusalCode.WRONG_PLAN, "the plan foresees no evaluation, and no noise")
     noise = mechanism.cell_noise * stream.normal(counts.shape)
     return np.rint(counts + noise).astype(np.int64)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from client.site import Site
 from common.errors import Refusal, RefusalCode
 from common.model import weights_count
-from common.plan import Plan
+from common.numerics import differences
+from common.plan import Offer, Plan
 from common.privacy import NoMechanism, understated
 
 
@@ -17,7 +18,7 @@ def require_allowed(plan: Plan, site: Site) -> None:
     """Refuse a plan that this site would not carry out.
 
     Raises:
-        Refusal: ``wrong-plan``, ``policy`` or ``data-unavailable``.
+        Refusal: ``wrong-plan``, ``numerics``, ``policy`` or ``data-unavailable``.
     """
     _require_ours(plan, site)
     policy, study = site.file.policy, plan.study
@@ -45,7 +46,6 @@ def _require_ours(plan: Plan, site: Site) -> None:
         "site": (plan.site, offer.site),
         "declared_patients": (plan.declared_patients, offer.declared_patients),
         "known_key": (plan.known_key, offer.known_key),
-        "numerics": (plan.numerics, offer.numerics),
         "weights": (plan.weights, weights_count(plan.study)),
         "weight": (
             plan.weight,
@@ -61,6 +61,7 @@ def _require_ours(plan: Plan, site: Site) -> None:
                 found=found,
                 wanted=ours,
             )
+    _require_same_numerics(plan, offer)
     fault = understated(plan.mechanism, plan.study, plan.declared_patients)
     if fault is not None:
         raise Refusal(
@@ -75,6 +76,18 @@ def _require_ours(plan: Plan, site: Site) -> None:
             "the study needs more patients than this site declares",
             found=plan.declared_patients,
             wanted=plan.study.data.min_patients,
+        )
+
+
+def _require_same_numerics(plan: Plan, offer: Offer) -> None:
+    changed = differences(offer.numerics, plan.numerics)
+    if changed:
+        raise Refusal(
+            RefusalCode.NUMERICS,
+            "this site does not compute as the plan recorded",
+            found="; ".join(f"{name}: {mine}" for name, (mine, _) in changed.items()),
+            wanted="; ".join(f"{name}: {planned}" for name, (_, planned) in changed.items()),
+            remedy="bring back the recorded versions and settings, or start a new study",
         )
 
 
