@@ -113,6 +113,13 @@ class Store:
             raise
         self._connection.execute("COMMIT")
 
+    def erase(self) -> None:
+        """Leave no trace of what was overwritten: the write-ahead log still holds it.
+
+        Call it outside a transaction.
+        """
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         """Close the file; a statement after this is an error."""
         self._connection.close()
