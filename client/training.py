@@ -181,10 +181,24 @@ def _of_patients(parameter: nn.Parameter, patients: int) -> torch.Tensor:
 def _plain_sum(
     model: nn.Module, batch: Batch, class_weights: tuple[float, ...] | None
 ) -> torch.Tensor:
-    model.zero_grad(set_to_none=True)
+    """The gradients' sum; where it is not finite, without the patients whose own is not."""
+    total = _plain_gradient(model, batch, class_weights)
+    if torch.isfinite(total).all():
+        return total
+    total = torch.zeros_like(total)
+    for place in range(len(batch.labels)):
+        alone = Batch(batch.pixels[place : place + 1], batch.labels[place : place + 1])
+        gradient = _plain_gradient(model, alone, class_weights)
+        if torch.isfinite(gradient).all():
+            total += gradient
+    return total
+
+
+def _plain_gradient(
+    model: nn.Module, batch: Batch, class_weights: tuple[float, ...] | None
+) -> torch.Tensor:
     loss = _summed_loss(model, batch, class_weights) / batch.pixels.shape[1]
-    parameters = list(model.parameters())
-    gradients = torch.autograd.grad(loss, parameters)
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
     return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
 
