@@ -2,10 +2,15 @@
 
 The state folder holds what must outlive the process and never leaves the hospital::
 
+    state/site.sqlite    approvals, ledger, replies
+    state/known-seed     in simulations alone: the seed that the keys follow from
     state/signing.key    Ed25519, signs every reply
     state/patients.key   keys the pseudonyms
-    state/site.sqlite    approvals, ledger, replies
     state/cache/         decoded images
+
+The files belong together: under another ``patients.key`` the ledger would know nobody, and
+without the ledger nobody would have spent anything. So a folder that lacks one of them, or
+that belongs to another seed, is refused.
 """
 
 from __future__ import annotations
@@ -34,6 +39,7 @@ from common.signing import SigningKey
 from common.study import Study
 
 WORKERS: Final = os.cpu_count() or 1
+_KEYS: Final = ("signing", "patients")
 
 
 @dataclass
@@ -156,7 +162,7 @@ def open_site(path: Path, state: Path, known_seed: int | None = None) -> Site:
 
     Raises:
         SiteError: the site file or the state cannot be used, or the policy does not allow a
-            known key.
+            known key, or the state was made with keys of another kind.
     """
     file = load_site_file(path)
     if known_seed is not None and not file.policy.allow_known_key:
@@ -167,16 +173,70 @@ def open_site(path: Path, state: Path, known_seed: int | None = None) -> Site:
             wanted="true, for a simulation on data that need no protection",
         )
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    secrets = {use: _secret(file, use, known_seed) for use in ("signing", "patients")}
+    _require_store(state)
+    store = Store(state / "site.sqlite")
+    try:
+        _require_keys(state, store)
+        _keep_seed(state, known_seed)
+        secrets = {
+            use: _kept(state / f"{use}.key", _secret(file, use, known_seed)) for use in _KEYS
+        }
+    except BaseException:
+        store.close()
+        raise
     return Site(
         folder=path.parent,
         file=file,
         state=state,
         known_seed=known_seed,
-        key=SigningKey(_kept(state / "signing.key", secrets["signing"])),
-        pseudonyms=Pseudonyms(_kept(state / "patients.key", secrets["patients"])),
-        store=Store(state / "site.sqlite"),
+        key=SigningKey(secrets["signing"]),
+        pseudonyms=Pseudonyms(secrets["patients"]),
+        store=store,
     )
+
+
+def _require_store(state: Path) -> None:
+    """The store is made before the keys, so keys without a store have lost it."""
+    keys = [f"{use}.key" for use in _KEYS if (state / f"{use}.key").exists()]
+    if keys and not (state / "site.sqlite").exists():
+        raise SiteError(
+            "the site's ledger is gone: what its patients have spent is not known",
+            where=state / "site.sqlite",
+            found=f"only {', '.join(keys)}",
+            remedy="bring back a backup of the whole state folder; open rounds count as spent",
+        )
+
+
+def _require_keys(state: Path, store: Store) -> None:
+    """A store that knows a study has had keys."""
+    missing = [f"{use}.key" for use in _KEYS if not (state / f"{use}.key").exists()]
+    if missing and store.execute("SELECT 1 FROM approvals").fetchone():
+        raise SiteError(
+            "a key of the site is gone: a new one would make its patients strangers to the ledger",
+            where=state,
+            found=f"no {' and no '.join(missing)}",
+            remedy="bring back a backup of the whole state folder",
+        )
+
+
+def _keep_seed(state: Path, known_seed: int | None) -> None:
+    """Keys that others know are never taken for a site's own, nor the other way round."""
+    marker = state / "known-seed"
+    wanted = None if known_seed is None else str(known_seed)
+    if not (state / f"{_KEYS[0]}.key").exists():
+        if wanted is not None:
+            write_atomic(marker, wanted.encode(), mode=0o600)
+        else:
+            marker.unlink(missing_ok=True)
+    found = marker.read_text() if marker.exists() else None
+    if found != wanted:
+        raise SiteError(
+            "the state folder was made with keys of another kind",
+            where=state,
+            found="the site's own keys" if found is None else f"keys that follow from seed {found}",
+            wanted="the site's own keys" if wanted is None else f"keys from seed {wanted}",
+            remedy="take another state folder: keys that others know protect nobody",
+        )
 
 
 def _secret(file: SiteFile, use: str, known_seed: int | None) -> bytes:
@@ -189,4 +249,13 @@ def _kept(path: Path, secret: bytes) -> bytes:
     """The secret in ``path``; where there is none, ``secret`` becomes it."""
     if not path.exists():
         write_atomic(path, secret, mode=0o600)
-    return path.read_bytes()
+    kept = path.read_bytes()
+    if len(kept) != KEY_BYTES:
+        raise SiteError(
+            "a key file of the site is damaged",
+            where=path,
+            found=f"{len(kept)} bytes",
+            wanted=f"{KEY_BYTES} bytes",
+            remedy="bring back a backup of the whole state folder",
+        )
+    return kept

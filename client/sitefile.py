@@ -48,6 +48,14 @@ class DataSet(Section):
     split: tuple[ShareOfPatients, ShareOfPatients, ShareOfPatients] = (0.8, 0.2, 0.0)
     derived: Derived = Derived.REJECT
 
+    @model_validator(mode="after")
+    def _split_is_whole(self) -> Self:
+        try:
+            Split(*self.split)
+        except SiteError as error:
+            raise ValueError(f"split: {error.what}; they must sum to 1") from error
+        return self
+
     @property
     def parts(self) -> Split:
         """The shares as thresholds on each patient's own place."""
