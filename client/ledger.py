@@ -165,12 +165,7 @@ class Ledger:
                 found=f"epsilon {mechanism.epsilon:.3f}",
                 wanted=f"at most {limits.epsilon_per_study:g}",
             )
-        training = plan.study.training
-        whole: dict[Part, SampledGaussian | None] = {
-            "train": _times(mechanism.step, training.rounds * training.local_steps),
-            "validation": mechanism.evaluation
-            and _times(mechanism.evaluation, len(plan.study.evaluation_rounds)),
-        }
+        whole = _whole(plan, mechanism)
         for history in self._histories(plan.hash):
             parts = [part for hash_, part in history if hash_ == plan.hash]
             events = [event for part, event in whole.items() if part in parts]
@@ -205,11 +200,38 @@ class Ledger:
         )
 
     def _refuse_overspending(self, charge: Charge, plan: Plan, limits: Limits) -> None:
+        self._refuse_beyond_plan(charge, plan, limits)
         if charge.event is None:
             return
         for history in self._histories(charge.plan_hash):
             if (charge.plan_hash, charge.part) in history:
                 self._within(history, plan, [charge.event], limits)
+
+    def _refuse_beyond_plan(self, charge: Charge, plan: Plan, limits: Limits) -> None:
+        """Refuse what would make a study cost more than its plan states and the policy allows."""
+        if not isinstance(plan.mechanism, PatientMechanism):
+            return
+        (spent,) = self._store.execute(
+            "SELECT coalesce(sum(count), 0) FROM charges WHERE plan_hash = ? AND part = ?",
+            charge.plan_hash,
+            charge.part,
+        ).fetchone()
+        event, whole = charge.event, _whole(plan, plan.mechanism)[charge.part]
+        foreseen = (
+            event is not None
+            and whole is not None
+            and event.sampling_rate == whole.sampling_rate
+            and event.noise_multiplier == whole.noise_multiplier
+            and spent + event.count <= whole.count
+        )
+        if not foreseen or plan.mechanism.epsilon > limits.epsilon_per_study:
+            raise Refusal(
+                RefusalCode.BUDGET,
+                "a charge would pass what the study may cost",
+                where="[policy] max_epsilon_per_study",
+                found=f"epsilon {plan.mechanism.epsilon:.3f}, {spent} of its steps charged",
+                wanted=f"at most {limits.epsilon_per_study:g}, and no more than the plan foresees",
+            )
 
     def _within(
         self,
@@ -219,9 +241,11 @@ class Ledger:
         limits: Limits,
     ) -> None:
         """Refuse events that would take one kind of patient beyond the total."""
-        total = self._divergences(history) + sum(renyi(event) for event in events if event)
+        this = frozenset(entry for entry in history if entry[0] == plan.hash)
+        others = self._divergences(history - this)
+        total = others + self._divergences(this) + sum(renyi(event) for event in events if event)
         epsilon = filter_epsilon(total, limits.delta)
-        if all(hash_ == plan.hash for hash_, _ in history):
+        if not others.any():  # nothing but this study was ever released about them
             epsilon = min(epsilon, plan.mechanism.epsilon)
         if epsilon > limits.epsilon_total:
             raise Refusal(
@@ -261,6 +285,16 @@ class Ledger:
                 event = SampledGaussian(sampling_rate=rate, noise_multiplier=noise, count=count)
                 total = total + renyi(event)
         return total
+
+
+def _whole(plan: Plan, mechanism: PatientMechanism) -> dict[Part, SampledGaussian | None]:
+    """All that a plan will ever do to each part of its cohort."""
+    training = plan.study.training
+    return {
+        "train": _times(mechanism.step, training.rounds * training.local_steps),
+        "validation": mechanism.evaluation
+        and _times(mechanism.evaluation, len(plan.study.evaluation_rounds)),
+    }
 
 
 def _times(event: SampledGaussian, count: int) -> SampledGaussian:
