@@ -90,14 +90,3 @@ class Stream:
         angle = (2.0 * math.pi) * uniforms[1]
         deviates = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
         return deviates[:count].reshape(shape)
-
-    def integer(self, high: int) -> int:
-        """A whole number in [0, high)."""
-        return int(self.uniform() * high)
-
-    def numpy(self) -> np.random.RandomState:
-        """A NumPy generator seeded from this stream, for libraries that want one.
-
-        It is a Mersenne Twister: for augmentation, never for noise.
-        """
-        return np.random.RandomState(np.frombuffer(self.bytes(KEY_BYTES), dtype="<u4"))

@@ -1,0 +1,76 @@
+"""A small study to change one section of, and a child process to lose."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common.faults import VARIABLE
+from common.study import Study
+
+SMALL: dict[str, dict[str, Any]] = {
+    "study": {"name": "small", "title": "Hardly anything to learn"},
+    "task": {"classes": ["normal", "pneumonia"]},
+    "data": {"dataset": "chest-xray", "modalities": ["DX"], "image_size": [8, 8]},
+    "model": {"name": "cnn", "widths": [4], "hidden": 0},
+    "training": {"rounds": 3, "local_steps": 2, "batch_size": 5, "learning_rate": 0.5},
+    "privacy": {"mode": "patient", "epsilon": 8.0, "delta": 1e-5},
+    "evaluation": {"rounds": "last", "bins": 4, "epsilon_share": 0.5},
+}
+
+
+def document(**sections: dict[str, Any]) -> dict[str, Any]:
+    """The small study with some keys of some sections replaced; None leaves a key out."""
+    merged = {name: dict(section) for name, section in SMALL.items()}
+    for name, changes in sections.items():
+        section = merged.setdefault(name, {}) | changes
+        merged[name] = {key: value for key, value in section.items() if value is not None}
+        if changes.get("mode") == "none":
+            merged[name] = {"mode": "none"}
+    return merged
+
+
+def small_study(**sections: dict[str, Any]) -> Study:
+    """The small study, parsed; see :func:`document`."""
+    return Study.model_validate(document(**sections))
+
+
+def toml(content: dict[str, Any]) -> str:
+    """Nested dictionaries of plain values as TOML, for tests of what people write."""
+    return "\n".join(f"{key} = {_value(value)}" for key, value in content.items()) + "\n"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return (
+            "{" + ", ".join(f"{_value(key)} = {_value(each)}" for key, each in value.items()) + "}"
+        )
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(each) for each in value) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | Path):
+        return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)
+
+
+def exit_code(function: Callable[[], object], *, kill_at: str | None = None) -> int | None:
+    """Run a function in a child of this process and say how the child ended.
+
+    Args:
+        function: what the child does.
+        kill_at: the fault point at which it dies.
+    """
+
+    def child() -> None:
+        if kill_at is not None:
+            os.environ[VARIABLE] = kill_at
+        function()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(timeout=60)
+    return process.exitcode
