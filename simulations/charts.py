@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from simulations.result import Figure, Kind, Outcome, Result
 
 INK: Final = "#24292f"
+SOFT: Final = "#57606a"
 FAINT: Final = "#8c959f"
 COLOURS: Final[dict[Kind, str]] = {
     "shared": "#0072B2",
@@ -73,7 +74,15 @@ def _legend(axes: Axes, result: Result) -> None:
     for kind in kinds:
         if kind == "shared" or result.of_kind(kind):
             axes.plot([], [], MARKERS[kind], color=COLOURS[kind], label=label(result, kind))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=2, handletextpad=0.2)
+    _below(axes, handletextpad=0.2)
+
+
+def _below(axes: Axes, **style: Any) -> None:  # noqa: ANN401 - as matplotlib takes it
+    """A legend under the picture, wherever its axes end."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, **style)
 
 
 def label(result: Result, kind: Kind) -> str:
@@ -90,17 +99,14 @@ def label(result: Result, kind: Kind) -> str:
 
 def curves(axes: Axes, result: Result) -> None:
     """AUC over the rounds."""
-    order: list[Kind] = ["alone", "alone-private", "pooled"]
+    _curve(axes, result.shared, label(result, "shared"))
+    order: list[Kind] = ["alone-private", "alone", "pooled"]
     for kind in order:
         for number, outcome in enumerate(result.of_kind(kind)):
             _curve(axes, outcome, label(result, kind) if number == 0 else None)
-    _curve(axes, result.shared, label(result, "shared"))
     axes.set_xlabel("round")
     axes.set_ylabel("AUC on the test set")
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(
-        handles[::-1], labels[::-1], loc="upper center", bbox_to_anchor=(0.45, -0.17), ncols=2
-    )
+    _below(axes)
 
 
 def _curve(axes: Axes, outcome: Outcome, text: str | None) -> None:
@@ -113,6 +119,7 @@ def _curve(axes: Axes, outcome: Outcome, text: str | None) -> None:
         linestyle=LINES[outcome.kind],
         linewidth=2.4 if outcome.kind == "shared" else 1.5,
         alpha=1.0 if main else 0.75,
+        zorder=3 if outcome.kind == "shared" else 2,
         label=text,
     )
 
@@ -226,7 +233,7 @@ def federated(axes: Axes, result: Result) -> None:
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(-0.03, 1.03)
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.1), ncols=2, handletextpad=0.2)
+    _below(axes, handletextpad=0.2)
 
 
 def _noisy_dot(axes: Axes, figure: Figure, y: float) -> None:

@@ -6,6 +6,7 @@ Each comes scalable, for the report, and as PNG, for elsewhere.
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure as Canvas
 
 from common.files import write_atomic
 from simulations import charts
-from simulations.charts import FAINT, INK
+from simulations.charts import FAINT, INK, SOFT
 from simulations.result import Result
 
 WIDTH: Final = 5.6
@@ -93,6 +94,9 @@ def _draw(spec: _Spec, result: Result) -> Plot:
     with mpl.rc_context(STYLE):
         canvas = Canvas(figsize=(WIDTH, spec.height), layout="constrained")
         spec.draw(canvas.add_subplot(), result)
+        if result.hospitals.facts:
+            said = textwrap.fill(" ".join(result.hospitals.facts), 104)
+            canvas.suptitle(said, x=0.01, ha="left", fontsize=7, color=SOFT)
         svg = _save(canvas, "svg", {"Date": None, "Creator": None})
         png = _save(canvas, "png", {"Software": None})
     return Plot(spec.name, spec.title, spec.text, svg, png)
@@ -112,8 +116,9 @@ def _specs(result: Result) -> tuple[_Spec, ...]:
             "Shared model, hospitals alone, everything pooled",
             "Area under the ROC curve on the same kept-apart test set, after the same number of "
             "rounds and steps. Lines are 95 % intervals.",
-            1.5 + 0.42 * rows,
+            1.3 + 0.42 * rows,
             charts.comparison,
+            lambda result: bool(result.baselines),
         ),
         _Spec(
             "learning-curves",

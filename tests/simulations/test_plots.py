@@ -40,11 +40,19 @@ def test_the_learning_curve_says_that_no_hospital_could_compute_it(
     assert "Kept-apart test set, simulation only: no hospital could compute this" in curves.text
 
 
+def test_what_must_be_said_beside_every_figure_stands_in_every_picture(
+    made_result: Result, made_plots: tuple[Plot, ...]
+) -> None:
+    silent = made_result.hospitals.model_copy(update={"facts": ()})
+    without = draw_all(made_result.model_copy(update={"hospitals": silent}))
+
+    assert all(one.svg != other.svg for one, other in zip(without, made_plots, strict=True))
+
+
 def test_without_privacy_evaluation_and_baselines_the_rest_is_drawn(made_result: Result) -> None:
     bare = without_privacy(made_result)
 
     assert [plot.name for plot in draw_all(bare)] == [
-        "comparison",
         "learning-curves",
         "roc",
         "calibration",
