@@ -20,6 +20,7 @@ import numpy.typing as npt
 from common import metrics
 from common.checkpoint import KEPT, Checkpoint
 from common.faults import reach
+from common.histogram import pooled_variance
 from common.messages import LedgerHead, Purpose, Request
 from common.plan import Plan
 from common.privacy import PatientMechanism
@@ -92,7 +93,7 @@ def run_rounds(
             state,
             round=number,
             weights=weights,
-            average=_averaged(settings.average_decay, state.average, weights),
+            average=averaged(settings.average_decay, state.average, weights),
             optimiser=optimiser,
             ledgers=ledgers,
             rounds=(*state.rounds, record),
@@ -138,7 +139,7 @@ def evaluate(
         ledgers[site] = answer.ledger
     demand_enough(number, "evaluation", fold.sites, absences, study.aggregation.min_sites)
     pooled = fold.total.reshape(shape)
-    variance = math.fsum(_cell_variance(plans[site]) for site in fold.sites)
+    variance = pooled_variance(_cell_noise(plans[site]) for site in fold.sites)
     figures = metrics.evaluate(pooled, noise_variance=variance, classes=study.task.classes)
     record = _record(number, started, fold.sites, absences) | {
         "histogram": pooled.tolist(),
@@ -160,9 +161,10 @@ def shared_weights(study: Study, state: Checkpoint) -> npt.NDArray[np.float32]:
     return (state.average / (1.0 - decay**state.round)).astype(np.float32)
 
 
-def _averaged(
+def averaged(
     decay: float, average: npt.NDArray[np.float64] | None, weights: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float64] | None:
+    """The exponential average after one more round, flat float64; None where none is kept."""
     if decay == 0:
         return None
     before = np.zeros(weights.size) if average is None else average
@@ -206,9 +208,9 @@ def acknowledged(state: Checkpoint) -> int:
     return max(0, state.round - KEPT + 1)
 
 
-def _cell_variance(plan: Plan) -> float:
+def _cell_noise(plan: Plan) -> float:
     mechanism = plan.mechanism
-    return mechanism.cell_noise**2 if isinstance(mechanism, PatientMechanism) else 0.0
+    return mechanism.cell_noise if isinstance(mechanism, PatientMechanism) else 0.0
 
 
 def _record(

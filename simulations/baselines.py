@@ -12,7 +12,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ from common.randomness import derive, known_secret
 from common.strategies import AggregationSettings
 from common.study import NoPrivacy, Study
 from server.aggregation import begin, needs_every_reply
-from server.rounds import shared_weights
+from server.rounds import averaged, shared_weights
 from server.strategy import step
 from simulations.curve import curve_rounds
 from simulations.grid import RUN_ID
@@ -224,17 +224,8 @@ def _round(
     fold.add(name, study.fixed_point.encode(change))
     reached = fold.contributions(state.weights, study.fixed_point)
     weights, optimiser = step(settings, number, state.weights, reached, state.optimiser)
-    average = _averaged(settings.average_decay, state.average, weights)
+    average = averaged(settings.average_decay, state.average, weights)
     return replace(state, round=number, weights=weights, average=average, optimiser=optimiser)
-
-
-def _averaged(
-    decay: float, average: npt.NDArray[np.float64] | None, weights: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float64] | None:
-    if not decay:
-        return None
-    before: Any = 0.0 if average is None else average
-    return np.asarray(decay * before + (1.0 - decay) * weights.astype(np.float64))
 
 
 def _together(
