@@ -307,11 +307,12 @@ def calibrate(target: float, delta: float, rate: float, count: int) -> float:
         not suffice by far.
     """
     kept = target * (1 - _SAME)
-    low, high = LEAST_NOISE, max(rate * math.sqrt(count) / target, LEAST_NOISE)
+    most = 16 * MOST_NOISE
+    low, high = LEAST_NOISE, min(max(rate * math.sqrt(count) / target, LEAST_NOISE), most)
     while _exceeds(rate, high, count, delta, kept):
-        low, high = high, 2 * high
-        if high > 16 * MOST_NOISE:
+        if high == most:
             return math.inf
+        low, high = high, min(2 * high, most)
     while high - low > 10**-_DECIMALS * high:
         middle = (low + high) / 2
         if _exceeds(rate, middle, count, delta, kept):

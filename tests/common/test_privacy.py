@@ -1,0 +1,321 @@
+"""Mechanisms: known answers, tight calibration, and plans that say less than they cost."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from opacus.accountants import PRVAccountant
+from pydantic import ValidationError
+from scipy import optimize, stats
+
+from common.errors import PrivacyError
+from common.privacy import (
+    LEAST_NOISE,
+    ORDERS,
+    NoMechanism,
+    PatientMechanism,
+    SampledGaussian,
+    calibrate,
+    epsilon,
+    epsilon_of,
+    filter_epsilon,
+    mechanism,
+    renyi,
+    understated,
+)
+from common.study import Study
+from tests.common.studies import small_study
+
+DELTA = 1e-5
+DECLARED = 20
+
+
+def event(rate: float, noise: float, count: int = 1) -> SampledGaussian:
+    return SampledGaussian(sampling_rate=rate, noise_multiplier=noise, count=count)
+
+
+def gaussian_epsilon(noise: float, delta: float) -> float:
+    """The Gaussian mechanism's exact epsilon (Balle and Wang 2018, theorem 8)."""
+
+    def excess(value: float) -> float:
+        below = stats.norm.cdf(0.5 / noise - value * noise)
+        above = stats.norm.cdf(-0.5 / noise - value * noise)
+        return float(below - math.exp(value) * above - delta)
+
+    return float(optimize.brentq(excess, 0, 100))
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.0, 2.0, 10.0, 50.0])
+def test_one_gaussian_mechanism_has_the_analytic_epsilon(noise: float) -> None:
+    exact = gaussian_epsilon(noise, DELTA)
+    assert exact <= epsilon_of(1.0, noise, 1, DELTA) <= exact * 1.001
+
+
+@pytest.mark.parametrize("count", [4, 25])
+def test_gaussian_mechanisms_compose_like_one_with_less_noise(count: int) -> None:
+    exact = gaussian_epsilon(5.0 / math.sqrt(count), DELTA)
+    assert exact <= epsilon_of(1.0, 5.0, count, DELTA) <= exact * 1.001
+
+
+@pytest.mark.parametrize(
+    ("rate", "noise", "count", "published"),
+    [
+        (0.01, 4.0, 10_000, 1.26),  # Abadi et al. 2016, section 3.2
+        (256 / 60_000, 1.3, 15 * 60_000 // 256, 1.19),  # TensorFlow Privacy, tutorials' README
+        (256 / 60_000, 1.1, 60 * 60_000 // 256, 3.01),
+        (256 / 60_000, 0.7, 45 * 60_000 // 256, 7.10),
+    ],
+)
+def test_renyi_divergences_reproduce_published_epsilons_and_the_loss_distribution_betters_them(
+    rate: float, noise: float, count: int, published: float
+) -> None:
+    """Published with Mironov's (2017) conversion, proposition 3, which was bettered since."""
+    divergences = renyi(event(rate, noise, count))
+    mironov = divergences + math.log(1 / DELTA) / (np.array(ORDERS) - 1)
+    assert mironov.min() == pytest.approx(published, rel=0.01)
+    bettered = filter_epsilon(divergences, DELTA)
+    assert 0.7 * published < epsilon_of(rate, noise, count, DELTA) < bettered < published
+
+
+@pytest.mark.parametrize(
+    ("rate", "noise", "count"),
+    [(0.25, 2.46, 40), (0.25, 5.0, 400), (0.1, 6.0, 2000), (0.01, 0.88, 1000), (0.3, 30.0, 1000)],
+)
+def test_it_agrees_with_opacus_prv_accountant_and_never_exceeds_renyi(
+    rate: float, noise: float, count: int
+) -> None:
+    other = PRVAccountant()
+    other.history = [(noise, rate, count)]
+    found = epsilon_of(rate, noise, count, DELTA)
+    assert found == pytest.approx(other.get_epsilon(DELTA), rel=0.02)
+    assert found <= filter_epsilon(renyi(event(rate, noise, count)), DELTA)
+
+
+@pytest.mark.parametrize(
+    ("rate", "noise", "count"), [(0.001, 26.0, 100_000), (0.05, 50.0, 100), (1.0, 400.0, 10)]
+)
+def test_many_tiny_losses_are_no_dearer_than_renyi_says(
+    rate: float, noise: float, count: int
+) -> None:
+    bound = filter_epsilon(renyi(event(rate, noise, count)), DELTA)
+    assert 0.5 * bound < epsilon_of(rate, noise, count, DELTA) <= bound
+
+
+def test_nothing_released_costs_nothing() -> None:
+    assert epsilon((), DELTA) == 0.0
+    assert filter_epsilon(np.zeros(len(ORDERS)), DELTA) == 0.0
+
+
+def test_a_release_that_nothing_bounds_costs_everything() -> None:
+    assert math.isinf(filter_epsilon(np.full(len(ORDERS), math.inf), DELTA))
+
+
+def test_renyi_divergences_add_up() -> None:
+    once, thrice = renyi(event(0.2, 2.0)), renyi(event(0.2, 2.0, 3))
+    assert thrice == pytest.approx(3 * once)
+    assert renyi(event(1.0, 2.0)) == pytest.approx(np.array(ORDERS) / (2 * 2.0**2))
+
+
+@pytest.mark.parametrize(
+    ("target", "rate", "count"), [(8.0, 0.25, 6), (3.0, 0.25, 40), (0.5, 1.0, 3), (1.0, 0.02, 500)]
+)
+def test_calibrated_noise_meets_its_target_and_is_hardly_more_than_needed(
+    target: float, rate: float, count: int
+) -> None:
+    noise = calibrate(target, DELTA, rate, count)
+    assert 0.998 * target < epsilon_of(rate, noise, count, DELTA) < target
+    assert epsilon_of(rate, 0.999 * noise, count, DELTA) > target * (1 - 1e-6)
+
+
+def test_noise_is_never_so_little_that_it_protects_nobody() -> None:
+    assert calibrate(1000.0, DELTA, 0.25, 2) == LEAST_NOISE
+    assert math.isinf(calibrate(1e-4, DELTA, 1.0, 1000))
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return small_study()
+
+
+@pytest.fixture(scope="module")
+def calibrated(study: Study) -> PatientMechanism:
+    found = mechanism(study, DECLARED)
+    assert isinstance(found, PatientMechanism)
+    return found
+
+
+def test_it_follows_from_public_numbers(calibrated: PatientMechanism) -> None:
+    """Batches of 5 of 20 declared; three rounds of two steps; one evaluation, half of epsilon."""
+    assert calibrated.step.sampling_rate == 0.25
+    assert calibrated.divisor == 5.0
+    assert calibrated.clip_norm == 1.0
+    assert calibrated.delta == DELTA
+    assert calibrated.step.noise_multiplier == calibrate(8.0, DELTA, 0.25, 6)
+    assert calibrated.evaluation is not None
+    assert calibrated.evaluation.sampling_rate == 1.0
+    assert (
+        calibrated.cell_noise
+        == calibrated.evaluation.noise_multiplier
+        == calibrate(4.0, DELTA, 1.0, 1)
+    )
+
+
+def test_training_and_evaluation_compose_in_parallel(calibrated: PatientMechanism) -> None:
+    """No patient stands in both, so the study costs the larger of the two."""
+    assert 7.9 < calibrated.epsilon_training < 8.0
+    assert 3.9 < calibrated.epsilon_evaluation < 4.0
+    assert calibrated.epsilon == calibrated.epsilon_training
+    dear = calibrated.model_copy(update={"epsilon_evaluation": 9.0})
+    assert dear.epsilon == 9.0
+
+
+def test_more_evaluations_share_one_share() -> None:
+    thrice = mechanism(small_study(evaluation={"rounds": [1, 2, 3]}), DECLARED)
+    assert isinstance(thrice, PatientMechanism)
+    assert thrice.evaluation is not None
+    assert 3.9 < epsilon(((thrice.evaluation, 3),), DELTA) < 4.0
+
+
+def test_three_classes_have_three_planes_of_noise() -> None:
+    """A patient counts once in each plane: the L2 sensitivity is the square root of three."""
+    found = mechanism(small_study(task={"classes": ["a", "b", "c"]}), DECLARED)
+    assert isinstance(found, PatientMechanism)
+    assert found.evaluation is not None
+    assert found.cell_noise == found.evaluation.noise_multiplier * math.sqrt(3)
+
+
+def test_without_evaluation_there_is_none_and_it_costs_nothing() -> None:
+    found = mechanism(small_study(evaluation={"rounds": "none"}), DECLARED)
+    assert isinstance(found, PatientMechanism)
+    assert found.evaluation is None
+    assert (found.cell_noise, found.epsilon_evaluation) == (0.0, 0.0)
+
+
+def test_a_batch_larger_than_the_site_takes_every_patient() -> None:
+    found = mechanism(small_study(privacy={"mode": "none"}), 3)
+    assert found == NoMechanism(sampling_rate=1.0, divisor=3.0)
+
+
+def test_no_privacy_is_a_mechanism_of_its_own_that_costs_everything() -> None:
+    found = mechanism(small_study(privacy={"mode": "none"}), DECLARED)
+    assert found == NoMechanism(sampling_rate=0.25, divisor=5.0)
+    assert math.isinf(found.epsilon)
+
+
+UNREACHABLE: list[dict[str, Any]] = [
+    {"training": {"rounds": 40, "local_steps": 50, "batch_size": 100}, "privacy": {"epsilon": 0.5}},
+    {
+        "training": {"rounds": 3, "local_steps": 2000, "batch_size": 100},
+        "privacy": {"epsilon": 0.05},
+    },
+]
+
+
+@pytest.mark.parametrize("sections", UNREACHABLE, ids=["in many rounds", "in one round"])
+def test_what_an_unreachable_epsilon_is_advised_to_become_is_reached(
+    sections: dict[str, dict[str, Any]],
+) -> None:
+    free = {"evaluation": {"rounds": "none"}}
+    with pytest.raises(PrivacyError, match="cannot be reached") as caught:
+        mechanism(small_study(**sections, **free), 100)
+    advice = caught.value.details["do"]
+    allowed = re.search(r"allow epsilon ([\d.]+)", advice)
+    fewer = re.search(r"at most (\d+) rounds? of (\d+) steps", advice)
+    assert allowed
+    assert fewer
+    mechanism(small_study(**{**sections, "privacy": {"epsilon": float(allowed[1])}}, **free), 100)
+    rounds = {"rounds": int(fewer[1]), "local_steps": int(fewer[2])}
+    training = sections["training"] | rounds
+    mechanism(small_study(**{**sections, "training": training}, **free), 100)
+
+
+def test_an_epsilon_that_no_number_of_rounds_reaches_names_none() -> None:
+    with pytest.raises(PrivacyError) as caught:
+        mechanism(
+            small_study(privacy={"epsilon": 0.001}, training={"batch_size": DECLARED}), DECLARED
+        )
+    assert "round" not in caught.value.details["do"]
+
+
+def test_evaluations_that_would_be_nothing_but_noise_are_refused() -> None:
+    with pytest.raises(PrivacyError, match="evaluations nothing but noise") as caught:
+        mechanism(small_study(evaluation={"epsilon_share": 1e-5}), DECLARED)
+    assert "epsilon_share" in caught.value.details["where"]
+
+
+def test_the_calibrated_mechanism_is_not_understated(
+    study: Study, calibrated: PatientMechanism
+) -> None:
+    assert understated(calibrated, study, DECLARED) is None
+
+
+def test_more_noise_than_needed_is_welcome(study: Study, calibrated: PatientMechanism) -> None:
+    louder = event(0.25, 2 * calibrated.step.noise_multiplier)
+    assert understated(calibrated.model_copy(update={"step": louder}), study, DECLARED) is None
+
+
+@pytest.mark.parametrize(
+    ("tamper", "fault"),
+    [
+        (lambda it: {"step": event(0.2, it.step.noise_multiplier)}, "sampling_rate"),
+        (lambda it: {"step": event(0.25, it.step.noise_multiplier, 2)}, "count"),
+        (lambda it: {"step": event(0.25, 0.99 * it.step.noise_multiplier)}, "epsilon_training"),
+        (lambda it: {"step": event(0.25, 1e-9)}, "epsilon_training"),
+        (lambda it: {"evaluation": None, "cell_noise": 0.0}, "evaluation"),
+        (lambda it: {"evaluation": event(0.5, it.evaluation.noise_multiplier)}, "evaluation"),
+        (lambda it: {"evaluation": event(1.0, it.evaluation.noise_multiplier, 2)}, "count"),
+        (lambda it: {"evaluation": event(1.0, 0.5), "cell_noise": 0.5}, "epsilon_evaluation"),
+        (lambda it: {"evaluation": event(1.0, 9.0)}, "cell_noise"),
+        (lambda it: {"cell_noise": 0.0}, "cell_noise"),
+        (lambda it: {"clip_norm": 2.0}, "clip_norm"),
+        (lambda it: {"divisor": 6.0}, "divisor"),
+        (lambda it: {"delta": 1e-4}, "delta"),
+        (lambda it: {"epsilon_training": 7.0}, "epsilon_training"),
+        (lambda it: {"epsilon_evaluation": 3.0}, "epsilon_evaluation"),
+    ],
+)
+def test_each_number_that_was_tampered_with_is_named(
+    study: Study,
+    calibrated: PatientMechanism,
+    tamper: Callable[[Any], dict[str, Any]],
+    fault: str,
+) -> None:
+    proposed = calibrated.model_copy(update=tamper(calibrated))
+    assert understated(proposed, study, DECLARED) == fault
+
+
+def test_privacy_is_not_turned_off_by_a_plan(study: Study, calibrated: PatientMechanism) -> None:
+    none = NoMechanism(sampling_rate=0.25, divisor=5.0)
+    free = small_study(privacy={"mode": "none"})
+    assert understated(none, study, DECLARED) == "mode"
+    assert understated(calibrated, free, DECLARED) == "mode"
+    assert understated(none, free, DECLARED) is None
+    assert understated(none.model_copy(update={"divisor": 4.0}), free, DECLARED) == "mode"
+
+
+def test_a_plan_for_another_number_of_patients_is_found_out(
+    study: Study, calibrated: PatientMechanism
+) -> None:
+    assert understated(calibrated, study, DECLARED - 1) == "sampling_rate"
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"sampling_rate": 0.0},
+        {"sampling_rate": 1.1},
+        {"noise_multiplier": 0.0},
+        {"noise_multiplier": 1e300},
+        {"noise_multiplier": math.inf},
+        {"count": 0},
+    ],
+)
+def test_an_event_without_meaning_is_refused(numbers: dict[str, float]) -> None:
+    sound: dict[str, Any] = {"sampling_rate": 0.5, "noise_multiplier": 1.0, "count": 1}
+    with pytest.raises(ValidationError):
+        SampledGaussian(**sound | numbers)
