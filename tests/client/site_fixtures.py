@@ -1,0 +1,195 @@
+"""A hospital on disk, and a coordinator that asks it by hand."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+
+from client.answering import answer
+from client.site import Site, open_site
+from common.files import canonical_json
+from common.messages import LedgerHead, Purpose, Reply, Request
+from common.model import initial_weights, weights_count
+from common.plan import Offer, Plan, write_plan
+from common.study import Study
+from tests.common.studies import toml
+
+CLASSES = ("normal", "pneumonia")
+POLICY = {
+    "max_epsilon_per_study": 8.0,
+    "max_epsilon_total": 20.0,
+    "delta": 1e-5,
+    "approval": "automatic",
+    "allow_known_key": True,
+}
+SEED = 7
+
+
+def write_image(path: Path, patient: str, number: int) -> str:
+    """An 8x8 DICOM file that follows from the patient and a number; gives its SOPInstanceUID."""
+    draws = np.random.default_rng([number, *patient.encode()])
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = ComputedRadiographyImageStorage
+    dataset.SOPInstanceUID = f"1.2.3.{int.from_bytes(patient.encode(), 'big')}.{number}"
+    dataset.StudyInstanceUID = dataset.SOPInstanceUID + ".1"
+    dataset.PatientID = patient
+    dataset.Modality = "DX"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY"]
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.Rows = dataset.Columns = 8
+    dataset.SamplesPerPixel = 1
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    dataset.PixelData = draws.integers(0, 256, (8, 8), dtype=np.uint8).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return str(dataset.SOPInstanceUID)
+
+
+def write_images(folder: Path, patients: Mapping[str, int]) -> None:
+    """Images and ``labels.csv`` in a folder: patients and how many images each has."""
+    rows = ["SOPInstanceUID,label"]
+    for patient, count in patients.items():
+        for number in range(count):
+            instance = write_image(folder / "images" / f"{patient}-{number}.dcm", patient, number)
+            rows.append(f"{instance},{CLASSES[int(patient[1:]) % 2]}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+
+
+@dataclass
+class Hospital:
+    """A site's folder and state; changes to its site file hold from the next opening on.
+
+    Attributes:
+        folder: where everything is.
+        patients: identifiers, and how many images each has.
+        policy: changes to the policy.
+        datasets: names of data sets, all in one folder of images unless ``elsewhere``.
+        seed: the known seed; None for keys of its own.
+    """
+
+    folder: Path
+    patients: dict[str, int] = field(
+        default_factory=lambda: {f"P{number:02}": 1 + number % 3 for number in range(24)}
+    )
+    name: str = "north"
+    declared: int = 20
+    threads: int = 1
+    split: tuple[float, float, float] = (0.75, 0.25, 0.0)
+    policy: dict[str, Any] = field(default_factory=dict)
+    datasets: dict[str, str] = field(default_factory=lambda: {"chest-xray": "."})
+    seed: int | None = SEED
+
+    def __post_init__(self) -> None:
+        for place in set(self.datasets.values()):
+            write_images(self.folder / place, self.patients)
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    def open(self) -> Site:
+        """The site, its file written anew."""
+        path = self.folder / "site.toml"
+        path.write_text(toml(self.site_file()))
+        return open_site(path, self.state, self.seed)
+
+    def site_file(self) -> dict[str, Any]:
+        """What the administrator writes."""
+        return {
+            "site": {"name": self.name},
+            "data": {
+                name: {
+                    "images": f"{place}/images",
+                    "labels": f"{place}/labels.csv",
+                    "key": "SOPInstanceUID",
+                    "key_column": "SOPInstanceUID",
+                    "declared_patients": self.declared,
+                    "split": list(self.split),
+                }
+                for name, place in self.datasets.items()
+            },
+            "policy": POLICY | self.policy,
+            "device": {"threads": self.threads},
+        }
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """What the store holds on disk, read beside whoever has it open."""
+        with sqlite3.connect(f"file:{self.state}/site.sqlite?mode=ro", uri=True) as store:
+            store.row_factory = sqlite3.Row
+            return [dict(row) for row in store.execute(f"SELECT * FROM {table}")]
+
+
+def offer_of(site: Site, study: Study) -> Offer:
+    """The site's offer, as the coordinator reads it."""
+    reply = answer(site, offer_request(study))
+    assert reply.code == "ok"
+    return Offer.model_validate_json(reply.document)
+
+
+def offer_request(study: Study) -> Request:
+    """The coordinator's first question."""
+    document = canonical_json(study.model_dump(mode="json")).decode()
+    return Request(study.study.name, "", 0, "offer", document=document)
+
+
+def proposal(plan: Plan, **changes: Any) -> Request:  # noqa: ANN401 - a request's fields
+    """The request to approve a plan."""
+    fields = {"study": plan.study.study.name, "plan_hash": plan.hash, "document": plan.text}
+    return Request(**{**fields, "round": 0, "purpose": "propose", **changes})
+
+
+def plan_for(site: Site, study: Study) -> Plan:
+    """The plan that the coordinator writes for the site."""
+    return write_plan(study, offer_of(site, study), weights_count(study))
+
+
+def approved(site: Site, study: Study) -> Plan:
+    """A plan that the site has approved."""
+    plan = plan_for(site, study)
+    assert answer(site, proposal(plan)).code == "ok"
+    return plan
+
+
+def weights_of(study: Study, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Some global weights."""
+    return initial_weights(study, seed)
+
+
+def asking(
+    plan: Plan,
+    round_number: int = 1,
+    purpose: Purpose = "train",
+    *,
+    seed: int = 0,
+    **changes: Any,  # noqa: ANN401 - a request's fields
+) -> Request:
+    """A request for a round of a plan, with weights that follow from a seed."""
+    fields: dict[str, Any] = {
+        "study": plan.study.study.name,
+        "plan_hash": plan.hash,
+        "round": round_number,
+        "purpose": purpose,
+        "arrays": weights_of(plan.study, seed),
+        "ledger": LedgerHead(),
+    }
+    return Request(**fields | changes)
+
+
+def code_of(site: Site, request: Request) -> str:
+    """How a site answers: ``ok`` or a code; a refusal must carry nothing else."""
+    reply: Reply = answer(site, request)
+    if reply.code != "ok":
+        assert reply.arrays is None
+        assert reply.document == ""
+    return reply.code

@@ -1,0 +1,158 @@
+"""An open site: keys that stay, files that belong together, and public numbers only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from client.site import open_site
+from common.errors import Refusal, RefusalCode, SiteError
+from common.numerics import record
+from common.randomness import known_secret
+from common.signing import SigningKey
+from tests.client.site_fixtures import Hospital, approved, offer_of
+from tests.common.studies import small_study
+
+FREE = {"privacy": {"mode": "none"}}
+ALLOWED = {"allow_no_privacy": True}
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Hospital:
+    return Hospital(tmp_path, {f"P{number:02}": 1 for number in range(8)}, policy=dict(ALLOWED))
+
+
+def refusal(hospital: Hospital) -> SiteError:
+    with pytest.raises(SiteError) as caught:
+        hospital.open()
+    return caught.value
+
+
+def test_its_own_keys_are_drawn_once_and_kept(hospital: Hospital) -> None:
+    hospital.seed = None
+    with hospital.open() as site:
+        key, pseudonym = site.key.public, site.pseudonyms.of("P01")
+        drawn = site.new_study_key("plan")
+        assert site.new_study_key("plan") != drawn
+    with hospital.open() as site:
+        assert (site.key.public, site.pseudonyms.of("P01")) == (key, pseudonym)
+    for name in ("signing.key", "patients.key", "site.sqlite"):
+        assert (hospital.state / name).stat().st_mode & 0o777 == 0o600
+    assert hospital.state.stat().st_mode & 0o777 == 0o700
+
+
+def test_known_keys_follow_from_seed_and_name_alone(hospital: Hospital, tmp_path: Path) -> None:
+    with hospital.open() as site:
+        assert site.key.public == SigningKey(known_secret(7, "north", "signing")).public
+        assert site.new_study_key("plan").secret == known_secret(7, "north", "study plan")
+        pseudonym = site.pseudonyms.of("P01")
+    moved = tmp_path / "moved"
+    with open_site(tmp_path / "site.toml", moved, 7) as site:
+        assert site.pseudonyms.of("P01") == pseudonym
+
+
+def test_known_keys_need_the_policys_leave(hospital: Hospital) -> None:
+    hospital.policy |= {"allow_known_key": False}
+    assert "allow_known_key" in refusal(hospital).details["where"]
+    assert not hospital.state.exists()
+    hospital.seed = None
+    hospital.open().close()
+
+
+@pytest.mark.parametrize(("first", "then"), [(7, None), (None, 7), (7, 8)])
+def test_a_state_folder_never_changes_the_kind_of_its_keys(
+    hospital: Hospital, first: int | None, then: int | None
+) -> None:
+    """Else a daemon would go on with keys that a simulation had let everyone know."""
+    hospital.seed = first
+    hospital.open().close()
+    hospital.seed = then
+    assert "keys of another kind" in refusal(hospital).what
+    hospital.seed = first
+    hospital.open().close()
+
+
+def test_a_lost_ledger_is_not_begun_anew(hospital: Hospital) -> None:
+    hospital.open().close()
+    (hospital.state / "site.sqlite").unlink()
+    error = refusal(hospital)
+    assert "ledger is gone" in error.what
+    assert "backup" in error.details["do"]
+    assert not (hospital.state / "site.sqlite").exists()
+
+
+@pytest.mark.parametrize("lost", ["patients.key", "signing.key"])
+def test_a_lost_key_is_not_replaced_once_patients_are_known_by_it(
+    hospital: Hospital, lost: str
+) -> None:
+    with hospital.open() as site:
+        approved(site, small_study(**FREE))
+    (hospital.state / lost).unlink()
+    error = refusal(hospital)
+    assert "strangers to the ledger" in error.what
+    assert error.details["found"] == f"no {lost}"
+
+
+def test_a_first_start_that_was_cut_short_is_gone_on_with(hospital: Hospital) -> None:
+    hospital.open().close()
+    (hospital.state / "patients.key").unlink()
+    hospital.open().close()
+    (hospital.state / "signing.key").unlink()
+    (hospital.state / "patients.key").unlink()
+    hospital.open().close()
+
+
+@pytest.mark.parametrize("damaged", ["patients.key", "signing.key"])
+def test_a_damaged_key_is_an_error_that_shows_none_of_it(hospital: Hospital, damaged: str) -> None:
+    hospital.open().close()
+    (hospital.state / damaged).write_bytes(b"SECRET")
+    error = refusal(hospital)
+    assert error.details["found"] == "6 bytes"
+    assert "SECRET" not in str(error)
+
+
+def test_an_offer_holds_public_numbers_whatever_the_true_count(hospital: Hospital) -> None:
+    with hospital.open() as site:
+        offer = offer_of(site, small_study())
+        key = site.key.public
+    assert offer.model_dump() == {
+        "site": "north",
+        "public_key": key,
+        "declared_patients": 20,
+        "known_key": True,
+        "numerics": record(1, 106).model_dump(),
+    }
+
+
+def test_the_device_decides_the_numerics(hospital: Hospital) -> None:
+    hospital.threads = 2
+    with hospital.open() as site:
+        assert site.numerics(small_study()) == record(2, 106)
+
+
+def test_a_data_set_that_is_not_there_is_refused_with_those_that_are(hospital: Hospital) -> None:
+    with hospital.open() as site, pytest.raises(Refusal) as caught:
+        site.cohort(small_study(data={"dataset": "hand"}))
+    assert caught.value.code is RefusalCode.DATA_UNAVAILABLE
+    assert caught.value.details["found"] == "chest-xray"
+
+
+def test_a_cohort_is_read_once_and_once_more_for_other_needs(hospital: Hospital) -> None:
+    with hospital.open() as site:
+        cohort = site.cohort(small_study())
+        assert site.cohort(small_study(training={"rounds": 2})) is cohort
+        larger = site.cohort(small_study(data={"image_size": [12, 10]}))
+    assert cohort.images.shape == (8, 1, 8, 8)
+    assert larger.images.shape == (8, 1, 12, 10)
+    assert larger.fingerprint == cohort.fingerprint
+
+
+def test_no_secret_and_no_patient_is_shown(hospital: Hospital) -> None:
+    with hospital.open() as site:
+        site.cohort(small_study())
+        shown = repr(site)
+    for secret in ("signing", "patients"):
+        assert known_secret(7, "north", secret).hex() not in shown
+    assert "P01" not in shown
+    assert "_cohorts" not in shown

@@ -1,0 +1,112 @@
+"""The site file: what the administrator may write, and what they are told if they may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.dataset import Split
+from client.ledger import Limits
+from client.sitefile import SiteFile, load_site_file
+from common.errors import SiteError
+from tests.common.studies import toml
+
+DATA: dict[str, Any] = {
+    "images": "images",
+    "labels": "labels.csv",
+    "key": "PatientID",
+    "key_column": "patient",
+    "declared_patients": 220,
+    "split": [0.9, 0.1, 0.0],
+}
+POLICY: dict[str, Any] = {"max_epsilon_per_study": 8.0, "max_epsilon_total": 20.0, "delta": 1e-5}
+
+
+def write(tmp_path: Path, **changes: dict[str, Any]) -> Path:
+    """A site file; None leaves a key out."""
+    content = {
+        "site": {"name": "north"} | changes.get("site", {}),
+        "data": changes.get("datasets", {"chest-xray": DATA | changes.get("data", {})}),
+        "policy": POLICY | changes.get("policy", {}),
+        "device": changes.get("device", {}),
+    } | changes.get("top", {})
+    plain = {
+        name: {key: value for key, value in section.items() if value is not None}
+        for name, section in content.items()
+    }
+    for name, section in plain["data"].items():
+        plain["data"][name] = {key: each for key, each in section.items() if each is not None}
+    path = tmp_path / "site.toml"
+    path.write_text(toml(plain))
+    return path
+
+
+def read(tmp_path: Path, **changes: dict[str, Any]) -> SiteFile:
+    return load_site_file(write(tmp_path, **changes))
+
+
+def test_a_site_file_is_read_with_what_it_leaves_out_set_to_the_careful_choice(
+    tmp_path: Path,
+) -> None:
+    file = read(tmp_path)
+    policy = file.policy
+    assert policy.approval == "ask"
+    assert not policy.allow_known_key
+    assert not policy.allow_no_privacy
+    assert policy.min_sites == 2
+    assert policy.limits == Limits(8.0, 20.0, 1e-5)
+    assert file.device.threads == 1
+    assert file.data["chest-xray"].parts == Split(0.9, 0.1, 0.0)
+
+
+def test_the_label_file_is_relative_to_the_site_file(tmp_path: Path) -> None:
+    labels = read(tmp_path).label_file("chest-xray", tmp_path)
+    assert labels.path == tmp_path / "labels.csv"
+    assert (labels.key, labels.key_column, labels.label_column) == ("PatientID", "patient", "label")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"policy": {"allow_knownkey": True}}, "did you mean allow_known_key?"),
+        ({"data": {"declared": 3}}, "data.chest-xray.declared: unknown key"),
+        ({"site": {"nam": "x"}}, "site.nam: unknown key; did you mean name?"),
+        ({"device": {"thread": 2}}, "did you mean threads?"),
+        ({"top": {"polcy": {}}}, "polcy: unknown key; did you mean policy?"),
+        ({"data": {"declared_patients": 0}}, "data.chest-xray.declared_patients = 0"),
+        ({"data": {"key": "name"}}, "data.chest-xray.key = 'name'"),
+        ({"data": {"images": None}}, "data.chest-xray.images: missing"),
+        ({"data": {"split": [0.5, 0.4, 0.0]}}, "they must sum to 1"),
+        ({"data": {"split": [1.5, -0.5, 0.0]}}, "data.chest-xray.split"),
+        ({"policy": {"max_epsilon_total": None}}, "policy.max_epsilon_total: missing"),
+        ({"policy": {"max_epsilon_total": float("inf")}}, "policy.max_epsilon_total"),
+        ({"policy": {"max_epsilon_per_study": 0}}, "policy.max_epsilon_per_study = 0"),
+        ({"policy": {"approval": "perhaps"}}, "policy.approval = 'perhaps'"),
+        ({"policy": {"delta": 1e-3}}, "policy.delta 0.001 is too large for data set chest-xray"),
+        ({"datasets": {}}, "data: "),
+    ],
+)
+def test_a_mistake_is_told_by_its_key(
+    tmp_path: Path, changes: dict[str, dict[str, Any]], told: str
+) -> None:
+    with pytest.raises(SiteError) as caught:
+        read(tmp_path, **changes)
+    assert told in caught.value.details["found"]
+
+
+def test_delta_is_held_to_a_tenth_of_one_patient_of_every_data_set(tmp_path: Path) -> None:
+    """At most 0.1 / declared_patients: for 220 patients just above 4.5e-4."""
+    read(tmp_path, policy={"delta": 4.5e-4})
+    with pytest.raises(SiteError, match="cannot be used"):
+        read(tmp_path, policy={"delta": 4.6e-4})
+    larger = {"chest-xray": DATA, "hand": DATA | {"declared_patients": 10_000}}
+    with pytest.raises(SiteError) as caught:
+        read(tmp_path, datasets=larger, policy={"delta": 4.5e-4})
+    assert "data set hand" in caught.value.details["found"]
+
+
+def test_a_missing_site_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SiteError, match="no such file"):
+        load_site_file(tmp_path / "absent.toml")
