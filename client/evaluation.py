@@ -48,7 +48,7 @@ def score(
     ends = np.cumsum([len(patient.images) for patient in patients], dtype=np.int64)
     votes = [part.mean(axis=0) for part in np.split(each, ends[:-1])] if len(patients) else []
     labels = np.array([patient.label for patient in patients], dtype=np.int64)
-    return np.array(votes).reshape(len(patients), -1), labels
+    return np.array(votes).reshape(len(patients), len(study.task.classes)), labels
 
 
 def release(

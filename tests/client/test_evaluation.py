@@ -1,0 +1,138 @@
+"""A patient has one vote, and only a noised histogram leaves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from client.dataset import Patient
+from client.evaluation import release, score
+from common.errors import Refusal, RefusalCode
+from common.model import build_model, initial_weights, load_flat
+from common.privacy import NoMechanism, PatientMechanism, SampledGaussian
+from common.randomness import Stream, derive
+from common.study import Study
+from tests.common.studies import small_study
+
+NONE = NoMechanism(sampling_rate=0.25, divisor=5.0)
+
+
+def mechanism(cell_noise: float) -> PatientMechanism:
+    event = SampledGaussian(sampling_rate=1.0, noise_multiplier=cell_noise, count=1)
+    return PatientMechanism(
+        step=event,
+        evaluation=event,
+        clip_norm=1.0,
+        divisor=5.0,
+        cell_noise=cell_noise,
+        epsilon_training=1.0,
+        epsilon_evaluation=1.0,
+        delta=1e-5,
+    )
+
+
+def stream(seed: int = 0) -> Stream:
+    return Stream(derive(b"evaluation", seed=seed))
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return small_study(data={"mean": 0.4, "std": 0.2})
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
+    return np.random.default_rng(0).random((600, 1, 8, 8)).astype(np.float16)
+
+
+def probabilities(
+    study: Study, image: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
+) -> list[float]:
+    """Of one image by itself."""
+    model = build_model(study)
+    load_flat(model, initial_weights(study, 3))
+    pixels = (torch.from_numpy(image.astype(np.float32))[None] - 0.4) / 0.2
+    with torch.no_grad():
+        found: list[float] = model(pixels).double().softmax(dim=1)[0].tolist()
+    return found
+
+
+def test_a_patients_vote_is_the_mean_over_the_images(
+    study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
+) -> None:
+    patients = (Patient("a", 1, (4,)), Patient("b", 0, (2, 9, 5)), Patient("c", 1, (9, 9)))
+    scores, labels = score(study, initial_weights(study, 3), images, patients)
+    by_hand = [
+        np.mean([probabilities(study, images[row]) for row in patient.images], axis=0)
+        for patient in patients
+    ]
+    assert scores == pytest.approx(np.array(by_hand), abs=1e-6)
+    assert scores.dtype == np.float64
+    assert labels.tolist() == [1, 0, 1]
+
+
+def test_any_number_of_images_is_scored_in_pieces(
+    study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
+) -> None:
+    many = (Patient("a", 0, tuple(range(400))), Patient("b", 1, tuple(range(400, 600))))
+    weights = initial_weights(study, 3)
+    singles = tuple(Patient(str(row), 0, (row,)) for row in range(600))
+    each, _ = score(study, weights, images, singles)
+    scores, _ = score(study, weights, images, many)
+    assert scores[0] == pytest.approx(each[:400].mean(axis=0), abs=1e-6)
+    assert scores[1] == pytest.approx(each[400:].mean(axis=0), abs=1e-6)
+
+
+def test_nobody_to_score_gives_no_votes(
+    study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
+) -> None:
+    scores, labels = score(study, initial_weights(study, 3), images, ())
+    assert scores.shape == (0, 2)
+    assert labels.shape == (0,)
+
+
+def test_scoring_twice_gives_the_same_bits(
+    study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
+) -> None:
+    patients = tuple(Patient(str(row), 0, (row, row + 1)) for row in range(100))
+    first, _ = score(study, initial_weights(study, 3), images, patients)
+    second, _ = score(study, initial_weights(study, 3), images, patients)
+    assert first.tobytes() == second.tobytes()
+
+
+def test_without_privacy_the_exact_counts_are_released() -> None:
+    counts = np.arange(8, dtype=np.int64).reshape(2, 1, 4)
+    assert release(counts, NONE, stream()).tolist() == counts.tolist()
+
+
+def test_noise_is_gaussian_of_the_planned_deviation_and_rounded() -> None:
+    """Rounding adds a variance of 1/12."""
+    counts = np.full((2, 1, 10_000), 50, dtype=np.int64)
+    released = release(counts, mechanism(6.0), stream())
+    noise = (released - counts).ravel()
+    assert released.dtype == np.int64
+    assert noise.std() == pytest.approx(np.sqrt(36 + 1 / 12), rel=0.02)
+    assert abs(noise.mean()) < 0.15
+    smoothed = noise + np.random.default_rng(1).uniform(-0.5, 0.5, noise.size)
+    assert stats.kstest(smoothed, "norm", args=(0, np.sqrt(36 + 1 / 12))).pvalue > 0.01
+
+
+def test_counts_below_zero_are_released_as_they_are() -> None:
+    released = release(np.zeros((2, 1, 500), dtype=np.int64), mechanism(3.0), stream())
+    assert (released < 0).mean() == pytest.approx(0.43, abs=0.05)
+
+
+def test_the_same_stream_is_the_same_release() -> None:
+    counts = np.zeros((2, 1, 50), dtype=np.int64)
+    first = release(counts, mechanism(6.0), stream())
+    assert release(counts, mechanism(6.0), stream()).tolist() == first.tolist()
+    assert release(counts, mechanism(6.0), stream(1)).tolist() != first.tolist()
+
+
+def test_a_private_plan_without_an_evaluation_releases_no_bare_counts() -> None:
+    without = mechanism(6.0).model_copy(update={"evaluation": None, "cell_noise": 0.0})
+    with pytest.raises(Refusal) as caught:
+        release(np.zeros((2, 1, 4), dtype=np.int64), without, stream())
+    assert caught.value.code is RefusalCode.WRONG_PLAN
