@@ -74,7 +74,9 @@ def answer(site: Site, request: Request) -> Reply:
         bound.warning("request.refused", code=str(refused.code), why=refused.what)
         code = refused.code
     except ConsiliumError as error:
-        bound.error("request.failed", error=type(error).__name__, why=error.what)
+        # Not its words: they count rows and patients, and a log holds nothing computed from them.
+        kind, where = type(error).__name__, place(error)
+        bound.error("request.failed", error=kind, at=where, do="run consilium-site check")
         wrong_study = isinstance(error, ModelError)
         code = RefusalCode.MALFORMED if wrong_study else RefusalCode.DATA_UNAVAILABLE
     except Exception as error:  # noqa: BLE001 - the last gate: no exception may reach Flower

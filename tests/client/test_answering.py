@@ -1,0 +1,542 @@
+"""A site answers: each gate by itself, once for each request, and nothing but codes otherwise."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import structlog
+
+from client.answering import answer, answer_record
+from client.site import Site
+from common.errors import RefusalCode
+from common.flower import ConfigRecord, RecordDict
+from common.messages import (
+    LedgerHead,
+    Purpose,
+    Reply,
+    Request,
+    reply_from_record,
+    reply_to_bytes,
+    request_to_record,
+)
+from common.plan import Plan, write_plan
+from common.signing import verify
+from common.study import Study
+from tests.client.site_fixtures import (
+    Hospital,
+    approved,
+    asking,
+    code_of,
+    offer_of,
+    offer_request,
+    plan_for,
+    proposal,
+    weights_of,
+    write_images,
+)
+from tests.common.studies import small_study
+
+STUDY = small_study()
+FREE: dict[str, Any] = {"privacy": {"mode": "none"}}
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Hospital:
+    return Hospital(tmp_path / "north")
+
+
+@pytest.fixture
+def site(hospital: Hospital) -> Iterator[Site]:
+    with hospital.open() as opened:
+        yield opened
+
+
+def test_a_round_is_trained_charged_and_signed(site: Site, hospital: Hospital) -> None:
+    plan = approved(site, STUDY)
+    request = asking(plan)
+    reply = answer(site, request)
+    assert reply.code == "ok"
+    assert (reply.site, reply.study, reply.round, reply.purpose) == ("north", "small", 1, "train")
+    assert (reply.request, reply.plan_hash) == (request.identity, plan.hash)
+    assert verify(site.key.public, reply.signed_bytes, reply.signature)
+    assert reply.arrays is not None
+    assert reply.arrays.dtype == np.int32
+    assert reply.arrays.shape == (plan.weights,)
+    assert reply.ledger == site.ledger.head()
+    (charge,) = hospital.rows("charges")
+    assert (charge["part"], charge["round"], charge["count"]) == ("train", 1, 2)
+    assert charge["state"] == "committed"
+
+
+def test_an_evaluation_is_a_noised_histogram_charged_to_validation(
+    site: Site, hospital: Hospital
+) -> None:
+    plan = approved(site, STUDY)
+    reply = answer(site, asking(plan, 3, "evaluate"))
+    assert reply.arrays is not None
+    assert reply.arrays.dtype == np.int64
+    assert reply.arrays.shape == (8,)
+    (charge,) = hospital.rows("charges")
+    assert (charge["part"], charge["sampling_rate"]) == ("validation", 1.0)
+
+
+def test_without_privacy_the_histogram_counts_every_validation_patient_once(
+    hospital: Hospital,
+) -> None:
+    hospital.policy = {"allow_no_privacy": True}
+    with hospital.open() as site:
+        plan = approved(site, small_study(**FREE))
+        reply = answer(site, asking(plan, 3, "evaluate"))
+        patients = site.cohort(plan.study).part("validation")
+    assert reply.arrays is not None
+    by_class = reply.arrays.reshape(2, 1, 4).sum(axis=(1, 2)).tolist()
+    assert by_class == [sum(each.label == label for each in patients) for label in (0, 1)]
+
+
+def test_the_same_request_gets_the_same_bytes_and_is_charged_once(
+    site: Site, hospital: Hospital
+) -> None:
+    plan = approved(site, STUDY)
+    first = reply_to_bytes(answer(site, asking(plan)))
+    answer(site, asking(plan, 2, ledger=site.ledger.head()))
+    site.close()
+    with hospital.open() as reopened:
+        again = asking(plan, ledger=reopened.ledger.head())
+        assert reply_to_bytes(answer(reopened, again)) == first
+    assert [row["round"] for row in hospital.rows("charges")] == [1, 2]
+
+
+def test_after_its_acknowledgement_a_request_is_refused(site: Site, hospital: Hospital) -> None:
+    plan = approved(site, STUDY)
+    assert code_of(site, asking(plan)) == "ok"
+    assert code_of(site, asking(plan, 2, acknowledged=1)) == "ok"
+    assert [row["round"] for row in hospital.rows("replies")] == [2]
+    assert code_of(site, asking(plan)) == "round-out-of-order"
+    assert code_of(site, asking(plan, 2)) == "ok"
+    assert len(hospital.rows("charges")) == 2
+
+
+def test_a_round_that_was_reserved_and_passed_over_stays_spent(
+    site: Site, hospital: Hospital
+) -> None:
+    """A site that missed rounds joins again at the next one, and cannot be sent back."""
+    plan = approved(site, STUDY)
+    assert code_of(site, asking(plan, 3)) == "ok"
+    assert code_of(site, asking(plan, 2)) == "round-out-of-order"
+    assert len(hospital.rows("charges")) == 1
+
+
+Spoil = Callable[[Plan], dict[str, Any]]
+
+
+def weights_like(plan: Plan) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return weights_of(plan.study)
+
+
+def with_nan(plan: Plan) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    weights = weights_of(plan.study)
+    weights[7] = np.nan
+    return weights
+
+
+GATES: list[tuple[str, Spoil, str]] = [
+    ("another study's name", lambda _: {"study": "other"}, "wrong-plan"),
+    ("an unknown plan", lambda _: {"plan_hash": "00" * 32}, "not-approved"),
+    ("no plan", lambda _: {"plan_hash": ""}, "not-approved"),
+    ("round zero", lambda _: {"round": 0}, "round-out-of-order"),
+    ("a round after the last", lambda _: {"round": 4}, "round-out-of-order"),
+    ("a longer ledger", lambda _: {"ledger": LedgerHead(1, "00" * 32)}, "ledger-behind"),
+    ("another ledger", lambda _: {"ledger": LedgerHead(0, "00" * 32)}, "ledger-behind"),
+    ("no weights", lambda _: {"arrays": None}, "malformed"),
+    ("fewer weights", lambda plan: {"arrays": weights_like(plan)[:-1]}, "malformed"),
+    ("weights of integers", lambda plan: {"arrays": np.zeros(plan.weights, "<i4")}, "malformed"),
+    ("a weight that is none", lambda plan: {"arrays": with_nan(plan)}, "malformed"),
+    ("text beside the weights", lambda _: {"document": "x"}, "malformed"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "code"), [gate[1:] for gate in GATES], ids=[g[0] for g in GATES])
+@pytest.mark.parametrize("purpose", ["train", "evaluate"])
+def test_a_request_that_is_wrong_in_one_thing_alone_is_refused_and_costs_nothing(
+    site: Site,
+    hospital: Hospital,
+    purpose: Purpose,
+    spoil: Spoil,
+    code: str,
+) -> None:
+    plan = approved(site, STUDY)
+    sound = asking(plan, 3, purpose)
+    assert code_of(site, replace(sound, **spoil(plan))) == code
+    assert hospital.rows("charges") == hospital.rows("replies") == []
+    assert code_of(site, sound) == "ok"
+
+
+def test_an_evaluation_that_the_plan_does_not_foresee_is_refused(
+    site: Site, hospital: Hospital
+) -> None:
+    plan = approved(site, STUDY)
+    assert code_of(site, asking(plan, 2, "evaluate")) == "round-out-of-order"
+    assert hospital.rows("charges") == []
+
+
+def test_the_same_round_with_other_arrays_is_a_conflict_and_is_logged(
+    site: Site, hospital: Hospital
+) -> None:
+    plan = approved(site, STUDY)
+    assert code_of(site, asking(plan)) == "ok"
+    with structlog.testing.capture_logs() as logs:
+        assert code_of(site, asking(plan, seed=1)) == "round-conflict"
+    assert [(each["event"], each["code"]) for each in logs] == [
+        ("request.refused", "round-conflict")
+    ]
+    assert len(hospital.rows("charges")) == len(hospital.rows("replies")) == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "code"),
+    [
+        ({"max_epsilon_per_study": 7.0}, "policy"),
+        ({"max_epsilon_total": 1.0}, "budget"),
+        ({"delta": 1e-6}, "policy"),
+        ({"min_sites": 3}, "policy"),
+        ({"tasks": []}, "policy"),
+    ],
+    ids=str,
+)
+def test_a_policy_that_was_tightened_holds_for_studies_already_approved(
+    hospital: Hospital, policy: dict[str, Any], code: str
+) -> None:
+    with hospital.open() as site:
+        plan = approved(site, STUDY)
+    hospital.policy = policy
+    with hospital.open() as site:
+        assert code_of(site, asking(plan)) == code
+    assert hospital.rows("charges") == []
+
+
+def test_other_numerics_than_planned_are_refused(hospital: Hospital) -> None:
+    with hospital.open() as site:
+        plan = approved(site, STUDY)
+    hospital.threads = 2
+    with hospital.open() as site:
+        assert code_of(site, asking(plan)) == "numerics"
+    assert hospital.rows("charges") == []
+
+
+@pytest.mark.parametrize("change", ["a patient more", "a patient less", "a label", "a pixel"])
+def test_a_cohort_that_changed_since_its_approval_is_refused(
+    hospital: Hospital, change: str
+) -> None:
+    with hospital.open() as site:
+        plan = approved(site, STUDY)
+    labels = hospital.folder / "labels.csv"
+    first = hospital.folder / "images" / "P00-0.dcm"
+    if change == "a patient more":
+        write_images(hospital.folder, hospital.patients | {"P99": 1})
+    elif change == "a patient less":
+        first.unlink()
+    elif change == "a label":
+        lines = labels.read_text().splitlines()
+        lines[1] = lines[1].replace("normal", "pneumonia")
+        labels.write_text("\n".join(lines))
+    else:
+        content = bytearray(first.read_bytes())
+        content[-1] ^= 1
+        first.write_bytes(content)
+    with hospital.open() as site:
+        assert code_of(site, asking(plan)) == "cohort-changed"
+        assert hospital.rows("charges") == []
+
+
+def test_a_budget_that_ran_out_refuses_before_anything_is_computed(hospital: Hospital) -> None:
+    hospital.policy = {"max_epsilon_total": 10.0}
+    other = small_study(study={"title": "Another"})
+    with hospital.open() as site:
+        plan, second = approved(site, STUDY), approved(site, other)
+        for number in (1, 2, 3):
+            assert code_of(site, asking(plan, number)) == "ok"
+        codes = [code_of(site, asking(second, number)) for number in (1, 2, 3)]
+    assert codes[-1] == "budget"
+    assert len(hospital.rows("charges")) == len(hospital.rows("replies")) == 3 + codes.count("ok")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (lambda _: {"document": "{}"}, "malformed"),
+        (lambda plan: {"document": plan.text + "\n"}, "malformed"),
+        (lambda _: {"plan_hash": "00" * 32}, "wrong-plan"),
+        (lambda _: {"study": "other"}, "wrong-plan"),
+        (lambda _: {"ledger": LedgerHead(1, "00" * 32)}, "ledger-behind"),
+    ],
+)
+def test_a_proposal_must_be_about_the_plan_it_carries(
+    site: Site, hospital: Hospital, spoil: Spoil, code: str
+) -> None:
+    plan = plan_for(site, STUDY)
+    assert code_of(site, replace(proposal(plan), **spoil(plan))) == code
+    assert hospital.rows("approvals") == []
+    assert code_of(site, proposal(plan)) == "ok"
+
+
+def test_a_plan_with_less_noise_than_its_study_needs_is_not_approved(
+    site: Site, hospital: Hospital
+) -> None:
+    plan = plan_for(site, STUDY)
+    quieter = plan.mechanism.model_copy(update={"cell_noise": 0.0})
+    assert code_of(site, proposal(plan.model_copy(update={"mechanism": quieter}))) == "wrong-plan"
+    assert hospital.rows("approvals") == hospital.rows("members") == []
+
+
+def test_a_plan_waits_where_a_person_decides(hospital: Hospital) -> None:
+    hospital.policy = {"approval": "ask"}
+    with hospital.open() as site:
+        plan = plan_for(site, STUDY)
+        assert code_of(site, proposal(plan)) == "not-approved"
+        assert code_of(site, proposal(plan)) == "not-approved"
+        assert code_of(site, asking(plan)) == "not-approved"
+    (waiting,) = hospital.rows("approvals")
+    assert (waiting["state"], waiting["study_key"]) == ("pending", None)
+    assert hospital.rows("charges") == []
+
+
+def test_a_plan_that_the_patients_cannot_afford_is_not_approved(hospital: Hospital) -> None:
+    hospital.policy = {"max_epsilon_total": 1.0}
+    with hospital.open() as site:
+        assert code_of(site, proposal(plan_for(site, STUDY))) == "budget"
+    assert hospital.rows("approvals") == hospital.rows("members") == []
+
+
+def test_proposing_an_approved_plan_again_changes_nothing(site: Site, hospital: Hospital) -> None:
+    plan = approved(site, STUDY)
+    before = hospital.rows("approvals"), hospital.rows("members")
+    assert code_of(site, proposal(plan)) == "ok"
+    assert (hospital.rows("approvals"), hospital.rows("members")) == before
+
+
+def test_a_closed_study_is_over_its_key_erased_and_its_replies_forgotten(
+    hospital: Hospital,
+) -> None:
+    hospital.seed = None
+    with hospital.open() as site:
+        plan = approved(site, STUDY)
+        (row,) = hospital.rows("approvals")
+        assert code_of(site, asking(plan, 3)) == "ok"
+        close = Request("small", plan.hash, 3, "close", acknowledged=3)
+        assert code_of(site, close) == "ok"
+        files = [each for each in hospital.state.glob("site.sqlite*") if each.is_file()]
+        assert not any(row["study_key"] in each.read_bytes() for each in files)
+        assert hospital.rows("replies") == []
+        for late in (asking(plan, 3), asking(plan, 3, "evaluate"), proposal(plan)):
+            assert code_of(site, late) == "not-approved"
+        assert code_of(site, close) == "ok"
+    assert len(hospital.rows("charges")) == 1
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [
+        ("", "malformed"),
+        ("{}", "malformed"),
+        ("[" * 100_000, "malformed"),
+        (small_study(data={"dataset": "hand"}), "data-unavailable"),
+        (small_study(data={"image_size": [4, 4]}, model={"widths": [4, 4, 4]}), "malformed"),
+        (small_study(data={"image_size": [4096, 4096]}, model={"hidden": 65_536}), "malformed"),
+    ],
+)
+def test_an_offer_is_made_for_a_study_that_can_be_read_and_served(
+    site: Site, document: str | Study, code: str
+) -> None:
+    if isinstance(document, Study):
+        request = offer_request(document)
+    else:
+        request = Request("small", "", 0, "offer", document=document)
+    assert code_of(site, request) == code
+
+
+def everything_but_the_release(reply: Reply) -> Reply:
+    return replace(reply, arrays=None, signature=b"")
+
+
+def test_with_one_patient_more_nothing_differs_but_the_private_results(tmp_path: Path) -> None:
+    """Plan, hash, q, noise, steps, weight, offer, ledger heads, every field of every reply."""
+    patients = {f"P{number:02}": 1 + number % 3 for number in range(24)}
+    seen = []
+    for name, cohort in (("n", patients), ("n+1", patients | {"P24": 2})):
+        hospital = Hospital(tmp_path / name, cohort)
+        with hospital.open() as site:
+            plan = plan_for(site, STUDY)
+            requests = [
+                offer_request(STUDY),
+                proposal(plan),
+                *(asking(plan, number) for number in (1, 2, 3)),
+                asking(plan, 3, "evaluate"),
+                asking(plan, 2, seed=5),
+                Request("small", plan.hash, 3, "close", acknowledged=3),
+            ]
+            replies = [answer(site, request) for request in requests]
+            counted = len(site.cohort(STUDY).patients)
+        charges = [
+            {key: value for key, value in row.items() if key != "reserved_at"}
+            for row in hospital.rows("charges")
+        ]
+        seen.append((counted, plan, replies, charges))
+    (fewer, plan, replies, charges), (more, plan_more, replies_more, charges_more) = seen
+    assert more == fewer + 1
+    assert plan_more == plan
+    assert plan_more.hash == plan.hash
+    assert charges_more == charges
+    assert [each.code for each in replies] == ["ok"] * 6 + ["round-out-of-order", "ok"]
+    for one, other in zip(replies, replies_more, strict=True):
+        assert everything_but_the_release(other) == everything_but_the_release(one)
+        released = one.arrays is not None
+        assert (other.arrays is not None) == released
+        assert (other.signature != one.signature) == released
+        if one.arrays is not None and other.arrays is not None:
+            assert (one.arrays.dtype, one.arrays.shape) == (other.arrays.dtype, other.arrays.shape)
+            assert one.arrays.tolist() != other.arrays.tolist()
+
+
+def test_noise_never_meets_other_arrays_rounds_plans_or_patients(tmp_path: Path) -> None:
+    """A hundred thousand declared patients: batches are empty and the update is the noise."""
+    study = small_study(training={"batch_size": 1, "learning_rate": 5.0}, privacy={"delta": 1e-7})
+    other_study = small_study(
+        study={"title": "Another"},
+        training={"batch_size": 1, "learning_rate": 5.0},
+        privacy={"delta": 1e-7},
+    )
+    patients = {"P00": 1, "P01": 1, "P03": 1}
+
+    def noise(
+        place: str, cohort: dict[str, int], plan_study: Study, number: int = 1, seed: int = 0
+    ) -> bytes:
+        folder = tmp_path / place
+        hospital = Hospital(folder, cohort, declared=100_000, policy={"delta": 1e-7})
+        with hospital.open() as site:
+            reply = answer(site, asking(approved(site, plan_study), number, seed=seed))
+        assert reply.arrays is not None
+        assert np.abs(reply.arrays).min() > 0
+        return reply.arrays.tobytes()
+
+    first = noise("first", patients, study)
+    assert noise("again", patients, study) == first
+    others = {
+        noise("other weights", patients, study, seed=1),
+        noise("other round", patients, study, number=2),
+        noise("other plan", patients, other_study),
+        noise("other patients", patients | {"P05": 1}, study),
+    }
+    assert len(others | {first}) == 5
+
+
+def test_a_failure_leaves_as_a_code_and_its_log_names_nobody(hospital: Hospital) -> None:
+    """The cache can be neither read nor written: a file stands where its folder should."""
+    with hospital.open() as site:
+        plan = approved(site, STUDY)
+    shutil.rmtree(hospital.state / "cache")
+    (hospital.state / "cache").write_text("in the way")
+    with hospital.open() as site, structlog.testing.capture_logs() as logs:
+        assert code_of(site, asking(plan)) == "data-unavailable"
+    assert hospital.rows("charges") == []
+    assert [each["event"] for each in logs] == ["request.failed"]
+    assert not any(patient in str(logs) for patient in hospital.patients)
+
+
+def test_labels_that_contradict_each_other_leave_as_a_code_and_name_nobody(
+    hospital: Hospital,
+) -> None:
+    labels = hospital.folder / "labels.csv"
+    labels.write_text(labels.read_text() + labels.read_text().replace("normal", "pneumonia"))
+    with hospital.open() as site, structlog.testing.capture_logs() as logs:
+        plan = plan_for(site, STUDY)
+        assert code_of(site, proposal(plan)) == "data-unavailable"
+    assert not any(patient in str(logs) for patient in hospital.patients)
+    (failed,) = (each for each in logs if each["event"] == "request.failed")
+    assert failed["error"] == "LabelError"
+    assert failed.keys() == {
+        *("event", "log_level", "site", "study", "round", "purpose"),
+        *("error", "at", "do"),
+    }
+
+
+def test_an_error_nobody_foresaw_leaves_as_internal_and_is_logged_by_place(
+    site: Site, hospital: Hospital
+) -> None:
+    plan = approved(site, STUDY)
+    site.store.execute("DROP TABLE replies")
+    with structlog.testing.capture_logs() as logs:
+        assert code_of(site, asking(plan)) == "internal"
+    (failed,) = (each for each in logs if each["event"] == "request.failed")
+    assert failed["error"] == "OperationalError"
+    assert failed["at"].startswith("store.py:")
+    assert not any(patient in str(logs) for patient in hospital.patients)
+
+
+def test_a_site_whose_store_is_gone_still_answers_with_a_code(site: Site) -> None:
+    plan = approved(site, STUDY)
+    site.close()
+    reply = answer(site, asking(plan))
+    assert (reply.code, reply.ledger) == ("internal", LedgerHead())
+    assert verify(site.key.public, reply.signed_bytes, reply.signature)
+
+
+def test_an_update_that_is_not_finite_does_not_leave(hospital: Hospital) -> None:
+    """Without privacy, weights near the largest float make the step overflow."""
+    hospital.policy = {"allow_no_privacy": True}
+    study = small_study(**FREE, training={"learning_rate": 1e38, "weight_decay": 10.0})
+    with hospital.open() as site:
+        plan = approved(site, study)
+        huge = np.full(plan.weights, 1e38, dtype=np.float32)
+        assert code_of(site, asking(plan, arrays=huge)) == "egress"
+
+
+def test_a_record_that_is_no_request_gets_a_signed_code(site: Site) -> None:
+    for content in (RecordDict(), RecordDict({"fields": ConfigRecord({"round": 1})})):
+        reply = reply_from_record(answer_record(site, content, "train"))
+        assert (reply.code, reply.purpose, reply.round) == ("malformed", "train", 0)
+        assert verify(site.key.public, reply.signed_bytes, reply.signature)
+
+
+def test_a_request_in_a_message_of_another_purpose_is_refused(
+    site: Site, hospital: Hospital
+) -> None:
+    content = request_to_record(asking(approved(site, STUDY)))
+    assert reply_from_record(answer_record(site, content, "evaluate")).code == "malformed"
+    assert hospital.rows("charges") == []
+    assert reply_from_record(answer_record(site, content, "train")).code == "ok"
+
+
+def test_refusals_differ_in_their_code_alone(site: Site) -> None:
+    """Nothing else of a refusal says why: it repeats what was asked and the public ledger head."""
+    plan = approved(site, STUDY)
+    sound = asking(plan)
+    for request in (replace(sound, round=9), replace(sound, arrays=None)):
+        reply = answer(site, request)
+        assert reply.code in set(RefusalCode)
+        assert reply == replace(
+            Reply(
+                site="north",
+                request=request.identity,
+                study="small",
+                plan_hash=plan.hash,
+                round=request.round,
+                purpose="train",
+                ledger=LedgerHead(),
+            ),
+            code=reply.code,
+            signature=reply.signature,
+        )
+
+
+def test_a_plan_written_for_another_site_is_refused(tmp_path: Path, site: Site) -> None:
+    south = Hospital(tmp_path / "south", {"P00": 1}, name="south")
+    with south.open() as other:
+        offer = offer_of(other, STUDY)
+    plan = write_plan(STUDY, offer, 106)
+    assert code_of(site, proposal(plan)) == "wrong-plan"

@@ -1,0 +1,130 @@
+"""The hospital decides: each number of a plan is its own, and each limit is the policy's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from client.policy import require_allowed
+from client.site import Site
+from common.errors import Refusal, RefusalCode
+from common.plan import Plan
+from common.privacy import PatientMechanism
+from tests.client.site_fixtures import Hospital, plan_for
+from tests.common.studies import small_study
+
+FREE: dict[str, Any] = {"privacy": {"mode": "none"}}
+Change = Callable[[Plan], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
+    return Hospital(tmp_path_factory.mktemp("hospital"), {"P00": 1, "P01": 1})
+
+
+@pytest.fixture
+def site(hospital: Hospital) -> Iterator[Site]:
+    hospital.policy = {}
+    with hospital.open() as opened:
+        yield opened
+
+
+def verdict(site: Site, plan: Plan) -> tuple[RefusalCode, str]:
+    """The code of the refusal, and the number or limit that it names."""
+    with pytest.raises(Refusal) as caught:
+        require_allowed(plan, site)
+    return caught.value.code, caught.value.details.get("where", "")
+
+
+def mechanism(plan: Plan, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 - a mechanism's fields
+    return {"mechanism": plan.mechanism.model_copy(update=changes)}
+
+
+def step(plan: Plan, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 - an event's fields
+    assert isinstance(plan.mechanism, PatientMechanism)
+    return mechanism(plan, step=plan.mechanism.step.model_copy(update=changes))
+
+
+def test_the_plan_that_follows_from_the_offer_is_allowed(site: Site) -> None:
+    require_allowed(plan_for(site, small_study()), site)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "where"),
+    [
+        (lambda _: {"site": "south"}, "wrong-plan", "site"),
+        (lambda _: {"declared_patients": 30}, "wrong-plan", "declared_patients"),
+        (lambda _: {"known_key": False}, "wrong-plan", "known_key"),
+        (lambda _: {"weights": 105}, "wrong-plan", "weights"),
+        (lambda _: {"weight": 21}, "wrong-plan", "weight"),
+        (
+            lambda plan: {"numerics": plan.numerics.model_copy(update={"threads": 2})},
+            "numerics",
+            "",
+        ),
+        (
+            lambda plan: {"numerics": plan.numerics.model_copy(update={"micro_batch": 1})},
+            "numerics",
+            "",
+        ),
+        (lambda plan: step(plan, sampling_rate=0.2), "wrong-plan", "sampling_rate"),
+        (lambda plan: step(plan, noise_multiplier=0.5), "wrong-plan", "epsilon_training"),
+        (lambda plan: step(plan, noise_multiplier=1e-9), "wrong-plan", "epsilon_training"),
+        (lambda plan: mechanism(plan, clip_norm=10.0), "wrong-plan", "clip_norm"),
+        (lambda plan: mechanism(plan, divisor=1.0), "wrong-plan", "divisor"),
+        (lambda plan: mechanism(plan, cell_noise=0.0), "wrong-plan", "cell_noise"),
+        (lambda plan: mechanism(plan, epsilon_training=1.0), "wrong-plan", "epsilon_training"),
+    ],
+)
+def test_each_number_is_compared_with_the_sites_own(
+    site: Site, change: Change, code: str, where: str
+) -> None:
+    plan = plan_for(site, small_study())
+    assert verdict(site, plan.model_copy(update=change(plan))) == (RefusalCode(code), where)
+
+
+def test_an_equal_weight_is_one(site: Site) -> None:
+    plan = plan_for(site, small_study(aggregation={"weights": "equal"}))
+    require_allowed(plan, site)
+    heavier = plan.model_copy(update={"weight": 20})
+    assert verdict(site, heavier) == (RefusalCode.WRONG_PLAN, "weight")
+
+
+@pytest.mark.parametrize(
+    ("policy", "sections", "key"),
+    [
+        ({"tasks": ["segmentation"]}, {}, "tasks"),
+        ({"tasks": []}, {}, "tasks"),
+        ({"min_sites": 3}, {}, "min_sites"),
+        ({"delta": 1e-6}, {}, "delta"),
+        ({"max_epsilon_per_study": 7.0}, {}, "max_epsilon_per_study"),
+        ({"allow_no_privacy": False}, FREE, "allow_no_privacy"),
+    ],
+)
+def test_each_limit_of_the_policy_is_kept(
+    hospital: Hospital, policy: dict[str, Any], sections: dict[str, Any], key: str
+) -> None:
+    hospital.policy = policy
+    with hospital.open() as site:
+        plan = plan_for(site, small_study(**sections))
+        assert verdict(site, plan) == (RefusalCode.POLICY, f"[policy] {key}")
+
+
+def test_no_privacy_needs_the_policys_leave_and_then_needs_no_epsilon(hospital: Hospital) -> None:
+    hospital.policy = {"allow_no_privacy": True, "max_epsilon_per_study": 1.0}
+    with hospital.open() as site:
+        require_allowed(plan_for(site, small_study(**FREE)), site)
+
+
+def test_a_study_for_more_patients_than_are_declared_is_declined(site: Site) -> None:
+    require_allowed(plan_for(site, small_study(data={"min_patients": 20})), site)
+    plan = plan_for(site, small_study(data={"min_patients": 21}))
+    assert verdict(site, plan)[0] is RefusalCode.DATA_UNAVAILABLE
+
+
+def test_a_plan_may_not_turn_privacy_off_for_a_private_study(site: Site) -> None:
+    free = plan_for(site, small_study(**FREE)).mechanism
+    plan = plan_for(site, small_study()).model_copy(update={"mechanism": free})
+    assert verdict(site, plan) == (RefusalCode.WRONG_PLAN, "mode")
