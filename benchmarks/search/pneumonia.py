@@ -61,10 +61,10 @@ def without_test(data: Path, folder: Path) -> Path:
     path = folder / data.name
     np.savez(
         path,
-        train_images=arrays["train_images"],
-        train_labels=arrays["train_labels"],
-        val_images=arrays["train_images"][:0],
-        val_labels=arrays["train_labels"][:0],
+        train_images=arrays["train_images"][1:],
+        train_labels=arrays["train_labels"][1:],
+        val_images=arrays["train_images"][:1],  # an empty split is no MedMNIST file
+        val_labels=arrays["train_labels"][:1],
         test_images=arrays["val_images"],
         test_labels=arrays["val_labels"],
     )
