@@ -172,6 +172,18 @@ def open_site(path: Path, state: Path, known_seed: int | None = None) -> Site:
             found="false",
             wanted="true, for a simulation on data that need no protection",
         )
+    try:
+        return _opened(path.parent, file, state, known_seed)
+    except OSError as error:
+        raise SiteError(
+            "the site's state folder cannot be used",
+            where=state,
+            found=error.strerror,
+            remedy="make room on the disk, or let this user, and nobody else, write there",
+        ) from error
+
+
+def _opened(folder: Path, file: SiteFile, state: Path, known_seed: int | None) -> Site:
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     _require_store(state)
     store = Store(state / "site.sqlite")
@@ -185,7 +197,7 @@ def open_site(path: Path, state: Path, known_seed: int | None = None) -> Site:
         store.close()
         raise
     return Site(
-        folder=path.parent,
+        folder=folder,
         file=file,
         state=state,
         known_seed=known_seed,

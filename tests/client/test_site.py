@@ -112,6 +112,13 @@ def test_a_damaged_key_is_an_error_that_shows_none_of_it(hospital: Hospital, dam
     assert "SECRET" not in str(error)
 
 
+def test_a_state_folder_that_cannot_be_made_is_an_error_that_instructs(hospital: Hospital) -> None:
+    hospital.state.write_text("a file in the way")
+    error = refusal(hospital)
+    assert error.details["where"] == str(hospital.state)
+    assert error.details["found"] in {"File exists", "Not a directory"}
+
+
 def test_an_offer_holds_public_numbers_whatever_the_true_count(hospital: Hospital) -> None:
     with hospital.open() as site:
         offer = offer_of(site, small_study())
