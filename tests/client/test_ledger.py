@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -398,7 +399,8 @@ class Ledgers(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.books = Books(Path(":memory:"))
+        self.folder = tempfile.TemporaryDirectory()
+        self.books = Books(Path(self.folder.name) / "site.sqlite")
         for plan, patients in zip(PLANS, PATIENTS, strict=True):
             self.books.enrol(plan, patients, limits=TIGHT)
         self.made: dict[tuple[int, int], str] = {}
@@ -450,8 +452,13 @@ class Ledgers(RuleBasedStateMachine):
             alone = len({which for which, _ in self.made if patient in PATIENTS[which]}) == 1
             assert spent <= TIGHT.epsilon_total or (alone and np.isfinite(spent))
 
+    @rule()
+    def restart(self) -> None:
+        self.books.reopen()
+
     def teardown(self) -> None:
         self.books.store.close()
+        self.folder.cleanup()
 
 
 Ledgers.TestCase.settings = settings(max_examples=25, stateful_step_count=15)

@@ -16,7 +16,7 @@ from common.update import INT64_MAX, FixedPoint
 
 Dtype = Literal["int32", "int64"]
 POINTS = st.builds(
-    FixedPoint, dtype=st.sampled_from(["int32", "int64"]), fraction_bits=st.integers(8, 31)
+    FixedPoint, dtype=st.sampled_from(["int32", "int64"]), fraction_bits=st.integers(8, 30)
 )
 CHANGES = nps.arrays(np.float64, nps.array_shapes(max_dims=2), elements=st.floats(-200, 200))
 
