@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import mean
 
 from client.parallel import silent
+from common.logs import configure
 from simulations.cli import find_study
 from simulations.demonstration import make_hospitals
 from simulations.order import Order
@@ -43,6 +44,7 @@ def results(seed: int, folder: Path) -> list[Result]:
 
 def main() -> None:
     """Print one line for each seed and comparison, and their means."""
+    configure(level="error")
     ours, alone, pooled = [], [], []
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as folder:

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from client.parallel import silent
+from common.logs import configure
 from simulations.cli import find_study
 from simulations.npz import read_source, write_divided
 from simulations.order import Order
@@ -31,6 +32,7 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "medmnist" / "p
 
 def measure(study: str, seed: int, data: Path) -> dict[str, float]:
     """AUC and accuracy on the official test set, and the most that a patient pays."""
+    configure(level="error")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = read_source(data, dataset=None, classes=None, modality=None)

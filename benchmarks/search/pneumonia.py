@@ -25,6 +25,7 @@ import tomli_w
 
 from benchmarks.pneumonia import DATA
 from client.parallel import silent
+from common.logs import configure
 from common.study import load_study
 from simulations.cli import find_study
 from simulations.npz import read_source, write_divided
@@ -87,6 +88,7 @@ def candidate(changes: dict[str, dict[str, Any]], epsilon: float, path: Path) ->
 
 def measure(name: str, epsilon: float, seed: int, data: Path) -> tuple[float, float, float]:
     """AUC, balanced accuracy and accuracy of one candidate on the validation split."""
+    configure(level="error")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         source = read_source(without_test(data, folder), dataset=None, classes=None, modality=None)
