@@ -11,14 +11,29 @@ import re
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from common.errors import StudyError
 from common.settings import Section, load_toml
 from common.strategies import AggregationSettings
 from common.update import FixedPoint
 
-Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+def _slug(text: str) -> str:
+    if re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", text) is None:
+        raise ValueError("should be 1 to 63 lower-case letters, digits and hyphens")
+    return text
+
+
+def _words(text: str) -> str:
+    if re.fullmatch(r"[^\x00-\x1f\x7f-\x9f]{1,200}", text) is None:
+        raise ValueError("should be one line of 1 to 200 characters, none a control character")
+    return text
+
+
+Slug = Annotated[str, AfterValidator(_slug)]
+Words = Annotated[str, AfterValidator(_words)]
+"""Text that is shown to the person who approves a plan, and so cannot steer a terminal."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -30,14 +45,14 @@ class StudyInfo(Section):
     """``[study]``: what the study is called."""
 
     name: Slug
-    title: str = Field(min_length=1, max_length=200)
+    title: Words
 
 
 class Task(Section):
     """``[task]``: what the model predicts. For two classes, the second is the positive one."""
 
     kind: Literal["classification"] = "classification"
-    classes: tuple[str, ...] = Field(min_length=2, max_length=100)
+    classes: tuple[Words, ...] = Field(min_length=2, max_length=100)
 
     @model_validator(mode="after")
     def _classes_differ(self) -> Self:
@@ -60,7 +75,7 @@ class DataNeeds(Section):
     """
 
     dataset: Slug
-    modalities: tuple[str, ...] = Field(min_length=1)
+    modalities: tuple[Words, ...] = Field(min_length=1)
     min_patients: int = Field(default=1, ge=1)
     image_size: tuple[Annotated[int, Field(ge=4, le=4096)], Annotated[int, Field(ge=4, le=4096)]]
     channels: Literal[1, 3] = 1
