@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from common.errors import SiteError
+from common.files import sync_folder
 
 SCHEMA_VERSION: Final = 1
 _SCHEMA: Final = """
@@ -89,6 +90,7 @@ class Store:
             self._connection.executescript(
                 f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
+            sync_folder(path.parent)
         elif found != SCHEMA_VERSION:
             raise SiteError(
                 "the site's store was made by another version of Consilium",

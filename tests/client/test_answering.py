@@ -122,6 +122,16 @@ def test_after_its_acknowledgement_a_request_is_refused(site: Site, hospital: Ho
     assert len(hospital.rows("charges")) == 2
 
 
+def test_the_newest_round_is_not_released_again_once_it_was_acknowledged(
+    site: Site, hospital: Hospital
+) -> None:
+    plan = approved(site, STUDY)
+    assert code_of(site, asking(plan, 3)) == "ok"
+    assert code_of(site, asking(plan, 3, "evaluate", acknowledged=3)) == "ok"
+    assert code_of(site, asking(plan, 3)) == "round-out-of-order"
+    assert len(hospital.rows("charges")) == 2
+
+
 def test_a_round_that_was_reserved_and_passed_over_stays_spent(
     site: Site, hospital: Hospital
 ) -> None:
