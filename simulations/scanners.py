@@ -45,7 +45,7 @@ class Hospital:
 NORTH: Final = Hospital(
     name="north",
     look=Scanner(
-        contrast=0.36,
+        contrast=0.42,
         lesion_size=0.13,
         lesions=(1, 3),
         noise=0.03,
@@ -56,7 +56,7 @@ NORTH: Final = Hospital(
         collimation=0.0,
         collimator=0.0,
         ribs=0.08,
-        lines=(0.10, 0.50),
+        bedside=(0.10, 0.50),
     ),
     equipment=Equipment("Exampla Imaging", "Aurora CR-1", "EI 3.1", "CR", "CHEST"),
     storages=(Storage("explicit", 12, low=200, high=3700, shown="window"),),
@@ -68,7 +68,7 @@ NORTH: Final = Hospital(
 EAST: Final = Hospital(
     name="east",
     look=Scanner(
-        contrast=0.27,
+        contrast=0.34,
         lesion_size=0.17,
         lesions=(1, 2),
         noise=0.05,
@@ -79,7 +79,7 @@ EAST: Final = Hospital(
         collimation=0.05,
         collimator=0.98,
         ribs=0.06,
-        lines=(0.40, 0.40),
+        bedside=(0.50, 0.20),
     ),
     equipment=Equipment("Fictiva Medical", "Meridian DX", "8.0.2", "DX", "CHEST"),
     storages=(Storage("implicit", 10, low=60, high=960, inverted=True),),
@@ -91,7 +91,7 @@ EAST: Final = Hospital(
 SOUTH: Final = Hospital(
     name="south",
     look=Scanner(
-        contrast=0.43,
+        contrast=0.48,
         lesion_size=0.10,
         lesions=(1, 4),
         noise=0.045,
@@ -102,7 +102,7 @@ SOUTH: Final = Hospital(
         collimation=0.0,
         collimator=0.0,
         ribs=0.12,
-        lines=(0.10, 0.10),
+        bedside=(0.10, 0.10),
     ),
     equipment=Equipment("Placebo Radiography", "Sol DX 900", "sol-4.7", "DX", "CHEST"),
     storages=(
@@ -125,7 +125,7 @@ SOUTH: Final = Hospital(
 WEST: Final = Hospital(
     name="west",
     look=Scanner(
-        contrast=0.31,
+        contrast=0.40,
         lesion_size=0.15,
         lesions=(1, 3),
         noise=0.06,
@@ -136,7 +136,7 @@ WEST: Final = Hospital(
         collimation=0.07,
         collimator=0.02,
         ribs=0.08,
-        lines=(0.60, 0.60),
+        bedside=(0.30, 0.60),
     ),
     equipment=Equipment("Specimen Systems", "Vesper CR", "2.9-B", "CR", "CHEST"),
     storages=(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simulations.phantom import Anatomy, Opacity, draw_anatomy, render
+from simulations.phantom import FAINT, MIMICS, Anatomy, Opacity, draw_anatomy, render
 from simulations.scanners import FOUR, NORTH, Hospital
 
 PLAIN = Anatomy(
@@ -18,9 +18,10 @@ PLAIN = Anatomy(
     rib_slope=0.45,
     vessels=7,
     nipples=False,
+    bedside=False,
     opacities=(),
 )
-SILENT = replace(NORTH.look, lines=(0.0, 0.0), noise=0.0)
+SILENT = replace(NORTH.look, noise=0.0)
 
 
 @pytest.mark.parametrize("hospital", FOUR, ids=lambda each: each.name)
@@ -37,13 +38,24 @@ def test_every_scanner_gives_a_picture_between_black_and_white(hospital: Hospita
 
 
 @pytest.mark.parametrize("hospital", FOUR, ids=lambda each: each.name)
-def test_only_the_ill_have_opacities(hospital: Hospital) -> None:
+def test_the_ill_have_opacities_and_a_few_others_one_scar(hospital: Hospital) -> None:
     rng = np.random.default_rng(1)
     least, most = hospital.look.lesions
-    for _ in range(20):
-        assert draw_anatomy(rng, hospital.look, affected=False).opacities == ()
-        count = len(draw_anatomy(rng, hospital.look, affected=True).opacities)
-        assert least <= count <= most
+    ill = [draw_anatomy(rng, hospital.look, affected=True) for _ in range(400)]
+    well = [draw_anatomy(rng, hospital.look, affected=False) for _ in range(400)]
+    assert {len(each.opacities) for each in ill} == set(range(least, most + 1))
+    scarred = [len(each.opacities) for each in well]
+    assert max(scarred) == 1
+    assert np.mean(scarred) == pytest.approx(MIMICS, abs=0.04)
+    faint = [each.opacities[0].contrast < 0.5 * hospital.look.contrast for each in ill]
+    assert np.mean(faint) == pytest.approx(FAINT, abs=0.05)
+
+
+def test_who_is_pictured_in_bed_goes_with_illness_as_the_hospital_says() -> None:
+    rng = np.random.default_rng(2)
+    for affected, share in enumerate(NORTH.look.bedside):
+        drawn = [draw_anatomy(rng, NORTH.look, affected=bool(affected)) for _ in range(400)]
+        assert np.mean([each.bedside for each in drawn]) == pytest.approx(share, abs=0.08)
 
 
 def test_an_opacity_brightens_the_lung_where_it_lies_and_nothing_far_away() -> None:
