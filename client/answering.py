@@ -137,7 +137,8 @@ def _propose(site: Site, request: Request) -> None:
     site.ledger.require(request.ledger)
     if site.approvals.find(plan.hash) is None:
         _consider(site, plan)
-    site.approvals.require(plan.hash)
+    approval = site.approvals.require(plan.hash)
+    require_unchanged(site.cohort(plan.study), approval.cohort)
 
 
 def _consider(site: Site, plan: Plan) -> None:

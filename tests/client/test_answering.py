@@ -261,6 +261,7 @@ def test_a_cohort_that_changed_since_its_approval_is_refused(
         first.write_bytes(content)
     with hospital.open() as site:
         assert code_of(site, asking(plan)) == "cohort-changed"
+        assert code_of(site, proposal(plan)) == "cohort-changed"
         assert hospital.rows("charges") == []
 
 
