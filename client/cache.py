@@ -166,6 +166,9 @@ class Refused(NamedTuple):
     detail: str
 
 
+_CRASH: Final = Refused(Reason.UNDECODABLE.value, "its decoder crashed")
+
+
 def _verdict(file: Found, entry: Rows | Refused) -> range | Rejected:
     if isinstance(entry, Rows):
         return range(entry.first, entry.first + entry.number)
@@ -195,7 +198,9 @@ class _Index:
         return index if whole and stored["format"] == _FORMAT else cls("", {})
 
     def save(self, home: Path) -> None:
-        entries = [[name, *entry] for name, entry in self.entries.items()]
+        # A crash may have been the machine's fault: the file is tried again next time.
+        kept = {name: entry for name, entry in self.entries.items() if entry != _CRASH}
+        entries = [[name, *entry] for name, entry in kept.items()]
         stored = {"format": _FORMAT, "data": self.data, "entries": entries}
         write_atomic(home / _INDEX, json.dumps(stored).encode(), mode=0o600)
 
@@ -284,7 +289,7 @@ def _changed(folder: Path) -> DataError:
 
 def _crashed(file: Found) -> Refused:
     del file
-    return Refused(Reason.UNDECODABLE.value, "its decoder crashed")
+    return _CRASH
 
 
 @contextmanager

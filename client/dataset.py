@@ -229,17 +229,21 @@ def select(
 
 
 def each_once(labelled: Iterable[Labelled]) -> tuple[list[Labelled], list[Rejected]]:
-    """Every image once, however often it was stored: in copies, or encoded in several ways."""
+    """Every image of a patient once: not its copies, nor itself encoded in another way.
+
+    Patients are looked at one by one: whatever one patient's files hold, another's stay.
+    """
     once: list[Labelled] = []
     copies: list[Rejected] = []
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for each in labelled:
-        content, instance = each.file.sha256, each.file.header.instance
+        content = (each.pseudonym, each.file.sha256)
+        instance = (each.pseudonym, each.file.header.instance)
         if content in seen:
             detail = "another file has the same content"
             copies.append(Rejected(each.file.path, Reason.DUPLICATE, detail))
-        elif instance and instance in seen:
-            detail = "another file has its SOPInstanceUID (0008,0018)"
+        elif instance[1] and instance in seen:
+            detail = "another file of the patient has its SOPInstanceUID (0008,0018)"
             copies.append(Rejected(each.file.path, Reason.DUPLICATE, detail))
         else:
             once.append(each)
@@ -257,8 +261,7 @@ def require_unchanged(cohort: Cohort, frozen: str) -> None:
         raise Refusal(
             RefusalCode.COHORT_CHANGED,
             "the images, labels or patients of this study are not those that were approved",
-            remedy="put the folder and the label file back as they were, or approve the study "
-            "again with the new ones",
+            remedy="put the folder and the label file back as they were; new ones need a new study",
         )
 
 

@@ -7,19 +7,15 @@ to it is turned into a refusal, which carries a code from a closed list and noth
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 from pydantic import ValidationError
 
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json
+from common.histogram import MOST_COUNT
 from common.messages import OK, LedgerHead, Reply, Request
 from common.plan import Offer, Plan
 from common.signing import SigningKey
-
-_MOST_COUNT: Final = 2**40
-"""Largest magnitude of a histogram's cell: more than any site's patients and noise."""
 
 
 def answer(
@@ -90,7 +86,7 @@ def _check_update(reply: Reply, plan: Plan) -> None:
 
 
 def _check_histogram(reply: Reply, plan: Plan) -> None:
-    _check_array(reply, plan, "int64", int(np.prod(plan.histogram_shape)), _MOST_COUNT)
+    _check_array(reply, plan, "int64", int(np.prod(plan.histogram_shape)), MOST_COUNT)
     _require(reply.round in plan.study.evaluation_rounds, "an evaluation outside the plan")
 
 

@@ -1,7 +1,8 @@
 """A function over many files in several processes, its results in the files' order.
 
-Threads would not help: decoding holds the interpreter's lock. A decoder that brings its
-process down costs the file that it was given, and no other.
+Threads would not help: decoding holds the interpreter's lock. In a worker process, a decoder
+that brings its process down costs the file that it was given, and no other. Few files are
+worked on in this process, which such a decoder ends.
 """
 
 from __future__ import annotations

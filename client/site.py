@@ -38,7 +38,7 @@ from common.randomness import KEY_BYTES, StudyKey, known_secret
 from common.signing import SigningKey
 from common.study import Study
 
-WORKERS: Final = os.cpu_count() or 1
+WORKERS: Final = len(os.sched_getaffinity(0))
 _KEYS: Final = ("signing", "patients")
 
 

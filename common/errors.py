@@ -102,7 +102,6 @@ class RefusalCode(StrEnum):
     """The closed list of reasons that may leave a site. No text or count goes with one."""
 
     MALFORMED = "malformed"
-    UNKNOWN_STUDY = "unknown-study"
     WRONG_PLAN = "wrong-plan"
     NOT_APPROVED = "not-approved"
     POLICY = "policy"

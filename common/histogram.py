@@ -16,9 +16,14 @@ pooling adds them as they are: clipping first would bias every figure upwards.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+MOST_COUNT: Final = 2**40
+"""The largest magnitude of a released cell: above any site's patients and noise, and far
+below where the sum over all sites could overflow 64 bits."""
 
 ROUNDING_VARIANCE = 1.0 / 12.0
 """Variance that rounding to integers adds to a noisy cell, in counts squared."""

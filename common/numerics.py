@@ -28,6 +28,7 @@ COUNTED: Final = (
     "pylibjpeg-openjpeg",
     "pylibjpeg-rle",
     "pyjpegls",
+    "pillow",
 )
 """Distributions whose version can change a bit of the result."""
 
@@ -75,8 +76,8 @@ def record(threads: int, weights: int) -> NumericsRecord:
 
 
 def _vector_instructions() -> str:
-    """What torch chose, and NumPy for each function that normal deviates are made with."""
-    chosen = opt_func_info(func_name="^(cos|log1p|sin)$", signature="float64")
+    """What torch chose, and NumPy for each function that deviates and windows are made with."""
+    chosen = opt_func_info(func_name="^(cos|exp|log1p|sin)$", signature="float64")
     kernels = [
         f"{name} {kernel['current']}"
         for name, by_type in sorted(chosen.items())

@@ -11,7 +11,7 @@ Medians, trimmed means and Krum need every reply at once (Yin et al. 2018; Blanc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -128,8 +128,3 @@ Fold = WeightedSum | Gathered
 def begin(strategy: StrategyName, length: int, weights: Mapping[str, int]) -> Fold:
     """An empty fold of one round's updates, of the kind that the strategy needs."""
     return Gathered(weights) if needs_every_reply(strategy) else WeightedSum(length, weights)
-
-
-def begin_histogram(shape: Sequence[int], sites: Sequence[str]) -> WeightedSum:
-    """An empty fold of histograms, in which every site counts once."""
-    return WeightedSum(int(np.prod(shape)), dict.fromkeys(sites, 1))

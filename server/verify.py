@@ -15,15 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import RefusalCode
+from common.histogram import MOST_COUNT
 from common.messages import OK, Reply, Request
 from common.plan import Plan
 from common.signing import verify
 
-MOST_COUNT: Final = 2**47 - 1
-"""The largest magnitude of a histogram's cell; 2**15 of them add up within 64 bits."""
 _REFUSALS: Final = {
     RefusalCode.MALFORMED: "could not read the request",
-    RefusalCode.UNKNOWN_STUDY: "does not know the study",
     RefusalCode.WRONG_PLAN: "approved another plan",
     RefusalCode.NOT_APPROVED: "has not approved the plan",
     RefusalCode.POLICY: "its policy forbids it",

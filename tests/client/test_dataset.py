@@ -143,6 +143,21 @@ def test_one_image_stored_in_two_encodings_is_used_once(
     assert sum(len(each.images) for each in cohort.patients) == 5
 
 
+def test_a_patient_who_bears_anothers_instance_uid_takes_no_image_from_them(
+    folder: Path, write_dicom: WriteDicom
+) -> None:
+    """Copied identifiers are common; adding one patient changes nobody else's images."""
+    for name, patient in (("d", "P2"), ("e", "P3"), ("f", "P4")):
+        path = folder / "images" / name
+        write_dicom(path, LARGER, PatientID=patient, SOPInstanceUID="1.2.3")
+    write_labels(folder, {"P1": "pneumonia", "P2": "normal", "P3": "normal", "P4": "normal"})
+
+    cohort = cohort_of(folder)
+
+    assert cohort.rejected == ()
+    assert sorted(len(each.images) for each in cohort.patients) == [1, 1, 2, 3]
+
+
 def test_the_good_one_of_two_copies_is_used(folder: Path, write_dicom: WriteDicom) -> None:
     for name in "defgh":
         path = write_dicom(
