@@ -78,26 +78,19 @@ def ordered_map(
     if workers <= 1 or len(items) <= inline or nested:
         yield from map(function, items)
         return
-    rest = iter(items)
-    while batch := list(islice(rest, BATCH * workers)):
-        yield from _batch(function, batch, workers, crashed)
-
-
-def _batch(
-    function: Callable[[T], R], batch: list[T], workers: int, crashed: Callable[[T], R]
-) -> Iterator[R]:
-    done = 0
-    with _pool(workers) as pool:
-        futures = [pool.submit(function, item) for item in batch]
-        try:
-            for result in _results(futures):
-                yield result
-                done += 1
-        except BrokenProcessPool:
-            pass  # whichever file it was is found below
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-    yield from _one_by_one(function, batch[done:], crashed)
+    rest, pool = iter(items), _pool(workers)
+    try:
+        while batch := list(islice(rest, BATCH * workers)):
+            done = 0
+            try:
+                for result in _results([pool.submit(function, item) for item in batch]):
+                    yield result
+                    done += 1
+            except BrokenProcessPool:  # whichever file it was is found one by one
+                yield from _one_by_one(function, batch[done:], crashed)
+                pool = _pool(workers)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _one_by_one(

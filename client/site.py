@@ -51,6 +51,7 @@ class Site:
         file: the parsed site file.
         state: folder of what must outlive the process.
         known_seed: a seed that the site's keys follow from, in simulations alone.
+        workers: processes that decode images.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class Site:
     key: SigningKey = field(repr=False)
     pseudonyms: Pseudonyms = field(repr=False)
     store: Store = field(repr=False)
+    workers: int = WORKERS
     _cohorts: dict[str, Cohort] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -111,7 +113,7 @@ class Site:
                 channels=study.data.channels,
                 split=data.parts,
                 cache=self.state / "cache",
-                workers=WORKERS,
+                workers=self.workers,
                 progress=progress,
                 derived=data.derived,
             )

@@ -113,6 +113,7 @@ def _prepare(
         for name in hospitals.sites:
             state = order.run / "sites" / name
             site = stack.enter_context(open_site(hospitals.site_file(name), state, order.seed))
+            site.workers = order.processes
             if order.threads is not None:
                 device = Device(threads=order.threads)
                 site.file = site.file.model_copy(update={"device": device})
