@@ -79,11 +79,6 @@ def check_private(model: nn.Module) -> None:
         )
 
 
-def layout(model: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Name and shape of each parameter, in the order in which they travel."""
-    return tuple((name, tuple(value.shape)) for name, value in model.named_parameters())
-
-
 def flatten(model: nn.Module) -> npt.NDArray[np.float32]:
     """All parameters as one flat float32 array."""
     with torch.no_grad():

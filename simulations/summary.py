@@ -27,7 +27,7 @@ from simulations.result import (
 
 DISTRIBUTIONS: Final = (
     *("consilium", "cryptography", "dp-accounting", "flwr", "monai", "numpy", "opacus"),
-    *("pydicom", "safetensors", "scikit-learn", "scipy", "torch"),
+    *("pydicom", "safetensors", "scipy", "torch"),
 )
 """Whose version a reader needs to get the same again."""
 

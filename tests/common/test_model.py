@@ -15,7 +15,6 @@ from common.model import (
     check_private,
     flatten,
     initial_weights,
-    layout,
     load_flat,
     weights_count,
 )
@@ -142,14 +141,15 @@ def test_a_model_of_more_weights_than_can_travel_is_refused_before_it_is_built()
         build_model(study((4096, 4096), hidden=65_536))
 
 
-def test_flat_weights_go_in_and_come_out_in_the_order_of_the_layout() -> None:
+def test_flat_weights_go_in_and_come_out_in_the_parameters_order() -> None:
     model = build_model(study(widths=[2], hidden=0))
-    assert layout(model) == (
+    names = [(name, tuple(value.shape)) for name, value in model.named_parameters()]
+    assert names == [
         ("0.weight", (2, 1, 3, 3)),
         ("0.bias", (2,)),
         ("4.weight", (2, 32)),
         ("4.bias", (2,)),
-    )
+    ]
     weights = np.arange(18 + 2 + 64 + 2, dtype=np.float32)
     load_flat(model, weights)
     assert flatten(model).tolist() == weights.tolist()
