@@ -7,6 +7,8 @@ to it is turned into a refusal, which carries a code from a closed list and noth
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from pydantic import ValidationError
 
@@ -42,16 +44,7 @@ def answer(
 
 def refusal(request: Request, site: str, ledger: LedgerHead, code: RefusalCode) -> Reply:
     """A reply that says no, with a code and nothing else."""
-    return Reply(
-        site=site,
-        request=request.identity,
-        study=request.study,
-        plan_hash=request.plan_hash,
-        round=request.round,
-        purpose=request.purpose,
-        code=str(code),
-        ledger=ledger,
-    )
+    return replace(answer(request, site, ledger), code=str(code))
 
 
 def let_out(reply: Reply, plan: Plan | None, key: SigningKey) -> Reply:
