@@ -41,17 +41,7 @@ CANDIDATES: Final[dict[str, dict[str, dict[str, Any]]]] = {
     "narrower": {"model": {"widths": [8, 8, 8]}},
     "widening": {"model": {"widths": [16, 32, 64]}},
     "flat head": {"model": {"pooling": "flatten"}},
-    "augmented": {
-        "training": {
-            "augmentation": {
-                "flip": True,
-                "rotate": 10.0,
-                "crop": 0.07,
-                "zoom": 0.1,
-                "intensity": 0.1,
-            }
-        }
-    },
+    "not augmented": {"training": {"augmentation": {}}},
     "mirrored": {"training": {"augmentation": {"flip": True}}},
 }
 
