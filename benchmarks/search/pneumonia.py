@@ -43,6 +43,17 @@ CANDIDATES: Final[dict[str, dict[str, dict[str, Any]]]] = {
     "flat head": {"model": {"pooling": "flatten"}},
     "not augmented": {"training": {"augmentation": {}}},
     "mirrored": {"training": {"augmentation": {"flip": True}}},
+    "twice the augmentation, mirrored": {
+        "training": {
+            "augmentation": {
+                "flip": True,
+                "rotate": 10.0,
+                "crop": 0.07,
+                "zoom": 0.1,
+                "intensity": 0.1,
+            }
+        }
+    },
 }
 
 
