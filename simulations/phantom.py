@@ -35,6 +35,9 @@ class Scanner:
         contrast: height of an opacity above the lung, in units of full scale.
         lesion_size: radius of an opacity in thorax units (the half width is 1).
         lesions: least and most opacities of an affected patient.
+        left: share of opacities on the left of the picture: whom a hospital sees, not only with
+            what, decides what it can learn.
+        level: height at which most opacities lie, from -0.45 (apex) to 0.42 (base).
         noise: standard deviation of the quantum noise at mid exposure, of full scale.
         blur: standard deviation of the system's blur, in shares of the picture's width.
         gamma: curve from attenuation to brightness; above 1 darkens the lungs.
@@ -51,6 +54,8 @@ class Scanner:
     contrast: float
     lesion_size: float
     lesions: tuple[int, int]
+    left: float
+    level: float
     noise: float
     blur: float
     gamma: float
@@ -124,11 +129,11 @@ def draw_anatomy(rng: np.random.Generator, scanner: Scanner, *, affected: bool) 
 
 
 def _draw_opacity(rng: np.random.Generator, scanner: Scanner, strength: float) -> Opacity:
-    """An opacity somewhere in the lungs, more often low than high."""
-    side = -1.0 if rng.random() < 0.5 else 1.0
+    """An opacity somewhere in the lungs, mostly where the hospital's patients have them."""
+    side = -1.0 if rng.random() < scanner.left else 1.0
     return Opacity(
         x=side * rng.uniform(0.26, 0.56),
-        y=rng.triangular(-0.45, 0.30, 0.42),
+        y=rng.triangular(-0.45, scanner.level, 0.42),
         radius=scanner.lesion_size * rng.uniform(0.75, 1.25),
         aspect=rng.uniform(0.7, 1.4),
         angle=rng.uniform(0.0, np.pi),
