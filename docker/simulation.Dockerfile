@@ -16,9 +16,9 @@ COPY server server
 COPY simulations simulations
 RUN pip install --no-cache-dir ${TORCH_SOURCE} -c constraints.txt .
 
-RUN useradd --create-home --uid 10001 researcher
+RUN useradd --uid 10001 researcher && install --directory --owner researcher /runs
 USER researcher
-WORKDIR /home/researcher
+WORKDIR /runs
 
 ENV FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 ENTRYPOINT ["consilium-sim"]
