@@ -20,8 +20,9 @@ from client.dataset import Cohort, require_unchanged
 from client.evaluation import release, score
 from client.ledger import Charge, Part
 from client.policy import require_allowed
+from client.sampling import RoundStreams
 from client.site import Site
-from client.training import RoundStreams, local_change
+from client.training import local_change
 from common import numerics
 from common.errors import ConsiliumError, ModelError, Refusal, RefusalCode
 from common.faults import reach

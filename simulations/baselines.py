@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from client.dataset import Cohort, Patient
-from client.training import RoundStreams, local_change
+from client.sampling import RoundStreams
+from client.training import local_change
 from common import numerics
 from common.checkpoint import Checkpoint, study_hash
 from common.errors import RoundError

@@ -14,7 +14,9 @@ from scipy import stats
 from torch.nn import functional
 
 from client.dataset import Patient
-from client.training import Batch, RoundStreams, gradient_sum, learning_rate, local_change
+from client.gradients import gradient_sum
+from client.sampling import Batch, RoundStreams
+from client.training import learning_rate, local_change
 from common.model import build_model, initial_weights, load_flat
 from common.privacy import NoMechanism, PatientMechanism, SampledGaussian
 from common.study import Study
