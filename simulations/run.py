@@ -8,7 +8,7 @@ write the result and the report. Resuming is the same path: what is on disk is g
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from simulations.archives import Hospitals, read_hospitals
 from simulations.baselines import Holding, plan_baselines, run_baselines
 from simulations.checks import check_study
 from simulations.curve import Curve
-from simulations.grid import RUN_ID, LocalGrid
+from simulations.grid import RUN_ID, Client, LocalGrid
 from simulations.order import (
     STUDY,
     Clock,
@@ -57,6 +57,14 @@ CURVE: Final = "curve.json"
 BASELINES: Final = "baselines"
 TEST: Final = "test"
 
+Tap = Callable[[Client], Client]
+"""What passes on everything between coordinator and sites, and may listen: an auditor does."""
+
+
+def untapped(client: Client) -> Client:
+    """Nobody listens."""
+    return client
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -73,8 +81,13 @@ class Prepared:
         return self.sites[site].cohort(self.study)
 
 
-def conduct(order: Order, watcher: Watcher | None = None) -> Result:
+def conduct(order: Order, watcher: Watcher | None = None, *, tap: Tap = untapped) -> Result:
     """Run a study to its end and write result and report.
+
+    Args:
+        order: what is asked for.
+        watcher: told how far the run is.
+        tap: put between coordinator and sites.
 
     Raises:
         ConsiliumError: something a person can mend. Before the first round a new run leaves
@@ -91,7 +104,7 @@ def conduct(order: Order, watcher: Watcher | None = None) -> Result:
             write_record(order, study, hospitals)
             prepared = _prepare(order, study, hospitals, stack, watcher)
         with clock.time("rounds"), watcher.phase("rounds", study.training.rounds):
-            curve = _federate(prepared, watcher)
+            curve = _federate(prepared, watcher, tap)
         with clock.time("baselines"):
             found = _baselines(prepared, watcher) if order.baselines else ()
         result = _conclude(prepared, curve, found, clock)
@@ -132,7 +145,7 @@ def _prepare(
     return Prepared(order, study, hospitals, sites, test)
 
 
-def _federate(prepared: Prepared, watcher: Watcher) -> Curve:
+def _federate(prepared: Prepared, watcher: Watcher, tap: Tap) -> Curve:
     """Run the study itself, and see its weights after each round."""
     order, study, sites = prepared.order, prepared.study, prepared.sites
 
@@ -154,7 +167,8 @@ def _federate(prepared: Prepared, watcher: Watcher) -> Curve:
     roster = {name: site.key.public for name, site in sites.items()}
     write_atomic(order.run / ROSTER, canonical_json(roster))
     opened = {str(prepared.hospitals.site_file(name)): site for name, site in sites.items()}
-    grid = LocalGrid(client.app.build(opened), _nodes(prepared), order=order.site_order)
+    app = tap(client.app.build(opened))
+    grid = LocalGrid(app, _nodes(prepared), order=order.site_order)
     server.app.build(observe)(grid, context(RUN_ID, 0, node={}, run=_config(order)))
     return curve
 
