@@ -91,15 +91,41 @@ def write_figures(folder: Path, plots: Sequence[Plot]) -> None:
 
 
 def _draw(spec: _Spec, result: Result) -> Plot:
+    def draw(axes: Axes) -> None:
+        spec.draw(axes, result)
+
+    facts = result.hospitals.facts
+    return picture(spec.name, spec.title, spec.text, height=spec.height, draw=draw, facts=facts)
+
+
+def picture(
+    name: str,
+    title: str,
+    text: str,
+    *,
+    height: float,
+    draw: Callable[[Axes], None],
+    facts: Sequence[str] = (),
+) -> Plot:
+    """Draw one picture in the style that all share.
+
+    Args:
+        name: of its file, without ending.
+        title: what it shows.
+        text: how to read it.
+        height: inches.
+        draw: fills the axes.
+        facts: said above the picture in small letters.
+    """
     with mpl.rc_context(STYLE):
-        canvas = Canvas(figsize=(WIDTH, spec.height), layout="constrained")
-        spec.draw(canvas.add_subplot(), result)
-        if result.hospitals.facts:
-            said = textwrap.fill(" ".join(result.hospitals.facts), 104)
+        canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
+        draw(canvas.add_subplot())
+        if facts:
+            said = textwrap.fill(" ".join(facts), 104)
             canvas.suptitle(said, x=0.01, ha="left", fontsize=7, color=SOFT)
         svg = _save(canvas, "svg", {"Date": None, "Creator": None})
         png = _save(canvas, "png", {"Software": None})
-    return Plot(spec.name, spec.title, spec.text, svg, png)
+    return Plot(name, title, text, svg, png)
 
 
 def _save(canvas: Canvas, format_: str, metadata: dict[str, None]) -> bytes:

@@ -37,14 +37,32 @@ def write_report(run: Path, result: Result) -> Path:
 
 def render(result: Result, plots: Sequence[Plot]) -> str:
     """The report's HTML; the same result gives the same bytes."""
-    environment = Environment(
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            result=result,
+            plots={plot.name: plot for plot in plots},
+            rows=rows(result),
+            figures=FIGURES,
+            factor=None if result.study.epsilon is None else worst_odds(result.study.epsilon),
+            declared=sum(site.declared_patients for site in result.per_site.values()),
+            cells=agreement(result),
+            records=len({record.model_dump_json() for record in result.numerics.values()}),
+        )
+    )
+
+
+def environment() -> Environment:
+    """What pages are rendered in: their templates, and the forms that numbers take."""
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    made.filters.update(
         figure=figure,
         interval=interval,
         epsilon=epsilon,
@@ -52,16 +70,7 @@ def render(result: Result, plots: Sequence[Plot]) -> str:
         inline=inline,
         number=SMALL.get,
     )
-    return environment.get_template("report.html.j2").render(
-        result=result,
-        plots={plot.name: plot for plot in plots},
-        rows=rows(result),
-        figures=FIGURES,
-        factor=None if result.study.epsilon is None else worst_odds(result.study.epsilon),
-        declared=sum(site.declared_patients for site in result.per_site.values()),
-        cells=agreement(result),
-        records=len({record.model_dump_json() for record in result.numerics.values()}),
-    )
+    return made
 
 
 def figure(value: float | None) -> str:
