@@ -1,0 +1,1 @@
+"""Attempts to break a study's privacy claim: canaries, lower bounds, planted faults."""

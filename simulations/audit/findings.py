@@ -1,0 +1,177 @@
+"""What an audit found: the schema of ``audit.json``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field
+
+from common.files import write_atomic
+from common.settings import Section
+
+FORMAT: Final = 1
+FILE: Final = "audit.json"
+
+
+class Bound(Section):
+    """A lower bound on epsilon.
+
+    Attributes:
+        name: what is bounded and from what.
+        epsilon: at least this much, with the confidence.
+        confidence: of this bound alone.
+        assumes: what it takes for granted.
+        source: where the method stands.
+        detail: the counts that it follows from.
+    """
+
+    name: str
+    epsilon: float
+    confidence: float
+    assumes: str
+    source: str
+    detail: str
+
+
+class MechanismFinding(Section):
+    """What the mechanism audit found at one site.
+
+    Attributes:
+        site: whose mechanism it is.
+        claimed: epsilon of the whole training, by the account.
+        delta: of the claim.
+        sampling_rate: probability that a patient takes part in a step.
+        noise_multiplier: standard deviation of a step's noise over the clip norm.
+        steps: of the whole study.
+        canaries: in each repetition.
+        repetitions: tiny studies; the second half of them gave the bounds.
+        bounds: all hold at once with the audit's confidence.
+    """
+
+    site: str
+    claimed: float
+    delta: float
+    sampling_rate: float
+    noise_multiplier: float
+    steps: int
+    canaries: int
+    repetitions: int
+    bounds: tuple[Bound, ...]
+
+    @property
+    def empirical(self) -> float:
+        """The largest of the bounds."""
+        return max(bound.epsilon for bound in self.bounds)
+
+    @property
+    def survived(self) -> bool:
+        """Whether no bound reaches the claim."""
+        return self.empirical < self.claimed
+
+
+class Check(Section):
+    """A property that the guarantee rests on, tried out.
+
+    Attributes:
+        name: which.
+        site: at which site, where it depends on one.
+        wanted: what has to hold, in plain words.
+        found: what was found.
+        passed: whether it held.
+    """
+
+    name: str
+    site: str | None = None
+    wanted: str
+    found: str
+    passed: bool
+
+
+class Membership(Section):
+    """How well members can be told from others, whatever that proves.
+
+    Attributes:
+        members: scored canaries that were in.
+        others: scored canaries that were out.
+        auc: area under the curve.
+        caught: true positive rate at each false positive rate.
+        points: false and true positive rates, ascending.
+    """
+
+    members: int
+    others: int
+    auc: float
+    caught: tuple[tuple[float, float], ...]
+    points: tuple[tuple[float, float], ...]
+
+
+class OneRunFinding(Section):
+    """What the one-run audit found of the study as it really runs.
+
+    Attributes:
+        claimed: the largest epsilon that a site's training costs.
+        delta: of the claim.
+        kind: of canary.
+        canaries: in and out, over all sites and runs.
+        inserted: of those, who were in.
+        sites: where they were.
+        runs: independent runs of the study.
+        bounds: all hold at once with the audit's confidence.
+        membership: the curve beside them.
+    """
+
+    claimed: float
+    delta: float
+    kind: str
+    canaries: int
+    inserted: int
+    sites: tuple[str, ...]
+    runs: int
+    bounds: tuple[Bound, ...]
+    membership: Membership
+
+    @property
+    def empirical(self) -> float:
+        """The largest of the bounds."""
+        return max(bound.epsilon for bound in self.bounds)
+
+    @property
+    def survived(self) -> bool:
+        """Whether no bound reaches the claim."""
+        return self.empirical < self.claimed
+
+
+class Findings(Section):
+    """A finished audit."""
+
+    format: int = Field(default=FORMAT, ge=FORMAT, le=FORMAT)
+    study: str
+    title: str
+    study_sha256: str
+    warnings: tuple[str, ...]
+    confidence: float
+    one_run: OneRunFinding | None
+    mechanism: tuple[MechanismFinding, ...]
+    checks: tuple[Check, ...]
+    seed: int
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    command: str
+
+    @property
+    def survived(self) -> bool:
+        """Whether nothing that was tried broke the claim."""
+        whole = self.one_run is None or self.one_run.survived
+        pieces = all(each.survived for each in self.mechanism)
+        return whole and pieces and all(each.passed for each in self.checks)
+
+
+def write_findings(folder: Path, findings: Findings) -> Path:
+    """Write ``audit.json``: sorted keys, whole or not at all."""
+    document = findings.model_dump(mode="json") | {"survived": findings.survived}
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path = folder / FILE
+    write_atomic(path, f"{text}\n".encode())
+    return path

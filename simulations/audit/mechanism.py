@@ -1,0 +1,296 @@
+"""The mechanism audit: tiny studies on gradient-space canaries, and what they prove.
+
+Each repetition is a whole study on :mod:`simulations.audit.tiny`'s canaries, who are in or out by
+a fair coin, through the site's sampling, clipping and noise, at the site's sampling rate and noise
+and over all its steps. Half of the repetitions choose how to guess (statistic, threshold, how
+many guesses), the other half alone give the bounds, so that nothing is chosen on what it is then
+judged by. Three bounds are given, each at its share of the allowed failure, so that the largest
+holds too; what each assumes stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm
+
+from client.parallel import Job
+from common.privacy import PatientMechanism, epsilon_of
+from common.randomness import Stream, derive
+from common.study import Study
+from simulations.audit.bounds import (
+    Guesses,
+    Rates,
+    at_most,
+    curve_is_refuted_by_guesses,
+    curve_is_refuted_by_rates,
+    rates_epsilon,
+    tail_guesses,
+)
+from simulations.audit.findings import Bound, MechanismFinding
+from simulations.audit.parts import PRODUCTION, Parts
+from simulations.audit.tiny import canaries, releases
+from simulations.audit.tradeoff import TradeOff, sampled_gaussian
+
+Scores = npt.NDArray[np.float64]
+Members = npt.NDArray[np.bool_]
+SIDE: Final = 32
+"""Pixels of a side: 1024 canaries a repetition."""
+REPETITIONS: Final = 20
+SHARES: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)
+"""Of the canaries, how many may be guessed on."""
+_THRESHOLDS: Final = 100
+_OCTAVE: Final = 16
+_OCTAVES: Final = 2
+BOUNDS: Final = 3
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a site's plan says of its training.
+
+    Attributes:
+        rate: probability with which a patient takes part in a step.
+        noise_multiplier: standard deviation of a step's noise over the clip norm.
+        steps: of the whole study.
+        delta: failure probability.
+        epsilon: what the training costs a patient.
+    """
+
+    rate: float
+    noise_multiplier: float
+    steps: int
+    delta: float
+    epsilon: float
+
+    @classmethod
+    def of(cls, study: Study, mechanism: PatientMechanism) -> Claim:
+        """The claim of a mechanism that was calibrated for a study."""
+        return cls(
+            mechanism.step.sampling_rate,
+            mechanism.step.noise_multiplier,
+            study.training.rounds * study.training.local_steps,
+            mechanism.delta,
+            mechanism.epsilon_training,
+        )
+
+    def noise_at(self, rung: int) -> float:
+        """Noise multipliers from four times the claimed (rung 0) to a quarter of it."""
+        return float(self.noise_multiplier * 2.0 ** (_OCTAVES - rung / _OCTAVE))
+
+    def curve(self, rung: int) -> TradeOff:
+        """The trade-off curve with the noise of a rung."""
+        return sampled_gaussian(self.rate, self.noise_at(rung), self.steps)
+
+    def cost(self, rung: int) -> float:
+        """Epsilon with the noise of a rung."""
+        if rung == CLAIMED:
+            return self.epsilon
+        return epsilon_of(self.rate, self.noise_at(rung), self.steps, self.delta)
+
+
+CLAIMED: Final = _OCTAVES * _OCTAVE
+_RUNGS: Final = 2 * CLAIMED
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What some repetitions showed: one entry a canary and repetition.
+
+    Attributes:
+        scores: by statistic, higher for canaries that seem to be in.
+        members: who was in.
+    """
+
+    scores: dict[str, Scores]
+    members: Members
+
+
+def audit_mechanism(
+    study: Study,
+    mechanism: PatientMechanism,
+    *,
+    site: str,
+    key: bytes,
+    failure: float,
+    job: Job,
+    repetitions: int = REPETITIONS,
+    side: int = SIDE,
+    parts: Parts = PRODUCTION,
+) -> MechanismFinding:
+    """Lower bounds on what one site's training gives away of a patient.
+
+    Args:
+        study: rounds, steps, clip norm and images of a patient are taken from it.
+        mechanism: as the site's plan has it; what it claims is put to the test.
+        site: whose it is, to be named.
+        key: 32 bytes that everything follows from.
+        failure: probability with which any of the bounds may be wrong.
+        job: told of each repetition.
+        repetitions: tiny studies; half of them only choose how to guess.
+        side: pixels of a canary's side; there are as many canaries as pixels.
+        parts: the functions put to the test.
+    """
+    claim = Claim.of(study, mechanism)
+    made = canaries(study, mechanism, side)
+    seen = []
+    for number in range(repetitions):
+        secret = derive(key, repetition=number)
+        members = Stream(derive(secret, purpose="coins")).uniform(side * side) < 0.5
+        released = releases(made, mechanism, members, key=secret, parts=parts)
+        seen.append(Seen(statistics(released, claim), members))
+        job.advance()
+    half = max(1, repetitions // 2)
+    bounds = prove(claim, _pooled(seen[:half]), _pooled(seen[half:]), failure)
+    return MechanismFinding(
+        site=site,
+        claimed=claim.epsilon,
+        delta=claim.delta,
+        sampling_rate=claim.rate,
+        noise_multiplier=claim.noise_multiplier,
+        steps=claim.steps,
+        canaries=side * side,
+        repetitions=repetitions,
+        bounds=bounds,
+    )
+
+
+def statistics(released: npt.NDArray[np.float32], claim: Claim) -> dict[str, Scores]:
+    """What a canary's releases, (steps, canaries), say of its having been in.
+
+    ``likelihood`` is the logarithm of the likelihood ratio under the claim, the best there is
+    where the claim holds (Neyman and Pearson 1933). ``spread`` is the standard deviation over
+    the steps, which noise that repeats itself gives away.
+    """
+    values = released.astype(np.float64)
+    evidence = (values - 0.5) / claim.noise_multiplier**2
+    if claim.rate < 1.0:
+        evidence = np.logaddexp(np.log1p(-claim.rate), np.log(claim.rate) + evidence)
+    return {"likelihood": evidence.sum(axis=0), "spread": values.std(axis=0)}
+
+
+def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tuple[Bound, ...]:
+    """The three bounds, each allowed a third of the failures."""
+    each = failure / BOUNDS
+    name, share = _best_share(claim, chosen_on, each)
+    guesses = _guesses(judged_on, name, share)
+    at = _best_threshold(chosen_on, each, _gaussian)
+    rates = _rates(judged_on, *at)
+    plain = _best_threshold(
+        chosen_on, each, lambda rates, failure: rates_epsilon(rates, claim.delta, failure)
+    )
+    return (
+        Bound(
+            name="trade-off curve, guesses",
+            epsilon=_reached(
+                claim, lambda curve: curve_is_refuted_by_guesses(guesses, curve, each)
+            ),
+            confidence=1 - each,
+            assumes="nothing of how canaries depend on one another; that the curve is one of "
+            "sampled Gaussian steps",
+            source="Mahloujifar, Melis and Chaudhuri 2024",
+            detail=f"{guesses.right} of {guesses.made} guesses right ({name})",
+        ),
+        Bound(
+            name="trade-off curve, rates",
+            epsilon=_reached(claim, lambda curve: curve_is_refuted_by_rates(rates, curve, each)),
+            confidence=1 - each,
+            assumes="independent canaries, as the claim has them; that the curve is one of "
+            "sampled Gaussian steps",
+            source="Nasr et al. 2023; Clopper and Pearson 1934",
+            detail=_told(rates, at[0]),
+        ),
+        Bound(
+            name="epsilon and delta, rates",
+            epsilon=rates_epsilon(_rates(judged_on, *plain), claim.delta, each),
+            confidence=1 - each,
+            assumes="independent canaries; nothing of the mechanism",
+            source="Clopper and Pearson 1934",
+            detail=_told(_rates(judged_on, *plain), plain[0]),
+        ),
+    )
+
+
+def _pooled(seen: Sequence[Seen]) -> Seen:
+    names = seen[0].scores
+    return Seen(
+        {name: np.concatenate([each.scores[name] for each in seen]) for name in names},
+        np.concatenate([each.members for each in seen]),
+    )
+
+
+def climb(curve: Callable[[int], TradeOff], refuted: Callable[[TradeOff], bool]) -> int | None:
+    """The highest rung of the ladder of noises whose curve is refuted; None where none is.
+
+    Args:
+        curve: the trade-off curve at a rung; the higher the rung, the less the noise.
+        refuted: whether a curve is; if one is, so are all on lower rungs.
+    """
+    if not refuted(curve(0)):
+        return None
+    low, high = 0, _RUNGS + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if refuted(curve(middle)) else (low, middle)
+    return low
+
+
+def _reached(claim: Claim, refuted: Callable[[TradeOff], bool]) -> float:
+    """The largest epsilon whose curve is refuted; 0 where none is."""
+    rung = climb(claim.curve, refuted)
+    return 0.0 if rung is None else claim.cost(rung)
+
+
+def _best_share(claim: Claim, seen: Seen, failure: float) -> tuple[str, float]:
+    """The statistic and the share of canaries to guess on that would prove most."""
+
+    def proves(choice: tuple[str, float]) -> float:
+        guesses = _guesses(seen, *choice)
+        return _reached(claim, lambda curve: curve_is_refuted_by_guesses(guesses, curve, failure))
+
+    return max(((name, share) for name in seen.scores for share in SHARES), key=proves)
+
+
+def _guesses(seen: Seen, name: str, share: float) -> Guesses:
+    made = max(1, round(share * len(seen.members)))
+    return tail_guesses(seen.scores[name], seen.members, made)
+
+
+def _best_threshold(
+    seen: Seen, failure: float, worth: Callable[[Rates, float], float]
+) -> tuple[str, float]:
+    """The statistic and the threshold that are worth most."""
+    places = np.linspace(0.0, 1.0, _THRESHOLDS + 2)[1:-1]
+    tails = np.concatenate([places, places[0] * 2.0 ** -np.arange(1, 8)])
+    every = np.unique(np.concatenate([tails, 1.0 - tails]))
+    choices = [
+        (name, float(threshold))
+        for name, scores in seen.scores.items()
+        for threshold in np.quantile(scores, every)
+    ]
+    return max(choices, key=lambda choice: worth(_rates(seen, *choice), failure))
+
+
+def _rates(seen: Seen, name: str, threshold: float) -> Rates:
+    called = seen.scores[name] > threshold
+    members = int(seen.members.sum())
+    caught = int((called & seen.members).sum())
+    return Rates(members, caught, len(called) - members, int(called.sum()) - caught)
+
+
+def _gaussian(rates: Rates, failure: float) -> float:
+    """How many standard deviations apart two normal scores would lie: for choosing alone."""
+    missed = at_most(rates.missed, rates.members, failure / 2)
+    accused = at_most(rates.accused, rates.others, failure / 2)
+    return float(norm.isf(accused) - norm.ppf(missed)) if max(missed, accused) < 1 else -np.inf
+
+
+def _told(rates: Rates, name: str) -> str:
+    return (
+        f"{rates.caught} of {rates.members} members and {rates.accused} of {rates.others} others "
+        f"called in ({name})"
+    )

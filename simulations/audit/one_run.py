@@ -1,0 +1,247 @@
+"""The one-run audit: canaries among the patients of a study that runs as it really would.
+
+The study is conducted as ``consilium-sim run`` conducts it, on copies of the hospitals in which
+canaries lie as DICOM files like everybody's; the adversary is the coordinator
+(:mod:`simulations.audit.listener`). Several runs, each with canaries and keys of its own, are one
+game with more canaries, so the same theorems hold for them together.
+
+How many guesses are made is decided beforehand: each of a few numbers gets an equal part of
+the allowed failure, and the best of the bounds counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+from client.sitefile import load_site_file
+from common.privacy import PatientMechanism, mechanism
+from common.study import Study
+from simulations.archives import Hospitals, read_hospitals
+from simulations.audit.bounds import (
+    Guesses,
+    curve_is_refuted_by_guesses,
+    one_run_epsilon,
+    tail_guesses,
+)
+from simulations.audit.canaries import Canary, Kind, insert, make
+from simulations.audit.findings import Bound, Membership, OneRunFinding
+from simulations.audit.listener import Labelled, Listener
+from simulations.audit.mechanism import Claim, climb
+from simulations.audit.tradeoff import TradeOff, worst
+from simulations.order import PROCESSES, Order, Watcher
+from simulations.run import conduct
+from simulations.testset import TestSet, load_test_set
+
+CANARIES: Final = 100
+"""For each hospital."""
+SHARES: Final = (0.05, 0.125, 0.25, 0.5, 1.0)
+"""Of the canaries, how many are guessed on."""
+FALSE_ALARMS: Final = (0.001, 0.01, 0.1)
+BOUNDS: Final = 2
+_REFERENCE: Final = 200
+_POINTS: Final = 300
+
+
+@dataclass(frozen=True)
+class Game:
+    """One-run audits that are asked for.
+
+    Attributes:
+        study: the study file.
+        hospitals: folder of the hospitals.
+        out: new folder for the runs.
+        seed: of the first run; the next ones count up.
+        canaries: for each hospital.
+        kind: of canary.
+        runs: how many.
+        failure: probability with which any of the bounds may be wrong.
+        threads: of every site.
+        processes: for decoding.
+    """
+
+    study: Path
+    hospitals: Path
+    out: Path
+    seed: int
+    canaries: int
+    kind: Kind
+    runs: int
+    failure: float
+    threads: int | None = None
+    processes: int = PROCESSES
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What the adversary made of a run: one entry a canary."""
+
+    scores: npt.NDArray[np.float64]
+    members: npt.NDArray[np.bool_]
+
+
+def audit_one_run(game: Game, study: Study, watcher: Watcher) -> OneRunFinding:
+    """Play the game and say what it proves.
+
+    Args:
+        game: what is asked for.
+        study: what stands in the study file.
+        watcher: told how far the runs are.
+
+    Raises:
+        ConsiliumError: the study cannot be run, or the canaries cannot be made.
+    """
+    hospitals = read_hospitals(game.hospitals)
+    planned = plans(study, hospitals)
+    seen = [play(game, study, hospitals, number, watcher) for number in range(game.runs)]
+    heard = Heard(
+        np.concatenate([one.scores for one in seen]), np.concatenate([one.members for one in seen])
+    )
+    claims = [Claim.of(study, each) for each in planned.values()]
+    return OneRunFinding(
+        claimed=max(claim.epsilon for claim in claims),
+        delta=claims[0].delta,
+        kind=game.kind,
+        canaries=len(heard.members),
+        inserted=int(heard.members.sum()),
+        sites=hospitals.sites,
+        runs=game.runs,
+        bounds=prove(claims, heard, game.failure),
+        membership=membership(heard),
+    )
+
+
+def plans(study: Study, hospitals: Hospitals) -> dict[str, PatientMechanism]:
+    """The mechanism that each hospital's plan will have."""
+    found = {}
+    for site in hospitals.sites:
+        planned = mechanism(study, declared(study, hospitals, site))
+        assert isinstance(planned, PatientMechanism)
+        found[site] = planned
+    return found
+
+
+def declared(study: Study, hospitals: Hospitals, site: str) -> int:
+    """A hospital's public number of training patients."""
+    file = load_site_file(hospitals.site_file(site))
+    return file.data[study.data.dataset].declared_patients
+
+
+def play(game: Game, study: Study, hospitals: Hospitals, number: int, watcher: Watcher) -> Heard:
+    """One run of the study with canaries, listened to."""
+    folder, seed = game.out / f"run-{number}", game.seed + number
+    test = load_test_set(
+        study,
+        hospitals,
+        seed=seed,
+        cache=game.out / "test-cache",
+        workers=game.processes,
+        progress=watcher.progress,
+    )
+    made = make(study, hospitals, count=game.canaries, kind=game.kind, seed=seed, test=test)
+    insert(folder / "hospitals", study, hospitals, made)
+    listener = Listener(
+        study,
+        plans(study, hospitals),
+        {site: declared(study, hospitals, site) for site in hospitals.sites},
+        {site: _labelled(study, canaries) for site, canaries in made.items()},
+        _reference(study, test),
+    )
+    order = Order(
+        study=game.study,
+        hospitals=folder / "hospitals",
+        run=folder / "run",
+        seed=seed,
+        baselines=False,
+        threads=game.threads,
+        processes=game.processes,
+    )
+    conduct(order, watcher, tap=listener.tap)
+    return Heard(
+        np.concatenate([listener.scores[site] for site in made]),
+        np.array([one.inside for canaries in made.values() for one in canaries]),
+    )
+
+
+def prove(claims: Sequence[Claim], heard: Heard, failure: float) -> tuple[Bound, ...]:
+    """The two bounds, each the best over the numbers of guesses; half of the failures each."""
+    each = failure / BOUNDS / len(SHARES)
+    games = [_guesses(heard, share) for share in SHARES]
+    delta = claims[0].delta
+    proved = [one_run_epsilon(game, delta, each) for game in games]
+    best = int(np.argmax(proved))
+    reached = [_rung(claims, game, each) for game in games]
+    rungs = [-1 if rung is None else rung for rung in reached]
+    top = int(np.argmax(rungs))
+    return (
+        Bound(
+            name="epsilon and delta, one run",
+            epsilon=proved[best],
+            confidence=1 - failure / BOUNDS,
+            assumes="nothing",
+            source="Steinke, Nasr and Jagielski 2023, theorem 5.2",
+            detail=_told(games[best]),
+        ),
+        Bound(
+            name="trade-off curve, one run",
+            epsilon=0.0 if rungs[top] < 0 else max(claim.cost(rungs[top]) for claim in claims),
+            confidence=1 - failure / BOUNDS,
+            assumes="that the curve is one of sampled Gaussian steps",
+            source="Mahloujifar, Melis and Chaudhuri 2024",
+            detail=_told(games[top]),
+        ),
+    )
+
+
+def _rung(claims: Sequence[Claim], guesses: Guesses, failure: float) -> int | None:
+    """The highest rung of noise that the guesses refute for the worst of the sites."""
+
+    def curve(rung: int) -> TradeOff:
+        return worst(tuple(claim.curve(rung) for claim in claims))
+
+    return climb(curve, lambda each: curve_is_refuted_by_guesses(guesses, each, failure))
+
+
+def membership(heard: Heard) -> Membership:
+    """How well the scores tell members from others."""
+    inside, outside = heard.scores[heard.members], heard.scores[~heard.members]
+    ranks = rankdata(heard.scores)[heard.members]
+    pairs = max(1, len(inside) * len(outside))
+    auc = (ranks.sum() - len(inside) * (len(inside) + 1) / 2) / pairs
+    thresholds = np.sort(heard.scores)[::-1]
+    true = np.concatenate([[0.0], (inside >= thresholds[:, None]).mean(axis=1)])
+    false = np.concatenate([[0.0], (outside >= thresholds[:, None]).mean(axis=1)])
+    kept = np.unique(np.linspace(0, len(true) - 1, min(len(true), _POINTS)).astype(int))
+    return Membership(
+        members=len(inside),
+        others=len(outside),
+        auc=float(auc),
+        caught=tuple((rate, float(true[false <= rate].max())) for rate in FALSE_ALARMS),
+        points=tuple((float(false[k]), float(true[k])) for k in kept),
+    )
+
+
+def _guesses(heard: Heard, share: float) -> Guesses:
+    return tail_guesses(heard.scores, heard.members, max(1, round(share * len(heard.members))))
+
+
+def _told(guesses: Guesses) -> str:
+    return f"{guesses.right} of {guesses.made} guesses right, on {guesses.canaries} canaries"
+
+
+def _labelled(study: Study, canaries: Sequence[Canary]) -> Labelled:
+    pictures = np.stack([one.picture for one in canaries])
+    return Labelled.of(study, pictures, [one.label for one in canaries])
+
+
+def _reference(study: Study, test: TestSet) -> Labelled:
+    """Some patients of the test set, with their own labels."""
+    patients = test.patients[:_REFERENCE]
+    pictures = test.images.open()[[patient.images[0] for patient in patients]]
+    return Labelled.of(study, pictures.astype(np.float32), [patient.label for patient in patients])

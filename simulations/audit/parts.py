@@ -1,0 +1,60 @@
+"""The three functions that make a step of training private, as an audit puts them to the test.
+
+An audit runs what a site runs: sampling, clipped sum and noise are those of ``client``. They are
+held together here so that a test can put a faulty one in a sound one's place, and see which
+detector notices (:mod:`simulations.audit.faults`); production code knows nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from client import noise, sampling
+from client.gradients import gradient_sum, with_hooks
+from client.sampling import Batch
+from common.privacy import PatientMechanism
+from common.study import Study
+
+_MICRO_BATCH: Final = 1024
+
+
+def clipped_sum(
+    model: nn.Module, batch: Batch, mechanism: PatientMechanism, study: Study
+) -> torch.Tensor:
+    """The site's clipped gradient sum over a batch, flat float32.
+
+    Args:
+        model: from :func:`ready`.
+        batch: may be empty.
+        mechanism: says at which norm to clip.
+        study: says how classes weigh.
+    """
+    return gradient_sum(model, batch, mechanism, study.training.class_weights, _MICRO_BATCH)
+
+
+def ready(model: nn.Module) -> nn.Module:
+    """A model as :func:`clipped_sum` takes it."""
+    return with_hooks(model)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a step is made of; by default, what a site runs.
+
+    Attributes:
+        draw: as :func:`client.sampling.draw`.
+        clipped_sum: as :func:`clipped_sum`.
+        noised: as :func:`client.noise.noised`.
+    """
+
+    draw: Callable[..., Batch] = sampling.draw
+    clipped_sum: Callable[[nn.Module, Batch, PatientMechanism, Study], torch.Tensor] = clipped_sum
+    noised: Callable[[torch.Tensor, PatientMechanism, Any], torch.Tensor] = noise.noised
+
+
+PRODUCTION: Final = Parts()
