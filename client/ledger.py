@@ -6,29 +6,34 @@ or to the validation patients of one approved plan. The account is a patient's o
 composes every charge of every plan that the patient, known by keyed hash, ever stood in, so
 that renaming, copying or relabelling a folder opens no new one.
 
-Across studies the sum of Renyi divergences is a filter (Feldman and Zrnic 2021): a charge
-that would pass the policy's epsilon is refused before the first gradient. One study alone
-is judged by the tighter figure that its plan states and the approval fixed.
+Across studies the sum of Renyi divergences is a filter (Feldman and Zrnic 2021; Lecuyer 2021):
+a charge that would pass the policy's epsilon is refused before the first gradient. The order
+at which it adds up follows from the policy alone. One study alone is judged by the tighter
+figure that its plan states and the approval fixed.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from client.accounts import Account, Divergences, accounts, cost
 from client.store import Store
+from common.accounting import (
+    SampledGaussian,
+    filter_epsilon,
+    filter_order,
+    renyi_epsilon,
+)
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json, sha256
 from common.messages import HASH_OF_NOTHING, LedgerHead
 from common.plan import Plan
-from common.privacy import ORDERS, PatientMechanism, SampledGaussian, filter_epsilon, renyi
+from common.privacy import PatientMechanism
 
 Part = Literal["train", "validation"]
-Divergences = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,11 @@ class Limits:
     epsilon_per_study: float
     epsilon_total: float
     delta: float
+
+    def spent(self, divergences: Divergences) -> float:
+        """Epsilon of all that was released, as the filter for the total reads it."""
+        order = filter_order(self.epsilon_total, self.delta)
+        return filter_epsilon(divergences, self.delta, order)
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,8 @@ class Ledger:
                 "the ledger is older than what this site has already sent",
                 found=f"{self.head().length} charges",
                 wanted=f"charge {seen.length} as the coordinator has seen it",
-                remedy="do not restore an old state folder; close the study and approve it anew",
+                remedy="bring back the newest state folder; without it this site cannot go on with "
+                "the study, and can join one under another plan",
             )
 
     def reserve(self, charge: Charge, plan: Plan, limits: Limits) -> None:
@@ -166,15 +177,18 @@ class Ledger:
                 wanted=f"at most {limits.epsilon_per_study:g}",
             )
         whole = _whole(plan, mechanism)
-        for history in self._histories(plan.hash):
+        for history, spent in accounts(self._store, plan.hash).items():
             parts = [part for hash_, part in history if hash_ == plan.hash]
-            events = [event for part, event in whole.items() if part in parts]
-            self._within(history, plan, events, limits)
+            events = [event for part, event in whole.items() if part in parts and event]
+            self._within(spent, plan, events, limits)
 
     def spent(self, plan_hash: str, delta: float) -> float:
-        """The largest epsilon over the accounts of a plan's patients, over all studies."""
-        accounts = [self._divergences(history) for history in self._histories(plan_hash)]
-        return max((filter_epsilon(account, delta) for account in accounts), default=0.0)
+        """The largest epsilon over the accounts of a plan's patients, over all studies.
+
+        It is what was released so far, as if it had been fixed beforehand.
+        """
+        spent = accounts(self._store, plan_hash).values()
+        return max((renyi_epsilon(account.total, delta) for account in spent), default=0.0)
 
     def charges(self) -> list[dict[str, Any]]:
         """Every charge, oldest first, as plain values."""
@@ -203,9 +217,9 @@ class Ledger:
         self._refuse_beyond_plan(charge, plan, limits)
         if charge.event is None:
             return
-        for history in self._histories(charge.plan_hash):
+        for history, spent in accounts(self._store, charge.plan_hash).items():
             if (charge.plan_hash, charge.part) in history:
-                self._within(history, plan, [charge.event], limits)
+                self._within(spent, plan, [charge.event], limits)
 
     def _refuse_beyond_plan(self, charge: Charge, plan: Plan, limits: Limits) -> None:
         """Refuse what would make a study cost more than its plan states and the policy allows."""
@@ -234,18 +248,12 @@ class Ledger:
             )
 
     def _within(
-        self,
-        history: frozenset[tuple[str, str]],
-        plan: Plan,
-        events: list[SampledGaussian | None],
-        limits: Limits,
+        self, spent: Account, plan: Plan, events: list[SampledGaussian], limits: Limits
     ) -> None:
         """Refuse events that would take one kind of patient beyond the total."""
-        this = frozenset(entry for entry in history if entry[0] == plan.hash)
-        others = self._divergences(history - this)
-        total = others + self._divergences(this) + sum(renyi(event) for event in events if event)
-        epsilon = filter_epsilon(total, limits.delta)
-        if not others.any():  # nothing but this study was ever released about them
+        more = [cost(self._store, event) for event in events]
+        epsilon = limits.spent(np.sum([spent.total, *more], axis=0))
+        if not spent.others.any():  # nothing but this study was ever released about them
             epsilon = min(epsilon, plan.mechanism.epsilon)
         if epsilon > limits.epsilon_total:
             raise Refusal(
@@ -256,35 +264,6 @@ class Ledger:
                 wanted=f"at most {limits.epsilon_total:g}",
                 remedy="approve a cheaper study, or decide on a higher total",
             )
-
-    def _histories(self, plan_hash: str) -> set[frozenset[tuple[str, str]]]:
-        """The different sets of (plan, part) in which this plan's patients stand."""
-        rows = self._store.execute(
-            "SELECT DISTINCT group_concat(plan_hash || ' ' || part, ',') AS history"
-            " FROM members WHERE patient IN (SELECT patient FROM members WHERE plan_hash = ?)"
-            " GROUP BY patient",
-            plan_hash,
-        ).fetchall()
-        return {
-            frozenset((entry.split()[0], entry.split()[1]) for entry in row["history"].split(","))
-            for row in rows
-        }
-
-    def _divergences(self, history: frozenset[tuple[str, str]]) -> Divergences:
-        total = np.zeros(len(ORDERS))
-        for plan_hash, part in history:
-            rows = self._store.execute(
-                "SELECT sampling_rate, noise_multiplier, sum(count) AS count FROM charges"
-                " WHERE plan_hash = ? AND part = ? GROUP BY sampling_rate, noise_multiplier",
-                plan_hash,
-                part,
-            ).fetchall()
-            for rate, noise, count in rows:
-                if rate is None:
-                    return np.full(len(ORDERS), math.inf)
-                event = SampledGaussian(sampling_rate=rate, noise_multiplier=noise, count=count)
-                total = total + renyi(event)
-        return total
 
 
 def _whole(plan: Plan, mechanism: PatientMechanism) -> dict[Part, SampledGaussian | None]:

@@ -16,7 +16,7 @@ from typing import Final
 from common.errors import SiteError
 from common.files import sync_folder
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE approvals (
     plan_hash TEXT PRIMARY KEY,
@@ -54,6 +54,15 @@ CREATE TABLE replies (
     reply BLOB NOT NULL
 ) STRICT;
 """
+_SINCE_2: Final = """
+CREATE TABLE costs (
+    accountant TEXT NOT NULL,
+    sampling_rate REAL NOT NULL,
+    noise_multiplier REAL NOT NULL,
+    divergences BLOB NOT NULL,
+    PRIMARY KEY (accountant, sampling_rate, noise_multiplier)
+) STRICT, WITHOUT ROWID;
+"""
 
 
 class Store:
@@ -86,9 +95,10 @@ class Store:
             self._connection.execute(f"PRAGMA {setting}")
         self._connection.execute("PRAGMA secure_delete = ON")
         (found,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if found == 0:
+        if found < SCHEMA_VERSION:
+            missing = _SINCE_2 if found else _SCHEMA + _SINCE_2
             self._connection.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                f"BEGIN IMMEDIATE; {missing} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
             sync_folder(path.parent)
         elif found != SCHEMA_VERSION:

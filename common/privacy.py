@@ -3,65 +3,39 @@
 The unit is the patient; neighbouring data sets differ by adding or removing one. A step of
 training is the Poisson-sampled Gaussian mechanism (Abadi et al. 2016): each patient takes
 part with probability q, is clipped to L2 norm C, and noise of standard deviation
-``noise_multiplier * C`` is added to the sum, which is divided by the public number
-``q * declared_patients``. An evaluation is one Gaussian mechanism on a histogram.
+``noise_multiplier * C * (1 + GAMMA)`` is added to the sum, which is divided by the public
+number ``q * declared_patients``. An evaluation is one Gaussian mechanism on a histogram. What
+they cost is :mod:`common.accounting`.
 
-Within a study, whose parameters are fixed at approval, epsilon is composed with privacy
-loss distributions (Koskela et al. 2020; Doroshenko et al. 2022), pessimistically rounded.
-Across studies, which are chosen after seeing earlier results, Renyi differential privacy is
-added up as a filter (Mironov 2017; Feldman and Zrnic 2021), by Opacus. A patient's split is
-a function of that patient alone, so training and validation patients are disjoint whatever
-the others do: a patient pays for one of the two, and the study costs the larger.
+A patient's split is a function of that patient alone, so training and validation patients are
+disjoint whatever the others do: a patient pays for one of the two, and the study costs the
+larger.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from functools import lru_cache
 from typing import Annotated, Final, Literal
 
-import numpy as np
-import numpy.typing as npt
-from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
-from dp_accounting.pld import PLDAccountant
-from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent
 from pydantic import Field
 
+from common.accounting import (
+    MOST_NOISE,
+    SAME,
+    SampledGaussian,
+    calibrate,
+    epsilon,
+    epsilon_of,
+    exceeds,
+)
 from common.errors import PrivacyError
 from common.histogram import sensitivity
 from common.settings import Section
 from common.study import NoPrivacy, PatientPrivacy, Study
 
-ORDERS: Final = (
-    *(1 + tenth / 10 for tenth in range(1, 100)),
-    *range(11, 64),
-    *(64, 80, 96, 128, 192, 256, 384, 512, 1024),
-)
-"""Renyi orders at which the filter adds up."""
-MOST_NOISE: Final = 100.0
-"""A noise multiplier above this drowns any update; an epsilon that needs it is refused."""
-LEAST_NOISE: Final = 0.3
-"""A noise multiplier below this protects nobody (one step costs epsilon 19 at delta 1e-5)."""
-_DECIMALS: Final = 4
-_SAME: Final = 1e-6
-"""Relative difference that two machines' arithmetic may show in an epsilon."""
-_ROUGH_ORDERS: Final = (1.1, 1.25, 1.5, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512)
-"""Renyi orders that tell quickly what is out of reach by far."""
-
-
-class SampledGaussian(Section):
-    """An accounting event: ``count`` Gaussian mechanisms on Poisson samples.
-
-    Attributes:
-        sampling_rate: probability with which a patient takes part, q.
-        noise_multiplier: standard deviation of the noise over the L2 sensitivity.
-        count: how many times.
-    """
-
-    sampling_rate: float = Field(gt=0, le=1)
-    noise_multiplier: float = Field(gt=0, le=10_000)
-    count: int = Field(ge=1)
+GAMMA: Final = 1e-4
+"""By how much floating-point arithmetic may lengthen a clipped gradient, relative to the clip
+norm. ``docs/privacy.md`` argues for the number; noise is calibrated to it."""
 
 
 class PatientMechanism(Section):
@@ -70,7 +44,7 @@ class PatientMechanism(Section):
     Attributes:
         step: one step of training.
         evaluation: one evaluation, or None where the study has none.
-        clip_norm: C, the L2 bound of a patient's gradient.
+        clip_norm: C, the L2 bound of a patient's gradient, up to :data:`GAMMA`.
         divisor: the expected batch size, q x declared_patients.
         cell_noise: standard deviation of the noise on each cell of a histogram.
         epsilon_training: what the whole training costs a training patient.
@@ -92,6 +66,11 @@ class PatientMechanism(Section):
     def epsilon(self) -> float:
         """The most that the study costs any one patient of the site."""
         return max(self.epsilon_training, self.epsilon_evaluation)
+
+    @property
+    def noise_deviation(self) -> float:
+        """Standard deviation of the noise on each coordinate of a step's sum."""
+        return self.step.noise_multiplier * self.clip_norm * (1 + GAMMA)
 
 
 class NoMechanism(Section):
@@ -184,9 +163,9 @@ def _covers(
     stated: float, event: SampledGaussian, times: int, allowed: float, delta: float
 ) -> bool:
     rate, noise = event.sampling_rate, event.noise_multiplier
-    if _exceeds(rate, noise, times, delta, allowed):
+    if exceeds(rate, noise, times, delta, allowed):
         return False
-    return epsilon_of(rate, noise, times, delta) <= stated * (1 + _SAME) + _SAME
+    return epsilon_of(rate, noise, times, delta) <= stated * (1 + SAME) + SAME
 
 
 def _patient_mechanism(
@@ -256,115 +235,8 @@ def _most_steps(target: float, delta: float, rate: float, noise: float, steps: i
     low, high = 0, steps
     while high - low > 1:
         middle = (low + high) // 2
-        if _exceeds(rate, noise, middle, delta, target * (1 - _SAME)):
+        if exceeds(rate, noise, middle, delta, target * (1 - SAME)):
             high = middle
         else:
             low = middle
     return low
-
-
-def epsilon_of(rate: float, noise_multiplier: float, count: int, delta: float) -> float:
-    """Epsilon of ``count`` sampled Gaussian mechanisms, by privacy loss distribution."""
-    event = SampledGaussian(sampling_rate=rate, noise_multiplier=noise_multiplier, count=1)
-    return epsilon(((event, count),), delta)
-
-
-@lru_cache(maxsize=1024)
-def epsilon(events: tuple[tuple[SampledGaussian, int], ...], delta: float) -> float:
-    """The smallest epsilon known such that the composition is (epsilon, delta) private.
-
-    It is the privacy loss distribution's, on a grid fine enough for the loss of one step.
-    Where that loss is too small for any affordable grid, the Renyi bound may be the smaller.
-
-    Args:
-        events: each event and how many times it happened.
-        delta: the failure probability.
-    """
-    if not events:
-        return 0.0
-    loss = min(event.sampling_rate / event.noise_multiplier for event, _ in events)
-    accountant = PLDAccountant(value_discretization_interval=1e-3 if loss > 5e-3 else 1e-4)
-    for event, times in events:
-        gaussian = GaussianDpEvent(event.noise_multiplier)
-        sampled = PoissonSampledDpEvent(event.sampling_rate, gaussian)
-        accountant.compose(gaussian if event.sampling_rate == 1.0 else sampled, event.count * times)
-    found = float(accountant.get_epsilon(delta))
-    if loss > 5e-4:
-        return found
-    divergences = np.sum([times * renyi(event) for event, times in events], axis=0)
-    return min(found, filter_epsilon(divergences, delta))
-
-
-@lru_cache(maxsize=1024)
-def calibrate(target: float, delta: float, rate: float, count: int) -> float:
-    """The smallest noise multiplier, to four decimals, that keeps ``count`` steps private.
-
-    It leaves room for another machine, whose arithmetic differs in the last digits, to find
-    the target kept too.
-
-    Returns:
-        The multiplier, at least :data:`LEAST_NOISE`, or infinity where :data:`MOST_NOISE` does
-        not suffice by far.
-    """
-    kept = target * (1 - _SAME)
-    most = 16 * MOST_NOISE
-    low, high = LEAST_NOISE, min(max(rate * math.sqrt(count) / target, LEAST_NOISE), most)
-    while _exceeds(rate, high, count, delta, kept):
-        if high == most:
-            return math.inf
-        low, high = high, min(2 * high, most)
-    while high - low > 10**-_DECIMALS * high:
-        middle = (low + high) / 2
-        if _exceeds(rate, middle, count, delta, kept):
-            low = middle
-        else:
-            high = middle
-    return math.ceil(high * 10**_DECIMALS) / 10**_DECIMALS
-
-
-def _exceeds(rate: float, noise_multiplier: float, count: int, delta: float, target: float) -> bool:
-    """Whether epsilon is above ``target``.
-
-    The privacy loss of a mechanism that is far above takes minutes and gigabytes to compose,
-    and a plan that was received may ask for it: a Renyi bound, never as loose as this, tells.
-    """
-    if noise_multiplier < LEAST_NOISE:
-        return True
-    rough = count * _divergences_at(_ROUGH_ORDERS, rate, noise_multiplier)
-    if _best(_ROUGH_ORDERS, rough, delta) > 3 * target + 1:
-        return True
-    return epsilon_of(rate, noise_multiplier, count, delta) > target
-
-
-@lru_cache(maxsize=4096)
-def _divergences_at(
-    orders: tuple[float, ...], rate: float, noise_multiplier: float
-) -> npt.NDArray[np.float64]:
-    return np.asarray(
-        compute_rdp(q=rate, noise_multiplier=noise_multiplier, steps=1, orders=orders)
-    )
-
-
-def renyi(event: SampledGaussian) -> npt.NDArray[np.float64]:
-    """Renyi divergences of an event at :data:`ORDERS`, float64; they add under composition."""
-    return _divergences_at(ORDERS, event.sampling_rate, event.noise_multiplier) * event.count
-
-
-def filter_epsilon(divergences: npt.NDArray[np.float64], delta: float) -> float:
-    """Epsilon of Renyi divergences that were added up at :data:`ORDERS`.
-
-    Valid also where each event was chosen after seeing the results of the earlier ones, as
-    long as the caller stops before the bound is passed (Feldman and Zrnic 2021, theorem 4.3).
-    """
-    if not divergences.any():
-        return 0.0
-    if np.isinf(divergences).all():
-        return math.inf
-    return _best(ORDERS, divergences, delta)
-
-
-def _best(orders: tuple[float, ...], divergences: npt.NDArray[np.float64], delta: float) -> float:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the best order may be the largest: still a bound
-        best, _ = get_privacy_spent(orders=orders, rdp=divergences, delta=delta)
-    return max(float(best), 0.0)

@@ -7,17 +7,24 @@ release, and the same noise never meets other arrays or other patients.
 
 Sources: RFC 5869 (HKDF), RFC 8439 (ChaCha20), Box and Muller 1958 (normal deviates). The
 guarantee is computational: it holds against whoever cannot tell ChaCha20 from randomness.
+
+Normal deviates are made by torch, in float64 and by several threads: an update has millions.
+Their bits do not depend on the number of threads. They do depend, in the last place, on how
+torch's mathematical library takes logarithms, square roots and sines on this processor; the
+numerics record holds what decides it.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -25,6 +32,12 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from common.files import canonical_json
 
 KEY_BYTES: Final = 32
+PAIRS: Final = 2**17
+"""Pairs of normal deviates made at once: few megabytes, and enough to keep threads busy. It
+belongs to what a stream is; another value gives other deviates."""
+LARGEST_DEVIATE: Final = math.sqrt(128 * math.log(2))
+"""About 9.42: where the normal distribution is cut off, which moves a pair of deviates with
+probability 2**-64 (a radius comes from 64 bits)."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +95,47 @@ class Stream:
         return (mantissas * 2.0**-53).reshape(shape)
 
     def normal(self, shape: int | tuple[int, ...]) -> npt.NDArray[np.float64]:
-        """Standard normal deviates, float64 of the given shape, by Box and Muller."""
-        count = int(np.prod(shape))
-        pairs = (count + 1) // 2
-        uniforms = self.uniform((2, pairs))
-        radius = np.sqrt(-2.0 * np.log1p(-uniforms[0]))
-        angle = (2.0 * math.pi) * uniforms[1]
-        deviates = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
-        return deviates[:count].reshape(shape)
+        """Standard normal deviates, float64 of the given shape."""
+        blocks = [block.numpy().copy() for block in self.normal_blocks(int(np.prod(shape)))]
+        return np.concatenate([np.empty(0), *blocks]).reshape(shape)
+
+    def normal_blocks(self, count: int) -> Iterator[torch.Tensor]:
+        """``count`` standard normal deviates, a block at a time, so that memory is bounded.
+
+        Yields:
+            Flat float64 of ``2 * PAIRS`` deviates, the last block shorter. The next block is
+            written over it; the caller may change it.
+        """
+        largest = min(count + 1, 2 * PAIRS)
+        zeros, keystream = memoryview(bytes(8 * largest)), bytearray(8 * largest)
+        deviates = torch.empty(largest, dtype=torch.float64)
+        for first in range(0, count, 2 * PAIRS):
+            wanted = min(count - first, 2 * PAIRS)
+            pairs = (wanted + 1) // 2
+            self._keystream.update_into(zeros[: 16 * pairs], keystream)
+            words = torch.frombuffer(keystream, dtype=torch.int64, count=2 * pairs)
+            yield box_muller(words, deviates[: 2 * pairs])[:wanted]
+
+
+def box_muller(words: torch.Tensor, deviates: torch.Tensor) -> torch.Tensor:
+    """Normal deviates from random words (Box and Muller 1958).
+
+    A radius is ``sqrt(-2 log u)`` with ``u = |word + 1/2| / 2**63``, which is never zero and
+    keeps all its bits where it is small, that is, in the tail. An angle is in [-pi, pi].
+
+    Args:
+        words: int64, an even number, independent and uniform: half for radii, half for angles.
+        deviates: float64, as many; written over.
+
+    Returns:
+        ``deviates``: radius times cosine, then radius times sine, pair by pair.
+    """
+    deviates.copy_(words)
+    radii, angles = deviates.chunk(2)
+    radii.add_(0.5).abs_().mul_(2.0**-63).log_().mul_(-2.0).sqrt_()
+    angles.mul_(math.pi * 2.0**-63)
+    sines = angles.sin()
+    torch.mul(radii, sines, out=sines)
+    radii.mul_(angles.cos_())
+    angles.copy_(sines)
+    return deviates

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
+from common.accounting import epsilon as composed
 from common.checkpoint import study_hash
 from common.plan import Plan
 from common.privacy import NoMechanism
-from common.privacy import epsilon as composed
 from common.study import PatientPrivacy, Study
 from simulations.archives import Hospitals
 from simulations.curve import curve_rounds

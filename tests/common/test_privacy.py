@@ -1,4 +1,4 @@
-"""Mechanisms: known answers, tight calibration, and plans that say less than they cost."""
+"""Mechanisms: what follows from public numbers, and plans that say less than they cost."""
 
 from __future__ import annotations
 
@@ -7,27 +7,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
-from opacus.accountants import PRVAccountant
-from pydantic import ValidationError
-from scipy import optimize, stats
 
+from common.accounting import SampledGaussian, calibrate, epsilon
 from common.errors import PrivacyError
-from common.privacy import (
-    LEAST_NOISE,
-    ORDERS,
-    NoMechanism,
-    PatientMechanism,
-    SampledGaussian,
-    calibrate,
-    epsilon,
-    epsilon_of,
-    filter_epsilon,
-    mechanism,
-    renyi,
-    understated,
-)
+from common.privacy import GAMMA, NoMechanism, PatientMechanism, mechanism, understated
 from common.study import Study
 from tests.common.studies import small_study
 
@@ -37,104 +21,6 @@ DECLARED = 20
 
 def event(rate: float, noise: float, count: int = 1) -> SampledGaussian:
     return SampledGaussian(sampling_rate=rate, noise_multiplier=noise, count=count)
-
-
-def gaussian_epsilon(noise: float, delta: float) -> float:
-    """The Gaussian mechanism's exact epsilon (Balle and Wang 2018, theorem 8)."""
-
-    def excess(value: float) -> float:
-        below = stats.norm.cdf(0.5 / noise - value * noise)
-        above = stats.norm.cdf(-0.5 / noise - value * noise)
-        return float(below - math.exp(value) * above - delta)
-
-    return float(optimize.brentq(excess, 0, 100))
-
-
-@pytest.mark.parametrize("noise", [0.5, 1.0, 2.0, 10.0, 50.0])
-def test_one_gaussian_mechanism_has_the_analytic_epsilon(noise: float) -> None:
-    exact = gaussian_epsilon(noise, DELTA)
-    assert exact <= epsilon_of(1.0, noise, 1, DELTA) <= exact * 1.001
-
-
-@pytest.mark.parametrize("count", [4, 25])
-def test_gaussian_mechanisms_compose_like_one_with_less_noise(count: int) -> None:
-    exact = gaussian_epsilon(5.0 / math.sqrt(count), DELTA)
-    assert exact <= epsilon_of(1.0, 5.0, count, DELTA) <= exact * 1.001
-
-
-@pytest.mark.parametrize(
-    ("rate", "noise", "count", "published"),
-    [
-        (0.01, 4.0, 10_000, 1.26),  # Abadi et al. 2016, section 3.2
-        (256 / 60_000, 1.3, 15 * 60_000 // 256, 1.19),  # TensorFlow Privacy, tutorials' README
-        (256 / 60_000, 1.1, 60 * 60_000 // 256, 3.01),
-        (256 / 60_000, 0.7, 45 * 60_000 // 256, 7.10),
-    ],
-)
-def test_renyi_divergences_reproduce_published_epsilons_and_the_loss_distribution_betters_them(
-    rate: float, noise: float, count: int, published: float
-) -> None:
-    """Published with Mironov's (2017) conversion, proposition 3, which was bettered since."""
-    divergences = renyi(event(rate, noise, count))
-    mironov = divergences + math.log(1 / DELTA) / (np.array(ORDERS) - 1)
-    assert mironov.min() == pytest.approx(published, rel=0.01)
-    bettered = filter_epsilon(divergences, DELTA)
-    assert 0.7 * published < epsilon_of(rate, noise, count, DELTA) < bettered < published
-
-
-@pytest.mark.parametrize(
-    ("rate", "noise", "count"),
-    [(0.25, 2.46, 40), (0.25, 5.0, 400), (0.1, 6.0, 2000), (0.01, 0.88, 1000), (0.3, 30.0, 1000)],
-)
-def test_it_agrees_with_opacus_prv_accountant_and_never_exceeds_renyi(
-    rate: float, noise: float, count: int
-) -> None:
-    other = PRVAccountant()
-    other.history = [(noise, rate, count)]
-    found = epsilon_of(rate, noise, count, DELTA)
-    assert found == pytest.approx(other.get_epsilon(DELTA), rel=0.02)
-    assert found <= filter_epsilon(renyi(event(rate, noise, count)), DELTA)
-
-
-@pytest.mark.parametrize(
-    ("rate", "noise", "count"), [(0.001, 26.0, 100_000), (0.05, 50.0, 100), (1.0, 400.0, 10)]
-)
-def test_many_tiny_losses_are_no_dearer_than_renyi_says(
-    rate: float, noise: float, count: int
-) -> None:
-    bound = filter_epsilon(renyi(event(rate, noise, count)), DELTA)
-    assert 0.5 * bound < epsilon_of(rate, noise, count, DELTA) <= bound
-
-
-def test_nothing_released_costs_nothing() -> None:
-    assert epsilon((), DELTA) == 0.0
-    assert filter_epsilon(np.zeros(len(ORDERS)), DELTA) == 0.0
-
-
-def test_a_release_that_nothing_bounds_costs_everything() -> None:
-    assert math.isinf(filter_epsilon(np.full(len(ORDERS), math.inf), DELTA))
-
-
-def test_renyi_divergences_add_up() -> None:
-    once, thrice = renyi(event(0.2, 2.0)), renyi(event(0.2, 2.0, 3))
-    assert thrice == pytest.approx(3 * once)
-    assert renyi(event(1.0, 2.0)) == pytest.approx(np.array(ORDERS) / (2 * 2.0**2))
-
-
-@pytest.mark.parametrize(
-    ("target", "rate", "count"), [(8.0, 0.25, 6), (3.0, 0.25, 40), (0.5, 1.0, 3), (1.0, 0.02, 500)]
-)
-def test_calibrated_noise_meets_its_target_and_is_hardly_more_than_needed(
-    target: float, rate: float, count: int
-) -> None:
-    noise = calibrate(target, DELTA, rate, count)
-    assert 0.998 * target < epsilon_of(rate, noise, count, DELTA) < target
-    assert epsilon_of(rate, 0.999 * noise, count, DELTA) > target * (1 - 1e-6)
-
-
-def test_noise_is_never_so_little_that_it_protects_nobody() -> None:
-    assert calibrate(1000.0, DELTA, 0.25, 2) == LEAST_NOISE
-    assert math.isinf(calibrate(1e-4, DELTA, 1.0, 1000))
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +49,15 @@ def test_it_follows_from_public_numbers(calibrated: PatientMechanism) -> None:
         == calibrated.evaluation.noise_multiplier
         == calibrate(4.0, DELTA, 1.0, 1)
     )
+
+
+def test_the_noise_covers_what_arithmetic_adds_to_a_clipped_norm(
+    calibrated: PatientMechanism,
+) -> None:
+    """The accounted multiplier is the deviation over the true sensitivity, C (1 + gamma)."""
+    halved = calibrated.model_copy(update={"clip_norm": 0.5})
+    sensitivity = 0.5 * (1 + GAMMA)
+    assert halved.noise_deviation / sensitivity == pytest.approx(calibrated.step.noise_multiplier)
 
 
 def test_training_and_evaluation_compose_in_parallel(calibrated: PatientMechanism) -> None:
@@ -302,20 +197,3 @@ def test_a_plan_for_another_number_of_patients_is_found_out(
     study: Study, calibrated: PatientMechanism
 ) -> None:
     assert understated(calibrated, study, DECLARED - 1) == "sampling_rate"
-
-
-@pytest.mark.parametrize(
-    "numbers",
-    [
-        {"sampling_rate": 0.0},
-        {"sampling_rate": 1.1},
-        {"noise_multiplier": 0.0},
-        {"noise_multiplier": 1e300},
-        {"noise_multiplier": math.inf},
-        {"count": 0},
-    ],
-)
-def test_an_event_without_meaning_is_refused(numbers: dict[str, float]) -> None:
-    sound: dict[str, Any] = {"sampling_rate": 0.5, "noise_multiplier": 1.0, "count": 1}
-    with pytest.raises(ValidationError):
-        SampledGaussian(**sound | numbers)

@@ -8,12 +8,21 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from common.files import canonical_json
-from common.randomness import Stream, StudyKey, derive, known_secret
+from common.randomness import (
+    LARGEST_DEVIATE,
+    PAIRS,
+    Stream,
+    StudyKey,
+    box_muller,
+    derive,
+    known_secret,
+)
 
 VECTORS = {
     # RFC 8439, appendix A.1, vectors 1 and 2: key and nonce zero, blocks 0 and 1.
@@ -111,14 +120,72 @@ def test_uniform_deviates_are_uniform() -> None:
     assert stats.kstest(drawn.ravel(), "uniform").pvalue > 0.01
 
 
+def by_hand(words: list[int]) -> list[float]:
+    """Box and Muller on signed 64-bit words: radii from the first half, angles from the second."""
+    half = len(words) // 2
+    radius = [math.sqrt(-2 * math.log(abs(word + 0.5) / 2**63)) for word in words[:half]]
+    turns = [math.pi * word / 2**63 for word in words[half:]]
+    pairs = list(zip(radius, turns, strict=True))
+    return [r * math.cos(t) for r, t in pairs] + [r * math.sin(t) for r, t in pairs]
+
+
 def test_normal_deviates_are_box_and_mullers() -> None:
-    uniforms = stream().uniform((2, 2))
-    radius = [math.sqrt(-2 * math.log1p(-value)) for value in uniforms[0]]
-    turns = [2 * math.pi * value for value in uniforms[1]]
-    by_hand = [r * math.cos(t) for r, t in zip(radius, turns, strict=True)]
-    by_hand += [r * math.sin(t) for r, t in zip(radius, turns, strict=True)]
-    assert stream().normal(4) == pytest.approx(by_hand, abs=1e-14)
-    assert stream().normal(3) == pytest.approx(by_hand[:3], abs=1e-14)
+    words = np.frombuffer(stream().bytes(32), dtype="<i8").tolist()
+    assert stream().normal(4) == pytest.approx(by_hand(words), abs=1e-14)
+    assert stream().normal(3) == pytest.approx(by_hand(words)[:3], abs=1e-14)
+
+
+def deviates_of(words: list[int]) -> list[float]:
+    made = torch.empty(len(words), dtype=torch.float64)
+    return box_muller(torch.tensor(words), made).tolist()
+
+
+def test_the_tail_reaches_as_far_as_64_bits_do_and_no_word_breaks_it() -> None:
+    """The least u is 2**-64; u = 1 gives zero; around zero a radius keeps its resolution."""
+    assert deviates_of([0, 0]) == [LARGEST_DEVIATE, 0.0]
+    assert deviates_of([-1, 0]) == [LARGEST_DEVIATE, 0.0]
+    assert deviates_of([-(2**63), 0]) == [0.0, 0.0]
+    assert deviates_of([2**63 - 1, -(2**63)]) == [0.0, 0.0]
+    words = [3, -4, 1000, 2**40, 5, 2**62, -(2**62), 2**20]
+    assert deviates_of(words) == pytest.approx(by_hand(words), rel=1e-13, abs=1e-13)
+    assert math.exp(-(LARGEST_DEVIATE**2) / 2) == pytest.approx(2.0**-64)
+
+
+LENGTHS = (1, 2, 7, 1001, 2 * PAIRS - 1, 2 * PAIRS, 2 * PAIRS + 3)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_bits_do_not_depend_on_the_number_of_threads(length: int) -> None:
+    before = torch.get_num_threads()
+    made = []
+    try:
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            made.append(stream(length).normal(length).tobytes())
+    finally:
+        torch.set_num_threads(before)
+    assert len(set(made)) == 1
+
+
+def test_a_deviates_bits_do_not_depend_on_where_in_a_vector_it_stands() -> None:
+    """Vector instructions work on the body of an array, others on what is left over."""
+    words = torch.from_numpy(np.frombuffer(stream().bytes(16 * 1000), dtype="<i8").copy())
+    radii, angles = words[:1000], words[1000:]
+    whole = box_muller(words, torch.empty(2000, dtype=torch.float64)).view(2, 1000)
+    for first, last in ((0, 1), (3, 20), (17, 1000), (500, 501), (1, 1000)):
+        part = torch.cat([radii[first:last], angles[first:last]])
+        made = box_muller(part, torch.empty(len(part), dtype=torch.float64))
+        assert torch.equal(made.view(2, -1), whole[:, first:last])
+
+
+def test_blocks_are_the_deviates_in_their_order() -> None:
+    count = 4 * PAIRS + 5
+    blocks = [block.clone() for block in stream().normal_blocks(count)]
+    assert [len(block) for block in blocks] == [2 * PAIRS, 2 * PAIRS, 5]
+    assert np.array_equal(torch.cat(blocks).numpy(), stream().normal(count))
+    used = stream()
+    assert np.array_equal(used.normal(2 * PAIRS), blocks[0].numpy())
+    assert np.array_equal(used.normal(2 * PAIRS), blocks[1].numpy())
 
 
 def test_normal_deviates_are_normal_in_their_tails_too() -> None:
