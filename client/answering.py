@@ -19,7 +19,7 @@ from client import egress
 from client.dataset import Cohort, require_unchanged
 from client.evaluation import release, score
 from client.ledger import Charge, Part
-from client.policy import require_allowed
+from client.policy import require_acceptable, require_allowed
 from client.sampling import RoundStreams
 from client.site import Site
 from client.training import local_change
@@ -143,7 +143,7 @@ def _propose(site: Site, request: Request) -> None:
 
 
 def _consider(site: Site, plan: Plan) -> None:
-    require_allowed(plan, site)
+    require_acceptable(plan, site)
     cohort = site.cohort(plan.study)
     patients: dict[Part, tuple[str, ...]] = {
         "train": tuple(patient.pseudonym for patient in cohort.part("train")),

@@ -1,7 +1,8 @@
 """The hospital decides: a plan is held against the site's own numbers and its policy.
 
 The plan proposes and the policy bounds. Nothing in a plan is believed: the site computes
-anew what the proposed noise costs, and compares every public number with its own.
+anew what the proposed noise costs, before it approves, and compares every public number with
+its own. An approval binds to the plan's hash, so that a round need not compute the cost again.
 """
 
 from __future__ import annotations
@@ -14,8 +15,27 @@ from common.plan import Offer, Plan
 from common.privacy import NoMechanism, understated
 
 
+def require_acceptable(plan: Plan, site: Site) -> None:
+    """Refuse a plan that this site would not approve.
+
+    Raises:
+        Refusal: as :func:`require_allowed`, and ``wrong-plan`` for a mechanism that costs more
+            than it says.
+    """
+    _require_ours(plan, site)
+    fault = understated(plan.mechanism, plan.study, plan.declared_patients)
+    if fault is not None:
+        raise Refusal(
+            RefusalCode.WRONG_PLAN,
+            "the plan states another mechanism than its study needs",
+            where=fault,
+            remedy="the coordinator must calibrate the noise anew",
+        )
+    require_allowed(plan, site)
+
+
 def require_allowed(plan: Plan, site: Site) -> None:
-    """Refuse a plan that this site would not carry out.
+    """Refuse a plan that this site would not carry out, or no longer; done in every round.
 
     Raises:
         Refusal: ``wrong-plan``, ``numerics``, ``policy`` or ``data-unavailable``.
@@ -62,14 +82,6 @@ def _require_ours(plan: Plan, site: Site) -> None:
                 wanted=ours,
             )
     _require_same_numerics(plan, offer)
-    fault = understated(plan.mechanism, plan.study, plan.declared_patients)
-    if fault is not None:
-        raise Refusal(
-            RefusalCode.WRONG_PLAN,
-            "the plan states another mechanism than its study needs",
-            where=fault,
-            remedy="the coordinator must calibrate the noise anew",
-        )
     if plan.declared_patients < plan.study.data.min_patients:
         raise Refusal(
             RefusalCode.DATA_UNAVAILABLE,

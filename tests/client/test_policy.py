@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from client.policy import require_allowed
+from client.policy import require_acceptable, require_allowed
 from client.site import Site
 from common.errors import Refusal, RefusalCode
 from common.plan import Plan
@@ -34,7 +34,7 @@ def site(hospital: Hospital) -> Iterator[Site]:
 def verdict(site: Site, plan: Plan) -> tuple[RefusalCode, str]:
     """The code of the refusal, and the number or limit that it names."""
     with pytest.raises(Refusal) as caught:
-        require_allowed(plan, site)
+        require_acceptable(plan, site)
     return caught.value.code, caught.value.details.get("where", "")
 
 
@@ -48,7 +48,7 @@ def step(plan: Plan, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 - an eve
 
 
 def test_the_plan_that_follows_from_the_offer_is_allowed(site: Site) -> None:
-    require_allowed(plan_for(site, small_study()), site)
+    require_acceptable(plan_for(site, small_study()), site)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_each_number_is_compared_with_the_sites_own(
 
 def test_an_equal_weight_is_one(site: Site) -> None:
     plan = plan_for(site, small_study(aggregation={"weights": "equal"}))
-    require_allowed(plan, site)
+    require_acceptable(plan, site)
     heavier = plan.model_copy(update={"weight": 20})
     assert verdict(site, heavier) == (RefusalCode.WRONG_PLAN, "weight")
 
@@ -115,11 +115,11 @@ def test_each_limit_of_the_policy_is_kept(
 def test_no_privacy_needs_the_policys_leave_and_then_needs_no_epsilon(hospital: Hospital) -> None:
     hospital.policy = {"allow_no_privacy": True, "max_epsilon_per_study": 1.0}
     with hospital.open() as site:
-        require_allowed(plan_for(site, small_study(**FREE)), site)
+        require_acceptable(plan_for(site, small_study(**FREE)), site)
 
 
 def test_a_study_for_more_patients_than_are_declared_is_declined(site: Site) -> None:
-    require_allowed(plan_for(site, small_study(data={"min_patients": 20})), site)
+    require_acceptable(plan_for(site, small_study(data={"min_patients": 20})), site)
     plan = plan_for(site, small_study(data={"min_patients": 21}))
     assert verdict(site, plan)[0] is RefusalCode.DATA_UNAVAILABLE
 
@@ -128,3 +128,15 @@ def test_a_plan_may_not_turn_privacy_off_for_a_private_study(site: Site) -> None
     free = plan_for(site, small_study(**FREE)).mechanism
     plan = plan_for(site, small_study()).model_copy(update={"mechanism": free})
     assert verdict(site, plan) == (RefusalCode.WRONG_PLAN, "mode")
+
+
+def test_a_round_is_held_against_the_policy_and_its_cost_is_not_computed_again(
+    hospital: Hospital,
+) -> None:
+    """An approval binds to the hash of the plan, whose cost was computed then."""
+    with hospital.open() as site:
+        plan = plan_for(site, small_study())
+    hospital.policy = {"max_epsilon_per_study": 7.0}
+    with hospital.open() as site, pytest.raises(Refusal) as caught:
+        require_allowed(plan, site)
+    assert caught.value.details["where"] == "[policy] max_epsilon_per_study"
