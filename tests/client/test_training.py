@@ -291,10 +291,11 @@ def test_momentum_and_decay_come_after_the_noise(images: npt.NDArray[np.float16]
     """With nobody sampled the gradient is the noise over the divisor, and nothing else."""
     study = small_study(training={"momentum": 0.9, "weight_decay": 0.1})
     start = initial_weights(study, 1).astype(np.float64)
-    noises = [noise_of(step, start.size, 2.0 * 0.3) / DIVISOR for step in (0, 1)]
+    mechanism = private(1e-12, noise=2.0, clip=0.3)
+    noises = [noise_of(step, start.size, mechanism.noise_deviation) / DIVISOR for step in (0, 1)]
     middle = start - 0.5 * (noises[0] + 0.1 * start)
     end = middle - 0.5 * (0.9 * noises[0] + noises[1] + 0.1 * middle)
-    found = train(study, private(1e-12, noise=2.0, clip=0.3), images)
+    found = train(study, mechanism, images)
     assert found == pytest.approx(end - start, abs=1e-6)
 
 
