@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import pairwise
+from math import gcd
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,7 @@ from monai.networks.nets.resnet import ResNetBlock
 from torch import nn
 
 from common.errors import ModelError
+from common.scattering import Scattering
 from common.study import ModelSpec, Study
 
 _ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
@@ -32,6 +34,8 @@ _ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
 }
 MOST_WEIGHTS: Final = 2**27
 """Weights of the largest model: 512 MiB on the wire. A study that was received may ask for more."""
+GROUPS: Final = 8
+"""Groups of a group normalisation where the study leaves them out, as far as they divide."""
 _BATCH_NORMS: Final = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)  # noqa: SLF001 - no public base class
 
 
@@ -47,6 +51,8 @@ def build_model(study: Study) -> nn.Module:
     classes = len(study.task.classes)
     if spec.name == "cnn":
         model: nn.Module = _cnn(spec, data.channels, data.image_size, classes)
+    elif spec.name == "scattering":
+        model = _scattering(spec, data.channels, data.image_size, classes)
     else:
         model = _monai(spec, data.channels, classes)
     check_private(model)
@@ -118,8 +124,24 @@ def initial_weights(study: Study, seed: int) -> npt.NDArray[np.float32]:
         return flatten(build_model(study))
 
 
+def _scattering(
+    spec: ModelSpec, channels: int, image_size: tuple[int, int], classes: int
+) -> nn.Module:
+    """Fixed first layers and one linear layer: nothing else is learned."""
+    stem = Scattering(spec.scales, spec.orientations)
+    if min(image_size) < stem.smallest:
+        raise _too_small(spec.name, image_size, stem.smallest)
+    height, width = (side >> spec.scales for side in image_size)
+    features = stem.channels(channels) * height * width
+    _check_weights(features * classes, "[model] scales, orientations, [data] image_size")
+    return nn.Sequential(stem, nn.Flatten(), nn.Linear(features, classes))
+
+
 def _cnn(spec: ModelSpec, channels: int, image_size: tuple[int, int], classes: int) -> nn.Module:
-    _check_weights(spec, channels, image_size)
+    convolutions = sum(9 * before * after for before, after in pairwise((channels, *spec.widths)))
+    features = _features(spec, image_size)
+    weights = convolutions + features * max(spec.hidden, 1)
+    _check_weights(weights, "[model] widths, pooling and hidden, [data] image_size")
     layers: list[nn.Module] = []
     for before, after in pairwise((channels, *spec.widths)):
         layers += [nn.Conv2d(before, after, kernel_size=3, padding=1)]
@@ -128,7 +150,6 @@ def _cnn(spec: ModelSpec, channels: int, image_size: tuple[int, int], classes: i
         layers += [_ACTIVATIONS[spec.activation](), nn.MaxPool2d(kernel_size=2)]
     if spec.pooling == "average":
         layers += [nn.AdaptiveAvgPool2d(1)]
-    features = _features(spec, image_size)
     layers += [nn.Flatten()]
     if spec.hidden:
         layers += [nn.Linear(features, spec.hidden), _ACTIVATIONS[spec.activation]()]
@@ -142,21 +163,22 @@ def _features(spec: ModelSpec, image_size: tuple[int, int]) -> int:
     return spec.widths[-1] * max(height * width, 1)
 
 
-def _check_weights(spec: ModelSpec, channels: int, image_size: tuple[int, int]) -> None:
-    """Refuse a cnn too large to be built, before it is."""
-    convolutions = sum(9 * before * after for before, after in pairwise((channels, *spec.widths)))
-    weights = convolutions + _features(spec, image_size) * max(spec.hidden, 1)
+def _check_weights(weights: int, where: str) -> None:
+    """Refuse a model too large to be built, before it is."""
     if weights > MOST_WEIGHTS:
         raise ModelError(
             "the model has too many weights",
-            where="[model] widths, pooling and hidden, [data] image_size",
+            where=where,
             found=f"{weights} weights",
             wanted=f"at most {MOST_WEIGHTS}",
-            remedy='take smaller widths, a smaller hidden layer or pooling = "average"',
+            remedy="take a smaller image_size, or for cnn smaller widths, a smaller hidden "
+            'layer or pooling = "average"',
         )
 
 
-def _group_norm(groups: int, channels: int) -> nn.GroupNorm:
+def _group_norm(groups: int | None, channels: int) -> nn.GroupNorm:
+    """Left out, the number of groups fits the channels; one that was asked for has to."""
+    groups = gcd(GROUPS, channels) if groups is None else groups
     if channels % groups:
         raise ModelError(
             "the channels cannot be split into groups",
@@ -168,7 +190,7 @@ def _group_norm(groups: int, channels: int) -> nn.GroupNorm:
 
 
 def _monai(spec: ModelSpec, channels: int, classes: int) -> nn.Module:
-    norm = ("group", {"num_groups": spec.groups})
+    norm = ("group", {"num_groups": spec.groups or GROUPS})
     if spec.name == "resnet18":
         model: nn.Module = resnet18(
             spatial_dims=2, n_input_channels=channels, num_classes=classes, norm=norm
@@ -179,7 +201,7 @@ def _monai(spec: ModelSpec, channels: int, classes: int) -> nn.Module:
     return model
 
 
-def _make_trainable(model: nn.Module, groups: int) -> None:
+def _make_trainable(model: nn.Module, groups: int | None) -> None:
     """Mend what per-sample gradients cannot take.
 
     MONAI's resnet18 gives ``norm`` to its first layer only, and its activations and its
@@ -207,12 +229,16 @@ def _check_image_size(
         return
     sizes = [2**power for power in range(2, 10)]
     fits = next((side for side in sizes if _accepts(model, channels, (side, side))), None)
-    raise ModelError(
+    raise _too_small(name, image_size, fits)
+
+
+def _too_small(name: str, image_size: tuple[int, int], fits: int | None) -> ModelError:
+    return ModelError(
         "the model cannot take images of this size",
         where=f"[data] image_size, [model] {name}",
         found="x".join(str(side) for side in image_size),
         wanted=f"{fits}x{fits} or larger" if fits else "a size that survives every pooling",
-        remedy="enlarge image_size, or use fewer widths",
+        remedy="enlarge image_size, or use fewer widths or scales",
     )
 
 

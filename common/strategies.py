@@ -6,7 +6,7 @@ classes themselves are used in ``server.strategy``.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -41,10 +41,15 @@ OPTIONS: Final[dict[StrategyName, frozenset[str]]] = {
 }
 ORDER_STATISTICS: Final = frozenset({"fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan"})
 """Strategies that need every reply at once: their memory grows with the number of sites."""
+SERVER_MOMENTUM: Final = 0.9
+"""Of fedavgm, where a study leaves it out: Flower's own default, 0, makes it fedavg."""
 
 
 class StrategyOptions(Section):
-    """``[aggregation.options]``: parameters of Flower's classes; what is left out is Flower's."""
+    """``[aggregation.options]``: parameters of Flower's classes.
+
+    What is left out is Flower's own default, but for the server momentum.
+    """
 
     proximal_mu: float | None = Field(default=None, ge=0)
     server_learning_rate: float | None = Field(default=None, gt=0)
@@ -62,6 +67,9 @@ class StrategyOptions(Section):
 class AggregationSettings(Section):
     """``[aggregation]``: how the coordinator turns replies into the next global model.
 
+    The defaults average noise: momentum that of the last rounds' gradients, the average of
+    the weights that of the last rounds' models (evidence in ``docs/utility.md``).
+
     Attributes:
         strategy: one of Flower's server optimisers.
         options: its parameters.
@@ -72,12 +80,24 @@ class AggregationSettings(Section):
             exponential average of the global weights with this decay per round.
     """
 
-    strategy: StrategyName = "fedavg"
+    strategy: StrategyName = "fedavgm"
     options: StrategyOptions = StrategyOptions()
     weights: Literal["declared", "equal"] = "declared"
     min_sites: int = Field(default=2, ge=1)
     round_timeout: Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smhd]$")] = "30m"
-    average_decay: float = Field(default=0.0, ge=0, lt=1)
+    average_decay: float = Field(default=0.95, ge=0, lt=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_momentum(cls, given: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+        """Write out the momentum that is left out, so that the plan shows it."""
+        if not isinstance(given, dict) or given.get("strategy", "fedavgm") != "fedavgm":
+            return given
+        options = given.get("options", {})
+        options = options.model_dump() if isinstance(options, StrategyOptions) else options
+        if not isinstance(options, dict) or options.get("server_momentum") is not None:
+            return given
+        return given | {"options": options | {"server_momentum": SERVER_MOMENTUM}}
 
     @model_validator(mode="after")
     def _options_belong(self) -> Self:

@@ -93,27 +93,33 @@ def _explain_batch_norm(norm: object) -> object:
 
 
 class ModelSpec(Section):
-    """``[model]``: the network. All but ``name`` and ``groups`` concern ``cnn`` alone.
+    """``[model]``: the network; without it, ``scattering``.
 
     Attributes:
-        name: ``cnn``, or MONAI's ``resnet18`` or ``densenet121`` with group normalisation.
-        widths: output channels of each 3x3 convolution.
-        norm: ``group`` puts group normalisation after each convolution.
-        groups: number of groups of a group normalisation.
-        activation: what follows each convolution.
-        pooling: ``flatten`` keeps the last feature map, ``average`` takes its mean.
-        hidden: width of the dense layer before the last; 0 leaves it out.
+        name: ``scattering`` is one linear layer on fixed wavelet features, ``cnn`` a small
+            network of 3x3 convolutions, ``resnet18`` and ``densenet121`` are MONAI's with
+            group normalisation.
+        scales: of ``scattering``: how often the image is halved.
+        orientations: of ``scattering``: directions of the wavelets.
+        widths: of ``cnn``: output channels of each convolution.
+        norm: of ``cnn``: ``group`` puts group normalisation after each convolution.
+        groups: number of groups of a group normalisation; left out, 8 or what divides.
+        activation: of ``cnn``: what follows each convolution.
+        pooling: of ``cnn``: ``flatten`` keeps the last feature map, ``average`` its mean.
+        hidden: of ``cnn``: width of the dense layer before the last; 0 leaves it out.
     """
 
-    name: Literal["cnn", "resnet18", "densenet121"]
+    name: Literal["scattering", "cnn", "resnet18", "densenet121"] = "scattering"
+    scales: int = Field(default=2, ge=1, le=6)
+    orientations: int = Field(default=8, ge=2, le=32)
     widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
-        default=(32, 64, 128), min_length=1, max_length=8
+        default=(16, 16, 16), min_length=1, max_length=8
     )
-    norm: Annotated[Literal["none", "group"], BeforeValidator(_explain_batch_norm)] = "none"
-    groups: int = Field(default=8, ge=1)
+    norm: Annotated[Literal["none", "group"], BeforeValidator(_explain_batch_norm)] = "group"
+    groups: int | None = Field(default=None, ge=1)
     activation: Literal["relu", "tanh", "elu", "gelu", "silu"] = "relu"
-    pooling: Literal["flatten", "average"] = "flatten"
-    hidden: int = Field(default=128, ge=0, le=65_536)
+    pooling: Literal["flatten", "average"] = "average"
+    hidden: int = Field(default=0, ge=0, le=65_536)
 
 
 class Augmentation(Section):
@@ -147,12 +153,17 @@ class Augmentation(Section):
 
 
 class Training(Section):
-    """``[training]``: the schedule that every site follows.
+    """``[training]``: the schedule that every site follows; all of it may be left out.
+
+    The defaults were found by search (evidence in ``docs/utility.md``): one step a round, so
+    that each unit of privacy buys a gradient at the newest weights, on large batches, which
+    give more signal for the same noise. They suit ``scattering`` and ``cnn``.
 
     Attributes:
         rounds: global steps of the study.
         local_steps: steps of private SGD at each site in a round.
-        batch_size: expected number of patients in a batch.
+        batch_size: expected number of patients of a site in a batch; a site with fewer takes
+            all in every step.
         learning_rate: step of the local optimiser in the first round.
         schedule: how it falls over the rounds, to zero after the last but for ``constant``.
         momentum: of the local optimiser, within a round.
@@ -162,10 +173,10 @@ class Training(Section):
         augmentation: random changes of an image.
     """
 
-    rounds: int = Field(ge=1, le=100_000)
+    rounds: int = Field(default=100, ge=1, le=100_000)
     local_steps: int = Field(default=1, ge=1, le=100_000)
-    batch_size: int = Field(ge=1)
-    learning_rate: Positive
+    batch_size: int = Field(default=512, ge=1)
+    learning_rate: Positive = 2.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     momentum: float = Field(default=0.0, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -223,8 +234,8 @@ class Study(Section):
     study: StudyInfo
     task: Task
     data: DataNeeds
-    model: ModelSpec
-    training: Training
+    model: ModelSpec = ModelSpec()
+    training: Training = Training()
     privacy: Annotated[PatientPrivacy | NoPrivacy, Field(discriminator="mode")]
     evaluation: Evaluation = Evaluation()
     aggregation: AggregationSettings = AggregationSettings()

@@ -16,10 +16,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "study": {"name": "small", "title": "Hardly anything to learn"},
     "task": {"classes": ["normal", "pneumonia"]},
     "data": {"dataset": "chest-xray", "modalities": ["DX"], "image_size": [8, 8]},
-    "model": {"name": "cnn", "widths": [4], "hidden": 0},
+    "model": {"name": "cnn", "widths": [4], "norm": "none", "pooling": "flatten"},
     "training": {"rounds": 3, "local_steps": 2, "batch_size": 5, "learning_rate": 0.5},
     "privacy": {"mode": "patient", "epsilon": 8.0, "delta": 1e-5},
     "evaluation": {"rounds": "last", "bins": 4, "epsilon_share": 0.5},
+    "aggregation": {"strategy": "fedavg", "average_decay": 0.0},
 }
 
 

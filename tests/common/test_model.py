@@ -38,15 +38,40 @@ def study(
 def test_the_cnn_has_the_weights_that_a_hand_counts() -> None:
     """Convolutions 9 x in x out + out, dense in x out + out; 2 classes."""
     convolutions = (9 * 1 * 32 + 32) + (9 * 32 * 64 + 64) + (9 * 64 * 128 + 128)
+    seed = {"widths": [32, 64, 128], "hidden": 128}
     small = convolutions + (128 * 3 * 3 * 128 + 128) + (128 * 2 + 2)
-    assert weights_count(study((28, 28))) == small == 240_514
+    assert weights_count(study((28, 28), **seed)) == small == 240_514
     large = convolutions + 2 * 9 * 32 + (128 * 16 * 16 * 128 + 128) + (128 * 2 + 2)
-    assert weights_count(study((128, 128), 3)) == large == 4_287_938
+    assert weights_count(study((128, 128), 3, **seed)) == large == 4_287_938
+
+
+def test_what_is_left_out_is_one_linear_layer_on_fixed_features() -> None:
+    """(1 + 2 scales x 8 orientations) channels of 7 x 7 places, two classes."""
+    left_out = study((28, 28), name=None, norm=None, pooling=None)
+    assert weights_count(left_out) == (1 + 2 * 8) * 7 * 7 * 2 + 2 == 1668
+    names = [type(each).__name__ for each in build_model(left_out).children()]
+    assert names == ["Scattering", "Flatten", "Linear"]
+    assert [name for name, _ in build_model(left_out).named_parameters()] == ["2.weight", "2.bias"]
+
+
+def test_a_cnn_of_which_nothing_is_said_is_narrow_and_normalised() -> None:
+    """Convolutions 9 x in x out + out, scale and shift of each channel, a dense layer."""
+    left_out = study((28, 28), norm=None, pooling=None)
+    assert weights_count(left_out) == (160 + 32) + 2 * (2320 + 32) + (16 * 2 + 2)
+    norms = [each for each in build_model(left_out).modules() if isinstance(each, nn.GroupNorm)]
+    assert [each.num_groups for each in norms] == [8, 8, 8]
+
+
+@pytest.mark.parametrize(("width", "groups"), [(16, 8), (12, 4), (5, 1), (2, 2)])
+def test_groups_that_are_left_out_fit_the_channels(width: int, groups: int) -> None:
+    model = build_model(study(norm="group", widths=[width]))
+    assert next(each for each in model if isinstance(each, nn.GroupNorm)).num_groups == groups
 
 
 def test_options_of_the_cnn_change_its_layers_as_named() -> None:
     names = [
-        type(each).__name__ for each in build_model(study(norm="group", widths=[8, 16])).children()
+        type(each).__name__
+        for each in build_model(study(norm="group", widths=[8, 16], hidden=4)).children()
     ]
     assert names == [
         *["Conv2d", "GroupNorm", "ReLU", "MaxPool2d"] * 2,
@@ -58,7 +83,8 @@ def test_options_of_the_cnn_change_its_layers_as_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("cnn", (8, 8)), ("resnet18", (8, 8)), ("densenet121", (32, 32))]
+    ("name", "size"),
+    [("scattering", (8, 8)), ("cnn", (8, 8)), ("resnet18", (8, 8)), ("densenet121", (32, 32))],
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_one_patients_output_does_not_depend_on_the_others(
@@ -109,6 +135,7 @@ def test_norms_within_one_image_are_accepted(norm: nn.Module) -> None:
     [
         ("cnn", (7, 7), "8x8"),
         ("cnn", (4, 16), "8x8"),
+        ("scattering", (4, 28), "8x8"),
         ("densenet121", (16, 16), "32x32"),
         ("densenet121", (64, 8), "32x32"),
     ],
@@ -139,6 +166,8 @@ def test_widths_that_cannot_be_grouped_are_refused() -> None:
 def test_a_model_of_more_weights_than_can_travel_is_refused_before_it_is_built() -> None:
     with pytest.raises(ModelError, match="too many weights"):
         build_model(study((4096, 4096), hidden=65_536))
+    with pytest.raises(ModelError, match="too many weights"):
+        build_model(study((4096, 4096), name="scattering", scales=1, orientations=32))
 
 
 def test_flat_weights_go_in_and_come_out_in_the_parameters_order() -> None:

@@ -70,3 +70,13 @@ def test_the_client_term_is_fedproxs_alone_and_must_be_given() -> None:
     assert settings("fedavg").proximal_mu == 0.0
     with pytest.raises(ValidationError, match=r"fedprox needs options\.proximal_mu"):
         settings("fedprox")
+
+
+def test_momentum_that_is_left_out_stands_in_the_plan_for_fedavgm_alone() -> None:
+    assert AggregationSettings().options.server_momentum == 0.9
+    assert settings("fedavgm", server_learning_rate=0.5).options.server_momentum == 0.9
+    assert settings("fedavgm", server_momentum=0.0).options.server_momentum == 0.0
+    assert settings("fedavg").options.server_momentum is None
+    written = AggregationSettings().model_dump(mode="json")
+    assert written["options"]["server_momentum"] == 0.9
+    assert AggregationSettings.model_validate(written) == AggregationSettings()

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from common.errors import StudyError
-from common.study import MOST_STEPS, NoPrivacy, PatientPrivacy, load_study, seconds
+from common.study import MOST_STEPS, NoPrivacy, PatientPrivacy, Study, load_study, seconds
 from tests.common.studies import SMALL, document, small_study, toml
 
 Sections = dict[str, dict[str, Any]]
@@ -36,10 +36,21 @@ def test_defaults_are_private_and_plain() -> None:
     assert isinstance(study.privacy, PatientPrivacy)
     assert study.privacy.clip_norm == 1.0
     assert study.evaluation.rounds == "last"
-    assert study.aggregation.strategy == "fedavg"
     assert study.training.class_weights is None
     assert not study.training.augmentation.active
     assert study.training.images_per_patient == 1
+
+
+def test_a_study_may_leave_out_how_it_is_learned() -> None:
+    """Task, data and privacy are for a person to say; the rest has defaults."""
+    said = {name: SMALL[name] for name in ("study", "task", "data", "privacy")}
+    study = Study.model_validate(said)
+    assert study.model.name == "scattering"
+    assert (study.training.local_steps, study.training.momentum) == (1, 0.0)
+    assert study.aggregation.strategy == "fedavgm"
+    assert study.aggregation.options.server_momentum == 0.9
+    assert study.aggregation.average_decay > 0
+    assert Study.model_validate(study.model_dump(mode="json")) == study
 
 
 @pytest.mark.parametrize("section", sorted(SMALL))
@@ -65,7 +76,7 @@ def test_an_unknown_key_is_named_in_every_section(tmp_path: Path, section: str) 
         ),
         ({"aggregation": {"stratgy": "x"}}, "did you mean strategy?"),
         ({"fixed_point": {"bits": 8}}, "known are dtype, fraction_bits"),
-        ({"training": {"rounds": None}}, "training.rounds: missing"),
+        ({"training": {"rounds": 0}}, "training.rounds = 0"),
         ({"privacy": {"epsilon": None}}, "privacy.epsilon: missing"),
         ({"privacy": {"mode": None}}, "privacy.mode: missing"),
         ({"privacy": {"mode": "off"}}, "privacy.mode = 'off': should be one of 'patient', 'none'"),

@@ -96,8 +96,9 @@ def test_sites_keep_their_replies_as_long_as_a_restart_may_need_them(world: Worl
     assert acknowledged == [(1, 0), (2, 0), (3, 0), (4, 1)]
 
 
-def test_fedavg_by_hand(world: World) -> None:
+def test_fedavg_by_hand(make_world: MakeWorld) -> None:
     """One round of two sites: the weighted mean of their units, added to the first weights."""
+    world = make_world('strategy = "fedavg"\naverage_decay = 0.0\n')
     after: list[Any] = []
 
     def units(_site: str, request: Request, reply: Reply) -> Reply:
@@ -121,7 +122,7 @@ def test_fedavg_by_hand(world: World) -> None:
 def test_average_by_hand(make_world: MakeWorld) -> None:
     """With decay 1/2 after two rounds the average is (w1 + 2 w2) / 3."""
     rounds: dict[str, list[Any]] = {"plain": [], "averaged": []}
-    for name, lines in (("plain", ""), ("averaged", AVERAGE)):
+    for name, lines in (("plain", "average_decay = 0.0\n"), ("averaged", AVERAGE)):
 
         def observe(event: str, fields: dict[str, object], name: str = name) -> None:
             if event == "round.completed":

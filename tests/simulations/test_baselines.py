@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from client.dataset import Patient
 from client.evaluation import score
 from common import numerics
+from common.numerics import EngineChoice
 from common.model import build_model, flatten, initial_weights, load_flat
 from common.study import Study
 from simulations.baselines import Baseline, Holding, plan_baselines, run_baseline, run_baselines
@@ -32,6 +33,7 @@ def study(privacy: Section = OPEN, **changes: Section) -> Study:
         "model": {"name": "cnn", "widths": [2], "pooling": "average", "hidden": 0},
         "training": {"rounds": 2, "batch_size": 20, "learning_rate": 0.5},
         "privacy": privacy,
+        "aggregation": {"strategy": "fedavg", "average_decay": 0.0},
     }
     for name, section in changes.items():
         sections[name] = sections.get(name, {}) | section
@@ -49,7 +51,9 @@ def holding(path: Path, name: str, declared: int) -> Holding:
     pictures = generator.uniform(0, 0.4, (20, 1, 4, 4)).astype(np.float16)
     pictures[1::2] += np.float16(0.5)
     patients = tuple(Patient(f"{name}{row}", row % 2, (row,)) for row in range(20))
-    return Holding(name, declared, mapped(path, pictures), patients, numerics.record(1, 30))
+    return Holding(
+        name, declared, mapped(path, pictures), patients, numerics.record(1, EngineChoice())
+    )
 
 
 def mapped(path: Path, pictures: NDArray[np.float16]) -> Mapped:
