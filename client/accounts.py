@@ -3,20 +3,22 @@
 An account depends on nothing but the plans in which a patient stood, and in which part of
 each; patients with the same history share one. Renyi divergences add up, in any order.
 
-What one event costs takes up to a tenth of a second to compute. It is computed at the
-approval and kept in the store, so that each round's check is a few queries and additions,
-however many rounds there were, also right after a restart.
+What one event costs takes up to a tenth of a second to compute, and finding the histories
+grows with the number of patients. Both are done at the approval and kept in the store, so
+that each round's check is a few queries and additions, however many rounds and patients there
+are, also right after a restart.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from client.store import Store
+from client.store import HISTORIES, Store
 from common.accounting import ACCOUNTANT, ORDERS, SampledGaussian, renyi
 
 Divergences = npt.NDArray[np.float64]
@@ -67,6 +69,14 @@ def cost(store: Store, event: SampledGaussian) -> Divergences:
     return event.count * once
 
 
+def enrol(store: Store, plan_hash: str, part: str, pseudonyms: Iterable[str]) -> None:
+    """Record who stands in a part of a plan's cohort."""
+    for pseudonym in pseudonyms:
+        store.execute("INSERT OR IGNORE INTO members VALUES (?, ?, ?)", plan_hash, pseudonym, part)
+    store.execute("DELETE FROM histories")
+    store.execute(HISTORIES)
+
+
 def _spent(store: Store) -> dict[tuple[str, str], Divergences]:
     """The divergences of all charges by plan and part, infinite where nothing bounds them."""
     rows = store.execute(
@@ -88,12 +98,7 @@ def _spent(store: Store) -> dict[tuple[str, str], Divergences]:
 
 def _histories(store: Store, plan_hash: str) -> set[History]:
     """The different sets of (plan, part) in which this plan's patients stand."""
-    rows = store.execute(
-        "SELECT DISTINCT group_concat(plan_hash || ' ' || part, ',') AS history"
-        " FROM members WHERE patient IN (SELECT patient FROM members WHERE plan_hash = ?)"
-        " GROUP BY patient",
-        plan_hash,
-    ).fetchall()
+    rows = store.execute("SELECT history FROM histories WHERE plan_hash = ?", plan_hash).fetchall()
     return {
         frozenset((entry.split()[0], entry.split()[1]) for entry in row["history"].split(","))
         for row in rows

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from client.accounts import Account, Divergences, accounts, cost
+from client.accounts import Account, Divergences, accounts, cost, enrol
 from client.store import Store
 from common.accounting import (
     SampledGaussian,
@@ -152,10 +152,7 @@ class Ledger:
     def enrol(self, plan_hash: str, patients: dict[Part, tuple[str, ...]]) -> None:
         """Record who stands in a plan's cohort; call it in the approval's transaction."""
         for part, pseudonyms in patients.items():
-            for pseudonym in pseudonyms:
-                self._store.execute(
-                    "INSERT OR IGNORE INTO members VALUES (?, ?, ?)", plan_hash, pseudonym, part
-                )
+            enrol(self._store, plan_hash, part, pseudonyms)
 
     def refuse_unaffordable(self, plan: Plan, limits: Limits) -> None:
         """Refuse a plan whose whole cost the policy, or its patients' accounts, cannot bear.

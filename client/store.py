@@ -54,7 +54,17 @@ CREATE TABLE replies (
     reply BLOB NOT NULL
 ) STRICT;
 """
-_SINCE_2: Final = """
+HISTORIES: Final = """
+INSERT INTO histories
+    SELECT DISTINCT plan_hash, stood.history FROM members JOIN (
+        SELECT patient, group_concat(plan_hash || ' ' || part, ',') AS history
+        FROM members GROUP BY patient
+    ) AS stood USING (patient)
+"""
+"""Fills the table ``histories``, which follows from ``members``."""
+_SINCE_2: Final = f"""
+CREATE INDEX charges_by_event
+    ON charges (plan_hash, part, sampling_rate, noise_multiplier, count);
 CREATE TABLE costs (
     accountant TEXT NOT NULL,
     sampling_rate REAL NOT NULL,
@@ -62,6 +72,12 @@ CREATE TABLE costs (
     divergences BLOB NOT NULL,
     PRIMARY KEY (accountant, sampling_rate, noise_multiplier)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE histories (
+    plan_hash TEXT NOT NULL REFERENCES approvals,
+    history TEXT NOT NULL,
+    PRIMARY KEY (plan_hash, history)
+) STRICT, WITHOUT ROWID;
+{HISTORIES};
 """
 
 

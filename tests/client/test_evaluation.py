@@ -9,9 +9,10 @@ from scipy import stats
 
 from client.dataset import Patient
 from client.evaluation import release, score
+from common.accounting import SampledGaussian
 from common.errors import Refusal, RefusalCode
 from common.model import build_model, initial_weights, load_flat
-from common.privacy import NoMechanism, PatientMechanism, SampledGaussian
+from common.privacy import NoMechanism, PatientMechanism
 from common.randomness import Stream, derive
 from common.study import Study
 from tests.common.studies import small_study

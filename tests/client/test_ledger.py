@@ -20,7 +20,7 @@ from client.answering import answer
 from client.approvals import Approvals
 from client.ledger import Charge, Ledger, Limits, Part
 from client.store import Store
-from common.accounting import SampledGaussian, renyi, renyi_epsilon
+from common.accounting import ORDERS, SampledGaussian, renyi, renyi_epsilon
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json, sha256
 from common.messages import HASH_OF_NOTHING, LedgerHead, reply_to_bytes
@@ -328,6 +328,27 @@ def test_a_patient_pays_for_training_in_one_study_and_validation_in_another(
     books.ledger.reserve(charge(other, 3, "validation"), other, AMPLE)
     both = 3 * renyi(event_of(plan)) + renyi(event_of(other, "validation"))
     assert books.ledger.spent(plan.hash, 1e-5) == pytest.approx(renyi_epsilon(both, 1e-5))
+
+
+def test_what_an_event_costs_is_computed_at_the_approval_and_survives_a_restart(
+    books: Books, plan: Plan
+) -> None:
+    """Each round reads what was stored: nothing is composed or computed anew."""
+    books.enrol(plan, "ab", "c")
+    stored = books.store.execute("SELECT noise_multiplier, divergences FROM costs").fetchall()
+    kept = {row["noise_multiplier"]: np.frombuffer(row["divergences"]) for row in stored}
+    mechanism = mechanism_of(plan)
+    assert mechanism.evaluation is not None
+    assert kept.keys() == {
+        mechanism.step.noise_multiplier,
+        mechanism.evaluation.noise_multiplier,
+    }
+    for event in (mechanism.step, mechanism.evaluation):
+        assert np.array_equal(kept[event.noise_multiplier], renyi(event))
+    books.store.execute("UPDATE costs SET divergences = ?", np.ones(len(ORDERS)).tobytes())
+    books.reopen()
+    books.spend(plan, rounds=1)
+    assert books.ledger.spent(plan.hash, 1e-5) == renyi_epsilon(2 * np.ones(len(ORDERS)), 1e-5)
 
 
 def test_a_study_without_privacy_makes_the_account_infinite(books: Books, plan: Plan) -> None:

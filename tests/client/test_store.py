@@ -113,3 +113,23 @@ def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SiteError, match="another version") as caught:
         Store(tmp_path / "site.sqlite")
     assert caught.value.details["found"] == "schema 99"
+
+
+def test_a_store_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
+    """What is kept since is made, and filled from what was there."""
+    with Store(tmp_path / "site.sqlite") as store:
+        store.execute(APPROVAL, "one", "approved")
+        store.execute(APPROVAL, "two", "approved")
+        for plan, patient in (("one", "a"), ("one", "b"), ("two", "b")):
+            store.execute("INSERT INTO members VALUES (?, ?, 'train')", plan, patient)
+        for statement in ("TABLE costs", "TABLE histories", "INDEX charges_by_event"):
+            store.execute(f"DROP {statement}")
+        store.execute("PRAGMA user_version = 1")
+    with Store(tmp_path / "site.sqlite") as store:
+        rows = store.execute("SELECT * FROM histories ORDER BY plan_hash, history").fetchall()
+        assert [tuple(row) for row in rows] == [
+            ("one", "one train"),
+            ("one", "one train,two train"),
+            ("two", "one train,two train"),
+        ]
+        assert store.execute("SELECT count(*) FROM costs").fetchone()[0] == 0
