@@ -12,6 +12,7 @@ import typer
 from common.console import out, progress, run_cli
 from common.errors import StudyError
 from simulations import hospitals_cli
+from simulations.audit.choices import Kind, Which
 
 if TYPE_CHECKING:
     from simulations.order import Order
@@ -102,6 +103,59 @@ def demo(
         return
     make_hospitals(order.hospitals, seed=DEMO_SEED, progress=progress)
     _carry_out(order)
+
+
+@app.command()
+def audit(
+    study: Annotated[str, typer.Argument(help="A study file, or a shipped study's name.")],
+    *,
+    hospitals: Annotated[Path, typer.Option(help="Folder with hospitals.json.")],
+    folder: Out,
+    only: Annotated[
+        Which | None, typer.Option(help="One of the two audits; both if left out.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="What everything follows from.")] = 0,
+    canaries: Annotated[
+        int, typer.Option(min=5, help="One-run audit: canaries for each hospital.")
+    ] = 100,
+    kind: Annotated[
+        Kind, typer.Option(help="One-run audit: what the canaries look like.")
+    ] = Kind.PATTERN,
+    runs: Annotated[int, typer.Option(min=1, help="One-run audit: runs of the study.")] = 1,
+    repetitions: Annotated[
+        int, typer.Option(min=2, help="Mechanism audit: tiny studies for each hospital.")
+    ] = 20,
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.999999, help="In all bounds together.")
+    ] = 0.95,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every site.")] = None,
+) -> None:
+    """Try to break a study's privacy claim; write a report. Exits with 1 if the claim is broken."""
+    from common.logs import configure
+    from simulations.audit.order import AuditOrder
+    from simulations.audit.order import audit as carry_out
+    from simulations.audit.screen import show
+    from simulations.screen import Screen
+
+    configure(level="error")
+    order = AuditOrder(
+        study=find_study(study),
+        hospitals=hospitals,
+        out=folder,
+        only=only,
+        seed=seed,
+        canaries=canaries,
+        kind=kind,
+        runs=runs,
+        repetitions=repetitions,
+        confidence=confidence,
+        threads=threads,
+        command=_typed(),
+    )
+    findings = carry_out(order, Screen())
+    show(out(), findings, folder)
+    if not findings.survived:
+        raise typer.Exit(1)
 
 
 @app.command()

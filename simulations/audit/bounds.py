@@ -24,8 +24,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
-from scipy.stats import beta, binom
+from scipy.special import betaincinv, expit
+from scipy.stats import binom
 
 from simulations.audit.tradeoff import TradeOff
 
@@ -158,7 +158,7 @@ def at_most(successes: int, trials: int, failure: float) -> float:
     """The upper end of Clopper and Pearson's one-sided interval for a probability."""
     if successes >= trials:
         return 1.0
-    return float(beta.ppf(1.0 - failure, successes + 1, trials - successes))
+    return float(betaincinv(successes + 1, trials - successes, 1.0 - failure))
 
 
 def tail_guesses(

@@ -1,10 +1,8 @@
 """Canaries for a study as it really runs: made-up patients, put into copies of the hospitals.
 
 Each canary is a patient with one image, in or out of its hospital's archive by a fair coin, and
-always one who would train. Two kinds, both out of place, so that their gradients stay large:
-
-* ``pattern``: bright and dark gratings that no scanner makes, labelled at random;
-* ``mislabelled``: an image of the kept-apart test set with another class.
+always one who would train. Either kind (:class:`simulations.audit.choices.Kind`) is out of place,
+so that its gradients stay large.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +26,7 @@ from common.errors import DataError
 from common.randomness import Stream, known_secret
 from common.study import Study
 from simulations.archives import Hospitals
+from simulations.audit.choices import Kind
 from simulations.dicom_writer import (
     Equipment,
     Instance,
@@ -39,9 +38,8 @@ from simulations.dicom_writer import (
 )
 from simulations.testset import TestSet
 
-Kind = Literal["pattern", "mislabelled"]
 FOLDER: Final = "canaries"
-_DEEP: Final = Storage("explicit", bits=16, low=0, high=65535)
+_DEEP: Final = Storage("explicit", bits=16, low=0, high=65535, shown="window-exact")
 _GRATINGS: Final = 3
 
 
@@ -84,7 +82,7 @@ def make(
     total = count * len(hospitals.sites)
     pictures, labels = (
         _patterns(study, total, stream)
-        if kind == "pattern"
+        if kind is Kind.PATTERN
         else _mislabelled(study, total, stream, test)
     )
     inside = stream.uniform(total) < 0.5

@@ -46,7 +46,7 @@ class MechanismFinding(Section):
         noise_multiplier: standard deviation of a step's noise over the clip norm.
         steps: of the whole study.
         canaries: in each repetition.
-        repetitions: tiny studies; the second half of them gave the bounds.
+        repetitions: tiny studies; the first quarter only chose how to guess.
         bounds: all hold at once with the audit's confidence.
     """
 

@@ -2,8 +2,8 @@
 
 Each repetition is a whole study on :mod:`simulations.audit.tiny`'s canaries, who are in or out by
 a fair coin, through the site's sampling, clipping and noise, at the site's sampling rate and noise
-and over all its steps. Half of the repetitions choose how to guess (statistic, threshold, how
-many guesses), the other half alone give the bounds, so that nothing is chosen on what it is then
+and over all its steps. A quarter of the repetitions choose how to guess (statistic, threshold, how
+many guesses), the others alone give the bounds, so that nothing is chosen on what it is then
 judged by. Three bounds are given, each at its share of the allowed failure, so that the largest
 holds too; what each assumes stands beside it.
 """
@@ -19,7 +19,8 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 from client.parallel import Job
-from common.privacy import PatientMechanism, epsilon_of
+from common.accounting import epsilon_of
+from common.privacy import PatientMechanism
 from common.randomness import Stream, derive
 from common.study import Study
 from simulations.audit.bounds import (
@@ -43,7 +44,9 @@ SIDE: Final = 32
 REPETITIONS: Final = 20
 SHARES: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)
 """Of the canaries, how many may be guessed on."""
-_THRESHOLDS: Final = 100
+_MIDDLE: Final = np.linspace(0.2, 0.8, 13)
+"""Quantiles at which a threshold may lie; further out, what looks best is mostly luck."""
+_TAILS: Final = np.concatenate([np.geomspace(1e-4, 0.5, 60), 1.0 - np.geomspace(1e-4, 0.5, 60)])
 _OCTAVE: Final = 16
 _OCTAVES: Final = 2
 BOUNDS: Final = 3
@@ -131,7 +134,7 @@ def audit_mechanism(
         key: 32 bytes that everything follows from.
         failure: probability with which any of the bounds may be wrong.
         job: told of each repetition.
-        repetitions: tiny studies; half of them only choose how to guess.
+        repetitions: tiny studies; a quarter of them only choose how to guess.
         side: pixels of a canary's side; there are as many canaries as pixels.
         parts: the functions put to the test.
     """
@@ -144,8 +147,8 @@ def audit_mechanism(
         released = releases(made, mechanism, members, key=secret, parts=parts)
         seen.append(Seen(statistics(released, claim), members))
         job.advance()
-    half = max(1, repetitions // 2)
-    bounds = prove(claim, _pooled(seen[:half]), _pooled(seen[half:]), failure)
+    choosing = max(1, repetitions // 4)
+    bounds = prove(claim, _pooled(seen[:choosing]), _pooled(seen[choosing:]), failure)
     return MechanismFinding(
         site=site,
         claimed=claim.epsilon,
@@ -178,10 +181,10 @@ def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tup
     each = failure / BOUNDS
     name, share = _best_share(claim, chosen_on, each)
     guesses = _guesses(judged_on, name, share)
-    at = _best_threshold(chosen_on, each, _gaussian)
+    at = _best_threshold(chosen_on, each, _gaussian, _MIDDLE)
     rates = _rates(judged_on, *at)
     plain = _best_threshold(
-        chosen_on, each, lambda rates, failure: rates_epsilon(rates, claim.delta, failure)
+        chosen_on, each, lambda rates, failure: rates_epsilon(rates, claim.delta, failure), _TAILS
     )
     return (
         Bound(
@@ -261,16 +264,16 @@ def _guesses(seen: Seen, name: str, share: float) -> Guesses:
 
 
 def _best_threshold(
-    seen: Seen, failure: float, worth: Callable[[Rates, float], float]
+    seen: Seen,
+    failure: float,
+    worth: Callable[[Rates, float], float],
+    places: npt.NDArray[np.float64],
 ) -> tuple[str, float]:
-    """The statistic and the threshold that are worth most."""
-    places = np.linspace(0.0, 1.0, _THRESHOLDS + 2)[1:-1]
-    tails = np.concatenate([places, places[0] * 2.0 ** -np.arange(1, 8)])
-    every = np.unique(np.concatenate([tails, 1.0 - tails]))
+    """The statistic and the threshold that are worth most, of those among ``places``."""
     choices = [
         (name, float(threshold))
         for name, scores in seen.scores.items()
-        for threshold in np.quantile(scores, every)
+        for threshold in np.quantile(scores, places)
     ]
     return max(choices, key=lambda choice: worth(_rates(seen, *choice), failure))
 

@@ -30,7 +30,8 @@ from simulations.audit.bounds import (
     one_run_epsilon,
     tail_guesses,
 )
-from simulations.audit.canaries import Canary, Kind, insert, make
+from simulations.audit.canaries import Canary, insert, make
+from simulations.audit.choices import Kind
 from simulations.audit.findings import Bound, Membership, OneRunFinding
 from simulations.audit.listener import Labelled, Listener
 from simulations.audit.mechanism import Claim, climb
@@ -41,7 +42,7 @@ from simulations.testset import TestSet, load_test_set
 
 CANARIES: Final = 100
 """For each hospital."""
-SHARES: Final = (0.05, 0.125, 0.25, 0.5, 1.0)
+SHARES: Final = (1.0, 0.5, 0.25, 0.125, 0.05)
 """Of the canaries, how many are guessed on."""
 FALSE_ALARMS: Final = (0.001, 0.01, 0.1)
 BOUNDS: Final = 2
@@ -107,7 +108,7 @@ def audit_one_run(game: Game, study: Study, watcher: Watcher) -> OneRunFinding:
     return OneRunFinding(
         claimed=max(claim.epsilon for claim in claims),
         delta=claims[0].delta,
-        kind=game.kind,
+        kind=game.kind.value,
         canaries=len(heard.members),
         inserted=int(heard.members.sum()),
         sites=hospitals.sites,

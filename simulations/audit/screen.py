@@ -1,0 +1,80 @@
+"""What an audit says on a terminal: one screen, its verdict last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from simulations.audit.findings import Bound, Findings, OneRunFinding
+from simulations.audit.page import FILE, verdict
+from simulations.report import epsilon
+
+
+def show(console: Console, findings: Findings, out: Path) -> None:
+    """Warnings, bounds, premises, membership, and the verdict."""
+    for line in findings.warnings:
+        console.print(Text(line, style="bold yellow" if line.startswith("NOT") else "yellow"))
+    if findings.mechanism:
+        console.print(Text("\nThe mechanism, by tiny studies through the sites' own code", "bold"))
+        table = _table("site")
+        for found in findings.mechanism:
+            _rows(table, found.site, found.claimed, found.bounds)
+        console.print(table)
+    if findings.checks:
+        console.print(Text("\nPremises", style="bold"))
+        console.print(_premises(findings))
+    if findings.one_run:
+        _whole(console, findings.one_run)
+    style = "bold green" if findings.survived else "bold red"
+    confidence = f"{100 * findings.confidence:g} % confidence in all bounds together"
+    console.print(Text.assemble("\n", (verdict(findings), style), f"   {confidence}"))
+    console.print(Text.assemble(("report   ", "dim"), (str(out / FILE), "bold")))
+
+
+def _whole(console: Console, found: OneRunFinding) -> None:
+    runs = "one run" if found.runs == 1 else f"{found.runs} runs"
+    title = f"\nThe whole study, {runs}: {found.canaries} canaries ({found.kind}), "
+    console.print(Text(f"{title}{found.inserted} of them in", style="bold"))
+    table = _table("runs")
+    _rows(table, str(found.runs), found.claimed, found.bounds)
+    console.print(table)
+    caught = ", ".join(
+        f"{100 * true:.1f} % at {100 * false:g} % false alarms"
+        for false, true in found.membership.caught
+    )
+    console.print(Text(f"members caught: {caught}; AUC {found.membership.auc:.3f}"))
+
+
+def _table(first: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(first)
+    for name in ("claimed", "at least"):
+        table.add_column(name, justify="right")
+    table.add_column("bound from")
+    table.add_column("seen")
+    return table
+
+
+def _rows(table: Table, name: str, claimed: float, bounds: Sequence[Bound]) -> None:
+    for place, bound in enumerate(bounds):
+        table.add_row(
+            name if place == 0 else "",
+            epsilon(claimed) if place == 0 else "",
+            Text(f"{bound.epsilon:.2f}", style="bold red" if bound.epsilon >= claimed else ""),
+            bound.name,
+            bound.detail,
+        )
+
+
+def _premises(findings: Findings) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("site", "premise", "holds", "found"):
+        table.add_column(name)
+    for check in findings.checks:
+        holds = Text("yes") if check.passed else Text("NO", style="bold red")
+        table.add_row(check.site or "", check.name, holds, check.found)
+    return table

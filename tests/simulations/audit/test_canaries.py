@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.dataset import Cohort
+from client.parallel import silent
+from client.site import open_site
+from common.errors import DataError
+from common.study import Study, load_study
+from simulations.archives import Hospitals, read_hospitals
+from simulations.audit.canaries import Canary, insert, make
+from simulations.audit.choices import Kind
+from simulations.testset import TestSet, load_test_set
+from tests.integration.conftest import SITES, study_text, write_hospitals
+
+SEED = 3
+EACH = 12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("canaries")
+
+
+@pytest.fixture(scope="module")
+def hospitals(folder: Path) -> Hospitals:
+    write_hospitals(folder / "hospitals")
+    return read_hospitals(folder / "hospitals")
+
+
+@pytest.fixture(scope="module")
+def study(folder: Path) -> Study:
+    (folder / "study.toml").write_text(study_text())
+    return load_study(folder / "study.toml")
+
+
+@pytest.fixture(scope="module")
+def test_set(folder: Path, study: Study, hospitals: Hospitals) -> TestSet:
+    cache = folder / "cache"
+    return load_test_set(study, hospitals, seed=SEED, cache=cache, workers=1, progress=silent)
+
+
+@pytest.fixture(scope="module", params=list(Kind))
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return Kind(request.param)
+
+
+@pytest.fixture(scope="module")
+def made(
+    study: Study, hospitals: Hospitals, test_set: TestSet, kind: Kind
+) -> dict[str, tuple[Canary, ...]]:
+    return make(study, hospitals, count=EACH, kind=kind, seed=SEED, test=test_set)
+
+
+@pytest.fixture(scope="module")
+def cohort(
+    folder: Path,
+    study: Study,
+    hospitals: Hospitals,
+    made: dict[str, tuple[Canary, ...]],
+    kind: Kind,
+) -> Cohort:
+    """What the first hospital reads once the canaries are in."""
+    copy = folder / f"with-{kind}"
+    insert(copy, study, hospitals, made)
+    with open_site(copy / SITES[0] / "site.toml", folder / f"state-{kind}", SEED) as site:
+        return site.cohort(study)
+
+
+def test_every_hospital_gets_its_own_canaries_and_about_half_are_in(
+    made: dict[str, tuple[Canary, ...]],
+) -> None:
+    assert {site: len(canaries) for site, canaries in made.items()} == dict.fromkeys(SITES, EACH)
+    everyone = [one for canaries in made.values() for one in canaries]
+    assert len({one.patient for one in everyone}) == len(everyone)
+    assert 8 <= sum(one.inside for one in everyone) <= 28
+
+
+def test_canaries_that_are_in_train_and_those_that_are_out_are_nowhere(
+    made: dict[str, tuple[Canary, ...]],
+    study: Study,
+    hospitals: Hospitals,
+    cohort: Cohort,
+    folder: Path,
+) -> None:
+    with open_site(hospitals.site_file(SITES[0]), folder / "state", SEED) as site:
+        before = site.cohort(study)
+    inside = sum(one.inside for one in made[SITES[0]])
+
+    assert len(cohort.part("train")) == len(before.part("train")) + inside
+    assert len(cohort.part("validation")) == len(before.part("validation"))
+
+
+def test_a_site_reads_the_picture_and_the_label_that_a_canary_has(
+    made: dict[str, tuple[Canary, ...]], cohort: Cohort
+) -> None:
+    inside = [one for one in made[SITES[0]] if one.inside]
+
+    for canary in inside:
+        apart = np.abs(cohort.images - canary.picture).max(axis=(1, 2, 3))
+        row = int(apart.argmin())
+        label = next(patient.label for patient in cohort.patients if row in patient.images)
+        assert apart[row] < 2e-3
+        assert label == canary.label
+
+
+def test_the_hospitals_themselves_stay_as_they_are(cohort: Cohort, hospitals: Hospitals) -> None:
+    del cohort  # canaries are in the copy
+    assert not list(hospitals.folder.rglob("CANARY*"))
+    assert "CANARY" not in (hospitals.folder / SITES[0] / "labels.csv").read_text()
+    assert len((hospitals.folder / SITES[0] / "labels.csv").read_text().splitlines()) == 41
+
+
+def test_the_same_seed_makes_the_same_canaries(
+    study: Study,
+    hospitals: Hospitals,
+    test_set: TestSet,
+    made: dict[str, tuple[Canary, ...]],
+    kind: Kind,
+) -> None:
+    again = make(study, hospitals, count=EACH, kind=kind, seed=SEED, test=test_set)
+
+    for one, other in zip(made[SITES[1]], again[SITES[1]], strict=True):
+        assert (one.patient, one.label, one.inside) == (other.patient, other.label, other.inside)
+        assert np.array_equal(one.picture, other.picture)
+
+
+def test_mislabelled_canaries_bear_another_label_than_their_image(
+    study: Study, hospitals: Hospitals, test_set: TestSet
+) -> None:
+    """The bright square of the second class is brighter by far."""
+    made = make(study, hospitals, count=EACH, kind=Kind.MISLABELLED, seed=SEED, test=test_set)
+
+    for one in made[SITES[0]]:
+        is_bright = one.picture[0, 4:12, 4:12].mean() > 0.35
+        assert one.label == int(not is_bright)
+
+
+def test_more_mislabelled_canaries_than_test_patients_are_refused(
+    study: Study, hospitals: Hospitals, test_set: TestSet
+) -> None:
+    with pytest.raises(DataError, match="fewer patients than mislabelled canaries"):
+        make(study, hospitals, count=50, kind=Kind.MISLABELLED, seed=SEED, test=test_set)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from client.parallel import Job
+from common.randomness import known_secret
+from simulations.audit.faults import halved_noise
+from simulations.audit.findings import MechanismFinding
+from simulations.audit.mechanism import Claim, audit_mechanism, statistics
+from simulations.audit.parts import PRODUCTION, Parts
+from tests.simulations.audit.conftest import audited
+
+SEEDS = 10
+HALF = replace(PRODUCTION, noised=halved_noise)
+
+
+def found(epsilon: float, parts: Parts, job: Job) -> list[MechanismFinding]:
+    """Ten small audits of the same claim: sixteen steps, some 9000 canaries that judge."""
+    study, planned = audited(privacy={"epsilon": epsilon})
+    return [
+        audit_mechanism(
+            study,
+            planned,
+            site="site",
+            key=known_secret(seed, "power", "audit"),
+            failure=0.05,
+            job=job,
+            repetitions=12,
+            side=32,
+            parts=parts,
+        )
+        for seed in range(SEEDS)
+    ]
+
+
+@pytest.mark.parametrize("epsilon", [3.0, 8.0])
+def test_the_sound_mechanism_is_bounded_from_half_its_claim_and_called_broken_at_most_once(
+    epsilon: float, job: Job
+) -> None:
+    audits = found(epsilon, PRODUCTION, job)
+
+    assert min(one.empirical / one.claimed for one in audits) >= 0.5
+    assert sum(not one.survived for one in audits) <= 1
+
+
+@pytest.mark.parametrize("epsilon", [3.0, 8.0])
+def test_halved_noise_is_called_broken_in_nine_of_ten_seeds(epsilon: float, job: Job) -> None:
+    audits = found(epsilon, HALF, job)
+
+    assert sum(not one.survived for one in audits) >= 9
+
+
+def test_a_claim_is_the_plans_own_and_its_ladder_goes_from_four_times_the_noise_to_a_quarter() -> (
+    None
+):
+    study, planned = audited()
+    claim = Claim.of(study, planned)
+
+    assert (claim.steps, claim.rate, claim.delta) == (16, 0.25, 1e-5)
+    assert claim.epsilon == planned.epsilon_training
+    assert claim.noise_at(0) == pytest.approx(4 * claim.noise_multiplier)
+    assert claim.noise_at(32) == claim.noise_multiplier
+    assert claim.noise_at(64) == pytest.approx(claim.noise_multiplier / 4)
+
+
+def test_the_likelihood_statistic_is_the_logarithm_of_the_likelihood_ratio() -> None:
+    """One step at rate 0.25 and noise 2 that shows 1.5: log(0.75 + 0.25 exp((1.5 - 0.5) / 4))."""
+    claim = Claim(rate=0.25, noise_multiplier=2.0, steps=1, delta=1e-5, epsilon=1.0)
+
+    scores = statistics(np.array([[1.5]], dtype=np.float32), claim)
+
+    assert scores["likelihood"][0] == pytest.approx(np.log(0.75 + 0.25 * np.exp(0.25)))
+
+
+def test_where_everyone_takes_part_it_is_that_of_two_normals() -> None:
+    claim = Claim(rate=1.0, noise_multiplier=2.0, steps=2, delta=1e-5, epsilon=1.0)
+
+    scores = statistics(np.array([[1.5], [0.5]], dtype=np.float32), claim)
+
+    assert scores["likelihood"][0] == pytest.approx((1.5 - 0.5) / 4 + 0.0)
+    assert scores["spread"][0] == pytest.approx(0.5)
