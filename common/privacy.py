@@ -33,7 +33,7 @@ from common.histogram import sensitivity
 from common.settings import Section
 from common.study import NoPrivacy, PatientPrivacy, Study
 
-GAMMA: Final = 1e-4
+GAMMA: Final = 1e-3
 """By how much floating-point arithmetic may lengthen a clipped gradient, relative to the clip
 norm. ``docs/privacy.md`` argues for the number; noise is calibrated to it."""
 
