@@ -49,7 +49,7 @@ def ours(strategy: str, sites: int) -> float:
     from common.checkpoint import Checkpoint, write
     from common.flower import Context, Message, context
     from common.messages import Reply, reply_to_record, request_from_record
-    from common.numerics import NumericsRecord
+    from common.numerics import EngineChoice, NumericsRecord
     from common.plan import Offer, write_plan
     from common.signing import SigningKey
     from common.study import Study
@@ -62,7 +62,11 @@ def ours(strategy: str, sites: int) -> float:
     names = [f"site-{number:02d}" for number in range(sites)]
     keys = {name: SigningKey(hashlib.sha256(name.encode()).digest()) for name in names}
     numerics = NumericsRecord(
-        threads=1, micro_batch=1, cpu_capability="any", python="3.11", versions={}
+        threads=1,
+        choice=EngineChoice(),
+        cpu_capability="any",
+        python="3.11",
+        versions={},
     )
     offers = {
         name: Offer(

@@ -24,6 +24,7 @@ from client.sampling import RoundStreams
 from client.site import Site
 from client.training import local_change
 from common import numerics
+from common.accounting import SampledGaussian
 from common.errors import ConsiliumError, ModelError, Refusal, RefusalCode
 from common.faults import reach
 from common.files import canonical_json
@@ -39,7 +40,7 @@ from common.messages import (
     request_from_record,
 )
 from common.plan import Plan, read_plan
-from common.privacy import PatientMechanism, SampledGaussian
+from common.privacy import PatientMechanism
 from common.randomness import derive
 from common.study import Study
 
@@ -242,7 +243,7 @@ def _train(plan: Plan, request: Request, cohort: Cohort, streams: RoundStreams) 
         cohort.part("train"),
         round_number=request.round,
         streams=streams,
-        micro_batch=plan.numerics.micro_batch,
+        choice=plan.numerics.choice,
     )
     try:
         return plan.study.fixed_point.encode(change)

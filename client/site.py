@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from client.approvals import Approvals
 from client.dataset import Cohort, load_cohort
 from client.identity import Pseudonyms
@@ -28,10 +30,9 @@ from client.parallel import Progress, silent
 from client.replies import Replies
 from client.sitefile import DataSet, SiteFile, load_site_file
 from client.store import Store
-from common import numerics
+from client.tuning import Choices
 from common.errors import Refusal, RefusalCode, SiteError
 from common.files import write_atomic
-from common.model import weights_count
 from common.numerics import NumericsRecord
 from common.plan import Offer
 from common.randomness import KEY_BYTES, StudyKey, known_secret
@@ -68,6 +69,7 @@ class Site:
         self.ledger = Ledger(self.store)
         self.approvals = Approvals(self.store)
         self.replies = Replies(self.store)
+        self.choices = Choices(self.state / "kernels.json")
 
     @property
     def name(self) -> str:
@@ -121,7 +123,14 @@ class Site:
 
     def numerics(self, study: Study) -> NumericsRecord:
         """What this site's arithmetic would depend on in a study."""
-        return numerics.record(self.file.device.threads, weights_count(study))
+        device = self.file.device
+        torch.set_num_threads(device.threads)
+        return self.choices.of(
+            study,
+            threads=device.threads,
+            memory=device.memory_mib * 2**20,
+            kernels=device.kernels,
+        )
 
     def offer(self, study: Study) -> Offer:
         """What the site says of itself: public numbers only.

@@ -92,9 +92,18 @@ class Policy(Section):
 
 
 class Device(Section):
-    """``[device]``: what the site computes with; fixes the numerics record."""
+    """``[device]``: what the site computes with; fixes the numerics record.
+
+    Attributes:
+        threads: of torch within an operation.
+        memory_mib: that activations and gradients of a micro-batch may take, MiB.
+        kernels: ``measured`` times how gradients are formed fastest here, once a study's
+            shape; ``modelled`` derives it from the shape alone, so that two machines agree.
+    """
 
     threads: int = Field(default=1, ge=1)
+    memory_mib: int = Field(default=1024, ge=16)
+    kernels: Literal["measured", "modelled"] = "measured"
 
 
 class SiteFile(Section):

@@ -16,11 +16,14 @@ import numpy.typing as npt
 import torch
 
 from client.dataset import Patient
-from client.gradients import gradient_sum, with_hooks
+from client.engine.clipped import place
+from client.gradients import gradient_sum
 from client.noise import noised
 from client.sampling import RoundStreams, draw
+from client.tuning import check
 from common.faults import reach
 from common.model import build_model, load_flat
+from common.numerics import EngineChoice
 from common.privacy import NoMechanism, PatientMechanism
 from common.study import Study
 
@@ -36,7 +39,7 @@ def local_change(
     *,
     round_number: int,
     streams: RoundStreams,
-    micro_batch: int,
+    choice: EngineChoice,
 ) -> Flat:
     """Train for one round from the global weights and return what changed.
 
@@ -48,13 +51,17 @@ def local_change(
         patients: the training patients.
         round_number: 1 and up; sets the learning rate.
         streams: the round's randomness.
-        micro_batch: images whose gradients are held at once.
+        choice: how gradients are formed.
 
     Returns:
         Local weights minus global weights, flat float32.
+
+    Raises:
+        ModelError: names a module that cannot be trained privately.
     """
-    model = build_model(study)
-    engine = model if isinstance(mechanism, NoMechanism) else with_hooks(model)
+    if isinstance(mechanism, PatientMechanism):
+        check(study, choice)
+    model = place(build_model(study), choice)
     start = torch.from_numpy(np.array(weights, dtype=np.float32))
     current, velocity = start.clone(), torch.zeros_like(start)
     training, mu = study.training, study.aggregation.proximal_mu
@@ -62,7 +69,7 @@ def local_change(
     for step in range(training.local_steps):
         load_flat(model, current.numpy())
         batch = draw(study, mechanism, images, patients, streams=streams, step=step)
-        total = gradient_sum(engine, batch, mechanism, training.class_weights, micro_batch)
+        total = gradient_sum(model, batch, mechanism, training.class_weights, choice)
         gradient = noised(total, mechanism, streams.stream("noise", step)) / mechanism.divisor
         velocity = training.momentum * velocity + gradient
         drift = training.weight_decay * current + mu * (current - start)

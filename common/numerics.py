@@ -33,8 +33,21 @@ COUNTED: Final = (
 """Distributions whose version can change a bit of the result."""
 
 MOST_IMAGES: Final = 256
-GRADIENTS_HELD: Final = 2**26
-"""Float32 numbers in the per-sample gradients of one micro-batch."""
+
+
+class EngineChoice(Section):
+    """How clipped gradients are formed: every choice gives the same sum but for rounding.
+
+    Attributes:
+        kernels: by layer, the kernel that forms its patients' norms; the engine's model of
+            the cost chooses for a layer that is not named.
+        micro_batch: images whose gradients are worked on at once.
+        memory_format: how images lie in memory.
+    """
+
+    kernels: dict[str, str] = Field(default_factory=dict)
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    micro_batch: int = Field(default=MOST_IMAGES, ge=1)
 
 
 class NumericsRecord(Section):
@@ -44,7 +57,7 @@ class NumericsRecord(Section):
         threads: intra-operation threads of torch.
         dtype: of weights and activations.
         engine: what forms clipped gradients.
-        micro_batch: images whose gradients are held at once.
+        choice: how the engine forms them.
         device: where it runs.
         cpu_capability: the vector instructions that torch chose, and NumPy for the noise.
         python: interpreter version.
@@ -53,22 +66,19 @@ class NumericsRecord(Section):
 
     threads: int = Field(ge=1)
     dtype: Literal["float32"] = "float32"
-    engine: Literal["opacus-hooks"] = "opacus-hooks"
-    micro_batch: int = Field(ge=1)
+    engine: Literal["book-keeping"] = "book-keeping"
+    choice: EngineChoice
     device: Literal["cpu"] = "cpu"
     cpu_capability: str
     python: str
     versions: dict[str, str]
 
 
-def record(threads: int, weights: int) -> NumericsRecord:
-    """The record of this process, for a number of threads and of weights in the model.
-
-    The micro-batch keeps the gradients held at once below 256 MiB.
-    """
+def record(threads: int, choice: EngineChoice) -> NumericsRecord:
+    """The record of this process, for a number of threads and a way to form gradients."""
     return NumericsRecord(
         threads=threads,
-        micro_batch=max(1, min(MOST_IMAGES, GRADIENTS_HELD // weights)),
+        choice=choice,
         cpu_capability=_vector_instructions(),
         python=platform.python_version(),
         versions={name: version(name) for name in COUNTED},

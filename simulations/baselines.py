@@ -218,7 +218,7 @@ def _round(
         patients,
         round_number=number,
         streams=RoundStreams(secret),
-        micro_batch=baseline.holdings[0].numerics.micro_batch,
+        choice=baseline.holdings[0].numerics.choice,
     )
     settings = study.aggregation
     fold = begin(settings.strategy, change.size, {name: 1})

@@ -60,6 +60,7 @@ tasks = ["classification"]
 
 [device]
 threads = 1
+kernels = "modelled"        # not timed, so that a run comes out the same wherever it is repeated
 """
 
 

@@ -22,7 +22,6 @@ import client.app
 import server.app
 from client.dataset import Cohort
 from client.site import Site, open_site
-from client.sitefile import Device
 from common import checkpoint
 from common.files import canonical_json, write_atomic
 from common.flower import context
@@ -128,7 +127,7 @@ def _prepare(
             site = stack.enter_context(open_site(hospitals.site_file(name), state, order.seed))
             site.workers = order.processes
             if order.threads is not None:
-                device = Device(threads=order.threads)
+                device = site.file.device.model_copy(update={"threads": order.threads})
                 site.file = site.file.model_copy(update={"device": device})
             with reading.of(name, job) as progress:
                 site.cohort(study, progress)

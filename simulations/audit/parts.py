@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from client import noise, sampling
-from client.gradients import gradient_sum, with_hooks
+from client.gradients import gradient_sum
 from client.sampling import Batch
+from common.numerics import EngineChoice
 from common.privacy import PatientMechanism
 from common.study import Study
 
-_MICRO_BATCH: Final = 1024
+_CHOICE: Final = EngineChoice(micro_batch=1024)
 
 
 def clipped_sum(
@@ -34,12 +35,12 @@ def clipped_sum(
         mechanism: says at which norm to clip.
         study: says how classes weigh.
     """
-    return gradient_sum(model, batch, mechanism, study.training.class_weights, _MICRO_BATCH)
+    return gradient_sum(model, batch, mechanism, study.training.class_weights, _CHOICE)
 
 
 def ready(model: nn.Module) -> nn.Module:
     """A model as :func:`clipped_sum` takes it."""
-    return with_hooks(model)
+    return model
 
 
 @dataclass(frozen=True)

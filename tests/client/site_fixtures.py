@@ -120,7 +120,7 @@ class Hospital:
                 for name, place in self.datasets.items()
             },
             "policy": POLICY | self.policy,
-            "device": {"threads": self.threads},
+            "device": {"threads": self.threads, "kernels": "modelled"},
         }
 
     def rows(self, table: str) -> list[dict[str, Any]]:

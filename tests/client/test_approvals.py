@@ -10,7 +10,7 @@ import pytest
 from client.approvals import Approvals
 from client.store import Store
 from common.errors import Refusal, RefusalCode
-from common.numerics import record
+from common.numerics import EngineChoice, record
 from common.plan import Offer, Plan, write_plan
 from common.randomness import StudyKey
 from tests.common.studies import small_study
@@ -36,7 +36,7 @@ def plan_titled(title: str) -> Plan:
         public_key="ab" * 32,
         declared_patients=20,
         known_key=False,
-        numerics=record(1, 106),
+        numerics=record(1, EngineChoice()),
     )
     return write_plan(study, offer, 106)
 

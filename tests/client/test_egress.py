@@ -13,7 +13,7 @@ from client import egress
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json
 from common.messages import LedgerHead, Purpose, Reply, Request
-from common.numerics import record
+from common.numerics import EngineChoice, record
 from common.plan import Offer, Plan, write_plan
 from common.signing import SigningKey, verify
 from tests.common.studies import small_study
@@ -25,7 +25,7 @@ OFFER = Offer(
     public_key=KEY.public,
     declared_patients=20,
     known_key=False,
-    numerics=record(1, 106),
+    numerics=record(1, EngineChoice()),
 )
 FREE: dict[str, Any] = {"privacy": {"mode": "none"}}
 Alter = Callable[[Reply], Reply]

@@ -24,7 +24,7 @@ from common.accounting import ORDERS, SampledGaussian, renyi, renyi_epsilon
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json, sha256
 from common.messages import HASH_OF_NOTHING, LedgerHead, reply_to_bytes
-from common.numerics import record
+from common.numerics import EngineChoice, record
 from common.plan import Offer, Plan, write_plan
 from common.privacy import PatientMechanism
 from common.randomness import StudyKey
@@ -37,7 +37,7 @@ OFFER = Offer(
     public_key="ab" * 32,
     declared_patients=20,
     known_key=False,
-    numerics=record(1, 106),
+    numerics=record(1, EngineChoice()),
 )
 FREE: dict[str, Any] = {"privacy": {"mode": "none"}}
 

@@ -10,6 +10,7 @@ import pytest
 from client.policy import require_acceptable, require_allowed
 from client.site import Site
 from common.errors import Refusal, RefusalCode
+from common.numerics import EngineChoice
 from common.plan import Plan
 from common.privacy import PatientMechanism
 from tests.client.site_fixtures import Hospital, plan_for
@@ -65,7 +66,9 @@ def test_the_plan_that_follows_from_the_offer_is_allowed(site: Site) -> None:
             "",
         ),
         (
-            lambda plan: {"numerics": plan.numerics.model_copy(update={"micro_batch": 1})},
+            lambda plan: {
+                "numerics": plan.numerics.model_copy(update={"choice": EngineChoice(micro_batch=1)})
+            },
             "numerics",
             "",
         ),

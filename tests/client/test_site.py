@@ -8,7 +8,7 @@ import pytest
 
 from client.site import open_site
 from common.errors import Refusal, RefusalCode, SiteError
-from common.numerics import record
+from common.numerics import EngineChoice, record
 from common.randomness import known_secret
 from common.signing import SigningKey
 from tests.client.site_fixtures import Hospital, approved, offer_of
@@ -128,14 +128,14 @@ def test_an_offer_holds_public_numbers_whatever_the_true_count(hospital: Hospita
         "public_key": key,
         "declared_patients": 20,
         "known_key": True,
-        "numerics": record(1, 106).model_dump(),
+        "numerics": record(1, EngineChoice()).model_dump(),
     }
 
 
 def test_the_device_decides_the_numerics(hospital: Hospital) -> None:
     hospital.threads = 2
     with hospital.open() as site:
-        assert site.numerics(small_study()) == record(2, 106)
+        assert site.numerics(small_study()) == record(2, EngineChoice())
 
 
 def test_a_data_set_that_is_not_there_is_refused_with_those_that_are(hospital: Hospital) -> None:

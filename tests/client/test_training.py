@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from opacus import GradSampleModule
 from scipy import stats
 from torch.nn import functional
 
@@ -17,8 +16,10 @@ from client.dataset import Patient
 from client.gradients import gradient_sum
 from client.sampling import Batch, RoundStreams
 from client.training import learning_rate, local_change
+from common.accounting import SampledGaussian
 from common.model import build_model, initial_weights, load_flat
-from common.privacy import NoMechanism, PatientMechanism, SampledGaussian
+from common.numerics import EngineChoice
+from common.privacy import NoMechanism, PatientMechanism
 from common.study import Study
 from tests.common.studies import small_study
 
@@ -62,12 +63,14 @@ def batch_of(count: int, images: int, *, side: int = 8, scale: float = 1.0) -> B
     return Batch(pixels, torch.arange(count) % 2)
 
 
-def models(study: Study, seed: int = 1) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """The plain model, and one with Opacus' hooks, of the same weights."""
-    plain, hooked = build_model(study), build_model(study)
-    for model in (plain, hooked):
-        load_flat(model, initial_weights(study, seed))
-    return plain, GradSampleModule(hooked, batch_first=True, loss_reduction="sum")
+CHOICE = EngineChoice(micro_batch=64)
+
+
+def model_of(study: Study, seed: int = 1) -> torch.nn.Module:
+    """The study's model with its first weights."""
+    model = build_model(study)
+    load_flat(model, initial_weights(study, seed))
+    return model
 
 
 def patient_gradient(
@@ -94,41 +97,41 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("clip", [0.05, 1.0, 1e6])
-def test_the_clipped_sum_is_that_of_a_loop_over_patients(model: str, clip: float) -> None:
+def test_the_clipped_sum_is_that_of_a_loop_over_patients(kind: str, clip: float) -> None:
     """Three images a patient, averaged before the one clip."""
-    plain, hooked = models(small_study(model=MODELS[model]))
+    model = model_of(small_study(model=MODELS[kind]))
     batch = batch_of(5, 3)
     by_hand = sum(
-        (clipped(patient_gradient(plain, batch, place), clip) for place in range(5)),
+        (clipped(patient_gradient(model, batch, place), clip) for place in range(5)),
         start=torch.zeros(()),
     )
-    found = gradient_sum(hooked, batch, private(clip=clip), None, micro_batch=64)
+    found = gradient_sum(model, batch, private(clip=clip), None, CHOICE)
     assert torch.allclose(found, by_hand, atol=1e-5 * max(1.0, float(by_hand.norm())))
 
 
 @pytest.mark.parametrize(("name", "side"), [("resnet18", 8), ("densenet121", 32)])
 def test_the_larger_models_are_clipped_patient_by_patient_too(name: str, side: int) -> None:
     chosen: dict[str, Any] = {"name": name, "widths": None, "hidden": None}
-    plain, hooked = models(small_study(model=chosen, data={"image_size": [side, side]}))
+    model = model_of(small_study(model=chosen, data={"image_size": [side, side]}))
     batch = batch_of(2, 2, side=side)
     by_hand = sum(
-        (clipped(patient_gradient(plain, batch, place), 0.5) for place in range(2)),
+        (clipped(patient_gradient(model, batch, place), 0.5) for place in range(2)),
         start=torch.zeros(()),
     )
-    found = gradient_sum(hooked, batch, private(clip=0.5), None, micro_batch=64)
+    found = gradient_sum(model, batch, private(clip=0.5), None, CHOICE)
     assert torch.allclose(found, by_hand, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_without_privacy_the_sum_is_that_of_the_same_loop_unclipped(model: str) -> None:
-    plain, _ = models(small_study(model=MODELS[model]))
+@pytest.mark.parametrize("kind", MODELS)
+def test_without_privacy_the_sum_is_that_of_the_same_loop_unclipped(kind: str) -> None:
+    model = model_of(small_study(model=MODELS[kind]))
     batch = batch_of(5, 3)
     by_hand = sum(
-        (patient_gradient(plain, batch, place) for place in range(5)), start=torch.zeros(())
+        (patient_gradient(model, batch, place) for place in range(5)), start=torch.zeros(())
     )
-    found = gradient_sum(plain, batch, NONE, None, micro_batch=64)
+    found = gradient_sum(model, batch, NONE, None, CHOICE)
     assert torch.allclose(found, by_hand, atol=1e-5 * max(1.0, float(by_hand.norm())))
 
 
@@ -137,26 +140,25 @@ def test_class_weights_are_factors_of_a_patients_loss(
     mechanism: PatientMechanism | NoMechanism,
 ) -> None:
     weights = (0.25, 3.0)
-    plain, hooked = models(small_study())
+    model = model_of(small_study())
     batch = batch_of(4, 2)
     clip = 0.5 if isinstance(mechanism, PatientMechanism) else math.inf
     by_hand = sum(
-        (clipped(patient_gradient(plain, batch, place, weights), clip) for place in range(4)),
+        (clipped(patient_gradient(model, batch, place, weights), clip) for place in range(4)),
         start=torch.zeros(()),
     )
-    model = hooked if isinstance(mechanism, PatientMechanism) else plain
-    found = gradient_sum(model, batch, mechanism, weights, micro_batch=64)
+    found = gradient_sum(model, batch, mechanism, weights, CHOICE)
     assert torch.allclose(found, by_hand, atol=1e-5)
 
 
 @pytest.mark.parametrize("images_each", [1, 4])
 @pytest.mark.parametrize("scale", [1.0, 1e3, 1e6])
 def test_no_patient_adds_more_than_the_clip_norm(images_each: int, scale: float) -> None:
-    _, hooked = models(small_study(model=MODELS["cnn"]))
+    model = model_of(small_study(model=MODELS["cnn"]))
     batch = batch_of(6, images_each, scale=scale)
     for place in range(6):
         alone = Batch(batch.pixels[place : place + 1], batch.labels[place : place + 1])
-        added = gradient_sum(hooked, alone, private(clip=0.3), None, micro_batch=64)
+        added = gradient_sum(model, alone, private(clip=0.3), None, CHOICE)
         assert added.norm() <= 0.3 * (1 + 1e-5)
 
 
@@ -165,33 +167,33 @@ def test_no_patient_adds_more_than_the_clip_norm(images_each: int, scale: float)
 def test_a_patient_whose_gradient_is_not_finite_counts_as_zero_and_the_others_as_ever(
     mechanism: PatientMechanism | NoMechanism, value: float
 ) -> None:
-    plain, hooked = models(small_study(model=MODELS["cnn"]))
-    model = hooked if isinstance(mechanism, PatientMechanism) else plain
+    model = model_of(small_study(model=MODELS["cnn"]))
     batch = batch_of(5, 2)
     batch.pixels[2, 1] = value
     others = Batch(batch.pixels[[0, 1, 3, 4]], batch.labels[[0, 1, 3, 4]])
-    found = gradient_sum(model, batch, mechanism, None, micro_batch=64)
-    expected = gradient_sum(model, others, mechanism, None, micro_batch=64)
+    found = gradient_sum(model, batch, mechanism, None, CHOICE)
+    expected = gradient_sum(model, others, mechanism, None, CHOICE)
     assert torch.isfinite(found).all()
     assert found.norm() > 0
     assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_the_micro_batch_changes_no_more_than_the_last_digits() -> None:
-    _, hooked = models(small_study(model=MODELS["cnn"]))
+    model = model_of(small_study(model=MODELS["cnn"]))
     batch = batch_of(7, 2)
-    whole = gradient_sum(hooked, batch, private(clip=0.5), None, micro_batch=64)
+    whole = gradient_sum(model, batch, private(clip=0.5), None, CHOICE)
     for micro_batch in (1, 2, 5, 13):
-        found = gradient_sum(hooked, batch, private(clip=0.5), None, micro_batch=micro_batch)
+        found = gradient_sum(
+            model, batch, private(clip=0.5), None, EngineChoice(micro_batch=micro_batch)
+        )
         assert torch.allclose(found, whole, atol=1e-6)
 
 
 @pytest.mark.parametrize("mechanism", [private(), NONE], ids=["patient", "none"])
 def test_the_sum_over_nobody_is_zero(mechanism: PatientMechanism | NoMechanism) -> None:
-    plain, hooked = models(small_study())
+    model = model_of(small_study())
     nobody = Batch(torch.zeros(0, 1, 1, 8, 8), torch.zeros(0, dtype=torch.int64))
-    model = hooked if isinstance(mechanism, PatientMechanism) else plain
-    assert not gradient_sum(model, nobody, mechanism, None, micro_batch=8).any()
+    assert not gradient_sum(model, nobody, mechanism, None, EngineChoice(micro_batch=8)).any()
 
 
 def train(
@@ -213,7 +215,7 @@ def train(
         patients() if cohort is None else cohort,
         round_number=round_number,
         streams=streams,
-        micro_batch=64,
+        choice=CHOICE,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from common.errors import Refusal, RefusalCode
-from common.numerics import record
+from common.numerics import EngineChoice, record
 from common.plan import Offer, Plan, read_plan, write_plan
 from common.study import Study
 from tests.common.studies import small_study
@@ -19,7 +19,7 @@ OFFER = Offer(
     public_key="ab" * 32,
     declared_patients=20,
     known_key=False,
-    numerics=record(1, 106),
+    numerics=record(1, EngineChoice()),
 )
 FREE = {"privacy": {"mode": "none"}}
 
@@ -56,8 +56,8 @@ def test_the_same_study_and_offer_make_the_same_plan() -> None:
         {"site": "south"},
         {"declared_patients": 30},
         {"known_key": True},
-        {"numerics": record(2, 106)},
-        {"numerics": record(1, 2**20)},
+        {"numerics": record(2, EngineChoice())},
+        {"numerics": record(1, EngineChoice(micro_batch=7))},
     ],
     ids=str,
 )

@@ -20,7 +20,7 @@ from common.faults import VARIABLE
 from common.files import sha256
 from common.flower import ClientApp, Context, Message, context
 from common.messages import LedgerHead, Reply, Request, reply_to_record, request_from_record
-from common.numerics import NumericsRecord
+from common.numerics import EngineChoice, NumericsRecord
 from common.plan import Offer, read_plan
 from common.signing import SigningKey
 from server.app import build
@@ -154,7 +154,11 @@ class World:
             declared_patients=self.patients[site],
             known_key=True,
             numerics=NumericsRecord(
-                threads=1, micro_batch=1, cpu_capability="any", python="3.11", versions={}
+                threads=1,
+                choice=EngineChoice(),
+                cpu_capability="any",
+                python="3.11",
+                versions={},
             ),
         )
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from common.numerics import NumericsRecord
+from common.numerics import EngineChoice, NumericsRecord
 from simulations.plots import Plot, draw_all
 from simulations.result import (
     CurvePoint,
@@ -127,7 +127,7 @@ def made_result() -> Result:
         numerics={
             name: NumericsRecord(
                 threads=1,
-                micro_batch=64,
+                choice=EngineChoice(micro_batch=64),
                 cpu_capability="AVX2",
                 python="3.11.9",
                 versions={"torch": "2.13.0", "numpy": "2.2.0"},

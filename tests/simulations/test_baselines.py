@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from client.dataset import Patient
 from client.evaluation import score
 from common import numerics
-from common.numerics import EngineChoice
 from common.model import build_model, flatten, initial_weights, load_flat
+from common.numerics import EngineChoice
 from common.study import Study
 from simulations.baselines import Baseline, Holding, plan_baselines, run_baseline, run_baselines
 from simulations.result import Outcome

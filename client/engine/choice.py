@@ -1,0 +1,159 @@
+"""Which kernel serves which layer, in which layout, how many images at once.
+
+No kernel is best everywhere, and which one is depends on the machine (Bu, Mao and Xu 2022 count
+operations; a count knows neither caches nor libraries): so the candidates are timed, layer by
+layer. Timing needs no patient, only shapes. What it finds goes into the numerics record, so
+that a restart, a replay and a simulation compute with the same kernels and come to the same
+bits. Where nothing is to be timed, each rule's model of the cost chooses.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final, Literal
+
+import torch
+from torch import nn
+
+from client.engine.books import Book
+from client.engine.clipped import Loss, Patients, backward, clipped_sum, place
+from client.engine.rule import Layer
+from common.numerics import MOST_IMAGES, EngineChoice
+
+REPEATS: Final = 3
+HOPELESS: Final = 1.5
+"""A kernel that takes so many times the best one's time is not timed again."""
+LAYOUTS: Final[tuple[Literal["contiguous", "channels_last"], ...]] = ("contiguous", "channels_last")
+
+
+@dataclass
+class _Timings:
+    """The best kernel found for each layer so far.
+
+    Attributes:
+        until: when to stop timing, by ``time.perf_counter``.
+        kernels: by layer.
+    """
+
+    until: float
+    kernels: dict[str, str] = field(default_factory=dict)
+
+    def enter(self, layer: Layer, records: list[Any], patients: int) -> Book:
+        """Time what may serve the layer; the book of the modelled kernel."""
+        modelled = layer.rule.modelled(layer, records, patients)
+        candidates = layer.rule.candidates(layer, records, patients)
+        if len(candidates) > 1 and time.perf_counter() < self.until:
+            self.kernels[layer.name] = _fastest(layer, records, patients, candidates)
+        return layer.rule.book(layer, records, patients, modelled)
+
+
+def _fastest(layer: Layer, records: list[Any], patients: int, candidates: tuple[str, ...]) -> str:
+    factors = torch.ones(patients, dtype=torch.float64, device=layer.weight.device)
+    best, least = candidates[0], float("inf")
+    for kernel in candidates:
+        for _ in range(REPEATS):
+            seconds = _seconds(partial(_use, layer, records, kernel, factors))
+            if seconds > HOPELESS * least:
+                break
+            if seconds < least:
+                best, least = kernel, seconds
+    return best
+
+
+def _use(layer: Layer, records: list[Any], kernel: str, factors: torch.Tensor) -> None:
+    """All that a layer costs in a step beyond what autograd does."""
+    book = layer.rule.book(layer, records, len(factors), kernel)
+    for each in book.held.values():
+        flat = each.flatten(1)
+        torch.linalg.vector_norm(flat, dim=1)
+        factors.to(flat.dtype) @ flat
+    for norms in book.norms.values():
+        norms.weighted(factors)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    _finish()
+    start = time.perf_counter()
+    work()
+    _finish()
+    return time.perf_counter() - start
+
+
+def _finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def measured(
+    model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice, *, seconds: float
+) -> EngineChoice:
+    """The choice with the layout and the kernels that are fastest here.
+
+    Args:
+        model: as for :func:`client.engine.clipped.clipped_sum`.
+        example: random input of the shape that a micro-batch will have.
+        loss: as there.
+        choice: its micro-batch is kept.
+        seconds: after which no further layer is timed.
+    """
+    until, best, least = time.perf_counter() + seconds, choice, float("inf")
+    for layout in LAYOUTS[: 1 + (example.inputs.dim() == 5)]:
+        tried = choice.model_copy(update={"memory_format": layout, "kernels": {}})
+        placed, timings = place(copy.deepcopy(model), tried), _Timings(until)
+        clipped_sum(placed, example, loss, 1.0, tried)  # the libraries prepare themselves
+        clipped_sum(placed, example, loss, 1.0, tried, enter=timings.enter)
+        tried = tried.model_copy(update={"kernels": timings.kernels})
+        step = partial(clipped_sum, placed, example, loss, 1.0, tried)
+        taken = min(_seconds(step) for _ in range(REPEATS))
+        if taken < least:
+            best, least = tried, taken
+    return best
+
+
+def fitting(model: nn.Module, example: Patients, loss: Loss, memory: int) -> int:
+    """The most images in a micro-batch whose activations and gradients stay within bounds.
+
+    What autograd saves for one patient more is counted; as much again is allowed for the
+    gradients that come back, and the layers' own.
+
+    Args:
+        model: as for :func:`client.engine.clipped.clipped_sum`.
+        example: at least two patients of random input.
+        loss: as there.
+        memory: bytes.
+    """
+    one, two = (_saved(model, example[slice(0, count)], loss) for count in (1, 2))
+    items = example.inputs.shape[1]
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    each = 2 * max(two - one, 1) / items
+    return int(min(MOST_IMAGES, max(items, (memory - 2 * weights) // each)))
+
+
+def _saved(model: nn.Module, patients: Patients, loss: Loss) -> int:
+    sizes: dict[int, int] = {}
+
+    def pack(value: torch.Tensor) -> torch.Tensor:
+        storage = value.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        backward(model, patients, loss, lambda *_: Book())
+    return sum(sizes.values())
+
+
+def example_of(shape: tuple[int, ...], patients: int, items: int, like: nn.Module) -> Patients:
+    """Random input: (patients, items, *shape), of class zero."""
+    first = next(like.parameters())
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn((patients, items, *shape), generator=generator)
+    targets = torch.zeros(patients, dtype=torch.int64)
+    return replace(
+        Patients(inputs, targets),
+        inputs=inputs.to(first.device, first.dtype),
+        targets=targets.to(first.device),
+    )

@@ -1,0 +1,163 @@
+"""Group, layer and instance normalisation: their scale and shift are a few numbers each."""
+
+from __future__ import annotations
+
+import torch
+
+from client.engine.books import Book, sum_of
+from client.engine.rule import Layer, OneKernel
+
+Record = tuple[torch.Tensor, torch.Tensor]
+
+
+class GroupRule(OneKernel):
+    """``nn.GroupNorm``, and ``nn.InstanceNorm*d`` as one group a channel."""
+
+    def forward(
+        self, layer: Layer, value: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """The layer's output; mean and reciprocal deviation are saved."""
+        items, channels = value.shape[:2]
+        output, mean, scale = torch.native_group_norm(
+            value,
+            layer.weight,
+            layer.bias,
+            items,
+            channels,
+            value[0, 0].numel(),
+            _groups(layer, channels),
+            layer.options.eps,
+        )
+        return output, (mean, scale)
+
+    def backward(
+        self,
+        layer: Layer,
+        value: torch.Tensor,
+        saved: tuple[torch.Tensor, ...],
+        gradient: torch.Tensor,
+        *,
+        wanted: bool,
+    ) -> tuple[torch.Tensor | None, Record]:
+        """The input's gradient, and (items, channels) gradients of scale and shift."""
+        if value.is_contiguous():
+            return _apart(layer, value, saved, gradient.contiguous(), wanted=wanted)
+        return _pixel_by_pixel(layer, value, saved, gradient, wanted=wanted)
+
+    def book(self, layer: Layer, records: list[Record], patients: int, kernel: str) -> Book:
+        """The patients' gradients over all uses of the layer."""
+        return _held(layer, records, patients)
+
+
+def _groups(layer: Layer, channels: int) -> int:
+    return int(getattr(layer.options, "num_groups", channels))
+
+
+def _apart(
+    layer: Layer,
+    value: torch.Tensor,
+    saved: tuple[torch.Tensor, ...],
+    gradient: torch.Tensor,
+    *,
+    wanted: bool,
+) -> tuple[torch.Tensor | None, Record]:
+    """The library sums gradients of scale and shift over items.
+
+    Asked about one item that has all items' channels side by side, it gives them apart, at the
+    same cost.
+    """
+    items, channels = value.shape[:2]
+    mean, scale = saved
+    found = torch.ops.aten.native_group_norm_backward(
+        gradient,
+        value,
+        mean.view(1, -1),
+        scale.view(1, -1),
+        layer.weight.repeat(items),
+        1,
+        items * channels,
+        value[0, 0].numel(),
+        items * _groups(layer, channels),
+        (wanted, True, True),
+    )
+    apart = (found[1].view(items, channels), found[2].view(items, channels))
+    return (found[0].view(value.shape) if wanted else None), apart
+
+
+def _pixel_by_pixel(
+    layer: Layer,
+    value: torch.Tensor,
+    saved: tuple[torch.Tensor, ...],
+    gradient: torch.Tensor,
+    *,
+    wanted: bool,
+) -> tuple[torch.Tensor | None, Record]:
+    """Where a pixel's channels lie together, so that channels cannot be put side by side."""
+    items, channels = value.shape[:2]
+    groups = _groups(layer, channels)
+    mean, scale = (each.repeat_interleave(channels // groups, dim=1) for each in saved)
+    space = tuple(range(2, value.dim()))
+    shift = gradient.sum(dim=space)
+    products = (gradient * value).sum(dim=space)
+    before = None
+    if wanted:
+        before = torch.ops.aten.native_group_norm_backward(
+            gradient,
+            value,
+            *saved,
+            layer.weight,
+            items,
+            channels,
+            value[0, 0].numel(),
+            groups,
+            (True, False, False),
+        )[0]
+    return before, ((products - mean * shift) * scale, shift)
+
+
+class LayerRule(OneKernel):
+    """``nn.LayerNorm`` over the last dimensions."""
+
+    def forward(
+        self, layer: Layer, value: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """The layer's output; mean and reciprocal deviation are saved."""
+        shape, eps = list(layer.options.normalized_shape), layer.options.eps
+        output, mean, scale = torch.native_layer_norm(value, shape, layer.weight, layer.bias, eps)
+        return output, (mean, scale)
+
+    def backward(
+        self,
+        layer: Layer,
+        value: torch.Tensor,
+        saved: tuple[torch.Tensor, ...],
+        gradient: torch.Tensor,
+        *,
+        wanted: bool,
+    ) -> tuple[torch.Tensor | None, Record]:
+        """The input's gradient, and gradients of scale and shift for each item."""
+        mean, scale = saved
+        shape, weight, bias = list(layer.options.normalized_shape), layer.weight, layer.bias
+        mask = (wanted, False, False)
+        found = torch.ops.aten.native_layer_norm_backward(
+            gradient, value, shape, mean, scale, weight, bias, mask
+        )
+        normalised = (value - mean) * scale
+        apart = (len(value), -1, *layer.weight.shape)
+        pair = ((gradient * normalised).view(apart).sum(dim=1), gradient.reshape(apart).sum(dim=1))
+        return (found[0] if wanted else None), pair
+
+    def book(self, layer: Layer, records: list[Record], patients: int, kernel: str) -> Book:
+        """The patients' gradients over all uses of the layer."""
+        return _held(layer, records, patients)
+
+
+def _held(layer: Layer, records: list[Record], patients: int) -> Book:
+    apart = (patients, -1, *layer.weight.shape)
+    uses = [{"weight": scale, "bias": shift} for scale, shift in records]
+    return Book(
+        {
+            role: sum_of([use[role].reshape(apart).sum(dim=1) for use in uses])
+            for role in layer.parameters
+        }
+    )

@@ -1,0 +1,136 @@
+"""LSTM, GRU and plain recurrent networks, unrolled into dense layers used once a time step.
+
+The equations are those of ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` (Hochreiter and Schmidhuber
+1997; Cho et al. 2014; Elman 1990). A layer's inputs are multiplied for all steps at once; its
+state, step by step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from client.engine.layers import dense
+from client.engine.rule import Layer
+from common.errors import ModelError
+
+Call = Callable[[Layer, torch.Tensor], torch.Tensor]
+State = tuple[torch.Tensor, ...]
+Cell = Callable[[torch.Tensor, torch.Tensor, State], State]
+
+
+def dense_layers(name: str, module: Any) -> dict[str, Layer]:  # noqa: ANN401 - nn.RNNBase lacks types
+    """The dense layers of a recurrent module, by torch's endings: ``ih_l0``, ``hh_l0_reverse``.
+
+    Raises:
+        ModelError: the module projects its state.
+    """
+    if module.proj_size:
+        raise ModelError(
+            "a recurrent layer that projects its state cannot be trained privately",
+            where=f"module {name}",
+            found=f"proj_size={module.proj_size}",
+            wanted="proj_size=0",
+        )
+    endings = [
+        f"{part}_l{number}{direction}"
+        for number in range(module.num_layers)
+        for direction in (("", "_reverse") if module.bidirectional else ("",))
+        for part in ("ih", "hh")
+    ]
+    return {
+        ending: dense(
+            f"{name}.{ending}",
+            getattr(module, f"weight_{ending}"),
+            getattr(module, f"bias_{ending}") if module.bias else None,
+        )
+        for ending in endings
+    }
+
+
+def unrolled(module: Any, layers: dict[str, Layer], call: Call) -> Callable[..., Any]:  # noqa: ANN401 - as above
+    """What stands in for the module's forward."""
+
+    def forward(value: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:  # noqa: ANN401 - as torch has it
+        steps = _batch_first(module, value)
+        starts, ends = _starts(module, steps, state), list[State]()
+        for number in range(module.num_layers):
+            outputs = []
+            for direction in ("", "_reverse") if module.bidirectional else ("",):
+                ending = f"l{number}{direction}"
+                pair = layers[f"ih_{ending}"], layers[f"hh_{ending}"]
+                out, end = _run(module, pair, call, steps, starts[len(ends)], bool(direction))
+                outputs.append(out)
+                ends.append(end)
+            steps = torch.cat(outputs, dim=2)
+        last = tuple(torch.stack(part) for part in zip(*ends, strict=True))
+        output = steps if module.batch_first else steps.transpose(0, 1)
+        return output, last if isinstance(module, nn.LSTM) else last[0]
+
+    return forward
+
+
+def _batch_first(module: Any, value: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - as above
+    if not isinstance(value, torch.Tensor) or value.dim() != 3:
+        raise ModelError(
+            "a recurrent layer takes a padded batch of sequences",
+            where=type(module).__name__,
+            found=type(value).__name__,
+            wanted="a tensor of three dimensions",
+        )
+    return value if module.batch_first else value.transpose(0, 1)
+
+
+def _starts(module: Any, steps: torch.Tensor, state: Any) -> list[State]:  # noqa: ANN401 - as above
+    many = module.num_layers * (2 if module.bidirectional else 1)
+    parts = 2 if isinstance(module, nn.LSTM) else 1
+    if state is None:
+        zeros = steps.new_zeros(len(steps), module.hidden_size)
+        return [(zeros,) * parts] * many
+    given = state if isinstance(state, tuple) else (state,)
+    return [tuple(part[place] for part in given) for place in range(many)]
+
+
+def _run(  # noqa: PLR0917 - a recurrence has so many parts
+    module: Any,  # noqa: ANN401 - as above
+    pair: tuple[Layer, Layer],
+    call: Call,
+    steps: torch.Tensor,
+    state: State,
+    backwards: bool,
+) -> tuple[torch.Tensor, State]:
+    cell, outputs = _cell(module), list[torch.Tensor]()
+    inputs = call(pair[0], steps).unbind(dim=1)
+    for value in reversed(inputs) if backwards else inputs:
+        state = cell(value, call(pair[1], state[0]), state)
+        outputs.append(state[0])
+    if backwards:
+        outputs.reverse()
+    return torch.stack(outputs, dim=1), state
+
+
+def _cell(module: Any) -> Cell:  # noqa: ANN401 - as above
+    if isinstance(module, nn.LSTM):
+        return _lstm
+    if isinstance(module, nn.GRU):
+        return _gru
+    activation = torch.tanh if module.nonlinearity == "tanh" else torch.relu
+    return lambda value, recurrent, _: (activation(value + recurrent),)
+
+
+def _lstm(value: torch.Tensor, recurrent: torch.Tensor, state: State) -> State:
+    enter, forget, candidate, leave = (value + recurrent).chunk(4, dim=1)
+    kept = forget.sigmoid() * state[1] + enter.sigmoid() * candidate.tanh()
+    return leave.sigmoid() * kept.tanh(), kept
+
+
+def _gru(value: torch.Tensor, recurrent: torch.Tensor, state: State) -> State:
+    reset, update, candidate = value.chunk(3, dim=1)
+    reset_state, update_state, candidate_state = recurrent.chunk(3, dim=1)
+    gate = (reset + reset_state).sigmoid()
+    mix = (update + update_state).sigmoid()
+    fresh = (candidate + gate * candidate_state).tanh()
+    return ((1 - mix) * fresh + mix * state[0],)

@@ -1,0 +1,146 @@
+"""One forward and backward pass of a model, watched layer by layer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from client.engine.books import Book
+from client.engine.layers import RECURRENT, layer_of, rule_of, served
+from client.engine.recurrent import dense_layers, unrolled
+from client.engine.rule import Layer
+from client.engine.vmapped import VmappedRule, detached, outputs, unwatched
+
+Enter = Callable[[Layer, list[Any], int], Book]
+"""Makes a layer's book from the records of its uses and the number of patients."""
+
+
+class Tape:
+    """What the layers enter in one pass.
+
+    Args:
+        patients: how many stand along the first dimension of the model's input, each with the
+            same number of items.
+        enter: makes the books.
+        device: of the pass.
+
+    Attributes:
+        books: one for each layer that the loss depends on, when the backward pass is over.
+    """
+
+    def __init__(self, patients: int, enter: Enter, device: torch.device) -> None:
+        self.books: dict[Layer, Book] = {}
+        self._patients = patients
+        self._enter = enter
+        self._token = torch.zeros((), device=device, requires_grad=True)
+        self._calls: Counter[Layer] = Counter()
+        self._records: dict[Layer, list[Any]] = {}
+
+    def call(self, layer: Layer, value: torch.Tensor) -> torch.Tensor:
+        """Use a layer."""
+        self._calls[layer] += 1
+        output: torch.Tensor = _Use.apply(self._token, value, layer, self)  # type: ignore[no-untyped-call] # torch's is untyped
+        return output
+
+    def observe(self, layer: Layer, *values: torch.Tensor) -> Any:  # noqa: ANN401 - whatever the module gives
+        """Use a module that no rule knows."""
+        self._calls[layer] += 1
+        with unwatched(layer.options):
+            found = torch.func.functional_call(layer.options, detached(layer.options), values)
+        inputs = tuple(value.detach() for value in values)
+        seen = iter(_Seen.apply(self._token, inputs, layer, self, *outputs(found)))  # type: ignore[no-untyped-call] # as above
+        if isinstance(found, torch.Tensor):
+            return next(seen)
+        return tuple(next(seen) if isinstance(part, torch.Tensor) else part for part in found)
+
+    def record(self, layer: Layer, record: Any) -> None:  # noqa: ANN401 - each rule has its own
+        """Keep what a use left; where it was the last of its layer, make the book."""
+        records = self._records.setdefault(layer, [])
+        records.append(record)
+        if len(records) == self._calls[layer]:
+            self._close(layer)
+
+    def close(self) -> None:
+        """Make the books of layers of which not every use led to the loss."""
+        for layer in list(self._records):
+            self._close(layer)
+
+    def _close(self, layer: Layer) -> None:
+        with torch.no_grad():
+            self.books[layer] = self._enter(layer, self._records.pop(layer), self._patients)
+
+
+class _Use(torch.autograd.Function):
+    """A layer's forward and backward, its parameters standing outside autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, _: torch.Tensor, value: torch.Tensor, layer: Layer, tape: Tape) -> Any:  # noqa: ANN401 - torch's context is untyped
+        output, saved = layer.rule.forward(layer, value)
+        ctx.layer, ctx.tape = layer, tape
+        ctx.save_for_backward(value, *saved)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:  # noqa: ANN401 - as above
+        value, *saved = ctx.saved_tensors
+        layer, wanted = ctx.layer, ctx.needs_input_grad[1]
+        before, record = layer.rule.backward(
+            layer, value.detach(), tuple(saved), gradients[0], wanted=wanted
+        )
+        ctx.tape.record(layer, record)
+        return None, before, None, None
+
+
+class _Seen(torch.autograd.Function):
+    """What a module gave, its gradients kept as they come back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch's context is untyped
+        _: torch.Tensor,
+        inputs: tuple[torch.Tensor, ...],
+        layer: Layer,
+        tape: Tape,
+        *found: torch.Tensor,
+    ) -> Any:  # noqa: ANN401 - as above
+        ctx.inputs, ctx.layer, ctx.tape = inputs, layer, tape
+        return tuple(each.clone() for each in found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:  # noqa: ANN401 - as above
+        ctx.tape.record(ctx.layer, (ctx.inputs, gradients))
+        return None, None, None, None, *gradients
+
+
+@contextmanager
+def watched(model: nn.Module, tape: Tape) -> Iterator[None]:
+    """Let every module that holds parameters enter on the tape, while the context lasts.
+
+    Raises:
+        ModelError: names a module that cannot be trained privately.
+    """
+    modules = list(served(model))
+    try:
+        for name, module in modules:
+            module.__dict__["forward"] = _forward(name, module, tape)
+        yield
+    finally:
+        for _, module in modules:
+            module.__dict__.pop("forward", None)
+
+
+def _forward(name: str, module: nn.Module, tape: Tape) -> Callable[..., Any]:
+    if type(module) in RECURRENT:
+        return unrolled(module, dense_layers(name, module), tape.call)
+    rule = rule_of(module)
+    if rule is None:
+        layer = Layer(name, VmappedRule(), module, dict(module.named_parameters()))
+        return partial(tape.observe, layer)
+    layer = layer_of(name, module, rule)
+    return partial(tape.call, layer)
