@@ -1,19 +1,19 @@
 """The adversary of the one-run audit: a coordinator that keeps what it sees and looks for canaries.
 
-It sees what any coordinator sees: the weights that it sends and each site's change. From a
-change it reads the noised sum of clipped gradients, and asks of each canary how much likelier the
-sum is with the canary's clipped gradient in it than without (the matched filter of Neyman and
-Pearson 1933, for normal noise and normal others). What the other patients add is taken to
-be like what the patients of the kept-apart test set would add: an adversary may know more, and
-never less, than that. The evidence of all rounds is added up.
+It sees what any coordinator sees: the weights that it sends and each site's change. It knows, as
+the guarantee allows, everything about all other patients. From a change it reads the noised
+sum of clipped gradients, takes away what the others are expected to have added, and asks of each
+canary how much likelier the rest is with the canary's clipped gradient in it than without (the
+matched filter of Neyman and Pearson 1933, for normal noise and normal samples of the others). The
+evidence of all rounds is added up.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,14 @@ import torch
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
+from client.dataset import Patient
+from client.sampling import Batch
 from client.training import learning_rate
 from common.messages import OK, reply_from_record, request_from_record
 from common.model import build_model, load_flat
 from common.privacy import PatientMechanism
 from common.study import Study
+from simulations.audit.parts import clipped_sum, ready
 
 if TYPE_CHECKING:
     from common.flower import Context, Message
@@ -34,27 +37,43 @@ if TYPE_CHECKING:
 _MOST_NUMBERS: Final = 2**27
 """Of gradients that are held at once; of larger models the last weights alone are looked at."""
 _AT_ONCE: Final = 2**25
+_PATIENTS_AT_ONCE: Final = 512
+_KNOWN: Final = 200
+"""Of the other patients, how many tell how a sample of them varies."""
 
 Flat = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Images as the model takes them, with labels.
+    """One image a patient, with labels.
 
     Attributes:
-        pixels: float32 (images, channels, height, width), normalised.
-        labels: int64 (images,).
+        pictures: (patients, channels, height, width) in [0, 1], of any float type.
+        labels: index into the study's classes, of each.
     """
 
-    pixels: torch.Tensor
-    labels: torch.Tensor
+    pictures: npt.NDArray[Any]
+    labels: tuple[int, ...]
 
     @classmethod
-    def of(cls, study: Study, pictures: npt.NDArray[np.float32], labels: Sequence[int]) -> Labelled:
-        """Pictures in [0, 1] with their labels."""
-        pixels = (torch.from_numpy(pictures) - study.data.mean) / study.data.std
-        return cls(pixels, torch.tensor(labels, dtype=torch.int64))
+    def of(cls, images: npt.NDArray[Any], patients: Sequence[Patient]) -> Labelled:
+        """The first image of each patient of a cohort."""
+        return cls(
+            images[[one.images[0] for one in patients]], tuple(one.label for one in patients)
+        )
+
+    def batches(self, study: Study, size: int) -> Iterator[Batch]:
+        """The patients as a step of training works on them, some at a time."""
+        for first in range(0, len(self.labels), size):
+            part = slice(first, first + size)
+            pixels = torch.from_numpy(np.asarray(self.pictures[part], dtype=np.float32))
+            pixels = (pixels - study.data.mean) / study.data.std
+            yield Batch(pixels.unsqueeze(1), torch.tensor(self.labels[part], dtype=torch.int64))
+
+    def some(self, count: int) -> Labelled:
+        """The first of them."""
+        return Labelled(self.pictures[:count], self.labels[:count])
 
 
 class Listener:
@@ -63,9 +82,8 @@ class Listener:
     Args:
         study: what runs.
         mechanisms: of each site that has canaries.
-        patients: how many each of them trains on, about: its public number.
         canaries: of each of them.
-        reference: patients like those of the sites.
+        others: each site's training patients but for the canaries.
 
     Attributes:
         scores: evidence that each canary of a site is in, float64, added up over the rounds.
@@ -76,13 +94,11 @@ class Listener:
         self,
         study: Study,
         mechanisms: Mapping[str, PatientMechanism],
-        patients: Mapping[str, int],
         canaries: Mapping[str, Labelled],
-        reference: Labelled,
+        others: Mapping[str, Labelled],
     ) -> None:
-        self._study, self._mechanisms, self._patients = study, mechanisms, patients
-        self._canaries, self._reference = canaries, reference
-        self._round: tuple[int, dict[str, torch.Tensor], torch.Tensor] | None = None
+        self._study, self._mechanisms = study, mechanisms
+        self._canaries, self._others = canaries, others
         self.scores = {site: np.zeros(len(one.labels)) for site, one in canaries.items()}
         self.heard = 0
 
@@ -108,32 +124,36 @@ class Listener:
 
     def hear(self, site: str, number: int, weights: Flat, change: npt.NDArray[np.float64]) -> None:
         """Weigh one site's change of one round."""
-        if self._round is None or self._round[0] != number:
-            self._round = (number, *self._gradients(weights))
-        _, canaries, reference = self._round
-        mechanism, training = self._mechanisms[site], self._study.training
-        rate = learning_rate(self._study, number)
-        total = -change * mechanism.divisor / (rate * mechanism.clip_norm)
-        seen = torch.from_numpy(total).float()[-reference.shape[1] :]
+        study, mechanism = self._study, self._mechanisms[site]
+        canaries, others = self._canaries[site], self._others[site]
+        known = others.some(_KNOWN)
+        kept = min(weights.size, _MOST_NUMBERS // (len(canaries.labels) + len(known.labels)))
+        length = learning_rate(study, number) * mechanism.clip_norm
+        seen = torch.from_numpy(-change * mechanism.divisor / length).float()
         self.scores[site] += evidence(
-            seen,
-            canaries[site],
-            reference,
-            others=self._patients[site],
+            seen[-kept:],
+            clipped_gradients(study, weights, canaries, mechanism.clip_norm, kept),
+            clipped_gradients(study, weights, known, mechanism.clip_norm, kept),
+            summed(study, weights, others, mechanism)[-kept:],
+            others=len(others.labels),
             rate=mechanism.step.sampling_rate,
             noise=mechanism.step.noise_multiplier,
-            steps=training.local_steps,
+            steps=study.training.local_steps,
         )
         self.heard += 1
 
-    def _gradients(self, weights: Flat) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """The clipped gradients of canaries and reference, in units of the clip norm."""
-        everyone = [*self._canaries.values(), self._reference]
-        rows = sum(len(one.labels) for one in everyone)
-        kept = min(weights.size, _MOST_NUMBERS // rows)
-        clip = next(iter(self._mechanisms.values())).clip_norm
-        found = [clipped_gradients(self._study, weights, one, clip, kept) for one in everyone]
-        return dict(zip(self._canaries, found, strict=False)), found[-1]
+
+def summed(
+    study: Study, weights: Flat, data: Labelled, mechanism: PatientMechanism
+) -> torch.Tensor:
+    """The sum of patients' clipped gradients in units of the clip norm, flat float32."""
+    model = build_model(study)
+    load_flat(model, weights)
+    model = ready(model)
+    total = torch.zeros(weights.size)
+    for batch in data.batches(study, _PATIENTS_AT_ONCE):
+        total += clipped_sum(model, batch, mechanism, study)
+    return total / mechanism.clip_norm
 
 
 def clipped_gradients(
@@ -153,13 +173,9 @@ def clipped_gradients(
 
     each = vmap(grad(loss), in_dims=(None, 0, 0))
     found = []
-    step = max(1, _AT_ONCE // weights.size)
-    for first in range(0, len(data.labels), step):
-        part = slice(first, first + step)
-        flat = torch.cat(
-            [one.flatten(1) for one in each(values, data.pixels[part], data.labels[part]).values()],
-            dim=1,
-        )
+    for batch in data.batches(study, max(1, _AT_ONCE // weights.size)):
+        gradients = each(values, batch.pixels[:, 0], batch.labels).values()
+        flat = torch.cat([one.flatten(1) for one in gradients], dim=1)
         norms = flat.norm(dim=1, keepdim=True)
         found.append((flat / norms.clamp(min=clip_norm))[:, -kept:].clone())
     return torch.cat(found)
@@ -168,7 +184,8 @@ def clipped_gradients(
 def evidence(
     seen: torch.Tensor,
     canaries: torch.Tensor,
-    reference: torch.Tensor,
+    known: torch.Tensor,
+    total: torch.Tensor,
     *,
     others: int,
     rate: float,
@@ -180,7 +197,8 @@ def evidence(
     Args:
         seen: the noised sum over some steps, in units of the clip norm, float32 (weights,).
         canaries: clipped gradients, float32 (canaries, weights).
-        reference: the same of patients like the others.
+        known: the same of some of the others, who tell how the others spread.
+        total: the sum over all of the others.
         others: how many others there are.
         rate: probability that a patient takes part in a step.
         noise: standard deviation of a step's noise.
@@ -189,12 +207,11 @@ def evidence(
     coin = rate / 2  # in by a fair coin, and then drawn
     spread = torch.cat(
         [
-            # rate and not rate * (1 - rate): the others are only like the reference
-            reference * math.sqrt(others * rate / len(reference)),
+            known * math.sqrt(others * rate * (1 - rate) / len(known)),
             canaries * math.sqrt(coin * (1 - coin)),
         ]
     )
-    mean = others * rate * reference.mean(dim=0) + coin * canaries.sum(dim=0)
+    mean = rate * total + coin * canaries.sum(dim=0)
     left = whitened((seen / steps - mean).unsqueeze(0), spread, noise, steps)[0]
     # Half of a canary's own part stands in the mean, which makes the terms in its square cancel.
     return rate * (canaries @ left).double().numpy()
@@ -205,6 +222,7 @@ def whitened(values: torch.Tensor, spread: torch.Tensor, noise: float, steps: in
 
     The covariance of one step is ``noise**2`` times the identity plus ``spread.T @ spread``.
     """
-    inner = spread @ spread.T + noise**2 * torch.eye(len(spread))
-    along: torch.Tensor = torch.linalg.solve(inner, spread @ values.T)
-    return (values - (spread.T @ along).T) * (steps / noise**2)
+    inner = (spread @ spread.T).double() + noise**2 * torch.eye(len(spread), dtype=torch.float64)
+    along = torch.linalg.solve(inner, (spread @ values.T).double()).float()
+    left: torch.Tensor = values - (spread.T @ along).T
+    return left * (steps / noise**2)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
+from client.site import open_site
 from client.sitefile import load_site_file
 from common.privacy import PatientMechanism, mechanism
 from common.study import Study
@@ -38,7 +39,7 @@ from simulations.audit.mechanism import Claim, climb
 from simulations.audit.tradeoff import TradeOff, worst
 from simulations.order import PROCESSES, Order, Watcher
 from simulations.run import conduct
-from simulations.testset import TestSet, load_test_set
+from simulations.testset import load_test_set
 
 CANARIES: Final = 100
 """For each hospital."""
@@ -46,7 +47,6 @@ SHARES: Final = (1.0, 0.5, 0.25, 0.125, 0.05)
 """Of the canaries, how many are guessed on."""
 FALSE_ALARMS: Final = (0.001, 0.01, 0.1)
 BOUNDS: Final = 2
-_REFERENCE: Final = 200
 _POINTS: Final = 300
 
 
@@ -150,9 +150,8 @@ def play(game: Game, study: Study, hospitals: Hospitals, number: int, watcher: W
     listener = Listener(
         study,
         plans(study, hospitals),
-        {site: declared(study, hospitals, site) for site in hospitals.sites},
-        {site: _labelled(study, canaries) for site, canaries in made.items()},
-        _reference(study, test),
+        {site: _labelled(canaries) for site, canaries in made.items()},
+        {site: _others(game, study, hospitals, site, seed) for site in hospitals.sites},
     )
     order = Order(
         study=game.study,
@@ -236,13 +235,15 @@ def _told(guesses: Guesses) -> str:
     return f"{guesses.right} of {guesses.made} guesses right, on {guesses.canaries} canaries"
 
 
-def _labelled(study: Study, canaries: Sequence[Canary]) -> Labelled:
+def _labelled(canaries: Sequence[Canary]) -> Labelled:
     pictures = np.stack([one.picture for one in canaries])
-    return Labelled.of(study, pictures, [one.label for one in canaries])
+    return Labelled(pictures, tuple(one.label for one in canaries))
 
 
-def _reference(study: Study, test: TestSet) -> Labelled:
-    """Some patients of the test set, with their own labels."""
-    patients = test.patients[:_REFERENCE]
-    pictures = test.images.open()[[patient.images[0] for patient in patients]]
-    return Labelled.of(study, pictures.astype(np.float32), [patient.label for patient in patients])
+def _others(game: Game, study: Study, hospitals: Hospitals, site: str, seed: int) -> Labelled:
+    """A hospital's own training patients, as the guarantee lets an adversary know them."""
+    state = game.out / f"known-{seed}" / site
+    with open_site(hospitals.site_file(site), state, seed) as opened:
+        opened.workers = game.processes
+        cohort = opened.cohort(study)
+    return Labelled.of(cohort.images, cohort.part("train"))

@@ -6,7 +6,14 @@ import torch
 
 from client.sampling import Batch
 from common.model import build_model, initial_weights, load_flat
-from simulations.audit.listener import Labelled, Listener, clipped_gradients, evidence, whitened
+from simulations.audit.listener import (
+    Labelled,
+    Listener,
+    clipped_gradients,
+    evidence,
+    summed,
+    whitened,
+)
 from simulations.audit.parts import clipped_sum, ready
 from tests.simulations.audit.conftest import audited
 
@@ -18,7 +25,8 @@ def test_a_canarys_gradient_is_the_one_that_the_site_clips(clip_norm: float) -> 
     )
     weights = initial_weights(study, 1)
     pictures = np.random.default_rng(0).random((3, 1, 8, 8)).astype(np.float32)
-    data = Labelled.of(study, pictures, [0, 1, 1])
+    data = Labelled(pictures, (0, 1, 1))
+    batch = next(data.batches(study, 3))
 
     found = clipped_gradients(study, weights, data, clip_norm, kept=weights.size)
 
@@ -26,7 +34,7 @@ def test_a_canarys_gradient_is_the_one_that_the_site_clips(clip_norm: float) -> 
     load_flat(model, weights)
     taken = ready(model)
     for place in range(3):
-        alone = Batch(data.pixels[place : place + 1, None], data.labels[place : place + 1])
+        alone = Batch(batch.pixels[place : place + 1], batch.labels[place : place + 1])
         wanted = clipped_sum(taken, alone, planned, study) / clip_norm
         assert torch.allclose(found[place], wanted, atol=1e-5)
 
@@ -34,7 +42,7 @@ def test_a_canarys_gradient_is_the_one_that_the_site_clips(clip_norm: float) -> 
 def test_of_a_large_model_the_last_weights_are_kept() -> None:
     study, _ = audited()
     weights = initial_weights(study, 1)
-    data = Labelled.of(study, np.zeros((2, 1, 8, 8), dtype=np.float32), [0, 1])
+    data = Labelled(np.zeros((2, 1, 8, 8), dtype=np.float32), (0, 1))
 
     whole = clipped_gradients(study, weights, data, 1.0, kept=weights.size)
 
@@ -53,14 +61,37 @@ def test_whitening_multiplies_by_the_inverse_covariance() -> None:
 
 
 def test_on_unit_vectors_without_others_evidence_is_the_gaussian_log_likelihood_ratio() -> None:
-    """Rate 1, noise 2, no spread to speak of: (x - 1/2) / 4 for a coin of 1/2."""
-    canaries, reference = torch.eye(2), torch.zeros(1, 2)
+    """Rate 1, noise 2; two coins of 1/2, each adding 1/4 to the variance of 4 in its direction."""
+    canaries, known, total = torch.eye(2), torch.zeros(1, 2), torch.zeros(2)
     seen = torch.tensor([1.7, -0.2])
 
-    found = evidence(seen, canaries, reference, others=10, rate=1.0, noise=2.0, steps=1)
+    found = evidence(seen, canaries, known, total, others=10, rate=1.0, noise=2.0, steps=1)
 
-    spread = 1 / (4.0 + 0.25)
-    assert found == pytest.approx([(1.7 - 0.5) * spread, (-0.2 - 0.5) * spread], rel=1e-5)
+    assert found == pytest.approx([(1.7 - 0.5) / 4.25, (-0.2 - 0.5) / 4.25], rel=1e-5)
+
+
+def test_what_the_others_add_on_average_is_taken_away() -> None:
+    canaries, known, total = torch.eye(2), torch.zeros(1, 2), torch.tensor([30.0, -8.0])
+    seen = torch.tensor([1.7, -0.2])
+
+    alone = evidence(seen, canaries, known, 0 * total, others=10, rate=0.5, noise=2.0, steps=1)
+    among = evidence(
+        seen + 0.5 * total, canaries, known, total, others=10, rate=0.5, noise=2.0, steps=1
+    )
+
+    assert among == pytest.approx(alone, abs=1e-5)
+
+
+def test_the_sum_over_many_batches_is_that_of_each_patients_clipped_gradient() -> None:
+    study, planned = audited()
+    pictures = np.random.default_rng(1).random((700, 1, 8, 8)).astype(np.float16)
+    data = Labelled(pictures, tuple(number % 2 for number in range(700)))
+    weights = initial_weights(study, 0)
+
+    each = clipped_gradients(study, weights, data, planned.clip_norm, weights.size)
+
+    found = summed(study, weights, data, planned)
+    assert torch.allclose(found, each.sum(dim=0), atol=2e-3)
 
 
 def test_a_listener_tells_who_is_in_where_noise_is_low() -> None:
@@ -68,18 +99,19 @@ def test_a_listener_tells_who_is_in_where_noise_is_low() -> None:
     study, planned = audited(training={"rounds": 1, "local_steps": 1, "batch_size": 100})
     step = planned.step.model_copy(update={"noise_multiplier": 0.01})
     planned = planned.model_copy(update={"step": step})
-    generator = np.random.default_rng(0)
-    pictures = generator.random((6, 1, 8, 8)).astype(np.float32)
-    data = Labelled.of(study, pictures, [0, 1, 0, 1, 0, 1])
-    reference = Labelled.of(study, pictures[:1] * 0, [0])
+    pictures = np.random.default_rng(0).random((9, 1, 8, 8)).astype(np.float32)
+    canaries = Labelled(pictures[:6], (0, 1, 0, 1, 0, 1))
+    others = Labelled(pictures[6:], (0, 0, 1))
     weights = initial_weights(study, 0)
     members = np.array([True, False, False, True, True, False])
-    listener = Listener(study, {"east": planned}, {"east": 1}, {"east": data}, reference)
-    gradients = clipped_gradients(study, weights, data, planned.clip_norm, weights.size)
-    total = gradients[torch.from_numpy(members)].sum(dim=0).double().numpy()
-    change = -total * planned.clip_norm / planned.divisor * study.training.learning_rate
+    gradients = clipped_gradients(study, weights, canaries, planned.clip_norm, weights.size)
+    total = summed(study, weights, others, planned) + gradients[torch.from_numpy(members)].sum(
+        dim=0
+    )
+    length = planned.clip_norm / planned.divisor * study.training.learning_rate
+    listener = Listener(study, {"east": planned}, {"east": canaries}, {"east": others})
 
-    listener.hear("east", 1, weights, change)
+    listener.hear("east", 1, weights, -total.double().numpy() * length)
 
     assert listener.heard == 1
     assert listener.scores["east"][members].min() > listener.scores["east"][~members].max()
