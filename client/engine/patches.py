@@ -64,6 +64,7 @@ def is_pointwise(module: Any) -> bool:  # noqa: ANN401 - as above
         all(size == 1 for size in module.kernel_size)
         and all(step == 1 for step in module.stride)
         and not any(padding_of(module))
+        and not any(module.output_padding)
     )
 
 
