@@ -29,6 +29,7 @@ from simulations.cli import find_study
 STUDIES: Final = ("pneumonia-epsilon3", "pneumonia")
 DECLARED: Final = 1040
 SEEDS: Final = 20
+REPETITIONS: Final = 14
 FAILURE: Final = 0.05
 HALF: Final = replace(PRODUCTION, noised=halved_noise)
 LEAST_SHARE: Final = 0.5
@@ -43,7 +44,14 @@ def findings(study: Study, parts: Parts) -> Iterator[MechanismFinding]:
         key = known_secret(seed, "audit-power", "audit")
         with silent("tiny studies", 0) as job:
             yield audit_mechanism(
-                study, planned, site="site", key=key, failure=FAILURE, job=job, parts=parts
+                study,
+                planned,
+                site="site",
+                key=key,
+                failure=FAILURE,
+                job=job,
+                repetitions=REPETITIONS,
+                parts=parts,
             )
 
 

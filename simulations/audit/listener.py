@@ -88,6 +88,7 @@ class Listener:
     Attributes:
         scores: evidence that each canary of a site is in, float64, added up over the rounds.
         heard: changes that were listened to.
+        failure: why listening ended early, if it did.
     """
 
     def __init__(
@@ -101,14 +102,18 @@ class Listener:
         self._canaries, self._others = canaries, others
         self.scores = {site: np.zeros(len(one.labels)) for site, one in canaries.items()}
         self.heard = 0
+        self.failure: Exception | None = None
 
     def tap(self, client: Client) -> Client:
         """The sites' code, listened to."""
 
         def answer(message: Message, context: Context) -> Message:
             reply = client(message, context)
-            if reply.has_content():
-                self._overhear(message, reply)
+            if reply.has_content() and self.failure is None:
+                try:
+                    self._overhear(message, reply)
+                except Exception as error:  # noqa: BLE001 - the grid would blame the site for it
+                    self.failure = error
             return reply
 
         return answer

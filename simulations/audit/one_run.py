@@ -163,6 +163,8 @@ def play(game: Game, study: Study, hospitals: Hospitals, number: int, watcher: W
         processes=game.processes,
     )
     conduct(order, watcher, tap=listener.tap)
+    if listener.failure is not None:
+        raise listener.failure
     return Heard(
         np.concatenate([listener.scores[site] for site in made]),
         np.array([one.inside for canaries in made.values() for one in canaries]),

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from client.sampling import Batch
+from common.errors import Refusal
+from common.flower import ConfigRecord, Message, RecordDict, context, identify
 from common.model import build_model, initial_weights, load_flat
 from simulations.audit.listener import (
     Labelled,
@@ -115,3 +117,15 @@ def test_a_listener_tells_who_is_in_where_noise_is_low() -> None:
 
     assert listener.heard == 1
     assert listener.scores["east"][members].min() > listener.scores["east"][~members].max()
+
+
+def test_a_listener_that_fails_keeps_why_and_lets_the_reply_pass() -> None:
+    study, planned = audited()
+    listener = Listener(study, {"east": planned}, {}, {})
+    identify(1)
+    strange = Message(RecordDict({"unexpected": ConfigRecord({})}), 1, "train")
+
+    answered = listener.tap(lambda message, _: message)(strange, context(1, 1, node={}, run={}))
+
+    assert answered is strange
+    assert isinstance(listener.failure, Refusal)
