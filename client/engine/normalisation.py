@@ -19,7 +19,7 @@ class GroupRule(OneKernel):
         """The layer's output; mean and reciprocal deviation are saved."""
         items, channels = value.shape[:2]
         output, mean, scale = torch.native_group_norm(
-            value,
+            value.contiguous(memory_format=_order(value)),
             layer.weight,
             layer.bias,
             items,
@@ -40,13 +40,22 @@ class GroupRule(OneKernel):
         wanted: bool,
     ) -> tuple[torch.Tensor | None, Record]:
         """The input's gradient, and (items, channels) gradients of scale and shift."""
-        if value.is_contiguous():
-            return _apart(layer, value, saved, gradient.contiguous(), wanted=wanted)
-        return _pixel_by_pixel(layer, value, saved, gradient, wanted=wanted)
+        order = _order(value)
+        value, gradient = (each.contiguous(memory_format=order) for each in (value, gradient))
+        kind = _apart if value.is_contiguous() else _pixel_by_pixel
+        return kind(layer, value, saved, gradient, wanted=wanted)
 
     def book(self, layer: Layer, records: list[Record], patients: int, kernel: str) -> Book:
         """The patients' gradients over all uses of the layer."""
         return _held(layer, records, patients)
+
+
+def _order(value: torch.Tensor) -> torch.memory_format:
+    """The order in memory that the library's kernels, called directly, take on trust."""
+    last = torch.channels_last
+    if value.is_cpu and value.dim() == 4 and value.is_contiguous(memory_format=last):
+        return last
+    return torch.contiguous_format
 
 
 def _groups(layer: Layer, channels: int) -> int:
