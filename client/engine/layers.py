@@ -96,8 +96,6 @@ def rule_of(module: nn.Module) -> Rule | None:
     kind = next((kind for kind in _RULES if isinstance(module, kind)), None)
     if kind is None or type(module).forward is not kind.forward:
         return None
-    if module._forward_pre_hooks or module._forward_hooks:  # noqa: SLF001 - no public way to ask
-        return None
     if isinstance(module, _CONVOLUTIONS) and not is_even(module):
         return None
     own = dict(module.named_parameters())

@@ -15,7 +15,7 @@ from client.engine.books import Book
 from client.engine.layers import RECURRENT, layer_of, rule_of, served
 from client.engine.recurrent import dense_layers, unrolled
 from client.engine.rule import Layer
-from client.engine.vmapped import VmappedRule, detached, outputs, unwatched
+from client.engine.vmapped import Call, VmappedRule, detached, outputs, unwatched
 
 Enter = Callable[[Layer, list[Any], int], Book]
 """Makes a layer's book from the records of its uses and the number of patients."""
@@ -48,13 +48,15 @@ class Tape:
         output: torch.Tensor = _Use.apply(self._token, value, layer, self)  # type: ignore[no-untyped-call] # torch's is untyped
         return output
 
-    def observe(self, layer: Layer, *values: torch.Tensor) -> Any:  # noqa: ANN401 - whatever the module gives
+    def observe(self, layer: Layer, *values: Any, **named: Any) -> Any:  # noqa: ANN401 - whatever the module takes and gives
         """Use a module that no rule knows."""
         self._calls[layer] += 1
-        with unwatched(layer.options):
-            found = torch.func.functional_call(layer.options, detached(layer.options), values)
-        inputs = tuple(value.detach() for value in values)
-        seen = iter(_Seen.apply(self._token, inputs, layer, self, *outputs(found)))  # type: ignore[no-untyped-call] # as above
+        module, call = layer.options, Call(values, named)
+        call.require_apart(layer, self._patients)
+        with unwatched(module):
+            found = torch.func.functional_call(module, detached(module), values, named)
+        call = call.on(call.tensors)
+        seen = iter(_Seen.apply(self._token, call, layer, self, *outputs(found)))  # type: ignore[no-untyped-call] # as above
         if isinstance(found, torch.Tensor):
             return next(seen)
         return tuple(next(seen) if isinstance(part, torch.Tensor) else part for part in found)
@@ -104,17 +106,17 @@ class _Seen(torch.autograd.Function):
     def forward(
         ctx: Any,  # noqa: ANN401 - torch's context is untyped
         _: torch.Tensor,
-        inputs: tuple[torch.Tensor, ...],
+        call: Call,
         layer: Layer,
         tape: Tape,
         *found: torch.Tensor,
     ) -> Any:  # noqa: ANN401 - as above
-        ctx.inputs, ctx.layer, ctx.tape = inputs, layer, tape
+        ctx.call, ctx.layer, ctx.tape = call, layer, tape
         return tuple(each.clone() for each in found)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:  # noqa: ANN401 - as above
-        ctx.tape.record(ctx.layer, (ctx.inputs, gradients))
+        ctx.tape.record(ctx.layer, (ctx.call, gradients))
         return None, None, None, None, *gradients
 
 

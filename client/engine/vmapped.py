@@ -5,9 +5,11 @@ Correct for every module that treats the items of its first dimension apart; slo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -20,15 +22,67 @@ from common.errors import ModelError
 Tensors = tuple[torch.Tensor, ...]
 AT_ONCE = 16
 """Items whose gradients ``torch.func`` works out together."""
+_SETTINGS: Final = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a module was called with: tensors of items, and settings beside them.
+
+    Attributes:
+        values: by place.
+        named: by name.
+    """
+
+    values: tuple[Any, ...]
+    named: Mapping[str, Any]
+
+    @property
+    def tensors(self) -> Tensors:
+        """The tensors among the arguments, no part of autograd."""
+        every = (*self.values, *self.named.values())
+        return tuple(each.detach() for each in every if isinstance(each, torch.Tensor))
+
+    def on(self, tensors: Tensors) -> Call:
+        """The same call with other tensors in the places of these."""
+        left = iter(tensors)
+
+        def put(value: Any) -> Any:  # noqa: ANN401 - whatever a module takes
+            return next(left) if isinstance(value, torch.Tensor) else value
+
+        return Call(
+            tuple(put(value) for value in self.values),
+            {name: put(value) for name, value in self.named.items()},
+        )
+
+    def require_apart(self, layer: Layer, patients: int) -> None:
+        """Refuse arguments that do not say which patient they belong to.
+
+        Raises:
+            ModelError: names the module.
+        """
+        every = (*self.values, *self.named.values())
+        known = all(isinstance(each, (torch.Tensor, *_SETTINGS)) for each in every)
+        items = {len(each) if each.dim() else 0 for each in self.tensors}
+        if known and len(items) == 1 and min(items) and min(items) % patients == 0:
+            return
+        raise ModelError(
+            "a module is not known, and called with what cannot be taken apart by patient",
+            where=f"module {layer.name or 'the model itself'}",
+            found=type(layer.options).__name__,
+            wanted="tensors with the batch along the first dimension, and plain settings",
+        )
 
 
 @contextmanager
 def unwatched(module: nn.Module) -> Iterator[None]:
-    """The module's own forward, where another stands in for it."""
+    """The module's own forward, where another stands in for it; its hooks come later."""
     watching = module.__dict__.pop("forward", None)
+    hooks, module._forward_hooks = module._forward_hooks, OrderedDict()  # noqa: SLF001 - no public way
     try:
         yield
     finally:
+        module._forward_hooks = hooks  # noqa: SLF001 - as above
         if watching is not None:
             module.__dict__["forward"] = watching
 
@@ -39,14 +93,14 @@ def detached(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def item_gradients(
-    name: str, module: nn.Module, inputs: Tensors, gradients: Tensors
+    name: str, module: nn.Module, call: Call, gradients: Tensors
 ) -> dict[str, torch.Tensor]:
     """Each item's gradient of each parameter: (items, *parameter).
 
     Args:
         name: of the module, for the error.
-        module: called with ``inputs``; gives one tensor, or several in a tuple.
-        inputs: the items stand along the first dimension of each.
+        module: gives one tensor, or several in a tuple.
+        call: the items stand along the first dimension of each of its tensors.
         gradients: of the module's output tensors.
 
     Raises:
@@ -56,8 +110,8 @@ def item_gradients(
 
     def one(values: Tensors, output_gradients: Tensors) -> dict[str, torch.Tensor]:
         def apply(given: dict[str, torch.Tensor]) -> Tensors:
-            alone = tuple(value[None] for value in values)
-            return outputs(functional_call(module, given, alone))
+            alone = call.on(tuple(value[None] for value in values))
+            return outputs(functional_call(module, given, alone.values, dict(alone.named)))
 
         pull = vjp(apply, parameters)[1]
         found: dict[str, torch.Tensor] = pull(tuple(each[None] for each in output_gradients))[0]
@@ -65,11 +119,11 @@ def item_gradients(
 
     try:
         with unwatched(module):
-            each: dict[str, torch.Tensor] = vmap(one, chunk_size=AT_ONCE)(inputs, gradients)
-    except RuntimeError as error:
+            each: dict[str, torch.Tensor] = vmap(one, chunk_size=AT_ONCE)(call.tensors, gradients)
+    except (RuntimeError, ValueError) as error:
         raise ModelError(
             "a module is not known, and its gradients cannot be taken for each item",
-            where=f"module {name}",
+            where=f"module {name or 'the model itself'}",
             found=f"{type(module).__name__}: {str(error).splitlines()[0]}",
             remedy="build it from layers that are known, or from operations that torch.func takes",
         ) from error
@@ -83,7 +137,7 @@ def outputs(found: Any) -> Tensors:  # noqa: ANN401 - whatever a module gives
 
 
 class VmappedRule(OneKernel):
-    """The rule of modules that no other serves; a record is a module's inputs and gradients."""
+    """The rule of modules that no other serves; a record is a call and its gradients."""
 
     def forward(self, layer: Layer, value: torch.Tensor) -> tuple[torch.Tensor, Tensors]:
         """Never called: the module's own forward is observed."""
@@ -104,7 +158,7 @@ class VmappedRule(OneKernel):
     def book(
         self,
         layer: Layer,
-        records: list[tuple[Tensors, Tensors]],
+        records: list[tuple[Call, Tensors]],
         patients: int,
         kernel: str,
     ) -> Book:
