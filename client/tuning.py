@@ -18,7 +18,7 @@ from common.numerics import EngineChoice, NumericsRecord, record
 from common.study import Study
 
 Kernels = Literal["measured", "modelled"]
-TIMED_PATIENTS: Final = 64
+TIMED_PATIENTS: Final = 16
 """Patients in the batch that kernels are timed on, at most."""
 TIMED_SECONDS: Final = 60.0
 PROBED_PATIENTS: Final = 3

@@ -9,7 +9,6 @@ bits. Where nothing is to be timed, each rule's model of the cost chooses.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -94,7 +93,7 @@ def measured(
     """The choice with the layout and the kernels that are fastest here.
 
     Args:
-        model: as for :func:`client.engine.clipped.clipped_sum`.
+        model: as for :func:`client.engine.clipped.clipped_sum`; its layout is changed.
         example: random input of the shape that a micro-batch will have.
         loss: as there.
         choice: its micro-batch is kept.
@@ -103,7 +102,7 @@ def measured(
     until, best, least = time.perf_counter() + seconds, choice, float("inf")
     for layout in LAYOUTS[: 1 + (example.inputs.dim() == 5)]:
         tried = choice.model_copy(update={"memory_format": layout, "kernels": {}})
-        placed, timings = place(copy.deepcopy(model), tried), _Timings(until)
+        placed, timings = place(model, tried), _Timings(until)
         clipped_sum(placed, example, loss, 1.0, tried)  # the libraries prepare themselves
         clipped_sum(placed, example, loss, 1.0, tried, enter=timings.enter)
         tried = tried.model_copy(update={"kernels": timings.kernels})

@@ -17,7 +17,7 @@ from torch import nn
 
 from client.engine.books import Book
 from client.engine.rule import Layer
-from client.engine.sheet import Sheet, Sums
+from client.engine.sheet import Sheet
 from client.engine.tape import Enter, Tape, watched
 from common.numerics import EngineChoice
 
@@ -136,15 +136,18 @@ class _Step:
         """Add some patients' clipped gradients to the total."""
         books = backward(self.model, patients, self.loss, enter)
         sheet = Sheet(books, len(patients), total.device)
+        del books
         finite = torch.isfinite(sheet.squared)
         unsure = finite & (sheet.doubt > SURE * sheet.squared)
         unsure &= sheet.squared + sheet.doubt > self.clip_norm**2
         if bool(finite.all()) and not bool(unsure.any()):
             norms = sheet.squared.sqrt()
             factors = torch.where(norms > self.clip_norm, self.clip_norm / norms, 1.0)
-            _add_flat(total, self.model, sheet.sums(factors))
+            places = _places(self.model)
+            for key, value in sheet.sums(factors):
+                total[places[key]].view(value.shape).add_(value)
             return
-        del books, sheet
+        del sheet
         for some, again in ((finite & ~unsure, enter), (unsure, _exactly)):
             if bool(some.any()):
                 self.add(total, patients[some], again)
@@ -173,10 +176,10 @@ def _kept_in(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _add_flat(total: torch.Tensor, model: nn.Module, sums: Sums) -> None:
-    start = 0
+def _places(model: nn.Module) -> dict[int, slice]:
+    """By a parameter's ``id``, where it stands in the flat array."""
+    places, start = {}, 0
     for parameter in model.parameters():
-        value = sums.get(id(parameter))
-        if value is not None:
-            total[start : start + parameter.numel()].view_as(parameter).add_(value)
+        places[id(parameter)] = slice(start, start + parameter.numel())
         start += parameter.numel()
+    return places

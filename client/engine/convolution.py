@@ -173,7 +173,9 @@ def _patches_again(
     layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int
 ) -> Norms:
     lay = partial(rows_of, layer, value, gradient, patients)
-    squared = rows.formed_norms(lay, patients, patch_bytes(layer, value, gradient, patients))
+    formed = layer.weight.numel() * layer.weight.element_size()
+    size = formed + patch_bytes(layer, value, gradient, patients)
+    squared = rows.formed_norms(lay, patients, size)
     return Norms(squared, partial(_weighted, layer, value, gradient))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import torch
@@ -12,9 +12,6 @@ from client.engine.rule import Layer
 
 SMALL: Final = 2**13
 """Numbers for each patient up to which gradients of many parameters are worked on side by side."""
-
-Sums = dict[int, torch.Tensor]
-"""By a parameter's ``id``, a sum of its gradients."""
 
 
 class Sheet:
@@ -36,7 +33,8 @@ class Sheet:
             for layer, book in books.items()
             for role, gradients in book.held.items()
         ]
-        self._small = [(key, each) for key, each in held if each[0].numel() <= SMALL]
+        small = [(key, each) for key, each in held if each[0].numel() <= SMALL]
+        self._small = {key: each[0].numel() for key, each in small}
         self._arrays = [(key, each.flatten(1)) for key, each in held if each[0].numel() > SMALL]
         self._shapes = {key: each.shape[1:] for key, each in held}
         self._norms: list[tuple[int, Norms]] = [
@@ -44,8 +42,8 @@ class Sheet:
             for layer, book in books.items()
             for role, norms in book.norms.items()
         ]
-        if self._small:
-            row = torch.cat([each.flatten(1) for _, each in self._small], dim=1)
+        if small:
+            row = torch.cat([each.flatten(1) for _, each in small], dim=1)
             self._arrays.append((0, row))
         self.squared = torch.zeros(patients, dtype=torch.float64, device=device)
         self.doubt = torch.zeros_like(self.squared)
@@ -56,12 +54,21 @@ class Sheet:
             if norms.doubt is not None:
                 self.doubt += norms.doubt
 
-    def sums(self, factors: torch.Tensor) -> Sums:
-        """The sum over patients of factor times gradient, of each parameter."""
-        found = {key: factors.to(array.dtype) @ array for key, array in self._arrays}
-        if self._small:
-            sizes = [each[0].numel() for _, each in self._small]
-            parts = found.pop(0).split(sizes)
-            found |= {key: part for (key, _), part in zip(self._small, parts, strict=True)}
-        shaped = {key: value.view(self._shapes[key]) for key, value in found.items()}
-        return shaped | {key: norms.weighted(factors) for key, norms in self._norms}
+    def sums(self, factors: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """By the parameter's ``id``, the sum over patients of factor times gradient.
+
+        The gradients themselves are let go as their sums are made.
+        """
+        while self._arrays:
+            key, array = self._arrays.pop()
+            found = factors.to(array.dtype) @ array
+            if key:
+                yield key, found.view(self._shapes[key])
+                continue
+            for name, part in zip(
+                self._small, found.split(list(self._small.values())), strict=True
+            ):
+                yield name, part.view(self._shapes[name])
+        while self._norms:
+            key, norms = self._norms.pop()
+            yield key, norms.weighted(factors)

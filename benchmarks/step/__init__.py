@@ -1,0 +1,1 @@
+"""What :mod:`benchmarks.dp_step` sets side by side."""

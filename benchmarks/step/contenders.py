@@ -1,0 +1,132 @@
+"""Ways to form a batch's gradient: each gives a function that does it once, on the same model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from opacus import GradSampleModule
+from opacus.grad_sample import GradSampleModuleFastGradientClipping
+from torch.nn import functional
+
+from benchmarks.step.models import Setting
+from client.engine.choice import measured
+from client.engine.clipped import clipped_sum, place
+from client.gradients import summed_loss
+from client.tuning import TIMED_PATIENTS, TIMED_SECONDS
+from common.numerics import EngineChoice
+
+CLIP: Final = 1.0
+Step = Callable[[], torch.Tensor]
+_LOSS: Final = summed_loss(None)
+
+
+def choose(setting: Setting) -> EngineChoice:
+    """The kernels that are fastest here."""
+    choice = EngineChoice(micro_batch=len(setting.batch))
+    some = setting.batch[slice(0, TIMED_PATIENTS)]
+    return measured(setting.build(), some, _LOSS, choice, seconds=TIMED_SECONDS)
+
+
+def _flat(gradients: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([gradient.reshape(-1) for gradient in gradients])
+
+
+def _plain(setting: Setting, layout: torch.memory_format) -> Step:
+    model = setting.build().to(memory_format=layout)  # type: ignore[call-overload] # no type for it
+    images = setting.batch.inputs[:, 0].contiguous(memory_format=layout)
+
+    def step() -> torch.Tensor:
+        model.zero_grad(set_to_none=True)
+        loss = _LOSS(model(images), setting.batch.targets)
+        loss.backward()
+        return loss.detach()
+
+    return step
+
+
+def _sgd(setting: Setting, _: EngineChoice) -> Step:
+    return _plain(setting, torch.contiguous_format)
+
+
+def _sgd_channels_last(setting: Setting, _: EngineChoice) -> Step:
+    return _plain(setting, torch.channels_last)
+
+
+def _ours(setting: Setting, choice: EngineChoice) -> Step:
+    model = place(setting.build(), choice)
+    return lambda: clipped_sum(model, setting.batch, _LOSS, CLIP, choice)
+
+
+def _hooks(setting: Setting, _: EngineChoice) -> Step:
+    model = GradSampleModule(setting.build(), batch_first=True, loss_reduction="sum")
+
+    def step() -> torch.Tensor:
+        model.zero_grad(set_to_none=True)
+        _backward(_LOSS(model(setting.batch.inputs[:, 0]), setting.batch.targets))
+        each = [parameter.grad_sample.flatten(1) for parameter in model.parameters()]
+        norms = torch.stack([rows.norm(dim=1) for rows in each]).norm(dim=0)
+        factors = (CLIP / norms).clamp(max=1.0)
+        return _flat([factors @ rows for rows in each])
+
+    return step
+
+
+def _ghost(setting: Setting, _: EngineChoice) -> Step:
+    model = GradSampleModuleFastGradientClipping(
+        setting.build(), batch_first=True, loss_reduction="sum", max_grad_norm=CLIP
+    )
+
+    def step() -> torch.Tensor:
+        model.zero_grad(set_to_none=True)
+        outputs = model(setting.batch.inputs[:, 0])
+        losses = functional.cross_entropy(outputs, setting.batch.targets, reduction="none")
+        _backward(losses.sum(), again=True)
+        model.zero_grad(set_to_none=True)
+        weighted = model.get_clipping_coef() * losses
+        model.disable_hooks()
+        _backward(weighted.sum())
+        model.enable_hooks()
+        return _flat([parameter.grad for parameter in model.parameters()])
+
+    return step
+
+
+def _loop(setting: Setting, _: EngineChoice) -> Step:
+    model = setting.build()
+    parameters = list(model.parameters())
+
+    def step() -> torch.Tensor:
+        size = sum(parameter.numel() for parameter in parameters)
+        total = torch.zeros(size, dtype=parameters[0].dtype)
+        for image, label in zip(setting.batch.inputs, setting.batch.targets, strict=True):
+            loss = _LOSS(model(image), label[None])
+            gradient = _flat(list(torch.autograd.grad(loss, parameters)))
+            total += gradient * (CLIP / gradient.norm()).clamp(max=1.0)
+        return total
+
+    return step
+
+
+def _backward(loss: torch.Tensor, *, again: bool = False) -> None:
+    with warnings.catch_warnings():
+        # Opacus' hooks sit on modules whose input needs no gradient: intended.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        loss.backward(retain_graph=again)
+
+
+CONTENDERS: Final[dict[str, Callable[[Setting, EngineChoice], Step]]] = {
+    "plain SGD": _sgd,
+    "plain SGD, channels_last": _sgd_channels_last,
+    "ours": _ours,
+    "Opacus hooks": _hooks,
+    "Opacus ghost": _ghost,
+    "per-patient loop": _loop,
+}
+
+
+def prepare(name: str, setting: Setting, choice: EngineChoice) -> Step:
+    """A contender's step, on a model of its own with the setting's weights."""
+    return CONTENDERS[name](setting, choice)
