@@ -107,18 +107,18 @@ class ConvolutionRule:
     def modelled(self, layer: Layer, records: list[Record], patients: int) -> str:
         """By arithmetic and memory: Gram matrices late in a network, the library early."""
         value, gradient = records[0]
-        small = value if layer.options.transposed else gradient
-        positions = small[:, 0].numel() // patients
+        positions = small_side(layer, value, gradient)[:, 0].numel() // patients
         out, wide = shape_of(layer)
         if positions <= min(FAR_APART, wide * out // (wide + out)):
             return "ghost"
         kept = patients * layer.weight.numel() <= value.numel() + gradient.numel()
-        if positions >= _LOOP_POSITIONS:
+        if patch_bytes(layer, value, gradient, patients) >= LARGE_PATCHES:
             return "looped" if kept else "looped-again"
         return "patches" if kept else "patches-again"
 
 
-_LOOP_POSITIONS = 512
+LARGE_PATCHES = 2**19
+"""Bytes of a patient's patches above which the library's own weight gradient is faster."""
 FAR_APART = 128
 """Positions above which Gram matrices are neither fast nor, in float32, accurate."""
 

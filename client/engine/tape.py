@@ -16,6 +16,7 @@ from client.engine.layers import RECURRENT, layer_of, rule_of, served
 from client.engine.recurrent import dense_layers, unrolled
 from client.engine.rule import Layer
 from client.engine.vmapped import Call, VmappedRule, detached, outputs, unwatched
+from common.errors import ModelError
 
 Enter = Callable[[Layer, list[Any], int], Book]
 """Makes a layer's book from the records of its uses and the number of patients."""
@@ -42,8 +43,25 @@ class Tape:
         self._calls: Counter[Layer] = Counter()
         self._records: dict[Layer, list[Any]] = {}
 
-    def call(self, layer: Layer, value: torch.Tensor) -> torch.Tensor:
-        """Use a layer."""
+    def call(
+        self,
+        layer: Layer,
+        value: torch.Tensor,
+        *others: Any,  # noqa: ANN401 - what a rule does not know
+        **named: Any,  # noqa: ANN401 - as above
+    ) -> torch.Tensor:
+        """Use a layer.
+
+        Raises:
+            ModelError: it is called with more than its input.
+        """
+        if others or named:
+            raise ModelError(
+                "a layer is called with more than its input",
+                where=f"module {layer.name}",
+                found=", ".join(named) or f"{1 + len(others)} arguments",
+                remedy="call it with one tensor",
+            )
         self._calls[layer] += 1
         output: torch.Tensor = _Use.apply(self._token, value, layer, self)  # type: ignore[no-untyped-call] # torch's is untyped
         return output
