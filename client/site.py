@@ -31,6 +31,7 @@ from client.replies import Replies
 from client.sitefile import DataSet, SiteFile, load_site_file
 from client.store import Store
 from client.tuning import Choices
+from common import numerics
 from common.errors import Refusal, RefusalCode, SiteError
 from common.files import write_atomic
 from common.numerics import NumericsRecord
@@ -53,6 +54,7 @@ class Site:
         state: folder of what must outlive the process.
         known_seed: a seed that the site's keys follow from, in simulations alone.
         workers: processes that decode images.
+        recorded: what the arithmetic is to depend on, where an earlier run is repeated.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class Site:
     pseudonyms: Pseudonyms = field(repr=False)
     store: Store = field(repr=False)
     workers: int = WORKERS
+    recorded: NumericsRecord | None = None
     _cohorts: dict[str, Cohort] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -123,6 +126,9 @@ class Site:
 
     def numerics(self, study: Study) -> NumericsRecord:
         """What this site's arithmetic would depend on in a study."""
+        if self.recorded is not None:
+            torch.set_num_threads(self.recorded.threads)
+            return numerics.record(self.recorded.threads, self.recorded.choice)
         device = self.file.device
         torch.set_num_threads(device.threads)
         return self.choices.of(

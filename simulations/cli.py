@@ -53,6 +53,10 @@ def run(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of every site. Decides the last bits.")
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="Compute as the sites of this finished run did: threads and kernels."),
+    ] = None,
 ) -> None:
     """Run a study, a file or a shipped one's name, on a folder of hospitals; write a report."""
     from simulations.order import Order
@@ -68,6 +72,7 @@ def run(
             baselines=baselines,
             baseline_rate=baseline_rate,
             threads=threads,
+            like=like,
             command=_typed(),
         )
     )

@@ -16,9 +16,10 @@ from client.parallel import Progress, silent
 from common.checkpoint import study_hash
 from common.errors import CheckpointError, ConsiliumError, StudyError
 from common.files import canonical_json, write_atomic
+from common.numerics import NumericsRecord
 from common.study import Study
 from simulations.archives import Hospitals
-from simulations.result import CurvePoint, Outcome
+from simulations.result import CurvePoint, Outcome, read_result
 
 RECORD: Final = "run.json"
 STUDY: Final = "study.toml"
@@ -42,6 +43,7 @@ class Order:
         baselines: whether to train what the shared model is compared with.
         baseline_rate: factor on the baselines' learning rate.
         threads: torch threads of every site, instead of those in the site files.
+        like: folder of a finished run whose sites' threads and kernels are taken instead.
         processes: for decoding and baselines.
         command: as typed, for the report.
     """
@@ -55,6 +57,7 @@ class Order:
     baselines: bool = True
     baseline_rate: float = 1.0
     threads: int | None = None
+    like: Path | None = None
     processes: int = PROCESSES
     command: str = ""
 
@@ -114,6 +117,24 @@ def check_order(order: Order, hospitals: Hospitals) -> None:
         )
 
 
+def recorded_in(run: Path, hospitals: Hospitals) -> dict[str, NumericsRecord]:
+    """What the arithmetic of each hospital depended on in a finished run.
+
+    Raises:
+        CheckpointError: there is no result, or it is of other hospitals.
+    """
+    found = read_result(run).numerics
+    if sorted(found) != sorted(hospitals.sites):
+        raise CheckpointError(
+            "the run to be repeated was of other hospitals",
+            where=f"--like {run}",
+            found=", ".join(sorted(found)),
+            wanted=", ".join(hospitals.sites),
+            remedy="name a run of these hospitals, or leave --like out",
+        )
+    return found
+
+
 def _record(order: Order, study: Study, hospitals: Hospitals) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -121,6 +142,7 @@ def _record(order: Order, study: Study, hospitals: Hospitals) -> dict[str, Any]:
         "hospitals": hospitals.sha256,
         "seed": order.seed,
         "threads": order.threads,
+        "like": None if order.like is None else read_result(order.like).final_weights_sha256,
     }
 
 
@@ -173,7 +195,7 @@ def nothing_left_behind(order: Order) -> Iterator[None]:
     except ConsiliumError:
         if new:
             clear(order)
-            if not existed:
+            if not existed and order.run.exists():
                 order.run.rmdir()
         raise
 

@@ -44,6 +44,7 @@ from simulations.order import (
     check_order,
     check_record,
     nothing_left_behind,
+    recorded_in,
     write_record,
 )
 from simulations.reading import Reading
@@ -120,12 +121,13 @@ def _prepare(
     """Open every site and decode every image, so that nothing is found wrong later."""
     folders = {name: hospitals.folder / name for name in hospitals.sites}
     reading = Reading({**folders, TEST: hospitals.test_images.parent})
-    sites = {}
+    sites, recorded = {}, {} if order.like is None else recorded_in(order.like, hospitals)
     with watcher.progress("reading the hospitals", reading.total, unit="steps") as job:
         for name in hospitals.sites:
             state = order.run / "sites" / name
             site = stack.enter_context(open_site(hospitals.site_file(name), state, order.seed))
             site.workers = order.processes
+            site.recorded = recorded.get(name)
             if order.threads is not None:
                 device = site.file.device.model_copy(update={"threads": order.threads})
                 site.file = site.file.model_copy(update={"device": device})

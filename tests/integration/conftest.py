@@ -55,6 +55,9 @@ delta = 1e-5
 min_sites = 2
 approval = "automatic"
 allow_known_key = true
+
+[device]
+kernels = "modelled"
 """
 
 Simulate = Callable[..., subprocess.CompletedProcess[str]]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from common.errors import CheckpointError
 from common.study import PatientPrivacy, load_study
 from simulations.order import Order, Watcher
-from simulations.result import CurvePoint, Result, read_result
+from simulations.result import CurvePoint, Result, read_result, write_result
 from simulations.run import conduct
 from tests.integration.conftest import SITES, study_text, write_hospitals
 
@@ -95,3 +100,35 @@ def test_epsilon_spent_rises_to_what_the_plan_says(result: Result) -> None:
 
 def test_seconds_are_counted_by_phase(result: Result) -> None:
     assert {"decode", "rounds", "report"} <= set(result.seconds)
+
+
+def test_a_run_like_an_earlier_one_takes_its_threads_and_kernels_and_comes_to_the_same_weights(
+    result: Result, order: Order, tmp_path: Path
+) -> None:
+    """The hospitals' kernels are measured here, so that only the record can make runs agree."""
+    shutil.copytree(order.hospitals, tmp_path / "hospitals")
+    for name in SITES:
+        site = tmp_path / "hospitals" / name / "site.toml"
+        site.write_text(site.read_text().replace('"modelled"', '"measured"'))
+    fresh = replace(order, hospitals=tmp_path / "hospitals", run=tmp_path / "first", threads=1)
+    first = conduct(replace(fresh, like=order.run))
+    assert first.numerics == result.numerics
+    assert first.final_weights_sha256 == result.final_weights_sha256
+
+    measured = conduct(replace(fresh, run=tmp_path / "measured"))
+    again = conduct(replace(fresh, run=tmp_path / "again", like=tmp_path / "measured"))
+    assert again.numerics == measured.numerics
+    assert again.final_weights_sha256 == measured.final_weights_sha256
+
+
+def test_a_run_can_be_like_none_but_a_finished_one_of_the_same_hospitals(
+    result: Result, order: Order, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match="no result yet"):
+        conduct(replace(order, run=tmp_path / "run", like=tmp_path / "nowhere"))
+    other = tmp_path / "other"
+    other.mkdir()
+    record = next(iter(result.numerics.values()))
+    write_result(other, result.model_copy(update={"numerics": {"elsewhere": record}}))
+    with pytest.raises(CheckpointError, match="of other hospitals"):
+        conduct(replace(order, run=tmp_path / "run", like=other))
