@@ -14,6 +14,7 @@ import torch
 from numpy.lib.introspect import opt_func_info
 from pydantic import Field
 
+from common.memory import keep_freed
 from common.settings import Section
 
 COUNTED: Final = (
@@ -104,5 +105,6 @@ def differences(ours: NumericsRecord, theirs: NumericsRecord) -> dict[str, tuple
 
 def apply(numerics: NumericsRecord) -> None:
     """Make this process compute as the record says."""
+    keep_freed()
     torch.set_num_threads(numerics.threads)
     torch.use_deterministic_algorithms(mode=True)

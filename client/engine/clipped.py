@@ -27,6 +27,9 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SURE: Final = 1e-4
 """Relative error of a squared norm above which a kernel that loses no digits takes it again."""
 
+FEW: Final = 8
+"""Patients whose gradients are all held at once where kernels that lose no digits are needed."""
+
 
 @dataclass(frozen=True)
 class Patients:
@@ -148,9 +151,14 @@ class _Step:
                 total[places[key]].view(value.shape).add_(value)
             return
         del sheet
-        for some, again in ((finite & ~unsure, enter), (unsure, _exactly)):
-            if bool(some.any()):
-                self.add(total, patients[some], again)
+        self._add_again(total, patients[finite & ~unsure], enter, len(patients))
+        self._add_again(total, patients[unsure], _exactly, FEW)
+
+    def _add_again(
+        self, total: torch.Tensor, patients: Patients, enter: Enter, at_once: int
+    ) -> None:
+        for first in range(0, len(patients), at_once):
+            self.add(total, patients[slice(first, first + at_once)], enter)
 
 
 def backward(model: nn.Module, patients: Patients, loss: Loss, enter: Enter) -> dict[Layer, Book]:

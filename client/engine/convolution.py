@@ -52,7 +52,7 @@ class ConvolutionRule:
         "looped-again",
         "grouped",
     )
-    exact = "looped-again"
+    exact = "looped"
 
     def forward(
         self, layer: Layer, value: torch.Tensor
