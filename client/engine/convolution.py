@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import ceil, prod
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from client.engine import rows
-from client.engine.books import Book, Norms, book_of, sum_of, sum_squares
+from client.engine.books import ROUNDING, Book, Norms, accurate, book_of, sum_of, sum_squares
 from client.engine.patches import (
     grams_of,
     in_order,
@@ -176,7 +177,7 @@ def _patches_again(
     formed = layer.weight.numel() * layer.weight.element_size()
     size = formed + patch_bytes(layer, value, gradient, patients)
     squared = rows.formed_norms(lay, patients, size)
-    return Norms(squared, partial(_weighted, layer, value, gradient))
+    return _formed_again(layer, value, gradient, squared)
 
 
 def _looped(
@@ -197,7 +198,31 @@ def _looped_again(
             for one in zip(value.split(images), gradient.split(images), strict=True)
         ]
     )
-    return Norms(squared, partial(_weighted, layer, value, gradient))
+    return _formed_again(layer, value, gradient, squared)
+
+
+def _formed_again(
+    layer: Layer, value: torch.Tensor, gradient: torch.Tensor, squared: torch.Tensor
+) -> Norms:
+    """Gradients formed once for the norm, and once more for the sum: rounded in two ways.
+
+    Each is off by a few roundings of the root of the patches' squares times the gradients'.
+    """
+    module = layer.options
+    overlaps = prod(
+        ceil(k / step) for k, step in zip(module.kernel_size, module.stride, strict=True)
+    )
+    products = overlaps * _squares(value, len(squared)) * _squares(gradient, len(squared))
+    off = ROUNDING * torch.finfo(value.dtype).eps * products.sqrt()
+    doubt = off * (2 * squared.sqrt() + off)
+    return Norms(squared, partial(_weighted, layer, value, gradient), doubt)
+
+
+def _squares(array: torch.Tensor, patients: int) -> torch.Tensor:
+    """Float64 (patients,), whatever the order in memory."""
+    norms = torch.linalg.vector_norm(accurate(array), dim=tuple(range(1, array.dim())))
+    squares: torch.Tensor = norms.double().square().view(patients, -1).sum(dim=1)
+    return squares
 
 
 def _grouped(
