@@ -131,7 +131,7 @@ def _backward(
     found = torch.ops.aten.convolution_backward(
         gradient,
         value,
-        layer.weight,
+        layer.weight.to(value.dtype),
         None,
         module.stride,
         padding_of(module),
@@ -233,7 +233,7 @@ def _grouped(
     found = torch.ops.aten.convolution_backward(
         _side_by_side(gradient, images),
         _side_by_side(value, images),
-        layer.weight.repeat(patients, *[1] * (layer.weight.dim() - 1)),
+        layer.weight.to(value.dtype).repeat(patients, *[1] * (layer.weight.dim() - 1)),
         None,
         module.stride,
         padding_of(module),

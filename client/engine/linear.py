@@ -136,7 +136,7 @@ class EmbeddingRule(OneKernel):
         squared.index_add_(0, owner, sum_squares(sums))
 
         def weighted(factors: torch.Tensor) -> torch.Tensor:
-            table = torch.zeros_like(layer.weight)
+            table = sums.new_zeros(layer.weight.shape)
             return table.index_add_(0, word, sums * factors.to(sums.dtype)[owner, None])
 
         return Book(norms={"weight": Norms(squared, weighted)})

@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from client.engine.books import Book, Norms, sum_squares
+from client.engine.books import Book, Norms, accurate, sum_squares
 from client.engine.rule import Layer
 
 SMALL: Final = 2**13
@@ -29,7 +29,7 @@ class Sheet:
 
     def __init__(self, books: Mapping[Layer, Book], patients: int, device: torch.device) -> None:
         held = [
-            (id(layer.parameters[role]), gradients)
+            (id(layer.parameters[role]), accurate(gradients))
             for layer, book in books.items()
             for role, gradients in book.held.items()
         ]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from client.engine.books import Book
+from client.engine.books import Book, accurate
 from client.engine.layers import RECURRENT, layer_of, rule_of, served
 from client.engine.recurrent import dense_layers, unrolled
 from client.engine.rule import Layer
@@ -113,8 +113,13 @@ class _Use(torch.autograd.Function):
         before, record = layer.rule.backward(
             layer, value.detach(), tuple(saved), gradients[0], wanted=wanted
         )
-        ctx.tape.record(layer, record)
+        ctx.tape.record(layer, tuple(_accurate(each) for each in record))
         return None, before, None, None
+
+
+def _accurate(array: torch.Tensor) -> torch.Tensor:
+    """What gradients are made of, in a type that they may be formed and summed in."""
+    return accurate(array) if array.is_floating_point() else array
 
 
 class _Seen(torch.autograd.Function):

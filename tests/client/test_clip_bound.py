@@ -210,7 +210,6 @@ LAYERS: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...]]]] = {
 }
 
 
-@pytest.mark.xfail(reason="factors are rounded to the activations' type before they are used")
 @pytest.mark.parametrize("name", LAYERS)
 def test_activations_of_sixteen_bits_are_held_as_tightly(name: str) -> None:
     """A gradient's two factors have 8 bits; their products, norm and sum have 24."""
