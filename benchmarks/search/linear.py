@@ -176,7 +176,7 @@ def divide(
     found = []
     for members in dirichlet_partition(labels.numpy(), 4, 0.5, generator).sites:
         kept = torch.from_numpy(members[generator.random(len(members)) < 0.9])
-        declared = len(kept) // 10 * 10
+        declared = len(kept) // 50 * 50  # coarse, so that few mechanisms are to be calibrated
         rate = min(1.0, settings.batch_size / declared)
         noise = calibrate(epsilon, DELTA, rate, settings.rounds)
         found.append(Hospital(features[kept], labels[kept], declared, rate, noise))
