@@ -49,10 +49,10 @@ ONLY_PLAIN: dict[str, dict[str, object]] = {
 ONLY_TRANSPOSED: dict[str, dict[str, object]] = {
     "output padding": {"kernel_size": 3, "stride": 2, "output_padding": 1},
     "padded output": {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
-    "grouped output padding": {"kernel_size": 2, "stride": 3, "groups": 2, "output_padding": 2},
+    "grouped output padding": {"kernel_size": 2, "stride": 2, "groups": 2, "output_padding": 1},
     "pointwise output padding": {"kernel_size": 1, "dilation": 2, "output_padding": 1},
 }
-SIZES = {1: (9,), 2: (6, 5), 3: (4, 3, 5)}
+SIZES = {1: (9,), 2: (6, 5), 3: (3, 3, 4)}
 
 
 def between(layer: nn.Module) -> nn.Module:
