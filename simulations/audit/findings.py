@@ -119,6 +119,7 @@ class OneRunFinding(Section):
         sites: where they were.
         runs: independent runs of the study.
         bounds: all hold at once with the audit's confidence.
+        ceiling: the most that so many canaries could have shown, had every guess been right.
         membership: the curve beside them.
     """
 
@@ -130,6 +131,7 @@ class OneRunFinding(Section):
     sites: tuple[str, ...]
     runs: int
     bounds: tuple[Bound, ...]
+    ceiling: float
     membership: Membership
 
     @property

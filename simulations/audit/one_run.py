@@ -105,6 +105,7 @@ def audit_one_run(game: Game, study: Study, watcher: Watcher) -> OneRunFinding:
         np.concatenate([one.scores for one in seen]), np.concatenate([one.members for one in seen])
     )
     claims = [Claim.of(study, each) for each in planned.values()]
+    perfect = Heard(heard.members.astype(np.float64), heard.members)
     return OneRunFinding(
         claimed=max(claim.epsilon for claim in claims),
         delta=claims[0].delta,
@@ -114,6 +115,7 @@ def audit_one_run(game: Game, study: Study, watcher: Watcher) -> OneRunFinding:
         sites=hospitals.sites,
         runs=game.runs,
         bounds=prove(claims, heard, game.failure),
+        ceiling=max(bound.epsilon for bound in prove(claims, perfect, game.failure)),
         membership=membership(heard),
     )
 

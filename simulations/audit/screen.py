@@ -47,6 +47,8 @@ def _whole(console: Console, found: OneRunFinding) -> None:
         for false, true in found.membership.caught
     )
     console.print(Text(f"members caught: {caught}; AUC {found.membership.auc:.3f}"))
+    most = "had every guess been right, so many canaries could have shown"
+    console.print(Text(f"{most} {found.ceiling:.2f}"))
 
 
 def _table(first: str) -> Table:

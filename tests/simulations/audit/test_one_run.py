@@ -57,6 +57,10 @@ def test_the_runs_lie_where_they_were_asked_for(found: OneRunFinding, tmp_path: 
     ]
 
 
+def test_a_ceiling_says_what_so_few_canaries_could_show_at_most(found: OneRunFinding) -> None:
+    assert found.empirical <= found.ceiling < found.claimed
+
+
 def heard(scores: list[float], members: list[bool]) -> Heard:
     return Heard(np.array(scores), np.array(members))
 

@@ -54,6 +54,7 @@ def findings(epsilon: float, *, passed: bool = True) -> Findings:
         sites=("north", "south"),
         runs=1,
         bounds=(bound(0.0), bound(0.3)),
+        ceiling=4.3,
         membership=membership,
     )
     check = Check(name="noise", site="north", wanted="noise", found="some", passed=passed)
@@ -90,6 +91,12 @@ def test_the_page_says_claimed_shown_and_verdict(page: Page) -> None:
 def test_the_membership_rates_stand_beside_what_can_be_told(page: Page) -> None:
     assert "50 members, 40 others: rates below 2.5 % cannot be told from none" in page.text
     assert "0.1 % 0.0 % 1 % 2.0 % 10 % 20.0 %" in page.text
+
+
+def test_what_so_many_canaries_could_have_shown_at_most_stands_beside_the_bounds(
+    page: Page,
+) -> None:
+    assert "90 canaries could have shown 4.30, which is less than what is claimed" in page.text
 
 
 def test_nothing_is_loaded_from_outside(page: Page) -> None:
