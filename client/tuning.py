@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from client.engine.choice import example_of, fitting, measured
 from client.engine.clipped import Patients
 from client.engine.probe import require_sound
 from client.gradients import summed_loss
+from common.errors import ModelError
 from common.files import canonical_json, sha256, write_atomic
 from common.model import build_model
 from common.numerics import EngineChoice, NumericsRecord, record
@@ -21,7 +23,8 @@ Kernels = Literal["measured", "modelled"]
 TIMED_PATIENTS: Final = 16
 """Patients in the batch that kernels are timed on, at most."""
 TIMED_SECONDS: Final = 60.0
-PROBED_PATIENTS: Final = 3
+PROBED_PATIENTS: Final = 5
+PROBED_IMAGES: Final = 2
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Choices:
             kernels: whether they are to be timed.
         """
         if kernels == "modelled":
-            return record(threads, choose(study, memory=memory, measure=False))
+            return record(threads, modelled(study, memory))
         blank = record(threads, EngineChoice())
         shape = {
             "model": study.model.model_dump(mode="json"),
@@ -57,39 +60,61 @@ class Choices:
         }
         key, kept = sha256(canonical_json(shape)), self._kept()
         if key not in kept:
-            found = choose(study, memory=memory, measure=True)
-            kept |= {key: found.model_dump(mode="json")}
-            write_atomic(self.path, canonical_json(kept))
-        return record(threads, EngineChoice.model_validate(kept[key]))
+            kept[key] = choose(study, memory=memory)
+            text = {name: each.model_dump(mode="json") for name, each in kept.items()}
+            write_atomic(self.path, canonical_json(text))
+        return record(threads, kept[key])
 
-    def _kept(self) -> dict[str, Any]:
+    def _kept(self) -> dict[str, EngineChoice]:
+        """What was measured; nothing where the file is damaged, so that it is measured again."""
         try:
-            found = json.loads(self.path.read_bytes())
-        except (FileNotFoundError, ValueError):
+            return _KEPT.validate_json(self.path.read_bytes())
+        except (FileNotFoundError, ValidationError):
             return {}
-        return found if isinstance(found, dict) else {}
 
 
-@lru_cache(maxsize=64)
-def choose(study: Study, *, memory: int, measure: bool) -> EngineChoice:
-    """How to form a study's gradients on this machine, with torch's present threads.
+_KEPT: Final = TypeAdapter(dict[str, EngineChoice])
+
+
+def choose(study: Study, *, memory: int) -> EngineChoice:
+    """The fastest way to form a study's gradients here, with torch's present threads.
 
     Args:
         study: model, image size, images of a patient and batch are taken from it.
         memory: bytes that activations and gradients of a micro-batch may take.
-        measure: time the kernels; else each layer's kernel follows from its shape.
 
     Raises:
-        ModelError: the model cannot be built, or not be trained privately.
+        ModelError: the model cannot be built, not be trained privately, or not in this memory.
     """
-    model, loss = build_model(study), summed_loss(study.training.class_weights)
-    micro_batch = fitting(model, _example(study, 2), loss, memory)
-    choice = EngineChoice(micro_batch=micro_batch)
-    if not measure:
-        return choice
-    held = max(1, micro_batch // _images(study))
-    patients = min(TIMED_PATIENTS, study.training.batch_size, held)
-    return measured(model, _example(study, patients), loss, choice, seconds=TIMED_SECONDS)
+    choice = modelled(study, memory)
+    patients = min(TIMED_PATIENTS, study.training.batch_size, choice.micro_batch // _images(study))
+    example = _example(study, max(1, patients), _images(study))
+    loss = summed_loss(study.training.class_weights)
+    return measured(build_model(study), example, loss, choice, seconds=TIMED_SECONDS)
+
+
+@lru_cache(maxsize=64)
+def modelled(study: Study, memory: int) -> EngineChoice:
+    """A way to form a study's gradients that follows from shapes alone.
+
+    Args:
+        study: as for :func:`choose`.
+        memory: as there.
+
+    Raises:
+        ModelError: as there.
+    """
+    loss = summed_loss(study.training.class_weights)
+    found = fitting(build_model(study), _example(study, 2, 1), loss, memory)
+    if found < _images(study):
+        raise ModelError(
+            "one patient's images do not fit into memory at once",
+            where="[device] memory_mib; [model], [data] image_size, [training]",
+            found=f"{_images(study)} images of a patient in a step, of which {max(found, 0)} fit",
+            wanted="all of a patient's, since they are clipped together",
+            remedy="allow more memory_mib, or take fewer images or copies, or a smaller model",
+        )
+    return EngineChoice(micro_batch=found)
 
 
 def check(study: Study, choice: EngineChoice) -> None:
@@ -105,16 +130,16 @@ def check(study: Study, choice: EngineChoice) -> None:
 def _check(study: Study, choice: str) -> None:
     require_sound(
         build_model(study),
-        _example(study, PROBED_PATIENTS),
+        _example(study, PROBED_PATIENTS, min(_images(study), PROBED_IMAGES)),
         summed_loss(study.training.class_weights),
         EngineChoice.model_validate_json(choice),
     )
 
 
-def _example(study: Study, patients: int) -> Patients:
+def _example(study: Study, patients: int, images: int) -> Patients:
     data = study.data
     shape = (data.channels, *data.image_size)
-    return example_of(shape, patients, _images(study), build_model(study))
+    return example_of(shape, patients, images, build_model(study))
 
 
 def _images(study: Study) -> int:

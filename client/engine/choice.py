@@ -27,6 +27,8 @@ REPEATS: Final = 4
 """How often a kernel, and a whole step, is timed; the least time counts."""
 HOPELESS: Final = 1.5
 """A kernel that takes so many times the best one's time is not timed again."""
+SLOW: Final = 8
+"""Where one step takes this part of the time allowed, nothing is timed."""
 LAYOUTS: Final[tuple[Literal["contiguous", "channels_last"], ...]] = ("contiguous", "channels_last")
 
 
@@ -106,7 +108,10 @@ def measured(
     for layout in layouts:
         blank = choice.model_copy(update={"memory_format": layout, "kernels": {}})
         timings, placed = _Timings(until), place(model, blank)
+        start = time.perf_counter()
         clipped_sum(placed, example, loss, 1.0, blank)  # the libraries prepare themselves
+        if time.perf_counter() - start > seconds / SLOW:
+            return choice  # there is no time to try anything
         clipped_sum(placed, example, loss, 1.0, blank, enter=timings.enter)
         tried.append(blank.model_copy(update={"kernels": timings.kernels}))
     least = [float("inf")] * len(tried)
@@ -125,15 +130,17 @@ def fitting(model: nn.Module, example: Patients, loss: Loss, memory: int) -> int
 
     Args:
         model: as for :func:`client.engine.clipped.clipped_sum`.
-        example: at least two patients of random input.
+        example: at least two patients of random input, one item each.
         loss: as there.
         memory: bytes.
+
+    Returns:
+        Below 1 where not even one fits.
     """
     one, two = (_saved(model, example[slice(0, count)], loss) for count in (1, 2))
-    items = example.inputs.shape[1]
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    each = 2 * max(two - one, 1) / items
-    return int(min(MOST_IMAGES, max(items, (memory - 2 * weights) // each)))
+    each = 2 * max(two - one, 1)
+    return int(min(MOST_IMAGES, (memory - 2 * weights) // each))
 
 
 def _saved(model: nn.Module, patients: Patients, loss: Loss) -> int:

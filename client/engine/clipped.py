@@ -81,7 +81,7 @@ def clipped_sum(
     """
     step, patients = _Step(model, loss, clip_norm), _placed(patients, choice)
     size = max(1, choice.micro_batch // max(1, patients.inputs.shape[1]))
-    total = _zeros(model)
+    total = flat_zeros(model)
     with torch.no_grad():
         for first in range(0, len(patients), size):
             step.add(total, patients[slice(first, first + size)], enter or by_choice(choice))
@@ -146,9 +146,7 @@ class _Step:
         if bool(finite.all()) and not bool(unsure.any()):
             norms = sheet.squared.sqrt()
             factors = torch.where(norms > self.clip_norm, self.clip_norm / norms, 1.0)
-            places = _places(self.model)
-            for key, value in sheet.sums(factors):
-                total[places[key]].view(value.shape).add_(value)
+            add_flat(total, self.model, sheet, factors)
             return
         del sheet
         self._add_again(total, patients[finite & ~unsure], enter, len(patients))
@@ -164,9 +162,10 @@ class _Step:
 def backward(model: nn.Module, patients: Patients, loss: Loss, enter: Enter) -> dict[Layer, Book]:
     """One forward and backward pass over some patients: a book for each layer."""
     items = patients.inputs.shape[1]
-    tape = Tape(len(patients), enter, patients.inputs.device)
+    images = patients.inputs.flatten(0, 1)
+    tape = Tape(len(patients), len(images), enter, images.device)
     with watched(model, tape), torch.enable_grad():
-        outputs = model(patients.inputs.flatten(0, 1))
+        outputs = model(images)
         total = loss(outputs, patients.targets.repeat_interleave(items, dim=0)) / items
         if total.requires_grad:
             total.backward()
@@ -174,7 +173,8 @@ def backward(model: nn.Module, patients: Patients, loss: Loss, enter: Enter) -> 
     return tape.books
 
 
-def _zeros(model: nn.Module) -> torch.Tensor:
+def flat_zeros(model: nn.Module) -> torch.Tensor:
+    """A total of nothing, as :func:`clipped_sum` gives it."""
     first = next(model.parameters())
     size = sum(parameter.numel() for parameter in model.parameters())
     return torch.zeros(size, dtype=_kept_in(first.dtype), device=first.device)
@@ -184,10 +184,11 @@ def _kept_in(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _places(model: nn.Module) -> dict[int, slice]:
-    """By a parameter's ``id``, where it stands in the flat array."""
+def add_flat(total: torch.Tensor, model: nn.Module, sheet: Sheet, factors: torch.Tensor) -> None:
+    """Add each patient's gradient times a factor to a flat total; the sheet is used up."""
     places, start = {}, 0
     for parameter in model.parameters():
         places[id(parameter)] = slice(start, start + parameter.numel())
         start += parameter.numel()
-    return places
+    for key, value in sheet.sums(factors):
+        total[places[key]].view(value.shape).add_(value)

@@ -63,6 +63,9 @@ def _holders(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _refuse(name: str, module: nn.Module) -> None:
+    for parameter_name, parameter in module.named_parameters(recurse=False):
+        if not parameter.requires_grad:
+            raise _refused(name, f"holds a parameter that is fixed, {parameter_name}", "a buffer")
     if isinstance(module, _BATCH_NORMS):
         raise _refused(
             name, "mixes the patients of a batch", "group, layer or instance normalisation"
@@ -95,6 +98,8 @@ def rule_of(module: nn.Module) -> Rule | None:
     """
     kind = next((kind for kind in _RULES if isinstance(module, kind)), None)
     if kind is None or type(module).forward is not kind.forward:
+        return None
+    if getattr(type(module), "_conv_forward", None) is not getattr(kind, "_conv_forward", None):
         return None
     if isinstance(module, _CONVOLUTIONS) and not is_even(module):
         return None

@@ -153,7 +153,10 @@ class LayerRule(OneKernel):
         )
         normalised = (value - mean) * scale
         apart = (len(value), -1, *layer.weight.shape)
-        pair = ((gradient * normalised).view(apart).sum(dim=1), gradient.reshape(apart).sum(dim=1))
+        pair = (
+            (gradient * normalised).reshape(apart).sum(dim=1),
+            gradient.reshape(apart).sum(dim=1),
+        )
         return (found[0] if wanted else None), pair
 
     def book(self, layer: Layer, records: list[Record], patients: int, kernel: str) -> Book:

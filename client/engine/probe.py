@@ -1,7 +1,8 @@
 """What the engine checks on random input before a model's first step.
 
-That without clipping its sum is autograd's, for every parameter; and that no patient's
-gradient depends on another patient. A model that fails is refused, by the name of the
+That each patient's gradient and norm, formed in a batch, are those that autograd gives for the
+patient alone, for every parameter; that no patient's output depends on another patient, and
+none on chance. A model that fails is refused, by the name of the
 parameter or of the module at fault.
 """
 
@@ -9,17 +10,32 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
 from torch import nn
 
-from client.engine.clipped import Loss, Patients, clipped_sum, place
+from client.engine.books import Book
+from client.engine.clipped import (
+    Loss,
+    Patients,
+    add_flat,
+    backward,
+    by_choice,
+    flat_zeros,
+    place,
+)
+from client.engine.layers import served
+from client.engine.rule import Layer
+from client.engine.sheet import Sheet
 from common.errors import ModelError
 from common.numerics import EngineChoice
 
 SAME: Final = 1e-8
 """Relative difference in float64 up to which two sums are one."""
+COUNTS: Final = (2, 5)
+"""Patients in the batches that are tried: no common factor, which a fixed size could have."""
 
 
 def require_sound(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) -> None:
@@ -27,24 +43,77 @@ def require_sound(model: nn.Module, example: Patients, loss: Loss, choice: Engin
 
     Args:
         model: a copy of it is tried, in float64.
-        example: at least two patients of random input.
+        example: at least five patients of random input.
         loss: as for :func:`client.engine.clipped.clipped_sum`.
         choice: as there.
 
     Raises:
         ModelError: names the parameter or module at fault.
     """
+    try:
+        _try(model, example, loss, choice)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(
+            "the model cannot be trained privately: it fails on random input",
+            where=type(model).__name__,
+            found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            remedy="build it from layers that are known, none of which changes its input in place",
+        ) from error
+
+
+def _try(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) -> None:
     trial = place(copy.deepcopy(model).double(), choice)
-    exact = example.inputs.double() if example.inputs.is_floating_point() else example.inputs
-    patients = Patients(exact, example.targets)
+    patients = Patients(_unlike(example.inputs), example.targets)
+    for _ in served(trial):
+        pass  # what is refused by its kind is refused first
+    _require_no_chance(trial, patients)
     _require_apart(trial, patients)
-    together = clipped_sum(trial, patients, loss, math.inf, choice)
-    _require_same(trial, together, _by_autograd(trial, patients, loss), "autograd's")
-    alone = sum(
-        clipped_sum(trial, patients[slice(place, place + 1)], loss, math.inf, choice)
-        for place in range(len(patients))
-    )
-    _require_same(trial, together, torch.as_tensor(alone), "the sum of each patient's alone")
+    for count in COUNTS:
+        _require_each(trial, patients[slice(0, count)], loss, choice)
+
+
+def _unlike(inputs: torch.Tensor) -> torch.Tensor:
+    """Patients of different sizes, so that one cannot pass for another."""
+    if not inputs.is_floating_point():
+        return inputs
+    sizes = torch.linspace(0.5, 2.0, len(inputs), dtype=torch.float64, device=inputs.device)
+    return inputs.double() * sizes.view(-1, *[1] * (inputs.dim() - 1))
+
+
+def _require_each(model: nn.Module, patients: Patients, loss: Loss, choice: EngineChoice) -> None:
+    """Each patient's gradient and norm, out of a batch, are autograd's of that patient alone."""
+    for number in range(len(patients)):
+        with torch.no_grad():
+            books = backward(model, patients, loss, by_choice(choice))
+            _require_known(books, choice)
+            sheet = Sheet(books, len(patients), patients.inputs.device)
+            squared = float(sheet.squared[number])
+            ours = flat_zeros(model)
+            add_flat(ours, model, sheet, nn.functional.one_hot(torch.tensor(number), len(patients)))
+        theirs = _by_autograd(model, patients[slice(number, number + 1)], loss)
+        _require_same(model, ours, theirs)
+        norm = float(theirs.norm())
+        if not abs(squared - norm**2) <= SAME * max(norm**2, 1.0):
+            raise ModelError(
+                "a patient's gradient norm is not what it should be",
+                where=f"{type(model).__name__}, a batch of {len(patients)} patients",
+                found=f"{math.sqrt(max(squared, 0.0)):.6g}",
+                wanted=f"{norm:.6g}, that of the patient alone",
+                remedy="keep the batch along the first dimension of every layer's input",
+            )
+
+
+def _require_known(books: Mapping[Layer, Book], choice: EngineChoice) -> None:
+    """A choice may name no layer and no kernel that there is not."""
+    kernels = {layer.name: layer.rule.kernels for layer in books}
+    for name, kernel in choice.kernels.items():
+        if kernel not in kernels.get(name, ()):
+            raise ModelError(
+                "a recorded kernel is not one of the layer's",
+                where=f"module {name}",
+                found=kernel,
+                wanted=", ".join(kernels[name]) if name in kernels else f"one of {list(kernels)}",
+            )
 
 
 def _by_autograd(model: nn.Module, patients: Patients, loss: Loss) -> torch.Tensor:
@@ -57,20 +126,34 @@ def _by_autograd(model: nn.Module, patients: Patients, loss: Loss) -> torch.Tens
     return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
 
-def _require_same(model: nn.Module, ours: torch.Tensor, theirs: torch.Tensor, whose: str) -> None:
+def _require_same(model: nn.Module, ours: torch.Tensor, theirs: torch.Tensor) -> None:
     start, scale = 0, float(theirs.norm())
     for name, parameter in model.named_parameters():
         stop = start + parameter.numel()
         apart = float((ours[start:stop] - theirs[start:stop]).norm())
         if not apart <= SAME * max(scale, 1.0):
             raise ModelError(
-                "a parameter's gradient is not what it should be",
+                "a patient's gradient is not what it should be",
                 where=f"parameter {name}",
                 found=f"{apart:.2g} away, at norm {scale:.2g}",
-                wanted=f"{whose} gradient",
-                remedy="the parameter may be used outside its own module's forward: use it there",
+                wanted="autograd's, that patient's alone",
+                remedy="use the parameter in its own module's forward, "
+                "and keep the batch along the first dimension of every layer's input",
             )
         start = stop
+
+
+def _require_no_chance(model: nn.Module, patients: Patients) -> None:
+    """The same input must give the same output twice."""
+    twice = [_first_outputs(model, patients.inputs, patients.inputs.shape[1]) for _ in range(2)]
+    for (name, one), (_, other) in zip(*twice, strict=True):
+        if not _alike(one, other):
+            raise ModelError(
+                "a module depends on chance that is not the study's",
+                where=f"module {name or 'the model itself'}",
+                wanted="the same output for the same input",
+                remedy="leave dropout and the like out of the model",
+            )
 
 
 def _require_apart(model: nn.Module, patients: Patients) -> None:

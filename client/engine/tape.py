@@ -26,8 +26,9 @@ class Tape:
     """What the layers enter in one pass.
 
     Args:
-        patients: how many stand along the first dimension of the model's input, each with the
-            same number of items.
+        patients: how many there are.
+        items: how many stand along the first dimension of the model's input, patient by
+            patient, as many for each.
         enter: makes the books.
         device: of the pass.
 
@@ -35,9 +36,9 @@ class Tape:
         books: one for each layer that the loss depends on, when the backward pass is over.
     """
 
-    def __init__(self, patients: int, enter: Enter, device: torch.device) -> None:
+    def __init__(self, patients: int, items: int, enter: Enter, device: torch.device) -> None:
         self.books: dict[Layer, Book] = {}
-        self._patients = patients
+        self._patients, self._items = patients, items
         self._enter = enter
         self._token = torch.zeros((), device=device, requires_grad=True)
         self._calls: Counter[Layer] = Counter()
@@ -53,7 +54,8 @@ class Tape:
         """Use a layer.
 
         Raises:
-            ModelError: it is called with more than its input.
+            ModelError: it is called with more than its input, or with an input whose first
+                dimension cannot be the batch.
         """
         if others or named:
             raise ModelError(
@@ -61,6 +63,14 @@ class Tape:
                 where=f"module {layer.name}",
                 found=", ".join(named) or f"{1 + len(others)} arguments",
                 remedy="call it with one tensor",
+            )
+        if not value.dim() or not len(value) or len(value) % self._items:
+            raise ModelError(
+                "a layer's input does not say which patient it belongs to",
+                where=f"module {layer.name or 'the model itself'}",
+                found=f"shape {tuple(value.shape)}",
+                wanted=f"a multiple of the batch, {self._items}, along the first dimension",
+                remedy="keep the batch first, in the layer before too (batch_first=True)",
             )
         self._calls[layer] += 1
         output: torch.Tensor = _Use.apply(self._token, value, layer, self)  # type: ignore[no-untyped-call] # torch's is untyped
@@ -77,6 +87,13 @@ class Tape:
         seen = iter(_Seen.apply(self._token, call, layer, self, *outputs(found)))  # type: ignore[no-untyped-call] # as above
         if isinstance(found, torch.Tensor):
             return next(seen)
+        if type(found) not in {tuple, list}:
+            raise ModelError(
+                "a module is not known, and gives what cannot be taken apart by patient",
+                where=f"module {layer.name or 'the model itself'}",
+                found=type(found).__name__,
+                wanted="a tensor, or several in a tuple",
+            )
         return tuple(next(seen) if isinstance(part, torch.Tensor) else part for part in found)
 
     def record(self, layer: Layer, record: Any) -> None:  # noqa: ANN401 - each rule has its own
@@ -102,6 +119,7 @@ class _Use(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, _: torch.Tensor, value: torch.Tensor, layer: Layer, tape: Tape) -> Any:  # noqa: ANN401 - torch's context is untyped
         output, saved = layer.rule.forward(layer, value)
+        output = output.clone() if output._is_view() else output  # noqa: SLF001 - what comes next may work in place
         ctx.layer, ctx.tape = layer, tape
         ctx.save_for_backward(value, *saved)
         return output
@@ -135,11 +153,12 @@ class _Seen(torch.autograd.Function):
         *found: torch.Tensor,
     ) -> Any:  # noqa: ANN401 - as above
         ctx.call, ctx.layer, ctx.tape = call, layer, tape
+        ctx.save_for_backward(*call.tensors)  # which notices where one is changed in place
         return tuple(each.clone() for each in found)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:  # noqa: ANN401 - as above
-        ctx.tape.record(ctx.layer, (ctx.call, gradients))
+        ctx.tape.record(ctx.layer, (ctx.call.on(ctx.saved_tensors), gradients))
         return None, None, None, None, *gradients
 
 

@@ -76,13 +76,15 @@ class Call:
 
 @contextmanager
 def unwatched(module: nn.Module) -> Iterator[None]:
-    """The module's own forward, where another stands in for it; its hooks come later."""
+    """The module's own forward, where another stands in for it; its hooks come before and after."""
     watching = module.__dict__.pop("forward", None)
     hooks, module._forward_hooks = module._forward_hooks, OrderedDict()  # noqa: SLF001 - no public way
+    before, module._forward_pre_hooks = module._forward_pre_hooks, OrderedDict()  # noqa: SLF001 - as above
     try:
         yield
     finally:
         module._forward_hooks = hooks  # noqa: SLF001 - as above
+        module._forward_pre_hooks = before  # noqa: SLF001 - as above
         if watching is not None:
             module.__dict__["forward"] = watching
 

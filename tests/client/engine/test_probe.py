@@ -165,3 +165,96 @@ def test_what_is_refused_leaves_the_model_as_it_was() -> None:
         require_sound(model, patients, loss, CHOICE)
     assert [layer.name for layer in layers_of(model, patients)] == ["0"]
     assert "forward" not in vars(next(model.children()))
+
+
+class TimeFirst(nn.Module):
+    """An LSTM whose output has time along the first dimension, and a layer on top of that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.last = nn.LSTM(3, 4), nn.Linear(4, 2)
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.last(self.lstm(value.transpose(0, 1))[0])
+        return found.mean(dim=0)
+
+
+class Turned(nn.Module):
+    """A layer whose input has features along the first dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.last(self.inner(value).transpose(0, 1))
+        return found.mean(dim=0)
+
+
+class Twins(nn.Module):
+    """Two views of each patient, one batch after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = nn.Linear(3, 4), nn.Linear(8, 2)
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        flat = value.flatten(1)[:, :3]
+        one, other = self.inner(torch.cat([flat, flat.flip(1)])).tanh().chunk(2)
+        found: torch.Tensor = self.last(torch.cat([one, other], dim=1))
+        return found
+
+
+class Positions(nn.Module):
+    """An embedding of positions, which belong to no patient."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.at, self.last, self.steps = nn.Embedding(steps, 3), nn.Linear(3, 2), steps
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.last(value + self.at(torch.arange(self.steps)))
+        return found.mean(dim=1)
+
+
+@pytest.mark.parametrize("steps", [4, 5, 10])
+@pytest.mark.parametrize("build", [TimeFirst, Turned, Twins, Positions])
+def test_a_model_that_moves_the_batch_from_the_first_dimension_is_refused(
+    build: type[nn.Module], steps: int
+) -> None:
+    """Else one patient's gradient would count as another's, and none would be clipped."""
+    model = exact(lambda: Positions(steps) if build is Positions else build())
+    with pytest.raises(ModelError, match=r"first\s+dimension|another's becomes"):
+        require_sound(model, patients_of(steps, 3), loss, CHOICE)
+
+
+def test_chance_is_refused_as_such() -> None:
+    class Chance(nn.Linear):
+        def forward(self, value: torch.Tensor) -> torch.Tensor:
+            return functional.dropout(super().forward(value), 0.5)
+
+    with pytest.raises(ModelError, match="chance"):
+        require_sound(exact(lambda: Chance(4, 2)), patients_of(4), loss, CHOICE)
+
+
+@pytest.mark.parametrize("kernels", [{"0": "nonsense"}, {"elsewhere": "ghost"}])
+def test_a_recorded_kernel_that_there_is_not_is_refused(kernels: dict[str, str]) -> None:
+    choice = EngineChoice(kernels=kernels)
+    with pytest.raises(ModelError, match="recorded kernel"):
+        require_sound(exact(network), patients_of(1, 5, 5), loss, choice)
+
+
+def test_a_fixed_parameter_is_refused() -> None:
+    model = exact(network)
+    next(model.parameters()).requires_grad_(False)
+    with pytest.raises(ModelError, match="weight"):
+        require_sound(model, patients_of(1, 5, 5), loss, CHOICE)
+
+
+def test_a_dense_layer_at_many_positions_may_be_followed_by_work_in_place() -> None:
+    model = exact(
+        lambda: nn.Sequential(
+            nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(20, 2)
+        )
+    )
+    require_sound(model, patients_of(5, 3), loss, CHOICE)
