@@ -13,12 +13,12 @@ from simulations.audit.mechanism import Claim, audit_mechanism, statistics
 from simulations.audit.parts import PRODUCTION, Parts
 from tests.simulations.audit.conftest import audited
 
-SEEDS = 10
+SEEDS = 4
 HALF = replace(PRODUCTION, noised=halved_noise)
 
 
 def found(epsilon: float, parts: Parts, job: Job) -> list[MechanismFinding]:
-    """Ten small audits of the same claim: sixteen steps, some 9000 canaries that judge."""
+    """Small audits of one claim; the benchmark has more and larger ones."""
     study, planned = audited(privacy={"epsilon": epsilon})
     return [
         audit_mechanism(
@@ -47,10 +47,10 @@ def test_the_sound_mechanism_is_bounded_from_half_its_claim_and_called_broken_at
 
 
 @pytest.mark.parametrize("epsilon", [3.0, 8.0])
-def test_halved_noise_is_called_broken_in_nine_of_ten_seeds(epsilon: float, job: Job) -> None:
+def test_halved_noise_is_called_broken_in_all_seeds_but_one(epsilon: float, job: Job) -> None:
     audits = found(epsilon, HALF, job)
 
-    assert sum(not one.survived for one in audits) >= 9
+    assert sum(not one.survived for one in audits) >= SEEDS - 1
 
 
 def test_a_claim_is_the_plans_own_and_its_ladder_goes_from_four_times_the_noise_to_a_quarter() -> (
