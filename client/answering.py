@@ -23,6 +23,7 @@ from client.policy import require_acceptable, require_allowed
 from client.sampling import RoundStreams
 from client.site import Site
 from client.training import local_change
+from client.tuning import check
 from common import numerics
 from common.accounting import SampledGaussian
 from common.errors import ConsiliumError, ModelError, Refusal, RefusalCode
@@ -169,6 +170,8 @@ def _run_round(site: Site, request: Request) -> Reply:
     cohort = site.cohort(plan.study)
     require_unchanged(cohort, approval.cohort)
     numerics.apply(plan.numerics)
+    if isinstance(plan.mechanism, PatientMechanism):
+        check(plan.study, plan.numerics.choice)  # a model that is refused costs nobody anything
     charge = Charge(plan.hash, request.round, part, request.identity, _event(plan, part))
     site.ledger.reserve(charge, plan, site.file.policy.limits)
     reach("reservation.made", request.round)

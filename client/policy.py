@@ -8,11 +8,12 @@ its own. An approval binds to the plan's hash, so that a round need not compute 
 from __future__ import annotations
 
 from client.site import Site
+from client.tuning import check
 from common.errors import Refusal, RefusalCode
 from common.model import weights_count
 from common.numerics import differences
 from common.plan import Offer, Plan
-from common.privacy import NoMechanism, understated
+from common.privacy import NoMechanism, PatientMechanism, understated
 
 
 def require_acceptable(plan: Plan, site: Site) -> None:
@@ -21,8 +22,9 @@ def require_acceptable(plan: Plan, site: Site) -> None:
     Raises:
         Refusal: as :func:`require_allowed`, and ``wrong-plan`` for a mechanism that costs more
             than it says.
+        ModelError: the study's model cannot be trained privately here.
     """
-    _require_ours(plan, site)
+    _require_ours(plan, site, site.offer(plan.study))
     fault = understated(plan.mechanism, plan.study, plan.declared_patients)
     if fault is not None:
         raise Refusal(
@@ -32,6 +34,8 @@ def require_acceptable(plan: Plan, site: Site) -> None:
             remedy="the coordinator must calibrate the noise anew",
         )
     require_allowed(plan, site)
+    if isinstance(plan.mechanism, PatientMechanism):
+        check(plan.study, plan.numerics.choice)
 
 
 def require_allowed(plan: Plan, site: Site) -> None:
@@ -40,7 +44,7 @@ def require_allowed(plan: Plan, site: Site) -> None:
     Raises:
         Refusal: ``wrong-plan``, ``numerics``, ``policy`` or ``data-unavailable``.
     """
-    _require_ours(plan, site)
+    _require_ours(plan, site, site.offer(plan.study, plan.numerics.choice))
     policy, study = site.file.policy, plan.study
     if study.task.kind not in policy.tasks:
         raise _not_allowed("tasks", study.task.kind, ", ".join(policy.tasks))
@@ -60,8 +64,7 @@ def require_allowed(plan: Plan, site: Site) -> None:
         )
 
 
-def _require_ours(plan: Plan, site: Site) -> None:
-    offer = site.offer(plan.study)
+def _require_ours(plan: Plan, site: Site, offer: Offer) -> None:
     told = {
         "site": (plan.site, offer.site),
         "declared_patients": (plan.declared_patients, offer.declared_patients),

@@ -34,7 +34,7 @@ from client.tuning import Choices
 from common import numerics
 from common.errors import Refusal, RefusalCode, SiteError
 from common.files import write_atomic
-from common.numerics import NumericsRecord
+from common.numerics import EngineChoice, NumericsRecord
 from common.plan import Offer
 from common.randomness import KEY_BYTES, StudyKey, known_secret
 from common.signing import SigningKey
@@ -124,13 +124,20 @@ class Site:
             )
         return self._cohorts[wanted]
 
-    def numerics(self, study: Study) -> NumericsRecord:
-        """What this site's arithmetic would depend on in a study."""
+    def numerics(self, study: Study, choice: EngineChoice | None = None) -> NumericsRecord:
+        """What this site's arithmetic would depend on in a study.
+
+        Args:
+            study: a proposed or an approved one.
+            choice: of a plan that was approved, which is kept to; else one is made here.
+        """
         if self.recorded is not None:
             torch.set_num_threads(self.recorded.threads)
             return numerics.record(self.recorded.threads, self.recorded.choice)
         device = self.file.device
         torch.set_num_threads(device.threads)
+        if choice is not None:
+            return numerics.record(device.threads, choice)
         return self.choices.of(
             study,
             threads=device.threads,
@@ -138,8 +145,12 @@ class Site:
             kernels=device.kernels,
         )
 
-    def offer(self, study: Study) -> Offer:
+    def offer(self, study: Study, choice: EngineChoice | None = None) -> Offer:
         """What the site says of itself: public numbers only.
+
+        Args:
+            study: as for :meth:`numerics`.
+            choice: as there.
 
         Raises:
             Refusal: ``data-unavailable``.
@@ -149,7 +160,7 @@ class Site:
             public_key=self.key.public,
             declared_patients=self.dataset(study).declared_patients,
             known_key=self.known_seed is not None,
-            numerics=self.numerics(study),
+            numerics=self.numerics(study, choice),
         )
 
     def new_study_key(self, plan_hash: str) -> StudyKey:

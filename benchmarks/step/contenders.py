@@ -12,22 +12,26 @@ from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch.nn import functional
 
 from benchmarks.step.models import Setting
-from client.engine.choice import measured
+from client.engine.choice import fitting, measured
 from client.engine.clipped import clipped_sum, place
 from client.gradients import summed_loss
 from client.tuning import TIMED_PATIENTS, TIMED_SECONDS
 from common.numerics import EngineChoice
 
 CLIP: Final = 1.0
+MEMORY: Final = 2**30
+"""What a site allows a micro-batch by default, bytes."""
 Step = Callable[[], torch.Tensor]
 _LOSS: Final = summed_loss(None)
 
 
 def choose(setting: Setting) -> EngineChoice:
     """The kernels that are fastest here."""
-    choice = EngineChoice(micro_batch=len(setting.batch))
+    model = setting.build()
+    fits = fitting(model, setting.batch[slice(0, 2)], _LOSS, MEMORY)
+    choice = EngineChoice(micro_batch=fits)
     some = setting.batch[slice(0, TIMED_PATIENTS)]
-    return measured(setting.build(), some, _LOSS, choice, seconds=TIMED_SECONDS)
+    return measured(model, some, _LOSS, choice, seconds=TIMED_SECONDS)
 
 
 def _flat(gradients: list[torch.Tensor]) -> torch.Tensor:

@@ -75,6 +75,7 @@ class Hospital:
         patients: identifiers, and how many images each has.
         policy: changes to the policy.
         datasets: names of data sets, all in one folder of images unless ``elsewhere``.
+        kernels: whether they are measured or modelled.
         seed: the known seed; None for keys of its own.
     """
 
@@ -85,6 +86,7 @@ class Hospital:
     name: str = "north"
     declared: int = 20
     threads: int = 1
+    kernels: str = "modelled"
     split: tuple[float, float, float] = (0.75, 0.25, 0.0)
     policy: dict[str, Any] = field(default_factory=dict)
     datasets: dict[str, str] = field(default_factory=lambda: {"chest-xray": "."})
@@ -120,7 +122,7 @@ class Hospital:
                 for name, place in self.datasets.items()
             },
             "policy": POLICY | self.policy,
-            "device": {"threads": self.threads, "kernels": "modelled"},
+            "device": {"threads": self.threads, "kernels": self.kernels},
         }
 
     def rows(self, table: str) -> list[dict[str, Any]]:

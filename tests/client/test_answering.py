@@ -552,3 +552,30 @@ def test_a_plan_written_for_another_site_is_refused(tmp_path: Path, site: Site) 
         offer = offer_of(other, STUDY)
     plan = write_plan(STUDY, offer, 106)
     assert code_of(site, proposal(plan)) == "wrong-plan"
+
+
+def test_an_approved_study_keeps_its_kernels_whatever_is_measured_later(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path / "north", kernels="measured")
+    with hospital.open() as site:
+        plan = approved(site, STUDY)
+    (hospital.state / "kernels.json").unlink()
+    with hospital.open() as site:
+        assert code_of(site, asking(plan)) == "ok"
+    assert not (hospital.state / "kernels.json").exists()
+
+
+def test_another_choice_of_kernels_than_the_sites_own_is_not_approved(tmp_path: Path) -> None:
+    with Hospital(tmp_path / "north").open() as site:
+        offer = offer_of(site, STUDY)
+        choice = offer.numerics.choice.model_copy(update={"micro_batch": 3})
+        numerics = offer.numerics.model_copy(update={"choice": choice})
+        changed = offer.model_copy(update={"numerics": numerics})
+        plan = write_plan(STUDY, changed, plan_for(site, STUDY).weights)
+        assert code_of(site, proposal(plan)) == "numerics"
+
+
+def test_a_study_that_does_not_fit_into_memory_costs_nothing(tmp_path: Path) -> None:
+    training = {"images_per_patient": 64, "augmentation": {"copies": 64, "flip": True}}
+    with Hospital(tmp_path / "north").open() as site:
+        assert code_of(site, offer_request(small_study(training=training))) == "malformed"
+        assert site.ledger.head() == LedgerHead()
