@@ -17,6 +17,7 @@ from torch import nn
 from client.engine.clipped import Patients, clipped_sum, place
 from client.engine.convolution import ConvolutionRule
 from client.engine.linear import LinearRule
+from client.engine.probe import require_sound
 from common.numerics import EngineChoice
 from tests.client.engine.loop import (
     LAYOUTS,
@@ -198,6 +199,13 @@ def test_networks_of_the_kinds_that_studies_use_give_the_loops_sum(
     model, patients = exact(MODELS[name]), patients_of(1, 16, 16, items=2, count=4)
     for layout in LAYOUTS if kernel is None else LAYOUTS[:1]:
         require_same(model, patients, choice_of(model, patients, kernel, layout))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", MODELS)
+def test_networks_of_the_kinds_that_studies_use_are_let_through(name: str, layout: Layout) -> None:
+    patients = patients_of(1, 16, 16, count=5)
+    require_sound(exact(MODELS[name]), patients, loss, EngineChoice(memory_format=layout))
 
 
 def choice_of(

@@ -30,7 +30,7 @@ def network() -> nn.Module:
 def test_a_sound_model_is_let_through_and_left_as_it_was(items: int, dtype: torch.dtype) -> None:
     model = exact(network).to(dtype)
     before = [parameter.clone() for parameter in model.parameters()]
-    drawn = patients_of(1, 5, 5, count=3, items=items)
+    drawn = patients_of(1, 5, 5, count=5, items=items)
     require_sound(model, Patients(drawn.inputs.to(dtype), drawn.targets), loss, CHOICE)
     for parameter, old in zip(model.parameters(), before, strict=True):
         assert parameter.dtype == dtype
@@ -40,14 +40,14 @@ def test_a_sound_model_is_let_through_and_left_as_it_was(items: int, dtype: torc
 
 @pytest.mark.parametrize("kernel", ConvolutionRule.kernels)
 def test_every_kernel_is_let_through(kernel: str) -> None:
-    model, patients = exact(network), patients_of(1, 5, 5, count=3, items=2)
+    model, patients = exact(network), patients_of(1, 5, 5, count=5, items=2)
     for layout in LAYOUTS:
         require_sound(model, patients, loss, forced(model, patients, kernel, memory_format=layout))
 
 
 def test_a_model_of_words_is_let_through() -> None:
     model = exact(lambda: nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(12, 2)))
-    require_sound(model, patients_of(4, words=5, count=3), loss, CHOICE)
+    require_sound(model, patients_of(4, words=5, count=5), loss, CHOICE)
 
 
 class Outside(nn.Module):
@@ -69,7 +69,7 @@ class Outside(nn.Module):
 @pytest.mark.parametrize("how", ["besides", "instead", "as a factor"])
 def test_a_parameter_used_outside_its_module_is_refused_by_name(how: str) -> None:
     with pytest.raises(ModelError, match=r"parameter second\.weight"):
-        require_sound(exact(lambda: Outside(how)), patients_of(4, count=3), loss, CHOICE)
+        require_sound(exact(lambda: Outside(how)), patients_of(4, count=5), loss, CHOICE)
 
 
 class Mixing(nn.Module):
@@ -97,7 +97,7 @@ class Mixing(nn.Module):
     "how", ["mean", "mean of all", "largest", "neighbour", "order", "softmax", "little"]
 )
 def test_a_module_in_which_patients_meet_is_refused_by_name(how: str, items: int) -> None:
-    patients = patients_of(4, count=3, items=items)
+    patients = patients_of(4, count=5, items=items)
     late = exact(lambda: nn.Sequential(nn.Linear(4, 4), Mixing(how), nn.Linear(4, 2)))
     with pytest.raises(ModelError, match=r"another's(.|\n)*module 1\b"):
         require_sound(late, patients, loss, CHOICE)
@@ -109,7 +109,7 @@ def test_a_module_in_which_patients_meet_is_refused_by_name(how: str, items: int
 def test_the_innermost_module_is_named() -> None:
     model = exact(lambda: nn.Sequential(nn.Sequential(nn.Linear(4, 4), Mixing("mean"))))
     with pytest.raises(ModelError, match=r"module 0\.1\b"):
-        require_sound(model, patients_of(4, count=3), loss, CHOICE)
+        require_sound(model, patients_of(4, count=5), loss, CHOICE)
 
 
 def test_a_model_that_mixes_in_its_own_forward_is_refused() -> None:
@@ -120,7 +120,7 @@ def test_a_model_that_mixes_in_its_own_forward_is_refused() -> None:
         )
 
     with pytest.raises(ModelError, match="the model itself"):
-        require_sound(exact(build), patients_of(4, count=3), loss, CHOICE)
+        require_sound(exact(build), patients_of(4, count=5), loss, CHOICE)
 
 
 class Chance(nn.Module):
@@ -133,7 +133,7 @@ def test_chance_in_a_module_is_refused_by_name() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         with pytest.raises(ModelError, match=r"module 1\b"):
-            require_sound(model, patients_of(8, count=3), loss, CHOICE)
+            require_sound(model, patients_of(8, count=5), loss, CHOICE)
 
 
 def test_a_loss_in_which_patients_meet_is_refused() -> None:
@@ -142,7 +142,7 @@ def test_a_loss_in_which_patients_meet_is_refused() -> None:
 
     model = exact(lambda: nn.Linear(4, 2))
     with pytest.raises(ModelError, match="patient's alone"):
-        require_sound(model, patients_of(4, count=3), contrast, CHOICE)
+        require_sound(model, patients_of(4, count=5), contrast, CHOICE)
 
 
 def test_attention_over_the_batch_is_refused() -> None:
@@ -155,12 +155,12 @@ def test_attention_over_the_batch_is_refused() -> None:
         )
 
     with pytest.raises(ModelError):
-        require_sound(exact(build), patients_of(3, 4, count=3), loss, CHOICE)
+        require_sound(exact(build), patients_of(3, 4, count=5), loss, CHOICE)
 
 
 def test_what_is_refused_leaves_the_model_as_it_was() -> None:
     model = exact(lambda: nn.Sequential(nn.Linear(4, 4), Mixing("mean")))
-    patients = patients_of(4, count=3)
+    patients = patients_of(4, count=5)
     with pytest.raises(ModelError):
         require_sound(model, patients, loss, CHOICE)
     assert [layer.name for layer in layers_of(model, patients)] == ["0"]

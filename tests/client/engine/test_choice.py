@@ -1,0 +1,137 @@
+"""The choice of kernels: measured within bounds, the same bits where it is recorded."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from client.engine.choice import example_of, fitting, measured
+from client.engine.clipped import Patients, clipped_sum, place
+from common.numerics import MOST_IMAGES, EngineChoice
+from tests.client.engine.loop import LAYOUTS, exact, gradients_of, layers_of, loss, patients_of
+
+MANY = 2**40
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.GroupNorm(2, 8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32, 2),
+    )
+
+
+def single() -> tuple[nn.Module, Patients]:
+    """A float32 model and its patients."""
+    drawn = patients_of(1, 8, 8, items=2, count=9)
+    return exact(network).float(), Patients(drawn.inputs.float(), drawn.targets)
+
+
+def test_what_is_measured_names_known_layers_and_kernels_and_keeps_the_micro_batch() -> None:
+    model, patients = single()
+    given = EngineChoice(micro_batch=7)
+    found = measured(model, patients, loss, given, seconds=60)
+    known = {layer.name: layer.rule.kernels for layer in layers_of(model, patients)}
+    assert found.kernels.keys() <= known.keys()
+    assert all(kernel in known[name] for name, kernel in found.kernels.items())
+    assert {"0", "4"} <= found.kernels.keys()
+    assert "1" not in found.kernels, "a layer with one kernel needs no choice"
+    assert found.memory_format in LAYOUTS
+    assert found.micro_batch == 7
+
+
+def test_without_time_nothing_is_measured() -> None:
+    model, patients = single()
+    given = EngineChoice(micro_batch=7)
+    assert measured(model, patients, loss, given, seconds=0).kernels == {}
+
+
+def test_measuring_changes_no_weight() -> None:
+    model, patients = single()
+    before = [parameter.clone() for parameter in model.parameters()]
+    measured(model, patients, loss, EngineChoice(), seconds=60)
+    assert all(map(torch.equal, model.parameters(), before))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def every_choice() -> list[EngineChoice]:
+    return [
+        EngineChoice(
+            kernels={"0": kernel, "4": kernel, "7": dense},
+            memory_format=layout,
+            micro_batch=micro_batch,
+        )
+        for kernel, dense in (
+            ("ghost", "ghost"),
+            ("patches", "materialised"),
+            ("patches-again", "ghost"),
+            ("looped", "materialised"),
+            ("looped-again", "ghost"),
+            ("grouped", "materialised"),
+        )
+        for layout in LAYOUTS
+        for micro_batch in (3, 256)
+    ]
+
+
+def test_a_recorded_choice_gives_the_same_bits_twice() -> None:
+    model, patients = single()
+    for choice in every_choice():
+        again = EngineChoice.model_validate_json(choice.model_dump_json())
+        sums = []
+        for each in (choice, again):
+            place(model, each)
+            sums.append(clipped_sum(model, patients, loss, 0.1, each))
+        assert torch.equal(*sums)
+
+
+def test_what_is_measured_gives_the_bits_that_its_record_gives() -> None:
+    model, patients = single()
+    found = measured(model, patients, loss, EngineChoice(micro_batch=8), seconds=60)
+    first = clipped_sum(place(model, found), patients, loss, 0.1, found)
+    recorded = EngineChoice.model_validate_json(found.model_dump_json())
+    later = exact(network).float()
+    assert torch.equal(first, clipped_sum(place(later, recorded), patients, loss, 0.1, recorded))
+
+
+def test_every_choice_gives_the_same_sum_but_for_rounding() -> None:
+    model, patients = single()
+    clip_norm = float(gradients_of(model, patients).norm(dim=1).median())
+    wanted = clipped_sum(model, patients, loss, clip_norm, EngineChoice())
+    for choice in every_choice():
+        found = clipped_sum(place(model, choice), patients, loss, clip_norm, choice)
+        assert float((found - wanted).norm()) <= 1e-5 * float(wanted.norm())
+
+
+def test_less_memory_fits_fewer_images() -> None:
+    model, patients = exact(network).float(), example_of((1, 8, 8), 2, 1, nn.Linear(1, 1))
+    budgets = [MANY, 10_000_000, 1_000_000, 200_000, 1]
+    found = [fitting(model, patients, loss, memory) for memory in budgets]
+    assert found[0] == MOST_IMAGES
+    assert all(more >= fewer for more, fewer in pairwise(found))
+    assert found[1] > found[2] > found[3] > 0 >= found[4]
+
+
+def test_larger_images_fit_less_often() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    small, large = (example_of((1, side, side), 2, 1, model) for side in (16, 32))
+    found = [fitting(model, each, loss, 500_000) for each in (small, large)]
+    assert found[0] > 3 * found[1] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_example_is_of_the_models_type_and_the_same_each_time(dtype: torch.dtype) -> None:
+    model = nn.Linear(2, 2).to(dtype)
+    one, other = (example_of((3, 4, 4), 5, 2, model) for _ in range(2))
+    assert one.inputs.shape == (5, 2, 3, 4, 4)
+    assert one.inputs.dtype == dtype
+    assert one.targets.tolist() == [0] * 5
+    assert torch.equal(one.inputs, other.inputs)

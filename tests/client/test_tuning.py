@@ -1,0 +1,109 @@
+"""How a study's gradients are formed is measured once on a machine, kept, and checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.tuning import Choices, check, choose, modelled
+from common.errors import ModelError
+from common.numerics import MOST_IMAGES, EngineChoice, record
+from common.study import Study
+from tests.common.studies import small_study
+
+MEMORY = 2**30
+
+
+def study(**training: Any) -> Study:  # noqa: ANN401 - keys of a section
+    return small_study(training=training)
+
+
+def test_what_was_measured_is_kept_and_not_measured_again(tmp_path: Path) -> None:
+    choices = Choices(tmp_path / "choices.json")
+    first = choices.of(study(), threads=1, memory=MEMORY, kernels="measured")
+    written = choices.path.read_bytes()
+    assert choices.of(study(), threads=1, memory=MEMORY, kernels="measured") == first
+    assert Choices(choices.path).of(study(), threads=1, memory=MEMORY, kernels="measured") == first
+    assert choices.path.read_bytes() == written
+
+
+def test_what_is_kept_decides(tmp_path: Path) -> None:
+    """A choice that no measurement would make is taken from the file."""
+    choices = Choices(tmp_path / "choices.json")
+    choices.of(study(), threads=1, memory=MEMORY, kernels="measured")
+    odd = EngineChoice(micro_batch=3, memory_format="channels_last")
+    kept = dict.fromkeys(json.loads(choices.path.read_bytes()), odd.model_dump(mode="json"))
+    choices.path.write_text(json.dumps(kept))
+    found = choices.of(study(), threads=1, memory=MEMORY, kernels="measured")
+    assert found == record(1, odd)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"x": 1}', b'{"x": {"micro_batch": 0}}'],
+)
+def test_a_damaged_file_is_measured_anew(tmp_path: Path, damaged: bytes) -> None:
+    choices = Choices(tmp_path / "choices.json")
+    choices.path.write_bytes(damaged)
+    found = choices.of(study(), threads=1, memory=MEMORY, kernels="measured")
+    kept = json.loads(choices.path.read_bytes())
+    assert [EngineChoice.model_validate(each) for each in kept.values()] == [found.choice]
+
+
+def test_a_damaged_entry_is_measured_anew(tmp_path: Path) -> None:
+    choices = Choices(tmp_path / "choices.json")
+    choices.of(study(), threads=1, memory=MEMORY, kernels="measured")
+    kept = {key: {"micro_batch": "many"} for key in json.loads(choices.path.read_bytes())}
+    choices.path.write_text(json.dumps(kept))
+    found = choices.of(study(), threads=1, memory=MEMORY, kernels="measured")
+    assert found.choice.micro_batch == MOST_IMAGES
+
+
+def test_another_shape_of_study_is_measured_by_itself(tmp_path: Path) -> None:
+    choices = Choices(tmp_path / "choices.json")
+    for each, memory in (
+        (study(), MEMORY),
+        (study(), 2 * MEMORY),
+        (study(images_per_patient=2), MEMORY),
+        (small_study(model={"widths": [6]}), MEMORY),
+        (study(learning_rate=0.1), MEMORY),  # no matter of shape
+    ):
+        choices.of(each, threads=1, memory=memory, kernels="measured")
+    assert len(json.loads(choices.path.read_bytes())) == 4
+
+
+def test_what_is_modelled_is_not_kept_and_always_the_same(tmp_path: Path) -> None:
+    choices = Choices(tmp_path / "choices.json")
+    found = [choices.of(study(), threads=2, memory=MEMORY, kernels="modelled") for _ in range(2)]
+    assert found[0] == found[1] == record(2, modelled(study(), MEMORY))
+    assert found[0].choice.kernels == {}
+    assert not choices.path.exists()
+
+
+def test_less_memory_makes_smaller_micro_batches() -> None:
+    found = [modelled(study(), memory).micro_batch for memory in (MEMORY, 200_000, 50_000)]
+    assert found[0] == MOST_IMAGES
+    assert found[0] > found[1] > found[2] > 0
+
+
+def test_a_patients_images_that_do_not_fit_at_once_are_an_error() -> None:
+    with pytest.raises(ModelError, match="do not fit into memory"):
+        modelled(study(images_per_patient=64), 60_000)
+
+
+def test_what_is_chosen_is_sound() -> None:
+    check(study(), choose(study(), memory=MEMORY))
+    check(study(images_per_patient=3), modelled(study(images_per_patient=3), MEMORY))
+
+
+@pytest.mark.parametrize("name", ["cnn", "scattering"])
+def test_models_that_a_study_may_name_are_sound(name: str) -> None:
+    """The larger ones are checked where studies with them are run, and in small."""
+    model = {"name": name} if name != "cnn" else {"name": name, "widths": [4], "norm": "group"}
+    given = small_study(model=model, data={"image_size": [32, 32]})
+    for layout in ("contiguous", "channels_last"):
+        choice = EngineChoice.model_validate({"memory_format": layout})
+        check(given, choice)
