@@ -7,14 +7,16 @@ that a restart, a replay and a simulation compute the same bits as the first run
 from __future__ import annotations
 
 import platform
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Final, Literal
 
 import torch
-from numpy.lib.introspect import opt_func_info
 from pydantic import Field
 
+from common.files import sha256
 from common.memory import keep_freed
+from common.randomness import KEY_BYTES, Stream
 from common.settings import Section
 
 COUNTED: Final = (
@@ -60,7 +62,7 @@ class NumericsRecord(Section):
         engine: what forms clipped gradients.
         choice: how the engine forms them.
         device: where it runs.
-        cpu_capability: the vector instructions that torch chose, and NumPy for the noise.
+        cpu_capability: the vector instructions that torch chose, and a hash of known deviates.
         python: interpreter version.
         versions: of the distributions that matter.
     """
@@ -80,21 +82,23 @@ def record(threads: int, choice: EngineChoice) -> NumericsRecord:
     return NumericsRecord(
         threads=threads,
         choice=choice,
-        cpu_capability=_vector_instructions(),
+        cpu_capability=_instructions(),
         python=platform.python_version(),
         versions={name: version(name) for name in COUNTED},
     )
 
 
-def _vector_instructions() -> str:
-    """What torch chose, and NumPy for each function that deviates and windows are made with."""
-    chosen = opt_func_info(func_name="^(cos|exp|log1p|sin)$", signature="float64")
-    kernels = [
-        f"{name} {kernel['current']}"
-        for name, by_type in sorted(chosen.items())
-        for kernel in by_type.values()
-    ]
-    return f"torch {torch.backends.cpu.get_cpu_capability()}, numpy {', '.join(kernels)}"
+@lru_cache(maxsize=1)
+def _instructions() -> str:
+    """What torch chose; and what its libraries make of known deviates, whose last bit they decide.
+
+    Which instructions a library takes for a logarithm or a cosine it does not say.
+    """
+    normals = Stream(bytes(KEY_BYTES)).normal(_DEVIATES).tobytes()
+    return f"torch {torch.backends.cpu.get_cpu_capability()}, normals {sha256(normals)[:16]}"
+
+
+_DEVIATES: Final = 2**14
 
 
 def differences(ours: NumericsRecord, theirs: NumericsRecord) -> dict[str, tuple[str, str]]:
