@@ -151,8 +151,9 @@ def _saved(model: nn.Module, patients: Patients, loss: Loss) -> int:
         sizes[storage.data_ptr()] = storage.nbytes()
         return value
 
+    alone = replace(patients, inputs=patients.inputs.clone())  # not a part of a larger array
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-        backward(model, patients, loss, lambda *_: Book())
+        backward(model, alone, loss, lambda *_: Book())
     return sum(sizes.values())
 
 
