@@ -73,6 +73,7 @@ def check_sampling(
     sizes, wanted = drawn.sum(axis=1), f"batches of a random size, {rate:.1%} of the patients each"
     found = f"{_STEPS} batches of {sizes.mean():.1f} patients, standard deviation {sizes.std():.1f}"
     if rate == 1.0:
+        wanted = "every patient in every batch"
         return _check(SAMPLES, site, wanted, found, passed=bool(drawn.all()))
     variance = rate * (1.0 - rate)
     least = min(
