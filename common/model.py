@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from monai.networks.nets import DenseNet121, resnet18
-from monai.networks.nets.resnet import ResNetBlock
 from torch import nn
 
 from common.errors import ModelError
@@ -197,29 +196,16 @@ def _monai(spec: ModelSpec, channels: int, classes: int) -> nn.Module:
         )
     else:
         model = DenseNet121(spatial_dims=2, in_channels=channels, out_channels=classes, norm=norm)
-    _make_trainable(model, spec.groups)
+    _normalise_by_group(model, spec.groups)
     return model
 
 
-def _make_trainable(model: nn.Module, groups: int | None) -> None:
-    """Mend what per-sample gradients cannot take.
-
-    MONAI's resnet18 gives ``norm`` to its first layer only, and its activations and its
-    residual sum overwrite values that a hook needs.
-    """
+def _normalise_by_group(model: nn.Module, groups: int | None) -> None:
+    """Put group normalisation where MONAI's resnet18 leaves batch: ``norm`` reaches one layer."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d):
                 setattr(parent, name, _group_norm(groups, child.num_features))
-            elif isinstance(child, nn.ReLU):
-                child.inplace = False
-        if isinstance(parent, ResNetBlock):
-            parent.bn2 = nn.Sequential(parent.bn2, _Copy())
-
-
-class _Copy(nn.Module):
-    def forward(self, value: torch.Tensor) -> torch.Tensor:
-        return value.clone()
 
 
 def _check_image_size(
