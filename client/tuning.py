@@ -23,7 +23,7 @@ Kernels = Literal["measured", "modelled"]
 TIMED_PATIENTS: Final = 16
 """Patients in the batch that kernels are timed on, at most."""
 TIMED_SECONDS: Final = 60.0
-PROBED_PATIENTS: Final = 5
+PROBED_PATIENTS: Final = 3
 PROBED_IMAGES: Final = 2
 
 

@@ -34,7 +34,7 @@ from common.numerics import EngineChoice
 
 SAME: Final = 1e-8
 """Relative difference in float64 up to which two sums are one."""
-COUNTS: Final = (2, 5)
+COUNTS: Final = (2, 3)
 """Patients in the batches that are tried: no common factor, which a fixed size could have."""
 
 
@@ -43,7 +43,7 @@ def require_sound(model: nn.Module, example: Patients, loss: Loss, choice: Engin
 
     Args:
         model: a copy of it is tried, in float64.
-        example: at least five patients of random input.
+        example: at least three patients of random input.
         loss: as for :func:`client.engine.clipped.clipped_sum`.
         choice: as there.
 

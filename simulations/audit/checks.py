@@ -23,7 +23,7 @@ from common.privacy import PatientMechanism
 from common.randomness import Stream, derive
 from common.study import Study
 from simulations.audit.findings import Check
-from simulations.audit.parts import PRODUCTION, Parts, ready
+from simulations.audit.parts import PRODUCTION, Parts
 from simulations.audit.tiny import Canaries, canaries, linear
 
 LEVEL: Final = 1e-6
@@ -158,7 +158,7 @@ def _cases(
     batch = Batch(torch.from_numpy(pixels).float(), labels)
     like = Batch(batch.pixels[:1, :1].expand_as(batch.pixels).contiguous(), labels * 0)
     for network in (linear(study), _own(study, stream)):
-        model = ready(network)
+        model = network
         for case in (batch, like, _some(batch, [0, 1, 2], images=1)):
             yield model, case, mechanism.clip_norm
             yield model, case, mechanism.clip_norm / 1000

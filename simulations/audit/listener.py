@@ -28,7 +28,7 @@ from common.messages import OK, reply_from_record, request_from_record
 from common.model import build_model, load_flat
 from common.privacy import PatientMechanism
 from common.study import Study
-from simulations.audit.parts import clipped_sum, ready
+from simulations.audit.parts import clipped_sum
 
 if TYPE_CHECKING:
     from common.flower import Context, Message
@@ -154,7 +154,6 @@ def summed(
     """The sum of patients' clipped gradients in units of the clip norm, flat float32."""
     model = build_model(study)
     load_flat(model, weights)
-    model = ready(model)
     total = torch.zeros(weights.size)
     for batch in data.batches(study, _PATIENTS_AT_ONCE):
         total += clipped_sum(model, batch, mechanism, study)

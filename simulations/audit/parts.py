@@ -22,6 +22,8 @@ from common.privacy import PatientMechanism
 from common.study import Study
 
 _CHOICE: Final = EngineChoice(micro_batch=1024)
+"""Kernels as they follow from shapes, as simulated hospitals have them. That others come to the
+same sums is what the engine checks on each model (:mod:`client.engine.probe`)."""
 
 
 def clipped_sum(
@@ -30,17 +32,12 @@ def clipped_sum(
     """The site's clipped gradient sum over a batch, flat float32.
 
     Args:
-        model: from :func:`ready`.
+        model: its parameters are read.
         batch: may be empty.
         mechanism: says at which norm to clip.
         study: says how classes weigh.
     """
     return gradient_sum(model, batch, mechanism, study.training.class_weights, _CHOICE)
-
-
-def ready(model: nn.Module) -> nn.Module:
-    """A model as :func:`clipped_sum` takes it."""
-    return model
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from client.sampling import RoundStreams
 from common.privacy import PatientMechanism
 from common.randomness import derive
 from common.study import Augmentation, Study
-from simulations.audit.parts import Parts, ready
+from simulations.audit.parts import Parts
 
 LENGTH: Final = 16.0
 """The norm of a canary's gradient before it is clipped, over the clip norm."""
@@ -111,7 +111,7 @@ def releases(
         float32 (steps, canaries).
     """
     study = made.study
-    model = ready(linear(study))
+    model = linear(study)
     inside = tuple(made.patients[place] for place in np.flatnonzero(members))
     seen = []
     for number in range(1, study.training.rounds + 1):

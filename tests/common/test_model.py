@@ -38,7 +38,7 @@ def study(
 def test_the_cnn_has_the_weights_that_a_hand_counts() -> None:
     """Convolutions 9 x in x out + out, dense in x out + out; 2 classes."""
     convolutions = (9 * 1 * 32 + 32) + (9 * 32 * 64 + 64) + (9 * 64 * 128 + 128)
-    seed = {"widths": [32, 64, 128], "hidden": 128}
+    seed: dict[str, Any] = {"widths": [32, 64, 128], "hidden": 128}
     small = convolutions + (128 * 3 * 3 * 128 + 128) + (128 * 2 + 2)
     assert weights_count(study((28, 28), **seed)) == small == 240_514
     large = convolutions + 2 * 9 * 32 + (128 * 16 * 16 * 128 + 128) + (128 * 2 + 2)
@@ -49,7 +49,7 @@ def test_what_is_left_out_is_one_linear_layer_on_fixed_features() -> None:
     """(1 + 2 scales x 8 orientations) channels of 7 x 7 places, two classes."""
     left_out = study((28, 28), name=None, norm=None, pooling=None)
     assert weights_count(left_out) == (1 + 2 * 8) * 7 * 7 * 2 + 2 == 1668
-    names = [type(each).__name__ for each in build_model(left_out).children()]
+    names = [type(each).__name__ for _, each in build_model(left_out).named_children()]
     assert names == ["Scattering", "Flatten", "Linear"]
     assert [name for name, _ in build_model(left_out).named_parameters()] == ["2.weight", "2.bias"]
 
@@ -65,7 +65,7 @@ def test_a_cnn_of_which_nothing_is_said_is_narrow_and_normalised() -> None:
 @pytest.mark.parametrize(("width", "groups"), [(16, 8), (12, 4), (5, 1), (2, 2)])
 def test_groups_that_are_left_out_fit_the_channels(width: int, groups: int) -> None:
     model = build_model(study(norm="group", widths=[width]))
-    assert next(each for each in model if isinstance(each, nn.GroupNorm)).num_groups == groups
+    assert next(each for each in model.modules() if isinstance(each, nn.GroupNorm)).num_groups == groups
 
 
 def test_options_of_the_cnn_change_its_layers_as_named() -> None:

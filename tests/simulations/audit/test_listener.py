@@ -16,7 +16,7 @@ from simulations.audit.listener import (
     summed,
     whitened,
 )
-from simulations.audit.parts import clipped_sum, ready
+from simulations.audit.parts import clipped_sum
 from tests.simulations.audit.conftest import audited
 
 
@@ -34,7 +34,7 @@ def test_a_canarys_gradient_is_the_one_that_the_site_clips(clip_norm: float) -> 
 
     model = build_model(study)
     load_flat(model, weights)
-    taken = ready(model)
+    taken = model
     for place in range(3):
         alone = Batch(batch.pixels[place : place + 1], batch.labels[place : place + 1])
         wanted = clipped_sum(taken, alone, planned, study) / clip_norm

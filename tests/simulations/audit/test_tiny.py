@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common.privacy import PatientMechanism
-from simulations.audit.parts import PRODUCTION, clipped_sum, ready
+from simulations.audit.parts import PRODUCTION, clipped_sum
 from simulations.audit.tiny import LENGTH, canaries, linear, releases
 from tests.simulations.audit.conftest import audited
 
@@ -51,7 +51,7 @@ def test_a_canary_pushes_sixteen_times_as_hard_as_it_may() -> None:
         step=0,
     )
 
-    total = clipped_sum(ready(linear(made.study)), streams_batch, wide, made.study)
+    total = clipped_sum(linear(made.study), streams_batch, wide, made.study)
 
     assert float(total.norm()) == pytest.approx(LENGTH * planned.clip_norm, rel=1e-3)
 
