@@ -7,8 +7,8 @@ terminal a job shows a progress bar; in a file or a pipe it writes a few plain l
 exit    meaning
 ======  ======================================================================
 0       done
-1       a defect in Consilium: a traceback, and a line that asks to report it; of `audit`, that a
-        claim was broken
+1       a defect in Consilium: a traceback, and a line that asks to report it; after an
+        audit, a claim that was broken
 2       something the person can mend: one screen that says what to do
 130     interrupted from the keyboard
 ======  ======================================================================

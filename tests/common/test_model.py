@@ -65,7 +65,8 @@ def test_a_cnn_of_which_nothing_is_said_is_narrow_and_normalised() -> None:
 @pytest.mark.parametrize(("width", "groups"), [(16, 8), (12, 4), (5, 1), (2, 2)])
 def test_groups_that_are_left_out_fit_the_channels(width: int, groups: int) -> None:
     model = build_model(study(norm="group", widths=[width]))
-    assert next(each for each in model.modules() if isinstance(each, nn.GroupNorm)).num_groups == groups
+    norms = [each for each in model.modules() if isinstance(each, nn.GroupNorm)]
+    assert [each.num_groups for each in norms] == [groups]
 
 
 def test_options_of_the_cnn_change_its_layers_as_named() -> None:
