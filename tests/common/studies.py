@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from common.faults import VARIABLE
 from common.study import Study
 
@@ -68,6 +70,7 @@ def exit_code(function: Callable[[], object], *, kill_at: str | None = None) -> 
     """
 
     def child() -> None:
+        torch.set_num_threads(1)  # a fork has none of the threads that torch waits for
         if kill_at is not None:
             os.environ[VARIABLE] = kill_at
         function()

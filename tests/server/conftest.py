@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from common.faults import VARIABLE
 from common.files import sha256
@@ -196,6 +197,7 @@ class World:
         """Run the study in a process of its own, which dies at ``point`` as in a power cut."""
 
         def child() -> None:
+            torch.set_num_threads(1)  # a fork has none of the threads that torch waits for
             os.environ[VARIABLE] = point
             self.run()
 
