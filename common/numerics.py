@@ -15,7 +15,6 @@ import torch
 from pydantic import Field
 
 from common.files import sha256
-from common.memory import keep_freed
 from common.randomness import KEY_BYTES, Stream
 from common.settings import Section
 
@@ -109,6 +108,5 @@ def differences(ours: NumericsRecord, theirs: NumericsRecord) -> dict[str, tuple
 
 def apply(numerics: NumericsRecord) -> None:
     """Make this process compute as the record says."""
-    keep_freed()
     torch.set_num_threads(numerics.threads)
     torch.use_deterministic_algorithms(mode=True)

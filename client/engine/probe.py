@@ -145,7 +145,8 @@ def _require_same(model: nn.Module, ours: torch.Tensor, theirs: torch.Tensor) ->
 
 def _require_no_chance(model: nn.Module, patients: Patients) -> None:
     """The same input must give the same output twice."""
-    twice = [_first_outputs(model, patients.inputs, patients.inputs.shape[1]) for _ in range(2)]
+    items = patients.inputs.shape[1]
+    twice = [_outputs(model, patients.inputs, items, len(patients)) for _ in range(2)]
     for (name, one), (_, other) in zip(*twice, strict=True):
         if not _alike(one, other):
             raise ModelError(
@@ -162,7 +163,7 @@ def _require_apart(model: nn.Module, patients: Patients) -> None:
     others = patients.inputs.roll(1, dims=-1)[1:]
     others = 3 * others if others.is_floating_point() else others  # else sums stay as they are
     outputs = [
-        _first_outputs(model, torch.cat([first, rest]), len(first[0]))
+        _outputs(model, torch.cat([first, rest]), len(first[0]), 1)
         for rest in (patients.inputs[1:], others)
     ]
     for (name, one), (_, other) in zip(*outputs, strict=True):
@@ -179,16 +180,16 @@ def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.allclose(one, other, rtol=SAME, atol=SAME, equal_nan=True)
 
 
-def _first_outputs(
-    model: nn.Module, inputs: torch.Tensor, items: int
+def _outputs(
+    model: nn.Module, inputs: torch.Tensor, items: int, patients: int
 ) -> list[tuple[str, torch.Tensor]]:
-    """What each module gives for the first patient, in the order in which they are done."""
+    """What each module gives for the first patients, in the order in which they are done."""
     seen: list[tuple[str, torch.Tensor]] = []
 
     def keep(name: str) -> Any:  # noqa: ANN401 - a hook
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             if isinstance(output, torch.Tensor) and len(output) == items * len(inputs):
-                seen.append((name, output[:items].detach().clone()))
+                seen.append((name, output[: items * patients].detach().clone()))
 
         return hook
 

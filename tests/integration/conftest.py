@@ -48,6 +48,9 @@ label_column = "label"
 declared_patients = 30
 split = [0.8, 0.2, 0.0]
 
+[device]
+kernels = "modelled"
+
 [policy]
 max_epsilon_per_study = 8.0
 max_epsilon_total = 20.0
@@ -55,9 +58,6 @@ delta = 1e-5
 min_sites = 2
 approval = "automatic"
 allow_known_key = true
-
-[device]
-kernels = "modelled"
 """
 
 Simulate = Callable[..., subprocess.CompletedProcess[str]]
