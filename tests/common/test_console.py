@@ -173,6 +173,8 @@ def test_a_defect_keeps_its_traceback_without_variables_and_asks_to_be_reported(
 
 
 def test_an_interrupt_exits_with_130_and_no_traceback(run: Run) -> None:
+    # What a shell starts in the background is told to ignore interrupts, and so are its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [*run.command, "wait"],
         env=run.environment,
@@ -185,6 +187,7 @@ def test_an_interrupt_exits_with_130_and_no_traceback(run: Run) -> None:
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
+    signal.signal(signal.SIGINT, before)
 
     assert process.returncode == 130
     assert "Traceback" not in said
