@@ -9,11 +9,10 @@ vector's norm is :data:`common.privacy.GAMMA`; the noise is calibrated to it.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from common.privacy import NoMechanism, PatientMechanism
-from common.randomness import Stream
+from common.randomness import PAIRS, Stream
 
 
 def noised(
@@ -34,11 +33,9 @@ def noised(
     """
     if isinstance(mechanism, NoMechanism):
         return total
-    before = total.cpu().numpy()
-    after, first = np.empty_like(before), 0
-    for noise in stream.normal_blocks(len(before)):
-        place = slice(first, first + len(noise))
-        np.multiply(noise, mechanism.noise_deviation, out=noise)
-        np.add(before[place], noise, out=after[place], casting="same_kind")
-        first = place.stop
-    return torch.from_numpy(after).to(total.device)
+    deviation = mechanism.noise_deviation
+    result = torch.empty_like(total)
+    parts = zip(total.split(2 * PAIRS), result.split(2 * PAIRS), strict=True)
+    for (before, after), noise in zip(parts, stream.normal_blocks(total.numel()), strict=True):
+        after.copy_(noise.mul_(deviation).add_(before.cpu()))
+    return result

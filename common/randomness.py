@@ -8,10 +8,10 @@ release, and the same noise never meets other arrays or other patients.
 Sources: RFC 5869 (HKDF), RFC 8439 (ChaCha20), Box and Muller 1958 (normal deviates). The
 guarantee is computational: it holds against whoever cannot tell ChaCha20 from randomness.
 
-Normal deviates are made in float64, millions for an update, so logarithms, sines and cosines
-are torch's: NumPy's take ten times as long. The bits do not depend on the number of threads.
-They do depend, in the last place, on how the mathematical library that torch was built with
-computes these three on this processor.
+Normal deviates are made by torch, in float64 and by several threads: an update has millions.
+Their bits do not depend on the number of threads. They do depend, in the last place, on how
+torch's mathematical library takes logarithms, square roots and sines on this processor; the
+numerics record holds what decides it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from common.files import canonical_json
 
 KEY_BYTES: Final = 32
-PAIRS: Final = 2**19
-"""Pairs of normal deviates made at once, in 20 MiB. Threads wait for each other a few times for
-each block: in smaller ones that takes longer than the work, where other processes run too. It
+PAIRS: Final = 2**17
+"""Pairs of normal deviates made at once: few megabytes, and enough to keep threads busy. It
 belongs to what a stream is; another value gives other deviates."""
-_ZEROS: Final = bytes(2**16)
 LARGEST_DEVIATE: Final = math.sqrt(128 * math.log(2))
 """About 9.42: where the normal distribution is cut off, which moves a pair of deviates with
 probability 2**-64 (a radius comes from 64 bits)."""
@@ -98,10 +96,10 @@ class Stream:
 
     def normal(self, shape: int | tuple[int, ...]) -> npt.NDArray[np.float64]:
         """Standard normal deviates, float64 of the given shape."""
-        blocks = [block.copy() for block in self.normal_blocks(int(np.prod(shape)))]
+        blocks = [block.numpy().copy() for block in self.normal_blocks(int(np.prod(shape)))]
         return np.concatenate([np.empty(0), *blocks]).reshape(shape)
 
-    def normal_blocks(self, count: int) -> Iterator[npt.NDArray[np.float64]]:
+    def normal_blocks(self, count: int) -> Iterator[torch.Tensor]:
         """``count`` standard normal deviates, a block at a time, so that memory is bounded.
 
         Yields:
@@ -109,24 +107,17 @@ class Stream:
             written over it; the caller may change it.
         """
         largest = min(count + 1, 2 * PAIRS)
-        words, deviates = np.empty(largest, dtype="<i8"), np.empty(largest)
+        zeros, keystream = memoryview(bytes(8 * largest)), bytearray(8 * largest)
+        deviates = torch.empty(largest, dtype=torch.float64)
         for first in range(0, count, 2 * PAIRS):
             wanted = min(count - first, 2 * PAIRS)
-            even = wanted + wanted % 2
-            self._fill(words[:even])
-            yield box_muller(words[:even], deviates[:even])[:wanted]
-
-    def _fill(self, words: npt.NDArray[np.int64]) -> None:
-        """Write the next bytes of the keystream over ``words``."""
-        buffer = words.data.cast("B")
-        for first in range(0, len(buffer), len(_ZEROS)):
-            part = buffer[first : first + len(_ZEROS)]
-            self._keystream.update_into(_ZEROS[: len(part)], part)
+            pairs = (wanted + 1) // 2
+            self._keystream.update_into(zeros[: 16 * pairs], keystream)
+            words = torch.frombuffer(keystream, dtype=torch.int64, count=2 * pairs)
+            yield box_muller(words, deviates[: 2 * pairs])[:wanted]
 
 
-def box_muller(
-    words: npt.NDArray[np.int64], deviates: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def box_muller(words: torch.Tensor, deviates: torch.Tensor) -> torch.Tensor:
     """Normal deviates from random words (Box and Muller 1958).
 
     A radius is ``sqrt(-2 log u)`` with ``u = |word + 1/2| / 2**63``, which is never zero and
@@ -139,17 +130,12 @@ def box_muller(
     Returns:
         ``deviates``: radius times cosine, then radius times sine, pair by pair.
     """
-    half = len(words) // 2
-    radii, angles = deviates[:half], deviates[half:]
-    np.abs(np.add(words[:half], 0.5, out=radii), out=radii)
-    radii *= 2.0**-63
-    logarithms = torch.from_numpy(radii)
-    torch.log(logarithms, out=logarithms)
-    radii *= -2.0
-    np.sqrt(radii, out=radii)
-    turns = torch.from_numpy(np.multiply(words[half:], math.pi * 2.0**-63, out=angles))
-    sines: npt.NDArray[np.float64] = turns.sin().numpy()
-    sines *= radii
-    radii *= torch.cos(turns, out=turns).numpy()
-    angles[:] = sines
+    deviates.copy_(words)
+    radii, angles = deviates.chunk(2)
+    radii.add_(0.5).abs_().mul_(2.0**-63).log_().mul_(-2.0).sqrt_()
+    angles.mul_(math.pi * 2.0**-63)
+    sines = angles.sin()
+    torch.mul(radii, sines, out=sines)
+    radii.mul_(angles.cos_())
+    angles.copy_(sines)
     return deviates

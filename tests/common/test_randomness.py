@@ -136,8 +136,8 @@ def test_normal_deviates_are_box_and_mullers() -> None:
 
 
 def deviates_of(words: list[int]) -> list[float]:
-    made = box_muller(np.array(words, dtype=np.int64), np.empty(len(words)))
-    return [float(deviate) for deviate in made]
+    made = torch.empty(len(words), dtype=torch.float64)
+    return box_muller(torch.tensor(words), made).tolist()
 
 
 def test_the_tail_reaches_as_far_as_64_bits_do_and_no_word_breaks_it() -> None:
@@ -169,22 +169,23 @@ def test_bits_do_not_depend_on_the_number_of_threads(length: int) -> None:
 
 def test_a_deviates_bits_do_not_depend_on_where_in_a_vector_it_stands() -> None:
     """Vector instructions work on the body of an array, others on what is left over."""
-    words = np.frombuffer(stream().bytes(16 * 1000), dtype="<i8").reshape(2, 1000)
-    whole = box_muller(words.ravel(), np.empty(2000)).reshape(2, 1000)
+    words = torch.from_numpy(np.frombuffer(stream().bytes(16 * 1000), dtype="<i8").copy())
+    radii, angles = words[:1000], words[1000:]
+    whole = box_muller(words, torch.empty(2000, dtype=torch.float64)).view(2, 1000)
     for first, last in ((0, 1), (3, 20), (17, 1000), (500, 501), (1, 1000)):
-        part = words[:, first:last].ravel()
-        made = box_muller(part, np.empty(len(part))).reshape(2, -1)
-        assert np.array_equal(made, whole[:, first:last])
+        part = torch.cat([radii[first:last], angles[first:last]])
+        made = box_muller(part, torch.empty(len(part), dtype=torch.float64))
+        assert torch.equal(made.view(2, -1), whole[:, first:last])
 
 
 def test_blocks_are_the_deviates_in_their_order() -> None:
     count = 4 * PAIRS + 5
-    blocks = [block.copy() for block in stream().normal_blocks(count)]
+    blocks = [block.clone() for block in stream().normal_blocks(count)]
     assert [len(block) for block in blocks] == [2 * PAIRS, 2 * PAIRS, 5]
-    assert np.array_equal(np.concatenate(blocks), stream().normal(count))
+    assert np.array_equal(torch.cat(blocks).numpy(), stream().normal(count))
     used = stream()
-    assert np.array_equal(used.normal(2 * PAIRS), blocks[0])
-    assert np.array_equal(used.normal(2 * PAIRS), blocks[1])
+    assert np.array_equal(used.normal(2 * PAIRS), blocks[0].numpy())
+    assert np.array_equal(used.normal(2 * PAIRS), blocks[1].numpy())
 
 
 def test_normal_deviates_are_normal_in_their_tails_too() -> None:
