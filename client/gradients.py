@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from client.engine.clipped import Loss, Patients, clipped_sum
+from client.engine.clipped import Loss, Patients, clipped_sum, plain_sum
 from client.sampling import Batch
 from common.numerics import EngineChoice
 from common.privacy import NoMechanism, PatientMechanism
@@ -37,15 +37,13 @@ def gradient_sum(
     Raises:
         ModelError: names a module that cannot be trained privately.
     """
-    loss = summed_loss(class_weights)
+    loss, patients = summed_loss(class_weights), Patients(batch.pixels, batch.labels)
     if isinstance(mechanism, PatientMechanism):
-        patients = Patients(batch.pixels, batch.labels)
         return clipped_sum(model, patients, loss, mechanism.clip_norm, choice)
     total = torch.zeros(sum(value.numel() for value in model.parameters()))
     many = max(1, choice.micro_batch // batch.pixels.shape[1])
-    for first in range(0, len(batch.labels), many):
-        part = slice(first, first + many)
-        total += _plain_sum(model, Batch(batch.pixels[part], batch.labels[part]), loss)
+    for first in range(0, len(patients), many):
+        total += _finite_sum(model, patients[slice(first, first + many)], loss)
     return total
 
 
@@ -61,23 +59,14 @@ def summed_loss(class_weights: tuple[float, ...] | None) -> Loss:
     return loss
 
 
-def _plain_sum(model: nn.Module, batch: Batch, loss: Loss) -> torch.Tensor:
+def _finite_sum(model: nn.Module, patients: Patients, loss: Loss) -> torch.Tensor:
     """The gradients' sum; where it is not finite, without the patients whose own is not."""
-    total = _plain_gradient(model, batch, loss)
+    total = plain_sum(model, patients, loss)
     if torch.isfinite(total).all():
         return total
     total = torch.zeros_like(total)
-    for place in range(len(batch.labels)):
-        alone = Batch(batch.pixels[place : place + 1], batch.labels[place : place + 1])
-        gradient = _plain_gradient(model, alone, loss)
+    for place in range(len(patients)):
+        gradient = plain_sum(model, patients[slice(place, place + 1)], loss)
         if torch.isfinite(gradient).all():
             total += gradient
     return total
-
-
-def _plain_gradient(model: nn.Module, batch: Batch, loss: Loss) -> torch.Tensor:
-    images = batch.pixels.shape[1]
-    outputs = model(batch.pixels.flatten(0, 1))
-    total = loss(outputs, batch.labels.repeat_interleave(images)) / images
-    gradients = torch.autograd.grad(total, list(model.parameters()))
-    return torch.cat([gradient.reshape(-1) for gradient in gradients])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 from client.engine.choice import example_of, fitting, measured
 from client.engine.clipped import Patients
@@ -88,9 +89,9 @@ def choose(study: Study, *, memory: int) -> EngineChoice:
     """
     choice = modelled(study, memory)
     patients = min(TIMED_PATIENTS, study.training.batch_size, choice.micro_batch // _images(study))
-    example = _example(study, max(1, patients), _images(study))
-    loss = summed_loss(study.training.class_weights)
-    return measured(build_model(study), example, loss, choice, seconds=TIMED_SECONDS)
+    model, loss = build_model(study), summed_loss(study.training.class_weights)
+    example = _example(study, model, max(1, patients), _images(study))
+    return measured(model, example, loss, choice, seconds=TIMED_SECONDS)
 
 
 @lru_cache(maxsize=64)
@@ -104,8 +105,8 @@ def modelled(study: Study, memory: int) -> EngineChoice:
     Raises:
         ModelError: as there.
     """
-    loss = summed_loss(study.training.class_weights)
-    found = fitting(build_model(study), _example(study, 2, 1), loss, memory)
+    model, loss = build_model(study), summed_loss(study.training.class_weights)
+    found = fitting(model, _example(study, model, 2, 1), loss, memory)
     if found < _images(study):
         raise ModelError(
             "one patient's images do not fit into memory at once",
@@ -128,18 +129,18 @@ def check(study: Study, choice: EngineChoice) -> None:
 
 @lru_cache(maxsize=64)
 def _check(study: Study, choice: str) -> None:
+    model = build_model(study)
     require_sound(
-        build_model(study),
-        _example(study, PROBED_PATIENTS, min(_images(study), PROBED_IMAGES)),
+        model,
+        _example(study, model, PROBED_PATIENTS, min(_images(study), PROBED_IMAGES)),
         summed_loss(study.training.class_weights),
         EngineChoice.model_validate_json(choice),
     )
 
 
-def _example(study: Study, patients: int, images: int) -> Patients:
+def _example(study: Study, model: nn.Module, patients: int, images: int) -> Patients:
     data = study.data
-    shape = (data.channels, *data.image_size)
-    return example_of(shape, patients, images, build_model(study))
+    return example_of((data.channels, *data.image_size), patients, images, model)
 
 
 def _images(study: Study) -> int:

@@ -21,6 +21,7 @@ from torch import nn
 from client.engine.books import Book
 from client.engine.clipped import Loss, Patients, backward, clipped_sum, place
 from client.engine.rule import Layer
+from client.engine.sheet import Sheet
 from common.numerics import MOST_IMAGES, EngineChoice
 
 REPEATS: Final = 4
@@ -69,12 +70,8 @@ def _fastest(layer: Layer, records: list[Any], patients: int, candidates: tuple[
 def _use(layer: Layer, records: list[Any], kernel: str, factors: torch.Tensor) -> None:
     """All that a layer costs in a step beyond what autograd does."""
     book = layer.rule.book(layer, records, len(factors), kernel)
-    for each in book.held.values():
-        flat = each.flatten(1)
-        torch.linalg.vector_norm(flat, dim=1)
-        factors.to(flat.dtype) @ flat
-    for norms in book.norms.values():
-        norms.weighted(factors)
+    for _ in Sheet({layer: book}, len(factors), factors.device).sums(factors):
+        pass
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -163,8 +160,4 @@ def example_of(shape: tuple[int, ...], patients: int, items: int, like: nn.Modul
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn((patients, items, *shape), generator=generator)
     targets = torch.zeros(patients, dtype=torch.int64)
-    return replace(
-        Patients(inputs, targets),
-        inputs=inputs.to(first.device, first.dtype),
-        targets=targets.to(first.device),
-    )
+    return Patients(inputs.to(first.device, first.dtype), targets.to(first.device))

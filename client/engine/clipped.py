@@ -173,6 +173,17 @@ def backward(model: nn.Module, patients: Patients, loss: Loss, enter: Enter) -> 
     return tape.books
 
 
+def plain_sum(model: nn.Module, patients: Patients, loss: Loss) -> torch.Tensor:
+    """The sum of the patients' mean gradients, unclipped, by autograd: flat."""
+    items = patients.inputs.shape[1]
+    outputs = model(patients.inputs.flatten(0, 1))
+    total = loss(outputs, patients.targets.repeat_interleave(items, dim=0)) / items
+    gradients = torch.autograd.grad(
+        total, list(model.parameters()), allow_unused=True, materialize_grads=True
+    )
+    return torch.cat([gradient.reshape(-1) for gradient in gradients])
+
+
 def flat_zeros(model: nn.Module) -> torch.Tensor:
     """A total of nothing, as :func:`clipped_sum` gives it."""
     first = next(model.parameters())

@@ -10,7 +10,22 @@ from client.engine.rule import Layer, OneKernel
 Record = tuple[torch.Tensor, torch.Tensor]
 
 
-class GroupRule(OneKernel):
+class _ScaleAndShift(OneKernel):
+    """A rule whose records are each item's gradients of scale and shift."""
+
+    def book(self, layer: Layer, records: list[Record], patients: int, kernel: str) -> Book:
+        """The patients' gradients over all uses of the layer."""
+        apart = (patients, -1, *layer.weight.shape)
+        uses = [{"weight": scale, "bias": shift} for scale, shift in records]
+        return Book(
+            {
+                role: sum_of([use[role].reshape(apart).sum(dim=1) for use in uses])
+                for role in layer.parameters
+            }
+        )
+
+
+class GroupRule(_ScaleAndShift):
     """``nn.GroupNorm``, and ``nn.InstanceNorm*d`` as one group a channel."""
 
     def forward(
@@ -44,10 +59,6 @@ class GroupRule(OneKernel):
         value, gradient = (each.contiguous(memory_format=order) for each in (value, gradient))
         kind = _apart if value.is_contiguous() else _pixel_by_pixel
         return kind(layer, value, saved, gradient, wanted=wanted)
-
-    def book(self, layer: Layer, records: list[Record], patients: int, kernel: str) -> Book:
-        """The patients' gradients over all uses of the layer."""
-        return _held(layer, records, patients)
 
 
 def _order(value: torch.Tensor) -> torch.memory_format:
@@ -124,7 +135,7 @@ def _pixel_by_pixel(
     return before, ((products - mean * shift) * scale, shift)
 
 
-class LayerRule(OneKernel):
+class LayerRule(_ScaleAndShift):
     """``nn.LayerNorm`` over the last dimensions."""
 
     def forward(
@@ -158,18 +169,3 @@ class LayerRule(OneKernel):
             gradient.reshape(apart).sum(dim=1),
         )
         return (found[0] if wanted else None), pair
-
-    def book(self, layer: Layer, records: list[Record], patients: int, kernel: str) -> Book:
-        """The patients' gradients over all uses of the layer."""
-        return _held(layer, records, patients)
-
-
-def _held(layer: Layer, records: list[Record], patients: int) -> Book:
-    apart = (patients, -1, *layer.weight.shape)
-    uses = [{"weight": scale, "bias": shift} for scale, shift in records]
-    return Book(
-        {
-            role: sum_of([use[role].reshape(apart).sum(dim=1) for use in uses])
-            for role in layer.parameters
-        }
-    )
