@@ -1,0 +1,1 @@
+"""The daemon of the coordinator: SuperLink, gateway, control service and a process a study."""

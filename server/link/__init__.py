@@ -1,0 +1,1 @@
+"""How the coordinator uses Flower: its SuperLink, its grid, and the gateway's rules."""
