@@ -11,6 +11,8 @@
     ├── PrivacyError          a privacy target that cannot be reached
     ├── CheckpointError       checkpoints and run folders
     ├── RoundError            a round that could not be completed
+    ├── CoordinatorError      the coordinator's settings, store or service
+    ├── LinkError             the other side cannot be reached, or does not accept us
     └── Refusal               a site says no; carries a code from a closed list
 
 An error is an instruction: it names what is wrong, where, the value found, the
@@ -98,12 +100,22 @@ class RoundError(ConsiliumError):
     """A round could not be completed."""
 
 
+class CoordinatorError(ConsiliumError):
+    """The coordinator's settings, store or service cannot be used."""
+
+
+class LinkError(ConsiliumError):
+    """The other side cannot be reached, or does not accept us."""
+
+
 class RefusalCode(StrEnum):
     """The closed list of reasons that may leave a site. No text or count goes with one."""
 
     MALFORMED = "malformed"
     WRONG_PLAN = "wrong-plan"
     NOT_APPROVED = "not-approved"
+    PENDING = "pending"
+    DENIED = "denied"
     POLICY = "policy"
     DATA_UNAVAILABLE = "data-unavailable"
     COHORT_CHANGED = "cohort-changed"

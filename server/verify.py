@@ -24,6 +24,8 @@ _REFUSALS: Final = {
     RefusalCode.MALFORMED: "could not read the request",
     RefusalCode.WRONG_PLAN: "approved another plan",
     RefusalCode.NOT_APPROVED: "has not approved the plan",
+    RefusalCode.PENDING: "waits for a person to approve the plan",
+    RefusalCode.DENIED: "denied the plan",
     RefusalCode.POLICY: "its policy forbids it",
     RefusalCode.DATA_UNAVAILABLE: "does not have the data set",
     RefusalCode.COHORT_CHANGED: "its cohort changed since the approval",
