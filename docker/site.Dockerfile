@@ -1,0 +1,34 @@
+# A hospital's image: consilium-site, as an ordinary user. From the repository's root:
+#
+#   docker build -f docker/site.Dockerfile -t consilium-site .
+#
+# TORCH_SOURCE says which torch: left empty, pip takes what its index gives, on Linux the CUDA
+# build of the public one; with an index or folder of the CPU build (README.md), that one:
+#
+#   docker build --build-arg TORCH_SOURCE="--extra-index-url ADDRESS" -f docker/site.Dockerfile .
+#
+# Mount the images read-only; everything that must outlive a container is in the volume.
+FROM python:3.11-slim
+
+ARG TORCH_SOURCE=""
+
+WORKDIR /opt/consilium
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY client client
+COPY common common
+COPY server server
+COPY simulations simulations
+RUN pip install --no-cache-dir ${TORCH_SOURCE} -c constraints.txt .
+
+RUN useradd --uid 10001 site \
+ && install --directory --owner site --mode 0700 /var/lib/consilium
+USER site
+WORKDIR /var/lib/consilium
+VOLUME /var/lib/consilium
+
+ENV CONSILIUM_SITE=/var/lib/consilium/site.toml HOME=/tmp \
+    FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
+HEALTHCHECK --interval=60s --timeout=15s --start-period=60s \
+    CMD ["consilium-site", "status"]
+ENTRYPOINT ["consilium-site"]
+CMD ["serve"]
