@@ -36,6 +36,16 @@ def load_toml(path: Path, model: type[T], error: type[ConsiliumError]) -> T:
         raise error("there is no such file", where=path, wanted="a TOML file") from cause
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as cause:
         raise error("the file cannot be read as TOML", where=path, found=cause) from cause
+    return checked(document, path, model, error)
+
+
+def checked(document: object, path: Path, model: type[T], error: type[ConsiliumError]) -> T:
+    """Make ``model`` of what was read from ``path``.
+
+    Raises:
+        ConsiliumError: of the given type, when a key has no acceptable value; every key at
+            fault is named.
+    """
     try:
         return model.model_validate(document)
     except ValidationError as cause:
