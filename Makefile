@@ -32,7 +32,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types bench docs constraints clean
+.PHONY: help install demo test lint format types stubs bench docs constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -66,6 +66,9 @@ format: $(INSTALLED) ## mend what can be mended of style and formatting
 
 types: $(INSTALLED) ## check types
 	$(BIN)/mypy --strict
+
+stubs: $(INSTALLED) ## write the Python of the control services from their protos
+	$(BIN)/python -m common.control.stubs
 
 bench: $(INSTALLED) ## run the benchmarks, or one of them: make bench NAME=foo
 	$(BIN)/python -m benchmarks $(NAME)
