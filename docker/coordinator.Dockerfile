@@ -17,7 +17,8 @@ COPY simulations simulations
 RUN pip install --no-cache-dir ${TORCH_SOURCE} -c constraints.txt .
 
 RUN useradd --uid 10001 coordinator \
- && install --directory --owner coordinator --mode 0700 /var/lib/consilium
+ && install --directory --owner coordinator --mode 0700 /var/lib/consilium \
+ && install --directory --owner coordinator /cards
 USER coordinator
 WORKDIR /var/lib/consilium
 VOLUME /var/lib/consilium

@@ -21,7 +21,8 @@ COPY simulations simulations
 RUN pip install --no-cache-dir ${TORCH_SOURCE} -c constraints.txt .
 
 RUN useradd --uid 10001 site \
- && install --directory --owner site --mode 0700 /var/lib/consilium
+ && install --directory --owner site --mode 0700 /var/lib/consilium \
+ && install --directory --owner site /cards
 USER site
 WORKDIR /var/lib/consilium
 VOLUME /var/lib/consilium

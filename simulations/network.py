@@ -1,0 +1,226 @@
+"""A network on this machine: a coordinator, hospitals' daemons, and one study from end to end.
+
+Everything is started by the commands that its users type, speaks TLS on loopback, and is
+compared with a simulation of the same study on the same archives: both must end with the same
+weights, to the last bit. The hospitals' keys follow from a seed, which their policies allow, so
+that a simulation can have the same; hence nothing here is private, and everything says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from common.errors import LinkError
+from common.study import load_study
+from simulations.archives import Hospitals, read_hospitals
+
+LOOPBACK: Final = "127.0.0.1"
+READY_SECONDS: Final = 120.0
+STOP_SECONDS: Final = 20.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class NetworkOrder:
+    """What a network is to do.
+
+    Attributes:
+        study: study file.
+        hospitals: folder with ``hospitals.json``; every hospital becomes a daemon.
+        out: new folder for the coordinator, its logs and the simulation.
+        seed: what first weights and keys follow from.
+    """
+
+    study: Path
+    hospitals: Path
+    out: Path
+    seed: int = 0
+
+    @property
+    def coordinator(self) -> Path:
+        """The coordinator's home."""
+        return self.out / "coordinator"
+
+    @property
+    def logs(self) -> Path:
+        """What the daemons say, a file each."""
+        return self.out / "logs"
+
+    @property
+    def result(self) -> Path:
+        """What the coordinator hands out at the end."""
+        return self.out / "result"
+
+    @property
+    def simulation(self) -> Path:
+        """The run folder of the simulation."""
+        return self.out / "simulation"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """SHA-256 of the last weights of the same study, over the network and simulated."""
+
+    network: str
+    simulation: str
+
+    @property
+    def same(self) -> bool:
+        """Whether they are the same weights."""
+        return self.network == self.simulation
+
+
+def conduct(order: NetworkOrder, say: Say) -> Comparison:
+    """Enrol the hospitals, run the study over the network, simulate it, and compare.
+
+    Raises:
+        LinkError: a daemon or a command failed; names its log.
+        ConsiliumError: the study or the hospitals cannot be used.
+    """
+    load_study(order.study)
+    hospitals = read_hospitals(order.hospitals)
+    order.logs.mkdir(parents=True)
+    with ExitStack() as stack:
+        enrol(order, hospitals, stack, say)
+        name = load_study(order.study).study.name
+        say(f"starting study {name}")
+        coordinate(order, "start", str(order.study), "--seed", str(order.seed))
+        for line in followed(order, name):
+            say(f"  {line}")
+        coordinate(order, "result", name, "--out", str(order.result))
+    say("simulating the same study on the same archives with the same keys")
+    _simulate(order)
+    return Comparison(_weights(order.result / "outcome.json"), _weights(_simulated(order)))
+
+
+def enrol(order: NetworkOrder, hospitals: Hospitals, stack: ExitStack, say: Say) -> None:
+    """Start coordinator and daemons; each hospital and the coordinator exchange their two files."""
+    address = f"{LOOPBACK}:{free_port()}"
+    say(f"coordinator on {address}")
+    coordinate(order, "init", "demo-network", "--address", address, "--listen", address)
+    stack.enter_context(daemon(order.logs / "coordinator.log", _coordinator(order, "serve")))
+    _until_up(order.logs / "coordinator.log", _coordinator(order, "sites"))
+    for name in hospitals.sites:
+        file = hospitals.site_file(name)
+        known = ("--known-seed", str(order.seed))
+        call(_site(file, "init", name, *known))
+        coordinate(order, "admit", str(file.parent / "SITE.json"), "--out", str(file.parent))
+        call(_site(file, "join", str(file.parent / "COORDINATOR.json"), "--yes"))
+        log = order.logs / f"{name}.log"
+        stack.enter_context(daemon(log, _site(file, "serve", *known)))
+        _until_up(log, _site(file, "status"))
+        say(f"{name} has joined")
+
+
+def coordinate(order: NetworkOrder, *arguments: str) -> str:
+    """Run a command of the coordinator; its standard output."""
+    return call(_coordinator(order, *arguments))
+
+
+def call(command: Sequence[str]) -> str:
+    """Run a command to its end.
+
+    Raises:
+        LinkError: it failed; with what it said.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own commands
+    if done.returncode:
+        raise LinkError(
+            "a command of the network failed",
+            where=" ".join(command[2:]),
+            found=f"exit code {done.returncode}\n{done.stderr.strip()}",
+        )
+    return done.stdout
+
+
+@contextmanager
+def daemon(log: Path, command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A daemon that writes to a log, and is ended as an init system would end it."""
+    with log.open("ab") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)  # noqa: S603 - our own commands
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def followed(order: NetworkOrder, study: str) -> Iterator[str]:
+    """What ``watch`` says of a study, line by line, until it has ended.
+
+    Raises:
+        LinkError: the study did not complete.
+    """
+    command = _coordinator(order, "watch", study)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:  # noqa: S603 - our own command
+        assert watching.stdout is not None
+        yield from (line.rstrip() for line in watching.stdout)
+    if watching.returncode:
+        raise LinkError(
+            "the study did not complete", where=study, remedy=f"read {order.logs / 'coordinator.log'}"
+        )
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def _until_up(log: Path, command: Sequence[str]) -> None:
+    """Wait until a daemon answers its command line."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - our own commands
+        if done.returncode == 0:
+            return
+        time.sleep(0.2)
+    raise LinkError("a daemon did not become ready", where=log, wanted=f"within {READY_SECONDS:.0f} s")
+
+
+def _simulate(order: NetworkOrder) -> None:
+    call(
+        [
+            *_module("simulations", "run", str(order.study)),
+            *("--hospitals", str(order.hospitals), "--out", str(order.simulation)),
+            *("--seed", str(order.seed), "--no-baselines"),
+        ]
+    )
+
+
+def _simulated(order: NetworkOrder) -> Path:
+    return order.simulation / "coordinator" / "outcome.json"
+
+
+def _weights(outcome: Path) -> str:
+    document: dict[str, Any] = json.loads(outcome.read_bytes())
+    return str(document["final_weights_sha256"])
+
+
+def _coordinator(order: NetworkOrder, *arguments: str) -> list[str]:
+    return _module("server", "--home", str(order.coordinator), *arguments)
+
+
+def _site(file: Path, *arguments: str) -> list[str]:
+    return _module("client", "--site", str(file), *arguments)
+
+
+def _module(package: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", f"{package}.cli", *arguments]
