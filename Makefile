@@ -73,6 +73,9 @@ stubs: $(INSTALLED) ## write the Python of the control services from their proto
 bench: $(INSTALLED) ## run the benchmarks, or one of them: make bench NAME=foo
 	$(BIN)/python -m benchmarks $(NAME)
 
+images: ## run each image's steps in a fresh environment, where no image can be built
+	PYTHON="$(PYTHON)" TORCH_SOURCE="$(TORCH_SOURCE)" docker/check.sh
+
 docs: $(INSTALLED) ## build the API pages into docs/api
 	rm -rf docs/api
 	$(BIN)/pdoc --docformat google --output-directory docs/api client common server simulations
