@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, get_args
 
@@ -26,6 +27,7 @@ STORAGE: Final = "little-endian"
 Flat = npt.NDArray[Any]
 DTYPES: Final = ("float32", "int32", "int64")
 HASH_OF_NOTHING: Final = sha256(b"")
+SIGNATURE_BYTES: Final = 64
 LARGEST: Final = 2**31 - 1
 """Largest round or ledger length that is read: what SQLite and Flower's wire can hold."""
 
@@ -33,6 +35,14 @@ LARGEST: Final = 2**31 - 1
 @dataclass(frozen=True)
 class LedgerHead:
     """How far a site's ledger had come: its length and the hash of its last entry."""
+
+    length: int = 0
+    hash: str = HASH_OF_NOTHING
+
+
+@dataclass(frozen=True)
+class AuditHead:
+    """How far a site's audit log had come: its length and the hash of its last line."""
 
     length: int = 0
     hash: str = HASH_OF_NOTHING
@@ -51,6 +61,9 @@ class Request:
         document: JSON text: the study of an offer, the plan of a proposal.
         acknowledged: the last round whose checkpoint is durable at the coordinator.
         ledger: the newest ledger head that the site has sent.
+        receipt: the coordinator's Ed25519 signature of :func:`receipt_bytes`; empty without one.
+        receipt_ledger: the ledger head that it speaks of.
+        receipt_audit: the audit head that it speaks of.
     """
 
     study: str
@@ -61,6 +74,9 @@ class Request:
     document: str = field(default="", repr=False)
     acknowledged: int = 0
     ledger: LedgerHead = LedgerHead()
+    receipt: bytes = field(default=b"", repr=False)
+    receipt_ledger: LedgerHead = LedgerHead()
+    receipt_audit: AuditHead = AuditHead()
 
     @property
     def arrays_hash(self) -> str:
@@ -73,6 +89,10 @@ class Request:
         return sha256(
             canonical_json([self.study, self.plan_hash, self.round, self.purpose, self.arrays_hash])
         )
+
+    def with_receipt(self, ledger: LedgerHead, audit: AuditHead, signature: bytes) -> Request:
+        """The same request with a receipt beside it, which is no part of its identity."""
+        return replace(self, receipt=signature, receipt_ledger=ledger, receipt_audit=audit)
 
 
 @dataclass(frozen=True)
@@ -90,6 +110,7 @@ class Reply:
         arrays: flat int32 update or int64 histogram, or None.
         document: JSON text: the offer of a site.
         ledger: the ledger's head after this reply's charge.
+        audit: the audit log's head after the request was noted there.
         signature: Ed25519 over all of the above.
     """
 
@@ -103,6 +124,7 @@ class Reply:
     arrays: Flat | None = field(default=None, repr=False)
     document: str = field(default="", repr=False)
     ledger: LedgerHead = LedgerHead()
+    audit: AuditHead = AuditHead()
     signature: bytes = field(default=b"", repr=False)
 
     @property
@@ -115,6 +137,12 @@ class Reply:
     def with_signature(self, signature: bytes) -> Reply:
         """The same reply, signed."""
         return replace(self, signature=signature)
+
+
+def receipt_bytes(site: str, ledger: LedgerHead, audit: AuditHead) -> bytes:
+    """What a coordinator signs to say that a site has sent it these heads."""
+    heads = [site, [ledger.length, ledger.hash], [audit.length, audit.hash]]
+    return b"consilium/1 receipt " + canonical_json(heads)
 
 
 def content_hash(arrays: Flat | None, document: str = "") -> str:
@@ -179,9 +207,22 @@ def reply_from_bytes(data: bytes) -> Reply:
     end = 8 + int.from_bytes(data[:8], "little")
     fields: dict[str, Any] = json.loads(data[8:end])
     dtype, signature = fields.pop("dtype"), bytes.fromhex(fields.pop("signature"))
-    head = LedgerHead(fields.pop("ledger_length"), fields.pop("ledger_hash"))
     arrays = None if dtype is None else np.frombuffer(data[end:], dtype=_stored(dtype))
-    return Reply(**fields, arrays=arrays, ledger=head, signature=signature)
+    return Reply(**_with_heads(fields, Reply), arrays=arrays, signature=signature)
+
+
+_REQUEST_HEADS: Final = {
+    "ledger": LedgerHead,
+    "receipt_ledger": LedgerHead,
+    "receipt_audit": AuditHead,
+}
+_REPLY_HEADS: Final = {"ledger": LedgerHead, "audit": AuditHead}
+
+
+def _fields_of(heads: Iterable[str]) -> dict[str, type]:
+    """A head travels as two fields: its length and its hash."""
+    pairs = (((f"{name}_length", int), (f"{name}_hash", str)) for name in heads)
+    return {field: type_ for pair in pairs for field, type_ in pair}
 
 
 _REQUEST_FIELDS: Final = {
@@ -190,8 +231,8 @@ _REQUEST_FIELDS: Final = {
     "round": int,
     "purpose": str,
     "acknowledged": int,
-    "ledger_length": int,
-    "ledger_hash": str,
+    "receipt": bytes,
+    **_fields_of(_REQUEST_HEADS),
 }
 _NAME: Final = r"([a-z0-9][a-z0-9-]{0,62})?"
 _FORMS: Final = {
@@ -199,7 +240,7 @@ _FORMS: Final = {
     "site": _NAME,
     "plan_hash": r"([0-9a-f]{64})?",
     "request": r"[0-9a-f]{64}",
-    "ledger_hash": r"[0-9a-f]{64}",
+    **dict.fromkeys((f"{name}_hash" for name in _REQUEST_HEADS | _REPLY_HEADS), r"[0-9a-f]{64}"),
     "code": r"[a-z-]{1,32}",
 }
 """What may stand in a field: whatever is echoed, logged or looked up has a closed form."""
@@ -211,16 +252,29 @@ _REPLY_FIELDS: Final = {
     "round": int,
     "purpose": str,
     "code": str,
-    "ledger_length": int,
-    "ledger_hash": str,
     "signature": bytes,
+    **_fields_of(_REPLY_HEADS),
 }
 
 
 def _config(message: Request | Reply) -> dict[str, Any]:
-    fields = _REQUEST_FIELDS if isinstance(message, Request) else _REPLY_FIELDS
+    asks = isinstance(message, Request)
+    fields, heads = (_REQUEST_FIELDS, _REQUEST_HEADS) if asks else (_REPLY_FIELDS, _REPLY_HEADS)
     values = {name: getattr(message, name, None) for name in fields if name != "signature"}
-    return values | {"ledger_length": message.ledger.length, "ledger_hash": message.ledger.hash}
+    for name in heads:
+        head = getattr(message, name)
+        values |= {f"{name}_length": head.length, f"{name}_hash": head.hash}
+    return values
+
+
+def _with_heads(fields: dict[str, Any], kind: type[Request] | type[Reply]) -> dict[str, Any]:
+    """The fields with each head put together again."""
+    heads = _REQUEST_HEADS if kind is Request else _REPLY_HEADS
+    pairs = {
+        name: head(fields.pop(f"{name}_length"), fields.pop(f"{name}_hash"))
+        for name, head in heads.items()
+    }
+    return fields | pairs
 
 
 def _to_record(fields: dict[str, Any], arrays: Flat | None, document: str) -> RecordDict:
@@ -245,9 +299,8 @@ def _from_record(
     for name, type_ in wanted.items():
         _demand(type(values[name]) is type_ and _well_formed(name, values[name]), name)
     document = values.pop("document")
-    head = LedgerHead(values.pop("ledger_length"), values.pop("ledger_hash"))
     arrays = _read_arrays(content, most_weights) if "arrays" in content else None
-    return {**values, "ledger": head}, arrays, document
+    return _with_heads(values, kind), arrays, document
 
 
 def _well_formed(name: str, value: Any) -> bool:  # noqa: ANN401 - a field's value
@@ -255,6 +308,8 @@ def _well_formed(name: str, value: Any) -> bool:  # noqa: ANN401 - a field's val
         return 0 <= value <= LARGEST
     if name == "purpose":
         return value in get_args(Purpose)
+    if name == "receipt":
+        return len(value) in (0, SIGNATURE_BYTES)
     if name == "document":
         return re.search("[\ud800-\udfff]", value) is None  # lone surrogates have no UTF-8
     return name not in _FORMS or re.fullmatch(_FORMS[name], value) is not None

@@ -17,11 +17,13 @@ from common.flower import Array, ArrayRecord, ConfigRecord, RecordDict
 from common.messages import (
     HASH_OF_NOTHING,
     LARGEST,
+    AuditHead,
     LedgerHead,
     Purpose,
     Reply,
     Request,
     content_hash,
+    receipt_bytes,
     reply_from_bytes,
     reply_from_record,
     reply_to_bytes,
@@ -42,11 +44,24 @@ ROUNDS = st.integers(0, LARGEST)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 PURPOSES = st.sampled_from(get_args(Purpose))
 HEADS = st.builds(LedgerHead, ROUNDS, HASHES)
+AUDITS = st.builds(AuditHead, ROUNDS, HASHES)
+SIGNATURES = st.binary(min_size=64, max_size=64)
 ARRAYS = st.none() | st.sampled_from([np.float32, np.int32, np.int64]).flatmap(
     lambda dtype: nps.arrays(dtype, st.integers(0, 20))
 )
 REQUESTS = st.builds(
-    Request, NAMES, HASHES | st.just(""), ROUNDS, PURPOSES, ARRAYS, TEXTS, ROUNDS, HEADS
+    Request,
+    NAMES,
+    HASHES | st.just(""),
+    ROUNDS,
+    PURPOSES,
+    ARRAYS,
+    TEXTS,
+    ROUNDS,
+    HEADS,
+    SIGNATURES | st.just(b""),
+    HEADS,
+    AUDITS,
 )
 REPLIES = st.builds(
     Reply,
@@ -60,7 +75,8 @@ REPLIES = st.builds(
     ARRAYS,
     TEXTS,
     HEADS,
-    st.binary(min_size=64, max_size=64),
+    AUDITS,
+    SIGNATURES,
 )
 REQUEST = Request(
     study="small",
@@ -80,6 +96,7 @@ REPLY = Reply(
     purpose="train",
     arrays=np.arange(3, dtype=np.int32),
     ledger=LedgerHead(3, "ef" * 32),
+    audit=AuditHead(7, "12" * 32),
 )
 
 
@@ -141,6 +158,20 @@ def test_whatever_identifies_a_request_changes_its_identity(change: dict[str, An
 def test_what_is_said_beside_a_request_does_not() -> None:
     assert replace(REQUEST, acknowledged=2).identity == REQUEST.identity
     assert replace(REQUEST, ledger=LedgerHead(9, "00" * 32)).identity == REQUEST.identity
+    receipted = REQUEST.with_receipt(LedgerHead(1, "0" * 64), AuditHead(2, "1" * 64), bytes(64))
+    assert receipted.identity == REQUEST.identity
+
+
+def test_a_receipt_speaks_of_one_site_and_two_heads() -> None:
+    ledger, audit = LedgerHead(3, "ef" * 32), AuditHead(7, "12" * 32)
+    said = [
+        receipt_bytes("north", ledger, audit),
+        receipt_bytes("south", ledger, audit),
+        receipt_bytes("north", LedgerHead(4, "ef" * 32), audit),
+        receipt_bytes("north", ledger, AuditHead(7, "13" * 32)),
+    ]
+    assert len(set(said)) == len(said)
+    assert REPLY.signed_bytes not in said
 
 
 @given(st.integers(1, 4))
@@ -169,6 +200,8 @@ def test_no_document_has_the_hash_of_an_array(count: int) -> None:
         {"document": "text"},
         {"ledger": LedgerHead(4, "ef" * 32)},
         {"ledger": LedgerHead(3, "ee" * 32)},
+        {"audit": AuditHead(8, "12" * 32)},
+        {"audit": AuditHead(7, "13" * 32)},
     ],
     ids=" ".join,
 )
@@ -203,6 +236,11 @@ MALFORMED_FIELDS: dict[str, list[Any]] = {
     "acknowledged": [None, "1", -1, 2**63],
     "ledger_length": [None, 0.0, -1, 2**31],
     "ledger_hash": [None, "", "cd"],
+    "receipt": [None, "", b"x", bytes(65)],
+    "receipt_ledger_length": [None, "1", -1],
+    "receipt_ledger_hash": [None, "", "cd"],
+    "receipt_audit_length": [None, 1.0, 2**31],
+    "receipt_audit_hash": [None, "", "ZZ" * 32],
     "document": [None, b"", 3, "\ud800"],
     "surplus": ["", 1],
 }
