@@ -1,0 +1,275 @@
+"""The coordinator's keys and certificates: made once, never overwritten, renewed in time.
+
+One authority of the coordinator's own issues the gateway's certificate, SuperLink's and the
+operators' (X.509 as in RFC 5280; EC on P-384 for the authority and P-256 for the rest). Sites
+trust the authority, which lives ten years, so that the one-year certificates are renewed
+without a site having to do anything. A renewal keeps the key and writes one file, so that a
+crash cannot leave a certificate beside another's key.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import secrets
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from common.enrolment import CoordinatorCard
+from common.errors import CoordinatorError
+from common.files import write_atomic
+from common.signing import SigningKey
+from server.daemon import certificates
+from server.daemon.settings import FILE, Home, load_home, new_file
+
+RENEWED_BEFORE: Final = datetime.timedelta(days=30)
+"""A server's certificate is renewed when less than this is left of it."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What ``init`` found and did.
+
+    Attributes:
+        home: ready to serve.
+        made: files that are new.
+        kept: files that were there, unchanged.
+    """
+
+    home: Home
+    made: tuple[Path, ...]
+    kept: tuple[Path, ...]
+
+
+def init(folder: Path, name: str, address: str) -> Made:
+    """Make a coordinator's home; what is there stays as it is.
+
+    Args:
+        folder: its home; made where it is absent.
+        name: what the coordinator is called.
+        address: ``host:port`` under which sites reach it.
+
+    Raises:
+        CoordinatorError: the name or address cannot be used, another coordinator lives in
+            the folder, or what lies there does not belong together.
+    """
+    made: list[Path] = []
+    kept: list[Path] = []
+
+    def keep(path: Path, make: Callable[[], bytes]) -> None:
+        if path.exists():
+            kept.append(path)
+        else:
+            write_atomic(path, make(), mode=0o600)
+            made.append(path)
+
+    text = new_file(name, address)
+    keep(folder / FILE, text.encode)
+    home = load_home(folder)
+    _demand_same(home, name, address)
+    home.state.mkdir(mode=0o700, exist_ok=True)
+    home.state.chmod(0o700)
+    for inner in (home.operators, home.studies):
+        inner.mkdir(mode=0o700, exist_ok=True)
+    _demand_whole(home)
+    keep(home.ca_key, lambda: _new_key(ec.SECP384R1()))
+    keep(home.ca_certificate, lambda: certificates.authority(name, _key(home.ca_key)))
+    for certificate, key, hosts in _servers(home):
+        keep(key, lambda: _new_key(ec.SECP256R1()))
+        keep(certificate, partial(_issue, home, key, hosts))
+    keep(home.signing_key, lambda: secrets.token_bytes(32))
+    for secret in (home.superexec_secret, home.guard_secret):
+        keep(secret, lambda: secrets.token_hex(32).encode())
+    return Made(home, tuple(made), tuple(kept))
+
+
+def renew(home: Home) -> tuple[Path, ...]:
+    """Issue anew what will soon have expired, or was issued for another address.
+
+    Call it at the start and once a day: a TLS context that loads the pair again serves new
+    connections with it.
+
+    Returns:
+        The certificates that are new.
+
+    Raises:
+        CoordinatorError: a key or certificate is missing or cannot be read.
+    """
+    renewed = []
+    for certificate, key, hosts in _servers(home):
+        found = _certificate(certificate)
+        left = found.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+        if left < RENEWED_BEFORE or not certificates.is_for(found, hosts, _key(key)):
+            write_atomic(certificate, _issue(home, key, hosts), mode=0o600)
+            renewed.append(certificate)
+    return tuple(renewed)
+
+
+def expiries(home: Home) -> dict[str, datetime.datetime]:
+    """Until when each certificate of the daemon is valid (UTC), by file name.
+
+    Raises:
+        CoordinatorError: one is missing or cannot be read.
+    """
+    paths = (home.ca_certificate, home.server_certificate, home.loopback_certificate)
+    return {path.name: _certificate(path).not_valid_after_utc for path in paths}
+
+
+def coordinator_card(home: Home) -> CoordinatorCard:
+    """What a site joins by.
+
+    Raises:
+        CoordinatorError: the authority's certificate or the signing key cannot be read.
+    """
+    return CoordinatorCard(
+        name=home.file.coordinator.name,
+        address=home.file.coordinator.address,
+        ca=_read(home.ca_certificate).decode(),
+        signing_key=signing_key(home).public,
+    )
+
+
+def signing_key(home: Home) -> SigningKey:
+    """The key that receipts are signed with.
+
+    Raises:
+        CoordinatorError: it is missing or cannot be read.
+    """
+    secret = _read(home.signing_key)
+    if len(secret) != 32:
+        raise _damaged(home.signing_key)
+    return SigningKey(secret)
+
+
+def server_context(home: Home) -> ssl.SSLContext:
+    """TLS as the gateway speaks it: 1.2 or later, the server alone shows a certificate.
+
+    Raises:
+        CoordinatorError: certificate or key cannot be read.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    try:
+        context.load_cert_chain(home.server_certificate, home.server_key)
+    except (OSError, ssl.SSLError) as cause:
+        raise _damaged(home.server_certificate) from cause
+    return context
+
+
+def operator_context(home: Home) -> ssl.SSLContext:
+    """As :func:`server_context`, and the client must show a certificate of the authority.
+
+    Raises:
+        CoordinatorError: certificate or key cannot be read.
+    """
+    context = server_context(home)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=_read(home.ca_certificate).decode())
+    return context
+
+
+def _servers(home: Home) -> tuple[tuple[Path, Path, tuple[str, ...]], ...]:
+    """Certificate, key and hosts of each server: the gateway, and SuperLink behind it."""
+    host = certificates.host_of(home.file.coordinator.address)
+    here = ("localhost", "127.0.0.1")
+    public = (host, *(each for each in here if each != host))
+    return (
+        (home.server_certificate, home.server_key, public),
+        (home.loopback_certificate, home.loopback_key, here),
+    )
+
+
+def _issue(home: Home, key: Path, hosts: tuple[str, ...]) -> bytes:
+    return certificates.server(hosts, _key(key), _certificate(home.ca_certificate), ca_key(home))
+
+
+def ca_key(home: Home) -> ec.EllipticCurvePrivateKey:
+    """The authority's key.
+
+    Raises:
+        CoordinatorError: it is missing or cannot be read.
+    """
+    return _key(home.ca_key)
+
+
+def ca_certificate(home: Home) -> x509.Certificate:
+    """The authority's certificate.
+
+    Raises:
+        CoordinatorError: it is missing or cannot be read.
+    """
+    return _certificate(home.ca_certificate)
+
+
+def _demand_same(home: Home, name: str, address: str) -> None:
+    found = home.file.coordinator
+    if (found.name, found.address.lower()) != (name, address.lower()):
+        raise CoordinatorError(
+            "another coordinator lives in this folder",
+            where=home.folder / FILE,
+            found=f"{found.name} at {found.address}",
+            wanted=f"{name} at {address}",
+            remedy=f"take another folder, or change {FILE} by hand",
+        )
+
+
+def _demand_whole(home: Home) -> None:
+    for certificate, key in (
+        (home.ca_certificate, home.ca_key),
+        (home.server_certificate, home.server_key),
+        (home.loopback_certificate, home.loopback_key),
+    ):
+        if certificate.exists() and not key.exists():
+            raise _damaged(key)
+
+
+def _new_key(curve: ec.EllipticCurve) -> bytes:
+    key = ec.generate_private_key(curve)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _key(path: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(_read(path), password=None)
+    except (ValueError, TypeError) as cause:
+        raise _damaged(path) from cause
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise _damaged(path)
+    return key
+
+
+def _certificate(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(_read(path))
+    except ValueError as cause:
+        raise _damaged(path) from cause
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as cause:
+        raise _damaged(path, os.strerror(cause.errno or 0)) from cause
+
+
+def _damaged(path: Path, found: str | None = None) -> CoordinatorError:
+    return CoordinatorError(
+        "a key or certificate of the coordinator is missing or damaged",
+        where=path,
+        found=found,
+        remedy="bring back a backup of the state folder; with other keys sites must join again",
+    )

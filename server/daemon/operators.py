@@ -1,0 +1,88 @@
+"""Operators: named people who ask the coordinator from another machine, by mutual TLS.
+
+A certificate of the authority is not enough: one is let in while the very certificate lies
+in the state folder's ``operators``, so that deleting that file shuts its owner out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from pydantic import TypeAdapter, ValidationError
+
+from common.errors import CoordinatorError
+from common.files import write_atomic
+from common.study import Slug
+from server.daemon import authority, certificates
+from server.daemon.settings import Home
+
+
+@dataclass(frozen=True)
+class OperatorFiles:
+    """What an operator is given: certificate, key and whom to trust, each as PEM."""
+
+    name: str
+    certificate: bytes
+    key: bytes = field(repr=False)
+    ca: bytes
+
+    def write(self, folder: Path) -> tuple[Path, ...]:
+        """Write ``NAME.pem``, ``NAME.key`` and ``ca.pem``, readable by their owner alone."""
+        files = {
+            folder / f"{self.name}.pem": self.certificate,
+            folder / f"{self.name}.key": self.key,
+            folder / "ca.pem": self.ca,
+        }
+        for path, content in files.items():
+            write_atomic(path, content, mode=0o600)
+        return tuple(files)
+
+
+def admit_operator(home: Home, name: str) -> OperatorFiles:
+    """Make a key and a certificate for an operator; the key is not kept here.
+
+    Raises:
+        CoordinatorError: the name cannot be used or is taken.
+    """
+    try:
+        TypeAdapter(Slug).validate_python(name)
+    except ValidationError as cause:
+        raise CoordinatorError(
+            "an operator cannot be called this",
+            found=repr(name),
+            wanted="1 to 63 lower-case letters, digits and hyphens",
+        ) from cause
+    kept = home.operators / f"{name}.pem"
+    if kept.exists():
+        raise CoordinatorError(
+            "there is an operator of this name",
+            where=kept,
+            remedy="delete the file to shut its owner out, then make a new certificate",
+        )
+    key, issuer = ec.generate_private_key(ec.SECP256R1()), authority.ca_certificate(home)
+    certificate = certificates.client(name, key, issuer, authority.ca_key(home))
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_atomic(kept, certificate, mode=0o600)
+    return OperatorFiles(name, certificate, secret, issuer.public_bytes(Encoding.PEM))
+
+
+def operator_of(home: Home, certificate: bytes) -> str | None:
+    """Whose certificate a client showed (PEM), or ``None`` if it is nobody's who is let in.
+
+    TLS has checked by now that the authority issued it, that it has not expired and that
+    the client holds its key.
+    """
+    try:
+        shown = x509.load_pem_x509_certificate(certificate).fingerprint(hashes.SHA256())
+    except ValueError:
+        return None
+    for path in sorted(home.operators.glob("*.pem")):
+        kept = x509.load_pem_x509_certificate(path.read_bytes())
+        if kept.fingerprint(hashes.SHA256()) == shown:
+            return path.stem
+    return None
