@@ -7,6 +7,8 @@ its own. An approval binds to the plan's hash, so that a round need not compute 
 
 from __future__ import annotations
 
+from datetime import time
+
 from client.site import Site
 from client.tuning import check
 from common.errors import Refusal, RefusalCode
@@ -62,6 +64,21 @@ def require_allowed(plan: Plan, site: Site) -> None:
             f"epsilon {plan.mechanism.epsilon:.3f}",
             f"at most {policy.max_epsilon_per_study:g}",
         )
+
+
+def within(hours: str | None, now: time) -> bool:
+    """Whether the site's hours allow it to work on studies.
+
+    Args:
+        hours: as in the site file, ``20:00-06:00``; None allows any time.
+        now: the time of the day where the site stands.
+    """
+    if hours is None:
+        return True
+    begin, end = (time.fromisoformat(each) for each in hours.split("-"))
+    if begin < end:
+        return begin <= now < end
+    return now >= begin or now < end
 
 
 def _require_ours(plan: Plan, site: Site, offer: Offer) -> None:

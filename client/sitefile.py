@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from client.dataset import LabelFile, Split
 from client.dicom import Derived
@@ -19,10 +20,28 @@ ShareOfPatients = Annotated[float, Field(ge=0, le=1)]
 _DELTA_TIMES_PATIENTS: Final = 0.1
 
 
+def _hours(text: str) -> str:
+    if re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", text) is None:
+        raise ValueError('should be two times of the day, as in "20:00-06:00"')
+    if text[:5] == text[6:]:
+        raise ValueError("should begin and end at different times; leave it out to allow any")
+    return text
+
+
+Hours = Annotated[str, AfterValidator(_hours)]
+"""From when to when, in the machine's own time; may pass midnight."""
+
+
 class SiteName(Section):
-    """``[site]``: what the site is called."""
+    """``[site]``: what the site is called, and where it keeps what must last.
+
+    Attributes:
+        name: its name in every study.
+        state: the state folder, relative to the site file.
+    """
 
     name: Slug
+    state: Path = Path("state")
 
 
 class DataSet(Section):
@@ -37,6 +56,8 @@ class DataSet(Section):
         declared_patients: patients in training, rounded down; this number is public.
         split: shares of train, validation and test.
         derived: whether derived images and localisers are used.
+        opt_out: text file of patients who take no part, a PatientID a line, relative to the
+            site file.
     """
 
     images: Path
@@ -47,6 +68,7 @@ class DataSet(Section):
     declared_patients: int = Field(ge=1)
     split: tuple[ShareOfPatients, ShareOfPatients, ShareOfPatients] = (0.8, 0.2, 0.0)
     derived: Derived = Derived.REJECT
+    opt_out: Path | None = None
 
     @model_validator(mode="after")
     def _split_is_whole(self) -> Self:
@@ -71,6 +93,8 @@ class Policy(Section):
         delta: the failure probability of both.
         min_sites: the smallest aggregate that the site joins.
         approval: ``ask`` waits for a person; ``automatic`` approves what the policy allows.
+        approval_days: how long an approval holds.
+        hours: when the site works on studies; left out, at any time.
         allow_known_key: take randomness that follows from a known seed: not private.
         allow_no_privacy: take part in studies with ``mode = "none"``.
         tasks: kinds of task that the site takes part in.
@@ -81,6 +105,8 @@ class Policy(Section):
     delta: float = Field(gt=0, lt=1)
     min_sites: int = Field(default=2, ge=1)
     approval: Literal["ask", "automatic"] = "ask"
+    approval_days: int = Field(default=180, ge=1, le=3650)
+    hours: Hours | None = None
     allow_known_key: bool = False
     allow_no_privacy: bool = False
     tasks: tuple[str, ...] = ("classification",)
@@ -99,11 +125,27 @@ class Device(Section):
         memory_mib: that activations and gradients of a micro-batch may take, MiB.
         kernels: ``measured`` times how gradients are formed fastest here, once a study's
             shape; ``modelled`` derives it from the shape alone, so that two machines agree.
+        nice: how far the worker stands back behind other programs, as ``nice`` counts.
+        memory_limit_mib: of the whole worker process, MiB; left out, none.
+        gpu: which GPU the worker sees, as CUDA counts; left out, none.
     """
 
     threads: int = Field(default=1, ge=1)
     memory_mib: int = Field(default=1024, ge=16)
     kernels: Literal["measured", "modelled"] = "measured"
+    nice: int = Field(default=10, ge=0, le=19)
+    memory_limit_mib: int | None = Field(default=None, ge=256)
+    gpu: int | None = Field(default=None, ge=0)
+
+
+class Metrics(Section):
+    """``[metrics]``: where the daemon's own figures are served; none is computed from patients.
+
+    Attributes:
+        listen: ``host:port``; left out, nowhere.
+    """
+
+    listen: str | None = Field(default=None, pattern=r"^[^\s:]+:[0-9]{1,5}$")
 
 
 class SiteFile(Section):
@@ -113,6 +155,7 @@ class SiteFile(Section):
     data: dict[Slug, DataSet] = Field(min_length=1)
     policy: Policy
     device: Device = Device()
+    metrics: Metrics = Metrics()
 
     @model_validator(mode="after")
     def _delta_is_small(self) -> Self:
