@@ -25,6 +25,7 @@ StrategyName = Literal[
     "multikrum",
     "bulyan",
 ]
+Duration = Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smhd]$")]
 _ADAPTIVE: Final = frozenset({"eta", "eta_l", "tau"})
 OPTIONS: Final[dict[StrategyName, frozenset[str]]] = {
     "fedavg": frozenset(),
@@ -76,6 +77,7 @@ class AggregationSettings(Section):
         weights: ``declared`` weighs a site by its declared patients, ``equal`` by one.
         min_sites: usable replies that a round needs.
         round_timeout: how long a round waits for replies.
+        approval_timeout: how long a study waits for people to decide about their plans.
         average_decay: above 0, the model that is evaluated and handed out is the
             exponential average of the global weights with this decay per round.
     """
@@ -84,7 +86,8 @@ class AggregationSettings(Section):
     options: StrategyOptions = StrategyOptions()
     weights: Literal["declared", "equal"] = "declared"
     min_sites: int = Field(default=2, ge=1)
-    round_timeout: Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smhd]$")] = "30m"
+    round_timeout: Duration = "30m"
+    approval_timeout: Duration = "7d"
     average_decay: float = Field(default=0.95, ge=0, lt=1)
 
     @model_validator(mode="before")

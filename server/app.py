@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,10 +25,12 @@ from common.flower import Context
 from common.messages import LedgerHead, Request
 from common.model import initial_weights
 from common.plan import Plan
-from common.study import Study, load_study
+from common.study import Study, load_study, seconds
 from server import plans as round_zero
 from server.aggregation import MEMORY_NOTES, needs_every_reply
+from server.asking import SIMULATION, Habits
 from server.hearing import Desk, Observer, hear, nobody
+from server.receipts import Receipts
 from server.rounds import run_rounds, shared_weights
 from server.verify import NOTHING
 
@@ -38,6 +40,8 @@ from flwr.serverapp import Grid, ServerApp
 
 FOLDER: Final = "coordinator"
 CHECKPOINTS: Final = "checkpoints"
+CLOSING: Final = "1m"
+"""How long sites that are not connected are waited for when the study is over."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +113,30 @@ def read_roster(path: Path) -> dict[str, str]:
     return roster
 
 
-def conduct(grid: Grid, commission: Commission, observer: Observer = nobody) -> Checkpoint:
+def conduct(
+    grid: Grid,
+    commission: Commission,
+    observer: Observer = nobody,
+    *,
+    habits: Habits = SIMULATION,
+    receipts: Receipts | None = None,
+) -> Checkpoint:
     """Run a study to its end, from its beginning or from where it stands.
+
+    Args:
+        grid: how sites are reached.
+        commission: what to do.
+        observer: is told every event.
+        habits: how requests are asked again, and replies awaited: over a network not as in a
+            simulation.
+        receipts: signs for what sites have sent.
 
     Raises:
         ConsiliumError: it cannot be begun or gone on with; what is on disk is whole.
     """
     study, folder = commission.study, commission.folder
-    desk = Desk(grid, commission.roster, study.aggregation.round_timeout, observer)
+    timeout = study.aggregation.round_timeout
+    desk = Desk(grid, commission.roster, timeout, observer, habits, receipts)
     plans, state = _where_it_stands(commission)
     weights = initial_weights(study, commission.seed)
     unavailable: dict[str, str] = {}
@@ -238,6 +258,8 @@ def _close(desk: Desk, study: Study, plans: Mapping[str, Plan], state: Checkpoin
         )
         for site, plan in plans.items()
     }
+    if desk.habits.repeat and seconds(desk.timeout) > seconds(CLOSING):
+        desk = replace(desk, timeout=CLOSING)
     for _ in hear(desk, requests, dict.fromkeys(plans, NOTHING)):
         pass  # who does not hear of it is told again at the next --resume
 

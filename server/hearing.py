@@ -5,24 +5,33 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from common.errors import RoundError
+from common.errors import RefusalCode, RoundError
 from common.messages import Reply, Request
-from server.asking import POLL_SECONDS, Absence, ask
+from server.asking import SIMULATION, Absence, Asking, Habits
 from server.verify import Shape, fault
 
 # isort: split
 # Only after server.asking, whose common.flower tells Flower to stay off the network.
 from flwr.serverapp import Grid
 
+if TYPE_CHECKING:
+    from server.receipts import Receipts
+
 Observer = Callable[[str, dict[str, object]], None]
-_TOO_LONG: Final = frozenset({"weights", "histogram", "metrics"})
+PENDING_SECONDS: Final = 60.0
+"""How long until a site is asked again where a person has yet to decide. A site's daemon
+activates its node anew when the person has, and is then asked at once."""
+_TOO_LONG: Final = frozenset({"weights", "histogram", "metrics", "signature"})
 """Fields of events that only an observer gets."""
+_REFUSED: Final = "refused: "
+"""How the verdict on a refusal begins that answers the request and is signed."""
 
 _log = structlog.get_logger(__name__)
 
@@ -40,14 +49,18 @@ class Desk:
         roster: each site's public key, hexadecimal; nobody else is asked or believed.
         timeout: how long a round waits for replies, as ``30m``.
         observer: is told every event.
-        poll_seconds: pause after nobody had answered.
+        habits: how requests are asked again, and replies awaited.
+        receipts: signs for what sites have sent; None where nobody keeps receipts.
+        strays: messages that nobody waits for any more; it changes.
     """
 
     grid: Grid
     roster: Mapping[str, str]
     timeout: str
     observer: Observer = nobody
-    poll_seconds: float = POLL_SECONDS
+    habits: Habits = SIMULATION
+    receipts: Receipts | None = None
+    strays: set[str] = field(default_factory=set)
 
     def tell(self, event: str, **fields: object) -> None:
         """Log an event in a line, and tell the observer all of it."""
@@ -55,9 +68,40 @@ class Desk:
         _log.info(event, **shown)
         self.observer(event, fields)
 
+    def ask(self, requests: Mapping[str, Request], most_weights: int) -> Asking:
+        """Put a question to sites, with a receipt for what each has sent before."""
+        receipts = self.receipts
+        if receipts is not None:
+            requests = {site: receipts.attach(site, each) for site, each in requests.items()}
+        return Asking(
+            self.grid,
+            requests,
+            timeout=self.timeout,
+            most_weights=most_weights,
+            habits=self.habits,
+            strays=self.strays,
+        )
+
+    def note(self, reply: Reply) -> None:
+        """Sign for a reply that was verified."""
+        signed = None if self.receipts is None else self.receipts.note(reply)
+        if signed is not None:
+            heads, signature = signed
+            self.tell(
+                "receipt.signed",
+                site=reply.site,
+                ledger=heads.ledger,
+                audit=heads.audit,
+                signature=signature,
+            )
+
 
 def hear(
-    desk: Desk, requests: Mapping[str, Request], shapes: Mapping[str, Shape]
+    desk: Desk,
+    requests: Mapping[str, Request],
+    shapes: Mapping[str, Shape],
+    *,
+    patience: float = 0.0,
 ) -> Iterator[tuple[str, Reply | Absence]]:
     """Ask sites; yield each once, as it answers, with a verified reply or an absence.
 
@@ -65,19 +109,22 @@ def hear(
         desk: who is asked.
         requests: what each site is asked.
         shapes: the array that each site's reply must carry.
+        patience: seconds to go on asking where a person has yet to decide.
     """
     most = max((shape.length for shape in shapes.values()), default=0)
-    answers = ask(
-        desk.grid,
-        requests,
-        timeout=desk.timeout,
-        most_weights=most,
-        poll_seconds=desk.poll_seconds,
-    )
-    for site, answer in answers:
-        verdict = _verdict(desk, requests[site], site, shapes[site], answer)
-        if isinstance(verdict, Absence):
-            request = requests[site]
+    asking = desk.ask(requests, most)
+    until, undecided = time.monotonic() + patience, set[str]()
+    for site, answer in asking:
+        request = requests[site]
+        verdict = _verdict(desk, request, site, shapes[site], answer)
+        if not isinstance(verdict, Absence):
+            yield site, verdict
+        elif verdict.code == RefusalCode.PENDING and time.monotonic() < until:
+            asking.put_off(site, until=until, pause=PENDING_SECONDS, reason=verdict.reason)
+            if site not in undecided:
+                undecided.add(site)
+                desk.tell("approval.waiting", site=site, plan=request.plan_hash)
+        else:
             desk.tell(
                 "site.absent",
                 round=request.round,
@@ -85,7 +132,7 @@ def hear(
                 site=site,
                 reason=verdict.reason,
             )
-        yield site, verdict
+            yield site, verdict
 
 
 def _verdict(
@@ -94,7 +141,12 @@ def _verdict(
     if isinstance(answer, Absence):
         return answer
     reason = fault(answer, request=request, site=site, key=desk.roster[site], shape=shape)
-    return answer if reason is None else Absence(reason)
+    refused = reason is not None and reason.startswith(_REFUSED)
+    if reason is None or refused:
+        desk.note(answer)
+    if reason is None:
+        return answer
+    return Absence(reason, code=answer.code if refused else "")
 
 
 def demand_enough(
@@ -117,6 +169,6 @@ def demand_enough(
         where=f"{purpose}, round {round_number}",
         found=f"{len(usable)} usable, {len(absences)} missing\n{missing}".rstrip(),
         wanted=f"at least {fewest}",
-        remedy="see to the sites that are named, then run again with --resume: the round is "
-        "repeated, and no site is charged twice",
+        remedy="see to the sites that are named, then go on with --resume, or with "
+        "consilium-coordinator resume: the round is repeated, and no site is charged twice",
     )

@@ -19,7 +19,7 @@ from common.errors import CheckpointError, Refusal, StudyError
 from common.files import canonical_json, write_atomic
 from common.messages import LedgerHead, Reply, Request
 from common.plan import Offer, Plan, read_plan, write_plan
-from common.study import Study
+from common.study import Study, seconds
 from server.asking import Absence
 from server.hearing import Desk, demand_enough, hear
 from server.strategy import fewest_replies
@@ -92,10 +92,12 @@ def _enough_patients(study: Study, offer: Offer) -> Offer:
 def approve(
     desk: Desk, study: Study, plans: Plans, ledgers: Mapping[str, LedgerHead]
 ) -> tuple[frozenset[str], dict[str, str]]:
-    """Propose each site its plan; an answer may take a person's time.
+    """Propose each site its plan; over a network an answer may take a person's time.
 
-    The ledger heads that come with approvals are not kept: after a restart a site's stored
-    replies, which are asked for again, are older than what it says today.
+    A site that was heard in a round before has approved: should it be away when a study goes
+    on, the rounds still ask it. The ledger heads that come with approvals are not kept: after a
+    restart a site's stored replies, which are asked for again, are older than what it says
+    today.
 
     Args:
         desk: who is asked.
@@ -104,7 +106,7 @@ def approve(
         ledgers: heads of the replies that were folded, by site.
 
     Returns:
-        The sites that approved, and why the others did not.
+        The sites to be asked in the rounds, and why the others are not.
 
     Raises:
         RoundError: too few sites approved.
@@ -122,13 +124,23 @@ def approve(
     }
     approved: set[str] = set()
     absences: dict[str, str] = {}
-    for site, answer in hear(desk, requests, dict.fromkeys(plans, NOTHING)):
-        if isinstance(answer, Absence):
-            absences[site] = answer.reason
-        else:
+    patience = seconds(study.aggregation.approval_timeout) if desk.habits.repeat else 0.0
+    for site, answer in hear(desk, requests, dict.fromkeys(plans, NOTHING), patience=patience):
+        if not isinstance(answer, Absence):
             approved.add(site)
+            desk.tell("approval.given", site=site, plan=plans[site].hash)
+        elif site in ledgers and not answer.code and desk.habits.repeat:
+            approved.add(site)
+        else:
+            absences[site] = answer.reason
+            if answer.code:
+                _tell_refused(desk, site, plans[site], answer)
     demand_enough(0, "approvals", approved, absences, fewest_replies(study.aggregation))
     return frozenset(approved), absences
+
+
+def _tell_refused(desk: Desk, site: str, plan: Plan, answer: Absence) -> None:
+    desk.tell("approval.refused", site=site, plan=plan.hash, code=answer.code, reason=answer.reason)
 
 
 def store(folder: Path, study: Study, seed: int, plans: Plans) -> None:

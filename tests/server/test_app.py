@@ -56,6 +56,7 @@ def test_an_observer_is_told_of_the_whole_study(world: World) -> None:
     one_round = ["round.started", *folded, "round.completed"]
     assert events == [
         "study.started",
+        *["approval.given"] * 3,
         *one_round,
         *one_round,
         "evaluation.completed",

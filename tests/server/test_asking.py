@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,11 @@ from common.flower import (
     context,
 )
 from common.messages import Reply, Request, reply_to_record, request_from_record
-from server.asking import Absence, ask
+from server.asking import Absence, Asking, Habits, Repeat
 from simulations.grid import LocalGrid
+
+# isort: split
+from flwr.proto.node_pb2 import NodeInfo
 
 if TYPE_CHECKING:
     from tests.server.conftest import World
@@ -29,7 +33,7 @@ REQUEST = Request("small", "", 1, "train", arrays=np.zeros(4, dtype=np.float32))
 
 def answering(grid: LocalGrid, *sites: str, timeout: str = "0.1s") -> dict[str, str]:
     """What each site said: its round, or the reason for its absence."""
-    answers = ask(grid, dict.fromkeys(sites, REQUEST), timeout=timeout, most_weights=4)
+    answers = Asking(grid, dict.fromkeys(sites, REQUEST), timeout=timeout, most_weights=4)
     return {
         site: answer.reason if isinstance(answer, Absence) else f"round {answer.round}"
         for site, answer in answers
@@ -136,3 +140,189 @@ def test_an_array_longer_than_the_plan_foresees_is_not_read() -> None:
 
     expected = {"north": "sent something that is not a reply"}
     assert answering(grid_with(long), "north") == expected
+
+
+class Lossy(LocalGrid):
+    """A grid like Flower's over a network, whose time goes by as it is waited for.
+
+    Attributes:
+        connected: sites whose nodes are online, and since when.
+        loses: pulls that a site's requests are lost for, by site.
+        pushed: the site of every message, in the order of pushing.
+        clock: seconds that were waited.
+        later: what happens after so many seconds.
+    """
+
+    def __init__(self, client: object, names: Iterable[str]) -> None:
+        sites = {
+            number: (name, context(1, number, node={"site": name}, run={}))
+            for number, name in enumerate(names, start=1)
+        }
+        super().__init__(client, sites)  # type: ignore[arg-type]
+        self.connected = dict.fromkeys(names, "0")
+        self.loses: dict[str, int] = {}
+        self.pushed: list[str] = []
+        self.clock = 0.0
+        self.later: dict[float, Callable[[], None]] = {}
+        self._to: dict[str, str] = {}
+
+    def get_nodes(self) -> list[NodeInfo]:
+        nodes = list(super().get_nodes())
+        for node in nodes:
+            node.last_activated_at = self.connected.get(node.name, "")
+        return [node for node in nodes if node.name in self.connected]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        messages = list(messages)
+        names = {node.node_id: node.name for node in super().get_nodes()}
+        ids = list(super().push_messages(messages))
+        for message, message_id in zip(messages, ids, strict=True):
+            self._to[message_id] = names[message.metadata.dst_node_id]
+            self.pushed.append(self._to[message_id])
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        (message_id,) = message_ids
+        site = self._to[message_id]
+        if self.loses.get(site, 0) or site not in self.connected:
+            return []
+        return list(super().pull_messages([message_id]))
+
+    def wait(self, seconds: float) -> None:
+        self.clock += 1.0
+        for moment in [moment for moment in self.later if moment <= self.clock]:
+            self.later.pop(moment)()
+
+    @property
+    def habits(self) -> Habits:
+        """Those of a network, a thousand times as fast."""
+        return Habits(wait=self.wait, repeat=Repeat(silence=0.06, look=0.0), poll_seconds=0.0)
+
+
+def over(
+    grid: Lossy, *sites: str, timeout: str = "20s", strays: set[str] | None = None
+) -> dict[str, str]:
+    asking = Asking(
+        grid,
+        dict.fromkeys(sites, REQUEST),
+        timeout=timeout,
+        most_weights=4,
+        habits=grid.habits,
+        strays=strays,
+    )
+    return {
+        site: answer.reason if isinstance(answer, Absence) else f"round {answer.round}"
+        for site, answer in asking
+    }
+
+
+def test_over_a_network_a_site_that_is_not_connected_is_waited_for(world: World) -> None:
+    grid = Lossy(world.client(), ("north", "south"))
+    del grid.connected["south"]
+    grid.later[5.0] = lambda: grid.connected.update(south="5")
+    assert over(grid, "north", "south") == {"north": "round 1", "south": "round 1"}
+    assert grid.pushed == ["north", "south"]
+
+
+def test_who_never_comes_is_absent_at_the_end_of_the_time(world: World) -> None:
+    grid = Lossy(world.client(), ("north", "south"))
+    del grid.connected["south"]
+    answers = over(grid, "north", "south", timeout="0.05s")
+    assert answers == {"north": "round 1", "south": "not connected"}
+
+
+def test_a_request_is_sent_again_at_once_when_the_node_was_activated_anew(world: World) -> None:
+    grid = Lossy(world.client(), ("north",))
+    grid.loses["north"] = 1
+
+    def come_back() -> None:
+        grid.connected["north"] = "2"
+        grid.loses.clear()
+
+    grid.later[2.0] = come_back
+    habits = replace(grid.habits, repeat=Repeat(silence=1000.0, look=0.0))
+    strays: set[str] = set()
+    asking = Asking(
+        grid, {"north": REQUEST}, timeout="20s", most_weights=4, habits=habits, strays=strays
+    )
+    assert [site for site, _ in asking] == ["north"]
+    assert 1 <= len(grid.pushed) <= 2
+
+
+def test_after_a_silence_that_doubles_a_request_is_sent_again(world: World) -> None:
+    grid = Lossy(world.client(), ("north",))
+    grid.loses["north"] = 1
+    assert over(grid, "north", timeout="0.5s") == {"north": "no reply in 0.5s"}
+    assert len(grid.pushed) == 4  # after 0, 0.06, 0.18 and 0.42 s
+
+
+def test_the_same_request_goes_out_again_and_what_is_late_is_dropped(world: World) -> None:
+    grid = Lossy(world.client(), ("north", "south"))
+    grid.loses["south"] = 1
+    strays: set[str] = set()
+    assert over(grid, "south", timeout="0.1s", strays=strays) == {"south": "no reply in 0.1s"}
+    assert len(strays) == 2
+    grid.loses.clear()
+    assert over(grid, "north", strays=strays) == {"north": "round 1"}
+    assert strays == set()
+    assert [site for site, _ in world.asked] == ["north", "south", "south"]
+    assert len({request.identity for _, request in world.asked}) == 1
+
+
+def test_only_what_may_be_there_is_pulled(world: World) -> None:
+    """A reply whose parts are still on the way would keep every other waiting."""
+    grid = Lossy(world.client(), ("north", "south"))
+    there: set[str] = set()
+
+    def ready(ids: Collection[str]) -> list[str]:
+        return [message_id for message_id in ids if message_id in there]
+
+    grid.later[3.0] = lambda: there.update(grid._to)  # noqa: SLF001
+    habits = replace(grid.habits, ready=ready)
+    asking = Asking(
+        grid, dict.fromkeys(("north", "south"), REQUEST), timeout="20s", most_weights=4,
+        habits=habits,
+    )  # fmt: skip
+    assert {site for site, _ in asking} == {"north", "south"}
+    assert grid.clock == 3.0
+
+
+def test_what_flower_lost_is_asked_for_again(world: World) -> None:
+    """Pulling for a node that went offline destroys the request and gives an error."""
+    client, errors = world.client(), iter([ErrorCode.NODE_UNAVAILABLE] * 2)
+
+    def unsteady(message: Message, node: Context) -> Message:
+        code = next(errors, None)
+        if code is not None:
+            return Message(Error(code=code, reason=""), reply_to=message)
+        return client(message, node)
+
+    grid = Lossy(unsteady, ("north",))
+    assert over(grid, "north") == {"north": "round 1"}
+    assert grid.pushed == ["north"] * 3
+
+
+def test_a_site_that_was_put_off_is_asked_until_it_says(world: World) -> None:
+    grid = Lossy(world.client(), ("north", "south"))
+    asking = Asking(
+        grid, dict.fromkeys(("north", "south"), REQUEST), timeout="0.1s", most_weights=4,
+        habits=grid.habits,
+    )  # fmt: skip
+    heard = []
+    for site, _ in asking:
+        heard.append(site)
+        if heard.count("north") < 4 and site == "north":
+            until = time.monotonic() + 20
+            asking.put_off(site, until=until, pause=0.01, reason="undecided")
+    assert sorted(heard) == ["north"] * 4 + ["south"]
+
+
+def test_a_site_that_never_says_is_absent_for_that_reason(world: World) -> None:
+    grid = Lossy(world.client(), ("north",))
+    asking = Asking(
+        grid, {"north": REQUEST}, timeout="20s", most_weights=4, habits=grid.habits
+    )  # fmt: skip
+    answers = iter(asking)
+    next(answers)
+    asking.put_off("north", until=time.monotonic(), pause=100, reason="undecided")
+    assert next(answers) == ("north", Absence("undecided"))
