@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -39,6 +39,9 @@ POLL_SECONDS: Final = 0.25
 """How long to wait after a sweep in which nobody had answered."""
 TTL_SECONDS: Final = 30 * 86400.0
 """How long Flower keeps a message; the round's own time-out is the shorter one."""
+MOST_STRAYS: Final = 64
+"""Messages that are looked for once nobody waits for them: their replies would stay in the
+SuperLink's memory until the study ends."""
 NOT_CONNECTED: Final = "not connected"
 NOT_TAKEN: Final = "the request could not be handed to Flower"
 _ERRORS: Final = {
@@ -92,14 +95,12 @@ class Habits:
 
     Attributes:
         wait: pauses for at most so many seconds; over a network, until a reply is complete.
-        ready: which of these messages are worth a pull now, in the order of pulling.
         repeat: how requests are asked again; None where nothing is lost, and where a site
             that is not connected need not be waited for.
         poll_seconds: pause after a sweep without an answer.
     """
 
     wait: Callable[[float], None] = time.sleep
-    ready: Callable[[Collection[str]], Collection[str]] = tuple
     repeat: Repeat | None = None
     poll_seconds: float = POLL_SECONDS
 
@@ -146,7 +147,8 @@ class Asking:
         timeout: how long to wait for replies, as ``30m``.
         most_weights: the longest array that a reply may carry.
         habits: a simulation's, or a network's.
-        strays: messages that nobody waits for any more, of all questions of a study.
+        strays: messages that nobody waits for any more, of all questions of a study, the
+            oldest first.
     """
 
     def __init__(
@@ -157,11 +159,11 @@ class Asking:
         timeout: str,
         most_weights: int,
         habits: Habits = SIMULATION,
-        strays: set[str] | None = None,
+        strays: dict[str, None] | None = None,
     ) -> None:
         self._grid, self._habits, self._repeat = grid, habits, habits.repeat
         self._most_weights = most_weights
-        self._strays = set() if strays is None else strays
+        self._strays = {} if strays is None else strays
         deadline, late = time.monotonic() + seconds(timeout), f"no reply in {timeout}"
         silence = self._repeat.silence if self._repeat else 0.0
         self._open = {
@@ -238,12 +240,12 @@ class Asking:
 
     def _sweep(self) -> Iterator[tuple[str, Reply | Absence] | None]:
         """Pull each outstanding reply that may be there; None for what answers nothing."""
-        for message_id in self._habits.ready([*self._site_of, *self._strays]):
+        for message_id in [*self._site_of, *self._strays]:
             for message in self._grid.pull_messages([message_id]):
                 yield self._take(message_id, message)
 
     def _take(self, message_id: str, message: Message) -> tuple[str, Reply | Absence] | None:
-        self._strays.discard(message_id)
+        self._strays.pop(message_id, None)
         site = self._site_of.pop(message_id, None)
         if site is None:
             return None
@@ -265,7 +267,9 @@ class Asking:
         for message_id in asked.messages:
             del self._site_of[message_id]
         if self._repeat is not None:
-            self._strays |= asked.messages
+            self._strays |= dict.fromkeys(asked.messages)
+            for message_id in list(self._strays)[:-MOST_STRAYS]:
+                del self._strays[message_id]
         asked.messages = set()
 
 

@@ -60,7 +60,7 @@ class Desk:
     observer: Observer = nobody
     habits: Habits = SIMULATION
     receipts: Receipts | None = None
-    strays: set[str] = field(default_factory=set)
+    strays: dict[str, None] = field(default_factory=dict)
 
     def tell(self, event: str, **fields: object) -> None:
         """Log an event in a line, and tell the observer all of it."""
