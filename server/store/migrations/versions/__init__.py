@@ -1,1 +1,1 @@
-"""One file a change of the schema."""
+"""The changes of the schema, each after the one that it names."""

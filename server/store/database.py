@@ -1,0 +1,187 @@
+"""A database that the store lives in: SQLite in a file, or PostgreSQL.
+
+On both, one transaction writes at a time, whichever process it is in: SQLite by its nature
+(``BEGIN IMMEDIATE``), PostgreSQL by an advisory lock. So what is read in a writing transaction
+stays true until it ends, and events become visible in the order of their numbers. What is
+committed is on the disk.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import alembic.command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+from common.errors import CoordinatorError
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+WAIT_SECONDS: Final = 30
+"""How long a transaction waits for another process's."""
+_LOCK: Final = 0x434F4E53
+"""PostgreSQL's name for the right to write: any number that others do not use."""
+_migrating = threading.Lock()
+"""Alembic keeps what it works on in a module of its own, once a process."""
+
+
+class Database:
+    """An open database with the newest schema.
+
+    Args:
+        url: ``sqlite:///…`` or ``postgresql+psycopg://…``.
+
+    Raises:
+        CoordinatorError: it cannot be opened, or was made by a newer version.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = _parse(url)
+        with self._translated():
+            self._engine = _engine(self._url)
+            try:
+                self._upgrade()
+            except BaseException:
+                self._engine.dispose()
+                raise
+
+    @property
+    def place(self) -> str:
+        """Where it is, without the password."""
+        if self._url.get_backend_name() == "sqlite":
+            return str(self._url.database)
+        return self._url.set(query={}).render_as_string(hide_password=True)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that reads.
+
+        Raises:
+            CoordinatorError: the database cannot be read.
+        """
+        with self._translated(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that writes: durable when this ends, or undone as a whole.
+
+        Raises:
+            CoordinatorError: the database cannot be written.
+        """
+        writer = self._engine.execution_options(writes=True)
+        with self._translated(), writer.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close its connections; those in use close when they are given back."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, CommandError, OSError) as cause:
+            raise CoordinatorError(
+                "the coordinator's store cannot be used",
+                where=self.place,
+                found=self._without_password(cause),
+                remedy="see that the file or the server is there, has room, and lets us write",
+            ) from cause
+
+    def _without_password(self, cause: Exception) -> str:
+        told = cause.orig if isinstance(cause, DBAPIError) and cause.orig else cause
+        lines = str(told).strip().splitlines()
+        line = lines[0] if lines else type(told).__name__
+        hidden = [self._url.password, self._url.query.get("password")]
+        for secret in hidden:
+            line = line.replace(str(secret), "***") if secret else line
+        return line
+
+    def _upgrade(self) -> None:
+        with _migrating, self.write() as connection:
+            config = _config(connection)
+            script = ScriptDirectory.from_config(config)
+            found = MigrationContext.configure(connection).get_current_heads()
+            known = {each.revision for each in script.walk_revisions()}
+            if not set(found) <= known:
+                raise CoordinatorError(
+                    "the coordinator's store was made by a newer Consilium",
+                    where=self.place,
+                    found=f"schema {', '.join(found)}",
+                    wanted=f"schema {script.get_current_head()}",
+                    remedy="install the version that made it, or bring back its older backup",
+                )
+            if found != tuple(script.get_heads()):
+                alembic.command.upgrade(config, "head")
+
+
+def _config(connection: Connection) -> Config:
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _parse(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        url = None
+    if url is not None and url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    memory = url is not None and url.database in {None, "", ":memory:"}
+    drivers = {"sqlite", "sqlite+pysqlite", "postgresql+psycopg"}
+    if url is None or url.drivername not in drivers or (url.drivername[:6] == "sqlite" and memory):
+        raise CoordinatorError(
+            "this is not the URL of a store",
+            where="[store] url",
+            found=url.drivername if url is not None else None,
+            wanted="sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE",
+        )
+    return url
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        file = Path(str(url.database))
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.touch(mode=0o600)
+        engine = create_engine(url, connect_args={"timeout": WAIT_SECONDS})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+    event.listen(engine, "connect", _prepare_postgresql)
+    event.listen(engine, "begin", _begin_postgresql)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    connection.isolation_level = None  # we begin transactions ourselves
+    for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {setting}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _prepare_postgresql(connection: Any, _: object) -> None:  # noqa: ANN401 - any DBAPI's
+    connection.execute(f"SET lock_timeout = '{WAIT_SECONDS}s'")
+    connection.commit()
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    if connection.get_execution_options().get("writes", False):
+        connection.execute(text("SELECT pg_advisory_xact_lock(:name)"), {"name": _LOCK})

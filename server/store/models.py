@@ -1,0 +1,156 @@
+"""The tables of the coordinator's store, the same on SQLite and PostgreSQL.
+
+A change here needs a migration (``server/store/migrations``); a test holds that all
+migrations together lead to exactly these tables.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+
+class Moment(TypeDecorator[datetime]):
+    """A time with its zone, which SQLite does not keep: there it is UTC without saying so."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database."""
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """From the database."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+METADATA: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+NAME: Final = String(63)
+HASH: Final = String(64)
+SERIAL: Final = BigInteger().with_variant(Integer, "sqlite")
+"""Numbered by the database. SQLite numbers only what is called INTEGER, whose range is the same."""
+
+SITES: Final = Table(
+    "sites",
+    METADATA,
+    Column("name", NAME, primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("admitted_at", Moment, nullable=False),
+    Column("changed_at", Moment, nullable=False),
+    Column("last_seen", Moment),
+)
+KEYS: Final = Table(
+    "keys",
+    METADATA,
+    Column("id", SERIAL, primary_key=True),
+    Column("site", NAME, ForeignKey("sites.name"), nullable=False, index=True),
+    Column("node_key", Text, nullable=False, unique=True),
+    Column("signing_key", HASH, nullable=False, index=True),
+    Column("added_at", Moment, nullable=False),
+    Column("retired_at", Moment),
+    sqlite_autoincrement=True,
+)
+"""A site's keys over time; the one that is not retired is in use, and no key comes back."""
+STUDIES: Final = Table(
+    "studies",
+    METADATA,
+    Column("name", NAME, primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("changed_at", Moment, nullable=False),
+)
+PARTICIPANTS: Final = Table(
+    "participants",
+    METADATA,
+    Column("study", NAME, ForeignKey("studies.name"), primary_key=True),
+    Column("site", NAME, ForeignKey("sites.name"), primary_key=True),
+)
+ROUNDS: Final = Table(
+    "rounds",
+    METADATA,
+    Column("study", NAME, ForeignKey("studies.name"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("purpose", String(16), primary_key=True),
+    Column("sites", Text, nullable=False),
+    Column("absences", Text, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("completed_at", Moment, nullable=False),
+)
+APPROVALS: Final = Table(
+    "approvals",
+    METADATA,
+    Column("study", NAME, ForeignKey("studies.name"), primary_key=True),
+    Column("site", NAME, ForeignKey("sites.name"), primary_key=True),
+    Column("plan_hash", HASH, primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("changed_at", Moment, nullable=False),
+)
+METRICS: Final = Table(
+    "metrics",
+    METADATA,
+    Column("study", NAME, ForeignKey("studies.name"), primary_key=True),
+    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("figures", Text, nullable=False),
+    Column("recorded_at", Moment, nullable=False),
+)
+RECEIPTS: Final = Table(
+    "receipts",
+    METADATA,
+    Column("id", SERIAL, primary_key=True),
+    Column("site", NAME, ForeignKey("sites.name"), nullable=False),
+    Column("study", NAME, ForeignKey("studies.name"), nullable=False),
+    Column("ledger_length", BigInteger, nullable=False),
+    Column("ledger_hash", HASH, nullable=False),
+    Column("audit_length", BigInteger, nullable=False),
+    Column("audit_hash", HASH, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("signed_at", Moment, nullable=False),
+    Index("ix_receipts_site_audit_length", "site", "audit_length"),
+    sqlite_autoincrement=True,
+)
+EVENTS: Final = Table(
+    "events",
+    METADATA,
+    Column("id", SERIAL, primary_key=True),
+    Column("at", Moment, nullable=False),
+    Column("study", NAME, ForeignKey("studies.name")),
+    Column("kind", String(64), nullable=False, index=True),
+    Column("round", Integer),
+    Column("site", NAME),
+    Column("fields", Text, nullable=False),
+    Index("ix_events_study_id", "study", "id"),
+    sqlite_autoincrement=True,
+)

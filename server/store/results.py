@@ -1,0 +1,180 @@
+"""What became of the studies: approvals, rounds, figures and receipts, as the store keeps them.
+
+Writing the same thing again changes nothing, so that a study that goes on after a crash may
+write its newest round twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Table, delete, func, insert, select
+
+from common.messages import AuditHead, LedgerHead
+from server.store.database import Database
+from server.store.models import APPROVALS, METRICS, RECEIPTS, ROUNDS
+from server.store.rows import (
+    ApprovalRecord,
+    ApprovalState,
+    MetricsRecord,
+    ReceiptRecord,
+    RoundRecord,
+)
+
+
+class ResultStore:
+    """The part of the store that knows what became of the studies."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put_approval(
+        self, study: str, site: str, plan_hash: str, state: ApprovalState | str, why: str = ""
+    ) -> None:
+        """What a site has said to its plan; the last word counts.
+
+        Raises:
+            CoordinatorError: there is no such study or site.
+        """
+        key = {"study": study, "site": site, "plan_hash": plan_hash}
+        with self._database.write() as connection:
+            said = {"state": ApprovalState(state).value, "why": why}
+            _put(connection, APPROVALS, key, said | {"changed_at": datetime.now(UTC)})
+
+    def approvals(self, study: str) -> tuple[ApprovalRecord, ...]:
+        """What the sites have said, by site, a later plan after an earlier one."""
+        query = select(APPROVALS).where(APPROVALS.c.study == study)
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(APPROVALS.c.site, APPROVALS.c.changed_at))
+            return tuple(map(_approval, rows.mappings()))
+
+    def put_round(
+        self,
+        study: str,
+        number: int,
+        purpose: str,
+        *,
+        sites: Sequence[str],
+        absences: Mapping[str, str],
+        seconds: float,
+    ) -> None:
+        """A round that was completed.
+
+        Args:
+            study: its study.
+            number: from 1 on.
+            purpose: ``train`` or ``evaluate``.
+            sites: whose replies were folded.
+            absences: why the others' were not, by site.
+            seconds: that it took.
+
+        Raises:
+            CoordinatorError: there is no such study.
+        """
+        key = {"study": study, "number": number, "purpose": purpose}
+        values = {
+            "sites": json.dumps(list(sites)),
+            "absences": json.dumps(dict(absences)),
+            "seconds": seconds,
+            "completed_at": datetime.now(UTC),
+        }
+        with self._database.write() as connection:
+            _put(connection, ROUNDS, key, values)
+
+    def rounds(self, study: str) -> tuple[RoundRecord, ...]:
+        """The completed rounds of a study, in order; a round's training before its evaluation."""
+        query = select(ROUNDS).where(ROUNDS.c.study == study)
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(ROUNDS.c.number, ROUNDS.c.purpose.desc()))
+            return tuple(map(_round, rows.mappings()))
+
+    def put_metrics(self, study: str, number: int, figures: Mapping[str, Any]) -> None:
+        """The figures of the shared model after a round.
+
+        Raises:
+            CoordinatorError: there is no such study.
+        """
+        key = {"study": study, "round": number}
+        values = {"figures": json.dumps(dict(figures)), "recorded_at": datetime.now(UTC)}
+        with self._database.write() as connection:
+            _put(connection, METRICS, key, values)
+
+    def metrics(self, study: str) -> tuple[MetricsRecord, ...]:
+        """The figures of a study, by round."""
+        query = select(METRICS).where(METRICS.c.study == study).order_by(METRICS.c.round)
+        with self._database.read() as connection:
+            return tuple(map(_metrics, connection.execute(query).mappings()))
+
+    def put_receipt(
+        self, study: str, site: str, ledger: LedgerHead, audit: AuditHead, signature: bytes
+    ) -> None:
+        """What the coordinator has signed to have seen of a site.
+
+        Raises:
+            CoordinatorError: there is no such study or site.
+        """
+        values = {
+            "study": study,
+            "site": site,
+            "ledger_length": ledger.length,
+            "ledger_hash": ledger.hash,
+            "audit_length": audit.length,
+            "audit_hash": audit.hash,
+            "signature": signature,
+            "signed_at": datetime.now(UTC),
+        }
+        with self._database.write() as connection:
+            connection.execute(insert(RECEIPTS).values(values))
+
+    def receipts(self, site: str) -> tuple[ReceiptRecord, ...]:
+        """All receipts for a site, of whatever study, oldest first."""
+        query = select(RECEIPTS).where(RECEIPTS.c.site == site).order_by(RECEIPTS.c.id)
+        with self._database.read() as connection:
+            return tuple(map(_receipt, connection.execute(query).mappings()))
+
+    def newest_receipts(self) -> dict[str, ReceiptRecord]:
+        """For each site, by name, the receipt for the longest audit log it is known to have had."""
+        longest = func.max(RECEIPTS.c.audit_length)
+        newest = select(RECEIPTS.c.site, longest.label("length")).group_by(RECEIPTS.c.site)
+        found = newest.subquery()
+        same = (found.c.site == RECEIPTS.c.site) & (found.c.length == RECEIPTS.c.audit_length)
+        query = select(RECEIPTS).join(found, same).order_by(RECEIPTS.c.id)
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings()
+            return {row["site"]: _receipt(row) for row in rows}
+
+
+def _put(
+    connection: Connection, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]
+) -> None:
+    """Write a row in the place of one with the same key: nobody else writes meanwhile."""
+    same = [table.c[name] == value for name, value in key.items()]
+    connection.execute(delete(table).where(*same))
+    connection.execute(insert(table).values({**key, **values}))
+
+
+def _approval(row: RowMapping) -> ApprovalRecord:
+    return ApprovalRecord(**{**row, "state": ApprovalState(row["state"])})
+
+
+def _round(row: RowMapping) -> RoundRecord:
+    sites, absences = tuple(json.loads(row["sites"])), json.loads(row["absences"])
+    return RoundRecord(**{**row, "sites": sites, "absences": absences})
+
+
+def _metrics(row: RowMapping) -> MetricsRecord:
+    return MetricsRecord(**{**row, "figures": json.loads(row["figures"])})
+
+
+def _receipt(row: RowMapping) -> ReceiptRecord:
+    return ReceiptRecord(
+        site=row["site"],
+        study=row["study"],
+        ledger=LedgerHead(row["ledger_length"], row["ledger_hash"]),
+        audit=AuditHead(row["audit_length"], row["audit_hash"]),
+        signature=row["signature"],
+        signed_at=row["signed_at"],
+    )

@@ -1,0 +1,202 @@
+"""Sites and their keys, as the store keeps them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, RowMapping, Select, insert, select, update
+
+from common.enrolment import SiteCard
+from common.errors import CoordinatorError
+from server.store.database import Database
+from server.store.models import KEYS, SITES
+from server.store.rows import KeyRecord, SiteRecord, SiteState
+
+SEEN_SECONDS: Final = 15.0
+"""A site that calls more often than this is not written down every time."""
+
+
+class SiteStore:
+    """The part of the store that knows the sites.
+
+    A site that is removed is suspended: it stays with its history. Its keys change only when it
+    was removed first and comes back with other ones; the old ones are retired and never return,
+    since they may have been lost.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._seen: dict[str, float] = {}
+        self._seen_lock = threading.Lock()
+
+    def admit(self, card: SiteCard) -> SiteRecord:
+        """Let a site in, or let it in again.
+
+        Raises:
+            CoordinatorError: the name is taken by other keys, or the keys by another name.
+        """
+        with self._database.write() as connection:
+            now = datetime.now(UTC)
+            known = _find(connection, _current().where(SITES.c.name == card.name))
+            _demand_free(connection, card)
+            if known is None:
+                connection.execute(insert(SITES).values(_new(card.name, now)))
+                _add_key(connection, card, now)
+            elif (known.node_key, known.signing_key) != (card.node_key, card.signing_key):
+                _demand_suspended(known, card)
+                _retire(connection, card.name, now)
+                _add_key(connection, card, now)
+            if known is not None and known.state is SiteState.SUSPENDED:
+                _set_state(connection, card.name, SiteState.ACTIVE, now)
+            return _get(connection, card.name)
+
+    def suspend(self, name: str) -> SiteRecord:
+        """Let a site in no more; doing so twice changes nothing.
+
+        Raises:
+            CoordinatorError: there is no such site.
+        """
+        with self._database.write() as connection:
+            if _get(connection, name).state is SiteState.ACTIVE:
+                _set_state(connection, name, SiteState.SUSPENDED, datetime.now(UTC))
+            return _get(connection, name)
+
+    def site(self, name: str) -> SiteRecord:
+        """One site.
+
+        Raises:
+            CoordinatorError: there is no such site.
+        """
+        with self._database.read() as connection:
+            return _get(connection, name)
+
+    def sites(self) -> tuple[SiteRecord, ...]:
+        """All sites, suspended ones too, by name."""
+        with self._database.read() as connection:
+            rows = connection.execute(_current().order_by(SITES.c.name)).mappings()
+            return tuple(map(_site, rows))
+
+    def site_by_node_key(self, node_key: str) -> SiteRecord | None:
+        """Whose key this is now (PEM); a suspended site's record says so. ``None``: nobody's."""
+        with self._database.read() as connection:
+            return _find(connection, _current().where(KEYS.c.node_key == node_key))
+
+    def keys(self, name: str) -> tuple[KeyRecord, ...]:
+        """All keys that a site has had, oldest first.
+
+        Raises:
+            CoordinatorError: there is no such site.
+        """
+        with self._database.read() as connection:
+            _get(connection, name)
+            query = select(KEYS).where(KEYS.c.site == name).order_by(KEYS.c.id)
+            return tuple(_key(row) for row in connection.execute(query).mappings())
+
+    def seen(self, name: str) -> None:
+        """Remember that a site called just now.
+
+        It may be called at every request: what was written seconds ago is not written again.
+        """
+        with self._seen_lock:
+            now = time.monotonic()
+            if now - self._seen.get(name, -SEEN_SECONDS) < SEEN_SECONDS:
+                return
+            self._seen[name] = now
+        with self._database.write() as connection:
+            moment = {"last_seen": datetime.now(UTC)}
+            connection.execute(update(SITES).where(SITES.c.name == name).values(moment))
+
+
+def _current() -> Select[Any]:
+    """Sites with the keys in use."""
+    columns = (*SITES.c, KEYS.c.node_key, KEYS.c.signing_key)
+    in_use = (KEYS.c.site == SITES.c.name) & KEYS.c.retired_at.is_(None)
+    return select(*columns).join(KEYS, in_use)
+
+
+def _find(connection: Connection, query: Select[Any]) -> SiteRecord | None:
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else _site(row)
+
+
+def _get(connection: Connection, name: str) -> SiteRecord:
+    found = _find(connection, _current().where(SITES.c.name == name))
+    if found is None:
+        names = connection.execute(select(SITES.c.name).order_by(SITES.c.name)).scalars()
+        raise CoordinatorError(
+            "there is no such site",
+            found=name,
+            wanted=", ".join(names) or "no site is admitted yet",
+            remedy="consilium-coordinator admit SITE.json lets one in",
+        )
+    return found
+
+
+def _demand_free(connection: Connection, card: SiteCard) -> None:
+    """Another site's key, or one that this site has given up, lets nobody in."""
+    same = (KEYS.c.node_key == card.node_key) | (KEYS.c.signing_key == card.signing_key)
+    for row in connection.execute(select(KEYS).where(same).order_by(KEYS.c.id)).mappings():
+        old = _key(row)
+        if old.site != card.name:
+            raise CoordinatorError(
+                "this key belongs to another site",
+                where=f"the card of {card.name}",
+                found=f"a key of {old.site}",
+                remedy="each site makes keys of its own: consilium-site init",
+            )
+        if old.node_key == card.node_key and (
+            old.retired_at is not None or old.signing_key != card.signing_key
+        ):
+            raise CoordinatorError(
+                "this site has had this node key before, and keys do not come back",
+                where=f"the card of {card.name}",
+                remedy="make new keys at the site: consilium-site init",
+            )
+
+
+def _demand_suspended(known: SiteRecord, card: SiteCard) -> None:
+    if known.state is SiteState.ACTIVE:
+        raise CoordinatorError(
+            "a site of this name is admitted with other keys",
+            where=f"the card of {card.name}",
+            found=f"fingerprint {card.fingerprint}",
+            wanted=f"fingerprint {known.card.fingerprint}",
+            remedy=f"if its keys were changed: consilium-coordinator remove {card.name}, "
+            "then admit it; if not, take another name",
+        )
+
+
+def _new(name: str, now: datetime) -> dict[str, object]:
+    return {"name": name, "state": SiteState.ACTIVE.value, "admitted_at": now, "changed_at": now}
+
+
+def _add_key(connection: Connection, card: SiteCard, now: datetime) -> None:
+    connection.execute(
+        insert(KEYS).values(
+            site=card.name,
+            node_key=card.node_key,
+            signing_key=card.signing_key,
+            added_at=now,
+        )
+    )
+
+
+def _retire(connection: Connection, name: str, now: datetime) -> None:
+    in_use = (KEYS.c.site == name) & KEYS.c.retired_at.is_(None)
+    connection.execute(update(KEYS).where(in_use).values(retired_at=now))
+
+
+def _set_state(connection: Connection, name: str, state: SiteState, now: datetime) -> None:
+    change = {"state": state.value, "changed_at": now}
+    connection.execute(update(SITES).where(SITES.c.name == name).values(change))
+
+
+def _site(row: RowMapping) -> SiteRecord:
+    return SiteRecord(**{**row, "state": SiteState(row["state"])})
+
+
+def _key(row: RowMapping) -> KeyRecord:
+    return KeyRecord(**{name: value for name, value in row.items() if name != "id"})

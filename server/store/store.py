@@ -1,0 +1,50 @@
+"""The open store: all its parts over one database."""
+
+from __future__ import annotations
+
+from server.store.database import Database
+from server.store.events import EventStore
+from server.store.results import ResultStore
+from server.store.sites import SiteStore
+from server.store.studies import StudyStore
+
+
+class Store(SiteStore, StudyStore, ResultStore, EventStore):
+    """The coordinator's store: the truth about sites, studies and what became of them.
+
+    Threads share one; a process opens its own. What a method has written is on the disk when
+    it returns. Close it, or use it as a context manager.
+
+    Args:
+        database: open, with the newest schema.
+    """
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+
+    @property
+    def place(self) -> str:
+        """Where it is, without a password."""
+        return self._database.place
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_store(url: str) -> Store:
+    """Open a store, making it or upgrading its schema where that is needed.
+
+    Args:
+        url: ``sqlite:///FILE`` or ``postgresql+psycopg://USER@HOST/DATABASE``.
+
+    Raises:
+        CoordinatorError: it cannot be opened, or was made by a newer version.
+    """
+    return Store(Database(url))
