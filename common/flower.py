@@ -24,7 +24,10 @@ from flwr.app import (
 )
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.supercore.task_identity import TaskIdentity
+from google.protobuf.message import DecodeError
 
 logging.getLogger("flwr").setLevel(logging.WARNING)
 
@@ -37,6 +40,23 @@ def identify(run_id: int, node_id: int = 0, task_id: int = 0) -> None:
     TaskIdentity.run_id = run_id
     TaskIdentity.node_id = node_id
     TaskIdentity.task_id = task_id
+
+
+def message_bytes(message: Message) -> bytes:
+    """A whole message, content and all, as it goes from one of our processes to another."""
+    return message_to_proto(message).SerializeToString()
+
+
+def message_from_bytes(data: bytes) -> Message:
+    """What :func:`message_bytes` wrote.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        return message_from_proto(MessageProto.FromString(data))
+    except DecodeError as cause:
+        raise ValueError("not a message") from cause
 
 
 def context(run_id: int, node_id: int, *, node: dict[str, str], run: dict[str, str]) -> Context:
@@ -62,4 +82,6 @@ __all__ = [
     "RecordDict",
     "context",
     "identify",
+    "message_bytes",
+    "message_from_bytes",
 ]

@@ -1,0 +1,479 @@
+"""A site's connection to the coordinator: Flower's fleet protocol, as a client that may fail.
+
+Only outward connections, over TLS to the one authority that ``COORDINATOR.json`` names, signed
+with the site's node key. Nothing is tried twice here: Flower loses requests and refuses
+repetitions, so that after any trouble the right thing is to :meth:`Fleet.connect` again,
+which makes the coordinator ask again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import email.utils
+import json
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+import structlog
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from common.bundle import foreign
+from common.errors import LinkError, SiteError
+from common.files import sha256, write_atomic
+from common.flower import Message
+from common.transfer import Gone, NotYet, deliver, fetch, pool
+
+# isort: split
+# Only after common.flower, which tells Flower to stay off the network.
+from flwr.app.message import remove_content_from_message
+from flwr.common.constant import (
+    HEARTBEAT_DEFAULT_INTERVAL,
+    SYSTEM_TIME_TOLERANCE,
+    TIMESTAMP_TOLERANCE,
+)
+from flwr.common.serde import message_to_proto
+from flwr.proto.fab_pb2 import GetFabRequest
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    PullObjectRequest,
+    PushObjectRequest,
+)
+from flwr.proto.node_pb2 import Node
+from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import (
+    bytes_to_private_key,
+    generate_key_pairs,
+    private_key_to_bytes,
+    public_key_to_bytes,
+)
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+if TYPE_CHECKING:
+    from common.enrolment import CoordinatorCard
+
+HEARTBEAT_SECONDS: Final = 30.0
+HOLD_SECONDS: Final = 20.0
+"""How long a gateway holds a poll at most."""
+TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0, read=HOLD_SECONDS + 25.0)
+KEEP_ALIVE_SECONDS: Final = 60.0
+"""Shorter than the gateway's, so that no request meets a connection that is being closed."""
+PATIENCE_SECONDS: Final = 20.0
+"""How long to wait for parts of a request that are still on their way to the coordinator."""
+NODE_HEADER: Final = "consilium-node"
+_UNAVAILABLE: Final = (502, 503, 504)
+_NOW: Final = struct.pack("ii", 1, 0)
+log = structlog.get_logger()
+
+
+class Offline(LinkError):  # noqa: N818 - a state of the line, by its name
+    """The coordinator cannot be reached, or the line broke; connect again after a while."""
+
+
+class Skewed(LinkError):  # noqa: N818 - a state of the line, by its name
+    """This machine's clock is wrong.
+
+    Attributes:
+        seconds: by how much it is ahead of the coordinator's; negative where it is behind.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        way = "ahead of" if seconds > 0 else "behind"
+        super().__init__(
+            "this machine's clock is wrong, so that the coordinator takes no signature of it",
+            found=f"{abs(seconds):.0f} s {way} the coordinator's",
+            wanted=f"at most {SYSTEM_TIME_TOLERANCE} s ahead and {TIMESTAMP_TOLERANCE} s behind",
+            remedy="set the clock by NTP, as in `timedatectl set-ntp true`; it connects by itself",
+        )
+
+
+class NotAdmitted(LinkError):  # noqa: N818 - a state of the line, by its name
+    """The coordinator does not let this site in.
+
+    Attributes:
+        code: the gateway's reason.
+    """
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+        remedies = {
+            "unknown-key": "mail SITE.json to the coordinator, who admits the site with it",
+            "suspended": "ask the coordinator, who has removed this site",
+        }
+        super().__init__(
+            "the coordinator does not let this site in",
+            found=code,
+            remedy=remedies.get(code, "see that COORDINATOR.json is this coordinator's newest"),
+        )
+
+
+class Untrusted(LinkError):  # noqa: N818 - a state of the line, by its name
+    """Whoever answers at the coordinator's address is not the coordinator."""
+
+
+class ForeignCode(LinkError):  # noqa: N818 - a state of the line, by its name
+    """A run wants to bring something with it that is not installed here."""
+
+
+def new_node_key() -> bytes:
+    """A new private key to connect with, EC P-384, PEM (PKCS 8)."""
+    return private_key_to_bytes(generate_key_pairs()[0])
+
+
+def load_node_key(path: Path, *, make: bool = False) -> ec.EllipticCurvePrivateKey:
+    """The key that a site connects with.
+
+    Args:
+        path: of the file, which only its owner can read.
+        make: whether to make one where there is none.
+
+    Raises:
+        SiteError: there is none, or it is no such key.
+    """
+    if make and not path.exists():
+        write_atomic(path, new_node_key(), mode=0o600)
+    try:
+        key = bytes_to_private_key(path.read_bytes())
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ValueError("another kind of key")
+    except (OSError, ValueError) as cause:
+        raise SiteError(
+            "the key that this site connects with cannot be read",
+            where=path,
+            found=cause.strerror if isinstance(cause, OSError) else "no EC private key in PEM",
+            remedy="bring it back from a backup, or make the site anew and have it admitted",
+        ) from cause
+    return key
+
+
+def public_node_key(key: ec.EllipticCurvePrivateKey) -> str:
+    """The half that goes into ``SITE.json``, PEM."""
+    return public_key_to_bytes(key.public_key()).decode()
+
+
+class _Client(FleetHttpClient):
+    """Flower's client over a connection of ours, which shows what the gateway said of us."""
+
+    def __init__(self, card: CoordinatorCard, key: ec.EllipticCurvePrivateKey) -> None:
+        super().__init__(
+            f"https://{card.address}",
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(key, key.public_key()),
+            ],
+        )
+        self._client.close()
+        self._client = httpx.Client(
+            timeout=TIMEOUT,
+            trust_env=False,
+            transport=httpx.HTTPTransport(
+                verify=_trust(card.ca),
+                limits=httpx.Limits(max_connections=16, keepalive_expiry=KEEP_ALIVE_SECONDS),
+                trust_env=False,
+                socket_options=[
+                    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+                    # Closing, by whatever end of this process, drops what is not sent yet.
+                    (socket.SOL_SOCKET, socket.SO_LINGER, _NOW),
+                ],
+            ),
+        )
+
+    def ahead(self) -> float:
+        """Seconds by which our clock is ahead of the coordinator's, to about one."""
+        before = datetime.datetime.now(datetime.UTC)
+        answer = self._client.get(f"{self._base_url}/health")
+        after = datetime.datetime.now(datetime.UTC)
+        answer.raise_for_status()
+        theirs = email.utils.parsedate_to_datetime(answer.headers["date"])
+        middle = before + (after - before) / 2
+        return (middle - theirs).total_seconds() - 0.5  # the header leaves out the fraction
+
+
+class Fleet:
+    """The connection of one site. Calls may come from one thread; heartbeats have their own.
+
+    Args:
+        card: whom to connect to.
+        node_key: the site's own key.
+    """
+
+    def __init__(self, card: CoordinatorCard, node_key: ec.EllipticCurvePrivateKey) -> None:
+        self._card = card
+        self._public = public_key_to_bytes(node_key.public_key())
+        self._client = _Client(card, node_key)
+        self._pool = pool("fleet")
+        self._node = 0
+        self._checked: set[int] = set()
+        self._closing = threading.Event()
+        self._heart: threading.Thread | None = None
+        self._lost: LinkError | None = None
+
+    @property
+    def node_id(self) -> int:
+        """What the coordinator calls this node; 0 until connected."""
+        return self._node
+
+    def connect(self) -> None:
+        """Connect, or connect anew: whatever the coordinator waits for, it asks for again.
+
+        Raises:
+            Offline: the coordinator does not answer.
+            Skewed: this machine's clock is wrong.
+            NotAdmitted: this site is not let in.
+            Untrusted: somebody else answers there.
+        """
+        with self._translated():
+            ahead = self._client.ahead()
+        if not -TIMESTAMP_TOLERANCE <= ahead <= SYSTEM_TIME_TOLERANCE:
+            raise Skewed(ahead)
+        if self._node:
+            self._deactivate(self._node)
+        with self._translated():
+            self._node = self._activate()
+        self._checked.clear()
+        self._lost = None
+        if self._heart is None:
+            self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+            self._heart.start()
+
+    def _activate(self) -> int:
+        """Activate; a node that a killed process left active is deactivated first."""
+        request = ActivateNodeRequest(
+            public_key=self._public, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
+        )
+        try:
+            return int(self._client.ActivateNode(request).node_id)
+        except httpx.HTTPStatusError as error:
+            node = error.response.headers.get(NODE_HEADER, "")
+            if error.response.status_code in (401, *_UNAVAILABLE) or not node.isdecimal():
+                raise
+            self._deactivate(int(node))
+        return int(self._client.ActivateNode(request).node_id)
+
+    def _deactivate(self, node: int) -> None:
+        with contextlib.suppress(httpx.HTTPError, ValueError):
+            self._client.DeactivateNode(DeactivateNodeRequest(node_id=node))
+
+    def pull(self) -> Message | None:
+        """The next request, whole; None where there is none after about 20 s.
+
+        Raises:
+            Offline: the line broke; a request may be lost, so connect again.
+            ForeignCode: the request's run brings code; it is not even fetched.
+            LinkError: as :meth:`connect`.
+        """
+        self._raise_lost()
+        with self._translated():
+            pulled = self._client.PullMessages(PullMessagesRequest(node=self._me))
+            if not pulled.messages_list:
+                return None
+            header, tree = pulled.messages_list[0], pulled.message_object_trees[0]
+            self._check_run(header.metadata.run_id)
+            parts = [part.object_id for part in iterate_object_tree(tree)]
+            return self._fetch(header.metadata.run_id, header.metadata.message_id, parts)
+
+    def _fetch(self, run_id: int, message_id: str, parts: Iterable[str]) -> Message:
+        def pull(object_id: str) -> bytes | None:
+            answer = self._client.PullObject(
+                PullObjectRequest(node=self._me, run_id=run_id, object_id=object_id)
+            )
+            if not answer.object_found:
+                raise Gone
+            return answer.object_content if answer.object_available else None
+
+        contents = fetch(self._pool, parts, pull, PATIENCE_SECONDS)
+        self._client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(
+                node=self._me, run_id=run_id, message_object_id=message_id
+            )
+        )
+        message: Any = inflate_object_from_contents(message_id, contents)
+        if not isinstance(message, Message):
+            raise ValueError("not a message")
+        message.metadata.__dict__["_message_id"] = message_id
+        return message
+
+    def push(self, reply: Message) -> bool:
+        """Send a reply; False where the coordinator no longer waits for it.
+
+        Raises:
+            Offline: the line broke; the coordinator asks again once connected.
+            LinkError: as :meth:`connect`.
+        """
+        self._raise_lost()
+        with self._translated(), no_object_id_recompute():
+            reply.metadata.__dict__["_message_id"] = reply.object_id
+            objects = get_all_nested_objects(reply)
+            pushed = self._client.PushMessages(
+                PushMessagesRequest(
+                    node=self._me,
+                    messages_list=[message_to_proto(remove_content_from_message(reply))],
+                    message_object_trees=[get_object_tree(reply)],
+                    clientapp_runtime_list=[0.0],
+                )
+            )
+            missing = set(pushed.objects_to_push)
+            if not missing:
+                return False
+            run_id, session = reply.metadata.run_id, pushed.session_id
+
+            def push(object_id: str, content: bytes) -> None:
+                answer = self._client.PushObject(
+                    PushObjectRequest(
+                        node=self._me,
+                        run_id=run_id,
+                        object_id=object_id,
+                        object_content=content,
+                        session_id=session,
+                    )
+                )
+                if not answer.stored:
+                    raise Gone
+
+            parts = ((key, one.deflate) for key, one in objects.items() if key in missing)
+            deliver(self._pool, parts, push)
+        return True
+
+    def close(self) -> None:
+        """Disconnect; the coordinator sees that the site is gone."""
+        self._closing.set()
+        if self._node:
+            self._deactivate(self._node)
+            self._node = 0
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    @property
+    def _me(self) -> Node:
+        return Node(node_id=self._node)
+
+    def _check_run(self, run_id: int) -> None:
+        """Look at what a run brings with it, once."""
+        if run_id in self._checked:
+            return
+        run = self._client.GetRun(GetRunRequest(node=self._me, run_id=run_id)).run
+        request = GetFabRequest(node=self._me, hash_str=run.fab_hash, run_id=run_id)
+        content = self._client.GetFab(request).fab.content
+        found = foreign(content) if sha256(content) == run.fab_hash else "another bundle"
+        if found is not None:
+            log.error("fleet.refused", reason="foreign-code", run=run_id)
+            raise ForeignCode(
+                "a run brings with it what is not installed here, and was refused",
+                where=f"run {run_id}",
+                found=found,
+                wanted="a bundle with pyproject.toml alone, naming Consilium's own apps",
+                remedy="ask the coordinator who starts such runs; this site runs none",
+            )
+        self._checked.add(run_id)
+
+    def _beat(self) -> None:
+        """Tell the coordinator every now and then that we are here."""
+        while not self._closing.wait(HEARTBEAT_SECONDS):
+            if not self._node or self._lost is not None:
+                continue
+            try:
+                with self._translated():
+                    self._client.SendNodeHeartbeat(
+                        SendNodeHeartbeatRequest(
+                            node=self._me, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
+                        )
+                    )
+            except LinkError as error:
+                if not self._closing.is_set():
+                    self._lost = error
+
+    def _raise_lost(self) -> None:
+        """What a heartbeat has found out, the caller of the next call is told."""
+        if self._lost is not None:
+            raise self._lost
+        if not self._node:
+            raise Offline("this site is not connected", remedy="connect first")
+
+    @contextlib.contextmanager
+    def _translated(self) -> Generator[None]:
+        try:
+            yield
+        except httpx.HTTPStatusError as cause:
+            raise _explain(cause.response, self._card.address) from cause
+        except httpx.HTTPError as cause:
+            if _untrusted(cause):
+                raise Untrusted(
+                    "who answers at the coordinator's address shows no certificate of its "
+                    "authority",
+                    where=self._card.address,
+                    remedy="compare the fingerprint of COORDINATOR.json by telephone; a proxy "
+                    "between must not open TLS",
+                ) from cause
+            raise self._offline(type(cause).__name__) from cause
+        except NotYet as cause:
+            raise self._offline("part of a request did not come") from cause
+        except Gone as cause:
+            raise self._offline("part of a message was lost") from cause
+        except (ValueError, KeyError) as cause:
+            raise self._offline("an answer that cannot be read") from cause
+
+    def _offline(self, found: str) -> Offline:
+        return Offline(
+            "the coordinator cannot be reached",
+            where=self._card.address,
+            found=found,
+            remedy="nothing, where it was reached before: the site tries again by itself",
+        )
+
+
+def _explain(answer: httpx.Response, address: str) -> LinkError:
+    """What the gateway means."""
+    try:
+        told = json.loads(answer.text)
+        code = str(told["code"])
+    except (ValueError, KeyError, TypeError):
+        told, code = {}, str(answer.status_code)
+    if code == "clock":
+        return Skewed(float(told.get("ahead", 0.0)))
+    if answer.status_code == 401 and code not in ("node", "replay"):
+        return NotAdmitted(code)
+    return Offline(
+        "the coordinator did not take a request",
+        where=address,
+        found=f"{answer.status_code} {code}",
+        remedy="nothing, where it goes on by itself: the site connects again",
+    )
+
+
+def _untrusted(error: BaseException | None) -> bool:
+    """Whether TLS failed since the other side is not who it should be."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _trust(ca: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(cadata=ca)
+    return context

@@ -1,0 +1,415 @@
+"""The coordinator's public door: ten calls that a node needs, its health, and nothing else.
+
+Everything a site can reach goes through here; the SuperLink behind it is on loopback. A
+request is looked at in this order: its path and method, its size, how often its address was
+refused, whose key it bears, whether that site may come in and asks no more than its share,
+the time it was signed at, the signature, whether it was seen before; and then, body read,
+whether the node that it speaks for is the caller's and whatever it touches belongs to that
+node. What is not let through is answered with a code, logged and counted.
+
+A node's poll is held until there is work for it, so that a site may be idle at no cost and
+still begin at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import random
+import socket
+import ssl
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+import structlog
+from google.protobuf.message import DecodeError, Message
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from common.enrolment import split_address
+from common.errors import CoordinatorError
+from server.link.admission import HEADERS, Admission, Admitted, Denied, Doorkeeper
+from server.link.custody import Custody
+from server.link.guard import HEADER as GUARD
+from server.link.listening import server, watched
+from server.link.rates import Rates
+from server.link.waiting import Waiting
+from server.link.wire import trust
+
+# isort: split
+# Only after common.flower, which tells Flower to stay off the network.
+from flwr.proto.fab_pb2 import GetFabRequest
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PullMessagesResponse,
+    PushMessagesRequest,
+    PushMessagesResponse,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    PullObjectRequest,
+    PushObjectRequest,
+    PushObjectResponse,
+)
+from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+
+if TYPE_CHECKING:
+    from server.link.notices import Board
+    from server.link.superlink import SuperLink
+
+NODE_HEADER: Final = "consilium-node"
+"""Tells a caller whom we know what its node is called: a killed site has forgotten."""
+SMALL: Final = 2**18
+"""Bytes of a request that carries no object; the longest lists the objects of a reply."""
+OBJECT: Final = 6 * 2**20
+"""Bytes of a request that carries one; Flower cuts arrays at 5 MiB."""
+BESIDE: Final = 2**20
+"""What a reply may take beside its update: its metrics, its record, its wrapping."""
+DEFAULT_UPDATE: Final = 2**26
+BODY_SECONDS: Final = 60.0
+PROTOBUF: Final = "application/protobuf"
+_PREFIX: Final = "/v1/fleet/"
+CALLS: Final[dict[str, type[Message]]] = {
+    "activate-node": ActivateNodeRequest,
+    "deactivate-node": DeactivateNodeRequest,
+    "send-node-heartbeat": SendNodeHeartbeatRequest,
+    "pull-messages": PullMessagesRequest,
+    "push-messages": PushMessagesRequest,
+    "get-run": GetRunRequest,
+    "get-fab": GetFabRequest,
+    "push-object": PushObjectRequest,
+    "pull-object": PullObjectRequest,
+    "confirm-message-received": ConfirmMessageReceivedRequest,
+}
+"""All that a node needs."""
+OnRefused = Callable[[str, str | None, str], None]
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """How a gateway listens and what it takes.
+
+    Attributes:
+        listen: ``host:port``; port 0 takes a free one.
+        tls: the context to listen with.
+        requests_per_second: from one site, on average.
+        connections: held at once, of all sites together.
+        hold_seconds: how long a poll is held where there is no work.
+    """
+
+    listen: str
+    tls: ssl.SSLContext
+    requests_per_second: float = 50.0
+    connections: int = 512
+    hold_seconds: float = 20.0
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A request that was let in."""
+
+    name: str
+    site: Admitted
+    message: Any
+    body: bytes
+    headers: dict[str, str]
+    request: Request
+
+
+class Gateway:
+    """The public door.
+
+    Args:
+        admission: who may come in.
+        superlink: what is behind it; it need not be there yet.
+        settings: how it listens.
+        notices: the line to the studies' processes.
+        on_refused: called with reason, site where known, and address, of every refusal.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        superlink: SuperLink,
+        settings: GatewaySettings,
+        notices: Board,
+        on_refused: OnRefused | None = None,
+    ) -> None:
+        self._superlink = superlink
+        self._settings = settings
+        self._notices = notices
+        self._on_refused = on_refused
+        self._door = Doorkeeper(admission)
+        self._rates = Rates(settings.requests_per_second)
+        self._custody = Custody()
+        self._waiting = Waiting()
+        self._behind: httpx.AsyncClient | None = None
+        self.refusals: Counter[str] = Counter()
+        """How often each reason was given."""
+        self.largest_update = DEFAULT_UPDATE
+        """Bytes of the largest update that a running study expects."""
+        self.port = 0
+        """Where it listens, once it does."""
+        self.listening = asyncio.Event()
+        notices.subscribe(self._waiting.work_for)
+        routes = [Route("/health", _health, methods=["GET"])]
+        routes += [
+            Route(_PREFIX + name, self._endpoint(name, kind), methods=["POST"])
+            for name, kind in CALLS.items()
+        ]
+        handlers: dict[Any, Any] = {404: self._no_such, 405: self._no_such}
+        self.app = Starlette(routes=routes, exception_handlers=handlers)
+        """The ASGI app, for whoever serves it otherwise than by :meth:`serve`."""
+        self.app.router.redirect_slashes = False
+
+    async def serve(self) -> None:
+        """Serve until cancelled.
+
+        Raises:
+            CoordinatorError: it cannot listen there.
+        """
+        listener = self._listen()
+        tls = watched(self._settings.tls, lambda reason: self._refused(reason, None, "", ""))
+        serving = server(self.app, tls, self._settings.connections)
+        async with self.open():
+            task = asyncio.create_task(serving.serve(sockets=[listener]))
+            self.listening.set()
+            try:
+                await asyncio.shield(task)
+            finally:
+                self.listening.clear()
+                serving.should_exit = True
+                self._waiting.release_all()
+                await task
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Keep a client to the SuperLink while the app is served."""
+        async with httpx.AsyncClient(
+            base_url=f"https://{self._superlink.address}",
+            verify=trust(self._superlink.ca),
+            timeout=httpx.Timeout(60.0, connect=5.0),
+            limits=httpx.Limits(max_connections=64, keepalive_expiry=60.0),
+            headers={GUARD: self._superlink.guard},
+            trust_env=False,
+        ) as self._behind:
+            yield
+
+    def _listen(self) -> socket.socket:
+        host, port = split_address(self._settings.listen)
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = socket.create_server((host, port), family=family, backlog=256)
+        except OSError as cause:
+            raise CoordinatorError(
+                "the gateway cannot listen",
+                where=self._settings.listen,
+                found=cause.strerror,
+                remedy="end what listens there, or set another `listen` in coordinator.toml",
+            ) from cause
+        listener.setblocking(False)
+        self.port = int(listener.getsockname()[1])
+        return listener
+
+    def _endpoint(self, name: str, kind: type[Message]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            address = request.client.host if request.client else ""
+            try:
+                call = await self._admit(request, address, name, kind)
+                response = await self._pass_on(call)
+                response.headers[NODE_HEADER] = str(call.site.node_id)
+            except Denied as denied:
+                return self._deny(denied, address, request.url.path)
+            except ClientDisconnect:
+                return Response(status_code=499)
+            except httpx.HTTPError as error:
+                log.warning("gateway.superlink-lost", call=name, error=type(error).__name__)
+                return JSONResponse({"code": "unavailable"}, 503)
+            return response
+
+        return endpoint
+
+    async def _admit(self, request: Request, address: str, name: str, kind: type[Message]) -> _Call:
+        now = time.monotonic()
+        largest = OBJECT if kind is PushObjectRequest else SMALL
+        if int(request.headers.get("content-length", "0")) > largest:
+            raise Denied(413, "size")
+        if not self._rates.hears(address, now):
+            raise Denied(429, "rate")
+        site, key = self._door.caller(request.headers, datetime.datetime.now(datetime.UTC), now)
+        if not self._rates.serves(site.name, now):
+            raise Denied(429, "rate", site.name)
+        body = await _read(request, largest, site)
+        try:
+            message: Any = kind.FromString(body)
+        except DecodeError:
+            raise Denied(400, "malformed", site.name) from None
+        if kind is ActivateNodeRequest:
+            if message.public_key != key:
+                raise Denied(401, "node", site.name)
+        else:
+            speaks_for = message.node.node_id if hasattr(message, "node") else message.node_id
+            if speaks_for != site.node_id:
+                raise Denied(401, "node", site.name)
+        headers = {name: request.headers[name] for name in HEADERS} | {"content-type": PROTOBUF}
+        return _Call(name, site, message, body, headers, request)
+
+    async def _pass_on(self, call: _Call) -> Response:
+        match call.name:
+            case "activate-node":
+                response = await self._forward(call)
+                if response.status_code == 200:
+                    self._custody.begin(call.site.node_id)
+                    self._waiting.work_for([call.site.node_id])
+                return response
+            case "pull-messages":
+                return await self._pull_messages(call)
+            case "push-messages":
+                return await self._push_messages(call)
+            case "pull-object":
+                if not self._custody.may_fetch(
+                    call.site.node_id, call.message.object_id, time.monotonic()
+                ):
+                    raise Denied(403, "object", call.site.name)
+            case "push-object":
+                return await self._push_object(call)
+            case "confirm-message-received":
+                return await self._confirm(call)
+        return await self._forward(call)
+
+    async def _forward(self, call: _Call) -> Response:
+        assert self._behind is not None
+        answer = await self._behind.post(
+            _PREFIX + call.name, content=call.body, headers=call.headers
+        )
+        return Response(
+            answer.content, answer.status_code, media_type=answer.headers.get("content-type")
+        )
+
+    async def _pull_messages(self, call: _Call) -> Response:
+        """Answer a poll when there is work, or when it has been held for long enough."""
+        node = call.site.node_id
+        spread = random.uniform(0.9, 1.0)  # noqa: S311 - so that not all sites poll at once
+        deadline = time.monotonic() + self._settings.hold_seconds * spread
+        with self._waiting.hold(node) as hold:
+            while not hold.over:
+                last = time.monotonic() >= deadline
+                expected = self._waiting.expected(node)
+                if expected or last:
+                    response = await self._forward(call)
+                    work = self._take_over(node, response)
+                    self._waiting.done(node, 1 if work else expected)
+                    if work or last or response.status_code != 200:
+                        return response
+                if not await hold.until(deadline, call.request.receive):
+                    raise ClientDisconnect
+        return Response(b"", media_type=PROTOBUF)
+
+    def _take_over(self, node: int, response: Response) -> bool:
+        """Note what a node was handed; tells whether that was anything."""
+        if response.status_code != 200:
+            return False
+        pulled = PullMessagesResponse.FromString(bytes(response.body))
+        for message, tree in zip(pulled.messages_list, pulled.message_object_trees, strict=True):
+            objects = [part.object_id for part in iterate_object_tree(tree)]
+            key = message.metadata.message_id
+            self._custody.handed_out(node, key, objects, time.monotonic())
+        return bool(pulled.messages_list)
+
+    async def _push_messages(self, call: _Call) -> Response:
+        messages, trees = call.message.messages_list, call.message.message_object_trees
+        if len(messages) != 1 or len(trees) != 1:
+            raise Denied(400, "malformed", call.site.name)
+        told = messages[0].metadata
+        if told.src_node_id != call.site.node_id:
+            raise Denied(403, "sender", call.site.name)
+        if trees[0].object_id != told.message_id:
+            raise Denied(400, "malformed", call.site.name)
+        response = await self._forward(call)
+        if response.status_code == 200:
+            pushed = PushMessagesResponse.FromString(bytes(response.body))
+            if pushed.objects_to_push and not self._custody.announced(
+                call.site.node_id,
+                pushed.session_id,
+                told.reply_to_message_id,
+                pushed.objects_to_push,
+                time.monotonic(),
+            ):
+                raise Denied(429, "replies", call.site.name)
+        return response
+
+    async def _push_object(self, call: _Call) -> Response:
+        node, told = call.site.node_id, call.message
+        most = self.largest_update + BESIDE
+        size = len(told.object_content)
+        try:
+            if not self._custody.may_bring(node, told.session_id, told.object_id, size, most):
+                raise Denied(403, "object", call.site.name)
+        except OverflowError:
+            raise Denied(413, "size", call.site.name) from None
+        response = await self._forward(call)
+        if response.status_code == 200:
+            if not PushObjectResponse.FromString(bytes(response.body)).stored:
+                return response
+            answered = self._custody.brought(
+                node, told.session_id, told.object_id, time.monotonic()
+            )
+            if answered is not None:
+                self._notices.complete(answered)
+        return response
+
+    async def _confirm(self, call: _Call) -> Response:
+        node, message = call.site.node_id, call.message.message_object_id
+        if not self._custody.may_confirm(node, message):
+            raise Denied(403, "object", call.site.name)
+        response = await self._forward(call)
+        if response.status_code == 200:
+            self._custody.confirmed(node, message)
+        return response
+
+    def _deny(self, denied: Denied, address: str, path: str) -> Response:
+        self._rates.refused(address, time.monotonic())
+        self._refused(denied.code, denied.site, address, path)
+        return JSONResponse({"code": denied.code} | denied.more, denied.status)
+
+    async def _no_such(self, request: Request, error: Exception) -> Response:
+        status = int(getattr(error, "status_code", 404))
+        code = "path" if status == 404 else "method"
+        address = request.client.host if request.client else ""
+        return self._deny(Denied(status, code), address, request.url.path)
+
+    def _refused(self, reason: str, site: str | None, address: str, path: str) -> None:
+        self.refusals[reason] += 1
+        log.warning("gateway.refused", reason=reason, site=site, address=address, path=path[:80])
+        if self._on_refused is not None:
+            self._on_refused(reason, site, address)
+
+
+async def _health(request: Request) -> Response:
+    """Health; the server adds the date, by which a site measures its clock."""
+    return JSONResponse({"status": "ok"})
+
+
+async def _read(request: Request, largest: int, site: Admitted) -> bytes:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > largest:
+                    raise Denied(413, "size", site.name)
+    except TimeoutError:
+        raise Denied(408, "slow", site.name) from None
+    return bytes(body)

@@ -1,0 +1,127 @@
+"""Flower's SuperLink in a process of ours: ``python -m server.link.launcher``.
+
+What ``flower-superlink`` would start, on loopback with TLS, node authentication, its state
+in memory, process isolation (so that it runs no app by itself) and the SuperExec secret,
+and with :mod:`server.link.guard` before it. It ends when the process that started it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+import common.flower  # noqa: F401
+from common import logs
+from common.errors import CoordinatorError
+from server.link.guard import Guard, read_secret, superexec_secret
+
+# isort: split
+# Only after common.flower, which tells Flower to stay off the network.
+from flwr.common.constant import (
+    CONTROL_API_DEFAULT_SERVER_ADDRESS,
+    ISOLATION_MODE_PROCESS,
+    TRANSPORT_TYPE_GRPC_RERE,
+)
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
+from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.main import create_app
+
+HOST: Final = "127.0.0.1"
+KEEP_ALIVE_SECONDS: Final = 120
+"""Longer than its clients keep a connection that nothing goes over."""
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def die_with(parent: int) -> None:
+    """Have this process killed when the thread that started it ends.
+
+    Args:
+        parent: process that started this one, which may be gone already.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def configuration(port: int, cert: Path, key: Path, ca: Path, secret: bytes) -> (
+    SuperLinkLifespanConfig
+):  # fmt: skip
+    """How the SuperLink is set up."""
+    return SuperLinkLifespanConfig(
+        control_address=CONTROL_API_DEFAULT_SERVER_ADDRESS,  # served only where asked for
+        health_server_address=None,
+        host=HOST,
+        port=port,
+        insecure=False,
+        certificates=(ca.read_bytes(), cert.read_bytes(), key.read_bytes()),
+        superexec_auth_secret=superexec_secret(secret),
+        authn_plugin=NoOpControlAuthnPlugin(),
+        event_log_plugin=None,
+        fleet_event_log_plugin=None,
+        enable_event_log=False,
+        artifact_provider=None,
+        enable_supernode_auth=True,
+        fleet_api_type=TRANSPORT_TYPE_GRPC_RERE,
+        fleet_api_address=None,
+        simulation=False,
+        ssl_ca_certfile=str(ca),
+        ssl_certfile=str(cert),
+        ssl_keyfile=str(key),
+        database=FLWR_IN_MEMORY_DB_NAME,
+        isolation=ISOLATION_MODE_PROCESS,
+        runtime_dependency_install=False,
+    )
+
+
+def serve(port: int, cert: Path, key: Path, ca: Path, secret: bytes) -> None:
+    """Serve until told to stop."""
+    config = configuration(port, cert, key, ca, secret)
+    app = Guard(create_app(config, SuperLinkLifespan), secret)
+    settings = uvicorn.Config(
+        app,
+        host=HOST,
+        port=port,
+        ssl_certfile=str(cert),
+        ssl_keyfile=str(key),
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=1,
+    )
+    asyncio.run(uvicorn.Server(settings).serve())
+
+
+def main() -> int:
+    """Read the arguments and serve."""
+    parser = argparse.ArgumentParser(description="Flower's SuperLink behind a guard")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    for name in ("cert", "key", "ca", "secret"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    arguments = parser.parse_args()
+    die_with(arguments.parent)
+    logs.configure("json")
+    try:
+        secret = read_secret(arguments.secret)
+        serve(arguments.port, arguments.cert, arguments.key, arguments.ca, secret)
+    except (CoordinatorError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

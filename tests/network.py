@@ -1,0 +1,148 @@
+"""A coordinator's link on loopback for tests: SuperLink, gateway and admitted sites, for real."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from client.daemon.fleet import Fleet, load_node_key, public_node_key
+from common.enrolment import CoordinatorCard, SiteCard
+from server.daemon.authority import coordinator_card, init, server_context
+from server.daemon.settings import Home
+from server.gateway import Gateway, GatewaySettings
+from server.link.admission import Admitted
+from server.link.notices import Board, Line
+from server.link.superlink import SuperLink, free_port
+
+SIGNING_KEY = "ab" * 32
+
+
+@dataclass
+class Book:
+    """Admits whom it is told to."""
+
+    sites: dict[bytes, Admitted] = field(default_factory=dict)
+
+    def lookup(self, node_key_pem: bytes) -> Admitted | None:
+        return self.sites.get(node_key_pem)
+
+
+@dataclass
+class Coordinator:
+    """Everything between a study and a site's socket."""
+
+    home: Home
+    superlink: SuperLink
+    gateway: Gateway
+    book: Book
+    refused: list[tuple[str, str | None, str]]
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def card(self) -> CoordinatorCard:
+        whole = coordinator_card(self.home)
+        return whole.model_copy(update={"address": f"localhost:{self.gateway.port}"})
+
+    def new_key(self, folder: Path) -> ec.EllipticCurvePrivateKey:
+        folder.mkdir(parents=True, exist_ok=True)
+        return load_node_key(folder / "node.key", make=True)
+
+    def admit(self, name: str, key: ec.EllipticCurvePrivateKey) -> int:
+        pem = public_node_key(key)
+        card = SiteCard(name=name, node_key=pem, signing_key=SIGNING_KEY)
+        node = self.superlink.register(card)
+        self.book.sites[pem.encode()] = Admitted(name, node, "admitted")
+        return node
+
+    def suspend(self, key: ec.EllipticCurvePrivateKey) -> None:
+        pem = public_node_key(key).encode()
+        self.book.sites[pem] = replace(self.book.sites[pem], state="suspended")
+
+    def site(self, name: str, folder: Path) -> Fleet:
+        """Admit a site and give its connection, not connected yet."""
+        key = self.new_key(folder / name)
+        self.admit(name, key)
+        return Fleet(self.card, key)
+
+    def line(self) -> Line:
+        return Line(self.home.notices_socket)
+
+
+def new_superlink(home: Home) -> SuperLink:
+    return SuperLink(
+        home.state,
+        free_port(),
+        cert=home.loopback_certificate,
+        key=home.loopback_key,
+        ca=home.ca_certificate,
+        secret=home.guard_secret,
+    )
+
+
+@contextlib.contextmanager
+def coordinator(folder: Path, **settings: float) -> Iterator[Coordinator]:
+    """A coordinator that serves, its gateway in a thread of its own."""
+    home = init(folder, "test", "localhost:8443").home
+    superlink = new_superlink(home)
+    superlink.start()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        superlink.wait_until_healthy()
+        with _gateway(home, superlink, loop, settings) as served:
+            yield served
+    finally:
+        superlink.stop()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=5)
+
+
+@contextlib.contextmanager
+def _gateway(
+    home: Home, superlink: SuperLink, loop: asyncio.AbstractEventLoop, settings: dict[str, float]
+) -> Iterator[Coordinator]:
+    book, board = Book(), Board(home.notices_socket)
+    refused: list[tuple[str, str | None, str]] = []
+    how = {"requests_per_second": 1000.0, "hold_seconds": 20.0} | settings
+    gateway = Gateway(
+        book,
+        superlink,
+        GatewaySettings("127.0.0.1:0", server_context(home), **how),  # type: ignore[arg-type]
+        board,
+        lambda *refusal: refused.append(refusal),
+    )
+
+    async def run() -> None:
+        await board.start()
+        try:
+            await gateway.serve()
+        finally:
+            await board.stop()
+
+    future = asyncio.run_coroutine_threadsafe(run(), loop)
+    try:
+        eventually(lambda: gateway.listening.is_set() or future.done())
+        if future.done():
+            future.result()
+        yield Coordinator(home, superlink, gateway, book, refused, loop)
+    finally:
+        future.cancel()
+        with contextlib.suppress(Exception):
+            eventually(future.done, 10)
+        time.sleep(0)
+
+
+def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait until something holds; fails where it does not come to hold in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not come to hold in time"
+        time.sleep(0.01)
