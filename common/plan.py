@@ -17,7 +17,7 @@ from common.histogram import release_shape
 from common.numerics import NumericsRecord
 from common.privacy import Mechanism, NoMechanism, mechanism
 from common.settings import Section
-from common.study import Slug, Study
+from common.study import Patients, Slug, Study
 
 FORMAT: Final = 1
 
@@ -35,7 +35,7 @@ class Offer(Section):
 
     site: Slug
     public_key: str = Field(pattern=r"^[0-9a-f]{64}$")
-    declared_patients: int = Field(ge=1)
+    declared_patients: Patients
     known_key: bool
     numerics: NumericsRecord
 
@@ -58,8 +58,8 @@ class Plan(Section):
     format: int = Field(default=FORMAT, ge=FORMAT, le=FORMAT)
     study: Study
     site: Slug
-    declared_patients: int = Field(ge=1)
-    weight: int = Field(ge=1)
+    declared_patients: Patients
+    weight: Patients
     known_key: bool
     mechanism: Mechanism
     numerics: NumericsRecord

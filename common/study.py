@@ -8,6 +8,7 @@ public. Unknown keys are errors.
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -26,16 +27,23 @@ def _slug(text: str) -> str:
 
 
 def _words(text: str) -> str:
-    if re.fullmatch(r"[^\x00-\x1f\x7f-\x9f]{1,200}", text) is None:
+    unseen = (each for each in text if unicodedata.category(each) in _UNSEEN)
+    if not 1 <= len(text) <= 200 or any(each not in _JOINERS for each in unseen):
         raise ValueError("should be one line of 1 to 200 characters, none a control character")
     return text
 
 
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
+"""Unicode's categories of what steers a terminal, turns the way of reading or is not seen."""
+_JOINERS: Final = "\u200c\u200d"
+"""Not seen either, and needed to spell words in several scripts."""
 Slug = Annotated[str, AfterValidator(_slug)]
 Words = Annotated[str, AfterValidator(_words)]
-"""Text that is shown to the person who approves a plan, and so cannot steer a terminal."""
+"""Text that is shown to the person who approves a plan: it is read as it is written."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Patients = Annotated[int, Field(ge=1, le=10**9)]
+"""A number of patients; a larger one is nobody's, and some have no float."""
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MOST_STEPS: Final = 1_000_000
 """Steps of training at a site in a whole study: more take minutes to compose."""
@@ -76,7 +84,7 @@ class DataNeeds(Section):
 
     dataset: Slug
     modalities: tuple[Words, ...] = Field(min_length=1)
-    min_patients: int = Field(default=1, ge=1)
+    min_patients: Patients = 1
     image_size: tuple[Annotated[int, Field(ge=4, le=4096)], Annotated[int, Field(ge=4, le=4096)]]
     channels: Literal[1, 3] = 1
     mean: float = 0.5
@@ -175,7 +183,7 @@ class Training(Section):
 
     rounds: int = Field(default=100, ge=1, le=100_000)
     local_steps: int = Field(default=1, ge=1, le=100_000)
-    batch_size: int = Field(default=512, ge=1)
+    batch_size: Patients = 512
     learning_rate: Positive = 2.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     momentum: float = Field(default=0.0, ge=0, lt=1)

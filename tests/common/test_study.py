@@ -95,6 +95,11 @@ def test_an_unknown_key_is_named_in_every_section(tmp_path: Path, section: str) 
         ({"study": {"name": "x" * 64}}, "should be 1 to 63 lower-case letters"),
         ({"study": {"title": ""}}, "study.title = ''"),
         ({"study": {"title": "approve me\x1b[8m"}}, "study.title = 'approve me"),
+        ({"study": {"title": "costs \u202e8.0"}}, "study.title = 'costs"),
+        ({"study": {"title": "harmless\u2028costs 0.1"}}, "study.title = 'harmless"),
+        ({"study": {"title": "x" * 201}}, "study.title = 'xxx"),
+        ({"training": {"batch_size": 10**400}}, "training.batch_size"),
+        ({"data": {"min_patients": 10**10}}, "data.min_patients"),
         ({"task": {"classes": ["a", "b", "b\nc"]}}, "task.classes.2 = 'b"),
         ({"evaluation": {"rounds": "first"}}, "evaluation.rounds = 'first': "),
         ({"evaluation": {"bins": 5}}, "evaluation.bins = 5"),
@@ -177,3 +182,9 @@ def test_durations_in_seconds(duration: str, long: float) -> None:
 def test_anything_else_is_no_duration(duration: str) -> None:
     with pytest.raises(ValueError, match="not a duration"):
         seconds(duration)
+
+
+def test_a_title_may_be_in_any_script() -> None:
+    """The Persian word has a joiner that is not seen and cannot be left out."""
+    title = "می\u200cخواهم – élève, 肺炎"  # noqa: RUF001 - Persian
+    assert small_study(study={"title": title}).study.title == title
