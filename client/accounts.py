@@ -70,11 +70,30 @@ def cost(store: Store, event: SampledGaussian) -> Divergences:
 
 
 def enrol(store: Store, plan_hash: str, part: str, pseudonyms: Iterable[str]) -> None:
-    """Record who stands in a part of a plan's cohort."""
+    """Record who stands in a part of a plan's cohort; nothing is charged to the test part."""
     for pseudonym in pseudonyms:
-        store.execute("INSERT OR IGNORE INTO members VALUES (?, ?, ?)", plan_hash, pseudonym, part)
-    store.execute("DELETE FROM histories")
-    store.execute(HISTORIES)
+        store.execute(
+            "INSERT INTO members (plan_hash, patient, part) VALUES (?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET present = 1",
+            plan_hash,
+            pseudonym,
+            part,
+        )
+    if part != "test":
+        store.execute("DELETE FROM histories")
+        store.execute(HISTORIES)
+
+
+def leave(store: Store, plan_hash: str) -> None:
+    """Empty a plan's cohort before it is frozen anew.
+
+    Who stood in it when something was released stays a member, and pays.
+    """
+    charged = store.execute("SELECT 1 FROM charges WHERE plan_hash = ?", plan_hash).fetchone()
+    if charged:
+        store.execute("UPDATE members SET present = 0 WHERE plan_hash = ?", plan_hash)
+    else:
+        store.execute("DELETE FROM members WHERE plan_hash = ?", plan_hash)
 
 
 def _spent(store: Store) -> dict[tuple[str, str], Divergences]:

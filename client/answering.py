@@ -1,25 +1,31 @@
 """How a site answers a request, whatever carries it: gates first, then work, then egress.
 
-The gates stand in the order in which they are read here: the reply may be stored already;
-the plan must be approved; the ledger must be the newest; the round must be next; arrays,
-cohort, numerics and policy must be as approved; the cost must be reserved durably. Only
-then is anything computed from patients. Nothing but a code says why a site declines.
+The gates stand in the order in which they are read here: the request is noted in the audit
+log; the site must not be paused; whoever takes no part must stand in no running study; a plan
+whose approval ended gets silence; a receipt must hold; the reply may be stored already; the
+plan must be approved; the ledger must be the newest; the round must be next; arrays, cohort,
+numerics and policy must be as approved; the cost must be reserved durably. Only then is
+anything computed from patients, and what is computed leaves only if the approval still stands
+and the reply is noted. Nothing but a code says why a site declines.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import structlog
 from pydantic import ValidationError
 
-from client import egress
-from client.dataset import Cohort, require_unchanged
+from client import egress, noting
+from client.approvals import Approval, Silence
+from client.consent import close, consider, withdraw
+from client.dataset import Cohort
 from client.evaluation import release, score
 from client.ledger import Charge, Part
-from client.policy import require_acceptable, require_allowed
+from client.policy import require_allowed
 from client.sampling import RoundStreams
 from client.site import Site
 from client.training import local_change
@@ -48,68 +54,101 @@ from common.study import Study
 log = structlog.get_logger(__name__)
 
 
-def answer_record(site: Site, content: RecordDict, purpose: Purpose) -> RecordDict:
+def answer_record(site: Site, content: RecordDict, purpose: Purpose) -> RecordDict | None:
     """Answer what arrived in a Flower message of the given purpose; see :func:`answer`."""
+    nobody = Request(study="", plan_hash="", round=0, purpose=purpose)
     try:
         request = request_from_record(content)
     except Refusal as refused:
         log.warning("request.unreadable", site=site.name, why=refused.what)
-        nobody = Request(study="", plan_hash="", round=0, purpose=purpose)
-        return reply_to_record(_decline(site, nobody, refused.code))
+        with suppress(OSError):
+            noting.unreadable(site, content, purpose)
+        return reply_to_record(_decline(site, nobody, refused.code, refused.what))
     if request.purpose != purpose:
         log.warning("request.unreadable", site=site.name, why="a message of another purpose")
-        return reply_to_record(_decline(site, request, RefusalCode.MALFORMED))
-    return reply_to_record(answer(site, request))
+        with suppress(OSError):
+            noting.came(site, request)
+        why = "a message of another purpose"
+        return reply_to_record(_decline(site, request, RefusalCode.MALFORMED, why))
+    reply = answer(site, request)
+    return None if reply is None else reply_to_record(reply)
 
 
-def answer(site: Site, request: Request) -> Reply:
+def answer(site: Site, request: Request) -> Reply | None:
     """The signed reply to a request; a refusal where anything is not as it should be.
 
     No exception leaves this function: what went wrong is logged at the site, by name and
     place, and the coordinator learns a code.
+
+    Returns:
+        None where the site is silent: it is paused, or the plan's approval ended.
     """
     bound = log.bind(
         site=site.name, study=request.study, round=request.round, purpose=request.purpose
     )
     try:
-        reply = _answer(site, request)
+        noting.came(site, request)
+        reply, again = _answer(site, request)
+        noting.goes(site, request, reply, again=again)
+    except Silence as silence:
+        bound.info("request.silent", why=str(silence))
+        with suppress(OSError):
+            noting.kept_silent(site, request, str(silence))
+        return None
     except Refusal as refused:
         bound.warning("request.refused", code=str(refused.code), why=refused.what)
-        code = refused.code
+        code, why = refused.code, refused.what
     except ConsiliumError as error:
         # Not its words: they count rows and patients, and a log holds nothing computed from them.
-        kind, where = type(error).__name__, place(error)
-        bound.error("request.failed", error=kind, at=where, do="run consilium-site check")
+        why, where = type(error).__name__, place(error)
+        bound.error("request.failed", error=why, at=where, do="run consilium-site check")
         wrong_study = isinstance(error, ModelError)
         code = RefusalCode.MALFORMED if wrong_study else RefusalCode.DATA_UNAVAILABLE
     except Exception as error:  # noqa: BLE001 - the last gate: no exception may reach Flower
-        bound.error("request.failed", error=type(error).__name__, at=place(error))
-        code = RefusalCode.INTERNAL
+        why, code = type(error).__name__, RefusalCode.INTERNAL
+        bound.error("request.failed", error=why, at=place(error))
     else:
         bound.info("request.answered")
         return reply
-    return _decline(site, request, code)
+    return _decline(site, request, code, why)
 
 
-def _decline(site: Site, request: Request, code: RefusalCode) -> Reply:
+def _decline(site: Site, request: Request, code: RefusalCode, why: str) -> Reply:
+    """A code; it may go out even where it cannot be noted, since it says nothing else."""
     try:
-        head = site.ledger.head()
+        ledger = site.ledger.head()
     except sqlite3.Error:  # the store is what failed: to say so needs no ledger
-        head = LedgerHead()
-    return egress.let_out(egress.refusal(request, site.name, head, code), None, site.key)
+        ledger = LedgerHead()
+    refusal = egress.refusal(request, site.name, ledger, code, site.audit.head)
+    reply = egress.let_out(refusal, None, site.key)
+    with suppress(OSError):
+        noting.goes(site, request, reply, why=why)
+    return reply
 
 
-def _answer(site: Site, request: Request) -> Reply:
+def _answer(site: Site, request: Request) -> tuple[Reply, bool]:
+    """The reply, and whether it was stored and so released before."""
+    _require_awake(site)
+    withdraw(site)
+    site.approvals.require_heard(request.plan_hash, proposed=request.purpose == "propose")
+    site.receipts.take(request)
     if request.purpose == "offer":
         offer = site.offer(_offered_study(request))
-        return _sign(site, request, document=canonical_json(offer.model_dump(mode="json")).decode())
+        document = canonical_json(offer.model_dump(mode="json")).decode()
+        return _sign(site, request, document=document), False
     if request.purpose == "propose":
         _propose(site, request)
-        return _sign(site, request)
+        return _sign(site, request), False
     if request.purpose == "close":
-        _close(site, request)
-        return _sign(site, request)
-    return site.replies.find(request) or _run_round(site, request)
+        close(site, request.plan_hash, request.acknowledged)
+        return _sign(site, request), False
+    stored = site.replies.find(request)
+    return (stored, True) if stored else (_run_round(site, request), False)
+
+
+def _require_awake(site: Site) -> None:
+    if site.store.fact("paused"):
+        raise Silence("paused")
 
 
 def _offered_study(request: Request) -> Study:
@@ -120,16 +159,10 @@ def _offered_study(request: Request) -> Study:
 
 
 def _sign(site: Site, request: Request, *, document: str = "") -> Reply:
-    reply = egress.answer(request, site.name, site.ledger.head(), document=document)
+    reply = egress.answer(
+        request, site.name, site.ledger.head(), site.audit.head, document=document
+    )
     return egress.let_out(reply, None, site.key)
-
-
-def _close(site: Site, request: Request) -> None:
-    """End a study: its key is erased and nothing of it will be asked for again."""
-    with site.store.transaction():
-        site.approvals.close(request.plan_hash)
-        site.replies.acknowledge(request.plan_hash, request.acknowledged)
-    site.store.erase()
 
 
 def _propose(site: Site, request: Request) -> None:
@@ -138,25 +171,10 @@ def _propose(site: Site, request: Request) -> None:
     if plan.hash != request.plan_hash or plan.study.study.name != request.study:
         raise Refusal(RefusalCode.WRONG_PLAN, "a request that is not about the plan it carries")
     site.ledger.require(request.ledger)
-    if site.approvals.find(plan.hash) is None:
-        _consider(site, plan)
-    approval = site.approvals.require(plan.hash)
-    require_unchanged(site.cohort(plan.study), approval.cohort)
-
-
-def _consider(site: Site, plan: Plan) -> None:
-    require_acceptable(plan, site)
-    cohort = site.cohort(plan.study)
-    patients: dict[Part, tuple[str, ...]] = {
-        "train": tuple(patient.pseudonym for patient in cohort.part("train")),
-        "validation": tuple(patient.pseudonym for patient in cohort.part("validation")),
-    }
-    automatic = site.file.policy.approval == "automatic"
-    with site.store.transaction():
-        key = site.new_study_key(plan.hash) if automatic else None
-        site.approvals.add(plan, cohort.fingerprint, key)
-        site.ledger.enrol(plan.hash, patients)
-        site.ledger.refuse_unaffordable(plan, site.file.policy.limits)
+    found = site.approvals.find(plan.hash)
+    if found is None or found.standing == "expired":
+        consider(site, plan)
+    site.frozen_cohort(site.approvals.require(plan.hash))
 
 
 def _run_round(site: Site, request: Request) -> Reply:
@@ -167,8 +185,7 @@ def _run_round(site: Site, request: Request) -> Reply:
     _require_arrays(request, plan)
     require_allowed(plan, site)
     site.replies.acknowledge(plan.hash, request.acknowledged)
-    cohort = site.cohort(plan.study)
-    require_unchanged(cohort, approval.cohort)
+    cohort = site.frozen_cohort(approval)
     numerics.apply(plan.numerics)
     if isinstance(plan.mechanism, PatientMechanism):
         check(plan.study, plan.numerics.choice)  # a model that is refused costs nobody anything
@@ -189,13 +206,21 @@ def _run_round(site: Site, request: Request) -> Reply:
     )
     compute = _train if part == "train" else _evaluate
     arrays = compute(plan, request, cohort, streams)
-    unsigned = egress.answer(request, site.name, site.ledger.head(), arrays=arrays)
+    unsigned = egress.answer(request, site.name, site.ledger.head(), site.audit.head, arrays=arrays)
     reply = egress.let_out(unsigned, plan, site.key)
+    withdraw(site)
     with site.store.transaction():
+        _require_still_approved(site, approval)
         site.ledger.commit(request.identity)
         site.replies.put(request, reply)
     reach("reply.stored", request.round)
     return reply
+
+
+def _require_still_approved(site: Site, approval: Approval) -> None:
+    """While a round was computed, a person may have stopped it or frozen other patients."""
+    if site.approvals.require(approval.plan.hash).key != approval.key:
+        raise Silence("approved anew while it was computed")
 
 
 def _require_in_order(site: Site, request: Request, plan: Plan, part: Part) -> None:

@@ -1,7 +1,11 @@
 """Flower's ``ClientApp`` for a site: reads a message, answers it, and is never code that came in.
 
 ``Context.node_config`` names the site: ``site`` (path of the site file), ``state`` (folder
-of what must outlive the process) and, in simulations alone, ``known-seed``.
+of what must outlive the process; by default what the site file names) and, in simulations
+alone, ``known-seed``.
+
+Where the site keeps silent, the message that comes back is Flower's own for a node that is
+not there. A daemon does not send even that.
 """
 
 from __future__ import annotations
@@ -39,6 +43,8 @@ def build(opened: dict[str, Site] | None = None) -> ClientApp:
             except Exception as error:  # noqa: BLE001 - Flower would send the exception's text
                 log.error("site.failed", error=type(error).__name__, at=place(error))
                 return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reply_to=message)
+            if content is None:  # silence: outside it looks as if nobody were here
+                return Message(Error(ErrorCode.NODE_UNAVAILABLE), reply_to=message)
             return Message(content, reply_to=message)
 
         return reply
@@ -56,8 +62,12 @@ def _site(sites: dict[str, Site], context: Context) -> Site:
     path = str(context.node_config["site"])
     if path not in sites:
         seed = context.node_config.get("known-seed")
-        state = Path(str(context.node_config["state"]))
-        sites[path] = open_site(Path(path), state, None if seed is None else int(seed))
+        state = context.node_config.get("state")
+        sites[path] = open_site(
+            Path(path),
+            None if state is None else Path(str(state)),
+            None if seed is None else int(seed),
+        )
     return sites[path]
 
 

@@ -1,17 +1,39 @@
-"""Which plans this site has approved, for which cohort, and each study's key.
+"""Which plans this site has approved, for which cohort and until when, and each study's key.
 
-An approval binds to the hash of the whole plan: a changed plan is a new one.
+An approval binds to the hash of the whole plan and to a cohort, and ends on a day: a changed
+plan is a new one, and changed patients need a new approval of the same plan. A plan waits,
+is approved or denied, and ends by being stopped, by an opt-out, by its expiry or by the
+coordinator's own word::
+
+    pending ──> approved ──> closed          the coordinator is done
+       │           ├───────> stopped         a person ended it     ┐ silence, until it is
+       │           ├───────> withdrawn       a patient opted out   │ approved anew
+       └─> denied  └───────> (expired)       its time is over      ┘
+
+Who asks about a plan that was approved and is not any more gets no answer at all, so that
+nobody outside can tell one reason from another, nor from a machine that is switched off.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
 
 from client.store import Store
 from common.errors import Refusal, RefusalCode
 from common.plan import Plan, read_plan
 from common.randomness import StudyKey
+
+State = Literal["pending", "approved", "denied", "stopped", "withdrawn", "closed"]
+Standing = State | Literal["expired"]
+POLICY: Final = "policy"
+"""Who decided where no person did."""
+SILENT: Final[frozenset[Standing]] = frozenset({"stopped", "withdrawn", "expired"})
+
+
+class Silence(Exception):  # noqa: N818 - nothing went wrong
+    """The site gives no answer; what it says stays here."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +44,34 @@ class Approval:
         plan: the plan as received.
         cohort: fingerprint of the patients that it may use; never leaves the site.
         state: whether it may run.
-        key: what its randomness follows from; None once the study is closed.
+        key: what its randomness follows from; None once the study is over.
+        proposed: when the plan first came, ISO 8601 in UTC, as every time.
+        decided: when its state was last decided.
+        by: who decided.
+        expires: when its approval ends; empty for never.
     """
 
     plan: Plan
     cohort: str
-    state: Literal["pending", "approved", "closed"]
+    state: State
     key: StudyKey | None = field(repr=False)
+    proposed: str
+    decided: str
+    by: str
+    expires: str
+
+    @property
+    def standing(self) -> Standing:
+        """The state, as the clock has it."""
+        if self.state == "approved" and self.expires and self.expires <= timestamp():
+            return "expired"
+        return self.state
+
+
+def timestamp(days: int = 0) -> str:
+    """Now, or in some days, as it is stored: whole seconds, so that texts sort as times do."""
+    then = datetime.now(UTC) + timedelta(days=days)
+    return then.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Approvals:
@@ -39,49 +82,119 @@ class Approvals:
 
     def find(self, plan_hash: str) -> Approval | None:
         """The approval of a plan, in whatever state; None where it was never proposed."""
-        row = self._store.execute(
-            "SELECT * FROM approvals WHERE plan_hash = ?", plan_hash
-        ).fetchone()
-        if row is None:
-            return None
-        key = row["study_key"]
-        return Approval(
-            plan=read_plan(row["plan"]),
-            cohort=row["cohort"],
-            state=row["state"],
-            key=StudyKey(key) if key else None,
-        )
+        found = self._select("WHERE plan_hash = ?", plan_hash)
+        return found[0] if found else None
+
+    def all(self) -> list[Approval]:
+        """Every plan that was ever proposed, oldest first."""
+        return self._select("ORDER BY proposed_at, rowid")
 
     def require(self, plan_hash: str) -> Approval:
         """The approval of a plan that may run.
 
         Raises:
-            Refusal: ``not-approved``.
+            Silence: it was approved and is not any more.
+            Refusal: ``not-approved``, ``pending`` or ``denied``.
         """
         approval = self.find(plan_hash)
-        if approval is None or approval.state != "approved" or approval.key is None:
-            state = approval.state if approval else "never proposed"
-            raise Refusal(
-                RefusalCode.NOT_APPROVED, "the plan is not approved", found=state, wanted="approved"
-            )
-        return approval
+        standing = approval.standing if approval else "never proposed"
+        if approval is not None and standing == "approved" and approval.key is not None:
+            return approval
+        self.require_heard(plan_hash)
+        codes = {"pending": RefusalCode.PENDING, "denied": RefusalCode.DENIED}
+        raise Refusal(
+            codes.get(standing, RefusalCode.NOT_APPROVED),
+            "the plan is not approved",
+            found=standing,
+            wanted="approved",
+        )
 
-    def add(self, plan: Plan, cohort: str, key: StudyKey | None) -> None:
-        """Record a plan: approved where it has a key, else waiting for a person."""
+    def require_heard(self, plan_hash: str, *, proposed: bool = False) -> None:
+        """Be silent about a plan whose approval ended.
+
+        Args:
+            plan_hash: which plan.
+            proposed: whether it comes as a proposal, which an expired plan may be again.
+
+        Raises:
+            Silence: it was approved and is not any more.
+        """
+        approval = self.find(plan_hash)
+        if approval is None or approval.standing not in SILENT:
+            return
+        if not (proposed and approval.standing == "expired"):
+            raise Silence(approval.standing)
+
+    def add(
+        self, plan: Plan, cohort: str, key: StudyKey | None, *, by: str = POLICY, expires: str = ""
+    ) -> None:
+        """Record a proposal: approved where it has a key, else waiting for a person.
+
+        A plan that expired is recorded anew.
+        """
         self._store.execute(
-            "INSERT INTO approvals (plan_hash, study, plan, cohort, study_key, state)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO approvals (plan_hash, study, plan, cohort, study_key, state, decided_by,"
+            " expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " cohort = excluded.cohort, study_key = excluded.study_key, state = excluded.state,"
+            " decided_by = excluded.decided_by, expires_at = excluded.expires_at, decided_at = ?",
             plan.hash,
             plan.study.study.name,
             plan.text,
             cohort,
             key.secret if key else None,
             "approved" if key else "pending",
+            by if key else "",
+            expires or None,
+            timestamp(),
+        )
+
+    def approve(self, plan_hash: str, cohort: str, key: StudyKey, *, by: str, expires: str) -> None:
+        """Let a recorded plan run for a cohort, with a key, until a day."""
+        self._store.execute(
+            "UPDATE approvals SET state = 'approved', cohort = ?, study_key = ?, decided_by = ?,"
+            " decided_at = ?, expires_at = ? WHERE plan_hash = ?",
+            cohort,
+            key.secret,
+            by,
+            timestamp(),
+            expires or None,
+            plan_hash,
+        )
+
+    def end(self, plan_hash: str, state: State, *, by: str) -> None:
+        """End a plan and erase its key: its noise can never be drawn again.
+
+        What is closed stays closed. Erase the store afterwards, outside a transaction.
+        """
+        self._store.execute(
+            "UPDATE approvals SET state = ?, study_key = NULL, decided_by = ?, decided_at = ?"
+            " WHERE plan_hash = ? AND state != 'closed'",
+            state,
+            by,
+            timestamp(),
+            plan_hash,
         )
 
     def close(self, plan_hash: str) -> None:
-        """End a study and erase its key: its noise can never be drawn again."""
-        self._store.execute(
-            "UPDATE approvals SET state = 'closed', study_key = NULL WHERE plan_hash = ?",
-            plan_hash,
-        )
+        """End a study that its coordinator is done with."""
+        self.end(plan_hash, "closed", by="coordinator")
+
+    def running(self) -> list[Approval]:
+        """The plans that are approved, whatever the clock says."""
+        return self._select("WHERE state = 'approved' ORDER BY rowid")
+
+    def _select(self, which: str, *values: object) -> list[Approval]:
+        rows = self._store.execute(f"SELECT * FROM approvals {which}", *values).fetchall()  # noqa: S608 - no value in it
+        return [
+            Approval(
+                plan=read_plan(row["plan"]),
+                cohort=row["cohort"],
+                state=row["state"],
+                key=StudyKey(row["study_key"]) if row["study_key"] else None,
+                proposed=row["proposed_at"],
+                decided=row["decided_at"],
+                by=row["decided_by"],
+                expires=row["expires_at"] or "",
+            )
+            for row in rows
+        ]

@@ -27,7 +27,7 @@ from client.parallel import Progress, silent
 from common.errors import DataError, Refusal, RefusalCode, SiteError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 __all__ = [
     "Cohort",
@@ -151,6 +151,7 @@ def load_cohort(
     workers: int = 1,
     progress: Progress = silent,
     derived: Derived = Derived.REJECT,
+    without: Collection[str] = (),
 ) -> Cohort:
     """Read a folder and its labels into a cohort.
 
@@ -167,6 +168,7 @@ def load_cohort(
         workers: processes for reading and decoding.
         progress: told of every file; :func:`common.console.progress` shows it.
         derived: what to do with derived images and localisers.
+        without: pseudonyms of patients who take no part.
 
     Raises:
         DataError: no folder, no DICOM file in it, no image left to use, or a cache that
@@ -175,7 +177,8 @@ def load_cohort(
     """
     known = read_labels(labels, classes)
     found = scan(images, decode=False, workers=workers, progress=progress)
-    chosen, rejected = select(found.found, Rules(modalities, derived), known, pseudonyms)
+    rules = Rules(modalities, derived)
+    chosen, rejected = select(found.found, rules, known, pseudonyms, without)
     cached = fill(
         cache,
         images,
@@ -202,9 +205,15 @@ def load_cohort(
 
 
 def select(
-    files: Sequence[Found], rules: Rules, labels: Labels, pseudonyms: Pseudonyms
+    files: Sequence[Found],
+    rules: Rules,
+    labels: Labels,
+    pseudonyms: Pseudonyms,
+    without: Collection[str] = (),
 ) -> tuple[list[Labelled], list[Rejected]]:
     """The files that a study can use, as far as headers and labels tell.
+
+    A patient who takes no part is as if not there: neither chosen nor rejected.
 
     Returns:
         What is chosen, sorted by patient and content and with copies, and what is rejected.
@@ -223,6 +232,8 @@ def select(
             rejected.append(Rejected(file.path, verdict.reason, verdict.detail))
             continue
         pseudonym = pseudonyms.of(file.header.patient)
+        if pseudonym in without:
+            continue
         labelled.append(Labelled(file, pseudonym, labels.classes.index(row.label), row.line))
     _require_agreement(labels.file, labelled)
     return sorted(labelled, key=lambda each: each.order), rejected
@@ -261,7 +272,8 @@ def require_unchanged(cohort: Cohort, frozen: str) -> None:
         raise Refusal(
             RefusalCode.COHORT_CHANGED,
             "the images, labels or patients of this study are not those that were approved",
-            remedy="put the folder and the label file back as they were; new ones need a new study",
+            remedy="put the folder and the label file back as they were, or approve the plan "
+            "again: consilium-site approve freezes the patients of today",
         )
 
 

@@ -8,6 +8,7 @@ to it is turned into a refusal, which carries a code from a closed list and noth
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from pydantic import ValidationError
@@ -15,15 +16,18 @@ from pydantic import ValidationError
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json
 from common.histogram import MOST_COUNT
-from common.messages import OK, LedgerHead, Reply, Request
+from common.messages import OK, AuditHead, LedgerHead, Reply, Request
 from common.plan import Offer, Plan
 from common.signing import SigningKey
+
+_NO_LOG: Final = AuditHead()
 
 
 def answer(
     request: Request,
     site: str,
     ledger: LedgerHead,
+    audit: AuditHead = _NO_LOG,
     *,
     arrays: np.ndarray | None = None,
     document: str = "",
@@ -39,12 +43,19 @@ def answer(
         arrays=arrays,
         document=document,
         ledger=ledger,
+        audit=audit,
     )
 
 
-def refusal(request: Request, site: str, ledger: LedgerHead, code: RefusalCode) -> Reply:
+def refusal(
+    request: Request,
+    site: str,
+    ledger: LedgerHead,
+    code: RefusalCode,
+    audit: AuditHead = _NO_LOG,
+) -> Reply:
     """A reply that says no, with a code and nothing else."""
-    return replace(answer(request, site, ledger), code=str(code))
+    return replace(answer(request, site, ledger, audit), code=str(code))
 
 
 def let_out(reply: Reply, plan: Plan | None, key: SigningKey) -> Reply:

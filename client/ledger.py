@@ -14,12 +14,14 @@ figure that its plan states and the approval fixed.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from client.accounts import Account, Divergences, accounts, cost, enrol
+from client.accounts import Account, Divergences, History, accounts, cost, enrol, leave
 from client.store import Store
 from common.accounting import (
     SampledGaussian,
@@ -30,7 +32,7 @@ from common.accounting import (
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json, sha256
 from common.messages import HASH_OF_NOTHING, LedgerHead
-from common.plan import Plan
+from common.plan import Plan, read_plan
 from common.privacy import PatientMechanism
 
 Part = Literal["train", "validation"]
@@ -76,6 +78,7 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._clear: tuple[frozenset[str], tuple[object, ...]] | None = None
 
     def head(self) -> LedgerHead:
         """How many charges there are, and the hash over all of them.
@@ -87,16 +90,20 @@ class Ledger:
         ).fetchone()
         return LedgerHead(row["length"], row["hash"]) if row else LedgerHead()
 
+    def hash_at(self, length: int) -> str | None:
+        """The hash that the head had at a length; None beyond the end."""
+        if length == 0:
+            return HASH_OF_NOTHING
+        row = self._store.execute("SELECT hash FROM charges WHERE length = ?", length).fetchone()
+        return row["hash"] if row else None
+
     def require(self, seen: LedgerHead) -> None:
         """Refuse to go on where the coordinator has seen a longer or another ledger.
 
         Raises:
             Refusal: ``ledger-behind``: an old backup was brought back.
         """
-        row = self._store.execute("SELECT hash FROM charges WHERE length = ?", seen.length)
-        found = row.fetchone()
-        hash_there = found["hash"] if found else HASH_OF_NOTHING if not seen.length else None
-        if hash_there != seen.hash:
+        if self.hash_at(seen.length) != seen.hash:
             raise Refusal(
                 RefusalCode.LEDGER_BEHIND,
                 "the ledger is older than what this site has already sent",
@@ -149,15 +156,20 @@ class Ledger:
         ).fetchone()
         return row is not None
 
-    def enrol(self, plan_hash: str, patients: dict[Part, tuple[str, ...]]) -> None:
-        """Record who stands in a plan's cohort; call it in the approval's transaction."""
+    def enrol(self, plan_hash: str, patients: Mapping[str, tuple[str, ...]]) -> None:
+        """Record who stands in a plan's cohort, in place of whoever stood there before.
+
+        Members are added: who was charged stays charged. Call it in the approval's transaction.
+        """
+        leave(self._store, plan_hash)
         for part, pseudonyms in patients.items():
             enrol(self._store, plan_hash, part, pseudonyms)
 
     def refuse_unaffordable(self, plan: Plan, limits: Limits) -> None:
         """Refuse a plan whose whole cost the policy, or its patients' accounts, cannot bear.
 
-        Call it after :meth:`enrol`, in the same transaction.
+        What the plan was charged already is a part of its whole cost. Call it after
+        :meth:`enrol`, in the same transaction.
 
         Raises:
             Refusal: ``policy`` or ``budget``.
@@ -173,11 +185,32 @@ class Ledger:
                 found=f"epsilon {mechanism.epsilon:.3f}",
                 wanted=f"at most {limits.epsilon_per_study:g}",
             )
-        whole = _whole(plan, mechanism)
         for history, spent in accounts(self._store, plan.hash).items():
-            parts = [part for hash_, part in history if hash_ == plan.hash]
-            events = [event for part, event in whole.items() if part in parts and event]
-            self._within(spent, plan, events, limits)
+            self._within(spent, plan, self._after(history, spent, plan), limits)
+
+    def forecast(self, plan: Plan, limits: Limits) -> tuple[float, float]:
+        """What the most charged patient of a plan has spent today, and will when it is over.
+
+        Both as the policy's total reads them, over all studies; call it after :meth:`enrol`.
+        """
+        before = after = 0.0
+        for history, spent in accounts(self._store, plan.hash).items():
+            before = max(before, self._read(spent.total, history, limits))
+            ahead = self._after(history, spent, plan)
+            after = max(after, self._judge(spent, plan, ahead, limits))
+        return before, after
+
+    def most_spent(self, limits: Limits) -> float:
+        """What the most charged patient of all has spent, as the policy's total reads it."""
+        rows = self._store.execute("SELECT DISTINCT plan_hash FROM charges").fetchall()
+        return max(
+            (
+                self._read(spent.total, history, limits)
+                for row in rows
+                for history, spent in accounts(self._store, row["plan_hash"]).items()
+            ),
+            default=0.0,
+        )
 
     def spent(self, plan_hash: str, delta: float) -> float:
         """The largest epsilon over the accounts of a plan's patients, over all studies.
@@ -186,6 +219,36 @@ class Ledger:
         """
         spent = accounts(self._store, plan_hash).values()
         return max((renyi_epsilon(account.total, delta) for account in spent), default=0.0)
+
+    def cost_of(self, identity: str, delta: float) -> float:
+        """Epsilon of one release alone; 0 where nothing was charged for it."""
+        row = self._store.execute("SELECT * FROM charges WHERE identity = ?", identity).fetchone()
+        if row is None:
+            return 0.0
+        if row["sampling_rate"] is None:
+            return math.inf
+        names = ("sampling_rate", "noise_multiplier", "count")
+        event = SampledGaussian(**{name: row[name] for name in names})
+        return renyi_epsilon(cost(self._store, event), delta)
+
+    def plans_with(self, patients: frozenset[str]) -> list[str]:
+        """The approved plans in whose cohort one of these stands now, by hash."""
+        rows = self._store.execute(
+            "SELECT plan_hash, decided_at FROM approvals WHERE state = 'approved'"
+        ).fetchall()
+        question = patients, tuple(map(tuple, rows))
+        if not patients or question == self._clear:
+            return []
+        found = {
+            row["plan_hash"]
+            for row in self._store.execute(
+                "SELECT plan_hash, patient FROM members JOIN approvals USING (plan_hash)"
+                " WHERE state = 'approved' AND present"
+            )
+            if row["patient"] in patients
+        }
+        self._clear = None if found else question
+        return sorted(found)
 
     def charges(self) -> list[dict[str, Any]]:
         """Every charge, oldest first, as plain values."""
@@ -216,7 +279,8 @@ class Ledger:
             return
         for history, spent in accounts(self._store, charge.plan_hash).items():
             if (charge.plan_hash, charge.part) in history:
-                self._within(spent, plan, [charge.event], limits)
+                after = spent.total + cost(self._store, charge.event)
+                self._within(spent, plan, after, limits)
 
     def _refuse_beyond_plan(self, charge: Charge, plan: Plan, limits: Limits) -> None:
         """Refuse what would make a study cost more than its plan states and the policy allows."""
@@ -244,14 +308,37 @@ class Ledger:
                 wanted=f"at most {limits.epsilon_per_study:g}, and no more than the plan foresees",
             )
 
-    def _within(
-        self, spent: Account, plan: Plan, events: list[SampledGaussian], limits: Limits
-    ) -> None:
-        """Refuse events that would take one kind of patient beyond the total."""
+    def _after(self, history: History, spent: Account, plan: Plan) -> Divergences:
+        """What will have been released about one kind of patient when a plan is over."""
+        if not isinstance(plan.mechanism, PatientMechanism):
+            return np.full_like(spent.total, math.inf)
+        whole = _whole(plan, plan.mechanism)
+        parts = [part for hash_, part in history if hash_ == plan.hash]
+        events = [event for part, event in whole.items() if part in parts and event]
         more = [cost(self._store, event) for event in events]
-        epsilon = limits.spent(np.sum([spent.total, *more], axis=0))
+        return np.asarray(np.sum([spent.others, *more], axis=0))
+
+    def _judge(self, spent: Account, plan: Plan, after: Divergences, limits: Limits) -> float:
+        epsilon = limits.spent(after)
         if not spent.others.any():  # nothing but this study was ever released about them
             epsilon = min(epsilon, plan.mechanism.epsilon)
+        return epsilon
+
+    def _read(self, total: Divergences, history: History, limits: Limits) -> float:
+        """Epsilon of what was released: a single study's is at most what its plan states."""
+        epsilon = limits.spent(total)
+        charged = self._store.execute("SELECT DISTINCT plan_hash FROM charges").fetchall()
+        plans = {hash_ for hash_, _ in history} & {row["plan_hash"] for row in charged}
+        if len(plans) == 1:
+            row = self._store.execute(
+                "SELECT plan FROM approvals WHERE plan_hash = ?", plans.pop()
+            ).fetchone()
+            epsilon = min(epsilon, read_plan(row["plan"]).mechanism.epsilon)
+        return epsilon
+
+    def _within(self, spent: Account, plan: Plan, after: Divergences, limits: Limits) -> None:
+        """Refuse what would take one kind of patient beyond the total."""
+        epsilon = self._judge(spent, plan, after, limits)
         if epsilon > limits.epsilon_total:
             raise Refusal(
                 RefusalCode.BUDGET,

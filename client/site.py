@@ -7,6 +7,10 @@ The state folder holds what must outlive the process and never leaves the hospit
     state/signing.key    Ed25519, signs every reply
     state/patients.key   keys the pseudonyms
     state/cache/         decoded images
+    state/audit.jsonl    what came in, what went out, and what was decided
+    state/receipts.jsonl what the coordinator has signed for
+    state/opt-out.txt    patients who take no part, beside the lists that the site file names
+    state/COORDINATOR.json  of the coordinator that the site has joined
 
 The files belong together: under another ``patients.key`` the ledger would know nobody, and
 without the ledger nobody would have spent anything. So a folder that lacks one of them, or
@@ -16,24 +20,29 @@ that belongs to another seed, is refused.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 import torch
 
-from client.approvals import Approvals
-from client.dataset import Cohort, load_cohort
+from client.approvals import Approval, Approvals, timestamp
+from client.audit import AuditLog
+from client.dataset import Cohort, load_cohort, require_unchanged
 from client.identity import Pseudonyms
 from client.ledger import Ledger
+from client.optout import OptOuts
 from client.parallel import Progress, silent
+from client.receipts import Receipts
 from client.replies import Replies
 from client.sitefile import DataSet, SiteFile, load_site_file
 from client.store import Store
 from client.tuning import Choices
 from common import numerics
 from common.errors import Refusal, RefusalCode, SiteError
-from common.files import write_atomic
+from common.files import sha256_file, write_atomic
 from common.numerics import EngineChoice, NumericsRecord
 from common.plan import Offer
 from common.randomness import KEY_BYTES, StudyKey, known_secret
@@ -64,12 +73,17 @@ class Site:
     key: SigningKey = field(repr=False)
     pseudonyms: Pseudonyms = field(repr=False)
     store: Store = field(repr=False)
+    audit: AuditLog = field(repr=False)
     workers: int = WORKERS
     recorded: NumericsRecord | None = None
     _cohorts: dict[str, Cohort] = field(default_factory=dict, repr=False)
+    _read_at: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.store)
+        self.receipts = Receipts(self.state, self.name, self.ledger, self.audit)
+        lists = (self.folder / data.opt_out for data in self.file.data.values() if data.opt_out)
+        self.opt_outs = OptOuts(lists, self.state, self.pseudonyms)
         self.approvals = Approvals(self.store)
         self.replies = Replies(self.store)
         self.choices = Choices(self.state / "kernels.json")
@@ -100,13 +114,18 @@ class Site:
     def cohort(self, study: Study, progress: Progress = silent) -> Cohort:
         """The site's patients for a study, read once while the site is open.
 
+        They are read again when the list of those who take no part has changed.
+
         Raises:
             Refusal: ``data-unavailable``.
             DataError: the images cannot be used.
             LabelError: the labels cannot be used.
+            SiteError: the list of those who take no part cannot be read.
         """
-        wanted = study.data.model_dump_json() + study.task.model_dump_json()
+        absent = self.opt_outs.read()
+        wanted = study.data.model_dump_json() + study.task.model_dump_json() + absent.version
         if wanted not in self._cohorts:
+            self._read_at = self._read_at or timestamp()
             data = self.dataset(study)
             self._cohorts[wanted] = load_cohort(
                 self.folder / data.images,
@@ -118,6 +137,7 @@ class Site:
                 channels=study.data.channels,
                 split=data.parts,
                 cache=self.state / "cache",
+                without=absent.pseudonyms,
                 workers=self.workers,
                 progress=progress,
                 derived=data.derived,
@@ -169,9 +189,34 @@ class Site:
             return StudyKey.generate()
         return StudyKey(known_secret(self.known_seed, self.name, f"study {plan_hash}"))
 
+    def frozen_cohort(self, approval: Approval) -> Cohort:
+        """The patients that an approval froze.
+
+        Another process may have frozen them after they were read here: then they are read
+        again.
+
+        Raises:
+            Refusal: ``cohort-changed``; and as :meth:`cohort`.
+        """
+        study = approval.plan.study
+        cohort = self.cohort(study)
+        if cohort.fingerprint != approval.cohort and self._read_at <= approval.decided:
+            self.forget()
+            cohort = self.cohort(study)
+        require_unchanged(cohort, approval.cohort)
+        return cohort
+
+    def forget(self) -> None:
+        """Read cohorts again when they are asked for."""
+        self._cohorts.clear()
+        self._read_at = ""
+
     def close(self) -> None:
-        """Close the store."""
+        """Note that the site stops, and close its store and its log."""
+        with suppress(OSError):  # a full disk does not keep anybody from stopping
+            self.audit.append("site.stopped", pid=os.getpid())
         self.store.close()
+        self.audit.close()
 
     def __enter__(self) -> Site:
         return self
@@ -180,12 +225,12 @@ class Site:
         self.close()
 
 
-def open_site(path: Path, state: Path, known_seed: int | None = None) -> Site:
-    """Open a site, making its keys and store where there are none.
+def open_site(path: Path, state: Path | None = None, known_seed: int | None = None) -> Site:
+    """Open a site, making its keys, its store and its audit log where there are none.
 
     Args:
         path: the site file.
-        state: folder of what must outlive the process.
+        state: folder of what must outlive the process; by default as the site file says.
         known_seed: makes all keys follow from the seed and the site's name; a simulation's.
 
     Raises:
@@ -200,8 +245,10 @@ def open_site(path: Path, state: Path, known_seed: int | None = None) -> Site:
             found="false",
             wanted="true, for a simulation on data that need no protection",
         )
+    state = path.parent / file.site.state if state is None else state
     try:
-        return _opened(path.parent, file, state, known_seed)
+        site = _opened(path.parent, file, state, known_seed)
+        _note_start(site, path)
     except OSError as error:
         raise SiteError(
             "the site's state folder cannot be used",
@@ -209,6 +256,16 @@ def open_site(path: Path, state: Path, known_seed: int | None = None) -> Site:
             found=error.strerror,
             remedy="make room on the disk, or let this user, and nobody else, write there",
         ) from error
+    return site
+
+
+def _note_start(site: Site, path: Path) -> None:
+    """The start, and the site file where it is not what it was at the last one."""
+    site.audit.append("site.started", pid=os.getpid(), version=version("consilium"))
+    settings = sha256_file(path)
+    if settings != site.store.fact("site-file"):
+        site.audit.append("configuration.changed", site_file=settings)
+        site.store.keep("site-file", settings)
 
 
 def _opened(folder: Path, file: SiteFile, state: Path, known_seed: int | None) -> Site:
@@ -221,6 +278,8 @@ def _opened(folder: Path, file: SiteFile, state: Path, known_seed: int | None) -
         secrets = {
             use: _kept(state / f"{use}.key", _secret(file, use, known_seed)) for use in _KEYS
         }
+        key = SigningKey(secrets["signing"])
+        audit = AuditLog(state, key)
     except BaseException:
         store.close()
         raise
@@ -229,9 +288,10 @@ def _opened(folder: Path, file: SiteFile, state: Path, known_seed: int | None) -
         file=file,
         state=state,
         known_seed=known_seed,
-        key=SigningKey(secrets["signing"]),
+        key=key,
         pseudonyms=Pseudonyms(secrets["patients"]),
         store=store,
+        audit=audit,
     )
 
 

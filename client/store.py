@@ -16,7 +16,7 @@ from typing import Final
 from common.errors import SiteError
 from common.files import sync_folder
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 _SCHEMA: Final = """
 CREATE TABLE approvals (
     plan_hash TEXT PRIMARY KEY,
@@ -58,8 +58,8 @@ HISTORIES: Final = """
 INSERT INTO histories
     SELECT DISTINCT plan_hash, stood.history FROM members JOIN (
         SELECT patient, group_concat(plan_hash || ' ' || part, ',') AS history
-        FROM members GROUP BY patient
-    ) AS stood USING (patient)
+        FROM members WHERE part != 'test' GROUP BY patient
+    ) AS stood USING (patient) WHERE part != 'test'
 """
 """Fills the table ``histories``, which follows from ``members``."""
 _SINCE_2: Final = f"""
@@ -79,6 +79,42 @@ CREATE TABLE histories (
 ) STRICT, WITHOUT ROWID;
 {HISTORIES};
 """
+_SINCE_3: Final = """
+CREATE TABLE approvals_3 (
+    plan_hash TEXT PRIMARY KEY,
+    study TEXT NOT NULL,
+    plan TEXT NOT NULL,
+    cohort TEXT NOT NULL,
+    study_key BLOB,
+    state TEXT NOT NULL CHECK (
+        state IN ('pending', 'approved', 'denied', 'stopped', 'withdrawn', 'closed')
+    ),
+    proposed_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
+    decided_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
+    decided_by TEXT NOT NULL DEFAULT '',
+    expires_at TEXT
+) STRICT;
+INSERT INTO approvals_3
+    SELECT plan_hash, study, plan, cohort, study_key, state, decided_at, decided_at,
+        CASE state WHEN 'pending' THEN '' ELSE 'policy' END, NULL
+    FROM approvals ORDER BY rowid;
+DROP TABLE approvals;
+ALTER TABLE approvals_3 RENAME TO approvals;
+CREATE TABLE members_3 (
+    plan_hash TEXT NOT NULL REFERENCES approvals,
+    patient TEXT NOT NULL,
+    part TEXT NOT NULL CHECK (part IN ('train', 'validation', 'test')),
+    present INTEGER NOT NULL DEFAULT 1,
+    PRIMARY KEY (patient, plan_hash, part)
+) STRICT, WITHOUT ROWID;
+INSERT INTO members_3 (plan_hash, patient, part) SELECT plan_hash, patient, part FROM members;
+DROP TABLE members;
+ALTER TABLE members_3 RENAME TO members;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+DELETE FROM replies; -- signed before there was an audit log: nobody would believe them now
+"""
+"""A patient who left a cohort stays a member: what was released about him was."""
+_STEPS: Final = (_SCHEMA, _SINCE_2, _SINCE_3)
 
 
 class Store:
@@ -112,11 +148,7 @@ class Store:
         self._connection.execute("PRAGMA secure_delete = ON")
         (found,) = self._connection.execute("PRAGMA user_version").fetchone()
         if found < SCHEMA_VERSION:
-            missing = _SINCE_2 if found else _SCHEMA + _SINCE_2
-            self._connection.executescript(
-                f"BEGIN IMMEDIATE; {missing} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            )
-            sync_folder(path.parent)
+            self._bring_up_to_date(path)
         elif found != SCHEMA_VERSION:
             raise SiteError(
                 "the site's store was made by another version of Consilium",
@@ -125,6 +157,28 @@ class Store:
                 wanted=f"schema {SCHEMA_VERSION}",
                 remedy="install the version that made it",
             )
+
+    def _bring_up_to_date(self, path: Path) -> None:
+        """Make what is missing, in one transaction.
+
+        Tables are replaced as SQLite's documentation of ALTER TABLE prescribes: with foreign
+        keys off, so that what refers to a table is not touched while it is away. Another
+        process may have been faster: the version is read again under the lock.
+        """
+        self._connection.execute("PRAGMA foreign_keys = OFF")
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            (found,) = self._connection.execute("PRAGMA user_version").fetchone()
+            for statement in _statements("".join(_STEPS[found:])):
+                self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        self.erase()  # the old tables held study keys, and so does the write-ahead log
+        sync_folder(path.parent)
 
     def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
         """Run one statement; outside a transaction it is durable when this returns."""
@@ -140,6 +194,15 @@ class Store:
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
+
+    def fact(self, name: str) -> str:
+        """What is kept under a name; empty where nothing is."""
+        row = self.execute("SELECT value FROM facts WHERE name = ?", name).fetchone()
+        return str(row["value"]) if row else ""
+
+    def keep(self, name: str, value: str) -> None:
+        """Keep a value under a name, in place of the one before."""
+        self.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)
 
     def erase(self) -> None:
         """Leave no trace of what was overwritten: the write-ahead log still holds it.
@@ -157,3 +220,13 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script, one by one: unlike ``executescript`` it commits nothing."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -8,10 +8,12 @@ its own. What arrives is checked for exactly the expected keys, types and sizes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -78,7 +80,7 @@ class Request:
     receipt_ledger: LedgerHead = LedgerHead()
     receipt_audit: AuditHead = AuditHead()
 
-    @property
+    @cached_property
     def arrays_hash(self) -> str:
         """SHA-256 of the arrays' bytes and of the document."""
         return content_hash(self.arrays, self.document)
@@ -143,6 +145,20 @@ def receipt_bytes(site: str, ledger: LedgerHead, audit: AuditHead) -> bytes:
     """What a coordinator signs to say that a site has sent it these heads."""
     heads = [site, [ledger.length, ledger.hash], [audit.length, audit.hash]]
     return b"consilium/1 receipt " + canonical_json(heads)
+
+
+def fingerprint(content: RecordDict) -> tuple[str, int]:
+    """A hash of whatever arrived, and its size in bytes, where it cannot be read as a message."""
+    digest, size = hashlib.sha256(), 0
+    for name, record in content.items():
+        parts = [name.encode("utf-8", "replace"), type(record).__name__.encode()]
+        for key, value in record.items():
+            whole = value.data if isinstance(value, Array) else repr(value).encode()
+            parts += [str(key).encode("utf-8", "replace"), whole]
+        for part in parts:
+            digest.update(len(part).to_bytes(8, "little") + part)
+            size += len(part)
+    return digest.hexdigest(), size
 
 
 def content_hash(arrays: Flat | None, document: str = "") -> str:

@@ -134,7 +134,7 @@ class Hospital:
 
 def offer_of(site: Site, study: Study) -> Offer:
     """The site's offer, as the coordinator reads it."""
-    reply = answer(site, offer_request(study))
+    reply = answered(site, offer_request(study))
     assert reply.code == "ok"
     return Offer.model_validate_json(reply.document)
 
@@ -159,7 +159,7 @@ def plan_for(site: Site, study: Study) -> Plan:
 def approved(site: Site, study: Study) -> Plan:
     """A plan that the site has approved."""
     plan = plan_for(site, study)
-    assert answer(site, proposal(plan)).code == "ok"
+    assert answered(site, proposal(plan)).code == "ok"
     return plan
 
 
@@ -188,9 +188,18 @@ def asking(
     return Request(**fields | changes)
 
 
+def answered(site: Site, request: Request) -> Reply:
+    """What a site answers, where it is not silent."""
+    reply = answer(site, request)
+    assert reply is not None
+    return reply
+
+
 def code_of(site: Site, request: Request) -> str:
-    """How a site answers: ``ok`` or a code; a refusal must carry nothing else."""
-    reply: Reply = answer(site, request)
+    """How a site answers: ``ok``, a code or ``silence``; a refusal must carry nothing else."""
+    reply = answer(site, request)
+    if reply is None:
+        return "silence"
     if reply.code != "ok":
         assert reply.arrays is None
         assert reply.document == ""

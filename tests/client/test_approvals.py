@@ -41,10 +41,10 @@ def plan_titled(title: str) -> Plan:
     return write_plan(study, offer, 106)
 
 
-def refused(approvals: Approvals, plan: Plan) -> str:
+def refused(approvals: Approvals, plan: Plan, code: RefusalCode = RefusalCode.NOT_APPROVED) -> str:
     with pytest.raises(Refusal) as caught:
         approvals.require(plan.hash)
-    assert caught.value.code is RefusalCode.NOT_APPROVED
+    assert caught.value.code is code
     return caught.value.details["found"]
 
 
@@ -56,7 +56,7 @@ def test_a_plan_with_a_key_may_run(store: Store, plan: Plan) -> None:
 
 def test_a_plan_that_waits_for_a_person_may_not(store: Store, plan: Plan) -> None:
     Approvals(store).add(plan, "cohort", None)
-    assert refused(Approvals(store), plan) == "pending"
+    assert refused(Approvals(store), plan, RefusalCode.PENDING) == "pending"
 
 
 def test_a_changed_plan_is_another_one(store: Store, plan: Plan) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,26 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from client.answering import answer
 from client.approvals import Approvals
 from client.ledger import Charge, Ledger, Limits, Part
 from client.store import Store
 from common.accounting import ORDERS, SampledGaussian, renyi, renyi_epsilon
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json, sha256
-from common.messages import HASH_OF_NOTHING, LedgerHead, reply_to_bytes
+from common.messages import HASH_OF_NOTHING, AuditHead, LedgerHead, Reply, reply_to_bytes
 from common.numerics import EngineChoice, record
 from common.plan import Offer, Plan, write_plan
 from common.privacy import PatientMechanism
 from common.randomness import StudyKey
-from tests.client.site_fixtures import Hospital, approved, asking, code_of, plan_for, proposal
+from tests.client.site_fixtures import (
+    Hospital,
+    answered,
+    approved,
+    asking,
+    code_of,
+    plan_for,
+    proposal,
+)
 from tests.common.studies import exit_code, small_study
 
 AMPLE = Limits(epsilon_per_study=8.0, epsilon_total=100.0, delta=1e-5)
@@ -386,20 +394,27 @@ def test_renamed_copied_and_relabelled_folders_and_other_data_sets_share_one_acc
         assert len(site.ledger.charges()) == 3
 
 
+def released(reply: Reply) -> bytes:
+    return reply_to_bytes(replace(reply, audit=AuditHead(), signature=b""))
+
+
 def test_a_kill_after_the_reservation_leaves_it_spent_and_the_retry_is_the_same_release(
     tmp_path: Path,
 ) -> None:
-    """kill -9 between reservation and training, then in training: one charge, the same bytes."""
+    """kill -9 between reservation and training, then in training: one charge, the same release.
+
+    The audit log's head beside it says when and how often it was asked for.
+    """
     undisturbed, killed = Hospital(tmp_path / "a"), Hospital(tmp_path / "b")
     with undisturbed.open() as site:
         request = asking(approved(site, small_study()))
-        expected = reply_to_bytes(answer(site, request))
+        expected = released(answered(site, request))
     with killed.open() as site:
         assert approved(site, small_study()).hash == request.plan_hash
 
     def ask() -> bytes:
         with killed.open() as site:
-            return reply_to_bytes(answer(site, request))
+            return released(answered(site, request))
 
     for point in ("reservation.made:1", "training.step:1"):
         assert exit_code(ask, kill_at=point) == -signal.SIGKILL
