@@ -91,8 +91,8 @@ def init(folder: Path, name: str, address: str) -> Made:
         keep(key, lambda: _new_key(ec.SECP256R1()))
         keep(certificate, partial(_issue, home, key, hosts))
     keep(home.signing_key, lambda: secrets.token_bytes(32))
-    for secret in (home.superexec_secret, home.guard_secret):
-        keep(secret, lambda: secrets.token_hex(32).encode())
+    for path in (home.superexec_secret, home.guard_secret):
+        keep(path, lambda: secrets.token_hex(32).encode())
     return Made(home, tuple(made), tuple(kept))
 
 
@@ -148,10 +148,29 @@ def signing_key(home: Home) -> SigningKey:
     Raises:
         CoordinatorError: it is missing or cannot be read.
     """
-    secret = _read(home.signing_key)
-    if len(secret) != 32:
+    found = secret(home.signing_key)
+    if len(found) != 32:
         raise _damaged(home.signing_key)
-    return SigningKey(secret)
+    return SigningKey(found)
+
+
+def secret(path: Path) -> bytes:
+    """What stands in a secret file of the state folder, ``superexec.secret`` for one.
+
+    Raises:
+        CoordinatorError: it is missing, or others than its owner may read it.
+    """
+    content = _read(path)
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise CoordinatorError(
+            "others on this machine can read a secret of the coordinator",
+            where=path,
+            found=f"mode {mode:o}",
+            wanted="mode 600",
+            remedy=f"chmod 600 {path}",
+        )
+    return content
 
 
 def server_context(home: Home) -> ssl.SSLContext:
@@ -182,21 +201,6 @@ def operator_context(home: Home) -> ssl.SSLContext:
     return context
 
 
-def _servers(home: Home) -> tuple[tuple[Path, Path, tuple[str, ...]], ...]:
-    """Certificate, key and hosts of each server: the gateway, and SuperLink behind it."""
-    host = certificates.host_of(home.file.coordinator.address)
-    here = ("localhost", "127.0.0.1")
-    public = (host, *(each for each in here if each != host))
-    return (
-        (home.server_certificate, home.server_key, public),
-        (home.loopback_certificate, home.loopback_key, here),
-    )
-
-
-def _issue(home: Home, key: Path, hosts: tuple[str, ...]) -> bytes:
-    return certificates.server(hosts, _key(key), _certificate(home.ca_certificate), ca_key(home))
-
-
 def ca_key(home: Home) -> ec.EllipticCurvePrivateKey:
     """The authority's key.
 
@@ -213,6 +217,21 @@ def ca_certificate(home: Home) -> x509.Certificate:
         CoordinatorError: it is missing or cannot be read.
     """
     return _certificate(home.ca_certificate)
+
+
+def _servers(home: Home) -> tuple[tuple[Path, Path, tuple[str, ...]], ...]:
+    """Certificate, key and hosts of each server: the gateway, and SuperLink behind it."""
+    host = certificates.host_of(home.file.coordinator.address)
+    here = ("localhost", "127.0.0.1")
+    public = (host, *(each for each in here if each != host))
+    return (
+        (home.server_certificate, home.server_key, public),
+        (home.loopback_certificate, home.loopback_key, here),
+    )
+
+
+def _issue(home: Home, key: Path, hosts: tuple[str, ...]) -> bytes:
+    return certificates.server(hosts, _key(key), _certificate(home.ca_certificate), ca_key(home))
 
 
 def _demand_same(home: Home, name: str, address: str) -> None:
@@ -244,7 +263,7 @@ def _new_key(curve: ec.EllipticCurve) -> bytes:
 
 def _key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
-        key = load_pem_private_key(_read(path), password=None)
+        key = load_pem_private_key(secret(path), password=None)
     except (ValueError, TypeError) as cause:
         raise _damaged(path) from cause
     if not isinstance(key, ec.EllipticCurvePrivateKey):

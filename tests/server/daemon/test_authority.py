@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import socket
 import ssl
-import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,12 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from common.enrolment import read_coordinator_card
 from common.errors import CoordinatorError
 from common.signing import verify
-from server.daemon import authority, operators
+from server.daemon import authority
 from server.daemon.settings import FILE, Home, load_home
-
-ADDRESS = "consilium.example.org:8443"
-Shown = Mapping[str, object]
-"""What Python tells of the certificate that the other side showed."""
+from tests.server.daemon.tls import ADDRESS, greet, trusting
 
 
 @pytest.fixture
@@ -34,46 +28,6 @@ def home(tmp_path: Path) -> Home:
 def everything(folder: Path) -> dict[str, bytes]:
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def greet(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> Shown | None:
-    """One connection over a real socket; what the server saw of the client's certificate."""
-    seen: list[Shown | None] = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            plain, _ = listener.accept()
-            try:
-                with server.wrap_socket(plain, server_side=True) as taken:
-                    seen.append(taken.getpeercert())
-                    taken.sendall(b"x")
-            except (ssl.SSLError, OSError):
-                plain.close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            with (
-                socket.create_connection(listener.getsockname(), timeout=10) as plain,
-                client.wrap_socket(plain, server_hostname=host) as opened,
-            ):
-                assert opened.version() in {"TLSv1.2", "TLSv1.3"}
-                if opened.recv(1) != b"x":
-                    raise ConnectionResetError
-        finally:
-            thread.join(10)
-    return seen[0]
-
-
-def trusting(home: Home) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(home.ca_certificate))
-
-
-def shown(files: tuple[Path, ...], home: Home) -> ssl.SSLContext:
-    context = trusting(home)
-    certificate, key, _ = files
-    context.load_cert_chain(certificate, key)
-    return context
 
 
 def test_init_twice_says_what_exists_and_changes_nothing(tmp_path: Path) -> None:
@@ -177,12 +131,18 @@ def test_a_site_that_trusts_another_authority_does_not_connect(tmp_path: Path, h
 
 
 def test_old_tls_is_not_spoken(home: Home) -> None:
-    client = trusting(home)
+    """The client here would speak TLS 1.1, and its library's security level lets it."""
+    client, server = trusting(home), authority.server_context(home)
+    client.set_ciphers("DEFAULT:@SECLEVEL=0")
+    server.set_ciphers("DEFAULT:@SECLEVEL=0")
+    client.minimum_version = ssl.TLSVersion.TLSv1_2
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    greet(server, client, "localhost")
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
-        client.maximum_version = ssl.TLSVersion.TLSv1_1
         client.minimum_version = ssl.TLSVersion.TLSv1_1
+        client.maximum_version = ssl.TLSVersion.TLSv1_1
     with pytest.raises((ssl.SSLError, ConnectionResetError)):
-        greet(authority.server_context(home), client, "localhost")
+        greet(server, client, "localhost")
 
 
 def expiring(home: Home, path: Path, left: datetime.timedelta) -> None:
@@ -231,50 +191,6 @@ def test_a_changed_address_gets_a_certificate(home: Home) -> None:
     greet(authority.server_context(changed), trusting(home), "new.example.org")
 
 
-def test_an_operator_is_known_by_name(tmp_path: Path, home: Home) -> None:
-    files = operators.admit_operator(home, "ada").write(tmp_path)
-    saw = greet(authority.operator_context(home), shown(files, home), "localhost")
-
-    assert saw is not None
-    assert operators.operator_of(home, files[0].read_bytes()) == "ada"
-    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
-
-
-def test_nobody_without_a_certificate_is_let_in(home: Home) -> None:
-    with pytest.raises((ssl.SSLError, ConnectionResetError)):
-        greet(authority.operator_context(home), trusting(home), "localhost")
-
-
-def test_a_servers_certificate_makes_no_operator(home: Home) -> None:
-    files = (home.server_certificate, home.server_key, home.ca_certificate)
-    with pytest.raises((ssl.SSLError, ConnectionResetError)):
-        greet(authority.operator_context(home), shown(files, home), "localhost")
-    assert operators.operator_of(home, home.server_certificate.read_bytes()) is None
-
-
-def test_an_operator_makes_no_server(tmp_path: Path, home: Home) -> None:
-    files = operators.admit_operator(home, "localhost").write(tmp_path)
-    pretended = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    pretended.load_cert_chain(files[0], files[1])
-    with pytest.raises(ssl.SSLCertVerificationError):
-        greet(pretended, trusting(home), "localhost")
-
-
-def test_an_operator_whose_file_was_deleted_is_nobody(tmp_path: Path, home: Home) -> None:
-    files = operators.admit_operator(home, "ada").write(tmp_path)
-    (home.operators / "ada.pem").unlink()
-
-    assert operators.operator_of(home, files[0].read_bytes()) is None
-    assert operators.operator_of(home, b"no certificate") is None
-
-
-@pytest.mark.parametrize(("name", "says"), [("ada", "of this name"), ("../x", "called this")])
-def test_an_operators_name_is_new_and_plain(home: Home, name: str, says: str) -> None:
-    operators.admit_operator(home, "ada")
-    with pytest.raises(CoordinatorError, match=says):
-        operators.admit_operator(home, name)
-
-
 @pytest.mark.parametrize("content", [b"", b"-----BEGIN CERTIFICATE-----\nAA==\n"])
 def test_a_damaged_file_is_named(home: Home, content: bytes) -> None:
     home.ca_certificate.write_bytes(content)
@@ -283,6 +199,13 @@ def test_a_damaged_file_is_named(home: Home, content: bytes) -> None:
     assert caught.value.details["where"] == str(home.ca_certificate)
 
 
-def test_no_key_is_shown(home: Home) -> None:
-    files = operators.admit_operator(home, "ada")
-    assert "PRIVATE" not in repr(files) + repr(home)
+def test_a_secret_that_others_may_read_is_refused(home: Home) -> None:
+    for path, use in (
+        (home.signing_key, lambda: authority.signing_key(home)),
+        (home.ca_key, lambda: authority.ca_key(home)),
+        (home.guard_secret, lambda: authority.secret(home.guard_secret)),
+    ):
+        use()
+        path.chmod(0o640)
+        with pytest.raises(CoordinatorError, match="chmod 600"):
+            use()
