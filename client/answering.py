@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from client import egress, noting
 from client.approvals import Approval, Silence
 from client.consent import close, consider, withdraw
+from client.daemon.limits import require_memory
 from client.dataset import Cohort
 from client.evaluation import release, score
 from client.ledger import Charge, Part
@@ -82,6 +83,9 @@ def answer(site: Site, request: Request) -> Reply | None:
 
     Returns:
         None where the site is silent: it is paused, or the plan's approval ended.
+
+    Raises:
+        MemoryLimit: in a worker with a memory limit alone, which it ends.
     """
     bound = log.bind(
         site=site.name, study=request.study, round=request.round, purpose=request.purpose
@@ -105,6 +109,7 @@ def answer(site: Site, request: Request) -> Reply | None:
         wrong_study = isinstance(error, ModelError)
         code = RefusalCode.MALFORMED if wrong_study else RefusalCode.DATA_UNAVAILABLE
     except Exception as error:  # noqa: BLE001 - the last gate: no exception may reach Flower
+        require_memory(error)
         why, code = type(error).__name__, RefusalCode.INTERNAL
         bound.error("request.failed", error=why, at=place(error))
     else:

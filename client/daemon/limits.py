@@ -1,0 +1,83 @@
+"""What a process of the daemon may take of the machine, and that none outlives the daemon.
+
+Threads are the site file's and torch's affair, since results depend on them; the graphics
+card is given by ``CUDA_VISIBLE_DEVICES`` when the process is started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+from dataclasses import dataclass
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+_NO_MEMORY: Final = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate")
+
+
+class MemoryLimit(BaseException):
+    """An allocation passed the worker's memory limit; the process ends and says so."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ``[device]`` allows the worker.
+
+    Attributes:
+        nice: 0 (as the daemon) to 19 (only what nobody else wants).
+        memory_mib: of private memory, for each process; None for no limit.
+        gpu: which card, as CUDA counts; None for none.
+    """
+
+    nice: int = 0
+    memory_mib: int | None = None
+    gpu: int | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the process must find in its environment when it starts."""
+        return {"CUDA_VISIBLE_DEVICES": "" if self.gpu is None else str(self.gpu)}
+
+    def apply(self) -> None:
+        """Bind the calling process, and all that it will start."""
+        if self.nice:
+            with contextlib.suppress(PermissionError):  # it is nicer than that already
+                os.setpriority(os.PRIO_PROCESS, 0, self.nice)
+        if self.memory_mib is not None:
+            limit = self.memory_mib * 2**20
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether an error says that memory was refused: Python's, NumPy's, torch's on any device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+
+
+def require_memory(error: BaseException) -> None:
+    """In a process with a memory limit, end the work where it was memory that failed.
+
+    A site that lacks memory does not answer with a code: the worker is started again, and
+    the administrator is told what to change.
+
+    Raises:
+        MemoryLimit: the error says that memory was refused, and there is a limit.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if limit != resource.RLIM_INFINITY and exhausted(error):
+        raise MemoryLimit from error
+
+
+def die_with_parent(parent: int) -> None:
+    """Be killed when the process that started this one ends, however it ends (prctl(2)).
+
+    Args:
+        parent: its number, given by itself: it may have ended before this was called.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
