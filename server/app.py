@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import safetensors.numpy
 
 from common import checkpoint
@@ -146,7 +147,14 @@ def conduct(
     if state is None:
         hashes = {site: plan.hash for site, plan in plans.items()}
         state = Checkpoint(study_hash(study), commission.seed, hashes, 0, weights)
-    desk.tell("study.started", study=study.study.name, sites=sorted(plans), round=state.round)
+    desk.tell(
+        "study.started",
+        study=study.study.name,
+        sites=sorted(plans),
+        round=state.round,
+        warnings=_warnings(plans),
+        update_bytes=weights.size * np.dtype(study.fixed_point.dtype).itemsize,
+    )
     if not _finished(study, state):
         approved, refused = round_zero.approve(desk, study, plans, state.ledgers)
         unavailable = _missing(desk, plans) | unavailable | refused
@@ -221,9 +229,13 @@ def _publish(folder: Path, study: Study, plans: Mapping[str, Plan], state: Check
         "absences": _absences(state),
         "strategy": study.aggregation.strategy,
         "memory": MEMORY_NOTES[needs_every_reply(study.aggregation.strategy)],
-        "warnings": sorted({note for plan in plans.values() for note in plan.warnings}),
+        "warnings": _warnings(plans),
     }
     write_atomic(folder / "outcome.json", json.dumps(outcome, indent=2).encode() + b"\n")
+
+
+def _warnings(plans: Mapping[str, Plan]) -> list[str]:
+    return sorted({note for plan in plans.values() for note in plan.warnings})
 
 
 def _site(plan: Plan) -> dict[str, object]:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n common/control/coordinator.proto\x12\x18\x63onsilium.coordinator.v1\"\x1c\n\x0c\x41\x64mitRequest\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\t\"y\n\nAdmitReply\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x18\n\x10\x63oordinator_card\x18\x03 \x01(\t\x12\x1f\n\x17\x63oordinator_fingerprint\x18\x04 \x01(\t\x12\r\n\x05\x61gain\x18\x05 \x01(\x08\"\x1d\n\rRemoveRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\"\r\n\x0bRemoveReply\"\x0e\n\x0cSitesRequest\">\n\nSitesReply\x12\x30\n\x05sites\x18\x01 \x03(\x0b\x32!.consilium.coordinator.v1.SiteRow\"j\n\x07SiteRow\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06online\x18\x03 \x01(\x08\x12\x0c\n\x04seen\x18\x04 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\"K\n\x0cStartRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\x12\r\n\x05sites\x18\x02 \x03(\t\x12\x11\n\x04seed\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_seed\"*\n\nStartReply\x12\r\n\x05study\x18\x01 \x01(\t\x12\r\n\x05sites\x18\x02 \x03(\t\"\x10\n\x0eStudiesRequest\"C\n\x0cStudiesReply\x12\x33\n\x07studies\x18\x01 \x03(\x0b\x32\".consilium.coordinator.v1.StudyRow\"\x82\x01\n\x08StudyRow\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\x03\x12\x0e\n\x06rounds\x18\x05 \x01(\x03\x12\r\n\x05sites\x18\x06 \x03(\t\x12\x0b\n\x03why\x18\x07 \x01(\t\x12\x0f\n\x07started\x18\x08 \x01(\t\"<\n\x0cWatchRequest\x12\r\n\x05study\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x03\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"\xb6\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\x03\x12\n\n\x02\x61t\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\x03\x12\x0c\n\x04site\x18\x05 \x01(\t\x12;\n\x06\x66ields\x18\x06 \x03(\x0b\x32+.consilium.coordinator.v1.Event.FieldsEntry\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1c\n\x0bStopRequest\x12\r\n\x05study\x18\x01 \x01(\t\"\x0b\n\tStopReply\"\x1e\n\rResumeRequest\x12\r\n\x05study\x18\x01 \x01(\t\"\r\n\x0bResumeReply\"\x1e\n\rResultRequest\x12\r\n\x05study\x18\x01 \x01(\t\",\n\x0bResultPiece\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x32\xa7\x06\n\x0b\x43oordinator\x12U\n\x05\x41\x64mit\x12&.consilium.coordinator.v1.AdmitRequest\x1a$.consilium.coordinator.v1.AdmitReply\x12X\n\x06Remove\x12\'.consilium.coordinator.v1.RemoveRequest\x1a%.consilium.coordinator.v1.RemoveReply\x12U\n\x05Sites\x12&.consilium.coordinator.v1.SitesRequest\x1a$.consilium.coordinator.v1.SitesReply\x12U\n\x05Start\x12&.consilium.coordinator.v1.StartRequest\x1a$.consilium.coordinator.v1.StartReply\x12[\n\x07Studies\x12(.consilium.coordinator.v1.StudiesRequest\x1a&.consilium.coordinator.v1.StudiesReply\x12R\n\x05Watch\x12&.consilium.coordinator.v1.WatchRequest\x1a\x1f.consilium.coordinator.v1.Event0\x01\x12R\n\x04Stop\x12%.consilium.coordinator.v1.StopRequest\x1a#.consilium.coordinator.v1.StopReply\x12X\n\x06Resume\x12\'.consilium.coordinator.v1.ResumeRequest\x1a%.consilium.coordinator.v1.ResumeReply\x12Z\n\x06Result\x12\'.consilium.coordinator.v1.ResultRequest\x1a%.consilium.coordinator.v1.ResultPiece0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n common/control/coordinator.proto\x12\x18\x63onsilium.coordinator.v1\"\x1c\n\x0c\x41\x64mitRequest\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\t\"y\n\nAdmitReply\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x18\n\x10\x63oordinator_card\x18\x03 \x01(\t\x12\x1f\n\x17\x63oordinator_fingerprint\x18\x04 \x01(\t\x12\r\n\x05\x61gain\x18\x05 \x01(\x08\"\x1d\n\rRemoveRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\"\r\n\x0bRemoveReply\"\x0e\n\x0cSitesRequest\">\n\nSitesReply\x12\x30\n\x05sites\x18\x01 \x03(\x0b\x32!.consilium.coordinator.v1.SiteRow\"k\n\x07SiteRow\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06online\x18\x03 \x01(\x08\x12\x0c\n\x04seen\x18\x04 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12\x10\n\x08\x61\x64mitted\x18\x06 \x01(\t\"K\n\x0cStartRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\x12\r\n\x05sites\x18\x02 \x03(\t\x12\x11\n\x04seed\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_seed\"z\n\nStartReply\x12\r\n\x05study\x18\x01 \x01(\t\x12\r\n\x05sites\x18\x02 \x03(\t\x12\x0f\n\x07offline\x18\x03 \x03(\t\x12\x15\n\rround_timeout\x18\x04 \x01(\t\x12\x18\n\x10\x61pproval_timeout\x18\x05 \x01(\t\x12\x0c\n\x04seed\x18\x06 \x01(\x03\"\x10\n\x0eStudiesRequest\"C\n\x0cStudiesReply\x12\x33\n\x07studies\x18\x01 \x03(\x0b\x32\".consilium.coordinator.v1.StudyRow\"\xa7\x01\n\x08StudyRow\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\x03\x12\x0e\n\x06rounds\x18\x05 \x01(\x03\x12\r\n\x05sites\x18\x06 \x03(\t\x12\x0b\n\x03why\x18\x07 \x01(\t\x12\x0f\n\x07started\x18\x08 \x01(\t\x12\x11\n\tundecided\x18\t \x03(\t\x12\x10\n\x08warnings\x18\n \x03(\t\"<\n\x0cWatchRequest\x12\r\n\x05study\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x03\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"\xb6\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\x03\x12\n\n\x02\x61t\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\x03\x12\x0c\n\x04site\x18\x05 \x01(\t\x12;\n\x06\x66ields\x18\x06 \x03(\x0b\x32+.consilium.coordinator.v1.Event.FieldsEntry\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1c\n\x0bStopRequest\x12\r\n\x05study\x18\x01 \x01(\t\"\x0b\n\tStopReply\"\x1e\n\rResumeRequest\x12\r\n\x05study\x18\x01 \x01(\t\"\r\n\x0bResumeReply\"\x1e\n\rResultRequest\x12\r\n\x05study\x18\x01 \x01(\t\",\n\x0bResultPiece\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x32\xa7\x06\n\x0b\x43oordinator\x12U\n\x05\x41\x64mit\x12&.consilium.coordinator.v1.AdmitRequest\x1a$.consilium.coordinator.v1.AdmitReply\x12X\n\x06Remove\x12\'.consilium.coordinator.v1.RemoveRequest\x1a%.consilium.coordinator.v1.RemoveReply\x12U\n\x05Sites\x12&.consilium.coordinator.v1.SitesRequest\x1a$.consilium.coordinator.v1.SitesReply\x12U\n\x05Start\x12&.consilium.coordinator.v1.StartRequest\x1a$.consilium.coordinator.v1.StartReply\x12[\n\x07Studies\x12(.consilium.coordinator.v1.StudiesRequest\x1a&.consilium.coordinator.v1.StudiesReply\x12R\n\x05Watch\x12&.consilium.coordinator.v1.WatchRequest\x1a\x1f.consilium.coordinator.v1.Event0\x01\x12R\n\x04Stop\x12%.consilium.coordinator.v1.StopRequest\x1a#.consilium.coordinator.v1.StopReply\x12X\n\x06Resume\x12\'.consilium.coordinator.v1.ResumeRequest\x1a%.consilium.coordinator.v1.ResumeReply\x12Z\n\x06Result\x12\'.consilium.coordinator.v1.ResultRequest\x1a%.consilium.coordinator.v1.ResultPiece0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,35 +46,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SITESREPLY']._serialized_start=277
   _globals['_SITESREPLY']._serialized_end=339
   _globals['_SITEROW']._serialized_start=341
-  _globals['_SITEROW']._serialized_end=447
-  _globals['_STARTREQUEST']._serialized_start=449
-  _globals['_STARTREQUEST']._serialized_end=524
-  _globals['_STARTREPLY']._serialized_start=526
-  _globals['_STARTREPLY']._serialized_end=568
-  _globals['_STUDIESREQUEST']._serialized_start=570
-  _globals['_STUDIESREQUEST']._serialized_end=586
-  _globals['_STUDIESREPLY']._serialized_start=588
-  _globals['_STUDIESREPLY']._serialized_end=655
-  _globals['_STUDYROW']._serialized_start=658
-  _globals['_STUDYROW']._serialized_end=788
-  _globals['_WATCHREQUEST']._serialized_start=790
-  _globals['_WATCHREQUEST']._serialized_end=850
-  _globals['_EVENT']._serialized_start=853
-  _globals['_EVENT']._serialized_end=1035
-  _globals['_EVENT_FIELDSENTRY']._serialized_start=990
-  _globals['_EVENT_FIELDSENTRY']._serialized_end=1035
-  _globals['_STOPREQUEST']._serialized_start=1037
-  _globals['_STOPREQUEST']._serialized_end=1065
-  _globals['_STOPREPLY']._serialized_start=1067
-  _globals['_STOPREPLY']._serialized_end=1078
-  _globals['_RESUMEREQUEST']._serialized_start=1080
-  _globals['_RESUMEREQUEST']._serialized_end=1110
-  _globals['_RESUMEREPLY']._serialized_start=1112
-  _globals['_RESUMEREPLY']._serialized_end=1125
-  _globals['_RESULTREQUEST']._serialized_start=1127
-  _globals['_RESULTREQUEST']._serialized_end=1157
-  _globals['_RESULTPIECE']._serialized_start=1159
-  _globals['_RESULTPIECE']._serialized_end=1203
-  _globals['_COORDINATOR']._serialized_start=1206
-  _globals['_COORDINATOR']._serialized_end=2013
+  _globals['_SITEROW']._serialized_end=448
+  _globals['_STARTREQUEST']._serialized_start=450
+  _globals['_STARTREQUEST']._serialized_end=525
+  _globals['_STARTREPLY']._serialized_start=527
+  _globals['_STARTREPLY']._serialized_end=649
+  _globals['_STUDIESREQUEST']._serialized_start=651
+  _globals['_STUDIESREQUEST']._serialized_end=667
+  _globals['_STUDIESREPLY']._serialized_start=669
+  _globals['_STUDIESREPLY']._serialized_end=736
+  _globals['_STUDYROW']._serialized_start=739
+  _globals['_STUDYROW']._serialized_end=906
+  _globals['_WATCHREQUEST']._serialized_start=908
+  _globals['_WATCHREQUEST']._serialized_end=968
+  _globals['_EVENT']._serialized_start=971
+  _globals['_EVENT']._serialized_end=1153
+  _globals['_EVENT_FIELDSENTRY']._serialized_start=1108
+  _globals['_EVENT_FIELDSENTRY']._serialized_end=1153
+  _globals['_STOPREQUEST']._serialized_start=1155
+  _globals['_STOPREQUEST']._serialized_end=1183
+  _globals['_STOPREPLY']._serialized_start=1185
+  _globals['_STOPREPLY']._serialized_end=1196
+  _globals['_RESUMEREQUEST']._serialized_start=1198
+  _globals['_RESUMEREQUEST']._serialized_end=1228
+  _globals['_RESUMEREPLY']._serialized_start=1230
+  _globals['_RESUMEREPLY']._serialized_end=1243
+  _globals['_RESULTREQUEST']._serialized_start=1245
+  _globals['_RESULTREQUEST']._serialized_end=1275
+  _globals['_RESULTPIECE']._serialized_start=1277
+  _globals['_RESULTPIECE']._serialized_end=1321
+  _globals['_COORDINATOR']._serialized_start=1324
+  _globals['_COORDINATOR']._serialized_end=2131
 # @@protoc_insertion_point(module_scope)

@@ -47,20 +47,20 @@ class SitesReply(_message.Message):
     def __init__(self, sites: _Optional[_Iterable[_Union[SiteRow, _Mapping]]] = ...) -> None: ...
 
 class SiteRow(_message.Message):
-    __slots__ = ("name", "state", "online", "seen", "fingerprint", "address")
+    __slots__ = ("name", "state", "online", "seen", "fingerprint", "admitted")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ONLINE_FIELD_NUMBER: _ClassVar[int]
     SEEN_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
-    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ADMITTED_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: str
     online: bool
     seen: str
     fingerprint: str
-    address: str
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., online: _Optional[bool] = ..., seen: _Optional[str] = ..., fingerprint: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+    admitted: str
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., online: _Optional[bool] = ..., seen: _Optional[str] = ..., fingerprint: _Optional[str] = ..., admitted: _Optional[str] = ...) -> None: ...
 
 class StartRequest(_message.Message):
     __slots__ = ("document", "sites", "seed")
@@ -73,12 +73,20 @@ class StartRequest(_message.Message):
     def __init__(self, document: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class StartReply(_message.Message):
-    __slots__ = ("study", "sites")
+    __slots__ = ("study", "sites", "offline", "round_timeout", "approval_timeout", "seed")
     STUDY_FIELD_NUMBER: _ClassVar[int]
     SITES_FIELD_NUMBER: _ClassVar[int]
+    OFFLINE_FIELD_NUMBER: _ClassVar[int]
+    ROUND_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    APPROVAL_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
     study: str
     sites: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, study: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ...) -> None: ...
+    offline: _containers.RepeatedScalarFieldContainer[str]
+    round_timeout: str
+    approval_timeout: str
+    seed: int
+    def __init__(self, study: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., offline: _Optional[_Iterable[str]] = ..., round_timeout: _Optional[str] = ..., approval_timeout: _Optional[str] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class StudiesRequest(_message.Message):
     __slots__ = ()
@@ -91,7 +99,7 @@ class StudiesReply(_message.Message):
     def __init__(self, studies: _Optional[_Iterable[_Union[StudyRow, _Mapping]]] = ...) -> None: ...
 
 class StudyRow(_message.Message):
-    __slots__ = ("name", "title", "state", "round", "rounds", "sites", "why", "started")
+    __slots__ = ("name", "title", "state", "round", "rounds", "sites", "why", "started", "undecided", "warnings")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +108,8 @@ class StudyRow(_message.Message):
     SITES_FIELD_NUMBER: _ClassVar[int]
     WHY_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
+    UNDECIDED_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     name: str
     title: str
     state: str
@@ -108,7 +118,9 @@ class StudyRow(_message.Message):
     sites: _containers.RepeatedScalarFieldContainer[str]
     why: str
     started: str
-    def __init__(self, name: _Optional[str] = ..., title: _Optional[str] = ..., state: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., sites: _Optional[_Iterable[str]] = ..., why: _Optional[str] = ..., started: _Optional[str] = ...) -> None: ...
+    undecided: _containers.RepeatedScalarFieldContainer[str]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., title: _Optional[str] = ..., state: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., sites: _Optional[_Iterable[str]] = ..., why: _Optional[str] = ..., started: _Optional[str] = ..., undecided: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("study", "after", "follow")

@@ -1,0 +1,160 @@
+"""What the longer commands of an operator do: start, watch, result."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.text import Text
+
+from common.console import out
+from common.control import coordinator_pb2 as pb
+from common.control.coordinator_pb2_grpc import CoordinatorStub
+from common.errors import CoordinatorError, StudyError
+from common.files import write_atomic
+from common.study import load_study
+from server.calling import Whom, calling
+from server.telling import as_json as event_as_json
+from server.telling import failure, fields_of, line, outcome_tables
+
+
+def checked_study(path: Path) -> str:
+    """The text of a study file that can be used.
+
+    Raises:
+        StudyError: it is missing, or a key has no acceptable value.
+        ModelError: its model cannot take its images, or cannot be trained privately.
+    """
+    from common.model import build_model
+
+    study = load_study(path)
+    build_model(study)
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as cause:
+        raise StudyError("the file cannot be read", where=path, found=cause) from cause
+
+
+def say_started(reply: pb.StartReply, console: Console) -> None:
+    """What was started, and what happens next."""
+    lines = [f"{reply.study} is offered to {', '.join(reply.sites)}, with seed {reply.seed}."]
+    if reply.offline:
+        lines.append(
+            f"Not connected now: {', '.join(reply.offline)}. They are waited for, "
+            f"{reply.round_timeout} for an offer and as long again for each answer."
+        )
+    lines += [
+        "",
+        "Next: each site gets a plan. Where its policy does not approve such plans by itself, a",
+        f"person reads it (consilium-site show {reply.study}) and approves or denies it. The",
+        f"study waits {reply.approval_timeout} for that, then begins with those that approved.",
+        f"Follow it: consilium-coordinator watch {reply.study}",
+    ]
+    for each in lines:
+        console.print(each, markup=False)
+
+
+def watch(whom: Whom, study: str, *, after: int, follow: bool, as_json: bool) -> None:
+    """Tell each event of a study as it comes, and at the end how it stands.
+
+    Raises:
+        ConsiliumError: what the study failed with.
+    """
+    console = out()
+    with calling(whom) as daemon:
+        for event in daemon.Watch(pb.WatchRequest(study=study, after=after, follow=follow)):
+            if as_json:
+                typer.echo(event_as_json(event))
+            else:
+                _say(event, console)
+        row = standing(daemon, study)
+    if row.state == "failed" and follow:
+        raise failure(row.why)
+    if not as_json:
+        _say_end(row, console)
+
+
+def _say(event: pb.Event, console: Console) -> None:
+    told = event.kind == "study.failed"  # said once more, as an error, at the end
+    warned = event.kind == "study.started" and fields_of(event).get("warnings")
+    style = "bold yellow" if warned else "red" if told else None
+    console.print(Text(line(event), style=style or ""))
+
+
+def _say_end(row: pb.StudyRow, console: Console) -> None:
+    if row.state == "completed":
+        console.print(f"Its result: consilium-coordinator result {row.name}", markup=False)
+    elif row.state == "stopped":
+        console.print(f"Go on with it: consilium-coordinator resume {row.name}", markup=False)
+
+
+def standing(daemon: CoordinatorStub, study: str) -> pb.StudyRow:
+    """How a study stands.
+
+    Raises:
+        CoordinatorError: there is no such study.
+    """
+    rows: Iterable[pb.StudyRow] = daemon.Studies(pb.StudiesRequest()).studies
+    for row in rows:
+        if row.name == study:
+            return row
+    raise CoordinatorError(
+        "there is no such study", found=study, remedy="consilium-coordinator studies lists them"
+    )
+
+
+def result(whom: Whom, study: str, *, folder: Path | None, as_json: bool) -> None:
+    """Fetch a study's result, write its files where that is wished, and show it.
+
+    Raises:
+        CoordinatorError: the study is not completed.
+    """
+    files: dict[str, bytearray] = defaultdict(bytearray)
+    with calling(whom) as daemon:
+        for piece in daemon.Result(pb.ResultRequest(study=study)):
+            if folder is not None or piece.path.endswith(".json"):
+                files[Path(piece.path).name] += piece.content
+    outcome: dict[str, Any] = json.loads(files["outcome.json"])
+    if folder is not None:
+        for name, content in files.items():
+            write_atomic(folder / name, bytes(content))
+    if as_json:
+        typer.echo(json.dumps(outcome, indent=2))
+    else:
+        show_result(outcome, folder, out())
+
+
+def show_result(outcome: dict[str, Any], folder: Path | None, console: Console) -> None:
+    """Warnings first, then figures, sites and what they paid, and the weights' hash."""
+    for note in outcome["warnings"]:
+        console.print(Text(note, style="bold yellow"))
+    console.print(Text(f"{outcome['study']}: {outcome['rounds']} rounds, {outcome['strategy']}"))
+    figures, sites = outcome_tables(outcome)
+    if figures.row_count:
+        console.print(figures)
+    console.print(sites)
+    for absence in outcome["absences"]:
+        where = f"round {absence['round']}, {absence['purpose']}"
+        console.print(Text(f"{where}: without {absence['site']}: {absence['reason']}", style="dim"))
+    console.print(Text(f"final_weights_sha256  {outcome['final_weights_sha256']}", style="bold"))
+    for name in ("final.safetensors", "outcome.json"):
+        if folder is not None:
+            console.print(Text(str(folder / name)))
+
+
+def rows_as_json(rows: Iterable[Message]) -> str:
+    """Rows of a reply, for a script."""
+    parts = [
+        MessageToDict(
+            row, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+        for row in rows
+    ]
+    return json.dumps(parts, indent=2)

@@ -1,0 +1,169 @@
+"""The process of one study: ``python -m server.daemon.conducting --home H --study NAME``.
+
+It conducts the study over the SuperLink as a simulation would over its own grid, and writes
+what happens to the store. Starting and going on are the same, whoever ended it before.
+
+======  ======================================================================
+exit    meaning
+======  ======================================================================
+0       the study is completed, or an operator stopped it
+2       a person must mend something: the study stands as failed, and says why
+75      the SuperLink was lost: start again (EX_TEMPFAIL)
+1       a defect: the log says where
+======  ======================================================================
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from common.errors import EXIT_CODE, ConsiliumError, LinkError
+from common.files import write_atomic
+from common.logs import configure, place
+from common.study import Study, load_study
+from server.app import FOLDER, Commission, conduct
+from server.asking import Habits, Repeat
+from server.daemon.authority import signing_key
+from server.daemon.behind import superlink_of
+from server.daemon.recording import Recorder, StudyStopped
+from server.daemon.settings import Home, load_home
+from server.link.notices import Line
+from server.receipts import Heads, Receipts
+from server.store import Store, open_store
+from server.store.rows import StudyRecord, StudyState
+
+AGAIN: Final = 75
+POLL_SECONDS: Final = 2.0
+"""How often to look who is connected while nothing is heard."""
+OUTCOME: Final = "outcome.json"
+STUDY_FILE: Final = "study.toml"
+_PR_SET_PDEATHSIG: Final = 1
+log = structlog.get_logger(__name__)
+
+
+def carry_out(home: Home, store: Store, name: str, port: int) -> None:
+    """Conduct a study to its end, from wherever it stands.
+
+    Raises:
+        LinkError: the SuperLink was lost.
+        StudyStopped: an operator stopped the study.
+        ConsiliumError: a person must mend something.
+    """
+    record = store.study(name)
+    recorder = Recorder(store, name)
+    with ExitStack() as stack:
+        line = Line(home.notices_socket)
+        stack.callback(line.close)
+        superlink = superlink_of(home, port)
+        grid = superlink.open_grid(superlink.start_run(name), line)
+        stack.callback(grid.close)
+        conduct(
+            grid,
+            _commission(home, store, record),
+            recorder,
+            habits=Habits(wait=grid.wait, repeat=Repeat(), poll_seconds=POLL_SECONDS),
+            receipts=Receipts(signing_key(home), _receipted(store, record)),
+        )
+        recorder.flush()
+        _complete(store, recorder, name, home.studies / name / FOLDER / OUTCOME)
+        grid.finish("completed")
+
+
+def _commission(home: Home, store: Store, record: StudyRecord) -> Commission:
+    folder = home.studies / record.name
+    keys = {site.name: site.signing_key for site in store.sites()}
+    return Commission(
+        study=_study_file(folder, record),
+        folder=folder / FOLDER,
+        roster={site: keys[site] for site in record.sites},
+        seed=record.seed,
+        resume=True,
+    )
+
+
+def _study_file(folder: Path, record: StudyRecord) -> Study:
+    """The study as it was received: the store is the truth, the file is for people."""
+    path = folder / STUDY_FILE
+    document = record.document.encode()
+    if not path.exists() or path.read_bytes() != document:
+        write_atomic(path, document)
+    return load_study(path)
+
+
+def _receipted(store: Store, record: StudyRecord) -> Mapping[str, Heads]:
+    newest = store.newest_receipts()
+    return {
+        site: Heads(newest[site].ledger, newest[site].audit)
+        for site in record.sites
+        if site in newest
+    }
+
+
+def _complete(store: Store, recorder: Recorder, name: str, path: Path) -> None:
+    outcome: dict[str, Any] = json.loads(path.read_bytes())
+    digest = outcome["final_weights_sha256"]
+    fields = {"final_weights_sha256": digest, "rounds": outcome["rounds"]}
+    recorder.note("study.completed", fields | {"warnings": outcome["warnings"]})
+    store.set_state(name, StudyState.COMPLETED)  # last: then whoever watches has heard it all
+
+
+def fail(store: Store, name: str, error: ConsiliumError) -> None:
+    """Say that a study waits for a person to mend something, and what."""
+    found = {"what": error.what, **error.details}
+    Recorder(store, name).note("study.failed", found)
+    store.set_state(name, StudyState.FAILED, json.dumps(found))
+
+
+def die_with(parent: int) -> None:
+    """Have this process killed when the one that started it ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(AGAIN)
+
+
+def run(home: Home, name: str, port: int) -> int:
+    """Conduct a study; gives what to exit with."""
+    store = open_store(home.store_url)
+    try:
+        carry_out(home, store, name, port)
+    except StudyStopped:
+        return 0
+    except LinkError as error:
+        log.warning("conducting.lost", error=error.what)
+        return AGAIN
+    except ConsiliumError as error:
+        log.error("conducting.failed", error=type(error).__name__, what=error.what)
+        fail(store, name, error)
+        return EXIT_CODE
+    except Exception as error:  # noqa: BLE001 - the last stop: its text may hold anything
+        log.error("conducting.defect", error=type(error).__name__, at=place(error))
+        return 1
+    return 0
+
+
+def main() -> int:
+    """Read the arguments and conduct."""
+    parser = argparse.ArgumentParser(description="The process of one study")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--study", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    arguments = parser.parse_args()
+    die_with(arguments.parent)
+    configure("json", "info", study=arguments.study)
+    return run(load_home(arguments.home), arguments.study, arguments.port)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+"""The control service: what an operator asks, over a Unix socket or with a certificate.
+
+Who may open the socket may ask. Over the network TLS has checked that the authority issued
+the caller's certificate; here the caller must be one of the operators who are let in now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import structlog
+
+from common.control import coordinator_pb2 as pb
+from common.control.coordinator_pb2_grpc import (
+    CoordinatorServicer,
+    add_CoordinatorServicer_to_server,
+)
+from common.control.sockets import add_health, listen, new_server
+from common.enrolment import SiteCard
+from common.errors import CoordinatorError, SiteError
+from common.settings import checked
+from server.daemon.office import Office, Standing
+from server.daemon.operators import operator_of
+from server.daemon.settings import Home
+from server.store.rows import EventRecord, SiteRecord
+
+SERVICE: Final = "consilium.coordinator.v1.Coordinator"
+LOCAL: Final = "the local operator"
+FOLLOW_SECONDS: Final = 0.3
+PIECE: Final = 2**20
+STOP_SECONDS: Final = 1.0
+Context = Any
+"""gRPC's, which is untyped."""
+log = structlog.get_logger(__name__)
+
+
+class Control(CoordinatorServicer):
+    """Answers operators.
+
+    Args:
+        home: the coordinator's.
+        office: carries out what they ask.
+    """
+
+    def __init__(self, home: Home, office: Office) -> None:
+        self._home = home
+        self._office = office
+
+    async def Admit(self, request: pb.AdmitRequest, context: Context) -> pb.AdmitReply:
+        """Let a site in, or in again."""
+        who = self._who(context)
+        card = _card(request.card)
+        mine, again = await self._office.admit(card, who)
+        return pb.AdmitReply(
+            site=card.name,
+            fingerprint=card.fingerprint,
+            coordinator_card=mine.text,
+            coordinator_fingerprint=mine.fingerprint,
+            again=again,
+        )
+
+    async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.RemoveReply:
+        """Keep a site out."""
+        await self._office.remove(request.site, self._who(context))
+        return pb.RemoveReply()
+
+    async def Sites(self, request: pb.SitesRequest, context: Context) -> pb.SitesReply:
+        """All sites."""
+        self._who(context)
+        return pb.SitesReply(sites=[_site_row(*each) for each in await self._office.sites()])
+
+    async def Start(self, request: pb.StartRequest, context: Context) -> pb.StartReply:
+        """Start a study."""
+        who = self._who(context)
+        seed = request.seed if request.HasField("seed") else 0
+        study, record = await self._office.start(request.document, request.sites, seed, who)
+        offline = [site.name for site, online in await self._office.sites() if not online]
+        return pb.StartReply(
+            study=record.name,
+            sites=record.sites,
+            offline=[name for name in record.sites if name in offline],
+            round_timeout=study.aggregation.round_timeout,
+            approval_timeout=study.aggregation.approval_timeout,
+            seed=record.seed,
+        )
+
+    async def Studies(self, request: pb.StudiesRequest, context: Context) -> pb.StudiesReply:
+        """All studies."""
+        self._who(context)
+        return pb.StudiesReply(studies=[_study_row(each) for each in await self._office.studies()])
+
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.Event]:
+        """A study's events from one on, until it ends or the caller leaves."""
+        self._who(context)
+        after = request.after
+        while True:
+            events, more = await self._office.events(request.study, after)
+            for event in events:
+                after = event.id
+                yield _event(event)
+            if not events:
+                if not (more and request.follow):
+                    return
+                await asyncio.sleep(FOLLOW_SECONDS)
+
+    async def Stop(self, request: pb.StopRequest, context: Context) -> pb.StopReply:
+        """Stop a study."""
+        await self._office.stop(request.study, self._who(context))
+        return pb.StopReply()
+
+    async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeReply:
+        """Go on with a study."""
+        await self._office.resume(request.study, self._who(context))
+        return pb.ResumeReply()
+
+    async def Result(
+        self, request: pb.ResultRequest, context: Context
+    ) -> AsyncIterator[pb.ResultPiece]:
+        """The files of a result, in pieces."""
+        self._who(context)
+        for path in await self._office.result(request.study):
+            content = await asyncio.to_thread(path.read_bytes)
+            for start in range(0, len(content), PIECE):
+                yield pb.ResultPiece(path=path.name, content=content[start : start + PIECE])
+
+    def _who(self, context: Context) -> str:
+        """Who asks.
+
+        Raises:
+            CoordinatorError: the certificate is not that of an operator who is let in.
+        """
+        shown = context.auth_context()
+        if b"ssl" not in shown.get("transport_security_type", ()):
+            return LOCAL
+        for certificate in shown.get("x509_pem_cert", ()):
+            name = operator_of(self._home, certificate)
+            if name is not None:
+                return name
+        log.warning("control.refused", reason="operator", peer=context.peer())
+        raise CoordinatorError(
+            "this certificate is not that of an operator",
+            remedy="have one made at the coordinator: consilium-coordinator operator NAME",
+        )
+
+
+async def serve_locally(home: Home, office: Office) -> grpc.aio.Server:
+    """Serve on the home's Unix socket.
+
+    Raises:
+        LinkError: the socket cannot be made.
+    """
+    server = await _server(home, office)
+    listen(server, home.control_socket)
+    await server.start()
+    return server
+
+
+async def serve_operators(home: Home, office: Office) -> tuple[grpc.aio.Server, int] | None:
+    """Serve operators on other machines, where the home says so; gives the port too.
+
+    Raises:
+        CoordinatorError: nobody can listen there.
+    """
+    address = home.file.control.listen
+    if address is None:
+        return None
+    server = await _server(home, office)
+    pair = (home.server_key.read_bytes(), home.server_certificate.read_bytes())
+    credentials = grpc.ssl_server_credentials(
+        [pair], root_certificates=home.ca_certificate.read_bytes(), require_client_auth=True
+    )
+    try:
+        port = server.add_secure_port(address, credentials)
+    except RuntimeError as cause:
+        raise CoordinatorError(
+            "operators cannot be served there",
+            where="coordinator.toml, [control] listen",
+            found=address,
+            remedy="name another port, or leave the setting out",
+        ) from cause
+    await server.start()
+    return server, port
+
+
+async def _server(home: Home, office: Office) -> grpc.aio.Server:
+    server = new_server()
+    add_CoordinatorServicer_to_server(Control(home, office), server)
+    await add_health(server, SERVICE)
+    return server
+
+
+def _card(text: str) -> SiteCard:
+    path = Path("SITE.json")
+    try:
+        document = json.loads(text)
+    except ValueError as cause:
+        raise SiteError("the file is not a card", where=path, found=cause) from cause
+    return checked(document, path, SiteCard, SiteError)
+
+
+def _site_row(site: SiteRecord, online: bool) -> pb.SiteRow:
+    return pb.SiteRow(
+        name=site.name,
+        state=site.state,
+        online=online,
+        seen=_time(site.last_seen),
+        fingerprint=site.card.fingerprint,
+        admitted=_time(site.admitted_at),
+    )
+
+
+def _study_row(standing: Standing) -> pb.StudyRow:
+    record = standing.record
+    return pb.StudyRow(
+        name=record.name,
+        title=standing.title,
+        state=record.state,
+        round=standing.round,
+        rounds=standing.rounds,
+        sites=record.sites,
+        why=record.why,
+        started=_time(record.created_at),
+        undecided=standing.undecided,
+        warnings=standing.warnings,
+    )
+
+
+def _event(event: EventRecord) -> pb.Event:
+    return pb.Event(
+        id=event.id,
+        at=_time(event.at),
+        kind=event.kind,
+        round=event.round or 0,
+        site=event.site or "",
+        fields={name: json.dumps(value) for name, value in event.fields.items()},
+    )
+
+
+def _time(moment: datetime | None) -> str:
+    return "" if moment is None else moment.isoformat(timespec="seconds")

@@ -1,0 +1,212 @@
+"""The coordinator's daemon: one process that everything else belongs to.
+
+It holds the home, the store, the public gateway, the control service and the metrics, and
+keeps the SuperLink and one process a study running. Children die with it, and it may die at
+any moment: what is under way stands in the store, and the next start goes on with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import structlog
+
+from common.errors import ConsiliumError
+from common.logs import place
+from server.daemon import authority, metrics
+from server.daemon.admission import Roll
+from server.daemon.behind import Behind
+from server.daemon.claim import claimed, notify
+from server.daemon.conductors import ALIVE, Conductors
+from server.daemon.control import STOP_SECONDS, serve_locally, serve_operators
+from server.daemon.office import Office
+from server.daemon.refusals import Refusals
+from server.daemon.settings import Home
+from server.gateway import DEFAULT_UPDATE, Gateway, GatewaySettings
+from server.link.notices import Board
+from server.store import Store, open_store
+
+FOLLOW_SECONDS: Final = 1.0
+SEEN_SECONDS: Final = 20.0
+DAY_SECONDS: Final = 86400.0
+log = structlog.get_logger(__name__)
+
+
+class Daemon:
+    """Everything that runs in the daemon's process.
+
+    Args:
+        home: the coordinator's.
+        store: its open store.
+    """
+
+    def __init__(self, home: Home, store: Store) -> None:
+        self.home = home
+        self.store = store
+        self.roll = Roll()
+        self.behind = Behind(home, store, self.roll, self._superlink_lost)
+        port = self.behind.superlink.port
+        self.conductors = Conductors(home, store, port, self.behind.ready)
+        self.office = Office(home, store, self.roll, self.behind.register, self.conductors)
+        self.refusals = Refusals(store)
+        self.board = Board(home.notices_socket)
+        self.tls = authority.server_context(home)
+        self.gateway = self._gateway()
+        self.traffic = metrics.Traffic()
+        self.gateway.app.add_middleware(metrics.Meter, self.traffic, self._heard)
+        self.operators_port: int | None = None
+        self._came: asyncio.Queue[str] = asyncio.Queue()
+
+    def _gateway(self) -> Gateway:
+        file = self.home.file
+        settings = GatewaySettings(
+            listen=file.coordinator.listen,
+            tls=self.tls,
+            requests_per_second=file.limits.requests_per_second,
+            connections=file.limits.connections,
+        )
+        superlink, note = self.behind.superlink, self.refusals.note
+        return Gateway(self.roll, superlink, settings, self.board, note)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            ConsiliumError: something a person must mend keeps it from serving.
+        """
+        async with AsyncExitStack() as stack:
+            tasks = await self._begin(stack)
+            for study in self.store.studies(ALIVE):
+                self.conductors.begin(study.name)
+            stack.push_async_callback(self.conductors.end_all)
+            notify("READY=1")
+            log.info("coordinator.ready", gateway=self.gateway.port, pid=os.getpid())
+            stopping = asyncio.create_task(stop.wait())
+            done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            notify("STOPPING=1")
+            log.info("coordinator.stopping")
+            stopping.cancel()
+            for task in done - {stopping}:
+                task.result()  # what ended by itself has failed
+
+    async def _begin(self, stack: AsyncExitStack) -> list[asyncio.Task[None]]:
+        """Start everything; what fails to start stops all the rest."""
+        figures = metrics.Figures(
+            self.store, lambda: self.roll.online, self.gateway.refusals, self.traffic
+        )
+        stack.callback(metrics.serve(self.home.file.metrics.listen, figures))
+        tasks = [await self._task(stack, self.behind.keep())]
+        await self._until(self.behind.ready, tasks)
+        await self.board.start()
+        stack.push_async_callback(self.board.stop)
+        tasks.append(await self._task(stack, self.gateway.serve()))
+        await self._until(self.gateway.listening, tasks)
+        control = await serve_locally(self.home, self.office)
+        stack.push_async_callback(control.stop, STOP_SECONDS)
+        operators = await serve_operators(self.home, self.office)
+        if operators is not None:
+            server, self.operators_port = operators
+            stack.push_async_callback(server.stop, STOP_SECONDS)
+        for work in (self.refusals.keep(), self._follow(), self._write_seen(), self._renew()):
+            tasks.append(await self._task(stack, work))
+        stack.push_async_callback(self.refusals.flush)
+        return tasks
+
+    async def _task(
+        self, stack: AsyncExitStack, work: Coroutine[Any, Any, None]
+    ) -> asyncio.Task[None]:
+        """Run something until the stack is left."""
+        task = asyncio.create_task(work)
+
+        async def end() -> None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConsiliumError):
+                await task
+
+        stack.push_async_callback(end)
+        return task
+
+    async def _until(self, event: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+        """Wait for an event, or for the failure of what should bring it."""
+        waiting = asyncio.create_task(event.wait())
+        done, _ = await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        for task in done - {waiting}:
+            task.result()
+
+    def _superlink_lost(self) -> None:
+        self.conductors.interrupt()
+
+    def _heard(self, node_id: int) -> None:
+        came = self.roll.heard(node_id)
+        if came is not None:
+            self._came.put_nowait(came)
+
+    async def _write_seen(self) -> None:
+        """Write down who comes, at once, and who is there, now and then."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                name = await asyncio.wait_for(self._came.get(), SEEN_SECONDS)
+                await asyncio.to_thread(self.store.record, None, "site.seen", site=name)
+            for site, online in self.roll.online.items():
+                if online:
+                    await asyncio.to_thread(self.store.seen, site)
+
+    async def _follow(self) -> None:
+        """Let the gateway take updates as large as the studies under way have them."""
+        sizes: dict[str, int] = {}
+        after = 0
+        while True:
+            events = await asyncio.to_thread(self.store.events, None, after, kind="study.started")
+            for event in events:
+                after = event.id
+                sizes[str(event.study)] = int(event.fields.get("update_bytes", 0))
+            alive = [sizes.get(name, 0) for name in self.conductors.names]
+            self.gateway.largest_update = max([DEFAULT_UPDATE, *alive])
+            await asyncio.sleep(FOLLOW_SECONDS)
+
+    async def _renew(self) -> None:
+        """Issue certificates anew before they expire; sites notice nothing."""
+        while True:
+            await asyncio.sleep(DAY_SECONDS)
+            renewed = await asyncio.to_thread(authority.renew, self.home)
+            if self.home.server_certificate in renewed:
+                self.tls.load_cert_chain(self.home.server_certificate, self.home.server_key)
+            if self.home.loopback_certificate in renewed:
+                await asyncio.to_thread(self.behind.superlink.stop)  # it is started again
+            for path in renewed:
+                log.info("certificate.renewed", file=path.name)
+
+
+def serve(home: Home) -> None:
+    """Serve a home until SIGTERM or SIGINT.
+
+    Raises:
+        ConsiliumError: something a person must mend keeps it from serving.
+    """
+    with claimed(home):
+        authority.renew(home)
+        with open_store(home.store_url) as store:
+            asyncio.run(_serve(home, store))
+
+
+async def _serve(home: Home, store: Store) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.set_exception_handler(_say)
+    await Daemon(home, store).run(stop)
+
+
+def _say(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An exception that nobody waited for: by name and place, never by its text."""
+    error = context.get("exception")
+    name = type(error).__name__ if error else "none"
+    log.error("coordinator.defect", error=name, at=place(error) if error else "unknown")

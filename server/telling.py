@@ -1,0 +1,183 @@
+"""What an operator reads: a line for each event, and tables of sites, studies and results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from rich.table import Table
+from rich.text import Text
+
+from common.control import coordinator_pb2 as pb
+from common.errors import ConsiliumError, CoordinatorError
+
+Fields = Mapping[str, Any]
+SHOWN_FIGURES: Final = (
+    ("auc", "AUC"),
+    ("accuracy", "accuracy"),
+    ("balanced_accuracy", "balanced accuracy"),
+    ("sensitivity", "sensitivity"),
+    ("specificity", "specificity"),
+    ("precision", "precision"),
+    ("f1", "F1"),
+    ("calibration_error", "calibration error"),
+)
+SHORT: Final = 12
+
+
+def fields_of(event: pb.Event) -> dict[str, Any]:
+    """An event's fields, read from their JSON."""
+    return {name: json.loads(value) for name, value in event.fields.items()}
+
+
+def as_json(event: pb.Event) -> str:
+    """An event on one line, for a script."""
+    parts = {"id": event.id, "at": event.at, "kind": event.kind}
+    if event.round:
+        parts["round"] = event.round
+    if event.site:
+        parts["site"] = event.site
+    return json.dumps(parts | {"fields": fields_of(event)})
+
+
+def line(event: pb.Event) -> str:
+    """An event in words."""
+    say = _WORDS.get(event.kind)
+    words = say(event, fields_of(event)) if say else _plainly(event)
+    return f"{event.at[11:19]}  {words}"
+
+
+def _plainly(event: pb.Event) -> str:
+    parts = [event.kind, event.site, *(f"{name}={text}" for name, text in event.fields.items())]
+    return " ".join(part for part in parts if part)
+
+
+def _started(_event: pb.Event, fields: Fields) -> str:
+    notes = "".join(f"{note}\n{'':10}" for note in fields.get("warnings", ()))
+    return f"{notes}plans are made; asked to approve: {', '.join(fields['sites'])}"
+
+
+def _completed_round(event: pb.Event, fields: Fields) -> str:
+    away = "".join(f"; without {site}: {why}" for site, why in fields["absences"].items())
+    count = len(fields["sites"])
+    return f"round {event.round} done in {fields['seconds']:.1f} s, {_sites(count)}{away}"
+
+
+def _evaluated(event: pb.Event, fields: Fields) -> str:
+    shown = [
+        f"{label} {figure(fields['metrics'][name])}"
+        for name, label in SHOWN_FIGURES[:2]
+        if name in fields["metrics"]
+    ]
+    return f"evaluation after round {event.round}: {', '.join(shown)}"
+
+
+def _failed(_event: pb.Event, fields: Fields) -> str:
+    return "failed: " + error_of(fields).render().replace("\n", f"\n{'':10}")
+
+
+def _sites(count: int) -> str:
+    return "1 site" if count == 1 else f"{count} sites"
+
+
+_WORDS: Final[dict[str, Callable[[pb.Event, Fields], str]]] = {
+    "study.offered": lambda e, f: f"offered to {', '.join(f['sites'])} by {f['by']}",
+    "study.started": _started,
+    "study.resumed": lambda e, f: f"resumed by {f['by']}",
+    "study.stopped": lambda e, f: f"stopped by {f['by']}",
+    "study.interrupted": lambda e, f: "its process ended early and is started again",
+    "study.failed": _failed,
+    "study.completed": lambda e, f: f"completed: final_weights_sha256 {f['final_weights_sha256']}",
+    "approval.waiting": lambda e, f: (
+        f"{e.site}: a person has yet to decide about plan {f['plan'][:SHORT]}"
+    ),
+    "approval.given": lambda e, f: f"{e.site}: approved plan {f['plan'][:SHORT]}",
+    "approval.refused": lambda e, f: f"{e.site}: {f['reason']}",
+    "site.absent": lambda e, f: f"{e.site}: absent from {f['purpose']}, {f['reason']}",
+    "round.started": lambda e, f: f"round {e.round} of {f['rounds']}: {_sites(f['sites'])} asked",
+    "round.completed": _completed_round,
+    "reply.folded": lambda e, f: f"round {e.round}: {e.site} is in",
+    "evaluation.completed": _evaluated,
+}
+
+
+def error_of(parts: Mapping[str, Any]) -> ConsiliumError:
+    """The error that a study failed with, from its parts."""
+    details = {name: parts[name] for name in ("where", "found", "wanted") if name in parts}
+    return CoordinatorError(parts["what"], **details, remedy=parts.get("do"))
+
+
+def failure(why: str) -> ConsiliumError:
+    """The error that a study's row tells of."""
+    return error_of(json.loads(why) if why.startswith("{") else {"what": why})
+
+
+def figure(estimate: Mapping[str, Any]) -> str:
+    """A figure with its 95 % interval; what means nothing says so."""
+    value = estimate.get("value")
+    if value is None:
+        return f"not known ({estimate.get('why') or 'no figure'})"
+    low, high = estimate.get("low"), estimate.get("high")
+    text = (
+        f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
+    )
+    return text if estimate.get("meaningful", True) else f"{text}, means nothing: {estimate['why']}"
+
+
+def sites_table(rows: Iterable[pb.SiteRow]) -> Table:
+    """Every site in a line."""
+    table = _table("site", "state", "connected", "fingerprint")
+    for row in rows:
+        seen = f"last seen {row.seen}" if row.seen else "never seen"
+        connected = "now" if row.online else seen
+        state = "admitted" if row.state == "active" else row.state
+        style = "green" if row.online else "yellow" if row.state == "active" else "dim"
+        table.add_row(row.name, state, Text(connected, style=style), row.fingerprint)
+    return table
+
+
+def studies_table(rows: Iterable[pb.StudyRow]) -> Table:
+    """Every study in a line, and what is to be known of it below."""
+    table = _table("study", "state", "round", "sites", "started", "")
+    for row in rows:
+        table.add_row(
+            row.name,
+            row.state,
+            f"{row.round} of {row.rounds}",
+            ", ".join(row.sites),
+            row.started,
+            _remark(row),
+        )
+    return table
+
+
+def _remark(row: pb.StudyRow) -> Text:
+    notes = [Text(note.split(" (")[0], style="bold yellow") for note in row.warnings]
+    if row.state == "failed":
+        notes.append(Text(failure(row.why).what, style="red"))
+    if row.undecided and row.state == "waiting":
+        notes.append(Text(f"waits for {', '.join(row.undecided)}"))
+    return Text("; ").join(notes)
+
+
+def outcome_tables(outcome: Mapping[str, Any]) -> tuple[Table, Table]:
+    """The last evaluation's figures, and the sites with what the study has cost there."""
+    figures = _table("figure", "value (95 % interval)")
+    if outcome["evaluations"]:
+        metrics = outcome["evaluations"][-1]["metrics"]
+        for name, label in SHOWN_FIGURES:
+            figures.add_row(label, figure(metrics[name]))
+    sites = _table("site", "declared patients", "weight", "epsilon")
+    for name, facts in outcome["sites"].items():
+        epsilon = facts["epsilon"]
+        cost = "not private" if epsilon is None else f"{epsilon:.3f}"
+        sites.add_row(name, str(facts["declared_patients"]), str(facts["weight"]), cost)
+    return figures, sites
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
