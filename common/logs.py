@@ -8,19 +8,28 @@ from typing import Literal
 
 import structlog
 
+Form = Literal["console", "json"]
 
-def configure(form: Literal["console", "json"] = "console", level: str = "warning") -> None:
+
+def form_for(terminal: bool) -> Form:
+    """How a daemon logs: lines where a person reads along, else JSON."""
+    return "console" if terminal else "json"
+
+
+def configure(form: Form = "console", level: str = "warning", **bound: str) -> None:
     """Send events to standard error.
 
     Args:
         form: lines for people, or one JSON object a line.
         level: the least severe level shown.
+        bound: what every event of this process says, such as ``site``.
     """
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if form == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
+    structlog.contextvars.bind_contextvars(**bound)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -97,7 +97,7 @@ class Paused(_message.Message):
     def __init__(self, by_person: _Optional[bool] = ..., by_hours: _Optional[bool] = ..., hours: _Optional[str] = ...) -> None: ...
 
 class StudyRow(_message.Message):
-    __slots__ = ("name", "title", "plan_hash", "state", "round", "rounds", "epsilon_spent", "epsilon", "decided", "expires")
+    __slots__ = ("name", "title", "plan_hash", "state", "round", "rounds", "epsilon_spent", "epsilon", "decided", "expires", "proposed", "by", "warnings")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
     PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +108,9 @@ class StudyRow(_message.Message):
     EPSILON_FIELD_NUMBER: _ClassVar[int]
     DECIDED_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    PROPOSED_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     name: str
     title: str
     plan_hash: str
@@ -118,7 +121,10 @@ class StudyRow(_message.Message):
     epsilon: float
     decided: str
     expires: str
-    def __init__(self, name: _Optional[str] = ..., title: _Optional[str] = ..., plan_hash: _Optional[str] = ..., state: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., epsilon_spent: _Optional[float] = ..., epsilon: _Optional[float] = ..., decided: _Optional[str] = ..., expires: _Optional[str] = ...) -> None: ...
+    proposed: str
+    by: str
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., title: _Optional[str] = ..., plan_hash: _Optional[str] = ..., state: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., epsilon_spent: _Optional[float] = ..., epsilon: _Optional[float] = ..., decided: _Optional[str] = ..., expires: _Optional[str] = ..., proposed: _Optional[str] = ..., by: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StudiesRequest(_message.Message):
     __slots__ = ()
@@ -137,18 +143,22 @@ class ShowRequest(_message.Message):
     def __init__(self, study: _Optional[str] = ...) -> None: ...
 
 class ShowReply(_message.Message):
-    __slots__ = ("plan_hash", "state", "text", "epsilon", "document")
+    __slots__ = ("plan_hash", "state", "text", "epsilon", "document", "study", "warnings")
     PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     EPSILON_FIELD_NUMBER: _ClassVar[int]
     DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    STUDY_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     plan_hash: str
     state: str
     text: str
     epsilon: float
     document: str
-    def __init__(self, plan_hash: _Optional[str] = ..., state: _Optional[str] = ..., text: _Optional[str] = ..., epsilon: _Optional[float] = ..., document: _Optional[str] = ...) -> None: ...
+    study: str
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, plan_hash: _Optional[str] = ..., state: _Optional[str] = ..., text: _Optional[str] = ..., epsilon: _Optional[float] = ..., document: _Optional[str] = ..., study: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ApproveRequest(_message.Message):
     __slots__ = ("study", "plan_hash", "days", "by")
@@ -182,14 +192,6 @@ class DenyRequest(_message.Message):
     by: str
     def __init__(self, study: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
 
-class DenyReply(_message.Message):
-    __slots__ = ("study", "plan_hash")
-    STUDY_FIELD_NUMBER: _ClassVar[int]
-    PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
-    study: str
-    plan_hash: str
-    def __init__(self, study: _Optional[str] = ..., plan_hash: _Optional[str] = ...) -> None: ...
-
 class PauseRequest(_message.Message):
     __slots__ = ("by",)
     BY_FIELD_NUMBER: _ClassVar[int]
@@ -219,7 +221,7 @@ class StopRequest(_message.Message):
     def __init__(self, study: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
 
 class StopReply(_message.Message):
-    __slots__ = ("study", "plan_hash", "rounds", "replies", "bytes", "epsilon", "worker_killed", "connection_killed")
+    __slots__ = ("study", "plan_hash", "rounds", "replies", "bytes", "epsilon", "worker_killed", "connection_killed", "state")
     STUDY_FIELD_NUMBER: _ClassVar[int]
     PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
@@ -228,6 +230,7 @@ class StopReply(_message.Message):
     EPSILON_FIELD_NUMBER: _ClassVar[int]
     WORKER_KILLED_FIELD_NUMBER: _ClassVar[int]
     CONNECTION_KILLED_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     study: str
     plan_hash: str
     rounds: int
@@ -236,7 +239,8 @@ class StopReply(_message.Message):
     epsilon: float
     worker_killed: bool
     connection_killed: bool
-    def __init__(self, study: _Optional[str] = ..., plan_hash: _Optional[str] = ..., rounds: _Optional[int] = ..., replies: _Optional[int] = ..., bytes: _Optional[int] = ..., epsilon: _Optional[float] = ..., worker_killed: _Optional[bool] = ..., connection_killed: _Optional[bool] = ...) -> None: ...
+    state: str
+    def __init__(self, study: _Optional[str] = ..., plan_hash: _Optional[str] = ..., rounds: _Optional[int] = ..., replies: _Optional[int] = ..., bytes: _Optional[int] = ..., epsilon: _Optional[float] = ..., worker_killed: _Optional[bool] = ..., connection_killed: _Optional[bool] = ..., state: _Optional[str] = ...) -> None: ...
 
 class LedgerRequest(_message.Message):
     __slots__ = ()

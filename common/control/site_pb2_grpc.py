@@ -57,7 +57,7 @@ class SiteStub:
         self.Deny = channel.unary_unary(
                 '/consilium.site.v1.Site/Deny',
                 request_serializer=common_dot_control_dot_site__pb2.DenyRequest.SerializeToString,
-                response_deserializer=common_dot_control_dot_site__pb2.DenyReply.FromString,
+                response_deserializer=common_dot_control_dot_site__pb2.StopReply.FromString,
                 _registered_method=True)
         self.Pause = channel.unary_unary(
                 '/consilium.site.v1.Site/Pause',
@@ -196,7 +196,7 @@ def add_SiteServicer_to_server(servicer, server):
             'Deny': grpc.unary_unary_rpc_method_handler(
                     servicer.Deny,
                     request_deserializer=common_dot_control_dot_site__pb2.DenyRequest.FromString,
-                    response_serializer=common_dot_control_dot_site__pb2.DenyReply.SerializeToString,
+                    response_serializer=common_dot_control_dot_site__pb2.StopReply.SerializeToString,
             ),
             'Pause': grpc.unary_unary_rpc_method_handler(
                     servicer.Pause,
@@ -363,7 +363,7 @@ class Site:
             target,
             '/consilium.site.v1.Site/Deny',
             common_dot_control_dot_site__pb2.DenyRequest.SerializeToString,
-            common_dot_control_dot_site__pb2.DenyReply.FromString,
+            common_dot_control_dot_site__pb2.StopReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -30,7 +30,7 @@ MISTAKE = SiteError("no such study", where="cxr", found="a", wanted="b", remedy=
 class Faulty(site_pb2_grpc.SiteServicer):
     """Raises whatever it is asked."""
 
-    async def Deny(self, request: site_pb2.DenyRequest, context: object) -> site_pb2.DenyReply:
+    async def Deny(self, request: site_pb2.DenyRequest, context: object) -> site_pb2.StopReply:
         raise MISTAKE
 
     async def Pause(self, request: site_pb2.PauseRequest, context: object) -> site_pb2.PauseReply:

@@ -1,0 +1,280 @@
+"""The control service: what the administrator may ask, on a socket that is the daemon's alone.
+
+What concerns the site is done by :mod:`client.administration` in threads of their own, what
+concerns the processes by the supervisor. Ending a study does both: first nothing of it is
+let out any more, then it is decided and noted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
+from importlib.metadata import version
+from typing import Final
+
+import structlog
+
+from client import administration, audit
+from client.administration import Left, Spending, StudyRow
+from client.daemon.desk import Desk
+from client.daemon.supervisor import Supervisor, now
+from common.control import site_pb2 as pb
+from common.control.site_pb2_grpc import SiteServicer
+
+SERVICE: Final = "consilium.site.v1.Site"
+FOLLOWING: Final = 1.0
+"""Seconds between two looks at the audit log for whoever follows it."""
+
+log = structlog.get_logger(__name__)
+
+
+class Control(SiteServicer):
+    """The service.
+
+    Args:
+        supervisor: keeps the processes.
+        quick: answers what takes no time.
+        slow: does what may take minutes.
+        chain: what was found about the audit log when the daemon started.
+        faults: what a person should mend about it, each with its remedy.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        quick: Desk,
+        slow: Desk,
+        *,
+        chain: str,
+        faults: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self._supervisor = supervisor
+        self._quick, self._slow = quick, slow
+        self._chain, self._faults = chain, faults
+        self._started = now()
+
+    async def Status(self, request: pb.StatusRequest, context: object) -> pb.StatusReply:
+        """Everything at a glance."""
+        site = await self._quick.ask(administration.status)
+        supervisor = self._supervisor
+        place = supervisor.place
+        warnings = [*self._faults, *site.warnings, *self._own_warnings()]
+        return pb.StatusReply(
+            site=site.site,
+            version=version("consilium"),
+            pid=os.getpid(),
+            started=self._started,
+            warnings=[pb.Notice(what=what, remedy=remedy) for what, remedy in warnings],
+            connection=self._connection(),
+            worker=self._worker(),
+            studies=[_row(each) for each in site.studies],
+            paused=pb.Paused(
+                by_person=bool(site.paused_by),
+                by_hours=not supervisor.in_hours,
+                hours=place.file.policy.hours or "",
+            ),
+            audit=f"{site.audit_length} lines; {self._chain}",
+            known_key=site.known_key,
+        )
+
+    async def Studies(self, request: pb.StudiesRequest, context: object) -> pb.StudiesReply:
+        """Every plan that was ever proposed."""
+        rows = await self._quick.ask(administration.studies)
+        return pb.StudiesReply(studies=[_row(each) for each in rows])
+
+    async def Show(self, request: pb.ShowRequest, context: object) -> pb.ShowReply:
+        """One plan in plain words."""
+        shown = await self._quick.ask(partial(administration.show, study=request.study))
+        return pb.ShowReply(
+            plan_hash=shown.row.plan_hash,
+            state=shown.row.state,
+            text=shown.text,
+            epsilon=shown.row.epsilon,
+            document=shown.document,
+            study=shown.row.name,
+            warnings=shown.row.warnings,
+        )
+
+    async def Approve(self, request: pb.ApproveRequest, context: object) -> pb.ApproveReply:
+        """Approve a plan; the coordinator is then made to ask again at once."""
+        approved = await self._slow.ask(
+            partial(
+                administration.approve,
+                study=request.study,
+                plan_hash=request.plan_hash or None,
+                days=request.days or None,
+                by=request.by,
+            )
+        )
+        self._supervisor.approved(approved.plan_hash)
+        log.info("study.approved", study=approved.study, until=approved.expires)
+        return pb.ApproveReply(
+            study=approved.study,
+            plan_hash=approved.plan_hash,
+            expires=approved.expires,
+            epsilon=approved.epsilon,
+        )
+
+    async def Deny(self, request: pb.DenyRequest, context: object) -> pb.StopReply:
+        """Say no to a plan; one that runs is stopped."""
+        return await self._end(administration.deny, request.study, request.by)
+
+    async def Stop(self, request: pb.StopRequest, context: object) -> pb.StopReply:
+        """End a study now."""
+        return await self._end(administration.stop, request.study, request.by)
+
+    async def Pause(self, request: pb.PauseRequest, context: object) -> pb.PauseReply:
+        """Take no new work."""
+        self._supervisor.pause(True)
+        await self._quick.ask(partial(administration.pause, by=request.by))
+        return pb.PauseReply()
+
+    async def Resume(self, request: pb.ResumeRequest, context: object) -> pb.ResumeReply:
+        """Take work again."""
+        await self._quick.ask(partial(administration.resume, by=request.by))
+        self._supervisor.pause(False)
+        return pb.ResumeReply()
+
+    async def Ledger(self, request: pb.LedgerRequest, context: object) -> pb.LedgerReply:
+        """What the patients have spent."""
+        report = await self._quick.ask(administration.ledger)
+        return pb.LedgerReply(
+            studies=[_spending(each) for each in report.studies],
+            limit_per_study=report.limit_per_study,
+            limit_total=report.limit_total,
+            delta=report.delta,
+            most_spent=report.most_spent,
+            length=report.length,
+            head=report.head,
+        )
+
+    async def Audit(
+        self, request: pb.AuditRequest, context: object
+    ) -> AsyncIterator[pb.AuditEntry]:
+        """The audit log, and with ``follow`` what is added to it."""
+        after = request.after
+        while True:
+            for entry in await asyncio.to_thread(self._entries, after):
+                after = entry.number
+                yield entry
+            if not request.follow:
+                return
+            await asyncio.sleep(FOLLOWING)
+
+    async def OptOut(self, request: pb.OptOutRequest, context: object) -> pb.OptOutReply:
+        """Leave patients out; studies that hold them end at once."""
+        task = partial(administration.opt_out, patients=list(request.patients), by=request.by)
+        done = await self._slow.ask(task)
+        for study in done.ended:
+            self._supervisor.stop(study)
+        return pb.OptOutReply(added=done.added, known=done.known, ended=done.ended)
+
+    async def _end(self, decide: Callable[..., Left], study: str, by: str) -> pb.StopReply:
+        before = self._supervisor.stop(study)
+        left = await self._quick.ask(partial(decide, study=study, by=by))
+        # What came in between, the decision has silenced; what was sent in between ends here.
+        self._supervisor.hub.silence(left.plan_hash)
+        after = self._supervisor.stop(left.study)
+        return pb.StopReply(
+            study=left.study,
+            plan_hash=left.plan_hash,
+            state=left.state,
+            rounds=left.rounds,
+            replies=left.replies,
+            bytes=left.bytes,
+            epsilon=left.epsilon,
+            worker_killed=before.worker or after.worker,
+            connection_killed=before.connection or after.connection,
+        )
+
+    def _entries(self, after: int) -> list[pb.AuditEntry]:
+        return [
+            pb.AuditEntry(
+                number=entry.number,
+                at=entry.at,
+                event=entry.event,
+                fields={name: str(value) for name, value in entry.fields.items()},
+                hash=entry.hash,
+            )
+            for entry in audit.entries(self._supervisor.place.state, after)
+        ]
+
+    def _own_warnings(self) -> Iterable[tuple[str, str]]:
+        """What is wrong with the processes, the worst first."""
+        supervisor = self._supervisor
+        fault, line = supervisor.worker_fault, supervisor.line
+        if fault is not None:
+            yield fault.why, fault.remedy
+        for what in supervisor.dropped:
+            yield (
+                f"a request was given up, since every worker died of it: {what}",
+                "mend what the worker died of; the coordinator will ask again",
+            )
+        if line.remedy:
+            yield line.why, line.remedy
+        if not supervisor.place.card:
+            yield (
+                "this site has joined no coordinator: only these commands are served",
+                "consilium-site join COORDINATOR.json, then start the daemon again",
+            )
+
+    def _connection(self) -> pb.Connection:
+        line = self._supervisor.line
+        card = self._supervisor.place.card
+        return pb.Connection(
+            state=line.state,
+            coordinator=card.name if card else "",
+            address=card.address if card else "",
+            since=line.since,
+            why=line.why,
+            remedy=line.remedy,
+            last_message=self._supervisor.last_message,
+            pid=self._supervisor.connection.pid or 0,
+        )
+
+    def _worker(self) -> pb.Worker:
+        supervisor = self._supervisor
+        job, fault = supervisor.working, supervisor.worker_fault
+        return pb.Worker(
+            state=supervisor.work.state,
+            study=job.study if job else "",
+            round=job.round if job else 0,
+            purpose=job.purpose if job else "",
+            since=supervisor.work.since,
+            pid=supervisor.worker.pid or 0,
+            restarts=supervisor.worker.restarts,
+            why=fault.why if fault else "",
+            remedy=fault.remedy if fault else "",
+        )
+
+
+def _row(row: StudyRow) -> pb.StudyRow:
+    return pb.StudyRow(
+        name=row.name,
+        title=row.title,
+        plan_hash=row.plan_hash,
+        state=row.state,
+        round=row.round,
+        rounds=row.rounds,
+        epsilon_spent=row.epsilon_spent,
+        epsilon=row.epsilon,
+        decided=row.decided,
+        expires=row.expires,
+        proposed=row.proposed,
+        by=row.by,
+        warnings=row.warnings,
+    )
+
+
+def _spending(each: Spending) -> pb.Spending:
+    return pb.Spending(
+        study=each.study,
+        plan_hash=each.plan_hash,
+        state=each.state,
+        rounds=each.rounds,
+        evaluations=each.evaluations,
+        epsilon_spent=each.epsilon_spent,
+        epsilon=each.epsilon,
+    )

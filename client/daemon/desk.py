@@ -1,0 +1,72 @@
+"""A thread of its own that has the site open and does what the administrator asks.
+
+SQLite and torch want one thread; the supervisor's must stay free. There are two desks: one
+for what is quick, with the site open for as long as the daemon lives, and one for what may
+take minutes, which opens the site each time and so keeps no patient's images in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from client.site import Site, open_site
+
+T = TypeVar("T")
+Task = tuple[Callable[[Site], Any], "Future[Any]"]
+
+
+class Desk:
+    """One thread and its site.
+
+    Args:
+        path: the site file.
+        state: the state folder.
+        known_seed: as for :func:`client.site.open_site`.
+        keep_open: whether the site stays open between two tasks.
+    """
+
+    def __init__(self, path: Path, state: Path, known_seed: int | None, *, keep_open: bool) -> None:
+        self._open = partial(open_site, path, state, known_seed)
+        self._keep_open = keep_open
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        # A daemon's: what takes minutes must not keep the process from ending.
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    async def ask(self, task: Callable[[Site], T]) -> T:
+        """What a function of the open site gives, or raises."""
+        future: Future[T] = Future()
+        self._tasks.put((task, future))
+        return await asyncio.wrap_future(future)
+
+    def close(self, patience: float) -> bool:
+        """Let no more be asked; False where the last task still runs."""
+        self._tasks.put(None)
+        self._thread.join(patience)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        site: Site | None = None
+        while (item := self._tasks.get()) is not None:
+            task, future = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                site = site or self._open()
+                result = task(site)
+            except BaseException as error:  # noqa: BLE001 - whoever asked gets it
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+            if site is not None and not self._keep_open:
+                site.close()
+                site = None
+        if site is not None:
+            site.close()

@@ -1,0 +1,176 @@
+"""Which requests are in hand and which replies wait: the daemon's middle, without a process.
+
+A request goes from ``waiting`` to ``working`` to the ``outbox`` to ``sending``, and is
+forgotten when it was pushed. One identity is in hand once: asked again, the newest message
+is the one that is answered. What an administrator has stopped leaves none of the four.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+MOST_DEATHS: Final = 3
+"""Workers that a request may take down before it is given up."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request in hand.
+
+    Attributes:
+        identity: what makes two messages the same request.
+        study: its study, plan, round and purpose, as far as they could be read.
+        message: number of the newest message that asks for it, counted here.
+        request: that message.
+        deaths: workers that died of it.
+    """
+
+    identity: str
+    study: str
+    plan_hash: str
+    round: int
+    purpose: str
+    message: int
+    request: bytes = field(repr=False)
+    deaths: int = 0
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A reply that waits to be pushed.
+
+    Attributes:
+        job: what it answers.
+        code: what it says: ``ok``, or a refusal's code.
+        reply: the message.
+    """
+
+    job: Job
+    code: str
+    reply: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """What was in hand of a study when it was stopped."""
+
+    worker: bool
+    connection: bool
+
+
+class Hub:
+    """What is in hand; every method leaves it consistent."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, Job] = {}
+        self.outbox: dict[str, Outgoing] = {}
+        self.working: Job | None = None
+        self.sending: Outgoing | None = None
+        self._silenced: set[str] = set()
+
+    def arrive(self, job: Job) -> bool:
+        """Take a request in hand; False where it was already, and now has a newer message."""
+        self.outbox.pop(job.identity, None)
+        working = self.working
+        if working is not None and working.identity == job.identity:
+            self.working = replace(working, message=job.message, request=job.request)
+            return False
+        before = self.waiting.get(job.identity)
+        self.waiting[job.identity] = replace(job, deaths=before.deaths) if before else job
+        return before is None
+
+    def take(self) -> Job | None:
+        """The next request to work on; None where one is worked on, or none waits."""
+        if self.working is not None or not self.waiting:
+            return None
+        identity = next(iter(self.waiting))
+        self.working = self.waiting.pop(identity)
+        return self.working
+
+    def answered(self, message: int, code: str, reply: bytes) -> Outgoing | None:
+        """The worker has answered what it was given.
+
+        Args:
+            message: number of the message that it was given.
+            code: what the reply says.
+            reply: the message; empty where the site keeps silent.
+
+        Returns:
+            What was put into the outbox: None where the site keeps silent, the study was
+            stopped, or a newer message asks the same, which then goes to the worker.
+        """
+        job, self.working = self.working, None
+        if job is None or job.plan_hash in self._silenced:
+            return None
+        if job.message != message:
+            self.waiting = {job.identity: job, **self.waiting}
+            return None
+        if not reply:
+            return None
+        self.outbox[job.identity] = Outgoing(job, code, reply)
+        return self.outbox[job.identity]
+
+    def died(self) -> Job | None:
+        """The worker has died; what it worked on goes to the next, before all else.
+
+        Returns:
+            The request, where it is given up instead.
+        """
+        job, self.working = self.working, None
+        if job is None:
+            return None
+        job = replace(job, deaths=job.deaths + 1)
+        if job.deaths >= MOST_DEATHS:
+            return job
+        self.waiting = {job.identity: job, **self.waiting}
+        return None
+
+    def send(self) -> Outgoing | None:
+        """The next reply to push; None where one is being pushed, or none waits."""
+        if self.sending is not None or not self.outbox:
+            return None
+        identity = next(iter(self.outbox))
+        self.sending = self.outbox.pop(identity)
+        return self.sending
+
+    def pushed(self) -> Outgoing | None:
+        """The reply that was being pushed has left, or never can."""
+        sent, self.sending = self.sending, None
+        return sent
+
+    def line_lost(self) -> None:
+        """What was being pushed may not have arrived: it waits again, before all else."""
+        sent, self.sending = self.sending, None
+        if sent is None or sent.job.identity in self.waiting or self._is_at(sent.job.identity):
+            return  # a newer message asks the same, and will have its answer
+        self.outbox = {sent.job.identity: sent, **self.outbox}
+
+    def stop(self, study: str) -> Stopped:
+        """Forget a study's requests and replies; says who is at one of them now."""
+        worker = self.working is not None and self.working.study == study
+        connection = self.sending is not None and self.sending.job.study == study
+        self.waiting = {key: job for key, job in self.waiting.items() if job.study != study}
+        self.outbox = {key: each for key, each in self.outbox.items() if each.job.study != study}
+        if worker:
+            self.working = None
+        if connection:
+            self.sending = None
+        return Stopped(worker, connection)
+
+    def silence(self, plan_hash: str) -> None:
+        """Let no reply of a plan out until it is approved again."""
+        if plan_hash:
+            self._silenced.add(plan_hash)
+
+    def approve(self, plan_hash: str) -> None:
+        """Let a plan's replies out again."""
+        self._silenced.discard(plan_hash)
+
+    @property
+    def replies(self) -> int:
+        """Replies that wait or are being pushed."""
+        return len(self.outbox) + (self.sending is not None)
+
+    def _is_at(self, identity: str) -> bool:
+        return self.working is not None and self.working.identity == identity

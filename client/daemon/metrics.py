@@ -1,0 +1,89 @@
+"""What the daemon tells Prometheus: how its own processes are, and nothing of any patient.
+
+Counts of messages and bytes are what a coordinator sees as well. No duration is told: how
+long training took says how many patients there are.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+from common.errors import SiteError
+
+STATES: Final = (
+    "none",
+    "connecting",
+    "online",
+    "offline",
+    "skewed",
+    "refused",
+    "paused",
+    "restarting",
+)
+
+
+class Metrics:
+    """The figures, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        up = Gauge("consilium_site_up", "The daemon runs", registry=registry)
+        up.set(1)
+        self._line = Gauge(
+            "consilium_site_connection",
+            "1 for the state that the connection is in",
+            ["state"],
+            registry=registry,
+        )
+        self._restarts = Counter(
+            "consilium_site_process_restarts",
+            "Starts after the first of a process",
+            ["process"],
+            registry=registry,
+        )
+        self._messages = Counter(
+            "consilium_site_messages",
+            "Requests answered",
+            ["purpose", "code"],
+            registry=registry,
+        )
+        self._bytes = Counter("consilium_site_sent_bytes", "Bytes of replies", registry=registry)
+        self.line("none")
+        for process in ("connection", "worker"):
+            self._restarts.labels(process)
+
+    def line(self, state: str) -> None:
+        """The connection is in this state now."""
+        for each in STATES:
+            self._line.labels(each).set(each == state)
+
+    def restarted(self, process: str) -> None:
+        """A process has died and is started again."""
+        self._restarts.labels(process).inc()
+
+    def answered(self, purpose: str, code: str) -> None:
+        """A request has its answer; both words are of closed lists."""
+        self._messages.labels(purpose, code).inc()
+
+    def sent(self, count: int) -> None:
+        """A reply of so many bytes was pushed."""
+        self._bytes.inc(count)
+
+    def serve(self, listen: str) -> None:
+        """Answer on ``host:port`` from now on.
+
+        Raises:
+            SiteError: nobody can listen there.
+        """
+        host, _, port = listen.rpartition(":")
+        try:
+            start_http_server(int(port), host.strip("[]"), self.registry)
+        except (OSError, OverflowError) as error:
+            raise SiteError(
+                "the metrics cannot be served",
+                where="[metrics] listen",
+                found=f"{listen}: {getattr(error, 'strerror', None) or 'no such port'}",
+                remedy="name another port, or leave the setting out",
+            ) from error

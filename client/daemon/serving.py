@@ -1,0 +1,93 @@
+"""A site's daemon from its start to its end: claim the state, look at it, serve, leave."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from client import administration
+from client.daemon.claim import claimed, notify
+from client.daemon.control import SERVICE, Control
+from client.daemon.desk import Desk
+from client.daemon.metrics import Metrics
+from client.daemon.supervisor import Place, Programs, Supervisor, until_told
+from client.inspection import inspect_state
+from client.sitefile import load_site_file
+from common.control.site_pb2_grpc import add_SiteServicer_to_server
+from common.control.sockets import add_health, listen, new_server
+from common.enrolment import read_coordinator_card
+
+SOCKET: Final = "control.sock"
+CARD: Final = "COORDINATOR.json"
+GRACE: Final = 0.5
+"""Seconds that a call in progress has when the daemon ends."""
+
+log = structlog.get_logger(__name__)
+
+
+def place_of(path: Path, known_seed: int | None = None) -> Place:
+    """What a site file says is to be served.
+
+    Raises:
+        SiteError: the site file or the coordinator's card cannot be used.
+    """
+    file = load_site_file(path)
+    state = path.absolute().parent / file.site.state
+    card = read_coordinator_card(state / CARD) if (state / CARD).exists() else None
+    return Place(path.absolute(), file, state, known_seed, card)
+
+
+def serve(place: Place, programs: Programs | None = None) -> None:
+    """Serve a site until this process is asked to end.
+
+    Raises:
+        SiteError: the state cannot be used, another daemon serves it, or the metrics cannot
+            be served.
+    """
+    with claimed(place.state):
+        asyncio.run(_serve(place, programs or Programs()))
+    log.info("daemon.ended")
+
+
+async def _serve(place: Place, programs: Programs) -> None:
+    metrics = Metrics()
+    if place.file.metrics.listen:
+        metrics.serve(place.file.metrics.listen)
+    keys = (place.path, place.state, place.known_seed)
+    quick, slow = Desk(*keys, keep_open=True), Desk(*keys, keep_open=False)
+    paused = await quick.ask(administration.is_paused)
+    chain, faults = await asyncio.to_thread(_verified, place)
+    supervisor = Supervisor(place, metrics, programs)
+    server = new_server()
+    control = Control(supervisor, quick, slow, chain=chain, faults=faults)
+    add_SiteServicer_to_server(control, server)
+    health = await add_health(server, SERVICE)
+    listen(server, place.state / SOCKET)
+    async with supervisor.running(paused=paused):
+        await server.start()
+        notify("READY=1")
+        log.info("daemon.started", state=str(place.state), pid=os.getpid(), audit=chain)
+        await until_told()
+        log.info("daemon.ending")
+        await health.enter_graceful_shutdown()
+        await server.stop(GRACE)
+    for desk in (quick, slow):
+        desk.close(GRACE)
+    (place.state / SOCKET).unlink(missing_ok=True)
+
+
+def _verified(place: Place) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """What the audit log's chain and its receipts say: in a line, and as warnings."""
+    verdict = inspect_state(place.state, place.file.site.name)
+    if verdict.sound:
+        whole = f"whole up to line {verdict.head.length}"
+        return f"{whole}, {verdict.receipts} receipts hold", ()
+    for fault in verdict.faults:
+        log.error("audit.broken", fault=str(fault))
+    remedy = "do not mend it: keep a copy of the state folder, and run consilium-site audit verify"
+    first = str(verdict.faults[0])
+    return f"NOT to be believed: {first}", ((f"the audit log is broken: {first}", remedy),)

@@ -1,0 +1,373 @@
+"""The supervisor: keeps a connection and a worker, and hands messages from one to the other.
+
+Whatever either process does, dies of or says arrives here as an event; each is handled in
+one go on one thread, so that what an administrator stops is stopped before anything else is
+sent. The supervisor itself reads no image and opens no socket to the network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, get_args
+
+import structlog
+
+from client.daemon.child import Child
+from client.daemon.claim import notify, watchdog_seconds
+from client.daemon.frames import Frame
+from client.daemon.hub import MOST_DEATHS, Hub, Job, Stopped
+from client.daemon.limits import Limits
+from client.daemon.metrics import Metrics
+from client.daemon.worker import EXIT_MEMORY, EXIT_UNUSABLE, Order
+from client.policy import within
+from client.sitefile import SiteFile
+from common import logs
+from common.enrolment import CoordinatorCard
+from common.messages import Purpose
+
+TICK: Final = 10.0
+"""Seconds between two looks at the clock."""
+ENDING: Final = 2.0
+"""Seconds that the connection has to say goodbye."""
+
+log = structlog.get_logger(__name__)
+
+
+def now() -> str:
+    """The time, as everything in here tells it: ISO 8601, UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is served.
+
+    Attributes:
+        path: the site file.
+        file: its content.
+        state: the state folder.
+        known_seed: where the site's keys follow from a seed.
+        card: of the coordinator; None where the site has joined none.
+    """
+
+    path: Path
+    file: SiteFile
+    state: Path
+    known_seed: int | None = None
+    card: CoordinatorCard | None = None
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The modules that the two processes run."""
+
+    connection: str = "client.daemon.connection"
+    worker: str = "client.daemon.worker"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a process is, since when, and what a person could do about it."""
+
+    state: str
+    why: str = ""
+    remedy: str = ""
+    since: str = field(default_factory=now)
+
+
+class Supervisor:
+    """The middle of a site's daemon; see :meth:`running`.
+
+    Args:
+        place: what is served.
+        metrics: where to count.
+        programs: what the two processes run.
+    """
+
+    def __init__(self, place: Place, metrics: Metrics, programs: Programs | None = None) -> None:
+        programs = programs or Programs()
+        self.place = place
+        self.hub = Hub()
+        self.line = Condition("connecting" if place.card else "none")
+        self.work = Condition("starting" if place.card else "none")
+        self.worker_fault: Condition | None = None
+        self.dropped: list[str] = []
+        self.last_message = ""
+        self._metrics = metrics
+        self._paused = False
+        self._in_hours = True
+        self._pulling = False
+        self._messages = 0
+        form = logs.form_for(sys.stderr.isatty())
+        limits = Limits(
+            place.file.device.nice, place.file.device.memory_limit_mib, place.file.device.gpu
+        )
+        order = Order(place.path, place.state, place.known_seed, limits, os.getpid(), form)
+        self.worker = Child(
+            "worker",
+            [sys.executable, "-m", programs.worker, "{fd}", order.text],
+            environment=limits.environment,
+            heard=self._heard_worker,
+            died=self._worker_died,
+        )
+        state, parent = str(place.state), str(os.getpid())
+        self.connection = Child(
+            "connection",
+            [sys.executable, "-m", programs.connection, "{fd}", state, parent, form],
+            heard=self._heard_connection,
+            died=self._connection_died,
+        )
+
+    @asynccontextmanager
+    async def running(self, *, paused: bool) -> AsyncIterator[None]:
+        """Keep both processes for as long as the body lasts.
+
+        Args:
+            paused: whether a person told the site to take no new work.
+        """
+        self._paused = paused
+        if self.place.card:
+            self._look_at_the_clock()
+            self.worker.start()
+            self.connection.start()
+        else:
+            log.warning(
+                "daemon.not_joined",
+                why="this site has joined no coordinator: only the control service is up",
+                do="consilium-site join COORDINATOR.json, then start again; where a stock "
+                "SuperNode carries the messages, nothing",
+            )
+        clock = asyncio.create_task(self._keep_time())
+        try:
+            yield
+        finally:
+            clock.cancel()
+            self.work = self.line = Condition("none")
+            await asyncio.gather(self.connection.close(ENDING), self.worker.close(0.2))
+
+    @property
+    def held(self) -> bool:
+        """Whether no new work is taken, because of a person or of the hours."""
+        return self._paused or not self._in_hours
+
+    @property
+    def in_hours(self) -> bool:
+        """Whether the site's hours allow work now."""
+        return self._in_hours
+
+    @property
+    def working(self) -> Job | None:
+        """What the worker is at."""
+        return self.hub.working
+
+    def pause(self, paused: bool) -> None:
+        """Take no new work, or take it again."""
+        self._paused = paused
+        self._dispatch()
+
+    def stop(self, study: str) -> Stopped:
+        """Let nothing more of a study out: end whoever is at it, forget what waits.
+
+        Args:
+            study: a name, or the beginning of a plan's hash.
+        """
+        stopped = self.hub.stop(study)
+        if stopped.worker:
+            self.work = Condition("restarting", "the study that it worked on was stopped")
+            self.worker.kill()
+        if stopped.connection:
+            self.line = Condition("restarting", "the study whose reply it sent was stopped")
+            self.connection.kill()
+        log.warning("study.stopped", study=study, worker=stopped.worker, line=stopped.connection)
+        return stopped
+
+    def approved(self, plan_hash: str) -> None:
+        """A person approved a plan: let the coordinator ask again at once."""
+        self.hub.approve(plan_hash)
+        self.connection.send(Frame("renew"))
+
+    def _dispatch(self) -> None:
+        """Give everyone what there is for them; harmless at any time."""
+        pulling = not self.held
+        if pulling != self._pulling and self.line.state != "restarting":
+            self._pulling = pulling
+            self.connection.send(Frame("go" if pulling else "hold"))
+        if self.work.state == "idle" and not self.held and (job := self.hub.take()) is not None:
+            self.work = Condition("working")
+            self.worker.send(Frame("request", {"message": job.message}, job.request))
+        if self._connected and (outgoing := self.hub.send()) is not None:
+            self.connection.send(Frame("push", {}, outgoing.reply))
+
+    @property
+    def _connected(self) -> bool:
+        """Whether there is a process to push with; its line may be down."""
+        return self.line.state not in ("none", "restarting") and self.connection.pid is not None
+
+    def _heard_worker(self, frame: Frame) -> None:
+        if frame.kind == "unusable":
+            self.worker_fault = Condition(
+                "restarting", frame.fields["what"], frame.fields["remedy"] or ""
+            )
+            return
+        if frame.kind == "reply":
+            self._answered(frame)
+        self.work = Condition("idle")
+        self._dispatch()
+
+    def _answered(self, frame: Frame) -> None:
+        job, code = self.hub.working, frame.fields["code"]
+        if job is not None:
+            known = job.purpose in get_args(Purpose)
+            self._metrics.answered(job.purpose if known else "unknown", code)
+            self.worker_fault = None
+        self.hub.answered(frame.fields["message"], code, frame.payload)
+
+    def _worker_died(self, status: int, killed: bool) -> None:
+        self._metrics.restarted("worker")
+        given_up = self.hub.died()
+        if not killed and status != EXIT_UNUSABLE:
+            self.worker_fault = self._death(status)
+            log.error("worker.died", why=self.worker_fault.why, do=self.worker_fault.remedy)
+        if given_up is not None:
+            log.error(
+                "request.dropped",
+                study=given_up.study,
+                round=given_up.round,
+                purpose=given_up.purpose,
+                why=f"{MOST_DEATHS} workers died of it",
+            )
+            self.dropped = [*self.dropped[-9:], f"{given_up.study} round {given_up.round}"]
+        self.work = Condition("restarting")
+
+    def _death(self, status: int) -> Condition:
+        """What a worker's exit status says, and what to do about it."""
+        limit = self.place.file.device.memory_limit_mib
+        if status == EXIT_MEMORY:
+            return Condition(
+                "restarting",
+                f"the worker needed more memory than its limit of {limit} MiB",
+                "raise [device] memory_limit_mib, or lower [device] memory_mib, and start again",
+            )
+        if status == -signal.SIGKILL:
+            return Condition(
+                "restarting",
+                "the worker was killed",
+                "see the system's log: where memory ran out, lower [device] memory_mib",
+            )
+        name = signal.Signals(-status).name if status < 0 else f"exit code {status}"
+        return Condition(
+            "restarting", f"the worker ended by itself: {name}", "see the lines of the log above"
+        )
+
+    def _heard_connection(self, frame: Frame) -> None:
+        match frame.kind:
+            case "ready":
+                self.line = Condition("connecting")
+                self._metrics.line("connecting")
+                self._pulling = False
+            case "line":
+                self._line_is(frame.fields)
+            case "request":
+                self._arrived(frame)
+            case "pushed":
+                self._pushed(wanted=frame.fields["wanted"])
+            case "unpushable":
+                self.hub.pushed()
+            case "foreign":
+                log.error("bundle.refused", why=frame.fields["what"], found=frame.fields["found"])
+        self._dispatch()
+
+    def _line_is(self, fields: dict[str, str]) -> None:
+        state, why = fields["state"], fields.get("what", "")
+        if fields.get("found"):
+            why = f"{why}: {fields['found']}"
+        if state == "connecting" and self.line.state != "paused":
+            return  # one more try: what is known about the line stays
+        if (state, why) == (self.line.state, self.line.why):
+            return
+        self.line = Condition(state, why, fields.get("remedy", ""))
+        self._metrics.line(state)
+        say = log.info if state in ("online", "paused", "connecting") else log.warning
+        say("connection.state", state=state, why=why, do=self.line.remedy)
+
+    def _arrived(self, frame: Frame) -> None:
+        self._messages += 1
+        self.last_message = now()
+        fields = frame.fields
+        job = Job(
+            identity=fields["identity"],
+            study=fields.get("study", ""),
+            plan_hash=fields.get("plan_hash", ""),
+            round=fields.get("round", 0),
+            purpose=fields["purpose"],
+            message=self._messages,
+            request=frame.payload,
+        )
+        again = not self.hub.arrive(job)
+        log.info(
+            "request.arrived",
+            study=job.study,
+            round=job.round,
+            purpose=job.purpose,
+            bytes=len(job.request),
+            again=again,
+        )
+
+    def _pushed(self, *, wanted: bool) -> None:
+        sent = self.hub.pushed()
+        if sent is not None:
+            self._metrics.sent(len(sent.reply) if wanted else 0)
+            log.info(
+                "reply.pushed",
+                study=sent.job.study,
+                round=sent.job.round,
+                purpose=sent.job.purpose,
+                code=sent.code,
+                bytes=len(sent.reply) if wanted else 0,
+                wanted=wanted,
+            )
+
+    def _connection_died(self, status: int, killed: bool) -> None:
+        self._metrics.restarted("connection")
+        self._metrics.line("restarting")
+        self.hub.line_lost()
+        self.line = Condition(
+            "restarting",
+            "the study whose reply it sent was stopped" if killed else "its process ended",
+        )
+
+    async def _keep_time(self) -> None:
+        """Look at the hours now and then, and tell systemd that all is well."""
+        every = min(TICK, watchdog_seconds() or TICK)
+        while True:
+            await asyncio.sleep(every)
+            notify("WATCHDOG=1")
+            self._look_at_the_clock()
+            self._dispatch()
+
+    def _look_at_the_clock(self) -> None:
+        hours = self.place.file.policy.hours
+        inside = within(hours, datetime.now().astimezone().time())
+        if inside != self._in_hours:
+            log.info("daemon.hours", hours=hours, working=inside)
+        self._in_hours = inside
+
+
+async def until_told() -> None:
+    """Return when this process is asked to end: SIGTERM, or SIGINT from a keyboard."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, told.set)
+    with contextlib.suppress(asyncio.CancelledError):
+        await told.wait()
+    notify("STOPPING=1")

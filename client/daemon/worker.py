@@ -1,0 +1,134 @@
+"""The worker: opens the site, and answers one message after the other until it is killed.
+
+``python -m client.daemon.worker`` is started by the supervisor with one end of a pair of
+sockets. It says ``ready`` when the site is open, and then has one ``reply`` for each
+``request``. It runs the ``ClientApp`` that any of Flower's nodes would run, behind the same
+gates. It has no network: replies go to the supervisor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import structlog
+
+from client.daemon import frames
+from client.daemon.frames import Frame
+from client.daemon.limits import Limits, MemoryLimit, die_with_parent
+from common import flower, logs
+from common.errors import ConsiliumError
+from common.flower import ClientApp, Context, Error, ErrorCode, Message
+from common.logs import place
+
+SILENCE: Final = "silence"
+"""In the place of a reply's code: nothing is to be sent."""
+FAILED: Final = "failed"
+"""In the place of a reply's code: the app could not answer; Flower's own code goes out."""
+EXIT_MEMORY: Final = 77
+EXIT_UNUSABLE: Final = 78
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the supervisor starts a worker with.
+
+    Attributes:
+        site: path of the site file.
+        state: the site's state folder.
+        known_seed: where the site's keys follow from a seed.
+        limits: what the process may take.
+        parent: number of the process that starts it.
+        log_form: how it logs.
+    """
+
+    site: Path
+    state: Path
+    known_seed: int | None
+    limits: Limits
+    parent: int
+    log_form: logs.Form
+
+    @property
+    def text(self) -> str:
+        """As one argument of a command."""
+        fields = asdict(self) | {"site": str(self.site), "state": str(self.state)}
+        return json.dumps(fields)
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """What :attr:`text` says."""
+        fields = json.loads(text)
+        fields |= {key: Path(fields[key]) for key in ("site", "state")}
+        return cls(**fields | {"limits": Limits(**fields["limits"])})
+
+
+def serve(end: socket.socket, order: Order) -> None:
+    """Open the site and answer until the other end closes."""
+    from client.app import build
+    from client.site import open_site
+
+    with open_site(order.site, order.state, order.known_seed) as site:
+        structlog.contextvars.bind_contextvars(site=site.name)
+        app = build({str(order.site): site})
+        frames.send(end, Frame("ready"))
+        while (frame := frames.receive(end)) is not None:
+            frames.send(end, respond(app, frame, order))
+
+
+def respond(app: ClientApp, frame: Frame, order: Order) -> Frame:
+    """The frame that answers a request's."""
+    message = flower.message_from_bytes(frame.payload)
+    run, node = message.metadata.run_id, message.metadata.dst_node_id
+    flower.identify(run, node)
+    where = {"site": str(order.site), "state": str(order.state)}
+    if order.known_seed is not None:
+        where["known-seed"] = str(order.known_seed)
+    reply = _called(app, message, flower.context(run, node, node=where, run={}))
+    code = said(reply)
+    payload = b"" if code == SILENCE else flower.message_bytes(reply)
+    return Frame("reply", {"message": frame.fields["message"], "code": code}, payload)
+
+
+def said(reply: Message) -> str:
+    """The code of a reply; :data:`SILENCE` where it must not be sent."""
+    if reply.has_error():
+        silent = reply.error.code == ErrorCode.NODE_UNAVAILABLE
+        return SILENCE if silent else FAILED
+    return str(reply.content.config_records["fields"]["code"])
+
+
+def _called(app: ClientApp, message: Message, context: Context) -> Message:
+    try:
+        return app(message, context)
+    except Exception as error:  # noqa: BLE001 - of Flower, where a message has no such method
+        log.warning("request.unknown", error=type(error).__name__, at=place(error))
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reply_to=message)
+
+
+def main() -> None:
+    """Run the worker: arguments are the socket's number and the order."""
+    end = socket.socket(fileno=int(sys.argv[1]))
+    order = Order.read(sys.argv[2])
+    die_with_parent(order.parent)
+    logs.configure(order.log_form, "info")
+    order.limits.apply()
+    try:
+        serve(end, order)
+    except ConsiliumError as error:
+        log.error("worker.unusable", error=type(error).__name__, why=error.what)
+        frames.send(end, Frame("unusable", {"what": error.what, "remedy": error.details.get("do")}))
+        os._exit(EXIT_UNUSABLE)
+    except (MemoryLimit, MemoryError):
+        os._exit(EXIT_MEMORY)
+
+
+if __name__ == "__main__":
+    main()
