@@ -2,11 +2,12 @@
 
 The gates stand in the order in which they are read here: the request is noted in the audit
 log; the site must not be paused; whoever takes no part must stand in no running study; a plan
-whose approval ended gets silence; a receipt must hold; the reply may be stored already; the
-plan must be approved; the ledger must be the newest; the round must be next; arrays, cohort,
-numerics and policy must be as approved; the cost must be reserved durably. Only then is
-anything computed from patients, and what is computed leaves only if the approval still stands
-and the reply is noted. Nothing but a code says why a site declines.
+whose approval ended gets silence; nothing may be said beside what is asked; a receipt must
+hold; the reply may be stored already; the plan must be approved; the ledger must be the newest;
+the round must be next; arrays, cohort, numerics and policy must be as approved; the cost must
+be reserved durably. Only then is anything computed from patients or forgotten, and what is
+computed leaves only if the approval still stands and the reply is noted. Nothing but a code says
+why a site declines.
 """
 
 from __future__ import annotations
@@ -64,22 +65,23 @@ def answer_record(site: Site, content: RecordDict, purpose: Purpose) -> RecordDi
         log.warning("request.unreadable", site=site.name, why=refused.what)
         with suppress(OSError):
             noting.unreadable(site, content, purpose)
+        if _is_paused(site):
+            return None
         return reply_to_record(_decline(site, nobody, refused.code, refused.what))
-    if request.purpose != purpose:
-        log.warning("request.unreadable", site=site.name, why="a message of another purpose")
-        with suppress(OSError):
-            noting.came(site, request)
-        why = "a message of another purpose"
-        return reply_to_record(_decline(site, request, RefusalCode.MALFORMED, why))
-    reply = answer(site, request)
+    reply = answer(site, request, purpose)
     return None if reply is None else reply_to_record(reply)
 
 
-def answer(site: Site, request: Request) -> Reply | None:
+def answer(site: Site, request: Request, purpose: Purpose | None = None) -> Reply | None:
     """The signed reply to a request; a refusal where anything is not as it should be.
 
     No exception leaves this function: what went wrong is logged at the site, by name and
     place, and the coordinator learns a code.
+
+    Args:
+        site: an open site.
+        request: what is asked.
+        purpose: what the message that carried it says that it is for, where there was one.
 
     Returns:
         None where the site is silent: it is paused, or the plan's approval ended.
@@ -92,7 +94,7 @@ def answer(site: Site, request: Request) -> Reply | None:
     )
     try:
         noting.came(site, request)
-        reply, again = _answer(site, request)
+        reply, again = _answer(site, request, purpose or request.purpose)
         noting.goes(site, request, reply, again=again)
     except Silence as silence:
         bound.info("request.silent", why=str(silence))
@@ -131,11 +133,15 @@ def _decline(site: Site, request: Request, code: RefusalCode, why: str) -> Reply
     return reply
 
 
-def _answer(site: Site, request: Request) -> tuple[Reply, bool]:
+def _answer(site: Site, request: Request, purpose: Purpose) -> tuple[Reply, bool]:
     """The reply, and whether it was stored and so released before."""
-    _require_awake(site)
+    if _is_paused(site):
+        raise Silence("paused")
     withdraw(site)
     site.approvals.require_heard(request.plan_hash, proposed=request.purpose == "propose")
+    if request.purpose != purpose:
+        raise Refusal(RefusalCode.MALFORMED, "a message of another purpose")
+    _require_form(request)
     site.receipts.take(request)
     if request.purpose == "offer":
         offer = site.offer(_offered_study(request))
@@ -145,22 +151,51 @@ def _answer(site: Site, request: Request) -> tuple[Reply, bool]:
         _propose(site, request)
         return _sign(site, request), False
     if request.purpose == "close":
-        close(site, request.plan_hash, request.acknowledged)
+        _close(site, request)
         return _sign(site, request), False
     stored = site.replies.find(request)
     return (stored, True) if stored else (_run_round(site, request), False)
 
 
-def _require_awake(site: Site) -> None:
-    if site.store.fact("paused"):
-        raise Silence("paused")
+def _is_paused(site: Site) -> bool:
+    try:
+        return bool(site.store.fact("paused"))
+    except sqlite3.Error:  # whether it was paused is not known; nothing can be computed either
+        return False
+
+
+def _require_form(request: Request) -> None:
+    """Refuse what no honest coordinator says beside a question, whoever would look at it."""
+    asked, number = request.purpose, request.round
+    if asked in ("offer", "propose", "close") and request.arrays is not None:
+        raise Refusal(RefusalCode.MALFORMED, "an array that was not asked for")
+    if asked in ("offer", "propose") and number:
+        raise Refusal(RefusalCode.MALFORMED, "a round before there are any")
+    if asked == "offer" and request.plan_hash:
+        raise Refusal(RefusalCode.MALFORMED, "a plan before there is one")
+    if asked == "close" and request.document:
+        raise Refusal(RefusalCode.MALFORMED, "a document that was not asked for")
+    if request.acknowledged > (max(number - 1, 0) if asked == "train" else number):
+        raise Refusal(RefusalCode.MALFORMED, "an acknowledgement of rounds to come")
+
+
+def _close(site: Site, request: Request) -> None:
+    approval = site.approvals.find(request.plan_hash)
+    if approval is None:
+        raise Refusal(RefusalCode.NOT_APPROVED, "the end of a plan that was never proposed")
+    if approval.plan.study.study.name != request.study:
+        raise Refusal(RefusalCode.WRONG_PLAN, "the plan that is to end belongs to another study")
+    close(site, request.plan_hash, request.acknowledged)
 
 
 def _offered_study(request: Request) -> Study:
     try:
-        return Study.model_validate_json(request.document)
+        study = Study.model_validate_json(request.document)
     except ValidationError as error:
         raise Refusal(RefusalCode.MALFORMED, "a study cannot be read", found=error) from error
+    if study.study.name != request.study:
+        raise Refusal(RefusalCode.WRONG_PLAN, "an offer for another study than the one it names")
+    return study
 
 
 def _sign(site: Site, request: Request, *, document: str = "") -> Reply:
@@ -189,13 +224,13 @@ def _run_round(site: Site, request: Request) -> Reply:
     _require_in_order(site, request, plan, part)
     _require_arrays(request, plan)
     require_allowed(plan, site)
-    site.replies.acknowledge(plan.hash, request.acknowledged)
     cohort = site.frozen_cohort(approval)
     numerics.apply(plan.numerics)
     if isinstance(plan.mechanism, PatientMechanism):
         check(plan.study, plan.numerics.choice)  # a model that is refused costs nobody anything
     charge = Charge(plan.hash, request.round, part, request.identity, _event(plan, part))
     site.ledger.reserve(charge, plan, site.file.policy.limits)
+    site.replies.acknowledge(plan.hash, request.acknowledged)
     reach("reservation.made", request.round)
     if approval.key is None:  # pragma: no cover - `require` has seen to it
         raise Refusal(RefusalCode.NOT_APPROVED, "the study key is erased")
