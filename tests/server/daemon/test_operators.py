@@ -49,11 +49,14 @@ def test_an_operator_makes_no_server(tmp_path: Path, home: Home) -> None:
         greet(pretended, trusting(home), "localhost")
 
 
-def test_an_operator_whose_file_was_deleted_is_nobody(tmp_path: Path, home: Home) -> None:
-    files = operators.admit_operator(home, "ada").write(tmp_path)
+def test_an_operator_whose_file_was_deleted_is_nobody(home: Home) -> None:
+    ada, bob = (operators.admit_operator(home, name) for name in ("ada", "bob"))
     (home.operators / "ada.pem").unlink()
 
-    assert operators.operator_of(home, files[0].read_bytes()) is None
+    assert operators.operator_of(home, ada.certificate) is None
+    assert operators.operator_of(home, bob.certificate) == "bob"
+    operators.admit_operator(home, "ada")
+    assert operators.operator_of(home, ada.certificate) is None
     assert operators.operator_of(home, b"no certificate") is None
 
 
