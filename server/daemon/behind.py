@@ -7,6 +7,9 @@ processes of the studies, whose runs it has forgotten, are started anew as well.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 from collections.abc import Callable
 from typing import Final
 
@@ -82,7 +85,8 @@ class Behind:
                 pause = min(2 * pause, MOST_SECONDS)
         finally:
             self.ready.clear()
-            await asyncio.to_thread(self.superlink.stop)
+            self._kill()
+            self.superlink.stop()
 
     async def register(self, site: SiteRecord) -> None:
         """Make a site known to it and on the roll. While it is down, starting it will do so."""
@@ -103,6 +107,13 @@ class Behind:
     async def _register(self, site: SiteRecord) -> None:
         node_id = await asyncio.to_thread(self.superlink.register, site.card)
         self._roll.enter(site, node_id)
+
+    def _kill(self) -> None:
+        """End it at once: there is nothing in it that must last."""
+        pid = self.superlink.pid
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     async def _until_dead(self) -> None:
         while self.superlink.pid is not None:

@@ -1,0 +1,263 @@
+"""A coordinator in processes of its own, and sites that answer it from threads of the test."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from client.daemon.fleet import Fleet, load_node_key, public_node_key
+from common.control import coordinator_pb2 as pb
+from common.enrolment import CoordinatorCard, SiteCard
+from common.errors import LinkError
+from common.flower import Context, ErrorCode, Message, context, identify
+from server.calling import Whom, calling
+from server.daemon import authority
+from server.store import Store, open_store
+
+PATIENCE = 90.0
+"""Seconds after which what was waited for has not come."""
+ANSWERING = threading.Lock()
+"""Flower knows one node a process at a time."""
+
+Client = Callable[[Message, Context], Message]
+
+
+def until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come about"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Hospital:
+    """A site on Flower's fleet protocol: it connects, answers, and connects again.
+
+    Args:
+        name: the site's.
+        client: what answers.
+        key_file: of the node's key; made where there is none.
+        signing_key: the public half of what the client signs with.
+    """
+
+    def __init__(
+        self, name: str, client: Client, key_file: Path, signing_key: str, config: dict[str, str]
+    ) -> None:
+        self.name = name
+        self.key = load_node_key(key_file, make=True)
+        self.card = SiteCard(name=name, node_key=public_node_key(self.key), signing_key=signing_key)
+        self._client = client
+        self._config = config
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.troubles: list[str] = []
+
+    def open(self, card: CoordinatorCard) -> None:
+        """Connect, in a thread, until closed."""
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._serve, args=(card,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(30)
+
+    def _serve(self, card: CoordinatorCard) -> None:
+        while not self._stop.is_set():
+            fleet = Fleet(card, self.key)
+            try:
+                fleet.connect()
+                while not self._stop.is_set():
+                    message = fleet.pull()
+                    if message is not None:
+                        reply = self._answer(message, fleet.node_id)
+                        if not (
+                            reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
+                        ):
+                            fleet.push(reply)
+            except LinkError as error:
+                self.troubles.append(str(error.details.get("found", error.what)))
+                self._stop.wait(0.3)
+            finally:
+                fleet.close()
+
+    def _answer(self, message: Message, node_id: int) -> Message:
+        run_id = message.metadata.run_id
+        with ANSWERING:
+            identify(run_id, node_id)
+            return self._client(
+                message, context(run_id, node_id, node={"site": self.name, **self._config}, run={})
+            )
+
+
+class Deployment:
+    """A coordinator's home, its daemon's processes, and how to ask it.
+
+    Args:
+        folder: of the home.
+        settings: changes of coordinator.toml, as pairs of what is there and what is to be.
+    """
+
+    def __init__(self, folder: Path, *settings: tuple[str, str]) -> None:
+        self.folder = folder
+        self.address = f"127.0.0.1:{free_port()}"
+        self.home = authority.init(folder, "demo", self.address).home
+        file = folder / "coordinator.toml"
+        text = file.read_text().replace("127.0.0.1:9464", f"127.0.0.1:{free_port()}")
+        for old, new in settings:
+            assert old in text
+            text = text.replace(old, new)
+        file.write_text(text)
+        self.card = authority.coordinator_card(self.home)
+        self.whom = Whom(folder)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = folder / "daemon.log"
+        self._starts = 0
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> list[dict[str, object]]:
+        """What all processes have logged."""
+        lines = self._log.read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def logged(self, event: str) -> list[dict[str, object]]:
+        return [entry for entry in self.log if entry["event"] == event]
+
+    def start(self) -> None:
+        """Start the daemon, and wait until it serves."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "server.cli", "--home", str(self.folder), "serve"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self._starts += 1
+        until(self._serves, "the daemon")
+
+    def _serves(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self._log.read_text()[-3000:]
+        return len(self.logged("coordinator.ready")) >= self._starts
+
+    def end(self) -> float:
+        """End the daemon as systemd does; gives how long that took."""
+        assert self._process is not None
+        began = time.monotonic()
+        self._process.terminate()
+        self._process.wait(30)
+        return time.monotonic() - began
+
+    def kill(self) -> None:
+        """Kill the daemon as a power cut does, with whatever it has started."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        until(lambda: not self.processes("server."), "the end of its children")
+
+    def processes(self, module: str) -> list[int]:
+        """Processes of this home that run a module of ours, the daemon itself left out."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal() or int(entry.name) == self.pid:
+                continue
+            try:
+                words = (entry / "cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            if any(word.startswith(module) for word in words) and any(
+                str(self.folder) in word for word in words
+            ):
+                found.append(int(entry.name))
+        return found
+
+    def kill_process(self, module: str) -> None:
+        for pid in self.processes(module):
+            os.kill(pid, signal.SIGKILL)
+
+    def ask(self, method: str, **fields: object) -> object:
+        """Ask the daemon over its socket."""
+        request = getattr(pb, f"{method}Request")(**fields)
+        with calling(self.whom) as daemon:
+            answer = getattr(daemon, method)(request)
+            return list(answer) if method in {"Watch", "Result"} else answer
+
+    def admit(self, *hospitals: Hospital) -> None:
+        for hospital in hospitals:
+            self.ask("Admit", card=hospital.card.text)
+
+    def row(self, study: str) -> pb.StudyRow:
+        """How a study stands."""
+        rows: list[pb.StudyRow] = self.ask("Studies").studies  # type: ignore[attr-defined]
+        return next(row for row in rows if row.name == study)
+
+    def outcome(self, study: str) -> dict[str, object]:
+        """A study's outcome, once it is completed."""
+        until(lambda: self.row(study).state not in {"offered", "waiting", "running"}, study)
+        row = self.row(study)
+        assert row.state == "completed", row.why
+        path = self.home.studies / study / "coordinator" / "outcome.json"
+        found: dict[str, object] = json.loads(path.read_bytes())
+        return found
+
+    def kinds(self, study: str | None = None) -> list[str]:
+        """The kinds of all events."""
+        with self.store() as store:
+            return [event.kind for event in store.events(study)]
+
+    def store(self) -> Store:
+        return open_store(self.home.store_url)
+
+
+@contextmanager
+def deployed(folder: Path, *settings: tuple[str, str]) -> Iterator[Deployment]:
+    """A coordinator that serves, and ends at the end."""
+    deployment = Deployment(folder, *settings)
+    deployment.start()
+    try:
+        yield deployment
+    finally:
+        deployment.kill()
+
+
+@contextmanager
+def connected(deployment: Deployment, *hospitals: Hospital) -> Iterator[None]:
+    """Admit sites and let them answer."""
+    deployment.admit(*hospitals)
+    for hospital in hospitals:
+        hospital.open(deployment.card)
+    try:
+        yield
+    finally:
+        for hospital in hospitals:
+            hospital.close()
+
+
+def patient(document: str, **changes: str) -> str:
+    """A study file of a World, with time-outs for a network."""
+    text = re.sub(r'round_timeout = "[^"]*"', 'round_timeout = "60s"', document)
+    for key, value in changes.items():
+        text = re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
+    return text
