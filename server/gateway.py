@@ -25,7 +25,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import httpx
 import structlog
 from google.protobuf.message import DecodeError, Message
 from starlette.applications import Starlette
@@ -34,8 +33,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from common.enrolment import split_address
-from common.errors import CoordinatorError
+from common.errors import CoordinatorError, LinkError
 from server.link.admission import HEADERS, Admission, Admitted, Denied, Doorkeeper
+from server.link.behind import Behind
 from server.link.custody import Custody
 from server.link.guard import HEADER as GUARD
 from server.link.listening import server, watched
@@ -155,7 +155,7 @@ class Gateway:
         self._rates = Rates(settings.requests_per_second)
         self._custody = Custody()
         self._waiting = Waiting()
-        self._behind: httpx.AsyncClient | None = None
+        self._behind: Behind | None = None
         self.refusals: Counter[str] = Counter()
         """How often each reason was given."""
         self.largest_update = DEFAULT_UPDATE
@@ -197,15 +197,16 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Keep a client to the SuperLink while the app is served."""
-        async with httpx.AsyncClient(
-            base_url=f"https://{self._superlink.address}",
-            verify=trust(self._superlink.ca),
-            timeout=httpx.Timeout(60.0, connect=5.0),
-            limits=httpx.Limits(max_connections=64, keepalive_expiry=60.0),
-            headers={GUARD: self._superlink.guard},
-            trust_env=False,
-        ) as self._behind:
+        behind = Behind(
+            self._superlink.address,
+            trust(self._superlink.ca),
+            {GUARD: self._superlink.guard, "content-type": PROTOBUF, "accept": PROTOBUF},
+        )
+        self._behind = behind
+        try:
             yield
+        finally:
+            behind.close()
 
     def _listen(self) -> socket.socket:
         host, port = split_address(self._settings.listen)
@@ -234,8 +235,8 @@ class Gateway:
                 return self._deny(denied, address, request.url.path)
             except ClientDisconnect:
                 return Response(status_code=499)
-            except httpx.HTTPError as error:
-                log.warning("gateway.superlink-lost", call=name, error=type(error).__name__)
+            except LinkError as error:
+                log.warning("gateway.superlink-lost", call=name, error=error.details.get("found"))
                 return JSONResponse({"code": "unavailable"}, 503)
             return response
 
@@ -263,7 +264,7 @@ class Gateway:
             speaks_for = message.node.node_id if hasattr(message, "node") else message.node_id
             if speaks_for != site.node_id:
                 raise Denied(401, "node", site.name)
-        headers = {name: request.headers[name] for name in HEADERS} | {"content-type": PROTOBUF}
+        headers = {name: request.headers[name] for name in HEADERS}
         return _Call(name, site, message, body, headers, request)
 
     async def _pass_on(self, call: _Call) -> Response:
@@ -291,12 +292,8 @@ class Gateway:
 
     async def _forward(self, call: _Call) -> Response:
         assert self._behind is not None
-        answer = await self._behind.post(
-            _PREFIX + call.name, content=call.body, headers=call.headers
-        )
-        return Response(
-            answer.content, answer.status_code, media_type=answer.headers.get("content-type")
-        )
+        answer = await self._behind.post(_PREFIX + call.name, call.body, call.headers)
+        return Response(answer.body, answer.status, media_type=answer.kind)
 
     async def _pull_messages(self, call: _Call) -> Response:
         """Answer a poll when there is work, or when it has been held for long enough."""

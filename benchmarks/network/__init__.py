@@ -1,0 +1,1 @@
+"""What benchmarks of the network are made of: a coordinator, sites, and Flower's stock parts."""
