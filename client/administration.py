@@ -11,11 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from client import audit, consent
+from client.approvals import Approval, State, timestamp
+from client.explain import Sections, bytes_of, explain
 from client.site import Site
+from common.errors import SiteError
+from common.plan import Plan
 
-Sections = tuple[tuple[str, tuple[str, ...]], ...]
-"""Headings, each with its lines."""
+_LEAST_DIGITS: Final = {"name": 8, "hash": 12}
+"""Digits of a plan's hash that stand for it, as a study's name and as what was shown."""
+_ENDED: Final = frozenset({"closed"})
 
 
 @dataclass(frozen=True)
@@ -197,7 +204,7 @@ class Status:
 
 def studies(site: Site) -> tuple[StudyRow, ...]:
     """Every plan that was ever proposed here, newest first."""
-    raise NotImplementedError
+    return tuple(_row(site, approval) for approval in reversed(site.approvals.all()))
 
 
 def show(site: Site, study: str) -> Shown:
@@ -211,7 +218,8 @@ def show(site: Site, study: str) -> Shown:
     Raises:
         SiteError: there is no such plan.
     """
-    raise NotImplementedError
+    approval = _find(site, study)
+    return Shown(_row(site, approval), explain(site, approval), approval.plan.text)
 
 
 def approve(
@@ -219,8 +227,8 @@ def approve(
 ) -> Approved:
     """Approve a plan for today's patients, or approve it again.
 
-    Loads the cohort, which may take minutes. A study key is drawn anew unless the plan is
-    approved already and its patients are the same, when its approval is only prolonged.
+    Loads the cohort, which may take minutes. A study key is drawn anew unless the plan's
+    patients are the same as before, when its approval is only prolonged.
 
     Args:
         site: an open site.
@@ -232,8 +240,21 @@ def approve(
     Raises:
         SiteError: there is no such plan, or its hash is another, or it is over.
         Refusal: the policy or a patient's account forbids it.
+        ConsiliumError: images, labels or lists cannot be used.
     """
-    raise NotImplementedError
+    approval = _find(site, study, plan_hash)
+    _require_open(approval)
+    most = site.file.policy.approval_days
+    if days is not None and not 1 <= days <= most:
+        raise SiteError(
+            "an approval cannot hold for so long",
+            where="[policy] approval_days",
+            found=f"{days} days",
+            wanted=f"1 to {most} days",
+        )
+    expires = consent.approve(site, approval, days=most if days is None else days, by=by)
+    plan = approval.plan
+    return Approved(plan.study.study.name, plan.hash, expires, plan.mechanism.epsilon)
 
 
 def deny(site: Site, study: str, *, by: str) -> Left:
@@ -242,7 +263,12 @@ def deny(site: Site, study: str, *, by: str) -> Left:
     Raises:
         SiteError: there is no such plan, or it is over.
     """
-    raise NotImplementedError
+    approval = _find(site, study)
+    _require_open(approval)
+    waited = approval.state in ("pending", "denied")
+    state: State = "denied" if waited else "stopped"
+    consent.end(site, approval.plan, state, by=by)
+    return _left(site, approval.plan, state)
 
 
 def stop(site: Site, study: str, *, by: str) -> Left:
@@ -252,24 +278,38 @@ def stop(site: Site, study: str, *, by: str) -> Left:
     compute for a while.
 
     Raises:
-        SiteError: there is no such plan, or it does not run.
+        SiteError: there is no such plan, or it was never approved, or it is over.
     """
-    raise NotImplementedError
+    approval = _find(site, study, running=True)
+    _require_open(approval)
+    if approval.state in ("pending", "denied"):
+        raise SiteError(
+            "the study does not run",
+            where=f"study {approval.plan.study.study.name}",
+            found=approval.state,
+            remedy="consilium-site deny says no to a plan that waits",
+        )
+    consent.end(site, approval.plan, "stopped", by=by)
+    return _left(site, approval.plan, "stopped")
 
 
 def pause(site: Site, *, by: str) -> None:
     """Take no new work until :func:`resume`; outlives a restart."""
-    raise NotImplementedError
+    with site.store.transaction():
+        site.store.keep("paused", f"{timestamp()} {by}")
+        site.audit.append("site.paused", by=by)
 
 
 def resume(site: Site, *, by: str) -> None:
     """Take work again."""
-    raise NotImplementedError
+    with site.store.transaction():
+        site.store.keep("paused", "")
+        site.audit.append("site.resumed", by=by)
 
 
 def is_paused(site: Site) -> bool:
     """Whether a person told the site to take no new work."""
-    raise NotImplementedError
+    return bool(site.store.fact("paused"))
 
 
 def opt_out(site: Site, patients: Sequence[str], *, by: str) -> OptedOut:
@@ -283,14 +323,162 @@ def opt_out(site: Site, patients: Sequence[str], *, by: str) -> OptedOut:
     Raises:
         SiteError: the list cannot be read or written, or an identifier is none.
     """
-    raise NotImplementedError
+    added, known = site.opt_outs.add(patients)
+    site.audit.append("patients.opted-out", added=added, known=known, by=by)
+    ended = consent.withdraw(site)
+    return OptedOut(added, known, tuple(plan.study.study.name for plan in ended))
 
 
 def ledger(site: Site) -> LedgerReport:
     """What the patients have spent, study by study and in all."""
-    raise NotImplementedError
+    policy, head = site.file.policy, site.ledger.head()
+    charged = {row["plan_hash"] for row in site.ledger.charges()}
+    spendings = (
+        _spending(site, approval)
+        for approval in site.approvals.all()
+        if approval.state not in ("pending", "denied") or approval.plan.hash in charged
+    )
+    return LedgerReport(
+        studies=tuple(spendings),
+        limit_per_study=policy.max_epsilon_per_study,
+        limit_total=policy.max_epsilon_total,
+        delta=policy.delta,
+        most_spent=site.ledger.most_spent(policy.limits),
+        length=head.length,
+        head=head.hash,
+    )
 
 
 def status(site: Site) -> Status:
     """How the site stands."""
-    raise NotImplementedError
+    since, _, by = site.store.fact("paused").partition(" ")
+    torn = site.state / audit.TORN
+    head = site.audit.refresh()
+    return Status(
+        site=site.name,
+        known_key=site.known_seed is not None,
+        paused_by=by,
+        paused_since=since,
+        studies=studies(site),
+        audit_length=head.length,
+        audit_head=head.hash,
+        torn=torn.stat().st_size if torn.exists() else 0,
+        warnings=_warnings(site),
+    )
+
+
+def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
+    found = []
+    if site.known_seed is not None:
+        remedy = "never give this site patients' images; start it without a known seed"
+        found.append(("NOT PRIVATE: KNOWN KEY", remedy))
+    if site.file.policy.allow_no_privacy:
+        remedy = "take allow_no_privacy out of the site file's [policy]"
+        found.append(("the policy allows studies without privacy", remedy))
+    if site.file.policy.approval == "automatic":
+        remedy = 'set approval = "ask" in the site file\'s [policy] to be asked'
+        found.append(("plans within the policy are approved without a person", remedy))
+    return tuple(found)
+
+
+def _find(
+    site: Site, study: str, plan_hash: str | None = None, *, running: bool = False
+) -> Approval:
+    """The plan that is meant; of several, the one to be decided on, else the newest."""
+    found = [each for each in site.approvals.all() if _is_called(each.plan, study)]
+    if not found:
+        names = sorted({each.plan.study.study.name for each in site.approvals.all()})
+        raise SiteError(
+            "no such study was ever proposed here",
+            where="study",
+            found=study,
+            wanted=f"one of {', '.join(names)}" if names else "a study; none was proposed yet",
+        )
+    if plan_hash is not None:
+        matching = [each for each in found if _is_hash(each.plan, plan_hash)]
+        if not matching:
+            raise _another_hash(study, found, plan_hash)
+        found = matching
+    wanted = "approved" if running else "pending"
+    return next((each for each in reversed(found) if each.state == wanted), found[-1])
+
+
+def _is_called(plan: Plan, study: str) -> bool:
+    begins = len(study) >= _LEAST_DIGITS["name"] and plan.hash.startswith(study)
+    return begins or plan.study.study.name == study
+
+
+def _is_hash(plan: Plan, plan_hash: str) -> bool:
+    return len(plan_hash) >= _LEAST_DIGITS["hash"] and plan.hash.startswith(plan_hash)
+
+
+def _another_hash(study: str, found: Sequence[Approval], plan_hash: str) -> SiteError:
+    hashes = ", ".join(each.plan.hash for each in reversed(found))
+    return SiteError(
+        "the plan is another than the one that was to be approved",
+        where=f"study {study}",
+        found=f"SHA-256 {hashes}",
+        wanted=f"SHA-256 {plan_hash}",
+        remedy="read the plan again with consilium-site show, then approve the hash it shows",
+    )
+
+
+def _require_open(approval: Approval) -> None:
+    if approval.state in _ENDED:
+        raise SiteError(
+            "the study is over",
+            where=f"study {approval.plan.study.study.name}",
+            found=f"closed {approval.decided}",
+            remedy="nothing of it leaves any more; a new study needs a new plan",
+        )
+
+
+def _row(site: Site, approval: Approval) -> StudyRow:
+    plan = approval.plan
+    return StudyRow(
+        name=plan.study.study.name,
+        title=plan.study.study.title,
+        plan_hash=plan.hash,
+        state=approval.standing,
+        round=site.ledger.last_round(plan.hash, "train"),
+        rounds=plan.study.training.rounds,
+        epsilon_spent=site.ledger.spent_on(plan),
+        epsilon=plan.mechanism.epsilon,
+        proposed=approval.proposed,
+        decided=approval.decided if approval.by else "",
+        by=approval.by,
+        expires=approval.expires,
+        warnings=plan.warnings,
+    )
+
+
+def _left(site: Site, plan: Plan, state: str) -> Left:
+    progress = site.ledger.progress(plan.hash)
+    rounds, evaluations = progress["train", "committed"], progress["validation", "committed"]
+    update, counts = bytes_of(plan)
+    return Left(
+        study=plan.study.study.name,
+        plan_hash=plan.hash,
+        state=state,
+        rounds=rounds,
+        replies=rounds + evaluations,
+        bytes=rounds * update + evaluations * counts,
+        epsilon=site.ledger.spent_on(plan),
+    )
+
+
+def _spending(site: Site, approval: Approval) -> Spending:
+    plan, progress = approval.plan, site.ledger.progress(approval.plan.hash)
+    by_part = {
+        part: progress[part, "committed"] + progress[part, "reserved"]
+        for part in ("train", "validation")
+    }
+    return Spending(
+        study=plan.study.study.name,
+        plan_hash=plan.hash,
+        state=approval.standing,
+        rounds=by_part["train"],
+        evaluations=by_part["validation"],
+        epsilon_spent=site.ledger.spent_on(plan),
+        epsilon=plan.mechanism.epsilon,
+    )

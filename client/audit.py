@@ -90,6 +90,13 @@ class AuditLog:
         """The last line that this process has written or read."""
         return self._head
 
+    def refresh(self) -> AuditHead:
+        """The head, what other processes have appended included."""
+        self._follow()
+        with self._locked():
+            self._catch_up()
+        return self._head
+
     def append(self, event: str, **fields: object) -> AuditHead:
         """Write a line; it is on the disk when this returns.
 

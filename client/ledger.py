@@ -15,6 +15,7 @@ figure that its plan states and the approval fixed.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -249,6 +250,39 @@ class Ledger:
         }
         self._clear = None if found else question
         return sorted(found)
+
+    def members(self, plan_hash: str) -> dict[str, int]:
+        """How many patients stand in each part of a plan's cohort now; it never leaves."""
+        rows = self._store.execute(
+            "SELECT part, count(*) AS count FROM members WHERE plan_hash = ? AND present"
+            " GROUP BY part",
+            plan_hash,
+        )
+        return {row["part"]: row["count"] for row in rows}
+
+    def progress(self, plan_hash: str) -> Counter[tuple[str, str]]:
+        """How many charges a plan has, by part and by state (reserved, committed)."""
+        rows = self._store.execute(
+            "SELECT part, state, count(*) AS count FROM charges WHERE plan_hash = ?"
+            " GROUP BY part, state",
+            plan_hash,
+        )
+        return Counter({(row["part"], row["state"]): row["count"] for row in rows})
+
+    def spent_on(self, plan: Plan) -> float:
+        """Epsilon that a plan has cost the patient whom it cost most, of this plan alone."""
+        if not isinstance(plan.mechanism, PatientMechanism):
+            return math.inf if self.progress(plan.hash) else 0.0
+        rows = self._store.execute(
+            "SELECT part, sampling_rate, noise_multiplier, sum(count) AS count FROM charges"
+            " WHERE plan_hash = ? GROUP BY part, sampling_rate, noise_multiplier",
+            plan.hash,
+        ).fetchall()
+        names = ("sampling_rate", "noise_multiplier", "count")
+        events = [SampledGaussian(**{name: row[name] for name in names}) for row in rows]
+        delta = plan.mechanism.delta
+        each = (renyi_epsilon(cost(self._store, event), delta) for event in events)
+        return min(max(each, default=0.0), plan.mechanism.epsilon)
 
     def charges(self) -> list[dict[str, Any]]:
         """Every charge, oldest first, as plain values."""

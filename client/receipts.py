@@ -152,13 +152,13 @@ class Receipts:
 def read_receipts(state: Path) -> list[tuple[int, Receipt | None]]:
     """The kept receipts with their lines' numbers; None for a line that is none.
 
-    What a crash left half written is one of these.
+    What a crash left half written, which lacks its last brace, is passed over.
     """
     path = state / FILE
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
-    return [(number, _read(line)) for number, line in enumerate(lines, start=1) if line]
+    lines = enumerate(path.read_bytes().split(b"\n"), start=1)
+    return [(number, _read(line)) for number, line in lines if line.endswith(b"}")]
 
 
 def _read(line: bytes) -> Receipt | None:

@@ -77,6 +77,7 @@ class Hospital:
         datasets: names of data sets, all in one folder of images unless ``elsewhere``.
         kernels: whether they are measured or modelled.
         seed: the known seed; None for keys of its own.
+        opt_out: the list that each data set names, relative to the folder.
     """
 
     folder: Path
@@ -91,6 +92,7 @@ class Hospital:
     policy: dict[str, Any] = field(default_factory=dict)
     datasets: dict[str, str] = field(default_factory=lambda: {"chest-xray": "."})
     seed: int | None = SEED
+    opt_out: str | None = None
 
     def __post_init__(self) -> None:
         for place in set(self.datasets.values()):
@@ -119,6 +121,7 @@ class Hospital:
                     "declared_patients": self.declared,
                     "split": list(self.split),
                 }
+                | ({"opt_out": self.opt_out} if self.opt_out else {})
                 for name, place in self.datasets.items()
             },
             "policy": POLICY | self.policy,

@@ -1,0 +1,297 @@
+"""A plan in plain words, for a person who decides about patients and need not know statistics.
+
+It is a list of headings with lines, which a terminal or a page shows as they are. What must be
+read first stands first. Every figure is the plan's, the ledger's or the policy's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Final
+
+from client.approvals import Approval
+from client.receipts import CARD
+from client.site import Site
+from common.enrolment import read_coordinator_card
+from common.plan import Plan
+from common.privacy import PatientMechanism
+
+Sections = tuple[tuple[str, tuple[str, ...]], ...]
+"""Headings, each with its lines."""
+_HISTOGRAM_BYTES: Final = 8
+_NAMES: Final = {
+    "study.study.title": "title",
+    "study.task.kind": "task",
+    "study.task.classes": "classes",
+    "study.data.dataset": "data set",
+    "study.data.modalities": "modalities",
+    "study.data.min_patients": "fewest patients of a site",
+    "study.data.image_size": "image size, pixels",
+    "study.data.channels": "colour channels",
+    "study.model.name": "model",
+    "study.training.rounds": "rounds of training",
+    "study.training.local_steps": "steps in a round",
+    "study.training.batch_size": "patients in a step, on average",
+    "study.training.learning_rate": "learning rate",
+    "study.privacy.mode": "privacy",
+    "study.privacy.epsilon": "epsilon that the study asks for",
+    "study.privacy.delta": "delta",
+    "study.privacy.clip_norm": "clip norm",
+    "study.evaluation.rounds": "evaluations, after rounds",
+    "study.evaluation.bins": "cells of a histogram",
+    "study.evaluation.epsilon_share": "evaluation's share of epsilon",
+    "study.aggregation.min_sites": "fewest sites in a sum",
+    "study.aggregation.strategy": "how the coordinator joins updates",
+    "study.fixed_point.dtype": "type of an update's numbers",
+    "study.fixed_point.fraction_bits": "bits after the point of an update's numbers",
+    "declared_patients": "declared patients",
+    "weight": "weight of this site in the average",
+    "known_key": "known key",
+    "weights": "numbers in an update",
+    "mechanism.epsilon_training": "epsilon of training",
+    "mechanism.epsilon_evaluation": "epsilon of evaluation",
+    "mechanism.cell_noise": "noise on a cell of a histogram",
+    "mechanism.step.noise_multiplier": "noise on a step, times the clip norm",
+    "mechanism.step.sampling_rate": "share of the patients in a step",
+    "numerics.threads": "threads",
+    "numerics.python": "Python",
+    "numerics.cpu_capability": "processor",
+}
+"""What a person calls the entries of a plan; others are called by their place in it."""
+
+
+def explain(site: Site, approval: Approval) -> Sections:
+    """A recorded plan and what it would mean at this site today.
+
+    Args:
+        site: an open site; its ledger says what the patients have spent.
+        approval: the plan and how it stands.
+    """
+    plan = approval.plan
+    sections = (
+        ("READ THIS FIRST", plan.warnings),
+        ("The study", _study(site, approval)),
+        ("What is computed, and from whom", _computed(site, plan)),
+        ("What leaves this site", _leaves(plan)),
+        ("What it can cost a patient", _cost(plan)),
+        ("This site's ledger", _ledger(site, plan)),
+        ("What the arithmetic depends on", _numerics(plan)),
+        ("What differs from the plan approved before", _differences(site, plan)),
+        ("What you can do", _choices(site, approval)),
+        ("This very plan", _identity(approval)),
+    )
+    return tuple((heading, lines) for heading, lines in sections if lines)
+
+
+def shown_epsilon(epsilon: float) -> str:
+    """An epsilon to two decimals, never rounded down."""
+    return f"{math.ceil(epsilon * 100 - 1e-9) / 100:.2f}" if math.isfinite(epsilon) else "no bound"
+
+
+def bytes_of(plan: Plan) -> tuple[int, int]:
+    """How many bytes one update's array has, and one evaluation's."""
+    update = plan.weights * (4 if plan.study.fixed_point.dtype == "int32" else 8)
+    return update, math.prod(plan.histogram_shape) * _HISTOGRAM_BYTES
+
+
+def _study(site: Site, approval: Approval) -> tuple[str, ...]:
+    study = approval.plan.study.study
+    return (
+        study.title,
+        f"called {study.name}; asked for by {_coordinator(site)}",
+        f"first proposed {approval.proposed}",
+    )
+
+
+def _coordinator(site: Site) -> str:
+    if not (site.state / CARD).exists():
+        return "a coordinator that this site has not joined"
+    card = read_coordinator_card(site.state / CARD)
+    return f"{card.name} at {card.address}"
+
+
+def _computed(site: Site, plan: Plan) -> tuple[str, ...]:
+    study, counts = plan.study, site.ledger.members(plan.hash)
+    height, width = study.data.image_size
+    colour = "colour" if study.data.channels == 3 else "grey"
+    training = study.training
+    lines = [
+        f"data set {study.data.dataset}: {', '.join(study.data.modalities)} images, brought to "
+        f"{height} x {width} pixels, {colour}",
+        f"patients: {plan.declared_patients} declared for training, a public number",
+        f"in the cohort here: {counts.get('train', 0)} for training, "
+        f"{counts.get('validation', 0)} for evaluation; these numbers do not leave",
+        f"task: {study.task.kind} as {', '.join(study.task.classes)}",
+        f"a model ({study.model.name}, {plan.weights} weights) is trained in {training.rounds} "
+        f"rounds of {training.local_steps} steps, each on {training.batch_size} patients on average"
+        if training.batch_size < plan.declared_patients
+        else f"a model ({study.model.name}, {plan.weights} weights) is trained in "
+        f"{training.rounds} rounds of {training.local_steps} steps, each on all patients",
+    ]
+    if study.evaluation_rounds:
+        lines.append(f"it is evaluated after {_rounds(study.evaluation_rounds)}")
+    return tuple(lines)
+
+
+def _rounds(numbers: tuple[int, ...]) -> str:
+    if len(numbers) == 1:
+        return f"round {numbers[0]}"
+    if len(numbers) <= 6:
+        return f"rounds {', '.join(map(str, numbers))}"
+    return f"{len(numbers)} rounds, from {numbers[0]} to {numbers[-1]}"
+
+
+def _leaves(plan: Plan) -> tuple[str, ...]:
+    update, counts = bytes_of(plan)
+    rounds, evaluations = plan.study.training.rounds, len(plan.study.evaluation_rounds)
+    noise = "with noise" if isinstance(plan.mechanism, PatientMechanism) else "WITHOUT NOISE"
+    lines = [
+        f"{rounds} times the change of the model's weights, {noise}: {plan.weights} numbers, "
+        f"{update} bytes each time",
+    ]
+    if evaluations:
+        lines.append(
+            f"{evaluations} times a histogram of the model's scores, {noise}: "
+            f"{math.prod(plan.histogram_shape)} numbers, {counts} bytes each time"
+        )
+    lines += [
+        f"at most {rounds * update + evaluations * counts} bytes in all",
+        "with each: this site's name and signature, how long its ledger and audit log are",
+        "never: images, labels, identifiers, or a count of patients",
+    ]
+    return tuple(lines)
+
+
+def _cost(plan: Plan) -> tuple[str, ...]:
+    mechanism = plan.mechanism
+    if not isinstance(mechanism, PatientMechanism):
+        return ("nothing bounds what can be learned about a patient from what leaves",)
+    most, surest = mechanism.epsilon, _best_guess(mechanism.epsilon, mechanism.delta)
+    lines = [
+        f"epsilon at most {shown_epsilon(most)} over the whole study, with delta "
+        f"{mechanism.delta:g}",
+        "what that means: somebody who knows everything about a patient but whether the patient's "
+        "images are in the study, and who sees all that leaves, guesses right at most "
+        f"{surest} times in 100, where tossing a coin would be right 50 times",
+        f"training costs the patients who train epsilon {shown_epsilon(mechanism.epsilon_training)}"
+        f", evaluation costs the others {shown_epsilon(mechanism.epsilon_evaluation)}; nobody "
+        "pays both",
+    ]
+    if plan.study.evaluation_rounds:
+        share = plan.study.evaluation.epsilon_share
+        lines.append(f"evaluation may take {share:.0%} of what the study asks for")
+    lines.append(
+        f"each patient's part in a step is cut to length {mechanism.clip_norm:g}; noise of "
+        f"{mechanism.step.noise_multiplier:g} times that is added to the sum"
+    )
+    return tuple(lines)
+
+
+def _best_guess(epsilon: float, delta: float) -> str:
+    """In how many of 100 cases a guess is right at most, where one in two was before.
+
+    Of (epsilon, delta) privacy with even odds beforehand: (e^epsilon + delta) / (1 + e^epsilon).
+    """
+    right = 1 / (1 + math.exp(-epsilon)) + delta / (1 + math.exp(epsilon))
+    return f"{math.ceil(min(right, 1.0) * 1e4 - 1e-9) / 100:.2f}"
+
+
+def _ledger(site: Site, plan: Plan) -> tuple[str, ...]:
+    policy = site.file.policy
+    before, after = site.ledger.forecast(plan, policy.limits)
+    lines = [
+        f"the most charged patient of this cohort has spent epsilon {shown_epsilon(before)} today, "
+        f"over all studies",
+        f"and {shown_epsilon(after)} when the study is over",
+        f"the policy allows {policy.max_epsilon_total:g} in total and "
+        f"{policy.max_epsilon_per_study:g} for one study, with delta {policy.delta:g}",
+    ]
+    if after > policy.max_epsilon_total:
+        lines.append("THIS IS MORE THAN THE POLICY ALLOWS: the study will be refused")
+    return tuple(lines)
+
+
+def _numerics(plan: Plan) -> tuple[str, ...]:
+    record = plan.numerics
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
+    return (
+        f"{record.device}, {record.threads} threads, {record.dtype}, Python {record.python}",
+        f"versions: {versions}",
+        "with others the site refuses to go on",
+    )
+
+
+def _differences(site: Site, plan: Plan) -> tuple[str, ...]:
+    name = plan.study.study.name
+    others = [
+        each
+        for each in site.approvals.all()
+        if each.plan.study.study.name == name
+        and each.plan.hash != plan.hash
+        and each.state not in ("pending", "denied")
+    ]
+    if not others:
+        return ("no other plan of this study was approved here",)
+    before = max(others, key=lambda each: each.decided).plan
+    return tuple(changes(before, plan)) or ("nothing that a person could see",)
+
+
+def changes(before: Plan, after: Plan) -> Iterable[str]:
+    """Every entry of a plan that is not as in another, in a person's words."""
+    old, new = (
+        dict(_flat(before.model_dump(mode="json"))),
+        dict(_flat(after.model_dump(mode="json"))),
+    )
+    for place in sorted(old.keys() | new.keys()):
+        if old.get(place) != new.get(place):
+            yield f"{_name(place)}: {_value(old.get(place))} before, now {_value(new.get(place))}"
+
+
+def _flat(value: dict[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
+    for name, each in value.items():
+        place = f"{above}{name}"
+        if isinstance(each, dict):
+            yield from _flat(each, f"{place}.")
+        else:
+            yield place, each
+
+
+def _name(place: str) -> str:
+    return _NAMES.get(place) or place.removeprefix("study.").replace("_", " ").replace(".", ", ")
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _choices(site: Site, approval: Approval) -> tuple[str, ...]:
+    name, days = approval.plan.study.study.name, site.file.policy.approval_days
+    decide = {
+        "pending": f"consilium-site approve {name} lets it run for {days} days; "
+        f"consilium-site deny {name} says no",
+        "approved": f"it is approved; consilium-site stop {name} ends it at any moment, and "
+        "nothing of it leaves afterwards",
+        "closed": "it is over; its key is erased",
+    }
+    standing = approval.standing
+    again = f"it does not run; consilium-site approve {name} lets it run for {days} days"
+    return (
+        decide.get(standing, again),
+        "once approved it can be stopped at any moment; what has left cannot be called back",
+        "consilium-site opt-out PATIENT_ID takes a patient out; a running study that holds the "
+        "patient ends, and nobody outside is told why",
+    )
+
+
+def _identity(approval: Approval) -> tuple[str, ...]:
+    lines = [f"SHA-256 {approval.plan.hash}", f"it is {approval.standing}"]
+    if approval.by:
+        lines[1] += f", decided {approval.decided} by {approval.by}"
+    if approval.expires:
+        lines.append(f"the approval ends {approval.expires}")
+    return tuple(lines)

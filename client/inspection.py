@@ -1,0 +1,261 @@
+"""``audit verify``: can the audit log and the ledger be believed? Offline, from files alone.
+
+Each line of the log must be signed by the site, numbered in order and name the hash of the
+line before; each receipt must be the coordinator's and speak of lines and charges that are
+there. So an edit, a deletion, a reordering, another site's log, a tail that was cut below a
+receipt and an old ledger that was brought back are each found, and named by their line.
+Whoever holds the site's key can write a whole new log: receipts, kept elsewhere too, are what
+finds that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from client import audit, receipts
+from client.audit import signed_part
+from client.receipts import Receipt, read_receipts
+from common.errors import SiteError
+from common.files import canonical_json, sha256
+from common.messages import HASH_OF_NOTHING, AuditHead
+from common.signing import SigningKey, verify
+
+STORE: Final = "site.sqlite"
+_SIGNATURE: Final = re.compile(r"[0-9a-f]{128}")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is not as the site wrote it.
+
+    Attributes:
+        file: in the state folder.
+        line: counted from 1; of the ledger, the charge.
+        what: in words.
+    """
+
+    file: str
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an inspection found.
+
+    Attributes:
+        head: of the log, as it stands in the file.
+        receipts: how many were held against it.
+        receipted: the last line of the log that a receipt speaks of; beyond it, a cut tail
+            would not be found.
+        charges: of the ledger.
+        torn: bytes at the log's end that a crash left half written; they never counted.
+        faults: what is wrong; empty where everything can be believed.
+    """
+
+    head: AuditHead
+    receipts: int
+    receipted: int
+    charges: int
+    torn: int
+    faults: tuple[Fault, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults
+
+
+@dataclass(frozen=True)
+class ChargeRow:
+    """The public part of a charge, as it stands in the store."""
+
+    length: int
+    hash: str
+    plan_hash: str
+    round: int
+    part: str
+    identity: str
+
+
+def inspect(
+    log: bytes,
+    *,
+    site: str,
+    key: str,
+    kept: Sequence[tuple[int, Receipt | None]] = (),
+    charges: Sequence[ChargeRow] = (),
+) -> Verdict:
+    """Hold a log and a ledger against their own chains and the coordinator's receipts.
+
+    Args:
+        log: content of ``audit.jsonl``.
+        site: the site's name.
+        key: the site's public signing key, 64 hexadecimal digits.
+        kept: receipts with their line numbers; None for a line that is none.
+        charges: the ledger, oldest first.
+    """
+    *lines, tail = log.split(b"\n")
+    hashes = [HASH_OF_NOTHING, *map(sha256, lines)]
+    ledger = [HASH_OF_NOTHING, *(row.hash for row in charges)]
+    faults = [*_log_faults(lines, hashes, key), *_ledger_faults(charges)]
+    if _is_whole(tail):
+        faults.append(Fault(audit.FILE, len(lines) + 1, "its end was changed"))
+        tail = b""
+    if charges and not lines:
+        faults.append(Fault(audit.FILE, 1, "the log is gone, and the ledger has charges"))
+    for number, receipt in kept:
+        faults += _receipt_faults(number, receipt, site, hashes, ledger)
+    return Verdict(
+        head=AuditHead(len(lines), hashes[-1]),
+        receipts=sum(receipt is not None for _, receipt in kept),
+        receipted=max((each.audit.length for _, each in kept if each), default=0),
+        charges=len(charges),
+        torn=len(tail),
+        faults=tuple(faults),
+    )
+
+
+def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> Verdict:
+    """Inspect a state folder; nothing in it is changed, and no daemon need run.
+
+    Args:
+        state: the folder.
+        site: the site's name.
+        elsewhere: folders with further ``receipts.jsonl``, kept out of this machine's reach.
+
+    Raises:
+        SiteError: the folder or a file in it cannot be read.
+    """
+    log = state / audit.FILE
+    try:
+        key = SigningKey((state / "signing.key").read_bytes()).public
+        content = log.read_bytes() if log.exists() else b""
+        kept = [pair for folder in (state, *elsewhere) for pair in read_receipts(folder)]
+        charges = _charges(state / STORE)
+    except (OSError, ValueError, sqlite3.Error) as error:
+        raise SiteError(
+            "the site's state cannot be inspected",
+            where=state,
+            found=type(error).__name__,
+            remedy="name the whole state folder, and let this user read it",
+        ) from error
+    return inspect(content, site=site, key=key, kept=kept, charges=charges)
+
+
+def _charges(path: Path) -> list[ChargeRow]:
+    uri = f"{path.resolve().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True)) as store:
+        rows = store.execute(
+            "SELECT length, hash, plan_hash, round, part, identity FROM charges ORDER BY length"
+        )
+        return [ChargeRow(*row) for row in rows]
+
+
+def _log_faults(lines: Sequence[bytes], hashes: Sequence[str], key: str) -> list[Fault]:
+    faults: list[Fault] = []
+    foreign = 0
+    previous_is_sound = True
+    for number, line in enumerate(lines, start=1):
+        entry = _read(line)
+        what = None if entry is None else _misplaced(entry, number, hashes[number - 1])
+        if entry is None:
+            what, sound = "it is no entry of an audit log", False
+        elif not _is_signed(entry, key):
+            what, sound, foreign = "it was changed, or another site signed it", False, foreign + 1
+        else:
+            sound = True
+            # What a changed line is followed by names the hash that it had before.
+            what = what if previous_is_sound or entry["number"] != number else None
+        if what:
+            faults.append(Fault(audit.FILE, number, what))
+        previous_is_sound = sound
+    if len(lines) > 1 and foreign == len(lines):
+        return [Fault(audit.FILE, 1, "no line is signed by this site: the log is another site's")]
+    return faults
+
+
+def _read(line: bytes) -> dict[str, Any] | None:
+    """An entry in exactly the form in which it is written."""
+    try:
+        entry = json.loads(line)
+        canonical = canonical_json(entry)
+    except (ValueError, RecursionError):
+        return None
+    wanted = {"number": int, "previous": str, "at": str, "event": str, "signature": str}
+    if canonical != line or not isinstance(entry, dict):
+        return None
+    return entry if all(type(entry.get(name)) is kind for name, kind in wanted.items()) else None
+
+
+def _is_signed(entry: dict[str, Any], key: str) -> bool:
+    signature = entry["signature"]
+    if _SIGNATURE.fullmatch(signature) is None:
+        return False
+    return verify(key, signed_part(entry), bytes.fromhex(signature))
+
+
+def _misplaced(entry: dict[str, Any], number: int, previous: str) -> str | None:
+    if entry["number"] != number:
+        return f"entry {entry['number']} stands here: lines were removed, added or moved"
+    if entry["previous"] != previous:
+        return "it follows another line than the one before it"
+    return None
+
+
+def _is_whole(tail: bytes) -> bool:
+    """Whether what stands after the last line's end is a line whose end was changed.
+
+    What a crash leaves is the beginning of a line; a whole one with more behind it is not.
+    """
+    try:
+        text = tail.decode()
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return len(text) > end
+
+
+def _ledger_faults(charges: Sequence[ChargeRow]) -> list[Fault]:
+    faults, previous = [], HASH_OF_NOTHING
+    for number, row in enumerate(charges, start=1):
+        public = [previous, row.plan_hash, row.round, row.part, row.identity]
+        if row.length != number:
+            faults.append(Fault(STORE, number, f"charge {row.length} stands here"))
+        elif sha256(canonical_json(public)) != row.hash:
+            faults.append(Fault(STORE, number, "the charge was changed"))
+        previous = row.hash
+    return faults
+
+
+def _receipt_faults(
+    number: int, receipt: Receipt | None, site: str, log: Sequence[str], ledger: Sequence[str]
+) -> list[Fault]:
+    if receipt is None:
+        return [Fault(receipts.FILE, number, "it is no receipt")]
+    if not receipt.holds(site):
+        return [Fault(receipts.FILE, number, "the coordinator did not sign it")]
+    found = []
+    for name, head, hashes, lost in (
+        ("the audit log", receipt.audit, log, "its tail was cut"),
+        ("the ledger", receipt.ledger, ledger, "an older one was brought back"),
+    ):
+        last = len(hashes) - 1
+        if head.length > last:
+            what = f"{name} had {head.length} entries and has {last}: {lost}"
+        elif hashes[head.length] != head.hash:
+            what = f"{name} had another entry {head.length}: it was rewritten"
+        else:
+            continue
+        found.append(Fault(receipts.FILE, number, what))
+    return found

@@ -1,0 +1,433 @@
+"""What a person decides at a site takes effect at once, and is silent outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client import administration, audit
+from client.administration import approve, deny, opt_out, show, stop
+from client.ledger import Charge
+from client.site import Site
+from common.errors import Refusal, RefusalCode, SiteError
+from common.messages import Request
+from common.plan import Plan
+from common.privacy import PatientMechanism
+from common.study import Study
+from tests.client.site_fixtures import (
+    Hospital,
+    answered,
+    approved,
+    asking,
+    code_of,
+    offer_request,
+    plan_for,
+    proposal,
+    write_images,
+)
+from tests.common.studies import small_study
+
+STUDY = small_study()
+BY = "the administrator"
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Hospital:
+    return Hospital(tmp_path / "north", policy={"approval": "ask"}, seed=None)
+
+
+@pytest.fixture
+def site(hospital: Hospital) -> Iterator[Site]:
+    with hospital.open() as opened:
+        yield opened
+
+
+def proposed(site: Site, study: Study = STUDY) -> Plan:
+    """A plan that waits for a person."""
+    plan = plan_for(site, study)
+    assert code_of(site, proposal(plan)) == "pending"
+    return plan
+
+
+def running(site: Site, study: Study = STUDY) -> Plan:
+    """A plan that a person has approved."""
+    plan = proposed(site, study)
+    approve(site, plan.hash, by=BY)
+    return plan
+
+
+def events(site: Site) -> list[str]:
+    return [entry.event for entry in audit.entries(site.state)]
+
+
+def key_of(hospital: Hospital) -> bytes | None:
+    (row,) = hospital.rows("approvals")
+    key: bytes | None = row["study_key"]
+    return key
+
+
+def expire(site: Site) -> None:
+    site.store.execute("UPDATE approvals SET expires_at = '2020-01-01T00:00:00Z'")
+
+
+def test_a_plan_waits_until_a_person_approves_it(site: Site, hospital: Hospital) -> None:
+    plan = proposed(site)
+    given = approve(site, "small", by=BY)
+    assert (given.study, given.plan_hash) == ("small", plan.hash)
+    assert given.epsilon == plan.mechanism.epsilon
+    assert code_of(site, proposal(plan)) == "ok"
+    assert code_of(site, asking(plan)) == "ok"
+    (row,) = administration.studies(site)
+    assert (row.state, row.by, row.round, row.expires) == ("approved", BY, 1, given.expires)
+    (entry,) = (each for each in audit.entries(site.state) if each.event == "study.approved")
+    assert entry.fields == {
+        "study": "small",
+        "plan": plan.hash,
+        "by": BY,
+        "expires": given.expires,
+    }
+
+
+def test_a_denied_plan_is_told_so_until_a_person_thinks_better_of_it(site: Site) -> None:
+    plan = proposed(site)
+    assert deny(site, "small", by=BY).state == "denied"
+    assert code_of(site, proposal(plan)) == code_of(site, asking(plan)) == "denied"
+    approve(site, "small", by=BY)
+    assert code_of(site, proposal(plan)) == "ok"
+
+
+def test_an_approval_of_another_hash_shows_both(site: Site) -> None:
+    plan = proposed(site)
+    other = "ab" * 32
+    with pytest.raises(SiteError) as caught:
+        approve(site, "small", plan_hash=other, by=BY)
+    assert plan.hash in caught.value.details["found"]
+    assert other in caught.value.details["wanted"]
+    assert code_of(site, asking(plan)) == "pending"
+    assert approve(site, "small", plan_hash=plan.hash[:12], by=BY).plan_hash == plan.hash
+
+
+def test_the_beginning_of_a_hash_that_is_too_short_approves_nothing(site: Site) -> None:
+    plan = proposed(site)
+    with pytest.raises(SiteError):
+        approve(site, "small", plan_hash=plan.hash[:11], by=BY)
+
+
+def test_of_two_plans_of_one_name_each_is_approved_by_its_own_hash(site: Site) -> None:
+    first, second = proposed(site), proposed(site, small_study(study={"title": "Another"}))
+    approve(site, "small", plan_hash=first.hash, by=BY)
+    assert [row.state for row in administration.studies(site)] == ["pending", "approved"]
+    assert show(site, "small").row.plan_hash == second.hash
+    assert show(site, first.hash[:8]).row.plan_hash == first.hash
+
+
+@pytest.mark.parametrize("call", [show, approve, deny, stop])
+def test_a_study_that_was_never_proposed_is_named(site: Site, call: Any) -> None:  # noqa: ANN401 - a function
+    named = {} if call is show else {"by": BY}
+    with pytest.raises(SiteError, match="no such study"):
+        call(site, "unheard-of", **named)
+
+
+def test_a_stopped_study_gets_no_answer_and_its_key_is_erased(
+    site: Site, hospital: Hospital
+) -> None:
+    plan = running(site)
+    reply = answered(site, asking(plan))
+    assert code_of(site, asking(plan, 3, "evaluate")) == "ok"
+    key = key_of(hospital)
+    left = stop(site, "small", by=BY)
+    assert reply.arrays is not None
+    assert (left.rounds, left.replies, left.bytes) == (1, 2, reply.arrays.nbytes + 8 * 8)
+    assert 0 < left.epsilon <= plan.mechanism.epsilon
+    close = Request("small", plan.hash, 3, "close", acknowledged=3)
+    for request in (asking(plan), asking(plan, 2), proposal(plan), close):
+        assert code_of(site, request) == "silence"
+    assert key is not None
+    files = [each for each in hospital.state.glob("site.sqlite*") if each.is_file()]
+    assert not any(key in each.read_bytes() for each in files)
+    assert len(hospital.rows("charges")) == 2
+
+
+def test_a_study_that_never_ran_cannot_be_stopped(site: Site) -> None:
+    proposed(site)
+    with pytest.raises(SiteError, match="does not run"):
+        stop(site, "small", by=BY)
+
+
+def test_denying_what_was_approved_is_silent_too(site: Site) -> None:
+    plan = running(site)
+    assert deny(site, "small", by=BY).state == "stopped"
+    assert code_of(site, asking(plan)) == "silence"
+
+
+def test_a_study_that_was_stopped_goes_on_when_it_is_approved_again(
+    site: Site, hospital: Hospital
+) -> None:
+    """What was committed is not run again; what was only reserved is charged once."""
+    plan = running(site)
+    first = answered(site, asking(plan))
+    site.ledger.reserve(charge(plan, 2), plan, site.file.policy.limits)
+    stop(site, "small", by=BY)
+    approve(site, "small", by=BY)
+    assert answered(site, asking(plan)).signature == first.signature
+    assert code_of(site, asking(plan, 2)) == "ok"
+    assert [row["round"] for row in hospital.rows("charges")] == [1, 2]
+    assert {row["state"] for row in hospital.rows("charges")} == {"committed"}
+
+
+def charge(plan: Plan, number: int) -> Charge:
+    """What a round costs, as the site reserves it."""
+    assert isinstance(plan.mechanism, PatientMechanism)
+    steps = plan.study.training.local_steps
+    event = plan.mechanism.step.model_copy(update={"count": steps})
+    return Charge(plan.hash, number, "train", asking(plan, number).identity, event)
+
+
+def test_an_expired_approval_is_silent_and_a_new_proposal_waits_again(site: Site) -> None:
+    plan = running(site)
+    expire(site)
+    assert code_of(site, asking(plan)) == "silence"
+    assert administration.studies(site)[0].state == "expired"
+    assert code_of(site, proposal(plan)) == "pending"
+    approve(site, "small", by=BY)
+    assert code_of(site, asking(plan)) == "ok"
+
+
+def test_an_expired_approval_that_the_policy_gave_is_given_again(tmp_path: Path) -> None:
+    with Hospital(tmp_path / "north").open() as site:
+        plan = approved(site, STUDY)
+        expire(site)
+        assert code_of(site, asking(plan)) == "silence"
+        assert code_of(site, proposal(plan)) == "ok"
+        assert code_of(site, asking(plan)) == "ok"
+
+
+def test_an_approval_holds_for_the_days_that_were_given_and_no_longer(site: Site) -> None:
+    proposed(site)
+    given = approve(site, "small", days=1, by=BY)
+    assert given.expires < approve(site, "small", days=3, by=BY).expires
+    for days in (0, 181):
+        with pytest.raises(SiteError, match="so long"):
+            approve(site, "small", days=days, by=BY)
+
+
+def test_an_approval_that_is_prolonged_keeps_its_key(site: Site, hospital: Hospital) -> None:
+    running(site)
+    key = key_of(hospital)
+    approve(site, "small", by=BY)
+    assert key_of(hospital) == key
+
+
+def test_changed_patients_need_a_new_approval_which_draws_a_new_key(
+    site: Site, hospital: Hospital
+) -> None:
+    """The round that was answered before is not run again."""
+    plan = running(site)
+    first = answered(site, asking(plan))
+    key = key_of(hospital)
+    write_images(hospital.folder, hospital.patients | {"P99": 1})
+    site.forget()
+    assert code_of(site, asking(plan, 2)) == "cohort-changed"
+    approve(site, "small", by=BY)
+    assert key_of(hospital) not in (key, None)
+    assert answered(site, asking(plan)).signature == first.signature
+    assert code_of(site, asking(plan, 2)) == "ok"
+    assert len(hospital.rows("charges")) == 2
+
+
+def test_who_left_a_cohort_stays_charged(site: Site, hospital: Hospital) -> None:
+    plan = running(site)
+    assert code_of(site, asking(plan)) == "ok"
+    before = {(row["patient"], row["part"]) for row in hospital.rows("members")}
+    gone = min(hospital.folder.glob("images/P01-*.dcm"))
+    for image in hospital.folder.glob(f"images/{gone.name.split('-')[0]}-*.dcm"):
+        image.unlink()
+    approve(site, "small", by=BY)
+    rows = hospital.rows("members")
+    assert {(row["patient"], row["part"]) for row in rows} == before
+    assert [row["present"] for row in rows].count(0) == 1
+    assert code_of(site, asking(plan, 2)) == "ok"
+
+
+def test_the_whole_cost_is_checked_again_when_a_person_approves(
+    hospital: Hospital,
+) -> None:
+    """Two plans can wait which the patients can bear only one of."""
+    hospital.policy |= {"max_epsilon_total": 10.0}
+    with hospital.open() as site:
+        first, second = proposed(site), proposed(site, small_study(study={"title": "Another"}))
+        approve(site, first.hash, by=BY)
+        for number in (1, 2, 3):
+            assert code_of(site, asking(first, number)) == "ok"
+        with pytest.raises(Refusal) as caught:
+            approve(site, second.hash, by=BY)
+        assert caught.value.code is RefusalCode.BUDGET
+        assert code_of(site, proposal(second)) == "pending"
+        assert "study.approved" not in events(site)[-4:]
+
+
+def test_a_study_that_was_charged_can_be_approved_again_within_its_own_cost(
+    hospital: Hospital,
+) -> None:
+    """What it has spent already is a part of what it may cost."""
+    hospital.policy |= {"max_epsilon_total": 9.0}
+    with hospital.open() as site:
+        plan = running(site)
+        for number in (1, 2):
+            assert code_of(site, asking(plan, number)) == "ok"
+        stop(site, "small", by=BY)
+        approve(site, "small", by=BY)
+        assert code_of(site, asking(plan, 3)) == "ok"
+
+
+def test_a_study_that_is_over_cannot_be_approved(site: Site) -> None:
+    plan = running(site)
+    assert code_of(site, Request("small", plan.hash, 3, "close", acknowledged=3)) == "ok"
+    for call in (approve, deny, stop):
+        with pytest.raises(SiteError, match="is over"):
+            call(site, "small", by=BY)
+
+
+def test_a_paused_site_is_silent_about_everything_also_after_a_restart(hospital: Hospital) -> None:
+    with hospital.open() as site:
+        plan = running(site)
+        administration.pause(site, by=BY)
+    with hospital.open() as site:
+        assert administration.is_paused(site)
+        assert administration.status(site).paused_by == BY
+        assert code_of(site, asking(plan)) == code_of(site, offer_request(STUDY)) == "silence"
+        administration.resume(site, by=BY)
+        assert code_of(site, asking(plan)) == "ok"
+        assert [each for each in events(site) if each in ("site.paused", "site.resumed")] == [
+            "site.paused",
+            "site.resumed",
+        ]
+
+
+def test_a_patient_who_opts_out_ends_the_study_in_silence(site: Site, hospital: Hospital) -> None:
+    """Another plan, and an approval anew, do without the patient; the log names nobody."""
+    plan = running(site)
+    assert code_of(site, asking(plan)) == "ok"
+    outcome = opt_out(site, ["P07", " P07 ", "P08"], by=BY)
+    assert (outcome.added, outcome.known, outcome.ended) == (2, 0, ("small",))
+    assert hospital.rows("replies") == []
+    assert key_of(hospital) is None
+    for request in (asking(plan), asking(plan, 2), proposal(plan)):
+        assert code_of(site, request) == "silence"
+    approve(site, "small", by=BY)
+    absent = {site.pseudonyms.of("P07"), site.pseudonyms.of("P08")}
+    present = {row["patient"] for row in hospital.rows("members") if row["present"]}
+    assert len(present) == 22
+    assert not absent & present
+    assert code_of(site, asking(plan)) == "round-out-of-order"
+    assert code_of(site, asking(plan, 2)) == "ok"
+    assert opt_out(site, ["P07"], by=BY).known == 1
+    log = (hospital.state / "audit.jsonl").read_text()
+    assert not any(name in log for name in ("P07", "P08", *absent))
+
+
+def test_an_opt_out_by_hand_holds_at_the_next_request(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path / "north")
+    hospital.opt_out = "opt-out.txt"
+    listed = hospital.folder / "opt-out.txt"
+    listed.write_text("# nobody yet\n")
+    with hospital.open() as site:
+        plan = approved(site, STUDY)
+        assert code_of(site, asking(plan)) == "ok"
+        listed.write_text("# by telephone\nP03 # on Monday\n")
+        assert code_of(site, asking(plan, 2)) == "silence"
+        assert code_of(site, proposal(plan)) == "silence"
+        other = approved(site, small_study(study={"title": "Later"}))
+        assert code_of(site, asking(other)) == "ok"
+        pseudonym = site.pseudonyms.of("P03")
+        assert pseudonym not in {each.pseudonym for each in site.cohort(STUDY).patients}
+
+
+def test_an_opt_out_list_that_is_missing_stops_everything(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path / "north")
+    hospital.opt_out = "opt-out.txt"
+    with hospital.open() as site:
+        assert code_of(site, offer_request(STUDY)) == "data-unavailable"
+        with pytest.raises(SiteError, match="cannot be read"):
+            opt_out(site, ["P01"], by=BY)
+
+
+@pytest.mark.parametrize("patient", ["", "  ", "#1", "P01\nP02", "P01\x85P02"])
+def test_what_cannot_be_a_line_of_the_list_is_refused(site: Site, patient: str) -> None:
+    with pytest.raises(SiteError, match="cannot stand"):
+        opt_out(site, ["P01", patient], by=BY)
+    assert not (site.state / "opt-out.txt").exists()
+
+
+def test_outside_a_withdrawn_study_looks_as_a_stopped_and_as_an_expired_one(tmp_path: Path) -> None:
+    """Every request gets the same: nothing."""
+    answers = []
+    for how in ("opt-out", "stop", "expiry"):
+        with Hospital(tmp_path / how).open() as site:
+            plan = approved(site, STUDY)
+            assert code_of(site, asking(plan)) == "ok"
+            if how == "opt-out":
+                opt_out(site, ["P02"], by=BY)
+            elif how == "stop":
+                stop(site, "small", by=BY)
+            else:
+                expire(site)
+            close = Request("small", plan.hash, 3, "close", acknowledged=3)
+            wrong = asking(plan, 2, arrays=np.zeros(1, dtype=np.float32))
+            answers.append([code_of(site, each) for each in (asking(plan), wrong, close)])
+    assert answers == [["silence"] * 3] * 3
+
+
+def test_the_ledger_says_what_each_study_and_the_most_charged_patient_have_spent(
+    site: Site,
+) -> None:
+    plan = running(site)
+    for number in (1, 2, 3):
+        assert code_of(site, asking(plan, number)) == "ok"
+    report = administration.ledger(site)
+    (spending,) = report.studies
+    assert (spending.rounds, spending.evaluations, spending.state) == (3, 0, "approved")
+    assert 0 < spending.epsilon_spent <= spending.epsilon
+    assert report.most_spent == pytest.approx(plan.mechanism.epsilon)
+    assert (report.length, report.head) == (3, site.ledger.head().hash)
+    assert (report.limit_total, report.limit_per_study) == (20.0, 8.0)
+
+
+def test_no_more_plans_wait_than_a_person_can_read(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.consent.MOST_PENDING", 1)
+    proposed(site)
+    second = plan_for(site, small_study(study={"title": "Another"}))
+    assert code_of(site, proposal(second)) == "policy"
+
+
+def test_every_message_and_decision_stands_in_the_log(site: Site) -> None:
+    plan = running(site)
+    answered(site, asking(plan))
+    answered(site, asking(plan))
+    code_of(site, asking(plan, 9))
+    stop(site, "small", by=BY)
+    code_of(site, asking(plan))
+    lines = list(audit.entries(site.state))
+    assert [each.event for each in lines] == [
+        "site.started",
+        "configuration.changed",
+        *("message.in", "message.out"),
+        *("message.in", "study.proposed", "message.out"),
+        "study.approved",
+        *("message.in", "message.out") * 3,
+        "study.stopped",
+        *("message.in", "message.silence"),
+    ]
+    sent = [each.fields for each in lines if each.event == "message.out"]
+    first, again, refused = sent[-3:]
+    assert first["size"] == 4 * plan.weights
+    assert 0 < first["epsilon"] == pytest.approx(first["epsilon_after"])
+    assert (again["again"], again["epsilon"], again["hash"]) == (True, 0, first["hash"])
+    assert (refused["code"], refused["size"]) == ("round-out-of-order", 0)
+    assert lines[-1].fields["why"] == "stopped"
