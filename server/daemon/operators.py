@@ -77,12 +77,21 @@ def operator_of(home: Home, certificate: bytes) -> str | None:
     TLS has checked by now that the authority issued it, that it has not expired and that
     the client holds its key.
     """
-    try:
-        shown = x509.load_pem_x509_certificate(certificate).fingerprint(hashes.SHA256())
-    except ValueError:
+    shown = _fingerprint(certificate)
+    if shown is None:
         return None
     for path in sorted(home.operators.glob("*.pem")):
-        kept = x509.load_pem_x509_certificate(path.read_bytes())
-        if kept.fingerprint(hashes.SHA256()) == shown:
+        try:
+            kept = path.read_bytes()
+        except OSError:  # deleted just now
+            continue
+        if _fingerprint(kept) == shown:
             return path.stem
     return None
+
+
+def _fingerprint(certificate: bytes) -> bytes | None:
+    try:
+        return x509.load_pem_x509_certificate(certificate).fingerprint(hashes.SHA256())
+    except ValueError:
+        return None

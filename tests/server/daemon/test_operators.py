@@ -60,6 +60,15 @@ def test_an_operator_whose_file_was_deleted_is_nobody(home: Home) -> None:
     assert operators.operator_of(home, b"no certificate") is None
 
 
+def test_a_damaged_file_shuts_out_its_owner_alone(home: Home) -> None:
+    ada, bob = (operators.admit_operator(home, name) for name in ("ada", "bob"))
+    (home.operators / "ada.pem").write_text("damaged")
+    (home.operators / "also.pem").mkdir()
+
+    assert operators.operator_of(home, ada.certificate) is None
+    assert operators.operator_of(home, bob.certificate) == "bob"
+
+
 @pytest.mark.parametrize(("name", "says"), [("ada", "of this name"), ("../x", "called this")])
 def test_an_operators_name_is_new_and_plain(home: Home, name: str, says: str) -> None:
     operators.admit_operator(home, "ada")
