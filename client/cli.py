@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-from enum import StrEnum
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from common.console import out, progress, run_cli
-
-if TYPE_CHECKING:
-    from client.check import Report
-    from client.labels import LabelFile
+from client import check_command, commands
+from client.commands import SECONDS, confirmed, daemon, state_folder, who
+from common.console import err, out, run_cli
+from common.control import site_pb2 as pb
+from common.errors import DataError, SiteError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,103 +20,267 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A hospital's side of Consilium.",
 )
+audit_app = typer.Typer(help="The audit log: what came in, what went out, what was decided.")
+app.add_typer(audit_app, name="audit", invoke_without_command=True)
 
-
-class KeyKind(StrEnum):
-    """What a row of the label file is about."""
-
-    SOPInstanceUID = "SOPInstanceUID"
-    StudyInstanceUID = "StudyInstanceUID"
-    PatientID = "PatientID"
-    filename = "filename"
-
-
-class DerivedImages(StrEnum):
-    """What to do with images that are not originals; see :class:`client.dicom.Derived`."""
-
-    reject = "reject"
-    primary = "primary"
-    accept = "accept"
+StudyName = Annotated[str, typer.Argument(help="Its name, or the beginning of its plan's hash.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask: it was decided already.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.callback()
-def site() -> None:
+def site(
+    context: typer.Context,
+    site_file: Annotated[
+        Path, typer.Option("--site", envvar="CONSILIUM_SITE", help="The site file.")
+    ] = Path("site.toml"),
+) -> None:
     """A hospital's side of Consilium."""
+    context.obj = site_file
 
 
 @app.command()
-def check(
+def init(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Of the site: small letters, digits, hyphens.")],
     *,
     images: Annotated[Path, typer.Option(help="Folder of DICOM files, at any depth.")],
     labels: Annotated[Path, typer.Option(help="CSV file with a key and a label in each row.")],
-    key: Annotated[
-        KeyKind | None,
-        typer.Option(help="What a row is about. Default: the first of these that has a column."),
-    ] = None,
-    key_column: Annotated[
-        str | None, typer.Option(help="Column of the key. Default: called like the key.")
-    ] = None,
+    declared_patients: Annotated[
+        int, typer.Option(help="Patients in training, rounded down. This number is public.")
+    ],
+    dataset: Annotated[str, typer.Option(help="What studies call these images.")] = "chest-xray",
     label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
-    classes: Annotated[
-        str | None, typer.Option(help="Labels there are: a,b. Default: those that occur.")
-    ] = None,
-    modality: Annotated[
-        list[str] | None, typer.Option(help="Modality to use: CR,DX. Default: any.")
-    ] = None,
-    derived: Annotated[
-        DerivedImages,
-        typer.Option(help="Derived images: reject, use primary ones, or accept with localisers."),
-    ] = DerivedImages.reject,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a core.")] = 0,
-    list_files: Annotated[
-        bool, typer.Option("--list", help="List rejected files; names may hold patients' names.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say which DICOM files a study could use, which not and why. Changes nothing."""
-    from client import check as checking
-    from client.dicom import Derived, Rules
+    """Make a site: its file, its keys, and SITE.json for the coordinator."""
+    from client import enrolling
 
-    file = _label_file(labels, key, key_column, label_column)
-    report = checking.check(
-        images,
-        file,
-        classes=tuple(_parts([classes])) if classes else None,
-        rules=Rules(tuple(_parts(modality or [])), Derived(derived.value)),
-        workers=workers or len(os.sched_getaffinity(0)),
-        progress=progress,
+    hospital = enrolling.Hospital(name, images, labels, declared_patients, dataset, label_column)
+    made = enrolling.init(context.obj, hospital)
+    console = out()
+    console.print(f"Made site {name}: {made.site_file} with its policy, and its keys.")
+    console.print(f"Fingerprint of {made.card_file.name}: {made.card.fingerprint}\n", style="bold")
+    console.print("What to do now:")
+    console.print(f"  1. Read {made.site_file}, then: consilium-site check")
+    console.print(
+        f"  2. Mail {made.card_file} to the coordinator; compare the fingerprint by telephone."
     )
-    _print(report, images, file, list_files=list_files, as_json=as_json)
-    checking.require_usable(images, report)
+    console.print("  3. With the answer: consilium-site join COORDINATOR.json, then")
+    console.print("     consilium-site serve")
 
 
-def _label_file(
-    path: Path, key: KeyKind | None, key_column: str | None, label_column: str
-) -> LabelFile:
-    from client.labels import LabelFile, guess_key
-
-    if key is None and key_column is None:
-        kind, column = guess_key(path, label_column)
-        return LabelFile(path, kind, column, label_column)
-    kind = key.value if key else "SOPInstanceUID"
-    return LabelFile(path, kind, key_column or kind, label_column)
-
-
-def _print(
-    report: Report, images: Path, file: LabelFile, *, list_files: bool, as_json: bool
+@app.command()
+def join(
+    context: typer.Context,
+    card_file: Annotated[Path, typer.Argument(metavar="COORDINATOR.json")],
+    *,
+    yes: Yes = False,
 ) -> None:
-    from client import check as checking
+    """Name the coordinator that this site connects to."""
+    from client import enrolling
+    from common.enrolment import read_coordinator_card
 
-    if as_json:
-        typer.echo(json.dumps(report.as_json(paths=list_files), indent=2))
+    before = enrolling.known_coordinator(state_folder(context.obj))
+    card = read_coordinator_card(card_file)
+    console = out()
+    console.print(f"Coordinator {card.name} at {card.address}")
+    console.print(f"Fingerprint: {card.fingerprint}", style="bold")
+    if before is not None and before != card:
+        console.print(f"In place of {before.name} at {before.address}, {before.fingerprint}")
+    confirmed("Does the coordinator read you the same fingerprint by telephone?", yes=yes)
+    place = enrolling.join(context.obj, card)
+    console.print(f"Joined; kept in {place}. Now start the daemon, or start it again.")
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    *,
+    known_seed: Annotated[
+        int | None,
+        typer.Option(help="Keys that follow from a number: NOT PRIVATE, for trials alone."),
+    ] = None,
+) -> None:
+    """Run the daemon until it is told to end."""
+    from client.daemon.serving import place_of
+    from client.daemon.serving import serve as run
+    from common import logs
+
+    place = place_of(context.obj, known_seed)
+    terminal = err().is_terminal
+    logs.configure(logs.form_for(terminal), "info", site=place.file.site.name)
+    if known_seed is not None:
+        err().print("NOT PRIVATE: KNOWN KEY", style="bold red")
+    run(place)
+
+
+@app.command()
+def status(context: typer.Context, *, as_json: Json = False) -> None:
+    """How everything is: what to mend first, connection, worker, studies."""
+    with daemon(context.obj) as asked:
+        answer = asked.Status(pb.StatusRequest(), timeout=SECONDS)
+    commands.as_json(answer) if as_json else commands.show_status(answer)
+
+
+@app.command()
+def studies(context: typer.Context, *, as_json: Json = False) -> None:
+    """Every study that was ever proposed here."""
+    with daemon(context.obj) as asked:
+        answer = asked.Studies(pb.StudiesRequest(), timeout=SECONDS)
+    commands.as_json(answer) if as_json else commands.show_studies(answer.studies)
+
+
+@app.command()
+def show(context: typer.Context, study: StudyName, *, as_json: Json = False) -> None:
+    """One study in plain words: what it does, what leaves, what it costs."""
+    with daemon(context.obj) as asked:
+        answer = asked.Show(pb.ShowRequest(study=study), timeout=SECONDS)
+    commands.as_json(answer) if as_json else commands.show_study(answer)
+
+
+@app.command()
+def approve(
+    context: typer.Context,
+    study: StudyName,
+    *,
+    plan_hash: Annotated[str, typer.Option("--hash", help="Of the plan that you were shown.")] = "",
+    days: Annotated[
+        int, typer.Option(min=0, help="How long it holds; 0 for as the site file says.")
+    ] = 0,
+    yes: Yes = False,
+) -> None:
+    """Approve a study's plan, for the patients of today."""
+    with daemon(context.obj) as asked:
+        shown = asked.Show(pb.ShowRequest(study=plan_hash or study), timeout=SECONDS)
+        cost = commands.epsilon(shown.epsilon)
+        out().print(f"{shown.study}, plan {shown.plan_hash[: commands.SHORT]}")
+        out().print(f"It costs a patient at most epsilon {cost}; it is {shown.state} now.")
+        confirmed("Approve exactly this plan?", yes=yes)
+        err().print("Reading the images of its patients; this may take minutes.")
+        answer = asked.Approve(
+            pb.ApproveRequest(
+                study=study, plan_hash=plan_hash or shown.plan_hash, days=days, by=who()
+            )
+        )
+    commands.show_approved(answer)
+
+
+@app.command()
+def deny(context: typer.Context, study: StudyName) -> None:
+    """Say no to a study; one that runs is stopped."""
+    with daemon(context.obj) as asked:
+        answer = asked.Deny(pb.DenyRequest(study=study, by=who()), timeout=SECONDS)
+    commands.show_ended(answer)
+
+
+@app.command()
+def stop(context: typer.Context, study: StudyName) -> None:
+    """End a study now, and say what has left already."""
+    with daemon(context.obj) as asked:
+        answer = asked.Stop(pb.StopRequest(study=study, by=who()), timeout=SECONDS)
+    commands.show_ended(answer)
+
+
+@app.command()
+def pause(context: typer.Context) -> None:
+    """Take no new work until `resume`; holds over a restart."""
+    with daemon(context.obj) as asked:
+        asked.Pause(pb.PauseRequest(by=who()), timeout=SECONDS)
+    out().print("Paused: no new work is taken. To go on: consilium-site resume")
+
+
+@app.command()
+def resume(context: typer.Context) -> None:
+    """Take work again."""
+    with daemon(context.obj) as asked:
+        asked.Resume(pb.ResumeRequest(by=who()), timeout=SECONDS)
+    out().print("Work is taken again.")
+
+
+@app.command()
+def ledger(context: typer.Context, *, as_json: Json = False) -> None:
+    """What the patients have spent, study by study and in all."""
+    with daemon(context.obj) as asked:
+        answer = asked.Ledger(pb.LedgerRequest(), timeout=SECONDS)
+    commands.as_json(answer) if as_json else commands.show_ledger(answer)
+
+
+@audit_app.callback()
+def audit(
+    context: typer.Context,
+    *,
+    after: Annotated[int, typer.Option(min=0, help="Begin beyond this line.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on as lines are added.")] = False,
+) -> None:
+    """Show the audit log, oldest line first."""
+    if context.invoked_subcommand is not None:
         return
-    checking.show(report, images, file, out())
-    if list_files:
-        checking.show_rejected(report, out())
+    with daemon(context.obj) as asked:
+        for entry in asked.Audit(pb.AuditRequest(after=after, follow=follow)):
+            commands.show_entry(entry)
 
 
-def _parts(values: list[str]) -> list[str]:
-    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+@audit_app.command()
+def verify(
+    context: typer.Context,
+    *,
+    receipts: Annotated[
+        list[Path] | None, typer.Option(help="Folder with further receipts.jsonl, kept elsewhere.")
+    ] = None,
+) -> None:
+    """Hold the audit log and the ledger against their chains and receipts; needs no daemon."""
+    from client.daemon.serving import place_of
+    from client.inspection import inspect_state
+
+    place = place_of(context.obj)
+    verdict = inspect_state(place.state, place.file.site.name, elsewhere=tuple(receipts or ()))
+    if not verdict.sound:
+        shown = [str(each) for each in verdict.faults[:10]]
+        more = len(verdict.faults) - len(shown)
+        raise SiteError(
+            "the audit log or the ledger is not as this site wrote it",
+            where=place.state,
+            found=("\n" + " " * 10).join([*shown, *([f"and {more} more"] if more else [])]),
+            remedy="change nothing; keep a copy of the folder, and find out who could write there",
+        )
+    console = out()
+    console.print(f"The audit log is whole: {verdict.head.length} lines, {verdict.head.hash}")
+    console.print(f"The ledger is whole: {verdict.charges} charges.")
+    console.print(
+        f"{verdict.receipts} receipts of the coordinator hold, the last for line "
+        f"{verdict.receipted}; a tail cut beyond that line would not be found."
+    )
+
+
+@app.command("opt-out")
+def opt_out(
+    context: typer.Context,
+    patients: Annotated[
+        list[str] | None, typer.Argument(metavar="PATIENT_ID...", help="As the images have them.")
+    ] = None,
+    *,
+    file: Annotated[
+        Path | None, typer.Option(help="Text file, one PatientID a line; - for standard input.")
+    ] = None,
+) -> None:
+    """Leave patients out of every later study; a running one that holds them ends."""
+    names = [*(patients or ()), *(_lines(file) if file else ())]
+    if not names:
+        raise SiteError("nobody is named", remedy="name PatientIDs, or a file of them with --file")
+    with daemon(context.obj) as asked:
+        answer = asked.OptOut(pb.OptOutRequest(patients=names, by=who()))
+    commands.show_opt_out(answer)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError("the list of patients cannot be read", where=path) from error
+    return [line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"]
+
+
+app.command("check")(check_command.check)
 
 
 def main() -> None:

@@ -1,0 +1,285 @@
+"""What the command line asks of a running daemon, and how the answers look to a person."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import math
+import os
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.table import Table
+from rich.text import Text
+
+from common.console import out
+from common.control import site_pb2 as pb
+from common.control.faults import asking
+from common.control.site_pb2_grpc import SiteStub
+from common.control.sockets import connect
+from common.errors import SiteError
+
+DAEMON: Final = "the site's daemon"
+SECONDS: Final = 60
+"""How long a quick question may take."""
+SHORT: Final = 12
+"""Digits of a plan's hash that are shown, and that are enough to name it."""
+
+
+def state_folder(path: Path) -> Path:
+    """The state folder that a site file names, without reading the rest of it.
+
+    Raises:
+        SiteError: there is no such file, or it is not TOML.
+    """
+    try:
+        named = tomllib.loads(path.read_text(encoding="utf-8")).get("site", {}).get("state")
+    except FileNotFoundError as error:
+        raise SiteError(
+            "there is no such site file",
+            where=path,
+            remedy="name it: consilium-site --site FILE, or CONSILIUM_SITE in the environment; "
+            "consilium-site init makes one",
+        ) from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise SiteError("the site file cannot be read as TOML", where=path, found=error) from error
+    return path.absolute().parent / str(named or "state")
+
+
+@contextmanager
+def daemon(path: Path) -> Iterator[SiteStub]:
+    """The daemon that serves a site file.
+
+    Raises:
+        LinkError: it does not run, or does not answer.
+    """
+    remedy = f"start it: consilium-site --site {path} serve, or systemctl start consilium-site"
+    channel = connect(state_folder(path) / "control.sock", DAEMON, remedy)
+    with channel, asking(DAEMON, remedy):
+        yield SiteStub(channel)
+
+
+def who() -> str:
+    """Who types, for the audit log: of somebody who uses sudo, the name before."""
+    name = os.environ.get("SUDO_USER")
+    if name:
+        return name
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
+def confirmed(question: str, *, yes: bool) -> None:
+    """Ask a person to agree; leaves with exit code 2 where nobody does.
+
+    Raises:
+        SiteError: there is nobody to ask.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise SiteError(
+            "this needs a person's answer, and nobody is at a terminal",
+            remedy="run it at a terminal, or add --yes where it was decided already",
+        )
+    if not typer.confirm(question):
+        raise SiteError("nothing was changed", found="the answer was no")
+
+
+def as_json(message: Message) -> None:
+    """Print an answer for a program."""
+    fields = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    typer.echo(json.dumps(fields, indent=2, ensure_ascii=False))
+
+
+def show_status(status: pb.StatusReply) -> None:
+    """One screen: what a person should mend first, then how everything is."""
+    console = out()
+    console.print(Text(f"site {status.site}", style="bold"), f"- Consilium {status.version}")
+    if status.known_key:
+        console.print(Text("NOT PRIVATE: KNOWN KEY", style="bold red"))
+    for warning in status.warnings:
+        console.print(Text.assemble(("! ", "bold red"), warning.what))
+        if warning.remedy:
+            console.print(Text(f"  do: {warning.remedy}"))
+    console.print()
+    grid = _grid(
+        ("daemon", f"process {status.pid}, since {status.started}"),
+        ("connection", _connection(status.connection)),
+        ("worker", _worker(status.worker)),
+        ("new work", _taking(status.paused)),
+        ("audit log", status.audit),
+    )
+    console.print(grid)
+    console.print()
+    show_studies(status.studies)
+
+
+def show_studies(rows: Any) -> None:  # noqa: ANN401 - a repeated field of studies
+    """A table of studies, those that wait for a person first."""
+    console = out()
+    if not rows:
+        console.print("No study was ever proposed to this site.")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("study", "plan", "state", "round", "epsilon", "of at most", "until", "title"):
+        table.add_column(heading, no_wrap=heading != "title")
+    for row in sorted(rows, key=lambda row: row.state != "pending"):
+        table.add_row(
+            Text(row.name, style="bold"),
+            row.plan_hash[:SHORT],
+            Text(row.state, style="bold yellow" if row.state == "pending" else ""),
+            f"{row.round}/{row.rounds}",
+            epsilon(row.epsilon_spent),
+            epsilon(row.epsilon),
+            row.expires[:10],
+            Text(row.title),
+        )
+    console.print(table)
+    for row in rows:
+        for warning in row.warnings:
+            console.print(Text(f"{row.name}: {warning}", style="bold red"))
+    waiting = [row.name for row in rows if row.state == "pending"]
+    if waiting:
+        console.print(f"\nTo decide: consilium-site show {waiting[0]}, then approve or deny it.")
+
+
+def show_study(shown: pb.ShowReply) -> None:
+    """One plan in plain words."""
+    console = out()
+    for warning in shown.warnings:
+        console.print(Text(warning, style="bold red"))
+    console.print(Text(shown.text))
+    console.print()
+    console.print(_grid(("plan", shown.plan_hash), ("state", shown.state)))
+    if shown.state == "pending":
+        short = shown.plan_hash[:SHORT]
+        console.print(f"\nTo approve: consilium-site approve {shown.study} --hash {short}")
+
+
+def show_approved(approved: pb.ApproveReply) -> None:
+    """What was approved."""
+    out().print(
+        f"Approved: {approved.study}, plan {approved.plan_hash[:SHORT]}, until "
+        f"{approved.expires}, at most epsilon {epsilon(approved.epsilon)} for a patient."
+    )
+    out().print("It goes on by itself; consilium-site stop ends it at any time.")
+
+
+def show_ended(ended: pb.StopReply) -> None:
+    """What had left of a study that was ended."""
+    console = out()
+    console.print(
+        f"{ended.study} is {ended.state}. Nothing of it leaves this hospital any more, and the "
+        "key of its noise is erased."
+    )
+    if not ended.replies:
+        console.print("Nothing that was computed from patients had left.")
+        return
+    console.print("What had left, at most:")
+    console.print(
+        _grid(
+            ("rounds", str(ended.rounds)),
+            ("replies", f"{ended.replies}, {ended.bytes} bytes"),
+            ("epsilon", f"{epsilon(ended.epsilon)} for the patient whom it cost most"),
+        )
+    )
+
+
+def show_ledger(ledger: pb.LedgerReply) -> None:
+    """What the patients have spent."""
+    console = out()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("study", "plan", "state", "rounds", "evaluations", "epsilon", "of at most"):
+        table.add_column(heading, no_wrap=True)
+    for each in ledger.studies:
+        table.add_row(
+            Text(each.study, style="bold"),
+            each.plan_hash[:SHORT],
+            each.state,
+            str(each.rounds),
+            str(each.evaluations),
+            epsilon(each.epsilon_spent),
+            epsilon(each.epsilon),
+        )
+    if ledger.studies:
+        console.print(table)
+        console.print()
+    spent = f"epsilon {epsilon(ledger.most_spent)}, the most of any patient"
+    console.print(
+        _grid(
+            ("all studies", f"{spent}; the policy allows {ledger.limit_total:g}"),
+            ("one study", f"the policy allows {ledger.limit_per_study:g}"),
+            ("delta", f"{ledger.delta:g}"),
+            ("charges", f"{ledger.length}, {ledger.head[:SHORT]}"),
+        )
+    )
+
+
+def show_entry(entry: pb.AuditEntry) -> None:
+    """One line of the audit log."""
+    fields = "  ".join(f"{name}={_short(value)}" for name, value in sorted(entry.fields.items()))
+    out().print(Text(f"{entry.number:>6}  {entry.at[:19]}Z  {entry.event:<22} {fields}"))
+
+
+def show_opt_out(done: pb.OptOutReply) -> None:
+    """What an opt-out changed."""
+    console = out()
+    console.print(f"{done.added} added to the list; {done.known} stood there already.")
+    if done.ended:
+        console.print(
+            f"Ended, since they stood in it: {', '.join(done.ended)}. To go on without them, "
+            "show and approve it anew."
+        )
+    else:
+        console.print("They stand in no running study, and will stand in none.")
+
+
+def epsilon(value: float) -> str:
+    """An epsilon for a person."""
+    return "unbounded" if math.isinf(value) else f"{value:.3g}"
+
+
+def _connection(line: pb.Connection) -> str:
+    words = f"{line.state} since {line.since}"
+    if line.address:
+        words += f", to {line.coordinator} at {line.address}"
+    return words + (f"; last message {line.last_message}" if line.last_message else "")
+
+
+def _worker(worker: pb.Worker) -> str:
+    words = f"{worker.state} since {worker.since}"
+    if worker.study:
+        words += f": {worker.study}, round {worker.round}, {worker.purpose}"
+    return words + (f"; started again {worker.restarts} times" if worker.restarts else "")
+
+
+def _taking(paused: pb.Paused) -> str:
+    if paused.by_person:
+        return "none: paused by a person; consilium-site resume"
+    if paused.by_hours:
+        return f"none now: outside the hours {paused.hours} of the site file"
+    return "taken" + (f" within {paused.hours}" if paused.hours else "")
+
+
+def _grid(*rows: tuple[str, str]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        grid.add_row(Text(name, style="bold"), Text(value))
+    return grid
+
+
+def _short(value: str) -> str:
+    """A value on one line: of a hash, the beginning."""
+    is_hash = len(value) >= 2 * SHORT and all(each in "0123456789abcdef" for each in value)
+    return value[:SHORT] if is_hash else value
