@@ -208,6 +208,10 @@ class Gateway:
         finally:
             behind.close()
 
+    def cut(self, node: int) -> None:
+        """A node's site may come in no more: answer the poll that is held for it now."""
+        self._waiting.release(node)
+
     def _listen(self) -> socket.socket:
         host, port = split_address(self._settings.listen)
         try:

@@ -76,6 +76,11 @@ class Waiting:
             if self._holds.get(node) is mine:
                 del self._holds[node]
 
+    def release(self, node: int) -> None:
+        """Answer the poll of one node."""
+        if node in self._holds:
+            self._holds[node].end()
+
     def release_all(self) -> None:
         """Answer every poll."""
         for hold in self._holds.values():
