@@ -218,8 +218,8 @@ def _is_whole(tail: bytes) -> bool:
 
     What a crash leaves is the beginning of a line; a whole one with more behind it is not.
     """
+    text = tail.decode("latin-1")  # the beginning of a line may end within a character
     try:
-        text = tail.decode()
         _, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
         return False

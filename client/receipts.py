@@ -94,10 +94,11 @@ class Receipts:
             return
         if not receipt.holds(self._site):
             raise Refusal(RefusalCode.MALFORMED, "a receipt that the coordinator did not sign")
-        if self._is_ahead(receipt):
+        heads = receipt.ledger, receipt.audit
+        if heads not in self._ahead and self._is_ahead(receipt):
             self._keep(receipt)
-            self._ahead.add((receipt.ledger, receipt.audit))
-        if (receipt.ledger, receipt.audit) in self._ahead:
+            self._ahead.add(heads)
+        if heads in self._ahead:
             raise self._behind(receipt)
         if (
             self._ledger.hash_at(receipt.ledger.length) != receipt.ledger.hash

@@ -1,0 +1,202 @@
+"""A receipt is held against ledger and log before anything is done, and is kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from client import receipts
+from client.inspection import inspect_state
+from client.receipts import read_receipts
+from client.site import Site
+from common.enrolment import CoordinatorCard
+from common.errors import SiteError
+from common.messages import AuditHead, LedgerHead, Reply, Request, receipt_bytes
+from common.signing import SigningKey
+from tests.client.site_fixtures import Hospital, answered, approved, asking, code_of
+from tests.common.studies import small_study
+
+COORDINATOR = SigningKey(b"c" * 32)
+STUDY = small_study()
+
+
+def authority() -> str:
+    """A certificate authority that nobody ever uses."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a coordinator")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return made.public_bytes(serialization.Encoding.PEM).decode()
+
+
+@pytest.fixture(scope="module")
+def card() -> CoordinatorCard:
+    return CoordinatorCard(
+        name="centre",
+        address="centre.example.org:9092",
+        ca=authority(),
+        signing_key=COORDINATOR.public,
+    )
+
+
+@pytest.fixture
+def hospital(tmp_path: Path, card: CoordinatorCard) -> Hospital:
+    made = Hospital(tmp_path / "north")
+    made.state.mkdir()
+    (made.state / receipts.CARD).write_text(card.text)
+    return made
+
+
+@pytest.fixture
+def site(hospital: Hospital) -> Iterator[Site]:
+    with hospital.open() as opened:
+        yield opened
+
+
+def signed(request: Request, reply: Reply, key: SigningKey = COORDINATOR) -> Request:
+    """A request with the receipt for a reply."""
+    return speaking(request, reply.ledger, reply.audit, key)
+
+
+def speaking(
+    request: Request, ledger: LedgerHead, audit: AuditHead, key: SigningKey = COORDINATOR
+) -> Request:
+    return request.with_receipt(ledger, audit, key.sign(receipt_bytes("north", ledger, audit)))
+
+
+def test_a_receipt_that_holds_is_kept_once(site: Site) -> None:
+    plan = approved(site, STUDY)
+    first = answered(site, asking(plan))
+    assert code_of(site, signed(asking(plan, 2), first)) == "ok"
+    assert code_of(site, signed(asking(plan, 3), first)) == "ok"
+    ((number, kept),) = read_receipts(site.state)
+    assert number == 1
+    assert kept is not None
+    assert (kept.ledger, kept.audit, kept.key) == (first.ledger, first.audit, COORDINATOR.public)
+    assert kept.holds("north")
+    assert not kept.holds("south")
+    found = inspect_state(site.state, "north")
+    assert (found.faults, found.receipts, found.receipted) == ((), 1, first.audit.length)
+    assert found.charges == 3
+
+
+def test_a_receipt_that_the_coordinator_did_not_sign_is_refused_and_noted(
+    site: Site, hospital: Hospital
+) -> None:
+    plan = approved(site, STUDY)
+    first = answered(site, asking(plan))
+    forged = signed(asking(plan, 2), first, SigningKey(b"x" * 32))
+    assert code_of(site, forged) == "malformed"
+    assert len(hospital.rows("charges")) == 1
+    assert read_receipts(site.state) == []
+    assert '"why":"a receipt that the coordinator did not sign"' in site.audit.path.read_text()
+
+
+@pytest.mark.parametrize("which", ["ledger", "audit"])
+def test_a_receipt_for_heads_that_were_never_sent_is_refused(
+    site: Site, hospital: Hospital, which: str
+) -> None:
+    plan = approved(site, STUDY)
+    first = answered(site, asking(plan))
+    ledger, audit = first.ledger, first.audit
+    if which == "ledger":
+        ledger = LedgerHead(1, "00" * 32)
+    else:
+        audit = AuditHead(2, "00" * 32)
+    assert code_of(site, speaking(asking(plan, 2), ledger, audit)) == "malformed"
+    assert len(hospital.rows("charges")) == 1
+
+
+def test_heads_without_a_receipt_are_refused(site: Site) -> None:
+    plan = approved(site, STUDY)
+    first = answered(site, asking(plan))
+    unsigned = asking(plan, 2).with_receipt(first.ledger, first.audit, b"")
+    assert code_of(site, unsigned) == "malformed"
+
+
+def test_an_old_state_folder_is_refused_before_anything_is_done(
+    site: Site, hospital: Hospital, tmp_path: Path
+) -> None:
+    """Again and again, however long the log becomes meanwhile; and an inspection says so."""
+    plan = approved(site, STUDY)
+    site.close()
+    shutil.copytree(hospital.state, tmp_path / "backup")
+    with hospital.open() as before:
+        newest = answered(before, asking(plan))
+        for number in (2, 3):
+            newest = answered(before, asking(plan, number))
+    shutil.rmtree(hospital.state)
+    shutil.copytree(tmp_path / "backup", hospital.state)
+    with hospital.open() as restored:
+        for _ in range(8):
+            late = signed(asking(plan, 3, "evaluate"), newest)
+            assert code_of(restored, late) == "ledger-behind"
+        assert restored.audit.head.length > newest.audit.length
+    assert hospital.rows("charges") == []
+    faults = inspect_state(hospital.state, "north").faults
+    assert len(faults) == 2
+    assert all(each.file == receipts.FILE for each in faults)
+    assert any("an older one was brought back" in each.what for each in faults)
+
+
+def test_an_inspection_finds_a_charge_that_was_changed_and_receipts_kept_elsewhere(
+    site: Site, hospital: Hospital, tmp_path: Path
+) -> None:
+    plan = approved(site, STUDY)
+    first = answered(site, asking(plan))
+    assert code_of(site, signed(asking(plan, 2), first)) == "ok"
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(hospital.state / receipts.FILE, tmp_path / "elsewhere" / receipts.FILE)
+    site.store.execute("UPDATE charges SET round = 7 WHERE length = 2")
+    site.close()
+    path = hospital.state / "audit.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
+    found = inspect_state(hospital.state, "north", elsewhere=[tmp_path / "elsewhere"])
+    assert [(each.file, each.line) for each in found.faults] == [
+        ("site.sqlite", 2),
+        ("receipts.jsonl", 1),
+    ]
+    assert [str(each) for each in inspect_state(hospital.state, "north").faults] == [
+        "site.sqlite, line 2: the charge was changed"
+    ]
+
+
+def test_a_site_that_has_joined_nobody_keeps_no_receipts(tmp_path: Path) -> None:
+    with Hospital(tmp_path / "north").open() as site:
+        plan = approved(site, STUDY)
+        first = answered(site, asking(plan))
+        assert code_of(site, signed(asking(plan, 2), first)) == "ok"
+        assert read_receipts(site.state) == []
+
+
+def test_what_a_crash_left_of_a_receipt_is_passed_over(site: Site) -> None:
+    (site.state / receipts.FILE).write_bytes(b'{"audit":[3,"ab')
+    plan = approved(site, STUDY)
+    first = answered(site, asking(plan))
+    assert code_of(site, signed(asking(plan, 2), first)) == "ok"
+    ((number, kept),) = read_receipts(site.state)
+    assert (number, kept is None) == (2, False)
+    assert inspect_state(site.state, "north").sound
+
+
+def test_a_folder_that_is_no_state_folder_cannot_be_inspected(tmp_path: Path) -> None:
+    with pytest.raises(SiteError, match="cannot be inspected"):
+        inspect_state(tmp_path, "north")
