@@ -238,5 +238,8 @@ def test_a_lost_connection_costs_one_error_at_most(postgresql: Server) -> None:
 def test_a_file_that_may_not_be_written_is_named(tmp_path: Path) -> None:
     open_store(f"sqlite:///{tmp_path}/store.sqlite").close()
     (tmp_path / "store.sqlite").chmod(0o400)
-    with pytest.raises(CoordinatorError, match="lets us write"):
-        open_store(f"sqlite:///{tmp_path}/store.sqlite")
+    with (
+        pytest.raises(CoordinatorError, match="lets us write"),
+        open_store(f"sqlite:///{tmp_path}/store.sqlite") as store,
+    ):
+        store.record(None, "x")
