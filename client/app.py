@@ -44,7 +44,7 @@ def build(opened: dict[str, Site] | None = None) -> ClientApp:
                 log.error("site.failed", error=type(error).__name__, at=place(error))
                 return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reply_to=message)
             if content is None:  # silence: outside it looks as if nobody were here
-                return Message(Error(ErrorCode.NODE_UNAVAILABLE), reply_to=message)
+                return Message(Error(ErrorCode.NODE_UNAVAILABLE, ""), reply_to=message)
             return Message(content, reply_to=message)
 
         return reply

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import client.app
+from client.administration import stop
 from client.app import build
 from client.site import Site
 from common.flower import (
@@ -144,6 +145,7 @@ FIELDS = st.sampled_from(
     [
         *("study", "plan_hash", "round", "purpose", "acknowledged"),
         *("ledger_length", "ledger_hash", "document", "surplus"),
+        *("receipt", "receipt_ledger_length", "receipt_audit_hash"),
     ]
 )
 ARRAYS = st.builds(
@@ -186,6 +188,26 @@ def test_no_content_makes_the_app_raise_or_say_more_than_a_code(
     assert reply.code != "ok"
     assert reply.arrays is None
     assert reply.document == ""
+
+
+def test_where_the_site_is_silent_the_answer_is_flowers_own_for_a_node_that_is_away(
+    tmp_path: Path,
+) -> None:
+    """The state folder is the one that the site file names."""
+    hospital, sites = Hospital(tmp_path), dict[str, Site]()
+    hospital.open().close()
+    config = {"site": str(hospital.folder / "site.toml"), "known-seed": "7"}
+    here, app = context(1, 1, node=config, run={}), build(sites)
+    app(message(offer_request(STUDY), "query.offer"), here)
+    (site,) = sites.values()
+    assert site.state == hospital.state
+    plan = approved(site, STUDY)
+    assert not app(message(asking(plan), "train"), here).has_error()
+    stop(site, "small", by="the administrator")
+    for request, kind in ((asking(plan), "train"), (proposal(plan), "query.propose")):
+        answered = app(message(request, kind), here)
+        assert (answered.error.code, answered.error.reason) == (ErrorCode.NODE_UNAVAILABLE, "")
+    site.close()
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import time
 from typing import Any
 
 import pytest
 
-from client.policy import require_acceptable, require_allowed
+from client.policy import require_acceptable, require_allowed, within
 from client.site import Site
 from common.errors import Refusal, RefusalCode
 from common.numerics import EngineChoice
@@ -143,3 +144,18 @@ def test_a_round_is_held_against_the_policy_and_its_cost_is_not_computed_again(
     with hospital.open() as site, pytest.raises(Refusal) as caught:
         require_allowed(plan, site)
     assert caught.value.details["where"] == "[policy] max_epsilon_per_study"
+
+
+@pytest.mark.parametrize(
+    ("hours", "inside", "outside"),
+    [
+        (None, ["00:00", "12:00"], []),
+        ("20:00-06:00", ["20:00", "23:59", "00:00", "05:59"], ["06:00", "12:00", "19:59"]),
+        ("08:30-17:00", ["08:30", "16:59"], ["17:00", "08:29", "00:00"]),
+    ],
+)
+def test_the_hours_begin_with_the_first_and_end_before_the_last(
+    hours: str | None, inside: list[str], outside: list[str]
+) -> None:
+    assert all(within(hours, time.fromisoformat(each)) for each in inside)
+    assert not any(within(hours, time.fromisoformat(each)) for each in outside)

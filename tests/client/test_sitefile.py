@@ -110,3 +110,24 @@ def test_delta_is_held_to_a_tenth_of_one_patient_of_every_data_set(tmp_path: Pat
 def test_a_missing_site_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SiteError, match="no such file"):
         load_site_file(tmp_path / "absent.toml")
+
+
+def test_where_a_site_keeps_its_state_and_when_it_works_have_careful_defaults(
+    tmp_path: Path,
+) -> None:
+    file = read(tmp_path)
+    assert file.site.state == Path("state")
+    assert (file.policy.approval_days, file.policy.hours) == (180, None)
+    assert file.data["chest-xray"].opt_out is None
+    assert (file.device.nice, file.device.memory_limit_mib, file.device.gpu) == (10, None, None)
+    assert file.metrics.listen is None
+    more = read(tmp_path, policy={"hours": "20:00-06:00"}, data={"opt_out": "out.txt"})
+    assert more.policy.hours == "20:00-06:00"
+    assert more.data["chest-xray"].opt_out == Path("out.txt")
+
+
+@pytest.mark.parametrize("hours", ["20-06", "20:00", "24:00-06:00", "06:00-06:00", "20:60-06:00"])
+def test_hours_that_are_none_are_named(tmp_path: Path, hours: str) -> None:
+    with pytest.raises(SiteError) as caught:
+        read(tmp_path, policy={"hours": hours})
+    assert "policy.hours" in caught.value.details["found"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.errors import RefusalCode
-from common.messages import LedgerHead, Reply, Request
+from common.messages import AuditHead, LedgerHead, Reply, Request
 from common.signing import SigningKey
 from server.verify import NOTHING, OFFER, Shape, fault
 
@@ -83,6 +83,10 @@ def test_another_key_s_signature_is_bad() -> None:
 def test_a_changed_entry_breaks_the_signature() -> None:
     changed = replace(reply(), arrays=np.array([-100, 1, 100], dtype=np.int32))
     assert fault_of(changed) == "bad signature"
+
+
+def test_another_audit_head_breaks_the_signature() -> None:
+    assert fault_of(replace(reply(), audit=AuditHead(3, "c" * 64))) == "bad signature"
 
 
 def test_the_same_round_for_other_weights_is_another_request() -> None:

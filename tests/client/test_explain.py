@@ -1,0 +1,149 @@
+"""A plan in plain words: what must be read first stands first, and every figure is the real one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.administration import approve, show, stop
+from client.explain import changes, shown_epsilon
+from client.site import Site
+from common.plan import Plan
+from common.privacy import PatientMechanism
+from tests.client.site_fixtures import Hospital, answered, asking, code_of, plan_for, proposal
+from tests.common.studies import small_study
+
+FREE: dict[str, Any] = {"privacy": {"mode": "none"}}
+BY = "the administrator"
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Hospital:
+    return Hospital(tmp_path / "north", policy={"approval": "ask"}, seed=None)
+
+
+@pytest.fixture
+def site(hospital: Hospital) -> Iterator[Site]:
+    with hospital.open() as opened:
+        yield opened
+
+
+def proposed(site: Site, **sections: dict[str, Any]) -> Plan:
+    plan = plan_for(site, small_study(**sections))
+    assert code_of(site, proposal(plan)) == "pending"
+    return plan
+
+
+def words(site: Site, plan: Plan) -> dict[str, str]:
+    return {heading: "\n".join(lines) for heading, lines in show(site, plan.hash).sections}
+
+
+def test_a_plan_is_shown_with_its_own_figures(site: Site) -> None:
+    plan = proposed(site)
+    shown = words(site, plan)
+    assert list(shown) == [
+        "The study",
+        "What is computed, and from whom",
+        "What leaves this site",
+        "What it can cost a patient",
+        "This site's ledger",
+        "What the arithmetic depends on",
+        "What differs from the plan approved before",
+        "What you can do",
+        "This very plan",
+    ]
+    assert "Hardly anything to learn" in shown["The study"]
+    computed = shown["What is computed, and from whom"]
+    for part in ("chest-xray", "20 declared", "normal, pneumonia", "8 x 8 pixels", "3 rounds of 2"):
+        assert part in computed
+    leaves = shown["What leaves this site"]
+    assert (
+        f"3 times the change of the model's weights, with noise: {plan.weights} numbers" in leaves
+    )
+    assert f"at most {3 * 4 * plan.weights + 8 * 8} bytes in all" in leaves
+    assert plan.hash in shown["This very plan"]
+    assert "pending" in shown["This very plan"]
+    assert plan.numerics.versions["torch"] in shown["What the arithmetic depends on"]
+    assert show(site, "small").document == plan.text
+    assert show(site, "small").text.startswith("The study\n  Hardly anything to learn\n")
+
+
+def test_the_cost_is_the_plans_and_its_meaning_is_the_definitions(site: Site) -> None:
+    """With even odds a guess is right at most (e^epsilon + delta) / (1 + e^epsilon) times."""
+    plan = proposed(site, privacy={"epsilon": 1.0})
+    mechanism = plan.mechanism
+    assert isinstance(mechanism, PatientMechanism)
+    cost = words(site, plan)["What it can cost a patient"]
+    assert f"epsilon at most {shown_epsilon(mechanism.epsilon)}" in cost
+    assert shown_epsilon(mechanism.epsilon_training) in cost
+    assert shown_epsilon(mechanism.epsilon_evaluation) in cost
+    odds = math.exp(mechanism.epsilon)
+    right = 100 * (odds + mechanism.delta) / (1 + odds)
+    (stated,) = (
+        float(line.split(" times in 100")[0].split()[-1]) for line in cost.split("\n")[1:2]
+    )
+    assert right <= stated < right + 0.02
+
+
+def test_the_ledger_before_and_after_is_what_the_ledger_then_says(site: Site) -> None:
+    """Two studies on the same patients, one run in part: the forecast comes true."""
+    limits = site.file.policy.limits
+    first = proposed(site)
+    assert site.ledger.forecast(first, limits) == pytest.approx((0.0, first.mechanism.epsilon))
+    approve(site, first.hash, by=BY)
+    answered(site, asking(first))
+    second = proposed(site, study={"title": "Another"}, privacy={"epsilon": 1.0})
+    before, after = site.ledger.forecast(second, limits)
+    assert before == pytest.approx(site.ledger.most_spent(limits))
+    assert after > before
+    ledger = words(site, second)["This site's ledger"]
+    assert f"epsilon {shown_epsilon(before)} today" in ledger
+    assert f"and {shown_epsilon(after)} when the study is over" in ledger
+    assert "allows 20 in total and 8 for one study" in ledger
+    approve(site, second.hash, by=BY)
+    for number in (1, 2, 3):
+        answered(site, asking(second, number))
+    answered(site, asking(second, 3, "evaluate"))
+    assert site.ledger.most_spent(limits) == pytest.approx(after)
+    assert site.ledger.forecast(second, limits) == pytest.approx((after, after))
+
+
+def test_what_is_not_private_says_so_before_all_else(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path / "north", policy={"approval": "ask", "allow_no_privacy": True})
+    with hospital.open() as site:
+        shown = show(site, proposed(site, **FREE).hash)
+        heading, lines = shown.sections[0]
+        assert heading == "READ THIS FIRST"
+        assert [line.split(":")[0] for line in lines] == ["NOT PRIVATE", "NOT PRIVATE"]
+        assert shown.text.index("NOT PRIVATE") < shown.text.index("The study")
+        assert "WITHOUT NOISE" in shown.text
+        assert "nothing bounds" in shown.text
+        assert "MORE THAN THE POLICY ALLOWS" in shown.text
+
+
+def test_what_differs_from_the_plan_approved_before_is_named(site: Site) -> None:
+    first = proposed(site)
+    nothing = words(site, first)["What differs from the plan approved before"]
+    assert nothing == "no other plan of this study was approved here"
+    approve(site, first.hash, by=BY)
+    stop(site, first.hash, by=BY)
+    second = proposed(site, training={"rounds": 4}, study={"title": "Once more"})
+    different = words(site, second)["What differs from the plan approved before"].split("\n")
+    assert "rounds of training: 3 before, now 4" in different
+    assert "title: Hardly anything to learn before, now Once more" in different
+    assert any(line.startswith("noise on a step") for line in different)
+    assert list(changes(second, second)) == []
+
+
+def test_an_epsilon_is_never_shown_too_small() -> None:
+    assert [shown_epsilon(each) for each in (0.0, 1.0, 7.991, 2.0000001, math.inf)] == [
+        "0.00",
+        "1.00",
+        "8.00",
+        "2.01",
+        "no bound",
+    ]
