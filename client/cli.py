@@ -70,6 +70,23 @@ def init(
 
 
 @app.command()
+def card(
+    context: typer.Context,
+    *,
+    known_seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Keys that others know: NOT PRIVATE. The policy must allow it."),
+    ] = None,
+) -> None:
+    """Write SITE.json again, or for a site file that you wrote by hand; keys are kept."""
+    from client import enrolling
+
+    made = enrolling.introduce(context.obj, known_seed)
+    out().print(f"Wrote {made.card_file}.", markup=False)
+    out().print(f"Fingerprint: {made.card.fingerprint}", style="bold", markup=False)
+
+
+@app.command()
 def join(
     context: typer.Context,
     card_file: Annotated[Path, typer.Argument(metavar="COORDINATOR.json")],

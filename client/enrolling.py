@@ -1,4 +1,4 @@
-"""How a site comes to be: ``init`` makes its file and its keys, ``join`` names its coordinator."""
+"""How a site comes to be: its file, its keys, its card, and the coordinator that it joins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 
 from client.daemon.fleet import load_node_key, public_node_key
 from client.labels import guess_key
-from client.site import open_site
+from client.site import Site, kept_seed, open_site
 from client.sitefile import load_site_file
 from common.enrolment import CoordinatorCard, SiteCard, read_coordinator_card
 from common.errors import SiteError
@@ -114,12 +114,21 @@ def init(path: Path, hospital: Hospital) -> Made:
     write_atomic(path, _site_file(path, hospital).encode(), mode=0o600)
     try:
         load_site_file(path)
-        with open_site(path) as site:
-            node = public_node_key(load_node_key(site.state / "node.key", make=True))
-            card = SiteCard(name=site.name, node_key=node, signing_key=site.key.public)
+        return introduce(path)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def introduce(path: Path, known_seed: int | None = None) -> Made:
+    """Write ``SITE.json`` for a site file that is there; keys are made where there are none.
+
+    Raises:
+        SiteError: the site cannot be opened.
+    """
+    with _open(path, known_seed) as site:
+        node = public_node_key(load_node_key(site.state / "node.key", make=True))
+        card = SiteCard(name=site.name, node_key=node, signing_key=site.key.public)
     card_file = path.parent / SITE_CARD
     write_atomic(card_file, card.text.encode())
     return Made(path, card_file, card)
@@ -137,11 +146,17 @@ def join(path: Path, card: CoordinatorCard) -> Path:
     Raises:
         SiteError: the site cannot be opened.
     """
-    with open_site(path) as site:
+    with _open(path) as site:
         site.audit.append("coordinator.joined", name=card.name, fingerprint=card.fingerprint)
         place = site.state / COORDINATOR_CARD
         write_atomic(place, card.text.encode(), mode=0o600)
     return place
+
+
+def _open(path: Path, known_seed: int | None = None) -> Site:
+    """Open a site with the keys that it has."""
+    state = path.absolute().parent / load_site_file(path).site.state
+    return open_site(path, known_seed=kept_seed(state) if known_seed is None else known_seed)
 
 
 def delta_for(declared_patients: int) -> str:

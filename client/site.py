@@ -51,6 +51,7 @@ from common.study import Study
 
 WORKERS: Final = len(os.sched_getaffinity(0))
 _KEYS: Final = ("signing", "patients")
+_SEED: Final = "known-seed"
 
 
 @dataclass
@@ -319,9 +320,15 @@ def _require_keys(state: Path, store: Store) -> None:
         )
 
 
+def kept_seed(state: Path) -> int | None:
+    """The seed that the keys in a state folder follow from; None where they are the site's own."""
+    marker = state / _SEED
+    return int(marker.read_text()) if marker.exists() else None
+
+
 def _keep_seed(state: Path, known_seed: int | None) -> None:
     """Keys that others know are never taken for a site's own, nor the other way round."""
-    marker = state / "known-seed"
+    marker = state / _SEED
     wanted = None if known_seed is None else str(known_seed)
     if not (state / f"{_KEYS[0]}.key").exists():
         if wanted is not None:
