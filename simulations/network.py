@@ -9,7 +9,6 @@ that a simulation can have the same; hence nothing here is private, and everythi
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from common.study import load_study
 from simulations.archives import Hospitals, read_hospitals
 
 LOOPBACK: Final = "127.0.0.1"
+SOCKET: Final = "control.sock"
 READY_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 20.0
 
@@ -101,7 +101,7 @@ def conduct(order: NetworkOrder, say: Say) -> Comparison:
             say(f"  {line}")
         coordinate(order, "result", name, "--out", str(order.result))
     say("simulating the same study on the same archives with the same keys")
-    _simulate(order)
+    simulate(order)
     return Comparison(_weights(order.result / "outcome.json"), _weights(_simulated(order)))
 
 
@@ -109,19 +109,29 @@ def enrol(order: NetworkOrder, hospitals: Hospitals, stack: ExitStack, say: Say)
     """Start coordinator and daemons; each hospital and the coordinator exchange their two files."""
     address = f"{LOOPBACK}:{free_port()}"
     say(f"coordinator on {address}")
-    coordinate(order, "init", "demo-network", "--address", address, "--listen", address)
+    coordinate(order, "init", "network", "--address", address)
+    _stay_on_loopback(order.coordinator / "coordinator.toml", address)
     stack.enter_context(daemon(order.logs / "coordinator.log", _coordinator(order, "serve")))
-    _until_up(order.logs / "coordinator.log", _coordinator(order, "sites"))
+    _until_up(order.logs / "coordinator.log", order.coordinator / "state")
     for name in hospitals.sites:
         file = hospitals.site_file(name)
         known = ("--known-seed", str(order.seed))
-        call(_site(file, "init", name, *known))
-        coordinate(order, "admit", str(file.parent / "SITE.json"), "--out", str(file.parent))
+        call(_site(file, "card", *known))
+        coordinate(order, "admit", str(file.parent / "SITE.json"))
         call(_site(file, "join", str(file.parent / "COORDINATOR.json"), "--yes"))
         log = order.logs / f"{name}.log"
         stack.enter_context(daemon(log, _site(file, "serve", *known)))
-        _until_up(log, _site(file, "status"))
+        _until_up(log, file.parent / "state")
         say(f"{name} has joined")
+
+
+def _stay_on_loopback(settings: Path, address: str) -> None:
+    """Change what a person would: nobody else is to reach this coordinator."""
+    text = settings.read_text(encoding="utf-8")
+    port = address.rpartition(":")[2]
+    for old, new in ((f"0.0.0.0:{port}", address), ("127.0.0.1:9464", f"{LOOPBACK}:0")):
+        text = text.replace(f'"{old}"', f'"{new}"')
+    settings.write_text(text, encoding="utf-8")
 
 
 def coordinate(order: NetworkOrder, *arguments: str) -> str:
@@ -173,7 +183,9 @@ def followed(order: NetworkOrder, study: str) -> Iterator[str]:
         yield from (line.rstrip() for line in watching.stdout)
     if watching.returncode:
         raise LinkError(
-            "the study did not complete", where=study, remedy=f"read {order.logs / 'coordinator.log'}"
+            "the study did not complete",
+            where=study,
+            remedy=f"read {order.logs / 'coordinator.log'}",
         )
 
 
@@ -184,18 +196,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _until_up(log: Path, command: Sequence[str]) -> None:
-    """Wait until a daemon answers its command line."""
+def _until_up(log: Path, state: Path) -> None:
+    """Wait until a daemon can be asked; its socket is made when it can."""
     deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
-        done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - our own commands
-        if done.returncode == 0:
-            return
-        time.sleep(0.2)
-    raise LinkError("a daemon did not become ready", where=log, wanted=f"within {READY_SECONDS:.0f} s")
+    while not (state / SOCKET).exists():
+        if time.monotonic() > deadline:
+            raise LinkError(
+                "a daemon does not answer", where=log, wanted=f"in {READY_SECONDS:.0f} s"
+            )
+        time.sleep(0.05)
 
 
-def _simulate(order: NetworkOrder) -> None:
+def simulate(order: NetworkOrder) -> None:
+    """Run the same study on the same archives, with the same keys, in one process."""
     call(
         [
             *_module("simulations", "run", str(order.study)),
