@@ -1,0 +1,175 @@
+"""Hostile questions about what people have decided, and receipts of what was never sent."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from client.consent import end
+from common.messages import HASH_OF_NOTHING, AuditHead, LedgerHead
+from common.signing import SigningKey
+from tests.client.site_fixtures import Hospital
+from tests.hostile.case import SILENCE, Case
+from tests.hostile.sound import Sent, Sound, sent
+
+TO_KNOW_WHY: Final = "why a site is away: a person's word, a patient's, or a cable"
+Build = Callable[[Sound], Sent]
+
+
+def _stopped(hospital: Hospital) -> None:
+    with hospital.open() as site:
+        (approval,) = site.approvals.running()
+        end(site, approval.plan, "stopped", by="a person")
+
+
+def _paused(hospital: Hospital) -> None:
+    with hospital.open() as site:
+        site.store.keep("paused", "by a person")
+
+
+def _decided(state: str) -> Callable[[Hospital], None]:
+    """The plan has not been approved, or is not any more."""
+    return _written(f"UPDATE approvals SET state = '{state}', study_key = NULL")
+
+
+def _written(statement: str) -> Callable[[Hospital], None]:
+    def write(hospital: Hospital) -> None:
+        with sqlite3.connect(hospital.state / "site.sqlite") as store:
+            store.execute(statement)
+
+    return write
+
+
+_expired = _written("UPDATE approvals SET expires_at = '2020-01-01T00:00:00Z'")
+
+
+def _opted_out(hospital: Hospital) -> None:
+    hospital.opt_out = "opt-out.txt"
+    (hospital.folder / "opt-out.txt").write_text("P00\n")
+
+
+def asking(name: str, code: str, hospital: Callable[[Hospital], None], build: Build) -> Case:
+    """A question after a decision."""
+    return Case(name, TO_KNOW_WHY, build, code, hospital=hospital)
+
+
+def _round(sound: Sound) -> Sent:
+    return sent(sound.train())
+
+
+def _again(sound: Sound) -> Sent:
+    return sent(sound.step(0))
+
+
+def _in_another_type(sound: Sound) -> Sent:
+    return "evaluate", sent(sound.train())[1]
+
+
+def _junk(sound: Sound) -> Sent:
+    purpose, content = sent(sound.train())
+    del content["fields"]
+    return purpose, content
+
+
+DECIDED: Final = (
+    asking("a round of a plan that waits for a person", "pending", _decided("pending"), _round),
+    asking("a round of a plan that was denied", "denied", _decided("denied"), _round),
+    asking(
+        "a plan that was denied, again", "denied", _decided("denied"), lambda s: sent(s.proposal())
+    ),
+    asking("a round of a closed study", "not-approved", _decided("closed"), _round),
+    asking(
+        "a closed plan, again", "not-approved", _decided("closed"), lambda s: sent(s.proposal())
+    ),
+    asking("a round of a stopped study", SILENCE, _stopped, _round),
+    asking("a stored reply of a stopped study", SILENCE, _stopped, _again),
+    asking("a stopped plan, again", SILENCE, _stopped, lambda s: sent(s.proposal())),
+    asking("the end of a stopped study", SILENCE, _stopped, lambda s: sent(s.close())),
+    asking("a stopped study in a message of another type", SILENCE, _stopped, _in_another_type),
+    asking("a round after the approval's last day", SILENCE, _expired, _round),
+    asking("a stored reply after the approval's last day", SILENCE, _expired, _again),
+    replace(
+        asking("a round that a patient has opted out of", SILENCE, _opted_out, _round), ends=True
+    ),
+    replace(
+        asking("a stored reply about a patient who opted out", SILENCE, _opted_out, _again),
+        ends=True,
+    ),
+    asking("a round for a site that is paused", SILENCE, _paused, _round),
+    asking("an offer from a site that is paused", SILENCE, _paused, lambda s: sent(s.offer())),
+    asking("junk for a site that is paused", SILENCE, _paused, _junk),
+)
+
+
+def receiving(name: str, code: str, gain: str, receipt: Callable[[Sound], dict[str, Any]]) -> Case:
+    """The next round with a receipt."""
+    return Case(name, gain, lambda s: sent(replace(s.train(), **receipt(s))), code)
+
+
+FRAMED: Final = "a log that seems to have been cut where it was not"
+RECEIPTS: Final = (
+    receiving(
+        "a forged receipt",
+        "malformed",
+        FRAMED,
+        lambda s: s.receipt(s.ledger, s.log) | {"receipt": bytes(64)},
+    ),
+    receiving(
+        "a receipt signed by somebody else",
+        "malformed",
+        FRAMED,
+        lambda s: s.receipt(s.ledger, s.log, key=SigningKey(bytes(32))),
+    ),
+    receiving(
+        "another site's receipt",
+        "malformed",
+        FRAMED,
+        lambda s: s.receipt(s.ledger, s.log, site="south"),
+    ),
+    receiving(
+        "a receipt for other heads than it signs",
+        "malformed",
+        FRAMED,
+        lambda s: s.receipt(s.ledger, s.log) | {"receipt_ledger": s.heads[0]},
+    ),
+    receiving(
+        "a receipt for a ledger that never was",
+        "malformed",
+        FRAMED,
+        lambda s: s.receipt(LedgerHead(1, "00" * 32), s.log),
+    ),
+    receiving(
+        "a receipt for a log that never was",
+        "malformed",
+        FRAMED,
+        lambda s: s.receipt(s.ledger, AuditHead(s.log.length, "00" * 32)),
+    ),
+    receiving(
+        "a receipt for a ledger before any other",
+        "malformed",
+        FRAMED,
+        lambda s: s.receipt(LedgerHead(1, HASH_OF_NOTHING), s.log),
+    ),
+    receiving(
+        "heads without a receipt",
+        "malformed",
+        FRAMED,
+        lambda s: {"receipt_ledger": s.ledger, "receipt_audit": s.log},
+    ),
+    receiving(
+        "a receipt for a longer ledger",
+        "ledger-behind",
+        "a site that goes on from an old backup",
+        lambda s: s.receipt(LedgerHead(99, "00" * 32), s.log),
+    ),
+    receiving(
+        "a receipt for a longer log",
+        "ledger-behind",
+        "a site that goes on from an old backup",
+        lambda s: s.receipt(s.ledger, AuditHead(10_000, "00" * 32)),
+    ),
+)
+
+DECISIONS: Final = (*DECIDED, *RECEIPTS)

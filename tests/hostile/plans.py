@@ -1,0 +1,542 @@
+"""Hostile plans: what a coordinator might want approved, and what it might slip in."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any, Final
+
+from common.messages import LedgerHead
+from common.plan import Offer, Plan, write_plan
+from tests.client.site_fixtures import Hospital
+from tests.common.studies import small_study
+from tests.hostile.case import Case, planned
+from tests.hostile.sound import Sent, Sound, canonical, changed, sent, weights
+
+DEEP: Final = "[" * 100_000
+TRAVERSAL: Final = "../../etc"
+
+
+def proposing(name: str, code: str, gain: str, **sections: dict[str, Any]) -> Case:
+    """A proposal of another study with the very noise that it needs: honest but for its wish."""
+    return Case(name, gain, lambda s: sent(s.proposal(_calibrated(s.plan, sections))), code)
+
+
+def _calibrated(plan: Plan, sections: dict[str, dict[str, Any]]) -> str:
+    return _calibrated_text(plan.text, json.dumps(sections))
+
+
+@lru_cache
+def _calibrated_text(text: str, sections: str) -> str:
+    plan = Plan.model_validate_json(text)
+    offer = Offer(
+        site=plan.site,
+        public_key="00" * 32,
+        declared_patients=plan.declared_patients,
+        known_key=plan.known_key,
+        numerics=plan.numerics,
+    )
+    return write_plan(small_study(**json.loads(sections)), offer, plan.weights).text
+
+
+def _written(text: str) -> Any:  # noqa: ANN401 - builds a message
+    """A proposal of a text that need not be a plan."""
+    return lambda s: sent(s.proposal(text))
+
+
+def _reordered(sound: Sound) -> Sent:
+    document = json.loads(sound.plan.text)
+    swapped = dict(reversed(document.items()))
+    return sent(sound.proposal(json.dumps(swapped, separators=(",", ":"))))
+
+
+def _repeated_key(sound: Sound) -> Sent:
+    """The second of two values wins when it is read; a person might be shown the first."""
+    return sent(sound.proposal('{"declared_patients":9,' + sound.plan.text[1:]))
+
+
+def _tighten(**policy: Any) -> Any:  # noqa: ANN401 - policy values
+    def tighten(hospital: Hospital) -> None:
+        hospital.policy = hospital.policy | policy
+
+    return tighten
+
+
+CHEAPER: Final = "one step more of each patient's gradient than the noise was measured for"
+WIDER: Final = "a patient's pull on the model grows while the stated cost stays"
+
+MECHANISM: Final = (
+    planned("a round more for the same noise", "wrong-plan", CHEAPER, ("study.training.rounds", 4)),
+    planned(
+        "a local step more for the same noise",
+        "wrong-plan",
+        CHEAPER,
+        ("study.training.local_steps", 3),
+    ),
+    planned(
+        "less noise",
+        "wrong-plan",
+        "gradients that show single patients",
+        ("mechanism.step.noise_multiplier", lambda noise: 0.9 * noise),
+    ),
+    planned(
+        "hardly any noise",
+        "wrong-plan",
+        "gradients as they are",
+        ("mechanism.step.noise_multiplier", 1e-300),
+    ),
+    planned(
+        "no noise at all",
+        "malformed",
+        "gradients as they are",
+        ("mechanism.step.noise_multiplier", 0.0),
+    ),
+    planned("a larger clip norm", "wrong-plan", WIDER, ("mechanism.clip_norm", 10.0)),
+    planned(
+        "a smaller clip norm than the study says",
+        "wrong-plan",
+        "noise that is scaled down with it",
+        ("mechanism.clip_norm", 0.1),
+    ),
+    planned(
+        "a larger sampling rate",
+        "wrong-plan",
+        "each patient in every step",
+        ("mechanism.step.sampling_rate", 1.0),
+    ),
+    planned(
+        "a smaller sampling rate",
+        "wrong-plan",
+        "a cost that is computed for fewer patients than take part",
+        ("mechanism.step.sampling_rate", 0.01),
+    ),
+    planned(
+        "another divisor",
+        "wrong-plan",
+        "an update that drowns the other sites' and shows this one's",
+        ("mechanism.divisor", 0.001),
+    ),
+    planned(
+        "another delta in the mechanism",
+        "wrong-plan",
+        "a smaller epsilon on paper",
+        ("mechanism.delta", 1e-6),
+    ),
+    planned(
+        "an understated epsilon",
+        "wrong-plan",
+        "a study that looks cheap to who approves it",
+        ("mechanism.epsilon_training", 0.5),
+    ),
+    planned(
+        "an understated epsilon of the evaluation",
+        "wrong-plan",
+        "a study that looks cheap to who approves it",
+        ("mechanism.epsilon_evaluation", 0.1),
+    ),
+    planned(
+        "a step that counts twice",
+        "wrong-plan",
+        "twice the releases for one charge",
+        ("mechanism.step.count", 2),
+    ),
+    planned(
+        "an evaluation that counts twice",
+        "wrong-plan",
+        "twice the releases for one charge",
+        ("mechanism.evaluation.count", 2),
+    ),
+    planned(
+        "less noise on the histogram",
+        "wrong-plan",
+        "counts that one patient moves visibly",
+        ("mechanism.evaluation.noise_multiplier", 0.5),
+        ("mechanism.cell_noise", 0.5),
+    ),
+    planned(
+        "no noise on the histogram's cells",
+        "wrong-plan",
+        "exact counts of validation patients",
+        ("mechanism.cell_noise", 0.0),
+    ),
+    planned(
+        "an evaluation without its mechanism",
+        "wrong-plan",
+        "exact counts of validation patients",
+        ("mechanism.evaluation", None),
+    ),
+    planned(
+        "an evaluation said to be of a sample",
+        "wrong-plan",
+        "a histogram of all, paid for as of one in ten",
+        ("mechanism.evaluation.sampling_rate", 0.1),
+    ),
+    planned(
+        "an evaluation after every round for the price of one",
+        "wrong-plan",
+        "three looks at each validation patient",
+        ("study.evaluation.rounds", [1, 2, 3]),
+    ),
+    planned(
+        'mode "none" slipped in beside a private study',
+        "wrong-plan",
+        "gradients as they are",
+        ("mechanism", {"mode": "none", "sampling_rate": 0.25, "divisor": 5.0}),
+    ),
+    planned(
+        'a private mechanism under mode "none"',
+        "wrong-plan",
+        "a study that reports as private what it does not calibrate",
+        ("study.privacy", {"mode": "none"}),
+    ),
+)
+
+OURS: Final = (
+    planned("another site's plan", "wrong-plan", "that site's terms here", ("site", "south")),
+    planned(
+        "more declared patients",
+        "wrong-plan",
+        "less noise: each patient seems to be one of more",
+        ("declared_patients", 2000),
+    ),
+    planned(
+        "the known key",
+        "wrong-plan",
+        "noise that it can draw itself and take off",
+        ("known_key", True),
+    ),
+    planned(
+        "a larger weight in the average",
+        "wrong-plan",
+        "a sum in which this site outweighs those that hide it",
+        ("weight", 1_000_000),
+    ),
+    planned("fewer weights than the model has", "wrong-plan", "a misread model", ("weights", 7)),
+    planned(
+        "another model",
+        "wrong-plan",
+        "a network made to memorise",
+        ("study.model", lambda model: model | {"widths": [64]}),
+    ),
+    planned(
+        "a larger image size",
+        "wrong-plan",
+        "patients' images at a resolution nobody approved",
+        ("study.data.image_size", [16, 16]),
+    ),
+    planned(
+        "more copies of an image than fit into memory",
+        "malformed",
+        "a site that thrashes",
+        ("study.training.images_per_patient", 64),
+        ("study.training.augmentation.copies", 64),
+    ),
+    planned(
+        "a model that does not fit its images",
+        "malformed",
+        "an error whose words say something",
+        ("study.model", lambda model: model | {"widths": [4, 4, 4, 4, 4, 4]}),
+    ),
+    planned(
+        "more threads", "numerics", "bits that differ from the record", ("numerics.threads", 2)
+    ),
+    planned(
+        "another kernel",
+        "numerics",
+        "a way of forming gradients that nobody measured here",
+        ("numerics.choice.micro_batch", 3),
+    ),
+    planned(
+        "another version of what computes",
+        "numerics",
+        "a weakness that was mended",
+        ("numerics.versions.torch", "0.1"),
+    ),
+    planned(
+        "another data set",
+        "data-unavailable",
+        "images that were not offered",
+        ("study.data.dataset", "mammography"),
+    ),
+    planned(
+        "more patients than the site declares",
+        "data-unavailable",
+        "a bound that is not held",
+        ("study.data.min_patients", 21),
+    ),
+    planned(
+        "classes that leave out one that patients have",
+        "data-unavailable",
+        "a cohort cut down to a few",
+        ("study.task.classes", ["normal", "fracture"]),
+    ),
+)
+
+POLICY: Final = (
+    planned(
+        "a higher epsilon than the policy's for one study",
+        "policy",
+        "more of each patient than the hospital gives",
+        ("study.privacy.epsilon", 9.0),
+        ("mechanism.epsilon_training", 9.0),
+    ),
+    planned(
+        "a larger delta than the policy's",
+        "policy",
+        "a bound that fails more often",
+        ("study.privacy.delta", 1e-4),
+        ("mechanism.delta", 1e-4),
+    ),
+    proposing('mode "none"', "policy", "gradients as they are", privacy={"mode": "none"}),
+    proposing(
+        "fewer sites than the policy's smallest aggregate",
+        "policy",
+        "a sum of one, which is the site's own update",
+        aggregation={"min_sites": 1},
+    ),
+    proposing(
+        "a second plan of the study that the patients cannot afford",
+        "budget",
+        "the epsilon of two studies for the approval of one",
+        study={"title": "The same again"},
+    ),
+    Case(
+        "a round under a policy that has become tighter",
+        "an approval that outlives what it was given under",
+        lambda s: sent(s.train()),
+        "policy",
+        hospital=_tighten(max_epsilon_per_study=7.0),
+    ),
+    Case(
+        "a round of a task that the policy takes no more",
+        "an approval that outlives what it was given under",
+        lambda s: sent(s.train()),
+        "policy",
+        hospital=_tighten(tasks=[]),
+    ),
+    Case(
+        "a round beyond a total that has become tighter",
+        "an approval that outlives what it was given under",
+        lambda s: sent(s.train()),
+        "budget",
+        hospital=_tighten(max_epsilon_total=0.5),
+    ),
+)
+
+FORM: Final = (
+    planned("a plan with an unknown field", "malformed", "what no reviewer knows", ("extra", 1)),
+    planned(
+        "a study with an unknown field",
+        "malformed",
+        "what no reviewer knows",
+        ("study.training.noise", 0),
+    ),
+    planned("another format of plan", "malformed", "rules of another version", ("format", 2)),
+    planned("a number as a string", "malformed", "two readings of one plan", ("weight", "20")),
+    planned("a number as a truth value", "malformed", "two readings of one plan", ("format", True)),
+    planned("a number as a fraction", "malformed", "two readings", ("study.training.rounds", 3.0)),
+    planned("a truth value as a number", "malformed", "two readings of one plan", ("known_key", 0)),
+    planned(
+        "a number beyond all arithmetic",
+        "malformed",
+        "an overflow where nobody looked for one",
+        ("study.training.batch_size", 10**400),
+    ),
+    planned(
+        "more steps than can be accounted",
+        "malformed",
+        "a site that composes for hours",
+        ("study.training.rounds", 100_000),
+        ("study.training.local_steps", 100_000),
+    ),
+    planned("another task", "malformed", "another use of images", ("study.task.kind", "retrieval")),
+    planned(
+        "one class alone",
+        "malformed",
+        "a histogram that is a count of patients",
+        ("study.task.classes", ["normal"]),
+    ),
+    planned(
+        "a class twice",
+        "malformed",
+        "a vote that counts twice",
+        ("study.task.classes", ["normal", "normal"]),
+    ),
+    planned(
+        "a bin for each patient",
+        "malformed",
+        "a histogram in which each patient has a cell",
+        ("study.evaluation.bins", 1002),
+    ),
+    planned(
+        "an evaluation after the last round",
+        "malformed",
+        "a look that no round pays for",
+        ("study.evaluation.rounds", [3, 4]),
+    ),
+    planned(
+        "weights of classes for a patient",
+        "malformed",
+        "a loss in which one class drowns the others",
+        ("study.training.class_weights", [1.0, 1.0, 1e9]),
+    ),
+    planned(
+        "more images of a patient than are averaged",
+        "malformed",
+        "a patient whose images count by number",
+        ("study.training.images_per_patient", 65),
+    ),
+    Case(
+        "an epsilon that is not a number",
+        "comparisons that are always false",
+        lambda s: sent(s.proposal(s.plan.text.replace('"epsilon":8.0', '"epsilon":NaN'))),
+        "malformed",
+    ),
+    Case(
+        "an infinite clip norm",
+        "no bound on anyone",
+        lambda s: sent(s.proposal(s.plan.text.replace('"clip_norm":1.0', '"clip_norm":Infinity'))),
+        "malformed",
+    ),
+    Case(
+        "a space in a plan",
+        "two plans, one meaning",
+        lambda s: sent(s.proposal(s.plan.text + " ")),
+        "malformed",
+    ),
+    Case("a plan in another order", "two plans, one meaning", _reordered, "malformed"),
+    Case("a key twice in a plan", "two readings of one plan", _repeated_key, "malformed"),
+    Case("no plan", "an approval of nothing", _written(""), "malformed"),
+    Case("a plan that is a list", "a crash", _written("[]"), "malformed"),
+    Case("a plan of brackets alone", "a crash by depth", _written(DEEP), "malformed"),
+    planned(
+        "a study named as a path",
+        "malformed",
+        "a file of the site's, written or read",
+        ("study.study.name", TRAVERSAL),
+    ),
+    planned(
+        "a data set named as a path",
+        "malformed",
+        "a folder that the site file does not name",
+        ("study.data.dataset", TRAVERSAL),
+    ),
+    planned(
+        "a data set with a zero byte in its name",
+        "malformed",
+        "a name that ends earlier for some",
+        ("study.data.dataset", "chest-xray\0"),
+    ),
+    planned(
+        "a study with a Cyrillic letter in its name",
+        "malformed",
+        "a study taken for another",
+        ("study.study.name", "ѕmall"),  # noqa: RUF001 - that is the trick
+    ),
+    planned(
+        "a title of two lines",
+        "malformed",
+        "a line that looks as if the site's program had written it",
+        ("study.study.title", "Harmless\nepsilon: 0.1"),
+    ),
+    planned(
+        "a title that steers a terminal",
+        "malformed",
+        "what a person reads before approving",
+        ("study.study.title", "\x1b[2JHarmless"),
+    ),
+    planned(
+        "a title that is read from right to left",
+        "malformed",
+        "what a person reads before approving",
+        ("study.study.title", "Costs \u202e8.0\u202c"),
+    ),
+    planned(
+        "a title with a line separator",
+        "malformed",
+        "what a person reads before approving",
+        ("study.study.title", "Harmless\u2028epsilon: 0.1"),
+    ),
+    planned("a title without end", "malformed", "a full log", ("study.study.title", "x" * 10**6)),
+)
+
+ENVELOPE: Final = (
+    Case(
+        "a plan under another plan's hash",
+        "an approval of what was not shown",
+        lambda s: sent(s.proposal(plan_hash="ab" * 32)),
+        "wrong-plan",
+    ),
+    Case(
+        "another plan under the approved one's hash",
+        "an approval of what was not shown",
+        lambda s: sent(
+            s.proposal(changed(s.plan.text, ("study.study.title", "Other")), plan_hash=s.plan.hash)
+        ),
+        "wrong-plan",
+    ),
+    Case(
+        "a plan under another study's name",
+        "a log that names the wrong study",
+        lambda s: sent(s.proposal(study="other")),
+        "wrong-plan",
+    ),
+    Case(
+        "a plan with weights beside it",
+        "an array that nothing checks",
+        lambda s: sent(s.proposal(arrays=weights(1))),
+        "malformed",
+    ),
+    Case(
+        "a proposal in a round",
+        "a reply that can be taken for a round's",
+        lambda s: sent(s.proposal(round=2)),
+        "malformed",
+    ),
+    Case(
+        "a proposal that has seen a longer ledger",
+        "a site that goes on from an old backup",
+        lambda s: sent(s.proposal(ledger=LedgerHead(99, "00" * 32))),
+        "ledger-behind",
+    ),
+    Case(
+        "an offer asked for under another study's name",
+        "a log that names the wrong study",
+        lambda s: sent(s.offer(study="other")),
+        "wrong-plan",
+    ),
+    Case(
+        "an offer asked for with weights",
+        "an array that nothing checks",
+        lambda s: sent(s.offer(arrays=weights(1))),
+        "malformed",
+    ),
+    Case(
+        "an offer asked for under a plan's hash",
+        "a reply that can be taken for the plan's",
+        lambda s: sent(s.offer(plan_hash=s.plan.hash)),
+        "malformed",
+    ),
+    Case("an offer for no study", "a crash", lambda s: sent(s.offer("")), "malformed"),
+    Case("an offer for brackets", "a crash by depth", lambda s: sent(s.offer(DEEP)), "malformed"),
+    Case(
+        "an offer for an unknown data set",
+        "a list of what the hospital has",
+        lambda s: sent(s.offer(canonical(_study(data={"dataset": "hand"})))),
+        "data-unavailable",
+    ),
+    Case(
+        "an offer for a model beyond all memory",
+        "a site that thrashes",
+        lambda s: sent(
+            s.offer(canonical(_study(data={"image_size": [4096, 4096]}, model={"hidden": 65_536})))
+        ),
+        "malformed",
+    ),
+)
+
+PLANS: Final = (*MECHANISM, *OURS, *POLICY, *FORM, *ENVELOPE)
+
+
+def _study(**sections: dict[str, Any]) -> dict[str, Any]:
+    return small_study(**sections).model_dump(mode="json")

@@ -1,0 +1,155 @@
+"""A coordinator that means well, and a site that has answered it for a while.
+
+Everything hostile is built from what is sound, changed in one thing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from common.files import canonical_json, sha256
+from common.flower import RecordDict
+from common.messages import (
+    AuditHead,
+    LedgerHead,
+    Purpose,
+    Request,
+    receipt_bytes,
+    request_to_record,
+)
+from common.model import initial_weights
+from common.plan import Plan
+from common.signing import SigningKey
+from tests.common.studies import small_study
+
+STUDY = small_study()
+Flat = npt.NDArray[Any]
+Sent = tuple[Purpose, RecordDict]
+"""A message: the purpose that its type says, and its content."""
+
+
+def weights(round_number: int) -> npt.NDArray[np.float32]:
+    """The global weights that the sound coordinator sends in a round."""
+    return initial_weights(STUDY, round_number)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What the coordinator holds when it has asked a site for a number of things.
+
+    Attributes:
+        plan: approved by the site.
+        done: how many steps of :meth:`script` the site has answered.
+        heads: the site's ledger head after each step, the first one before any.
+        logs: the site's audit log's, likewise.
+        key: what the coordinator signs receipts with.
+    """
+
+    plan: Plan
+    done: int
+    heads: tuple[LedgerHead, ...]
+    logs: tuple[AuditHead, ...]
+    key: SigningKey
+
+    @property
+    def ledger(self) -> LedgerHead:
+        """The newest head that the site has sent."""
+        return self.heads[self.done]
+
+    @property
+    def log(self) -> AuditHead:
+        """Likewise of the audit log."""
+        return self.logs[self.done]
+
+    def at(self, done: int) -> Sound:
+        """The same coordinator at another step."""
+        return replace(self, done=done)
+
+    def step(self, number: int) -> Request:
+        """What is asked at a step, the first of which is 0: three rounds and an evaluation."""
+        purpose: Purpose = "train" if number < 3 else "evaluate"
+        round_number = min(number + 1, 3)
+        return Request(
+            study=self.plan.study.study.name,
+            plan_hash=self.plan.hash,
+            round=round_number,
+            purpose=purpose,
+            arrays=weights(round_number),
+            acknowledged=number if number > 1 else 0,
+            ledger=self.heads[min(number, self.done)],
+        )
+
+    def train(self, **changes: Any) -> Request:  # noqa: ANN401 - a request's fields
+        """The next round's request, changed."""
+        return replace(self.step(min(self.done, 2)), **{"ledger": self.ledger} | changes)
+
+    def evaluate(self, **changes: Any) -> Request:  # noqa: ANN401
+        """The last round's evaluation, changed."""
+        fields: dict[str, Any] = {"ledger": self.ledger, "acknowledged": 0}
+        return replace(self.step(3), **fields | changes)
+
+    def close(self, **changes: Any) -> Request:  # noqa: ANN401
+        """The end of the study, changed."""
+        sound = Request(self.plan.study.study.name, self.plan.hash, 3, "close")
+        return replace(sound, **{"ledger": self.ledger} | changes)
+
+    def proposal(self, document: str | None = None, **changes: Any) -> Request:  # noqa: ANN401
+        """A plan, the approved one if no other is given, as its own hash says."""
+        text = self.plan.text if document is None else document
+        sound = Request(
+            study=self.plan.study.study.name,
+            plan_hash=sha256(text.encode()),
+            round=0,
+            purpose="propose",
+            document=text,
+            ledger=self.ledger,
+        )
+        return replace(sound, **changes)
+
+    def receipt(
+        self,
+        ledger: LedgerHead,
+        audit: AuditHead,
+        *,
+        site: str | None = None,
+        key: SigningKey | None = None,
+    ) -> dict[str, Any]:
+        """The fields of a request that hold a receipt for two heads."""
+        signed = receipt_bytes(site or self.plan.site, ledger, audit)
+        signature = (key or self.key).sign(signed)
+        return {"receipt": signature, "receipt_ledger": ledger, "receipt_audit": audit}
+
+    def offer(self, document: str | None = None, **changes: Any) -> Request:  # noqa: ANN401
+        """The first question about a study."""
+        text = canonical(STUDY.model_dump(mode="json")) if document is None else document
+        return replace(Request(STUDY.study.name, "", 0, "offer", document=text), **changes)
+
+
+def sent(request: Request) -> Sent:
+    """The request as it travels."""
+    return request.purpose, request_to_record(request)
+
+
+def canonical(document: object) -> str:
+    """The canonical form, whether or not a model would read it."""
+    return canonical_json(document).decode()
+
+
+def changed(text: str, *changes: tuple[str, Any]) -> str:
+    """A JSON document with values put at places as ``study.training.rounds``.
+
+    A function is given the value that it replaces.
+    """
+    document = json.loads(text)
+    for place, value in changes:
+        *path, last = place.split(".")
+        section = document
+        for key in path:
+            section = section[key]
+        section[last] = value(section[last]) if callable(value) else value
+    return canonical(document)

@@ -1,0 +1,132 @@
+"""Every hostile message gets its code and nothing else, costs nothing and disturbs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import client.answering
+import client.training
+from client.answering import answer_record
+from common.errors import RefusalCode
+from common.flower import RecordDict
+from common.messages import AuditHead, LedgerHead, Reply, reply_from_record, reply_to_bytes
+from common.signing import verify
+from tests.hostile.case import SILENCE, Case
+from tests.hostile.catalogue import CASES
+from tests.hostile.sound import Sound, canonical, changed, sent
+from tests.hostile.standing import STEPS, Standing, asked, heard, remembered
+
+FEWEST = 45
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Counts what is computed from patients; everything is computed as ever."""
+    calls: list[str] = []
+
+    def counted(module: Any, name: str) -> None:  # noqa: ANN401 - a module
+        original: Callable[..., object] = getattr(module, name)
+
+        def counting(*args: object, **named: object) -> object:
+            calls.append(name)
+            return original(*args, **named)
+
+        monkeypatch.setattr(module, name, counting)
+
+    counted(client.training, "gradient_sum")
+    counted(client.answering, "score")
+    return calls
+
+
+def test_the_catalogue_is_long_and_each_case_says_what_it_would_gain() -> None:
+    assert len(CASES) >= FEWEST
+    assert all(case.gain and case.name for case in CASES)
+    assert {case.code for case in CASES} <= {*RefusalCode, SILENCE}
+
+
+def test_the_sound_script_is_computed_and_charged(
+    standing: Standing, computed: list[str], place: Path
+) -> None:
+    """What counts nothing below counts something here."""
+    nothing_wrong = Case("nothing", "nothing", lambda sound: sent(sound.train()), "ok")
+    with standing.at(nothing_wrong, place) as (hospital, site, sound):
+        before = len(hospital.rows("charges"))
+        assert asked(site, sound.step(1)).code == "ok"
+        assert len(hospital.rows("charges")) == before + 1
+    assert computed == ["gradient_sum", "gradient_sum"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_is_refused_with_its_code_alone_and_changes_nothing(
+    case: Case, standing: Standing, computed: list[str], place: Path
+) -> None:
+    with standing.at(case, place) as (hospital, site, sound):
+        before, head = remembered(hospital), site.ledger.head()
+        purpose, content = case.build(sound)
+        answer = answer_record(site, content, purpose)
+        if case.code == SILENCE:
+            assert answer is None
+        else:
+            require_a_code_alone(answer, case.code, head, site.key.public)
+        assert computed == []
+        assert hospital.rows("charges") == before["charges"]
+        assert case.ends or remembered(hospital) == before
+        if case.hospital is None:
+            require_undisturbed(standing, sound, lambda request: asked(site, request))
+
+
+def require_a_code_alone(content: RecordDict | None, code: str, head: LedgerHead, key: str) -> None:
+    """A refusal is one record without arrays or text, signed, and says nothing of the patients."""
+    assert content is not None
+    assert set(content) == {"fields"}
+    reply = reply_from_record(content)
+    assert reply.code == code
+    assert (reply.arrays, reply.document) == (None, "")
+    assert reply.ledger == head
+    assert verify(key, reply.signed_bytes, reply.signature)
+
+
+def require_undisturbed(standing: Standing, sound: Sound, ask: Callable[[Any], Reply]) -> None:
+    """What was answered is answered with the same bytes, and so is what comes next."""
+    for number in range(sound.done):
+        if number >= sound.done - 1:
+            again = ask(sound.step(number))
+            assert reply_to_bytes(again) == reply_to_bytes(standing.replies[number])
+    if sound.done < STEPS:
+        assert released(ask(sound.step(sound.done))) == released(standing.replies[sound.done])
+
+
+def released(reply: Reply) -> bytes:
+    """All of a reply but what tells how many messages there were before it."""
+    return reply_to_bytes(replace(reply, audit=AuditHead(), signature=b""))
+
+
+def test_a_flood_of_offers_leaves_nothing_behind(
+    standing: Standing, computed: list[str], place: Path
+) -> None:
+    """Each is answered from public numbers; none is kept, computed for, or in the way."""
+    nothing = Case("a flood", "a full disk", lambda sound: sent(sound.offer()), "ok")
+    with standing.at(nothing, place) as (hospital, site, sound):
+        before = remembered(hospital)
+        files = sorted(path.name for path in hospital.state.iterdir())
+        study = sound.offer().document
+        for number in range(100):
+            title = changed(study, ("study.title", f"Study {number}"))
+            reply = heard(site, sent(sound.offer(title)))
+            assert reply is not None
+            assert reply.code == "ok"
+        assert remembered(hospital) == before
+        assert computed == []
+        assert sorted(path.name for path in hospital.state.iterdir()) == files
+        require_undisturbed(standing, sound, lambda request: asked(site, request))
+
+
+def test_a_hostile_document_is_no_canonical_study(standing: Standing) -> None:
+    """The builder changes what it says it changes, and nothing else."""
+    text = standing.sound.plan.text
+    assert changed(text) == text == canonical(standing.sound.plan.model_dump(mode="json"))
