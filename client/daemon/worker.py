@@ -20,7 +20,7 @@ import structlog
 
 from client.daemon import frames
 from client.daemon.frames import Frame
-from client.daemon.limits import Limits, MemoryLimit, die_with_parent
+from client.daemon.limits import Limits, MemoryLimit, die_with_parent, exhausted
 from common import flower, logs
 from common.errors import ConsiliumError
 from common.flower import ClientApp, Context, Error, ErrorCode, Message
@@ -75,6 +75,7 @@ def serve(end: socket.socket, order: Order) -> None:
     from client.app import build
     from client.site import open_site
 
+    order.limits.apply()  # with all that is imported in memory: what fails now fails clearly
     with open_site(order.site, order.state, order.known_seed) as site:
         structlog.contextvars.bind_contextvars(site=site.name)
         app = build({str(order.site): site})
@@ -119,7 +120,6 @@ def main() -> None:
     order = Order.read(sys.argv[2])
     die_with_parent(order.parent)
     logs.configure(order.log_form, "info")
-    order.limits.apply()
     try:
         serve(end, order)
     except ConsiliumError as error:
@@ -128,6 +128,9 @@ def main() -> None:
         os._exit(EXIT_UNUSABLE)
     except (MemoryLimit, MemoryError):
         os._exit(EXIT_MEMORY)
+    except Exception as error:  # noqa: BLE001 - its text may hold what must not be logged
+        log.error("worker.defect", error=type(error).__name__, at=place(error))
+        os._exit(EXIT_MEMORY if exhausted(error) else 1)
 
 
 if __name__ == "__main__":
