@@ -120,12 +120,15 @@ def _gateway(
         lambda *refusal: refused.append(refusal),
     )
 
+    ended = threading.Event()
+
     async def run() -> None:
-        await board.start()
         try:
+            await board.start()
             await gateway.serve()
         finally:
             await board.stop()
+            ended.set()
 
     future = asyncio.run_coroutine_threadsafe(run(), loop)
     try:
@@ -135,9 +138,7 @@ def _gateway(
         yield Coordinator(home, superlink, gateway, book, refused, loop)
     finally:
         future.cancel()
-        with contextlib.suppress(Exception):
-            eventually(future.done, 10)
-        time.sleep(0)
+        ended.wait(10)
 
 
 def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:

@@ -99,7 +99,9 @@ def exchange(grid: FleetGrid, arrays: Sequence[npt.NDArray[np.float32]]) -> floa
     before = time.perf_counter()
     shared = ArrayRecord({str(number): Array(array) for number, array in enumerate(arrays)})
     requests = [
-        Message(RecordDict({"arrays": shared, "request": ConfigRecord({"round": 1})}), node, "train")
+        Message(
+            RecordDict({"arrays": shared, "request": ConfigRecord({"round": 1})}), node, "train"
+        )
         for node in nodes
     ]
     waiting = set(grid.push_messages(requests))

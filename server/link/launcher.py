@@ -104,7 +104,8 @@ def lean(app: FastAPI) -> FastAPI:
 
     What they are for is off: event logs, tracing, licences and logins of accounts.
     """
-    app.user_middleware[:] = [one for one in app.user_middleware if one.cls not in IDLE_LAYERS]
+    idle: set[object] = set(IDLE_LAYERS)
+    app.user_middleware[:] = [one for one in app.user_middleware if one.cls not in idle]
     return app
 
 
