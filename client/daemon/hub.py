@@ -13,6 +13,9 @@ from typing import Final
 MOST_DEATHS: Final = 3
 """Workers that a request may take down before it is given up."""
 
+SHORTEST_HASH: Final = 8
+"""Digits of a plan's hash that are taken for one."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -147,11 +150,15 @@ class Hub:
         self.outbox = {sent.job.identity: sent, **self.outbox}
 
     def stop(self, study: str) -> Stopped:
-        """Forget a study's requests and replies; says who is at one of them now."""
-        worker = self.working is not None and self.working.study == study
-        connection = self.sending is not None and self.sending.job.study == study
-        self.waiting = {key: job for key, job in self.waiting.items() if job.study != study}
-        self.outbox = {key: each for key, each in self.outbox.items() if each.job.study != study}
+        """Forget a study's requests and replies; says who is at one of them now.
+
+        Args:
+            study: a name, or the beginning of a plan's hash.
+        """
+        worker = self.working is not None and _is_of(self.working, study)
+        connection = self.sending is not None and _is_of(self.sending.job, study)
+        self.waiting = {key: job for key, job in self.waiting.items() if not _is_of(job, study)}
+        self.outbox = {key: it for key, it in self.outbox.items() if not _is_of(it.job, study)}
         if worker:
             self.working = None
         if connection:
@@ -174,3 +181,8 @@ class Hub:
 
     def _is_at(self, identity: str) -> bool:
         return self.working is not None and self.working.identity == identity
+
+
+def _is_of(job: Job, study: str) -> bool:
+    named = len(study) >= SHORTEST_HASH and job.plan_hash.startswith(study)
+    return bool(study) and (job.study == study or named)
