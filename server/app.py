@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import safetensors.numpy
 
 from common import checkpoint
@@ -24,7 +25,6 @@ from common.errors import CheckpointError, SiteError
 from common.files import canonical_json, sha256, write_atomic
 from common.flower import Context
 from common.messages import LedgerHead, Request
-from common.model import initial_weights
 from common.plan import Plan
 from common.study import Study, load_study, seconds
 from server import plans as round_zero
@@ -139,7 +139,7 @@ def conduct(
     timeout = study.aggregation.round_timeout
     desk = Desk(grid, commission.roster, timeout, observer, habits, receipts)
     plans, state = _where_it_stands(commission)
-    weights = initial_weights(study, commission.seed)
+    weights = _first_weights(study, commission.seed) if state is None else state.weights
     unavailable: dict[str, str] = {}
     if plans is None:
         plans, unavailable = round_zero.make_plans(desk, study, weights.size)
@@ -171,6 +171,12 @@ def conduct(
     _close(desk, study, plans, state)
     desk.tell("study.completed", study=study.study.name, weights=shared_weights(study, state))
     return state
+
+
+def _first_weights(study: Study, seed: int) -> npt.NDArray[np.float32]:
+    from common.model import initial_weights  # a study that goes on starts sooner without torch
+
+    return initial_weights(study, seed)
 
 
 def _where_it_stands(commission: Commission) -> tuple[dict[str, Plan] | None, Checkpoint | None]:

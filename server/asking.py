@@ -22,6 +22,7 @@ from common.errors import Refusal
 from common.flower import ErrorCode, Message, RecordDict
 from common.messages import Purpose, Reply, Request, reply_from_record, request_to_record
 from common.study import seconds
+from server.patience import Patience
 
 # isort: split
 # Only after common.flower, which tells Flower to stay off the network.
@@ -109,6 +110,19 @@ SIMULATION: Final = Habits()
 
 
 @dataclass
+class Memory:
+    """What is remembered from one question of a study to the next.
+
+    Attributes:
+        strays: messages that nobody waits for any more, the oldest first.
+        patience: how long each site is waited for.
+    """
+
+    strays: dict[str, None] = field(default_factory=dict)
+    patience: Patience = field(default_factory=Patience)
+
+
+@dataclass
 class _Asked:
     """How far one site's request has come."""
 
@@ -121,6 +135,7 @@ class _Asked:
     connected: bool = False
     activated: str | None = None
     lost: str = NOT_TAKEN
+    began: float | None = None
     messages: set[str] = field(default_factory=set)
 
     @property
@@ -147,8 +162,7 @@ class Asking:
         timeout: how long to wait for replies, as ``30m``.
         most_weights: the longest array that a reply may carry.
         habits: a simulation's, or a network's.
-        strays: messages that nobody waits for any more, of all questions of a study, the
-            oldest first.
+        memory: of the study's earlier questions; it changes.
     """
 
     def __init__(
@@ -159,15 +173,17 @@ class Asking:
         timeout: str,
         most_weights: int,
         habits: Habits = SIMULATION,
-        strays: dict[str, None] | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self._grid, self._habits, self._repeat = grid, habits, habits.repeat
         self._most_weights = most_weights
-        self._strays = {} if strays is None else strays
-        deadline, late = time.monotonic() + seconds(timeout), f"no reply in {timeout}"
+        self._memory = memory or Memory()
+        self._strays, self._timeout = self._memory.strays, seconds(timeout)
         silence = self._repeat.silence if self._repeat else 0.0
+        late = f"no reply in {timeout}"
         self._open = {
-            site: _Asked(request, deadline, late, silence) for site, request in requests.items()
+            site: _Asked(request, self._deadline(site), late, silence)
+            for site, request in requests.items()
         }
         self._answered: dict[str, _Asked] = {}
         self._site_of: dict[str, str] = {}
@@ -201,8 +217,11 @@ class Asking:
         asked = self._answered.pop(site)
         asked.deadline, asked.late = until, reason
         asked.silence, asked.growth, asked.lost = pause, 1, reason
-        asked.again = time.monotonic() + pause
+        asked.again, asked.began = time.monotonic() + pause, None
         self._open[site] = asked
+
+    def _deadline(self, site: str) -> float:
+        return time.monotonic() + self._memory.patience.seconds(site, self._timeout)
 
     def _ask(self, now: float) -> Iterator[tuple[str, Absence]]:
         """Send what is due; over a grid that loses nothing all of it, once."""
@@ -231,6 +250,9 @@ class Asking:
         ids = self._grid.push_messages(_messages(requests, nodes))
         for site, node in nodes.items():
             asked = self._open[site]
+            if self._memory.patience.is_back(site, node.last_activated_at):
+                asked.deadline = max(asked.deadline, self._deadline(site))
+            asked.began = now if asked.began is None else asked.began
             asked.activated, asked.again = node.last_activated_at, now + asked.silence
             asked.silence *= asked.growth
         for message_id, site in zip(ids, nodes, strict=False):
@@ -255,11 +277,15 @@ class Asking:
             asked.lost = _ERRORS[message.error.code]
             return None
         self._close(site)
+        if asked.began is not None:
+            self._memory.patience.answered(site, time.monotonic() - asked.began)
         return site, _read(message, self._most_weights)
 
     def _absent(self, site: str) -> Absence:
-        reason = self._open[site].reason
+        asked = self._open[site]
+        reason = asked.reason
         self._close(site)
+        self._memory.patience.silent(site, asked.activated)
         return Absence(reason)
 
     def _close(self, site: str) -> None:

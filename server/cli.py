@@ -176,14 +176,18 @@ def studies(context: typer.Context, *, as_json: AsJson = False) -> None:
     from common.control import coordinator_pb2 as pb
     from server.calling import calling
     from server.commands import rows_as_json
-    from server.telling import studies_table
+    from server.telling import remarks, studies_table
 
     with calling(context.obj) as daemon:
         rows = daemon.Studies(pb.StudiesRequest()).studies
     if as_json:
         typer.echo(rows_as_json(rows))
     elif rows:
-        out().print(studies_table(rows))
+        console = out()
+        console.print(studies_table(rows))
+        for row in rows:
+            for remark in remarks(row):
+                console.print(remark)
     else:
         out().print("There is no study yet: consilium-coordinator start STUDY.toml")
 

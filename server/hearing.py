@@ -14,7 +14,7 @@ import structlog
 
 from common.errors import RefusalCode, RoundError
 from common.messages import Reply, Request
-from server.asking import SIMULATION, Absence, Asking, Habits
+from server.asking import SIMULATION, Absence, Asking, Habits, Memory
 from server.verify import Shape, fault
 
 # isort: split
@@ -51,7 +51,7 @@ class Desk:
         observer: is told every event.
         habits: how requests are asked again, and replies awaited.
         receipts: signs for what sites have sent; None where nobody keeps receipts.
-        strays: messages that nobody waits for any more; it changes.
+        memory: of the study's questions; it changes.
     """
 
     grid: Grid
@@ -60,7 +60,7 @@ class Desk:
     observer: Observer = nobody
     habits: Habits = SIMULATION
     receipts: Receipts | None = None
-    strays: dict[str, None] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
 
     def tell(self, event: str, **fields: object) -> None:
         """Log an event in a line, and tell the observer all of it."""
@@ -79,7 +79,7 @@ class Desk:
             timeout=self.timeout,
             most_weights=most_weights,
             habits=self.habits,
-            strays=self.strays,
+            memory=self.memory,
         )
 
     def note(self, reply: Reply) -> None:

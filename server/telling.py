@@ -138,8 +138,8 @@ def sites_table(rows: Iterable[pb.SiteRow]) -> Table:
 
 
 def studies_table(rows: Iterable[pb.StudyRow]) -> Table:
-    """Every study in a line, and what is to be known of it below."""
-    table = _table("study", "state", "round", "sites", "started", "")
+    """Every study in a line."""
+    table = _table("study", "state", "round", "sites", "started")
     for row in rows:
         table.add_row(
             row.name,
@@ -147,18 +147,18 @@ def studies_table(rows: Iterable[pb.StudyRow]) -> Table:
             f"{row.round} of {row.rounds}",
             ", ".join(row.sites),
             row.started,
-            _remark(row),
         )
     return table
 
 
-def _remark(row: pb.StudyRow) -> Text:
-    notes = [Text(note.split(" (")[0], style="bold yellow") for note in row.warnings]
+def remarks(row: pb.StudyRow) -> list[Text]:
+    """What else is to be known of a study, in lines below the table."""
+    notes = [Text(f"{row.name}: {note}", style="bold yellow") for note in row.warnings]
     if row.state == "failed":
-        notes.append(Text(failure(row.why).what, style="red"))
+        notes.append(Text(f"{row.name}: {failure(row.why).render()}", style="red"))
     if row.undecided and row.state == "waiting":
-        notes.append(Text(f"waits for {', '.join(row.undecided)}"))
-    return Text("; ").join(notes)
+        notes.append(Text(f"{row.name}: waits for {', '.join(row.undecided)} to decide"))
+    return notes
 
 
 def outcome_tables(outcome: Mapping[str, Any]) -> tuple[Table, Table]:

@@ -23,7 +23,7 @@ class Roll:
 
     def __init__(self) -> None:
         self._by_key: dict[bytes, Admitted] = {}
-        self._name_of: dict[int, str] = {}
+        self._by_node: dict[int, Admitted] = {}
         self._seen: dict[str, float] = {}
 
     def lookup(self, node_key_pem: bytes) -> Admitted | None:
@@ -33,11 +33,10 @@ class Roll:
     def enter(self, site: SiteRecord, node_id: int) -> None:
         """Know a site by its node, or know it anew; a key that it had before is forgotten."""
         for key in [key for key, known in self._by_key.items() if known.name == site.name]:
-            self._name_of.pop(self._by_key.pop(key).node_id, None)
+            self._by_node.pop(self._by_key.pop(key).node_id, None)
         active = site.state is SiteState.ACTIVE
         known = Admitted(site.name, node_id, "admitted" if active else "suspended")
-        self._by_key[site.node_key.encode()] = known
-        self._name_of[node_id] = site.name
+        self._by_key[site.node_key.encode()] = self._by_node[node_id] = known
 
     def change(self, site: SiteRecord) -> bool:
         """Take over whether a known site may come in; False where it is not known yet."""
@@ -49,20 +48,21 @@ class Roll:
 
     def heard(self, node_id: int) -> str | None:
         """A node's request was let in; gives the site where it had not been there before."""
-        name = self._name_of.get(node_id)
-        if name is None:
+        known = self._by_node.get(node_id)
+        if known is None or known.state == "suspended":
             return None
-        came = not self.is_online(name)
-        self._seen[name] = time.monotonic()
-        return name if came else None
+        came = not self.is_online(known.name)
+        self._seen[known.name] = time.monotonic()
+        return known.name if came else None
 
     def is_online(self, name: str) -> bool:
         """Whether a site has called of late."""
         return time.monotonic() - self._seen.get(name, -ONLINE_SECONDS) < ONLINE_SECONDS
 
-    def forget(self, name: str) -> None:
-        """A site was suspended: what it calls from now on is refused."""
+    def gone(self, name: str) -> tuple[int, ...]:
+        """A site was suspended, and is not online any more; gives its nodes."""
         self._seen.pop(name, None)
+        return tuple(node for node, known in self._by_node.items() if known.name == name)
 
     @property
     def online(self) -> Mapping[str, bool]:

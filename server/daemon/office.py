@@ -64,6 +64,7 @@ class Office:
         store: the truth.
         roll: who may come in.
         register: makes a site known behind the gateway.
+        cut: ends what the gateway holds for a node.
         conductors: the studies' processes.
     """
 
@@ -72,13 +73,16 @@ class Office:
         home: Home,
         store: Store,
         roll: Roll,
+        *,
         register: Callable[[SiteRecord], Awaitable[None]],
+        cut: Callable[[int], None],
         conductors: Conductors,
     ) -> None:
         self._home = home
         self._store = store
         self._roll = roll
         self._register = register
+        self._cut = cut
         self._conductors = conductors
 
     async def admit(self, card: SiteCard, who: str) -> tuple[CoordinatorCard, bool]:
@@ -103,7 +107,8 @@ class Office:
         """
         site = await _aside(self._store.suspend, name)
         self._roll.change(site)
-        self._roll.forget(name)
+        for node in self._roll.gone(name):
+            self._cut(node)
         await self._note(None, "site.suspended", {"by": who}, site=name)
 
     async def sites(self) -> Sequence[tuple[SiteRecord, bool]]:

@@ -53,11 +53,18 @@ class Daemon:
         self.behind = Behind(home, store, self.roll, self._superlink_lost)
         port = self.behind.superlink.port
         self.conductors = Conductors(home, store, port, self.behind.ready)
-        self.office = Office(home, store, self.roll, self.behind.register, self.conductors)
         self.refusals = Refusals(store)
         self.board = Board(home.notices_socket)
         self.tls = authority.server_context(home)
         self.gateway = self._gateway()
+        self.office = Office(
+            home,
+            store,
+            self.roll,
+            register=self.behind.register,
+            cut=self.gateway.cut,
+            conductors=self.conductors,
+        )
         self.traffic = metrics.Traffic()
         self.gateway.app.add_middleware(metrics.Meter, self.traffic, self._heard)
         self.operators_port: int | None = None

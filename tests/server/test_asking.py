@@ -19,7 +19,7 @@ from common.flower import (
     context,
 )
 from common.messages import Reply, Request, reply_to_record, request_from_record
-from server.asking import Absence, Asking, Habits, Repeat
+from server.asking import Absence, Asking, Habits, Memory, Repeat
 from simulations.grid import LocalGrid
 
 # isort: split
@@ -200,7 +200,7 @@ class Lossy(LocalGrid):
 
 
 def over(
-    grid: Lossy, *sites: str, timeout: str = "20s", strays: dict[str, None] | None = None
+    grid: Lossy, *sites: str, timeout: str = "20s", memory: Memory | None = None
 ) -> dict[str, str]:
     asking = Asking(
         grid,
@@ -208,7 +208,7 @@ def over(
         timeout=timeout,
         most_weights=4,
         habits=grid.habits,
-        strays=strays,
+        memory=memory,
     )
     return {
         site: answer.reason if isinstance(answer, Absence) else f"round {answer.round}"
@@ -241,9 +241,9 @@ def test_a_request_is_sent_again_at_once_when_the_node_was_activated_anew(world:
 
     grid.later[2.0] = come_back
     habits = replace(grid.habits, repeat=Repeat(silence=1000.0, look=0.0))
-    strays: dict[str, None] = {}
+    memory = Memory()
     asking = Asking(
-        grid, {"north": REQUEST}, timeout="20s", most_weights=4, habits=habits, strays=strays
+        grid, {"north": REQUEST}, timeout="20s", most_weights=4, habits=habits, memory=memory
     )
     assert [site for site, _ in asking] == ["north"]
     assert 1 <= len(grid.pushed) <= 2
@@ -259,12 +259,12 @@ def test_after_a_silence_that_doubles_a_request_is_sent_again(world: World) -> N
 def test_the_same_request_goes_out_again_and_what_is_late_is_dropped(world: World) -> None:
     grid = Lossy(world.client(), ("north", "south"))
     grid.loses["south"] = 1
-    strays: dict[str, None] = {}
-    assert over(grid, "south", timeout="0.1s", strays=strays) == {"south": "no reply in 0.1s"}
-    assert len(strays) == 2
+    memory = Memory()
+    assert over(grid, "south", timeout="0.1s", memory=memory) == {"south": "no reply in 0.1s"}
+    assert len(memory.strays) == 2
     grid.loses.clear()
-    assert over(grid, "north", strays=strays) == {"north": "round 1"}
-    assert strays == {}
+    assert over(grid, "north", memory=memory) == {"north": "round 1"}
+    assert memory.strays == {}
     assert [site for site, _ in world.asked] == ["north", "south", "south"]
     assert len({request.identity for _, request in world.asked}) == 1
 
@@ -282,6 +282,18 @@ def test_what_flower_lost_is_asked_for_again(world: World) -> None:
     grid = Lossy(unsteady, ("north",))
     assert over(grid, "north") == {"north": "round 1"}
     assert grid.pushed == ["north"] * 3
+
+
+def test_who_is_silent_is_waited_for_ever_shorter_until_it_is_back(world: World) -> None:
+    grid, memory = Lossy(world.client(), ("north",)), Memory()
+    grid.loses["north"] = 1
+    for _ in range(2):
+        over(grid, "north", timeout="0.05s", memory=memory)
+    assert memory.patience.seconds("north", 1800) == 450
+    grid.connected["north"] = "2"
+    grid.loses.clear()
+    assert over(grid, "north", memory=memory) == {"north": "round 1"}
+    assert memory.patience.seconds("north", 1800) == 1800
 
 
 def test_a_site_that_was_put_off_is_asked_until_it_says(world: World) -> None:

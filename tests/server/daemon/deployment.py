@@ -22,6 +22,7 @@ from common.errors import LinkError
 from common.flower import Context, ErrorCode, Message, context, identify
 from server.calling import Whom, calling
 from server.daemon import authority
+from server.daemon.settings import load_home
 from server.store import Store, open_store
 
 PATIENCE = 90.0
@@ -118,13 +119,14 @@ class Deployment:
     def __init__(self, folder: Path, *settings: tuple[str, str]) -> None:
         self.folder = folder
         self.address = f"127.0.0.1:{free_port()}"
-        self.home = authority.init(folder, "demo", self.address).home
+        authority.init(folder, "demo", self.address)
         file = folder / "coordinator.toml"
         text = file.read_text().replace("127.0.0.1:9464", f"127.0.0.1:{free_port()}")
         for old, new in settings:
             assert old in text
             text = text.replace(old, new)
         file.write_text(text)
+        self.home = load_home(folder)
         self.card = authority.coordinator_card(self.home)
         self.whom = Whom(folder)
         self._process: subprocess.Popen[bytes] | None = None

@@ -1,0 +1,378 @@
+"""What an operator can have done, asked of a real daemon over its socket, by its command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import safetensors.numpy
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from typer.testing import CliRunner, Result
+
+from common.control import coordinator_pb2 as pb
+from common.errors import ConsiliumError, CoordinatorError, LinkError, RefusalCode, StudyError
+from common.files import sha256
+from common.messages import Reply, Request
+from server.calling import Whom, calling
+from server.cli import app
+from server.daemon.control import SERVICE
+from tests.server.conftest import World
+from tests.server.daemon.deployment import (
+    Deployment,
+    Hospital,
+    connected,
+    deployed,
+    free_port,
+    patient,
+    until,
+)
+
+OPERATORS = free_port()
+
+
+class Scene:
+    """A coordinator with three sites that answer for as many studies as a test wants."""
+
+    def __init__(self, deployment: Deployment, world: World, hospitals: list[Hospital]) -> None:
+        self.deployment = deployment
+        self.world = world
+        self.hospitals = {hospital.name: hospital for hospital in hospitals}
+        self.said: dict[str, Callable[[str, Request, Reply], Reply]] = {}
+        self._studies = 0
+        world.alter = lambda site, request, reply: self.said.get(
+            request.study, lambda _site, _request, reply: reply
+        )(site, request, reply)
+
+    def study(self, **changes: str) -> tuple[str, Path]:
+        """A study that has not been yet: its name and its file."""
+        self._studies += 1
+        name = f"study-{self._studies}"
+        path = self.deployment.folder / f"{name}.toml"
+        text = patient(self.world.study_file.read_text(), **changes)
+        path.write_text(text.replace('name = "small"', f'name = "{name}"'))
+        return name, path
+
+    def cli(self, *words: object) -> Result:
+        home = str(self.deployment.folder)
+        result = CliRunner().invoke(app, ["--home", home, *(str(word) for word in words)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    def site(self, name: str) -> dict[str, Any]:
+        rows = json.loads(self.cli("sites", "--json").stdout)
+        found: dict[str, Any] = next(row for row in rows if row["name"] == name)
+        return found
+
+    def events(self, study: str) -> list[dict[str, Any]]:
+        lines = self.cli("watch", study, "--no-follow", "--json").stdout.splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("coordinator")
+    world = World(folder / "world", rounds=2, evaluations="[2]", remembers=False)
+    listen = ("[metrics]", f'[control]\nlisten = "127.0.0.1:{OPERATORS}"\n\n[metrics]')
+    plain = ("[control]\n# The socket that", "# The socket that")
+    socket_line = ('socket = "state/control.sock"\n', "")
+    client = world.client()
+    hospitals = [
+        Hospital(name, client, folder / f"{name}.key", world.key(name).public, {})
+        for name in world.patients
+    ]
+    with (
+        deployed(folder / "home", plain, socket_line, listen) as deployment,
+        connected(deployment, *hospitals),
+    ):
+        yield Scene(deployment, world, hospitals)
+
+
+def pending(site: str, code: RefusalCode, world: World) -> Callable[[str, Request, Reply], Reply]:
+    def alter(name: str, request: Request, reply: Reply) -> Reply:
+        if name == site and request.purpose == "propose":
+            return world.sign(replace(reply, code=str(code)))
+        return reply
+
+    return alter
+
+
+def test_a_study_from_its_file_to_its_result(scene: Scene, tmp_path: Path) -> None:
+    name, path = scene.study()
+    said = scene.cli("start", path).stdout
+    assert f"{name} is offered to north, south, west" in said
+    assert f"consilium-site show {name}" in said
+    assert f"consilium-coordinator watch {name}" in said
+    watched = scene.cli("watch", name).stdout
+    for words in ("NOT PRIVATE: KNOWN KEY", "north: approved", "round 2 done", "AUC", "completed"):
+        assert words in watched
+
+    shown = scene.cli("result", name, "--out", tmp_path / "out").stdout
+    outcome = json.loads((tmp_path / "out" / "outcome.json").read_bytes())
+    assert shown.startswith("NOT PRIVATE")
+    assert outcome["final_weights_sha256"] in shown
+    weights = safetensors.numpy.load_file(tmp_path / "out" / "final.safetensors")["weights"]
+    assert sha256(weights.astype("<f4").tobytes()) == outcome["final_weights_sha256"]
+    assert json.loads(scene.cli("result", name, "--json").stdout) == outcome
+
+    (row,) = [r for r in json.loads(scene.cli("studies", "--json").stdout) if r["name"] == name]
+    assert row["state"] == "completed"
+    assert row["round"] == row["rounds"] == "2"
+    with scene.deployment.store() as store:
+        assert [each.purpose for each in store.rounds(name)] == ["train", "train", "evaluate"]
+        assert [each.round for each in store.metrics(name)] == [2]
+        assert {each.state for each in store.approvals(name)} == {"approved"}
+
+
+def test_the_sites_are_listed_with_their_fingerprints(scene: Scene) -> None:
+    rows = {row["name"]: row for row in json.loads(scene.cli("sites", "--json").stdout)}
+    assert rows.keys() == {"north", "south", "west"}
+    assert rows["north"]["fingerprint"] == scene.hospitals["north"].card.fingerprint
+    assert rows["north"]["online"] is True
+    assert scene.hospitals["west"].card.fingerprint in scene.cli("sites").stdout
+    assert scene.deployment.kinds().count("site.seen") >= 3
+
+
+def test_admitting_writes_the_card_and_shows_what_to_compare(scene: Scene, tmp_path: Path) -> None:
+    card = scene.hospitals["north"].card
+    (tmp_path / "SITE.json").write_text(card.text)
+    said = scene.cli("admit", tmp_path / "SITE.json").stdout
+    assert (tmp_path / "COORDINATOR.json").read_text() == scene.deployment.card.text
+    assert card.fingerprint in said
+    assert scene.deployment.card.fingerprint in said
+    assert "by telephone" in said
+    scene.cli("admit", tmp_path / "SITE.json", "--out", tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere" / "COORDINATOR.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "what"),
+    [
+        ({"rounds": "0"}, StudyError, "cannot be used"),
+        ({"min_sites": "4"}, StudyError, "fewer sites than the study requires"),
+    ],
+)
+def test_nothing_is_sent_for_a_study_file_that_is_wrong(
+    scene: Scene, changes: dict[str, str], error: type[ConsiliumError], what: str
+) -> None:
+    name, path = scene.study(**changes)
+    with pytest.raises(error, match=what):
+        scene.cli("start", path)
+    assert name not in scene.cli("studies", "--json").stdout
+
+
+def test_a_name_is_used_once_and_a_site_must_be_admitted(scene: Scene) -> None:
+    name, path = scene.study()
+    with pytest.raises(CoordinatorError, match="sites that are not admitted"):
+        scene.cli("start", path, "--sites", "north,elsewhere")
+    scene.cli("start", path, "--sites", "north,south")
+    with pytest.raises(CoordinatorError, match="a name is used once"):
+        scene.cli("start", path)
+    assert list(scene.deployment.row(name).sites) == ["north", "south"]
+    scene.cli("stop", name)
+
+
+def test_a_mistake_ends_the_command_with_2_and_one_screen(scene: Scene) -> None:
+    home = str(scene.deployment.folder)
+    command = [sys.executable, "-m", "server.cli", "--home", home, "watch", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: there is no such study")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_study_waits_for_a_person_is_stopped_and_goes_on(scene: Scene) -> None:
+    name, path = scene.study()
+    scene.said[name] = pending("south", RefusalCode.PENDING, scene.world)
+    scene.cli("start", path)
+    until(lambda: "approval.waiting" in scene.deployment.kinds(name), "waiting")
+    until(lambda: scene.deployment.row(name).state == "waiting", "the state")
+    assert list(scene.deployment.row(name).undecided) == ["south"]
+    assert "waits for south" in scene.cli("studies").stdout
+
+    scene.cli("stop", name)
+    assert scene.deployment.row(name).state == "stopped"
+    assert scene.deployment.processes("server.daemon.conducting") == []
+    with pytest.raises(CoordinatorError, match="not under way"):
+        scene.cli("stop", name)
+    with pytest.raises(CoordinatorError, match="no result yet"):
+        scene.cli("result", name)
+
+    scene.said.clear()
+    scene.cli("resume", name)
+    with pytest.raises(CoordinatorError, match="under way already"):
+        scene.cli("resume", name)
+    watched = scene.cli("watch", name).stdout
+    assert "stopped by the local operator" in watched
+    assert "south: a person has yet to decide" in watched
+    assert "completed" in watched
+
+
+def test_a_study_that_fails_says_what_to_do_and_can_be_resumed(scene: Scene) -> None:
+    name, path = scene.study(min_sites="3")
+    scene.said[name] = pending("south", RefusalCode.DENIED, scene.world)
+    scene.cli("start", path)
+    with pytest.raises(ConsiliumError, match="too few usable replies") as caught:
+        scene.cli("watch", name)
+    assert "south: refused: denied the plan" in caught.value.details["found"]
+    assert "consilium-coordinator resume" in caught.value.details["do"]
+    assert scene.deployment.row(name).state == "failed"
+    assert "too few usable replies" in scene.cli("studies").stdout
+    with scene.deployment.store() as store:
+        (said,) = [each for each in store.approvals(name) if each.site == "south"]
+        assert said.state == "denied"
+    scene.cli("resume", name)
+    assert scene.deployment.row(name).state != "failed"
+    scene.cli("stop", name)
+
+
+def test_a_removed_site_is_cut_off_at_once_and_may_come_back(scene: Scene) -> None:
+    west = scene.hospitals["west"]
+    west.troubles.clear()
+    scene.cli("remove", "west")
+    began = time.monotonic()
+    until(lambda: "suspended" in west.troubles, "the refusal")
+    assert time.monotonic() - began < 1.5
+    until(
+        lambda: (
+            {"reason": "suspended", "site": "west"}
+            in [
+                {"reason": entry["reason"], "site": entry["site"]}
+                for entry in scene.deployment.logged("gateway.refused")
+            ]
+        ),
+        "the log's entry",
+    )
+    until(lambda: "gateway.refused" in scene.deployment.kinds(), "the event")
+    row = scene.site("west")
+    assert (row["state"], row["online"]) == ("suspended", False)
+    scene.deployment.admit(west)
+    until(lambda: scene.site("west")["online"], "the site's return")
+
+
+def test_prometheus_reads_sites_studies_refusals_and_bytes(scene: Scene) -> None:
+    listen = scene.deployment.home.file.metrics.listen
+    with urllib.request.urlopen(f"http://{listen}/metrics") as answer:
+        text = answer.read().decode()
+    assert "consilium_coordinator_sites 3.0" in text
+    for name in (
+        "sites_online",
+        'studies{state="completed"}',
+        'gateway_bytes_total{direction="in"',
+    ):
+        assert f"consilium_coordinator_{name}" in text
+
+
+def test_the_socket_is_its_owners_alone_and_answers_probes(scene: Scene) -> None:
+    path = scene.deployment.home.control_socket
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with grpc.insecure_channel(f"unix:{path}") as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        answer = health.Check(health_pb2.HealthCheckRequest(service=SERVICE))
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_home_has_one_daemon(scene: Scene) -> None:
+    command = [sys.executable, "-m", "server.cli", "--home", str(scene.deployment.folder), "serve"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "another daemon serves this coordinator already" in done.stderr
+
+
+@pytest.fixture
+def ada(scene: Scene, tmp_path: Path) -> Iterator[Whom]:
+    """An operator with a certificate."""
+    said = scene.cli("operator", "ada", "--out", tmp_path).stdout
+    assert "--identity ada" in said
+    yield Whom(tmp_path / "no-home", f"localhost:{OPERATORS}", tmp_path / "ada")
+    (scene.deployment.home.operators / "ada.pem").unlink(missing_ok=True)
+
+
+def test_an_operator_asks_over_the_network_and_is_named_in_events(scene: Scene, ada: Whom) -> None:
+    name, path = scene.study()
+    with calling(ada) as daemon:
+        daemon.Start(pb.StartRequest(document=path.read_text(), sites=["north", "south"]))
+    (offered,) = [each for each in scene.events(name) if each["kind"] == "study.offered"]
+    assert offered["fields"]["by"] == "ada"
+    with calling(ada) as daemon:
+        daemon.Stop(pb.StopRequest(study=name))
+    assert scene.events(name)[-1]["fields"]["by"] == "ada"
+
+
+def test_an_operator_who_was_shut_out_is_refused_everything(scene: Scene, ada: Whom) -> None:
+    (scene.deployment.home.operators / "ada.pem").unlink()
+    service = pb.DESCRIPTOR.services_by_name["Coordinator"]
+    for method in service.methods:
+        request = getattr(pb, method.input_type.name)()
+        with pytest.raises(CoordinatorError, match="not that of an operator"):  # noqa: SIM117
+            with calling(ada) as daemon:
+                answer = getattr(daemon, method.name)(request)
+                if method.server_streaming:
+                    list(answer)
+    assert scene.deployment.logged("control.refused")
+
+
+def test_without_a_certificate_nobody_asks_over_the_network(scene: Scene) -> None:
+    ca = scene.deployment.home.ca_certificate.read_bytes()
+    credentials = grpc.ssl_channel_credentials(ca)
+    with grpc.secure_channel(f"localhost:{OPERATORS}", credentials) as channel:
+        call = channel.unary_unary(f"/{SERVICE}/Sites")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"", timeout=5)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_daemon_that_is_not_there_is_named(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path / "home")
+    with pytest.raises(LinkError, match="is not running") as caught:
+        deployment.ask("Sites")
+    assert "consilium-coordinator serve" in caught.value.details["do"]
+
+
+def test_systemd_is_told_and_a_study_goes_on_after_a_stop(
+    tmp_path: Path, make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM ends everything within 5 s, and the next start goes on with what was under way."""
+    address, told = tmp_path / "notify", []
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(address))
+    threading.Thread(
+        target=lambda: [told.append(listener.recv(100)) for _ in range(4)], daemon=True
+    ).start()
+    monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+    world, reached = make_world(), threading.Event()
+
+    def alter(site: str, request: Request, reply: Reply) -> Reply:
+        if request.purpose == "train" and request.round == 2:
+            reached.set()
+        return reply
+
+    world.alter = alter
+    client = world.client()
+    hospitals = [
+        Hospital(name, client, tmp_path / f"{name}.key", world.key(name).public, {})
+        for name in world.patients
+    ]
+    with deployed(tmp_path / "home") as deployment, connected(deployment, *hospitals):
+        deployment.ask("Start", document=patient(world.study_file.read_text()))
+        assert reached.wait(60)
+        assert deployment.end() < 5
+        assert deployment.processes("server.") == []
+        assert told == [b"READY=1", b"STOPPING=1"]
+        deployment.start()
+        outcome = deployment.outcome("small")
+    assert outcome["final_weights_sha256"] == make_world().run()["final_weights_sha256"]
+    assert os.environ["NOTIFY_SOCKET"]
