@@ -22,12 +22,14 @@ from typing import Any, Final
 from client import audit, receipts
 from client.audit import signed_part
 from client.receipts import Receipt, read_receipts
+from client.store import LOG_HEAD
 from common.errors import SiteError
 from common.files import canonical_json, sha256
-from common.messages import HASH_OF_NOTHING, AuditHead
+from common.messages import HASH_OF_NOTHING, AuditHead, LedgerHead
 from common.signing import SigningKey, verify
 
 STORE: Final = "site.sqlite"
+_NO_LOG: Final = AuditHead()
 _SIGNATURE: Final = re.compile(r"[0-9a-f]{128}")
 
 
@@ -95,6 +97,7 @@ def inspect(
     key: str,
     kept: Sequence[tuple[int, Receipt | None]] = (),
     charges: Sequence[ChargeRow] = (),
+    remembered: AuditHead = _NO_LOG,
 ) -> Verdict:
     """Hold a log and a ledger against their own chains and the coordinator's receipts.
 
@@ -104,6 +107,7 @@ def inspect(
         key: the site's public signing key, 64 hexadecimal digits.
         kept: receipts with their line numbers; None for a line that is none.
         charges: the ledger, oldest first.
+        remembered: the log's head at the last start or stop, as the store has it.
     """
     *lines, tail = log.split(b"\n")
     hashes = [HASH_OF_NOTHING, *map(sha256, lines)]
@@ -112,8 +116,9 @@ def inspect(
     if _is_whole(tail):
         faults.append(Fault(audit.FILE, len(lines) + 1, "its end was changed"))
         tail = b""
-    if charges and not lines:
-        faults.append(Fault(audit.FILE, 1, "the log is gone, and the ledger has charges"))
+    lost = _lost("the audit log", remembered, hashes, "its tail was cut")
+    if lost:
+        faults.append(Fault(audit.FILE, remembered.length, f"by the site's store, {lost}"))
     for number, receipt in kept:
         faults += _receipt_faults(number, receipt, site, hashes, ledger)
     return Verdict(
@@ -142,7 +147,7 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
         key = SigningKey((state / "signing.key").read_bytes()).public
         content = log.read_bytes() if log.exists() else b""
         kept = [pair for folder in (state, *elsewhere) for pair in read_receipts(folder)]
-        charges = _charges(state / STORE)
+        charges, remembered = _stored(state / STORE)
     except (OSError, ValueError, sqlite3.Error) as error:
         raise SiteError(
             "the site's state cannot be inspected",
@@ -150,16 +155,21 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
             found=type(error).__name__,
             remedy="name the whole state folder, and let this user read it",
         ) from error
-    return inspect(content, site=site, key=key, kept=kept, charges=charges)
+    return inspect(content, site=site, key=key, kept=kept, charges=charges, remembered=remembered)
 
 
-def _charges(path: Path) -> list[ChargeRow]:
+def _stored(path: Path) -> tuple[list[ChargeRow], AuditHead]:
     uri = f"{path.resolve().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True)) as store:
         rows = store.execute(
             "SELECT length, hash, plan_hash, round, part, identity FROM charges ORDER BY length"
         )
-        return [ChargeRow(*row) for row in rows]
+        charges = [ChargeRow(*row) for row in rows]
+        kept = store.execute("SELECT value FROM facts WHERE name = ?", (LOG_HEAD,)).fetchone()
+    if kept is None:
+        return charges, AuditHead()
+    length, hash_ = kept[0].split(" ")
+    return charges, AuditHead(int(length), hash_)
 
 
 def _log_faults(lines: Sequence[bytes], hashes: Sequence[str], key: str) -> list[Fault]:
@@ -250,12 +260,17 @@ def _receipt_faults(
         ("the audit log", receipt.audit, log, "its tail was cut"),
         ("the ledger", receipt.ledger, ledger, "an older one was brought back"),
     ):
-        last = len(hashes) - 1
-        if head.length > last:
-            what = f"{name} had {head.length} entries and has {last}: {lost}"
-        elif hashes[head.length] != head.hash:
-            what = f"{name} had another entry {head.length}: it was rewritten"
-        else:
-            continue
-        found.append(Fault(receipts.FILE, number, what))
+        what = _lost(name, head, hashes, lost)
+        if what:
+            found.append(Fault(receipts.FILE, number, what))
     return found
+
+
+def _lost(name: str, head: AuditHead | LedgerHead, hashes: Sequence[str], how: str) -> str | None:
+    """What is not there any more of a chain that once had this head."""
+    last = len(hashes) - 1
+    if head.length > last:
+        return f"{name} had {head.length} entries and has {last}: {how}"
+    if hashes[head.length] != head.hash:
+        return f"{name} had another entry {head.length}: it was rewritten"
+    return None

@@ -20,6 +20,7 @@ that belongs to another seed, is refused.
 from __future__ import annotations
 
 import os
+import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -38,7 +39,7 @@ from client.parallel import Progress, silent
 from client.receipts import Receipts
 from client.replies import Replies
 from client.sitefile import DataSet, SiteFile, load_site_file
-from client.store import Store
+from client.store import LOG_HEAD, Store
 from client.tuning import Choices
 from common import numerics
 from common.errors import Refusal, RefusalCode, SiteError
@@ -207,6 +208,10 @@ class Site:
         require_unchanged(cohort, approval.cohort)
         return cohort
 
+    def remember_log(self) -> None:
+        """Keep the log's head in the store too: a log that was cut or taken away is found."""
+        self.store.keep(LOG_HEAD, f"{self.audit.head.length} {self.audit.head.hash}")
+
     def forget(self) -> None:
         """Read cohorts again when they are asked for."""
         self._cohorts.clear()
@@ -214,8 +219,9 @@ class Site:
 
     def close(self) -> None:
         """Note that the site stops, and close its store and its log."""
-        with suppress(OSError):  # a full disk does not keep anybody from stopping
+        with suppress(OSError, sqlite3.Error):  # a full disk keeps nobody from stopping
             self.audit.append("site.stopped", pid=os.getpid())
+            self.remember_log()
         self.store.close()
         self.audit.close()
 
@@ -267,6 +273,7 @@ def _note_start(site: Site, path: Path) -> None:
     if settings != site.store.fact("site-file"):
         site.audit.append("configuration.changed", site_file=settings)
         site.store.keep("site-file", settings)
+    site.remember_log()
 
 
 def _opened(folder: Path, file: SiteFile, state: Path, known_seed: int | None) -> Site:

@@ -17,6 +17,8 @@ from common.errors import SiteError
 from common.files import sync_folder
 
 SCHEMA_VERSION: Final = 3
+LOG_HEAD: Final = "audit-log"
+"""The fact under which the audit log's head stands: its length and its hash."""
 _SCHEMA: Final = """
 CREATE TABLE approvals (
     plan_hash TEXT PRIMARY KEY,

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import structlog
 
+from client.administration import opt_out, stop
 from client.answering import answer_record
 from client.site import Site
+from client.training import local_change
 from common.errors import RefusalCode
 from common.flower import ConfigRecord, RecordDict
 from common.messages import (
@@ -590,3 +592,42 @@ def test_a_study_that_does_not_fit_into_memory_costs_nothing(tmp_path: Path) -> 
     with Hospital(tmp_path / "north").open() as site:
         assert code_of(site, offer_request(small_study(training=training))) == "malformed"
         assert site.ledger.head() == LedgerHead()
+
+
+def test_what_cannot_be_noted_is_not_done(site: Site, hospital: Hospital) -> None:
+    """A bare code goes out, which says nothing else."""
+    plan = approved(site, STUDY)
+    site.audit.close()
+    assert code_of(site, asking(plan)) == "internal"
+    assert code_of(site, proposal(plan)) == "internal"
+    assert hospital.rows("charges") == []
+
+
+def test_what_is_stopped_while_it_is_computed_does_not_leave(
+    site: Site, hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The person is at another process; the round stays spent."""
+    plan = approved(site, STUDY)
+
+    def trained_and_stopped(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - as it is called
+        with hospital.open() as other:
+            stop(other, "small", by="the administrator")
+        return local_change(*arguments, **named)
+
+    monkeypatch.setattr("client.answering.local_change", trained_and_stopped)
+    assert code_of(site, asking(plan)) == "silence"
+    assert [row["state"] for row in hospital.rows("charges")] == ["reserved"]
+    assert hospital.rows("replies") == []
+
+
+def test_a_patient_of_no_part_who_opts_out_ends_the_study_in_silence_too(
+    hospital: Hospital,
+) -> None:
+    """Nothing is computed from the test part, but the approval froze it as well."""
+    hospital.split = (0.5, 0.25, 0.25)
+    with hospital.open() as site:
+        plan = approved(site, STUDY)
+        tested = {patient.pseudonym for patient in site.cohort(STUDY).part("test")}
+        names = [name for name in hospital.patients if site.pseudonyms.of(name) in tested]
+        opt_out(site, names[:1], by="the administrator")
+        assert code_of(site, asking(plan)) == "silence"

@@ -157,26 +157,35 @@ def test_an_old_state_folder_is_refused_before_anything_is_done(
     assert any("an older one was brought back" in each.what for each in faults)
 
 
-def test_an_inspection_finds_a_charge_that_was_changed_and_receipts_kept_elsewhere(
+def test_an_inspection_finds_a_charge_that_was_changed(site: Site) -> None:
+    plan = approved(site, STUDY)
+    for number in (1, 2):
+        answered(site, asking(plan, number))
+    site.store.execute("UPDATE charges SET round = 7 WHERE length = 2")
+    assert [str(each) for each in inspect_state(site.state, "north").faults] == [
+        "site.sqlite, line 2: the charge was changed"
+    ]
+
+
+def test_a_log_that_was_cut_while_nothing_ran_is_found_by_the_store_and_by_receipts_elsewhere(
     site: Site, hospital: Hospital, tmp_path: Path
 ) -> None:
     plan = approved(site, STUDY)
     first = answered(site, asking(plan))
     assert code_of(site, signed(asking(plan, 2), first)) == "ok"
+    site.close()
+    assert inspect_state(hospital.state, "north").sound
     (tmp_path / "elsewhere").mkdir()
     shutil.move(hospital.state / receipts.FILE, tmp_path / "elsewhere" / receipts.FILE)
-    site.store.execute("UPDATE charges SET round = 7 WHERE length = 2")
-    site.close()
     path = hospital.state / "audit.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
-    found = inspect_state(hospital.state, "north", elsewhere=[tmp_path / "elsewhere"])
-    assert [(each.file, each.line) for each in found.faults] == [
-        ("site.sqlite", 2),
-        ("receipts.jsonl", 1),
-    ]
-    assert [str(each) for each in inspect_state(hospital.state, "north").faults] == [
-        "site.sqlite, line 2: the charge was changed"
-    ]
+    for elsewhere, found in ((), 1), ((tmp_path / "elsewhere",), 2):
+        faults = inspect_state(hospital.state, "north", elsewhere=elsewhere).faults
+        assert len(faults) == found
+        assert all("its tail was cut" in each.what for each in faults)
+    path.unlink()
+    (fault,) = inspect_state(hospital.state, "north").faults
+    assert "and has 0" in fault.what
 
 
 def test_a_site_that_has_joined_nobody_keeps_no_receipts(tmp_path: Path) -> None:
