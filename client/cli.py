@@ -119,7 +119,7 @@ def serve(
     ] = None,
 ) -> None:
     """Run the daemon until it is told to end."""
-    from client.daemon.serving import place_of
+    from client.daemon.place import place_of
     from client.daemon.serving import serve as run
     from common import logs
 
@@ -168,7 +168,7 @@ def approve(
 ) -> None:
     """Approve a study's plan, for the patients of today."""
     with daemon(context.obj) as asked:
-        shown = asked.Show(pb.ShowRequest(study=plan_hash or study), timeout=SECONDS)
+        shown = asked.Show(pb.ShowRequest(study=study), timeout=SECONDS)
         cost = commands.epsilon(shown.epsilon)
         out().print(f"{shown.study}, plan {shown.plan_hash[: commands.SHORT]}")
         out().print(f"It costs a patient at most epsilon {cost}; it is {shown.state} now.")
@@ -246,7 +246,7 @@ def verify(
     ] = None,
 ) -> None:
     """Hold the audit log and the ledger against their chains and receipts; needs no daemon."""
-    from client.daemon.serving import place_of
+    from client.daemon.place import place_of
     from client.inspection import inspect_state
 
     place = place_of(context.obj)

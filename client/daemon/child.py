@@ -18,6 +18,7 @@ import structlog
 from client.daemon import frames
 from client.daemon.backoff import Backoff
 from client.daemon.frames import BrokenFrame, Frame
+from common.logs import place
 
 HEALTHY: Final = 30.0
 """Seconds that a process must have lived for its death to count as the first."""
@@ -97,7 +98,12 @@ class Child:
         clock = asyncio.get_running_loop().time
         while True:
             begun = clock()
-            status = await self._live()
+            try:
+                status = await self._live()
+            except OSError as error:  # the machine has no process left, or no memory
+                log.error("process.not_started", process=self.name, why=error.strerror)
+                await asyncio.sleep(self._backoff.next())
+                continue
             if self._closing:
                 return
             killed, self._killed = self._killed, False
@@ -143,6 +149,9 @@ class Child:
                 self._heard(frame)
         except BrokenFrame:
             log.error("process.garbled", process=self.name)
+            self.kill()
+        except Exception as error:  # noqa: BLE001 - deaf to it, the daemon would wait for ever
+            log.error("process.misheard", process=self.name, at=place(error))
             self.kill()
 
     async def _speak(self, writer: asyncio.StreamWriter) -> None:

@@ -18,8 +18,9 @@ import structlog
 
 from client import administration, audit
 from client.administration import Left, Spending, StudyRow
+from client.daemon.conditions import now
 from client.daemon.desk import Desk
-from client.daemon.supervisor import Supervisor, now
+from client.daemon.supervisor import Supervisor
 from common.control import site_pb2 as pb
 from common.control.site_pb2_grpc import SiteServicer
 

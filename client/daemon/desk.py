@@ -46,6 +46,10 @@ class Desk:
         self._tasks.put((task, future))
         return await asyncio.wrap_future(future)
 
+    def note(self, event: str, **fields: object) -> None:
+        """Have a line written into the audit log; nobody waits for it."""
+        self._tasks.put((lambda site: site.audit.append(event, **fields), Future()))
+
     def close(self, patience: float) -> bool:
         """Let no more be asked; False where the last task still runs."""
         self._tasks.put(None)

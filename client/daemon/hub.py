@@ -114,8 +114,11 @@ class Hub:
         self.outbox[job.identity] = Outgoing(job, code, reply)
         return self.outbox[job.identity]
 
-    def died(self) -> Job | None:
+    def died(self, *, killed: bool = False) -> Job | None:
         """The worker has died; what it worked on goes to the next, before all else.
+
+        Args:
+            killed: whether the daemon itself ended it, for which no request is to blame.
 
         Returns:
             The request, where it is given up instead.
@@ -123,7 +126,7 @@ class Hub:
         job, self.working = self.working, None
         if job is None:
             return None
-        job = replace(job, deaths=job.deaths + 1)
+        job = job if killed else replace(job, deaths=job.deaths + 1)
         if job.deaths >= MOST_DEATHS:
             return job
         self.waiting = {job.identity: job, **self.waiting}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -14,31 +13,17 @@ from client.daemon.claim import claimed, notify
 from client.daemon.control import SERVICE, Control
 from client.daemon.desk import Desk
 from client.daemon.metrics import Metrics
-from client.daemon.supervisor import Place, Programs, Supervisor, until_told
+from client.daemon.place import Place, Programs
+from client.daemon.supervisor import Supervisor, until_told
 from client.inspection import inspect_state
-from client.sitefile import load_site_file
 from common.control.site_pb2_grpc import add_SiteServicer_to_server
 from common.control.sockets import add_health, listen, new_server
-from common.enrolment import read_coordinator_card
 
 SOCKET: Final = "control.sock"
-CARD: Final = "COORDINATOR.json"
 GRACE: Final = 0.5
 """Seconds that a call in progress has when the daemon ends."""
 
 log = structlog.get_logger(__name__)
-
-
-def place_of(path: Path, known_seed: int | None = None) -> Place:
-    """What a site file says is to be served.
-
-    Raises:
-        SiteError: the site file or the coordinator's card cannot be used.
-    """
-    file = load_site_file(path)
-    state = path.absolute().parent / file.site.state
-    card = read_coordinator_card(state / CARD) if (state / CARD).exists() else None
-    return Place(path.absolute(), file, state, known_seed, card)
 
 
 def serve(place: Place, programs: Programs | None = None) -> None:
@@ -61,7 +46,7 @@ async def _serve(place: Place, programs: Programs) -> None:
     quick, slow = Desk(*keys, keep_open=True), Desk(*keys, keep_open=False)
     paused = await quick.ask(administration.is_paused)
     chain, faults = await asyncio.to_thread(_verified, place)
-    supervisor = Supervisor(place, metrics, programs)
+    supervisor = Supervisor(place, metrics, programs, quick.note)
     server = new_server()
     control = Control(supervisor, quick, slow, chain=chain, faults=faults)
     add_SiteServicer_to_server(control, server)

@@ -12,76 +12,32 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 from typing import Final, get_args
 
 import structlog
 
 from client.daemon.child import Child
 from client.daemon.claim import notify, watchdog_seconds
+from client.daemon.conditions import Condition, death, now
 from client.daemon.frames import Frame
 from client.daemon.hub import MOST_DEATHS, Hub, Job, Stopped
 from client.daemon.limits import Limits
 from client.daemon.metrics import Metrics
-from client.daemon.worker import EXIT_MEMORY, EXIT_UNUSABLE, Order
+from client.daemon.place import Place, Programs
+from client.daemon.worker import EXIT_UNUSABLE, Order
 from client.policy import within
-from client.sitefile import SiteFile
 from common import logs
-from common.enrolment import CoordinatorCard
 from common.messages import Purpose
 
 TICK: Final = 10.0
 """Seconds between two looks at the clock."""
-ENDING: Final = 2.0
+ENDING: Final = 1.0
 """Seconds that the connection has to say goodbye."""
 
 log = structlog.get_logger(__name__)
-
-
-def now() -> str:
-    """The time, as everything in here tells it: ISO 8601, UTC."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-@dataclass(frozen=True)
-class Place:
-    """What is served.
-
-    Attributes:
-        path: the site file.
-        file: its content.
-        state: the state folder.
-        known_seed: where the site's keys follow from a seed.
-        card: of the coordinator; None where the site has joined none.
-    """
-
-    path: Path
-    file: SiteFile
-    state: Path
-    known_seed: int | None = None
-    card: CoordinatorCard | None = None
-
-
-@dataclass(frozen=True)
-class Programs:
-    """The modules that the two processes run."""
-
-    connection: str = "client.daemon.connection"
-    worker: str = "client.daemon.worker"
-
-
-@dataclass(frozen=True)
-class Condition:
-    """How a process is, since when, and what a person could do about it."""
-
-    state: str
-    why: str = ""
-    remedy: str = ""
-    since: str = field(default_factory=now)
 
 
 class Supervisor:
@@ -91,11 +47,18 @@ class Supervisor:
         place: what is served.
         metrics: where to count.
         programs: what the two processes run.
+        note: writes a line into the audit log.
     """
 
-    def __init__(self, place: Place, metrics: Metrics, programs: Programs | None = None) -> None:
-        programs = programs or Programs()
+    def __init__(
+        self,
+        place: Place,
+        metrics: Metrics,
+        programs: Programs,
+        note: Callable[..., None] = lambda event, **fields: None,
+    ) -> None:
         self.place = place
+        self._note = note
         self.hub = Hub()
         self.line = Condition("connecting" if place.card else "none")
         self.work = Condition("starting" if place.card else "none")
@@ -233,40 +196,17 @@ class Supervisor:
 
     def _worker_died(self, status: int, killed: bool) -> None:
         self._metrics.restarted("worker")
-        given_up = self.hub.died()
+        given_up = self.hub.died(killed=killed)
         if not killed and status != EXIT_UNUSABLE:
-            self.worker_fault = self._death(status)
+            self.worker_fault = death(status, self.place.file.device.memory_limit_mib)
             log.error("worker.died", why=self.worker_fault.why, do=self.worker_fault.remedy)
         if given_up is not None:
-            log.error(
-                "request.dropped",
-                study=given_up.study,
-                round=given_up.round,
-                purpose=given_up.purpose,
-                why=f"{MOST_DEATHS} workers died of it",
-            )
+            about = {"study": given_up.study, "round": given_up.round}
+            about |= {"purpose": given_up.purpose, "why": f"{MOST_DEATHS} workers died of it"}
+            log.error("request.dropped", **about)
+            self._note("request.dropped", **about)
             self.dropped = [*self.dropped[-9:], f"{given_up.study} round {given_up.round}"]
         self.work = Condition("restarting")
-
-    def _death(self, status: int) -> Condition:
-        """What a worker's exit status says, and what to do about it."""
-        limit = self.place.file.device.memory_limit_mib
-        if status == EXIT_MEMORY:
-            return Condition(
-                "restarting",
-                f"the worker needed more memory than its limit of {limit} MiB",
-                "raise [device] memory_limit_mib, or lower [device] memory_mib, and start again",
-            )
-        if status == -signal.SIGKILL:
-            return Condition(
-                "restarting",
-                "the worker was killed",
-                "see the system's log: where memory ran out, lower [device] memory_mib",
-            )
-        name = signal.Signals(-status).name if status < 0 else f"exit code {status}"
-        return Condition(
-            "restarting", f"the worker ended by itself: {name}", "see the lines of the log above"
-        )
 
     def _heard_connection(self, frame: Frame) -> None:
         match frame.kind:
@@ -283,7 +223,9 @@ class Supervisor:
             case "unpushable":
                 self.hub.pushed()
             case "foreign":
-                log.error("bundle.refused", why=frame.fields["what"], found=frame.fields["found"])
+                found = frame.fields["found"]
+                log.error("bundle.refused", why=frame.fields["what"], found=found)
+                self._note("bundle.refused", found=found)
         self._dispatch()
 
     def _line_is(self, fields: dict[str, str]) -> None:

@@ -33,9 +33,7 @@ def test_what_is_sent_is_received_and_then_the_end(sent: list[Frame]) -> None:
         with ours:
             for frame in sent:
                 frames.send(ours, frame)
-        received = []
-        while (frame := frames.receive(its)) is not None:
-            received.append(frame)
+        received = list(iter(lambda: frames.receive(its), None))
     assert received == sent
 
 

@@ -101,6 +101,13 @@ def test_a_request_goes_to_the_next_worker_until_too_many_died_of_it() -> None:
     assert hub.take() == SECOND
 
 
+def test_a_worker_that_the_daemon_ended_is_not_counted() -> None:
+    hub = at_work(FIRST)
+    for _ in range(MOST_DEATHS + 1):
+        assert hub.died(killed=True) is None
+        assert hub.take() == FIRST
+
+
 def test_asking_again_does_not_forget_the_dead() -> None:
     hub = at_work(FIRST)
     hub.died()

@@ -19,7 +19,8 @@ from pathlib import Path
 import structlog
 
 from client.daemon.metrics import Metrics
-from client.daemon.supervisor import Place, Programs, Supervisor
+from client.daemon.place import Place, Programs
+from client.daemon.supervisor import Supervisor
 from client.sitefile import load_site_file
 from common.enrolment import CoordinatorCard
 from common.errors import RefusalCode

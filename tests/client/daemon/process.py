@@ -1,0 +1,112 @@
+"""A site's daemon as a process of its own, whose line goes to the stand-in of a coordinator."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from client.daemon.place import Programs, place_of
+from client.daemon.serving import serve
+from common import logs
+from common.enrolment import CoordinatorCard
+
+ROOT = Path(__file__).resolve().parents[3]
+STANDIN = "tests.client.daemon.standin"
+QUICK = "tests.client.daemon.quick_worker"
+REAL = "client.daemon.worker"
+
+
+@dataclass
+class Daemon:
+    """A running daemon and the command line that asks it."""
+
+    process: subprocess.Popen[bytes]
+    site_file: Path
+    log: Path
+
+    def ask(self, *arguments: str, code: int = 0, text: str | None = None) -> str:
+        """What a command says, on both ways out; it must leave with that code."""
+        done = command(self.site_file, *arguments, text=text)
+        assert done.returncode == code, (arguments, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line[:1] == "{"]
+        return [line for line in lines if line["event"] == name]
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
+        """Exit code, and seconds until it came."""
+        begun = time.monotonic()
+        self.process.send_signal(how)
+        return self.process.wait(30), time.monotonic() - begun
+
+
+def command(site_file: Path, *arguments: str, text: str | None = None) -> Done:
+    return subprocess.run(
+        [sys.executable, "-m", "client.cli", "--site", str(site_file), *arguments],
+        cwd=ROOT,
+        input=text or "",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@contextmanager
+def daemon(
+    site_file: Path,
+    *,
+    worker: str = QUICK,
+    seed: int | None = None,
+    environment: dict[str, str] | None = None,
+) -> Iterator[Daemon]:
+    log = site_file.parent / "daemon.log"
+    arguments = [str(site_file), worker, "" if seed is None else str(seed)]
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.client.daemon.process", *arguments],
+            cwd=ROOT,
+            stderr=said,
+            env={**os.environ, **(environment or {})},
+        )
+    it = Daemon(process, site_file, log)
+    try:
+        until(lambda: it.events("daemon.started") or process.poll() is not None)
+        yield it
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(10)
+
+
+def until(condition: Callable[[], object], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
+def main() -> None:
+    path, worker, seed = sys.argv[1:]
+    logs.configure("json", "info", site="north")
+    place = place_of(Path(path), int(seed) if seed else None)
+    card = CoordinatorCard.model_construct(
+        name="centre", address="127.0.0.1:1", ca="", signing_key=""
+    )
+    serve(replace(place, card=card), Programs(STANDIN, worker))
+
+
+Done = subprocess.CompletedProcess[str]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The daemon's own figures: served on loopback, of closed words, and never of a patient."""
+
+from __future__ import annotations
+
+import socket
+import urllib.request
+
+import pytest
+
+from client.daemon.metrics import Metrics
+from common.errors import SiteError
+
+
+def test_the_figures_are_of_processes_and_messages_alone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    metrics = Metrics()
+    metrics.line("online")
+    metrics.answered("train", "ok")
+    metrics.restarted("worker")
+    metrics.sent(1000)
+    metrics.serve(f"127.0.0.1:{port}")
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+
+    figures = {line.split("{")[0].split()[0] for line in lines if not line.startswith("#")}
+    assert figures - {name for name in figures if name.endswith("_created")} == {
+        "consilium_site_up",
+        "consilium_site_connection",
+        "consilium_site_process_restarts_total",
+        "consilium_site_messages_total",
+        "consilium_site_sent_bytes_total",
+    }
+    assert "consilium_site_sent_bytes_total 1000.0" in lines
+    assert 'consilium_site_process_restarts_total{process="worker"} 1.0' in lines
+
+
+@pytest.mark.parametrize("where", ["taken", "127.0.0.1:99999"])
+def test_a_place_where_nobody_can_listen_is_named(where: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        listen = f"127.0.0.1:{server.getsockname()[1]}" if where == "taken" else where
+        with pytest.raises(SiteError, match="metrics cannot be served") as caught:
+            Metrics().serve(listen)
+    assert listen in caught.value.details["found"]

@@ -1,0 +1,136 @@
+"""The daemon as a process: how it begins, ends, and shares nothing with another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import urllib.request
+from pathlib import Path
+
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from client.daemon.control import SERVICE
+from common.control.sockets import connect
+from common.messages import Request
+from tests.client.daemon.process import daemon, until
+from tests.client.daemon.quick_worker import HABITS
+from tests.client.daemon.standin import coordinator
+from tests.client.site_fixtures import Hospital
+from tests.common.studies import toml
+
+REQUEST = Request("small", "a" * 64, 1, "train")
+
+
+@pytest.fixture
+def site_file(tmp_path: Path) -> Path:
+    hospital = Hospital(tmp_path, patients={"P00": 1, "P01": 1}, seed=None)
+    document = hospital.site_file() | {"metrics": {"listen": f"127.0.0.1:{_free_port()}"}}
+    (tmp_path / "site.toml").write_text(toml(document))
+    return tmp_path / "site.toml"
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def _children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_it_serves_tells_and_ends_within_five_seconds(site_file: Path, tmp_path: Path) -> None:
+    """systemd, health, metrics; a reply in the middle of its way does not keep it."""
+    with (
+        coordinator(tmp_path / "state") as centre,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
+    ):
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(60)
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
+        with daemon(site_file, environment=environment) as it:
+            assert systemd.recv(100) == b"READY=1"
+            assert systemd.recv(100) == b"WATCHDOG=1"
+            centre.ask(REQUEST)
+            until(lambda: centre.pushed)
+            until(lambda: it.events("reply.pushed"))
+            figures = _figures(site_file)
+            assert 'consilium_site_messages_total{code="ok",purpose="train"} 1.0' in figures
+            assert 'consilium_site_connection{state="online"} 1.0' in figures
+            assert "consilium_site_up 1.0" in figures
+            assert "seconds" not in figures
+            with connect(tmp_path / "state" / "control.sock", "it", "") as channel:
+                request = health_pb2.HealthCheckRequest(service=SERVICE)
+                answer = health_pb2_grpc.HealthStub(channel).Check(request)
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            (tmp_path / "state" / HABITS).write_text('{"bytes": 20000000}')
+            centre.rate = 100_000
+            centre.ask(REQUEST)
+            until(lambda: centre.received > 50_000)
+
+            code, seconds = it.end()
+
+            assert (code, it.events("daemon.ended") != []) == (0, True)
+            assert seconds < 5
+            assert not (tmp_path / "state" / "control.sock").exists()
+            systemd.settimeout(5)
+            while systemd.recv(100) != b"STOPPING=1":
+                continue
+
+
+def _figures(site_file: Path) -> str:
+    address = next(line for line in site_file.read_text().splitlines() if "listen" in line)
+    port = address.rsplit(":", 1)[1].split('"')[0]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def test_two_daemons_never_share_a_state_and_none_leaves_anything_running(
+    site_file: Path, tmp_path: Path
+) -> None:
+    with coordinator(tmp_path / "state"), daemon(site_file) as it:
+        until(lambda: len(_children(it.process.pid)) == 2)
+        with daemon(site_file) as second:
+            assert second.process.wait(60) == 1
+            said = second.log.read_text()
+        assert "another daemon serves this site already" in said
+        assert f"process {it.process.pid}" in said
+
+        children = _children(it.process.pid)
+        it.end(signal.SIGKILL)
+        until(lambda: not any(_alive(each) for each in children))
+
+        with daemon(site_file) as again:  # the lock and the socket went with the process
+            assert again.end(signal.SIGINT)[0] == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_may_not_ask(site_file: Path, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    with coordinator(tmp_path / "state"), daemon(site_file):
+        for folder in (tmp_path, *tmp_path.parents[:2]):
+            folder.chmod(0o755)
+        code = (
+            "import os, sys; from pathlib import Path; from client.commands import daemon\n"
+            "os.setgid(65534); os.setuid(65534)\n"
+            "try:\n    with daemon(Path(sys.argv[1])): pass\n"
+            "except Exception as error: print(type(error).__name__, error)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(site_file)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert "this user may not ask the site's daemon" in done.stdout

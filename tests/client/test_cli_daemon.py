@@ -1,0 +1,197 @@
+"""``consilium-site`` from making a site to stopping a study, as its administrator runs it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.enrolling import Hospital as Description
+from client.enrolling import delta_for, init
+from common.errors import ConsiliumError, RefusalCode
+from tests.client.daemon.process import REAL, command, daemon, until
+from tests.client.daemon.standin import Coordinator, coordinator
+from tests.client.site_fixtures import (
+    SEED,
+    Hospital,
+    asking,
+    plan_for,
+    proposal,
+    write_images,
+)
+from tests.common.studies import small_study
+
+PATIENTS = {f"P{number:02}": 1 + number % 3 for number in range(24)}
+STUDY = small_study()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site that ``init`` has made; gives its file."""
+    folder = tmp_path_factory.mktemp("made")
+    write_images(folder, PATIENTS)
+    done = command(
+        folder / "site.toml",
+        *("init", "north", "--images", str(folder / "images")),
+        *("--labels", str(folder / "labels.csv"), "--declared-patients", "15"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "consilium-site join COORDINATOR.json" in done.stdout
+    return folder / "site.toml"
+
+
+def test_init_writes_a_file_that_is_read_and_keys_that_stay(made: Path) -> None:
+    from client.sitefile import load_site_file
+    from common.enrolment import read_site_card
+
+    file = load_site_file(made)
+    card = read_site_card(made.parent / "SITE.json")
+    assert (file.site.name, card.name) == ("north", "north")
+    assert file.policy.approval == "ask"
+    assert file.data["chest-xray"].images == Path("images")
+    assert "PRIVATE" not in (made.parent / "SITE.json").read_text()
+    for key in ("node.key", "signing.key", "patients.key"):
+        assert (made.parent / "state" / key).stat().st_mode & 0o077 == 0
+
+
+def test_init_never_replaces_a_site(made: Path) -> None:
+    before = made.read_bytes()
+    again = command(
+        made,
+        *("init", "south", "--images", str(made.parent / "images")),
+        *("--labels", str(made.parent / "labels.csv"), "--declared-patients", "15"),
+    )
+    assert again.returncode == 2
+    assert "there is a site here already" in again.stderr
+    assert made.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"images": Path("nowhere")}, "no such folder of images"),
+        ({"labels": Path("nowhere.csv")}, "no such label file"),
+        ({"declared_patients": 0}, "a site needs patients"),
+        ({"name": "North!"}, "site.name"),
+    ],
+)
+def test_a_mistake_in_init_leaves_nothing_behind(
+    made: Path, tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    folder = made.parent
+    right = Description(
+        "north", folder / "images", folder / "labels.csv", 15, "chest-xray", "label"
+    )
+    with pytest.raises(ConsiliumError, match=says):
+        init(tmp_path / "site.toml", replace(right, **change))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_without_options_checks_what_the_site_file_names(made: Path, tmp_path: Path) -> None:
+    done = command(made, "check")
+    assert done.returncode == 0, done.stderr
+    assert "data set chest-xray" in done.stdout
+    assert "declares 15 patients in training; about 19 are" in done.stdout
+
+    greedy = made.parent / "greedy.toml"
+    text = made.read_text().replace("declared_patients = 15", "declared_patients = 24")
+    greedy.write_text(text.replace("delta = 0.0066", "delta = 0.001"))
+    done = command(greedy, "check")
+    assert done.returncode == 2
+    assert "declares more patients than its archive has" in done.stderr
+
+
+def test_without_a_daemon_every_question_says_how_to_start_it(made: Path) -> None:
+    for question in (["status"], ["approve", "small", "--yes"], ["audit"], ["opt-out", "P01"]):
+        done = command(made, *question)
+        assert done.returncode == 2
+        assert "is not running" in done.stderr
+        assert "serve" in done.stderr
+
+
+def test_without_a_site_file_the_way_to_one_is_shown(tmp_path: Path) -> None:
+    done = command(tmp_path / "site.toml", "status")
+    assert done.returncode == 2
+    assert "consilium-site init" in done.stderr
+
+
+@pytest.mark.parametrize("patients", [1, 3, 15, 24, 999, 10_000, 123_457])
+def test_the_delta_that_init_writes_is_allowed_and_no_smaller_than_needed(patients: int) -> None:
+    assert 0.09 / patients < float(delta_for(patients)) <= 0.1 / patients
+
+
+def test_an_administrator_decides_and_sees_everything(tmp_path: Path) -> None:
+    """From a proposal that waits to a study that is stopped, over the daemon's socket."""
+    hospital = Hospital(tmp_path, policy={"approval": "ask"})
+    hospital.open().close()
+    with (
+        coordinator(hospital.state) as centre,
+        daemon(tmp_path / "site.toml", worker=REAL, seed=SEED) as it,
+    ):
+        with hospital.open() as site:
+            plan = plan_for(site, STUDY)
+        assert _asked(centre, proposal(plan)) == RefusalCode.PENDING
+        waiting = it.ask("status")
+        assert "NOT PRIVATE: KNOWN KEY" in waiting
+        assert "pending" in waiting
+        assert "To decide: consilium-site show small" in waiting
+        shown = it.ask("show", "small")
+        assert plan.hash in shown
+        assert "nobody is at a terminal" in it.ask("approve", "small", code=2)
+        assert "hash" in it.ask("approve", "small", "--hash", "0" * 64, "--yes", code=2)
+
+        connected = centre.asked.count("connect")
+        approved = it.ask("approve", "small", "--hash", plan.hash[:12], "--days", "30", "--yes")
+        assert "Approved: small" in approved
+        until(lambda: centre.asked.count("connect") > connected)  # asks to be asked again
+        assert _asked(centre, proposal(plan)) == "ok"
+        assert _asked(centre, asking(plan)) == "ok"
+        rows = json.loads(it.ask("studies", "--json"))["studies"]
+        assert [(row["name"], row["state"], row["round"]) for row in rows] == [
+            ("small", "approved", "1")
+        ]
+        assert "1" in it.ask("ledger")
+
+        stopped = it.ask("stop", "small")
+        assert "small is stopped" in stopped
+        assert "replies" in stopped
+        pushed = len(centre.pushed)
+        centre.ask(asking(plan, 2))
+        centre.ask(asking(plan))
+        assert _asked(centre, _offer(), after=pushed) == "ok"  # what came before it got silence
+        assert len(centre.pushed) == pushed + 1
+        assert "no such study" in it.ask("stop", "nobody", code=2)
+
+        it.ask("pause")
+        assert "paused by a person" in it.ask("status")
+        it.ask("resume")
+        assert "2 added" in it.ask("opt-out", "--file", "-", text="P00\n# nobody\nP01\n")
+        assert "P00" in (hospital.state / "opt-out.txt").read_text()
+        log = it.ask("audit")
+        for event in ("study.proposed", "study.approved", "study.stopped", "message.silence"):
+            assert event in log
+        assert "P00" not in log + it.log.read_text()
+        assert "The audit log is whole" in it.ask("audit", "verify")
+        it.end()
+    lines = (hospital.state / "audit.jsonl").read_bytes().splitlines(keepends=True)
+    (hospital.state / "audit.jsonl").write_bytes(b"".join(lines[:2] + lines[3:]))
+    done = command(tmp_path / "site.toml", "audit", "verify")
+    assert done.returncode == 2
+    assert "line 3" in done.stderr
+
+
+def _offer() -> object:
+    from tests.client.site_fixtures import offer_request
+
+    return offer_request(STUDY)
+
+
+def _asked(centre: Coordinator, request: object, *, after: int | None = None) -> str:
+    """The code of the answer to one request."""
+    before = len(centre.pushed) if after is None else after
+    centre.ask(request)  # type: ignore[arg-type]
+    until(lambda: len(centre.pushed) > before)
+    return centre.replies()[-1].code
