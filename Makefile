@@ -32,10 +32,10 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types stubs bench docs constraints clean
+.PHONY: help install demo demo-network test lint format types stubs bench docs constraints clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(INSTALLED) ## make the environment (every target below does it for you)
 
@@ -52,6 +52,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED) ## four made-up hospitals train one shared model; the report is runs/demo/report.html
 	$(BIN)/consilium-sim demo --out runs/demo
+
+demo-network: $(INSTALLED) ## a coordinator and three hospitals over TLS, one study, and the same simulated
+	$(BIN)/consilium-sim network --out runs/network
 
 test: $(INSTALLED) ## run the tests, with coverage; ARGS="..." goes to pytest
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term $(ARGS)

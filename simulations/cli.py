@@ -111,6 +111,37 @@ def demo(
 
 
 @app.command()
+def network(
+    *,
+    folder: Out = Path("runs/network"),
+    study: Annotated[
+        str, typer.Option(help="A study file, or a shipped study's name.")
+    ] = "network",
+    seed: Annotated[int, typer.Option(min=0, help="What weights and keys follow from.")] = 0,
+) -> None:
+    """A coordinator and three hospitals over TLS, one study, and the same simulated.
+
+    What an earlier start has left in --out is removed. Exits with 1 where the last weights of
+    network and simulation differ.
+    """
+    from common.logs import configure
+    from simulations.network import NetworkOrder, conduct, start_afresh
+
+    configure(level="error")
+    order = NetworkOrder(find_study(study), folder / "hospitals", folder, seed)
+    start_afresh(order, progress)
+    found = conduct(order, lambda line: out().print(line, markup=False))
+    console = out()
+    console.print("\nfinal_weights_sha256", style="bold")
+    console.print(f"  over the network  {found.network}", markup=False)
+    console.print(f"  simulated         {found.simulation}", markup=False)
+    console.print("The same, to the last bit." if found.same else "They differ.", style="bold")
+    console.print(f"Logs of the daemons: {order.logs}", markup=False)
+    if not found.same:
+        raise typer.Exit(1)
+
+
+@app.command()
 def audit(
     study: Annotated[str, typer.Argument(help="A study file, or a shipped study's name.")],
     *,

@@ -9,6 +9,7 @@ that a simulation can have the same; hence nothing here is private, and everythi
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,11 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from common.errors import LinkError
+from client.parallel import Progress
+from common.errors import CheckpointError, LinkError
 from common.study import load_study
 from simulations.archives import Hospitals, read_hospitals
+from simulations.synth import Size, write_synthetic
 
 LOOPBACK: Final = "127.0.0.1"
+MARKER: Final = ".network"
 SOCKET: Final = "control.sock"
 READY_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 20.0
@@ -82,6 +86,28 @@ class Comparison:
         return self.network == self.simulation
 
 
+def start_afresh(order: NetworkOrder, progress: Progress) -> None:
+    """Remove what an earlier start has left, and draw three small hospitals.
+
+    Raises:
+        CheckpointError: the folder holds something that no network has written.
+        DataError: the hospitals cannot be written.
+    """
+    marker = order.out / MARKER
+    if order.out.exists() and any(order.out.iterdir()) and not marker.exists():
+        raise CheckpointError(
+            "this folder is not that of a network, so nothing in it was removed",
+            where=order.out,
+            remedy="take another --out",
+        )
+    if order.out.exists():
+        shutil.rmtree(order.out)
+    order.out.mkdir(parents=True)
+    marker.write_text("consilium-sim network has written this folder and removes it again\n")
+    size = Size(patients=120, test_patients=60, pixels=32, sites=3)
+    write_synthetic(order.hospitals, size, seed=order.seed, progress=progress)
+
+
 def conduct(order: NetworkOrder, say: Say) -> Comparison:
     """Enrol the hospitals, run the study over the network, simulate it, and compare.
 
@@ -105,14 +131,21 @@ def conduct(order: NetworkOrder, say: Say) -> Comparison:
     return Comparison(_weights(order.result / "outcome.json"), _weights(_simulated(order)))
 
 
-def enrol(order: NetworkOrder, hospitals: Hospitals, stack: ExitStack, say: Say) -> None:
-    """Start coordinator and daemons; each hospital and the coordinator exchange their two files."""
+def enrol(
+    order: NetworkOrder, hospitals: Hospitals, stack: ExitStack, say: Say
+) -> dict[str, subprocess.Popen[bytes]]:
+    """Start coordinator and daemons; each hospital and the coordinator exchange their two files.
+
+    Returns:
+        The hospitals' daemons by name; the stack ends them.
+    """
     address = f"{LOOPBACK}:{free_port()}"
     say(f"coordinator on {address}")
     coordinate(order, "init", "network", "--address", address)
     _stay_on_loopback(order.coordinator / "coordinator.toml", address)
     stack.enter_context(daemon(order.logs / "coordinator.log", _coordinator(order, "serve")))
     _until_up(order.logs / "coordinator.log", order.coordinator / "state")
+    daemons = {}
     for name in hospitals.sites:
         file = hospitals.site_file(name)
         known = ("--known-seed", str(order.seed))
@@ -120,9 +153,10 @@ def enrol(order: NetworkOrder, hospitals: Hospitals, stack: ExitStack, say: Say)
         coordinate(order, "admit", str(file.parent / "SITE.json"))
         call(_site(file, "join", str(file.parent / "COORDINATOR.json"), "--yes"))
         log = order.logs / f"{name}.log"
-        stack.enter_context(daemon(log, _site(file, "serve", *known)))
+        daemons[name] = stack.enter_context(daemon(log, _site(file, "serve", *known)))
         _until_up(log, file.parent / "state")
         say(f"{name} has joined")
+    return daemons
 
 
 def _stay_on_loopback(settings: Path, address: str) -> None:
@@ -201,9 +235,8 @@ def _until_up(log: Path, state: Path) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while not (state / SOCKET).exists():
         if time.monotonic() > deadline:
-            raise LinkError(
-                "a daemon does not answer", where=log, wanted=f"in {READY_SECONDS:.0f} s"
-            )
+            wanted = f"within {READY_SECONDS:.0f} s"
+            raise LinkError("a daemon does not answer", where=log, wanted=wanted)
         time.sleep(0.05)
 
 
