@@ -81,6 +81,18 @@ def test_a_cohort_has_each_patient_once_with_all_images_and_one_label(folder: Pa
     assert cohort.rejected == ()
 
 
+def test_a_patient_who_takes_no_part_is_as_if_not_there(folder: Path) -> None:
+    """Not even rejected, and in the way of nobody: two labels of that patient do not matter."""
+    names = {"a": "normal", "b": "pneumonia", "c": "normal"}
+    write_labels(folder, names, "filename")
+    without = cohort_of(folder, key="filename", without=frozenset({PSEUDONYMS.of("P1")}))
+    for name in "ab":
+        (folder / "images" / name).unlink()
+    assert without.rejected == ()
+    assert without.images.shape == (1, 1, 4, 4)
+    assert without.fingerprint == cohort_of(folder, key="filename").fingerprint
+
+
 @pytest.mark.parametrize("key", ["SOPInstanceUID", "StudyInstanceUID", "filename"])
 def test_labels_are_found_by_every_kind_of_key(
     folder: Path, write_dicom: WriteDicom, key: Key
