@@ -41,6 +41,11 @@ class Refusals:
             kind = (reason, None, "others")
         self._seen.setdefault(kind, _Seen()).count += 1
 
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What is told apart now."""
+        return tuple(self._seen)
+
     async def keep(self) -> None:
         """Write them down as they come, until cancelled."""
         while True:

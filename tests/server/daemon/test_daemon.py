@@ -19,8 +19,9 @@ from typing import Any
 import grpc
 import pytest
 import safetensors.numpy
+from click.testing import Result
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from common.control import coordinator_pb2 as pb
 from common.errors import ConsiliumError, CoordinatorError, LinkError, RefusalCode, StudyError
@@ -332,6 +333,7 @@ def test_without_a_certificate_nobody_asks_over_the_network(scene: Scene) -> Non
         call = channel.unary_unary(f"/{SERVICE}/Sites")
         with pytest.raises(grpc.RpcError) as caught:
             call(b"", timeout=5)
+    assert isinstance(caught.value, grpc.Call)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -346,12 +348,15 @@ def test_systemd_is_told_and_a_study_goes_on_after_a_stop(
     tmp_path: Path, make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM ends everything within 5 s, and the next start goes on with what was under way."""
-    address, told = tmp_path / "notify", []
+    address, told = tmp_path / "notify", list[bytes]()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listener.bind(str(address))
-    threading.Thread(
-        target=lambda: [told.append(listener.recv(100)) for _ in range(4)], daemon=True
-    ).start()
+
+    def listen() -> None:
+        while True:
+            told.append(listener.recv(100))
+
+    threading.Thread(target=listen, daemon=True).start()
     monkeypatch.setenv("NOTIFY_SOCKET", str(address))
     world, reached = make_world(), threading.Event()
 

@@ -1,0 +1,86 @@
+"""Every event of a study is a line that a person can read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from common.control import coordinator_pb2 as pb
+from server.telling import as_json, failure, figure, line, remarks
+
+HASH = "0123456789abcdef" * 4
+
+
+def event(kind: str, *, round: int = 0, site: str = "", **fields: object) -> pb.Event:
+    texts = {name: json.dumps(value) for name, value in fields.items()}
+    at = "2026-11-20T21:00:00+00:00"
+    return pb.Event(id=5, at=at, kind=kind, round=round, site=site, fields=texts)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (event("study.offered", sites=["a", "b"], by="ada"), "offered to a, b by ada"),
+        (event("approval.waiting", site="a", plan=HASH), "a: a person has yet to decide"),
+        (event("approval.given", site="a", plan=HASH), "a: approved plan 0123456789ab"),
+        (event("approval.refused", site="a", reason="refused: no"), "a: refused: no"),
+        (event("site.absent", round=2, site="a", purpose="train", reason="offline"), "a: absent"),
+        (event("round.started", round=2, rounds=9, sites=1), "round 2 of 9: 1 site asked"),
+        (event("reply.folded", round=2, site="a"), "round 2: a is in"),
+        (event("study.stopped", by="ada"), "stopped by ada"),
+        (event("study.resumed", by="ada"), "resumed by ada"),
+        (event("study.interrupted", code=-9), "started again"),
+        (event("study.completed", final_weights_sha256=HASH), HASH),
+        (event("study.failed", what="too few", do="wait"), "failed: too few"),
+        (event("something.new", site="a", n=1), "something.new a n=1"),
+        (
+            event("round.completed", round=2, sites=["a"], seconds=1.0, absences={"b": "offline"}),
+            "round 2 done in 1.0 s, 1 site; without b: offline",
+        ),
+    ],
+)
+def test_an_event_in_words(told: pb.Event, words: str) -> None:
+    assert line(told).startswith("21:00:00  ")
+    assert words in line(told)
+
+
+def test_what_is_not_private_is_said_first() -> None:
+    started = event("study.started", round=0, sites=["a"], warnings=["NOT PRIVATE: KNOWN KEY"])
+    assert line(started).startswith("21:00:00  NOT PRIVATE: KNOWN KEY")
+
+
+def test_an_event_for_a_script() -> None:
+    told = as_json(event("round.started", round=2, rounds=9, sites=3))
+    assert json.loads(told) == {
+        "id": 5,
+        "at": "2026-11-20T21:00:00+00:00",
+        "kind": "round.started",
+        "round": 2,
+        "fields": {"rounds": 9, "sites": 3},
+    }
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        ({"value": 0.9, "low": 0.85, "high": 0.95}, "0.900 (0.850 to 0.950)"),
+        ({"value": 0.9, "low": None, "high": None}, "0.900"),
+        ({"value": None, "why": "no patient"}, "not known (no patient)"),
+        (
+            {"value": 0.9, "low": 0.0, "high": 1.0, "meaningful": False, "why": "too noisy"},
+            "0.900 (0.000 to 1.000), means nothing: too noisy",
+        ),
+    ],
+)
+def test_a_figure_has_its_interval(estimate: dict[str, object], text: str) -> None:
+    assert figure(estimate) == text
+
+
+def test_why_a_study_failed_is_an_error_again() -> None:
+    why = json.dumps({"what": "too few", "where": "round 1", "do": "wait"})
+    assert failure(why).render() == "too few\n  where:  round 1\n  do:     wait"
+    row = pb.StudyRow(name="small", state="failed", why=why, warnings=["NOT PRIVATE"])
+    notes = [str(note) for note in remarks(row)]
+    assert notes[0] == "small: NOT PRIVATE"
+    assert "wait" in notes[1]
