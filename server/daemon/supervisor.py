@@ -28,7 +28,7 @@ from server.daemon.control import STOP_SECONDS, serve_locally, serve_operators
 from server.daemon.office import Office
 from server.daemon.refusals import Refusals
 from server.daemon.settings import Home
-from server.gateway import DEFAULT_UPDATE, Gateway, GatewaySettings
+from server.gateway import Gateway, GatewaySettings
 from server.link.notices import Board
 from server.store import Store, open_store
 
@@ -168,14 +168,14 @@ class Daemon:
     async def _follow(self) -> None:
         """Let the gateway take updates as large as the studies under way have them."""
         sizes: dict[str, int] = {}
-        after = 0
+        least, after = self.gateway.largest_update, 0
         while True:
             events = await asyncio.to_thread(self.store.events, None, after, kind="study.started")
             for event in events:
                 after = event.id
                 sizes[str(event.study)] = int(event.fields.get("update_bytes", 0))
             alive = [sizes.get(name, 0) for name in self.conductors.names]
-            self.gateway.largest_update = max([DEFAULT_UPDATE, *alive])
+            self.gateway.largest_update = max([least, *alive])
             await asyncio.sleep(FOLLOW_SECONDS)
 
     async def _renew(self) -> None:

@@ -30,7 +30,7 @@ from common.messages import Reply, Request
 from server.calling import Whom, calling
 from server.cli import app
 from server.daemon.control import SERVICE
-from tests.server.conftest import World
+from tests.server.conftest import World, as_is
 from tests.server.daemon.deployment import (
     Deployment,
     Hospital,
@@ -53,9 +53,10 @@ class Scene:
         self.hospitals = {hospital.name: hospital for hospital in hospitals}
         self.said: dict[str, Callable[[str, Request, Reply], Reply]] = {}
         self._studies = 0
-        world.alter = lambda site, request, reply: self.said.get(
-            request.study, lambda _site, _request, reply: reply
-        )(site, request, reply)
+        world.alter = self._alter
+
+    def _alter(self, site: str, request: Request, reply: Reply) -> Reply:
+        return self.said.get(request.study, as_is)(site, request, reply)
 
     def study(self, **changes: str) -> tuple[str, Path]:
         """A study that has not been yet: its name and its file."""
@@ -333,8 +334,7 @@ def test_without_a_certificate_nobody_asks_over_the_network(scene: Scene) -> Non
         call = channel.unary_unary(f"/{SERVICE}/Sites")
         with pytest.raises(grpc.RpcError) as caught:
             call(b"", timeout=5)
-    assert isinstance(caught.value, grpc.Call)
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "UNAVAILABLE" in str(caught.value)
 
 
 def test_a_daemon_that_is_not_there_is_named(tmp_path: Path) -> None:
