@@ -14,14 +14,12 @@ still begin at once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
-import random
 import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,33 +34,16 @@ from common.enrolment import split_address
 from common.errors import CoordinatorError, LinkError
 from server.link.admission import HEADERS, Admission, Admitted, Denied, Doorkeeper
 from server.link.behind import Behind
-from server.link.custody import Custody
 from server.link.guard import HEADER as GUARD
 from server.link.listening import server, watched
+from server.link.passing import CALLS, PREFIX, PROTOBUF, Call, Passage
 from server.link.rates import Rates
-from server.link.waiting import Waiting
 from server.link.wire import trust
 
 # isort: split
 # Only after common.flower, which tells Flower to stay off the network.
-from flwr.proto.fab_pb2 import GetFabRequest
-from flwr.proto.fleet_pb2 import (
-    ActivateNodeRequest,
-    DeactivateNodeRequest,
-    PullMessagesRequest,
-    PullMessagesResponse,
-    PushMessagesRequest,
-    PushMessagesResponse,
-)
-from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import (
-    ConfirmMessageReceivedRequest,
-    PullObjectRequest,
-    PushObjectRequest,
-    PushObjectResponse,
-)
-from flwr.proto.run_pb2 import GetRunRequest
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
+from flwr.proto.message_pb2 import PushObjectRequest
 
 if TYPE_CHECKING:
     from server.link.notices import Board
@@ -74,25 +55,7 @@ SMALL: Final = 2**18
 """Bytes of a request that carries no object; the longest lists the objects of a reply."""
 OBJECT: Final = 6 * 2**20
 """Bytes of a request that carries one; Flower cuts arrays at 5 MiB."""
-BESIDE: Final = 2**20
-"""What a reply may take beside its update: its metrics, its record, its wrapping."""
-DEFAULT_UPDATE: Final = 2**26
 BODY_SECONDS: Final = 60.0
-PROTOBUF: Final = "application/protobuf"
-_PREFIX: Final = "/v1/fleet/"
-CALLS: Final[dict[str, type[Message]]] = {
-    "activate-node": ActivateNodeRequest,
-    "deactivate-node": DeactivateNodeRequest,
-    "send-node-heartbeat": SendNodeHeartbeatRequest,
-    "pull-messages": PullMessagesRequest,
-    "push-messages": PushMessagesRequest,
-    "get-run": GetRunRequest,
-    "get-fab": GetFabRequest,
-    "push-object": PushObjectRequest,
-    "pull-object": PullObjectRequest,
-    "confirm-message-received": ConfirmMessageReceivedRequest,
-}
-"""All that a node needs."""
 OnRefused = Callable[[str, str | None, str], None]
 log = structlog.get_logger()
 
@@ -114,18 +77,6 @@ class GatewaySettings:
     requests_per_second: float = 50.0
     connections: int = 512
     hold_seconds: float = 20.0
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A request that was let in."""
-
-    name: str
-    site: Admitted
-    message: Any
-    body: bytes
-    headers: dict[str, str]
-    request: Request
 
 
 class Gateway:
@@ -153,20 +104,21 @@ class Gateway:
         self._on_refused = on_refused
         self._door = Doorkeeper(admission)
         self._rates = Rates(settings.requests_per_second)
-        self._custody = Custody()
-        self._waiting = Waiting()
-        self._behind: Behind | None = None
+        self._behind = Behind(
+            superlink.address,
+            trust(superlink.ca),
+            {GUARD: superlink.guard, "content-type": PROTOBUF, "accept": PROTOBUF},
+        )
+        self._passage = Passage(self._behind, notices.complete, settings.hold_seconds)
         self.refusals: Counter[str] = Counter()
         """How often each reason was given."""
-        self.largest_update = DEFAULT_UPDATE
-        """Bytes of the largest update that a running study expects."""
         self.port = 0
         """Where it listens, once it does."""
         self.listening = asyncio.Event()
-        notices.subscribe(self._waiting.work_for)
+        notices.subscribe(self._passage.work_for)
         routes = [Route("/health", _health, methods=["GET"])]
         routes += [
-            Route(_PREFIX + name, self._endpoint(name, kind), methods=["POST"])
+            Route(PREFIX + name, self._endpoint(name, kind), methods=["POST"])
             for name, kind in CALLS.items()
         ]
         handlers: dict[Any, Any] = {404: self._no_such, 405: self._no_such}
@@ -183,34 +135,29 @@ class Gateway:
         listener = self._listen()
         tls = watched(self._settings.tls, lambda reason: self._refused(reason, None, "", ""))
         serving = server(self.app, tls, self._settings.connections)
-        async with self.open():
-            task = asyncio.create_task(serving.serve(sockets=[listener]))
-            self.listening.set()
-            try:
-                await asyncio.shield(task)
-            finally:
-                self.listening.clear()
-                serving.should_exit = True
-                self._waiting.release_all()
-                await task
-
-    @contextlib.asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
-        """Keep a client to the SuperLink while the app is served."""
-        behind = Behind(
-            self._superlink.address,
-            trust(self._superlink.ca),
-            {GUARD: self._superlink.guard, "content-type": PROTOBUF, "accept": PROTOBUF},
-        )
-        self._behind = behind
+        task = asyncio.create_task(serving.serve(sockets=[listener]))
+        self.listening.set()
         try:
-            yield
+            await asyncio.shield(task)
         finally:
-            behind.close()
+            self.listening.clear()
+            serving.should_exit = True
+            self._passage.release_all()
+            await task
+            self._behind.close()
+
+    @property
+    def largest_update(self) -> int:
+        """Bytes of the largest update that a running study expects; a reply may be no larger."""
+        return self._passage.largest_update
+
+    @largest_update.setter
+    def largest_update(self, size: int) -> None:
+        self._passage.largest_update = size
 
     def cut(self, node: int) -> None:
         """A node's site may come in no more: answer the poll that is held for it now."""
-        self._waiting.release(node)
+        self._passage.release(node)
 
     def _listen(self) -> socket.socket:
         host, port = split_address(self._settings.listen)
@@ -233,7 +180,7 @@ class Gateway:
             address = request.client.host if request.client else ""
             try:
                 call = await self._admit(request, address, name, kind)
-                response = await self._pass_on(call)
+                response = await self._passage.take(call)
                 response.headers[NODE_HEADER] = str(call.site.node_id)
             except Denied as denied:
                 return self._deny(denied, address, request.url.path)
@@ -246,7 +193,7 @@ class Gateway:
 
         return endpoint
 
-    async def _admit(self, request: Request, address: str, name: str, kind: type[Message]) -> _Call:
+    async def _admit(self, request: Request, address: str, name: str, kind: type[Message]) -> Call:
         now = time.monotonic()
         largest = OBJECT if kind is PushObjectRequest else SMALL
         if int(request.headers.get("content-length", "0")) > largest:
@@ -269,116 +216,7 @@ class Gateway:
             if speaks_for != site.node_id:
                 raise Denied(401, "node", site.name)
         headers = {name: request.headers[name] for name in HEADERS}
-        return _Call(name, site, message, body, headers, request)
-
-    async def _pass_on(self, call: _Call) -> Response:
-        match call.name:
-            case "activate-node":
-                response = await self._forward(call)
-                if response.status_code == 200:
-                    self._custody.begin(call.site.node_id)
-                    self._waiting.work_for([call.site.node_id])
-                return response
-            case "pull-messages":
-                return await self._pull_messages(call)
-            case "push-messages":
-                return await self._push_messages(call)
-            case "pull-object":
-                if not self._custody.may_fetch(
-                    call.site.node_id, call.message.object_id, time.monotonic()
-                ):
-                    raise Denied(403, "object", call.site.name)
-            case "push-object":
-                return await self._push_object(call)
-            case "confirm-message-received":
-                return await self._confirm(call)
-        return await self._forward(call)
-
-    async def _forward(self, call: _Call) -> Response:
-        assert self._behind is not None
-        answer = await self._behind.post(_PREFIX + call.name, call.body, call.headers)
-        return Response(answer.body, answer.status, media_type=answer.kind)
-
-    async def _pull_messages(self, call: _Call) -> Response:
-        """Answer a poll when there is work, or when it has been held for long enough."""
-        node = call.site.node_id
-        spread = random.uniform(0.9, 1.0)  # noqa: S311 - so that not all sites poll at once
-        deadline = time.monotonic() + self._settings.hold_seconds * spread
-        with self._waiting.hold(node) as hold:
-            while not hold.over:
-                last = time.monotonic() >= deadline
-                expected = self._waiting.expected(node)
-                if expected or last:
-                    response = await self._forward(call)
-                    work = self._take_over(node, response)
-                    self._waiting.done(node, 1 if work else expected)
-                    if work or last or response.status_code != 200:
-                        return response
-                if not await hold.until(deadline, call.request.receive):
-                    raise ClientDisconnect
-        return Response(b"", media_type=PROTOBUF)
-
-    def _take_over(self, node: int, response: Response) -> bool:
-        """Note what a node was handed; tells whether that was anything."""
-        if response.status_code != 200:
-            return False
-        pulled = PullMessagesResponse.FromString(bytes(response.body))
-        for message, tree in zip(pulled.messages_list, pulled.message_object_trees, strict=True):
-            objects = [part.object_id for part in iterate_object_tree(tree)]
-            key = message.metadata.message_id
-            self._custody.handed_out(node, key, objects, time.monotonic())
-        return bool(pulled.messages_list)
-
-    async def _push_messages(self, call: _Call) -> Response:
-        messages, trees = call.message.messages_list, call.message.message_object_trees
-        if len(messages) != 1 or len(trees) != 1:
-            raise Denied(400, "malformed", call.site.name)
-        told = messages[0].metadata
-        if told.src_node_id != call.site.node_id:
-            raise Denied(403, "sender", call.site.name)
-        if trees[0].object_id != told.message_id:
-            raise Denied(400, "malformed", call.site.name)
-        response = await self._forward(call)
-        if response.status_code == 200:
-            pushed = PushMessagesResponse.FromString(bytes(response.body))
-            if pushed.objects_to_push and not self._custody.announced(
-                call.site.node_id,
-                pushed.session_id,
-                told.reply_to_message_id,
-                pushed.objects_to_push,
-                time.monotonic(),
-            ):
-                raise Denied(429, "replies", call.site.name)
-        return response
-
-    async def _push_object(self, call: _Call) -> Response:
-        node, told = call.site.node_id, call.message
-        most = self.largest_update + BESIDE
-        size = len(told.object_content)
-        try:
-            if not self._custody.may_bring(node, told.session_id, told.object_id, size, most):
-                raise Denied(403, "object", call.site.name)
-        except OverflowError:
-            raise Denied(413, "size", call.site.name) from None
-        response = await self._forward(call)
-        if response.status_code == 200:
-            if not PushObjectResponse.FromString(bytes(response.body)).stored:
-                return response
-            answered = self._custody.brought(
-                node, told.session_id, told.object_id, time.monotonic()
-            )
-            if answered is not None:
-                self._notices.complete(answered)
-        return response
-
-    async def _confirm(self, call: _Call) -> Response:
-        node, message = call.site.node_id, call.message.message_object_id
-        if not self._custody.may_confirm(node, message):
-            raise Denied(403, "object", call.site.name)
-        response = await self._forward(call)
-        if response.status_code == 200:
-            self._custody.confirmed(node, message)
-        return response
+        return Call(name, site, message, body, headers, request)
 
     def _deny(self, denied: Denied, address: str, path: str) -> Response:
         self._rates.refused(address, time.monotonic())
