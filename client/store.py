@@ -19,6 +19,8 @@ from common.files import sync_folder
 SCHEMA_VERSION: Final = 3
 LOG_HEAD: Final = "audit-log"
 """The fact under which the audit log's head stands: its length and its hash."""
+_PATIENCE_SECONDS: Final = 60.0
+"""How long to wait for another process of the site: freezing a large cohort takes seconds."""
 _SCHEMA: Final = """
 CREATE TABLE approvals (
     plan_hash TEXT PRIMARY KEY,
@@ -133,7 +135,9 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
         try:
-            self._connection = sqlite3.connect(path, isolation_level=None)
+            self._connection = sqlite3.connect(
+                path, isolation_level=None, timeout=_PATIENCE_SECONDS
+            )
             self._connection.row_factory = sqlite3.Row
             self._prepare(path)
         except sqlite3.DatabaseError as error:
