@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from functools import lru_cache
 from typing import Any, Final
 
+from client.consent import MOST_PENDING
 from common.messages import LedgerHead
 from common.plan import Offer, Plan, write_plan
 from tests.client.site_fixtures import Hospital
@@ -53,6 +55,17 @@ def _reordered(sound: Sound) -> Sent:
 def _repeated_key(sound: Sound) -> Sent:
     """The second of two values wins when it is read; a person might be shown the first."""
     return sent(sound.proposal('{"declared_patients":9,' + sound.plan.text[1:]))
+
+
+def _full_desk(hospital: Hospital) -> None:
+    """As many plans wait for a person as may."""
+    hospital.policy = hospital.policy | {"approval": "ask"}
+    copies = (
+        "INSERT INTO approvals (plan_hash, study, plan, cohort, state, decided_by)"
+        " SELECT ?, study, plan, cohort, 'pending', '' FROM approvals LIMIT 1"
+    )
+    with sqlite3.connect(hospital.state / "site.sqlite") as store:
+        store.executemany(copies, [(f"{number:064}",) for number in range(MOST_PENDING)])
 
 
 def _tighten(**policy: Any) -> Any:  # noqa: ANN401 - policy values
@@ -164,6 +177,8 @@ MECHANISM: Final = (
         "wrong-plan",
         "exact counts of validation patients",
         ("mechanism.evaluation", None),
+        ("mechanism.cell_noise", 0.0),
+        ("mechanism.epsilon_evaluation", 0.0),
     ),
     planned(
         "an evaluation said to be of a sample",
@@ -299,6 +314,13 @@ POLICY: Final = (
         "budget",
         "the epsilon of two studies for the approval of one",
         study={"title": "The same again"},
+    ),
+    Case(
+        "one plan more than may wait for a person",
+        "a person who reads none of them any more",
+        lambda s: sent(s.proposal(changed(s.plan.text, ("study.study.title", "One more")))),
+        "policy",
+        hospital=_full_desk,
     ),
     Case(
         "a round under a policy that has become tighter",

@@ -34,7 +34,7 @@ def field(name: str, key: str, value: Any, gain: str = CONFUSED) -> Case:  # noq
     """One field of the next round with another value."""
 
     def spoil(content: RecordDict) -> None:
-        content["fields"] = ConfigRecord({**content.config_records["fields"], key: value})
+        content.config_records["fields"][key] = value
 
     return spoilt(name, gain, spoil)
 
@@ -67,6 +67,7 @@ def _without(key: str) -> Spoil:
 
 def _with(key: str, record: Any) -> Spoil:  # noqa: ANN401 - one of Flower's records
     def spoil(content: RecordDict) -> None:
+        content.pop(key, None)
         content[key] = record
 
     return spoil
@@ -130,6 +131,7 @@ FIELDS: Final = (
     field("a receipt without end", "receipt", bytes(10**6), "a log without end"),
     field("a receipt as a string", "receipt", "00" * 64),
     field("an audit log of negative length", "receipt_audit_length", -1),
+    field("a document with half a character", "document", "\ud800", "a crash"),
     field("an unknown field", "noise", 0.0, "what no reviewer knows"),
     field("one patient's number among the fields", "patient", "P03", "one patient's result"),
     field("a reply's fields", "signature", b"", "a request that is taken for a reply"),

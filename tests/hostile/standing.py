@@ -21,7 +21,7 @@ from client.site import Site
 from common.messages import Reply, Request, reply_from_record
 from server.daemon import authority
 from tests.client.site_fixtures import Hospital, plan_for, proposal
-from tests.hostile.case import Case
+from tests.hostile.case import SILENCE, Case
 from tests.hostile.sound import STUDY, Sent, Sound, sent
 
 STEPS: Final = 4
@@ -103,6 +103,17 @@ def heard(site: Site, message: Sent) -> Reply | None:
     purpose, content = message
     answer = answer_record(site, content, purpose)
     return None if answer is None else reply_from_record(answer)
+
+
+def outcome(standing: Standing, case: Case, place: Path) -> str:
+    """The code that a case gets, ``silence``, or what went wrong."""
+    with standing.at(case, place) as (_, site, sound):
+        message = case.build(sound)
+        try:
+            reply = heard(site, message)
+        except Exception as error:  # noqa: BLE001 - where a check is off, anything may happen
+            return type(error).__name__
+    return SILENCE if reply is None else reply.code
 
 
 def remembered(hospital: Hospital) -> dict[str, list[dict[str, Any]]]:

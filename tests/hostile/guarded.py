@@ -1,0 +1,323 @@
+"""Which case holds which check: with the check off, the case no longer gets its code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+ANSWER, ROUND = "client.answering._answer: ", "client.answering._run_round: "
+FORM, ORDER = "client.answering._require_form: ", "client.answering._require_in_order: "
+ARRAYS, CLOSE = "client.answering._require_arrays: ", "client.answering._close: "
+PROPOSE, APPROVED = "client.answering._propose: ", "client.approvals.Approvals.require: "
+LEDGER, BEYOND = "client.ledger.Ledger.", "client.ledger.Ledger._refuse_beyond_plan: "
+ACCEPTABLE, ALLOWED = "client.policy.require_acceptable: ", "client.policy.require_allowed: "
+OURS, TAKE = "client.policy._require_ours: ", "client.receipts.Receipts.take: "
+RECORD, FIELD = "common.messages._from_record: ", "common.messages._well_formed: "
+ARRAY, STATED = "common.messages._read_arrays: ", "common.privacy.understated: "
+DEARER, COVERS = "common.privacy._dearer_than_stated: ", "common.privacy._covers: "
+STUDY: Final = "common.study."
+
+HELD: Final[dict[str, str]] = {
+    ANSWER + "_is_paused(site)": "a round for a site that is paused",
+    ANSWER + "withdraw(site)": "a round that a patient has opted out of",
+    ANSWER
+    + "site.approvals.require_heard(request.plan_hash, proposed=request.purpose == 'propose')": (
+        "a stored reply of a stopped study"
+    ),
+    ANSWER + "request.purpose != purpose": "an evaluation in a message for training",
+    ANSWER + "_require_form(request)": "a plan with weights beside it",
+    ANSWER + "site.receipts.take(request)": "a forged receipt",
+    FORM + "asked in ('offer', 'propose', 'close') and request.arrays is not None": (
+        "a plan with weights beside it"
+    ),
+    FORM + "asked in ('offer', 'propose') and number": "a proposal in a round",
+    FORM + "asked == 'offer' and request.plan_hash": "an offer asked for under a plan's hash",
+    FORM + "asked == 'close' and request.document": "an end with a document",
+    FORM + "request.acknowledged > (max(number - 1, 0) if asked == 'train' else number)": (
+        "a round that acknowledges itself"
+    ),
+    CLOSE + "approval is None": "the end of another plan",
+    CLOSE + "approval.plan.study.study.name != request.study": (
+        "the end of another study under this plan's hash"
+    ),
+    "client.answering._offered_study: study.study.name != request.study": (
+        "an offer asked for under another study's name"
+    ),
+    "client.answering._offered_study: except ValidationError": "an offer for no study",
+    PROPOSE + "plan.hash != request.plan_hash": "a plan under another plan's hash",
+    PROPOSE + "plan.study.study.name != request.study": "a plan under another study's name",
+    PROPOSE + "site.ledger.require(request.ledger)": "a proposal that has seen a longer ledger",
+    ROUND + "_require_in_order(site, request, plan, part)": "a round in another study's name",
+    ROUND + "_require_arrays(request, plan)": "the same round with a document",
+    ROUND + "require_allowed(plan, site)": "a round of a task that the policy takes no more",
+    ROUND + "site.ledger.reserve(charge, plan, site.file.policy.limits)": (
+        "the same round with other arrays"
+    ),
+    ORDER + "request.study != plan.study.study.name": "a round in another study's name",
+    ORDER + "site.ledger.require(request.ledger)": "a ledger longer than the site's",
+    ORDER + "request.round not in foreseen": "a round more than approved",
+    ORDER + "request.round < last": "a round that is over, with other arrays",
+    ORDER + "site.ledger.is_committed(request.identity)": (
+        "the last round after its acknowledgement"
+    ),
+    ARRAYS + "arrays is None": "no weights",
+    ARRAYS + "arrays.dtype != np.float32": "whole numbers for weights",
+    ARRAYS + "arrays.shape != (plan.weights,)": "a weight less",
+    ARRAYS + "request.document": "a metric request for one patient",
+    ARRAYS + "not np.isfinite(arrays).all()": "a weight that is not a number",
+    "client.approvals.Approvals.require_heard: "
+    "not (proposed and approval.standing == 'expired')": "a stored reply of a stopped study",
+    "client.consent.consider: require_acceptable(plan, site)": "less noise",
+    "client.consent.consider: _require_room(site)": "one plan more than may wait for a person",
+    "client.consent._require_room: waiting >= MOST_PENDING": (
+        "one plan more than may wait for a person"
+    ),
+    "client.consent._enrol: site.ledger.refuse_unaffordable(plan, site.file.policy.limits)": (
+        "a second plan of the study that the patients cannot afford"
+    ),
+    "client.dataset.require_unchanged: cohort.fingerprint != frozen": (
+        "a round on a cohort that has changed"
+    ),
+    LEDGER + "require: self.hash_at(seen.length) != seen.hash": "a ledger longer than the site's",
+    LEDGER + "reserve: self._refuse_overspending(charge, plan, limits)": (
+        "a round beyond a total that has become tighter"
+    ),
+    LEDGER + "reserve: row['identity'] != charge.identity": "the same round with other arrays",
+    LEDGER
+    + "refuse_unaffordable: "
+    + "self._within(spent, plan, self._after(history, spent, plan), limits)": (
+        "a second plan of the study that the patients cannot afford"
+    ),
+    LEDGER + "_refuse_overspending: self._within(spent, plan, after, limits)": (
+        "a round beyond a total that has become tighter"
+    ),
+    LEDGER + "_within: epsilon > limits.epsilon_total": (
+        "a second plan of the study that the patients cannot afford"
+    ),
+    ACCEPTABLE + "_require_ours(plan, site, site.offer(plan.study))": "another kernel",
+    ACCEPTABLE + "fault is not None": "less noise",
+    ACCEPTABLE + "require_allowed(plan, site)": "a larger delta than the policy's",
+    ALLOWED + "_require_ours(plan, site, site.offer(plan.study, plan.numerics.choice))": (
+        "a round on a machine that computes otherwise"
+    ),
+    ALLOWED + "study.task.kind not in policy.tasks": (
+        "a round of a task that the policy takes no more"
+    ),
+    ALLOWED + "study.aggregation.min_sites < policy.min_sites": (
+        "fewer sites than the policy's smallest aggregate"
+    ),
+    ALLOWED + "plan.mechanism.delta > policy.delta": "a larger delta than the policy's",
+    ALLOWED + "plan.mechanism.epsilon > policy.max_epsilon_per_study": (
+        "a round under a policy that has become tighter"
+    ),
+    ALLOWED + "not policy.allow_no_privacy": 'mode "none"',
+    OURS + "told['site']": "another site's plan",
+    OURS + "told['known_key']": "the known key",
+    OURS + "told['weights']": "fewer weights than the model has",
+    OURS + "told['weight']": "a larger weight in the average",
+    OURS + "_require_same_numerics(plan, offer)": "more threads",
+    OURS + "plan.declared_patients < plan.study.data.min_patients": (
+        "more patients than the site declares"
+    ),
+    OURS + "found != ours": "another site's plan",
+    "client.policy._require_same_numerics: changed": "another version of what computes",
+    TAKE + "not receipt.holds(self._site)": "a forged receipt",
+    TAKE + "heads in self._ahead": "a receipt for a longer ledger",
+    TAKE + "self._ledger.hash_at(receipt.ledger.length) != receipt.ledger.hash": (
+        "a receipt for a ledger that never was"
+    ),
+    TAKE + "self._audit.hash_at(receipt.audit.length) != receipt.audit.hash": (
+        "a receipt for a log that never was"
+    ),
+    TAKE + "_require_nothing_said(request)": "heads without a receipt",
+    "client.receipts._require_nothing_said: "
+    "(request.receipt_ledger, request.receipt_audit) != (LedgerHead(), AuditHead())": (
+        "heads without a receipt"
+    ),
+    "client.site.Site.dataset: found is None": "another data set",
+    "client.site.Site.frozen_cohort: require_unchanged(cohort, approval.cohort)": (
+        "a round on a cohort that has changed"
+    ),
+    RECORD + "set(content) <= {'fields', 'arrays'}": "a metric record beside the request",
+    RECORD + "'fields' in content": "an empty message",
+    RECORD + "set(config) != set(wanted)": "an unknown field",
+    RECORD + "type(values[name]) is type_": "a round as a string",
+    RECORD + "_well_formed(name, values[name])": "a negative round",
+    FIELD + "name not in _FORMS or re.fullmatch(_FORMS[name], value) is not None": (
+        "a study named as a path on the wire"
+    ),
+    FIELD + "0 <= value <= LARGEST": "a round beyond 32 bits",
+    FIELD + "re.search('[\\ud800-\\udfff]', value) is None": "a document with half a character",
+    ARRAY + "not isinstance(record, ArrayRecord)": "a configuration for arrays",
+    ARRAY + "set(record) != {'flat'}": "two arrays",
+    ARRAY + "array.stype == STORAGE": "weights in the other order",
+    ARRAY + "len(array.shape) == 1": "a single number",
+    ARRAY + "len(array.data) == count * dtype.itemsize": ("fewer bytes than a vast shape says"),
+    "common.messages._demand: not condition": "a negative round",
+    "common.plan.read_plan: plan.text != text": "a space in a plan",
+    "common.plan.read_plan: except ValidationError": "a plan with an unknown field",
+    STATED + "proposed == expected": 'a private mechanism under mode "none"',
+    STATED + "isinstance(privacy, NoPrivacy)": 'mode "none" slipped in beside a private study',
+    STATED + "holds['sampling_rate'] proposed.step.sampling_rate == rate": (
+        "a smaller sampling rate"
+    ),
+    STATED + "holds['count'] proposed.step.count == 1": "a step that counts twice",
+    STATED + "holds['count'] evaluation is None or evaluation.count == 1": (
+        "an evaluation that counts twice"
+    ),
+    STATED + "holds['evaluation'] (evaluation is not None) == bool(study.evaluation_rounds)": (
+        "an evaluation without its mechanism"
+    ),
+    STATED + "holds['evaluation'] evaluation is None or evaluation.sampling_rate == 1.0": (
+        "an evaluation said to be of a sample"
+    ),
+    STATED + "holds['clip_norm'] proposed.clip_norm == privacy.clip_norm": "a larger clip norm",
+    STATED + "holds['divisor'] proposed.divisor == rate * declared_patients": "another divisor",
+    STATED + "holds['cell_noise'] proposed.cell_noise == cell_noise": (
+        "no noise on the histogram's cells"
+    ),
+    STATED + "holds['delta'] proposed.delta == privacy.delta": "another delta in the mechanism",
+    DEARER
+    + "not _covers(proposed.epsilon_training, proposed.step, steps, privacy.epsilon,"
+    + " privacy.delta)": "less noise",
+    DEARER
+    + "event and (not _covers(proposed.epsilon_evaluation, event, evaluations, share,"
+    + " privacy.delta))": "less noise on the histogram",
+    COVERS + "exceeds(rate, noise, times, delta, allowed)": "hardly any noise",
+    COVERS + "epsilon_of(rate, noise, times, delta) <= stated * (1 + SAME) + SAME": (
+        "an understated epsilon"
+    ),
+    STUDY + "_slug: re.fullmatch('[a-z0-9][a-z0-9-]{0,62}', text) is None": (
+        "a data set named as a path"
+    ),
+    STUDY + "_words: not 1 <= len(text) <= 200": "a title without end",
+    STUDY + "_words: any((each not in _JOINERS for each in unseen))": (
+        "a title that is read from right to left"
+    ),
+    STUDY + "Task._classes_differ: len(set(self.classes)) != len(self.classes)": "a class twice",
+    STUDY + "Training._steps_can_be_composed: steps > MOST_STEPS": (
+        "more steps than can be accounted"
+    ),
+    STUDY
+    + "Study._sections_agree: weights is not None and len(weights) != len(self.task.classes)": (
+        "weights of classes for a patient"
+    ),
+    STUDY + "Study._sections_agree: late": "an evaluation after the last round",
+}
+"""Alone between a case and what it wants."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A check that is one of several in the way of a case.
+
+    Attributes:
+        case: which.
+        others: checks that must be off too before the case gets any further.
+        code: what the case gets while only the others are off; its own code where that is not
+            said, since this check then gives the same.
+    """
+
+    case: str
+    others: tuple[str, ...]
+    code: str | None = None
+
+
+SHARED: Final[dict[str, Shared]] = {
+    APPROVED + "approval is not None": Shared(
+        "a round of an unknown plan",
+        (APPROVED + "standing == 'approved'", APPROVED + "approval.key is not None"),
+    ),
+    APPROVED + "standing == 'approved'": Shared(
+        "a round of a plan that was denied", (APPROVED + "approval.key is not None",)
+    ),
+    APPROVED + "approval.key is not None": Shared(
+        "a round of a plan that was denied", (APPROVED + "standing == 'approved'",)
+    ),
+    APPROVED + "self.require_heard(plan_hash)": Shared(
+        "a round of a stopped study",
+        (
+            ANSWER
+            + "site.approvals.require_heard(request.plan_hash,"
+            + " proposed=request.purpose == 'propose')",
+        ),
+    ),
+    LEDGER + "refuse_unaffordable: mechanism.epsilon > limits.epsilon_per_study": Shared(
+        "a higher epsilon than the policy's for one study",
+        (ALLOWED + "plan.mechanism.epsilon > policy.max_epsilon_per_study",),
+    ),
+    LEDGER + "_refuse_overspending: self._refuse_beyond_plan(charge, plan, limits)": Shared(
+        "a round under a policy that has become tighter",
+        (ALLOWED + "plan.mechanism.epsilon > policy.max_epsilon_per_study",),
+        "budget",
+    ),
+    BEYOND + "plan.mechanism.epsilon > limits.epsilon_per_study": Shared(
+        "a round under a policy that has become tighter",
+        (ALLOWED + "plan.mechanism.epsilon > policy.max_epsilon_per_study",),
+        "budget",
+    ),
+    BEYOND + "spent + event.count <= whole.count": Shared(
+        "a round more than approved, after the last",
+        (ORDER + "request.round not in foreseen",),
+        "budget",
+    ),
+    BEYOND + "not foreseen": Shared(
+        "a round more than approved, after the last",
+        (ORDER + "request.round not in foreseen",),
+        "budget",
+    ),
+    OURS + "told['declared_patients']": Shared(
+        "more declared patients", (ACCEPTABLE + "fault is not None", OURS + "told['weight']")
+    ),
+    RECORD + "not isinstance(config, ConfigRecord)": Shared(
+        "metrics for fields", (RECORD + "set(config) != set(wanted)",)
+    ),
+    FIELD + "value in get_args(Purpose)": Shared(
+        "an unknown purpose", (ANSWER + "request.purpose != purpose",)
+    ),
+    FIELD + "len(value) in (0, SIGNATURE_BYTES)": Shared(
+        "a receipt without end", (TAKE + "not receipt.holds(self._site)",)
+    ),
+    ARRAY + "array.dtype in DTYPES": Shared(
+        "weights of an unknown type", (ARRAYS + "arrays.dtype != np.float32",)
+    ),
+}
+"""One of several in the way."""
+
+WHILE_COMPUTING: Final = "a decision while a round is computed: tests/client/test_answering.py"
+UNTRAINABLE: Final = "no model of a study needs it: tests/client/test_tuning.py"
+SAME_PLAN: Final = "both numbers come from one plan: tests/client/test_ledger.py"
+ELSEWHERE: Final[dict[str, str]] = {
+    "client.answering.answer: require_memory(error)": "a worker's limit: tests/client/daemon",
+    ROUND + "approval.key is None": "for the types alone: the approval was required above",
+    ROUND + "withdraw(site)": WHILE_COMPUTING,
+    ROUND + "_require_still_approved(site, approval)": WHILE_COMPUTING,
+    "client.answering._require_still_approved: "
+    "site.approvals.require(approval.plan.hash).key != approval.key": WHILE_COMPUTING,
+    ROUND + "check(plan.study, plan.numerics.choice)": UNTRAINABLE,
+    ACCEPTABLE + "check(plan.study, plan.numerics.choice)": UNTRAINABLE,
+    "client.answering._train: except ValueError": (
+        "the update itself, after it was charged: tests/client/test_answering.py"
+    ),
+    "client.consent.approve: require_acceptable(plan, site)": (
+        "a person's approval: tests/client/test_administration.py"
+    ),
+    BEYOND + "event is not None": SAME_PLAN,
+    BEYOND + "whole is not None": SAME_PLAN,
+    BEYOND + "event.sampling_rate == whole.sampling_rate": SAME_PLAN,
+    BEYOND + "event.noise_multiplier == whole.noise_multiplier": SAME_PLAN,
+    ARRAY + "most_weights is None or count <= most_weights": (
+        "the coordinator's bound on updates: tests/hostile/test_updates.py"
+    ),
+    "common.privacy._calibrate_training: noise <= MOST_NOISE": (
+        "the coordinator's calibration: tests/common/test_privacy.py"
+    ),
+    "common.privacy._calibrate_evaluation: math.isinf(noise)": (
+        "the coordinator's calibration: tests/common/test_privacy.py"
+    ),
+    STUDY + "_explain_batch_norm: norm == 'batch'": (
+        "says why; the type allows no such value: tests/common/test_study.py"
+    ),
+    STUDY + "seconds: match is None": "durations have a pattern: tests/common/test_study.py",
+}
+"""No message can come this far; where the check is tested instead."""
