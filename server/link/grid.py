@@ -202,9 +202,11 @@ class FleetGrid(HttpGrid):
             return [message for message in pulled if message is not None]
 
     def _is_due(self, message_id: str) -> bool:
-        if self._notices is not None and self._notices.complete(message_id):
+        notices = self._notices
+        if notices is not None and notices.complete(message_id):
             return True
-        if time.monotonic() < self._due.get(message_id, 0.0):
+        doubted = notices is not None and notices.doubted(message_id)
+        if not doubted and time.monotonic() < self._due.get(message_id, 0.0):
             return False
         node = self._asked.get(message_id)
         return node is None or message_id in self._partial or node in self._connected()

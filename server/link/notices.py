@@ -107,6 +107,7 @@ class Line:
         self._changed = threading.Condition()
         self._expected: dict[str, int] = {}
         self._complete: set[str] = set()
+        self._doubted: set[str] = set()
         self._fresh = False
         self._socket: socket.socket | None = None
         self._closed = False
@@ -126,12 +127,14 @@ class Line:
         """Say that the reply is being looked for now, so that only later word counts."""
         with self._changed:
             self._complete.discard(message_id)
+            self._doubted.discard(message_id)
 
     def forget(self, message_id: str) -> None:
         """Expect a reply no longer."""
         with self._changed:
             self._expected.pop(message_id, None)
             self._complete.discard(message_id)
+            self._doubted.discard(message_id)
 
     def pushed(self, nodes: Iterable[int]) -> None:
         """Tell that requests for these nodes, and all that belongs to them, were pushed."""
@@ -140,9 +143,14 @@ class Line:
         self._tell(listener, sorted(set(nodes)))  # told again when the line is back
 
     def complete(self, message_id: str) -> bool:
-        """Whether the reply to a request was heard to be complete, or word may have been lost."""
+        """Whether the reply to a request was heard to be complete."""
         with self._changed:
             return message_id in self._complete
+
+    def doubted(self, message_id: str) -> bool:
+        """Whether word of the reply may have been lost: the line was down."""
+        with self._changed:
+            return message_id in self._doubted
 
     def wait(self, timeout: float) -> bool:
         """Block until more has been heard than at the last call; tells whether it has."""
@@ -179,7 +187,7 @@ class Line:
         """What was said while the line was down was missed, by both sides."""
         with self._changed:
             self._socket = listener
-            self._complete.update(self._expected)
+            self._doubted.update(self._expected)
             self._fresh = True
             nodes = sorted(set(self._expected.values()))
             self._changed.notify_all()

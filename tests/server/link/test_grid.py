@@ -39,8 +39,9 @@ def request(node: int, values: list[int]) -> Message:
 
 
 def answer(fleet: Fleet) -> Message:
-    received = fleet.pull()
-    assert received is not None
+    received = None
+    while received is None:
+        received = fleet.pull()
     fleet.push(Message(received.content, reply_to=received))
     return received
 
