@@ -17,7 +17,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.networks.nets import DenseNet121, resnet18
 from torch import nn
 
 from common.errors import ModelError
@@ -189,6 +188,9 @@ def _group_norm(groups: int | None, channels: int) -> nn.GroupNorm:
 
 
 def _monai(spec: ModelSpec, channels: int, classes: int) -> nn.Module:
+    # Two seconds, which a coordinator that starts a study of another model does not spend.
+    from monai.networks.nets import DenseNet121, resnet18
+
     norm = ("group", {"num_groups": spec.groups or GROUPS})
     if spec.name == "resnet18":
         model: nn.Module = resnet18(
