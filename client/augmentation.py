@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import torch
-from monai.networks.layers import AffineTransform
 
 from common.randomness import Stream
 from common.study import Augmentation
@@ -41,6 +40,8 @@ def augment(images: torch.Tensor, settings: Augmentation, stream: Stream) -> tor
         aspect=width / height,
     )
     if settings.moves:
+        from monai.networks.layers import AffineTransform  # two seconds, for those who augment
+
         warp = AffineTransform(
             spatial_size=(height, width),
             normalized=True,

@@ -18,9 +18,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
-from dp_accounting.pld import PLDAccountant
-from opacus.accountants.analysis.rdp import compute_rdp
 from pydantic import Field
 
 from common.files import canonical_json, sha256
@@ -76,6 +73,10 @@ def epsilon(events: tuple[tuple[SampledGaussian, int], ...], delta: float) -> fl
         events: each event and how many times it happened.
         delta: the failure probability.
     """
+    # Like Opacus below: a second or two, which processes that only read plans do not spend.
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+    from dp_accounting.pld import PLDAccountant
+
     if not events:
         return 0.0
     loss = min(event.sampling_rate / event.noise_multiplier for event, _ in events)
@@ -136,6 +137,8 @@ def exceeds(rate: float, noise_multiplier: float, count: int, delta: float, targ
 def _divergences_at(
     orders: tuple[float, ...], rate: float, noise_multiplier: float
 ) -> npt.NDArray[np.float64]:
+    from opacus.accountants.analysis.rdp import compute_rdp
+
     return np.asarray(
         compute_rdp(q=rate, noise_multiplier=noise_multiplier, steps=1, orders=orders)
     )
