@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_ssh_private_key,
+)
 
 from common.bundle import foreign
 from common.errors import LinkError, SiteError
@@ -62,12 +69,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
-from flwr.supercore.primitives.asymmetric import (
-    bytes_to_private_key,
-    generate_key_pairs,
-    private_key_to_bytes,
-    public_key_to_bytes,
-)
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
@@ -139,8 +141,12 @@ class ForeignCode(LinkError):  # noqa: N818 - a state of the line, by its name
 
 
 def new_node_key() -> bytes:
-    """A new private key to connect with, EC P-384, PEM (PKCS 8)."""
-    return private_key_to_bytes(generate_key_pairs()[0])
+    """A new private key to connect with, EC P-384.
+
+    In OpenSSH's format, as ``ssh-keygen`` writes it, which a stock ``flower-supernode`` wants.
+    """
+    key = ec.generate_private_key(ec.SECP384R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 
 
 def load_node_key(path: Path, *, make: bool = False) -> ec.EllipticCurvePrivateKey:
@@ -156,14 +162,14 @@ def load_node_key(path: Path, *, make: bool = False) -> ec.EllipticCurvePrivateK
     if make and not path.exists():
         write_atomic(path, new_node_key(), mode=0o600)
     try:
-        key = bytes_to_private_key(path.read_bytes())
+        key = load_ssh_private_key(path.read_bytes(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ValueError("another kind of key")
-    except (OSError, ValueError) as cause:
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as cause:
         raise SiteError(
             "the key that this site connects with cannot be read",
             where=path,
-            found=cause.strerror if isinstance(cause, OSError) else "no EC private key in PEM",
+            found=cause.strerror if isinstance(cause, OSError) else "no EC key in OpenSSH's format",
             remedy="bring it back from a backup, or make the site anew and have it admitted",
         ) from cause
     return key

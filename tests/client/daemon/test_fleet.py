@@ -266,7 +266,7 @@ def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     SiteCard(name="site", node_key=made, signing_key="00" * 32)  # which checks the curve
     path.write_text("no key")
-    with pytest.raises(SiteError, match="no EC private key"):
+    with pytest.raises(SiteError, match="no EC key"):
         load_node_key(path)
 
 
