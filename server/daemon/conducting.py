@@ -8,7 +8,7 @@ exit    meaning
 ======  ======================================================================
 0       the study is completed, or an operator stopped it
 2       a person must mend something: the study stands as failed, and says why
-75      the SuperLink was lost: start again (EX_TEMPFAIL)
+75      the SuperLink was lost, or the store: start again (EX_TEMPFAIL)
 1       a defect: the log says where
 ======  ======================================================================
 """
@@ -28,7 +28,7 @@ from typing import Any, Final
 
 import structlog
 
-from common.errors import EXIT_CODE, ConsiliumError, LinkError
+from common.errors import EXIT_CODE, ConsiliumError, CoordinatorError, LinkError
 from common.files import write_atomic
 from common.logs import configure, place
 from common.study import Study, load_study
@@ -134,21 +134,28 @@ def die_with(parent: int) -> None:
 
 def run(home: Home, name: str, port: int) -> int:
     """Conduct a study; gives what to exit with."""
-    store = open_store(home.store_url)
+    try:
+        with open_store(home.store_url) as store:
+            return _run(home, store, name, port)
+    except (LinkError, CoordinatorError) as error:  # the coordinator's own parts: they come back
+        log.warning("conducting.lost", error=error.what)
+        return AGAIN
+    except Exception as error:  # noqa: BLE001 - the last stop: its text may hold anything
+        log.error("conducting.defect", error=type(error).__name__, at=place(error))
+        return 1
+
+
+def _run(home: Home, store: Store, name: str, port: int) -> int:
     try:
         carry_out(home, store, name, port)
     except StudyStopped:
         return 0
-    except LinkError as error:
-        log.warning("conducting.lost", error=error.what)
-        return AGAIN
+    except (LinkError, CoordinatorError):
+        raise
     except ConsiliumError as error:
         log.error("conducting.failed", error=type(error).__name__, what=error.what)
         fail(store, name, error)
         return EXIT_CODE
-    except Exception as error:  # noqa: BLE001 - the last stop: its text may hold anything
-        log.error("conducting.defect", error=type(error).__name__, at=place(error))
-        return 1
     return 0
 
 

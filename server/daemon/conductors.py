@@ -18,7 +18,7 @@ from typing import Final
 
 import structlog
 
-from common.errors import EXIT_CODE
+from common.errors import EXIT_CODE, CoordinatorError
 from server.daemon.settings import Home
 from server.store import Store
 from server.store.rows import StudyState
@@ -98,6 +98,14 @@ class Conductors:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _goes_on(self, name: str, code: int) -> bool:
+        """Whether a study whose process has ended is to have another."""
+        try:
+            return self._stands(name, code)
+        except CoordinatorError as error:  # its store is away: the process will have met that too
+            log.error("study.unknown", study=name, what=error.what)
+            return True
+
+    def _stands(self, name: str, code: int) -> bool:
         state = self._store.study(name).state
         if state not in ALIVE:
             return False

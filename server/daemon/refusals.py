@@ -7,10 +7,12 @@ and address there is one event a minute, with how often it came.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Final
 
+from common.errors import CoordinatorError
 from server.store import Store
 
 EVERY_SECONDS: Final = 60.0
@@ -67,4 +69,5 @@ class Refusals:
     def _write(self, kind: Kind, count: int) -> None:
         reason, site, address = kind
         fields = {"reason": reason, "address": address, "count": count}
-        self._store.record(None, "gateway.refused", site=site, fields=fields)
+        with contextlib.suppress(CoordinatorError):  # the store is away; the log has them all
+            self._store.record(None, "gateway.refused", site=site, fields=fields)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -35,6 +35,7 @@ from server.store import Store, open_store
 FOLLOW_SECONDS: Final = 1.0
 SEEN_SECONDS: Final = 20.0
 DAY_SECONDS: Final = 86400.0
+HINDERED_SECONDS: Final = 5.0
 log = structlog.get_logger(__name__)
 
 
@@ -69,6 +70,9 @@ class Daemon:
         self.gateway.app.add_middleware(metrics.Meter, self.traffic, self._heard)
         self.operators_port: int | None = None
         self._came: asyncio.Queue[str] = asyncio.Queue()
+        self._sizes: dict[str, int] = {}
+        self._followed = 0
+        self._least_update = self.gateway.largest_update
 
     def _gateway(self) -> Gateway:
         file = self.home.file
@@ -120,8 +124,9 @@ class Daemon:
         if operators is not None:
             server, self.operators_port = operators
             stack.push_async_callback(server.stop, STOP_SECONDS)
-        for work in (self.refusals.keep(), self._follow(), self._write_seen(), self._renew()):
-            tasks.append(await self._task(stack, work))
+        tasks.append(await self._task(stack, self.refusals.keep()))
+        for work in (self._follow, self._write_seen, self._renew):
+            tasks.append(await self._task(stack, _steadily(work)))
         stack.push_async_callback(self.refusals.flush)
         return tasks
 
@@ -157,38 +162,45 @@ class Daemon:
 
     async def _write_seen(self) -> None:
         """Write down who comes, at once, and who is there, now and then."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                name = await asyncio.wait_for(self._came.get(), SEEN_SECONDS)
-                await asyncio.to_thread(self.store.record, None, "site.seen", site=name)
-            for site, online in self.roll.online.items():
-                if online:
-                    await asyncio.to_thread(self.store.seen, site)
+        with contextlib.suppress(TimeoutError):
+            name = await asyncio.wait_for(self._came.get(), SEEN_SECONDS)
+            await asyncio.to_thread(self.store.record, None, "site.seen", site=name)
+        for site, online in self.roll.online.items():
+            if online:
+                await asyncio.to_thread(self.store.seen, site)
 
     async def _follow(self) -> None:
         """Let the gateway take updates as large as the studies under way have them."""
-        sizes: dict[str, int] = {}
-        least, after = self.gateway.largest_update, 0
-        while True:
-            events = await asyncio.to_thread(self.store.events, None, after, kind="study.started")
-            for event in events:
-                after = event.id
-                sizes[str(event.study)] = int(event.fields.get("update_bytes", 0))
-            alive = [sizes.get(name, 0) for name in self.conductors.names]
-            self.gateway.largest_update = max([least, *alive])
-            await asyncio.sleep(FOLLOW_SECONDS)
+        events = await asyncio.to_thread(
+            self.store.events, None, self._followed, kind="study.started"
+        )
+        for event in events:
+            self._followed = event.id
+            self._sizes[str(event.study)] = int(event.fields.get("update_bytes", 0))
+        alive = [self._sizes.get(name, 0) for name in self.conductors.names]
+        self.gateway.largest_update = max([self._least_update, *alive])
+        await asyncio.sleep(FOLLOW_SECONDS)
 
     async def _renew(self) -> None:
         """Issue certificates anew before they expire; sites notice nothing."""
-        while True:
-            await asyncio.sleep(DAY_SECONDS)
-            renewed = await asyncio.to_thread(authority.renew, self.home)
-            if self.home.server_certificate in renewed:
-                self.tls.load_cert_chain(self.home.server_certificate, self.home.server_key)
-            if self.home.loopback_certificate in renewed:
-                await asyncio.to_thread(self.behind.superlink.stop)  # it is started again
-            for path in renewed:
-                log.info("certificate.renewed", file=path.name)
+        await asyncio.sleep(DAY_SECONDS)
+        renewed = await asyncio.to_thread(authority.renew, self.home)
+        if self.home.server_certificate in renewed:
+            self.tls.load_cert_chain(self.home.server_certificate, self.home.server_key)
+        if self.home.loopback_certificate in renewed:
+            await asyncio.to_thread(self.behind.superlink.stop)  # it is started again
+        for path in renewed:
+            log.info("certificate.renewed", file=path.name)
+
+
+async def _steadily(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do something over and over; a store that is away for a while ends nothing."""
+    while True:
+        try:
+            await work()
+        except ConsiliumError as error:
+            log.error("coordinator.hindered", what=error.what, **error.details)
+            await asyncio.sleep(HINDERED_SECONDS)
 
 
 def serve(home: Home) -> None:
