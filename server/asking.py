@@ -163,6 +163,7 @@ class Asking:
         most_weights: the longest array that a reply may carry.
         habits: a simulation's, or a network's.
         memory: of the study's earlier questions; it changes.
+        awaited: called once with each site that is waited for, not being connected.
     """
 
     def __init__(
@@ -174,9 +175,11 @@ class Asking:
         most_weights: int,
         habits: Habits = SIMULATION,
         memory: Memory | None = None,
+        awaited: Callable[[str], None] = lambda site: None,
     ) -> None:
         self._grid, self._habits, self._repeat = grid, habits, habits.repeat
         self._most_weights = most_weights
+        self._awaited = awaited
         self._memory = memory or Memory()
         self._strays, self._timeout = self._memory.strays, seconds(timeout)
         silence = self._repeat.silence if self._repeat else 0.0
@@ -227,10 +230,13 @@ class Asking:
         """Send what is due; over a grid that loses nothing all of it, once."""
         if now < self._look_at:
             return
+        first = self._look_at == -math.inf
         self._look_at = math.inf if self._repeat is None else now + self._repeat.look
         nodes = nodes_of(self._grid, self._open)
         for site, asked in self._open.items():
             asked.connected = site in nodes
+            if first and self._repeat is not None and not asked.connected:
+                self._awaited(site)
         self._push(
             {
                 site: node

@@ -80,6 +80,12 @@ class Desk:
             most_weights=most_weights,
             habits=self.habits,
             memory=self.memory,
+            awaited=lambda site: self.tell(
+                "site.awaited",
+                round=requests[site].round,
+                purpose=requests[site].purpose,
+                site=site,
+            ),
         )
 
     def note(self, reply: Reply) -> None:

@@ -94,6 +94,7 @@ _WORDS: Final[dict[str, Callable[[pb.Event, Fields], str]]] = {
     ),
     "approval.given": lambda e, f: f"{e.site}: approved plan {f['plan'][:SHORT]}",
     "approval.refused": lambda e, f: f"{e.site}: {f['reason']}",
+    "site.awaited": lambda e, f: f"{e.site}: not connected, and waited for",
     "site.absent": lambda e, f: f"{e.site}: absent from {f['purpose']}, {f['reason']}",
     "round.started": lambda e, f: f"round {e.round} of {f['rounds']}: {_sites(f['sites'])} asked",
     "round.completed": _completed_round,

@@ -160,6 +160,7 @@ def test_who_was_heard_before_is_asked_though_it_is_away_when_the_study_goes_on(
     deployed.conduct()
     last = [fields for name, fields in deployed.events if name == "round.completed"][-1]
     assert last["sites"] == ["north", "south", "west"]
+    assert deployed.told("site.awaited") == ["west"]
 
 
 def test_each_site_is_receipted_the_newest_it_has_sent(world: World) -> None:

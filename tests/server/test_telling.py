@@ -26,6 +26,7 @@ def event(kind: str, *, round: int = 0, site: str = "", **fields: object) -> pb.
         (event("approval.given", site="a", plan=HASH), "a: approved plan 0123456789ab"),
         (event("approval.refused", site="a", reason="refused: no"), "a: refused: no"),
         (event("site.absent", round=2, site="a", purpose="train", reason="offline"), "a: absent"),
+        (event("site.awaited", round=2, site="a", purpose="train"), "a: not connected"),
         (event("round.started", round=2, rounds=9, sites=1), "round 2 of 9: 1 site asked"),
         (event("reply.folded", round=2, site="a"), "round 2: a is in"),
         (event("study.stopped", by="ada"), "stopped by ada"),

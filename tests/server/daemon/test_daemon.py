@@ -40,8 +40,15 @@ from tests.server.daemon.deployment import (
     patient,
     until,
 )
+from tests.server.store.postgres import Server, running
 
 OPERATORS = free_port()
+
+
+@pytest.fixture
+def postgresql() -> Iterator[Server]:
+    with running() as server:
+        yield server
 
 
 class Scene:
@@ -345,9 +352,15 @@ def test_a_daemon_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_systemd_is_told_and_a_study_goes_on_after_a_stop(
-    tmp_path: Path, make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    make_world: Callable[..., World],
+    monkeypatch: pytest.MonkeyPatch,
+    postgresql: Server,
 ) -> None:
-    """SIGTERM ends everything within 5 s, and the next start goes on with what was under way."""
+    """SIGTERM ends everything within 5 s, and the next start goes on with what was under way.
+
+    The store is a PostgreSQL server here.
+    """
     address, told = tmp_path / "notify", list[bytes]()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listener.bind(str(address))
@@ -371,7 +384,8 @@ def test_systemd_is_told_and_a_study_goes_on_after_a_stop(
         Hospital(name, client, tmp_path / f"{name}.key", world.key(name).public, {})
         for name in world.patients
     ]
-    with deployed(tmp_path / "home") as deployment, connected(deployment, *hospitals):
+    store = ("sqlite:///state/coordinator.sqlite", postgresql.new_database())
+    with deployed(tmp_path / "home", store) as deployment, connected(deployment, *hospitals):
         deployment.ask("Start", document=patient(world.study_file.read_text()))
         assert reached.wait(60)
         assert deployment.end() < 5
