@@ -160,8 +160,6 @@ def show_study(shown: pb.ShowReply) -> None:
     for warning in shown.warnings:
         console.print(Text(warning, style="bold red"))
     console.print(Text(shown.text))
-    console.print()
-    console.print(_grid(("plan", shown.plan_hash), ("state", shown.state)))
     if shown.state == "pending":
         short = shown.plan_hash[:SHORT]
         console.print(f"\nTo approve: consilium-site approve {shown.study} --hash {short}")

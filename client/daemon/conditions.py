@@ -6,7 +6,7 @@ import signal
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from client.daemon.worker import EXIT_MEMORY
+from client.daemon.limits import EXIT_MEMORY
 
 
 def now() -> str:

@@ -37,7 +37,7 @@ from client.daemon.fleet import (
     load_node_key,
 )
 from client.daemon.frames import BrokenFrame, Frame
-from client.daemon.limits import die_with_parent
+from client.daemon.limits import EXIT_UNUSABLE, die_with_parent
 from common import flower, logs
 from common.enrolment import read_coordinator_card
 from common.errors import ConsiliumError, LinkError
@@ -265,8 +265,14 @@ def main() -> None:
     die_with_parent(parent)
     logs.configure("console" if form == "console" else "json", "info")
     threading.excepthook = _end
-    card = read_coordinator_card(state / "COORDINATOR.json")
-    key = load_node_key(state / "node.key")
+    try:
+        card = read_coordinator_card(state / "COORDINATOR.json")
+        key = load_node_key(state / "node.key")
+    except ConsiliumError as error:
+        told = {"what": error.what, "found": error.details.get("found", "")}
+        told |= {"state": "refused", "remedy": error.details.get("do", "")}
+        frames.send(end, Frame("line", told))
+        os._exit(EXIT_UNUSABLE)
     Connection(end, lambda: Fleet(card, key)).serve()
     os._exit(0)
 

@@ -76,7 +76,7 @@ class Control(SiteServicer):
                 by_hours=not supervisor.in_hours,
                 hours=place.file.policy.hours or "",
             ),
-            audit=f"{site.audit_length} lines; {self._chain}",
+            audit=f"{site.audit_length} lines; at the daemon's start {self._chain}",
             known_key=site.known_key,
         )
 

@@ -14,6 +14,10 @@ import signal
 from dataclasses import dataclass
 from typing import Final
 
+EXIT_MEMORY: Final = 77
+"""What a process exits with that passed its memory limit."""
+EXIT_UNUSABLE: Final = 78
+"""And one that cannot use the site's files, having said why."""
 _PR_SET_PDEATHSIG: Final = 1
 _NO_MEMORY: Final = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate")
 

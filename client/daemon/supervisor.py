@@ -24,10 +24,10 @@ from client.daemon.claim import notify, watchdog_seconds
 from client.daemon.conditions import Condition, death, now
 from client.daemon.frames import Frame
 from client.daemon.hub import MOST_DEATHS, Hub, Job, Stopped
-from client.daemon.limits import Limits
+from client.daemon.limits import EXIT_UNUSABLE, Limits
 from client.daemon.metrics import Metrics
 from client.daemon.place import Place, Programs
-from client.daemon.worker import EXIT_UNUSABLE, Order
+from client.daemon.worker import Order
 from client.policy import within
 from common import logs
 from common.messages import Purpose
@@ -156,7 +156,12 @@ class Supervisor:
     def approved(self, plan_hash: str) -> None:
         """A person approved a plan: let the coordinator ask again at once."""
         self.hub.approve(plan_hash)
-        self.connection.send(Frame("renew"))
+        if self.hub.sending is not None:
+            self.connection.send(Frame("renew"))  # once the reply has left
+        elif self.line.state == "online":
+            # Its process waits in a poll that the coordinator holds; a new one connects at once.
+            self.line = Condition("restarting", "so that the coordinator asks again at once")
+            self.connection.kill()
 
     def _dispatch(self) -> None:
         """Give everyone what there is for them; harmless at any time."""
@@ -282,10 +287,9 @@ class Supervisor:
         self._metrics.restarted("connection")
         self._metrics.line("restarting")
         self.hub.line_lost()
-        self.line = Condition(
-            "restarting",
-            "the study whose reply it sent was stopped" if killed else "its process ended",
-        )
+        known = status == EXIT_UNUSABLE or (killed and self.line.state == "restarting")
+        why, remedy = (self.line.why, self.line.remedy) if known else ("its process ended", "")
+        self.line = Condition("restarting", why, remedy)
 
     async def _keep_time(self) -> None:
         """Look at the hours now and then, and tell systemd that all is well."""

@@ -20,7 +20,14 @@ import structlog
 
 from client.daemon import frames
 from client.daemon.frames import Frame
-from client.daemon.limits import Limits, MemoryLimit, die_with_parent, exhausted
+from client.daemon.limits import (
+    EXIT_MEMORY,
+    EXIT_UNUSABLE,
+    Limits,
+    MemoryLimit,
+    die_with_parent,
+    exhausted,
+)
 from common import flower, logs
 from common.errors import ConsiliumError
 from common.flower import ClientApp, Context, Error, ErrorCode, Message
@@ -30,8 +37,6 @@ SILENCE: Final = "silence"
 """In the place of a reply's code: nothing is to be sent."""
 FAILED: Final = "failed"
 """In the place of a reply's code: the app could not answer; Flower's own code goes out."""
-EXIT_MEMORY: Final = 77
-EXIT_UNUSABLE: Final = 78
 
 log = structlog.get_logger(__name__)
 

@@ -291,3 +291,14 @@ async def test_the_line_says_what_is_wrong_and_what_to_do(tmp_path: Path) -> Non
 
 def _is_in(supervisor: Supervisor, state: str) -> bool:
     return supervisor.line.state == state
+
+
+@in_a_loop
+async def test_a_connection_that_cannot_read_its_files_says_which(tmp_path: Path) -> None:
+    hospital = small(tmp_path)
+    (hospital.state / "COORDINATOR.json").write_text("{}")
+    real = Programs(worker="tests.client.daemon.quick_worker")
+    async with running(hospital, real) as (supervisor, _):
+        await until(lambda: supervisor.connection.restarts)
+        assert "not a card" in supervisor.line.why
+        assert supervisor.line.state == "restarting"
