@@ -1,0 +1,84 @@
+"""A study between real processes, over TLS, is the simulation of that study, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from simulations.archives import read_hospitals
+from simulations.network import NetworkOrder, conduct, coordinate, enrol, followed, simulate
+from tests.integration.conftest import study_text, write_hospitals
+
+SEED = 3
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> NetworkOrder:
+    study, hospitals = tmp_path / "tiny.toml", tmp_path / "hospitals"
+    study.write_text(study_text(aggregation={"min_sites": 3}))
+    hospitals.mkdir()
+    write_hospitals(hospitals)
+    return NetworkOrder(study, hospitals, tmp_path / "network", SEED)
+
+
+def test_three_daemons_and_a_simulation_end_with_the_same_weights(order: NetworkOrder) -> None:
+    said: list[str] = []
+    found = conduct(order, said.append)
+    assert found.same
+    assert len(found.network) == 64
+    outcome = json.loads((order.result / "outcome.json").read_bytes())
+    assert outcome["rounds"] == 3
+    assert outcome["absences"] == []
+    assert any("KNOWN KEY" in note for note in outcome["warnings"])
+
+
+def test_killing_every_process_of_the_sites_changes_no_bit(order: NetworkOrder) -> None:
+    """In round 1 a worker and another's connection die, in round 2 both of a third."""
+    order.logs.mkdir(parents=True)
+    with ExitStack() as stack:
+        daemons = enrol(order, read_hospitals(order.hospitals), stack, lambda _: None)
+        coordinate(order, "start", str(order.study), "--seed", str(SEED))
+        done = set()
+        for line in followed(order, "tiny"):
+            for number in (1, 2):
+                if f"round {number}" in line and number not in done:
+                    done.add(number)
+                    _kill(daemons, number)
+        coordinate(order, "result", "tiny", "--out", str(order.result))
+    simulate(order)
+    outcome = json.loads((order.result / "outcome.json").read_bytes())
+    alone = json.loads((order.simulation / "coordinator" / "outcome.json").read_bytes())
+    assert done == {1, 2}
+    assert outcome["final_weights_sha256"] == alone["final_weights_sha256"]
+    assert outcome["absences"] == []
+
+
+def _kill(daemons: dict[str, subprocess.Popen[bytes]], number: int) -> None:
+    """Kill some of the sites' processes; whoever keeps them starts them again."""
+    first, second, third = (daemons[name].pid for name in sorted(daemons))
+    for parent, program in ((first, "worker"), (second, "connection")) if number == 1 else ():
+        os.kill(_child(parent, program), signal.SIGKILL)
+    if number == 2:
+        for program in ("connection", "worker"):
+            os.kill(_child(third, program), signal.SIGKILL)
+
+
+def _child(parent: int, program: str) -> int:
+    """The child of a process that runs a program of the daemon."""
+    listing = subprocess.run(
+        ["ps", "--ppid", str(parent), "-o", "pid=,args="],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for line in listing.stdout.splitlines():
+        pid, arguments = line.split(maxsplit=1)
+        if f"client.daemon.{program}" in arguments:
+            return int(pid)
+    raise AssertionError(f"process {parent} has no {program}")
