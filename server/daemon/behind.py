@@ -91,8 +91,10 @@ class Behind:
     async def register(self, site: SiteRecord) -> None:
         """Make a site known to it and on the roll. While it is down, starting it will do so."""
         async with self._registering:
-            if self.ready.is_set() or not self._roll.change(site):
+            if self.ready.is_set():
                 await self._register(site)
+            else:
+                self._roll.change(site)
 
     async def _start(self) -> None:
         await asyncio.to_thread(self.superlink.stop)
