@@ -231,7 +231,7 @@ class Gateway:
 
     def _refused(self, reason: str, site: str | None, address: str, path: str) -> None:
         self.refusals[reason] += 1
-        if reason == "rate" and not self._rates.worth_a_word(address, time.monotonic()):
+        if site is None and not self._rates.worth_a_word(address, reason, time.monotonic()):
             return
         log.warning("gateway.refused", reason=reason, site=site, address=address, path=path[:80])
         if self._on_refused is not None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Final
 
 from benchmarks.network.coordinator import CARD, key_file
 from client.daemon.fleet import Fleet, load_node_key
@@ -16,17 +18,29 @@ from common.enrolment import read_coordinator_card
 from common.errors import LinkError
 from common.flower import Message, RecordDict
 
+TRIES: Final = 5
+
 
 def answer(request: Message) -> Message:
     """The request's content, sent back."""
     return Message(RecordDict(dict(request.content)), reply_to=request)
 
 
+def connect(fleet: Fleet) -> None:
+    """Connect, with the patience that a loaded machine needs."""
+    for _ in range(TRIES):
+        try:
+            return fleet.connect()
+        except LinkError:
+            time.sleep(1)
+    return fleet.connect()
+
+
 def serve(folder: Path, site: int) -> None:
     """Connect, and answer until the line breaks."""
     card = read_coordinator_card(folder / CARD)
     fleet = Fleet(card, load_node_key(key_file(folder, site)))
-    fleet.connect()
+    connect(fleet)
     print(f"connected {site}", flush=True)
     try:
         while True:

@@ -219,7 +219,10 @@ class _Client(FleetHttpClient):
 
 
 class Fleet:
-    """The connection of one site. Calls may come from one thread; heartbeats have their own.
+    """The connection of one site.
+
+    One thread may pull while another pushes, and a third connects anew to be asked again;
+    heartbeats have a thread of their own.
 
     Args:
         card: whom to connect to.

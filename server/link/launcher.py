@@ -26,7 +26,6 @@ from server.link.guard import Guard, read_secret, superexec_secret
 
 # isort: split
 # Only after common.flower, which tells Flower to stay off the network.
-from fastapi import FastAPI
 from flwr.common.constant import (
     CONTROL_API_DEFAULT_SERVER_ADDRESS,
     ISOLATION_MODE_PROCESS,
@@ -44,6 +43,7 @@ from flwr.superlink.routers.control.middlewares import (
     ControlSensitiveResponseMiddleware,
 )
 from flwr.superlink.routers.fleet.middlewares import FleetEventLogMiddleware
+from starlette.applications import Starlette
 
 HOST: Final = "127.0.0.1"
 KEEP_ALIVE_SECONDS: Final = 120
@@ -99,7 +99,7 @@ def configuration(port: int, cert: Path, key: Path, ca: Path, secret: bytes) -> 
     )
 
 
-def lean(app: FastAPI) -> FastAPI:
+def lean(app: Starlette) -> Starlette:
     """Take away the layers that do nothing here, each of which costs every request time.
 
     What they are for is off: event logs, tracing, licences and logins of accounts.

@@ -11,7 +11,8 @@ REFUSALS_PER_SECOND: Final = 5.0
 """Of an address; beyond these it is not even looked at who calls."""
 MOST_REFUSALS: Final = 100.0
 WORDS_PER_SECOND: Final = 0.1
-"""How often the log is told that an address asks too often."""
+MOST_WORDS: Final = 20.0
+"""How often the log is told the same of an address whose site is not known."""
 MOST_KNOWN: Final = 10_000
 """Buckets kept; a full one says nothing, and the fullest are those unused for longest."""
 
@@ -64,7 +65,7 @@ class Rates:
     def __init__(self, requests_per_second: float) -> None:
         self._sites = Buckets(requests_per_second, requests_per_second * BURST_SECONDS)
         self._refusals = Buckets(REFUSALS_PER_SECOND, MOST_REFUSALS)
-        self._words = Buckets(WORDS_PER_SECOND, 1.0)
+        self._words = Buckets(WORDS_PER_SECOND, MOST_WORDS)
 
     def hears(self, address: str, now: float) -> bool:
         """Whether an address was not refused too often."""
@@ -74,9 +75,9 @@ class Rates:
         """An address was refused."""
         self._refusals.take(address, now)
 
-    def worth_a_word(self, address: str, now: float) -> bool:
-        """Whether it was not said a moment ago that an address asks too often."""
-        return self._words.take(address, now)
+    def worth_a_word(self, address: str, reason: str, now: float) -> bool:
+        """Whether it was not said over and over that an address was refused for a reason."""
+        return self._words.take(f"{reason} {address}", now)
 
     def serves(self, site: str, now: float) -> bool:
         """Whether a site has not asked for more than its share."""

@@ -191,6 +191,35 @@ def test_a_reply_that_nobody_waits_for_is_said_to_be_dropped(
     fleet.close()
 
 
+def test_a_reply_goes_out_while_a_poll_is_held_and_connecting_anew_brings_work(
+    served: Coordinator, tmp_path: Path
+) -> None:
+    fleet = served.site("busy", tmp_path)
+    fleet.connect()
+    with study(served) as grid:
+        (first,) = grid.push_messages([request(fleet.node_id)])
+        received = fleet.pull()
+        assert received is not None
+        pulled: list[Message] = []
+
+        def poll() -> None:
+            while not pulled:
+                message = fleet.pull()
+                if message is not None:
+                    pulled.append(message)
+
+        waiting = threading.Thread(target=poll)
+        waiting.start()
+        assert fleet.push(Message(received.content, reply_to=received))
+        grid.wait(10)
+        assert len(list(grid.pull_messages([first]))) == 1
+        fleet.connect()
+        (second,) = grid.push_messages([request(fleet.node_id)])
+        waiting.join(timeout=20)
+        assert [message.metadata.message_id for message in pulled] == [second]
+    fleet.close()
+
+
 def test_a_restarted_superlink_is_found_again(tmp_path: Path) -> None:
     with coordinator(tmp_path, hold_seconds=1.0) as served:
         fleet = served.site("patient", tmp_path)

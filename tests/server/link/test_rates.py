@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.link.rates import BURST_SECONDS, MOST_KNOWN, MOST_REFUSALS, Buckets, Rates
+from server.link.rates import BURST_SECONDS, MOST_KNOWN, MOST_REFUSALS, MOST_WORDS, Buckets, Rates
 
 
 def test_a_bucket_gives_what_it_holds_and_what_drips_into_it() -> None:
@@ -37,5 +37,12 @@ def test_an_address_that_is_always_refused_is_not_heard() -> None:
     assert not rates.hears("here", 0.0)
     assert rates.hears("there", 0.0)
     assert rates.hears("here", 10.0)
-    assert rates.worth_a_word("here", 0.0)
-    assert not rates.worth_a_word("here", 1.0)
+
+
+def test_the_log_is_not_filled_by_one_address() -> None:
+    rates = Rates(1.0)
+    said = [rates.worth_a_word("here", "unknown-key", 0.0) for _ in range(int(MOST_WORDS) + 1)]
+    assert said == [True] * int(MOST_WORDS) + [False]
+    assert rates.worth_a_word("here", "replay", 0.0)
+    assert rates.worth_a_word("there", "unknown-key", 0.0)
+    assert rates.worth_a_word("here", "unknown-key", 10.0)
