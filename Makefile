@@ -71,7 +71,8 @@ types: $(INSTALLED) ## check types
 	$(BIN)/mypy --strict
 
 stubs: $(INSTALLED) ## write the Python of the control services from their protos
-	$(BIN)/python -m common.control.stubs
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. \
+	  common/control/*.proto
 
 bench: $(INSTALLED) ## run the benchmarks, or one of them: make bench NAME=foo
 	$(BIN)/python -m benchmarks $(NAME)

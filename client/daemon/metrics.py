@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    disable_created_metrics,
+    start_http_server,
+)
 
 from common.errors import SiteError
 
@@ -28,6 +34,7 @@ class Metrics:
     """The figures, in a registry of their own."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # when each count began
         self.registry = registry = CollectorRegistry()
         up = Gauge("consilium_site_up", "The daemon runs", registry=registry)
         up.set(1)

@@ -143,11 +143,11 @@ class Coordinator:
                 frame = frames.receive(_Slow(end, self) if self.rate else end)  # type: ignore[arg-type]
                 if frame is not None:
                     self.asked.append(frame.kind)
-                    frames.send(end, self._reply(frame))
+                    frames.send(end, self._reply(frame, end))
             except (OSError, BrokenFrame):
                 return
 
-    def _reply(self, frame: Frame) -> Frame:
+    def _reply(self, frame: Frame, end: socket.socket) -> Frame:
         if (
             self.refuse
             and frame.kind != "goodbye"
@@ -164,12 +164,22 @@ class Coordinator:
         if frame.kind != "pull":
             return Frame("well")
         deadline = time.monotonic() + HELD
-        while time.monotonic() < deadline and not self.down:
+        while time.monotonic() < deadline and not self.down and not _gone(end):
             try:
                 return Frame("message", {}, self.waiting.get(timeout=0.05))
             except queue.Empty:
                 continue
         return Frame("none")
+
+
+def _gone(end: socket.socket) -> bool:
+    """Whether whoever waits for an answer has died: it must not get what others wait for."""
+    try:
+        return end.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 class _Slow:
