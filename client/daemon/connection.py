@@ -42,7 +42,7 @@ from common import flower, logs
 from common.enrolment import read_coordinator_card
 from common.errors import ConsiliumError, LinkError
 from common.files import sha256
-from common.flower import Message
+from common.flower import Message, RecordDict
 from common.logs import place
 from common.messages import request_from_record
 
@@ -61,7 +61,7 @@ log = structlog.get_logger(__name__)
 
 
 class Line(Protocol):
-    """What is needed of a fleet client; ``push`` is called by a thread of its own."""
+    """What is needed of a fleet client: one thread pulls, one pushes, one may connect anew."""
 
     def connect(self) -> None:
         """Deactivate and activate this site's node.
@@ -132,7 +132,8 @@ class Connection:
         if frame.kind == "push":
             self._outgoing = frame
         elif frame.kind == "renew":
-            self._renewing = self._online
+            if self._online:  # else it is about to connect anyway
+                threading.Thread(target=self._connect_anew, name="renew", daemon=True).start()
         else:
             self._pulling = frame.kind == "go"
 
@@ -148,6 +149,16 @@ class Connection:
             except LinkError as error:
                 self._lost(error)
                 self._until(lambda: self._ending, backoff.next())
+
+    def _connect_anew(self) -> None:
+        """Make the coordinator ask again, while a poll is held and a reply may be on its way."""
+        try:
+            self._line.connect()
+        except LinkError as error:
+            self._lost(error)
+            with self._changed:
+                self._renewing = True
+                self._changed.notify_all()
 
     def _is_wanted(self) -> bool:
         return self._pulling or self._outgoing is not None
@@ -184,7 +195,7 @@ class Connection:
             self._until(lambda: self._ending or self._renewing, BETWEEN_PULLS)
 
     def _hand_over(self, message: Message) -> None:
-        data = flower.message_bytes(message)
+        data = _packed(message)
         fields: dict[str, str | int] = {"purpose": message.metadata.message_type.split(".")[-1]}
         try:
             request = request_from_record(message.content)
@@ -249,6 +260,20 @@ class Connection:
         with self._changed:
             self._changed.wait_for(lambda: self._ending or condition(), seconds)
             return not self._ending
+
+
+def _packed(message: Message) -> bytes:
+    """A message as it goes to the worker; its content is left out where that does not fit into it.
+
+    Numbers that Flower's objects hold and its messages do not would otherwise end this process.
+    Without content it is refused as any message that cannot be read.
+    """
+    try:
+        return flower.message_bytes(message)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the site's gates refuse it
+        log.warning("request.unpackable", error=type(error).__name__, at=place(error))
+        message.content = RecordDict()
+        return flower.message_bytes(message)
 
 
 def _end(failed: threading.ExceptHookArgs) -> None:
