@@ -156,12 +156,7 @@ class Supervisor:
     def approved(self, plan_hash: str) -> None:
         """A person approved a plan: let the coordinator ask again at once."""
         self.hub.approve(plan_hash)
-        if self.hub.sending is not None:
-            self.connection.send(Frame("renew"))  # once the reply has left
-        elif self.line.state == "online":
-            # Its process waits in a poll that the coordinator holds; a new one connects at once.
-            self.line = Condition("restarting", "so that the coordinator asks again at once")
-            self.connection.kill()
+        self.connection.send(Frame("renew"))
 
     def _dispatch(self) -> None:
         """Give everyone what there is for them; harmless at any time."""
