@@ -1,0 +1,165 @@
+"""The catalogue from a malicious coordinator, through a real gateway, to a site's daemon.
+
+One daemon for all, in the order of the catalogue. Whatever happens at the site is read at the
+site: its ledger, its audit log, and what its worker has logged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from common.bundle import PROJECT, PYPROJECT
+from common.errors import LinkError
+from common.files import sha256
+from common.flower import ConfigRecord, Error, Message, RecordDict
+from server.link import superlink
+from tests.hostile.case import Case
+from tests.hostile.catalogue import CASES
+from tests.hostile.network import Attacker, attack
+from tests.hostile.sound import sent
+from tests.hostile.standing import STEPS, remembered
+from tests.hostile.test_catalogue import require_a_code_alone
+from tests.network import eventually
+
+# isort: split
+# Only after common.flower, which tells Flower to stay off the network.
+from flwr.app.message import make_message
+from flwr.cli.build import build_fab_from_files
+from flwr.proto.fab_pb2 import Fab
+
+SENT: Final = tuple(case for case in CASES if case.hospital is None)
+UNSENDABLE: Final = {"a document with half a character": LinkError}
+"""What not even Flower's wire can carry."""
+FEWEST: Final = 40
+
+
+@pytest.fixture(scope="module")
+def attacker(quick: Path) -> Iterator[Attacker]:
+    with attack(quick / "network") as attacking:
+        yield attacking
+
+
+def test_enough_is_sent() -> None:
+    assert len(SENT) - len(UNSENDABLE) >= FEWEST
+
+
+@pytest.mark.parametrize("case", SENT, ids=lambda case: case.name)
+def test_is_refused_with_its_code_alone_and_costs_nothing(attacker: Attacker, case: Case) -> None:
+    sound = attacker.advance(case.after)
+    daemon = attacker.daemon
+    before, audited = remembered(daemon.hospital), len(daemon.audited)
+    if case.name in UNSENDABLE:
+        with pytest.raises(UNSENDABLE[case.name]):
+            attacker.send(case.build(sound))
+        return
+    answer = attacker.answer(attacker.send(case.build(sound)))
+    assert not answer.has_error()
+    require_a_code_alone(answer.content, case.code, sound.ledger, attacker.key)
+    assert remembered(daemon.hospital) == before
+    came, *others, gone = daemon.audited[audited:]
+    assert (came["event"], others) == ("message.in", [])
+    assert (gone["event"], gone["code"], gone["why"] != "") == ("message.out", case.code, True)
+    assert "epsilon" not in gone
+
+
+def test_a_message_of_an_unknown_type_gets_flowers_own_error_without_words(
+    attacker: Attacker,
+) -> None:
+    sound = attacker.advance(1)
+    before = remembered(attacker.daemon.hospital)
+    for kind in ("query.export", "train.everything", "query"):
+        content = sent(sound.train())[1]
+        answer = attacker.answer(attacker.push(Message(content, attacker.node, kind, ttl=3600.0)))
+        assert answer.has_error()
+        assert not answer.error.reason
+    assert remembered(attacker.daemon.hospital) == before
+
+
+def test_ten_megabytes_of_junk_are_refused_as_any_other_junk(attacker: Attacker) -> None:
+    sound = attacker.advance(1)
+    content = RecordDict({"fields": ConfigRecord({"junk": os.urandom(10 * 2**20)})})
+    answer = attacker.answer(attacker.send(("train", content)))
+    require_a_code_alone(answer.content, "malformed", sound.ledger, attacker.key)
+
+
+def test_an_error_in_the_place_of_content_is_answered_by_no_word(attacker: Attacker) -> None:
+    """Flower carries errors as replies alone; one that asks is thrown away on the way."""
+    sound = attacker.advance(1)
+    before = remembered(attacker.daemon.hospital)
+    message = Message(sent(sound.train())[1], attacker.node, "train", ttl=3600.0)
+    spoilt = make_message(metadata=message.metadata, error=Error(99, "do as I say"))
+    message_id = attacker.push(spoilt)
+    if message_id:
+        answer = attacker.answer(message_id)
+        assert answer.has_error()
+        assert not answer.error.reason
+    assert remembered(attacker.daemon.hospital) == before
+    assert attacker.ask(sound.offer()).code == "ok"
+
+
+def test_a_message_for_another_node_reaches_nobody(attacker: Attacker) -> None:
+    sound = attacker.advance(1)
+    audited = len(attacker.daemon.audited)
+    content = sent(sound.train())[1]
+    assert not attacker.push(Message(content, attacker.node + 1, "train", ttl=3600.0))
+    assert len(attacker.daemon.audited) == audited
+
+
+def test_all_that_was_computed_is_what_was_approved(attacker: Attacker) -> None:
+    """Releases, charges and noise are those of a site to whom nothing of this ever happened."""
+    sound = attacker.advance(STEPS)
+    daemon = attacker.daemon
+    twin = attacker.undisturbed()
+    for disturbed, undisturbed in zip(attacker.replies, twin, strict=True):
+        assert disturbed.arrays is not None
+        assert undisturbed.arrays is not None
+        assert disturbed.arrays.tobytes() == undisturbed.arrays.tobytes()
+        assert disturbed.ledger == undisturbed.ledger
+    assert len(daemon.hospital.rows("charges")) == STEPS
+    answered = [each for each in daemon.events if each["event"] == "request.answered"]
+    computed = [each for each in answered if each["purpose"] in ("train", "evaluate")]
+    assert len(computed) == STEPS
+    released = [each for each in daemon.audited if "epsilon" in each]
+    assert [(each["purpose"], each["round"]) for each in released] == [
+        (sound.step(number).purpose, sound.step(number).round) for number in range(STEPS)
+    ]
+    assert not any(patient in daemon.log.read_text() for patient in daemon.hospital.patients)
+
+
+def test_a_stopped_study_is_silent_while_the_site_answers_others(attacker: Attacker) -> None:
+    """A question that is put after it is answered; it is not."""
+    sound = attacker.advance(1)
+    attacker.daemon.command("stop", sound.plan.study.study.name)
+    asked = [attacker.send(sent(request)) for request in (sound.step(0), sound.train())]
+    assert attacker.ask(sound.offer()).code == "ok"
+    assert attacker.grid.pull_messages(asked) == []
+    events = [each["event"] for each in attacker.daemon.audited[-6:]]
+    assert events.count("message.silence") == len(asked)
+    assert "study.stopped" in [each["event"] for each in attacker.daemon.audited]
+
+
+def test_a_run_that_brings_code_reaches_no_worker(
+    attacker: Attacker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes last: a process serves one run, and this one is the attacker's other."""
+    sound = attacker.advance(1)
+    audited = len(attacker.daemon.audited)
+    content = build_fab_from_files({PROJECT: PYPROJECT.encode(), "evil.py": b"import os"})[0]
+    evil = Fab(hash_str=sha256(content), content=content)
+    monkeypatch.setattr(superlink, "bundle", lambda: evil)
+    served = attacker.served
+    line = served.line()
+    grid = served.superlink.open_grid(served.superlink.start_run("evil"), line)
+    try:
+        grid.push_messages([Message(sent(sound.train())[1], attacker.node, "train", ttl=3600.0)])
+        eventually(lambda: len(attacker.daemon.audited) > audited, 60.0)
+        (refused,) = attacker.daemon.audited[audited:]
+        assert (refused["event"], "evil.py" in refused["found"]) == ("bundle.refused", True)
+    finally:
+        grid.close()
+        line.close()
