@@ -24,8 +24,9 @@ from common import logs
 
 WEIGHTS: Final = 11_000_000
 FEW, MANY = 4, 24
-MOST_GROWTH: Final = 0.5
-"""MiB that another site may cost: names and hashes, and no array."""
+MOST_GROWTH: Final = 2.0
+"""MiB that another site may cost, a twentieth of its update: more rounds of allocating and
+freeing arrays leave a little more lying about, but no array is kept."""
 REPLY: Final = WEIGHTS * 4 / 2**20
 """MiB of an update."""
 

@@ -41,7 +41,7 @@ def serve(folder: Path, site: int) -> None:
     card = read_coordinator_card(folder / CARD)
     fleet = Fleet(card, load_node_key(key_file(folder, site)))
     connect(fleet)
-    print(f"connected {site}", flush=True)
+    print(f"connected {site}\n", end="", flush=True)  # at one go: others write too
     try:
         while True:
             request = fleet.pull()
