@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from common.logs import place
+from common.logs import form_for, place
 
 TALK = """
 import structlog
@@ -34,6 +34,16 @@ def test_json_is_one_event_a_line_with_bound_context() -> None:
     assert done.stdout == ""
     assert (first["event"], first["round"], first["level"]) == ("round.started", 3, "info")
     assert (second["study"], second["site"]) == ("small", "north")
+
+
+def test_what_is_bound_to_the_process_stands_in_every_event() -> None:
+    done = talk("'json', 'info', site='south'")
+    first = json.loads(done.stderr.splitlines()[0])
+    assert (first["event"], first["site"]) == ("round.started", "south")
+
+
+def test_a_daemon_logs_lines_to_a_terminal_and_json_elsewhere() -> None:
+    assert (form_for(True), form_for(False)) == ("console", "json")
 
 
 def test_only_warnings_are_shown_unless_more_is_asked_for() -> None:
