@@ -3,8 +3,7 @@
 The process asks 4, and in another process 24, sites for an update of 11 M parameters, 44 MB,
 through SuperLink, gateway and TLS, and folds each as it comes; the sites answer from a
 process of their own. Beside it stands what holding all replies would take, which is what
-Flower's strategies do. Peaks are of resident memory, of the second round above the first's,
-so that what a round takes anyway is left out.
+Flower's strategies do. Peaks are of resident memory, above what the process had before.
 """
 
 from __future__ import annotations
