@@ -48,6 +48,13 @@ def state_folder(path: Path) -> Path:
             remedy="name it: consilium-site --site FILE, or CONSILIUM_SITE in the environment; "
             "consilium-site init makes one",
         ) from error
+    except PermissionError as error:
+        raise SiteError(
+            "this user may not read the site file",
+            where=path,
+            found=f"user {os.getuid()}",
+            remedy="run the command as the user that runs the daemon, with sudo -u",
+        ) from error
     except (OSError, ValueError, AttributeError) as error:
         raise SiteError("the site file cannot be read as TOML", where=path, found=error) from error
     return path.absolute().parent / str(named or "state")
