@@ -29,6 +29,8 @@ State = Literal["pending", "approved", "denied", "stopped", "withdrawn", "closed
 Standing = State | Literal["expired"]
 POLICY: Final = "policy"
 """Who decided where no person did."""
+UNREAD: Final = ""
+"""In the place of a cohort's fingerprint: its images or labels could not be used."""
 SILENT: Final[frozenset[Standing]] = frozenset({"stopped", "withdrawn", "expired"})
 
 

@@ -6,13 +6,14 @@ effect stands there, and who decided it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
-from client.approvals import POLICY, Approval, State, timestamp
+from client.approvals import POLICY, UNREAD, Approval, State, timestamp
 from client.dataset import Cohort
 from client.policy import require_acceptable
 from client.site import Site
-from common.errors import Refusal, RefusalCode
+from common.errors import DataError, LabelError, Refusal, RefusalCode
 from common.messages import LARGEST
 from common.plan import Plan
 
@@ -27,16 +28,36 @@ def consider(site: Site, plan: Plan) -> None:
         Refusal: the plan cannot be approved here, whoever decides.
     """
     require_acceptable(plan, site)
+    if site.file.policy.approval != "automatic":
+        _ask(site, plan)
+        return
     cohort = site.cohort(plan.study)
-    automatic = site.file.policy.approval == "automatic"
-    if not automatic:
-        _require_room(site)
-    expires = timestamp(site.file.policy.approval_days) if automatic else ""
+    expires = timestamp(site.file.policy.approval_days)
     with site.store.transaction():
-        key = site.new_study_key(plan.hash) if automatic else None
+        key = site.new_study_key(plan.hash)
         site.approvals.add(plan, cohort.fingerprint, key, expires=expires)
         _enrol(site, plan, cohort)
-        _note(site, "study.approved" if automatic else "study.proposed", plan, expires, POLICY)
+        site.ledger.refuse_unaffordable(plan, site.file.policy.limits)
+        _note(site, "study.approved", plan, expires, POLICY)
+
+
+def _ask(site: Site, plan: Plan) -> None:
+    """Let a plan wait for a person.
+
+    Whatever could be wrong with its patients is for that person alone to see, and comes up
+    when the plan is approved: who proposes plans would otherwise learn, plan by plan and
+    before anybody consented, which labels and modalities there are, and who is left without
+    a budget.
+    """
+    _require_room(site)
+    cohort = None
+    with suppress(DataError, LabelError):
+        cohort = site.cohort(plan.study)
+    with site.store.transaction():
+        site.approvals.add(plan, UNREAD if cohort is None else cohort.fingerprint, None)
+        if cohort is not None:
+            _enrol(site, plan, cohort)
+        _note(site, "study.proposed", plan, "", POLICY)
 
 
 def approve(site: Site, approval: Approval, *, days: int, by: str) -> str:
@@ -61,6 +82,7 @@ def approve(site: Site, approval: Approval, *, days: int, by: str) -> str:
         key = kept or site.new_study_key(plan.hash)
         site.approvals.approve(plan.hash, cohort.fingerprint, key, by=by, expires=expires)
         _enrol(site, plan, cohort)
+        site.ledger.refuse_unaffordable(plan, site.file.policy.limits)
         _note(site, "study.approved", plan, expires, by)
     site.store.erase()
     return expires
@@ -117,13 +139,12 @@ def _require_room(site: Site) -> None:
 
 
 def _enrol(site: Site, plan: Plan, cohort: Cohort) -> None:
-    """Freeze the cohort, and refuse what its patients cannot bear."""
+    """Freeze the cohort."""
     patients = {
         part: tuple(patient.pseudonym for patient in cohort.part(part))
         for part in ("train", "validation", "test")
     }
     site.ledger.enrol(plan.hash, patients)
-    site.ledger.refuse_unaffordable(plan, site.file.policy.limits)
 
 
 def _note(site: Site, event: str, plan: Plan, expires: str, by: str) -> None:

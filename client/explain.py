@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, Final
 
-from client.approvals import Approval
+from client.approvals import UNREAD, Approval
 from client.receipts import CARD
 from client.site import Site
 from common.enrolment import read_coordinator_card
@@ -72,7 +72,7 @@ def explain(site: Site, approval: Approval) -> Sections:
     sections = (
         ("READ THIS FIRST", plan.warnings),
         ("The study", _study(site, approval)),
-        ("What is computed, and from whom", _computed(site, plan)),
+        ("What is computed, and from whom", _computed(site, approval)),
         ("What leaves this site", _leaves(plan)),
         ("What it can cost a patient", _cost(plan)),
         ("This site's ledger", _ledger(site, plan)),
@@ -111,7 +111,8 @@ def _coordinator(site: Site) -> str:
     return f"{card.name} at {card.address}"
 
 
-def _computed(site: Site, plan: Plan) -> tuple[str, ...]:
+def _computed(site: Site, approval: Approval) -> tuple[str, ...]:
+    plan = approval.plan
     study, counts = plan.study, site.ledger.members(plan.hash)
     height, width = study.data.image_size
     colour = "colour" if study.data.channels == 3 else "grey"
@@ -121,7 +122,10 @@ def _computed(site: Site, plan: Plan) -> tuple[str, ...]:
         f"{height} x {width} pixels, {colour}",
         f"patients: {plan.declared_patients} declared for training, a public number",
         f"in the cohort here: {counts.get('train', 0)} for training, "
-        f"{counts.get('validation', 0)} for evaluation; these numbers do not leave",
+        f"{counts.get('validation', 0)} for evaluation; these numbers do not leave"
+        if approval.cohort != UNREAD
+        else "the images or labels here could not be used when it was proposed: an approval says "
+        "why; the coordinator does not learn of it",
         f"task: {study.task.kind} as {', '.join(study.task.classes)}",
         f"a model ({study.model.name}, {plan.weights} weights) is trained in {training.rounds} "
         f"rounds of {training.local_steps} steps, each on {training.batch_size} patients on average"
