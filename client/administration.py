@@ -8,6 +8,7 @@ A decision is noted in the audit log with who made it, never with a patient's id
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from client import audit, consent
@@ -93,6 +94,8 @@ def approve(
         Refusal: the policy or a patient's account forbids it.
         ConsiliumError: images, labels or lists cannot be used.
     """
+    if plan_hash is None:
+        _require_only_one(site, study)
     approval = _find(site, study, plan_hash)
     _require_open(approval)
     most = site.file.policy.approval_days
@@ -109,7 +112,7 @@ def approve(
 
 
 def deny(site: Site, study: str, *, by: str) -> Left:
-    """Say no to a plan that waits; one that was approved is stopped.
+    """Say no to the plans of a study that wait; where none does, it is stopped.
 
     Raises:
         SiteError: there is no such plan, or it is over.
@@ -117,13 +120,13 @@ def deny(site: Site, study: str, *, by: str) -> Left:
     approval = _find(site, study)
     _require_open(approval)
     waited = approval.state in ("pending", "denied")
-    state: State = "denied" if waited else "stopped"
-    consent.end(site, approval.plan, state, by=by)
-    return _left(site, approval.plan, state)
+    return _end(site, study, approval, "denied" if waited else "stopped", by=by)
 
 
 def stop(site: Site, study: str, *, by: str) -> Left:
-    """End a study now: its key is erased, and from here on the site is silent about it.
+    """End a study now: its keys are erased, and from here on the site is silent about it.
+
+    All running plans of that name end: how many there are, a coordinator decides.
 
     Whoever runs a worker ends it too: what it computes is not let out any more, but it may
     compute for a while.
@@ -140,8 +143,24 @@ def stop(site: Site, study: str, *, by: str) -> Left:
             found=approval.state,
             remedy="consilium-site deny says no to a plan that waits",
         )
-    consent.end(site, approval.plan, "stopped", by=by)
-    return _left(site, approval.plan, "stopped")
+    return _end(site, study, approval, "stopped", by=by)
+
+
+def _end(site: Site, study: str, approval: Approval, state: State, *, by: str) -> Left:
+    """End a plan, and with it those of the same name that stand as it did; what left of all."""
+    alike = (each for each in site.approvals.all() if each.state == approval.state)
+    others = (each.plan for each in alike if _is_called(each.plan, study))
+    plans = [approval.plan, *(plan for plan in others if plan.hash != approval.plan.hash)]
+    for plan in plans:
+        consent.end(site, plan, state, by=by)
+    first, *more = (_left(site, plan, state) for plan in plans)
+    return replace(
+        first,
+        rounds=first.rounds + sum(each.rounds for each in more),
+        replies=first.replies + sum(each.replies for each in more),
+        bytes=first.bytes + sum(each.bytes for each in more),
+        epsilon=first.epsilon + sum(each.epsilon for each in more),
+    )
 
 
 def pause(site: Site, *, by: str) -> None:
@@ -252,6 +271,22 @@ def _find(
         found = matching
     wanted = "approved" if running else "pending"
     return next((each for each in reversed(found) if each.state == wanted), found[-1])
+
+
+def _require_only_one(site: Site, study: str) -> None:
+    """A plan that came after the one that was shown must not be approved in its place.
+
+    A coordinator may give any number of plans one name, or the beginning of another's hash.
+    """
+    found = [each.plan.hash for each in site.approvals.all() if _is_called(each.plan, study)]
+    if len(found) > 1:
+        raise SiteError(
+            "several plans of this name were proposed here",
+            where=f"study {study}",
+            found=f"SHA-256 {', '.join(reversed(found))}",
+            wanted="--hash with the one that you have read",
+            remedy="consilium-site show says what the newest one is, and its hash",
+        )
 
 
 def _is_called(plan: Plan, study: str) -> bool:
