@@ -68,11 +68,11 @@ HELD: Final[dict[str, str]] = {
     "client.approvals.Approvals.require_heard: "
     "not (proposed and approval.standing == 'expired')": "a stored reply of a stopped study",
     "client.consent.consider: require_acceptable(plan, site)": "less noise",
-    "client.consent.consider: _require_room(site)": "one plan more than may wait for a person",
+    "client.consent._ask: _require_room(site)": "one plan more than may wait for a person",
     "client.consent._require_room: waiting >= MOST_PENDING": (
         "one plan more than may wait for a person"
     ),
-    "client.consent._enrol: site.ledger.refuse_unaffordable(plan, site.file.policy.limits)": (
+    "client.consent.consider: site.ledger.refuse_unaffordable(plan, site.file.policy.limits)": (
         "a second plan of the study that the patients cannot afford"
     ),
     "client.dataset.require_unchanged: cohort.fingerprint != frozen": (
@@ -301,6 +301,9 @@ ELSEWHERE: Final[dict[str, str]] = {
     ),
     "client.consent.approve: require_acceptable(plan, site)": (
         "a person's approval: tests/client/test_administration.py"
+    ),
+    "client.consent.approve: site.ledger.refuse_unaffordable(plan, site.file.policy.limits)": (
+        "a person's approval: tests/hostile/test_people.py"
     ),
     BEYOND + "event is not None": SAME_PLAN,
     BEYOND + "whole is not None": SAME_PLAN,

@@ -1,0 +1,120 @@
+"""What a malicious coordinator might try on the person who decides, and learn from the decision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.administration import approve, deny, show, stop
+from client.site import Site
+from common.errors import DataError, LabelError, Refusal, SiteError
+from common.messages import Request
+from common.plan import Plan
+from tests.client.site_fixtures import Hospital, asking, code_of, plan_for, proposal
+from tests.common.studies import small_study
+
+BY = "the administrator"
+STUDY = small_study()
+Changes = dict[str, Any]
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Hospital:
+    patients = {f"P{number:02}": 1 for number in range(12)}
+    return Hospital(tmp_path / "north", patients, policy={"approval": "ask"}, seed=None)
+
+
+@pytest.fixture
+def site(hospital: Hospital) -> Iterator[Site]:
+    with hospital.open() as opened:
+        yield opened
+
+
+def proposed(site: Site, title: str = "As it was shown", name: str = "small") -> Plan:
+    plan = plan_for(site, small_study(study={"title": title, "name": name}))
+    assert code_of(site, proposal(plan)) == "pending"
+    return plan
+
+
+def test_a_plan_that_came_after_the_one_that_was_read_is_not_approved_for_it(site: Site) -> None:
+    read = proposed(site)
+    later = proposed(site, "As nobody has read it")
+    with pytest.raises(SiteError, match="several plans of this name") as caught:
+        approve(site, "small", by=BY)
+    assert read.hash in caught.value.details["found"]
+    approve(site, "small", plan_hash=read.hash, by=BY)
+    assert code_of(site, asking(read)) == "ok"
+    assert code_of(site, asking(later)) == "pending"
+
+
+def test_nor_where_the_one_that_was_read_was_taken_back_meanwhile(site: Site) -> None:
+    read = proposed(site)
+    assert code_of(site, Request("small", read.hash, 0, "close")) == "ok"
+    later = proposed(site, "As nobody has read it")
+    with pytest.raises(SiteError, match="several plans of this name"):
+        approve(site, "small", by=BY)
+    assert code_of(site, asking(later)) == "pending"
+
+
+def test_nor_where_it_is_named_as_the_hash_of_the_one_that_was_read_begins(site: Site) -> None:
+    read = proposed(site)
+    later = proposed(site, name=read.hash[:12])
+    with pytest.raises(SiteError, match="several plans of this name"):
+        approve(site, read.hash[:12], by=BY)
+    assert code_of(site, asking(later)) == "pending"
+
+
+def test_stopping_a_study_stops_all_its_plans(site: Site, hospital: Hospital) -> None:
+    first, second = proposed(site), proposed(site, "Once more")
+    for plan in (first, second):
+        approve(site, plan.hash, by=BY)
+        assert code_of(site, asking(plan)) == "ok"
+    left = stop(site, "small", by=BY)
+    assert (left.rounds, left.replies) == (2, 2)
+    for plan in (first, second):
+        assert code_of(site, asking(plan)) == code_of(site, asking(plan, 2)) == "silence"
+    assert [row["study_key"] for row in hospital.rows("approvals")] == [None, None]
+
+
+def test_denying_a_study_denies_every_plan_that_waits(site: Site) -> None:
+    plans = [proposed(site), proposed(site, "Once more")]
+    deny(site, "small", by=BY)
+    assert [code_of(site, asking(plan)) for plan in plans] == ["denied", "denied"]
+
+
+PROBES: list[Changes] = [
+    {"task": {"classes": ["normal", "fracture"]}},
+    {"task": {"classes": ["normal", "bacterial"]}},
+    {"data": {"modalities": ["PT"]}},
+    {"data": {"modalities": ["NOT-THERE"]}},
+]
+
+
+@pytest.mark.parametrize("sections", PROBES, ids=str)
+def test_before_a_person_consents_nothing_tells_who_is_among_the_patients(
+    site: Site, sections: Changes
+) -> None:
+    """Which labels there are, and whether anybody was imaged in such a way, stays here."""
+    plan = plan_for(site, small_study(**sections))
+    assert code_of(site, proposal(plan)) == code_of(site, proposal(plan)) == "pending"
+    said = "\n".join(line for _, lines in show(site, "small").sections for line in lines)
+    assert "could not be used when it was proposed" in said
+    with pytest.raises((DataError, LabelError)):
+        approve(site, "small", by=BY)
+    assert code_of(site, asking(plan)) == "pending"
+
+
+def test_before_a_person_consents_nothing_tells_who_has_no_budget_left(hospital: Hospital) -> None:
+    hospital.policy |= {"max_epsilon_total": 9.0}
+    with hospital.open() as site:
+        first = proposed(site)
+        approve(site, "small", by=BY)
+        assert code_of(site, asking(first)) == "ok"
+        second = proposed(site, "Once more")
+        with pytest.raises(Refusal) as caught:
+            approve(site, second.hash, by=BY)
+        assert caught.value.code == "budget"
+        assert code_of(site, asking(second)) == "pending"
