@@ -13,6 +13,11 @@ from typing import Final
 MOST_DEATHS: Final = 3
 """Workers that a request may take down before it is given up."""
 
+MOST_WAITING: Final = 64
+"""Requests that may wait for the worker; an honest coordinator has one a study."""
+MOST_BYTES: Final = 2**29
+"""What they may hold together; beyond it nothing more is taken until half of it is done."""
+
 SHORTEST_HASH: Final = 8
 """Digits of a plan's hash that are taken for one."""
 
@@ -176,6 +181,16 @@ class Hub:
     def approve(self, plan_hash: str) -> None:
         """Let a plan's replies out again."""
         self._silenced.discard(plan_hash)
+
+    def has_room(self, *, again: bool = False) -> bool:
+        """Whether more requests may come.
+
+        Args:
+            again: whether there was none a moment ago, when there must be more of it.
+        """
+        share = 2 if again else 1
+        held = sum(len(job.request) for job in self.waiting.values())
+        return len(self.waiting) < MOST_WAITING // share and held < MOST_BYTES // share
 
     @property
     def replies(self) -> int:

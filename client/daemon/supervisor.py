@@ -160,7 +160,7 @@ class Supervisor:
 
     def _dispatch(self) -> None:
         """Give everyone what there is for them; harmless at any time."""
-        pulling = not self.held
+        pulling = not self.held and self.hub.has_room(again=not self._pulling)
         if pulling != self._pulling and self.line.state != "restarting":
             self._pulling = pulling
             self.connection.send(Frame("go" if pulling else "hold"))
