@@ -1,0 +1,59 @@
+"""A coordinator that asks faster than a site can work fills neither its memory nor its queue."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from client.daemon.hub import MOST_BYTES, MOST_WAITING, Hub, Job
+from common.messages import Request
+from tests.client.daemon.quick_worker import HABITS
+from tests.client.daemon.test_supervisor import QUICK, running
+from tests.client.site_fixtures import Hospital
+
+ASKED = 4 * MOST_WAITING
+
+
+def job(number: int, size: int = 1) -> Job:
+    return Job(f"{number:064}", "small", "ab" * 32, number, "train", number, bytes(size))
+
+
+def test_there_is_room_for_so_many_and_again_when_half_are_done() -> None:
+    hub = Hub()
+    for number in range(MOST_WAITING):
+        assert hub.has_room()
+        hub.arrive(job(number))
+    assert not hub.has_room()
+    while len(hub.waiting) >= MOST_WAITING // 2:
+        assert not hub.has_room(again=True)
+        taken = hub.take()
+        assert taken is not None
+        hub.answered(taken.message, "ok", b"")
+    assert hub.has_room(again=True)
+
+
+def test_a_few_large_ones_are_as_good_as_many() -> None:
+    hub = Hub()
+    hub.arrive(job(1, MOST_BYTES // 2))
+    assert hub.has_room()
+    hub.arrive(job(2, MOST_BYTES // 2))
+    assert not hub.has_room()
+
+
+def test_a_flood_waits_at_the_coordinator_and_is_answered_in_the_end(tmp_path: Path) -> None:
+    async def flood() -> None:
+        hospital = Hospital(tmp_path, patients={"P00": 1, "P01": 1})
+        hospital.state.mkdir()
+        (hospital.state / HABITS).write_text('{"seconds": 0.02}')
+        async with running(hospital, QUICK) as (supervisor, centre):
+            for number in range(ASKED):
+                centre.ask(Request("small", "ab" * 32, number + 1, "train"))
+            most, deadline = 0, time.monotonic() + 90
+            while len(centre.pushed) < ASKED:
+                assert time.monotonic() < deadline, f"{len(centre.pushed)} of {ASKED} answered"
+                most = max(most, len(supervisor.hub.waiting))
+                await asyncio.sleep(0.005)
+            assert MOST_WAITING // 2 < most < MOST_WAITING + 8
+
+    asyncio.run(flood())
