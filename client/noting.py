@@ -67,10 +67,11 @@ def _about(request: Request) -> dict[str, object]:
 
 
 def _epsilon(site: Site, reply: Reply, *, again: bool) -> dict[str, object]:
-    """Of this release, and of all about the most charged patient of the plan; None: unbounded."""
+    """Of this release, and of the plan so far for its most charged patient; None: unbounded."""
     delta = site.file.policy.delta
     alone = 0.0 if again else site.ledger.cost_of(reply.request, delta)
-    after = site.ledger.spent(reply.plan_hash, delta)
+    approval = site.approvals.find(reply.plan_hash)
+    after = math.inf if approval is None else site.ledger.spent_on(approval.plan)
     return {"epsilon": _finite(alone), "epsilon_after": _finite(after), "delta": delta}
 
 
