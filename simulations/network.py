@@ -134,29 +134,49 @@ def conduct(order: NetworkOrder, say: Say) -> Comparison:
 def enrol(
     order: NetworkOrder, hospitals: Hospitals, stack: ExitStack, say: Say
 ) -> dict[str, subprocess.Popen[bytes]]:
-    """Start coordinator and daemons; each hospital and the coordinator exchange their two files.
+    """Start a coordinator and a daemon for each hospital.
 
     Returns:
         The hospitals' daemons by name; the stack ends them.
     """
+    serve_coordinator(order, stack, say)
+    daemons = {}
+    for name in hospitals.sites:
+        file = hospitals.site_file(name)
+        exchange_cards(order, file)
+        daemons[name] = serve_site(order, name, file, stack)
+        say(f"{name} has joined")
+    return daemons
+
+
+def serve_coordinator(order: NetworkOrder, stack: ExitStack, say: Say) -> str:
+    """Make a coordinator and start it; gives the address that sites reach it by."""
     address = f"{LOOPBACK}:{free_port()}"
     say(f"coordinator on {address}")
     coordinate(order, "init", "network", "--address", address)
     _stay_on_loopback(order.coordinator / "coordinator.toml", address)
-    stack.enter_context(daemon(order.logs / "coordinator.log", _coordinator(order, "serve")))
-    _until_up(order.logs / "coordinator.log", order.coordinator / "state")
-    daemons = {}
-    for name in hospitals.sites:
-        file = hospitals.site_file(name)
-        known = ("--known-seed", str(order.seed))
-        call(_site(file, "card", *known))
-        coordinate(order, "admit", str(file.parent / "SITE.json"))
-        call(_site(file, "join", str(file.parent / "COORDINATOR.json"), "--yes"))
-        log = order.logs / f"{name}.log"
-        daemons[name] = stack.enter_context(daemon(log, _site(file, "serve", *known)))
-        _until_up(log, file.parent / "state")
-        say(f"{name} has joined")
-    return daemons
+    log = order.logs / "coordinator.log"
+    stack.enter_context(daemon(log, _coordinator(order, "serve")))
+    _until_up(log, order.coordinator / "state")
+    return address
+
+
+def exchange_cards(order: NetworkOrder, file: Path) -> None:
+    """Make a hospital's keys, admit it, and let it join."""
+    call(_site(file, "card", "--known-seed", str(order.seed)))
+    coordinate(order, "admit", str(file.parent / "SITE.json"))
+    call(_site(file, "join", str(file.parent / "COORDINATOR.json"), "--yes"))
+
+
+def serve_site(
+    order: NetworkOrder, name: str, file: Path, stack: ExitStack
+) -> subprocess.Popen[bytes]:
+    """Start a hospital's daemon."""
+    log = order.logs / f"{name}.log"
+    command = _site(file, "serve", "--known-seed", str(order.seed))
+    process = stack.enter_context(daemon(log, command))
+    _until_up(log, file.parent / "state")
+    return process
 
 
 def _stay_on_loopback(settings: Path, address: str) -> None:
@@ -214,13 +234,14 @@ def followed(order: NetworkOrder, study: str) -> Iterator[str]:
     command = _coordinator(order, "watch", study)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:  # noqa: S603 - our own command
         assert watching.stdout is not None
-        yield from (line.rstrip() for line in watching.stdout)
+        try:
+            yield from (line.rstrip() for line in watching.stdout)
+        finally:
+            if sys.exc_info()[0] is not None:  # whoever listened has failed: do not wait on
+                watching.kill()
     if watching.returncode:
-        raise LinkError(
-            "the study did not complete",
-            where=study,
-            remedy=f"read {order.logs / 'coordinator.log'}",
-        )
+        log = order.logs / "coordinator.log"
+        raise LinkError("the study did not complete", where=study, remedy=f"read {log}")
 
 
 def free_port() -> int:

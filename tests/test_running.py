@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +97,29 @@ def _compose_command() -> list[str] | None:
         if found.returncode == 0:
             return command
     return None
+
+
+def test_the_firewall_keeps_other_accounts_from_the_superlink(root: Path, tmp_path: Path) -> None:
+    """In a network namespace of its own: another account is turned away, the coordinator's not."""
+    missing = [name for name in ("nft", "unshare", "setpriv", "ip") if shutil.which(name) is None]
+    if missing or os.geteuid() != 0:
+        pytest.skip(f"needs root and {', '.join(missing) or 'nothing else'}")
+    rules = (root / "systemd" / "consilium-superlink.nft").read_text()
+    (tmp_path / "rules.nft").write_text(rules.replace('"consilium-coordinator"', "4711"))
+    script = f"""
+    ip link set lo up && nft --file {tmp_path}/rules.nft
+    {sys.executable} -c 'import socket, time
+s = socket.create_server(("127.0.0.1", 9093)); open("{tmp_path}/up", "w"); time.sleep(30)' &
+    until [ -e {tmp_path}/up ]; do sleep 0.05; done
+    for uid in 4711 4712; do
+      setpriv --reuid $uid --clear-groups bash -c ': < /dev/tcp/127.0.0.1/9093' 2>/dev/null \\
+        && echo $uid in || echo $uid out
+    done
+    kill %1
+    """
+    done = subprocess.run(
+        ["unshare", "--net", "bash", "-c", script], capture_output=True, text=True, check=False
+    )
+    if "Operation not permitted" in done.stderr:
+        pytest.skip("no network namespace or firewall may be made here")
+    assert done.stdout.split("\n")[:2] == ["4711 in", "4712 out"], done.stdout + done.stderr

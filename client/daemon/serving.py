@@ -9,19 +9,22 @@ from typing import Final
 import structlog
 
 from client import administration
-from client.daemon.claim import claimed, notify
 from client.daemon.control import SERVICE, Control
 from client.daemon.desk import Desk
 from client.daemon.metrics import Metrics
 from client.daemon.place import Place, Programs
 from client.daemon.supervisor import Supervisor, until_told
 from client.inspection import inspect_state
+from common.claim import Owner, claimed, notify
 from common.control.site_pb2_grpc import add_SiteServicer_to_server
 from common.control.sockets import add_health, listen, new_server
+from common.errors import SiteError
 
 SOCKET: Final = "control.sock"
 GRACE: Final = 0.5
 """Seconds that a call in progress has when the daemon ends."""
+
+OWNER: Final = Owner("site", SiteError, "consilium-site status")
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +36,7 @@ def serve(place: Place, programs: Programs | None = None) -> None:
         SiteError: the state cannot be used, another daemon serves it, or the metrics cannot
             be served.
     """
-    with claimed(place.state):
+    with claimed(place.state, OWNER):
         asyncio.run(_serve(place, programs or Programs()))
     log.info("daemon.ended")
 

@@ -20,7 +20,6 @@ from typing import Final, get_args
 import structlog
 
 from client.daemon.child import Child
-from client.daemon.claim import notify, watchdog_seconds
 from client.daemon.conditions import Condition, death, now
 from client.daemon.frames import Frame
 from client.daemon.hub import MOST_DEATHS, Hub, Job, Stopped
@@ -30,6 +29,7 @@ from client.daemon.place import Place, Programs
 from client.daemon.worker import Order
 from client.policy import within
 from common import logs
+from common.claim import notify, watchdog_seconds
 from common.messages import Purpose
 
 TICK: Final = 10.0

@@ -52,7 +52,8 @@ class Behind:
 
     def __init__(self, home: Home, store: Store, roll: Roll, lost: Callable[[], None]) -> None:
         (home.state / "superlink").mkdir(mode=0o700, exist_ok=True)
-        self.superlink = superlink_of(home, free_port())
+        port = home.file.coordinator.superlink_port or free_port()
+        self.superlink = superlink_of(home, port)
         self.ready = asyncio.Event()
         """Set while it runs and knows all sites."""
         self._store = store

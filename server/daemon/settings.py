@@ -42,6 +42,9 @@ name = "{name}"
 address = "{address}"
 # Where the gateway listens: all interfaces of this machine.
 listen = "0.0.0.0:{port}"
+# Where Flower's SuperLink listens on this machine alone; left out, at any free port. A firewall
+# that keeps other local accounts from it (systemd/consilium-superlink.nft) wants a fixed one.
+# superlink_port = 9093
 
 [store]
 # Sites, studies, rounds and events. SQLite beside this file, or a PostgreSQL server:
@@ -83,11 +86,13 @@ class CoordinatorSection(Section):
         name: shown to sites.
         address: under which sites reach it.
         listen: where the gateway listens.
+        superlink_port: of the SuperLink on loopback; 0 takes a free one.
     """
 
     name: Slug
     address: Address
     listen: Listen
+    superlink_port: int = Field(default=0, ge=0, le=65535)
 
 
 class StoreSection(Section):

@@ -17,12 +17,12 @@ from typing import Any, Final
 
 import structlog
 
-from common.errors import ConsiliumError
+from common.claim import Owner, claimed, notify
+from common.errors import ConsiliumError, CoordinatorError
 from common.logs import place
 from server.daemon import authority, metrics
 from server.daemon.admission import Roll
 from server.daemon.behind import Behind
-from server.daemon.claim import claimed, notify
 from server.daemon.conductors import ALIVE, Conductors
 from server.daemon.control import STOP_SECONDS, serve_locally, serve_operators
 from server.daemon.office import Office
@@ -36,6 +36,7 @@ FOLLOW_SECONDS: Final = 1.0
 SEEN_SECONDS: Final = 20.0
 DAY_SECONDS: Final = 86400.0
 HINDERED_SECONDS: Final = 5.0
+OWNER: Final = Owner("coordinator", CoordinatorError, "consilium-coordinator studies")
 log = structlog.get_logger(__name__)
 
 
@@ -209,7 +210,7 @@ def serve(home: Home) -> None:
     Raises:
         ConsiliumError: something a person must mend keeps it from serving.
     """
-    with claimed(home):
+    with claimed(home.state, OWNER):
         authority.renew(home)
         with open_store(home.store_url) as store:
             asyncio.run(_serve(home, store))

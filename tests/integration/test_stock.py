@@ -1,0 +1,126 @@
+"""Flower's own SuperNode, unchanged, in whose environment Consilium is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from client import administration
+from client.audit import entries
+from client.site import open_site
+from simulations.archives import read_hospitals
+from simulations.network import (
+    NetworkOrder,
+    coordinate,
+    daemon,
+    exchange_cards,
+    followed,
+    free_port,
+    serve_coordinator,
+    serve_site,
+)
+from tests.integration.conftest import study_text, write_hospitals
+
+SEED = 3
+SITES = OURS, STOCK, THEIRS = "alder", "birch", "cedar"
+FOREIGN = '''
+"""A client of somebody else's, under our name: it answers whatever it likes."""
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+@app.query("offer")
+def offer(message, context):
+    update = ArrayRecord({"flat": Array(np.zeros(4, dtype=np.int32))})
+    return Message(RecordDict({"arrays": update}), reply_to=message)
+'''
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> NetworkOrder:
+    study, hospitals = tmp_path / "tiny.toml", tmp_path / "hospitals"
+    study.write_text(study_text())
+    hospitals.mkdir()
+    write_hospitals(hospitals)
+    (tmp_path / "network" / "logs").mkdir(parents=True)
+    return NetworkOrder(study, hospitals, tmp_path / "network", SEED)
+
+
+def test_a_stock_supernode_runs_the_same_client_and_a_foreign_client_is_refused_by_name(
+    order: NetworkOrder, tmp_path: Path
+) -> None:
+    """One daemon, one stock SuperNode, and one whose environment holds another ``client.app``."""
+    files = {name: read_hospitals(order.hospitals).site_file(name) for name in SITES}
+    foreign = tmp_path / "foreign" / "client"
+    foreign.mkdir(parents=True)
+    (foreign / "__init__.py").touch()
+    (foreign / "app.py").write_text(FOREIGN)
+    with ExitStack() as stack:
+        address = serve_coordinator(order, stack, lambda _: None)
+        for file in files.values():
+            exchange_cards(order, file)
+        serve_site(order, OURS, files[OURS], stack)
+        node = supernode(order, STOCK, files[STOCK], address, first_on_path=())
+        stack.enter_context(node)
+        theirs = supernode(order, THEIRS, files[THEIRS], address, first_on_path=(foreign.parent,))
+        stack.enter_context(theirs)
+        coordinate(order, "start", str(order.study), "--seed", str(SEED))
+        said = list(followed(order, "tiny"))
+        coordinate(order, "result", "tiny", "--out", str(order.result))
+    outcome = json.loads((order.result / "outcome.json").read_bytes())
+    assert set(outcome["sites"]) == {OURS, STOCK}
+    assert {(each["site"], each["reason"]) for each in outcome["absences"]} == {
+        (THEIRS, "sent something that is not a reply")
+    }
+    refused = [line for line in said if THEIRS in line and "not a reply" in line]
+    assert refused, said
+    with open_site(files[STOCK], known_seed=SEED) as site:
+        (row,) = administration.studies(site)
+        assert (row.state, row.round) == ("closed", 3)
+        assert 0 < row.epsilon_spent <= row.epsilon
+        assert administration.ledger(site).length == 4
+    noted = [entry.event for entry in entries(files[STOCK].parent / "state")]
+    assert noted.count("message.out") == 7
+    assert noted.count("study.approved") == 1
+
+
+@contextmanager
+def supernode(
+    order: NetworkOrder,
+    name: str,
+    file: Path,
+    address: str,
+    *,
+    first_on_path: Sequence[Path],
+) -> Iterator[None]:
+    """Flower's SuperNode, as Flower's guide starts it, with the site's key."""
+    state = file.parent / "state"
+    card = json.loads((file.parent / "COORDINATOR.json").read_bytes())
+    (state / "ca.pem").write_text(card["ca"])
+    command = [
+        str(Path(sys.executable).with_name("flower-supernode")),
+        *("--superlink", address, "--root-certificates", str(state / "ca.pem")),
+        *("--auth-supernode-private-key", str(state / "node.key")),
+        *("--port", str(free_port())),
+        *("--node-config", f'site="{file}" known-seed={order.seed}'),
+    ]
+    before = os.environ.copy()
+    os.environ |= {
+        "FLWR_HOME": str(state / "flower"),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), before["PATH"]]),
+        "PYTHONPATH": os.pathsep.join(str(each) for each in first_on_path),
+    }
+    try:
+        with daemon(order.logs / f"{name}.log", command):
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
