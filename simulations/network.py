@@ -236,9 +236,9 @@ def followed(order: NetworkOrder, study: str) -> Iterator[str]:
         assert watching.stdout is not None
         try:
             yield from (line.rstrip() for line in watching.stdout)
-        finally:
-            if sys.exc_info()[0] is not None:  # whoever listened has failed: do not wait on
-                watching.kill()
+        except BaseException:  # whoever listened has gone: do not wait for the study's end
+            watching.kill()
+            raise
     if watching.returncode:
         log = order.logs / "coordinator.log"
         raise LinkError("the study did not complete", where=study, remedy=f"read {log}")
