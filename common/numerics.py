@@ -2,6 +2,8 @@
 
 It is fixed before round one, stands in the plan, and is applied before any gradient, so
 that a restart, a replay and a simulation compute the same bits as the first run did.
+
+Whoever only reads plans has records too, and no torch: where it is asked, it is imported.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import Final, Literal
 
-import torch
 from pydantic import Field
 
 from common.files import sha256
@@ -83,8 +84,14 @@ def record(threads: int, choice: EngineChoice) -> NumericsRecord:
         choice=choice,
         cpu_capability=_instructions(),
         python=platform.python_version(),
-        versions={name: version(name) for name in COUNTED},
+        versions=dict(_versions()),
     )
+
+
+@lru_cache(maxsize=1)
+def _versions() -> tuple[tuple[str, str], ...]:
+    """What is installed; each look reads a file, and every round looks."""
+    return tuple((name, version(name)) for name in COUNTED)
 
 
 @lru_cache(maxsize=1)
@@ -93,6 +100,8 @@ def _instructions() -> str:
 
     Which instructions a library takes for a logarithm or a cosine it does not say.
     """
+    import torch
+
     normals = Stream(bytes(KEY_BYTES)).normal(_DEVIATES).tobytes()
     return f"torch {torch.backends.cpu.get_cpu_capability()}, normals {sha256(normals)[:16]}"
 
@@ -108,5 +117,7 @@ def differences(ours: NumericsRecord, theirs: NumericsRecord) -> dict[str, tuple
 
 def apply(numerics: NumericsRecord) -> None:
     """Make this process compute as the record says."""
+    import torch
+
     torch.set_num_threads(numerics.threads)
     torch.use_deterministic_algorithms(mode=True)
