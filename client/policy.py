@@ -3,6 +3,9 @@
 The plan proposes and the policy bounds. Nothing in a plan is believed: the site computes
 anew what the proposed noise costs, before it approves, and compares every public number with
 its own. An approval binds to the plan's hash, so that a round need not compute the cost again.
+
+Building and trying a study's model takes torch, which only those functions import that do it:
+the supervisor reads the site's hours here, and computes nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +13,7 @@ from __future__ import annotations
 from datetime import time
 
 from client.site import Site
-from client.tuning import check
 from common.errors import Refusal, RefusalCode
-from common.model import weights_count
 from common.numerics import differences
 from common.plan import Offer, Plan
 from common.privacy import NoMechanism, PatientMechanism, understated
@@ -37,6 +38,8 @@ def require_acceptable(plan: Plan, site: Site) -> None:
         )
     require_allowed(plan, site)
     if isinstance(plan.mechanism, PatientMechanism):
+        from client.tuning import check
+
         check(plan.study, plan.numerics.choice)
 
 
@@ -82,6 +85,8 @@ def within(hours: str | None, now: time) -> bool:
 
 
 def _require_ours(plan: Plan, site: Site, offer: Offer) -> None:
+    from common.model import weights_count
+
     told = {
         "site": (plan.site, offer.site),
         "declared_patients": (plan.declared_patients, offer.declared_patients),

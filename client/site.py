@@ -27,8 +27,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-import torch
-
 from client.approvals import Approval, Approvals, timestamp
 from client.audit import AuditLog
 from client.dataset import Cohort, load_cohort, require_unchanged
@@ -40,11 +38,9 @@ from client.receipts import Receipts
 from client.replies import Replies
 from client.sitefile import DataSet, SiteFile, load_site_file
 from client.store import LOG_HEAD, Store
-from client.tuning import Choices
-from common import numerics
 from common.errors import Refusal, RefusalCode, SiteError
 from common.files import sha256_file, write_atomic
-from common.numerics import EngineChoice, NumericsRecord
+from common.numerics import EngineChoice, NumericsRecord, record
 from common.plan import Offer
 from common.randomness import KEY_BYTES, StudyKey, known_secret
 from common.signing import SigningKey
@@ -88,7 +84,6 @@ class Site:
         self.opt_outs = OptOuts(lists, self.state, self.pseudonyms)
         self.approvals = Approvals(self.store)
         self.replies = Replies(self.store)
-        self.choices = Choices(self.state / "kernels.json")
 
     @property
     def name(self) -> str:
@@ -153,14 +148,19 @@ class Site:
             study: a proposed or an approved one.
             choice: of a plan that was approved, which is kept to; else one is made here.
         """
+        # Not with the module: who opens a site to administer it computes nothing.
+        import torch
+
+        from client.tuning import Choices
+
         if self.recorded is not None:
             torch.set_num_threads(self.recorded.threads)
-            return numerics.record(self.recorded.threads, self.recorded.choice)
+            return record(self.recorded.threads, self.recorded.choice)
         device = self.file.device
         torch.set_num_threads(device.threads)
         if choice is not None:
-            return numerics.record(device.threads, choice)
-        return self.choices.of(
+            return record(device.threads, choice)
+        return Choices(self.state / "kernels.json").of(
             study,
             threads=device.threads,
             memory=device.memory_mib * 2**20,

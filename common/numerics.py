@@ -3,7 +3,8 @@
 It is fixed before round one, stands in the plan, and is applied before any gradient, so
 that a restart, a replay and a simulation compute the same bits as the first run did.
 
-Whoever only reads plans has records too, and no torch: where it is asked, it is imported.
+Whoever reads a plan reads a record too, and needs no torch for it: it is imported where it is
+asked.
 """
 
 from __future__ import annotations

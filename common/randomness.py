@@ -20,16 +20,18 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from common.files import canonical_json
+
+if TYPE_CHECKING:
+    import torch
 
 KEY_BYTES: Final = 32
 PAIRS: Final = 2**17
@@ -106,6 +108,8 @@ class Stream:
             Flat float64 of ``2 * PAIRS`` deviates, the last block shorter. The next block is
             written over it; the caller may change it.
         """
+        import torch  # whoever keeps or derives keys, and draws nothing, does without it
+
         largest = min(count + 1, 2 * PAIRS)
         zeros, keystream = memoryview(bytes(8 * largest)), bytearray(8 * largest)
         deviates = torch.empty(largest, dtype=torch.float64)
@@ -135,7 +139,7 @@ def box_muller(words: torch.Tensor, deviates: torch.Tensor) -> torch.Tensor:
     radii.add_(0.5).abs_().mul_(2.0**-63).log_().mul_(-2.0).sqrt_()
     angles.mul_(math.pi * 2.0**-63)
     sines = angles.sin()
-    torch.mul(radii, sines, out=sines)
+    sines.mul_(radii)
     radii.mul_(angles.cos_())
     angles.copy_(sines)
     return deviates
