@@ -57,6 +57,8 @@ def _ask(site: Site, plan: Plan) -> None:
         site.approvals.add(plan, UNREAD if cohort is None else cohort.fingerprint, None)
         if cohort is not None:
             _enrol(site, plan, cohort)
+            # What it would cost is computed here and kept: whoever shows the plan just reads it.
+            site.ledger.forecast(plan, site.file.policy.limits)
         _note(site, "study.proposed", plan, "", POLICY)
 
 
