@@ -1,4 +1,4 @@
-"""Which package may import which, and that the coordinator cannot read patient data."""
+"""Which package may import which, and what a process that computes nothing does without."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import ast
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+
+import pytest
+
+from client.administration import approve
+from tests.client.site_fixtures import Hospital, answered, asking, plan_for, proposal
+from tests.common.studies import small_study
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -73,6 +79,69 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("client", "si
     )
 
     assert result.returncode == 0, result.stderr
+
+
+HEAVY = ("torch", "monai", "opacus", "dp_accounting", "matplotlib")
+"""What computes: seconds to import, and hundreds of megabytes that stay."""
+
+LIGHT = (
+    *("common.plan", "client.daemon.serving", "client.daemon.connection", "client.daemon.worker"),
+    *("client.enrolling", "client.cli", "client.commands", "client.inspection"),
+    *("server.daemon.supervisor", "server.daemon.conducting", "server.cli", "server.commands"),
+)
+"""What a process that computes nothing begins with, or one that computes only later."""
+
+ADMINISTRATION = """
+from client import administration, audit
+from client.site import open_site
+
+with open_site(Path(sys.argv[1])) as site:
+    states = [row.state for row in administration.studies(site)]
+    assert states == ["pending", "approved"], states
+    assert administration.ledger(site).most_spent > 0
+    assert administration.status(site).studies
+    for study in ("waiting", "running"):
+        assert administration.show(site, study).text
+    administration.pause(site, by="a person")
+    administration.resume(site, by="a person")
+    assert administration.deny(site, "waiting", by="a person").state == "denied"
+    assert administration.stop(site, "running", by="a person").rounds == 1
+    assert list(audit.entries(site.state))
+"""
+
+
+def heavy_after(root: Path, program: str, *arguments: str) -> str:
+    """What a program in an interpreter of its own has loaded of what computes."""
+    head = "import importlib, sys\nfrom pathlib import Path\n"
+    tail = f"\nprint(*(name for name in {HEAVY} if name in sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", head + program + tail, *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_what_computes_nothing_loads_nothing_that_computes(root: Path, module: str) -> None:
+    assert heavy_after(root, f"importlib.import_module({module!r})") == ""
+
+
+def test_a_site_is_administered_without_what_computes(root: Path, tmp_path: Path) -> None:
+    """All but approving, which tries the plan's model: what a plan costs is in the store."""
+    hospital = Hospital(tmp_path / "north", policy={"approval": "ask"}, seed=None)
+    with hospital.open() as site:
+        running = plan_for(site, small_study(study={"name": "running"}))
+        waiting = plan_for(site, small_study(study={"name": "waiting"}, training={"rounds": 4}))
+        for plan in (running, waiting):
+            assert answered(site, proposal(plan)).code == "pending"
+        approve(site, "running", by="a person")
+        assert answered(site, asking(running)).code == "ok"
+
+    assert heavy_after(root, ADMINISTRATION, str(hospital.folder / "site.toml")) == ""
 
 
 PLANTED = {
