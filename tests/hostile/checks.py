@@ -7,6 +7,7 @@ the old one: whoever has imported the function has it changed.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import copy
@@ -220,8 +221,13 @@ def _tree(module: str) -> ast.Module:
 
 
 def _compiled(module: str, name: str, switches: list[_Switch]) -> CodeType:
-    changed = _Replace(switches).visit(copy.deepcopy(_tree(module)))
-    code = compile(ast.fix_missing_locations(changed), f"<{name} without a check>", "exec")
+    first = name.split(".", maxsplit=1)[0]
+    whole = next(node for node in _tree(module).body if getattr(node, "name", "") == first)
+    changed = _Replace(switches).visit(copy.deepcopy(whole))
+    alone = ast.fix_missing_locations(ast.Module([changed], []))
+    # The module's own future import holds in it, wherever it is compiled.
+    flags = __future__.annotations.compiler_flag
+    code: CodeType = compile(alone, f"<{name} without a check>", "exec", flags, dont_inherit=True)
     for part in name.split("."):
         code = next(
             each for each in code.co_consts if isinstance(each, CodeType) and each.co_name == part

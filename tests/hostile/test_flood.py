@@ -12,7 +12,7 @@ from tests.client.daemon.quick_worker import HABITS
 from tests.client.daemon.test_supervisor import QUICK, running
 from tests.client.site_fixtures import Hospital
 
-ASKED = 4 * MOST_WAITING
+ASKED = 2 * MOST_WAITING
 
 
 def job(number: int, size: int = 1) -> Job:
@@ -45,7 +45,7 @@ def test_a_flood_waits_at_the_coordinator_and_is_answered_in_the_end(tmp_path: P
     async def flood() -> None:
         hospital = Hospital(tmp_path, patients={"P00": 1, "P01": 1})
         hospital.state.mkdir()
-        (hospital.state / HABITS).write_text('{"seconds": 0.02}')
+        (hospital.state / HABITS).write_text('{"seconds": 0.01}')
         async with running(hospital, QUICK) as (supervisor, centre):
             for number in range(ASKED):
                 centre.ask(Request("small", "ab" * 32, number + 1, "train"))
