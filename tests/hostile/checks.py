@@ -14,7 +14,7 @@ import copy
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -43,8 +43,24 @@ DEMANDS: Final = frozenset({"_demand"})
 """Functions that refuse where their first argument does not hold."""
 PREDICATES: Final = frozenset({"_well_formed", "_covers"})
 """Functions whose answer is what is demanded."""
-FAULTS: Final = frozenset({"_covers", "_dearer_than_stated", "understated"})
+VERIFYING: Final = ("server.verify",)
+"""Likewise of the coordinator."""
+FAULTS: Final = frozenset(
+    {
+        "_covers",
+        "_dearer_than_stated",
+        "understated",
+        "_wrong_origin",
+        "_wrong_answer",
+        "_refused",
+        "_wrong_content",
+        "_wrong_array",
+        "_wrong_ledger",
+    }
+)
 """Functions that return what is wrong instead of raising it."""
+CHOOSING: Final = frozenset({"understated"})
+"""Functions that return a fault or none by one expression."""
 TABLES: Final = frozenset({"told", "holds"})
 """Dictionaries in which each entry is a condition of its own."""
 FOREGONE: Final = frozenset({"foreseen"})
@@ -101,9 +117,9 @@ class _Switch:
     instead: Any
 
 
-def checks() -> tuple[Check, ...]:
-    """Every check of the guarded modules, in the order in which they stand."""
-    return tuple(check for place in GUARDED for check in _checks_of(*place.split(":")))
+def checks(places: Iterable[str] = GUARDED) -> tuple[Check, ...]:
+    """Every check of some modules, in the order in which they stand."""
+    return tuple(check for place in places for check in _checks_of(*place.split(":")))
 
 
 def _checks_of(module: str, only: str = "") -> Iterator[Check]:
@@ -130,10 +146,14 @@ def _switches(function: ast.FunctionDef) -> Iterator[_Switch]:
             yield from _decided(node.test, ast.Or, _lines(node), False)
         elif isinstance(node, ast.If) and _falls_through_to_a_refusal(function, node):
             yield from _decided(node.test, ast.And, _lines(function), True)
-        elif isinstance(node, ast.If) and function.name in FAULTS and _finds_a_fault(node.body[-1]):
+        elif (
+            isinstance(node, ast.If)
+            and function.name in FAULTS - CHOOSING
+            and _finds_a_fault(node.body[-1])
+        ):
             yield from _decided(node.test, ast.Or, _lines(node), False)
         elif isinstance(node, ast.Return) and isinstance(node.value, ast.IfExp):
-            if function.name in FAULTS:
+            if function.name in CHOOSING:
                 yield from _decided(node.value.test, ast.And, _lines(node), True)
         elif isinstance(node, ast.ExceptHandler) and _refuses(node.body[-1]):
             text = f"except {ast.unparse(node.type)}" if node.type else "except"
@@ -162,7 +182,9 @@ def _falls_through_to_a_refusal(function: ast.FunctionDef, node: ast.If) -> bool
 
 def _finds_a_fault(statement: ast.stmt) -> bool:
     found = statement.value if isinstance(statement, ast.Return) else None
-    return isinstance(found, ast.Constant) and found.value is not None
+    if isinstance(found, ast.Constant):
+        return found.value is not None
+    return isinstance(found, ast.JoinedStr | ast.IfExp)
 
 
 def _refuses(statement: ast.stmt) -> bool:

@@ -324,3 +324,23 @@ ELSEWHERE: Final[dict[str, str]] = {
     STUDY + "seconds: match is None": "durations have a pattern: tests/common/test_study.py",
 }
 """No message can come this far; where the check is tested instead."""
+
+ORIGIN, ANSWERED = "server.verify._wrong_origin: ", "server.verify._wrong_answer: "
+CONTENT, ENTRIES = "server.verify._wrong_content: ", "server.verify._wrong_array: "
+HEAD: Final = "server.verify._wrong_ledger: "
+VERIFIED: Final[dict[str, str]] = {
+    ORIGIN + "reply.site != site": "in another site's name",
+    ORIGIN + "not verify(key, reply.signed_bytes, reply.signature)": "no signature",
+    ANSWERED + "reply.request != request.identity": "for a request that never was",
+    ANSWERED + "found != wanted": "for another round",
+    "server.verify._refused: reply.code not in set(RefusalCode)": "a code that is not in the list",
+    CONTENT + "bool(reply.document) != shape.document": "a document where none is foreseen",
+    CONTENT + "reply.arrays is None": "no array",
+    CONTENT + "not shape.length": "an array where none was asked",
+    ENTRIES + "array.dtype.name != shape.dtype": "long integers",
+    ENTRIES + "array.size != shape.length": "an entry less",
+    ENTRIES + "max(-int(array.min()), int(array.max())) > shape.limit": "an entry out of range",
+    HEAD + "sent.length < known.length": "a ledger that moved back",
+    HEAD + "sent.length == known.length and sent.hash != known.hash": "a ledger rewritten",
+}
+"""The same of the coordinator: by check, the hostile update that it keeps out."""

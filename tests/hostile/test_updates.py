@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from server.asking import Absence, Habits, Repeat
 from server.hearing import Desk, hear
 from server.verify import Shape
 from simulations.grid import LocalGrid
+from tests.hostile.checks import VERIFYING, checks, off
+from tests.hostile.guarded import VERIFIED
 from tests.hostile.updates import OTHER, SITE, UPDATES, Update, key_of, signed
 from tests.network import Coordinator, coordinator
 from tests.server.conftest import World
@@ -112,6 +115,23 @@ def test_is_named_and_nothing_of_it_is_folded(
         assert (site, purpose) == (SITE, update.purpose)
     assert reason.startswith(update.reason)
     assert "P03" not in reason
+
+
+CHECKS = {check.name: check for check in checks(VERIFYING)}
+BY_NAME = {update.name: update for update in UPDATES}
+
+
+def test_every_check_of_a_reply_is_held_by_an_update() -> None:
+    assert sorted(VERIFIED) == sorted(CHECKS)
+
+
+@pytest.mark.parametrize("name", VERIFIED)
+def test_without_the_check_the_update_is_not_kept_out(name: str, tmp_path: Path) -> None:
+    update = BY_NAME[VERIFIED[name]]
+    hostile = world(tmp_path / "run", update)
+    with off(CHECKS[name]), suppress(Exception):  # where a check is off, anything may happen
+        hostile.end()
+    assert not any(reason.startswith(update.reason) for _, _, reason in hostile.absences)
 
 
 class Twice(LocalGrid):
