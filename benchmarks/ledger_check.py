@@ -87,7 +87,7 @@ def limits() -> Any:  # noqa: ANN401 - as above
 def fill(path: Path) -> None:
     """Approve the studies, of which a patient stands in one to all, and run their rounds."""
     from client.approvals import Approvals
-    from client.ledger import Ledger, Part
+    from client.ledger import Ledger
     from client.store import Store
     from common.randomness import StudyKey
 
@@ -97,7 +97,7 @@ def fill(path: Path) -> None:
         for place, plan in enumerate(plans()):
             members = [str(patient) for patient in range(PATIENTS) if patient >> place & 1]
             members += [str(patient) for patient in range(PATIENTS // 4)]
-            parts: dict[Part, tuple[str, ...]] = {
+            parts: dict[str, tuple[str, ...]] = {
                 "train": tuple(one for one in members if int(one) % 5),
                 "validation": tuple(one for one in members if not int(one) % 5),
             }

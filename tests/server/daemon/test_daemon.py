@@ -338,7 +338,7 @@ def test_without_a_certificate_nobody_asks_over_the_network(scene: Scene) -> Non
     ca = scene.deployment.home.ca_certificate.read_bytes()
     credentials = grpc.ssl_channel_credentials(ca)
     with grpc.secure_channel(f"localhost:{OPERATORS}", credentials) as channel:
-        call = channel.unary_unary(f"/{SERVICE}/Sites")
+        call: Any = channel.unary_unary(f"/{SERVICE}/Sites")
         with pytest.raises(grpc.RpcError) as caught:
             call(b"", timeout=5)
     assert "UNAVAILABLE" in str(caught.value)

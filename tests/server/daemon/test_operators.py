@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeAlias, cast
 
 import grpc
 import pytest
@@ -81,18 +82,21 @@ def test_no_key_is_shown(home: Home) -> None:
     assert "PRIVATE" not in repr(files) + repr(home)
 
 
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+
+
 class WhoIsThere(grpc.GenericRpcHandler):
     """Answers every call with the name of the operator who made it."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         def answer(_: bytes, context: grpc.ServicerContext) -> bytes:
-            (certificate,) = context.auth_context()["x509_pem_cert"]
+            (certificate,) = cast("dict[str, list[bytes]]", context.auth_context())["x509_pem_cert"]
             return str(operators.operator_of(self.home, certificate)).encode()
 
-        handler: grpc.RpcMethodHandler = grpc.unary_unary_rpc_method_handler(answer)
+        handler: Handler = grpc.unary_unary_rpc_method_handler(answer)
         return handler
 
 
@@ -113,7 +117,7 @@ def test_grpc_tells_who_an_operator_is(tmp_path: Path, home: Home) -> None:
             (grpc.ssl_channel_credentials(ca, *pair), None),
         ):
             with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
-                call = channel.unary_unary("/any/Method")
+                call: Any = channel.unary_unary("/any/Method")
                 if answer is not None:
                     assert call(b"", timeout=20) == answer
                 else:
