@@ -3,8 +3,6 @@
 TLS and node keys on both sides, two sites that answer at once with what they were sent. Ours
 goes through the gateway, as one array; Flower's through SuperLink, two SuperNodes and
 ``send_and_receive``, as 40 tensors, which is how a model's state is sent there, and as one.
-Then what waiting costs, in CPU time: 32 idle sites at the coordinator, gateway and SuperLink
-together, and an idle connection at its site.
 """
 
 from __future__ import annotations
@@ -14,14 +12,13 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from benchmarks.network import stock
-from benchmarks.network.ours import cpu_seconds, exchange, link
+from benchmarks.network.ours import exchange, link
 from common import logs
 
 MODEL: Final = 1_000_000
@@ -30,10 +27,6 @@ MESSAGE: Final = 20_000
 TENSORS: Final = 40
 WARM, ROUNDS, STOCK_ROUNDS = 3, 20, 3
 MOST_SECONDS: Final = {"4 MB": 0.8, "80 kB": 0.3}
-IDLE_SITES: Final = 32
-IDLE_SECONDS: Final = 30.0
-MOST_OF_A_CORE: Final = {"coordinator": 0.10, "site": 0.01}
-SETTLE_SECONDS: Final = 5.0
 
 
 def ours(folder: Path) -> dict[str, float]:
@@ -60,22 +53,6 @@ def flowers(folder: Path) -> dict[str, float]:
     return {name: statistics.median(several) for name, several in times.items()}
 
 
-def idle(folder: Path) -> dict[str, float]:
-    """Parts of a core that waiting takes: 32 sites' at the coordinator, one site's at it."""
-    with link(folder, IDLE_SITES) as linked:
-        others = list(range(1, IDLE_SITES))
-        with linked.sites([[0], others]) as (alone, _):
-            time.sleep(SETTLE_SECONDS)
-            begun = time.monotonic()
-            coordinator = (linked.gateway_pid, linked.superlink_pid)
-            before = cpu_seconds(*coordinator), cpu_seconds(alone)
-            time.sleep(IDLE_SECONDS)
-            after = cpu_seconds(*coordinator), cpu_seconds(alone)
-            passed = time.monotonic() - begun
-    parts = [(end - start) / passed for start, end in zip(before, after, strict=True)]
-    return dict(zip(("coordinator", "site"), parts, strict=True))
-
-
 def say(name: str, value: float, peer: float, unit: str) -> None:
     """Print a comparison."""
     result = {
@@ -93,7 +70,7 @@ def main() -> int:
     """Print one line of JSON for each comparison; 1 if one is worse than claimed."""
     logs.configure(level="warning")
     with tempfile.TemporaryDirectory() as ground:
-        folders = [Path(ground) / name for name in ("ours", "stock", "idle")]
+        folders = [Path(ground) / name for name in ("ours", "stock")]
         for folder in folders:
             folder.mkdir()
         mine = ours(folders[0])
@@ -105,13 +82,7 @@ def main() -> int:
         say(
             "the same 4 MB; peer: stock Flower, one array", mine["4 MB"], stocks["4 MB in one"], "s"
         )
-        waiting = idle(folders[2])
-    say(f"{IDLE_SITES} idle sites at the coordinator; peer: the most claimed",
-        waiting["coordinator"], MOST_OF_A_CORE["coordinator"], "cores")  # fmt: skip
-    say("an idle connection at its site; peer: the most claimed",
-        waiting["site"], MOST_OF_A_CORE["site"], "cores")  # fmt: skip
-    slow = any(mine[name] > most for name, most in MOST_SECONDS.items())
-    return int(slow or any(waiting[who] > most for who, most in MOST_OF_A_CORE.items()))
+    return int(any(mine[name] > most for name, most in MOST_SECONDS.items()))
 
 
 if __name__ == "__main__":
