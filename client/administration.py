@@ -68,8 +68,9 @@ def show(site: Site, study: str) -> Shown:
             several plans of one name, the one that waits, else the newest.
 
     Raises:
-        SiteError: there is no such plan.
+        SiteError: there is no such plan, or several of that name wait.
     """
+    _require_only_one(site, study, waiting=True)
     approval = _find(site, study)
     return Shown(_row(site, approval), explain(site, approval), approval.plan.text)
 
@@ -266,26 +267,28 @@ def _find(
         )
     if plan_hash is not None:
         matching = [each for each in found if _is_hash(each.plan, plan_hash)]
-        if not matching:
+        if len(matching) != 1:  # of two that begin alike, neither is meant
             raise _another_hash(study, found, plan_hash)
         found = matching
     wanted = "approved" if running else "pending"
     return next((each for each in reversed(found) if each.state == wanted), found[-1])
 
 
-def _require_only_one(site: Site, study: str) -> None:
+def _require_only_one(site: Site, study: str, *, waiting: bool = False) -> None:
     """A plan that came after the one that was shown must not be approved in its place.
 
     A coordinator may give any number of plans one name, or the beginning of another's hash.
     """
-    found = [each.plan.hash for each in site.approvals.all() if _is_called(each.plan, study)]
+    called = [each for each in site.approvals.all() if _is_called(each.plan, study)]
+    found = [each.plan.hash for each in called if each.state == "pending" or not waiting]
     if len(found) > 1:
         raise SiteError(
             "several plans of this name were proposed here",
             where=f"study {study}",
             found=f"SHA-256 {', '.join(reversed(found))}",
-            wanted="--hash with the one that you have read",
-            remedy="consilium-site show says what the newest one is, and its hash",
+            wanted="one of them",
+            remedy="read each with consilium-site show and its hash in place of the name, then "
+            "approve one with --hash",
         )
 
 

@@ -12,6 +12,7 @@ from client import check_command, commands
 from client.commands import SECONDS, confirmed, daemon, state_folder, who
 from common.console import err, out, run_cli
 from common.control import site_pb2 as pb
+from common.control.site_pb2_grpc import SiteStub
 from common.errors import DataError, SiteError
 
 app = typer.Typer(
@@ -166,20 +167,39 @@ def approve(
     ] = 0,
     yes: Yes = False,
 ) -> None:
-    """Approve a study's plan, for the patients of today."""
+    """Approve a study's plan, for the patients of today.
+
+    Without --hash the plan is shown first, and the very plan that was shown is approved.
+    """
     with daemon(context.obj) as asked:
-        shown = asked.Show(pb.ShowRequest(study=study), timeout=SECONDS)
-        cost = commands.epsilon(shown.epsilon)
-        out().print(f"{shown.study}, plan {shown.plan_hash[: commands.SHORT]}")
-        out().print(f"It costs a patient at most epsilon {cost}; it is {shown.state} now.")
-        confirmed("Approve exactly this plan?", yes=yes)
+        plan_hash = plan_hash or _read_now(asked, study, yes=yes)
+        confirmed(f"Approve exactly the plan {plan_hash[: commands.SHORT]}?", yes=yes)
         err().print("Reading the images of its patients; this may take minutes.")
         answer = asked.Approve(
-            pb.ApproveRequest(
-                study=study, plan_hash=plan_hash or shown.plan_hash, days=days, by=who()
-            )
+            pb.ApproveRequest(study=study, plan_hash=plan_hash, days=days, by=who())
         )
     commands.show_approved(answer)
+
+
+def _read_now(asked: SiteStub, study: str, *, yes: bool) -> str:
+    """The hash of the one plan that is meant, once it stands before whoever decides.
+
+    What was read before may be another plan: a coordinator can propose one under the same name.
+
+    Raises:
+        SiteError: several plans of that name wait, or nobody is there to read it.
+    """
+    shown = asked.Show(pb.ShowRequest(study=study), timeout=SECONDS)
+    if yes:
+        raise SiteError(
+            "a plan is not approved by its name alone without being read",
+            where=f"study {study}",
+            wanted="--hash beside --yes",
+            remedy="read it with consilium-site show, which ends with its hash",
+        )
+    commands.explained(shown)
+    out().print(f"\n{shown.study}, plan {shown.plan_hash[: commands.SHORT]}, is {shown.state} now.")
+    return str(shown.plan_hash)
 
 
 @app.command()

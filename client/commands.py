@@ -161,12 +161,18 @@ def show_studies(rows: Any) -> None:  # noqa: ANN401 - a repeated field of studi
         console.print(f"\nTo decide: consilium-site show {waiting[0]}, then approve or deny it.")
 
 
-def show_study(shown: pb.ShowReply) -> None:
+def explained(shown: pb.ShowReply) -> None:
     """One plan in plain words."""
     console = out()
     for warning in shown.warnings:
         console.print(Text(warning, style="bold red"))
     console.print(Text(shown.text))
+
+
+def show_study(shown: pb.ShowReply) -> None:
+    """One plan in plain words, and how to approve it."""
+    console = out()
+    explained(shown)
     if shown.state == "pending":
         short = shown.plan_hash[:SHORT]
         console.print(f"\nTo approve: consilium-site approve {shown.study} --hash {short}")

@@ -117,6 +117,21 @@ def test_the_beginning_of_a_hash_that_is_too_short_approves_nothing(site: Site) 
         approve(site, "small", plan_hash=plan.hash[:11], by=BY)
 
 
+def test_the_beginning_of_two_hashes_approves_neither(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coordinator may look for two plans whose hashes begin alike."""
+    monkeypatch.setattr("client.administration._LEAST_DIGITS", {"name": 8, "hash": 1})
+    begun: set[str] = set()
+    for number in range(17):  # with one digit, at the latest the 17th begins like another
+        digit = proposed(site, small_study(study={"title": f"Number {number}"})).hash[0]
+        if digit in begun:
+            break
+        begun.add(digit)
+    with pytest.raises(SiteError, match="another than"):
+        approve(site, "small", plan_hash=digit, by=BY)
+
+
 def test_of_two_plans_of_one_name_each_is_approved_by_its_own_hash(site: Site) -> None:
     first, second = proposed(site), proposed(site, small_study(study={"title": "Another"}))
     approve(site, "small", plan_hash=first.hash, by=BY)

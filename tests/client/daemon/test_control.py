@@ -1,0 +1,139 @@
+"""What a person decides at a running daemon, as the terminal and the coordinator show it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from common.errors import RefusalCode
+from common.messages import Request
+from common.plan import Plan
+from tests.client.daemon.process import REAL, ROOT, Daemon, daemon, until
+from tests.client.daemon.standin import Coordinator, coordinator
+from tests.client.site_fixtures import SEED, Hospital, asking, plan_for, proposal
+from tests.common.studies import small_study
+
+
+@dataclass(frozen=True)
+class World:
+    """A site whose daemon runs, and a coordinator that asks it."""
+
+    hospital: Hospital
+    centre: Coordinator
+    site: Daemon
+
+    def plan(self, name: str, title: str = "As it was shown") -> Plan:
+        with self.hospital.open() as site:
+            return plan_for(site, small_study(study={"name": name, "title": title}))
+
+    def proposed(self, name: str, title: str = "As it was shown") -> Plan:
+        """A plan that waits for a person."""
+        plan = self.plan(name, title)
+        assert self.code(proposal(plan)) == RefusalCode.PENDING
+        return plan
+
+    def code(self, request: Request) -> str:
+        """The code of the answer to one request."""
+        before = len(self.centre.pushed)
+        self.centre.ask(request)
+        until(lambda: len(self.centre.pushed) > before)
+        return self.centre.replies()[-1].code
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("north")
+    patients = {f"P{number:02}": 1 for number in range(12)}
+    hospital = Hospital(folder, patients, policy={"approval": "ask"})
+    hospital.open().close()
+    with (
+        coordinator(hospital.state) as centre,
+        daemon(folder / "site.toml", worker=REAL, seed=SEED) as site,
+    ):
+        yield World(hospital, centre, site)
+
+
+@dataclass
+class Person:
+    """A command whose standard input is a terminal."""
+
+    process: subprocess.Popen[bytes]
+    keyboard: int
+    seen: bytearray = field(default_factory=bytearray)
+
+    def reads(self, end: bytes) -> str:
+        """What stands there when the command has said ``end``."""
+        assert self.process.stdout is not None
+        while end not in self.seen and (more := os.read(self.process.stdout.fileno(), 4096)):
+            self.seen += more
+        assert end in self.seen, self.seen
+        return self.seen.decode()
+
+    def says(self, answer: str) -> int:
+        """Answer; gives the command's exit code."""
+        os.write(self.keyboard, f"{answer}\n".encode())
+        return self.process.wait(60)
+
+
+@contextmanager
+def person(site: Daemon, *arguments: str) -> Iterator[Person]:
+    keyboard, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "client.cli", "--site", str(site.site_file), *arguments],
+        cwd=ROOT,
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    with process:
+        yield Person(process, keyboard)
+        process.kill()
+    os.close(keyboard)
+    os.close(terminal)
+
+
+def test_a_plan_that_was_proposed_after_another_was_shown_is_not_approved_for_it(
+    world: World,
+) -> None:
+    read = world.proposed("shown")
+    assert read.hash in world.site.ask("show", "shown")
+    later = world.proposed("shown", "As nobody has read it")
+    for refused in (
+        world.site.ask("approve", "shown", "--yes", code=2),
+        world.site.ask("show", "shown", code=2),
+    ):
+        assert "several plans of this name" in refused
+        assert read.hash in refused
+        assert later.hash in refused
+    world.site.ask("approve", "shown", "--hash", read.hash[:12], "--yes")
+    assert world.code(proposal(read)) == "ok"
+    assert world.code(asking(later)) == RefusalCode.PENDING
+
+
+def test_nor_for_one_that_was_taken_back_meanwhile(world: World) -> None:
+    read = world.proposed("back")
+    assert read.hash in world.site.ask("show", "back")
+    assert world.code(Request("back", read.hash, 0, "close")) == "ok"
+    later = world.proposed("back", "As nobody has read it")
+    assert "without being read" in world.site.ask("approve", "back", "--yes", code=2)
+    assert world.code(asking(later)) == RefusalCode.PENDING
+
+
+def test_what_stands_on_the_terminal_is_what_is_approved(world: World) -> None:
+    """Whatever is proposed between the reading and the answer."""
+    read = world.proposed("asked")
+    with person(world.site, "approve", "asked") as administrator:
+        text = administrator.reads(b"[y/N]")
+        assert read.hash in text
+        assert "What leaves this site" in text
+        later = world.proposed("asked", "As nobody has read it")
+        assert administrator.says("y") == 0
+    assert world.code(proposal(read)) == "ok"
+    assert world.code(asking(later)) == RefusalCode.PENDING
