@@ -26,7 +26,7 @@ from client.consent import close, consider, withdraw
 from client.daemon.limits import require_memory
 from client.dataset import Cohort
 from client.evaluation import release, score
-from client.ledger import Charge, Part
+from client.ledger import LOST, Charge, Part
 from client.policy import require_allowed
 from client.sampling import RoundStreams
 from client.site import Site
@@ -102,7 +102,8 @@ def answer(site: Site, request: Request, purpose: Purpose | None = None) -> Repl
             noting.kept_silent(site, request, str(silence))
         return None
     except Refusal as refused:
-        bound.warning("request.refused", code=str(refused.code), why=refused.what)
+        do = {"do": LOST} if refused.code == RefusalCode.LEDGER_BEHIND else {}
+        bound.warning("request.refused", code=str(refused.code), why=refused.what, **do)
         code, why = refused.code, refused.what
     except ConsiliumError as error:
         # Not its words: they count rows and patients, and a log holds nothing computed from them.

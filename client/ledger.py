@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -31,6 +31,12 @@ from common.plan import Plan, read_plan
 from common.privacy import PatientMechanism
 
 Part = Literal["train", "validation"]
+LOST: Final = (
+    "stop the daemon and bring back the newest state folder, whole; where it is lost, this site "
+    "answers nothing any more: whoever accepts that its patients' spending is known to nobody "
+    "makes a new site, under another name"
+)
+"""What to do where charges are missing that were made: they must not be spent again."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,7 @@ class Ledger(Figures):
                 "the ledger is older than what this site has already sent",
                 found=f"{self.head().length} charges",
                 wanted=f"charge {seen.length} as the coordinator has seen it",
-                remedy="bring back the newest state folder; without it this site cannot go on with "
-                "the study, and can join one under another plan",
+                remedy=LOST,
             )
 
     def reserve(self, charge: Charge, plan: Plan, limits: Limits) -> None:

@@ -1,10 +1,11 @@
 """The coordinator's receipts: its signature that a site has sent it these two heads.
 
-A receipt comes back beside a request. It is held against the ledger and the audit log at
-hand before anything else is done: it may speak of no head that this site never sent, and of
-none beyond the end, which would mean that an old state folder was brought back. What holds is
-kept in ``receipts.jsonl``, so that a log whose tail was cut can be found out later, without
-anybody's help (:mod:`client.inspection`).
+A receipt comes back beside a request. It is kept in ``receipts.jsonl``, and it is held against
+the ledger and the audit log at hand before anything else is done, as is the longest that was
+ever kept: what either speaks of and is not here means that an old state folder was brought
+back. Charges are lost then that must not be spent again, so the site refuses every request, of
+new studies too, until the newest state folder is back. What is kept lets a log whose tail was
+cut be found out later, without anybody's help (:mod:`client.inspection`).
 
 A site that has not joined a coordinator knows no key to verify a receipt with, and keeps none.
 """
@@ -13,12 +14,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from client.audit import AuditLog
-from client.ledger import Ledger
+from client.ledger import LOST, Ledger
 from common.enrolment import read_coordinator_card
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json
@@ -75,38 +77,32 @@ class Receipts:
         self._path, self._card, self._site = state / FILE, state / CARD, site
         self._ledger, self._audit = ledger, audit
         self._key, self._joined = "", 0
-        self._ahead: set[tuple[LedgerHead, AuditHead]] = set()
         self._newest: Receipt | None = None
+        self._longest: tuple[Receipt, ...] | None = None
 
     def take(self, request: Request) -> None:
-        """Hold a request's receipt against what is here, and keep it.
+        """Keep a request's receipt; hold it, and the longest that are kept, against what is here.
 
         Raises:
-            Refusal: ``malformed`` for one that does not verify or speaks of what was never
-                sent, ``ledger-behind`` for one that has seen more than there is here.
+            Refusal: ``malformed`` for one that does not verify, ``ledger-behind`` where one
+                speaks of what is not here.
         """
+        for each in (*self._brought(request), *self._longest_kept()):
+            self._require_here(each)
+
+    def _brought(self, request: Request) -> tuple[Receipt, ...]:
+        """The receipt that comes with a request, if one does; it is kept."""
         key = self._coordinator()
         if not key or not request.receipt:
             _require_nothing_said(request)
-            return
+            return ()
         receipt = Receipt(key, request.receipt_ledger, request.receipt_audit, request.receipt)
-        if receipt == self._newest:
-            return
-        if not receipt.holds(self._site):
-            raise Refusal(RefusalCode.MALFORMED, "a receipt that the coordinator did not sign")
-        heads = receipt.ledger, receipt.audit
-        if heads not in self._ahead and self._is_ahead(receipt):
+        if receipt != self._newest:
+            if not receipt.holds(self._site):
+                raise Refusal(RefusalCode.MALFORMED, "a receipt that the coordinator did not sign")
             self._keep(receipt)
-            self._ahead.add(heads)
-        if heads in self._ahead:
-            raise self._behind(receipt)
-        if (
-            self._ledger.hash_at(receipt.ledger.length) != receipt.ledger.hash
-            or self._audit.hash_at(receipt.audit.length) != receipt.audit.hash
-        ):
-            raise Refusal(RefusalCode.MALFORMED, "a receipt for heads that this site never sent")
-        self._keep(receipt)
-        self._newest = receipt
+            self._newest = receipt
+        return (receipt,)
 
     def _coordinator(self) -> str:
         """The key of the coordinator that the site has joined; empty before that.
@@ -123,23 +119,35 @@ class Receipts:
             self._joined = written
         return self._key
 
-    def _is_ahead(self, receipt: Receipt) -> bool:
-        beyond_ledger = receipt.ledger.length > self._ledger.head().length
-        return beyond_ledger or receipt.audit.length > self._audit.head.length
+    def _longest_kept(self) -> tuple[Receipt, ...]:
+        """For the longest ledger and for the longest log, of whichever coordinator.
 
-    def _behind(self, receipt: Receipt) -> Refusal:
-        here = f"{self._ledger.head().length} charges, {self._audit.head.length} lines"
-        seen = f"{receipt.ledger.length} charges, {receipt.audit.length} lines"
-        return Refusal(
-            RefusalCode.LEDGER_BEHIND,
-            "ledger or audit log are older than what this site has already sent",
-            found=here,
-            wanted=f"{seen}, as the coordinator has signed",
-            remedy="bring back the newest state folder",
-        )
+        The site has verified each before it kept it. So an old copy of ledger and log is found
+        out from what lies beside it, whatever the coordinator has come to believe meanwhile.
+        """
+        if self._longest is None:
+            kept = read_receipts(self._path.parent)
+            self._longest = _longest(self._site, [each for _, each in kept if each])
+        return self._longest
+
+    def _require_here(self, receipt: Receipt) -> None:
+        if (
+            self._ledger.hash_at(receipt.ledger.length) != receipt.ledger.hash
+            or self._audit.hash_at(receipt.audit.length) != receipt.audit.hash
+        ):
+            here = f"{self._ledger.head().length} charges, {self._audit.head.length} lines"
+            seen = f"{receipt.ledger.length} charges, {receipt.audit.length} lines"
+            raise Refusal(
+                RefusalCode.LEDGER_BEHIND,
+                "ledger or audit log are not those that this site has sent from",
+                found=here,
+                wanted=f"{seen}, as the coordinator has signed",
+                remedy=LOST,
+            )
 
     def _keep(self, receipt: Receipt) -> None:
         """Add a line; not waited for: the coordinator signs for the same and more next time."""
+        self._longest = _longest(self._site, [*self._longest_kept(), receipt])
         line = receipt.line
         file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -160,6 +168,17 @@ def read_receipts(state: Path) -> list[tuple[int, Receipt | None]]:
         return []
     lines = enumerate(path.read_bytes().split(b"\n"), start=1)
     return [(number, _read(line)) for number, line in lines if line.endswith(b"}")]
+
+
+def _longest(site: str, receipts: Sequence[Receipt]) -> tuple[Receipt, ...]:
+    """Of those that hold, the one for the longest ledger and the one for the longest log."""
+    by_ledger = sorted(receipts, key=lambda each: (each.ledger.length, each.audit.length))
+    by_audit = sorted(receipts, key=lambda each: (each.audit.length, each.ledger.length))
+    found = (
+        next((each for each in reversed(order) if each.holds(site)), None)
+        for order in (by_ledger, by_audit)
+    )
+    return tuple(dict.fromkeys(each for each in found if each))
 
 
 def _read(line: bytes) -> Receipt | None:

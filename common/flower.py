@@ -6,8 +6,10 @@ imported; importing this module first tells them.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from typing import Any, Final
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
@@ -26,10 +28,18 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_body,
+    get_object_type_from_object_content,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError
 
 logging.getLogger("flwr").setLevel(logging.WARNING)
+
+LARGEST_REPEATED: Final = 2**30
+"""Bytes that an array may grow to by naming its parts more than once, as one of zeros does."""
 
 
 def identify(run_id: int, node_id: int = 0, task_id: int = 0) -> None:
@@ -59,6 +69,40 @@ def message_from_bytes(data: bytes) -> Message:
         raise ValueError("not a message") from cause
 
 
+def message_from_objects(message_id: str, contents: dict[str, bytes]) -> Message:
+    """The message that another side has sent as objects, whatever that side has made of them.
+
+    Args:
+        message_id: of the message, and of the object it begins with.
+        contents: every object, by its identifier; emptied, so that none is held twice.
+
+    Raises:
+        ValueError: they are no message with content or an error.
+    """
+    try:
+        _demand_size(contents)
+        message: Any = inflate_object_from_contents(message_id, contents)
+        if not isinstance(message, Message):
+            raise TypeError
+        if not message.has_error() and not isinstance(message.content, RecordDict):
+            raise TypeError
+    except Exception as cause:
+        raise ValueError(f"not a message: {type(cause).__name__}") from cause
+    message.metadata.__dict__["_message_id"] = message_id
+    return message
+
+
+def _demand_size(contents: dict[str, bytes]) -> None:
+    """A small object may name one part a million times, and would be put together in memory."""
+    longest = max(map(len, contents.values()))
+    most = max(LARGEST_REPEATED, sum(map(len, contents.values())))
+    for content in contents.values():
+        if get_object_type_from_object_content(content) == Array.__qualname__:
+            parts = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+            if len(parts) * longest > most:
+                raise ValueError("an array that grows")
+
+
 def context(run_id: int, node_id: int, *, node: dict[str, str], run: dict[str, str]) -> Context:
     """A Flower ``Context`` with the given node and run configuration and empty state."""
     return Context(
@@ -84,4 +128,5 @@ __all__ = [
     "identify",
     "message_bytes",
     "message_from_bytes",
+    "message_from_objects",
 ]

@@ -18,8 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import structlog
+
 from common.errors import Refusal
 from common.flower import ErrorCode, Message, RecordDict
+from common.logs import place
 from common.messages import Purpose, Reply, Request, reply_from_record, request_to_record
 from common.study import seconds
 from server.patience import Patience
@@ -44,6 +47,7 @@ MOST_STRAYS: Final = 64
 """Messages that are looked for once nobody waits for them: their replies would stay in the
 SuperLink's memory until the study ends."""
 NOT_CONNECTED: Final = "not connected"
+UNREADABLE: Final = "sent something that is not a reply"
 NOT_TAKEN: Final = "the request could not be handed to Flower"
 _ERRORS: Final = {
     ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "its client failed; its own log says why",
@@ -61,6 +65,7 @@ _LOST: Final = frozenset(
     }
 )
 """Errors after which the same request may still be answered."""
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -334,4 +339,7 @@ def _read(message: Message, most_weights: int) -> Reply | Absence:
     try:
         return reply_from_record(message.content, most_weights)
     except Refusal:
-        return Absence("sent something that is not a reply")
+        return Absence(UNREADABLE)
+    except Exception as error:  # noqa: BLE001 - whatever one site sends, the others go on
+        log.warning("reply.unreadable", error=type(error).__name__, at=place(error))
+        return Absence(UNREADABLE)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from common.errors import RefusalCode, RoundError
+from common.logs import place
 from common.messages import Reply, Request
-from server.asking import SIMULATION, Absence, Asking, Habits, Memory
+from server.asking import SIMULATION, UNREADABLE, Absence, Asking, Habits, Memory
 from server.verify import Shape, fault
 
 # isort: split
@@ -146,13 +147,22 @@ def _verdict(
 ) -> Reply | Absence:
     if isinstance(answer, Absence):
         return answer
-    reason = fault(answer, request=request, site=site, key=desk.roster[site], shape=shape)
+    reason = _fault(answer, request=request, site=site, key=desk.roster[site], shape=shape)
     refused = reason is not None and reason.startswith(_REFUSED)
     if reason is None or refused:
         desk.note(answer)
     if reason is None:
         return answer
     return Absence(reason, code=answer.code if refused else "")
+
+
+def _fault(answer: Reply, *, request: Request, site: str, key: str, shape: Shape) -> str | None:
+    """Why a reply cannot be used; one that cannot even be looked at concerns its site alone."""
+    try:
+        return fault(answer, request=request, site=site, key=key, shape=shape)
+    except Exception as error:  # noqa: BLE001 - whatever one site sends, the others go on
+        _log.warning("reply.unreadable", site=site, error=type(error).__name__, at=place(error))
+        return UNREADABLE
 
 
 def demand_enough(

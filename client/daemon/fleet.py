@@ -18,7 +18,7 @@ import struct
 import threading
 from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import httpx
 import structlog
@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.serialization import (
 from common.bundle import foreign
 from common.errors import LinkError, SiteError
 from common.files import sha256, write_atomic
-from common.flower import Message
+from common.flower import Message, message_from_objects
 from common.transfer import Gone, NotYet, deliver, fetch, pool
 
 # isort: split
@@ -67,7 +67,6 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -287,7 +286,7 @@ class Fleet:
             self._client.DeactivateNode(DeactivateNodeRequest(node_id=node))
 
     def pull(self) -> Message | None:
-        """The next request, whole; None where there is none after about 20 s.
+        """The next request, whole; None where there is none after about 20 s, or no message.
 
         Raises:
             Offline: the line broke; a request may be lost, so connect again.
@@ -304,7 +303,7 @@ class Fleet:
             parts = [part.object_id for part in iterate_object_tree(tree)]
             return self._fetch(header.metadata.run_id, header.metadata.message_id, parts)
 
-    def _fetch(self, run_id: int, message_id: str, parts: Iterable[str]) -> Message:
+    def _fetch(self, run_id: int, message_id: str, parts: Iterable[str]) -> Message | None:
         def pull(object_id: str) -> bytes | None:
             answer = self._client.PullObject(
                 PullObjectRequest(node=self._me, run_id=run_id, object_id=object_id)
@@ -319,11 +318,11 @@ class Fleet:
                 node=self._me, run_id=run_id, message_object_id=message_id
             )
         )
-        message: Any = inflate_object_from_contents(message_id, contents)
-        if not isinstance(message, Message):
-            raise ValueError("not a message")
-        message.metadata.__dict__["_message_id"] = message_id
-        return message
+        try:
+            return message_from_objects(message_id, contents)
+        except ValueError as error:
+            log.error("fleet.refused", reason="unreadable", run=run_id, found=str(error))
+            return None
 
     def push(self, reply: Message) -> bool:
         """Send a reply; False where the coordinator no longer waits for it.

@@ -21,8 +21,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,7 +73,7 @@ def carry_out(home: Home, store: Store, name: str, port: int) -> None:
             _commission(home, store, record),
             recorder,
             habits=Habits(wait=grid.wait, repeat=Repeat(), poll_seconds=POLL_SECONDS),
-            receipts=Receipts(signing_key(home), _receipted(store, record)),
+            receipts=Receipts(signing_key(home), partial(_receipted, store)),
         )
         recorder.flush()
         _complete(store, recorder, name, home.studies / name / FOLDER / OUTCOME)
@@ -101,13 +101,9 @@ def _study_file(folder: Path, record: StudyRecord) -> Study:
     return load_study(path)
 
 
-def _receipted(store: Store, record: StudyRecord) -> Mapping[str, Heads]:
-    newest = store.newest_receipts()
-    return {
-        site: Heads(newest[site].ledger, newest[site].audit)
-        for site in record.sites
-        if site in newest
-    }
+def _receipted(store: Store, site: str) -> Heads | None:
+    newest = store.newest_receipt(site)
+    return newest and Heads(newest.ledger, newest.audit)
 
 
 def _complete(store: Store, recorder: Recorder, name: str, path: Path) -> None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
 
 from common.errors import LinkError
-from common.flower import Error, ErrorCode, Message, identify
+from common.flower import Error, ErrorCode, Message, RecordDict, identify, message_from_objects
 from common.transfer import Gone, NotYet, deliver, fetch, pool
 from server.link.wire import client, translated
 
@@ -48,7 +48,6 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_tree,
     iterate_object_tree,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid import HttpGrid
@@ -230,7 +229,8 @@ class FleetGrid(HttpGrid):
             self._partial[message_id] = header
             return None
         except Gone:
-            message = _unavailable(header[0])
+            gone = Error(code=ErrorCode.MESSAGE_UNAVAILABLE, reason="")
+            message = _local(header[0], error=gone)  # as from Flower's own grid
         self.forget([message_id])
         return message
 
@@ -266,10 +266,12 @@ class FleetGrid(HttpGrid):
         self._runtime_client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(node=self.node, run_id=run_id, message_object_id=key)
         )
-        message: Any = inflate_object_from_contents(key, contents)
-        message.metadata.__dict__["_message_id"] = key
-        assert isinstance(message, Message)
-        return message
+        try:
+            return message_from_objects(key, contents)
+        except ValueError as error:
+            node = header.metadata.src_node_id
+            log.warning("grid.unreadable", node=node, found=str(error))
+            return _local(header, content=RecordDict())  # nobody takes that for an answer
 
     def finish(self, status: Status) -> None:
         """Tell Flower how the run ended; nothing goes over the grid after it.
@@ -301,8 +303,10 @@ class FleetGrid(HttpGrid):
                 log.warning("run.heartbeat-failed", error=error.what)
 
 
-def _unavailable(header: MessageProto) -> Message:
-    """What Flower's own grid gives where part of a reply never came."""
+def _local(
+    header: MessageProto, *, content: RecordDict | None = None, error: Error | None = None
+) -> Message:
+    """What stands for a reply that cannot be had."""
     metadata = Metadata(
         run_id=header.metadata.run_id,
         message_id="",
@@ -314,5 +318,4 @@ def _unavailable(header: MessageProto) -> Message:
         reply_to_message_id=header.metadata.reply_to_message_id,
         created_at=now().timestamp(),
     )
-    error = Error(code=ErrorCode.MESSAGE_UNAVAILABLE, reason="")
-    return make_message(metadata=metadata, error=error)
+    return make_message(metadata=metadata, content=content, error=error)

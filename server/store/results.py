@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Table, delete, func, insert, select
+from sqlalchemy import Connection, RowMapping, Table, delete, insert, select
 
 from common.messages import AuditHead, LedgerHead
 from server.store.database import Database
@@ -135,16 +135,14 @@ class ResultStore:
         with self._database.read() as connection:
             return tuple(map(_receipt, connection.execute(query).mappings()))
 
-    def newest_receipts(self) -> dict[str, ReceiptRecord]:
-        """For each site, by name, the receipt for the longest audit log it is known to have had."""
-        longest = func.max(RECEIPTS.c.audit_length)
-        newest = select(RECEIPTS.c.site, longest.label("length")).group_by(RECEIPTS.c.site)
-        found = newest.subquery()
-        same = (found.c.site == RECEIPTS.c.site) & (found.c.length == RECEIPTS.c.audit_length)
-        query = select(RECEIPTS).join(found, same).order_by(RECEIPTS.c.id)
+    def newest_receipt(self, site: str) -> ReceiptRecord | None:
+        """For a site, the receipt for the longest ledger, and of those for the longest log."""
+        lengths = RECEIPTS.c.ledger_length, RECEIPTS.c.audit_length, RECEIPTS.c.id
+        order = [length.desc() for length in lengths]
+        query = select(RECEIPTS).where(RECEIPTS.c.site == site).order_by(*order).limit(1)
         with self._database.read() as connection:
-            rows = connection.execute(query).mappings()
-            return {row["site"]: _receipt(row) for row in rows}
+            row = connection.execute(query).mappings().first()
+            return None if row is None else _receipt(row)
 
 
 def _put(

@@ -21,7 +21,16 @@ from common.enrolment import CoordinatorCard
 from common.errors import SiteError
 from common.messages import AuditHead, LedgerHead, Reply, Request, receipt_bytes
 from common.signing import SigningKey
-from tests.client.site_fixtures import Hospital, answered, approved, asking, code_of
+from server.receipts import Receipts
+from tests.client.site_fixtures import (
+    Hospital,
+    answered,
+    approved,
+    asking,
+    code_of,
+    offer_request,
+    proposal,
+)
 from tests.common.studies import small_study
 
 COORDINATOR = SigningKey(b"c" * 32)
@@ -121,7 +130,7 @@ def test_a_receipt_for_heads_that_were_never_sent_is_refused(
         ledger = LedgerHead(1, "00" * 32)
     else:
         audit = AuditHead(2, "00" * 32)
-    assert code_of(site, speaking(asking(plan, 2), ledger, audit)) == "malformed"
+    assert code_of(site, speaking(asking(plan, 2), ledger, audit)) == "ledger-behind"
     assert len(hospital.rows("charges")) == 1
 
 
@@ -155,6 +164,58 @@ def test_an_old_state_folder_is_refused_before_anything_is_done(
     assert len(faults) == 2
     assert all(each.file == receipts.FILE for each in faults)
     assert any("an older one was brought back" in each.what for each in faults)
+
+
+def test_an_old_state_folder_stays_refused_whatever_the_coordinator_makes_of_the_refusals(
+    site: Site, hospital: Hospital, tmp_path: Path
+) -> None:
+    """Charges that were lost are never spent again: not in the study, not in a new one."""
+    plan, coordinator = approved(site, STUDY), Receipts(COORDINATOR)
+
+    def tell(asked: Site, request: Request) -> str:
+        reply = answered(asked, coordinator.attach("north", request))
+        coordinator.note(reply)
+        return reply.code
+
+    assert tell(site, asking(plan, 1)) == "ok"
+    site.close()
+    shutil.copytree(hospital.state, tmp_path / "backup")
+    with hospital.open() as before:
+        assert [tell(before, asking(plan, number)) for number in (2, 3)] == ["ok", "ok"]
+        length = before.audit.head.length
+    shutil.rmtree(hospital.state)
+    shutil.copytree(tmp_path / "backup", hospital.state)
+    other = small_study(study={"name": "other"})
+    for _ in range(3):
+        with hospital.open() as restored:
+            asked = [asking(plan, 4), asking(plan, 1), offer_request(other), proposal(plan)]
+            for request in 2 * asked:
+                assert tell(restored, request) == "ledger-behind"
+                # A coordinator that has forgotten all, or was led to believe the refusals.
+                assert code_of(restored, request) == "ledger-behind"
+                misled = signed(request, answered(restored, request))
+                assert code_of(restored, misled) == "ledger-behind"
+            assert restored.audit.head.length > length
+    assert len(hospital.rows("charges")) == 1
+    assert not inspect_state(hospital.state, "north").sound
+
+
+def test_a_newer_state_folder_that_is_brought_back_is_taken(
+    site: Site, hospital: Hospital, tmp_path: Path
+) -> None:
+    """What was kept while the old one stood here holds again when its charges are back."""
+    plan = approved(site, STUDY)
+    site.close()
+    shutil.copytree(hospital.state, tmp_path / "backup")
+    with hospital.open() as before:
+        newest = answered(before, asking(plan))
+    shutil.copytree(hospital.state, tmp_path / "newest")
+    for place, code in (("backup", "ledger-behind"), ("newest", "ok")):
+        shutil.rmtree(hospital.state)
+        shutil.copytree(tmp_path / place, hospital.state)
+        with hospital.open() as there:
+            assert code_of(there, signed(asking(plan, 2), newest)) == code
+        shutil.copy(hospital.state / receipts.FILE, tmp_path / "newest" / receipts.FILE)
 
 
 def test_an_inspection_finds_a_charge_that_was_changed(site: Site) -> None:

@@ -136,19 +136,19 @@ RECEIPTS: Final = (
     ),
     receiving(
         "a receipt for a ledger that never was",
-        "malformed",
+        "ledger-behind",
         FRAMED,
         lambda s: s.receipt(LedgerHead(1, "00" * 32), s.log),
     ),
     receiving(
         "a receipt for a log that never was",
-        "malformed",
+        "ledger-behind",
         FRAMED,
         lambda s: s.receipt(s.ledger, AuditHead(s.log.length, "00" * 32)),
     ),
     receiving(
         "a receipt for a ledger before any other",
-        "malformed",
+        "ledger-behind",
         FRAMED,
         lambda s: s.receipt(LedgerHead(1, HASH_OF_NOTHING), s.log),
     ),

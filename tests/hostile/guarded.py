@@ -11,7 +11,8 @@ ARRAYS, CLOSE = "client.answering._require_arrays: ", "client.answering._close: 
 PROPOSE, APPROVED = "client.answering._propose: ", "client.approvals.Approvals.require: "
 LEDGER, BEYOND = "client.ledger.Ledger.", "client.ledger.Ledger._refuse_beyond_plan: "
 ACCEPTABLE, ALLOWED = "client.policy.require_acceptable: ", "client.policy.require_allowed: "
-OURS, TAKE = "client.policy._require_ours: ", "client.receipts.Receipts.take: "
+OURS, BROUGHT = "client.policy._require_ours: ", "client.receipts.Receipts._brought: "
+TAKE, HERE = "client.receipts.Receipts.take: ", "client.receipts.Receipts._require_here: "
 RECORD, FIELD = "common.messages._from_record: ", "common.messages._well_formed: "
 ARRAY, STATED = "common.messages._read_arrays: ", "common.privacy.understated: "
 DEARER, COVERS = "common.privacy._dearer_than_stated: ", "common.privacy._covers: "
@@ -121,15 +122,15 @@ HELD: Final[dict[str, str]] = {
     ),
     OURS + "found != ours": "another site's plan",
     "client.policy._require_same_numerics: changed": "another version of what computes",
-    TAKE + "not receipt.holds(self._site)": "a forged receipt",
-    TAKE + "heads in self._ahead": "a receipt for a longer ledger",
-    TAKE + "self._ledger.hash_at(receipt.ledger.length) != receipt.ledger.hash": (
+    BROUGHT + "not receipt.holds(self._site)": "a forged receipt",
+    TAKE + "self._require_here(each)": "a receipt for a longer ledger",
+    HERE + "self._ledger.hash_at(receipt.ledger.length) != receipt.ledger.hash": (
         "a receipt for a ledger that never was"
     ),
-    TAKE + "self._audit.hash_at(receipt.audit.length) != receipt.audit.hash": (
+    HERE + "self._audit.hash_at(receipt.audit.length) != receipt.audit.hash": (
         "a receipt for a log that never was"
     ),
-    TAKE + "_require_nothing_said(request)": "heads without a receipt",
+    BROUGHT + "_require_nothing_said(request)": "heads without a receipt",
     "client.receipts._require_nothing_said: "
     "(request.receipt_ledger, request.receipt_audit) != (LedgerHead(), AuditHead())": (
         "heads without a receipt"
@@ -276,7 +277,7 @@ SHARED: Final[dict[str, Shared]] = {
         "an unknown purpose", (ANSWER + "request.purpose != purpose",)
     ),
     FIELD + "len(value) in (0, SIGNATURE_BYTES)": Shared(
-        "a receipt without end", (TAKE + "not receipt.holds(self._site)",)
+        "a receipt without end", (BROUGHT + "not receipt.holds(self._site)",)
     ),
     ARRAY + "array.dtype in DTYPES": Shared(
         "weights of an unknown type", (ARRAYS + "arrays.dtype != np.float32",)

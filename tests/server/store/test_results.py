@@ -65,17 +65,27 @@ def test_figures_come_back_as_they_were(ready: Store) -> None:
     assert [(each.round, each.figures) for each in ready.metrics("cxr")] == [(0, {}), (3, figures)]
 
 
-def test_receipts_stay_and_the_longest_log_is_the_newest(ready: Store) -> None:
+def test_receipts_stay_and_the_longest_is_the_newest(ready: Store) -> None:
     for study, site, length in (("cxr", "north", 5), ("other", "north", 7), ("cxr", "north", 6)):
         signature = bytes([0, length])
         ledger, audit = LedgerHead(length - 1, "aa" * 32), AuditHead(length, "bb" * 32)
         ready.put_receipt(study, site, ledger, audit, signature)
 
     assert [each.audit.length for each in ready.receipts("north")] == [5, 7, 6]
-    (newest,) = ready.newest_receipts().values()
+    newest = ready.newest_receipt("north")
+    assert newest is not None
     assert (newest.site, newest.study, newest.signature) == ("north", "other", b"\x00\x07")
     assert newest.ledger == LedgerHead(6, "aa" * 32)
     assert newest.audit == AuditHead(7, "bb" * 32)
+
+
+def test_a_longer_log_with_a_shorter_ledger_is_not_newer(ready: Store) -> None:
+    for charges, lines in ((3, 9), (3, 12), (1, 40)):
+        ledger, audit = LedgerHead(charges, "aa" * 32), AuditHead(lines, "bb" * 32)
+        ready.put_receipt("cxr", "north", ledger, audit, bytes(64))
+    newest = ready.newest_receipt("north")
+    assert newest is not None
+    assert (newest.ledger.length, newest.audit.length) == (3, 12)
 
 
 def test_nothing_is_kept_of_what_is_not_there(ready: Store) -> None:
@@ -89,4 +99,8 @@ def test_nothing_is_kept_of_what_is_not_there(ready: Store) -> None:
     for write in writes:
         with pytest.raises(CoordinatorError, match="store cannot be used"):
             write()
-    assert (ready.rounds("none"), ready.metrics("none"), ready.newest_receipts()) == ((), (), {})
+    assert (ready.rounds("none"), ready.metrics("none"), ready.newest_receipt("north")) == (
+        (),
+        (),
+        None,
+    )
