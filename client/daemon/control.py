@@ -2,7 +2,7 @@
 
 What concerns the site is done by :mod:`client.administration` in threads of their own, what
 concerns the processes by the supervisor. Ending a study does both: first nothing of it is
-let out any more, then it is decided and noted.
+let out any more, then it is decided and noted, after which the site itself is silent.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Control(SiteServicer):
                 by=request.by,
             )
         )
-        self._supervisor.approved(approved.plan_hash)
+        self._supervisor.renew()
         log.info("study.approved", study=approved.study, until=approved.expires)
         return pb.ApproveReply(
             study=approved.study,
@@ -119,8 +119,11 @@ class Control(SiteServicer):
         )
 
     async def Deny(self, request: pb.DenyRequest, context: object) -> pb.StopReply:
-        """Say no to a plan; one that runs is stopped."""
-        return await self._end(administration.deny, request.study, request.by)
+        """Say no to a plan, which its coordinator is told; one that runs is stopped."""
+        reply = await self._end(administration.deny, request.study, request.by)
+        if reply.state == "denied":
+            self._supervisor.renew()
+        return reply
 
     async def Stop(self, request: pb.StopRequest, context: object) -> pb.StopReply:
         """End a study now."""
@@ -167,17 +170,20 @@ class Control(SiteServicer):
     async def OptOut(self, request: pb.OptOutRequest, context: object) -> pb.OptOutReply:
         """Leave patients out; studies that hold them end at once."""
         task = partial(administration.opt_out, patients=list(request.patients), by=request.by)
-        done = await self._slow.ask(task)
+        done = await self._quick.ask(task)
         for study in done.ended:
             self._supervisor.stop(study)
         return pb.OptOutReply(added=done.added, known=done.known, ended=done.ended)
 
     async def _end(self, decide: Callable[..., Left], study: str, by: str) -> pb.StopReply:
-        before = self._supervisor.stop(study)
-        left = await self._quick.ask(partial(decide, study=study, by=by))
-        # What came in between, the decision has silenced; what was sent in between ends here.
-        self._supervisor.hub.silence(left.plan_hash)
-        after = self._supervisor.stop(left.study)
+        supervisor = self._supervisor
+        supervisor.hub.silence(study)  # first: the decision may have to wait for the store
+        try:
+            before = supervisor.stop(study)
+            left = await self._quick.ask(partial(decide, study=study, by=by))
+            after = supervisor.stop(left.study)  # what came in between; the rest meets silence
+        finally:
+            supervisor.hub.speak(study)
         return pb.StopReply(
             study=left.study,
             plan_hash=left.plan_hash,

@@ -7,6 +7,7 @@ is the one that is answered. What an administrator has stopped leaves none of th
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -75,7 +76,7 @@ class Hub:
         self.outbox: dict[str, Outgoing] = {}
         self.working: Job | None = None
         self.sending: Outgoing | None = None
-        self._silenced: set[str] = set()
+        self._silenced: Counter[str] = Counter()
 
     def arrive(self, job: Job) -> bool:
         """Take a request in hand; False where it was already, and now has a newer message."""
@@ -105,11 +106,11 @@ class Hub:
             reply: the message; empty where the site keeps silent.
 
         Returns:
-            What was put into the outbox: None where the site keeps silent, the study was
-            stopped, or a newer message asks the same, which then goes to the worker.
+            What was put into the outbox: None where the site keeps silent, the study is
+            silenced, or a newer message asks the same, which then goes to the worker.
         """
         job, self.working = self.working, None
-        if job is None or job.plan_hash in self._silenced:
+        if job is None or any(_is_of(job, study) for study in +self._silenced):
             return None
         if job.message != message:
             self.waiting = {job.identity: job, **self.waiting}
@@ -173,14 +174,17 @@ class Hub:
             self.sending = None
         return Stopped(worker, connection)
 
-    def silence(self, plan_hash: str) -> None:
-        """Let no reply of a plan out until it is approved again."""
-        if plan_hash:
-            self._silenced.add(plan_hash)
+    def silence(self, study: str) -> None:
+        """Let no reply of a study out until :meth:`speak` is called as often.
 
-    def approve(self, plan_hash: str) -> None:
-        """Let a plan's replies out again."""
-        self._silenced.discard(plan_hash)
+        Args:
+            study: a name, or the beginning of a plan's hash.
+        """
+        self._silenced[study] += 1
+
+    def speak(self, study: str) -> None:
+        """Let a study's replies out again."""
+        self._silenced[study] -= 1
 
     def has_room(self, *, again: bool = False) -> bool:
         """Whether more requests may come.

@@ -153,9 +153,8 @@ class Supervisor:
         log.warning("study.stopped", study=study, worker=stopped.worker, line=stopped.connection)
         return stopped
 
-    def approved(self, plan_hash: str) -> None:
-        """A person approved a plan: let the coordinator ask again at once."""
-        self.hub.approve(plan_hash)
+    def renew(self) -> None:
+        """A person decided on a plan that waits: let the coordinator ask again at once."""
         self.connection.send(Frame("renew"))
 
     def _dispatch(self) -> None:

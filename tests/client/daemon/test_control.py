@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
+import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+from client.daemon.control import Control
+from client.daemon.desk import Desk
+from client.daemon.metrics import Metrics
+from client.daemon.place import Programs, place_of
+from client.daemon.supervisor import Supervisor
+from common.control import site_pb2 as pb
 from common.errors import RefusalCode
 from common.messages import Request
 from common.plan import Plan
 from tests.client.daemon.process import REAL, ROOT, Daemon, daemon, until
 from tests.client.daemon.standin import Coordinator, coordinator
-from tests.client.site_fixtures import SEED, Hospital, asking, plan_for, proposal
+from tests.client.site_fixtures import SEED, Hospital, asking, offer_request, plan_for, proposal
 from tests.common.studies import small_study
 
 
@@ -38,6 +49,20 @@ class World:
         plan = self.plan(name, title)
         assert self.code(proposal(plan)) == RefusalCode.PENDING
         return plan
+
+    def running(self, name: str) -> Plan:
+        """A plan that a person has approved."""
+        plan = self.proposed(name)
+        self.site.ask("approve", name, "--hash", plan.hash, "--yes")
+        return plan
+
+    def answers_nothing(self, request: Request) -> bool:
+        """Whether a question that is asked after a request is answered before it."""
+        before = len(self.centre.pushed)
+        self.centre.ask(request)
+        self.centre.ask(offer_request(small_study(study={"name": "later"})))
+        until(lambda: len(self.centre.pushed) > before)
+        return self.centre.replies()[before].study == "later"
 
     def code(self, request: Request) -> str:
         """The code of the answer to one request."""
@@ -137,3 +162,63 @@ def test_what_stands_on_the_terminal_is_what_is_approved(world: World) -> None:
         assert administrator.says("y") == 0
     assert world.code(proposal(read)) == "ok"
     assert world.code(asking(later)) == RefusalCode.PENDING
+
+
+def test_the_coordinator_is_told_of_a_plan_that_is_denied(world: World) -> None:
+    """It is made to ask again at once, as after an approval."""
+    plan = world.proposed("denied")
+    connected = world.centre.asked.count("connect")
+    assert "denied is denied" in world.site.ask("deny", "denied")
+    until(lambda: world.centre.asked.count("connect") > connected)
+    assert world.code(proposal(plan)) == RefusalCode.DENIED
+
+
+def test_nobody_is_told_of_a_plan_that_is_denied_after_it_was_approved(world: World) -> None:
+    plan = world.running("late")
+    assert world.code(asking(plan)) == "ok"
+    assert "late is stopped" in world.site.ask("deny", "late")
+    assert world.answers_nothing(proposal(plan))
+    assert world.answers_nothing(asking(plan))
+
+
+def test_no_stored_reply_leaves_while_stopping_waits_for_the_store(world: World) -> None:
+    plan = world.running("busy")
+    assert world.code(asking(plan)) == "ok"
+    store = world.hospital.state / "site.sqlite"
+    with ThreadPoolExecutor() as pool, closing(sqlite3.connect(store)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        stopping = pool.submit(world.site.ask, "stop", "busy")
+        until(lambda: [e for e in world.site.events("study.stopped") if e["study"] == "busy"])
+        silent = world.answers_nothing(asking(plan))
+        other.rollback()
+        assert "busy is stopped" in stopping.result()
+    assert silent
+
+
+def test_what_could_not_be_stopped_is_answered_as_before(world: World) -> None:
+    plan = world.proposed("waits")
+    assert "does not run" in world.site.ask("stop", "waits", code=2)
+    assert world.code(proposal(plan)) == RefusalCode.PENDING
+
+
+def test_an_opt_out_waits_for_no_approval(tmp_path: Path) -> None:
+    """Which may read images for many minutes."""
+    hospital = Hospital(tmp_path, {"P01": 1, "P02": 1})
+    hospital.open().close()
+
+    async def opt_out() -> pb.OptOutReply:
+        place, approved = place_of(tmp_path / "site.toml", SEED), threading.Event()
+        keys = (place.path, place.state, SEED)
+        quick, slow = Desk(*keys, keep_open=True), Desk(*keys, keep_open=False)
+        control = Control(Supervisor(place, Metrics(), Programs()), quick, slow, chain="whole")
+        approving = asyncio.ensure_future(slow.ask(lambda _: approved.wait(60)))
+        asked = control.OptOut(pb.OptOutRequest(patients=["P01"], by="a person"), None)
+        try:
+            return await asyncio.wait_for(asked, 30)
+        finally:
+            approved.set()
+            await approving
+            assert quick.close(10)
+            assert slow.close(10)
+
+    assert asyncio.run(opt_out()).added == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -135,11 +136,16 @@ def test_a_study_is_stopped_by_the_beginning_of_its_plans_hash_too() -> None:
     assert not at_work(FIRST).stop("").worker
 
 
-def test_a_silenced_plan_is_not_answered_until_it_is_approved() -> None:
-    hub = at_work(FIRST)
-    hub.silence(FIRST.plan_hash)
+@pytest.mark.parametrize("study", ["small", "a" * 12])
+def test_a_silenced_study_is_not_answered_until_it_may_speak(study: str) -> None:
+    hub = at_work(FIRST, SECOND)
+    hub.silence(study)
+    hub.silence(study)
+    hub.speak(study)
     assert hub.answered(1, "ok", b"reply") is None
-    hub.approve(FIRST.plan_hash)
+    assert hub.take() == SECOND
+    assert hub.answered(2, "ok", b"reply") is not None
+    hub.speak(study)
     hub.arrive(FIRST)
     hub.take()
     assert hub.answered(1, "ok", b"reply") is not None
