@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import email.utils
+import hashlib
 import os
 import signal
 import socket
@@ -43,9 +44,13 @@ from server.link.superlink import free_port
 from tests.network import Coordinator, coordinator, eventually
 
 # isort: split
+from flwr.app.message import remove_content_from_message
 from flwr.cli.build import build_fab_from_files
+from flwr.common.serde import message_to_proto
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.proto.fab_pb2 import Fab
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.runtime_pb2 import PushAppMessagesRequest
 
 CODE = {
     "pyproject.toml": b"""\
@@ -171,6 +176,38 @@ def test_a_run_that_brings_code_is_refused_before_anything_is_fetched(
     grid.finish("stopped")
     grid.close()
     line.close()
+    fleet.close()
+
+
+def push_garbage(grid: FleetGrid, node: int) -> None:
+    """A request whose root object is no message, as a coordinator that turned bad may send."""
+    body = b"\xff\xff\xff"
+    root = b"Message  %d\0" % len(body) + body
+    header = message_to_proto(remove_content_from_message(request(node)))
+    header.metadata.message_id = key = hashlib.sha256(root).hexdigest()
+    client = grid._runtime_client  # noqa: SLF001
+    pushed = client.PushMessages(
+        PushAppMessagesRequest(
+            messages_list=[header], message_object_trees=[ObjectTree(object_id=key)]
+        )
+    )
+    grid._push_object(header.metadata.run_id, pushed.session_id)(key, root)  # noqa: SLF001
+
+
+def test_a_request_that_cannot_be_read_is_refused_and_the_next_one_pulled(
+    served: Coordinator, tmp_path: Path
+) -> None:
+    fleet = served.site("steady", tmp_path)
+    fleet.connect()
+    with study(served) as grid:
+        push_garbage(grid, fleet.node_id)
+        with structlog.testing.capture_logs() as logged:
+            assert fleet.pull() is None
+        assert [(e["event"], e["reason"]) for e in logged] == [("fleet.refused", "unreadable")]
+        grid.push_messages([request(fleet.node_id)])
+        received = fleet.pull()
+        assert received is not None
+        assert fleet.push(Message(received.content, reply_to=received))
     fleet.close()
 
 
