@@ -25,6 +25,7 @@ class Case:
         after: how many steps of the sound script the site has answered before.
         hospital: what changes at the closed site before it comes; such a case cannot be sent to
             a daemon that others are sent to as well.
+        lasts: whether the site refuses everything from then on, whoever asks; likewise.
         ends: whether the site ends the study when it comes; its charges stay, all the same.
     """
 
@@ -34,6 +35,7 @@ class Case:
     code: str
     after: int = 1
     hospital: Callable[[Hospital], None] | None = None
+    lasts: bool = False
     ends: bool = False
 
 

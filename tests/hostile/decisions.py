@@ -104,8 +104,12 @@ DECIDED: Final = (
 
 
 def receiving(name: str, code: str, gain: str, receipt: Callable[[Sound], dict[str, Any]]) -> Case:
-    """The next round with a receipt."""
-    return Case(name, gain, lambda s: sent(replace(s.train(), **receipt(s))), code)
+    """The next round with a receipt.
+
+    One that was signed is kept: it speaks of charges or lines that seem to be lost.
+    """
+    lasts = code == "ledger-behind"
+    return Case(name, gain, lambda s: sent(replace(s.train(), **receipt(s))), code, lasts=lasts)
 
 
 FRAMED: Final = "a log that seems to have been cut where it was not"

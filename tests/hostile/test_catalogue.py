@@ -76,7 +76,9 @@ def test_is_refused_with_its_code_alone_and_changes_nothing(
         assert computed == []
         assert hospital.rows("charges") == before["charges"]
         assert case.ends or remembered(hospital) == before
-        if case.hospital is None:
+        if case.lasts:
+            assert asked(site, sound.step(sound.done)).code == case.code
+        elif case.hospital is None:
             require_undisturbed(standing, sound, lambda request: asked(site, request))
 
 

@@ -32,7 +32,7 @@ from flwr.app.message import make_message
 from flwr.cli.build import build_fab_from_files
 from flwr.proto.fab_pb2 import Fab
 
-SENT: Final = tuple(case for case in CASES if case.hospital is None)
+SENT: Final = tuple(case for case in CASES if case.hospital is None and not case.lasts)
 UNSENDABLE: Final = {"a document with half a character": LinkError}
 """What not even Flower's wire can carry."""
 FEWEST: Final = 40

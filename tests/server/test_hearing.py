@@ -170,8 +170,8 @@ def test_each_site_is_receipted_the_newest_it_has_sent(world: World) -> None:
     def alter(site: str, _request: Request, reply: Reply) -> Reply:
         lengths[site] += 1
         digest = sha256(f"{site} {lengths[site]}".encode())
-        heads = {"ledger": LedgerHead(lengths[site], digest)}
-        return world.sign(replace(reply, **heads, audit=AuditHead(lengths[site], digest)))
+        ledger, audit = LedgerHead(lengths[site], digest), AuditHead(lengths[site], digest)
+        return world.sign(replace(reply, ledger=ledger, audit=audit))
 
     world.alter = alter
     deployed.conduct(Receipts(KEY))
