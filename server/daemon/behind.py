@@ -89,13 +89,23 @@ class Behind:
             self._kill()
             self.superlink.stop()
 
-    async def register(self, site: SiteRecord) -> None:
+    async def register(self, name: str) -> None:
         """Make a site known to it and on the roll. While it is down, starting it will do so."""
         async with self._registering:
+            site = await self._site(name)
             if self.ready.is_set():
                 await self._register(site)
             else:
                 self._roll.change(site)
+
+    async def change(self, site: SiteRecord) -> None:
+        """Take over whether a site may come in: at once, and once more after who registers it.
+
+        A registration under way may have read the site's record before it was changed.
+        """
+        self._roll.change(site)
+        async with self._registering:
+            self._roll.change(await self._site(site.name))
 
     async def _start(self) -> None:
         await asyncio.to_thread(self.superlink.stop)
@@ -109,7 +119,10 @@ class Behind:
 
     async def _register(self, site: SiteRecord) -> None:
         node_id = await asyncio.to_thread(self.superlink.register, site.card)
-        self._roll.enter(site, node_id)
+        self._roll.enter(await self._site(site.name), node_id)  # it may have been removed meanwhile
+
+    async def _site(self, name: str) -> SiteRecord:
+        return await asyncio.to_thread(self._store.site, name)
 
     def _kill(self) -> None:
         """End it at once: there is nothing in it that must last."""

@@ -63,7 +63,8 @@ class Office:
         home: the coordinator's.
         store: the truth.
         roll: who may come in.
-        register: makes a site known behind the gateway.
+        register: makes a site known behind the gateway, by its name.
+        change: has a site kept out there.
         cut: ends what the gateway holds for a node.
         conductors: the studies' processes.
     """
@@ -74,7 +75,8 @@ class Office:
         store: Store,
         roll: Roll,
         *,
-        register: Callable[[SiteRecord], Awaitable[None]],
+        register: Callable[[str], Awaitable[None]],
+        change: Callable[[SiteRecord], Awaitable[None]],
         cut: Callable[[int], None],
         conductors: Conductors,
     ) -> None:
@@ -82,6 +84,7 @@ class Office:
         self._store = store
         self._roll = roll
         self._register = register
+        self._change = change
         self._cut = cut
         self._conductors = conductors
 
@@ -92,8 +95,8 @@ class Office:
             SiteError: the keys or the name are another's.
         """
         known = {site.name: site.state for site in await _aside(self._store.sites)}
-        site = await _aside(self._store.admit, card)
-        await self._register(site)
+        await _aside(self._store.admit, card)
+        await self._register(card.name)
         again = known.get(card.name) is SiteState.SUSPENDED
         fields = {"by": who, "fingerprint": card.fingerprint, "again": again}
         await self._note(None, "site.admitted", fields, site=card.name)
@@ -106,7 +109,7 @@ class Office:
             CoordinatorError: there is no such site.
         """
         site = await _aside(self._store.suspend, name)
-        self._roll.change(site)
+        await self._change(site)
         for node in self._roll.gone(name):
             self._cut(node)
         await self._note(None, "site.suspended", {"by": who}, site=name)

@@ -64,6 +64,7 @@ class Daemon:
             store,
             self.roll,
             register=self.behind.register,
+            change=self.behind.change,
             cut=self.gateway.cut,
             conductors=self.conductors,
         )

@@ -1,0 +1,95 @@
+"""The SuperLink behind the gateway: sites that are removed, and a store that is away, meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from client.daemon.fleet import load_node_key, public_node_key
+from common.enrolment import SiteCard
+from server.daemon.admission import Roll
+from server.daemon.authority import init
+from server.daemon.behind import Behind
+from server.daemon.conductors import Conductors
+from server.daemon.office import Office
+from server.store import Store, open_store
+from server.store.rows import SiteState
+from tests.server.daemon.deployment import free_port
+
+PATIENCE = 30.0
+
+
+def card_of(name: str, folder: Path) -> SiteCard:
+    key = load_node_key(folder / f"{name}.key", make=True)
+    return SiteCard(name=name, node_key=public_node_key(key), signing_key="ab" * 32)
+
+
+async def become(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+class Pausing:
+    """Holds up whoever has just read all sites, as a machine with much to do may."""
+
+    def __init__(self, store: Store) -> None:
+        self._read = store.sites
+        self.read, self.go = threading.Event(), threading.Event()
+        store.sites = self  # type: ignore[method-assign]
+
+    def __call__(self) -> object:
+        sites = self._read()
+        self.read.set()
+        assert self.go.wait(PATIENCE)
+        return sites
+
+
+def office_of(behind: Behind, store: Store, roll: Roll, folder: Path) -> Office:
+    home = init(folder / "office", "office", f"localhost:{free_port()}").home
+    return Office(
+        home,
+        store,
+        roll,
+        register=behind.register,
+        change=behind.change,
+        cut=lambda node: None,
+        conductors=Conductors(home, store, behind.superlink.port, behind.ready),
+    )
+
+
+async def with_behind(
+    folder: Path, store: Store, use: Callable[[Behind, Roll], Awaitable[None]]
+) -> None:
+    home, roll = init(folder / "home", "demo", f"localhost:{free_port()}").home, Roll()
+    behind = Behind(home, store, roll, lambda: None)
+    keeping = asyncio.create_task(behind.keep())
+    try:
+        await use(behind, roll)
+    finally:
+        keeping.cancel()
+        await asyncio.wait({keeping})
+
+
+def test_a_site_that_is_removed_while_all_are_registered_stays_out(tmp_path: Path) -> None:
+    card = card_of("north", tmp_path)
+
+    with open_store(f"sqlite:///{tmp_path / 'store.sqlite'}") as store:
+        store.admit(card)
+        pausing = Pausing(store)
+
+        async def remove(behind: Behind, roll: Roll) -> None:
+            office = office_of(behind, store, roll, tmp_path)
+            await become(pausing.read.is_set)
+            removing = asyncio.create_task(office.remove("north", "an operator"))
+            await become(lambda: store.site("north").state is SiteState.SUSPENDED)
+            await asyncio.wait({removing}, timeout=0.5)
+            pausing.go.set()
+            await removing
+            await become(behind.ready.is_set)
+            known = roll.lookup(card.node_key.encode())
+            assert known is None or known.state == "suspended"
+
+        asyncio.run(with_behind(tmp_path, store, remove))
