@@ -283,8 +283,9 @@ def verify(
     console = out()
     console.print(f"The audit log is whole: {verdict.head.length} lines, {verdict.head.hash}")
     console.print(f"The ledger is whole: {verdict.charges} charges.")
+    signed = " and ".join(verdict.coordinators) or "no coordinator"
     console.print(
-        f"{verdict.receipts} receipts of the coordinator hold, the last for line "
+        f"{verdict.receipts} receipts of {signed} hold, the last for line "
         f"{verdict.receipted}; a tail cut beyond that line would not be found."
     )
 

@@ -147,7 +147,8 @@ def join(path: Path, card: CoordinatorCard) -> Path:
         SiteError: the site cannot be opened.
     """
     with _open(path) as site:
-        site.audit.append("coordinator.joined", name=card.name, fingerprint=card.fingerprint)
+        said = {"fingerprint": card.fingerprint, "signing_key": card.signing_key}
+        site.audit.append("coordinator.joined", name=card.name, **said)
         place = site.state / COORDINATOR_CARD
         write_atomic(place, card.text.encode(), mode=0o600)
     return place

@@ -1,11 +1,11 @@
 """``audit verify``: can the audit log and the ledger be believed? Offline, from files alone.
 
 Each line of the log must be signed by the site, numbered in order and name the hash of the
-line before; each receipt must be the coordinator's and speak of lines and charges that are
-there. So an edit, a deletion, a reordering, another site's log, a tail that was cut below a
-receipt and an old ledger that was brought back are each found, and named by their line.
-Whoever holds the site's key can write a whole new log: receipts, kept elsewhere too, are what
-finds that.
+line before; each receipt must be signed by a coordinator that the site has joined, and speak of
+lines and charges that are there. So an edit, a deletion, a reordering, another site's log, a
+tail that was cut below a receipt and an old ledger that was brought back are each found, and
+named by their line. Whoever holds the site's key can write a whole new log: receipts, kept
+elsewhere too, are what finds that.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +23,17 @@ from client import audit, receipts
 from client.audit import signed_part
 from client.receipts import Receipt, read_receipts
 from client.store import LOG_HEAD
+from common.enrolment import read_coordinator_card
 from common.errors import SiteError
 from common.files import canonical_json, sha256
 from common.messages import HASH_OF_NOTHING, AuditHead, LedgerHead
 from common.signing import SigningKey, verify
 
 STORE: Final = "site.sqlite"
+JOINED: Final = "coordinator.joined"
+"""The event that names a coordinator's signing key in the log."""
 _NO_LOG: Final = AuditHead()
+_NOBODY: Final[Mapping[str, str]] = {}
 _SIGNATURE: Final = re.compile(r"[0-9a-f]{128}")
 
 
@@ -61,6 +65,7 @@ class Verdict:
         receipted: the last line of the log that a receipt speaks of; beyond it, a cut tail
             would not be found.
         charges: of the ledger.
+        coordinators: fingerprints of those whose receipts hold; whoever joined them can tell.
         torn: bytes at the log's end that a crash left half written; they never counted.
         faults: what is wrong; empty where everything can be believed.
     """
@@ -69,6 +74,7 @@ class Verdict:
     receipts: int
     receipted: int
     charges: int
+    coordinators: tuple[str, ...]
     torn: int
     faults: tuple[Fault, ...]
 
@@ -95,6 +101,7 @@ def inspect(
     *,
     site: str,
     key: str,
+    coordinators: Mapping[str, str] = _NOBODY,
     kept: Sequence[tuple[int, Receipt | None]] = (),
     charges: Sequence[ChargeRow] = (),
     remembered: AuditHead = _NO_LOG,
@@ -105,6 +112,8 @@ def inspect(
         log: content of ``audit.jsonl``.
         site: the site's name.
         key: the site's public signing key, 64 hexadecimal digits.
+        coordinators: the joined coordinator's fingerprint by its signing key; those that were
+            joined before are read from the log.
         kept: receipts with their line numbers; None for a line that is none.
         charges: the ledger, oldest first.
         remembered: the log's head at the last start or stop, as the store has it.
@@ -119,13 +128,18 @@ def inspect(
     lost = _lost("the audit log", remembered, hashes, "its tail was cut")
     if lost:
         faults.append(Fault(audit.FILE, remembered.length, f"by the site's store, {lost}"))
+    joined = {**_joined(lines, key), **coordinators}
     for number, receipt in kept:
-        faults += _receipt_faults(number, receipt, site, hashes, ledger)
+        unsigned = _signature_faults(number, receipt, site, joined)
+        faults += unsigned
+        if receipt and not unsigned:
+            faults += _receipt_faults(number, receipt, hashes, ledger)
     return Verdict(
         head=AuditHead(len(lines), hashes[-1]),
         receipts=sum(receipt is not None for _, receipt in kept),
         receipted=max((each.audit.length for _, each in kept if each), default=0),
         charges=len(charges),
+        coordinators=_signers([each for _, each in kept if each], joined),
         torn=len(tail),
         faults=tuple(faults),
     )
@@ -141,8 +155,11 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
 
     Raises:
         SiteError: the folder or a file in it cannot be read.
+        CoordinatorError: the joined coordinator's card cannot be read.
     """
     log = state / audit.FILE
+    card = state / receipts.CARD
+    coordinator = read_coordinator_card(card) if card.exists() else None
     try:
         key = SigningKey((state / "signing.key").read_bytes()).public
         content = log.read_bytes() if log.exists() else b""
@@ -155,7 +172,15 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
             found=type(error).__name__,
             remedy="name the whole state folder, and let this user read it",
         ) from error
-    return inspect(content, site=site, key=key, kept=kept, charges=charges, remembered=remembered)
+    return inspect(
+        content,
+        site=site,
+        key=key,
+        coordinators={coordinator.signing_key: coordinator.fingerprint} if coordinator else {},
+        kept=kept,
+        charges=charges,
+        remembered=remembered,
+    )
 
 
 def _stored(path: Path) -> tuple[list[ChargeRow], AuditHead]:
@@ -248,13 +273,35 @@ def _ledger_faults(charges: Sequence[ChargeRow]) -> list[Fault]:
     return faults
 
 
-def _receipt_faults(
-    number: int, receipt: Receipt | None, site: str, log: Sequence[str], ledger: Sequence[str]
+def _joined(lines: Sequence[bytes], key: str) -> dict[str, str]:
+    """Fingerprints of the coordinators that the site says it has joined, by signing key."""
+    found = {}
+    for entry in (_read(line) for line in lines if JOINED.encode() in line):
+        if entry and entry["event"] == JOINED and _is_signed(entry, key):
+            found[str(entry.get("signing_key"))] = str(entry.get("fingerprint"))
+    return found
+
+
+def _signers(kept: Sequence[Receipt], joined: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(joined[each.key] for each in kept if each.key in joined))
+
+
+def _signature_faults(
+    number: int, receipt: Receipt | None, site: str, joined: Mapping[str, str]
 ) -> list[Fault]:
     if receipt is None:
         return [Fault(receipts.FILE, number, "it is no receipt")]
+    if receipt.key not in joined:
+        what = "its key is of no coordinator that this site has joined"
+        return [Fault(receipts.FILE, number, what)]
     if not receipt.holds(site):
         return [Fault(receipts.FILE, number, "the coordinator did not sign it")]
+    return []
+
+
+def _receipt_faults(
+    number: int, receipt: Receipt, log: Sequence[str], ledger: Sequence[str]
+) -> list[Fault]:
     found = []
     for name, head, hashes, lost in (
         ("the audit log", receipt.audit, log, "its tail was cut"),

@@ -24,6 +24,7 @@ from common.signing import SigningKey
 from tests.common.studies import exit_code
 
 KEY, COORDINATOR = SigningKey(b"n" * 32), SigningKey(b"c" * 32)
+JOINED = {COORDINATOR.public: "K7QM-2XNF-PA4T-9CRD"}
 LINES = 6
 
 
@@ -54,7 +55,7 @@ def receipt(log: bytes, length: int) -> tuple[int, Receipt]:
 
 def verdict(log: bytes, receipted: int = 0, of: bytes = b"") -> Verdict:
     kept = [receipt(of or log, receipted)] if receipted else []
-    return inspect(log, site="north", key=KEY.public, kept=kept)
+    return inspect(log, site="north", key=KEY.public, coordinators=JOINED, kept=kept)
 
 
 with tempfile.TemporaryDirectory() as _folder:
@@ -251,8 +252,36 @@ def test_a_receipt_that_was_made_up_is_found() -> None:
     _, sound = receipt(LOG, 3)
     forged = Receipt(sound.key, sound.ledger, AuditHead(4, sound.audit.hash), sound.signature)
     for kept, what in ((forged, "did not sign"), (None, "no receipt")):
-        found = inspect(LOG, site="north", key=KEY.public, kept=[(7, kept)])
+        found = inspect(LOG, site="north", key=KEY.public, coordinators=JOINED, kept=[(7, kept)])
         assert [(each.line, each.file) for each in found.faults] == [(7, "receipts.jsonl")]
         assert what in found.faults[0].what
-    other = inspect(LOG, site="south", key=KEY.public, kept=[(7, sound)])
+    other = inspect(LOG, site="south", key=KEY.public, coordinators=JOINED, kept=[(7, sound)])
     assert "did not sign" in other.faults[0].what
+
+
+def test_a_receipt_by_a_made_up_key_is_found() -> None:
+    """A log that was cut comes with receipts that fit it: whose are they?"""
+    cut = b"".join(LOG.splitlines(keepends=True)[:3])
+    head = AuditHead(3, sha256(cut.splitlines()[-1]))
+    other = SigningKey(b"x" * 32)
+    signature = other.sign(receipt_bytes("north", LedgerHead(), head))
+    made_up = Receipt(other.public, LedgerHead(), head, signature)
+    found = inspect(cut, site="north", key=KEY.public, coordinators=JOINED, kept=[(1, made_up)])
+    (fault,) = found.faults
+    assert "no coordinator that this site has joined" in fault.what
+    assert found.coordinators == ()
+
+
+@pytest.mark.parametrize("by", [KEY, SigningKey(b"s" * 32)])
+def test_receipts_of_a_coordinator_that_was_joined_before_hold_by_the_sites_own_word(
+    tmp_path: Path, by: SigningKey
+) -> None:
+    said = {"fingerprint": "0000-0000-0000-0000", "signing_key": COORDINATOR.public}
+    with opened(tmp_path, by) as log:
+        log.append("coordinator.joined", name="centre", **said)
+    with opened(tmp_path) as log:
+        log.append("message.in", study="small")
+    lines = (tmp_path / audit.FILE).read_bytes()
+    found = inspect(lines, site="north", key=KEY.public, kept=[receipt(lines, 2)])
+    assert found.sound == (by is KEY)
+    assert found.coordinators == (("0000-0000-0000-0000",) if by is KEY else ())

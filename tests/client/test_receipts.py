@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from client import receipts
+from client.enrolling import join
 from client.inspection import inspect_state
 from client.receipts import read_receipts
 from client.site import Site
@@ -91,7 +92,7 @@ def speaking(
     return request.with_receipt(ledger, audit, key.sign(receipt_bytes("north", ledger, audit)))
 
 
-def test_a_receipt_that_holds_is_kept_once(site: Site) -> None:
+def test_a_receipt_that_holds_is_kept_once(site: Site, card: CoordinatorCard) -> None:
     plan = approved(site, STUDY)
     first = answered(site, asking(plan))
     assert code_of(site, signed(asking(plan, 2), first)) == "ok"
@@ -105,6 +106,7 @@ def test_a_receipt_that_holds_is_kept_once(site: Site) -> None:
     found = inspect_state(site.state, "north")
     assert (found.faults, found.receipts, found.receipted) == ((), 1, first.audit.length)
     assert found.charges == 3
+    assert found.coordinators == (card.fingerprint,)
 
 
 def test_a_receipt_that_the_coordinator_did_not_sign_is_refused_and_noted(
@@ -247,6 +249,22 @@ def test_a_log_that_was_cut_while_nothing_ran_is_found_by_the_store_and_by_recei
     path.unlink()
     (fault,) = inspect_state(hospital.state, "north").faults
     assert "and has 0" in fault.what
+
+
+def test_receipts_of_a_coordinator_hold_when_another_was_joined_since(
+    site: Site, hospital: Hospital, card: CoordinatorCard
+) -> None:
+    plan = approved(site, STUDY)
+    first = answered(site, asking(plan))
+    site.close()
+    other = card.model_copy(update={"signing_key": SigningKey(b"o" * 32).public})
+    for each in (card, other):
+        join(hospital.folder / "site.toml", each)
+        if each is card:
+            with hospital.open() as joined:
+                assert code_of(joined, signed(asking(plan, 2), first)) == "ok"
+    found = inspect_state(hospital.state, "north")
+    assert (found.faults, found.coordinators) == ((), (card.fingerprint,))
 
 
 def test_a_site_that_has_joined_nobody_keeps_no_receipts(tmp_path: Path) -> None:
