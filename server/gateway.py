@@ -1,11 +1,12 @@
 """The coordinator's public door: ten calls that a node needs, its health, and nothing else.
 
 Everything a site can reach goes through here; the SuperLink behind it is on loopback. A
-request is looked at in this order: its path and method, its size, how often its address was
-refused, whose key it bears, whether that site may come in and asks no more than its share,
-the time it was signed at, the signature, whether it was seen before; and then, body read,
-whether the node that it speaks for is the caller's and whatever it touches belongs to that
-node. What is not let through is answered with a code, logged and counted.
+request is looked at in this order: whether there is room for its connection, its path and
+method, its size, whose key it bears, whether that site may come in, the time it was signed at,
+the signature, whether it was seen before, whether the site asks no more than its share; and
+then, body read, whether the node that it speaks for is the caller's and whatever it touches
+belongs to that node. Whose key or signature is nobody's is not told why once its address was
+refused too often. What is not let through is answered with a code, logged and counted.
 
 A node's poll is held until there is work for it, so that a site may be idle at no cost and
 still begin at once.
@@ -32,10 +33,10 @@ from starlette.routing import Route
 
 from common.enrolment import split_address
 from common.errors import CoordinatorError, LinkError
-from server.link.admission import HEADERS, Admission, Admitted, Denied, Doorkeeper
+from server.link.admission import HEADERS, STRANGE, Admission, Admitted, Denied, Doorkeeper
 from server.link.behind import Behind
 from server.link.guard import HEADER as GUARD
-from server.link.listening import server, watched
+from server.link.listening import Crowd, server, watched
 from server.link.passing import CALLS, PREFIX, PROTOBUF, Call, Passage
 from server.link.rates import Rates
 from server.link.wire import trust
@@ -104,6 +105,7 @@ class Gateway:
         self._on_refused = on_refused
         self._door = Doorkeeper(admission)
         self._rates = Rates(settings.requests_per_second)
+        self._crowd = Crowd(settings.connections, self._crowded)
         self._behind = Behind(
             superlink.address,
             trust(superlink.ca),
@@ -134,7 +136,7 @@ class Gateway:
         """
         listener = self._listen()
         tls = watched(self._settings.tls, lambda reason: self._refused(reason, None, "", ""))
-        serving = server(self.app, tls, self._settings.connections)
+        serving = server(self.app, tls, self._crowd)
         task = asyncio.create_task(serving.serve(sockets=[listener]))
         self.listening.set()
         try:
@@ -198,9 +200,7 @@ class Gateway:
         largest = OBJECT if kind is PushObjectRequest else SMALL
         if int(request.headers.get("content-length", "0")) > largest:
             raise Denied(413, "size")
-        if not self._rates.hears(address, now):
-            raise Denied(429, "rate")
-        site, key = self._door.caller(request.headers, datetime.datetime.now(datetime.UTC), now)
+        site, key = self._caller(request, address, now)
         if not self._rates.serves(site.name, now):
             raise Denied(429, "rate", site.name)
         body = await _read(request, largest, site)
@@ -218,10 +218,26 @@ class Gateway:
         headers = {name: request.headers[name] for name in HEADERS}
         return Call(name, site, message, body, headers, request)
 
+    def _caller(self, request: Request, address: str, now: float) -> tuple[Admitted, bytes]:
+        """Who calls. A stranger's rate is not asked first: a site may share the address."""
+        wall = datetime.datetime.now(datetime.UTC)
+        try:
+            site, key = self._door.caller(request.headers, wall, now)
+        except Denied as denied:
+            if denied.code in STRANGE and not self._rates.hears(address, now):
+                raise Denied(429, "rate") from None
+            raise
+        if request.client is not None:
+            self._crowd.known((request.client.host, request.client.port))
+        return site, key
+
     def _deny(self, denied: Denied, address: str, path: str) -> Response:
         self._rates.refused(address, time.monotonic())
         self._refused(denied.code, denied.site, address, path)
         return JSONResponse({"code": denied.code} | denied.more, denied.status)
+
+    def _crowded(self, address: str) -> None:
+        self._refused("connections", None, address, "")
 
     async def _no_such(self, request: Request, error: Exception) -> Response:
         status = int(getattr(error, "status_code", 404))

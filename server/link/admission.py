@@ -35,6 +35,9 @@ REMEMBERED_SECONDS: Final = 310.0
 """As long as Flower would take a signature: the sum of the two, so never less."""
 HEADERS: Final = (FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER, TIMESTAMP_HEADER)
 
+STRANGE: Final = frozenset({"unknown-key", "unsigned", "signature"})
+"""Codes of who has not shown that they hold an admitted key."""
+
 
 @dataclass(frozen=True)
 class Admitted:

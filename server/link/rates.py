@@ -8,7 +8,7 @@ from typing import Final
 BURST_SECONDS: Final = 20.0
 """A site may save up this much of its rate: a large model is many requests at once."""
 REFUSALS_PER_SECOND: Final = 5.0
-"""Of an address; beyond these it is not even looked at who calls."""
+"""Of an address; beyond these it is not told why, unless it shows an admitted key."""
 MOST_REFUSALS: Final = 100.0
 WORDS_PER_SECOND: Final = 0.1
 MOST_WORDS: Final = 20.0

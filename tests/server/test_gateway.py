@@ -10,6 +10,7 @@ import threading
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,17 @@ def logged() -> Iterator[list[Any]]:
 class Caller:
     """Speaks to the gateway in raw HTTP, as whoever holds a key."""
 
-    def __init__(self, served: Coordinator, key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(
+        self,
+        served: Coordinator,
+        key: ec.EllipticCurvePrivateKey,
+        address: str = "127.0.0.1",
+    ) -> None:
         self.key = key
         context = ssl.create_default_context(cadata=served.card.ca)
         self._base = f"https://{served.card.address}"
-        self._client = httpx.Client(verify=context, trust_env=False)
+        way = httpx.HTTPTransport(verify=context, trust_env=False, local_address=address)
+        self._client = httpx.Client(transport=way, trust_env=False)
 
     def headers(self, ahead: float = 0.0) -> dict[str, str]:
         moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=ahead)
@@ -409,15 +416,53 @@ def test_a_poll_is_held_and_released_by_work(grid: FleetGrid, site: Fleet) -> No
     assert time.monotonic() - begun < 2.0
 
 
-def test_who_is_refused_too_often_is_not_looked_at(tmp_path: Path) -> None:
-    with coordinator(tmp_path) as served:
+def test_who_is_refused_too_often_is_not_told_why_and_a_site_beside_it_is_served(
+    tmp_path: Path,
+) -> None:
+    """Several hospitals, and whoever else, may have one address."""
+    with coordinator(tmp_path, hold_seconds=0.01) as served:
+        site, node = admitted(served, tmp_path, "neighbour")
         caller = Caller(served, ec.generate_private_key(ec.SECP384R1()))
         code = caller.call("get-run", PushMessagesRequest()).json()["code"]
         assert code == "unknown-key"
         for _ in range(1000):
             if (code := caller.call("get-run", PushMessagesRequest()).json()["code"]) == "rate":
                 break
+        answer = site.call("pull-messages", PullMessagesRequest(node=Node(node_id=node)))
     assert code == "rate"
+    assert answer.status_code == 200
+
+
+def test_nobody_takes_up_the_room_that_there_is_for_sites(
+    tmp_path: Path, logged: list[Any]
+) -> None:
+    with coordinator(tmp_path, connections=12, hold_seconds=0.01) as served, ExitStack() as stack:
+        near, node = admitted(served, tmp_path, "near")  # at the stranger's own address
+        far = Caller(served, near.key, "127.0.0.2")
+        context = ssl.create_default_context(cadata=served.card.ca)
+        held = []
+        for _ in range(12):
+            plain = socket.create_connection(("127.0.0.1", served.gateway.port), timeout=10)
+            held.append(
+                stack.enter_context(context.wrap_socket(plain, server_hostname="localhost"))
+            )
+        eventually(lambda: served.gateway.refusals["connections"] == 9)
+        body = PullMessagesRequest(node=Node(node_id=node))
+        for site in (near, far):
+            assert site.call("pull-messages", body).status_code == 200
+        assert ("connections", None, "127.0.0.1") in served.refused
+        for each in held:
+            each.close()
+        again = Caller(served, near.key)
+        eventually(lambda: _served(again, body))
+    assert any(e["event"] == "gateway.refused" and e["reason"] == "connections" for e in logged)
+
+
+def _served(caller: Caller, body: ProtoMessage) -> bool:
+    try:
+        return caller.call("pull-messages", body).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def test_a_site_cannot_ask_for_more_than_its_share(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from server.daemon.behind import Behind
 from server.daemon.conductors import Conductors
 from server.daemon.office import Office
 from server.store import Store, open_store
-from server.store.rows import SiteState
+from server.store.rows import SiteRecord, SiteState
 from tests.server.daemon.deployment import free_port
 
 PATIENCE = 30.0
@@ -40,7 +40,7 @@ class Pausing:
         self.read, self.go = threading.Event(), threading.Event()
         store.sites = self  # type: ignore[method-assign]
 
-    def __call__(self) -> object:
+    def __call__(self) -> tuple[SiteRecord, ...]:
         sites = self._read()
         self.read.set()
         assert self.go.wait(PATIENCE)
