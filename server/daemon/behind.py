@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from common.errors import LinkError
+from common.errors import ConsiliumError
 from server.daemon.admission import Roll
 from server.daemon.settings import Home
 from server.link.superlink import SuperLink, free_port
@@ -65,17 +65,19 @@ class Behind:
         """Keep it running until cancelled.
 
         Raises:
-            LinkError: it did not even start once.
+            ConsiliumError: it did not even start once.
+            OSError: as well.
         """
         pause, begun = 0.5, False
         try:
             while True:
                 try:
                     await self._start()
-                except LinkError as error:
+                except (ConsiliumError, OSError) as error:  # the store may be away, or memory
                     if not begun:
                         raise
-                    log.error("superlink.not-started", found=error.what)
+                    found = error.strerror if isinstance(error, OSError) else error.what
+                    log.error("superlink.not-started", found=found, pause=pause)
                 else:
                     begun, pause = True, 0.5
                     await self._until_dead()

@@ -88,7 +88,7 @@ class Conductors:
         while True:
             await self._ready.wait()
             began = time.monotonic()
-            code = await self._run(name)
+            code = await self._run_if_possible(name)
             if not await asyncio.to_thread(self._goes_on, name, code):
                 return
             if time.monotonic() - began > STEADY_SECONDS:
@@ -119,6 +119,13 @@ class Conductors:
         found = {"what": what, "do": remedy}
         self._store.record(name, "study.failed", fields=found)
         self._store.set_state(name, StudyState.FAILED, json.dumps(found))
+
+    async def _run_if_possible(self, name: str) -> int:
+        try:
+            return await self._run(name)
+        except OSError as error:  # no memory for it, or no room for a process
+            log.error("study.not-begun", study=name, found=error.strerror)
+            return os.EX_OSERR
 
     async def _run(self, name: str) -> int:
         process = await asyncio.create_subprocess_exec(

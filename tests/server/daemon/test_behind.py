@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+
+import structlog
 
 from client.daemon.fleet import load_node_key, public_node_key
 from common.enrolment import SiteCard
@@ -17,6 +21,7 @@ from server.daemon.office import Office
 from server.store import Store, open_store
 from server.store.rows import SiteRecord, SiteState
 from tests.server.daemon.deployment import free_port
+from tests.server.store.postgres import running
 
 PATIENCE = 30.0
 
@@ -93,3 +98,29 @@ def test_a_site_that_is_removed_while_all_are_registered_stays_out(tmp_path: Pat
             assert known is None or known.state == "suspended"
 
         asyncio.run(with_behind(tmp_path, store, remove))
+
+
+def test_a_superlink_that_dies_while_the_store_is_away_is_started_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    card = card_of("north", tmp_path)
+
+    with running() as server, open_store(url := server.new_database()) as store:
+        store.admit(card)
+
+        async def survive(behind: Behind, roll: Roll) -> None:
+            await become(behind.ready.is_set)
+            first = behind.superlink.pid
+            assert first is not None
+            with server.away(url), structlog.testing.capture_logs() as logged:
+                os.kill(first, signal.SIGKILL)
+                await become(
+                    lambda: any(entry["event"] == "superlink.not-started" for entry in logged)
+                )
+            await become(behind.ready.is_set)
+            assert behind.superlink.pid != first
+            known = roll.lookup(card.node_key.encode())
+            assert known is not None
+            assert known.state == "admitted"
+
+        asyncio.run(with_behind(tmp_path, store, survive))

@@ -47,6 +47,21 @@ class Server:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return f"postgresql+psycopg://{USER}:{PASSWORD}@/{name}?host={self.folder}"
 
+    @contextmanager
+    def away(self, url: str) -> Iterator[None]:
+        """Be gone for whoever uses this database: all connections end, and no new one is taken."""
+        name = url.split("@/")[1].split("?", maxsplit=1)[0]
+        change = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS ").format(sql.Identifier(name))
+        with self.connect() as connection:
+            connection.execute(change + sql.SQL("false"))
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+            )
+            try:
+                yield
+            finally:
+                connection.execute(change + sql.SQL("true"))
+
 
 def binaries() -> Path | None:
     """The folder of the newest server that is installed."""
