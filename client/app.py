@@ -5,24 +5,54 @@ of what must outlive the process; by default what the site file names) and, in s
 alone, ``known-seed``.
 
 Where the site keeps silent, the message that comes back is Flower's own for a node that is
-not there. A daemon does not send even that.
+not there. A daemon does not send even that. So it is with whatever the site's gates cannot
+answer, such as a message of a type that nothing here answers: no word of it was signed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
+from client import noting
 from client.answering import answer_record
 from client.site import Site, open_site
 from common.errors import ConsiliumError
-from common.flower import ClientApp, Context, Error, ErrorCode, Message
+from common.flower import ClientApp, Context, Error, ErrorCode, Message, RecordDict
 from common.logs import place
 from common.messages import Purpose
 
 log = structlog.get_logger(__name__)
+
+
+class SiteApp(ClientApp):
+    """A client app that keeps silent about whatever it has no answer to.
+
+    Args:
+        sites: those that are open, by the path of their file; more are added.
+    """
+
+    def __init__(self, sites: dict[str, Site]) -> None:
+        super().__init__()
+        self._sites = sites
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Answer a message; see :func:`client.answering.answer_record`."""
+        try:
+            return super().__call__(message, context)
+        except ConsiliumError as error:
+            log.error("site.unusable", error=type(error).__name__, why=error.what)
+            why = type(error).__name__
+        except Exception as error:  # noqa: BLE001 - Flower would send the exception's text
+            log.error("request.unanswered", error=type(error).__name__, at=place(error))
+            why = type(error).__name__
+        with suppress(Exception):  # a site that cannot be opened has no audit log either
+            content = RecordDict() if message.has_error() else message.content
+            noting.unanswered(_site(self._sites, context), content, why)
+        return _silence(message)
 
 
 def build(opened: dict[str, Site] | None = None) -> ClientApp:
@@ -35,27 +65,23 @@ def build(opened: dict[str, Site] | None = None) -> ClientApp:
 
     def replying(purpose: Purpose) -> Callable[[Message, Context], Message]:
         def reply(message: Message, context: Context) -> Message:
-            try:
-                content = answer_record(_site(sites, context), message.content, purpose)
-            except ConsiliumError as error:
-                log.error("site.unusable", error=type(error).__name__, why=error.what)
-                return Message(Error(ErrorCode.LOAD_CLIENT_APP_EXCEPTION), reply_to=message)
-            except Exception as error:  # noqa: BLE001 - Flower would send the exception's text
-                log.error("site.failed", error=type(error).__name__, at=place(error))
-                return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reply_to=message)
-            if content is None:  # silence: outside it looks as if nobody were here
-                return Message(Error(ErrorCode.NODE_UNAVAILABLE, ""), reply_to=message)
-            return Message(content, reply_to=message)
+            content = answer_record(_site(sites, context), message.content, purpose)
+            return _silence(message) if content is None else Message(content, reply_to=message)
 
         return reply
 
-    app = ClientApp()
+    app = SiteApp(sites)
     app.query("offer")(replying("offer"))
     app.query("propose")(replying("propose"))
     app.query("close")(replying("close"))
     app.train()(replying("train"))
     app.evaluate()(replying("evaluate"))
     return app
+
+
+def _silence(message: Message) -> Message:
+    """Outside it looks as if nobody were here."""
+    return Message(Error(ErrorCode.NODE_UNAVAILABLE, ""), reply_to=message)
 
 
 def _site(sites: dict[str, Site], context: Context) -> Site:

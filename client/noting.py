@@ -61,6 +61,15 @@ def kept_silent(site: Site, request: Request, why: str) -> None:
     site.audit.append("message.silence", why=why, **_about(request))
 
 
+def unanswered(site: Site, content: RecordDict, why: str) -> None:
+    """Note what arrived and nothing here answers, and that it gets no answer.
+
+    Not its type: nobody has looked at what whoever sent it calls it.
+    """
+    unreadable(site, content, "unknown")
+    site.audit.append("message.silence", why=why, purpose="unknown")
+
+
 def _about(request: Request) -> dict[str, object]:
     about = {"study": request.study, "plan": request.plan_hash, "round": request.round}
     return {"purpose": request.purpose, **about}

@@ -8,9 +8,9 @@ to the supervisor, which says::
     renew     make the coordinator ask again     push    a reply, one at a time
 
 and hears ``ready``, ``line`` (how the line is, why, what to do), ``request``, ``pushed``,
-``unpushable`` and ``foreign``. While the line is down it is tried again for as long as it
-takes. Whenever it is made anew the node is deactivated and activated again, which tells the
-coordinator to ask once more for what it waits for.
+``unpushable``, ``unreadable`` and ``foreign``. While the line is down it is tried again for as
+long as it takes. Whenever it is made anew the node is deactivated and activated again, which
+tells the coordinator to ask once more for what it waits for.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from client.daemon.fleet import (
     ForeignCode,
     NotAdmitted,
     Skewed,
+    Unreadable,
     Untrusted,
     load_node_key,
 )
@@ -74,6 +75,8 @@ class Line(Protocol):
         """The next message, once it is there; None where there was none for a while.
 
         Raises:
+            ForeignCode: what came is of a run that brings code.
+            Unreadable: what came is no message.
             LinkError: as for :meth:`connect`.
         """
 
@@ -188,6 +191,9 @@ class Connection:
         except ForeignCode as refused:
             self._say("foreign", what=refused.what, found=refused.details.get("found", ""))
             self._until(lambda: self._ending or self._renewing, BETWEEN_PULLS)
+            return
+        except Unreadable as refused:
+            self._send(Frame("unreadable", {"hash": refused.message_id, "size": refused.size}))
             return
         if message is not None:
             self._hand_over(message)

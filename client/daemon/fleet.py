@@ -139,6 +139,19 @@ class ForeignCode(LinkError):  # noqa: N818 - a state of the line, by its name
     """A run wants to bring something with it that is not installed here."""
 
 
+class Unreadable(LinkError):  # noqa: N818 - a state of the line, by its name
+    """What came cannot be put together to a message.
+
+    Attributes:
+        message_id: what its sender calls it.
+        size: of what came, bytes.
+    """
+
+    def __init__(self, message_id: str, size: int) -> None:
+        self.message_id, self.size = message_id[:64], size
+        super().__init__("what came is no message", found=f"{size} bytes")
+
+
 def new_node_key() -> bytes:
     """A new private key to connect with, EC P-384.
 
@@ -286,11 +299,12 @@ class Fleet:
             self._client.DeactivateNode(DeactivateNodeRequest(node_id=node))
 
     def pull(self) -> Message | None:
-        """The next request, whole; None where there is none after about 20 s, or no message.
+        """The next request, whole; None where there is none after about 20 s.
 
         Raises:
             Offline: the line broke; a request may be lost, so connect again.
             ForeignCode: the request's run brings code; it is not even fetched.
+            Unreadable: what came is no message.
             LinkError: as :meth:`connect`.
         """
         self._raise_lost()
@@ -303,7 +317,7 @@ class Fleet:
             parts = [part.object_id for part in iterate_object_tree(tree)]
             return self._fetch(header.metadata.run_id, header.metadata.message_id, parts)
 
-    def _fetch(self, run_id: int, message_id: str, parts: Iterable[str]) -> Message | None:
+    def _fetch(self, run_id: int, message_id: str, parts: Iterable[str]) -> Message:
         def pull(object_id: str) -> bytes | None:
             answer = self._client.PullObject(
                 PullObjectRequest(node=self._me, run_id=run_id, object_id=object_id)
@@ -318,11 +332,12 @@ class Fleet:
                 node=self._me, run_id=run_id, message_object_id=message_id
             )
         )
+        size = sum(map(len, contents.values()))
         try:
             return message_from_objects(message_id, contents)
         except ValueError as error:
             log.error("fleet.refused", reason="unreadable", run=run_id, found=str(error))
-            return None
+            raise Unreadable(message_id, size) from error
 
     def push(self, reply: Message) -> bool:
         """Send a reply; False where the coordinator no longer waits for it.

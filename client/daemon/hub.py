@@ -62,10 +62,17 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Stopped:
-    """What was in hand of a study when it was stopped."""
+    """What was in hand of a study when it was stopped.
+
+    Attributes:
+        worker: whether the worker was at it.
+        connection: whether a reply was on its way.
+        forgotten: requests that get no answer.
+    """
 
     worker: bool
     connection: bool
+    forgotten: tuple[Job, ...] = ()
 
 
 class Hub:
@@ -166,13 +173,16 @@ class Hub:
         """
         worker = self.working is not None and _is_of(self.working, study)
         connection = self.sending is not None and _is_of(self.sending.job, study)
+        at_work = [self.working] if self.working else []
+        jobs = (*at_work, *self.waiting.values())
+        forgotten = tuple(job for job in jobs if _is_of(job, study))
         self.waiting = {key: job for key, job in self.waiting.items() if not _is_of(job, study)}
         self.outbox = {key: it for key, it in self.outbox.items() if not _is_of(it.job, study)}
         if worker:
             self.working = None
         if connection:
             self.sending = None
-        return Stopped(worker, connection)
+        return Stopped(worker, connection, forgotten)
 
     def silence(self, study: str) -> None:
         """Let no reply of a study out until :meth:`speak` is called as often.

@@ -144,6 +144,10 @@ class Supervisor:
             study: a name, or the beginning of a plan's hash.
         """
         stopped = self.hub.stop(study)
+        for job in stopped.forgotten:
+            about = {"study": job.study, "plan": job.plan_hash, "round": job.round}
+            about |= {"purpose": job.purpose, "hash": job.identity}
+            self._note("message.silence", why="stopped before it was answered", **about)
         if stopped.worker:
             self.work = Condition("restarting", "the study that it worked on was stopped")
             self.worker.kill()
@@ -221,6 +225,9 @@ class Supervisor:
                 self._pushed(wanted=frame.fields["wanted"])
             case "unpushable":
                 self.hub.pushed()
+            case "unreadable":
+                self._note("message.in", unreadable=True, purpose="unknown", **frame.fields)
+                self._note("message.silence", why="Unreadable", purpose="unknown")
             case "foreign":
                 found = frame.fields["found"]
                 log.error("bundle.refused", why=frame.fields["what"], found=found)

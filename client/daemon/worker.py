@@ -30,13 +30,11 @@ from client.daemon.limits import (
 )
 from common import flower, logs
 from common.errors import ConsiliumError
-from common.flower import ClientApp, Context, Error, ErrorCode, Message
+from common.flower import ClientApp, Message
 from common.logs import place
 
 SILENCE: Final = "silence"
 """In the place of a reply's code: nothing is to be sent."""
-FAILED: Final = "failed"
-"""In the place of a reply's code: the app could not answer; Flower's own code goes out."""
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +95,7 @@ def respond(app: ClientApp, frame: Frame, order: Order) -> Frame:
     where = {"site": str(order.site), "state": str(order.state)}
     if order.known_seed is not None:
         where["known-seed"] = str(order.known_seed)
-    reply = _called(app, message, flower.context(run, node, node=where, run={}))
+    reply = app(message, flower.context(run, node, node=where, run={}))
     code = said(reply)
     payload = b"" if code == SILENCE else flower.message_bytes(reply)
     return Frame("reply", {"message": frame.fields["message"], "code": code}, payload)
@@ -106,17 +104,8 @@ def respond(app: ClientApp, frame: Frame, order: Order) -> Frame:
 def said(reply: Message) -> str:
     """The code of a reply; :data:`SILENCE` where it must not be sent."""
     if reply.has_error():
-        silent = reply.error.code == ErrorCode.NODE_UNAVAILABLE
-        return SILENCE if silent else FAILED
+        return SILENCE
     return str(reply.content.config_records["fields"]["code"])
-
-
-def _called(app: ClientApp, message: Message, context: Context) -> Message:
-    try:
-        return app(message, context)
-    except Exception as error:  # noqa: BLE001 - of Flower, where a message has no such method
-        log.warning("request.unknown", error=type(error).__name__, at=place(error))
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reply_to=message)
 
 
 def main() -> None:

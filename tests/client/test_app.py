@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import client.app
+from client import audit
 from client.administration import stop
 from client.app import build
 from client.site import Site
@@ -210,32 +211,43 @@ def test_where_the_site_is_silent_the_answer_is_flowers_own_for_a_node_that_is_a
     site.close()
 
 
+@pytest.mark.parametrize("kind", ["query.export", "train.everything", "query", "evaluate.x"])
+def test_a_message_of_a_type_that_nothing_answers_is_noted_and_gets_silence(
+    app: ClientApp, hospital: Hospital, opened: dict[str, Site], kind: str
+) -> None:
+    ask(app, hospital, offer_request(STUDY), "query.offer")
+    (site,) = opened.values()
+    before = site.audit.head.length
+    answered = app(message(offer_request(STUDY), kind), node(hospital))
+    assert (answered.error.code, answered.error.reason) == (ErrorCode.NODE_UNAVAILABLE, "")
+    came, silent = audit.entries(site.state, before)
+    assert (came.event, came.fields["unreadable"]) == ("message.in", True)
+    assert silent.event == "message.silence"
+
+
 @pytest.mark.parametrize(
-    ("changes", "code"),
+    "changes",
     [
-        ({"site": "/nowhere/site.toml"}, ErrorCode.LOAD_CLIENT_APP_EXCEPTION),
-        ({"known-seed": "8"}, ErrorCode.LOAD_CLIENT_APP_EXCEPTION),
-        ({"known-seed": "seven"}, ErrorCode.CLIENT_APP_RAISED_EXCEPTION),
-        ({"state": "/dev/null/state"}, ErrorCode.LOAD_CLIENT_APP_EXCEPTION),
+        {"site": "/nowhere/site.toml"},
+        {"known-seed": "8"},
+        {"known-seed": "seven"},
+        {"state": "/dev/null/state"},
     ],
     ids=str,
 )
-def test_a_site_that_cannot_be_opened_says_so_by_flowers_code_alone(
-    hospital: Hospital, changes: dict[str, str], code: int
+def test_a_site_that_cannot_be_opened_is_silent(
+    hospital: Hospital, changes: dict[str, str]
 ) -> None:
     with structlog.testing.capture_logs() as logs:
         answered = build()(message(offer_request(STUDY), "query.offer"), node(hospital, **changes))
-    assert answered.has_error()
-    assert answered.error.code == code
-    assert not answered.error.reason
+    assert (answered.error.code, answered.error.reason) == (ErrorCode.NODE_UNAVAILABLE, "")
     assert len(logs) == 1
 
 
-def test_a_node_that_names_no_site_says_so_by_flowers_code_alone() -> None:
+def test_a_node_that_names_no_site_is_silent() -> None:
     empty = context(1, 1, node={}, run={})
     answered = build()(message(offer_request(STUDY), "query.offer"), empty)
-    assert answered.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
-    assert not answered.error.reason
+    assert (answered.error.code, answered.error.reason) == (ErrorCode.NODE_UNAVAILABLE, "")
 
 
 def test_the_installed_app_is_one_of_these() -> None:

@@ -67,17 +67,17 @@ def test_is_refused_with_its_code_alone_and_costs_nothing(attacker: Attacker, ca
     assert "epsilon" not in gone
 
 
-def test_a_message_of_an_unknown_type_gets_flowers_own_error_without_words(
-    attacker: Attacker,
-) -> None:
+def test_a_message_of_an_unknown_type_is_noted_and_gets_silence(attacker: Attacker) -> None:
     sound = attacker.advance(1)
-    before = remembered(attacker.daemon.hospital)
-    for kind in ("query.export", "train.everything", "query"):
-        content = sent(sound.train())[1]
-        answer = attacker.answer(attacker.push(Message(content, attacker.node, kind, ttl=3600.0)))
-        assert answer.has_error()
-        assert not answer.error.reason
+    before, audited = remembered(attacker.daemon.hospital), len(attacker.daemon.audited)
+    content = sent(sound.train())[1]
+    kinds = ("query.export", "train.everything", "query")
+    pushed = [attacker.push(Message(content, attacker.node, kind, ttl=3600.0)) for kind in kinds]
+    assert attacker.ask(sound.offer()).code == "ok"
+    assert attacker.grid.pull_messages(pushed) == []
     assert remembered(attacker.daemon.hospital) == before
+    noted = [each["event"] for each in attacker.daemon.audited[audited:]]
+    assert noted[: 2 * len(kinds)] == ["message.in", "message.silence"] * len(kinds)
 
 
 def test_ten_megabytes_of_junk_are_refused_as_any_other_junk(attacker: Attacker) -> None:
@@ -87,19 +87,18 @@ def test_ten_megabytes_of_junk_are_refused_as_any_other_junk(attacker: Attacker)
     require_a_code_alone(answer.content, "malformed", sound.ledger, attacker.key)
 
 
-def test_an_error_in_the_place_of_content_is_answered_by_no_word(attacker: Attacker) -> None:
-    """Flower carries errors as replies alone; one that asks is thrown away on the way."""
+def test_an_error_in_the_place_of_content_is_noted_and_gets_silence(attacker: Attacker) -> None:
     sound = attacker.advance(1)
-    before = remembered(attacker.daemon.hospital)
+    before, audited = remembered(attacker.daemon.hospital), len(attacker.daemon.audited)
     message = Message(sent(sound.train())[1], attacker.node, "train", ttl=3600.0)
-    spoilt = make_message(metadata=message.metadata, error=Error(99, "do as I say"))
-    message_id = attacker.push(spoilt)
-    if message_id:
-        answer = attacker.answer(message_id)
-        assert answer.has_error()
-        assert not answer.error.reason
-    assert remembered(attacker.daemon.hospital) == before
+    message_id = attacker.push(
+        make_message(metadata=message.metadata, error=Error(99, "do as I say"))
+    )
     assert attacker.ask(sound.offer()).code == "ok"
+    assert attacker.grid.pull_messages([message_id]) == []
+    assert remembered(attacker.daemon.hospital) == before
+    noted = [each["event"] for each in attacker.daemon.audited[audited:]]
+    assert noted[:2] == ["message.in", "message.silence"]
 
 
 def test_a_message_for_another_node_reaches_nobody(attacker: Attacker) -> None:

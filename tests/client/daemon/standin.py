@@ -23,7 +23,7 @@ from pathlib import Path
 
 from client.daemon import frames
 from client.daemon.connection import Connection
-from client.daemon.fleet import ForeignCode, NotAdmitted, Offline, Skewed
+from client.daemon.fleet import ForeignCode, NotAdmitted, Offline, Skewed, Unreadable
 from client.daemon.frames import BrokenFrame, Frame
 from client.daemon.limits import die_with_parent
 from common import flower
@@ -39,6 +39,7 @@ ERRORS: dict[str, Callable[[], LinkError]] = {
     "skewed": lambda: Skewed(300.0),
     "suspended": lambda: NotAdmitted("suspended"),
     "foreign": lambda: ForeignCode("a run brings code", found="evil.py"),
+    "unreadable": lambda: Unreadable("ab" * 32, 3),
 }
 
 
@@ -151,11 +152,7 @@ class Coordinator:
         if (
             self.refuse
             and frame.kind != "goodbye"
-            and (self.refuse, frame.kind)
-            != (
-                "foreign",
-                "connect",
-            )
+            and not (self.refuse in ("foreign", "unreadable") and frame.kind == "connect")
         ):
             return Frame(self.refuse)
         if frame.kind == "push":

@@ -32,6 +32,7 @@ from client.daemon.fleet import (
     ForeignCode,
     Offline,
     Skewed,
+    Unreadable,
     load_node_key,
     public_node_key,
 )
@@ -201,8 +202,8 @@ def test_a_request_that_cannot_be_read_is_refused_and_the_next_one_pulled(
     fleet.connect()
     with study(served) as grid:
         push_garbage(grid, fleet.node_id)
-        with structlog.testing.capture_logs() as logged:
-            assert fleet.pull() is None
+        with structlog.testing.capture_logs() as logged, pytest.raises(Unreadable):
+            fleet.pull()
         assert [(e["event"], e["reason"]) for e in logged] == [("fleet.refused", "unreadable")]
         grid.push_messages([request(fleet.node_id)])
         received = fleet.pull()

@@ -121,11 +121,12 @@ def test_asking_again_does_not_forget_the_dead() -> None:
 def test_a_stopped_study_leaves_nothing_and_others_go_on() -> None:
     hub = sending(FIRST, SECOND)
     hub.arrive(replace(FIRST, identity="three", round=2, message=3))
-    assert hub.stop("small") == Stopped(worker=False, connection=True)
+    third = hub.waiting["three"]
+    assert hub.stop("small") == Stopped(worker=False, connection=True, forgotten=(third,))
     hub.line_lost()
     assert hub.take() == SECOND
     assert hub.send() is None
-    assert hub.stop("large") == Stopped(worker=True, connection=False)
+    assert hub.stop("large") == Stopped(worker=True, connection=False, forgotten=(SECOND,))
     assert hub.died() is None
     assert (hub.waiting, hub.outbox) == ({}, {})
 

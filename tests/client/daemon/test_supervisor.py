@@ -14,10 +14,12 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
+from client import audit
 from client.daemon.metrics import Metrics
 from client.daemon.place import Place, Programs
 from client.daemon.supervisor import Supervisor
@@ -53,10 +55,15 @@ def place(hospital: Hospital, **changes: object) -> Place:
 
 @asynccontextmanager
 async def running(
-    hospital: Hospital, programs: Programs = REAL, *, paused: bool = False, **device: object
+    hospital: Hospital,
+    programs: Programs = REAL,
+    *,
+    paused: bool = False,
+    note: Callable[..., None] = lambda *_, **__: None,
+    **device: object,
 ) -> AsyncIterator[tuple[Supervisor, Coordinator]]:
     with coordinator(hospital.state) as centre:
-        supervisor = Supervisor(place(hospital, **device), Metrics(), programs)
+        supervisor = Supervisor(place(hospital, **device), Metrics(), programs, note)
         async with supervisor.running(paused=paused):
             yield supervisor, centre
 
@@ -91,25 +98,38 @@ def small(folder: Path) -> Hospital:
 
 
 @in_a_loop
-async def test_a_request_is_answered_whatever_it_is(tmp_path: Path) -> None:
+async def test_every_message_is_noted_and_what_has_a_type_is_answered(tmp_path: Path) -> None:
     hospital = Hospital(tmp_path)
     async with running(hospital) as (supervisor, centre):
         message = centre.ask(offer_request(small_study()))
-        centre.send(Message(RecordDict(), dst_node_id=5, message_type="train"))
         centre.send(Message(RecordDict(), dst_node_id=5, message_type="train.unheard_of"))
-        await until(lambda: len(centre.pushed) == 3)
+        centre.send(Message(RecordDict(), dst_node_id=5, message_type="train"))
+        await until(lambda: len(centre.pushed) == 2)
 
-        offer, malformed, unknown = centre.pushed
+        offer, malformed = centre.pushed
         assert offer.metadata.reply_to_message_id == message
         assert reply_from_record(offer.content).code == "ok"
         assert reply_from_record(malformed.content).code == RefusalCode.MALFORMED
-        assert unknown.has_error()
-        assert not unknown.error.reason
         await until(lambda: supervisor.work.state == "idle")
         assert supervisor.line.state == "online"
         assert supervisor.hub.replies == 0
     assert centre.asked[0] == "connect"
     assert centre.asked[-1] == "goodbye"
+    noted = [each.event for each in audit.entries(hospital.state)]
+    assert [each for each in noted if each.startswith("message.")] == [
+        *("message.in", "message.out"),
+        *("message.in", "message.silence"),
+        *("message.in", "message.out"),
+    ]
+
+
+@in_a_loop
+async def test_what_is_no_message_is_noted_and_gets_silence(tmp_path: Path) -> None:
+    hospital, noted = small(tmp_path), list[str]()
+    async with running(hospital, QUICK, note=lambda *it, **_: noted.extend(it)) as (_, centre):
+        centre.refuse = "unreadable"
+        await until(lambda: noted[:2] == ["message.in", "message.silence"])
+        assert not centre.pushed
 
 
 @in_a_loop
@@ -223,15 +243,23 @@ async def test_a_paused_site_takes_nothing_and_seems_absent(tmp_path: Path) -> N
 
 @in_a_loop
 async def test_a_study_that_is_stopped_ends_the_worker_that_is_at_it(tmp_path: Path) -> None:
-    hospital = small(tmp_path)
+    """Of what gets no answer, each request is noted."""
+    hospital, noted = small(tmp_path), list[tuple[str, object]]()
     habits(hospital, seconds=30)
-    async with running(hospital, QUICK) as (supervisor, centre):
+
+    def note(event: str, **fields: object) -> None:
+        noted.append((event, fields["round"]))
+
+    async with running(hospital, QUICK, note=note) as (supervisor, centre):
         centre.ask(REQUEST)
         await until(lambda: supervisor.work.state == "working")
+        centre.ask(replace(REQUEST, round=2))
+        await until(lambda: supervisor.hub.waiting)
         before = supervisor.worker.pid
         habits(hospital)
 
         assert supervisor.stop("small").worker
+        assert noted == [("message.silence", 1), ("message.silence", 2)]
 
         await until(lambda: supervisor.work.state == "idle")
         assert supervisor.worker.pid != before
