@@ -97,7 +97,7 @@ def approve(
     """
     if plan_hash is None:
         _require_only_one(site, study)
-    approval = _find(site, study, plan_hash)
+    approval = _find(site, study, plan_hash, by=by)
     _require_open(approval)
     most = site.file.policy.approval_days
     if days is not None and not 1 <= days <= most:
@@ -253,9 +253,12 @@ def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
 
 
 def _find(
-    site: Site, study: str, plan_hash: str | None = None, *, running: bool = False
+    site: Site, study: str, plan_hash: str | None = None, *, running: bool = False, by: str = ""
 ) -> Approval:
-    """The plan that is meant; of several, the one to be decided on, else the newest."""
+    """The plan that is meant; of several, the one to be decided on, else the newest.
+
+    That somebody wanted another hash approved is noted.
+    """
     found = [each for each in site.approvals.all() if _is_called(each.plan, study)]
     if not found:
         names = sorted({each.plan.study.study.name for each in site.approvals.all()})
@@ -268,6 +271,7 @@ def _find(
     if plan_hash is not None:
         matching = [each for each in found if _is_hash(each.plan, plan_hash)]
         if len(matching) != 1:  # of two that begin alike, neither is meant
+            site.audit.append("approval.refused", study=study, wanted=plan_hash, by=by)
             raise _another_hash(study, found, plan_hash)
         found = matching
     wanted = "approved" if running else "pending"

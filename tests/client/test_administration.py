@@ -107,6 +107,8 @@ def test_an_approval_of_another_hash_shows_both(site: Site) -> None:
         approve(site, "small", plan_hash=other, by=BY)
     assert plan.hash in caught.value.details["found"]
     assert other in caught.value.details["wanted"]
+    (entry,) = (each for each in audit.entries(site.state) if each.event == "approval.refused")
+    assert entry.fields == {"study": "small", "wanted": other, "by": BY}
     assert code_of(site, asking(plan)) == "pending"
     assert approve(site, "small", plan_hash=plan.hash[:12], by=BY).plan_hash == plan.hash
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from client import audit
 from client.daemon.control import Control
 from client.daemon.desk import Desk
 from client.daemon.metrics import Metrics
@@ -199,6 +200,23 @@ def test_what_could_not_be_stopped_is_answered_as_before(world: World) -> None:
     plan = world.proposed("waits")
     assert "does not run" in world.site.ask("stop", "waits", code=2)
     assert world.code(proposal(plan)) == RefusalCode.PENDING
+
+
+def test_an_approval_that_expires_while_the_daemon_runs_ends_in_silence(world: World) -> None:
+    plan = world.proposed("expiring")
+    world.site.ask("approve", "expiring", "--hash", plan.hash, "--days", "1", "--yes")
+    assert world.code(asking(plan)) == "ok"
+    with closing(sqlite3.connect(world.hospital.state / "site.sqlite")) as store, store:
+        store.execute(
+            "UPDATE approvals SET expires_at = '2020-01-01T00:00:00Z' WHERE plan_hash = ?",
+            (plan.hash,),
+        )
+    for request in (asking(plan), asking(plan, 2)):
+        assert world.answers_nothing(request)
+    silent = [each for each in audit.entries(world.hospital.state) if "why" in each.fields][-2:]
+    assert [(each.event, each.fields["study"], each.fields["why"]) for each in silent] == [
+        ("message.silence", "expiring", "expired")
+    ] * 2
 
 
 def test_an_opt_out_waits_for_no_approval(tmp_path: Path) -> None:
