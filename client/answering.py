@@ -26,14 +26,13 @@ from client.consent import close, consider, withdraw
 from client.daemon.limits import require_memory
 from client.dataset import Cohort
 from client.evaluation import release, score
-from client.ledger import LOST, Charge, Part
+from client.ledger import LOST, Charge, Part, event_of
 from client.policy import require_allowed
 from client.sampling import RoundStreams
 from client.site import Site
 from client.training import local_change
 from client.tuning import check
 from common import numerics
-from common.accounting import SampledGaussian
 from common.errors import ConsiliumError, ModelError, Refusal, RefusalCode
 from common.faults import reach
 from common.files import canonical_json
@@ -229,7 +228,7 @@ def _run_round(site: Site, request: Request) -> Reply:
     numerics.apply(plan.numerics)
     if isinstance(plan.mechanism, PatientMechanism):
         check(plan.study, plan.numerics.choice)  # a model that is refused costs nobody anything
-    charge = Charge(plan.hash, request.round, part, request.identity, _event(plan, part))
+    charge = Charge(plan.hash, request.round, part, request.identity, event_of(plan, part))
     site.ledger.reserve(charge, plan, site.file.policy.limits)
     site.replies.acknowledge(plan.hash, request.acknowledged)
     reach("reservation.made", request.round)
@@ -292,15 +291,6 @@ def _require_arrays(request: Request, plan: Plan) -> None:
         raise Refusal(RefusalCode.MALFORMED, "the weights have another type or length")
     if request.document or not np.isfinite(arrays).all():
         raise Refusal(RefusalCode.MALFORMED, "the weights are not all finite")
-
-
-def _event(plan: Plan, part: Part) -> SampledGaussian | None:
-    mechanism = plan.mechanism
-    if not isinstance(mechanism, PatientMechanism):
-        return None
-    if part == "validation":
-        return mechanism.evaluation
-    return mechanism.step.model_copy(update={"count": plan.study.training.local_steps})
 
 
 def _train(plan: Plan, request: Request, cohort: Cohort, streams: RoundStreams) -> Any:  # noqa: ANN401 - int32 or int64

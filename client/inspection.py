@@ -2,10 +2,11 @@
 
 Each line of the log must be signed by the site, numbered in order and name the hash of the
 line before; each receipt must be signed by a coordinator that the site has joined, and speak of
-lines and charges that are there. So an edit, a deletion, a reordering, another site's log, a
-tail that was cut below a receipt and an old ledger that was brought back are each found, and
-named by their line. Whoever holds the site's key can write a whole new log: receipts, kept
-elsewhere too, are what finds that.
+lines and charges that are there; each charge must cost what its plan says, and the plan be the
+one that its hash names (:mod:`client.recount`). So an edit, a deletion, a reordering, another
+site's log, a tail that was cut below a receipt, an old ledger that was brought back and a
+cheapened one are each found, and named by their line. Whoever holds the site's key can write a
+whole new log: receipts, kept elsewhere too, are what finds that.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 from client import audit, receipts
 from client.audit import signed_part
 from client.receipts import Receipt, read_receipts
+from client.recount import ChargeRow, changed_plans, recount
 from client.store import LOG_HEAD
 from common.enrolment import read_coordinator_card
 from common.errors import SiteError
@@ -33,7 +35,7 @@ STORE: Final = "site.sqlite"
 JOINED: Final = "coordinator.joined"
 """The event that names a coordinator's signing key in the log."""
 _NO_LOG: Final = AuditHead()
-_NOBODY: Final[Mapping[str, str]] = {}
+_NOTHING: Final[Mapping[str, str]] = {}
 _SIGNATURE: Final = re.compile(r"[0-9a-f]{128}")
 
 
@@ -43,7 +45,7 @@ class Fault:
 
     Attributes:
         file: in the state folder.
-        line: counted from 1; of the ledger, the charge.
+        line: counted from 1; of the ledger, the charge; of the plans, the plan.
         what: in words.
     """
 
@@ -84,26 +86,15 @@ class Verdict:
         return not self.faults
 
 
-@dataclass(frozen=True)
-class ChargeRow:
-    """The public part of a charge, as it stands in the store."""
-
-    length: int
-    hash: str
-    plan_hash: str
-    round: int
-    part: str
-    identity: str
-
-
 def inspect(
     log: bytes,
     *,
     site: str,
     key: str,
-    coordinators: Mapping[str, str] = _NOBODY,
+    coordinators: Mapping[str, str] = _NOTHING,
     kept: Sequence[tuple[int, Receipt | None]] = (),
     charges: Sequence[ChargeRow] = (),
+    plans: Mapping[str, str] = _NOTHING,
     remembered: AuditHead = _NO_LOG,
 ) -> Verdict:
     """Hold a log and a ledger against their own chains and the coordinator's receipts.
@@ -116,12 +107,14 @@ def inspect(
             joined before are read from the log.
         kept: receipts with their line numbers; None for a line that is none.
         charges: the ledger, oldest first.
+        plans: text of each plan by the hash that it is stored under.
         remembered: the log's head at the last start or stop, as the store has it.
     """
     *lines, tail = log.split(b"\n")
     hashes = [HASH_OF_NOTHING, *map(sha256, lines)]
     ledger = [HASH_OF_NOTHING, *(row.hash for row in charges)]
-    faults = [*_log_faults(lines, hashes, key), *_ledger_faults(charges)]
+    faults = _log_faults(lines, hashes, key)
+    faults += [Fault(STORE, *each) for each in (*recount(charges, plans), *changed_plans(plans))]
     if _is_whole(tail):
         faults.append(Fault(audit.FILE, len(lines) + 1, "its end was changed"))
         tail = b""
@@ -164,7 +157,7 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
         key = SigningKey((state / "signing.key").read_bytes()).public
         content = log.read_bytes() if log.exists() else b""
         kept = [pair for folder in (state, *elsewhere) for pair in read_receipts(folder)]
-        charges, remembered = _stored(state / STORE)
+        charges, plans, remembered = _stored(state / STORE)
     except (OSError, ValueError, sqlite3.Error) as error:
         raise SiteError(
             "the site's state cannot be inspected",
@@ -179,22 +172,22 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
         coordinators={coordinator.signing_key: coordinator.fingerprint} if coordinator else {},
         kept=kept,
         charges=charges,
+        plans=plans,
         remembered=remembered,
     )
 
 
-def _stored(path: Path) -> tuple[list[ChargeRow], AuditHead]:
+def _stored(path: Path) -> tuple[list[ChargeRow], dict[str, str], AuditHead]:
+    """The ledger, the plans that it is about, and the log's head as the store remembers it."""
     uri = f"{path.resolve().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True)) as store:
-        rows = store.execute(
-            "SELECT length, hash, plan_hash, round, part, identity FROM charges ORDER BY length"
-        )
+        names = ", ".join(field.name for field in fields(ChargeRow))
+        rows = store.execute(f"SELECT {names} FROM charges ORDER BY length")  # noqa: S608 - our own
         charges = [ChargeRow(*row) for row in rows]
+        plans = dict(store.execute("SELECT plan_hash, plan FROM approvals ORDER BY rowid"))
         kept = store.execute("SELECT value FROM facts WHERE name = ?", (LOG_HEAD,)).fetchone()
-    if kept is None:
-        return charges, AuditHead()
-    length, hash_ = kept[0].split(" ")
-    return charges, AuditHead(int(length), hash_)
+    length, hash_ = kept[0].split(" ") if kept else (0, HASH_OF_NOTHING)
+    return charges, plans, AuditHead(int(length), hash_)
 
 
 def _log_faults(lines: Sequence[bytes], hashes: Sequence[str], key: str) -> list[Fault]:
@@ -259,18 +252,6 @@ def _is_whole(tail: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return len(text) > end
-
-
-def _ledger_faults(charges: Sequence[ChargeRow]) -> list[Fault]:
-    faults, previous = [], HASH_OF_NOTHING
-    for number, row in enumerate(charges, start=1):
-        public = [previous, row.plan_hash, row.round, row.part, row.identity]
-        if row.length != number:
-            faults.append(Fault(STORE, number, f"charge {row.length} stands here"))
-        elif sha256(canonical_json(public)) != row.hash:
-            faults.append(Fault(STORE, number, "the charge was changed"))
-        previous = row.hash
-    return faults
 
 
 def _joined(lines: Sequence[bytes], key: str) -> dict[str, str]:

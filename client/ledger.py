@@ -270,6 +270,16 @@ class Ledger(Figures):
             )
 
 
+def event_of(plan: Plan, part: Part) -> SampledGaussian | None:
+    """What one round of a plan does to a part of its cohort; None where nothing bounds it."""
+    mechanism = plan.mechanism
+    if not isinstance(mechanism, PatientMechanism):
+        return None
+    if part == "validation":
+        return mechanism.evaluation
+    return _times(mechanism.step, plan.study.training.local_steps)
+
+
 def _whole(plan: Plan, mechanism: PatientMechanism) -> dict[Part, SampledGaussian | None]:
     """All that a plan will ever do to each part of its cohort."""
     training = plan.study.training
