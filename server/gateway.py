@@ -103,7 +103,7 @@ class Gateway:
         self._settings = settings
         self._notices = notices
         self._on_refused = on_refused
-        self._door = Doorkeeper(admission)
+        self._door = Doorkeeper(admission, time.monotonic())
         self._rates = Rates(settings.requests_per_second)
         self._crowd = Crowd(settings.connections, self._crowded)
         self._behind = Behind(

@@ -97,7 +97,7 @@ def coordinator(folder: Path, **settings: float) -> Iterator[Coordinator]:
     thread.start()
     try:
         superlink.wait_until_healthy()
-        with _gateway(home, superlink, loop, settings) as served:
+        with gateway_of(home, superlink, loop, settings) as served:
             yield served
     finally:
         superlink.stop()
@@ -106,9 +106,10 @@ def coordinator(folder: Path, **settings: float) -> Iterator[Coordinator]:
 
 
 @contextlib.contextmanager
-def _gateway(
+def gateway_of(
     home: Home, superlink: SuperLink, loop: asyncio.AbstractEventLoop, settings: dict[str, float]
 ) -> Iterator[Coordinator]:
+    """A gateway before a SuperLink that runs; it admits nobody yet."""
     book, board = Book(), Board(home.notices_socket)
     refused: list[tuple[str, str | None, str]] = []
     how = {"requests_per_second": 1000.0, "hold_seconds": 20.0} | settings

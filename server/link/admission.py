@@ -3,7 +3,8 @@
 Flower's nodes sign the time and nothing else (ECDSA on P-384), so the same bytes sent again
 would pass for about five minutes. Each signature is therefore accepted once. It is remembered
 by its first half: from one valid signature anybody can make a second one, which differs in
-the other half only.
+the other half only. What was signed before the gateway began, it may have seen in its life
+before, and does not take.
 """
 
 from __future__ import annotations
@@ -111,10 +112,12 @@ class Doorkeeper:
 
     Args:
         admission: the coordinator's list of sites.
+        began: when the gateway began, seconds on a clock that never goes back.
     """
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, began: float) -> None:
         self._admission = admission
+        self._began = began
         self._replays = Replays()
 
     def caller(
@@ -144,7 +147,7 @@ class Doorkeeper:
             raise Denied(401, "clock", site.name, ahead=round(-behind, 1))
         if not verify_signature(_public_key(key), stamp.encode("ascii", "replace"), signature):
             raise Denied(401, "signature", site.name)
-        if not self._replays.first(key, signature, now):
+        if behind > now - self._began or not self._replays.first(key, signature, now):
             raise Denied(401, "replay", site.name)
         return site, key
 

@@ -28,7 +28,7 @@ from client.daemon.fleet import Fleet, NotAdmitted, Untrusted, public_node_key
 from common.flower import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from server.daemon.authority import coordinator_card, init
 from server.link.grid import FleetGrid
-from tests.network import Coordinator, coordinator, eventually
+from tests.network import Coordinator, coordinator, eventually, gateway_of
 
 # isort: split
 from flwr.proto.fleet_pb2 import (
@@ -220,6 +220,21 @@ def test_bytes_that_were_captured_are_not_taken_again(
     assert b" 200 OK" in send(served, data).split(b"\r\n")[0]
     assert b'"replay"' in send(served, data)
     assert any(e.get("reason") == "replay" for e in logged)
+
+
+def test_bytes_that_were_captured_before_a_restart_are_not_taken_after_it(
+    served: Coordinator, tmp_path: Path, logged: list[Any]
+) -> None:
+    """The gateway that saw them is gone, with what it remembered."""
+    caller, node = admitted(served, tmp_path, "recorded")
+    body = PullMessagesRequest(node=Node(node_id=node)).SerializeToString()
+    data = captured(caller, "pull-messages", body)
+    with gateway_of(served.home, served.superlink, served.loop, {"hold_seconds": 0.01}) as anew:
+        anew.book.sites.update(served.book.sites)
+        assert b'"replay"' in send(anew, data)
+        assert any(e.get("reason") == "replay" and e["site"] == "recorded" for e in logged)
+        fresh = Caller(anew, caller.key)
+        assert fresh.post("/v1/fleet/pull-messages", body).status_code == 200
 
 
 def test_the_other_half_of_a_signature_does_not_make_it_a_new_one(
