@@ -31,6 +31,7 @@ class _Reply:
     missing: set[str]
     used: float
     size: int = 0
+    doubtful: bool = False
 
 
 @dataclass
@@ -54,8 +55,15 @@ class Custody:
         self._nodes: dict[int, _Node] = {}
 
     def begin(self, node: int) -> None:
-        """A node has connected anew: nothing is under way."""
-        self._nodes[node] = _Node()
+        """A node has connected anew: it is handed all requests again.
+
+        It may be bringing a reply meanwhile, since a person's approval has it connect anew; or
+        it was killed, and what it was bringing is worth less than what it will announce.
+        """
+        mine = self._nodes.setdefault(node, _Node())
+        mine.requests.clear()
+        for reply in mine.replies.values():
+            reply.doubtful = True
 
     def handed_out(self, node: int, message: str, objects: Iterable[str], now: float) -> None:
         """A request was handed to a node."""
@@ -94,7 +102,10 @@ class Custody:
         mine = self._nodes.setdefault(node, _Node())
         mine.tidy(now)
         if len(mine.replies) >= MOST_REPLIES:
-            return False
+            doubtful = next((key for key, reply in mine.replies.items() if reply.doubtful), None)
+            if doubtful is None:
+                return False
+            del mine.replies[doubtful]
         mine.replies[session] = _Reply(answers, set(objects), now)
         return True
 

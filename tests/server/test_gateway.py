@@ -149,6 +149,25 @@ def test_request_and_reply_pass_whole(grid: FleetGrid, site: Fleet) -> None:
     assert reply.metadata.reply_to_message_id == message_id
 
 
+def test_a_reply_goes_on_while_its_site_connects_anew(grid: FleetGrid, site: Fleet) -> None:
+    """As after a person's approval of another study."""
+    (message_id,) = grid.push_messages([request(site.node_id)])
+    received = site.pull()
+    assert received is not None
+    client = site._client  # noqa: SLF001 - between the announcement and the first object
+    bring, anew = client.PushObject, iter([site.connect])
+
+    def interrupted(told: PushObjectRequest) -> object:
+        next(anew, lambda: None)()
+        return bring(told)
+
+    client.PushObject = interrupted  # type: ignore[method-assign, assignment]
+    assert site.push(Message(RecordDict({"c": ConfigRecord({"n": "8"})}), reply_to=received))
+    grid.wait(10)
+    (reply,) = grid.pull_messages([message_id])
+    assert reply.content.config_records["c"]["n"] == "8"
+
+
 def test_an_unknown_key_is_refused(served: Coordinator, tmp_path: Path, logged: list[Any]) -> None:
     fleet = Fleet(served.card, served.new_key(tmp_path))
     with pytest.raises(NotAdmitted, match="unknown-key"):

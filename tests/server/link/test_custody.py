@@ -59,10 +59,22 @@ def test_a_node_brings_a_few_replies_at_once_and_old_ones_expire() -> None:
     assert custody.announced(1, "more", "r", ["a"], now=REPLY_SECONDS + 1)
 
 
-def test_a_node_that_connects_anew_begins_with_nothing() -> None:
+def test_a_node_that_connects_anew_has_no_request_and_goes_on_bringing_its_reply() -> None:
     custody = Custody()
     custody.handed_out(1, "m", ["a"], now=0)
     custody.announced(1, "s", "r", ["b"], now=0)
     custody.begin(1)
     assert not custody.may_fetch(1, "a", now=0)
-    assert not custody.may_bring(1, "s", "b", 1, most=100)
+    assert custody.may_bring(1, "s", "b", 1, most=100)
+    assert custody.brought(1, "s", "b", now=1) == "r"
+
+
+def test_what_a_killed_node_was_bringing_does_not_keep_it_from_announcing() -> None:
+    custody = Custody()
+    for number in range(MOST_REPLIES):
+        assert custody.announced(1, str(number), "r", ["a"], now=0)
+    custody.begin(1)
+    for number in range(MOST_REPLIES):
+        assert custody.announced(1, f"anew {number}", "r", ["a"], now=1)
+    assert not custody.announced(1, "more", "r", ["a"], now=1)
+    assert not custody.may_bring(1, "0", "a", 1, most=100)
