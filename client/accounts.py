@@ -96,6 +96,20 @@ def leave(store: Store, plan_hash: str) -> None:
         store.execute("DELETE FROM members WHERE plan_hash = ?", plan_hash)
 
 
+def forget(store: Store, plan_hash: str) -> bool:
+    """Keep nothing about a plan's cohort; False, and all is kept, where it was charged."""
+    if store.execute("SELECT 1 FROM charges WHERE plan_hash = ?", plan_hash).fetchone():
+        return False
+    leave(store, plan_hash)
+    store.execute("DELETE FROM histories")
+    store.execute(HISTORIES)
+    store.execute(
+        "DELETE FROM costs WHERE NOT EXISTS (SELECT 1 FROM charges WHERE charges.sampling_rate ="
+        " costs.sampling_rate AND charges.noise_multiplier = costs.noise_multiplier)"
+    )
+    return True
+
+
 def _spent(store: Store) -> dict[tuple[str, str], Divergences]:
     """The divergences of all charges by plan and part, infinite where nothing bounds them."""
     rows = store.execute(

@@ -181,6 +181,10 @@ class Approvals:
         """End a study that its coordinator is done with."""
         self.end(plan_hash, "closed", by="coordinator")
 
+    def forget(self, plan_hash: str) -> None:
+        """Keep nothing of a plan; nothing else in the store may speak of it."""
+        self._store.execute("DELETE FROM approvals WHERE plan_hash = ?", plan_hash)
+
     def running(self) -> list[Approval]:
         """The plans that are approved, whatever the clock says."""
         return self._select("WHERE state = 'approved' ORDER BY rowid")

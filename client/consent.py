@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final
 
+from client import accounts
 from client.approvals import POLICY, UNREAD, Approval, State, timestamp
 from client.dataset import Cohort
 from client.policy import require_acceptable
@@ -99,12 +100,19 @@ def end(site: Site, plan: Plan, state: State, *, by: str) -> None:
 
 
 def close(site: Site, plan_hash: str, acknowledged: int) -> None:
-    """End a study that its coordinator is done with; nothing of it will be asked for again."""
+    """End a study that its coordinator is done with; nothing of it will be asked for again.
+
+    A plan that nobody had decided on is forgotten: else a coordinator could fill the store
+    with plans that it takes back.
+    """
     approval = site.approvals.find(plan_hash)
     with site.store.transaction():
         site.replies.acknowledge(plan_hash, acknowledged)
         if approval is not None and approval.state != "closed":
-            site.approvals.close(plan_hash)
+            if approval.state == "pending" and accounts.forget(site.store, plan_hash):
+                site.approvals.forget(plan_hash)
+            else:
+                site.approvals.close(plan_hash)
             _note(site, "study.closed", approval.plan, "", "coordinator")
     site.store.erase()
 

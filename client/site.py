@@ -47,6 +47,8 @@ from common.signing import SigningKey
 from common.study import Study
 
 WORKERS: Final = len(os.sched_getaffinity(0))
+MOST_COHORTS: Final = 2
+"""Of patients with their images, held in memory: a coordinator may ask for any number."""
 _KEYS: Final = ("signing", "patients")
 _SEED: Final = "known-seed"
 
@@ -122,6 +124,8 @@ class Site:
         absent = self.opt_outs.read()
         wanted = study.data.model_dump_json() + study.task.model_dump_json() + absent.version
         if wanted not in self._cohorts:
+            while len(self._cohorts) >= MOST_COHORTS:  # the one that was read first
+                del self._cohorts[next(iter(self._cohorts))]
             self._read_at = self._read_at or timestamp()
             data = self.dataset(study)
             self._cohorts[wanted] = load_cohort(

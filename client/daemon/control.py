@@ -23,6 +23,7 @@ from client.daemon.desk import Desk
 from client.daemon.supervisor import Supervisor
 from common.control import site_pb2 as pb
 from common.control.site_pb2_grpc import SiteServicer
+from common.errors import SiteError
 
 SERVICE: Final = "consilium.site.v1.Site"
 FOLLOWING: Final = 1.0
@@ -100,11 +101,17 @@ class Control(SiteServicer):
 
     async def Approve(self, request: pb.ApproveRequest, context: object) -> pb.ApproveReply:
         """Approve a plan; the coordinator is then made to ask again at once."""
+        if not request.plan_hash:
+            raise SiteError(
+                "an approval is of one plan, and names its hash",
+                where=f"study {request.study}",
+                remedy="read it with consilium-site show, which ends with its hash",
+            )
         approved = await self._slow.ask(
             partial(
                 administration.approve,
                 study=request.study,
-                plan_hash=request.plan_hash or None,
+                plan_hash=request.plan_hash,
                 days=request.days or None,
                 by=request.by,
             )

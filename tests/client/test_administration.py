@@ -423,6 +423,36 @@ def test_no_more_plans_wait_than_a_person_can_read(
     assert code_of(site, proposal(second)) == "policy"
 
 
+def test_a_plan_that_is_taken_back_before_anybody_decided_leaves_nothing_behind(
+    site: Site, hospital: Hospital
+) -> None:
+    """Else a coordinator could fill the store with plans, a few at a time."""
+    kept = proposed(site, small_study(study={"name": "kept"}))
+    tables = ("approvals", "members", "histories", "costs")
+    deny(site, "kept", by=BY)
+    before = {table: hospital.rows(table) for table in tables if table != "costs"}
+    for epsilon in (2.0, 3.0):
+        plan = proposed(site, small_study(privacy={"epsilon": epsilon}))
+        assert code_of(site, Request("small", plan.hash, 0, "close")) == "ok"
+    assert {table: hospital.rows(table) for table in before} == before
+    assert hospital.rows("costs") == []
+    assert events(site).count("study.closed") == 2
+    assert code_of(site, asking(kept)) == "denied"
+    assert code_of(site, proposal(plan)) == "pending"
+
+
+def test_a_plan_that_was_charged_is_kept_when_it_waits_again_and_is_taken_back(
+    site: Site, hospital: Hospital
+) -> None:
+    plan = running(site)
+    assert code_of(site, asking(plan)) == "ok"
+    expire(site)
+    assert code_of(site, proposal(plan)) == "pending"
+    assert code_of(site, Request("small", plan.hash, 1, "close", acknowledged=1)) == "ok"
+    assert [row["state"] for row in hospital.rows("approvals")] == ["closed"]
+    assert hospital.rows("members")
+
+
 def test_every_message_and_decision_stands_in_the_log(site: Site) -> None:
     plan = running(site)
     answered(site, asking(plan))

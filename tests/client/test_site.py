@@ -163,3 +163,14 @@ def test_no_secret_and_no_patient_is_shown(hospital: Hospital) -> None:
         assert known_secret(7, "north", secret).hex() not in shown
     assert "P01" not in shown
     assert "_cohorts" not in shown
+
+
+def test_no_more_cohorts_are_held_than_a_site_works_on(hospital: Hospital) -> None:
+    """What was read is not read again at once, but the first of many is."""
+    studies = [small_study(data={"min_patients": 1, "image_size": [8, 8 * n]}) for n in (1, 2, 3)]
+    with hospital.open() as site:
+        first, second, third = (site.cohort(study) for study in studies)
+        assert site.cohort(studies[1]) is second
+        assert site.cohort(studies[2]) is third
+        assert site.cohort(studies[0]) is not first
+        assert site.cohort(studies[2]) is third

@@ -54,8 +54,8 @@ def test_nor_where_the_one_that_was_read_was_taken_back_meanwhile(site: Site) ->
     read = proposed(site)
     assert code_of(site, Request("small", read.hash, 0, "close")) == "ok"
     later = proposed(site, "As nobody has read it")
-    with pytest.raises(SiteError, match="several plans of this name"):
-        approve(site, "small", by=BY)
+    with pytest.raises(SiteError, match="another than the one"):
+        approve(site, "small", plan_hash=read.hash, by=BY)
     assert code_of(site, asking(later)) == "pending"
 
 

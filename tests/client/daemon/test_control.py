@@ -18,13 +18,14 @@ from pathlib import Path
 import pytest
 
 from client import audit
+from client.commands import daemon as asked_of
 from client.daemon.control import Control
 from client.daemon.desk import Desk
 from client.daemon.metrics import Metrics
 from client.daemon.place import Programs, place_of
 from client.daemon.supervisor import Supervisor
 from common.control import site_pb2 as pb
-from common.errors import RefusalCode
+from common.errors import RefusalCode, SiteError
 from common.messages import Request
 from common.plan import Plan
 from tests.client.daemon.process import REAL, ROOT, Daemon, daemon, until
@@ -150,6 +151,13 @@ def test_nor_for_one_that_was_taken_back_meanwhile(world: World) -> None:
     later = world.proposed("back", "As nobody has read it")
     assert "without being read" in world.site.ask("approve", "back", "--yes", code=2)
     assert world.code(asking(later)) == RefusalCode.PENDING
+
+
+def test_an_approval_that_names_no_hash_is_refused(world: World) -> None:
+    plan = world.proposed("nameless")
+    with pytest.raises(SiteError, match="names its hash"), asked_of(world.site.site_file) as asked:
+        asked.Approve(pb.ApproveRequest(study="nameless", by="a program"))
+    assert world.code(asking(plan)) == RefusalCode.PENDING
 
 
 def test_what_stands_on_the_terminal_is_what_is_approved(world: World) -> None:
