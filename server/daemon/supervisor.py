@@ -30,6 +30,7 @@ from server.daemon.refusals import Refusals
 from server.daemon.settings import Home
 from server.gateway import Gateway, GatewaySettings
 from server.link.notices import Board
+from server.link.passing import DEFAULT_UPDATE, LEAST_UPDATE
 from server.store import Store, open_store
 
 FOLLOW_SECONDS: Final = 1.0
@@ -74,7 +75,6 @@ class Daemon:
         self._came: asyncio.Queue[str] = asyncio.Queue()
         self._sizes: dict[str, int] = {}
         self._followed = 0
-        self._least_update = self.gateway.largest_update
 
     def _gateway(self) -> Gateway:
         file = self.home.file
@@ -172,15 +172,18 @@ class Daemon:
                 await asyncio.to_thread(self.store.seen, site)
 
     async def _follow(self) -> None:
-        """Let the gateway take updates as large as the studies under way have them."""
+        """Let the gateway take updates as large as the studies under way have them, and no larger.
+
+        Of a study that has just begun it is not known yet.
+        """
         events = await asyncio.to_thread(
             self.store.events, None, self._followed, kind="study.started"
         )
         for event in events:
             self._followed = event.id
             self._sizes[str(event.study)] = int(event.fields.get("update_bytes", 0))
-        alive = [self._sizes.get(name, 0) for name in self.conductors.names]
-        self.gateway.largest_update = max([self._least_update, *alive])
+        alive = [self._sizes.get(name, DEFAULT_UPDATE) for name in self.conductors.names]
+        self.gateway.largest_update = max([LEAST_UPDATE, *alive])
         await asyncio.sleep(FOLLOW_SECONDS)
 
     async def _renew(self) -> None:

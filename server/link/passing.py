@@ -47,6 +47,9 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 BESIDE: Final = 2**20
 """Bytes that a reply may take beside its update: its metrics, its record, its wrapping."""
 DEFAULT_UPDATE: Final = 2**26
+"""Bytes of the largest update while it is not known what the studies under way expect."""
+LEAST_UPDATE: Final = 2**20
+"""The same where little is expected, and where there is no study; no histogram is larger."""
 PROTOBUF: Final = "application/protobuf"
 PREFIX: Final = "/v1/fleet/"
 CALLS: Final[dict[str, type[Message]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,15 +11,20 @@ import pytest
 
 from common.flower import ClientApp
 from common.messages import Reply, Request
+from server.daemon.authority import init
+from server.daemon.supervisor import Daemon
+from server.store import open_store
 from tests.server.conftest import World
 from tests.server.daemon.deployment import (
     Deployment,
     Hospital,
     connected,
     deployed,
+    free_port,
     patient,
     until,
 )
+from tests.server.daemon.test_behind import card_of
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +98,33 @@ def test_whatever_is_killed_a_study_ends_with_the_same_weights(
     for number in range(1, 9):
         same = {request.identity for request in asked if request.round == number}
         assert len(same) == 3  # one for each plan, however often it was asked
+
+
+def test_the_gateway_takes_no_larger_update_than_the_studies_under_way_have(tmp_path: Path) -> None:
+    home = init(tmp_path / "home", "demo", f"localhost:{free_port()}").home
+    card = card_of("north", tmp_path)
+
+    with open_store(home.store_url) as store:
+        store.admit(card)
+
+        async def follow() -> list[int]:
+            daemon, sizes = Daemon(home, store), []
+
+            async def note() -> None:
+                await daemon._follow()  # noqa: SLF001 - one of its turns
+                sizes.append(daemon.gateway.largest_update)
+
+            await note()
+            for name, size in (("small", 1000), ("large", 2**28)):
+                store.add_study(name, "never read", 0, ["north"])
+                daemon.conductors.begin(name)  # it waits for a SuperLink
+                await note()
+                store.record(name, "study.started", fields={"update_bytes": size})
+                await note()
+            await daemon.conductors.end("large")
+            await note()
+            await daemon.conductors.end_all()
+            return sizes
+
+        sizes = asyncio.run(follow())
+    assert sizes == [2**20, 2**26, 2**20, 2**26, 2**28, 2**20]
