@@ -23,9 +23,10 @@ import os
 import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from client.approvals import Approval, Approvals, timestamp
 from client.audit import AuditLog
@@ -45,6 +46,9 @@ from common.plan import Offer
 from common.randomness import KEY_BYTES, StudyKey, known_secret
 from common.signing import SigningKey
 from common.study import Study
+
+if TYPE_CHECKING:
+    from client.tuning import Choices
 
 WORKERS: Final = len(os.sched_getaffinity(0))
 MOST_COHORTS: Final = 2
@@ -155,8 +159,6 @@ class Site:
         # Not with the module: who opens a site to administer it computes nothing.
         import torch
 
-        from client.tuning import Choices
-
         if self.recorded is not None:
             torch.set_num_threads(self.recorded.threads)
             return record(self.recorded.threads, self.recorded.choice)
@@ -164,12 +166,18 @@ class Site:
         torch.set_num_threads(device.threads)
         if choice is not None:
             return record(device.threads, choice)
-        return Choices(self.state / "kernels.json").of(
+        return self._choices.of(
             study,
             threads=device.threads,
             memory=device.memory_mib * 2**20,
             kernels=device.kernels,
         )
+
+    @cached_property
+    def _choices(self) -> Choices:
+        from client.tuning import Choices  # which imports torch
+
+        return Choices(self.state / "kernels.json")
 
     def offer(self, study: Study, choice: EngineChoice | None = None) -> Offer:
         """What the site says of itself: public numbers only.

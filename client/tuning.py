@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import time
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
@@ -24,19 +26,28 @@ Kernels = Literal["measured", "modelled"]
 TIMED_PATIENTS: Final = 16
 """Patients in the batch that kernels are timed on, at most."""
 TIMED_SECONDS: Final = 60.0
+REST_SECONDS: Final = 60.0
+MOST_KEPT: Final = 32
+"""Shapes of study whose choice is kept; of more, the newest."""
 PROBED_PATIENTS: Final = 3
 PROBED_IMAGES: Final = 2
 
 
-@dataclass(frozen=True)
+@dataclass
 class Choices:
-    """What was measured for each shape of study, kept so that it is measured once.
+    """What was chosen for each shape of study, kept so that it stays and is measured once.
+
+    Whoever asks about shape after shape neither keeps the machine busy nor fills the disk: it
+    measures now and then, and takes the modelled choice in between.
 
     Attributes:
         path: a JSON file, made when there is something to keep.
+        rest: seconds from one measurement to the next.
     """
 
     path: Path
+    rest: float = REST_SECONDS
+    _rested: float = field(default=-math.inf, init=False, repr=False)
 
     def of(self, study: Study, *, threads: int, memory: int, kernels: Kernels) -> NumericsRecord:
         """The numerics record of a study on this machine; torch has that many threads now.
@@ -45,7 +56,7 @@ class Choices:
             study: as for :func:`choose`.
             threads: of torch within an operation.
             memory: as for :func:`choose`.
-            kernels: whether they are to be timed.
+            kernels: whether they are to be timed, where that was not done a moment ago.
         """
         if kernels == "modelled":
             return record(threads, modelled(study, memory))
@@ -61,10 +72,18 @@ class Choices:
         }
         key, kept = sha256(canonical_json(shape)), self._kept()
         if key not in kept:
-            kept[key] = choose(study, memory=memory)
-            text = {name: each.model_dump(mode="json") for name, each in kept.items()}
-            write_atomic(self.path, canonical_json(text))
+            kept[key] = self._chosen(study, memory)
+            newest = dict(list(kept.items())[-MOST_KEPT:])
+            write_atomic(self.path, _KEPT.dump_json(newest))  # in the order of their coming
         return record(threads, kept[key])
+
+    def _chosen(self, study: Study, memory: int) -> EngineChoice:
+        if time.monotonic() < self._rested:
+            return modelled(study, memory)
+        try:
+            return choose(study, memory=memory)
+        finally:
+            self._rested = time.monotonic() + self.rest
 
     def _kept(self) -> dict[str, EngineChoice]:
         """What was measured; nothing where the file is damaged, so that it is measured again."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from client.tuning import Choices, check, choose, modelled
+from client.tuning import MOST_KEPT, Choices, check, choose, modelled
 from common.errors import ModelError
 from common.numerics import MOST_IMAGES, EngineChoice, record
 from common.study import Study
@@ -73,6 +73,40 @@ def test_another_shape_of_study_is_measured_by_itself(tmp_path: Path) -> None:
     ):
         choices.of(each, threads=1, memory=memory, kernels="measured")
     assert len(json.loads(choices.path.read_bytes())) == 4
+
+
+def test_who_asks_about_many_shapes_has_one_of_them_measured_and_few_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not measured then is not measured later: a plan must find what its offer said."""
+    timed: list[Study] = []
+
+    def counting(study: Study, *, memory: int) -> EngineChoice:
+        timed.append(study)
+        return choose(study, memory=memory)
+
+    monkeypatch.setattr("client.tuning.choose", counting)
+    choices = Choices(tmp_path / "choices.json")
+    asked = [study(batch_size=size) for size in range(1, MOST_KEPT + 3)]
+    found = [choices.of(each, threads=1, memory=MEMORY, kernels="measured") for each in asked]
+    assert timed == asked[:1]
+    assert found[1] == record(1, modelled(asked[1], MEMORY))
+    assert len(json.loads(choices.path.read_bytes())) == MOST_KEPT
+    later = Choices(choices.path)
+    for each, before in zip(asked[2:], found[2:], strict=True):
+        assert later.of(each, threads=1, memory=MEMORY, kernels="measured") == before
+    assert timed == asked[:1]
+
+
+def test_after_a_rest_another_shape_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = EngineChoice(micro_batch=3, memory_format="channels_last")
+    monkeypatch.setattr("client.tuning.choose", lambda *_, **__: odd)
+    choices = Choices(tmp_path / "choices.json", rest=0.0)
+    for size in (1, 2):
+        found = choices.of(study(batch_size=size), threads=1, memory=MEMORY, kernels="measured")
+        assert found.choice == odd
 
 
 def test_what_is_modelled_is_not_kept_and_always_the_same(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 
 import client.answering
 import client.training
+import client.tuning
 from client.answering import answer_record
 from common.errors import RefusalCode
 from common.flower import RecordDict
 from common.messages import AuditHead, LedgerHead, Reply, reply_from_record, reply_to_bytes
 from common.signing import verify
+from tests.client.site_fixtures import Hospital
 from tests.hostile.case import SILENCE, Case
 from tests.hostile.catalogue import CASES
 from tests.hostile.sound import Sound, canonical, changed, sent
@@ -27,20 +30,26 @@ FEWEST = 45
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Counts what is computed from patients; everything is computed as ever."""
-    calls: list[str] = []
+    calls = counted(monkeypatch, client.training, "gradient_sum")
+    return counted(monkeypatch, client.answering, "score", calls)
 
-    def counted(module: Any, name: str) -> None:  # noqa: ANN401 - a module
-        original: Callable[..., object] = getattr(module, name)
 
-        def counting(*args: object, **named: object) -> object:
-            calls.append(name)
-            return original(*args, **named)
+def counted(
+    monkeypatch: pytest.MonkeyPatch,
+    module: Any,  # noqa: ANN401 - a module
+    name: str,
+    calls: list[str] | None = None,
+) -> list[str]:
+    """The calls of a function from here on."""
+    original: Callable[..., object] = getattr(module, name)
+    into = [] if calls is None else calls
 
-        monkeypatch.setattr(module, name, counting)
+    def counting(*args: object, **named: object) -> object:
+        into.append(name)
+        return original(*args, **named)
 
-    counted(client.training, "gradient_sum")
-    counted(client.answering, "score")
-    return calls
+    monkeypatch.setattr(module, name, counting)
+    return into
 
 
 def test_the_catalogue_is_long_and_each_case_says_what_it_would_gain() -> None:
@@ -109,23 +118,37 @@ def released(reply: Reply) -> bytes:
 
 
 def test_a_flood_of_offers_leaves_nothing_behind(
-    standing: Standing, computed: list[str], place: Path
+    standing: Standing, computed: list[str], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each is answered from public numbers; none is kept, computed for, or in the way."""
-    nothing = Case("a flood", "a full disk", lambda sound: sent(sound.offer()), "ok")
+    """Each is answered from public numbers; none is computed for, or in the way.
+
+    Though each is of a shape that the site never saw, it times its kernels for one alone, and
+    keeps what it chose for few.
+    """
+    timed = counted(monkeypatch, client.tuning, "measured")
+    nothing = Case(
+        "a flood", "a full disk", lambda sound: sent(sound.offer()), "ok", hospital=times
+    )
     with standing.at(nothing, place) as (hospital, site, sound):
         before = remembered(hospital)
-        files = sorted(path.name for path in hospital.state.iterdir())
+        files = {path.name for path in hospital.state.iterdir()}
         study = sound.offer().document
         for number in range(100):
-            title = changed(study, ("study.title", f"Study {number}"))
-            reply = heard(site, sent(sound.offer(title)))
+            other = ("study.title", f"Study {number}"), ("training.batch_size", number + 1)
+            reply = heard(site, sent(sound.offer(changed(study, *other))))
             assert reply is not None
             assert reply.code == "ok"
         assert remembered(hospital) == before
-        assert computed == []
-        assert sorted(path.name for path in hospital.state.iterdir()) == files
+        assert (computed, timed) == ([], ["measured"])
+        assert {path.name for path in hospital.state.iterdir()} == files | {"kernels.json"}
+        kept = json.loads((hospital.state / "kernels.json").read_bytes())
+        assert len(kept) == client.tuning.MOST_KEPT
         require_undisturbed(standing, sound, lambda request: asked(site, request))
+
+
+def times(hospital: Hospital) -> None:
+    """The site file asks for kernels to be timed, which takes up to a minute."""
+    hospital.kernels = "measured"
 
 
 def test_a_hostile_document_is_no_canonical_study(standing: Standing) -> None:
