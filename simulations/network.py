@@ -156,8 +156,8 @@ def serve_coordinator(order: NetworkOrder, stack: ExitStack, say: Say) -> str:
     coordinate(order, "init", "network", "--address", address)
     _stay_on_loopback(order.coordinator / "coordinator.toml", address)
     log = order.logs / "coordinator.log"
-    stack.enter_context(daemon(log, _coordinator(order, "serve")))
-    _until_up(log, order.coordinator / "state")
+    process = stack.enter_context(daemon(log, _coordinator(order, "serve")))
+    _until_up(process, log, order.coordinator / "state")
     return address
 
 
@@ -175,7 +175,7 @@ def serve_site(
     log = order.logs / f"{name}.log"
     command = _site(file, "serve", "--known-seed", str(order.seed))
     process = stack.enter_context(daemon(log, command))
-    _until_up(log, file.parent / "state")
+    _until_up(process, log, file.parent / "state")
     return process
 
 
@@ -251,13 +251,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _until_up(log: Path, state: Path) -> None:
+def _until_up(process: subprocess.Popen[bytes], log: Path, state: Path) -> None:
     """Wait until a daemon can be asked; its socket is made when it can."""
     deadline = time.monotonic() + READY_SECONDS
     while not (state / SOCKET).exists():
-        if time.monotonic() > deadline:
-            wanted = f"within {READY_SECONDS:.0f} s"
-            raise LinkError("a daemon does not answer", where=log, wanted=wanted)
+        if process.poll() is not None or time.monotonic() > deadline:
+            last = log.read_text(encoding="utf-8").strip().splitlines()[-5:]
+            raise LinkError(
+                "a daemon does not answer",
+                where=log,
+                found="\n          ".join(last) or "nothing was said",
+                wanted=f"an answer within {READY_SECONDS:.0f} s",
+            )
         time.sleep(0.05)
 
 

@@ -19,7 +19,8 @@ SEED = 3
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> NetworkOrder:
+def order(tmp_path_factory: pytest.TempPathFactory) -> NetworkOrder:
+    tmp_path = tmp_path_factory.mktemp("n")  # short: a path of a Unix socket has 107 bytes
     study, hospitals = tmp_path / "tiny.toml", tmp_path / "hospitals"
     study.write_text(study_text(aggregation={"min_sites": 3}))
     hospitals.mkdir()
