@@ -25,6 +25,7 @@ import structlog
 from common.errors import CoordinatorError
 
 RECONNECT_SECONDS: Final = 0.2
+LONGEST_PATH: Final = 107
 LONGEST_LINE: Final = 2**20
 log = structlog.get_logger()
 
@@ -60,7 +61,11 @@ class Board:
         except OSError as cause:
             listener.close()
             raise CoordinatorError(
-                "the socket for notices cannot be made", where=self._path, found=cause.strerror
+                "the socket for notices cannot be made",
+                where=self._path,
+                found=cause.strerror or cause,  # a path that is too long has words alone
+                wanted=f"a path of at most {LONGEST_PATH} bytes, where this user may write",
+                remedy="give the coordinator a home with a shorter path",
             ) from cause
         finally:
             os.umask(before)
