@@ -40,7 +40,7 @@ from server.daemon.recording import Recorder, StudyStopped
 from server.daemon.settings import Home, load_home
 from server.link.notices import Line
 from server.receipts import Heads, Receipts
-from server.store import Store, open_store
+from server.store import Store, StoreAway, open_store
 from server.store.rows import StudyRecord, StudyState
 
 AGAIN: Final = 75
@@ -133,9 +133,12 @@ def run(home: Home, name: str, port: int) -> int:
     try:
         with open_store(home.store_url) as store:
             return _run(home, store, name, port)
-    except (LinkError, CoordinatorError) as error:  # the coordinator's own parts: they come back
+    except (LinkError, StoreAway) as error:  # the coordinator's own parts: they come back
         log.warning("conducting.lost", error=error.what)
         return AGAIN
+    except CoordinatorError as error:  # a store that cannot even be told
+        log.error("conducting.failed", error=type(error).__name__, what=error.what)
+        return EXIT_CODE
     except Exception as error:  # noqa: BLE001 - the last stop: its text may hold anything
         log.error("conducting.defect", error=type(error).__name__, at=place(error))
         return 1
@@ -146,7 +149,7 @@ def _run(home: Home, store: Store, name: str, port: int) -> int:
         carry_out(home, store, name, port)
     except StudyStopped:
         return 0
-    except (LinkError, CoordinatorError):
+    except (LinkError, StoreAway):
         raise
     except ConsiliumError as error:
         log.error("conducting.failed", error=type(error).__name__, what=error.what)
@@ -165,7 +168,12 @@ def main() -> int:
     arguments = parser.parse_args()
     die_with(arguments.parent)
     configure("json", "info", study=arguments.study)
-    return run(load_home(arguments.home), arguments.study, arguments.port)
+    try:
+        home = load_home(arguments.home)
+    except CoordinatorError as error:
+        log.error("conducting.failed", error=type(error).__name__, what=error.what)
+        return EXIT_CODE
+    return run(home, arguments.study, arguments.port)
 
 
 if __name__ == "__main__":

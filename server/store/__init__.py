@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from server.store.database import StoreAway
 from server.store.store import Store, open_store
 
-__all__ = ["Store", "open_store"]
+__all__ = ["Store", "StoreAway", "open_store"]

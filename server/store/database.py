@@ -34,6 +34,10 @@ _migrating = threading.Lock()
 """Alembic keeps what it works on in a module of its own, once a process."""
 
 
+class StoreAway(CoordinatorError):  # noqa: N818 - a state of the store, by its name
+    """The database cannot be used now; it may come back by itself."""
+
+
 class Database:
     """An open database with the newest schema.
 
@@ -41,7 +45,8 @@ class Database:
         url: ``sqlite:///…`` or ``postgresql+psycopg://…``.
 
     Raises:
-        CoordinatorError: it cannot be opened, or was made by a newer version.
+        StoreAway: it cannot be opened.
+        CoordinatorError: it was made by a newer version.
     """
 
     def __init__(self, url: str) -> None:
@@ -66,7 +71,7 @@ class Database:
         """A transaction that reads.
 
         Raises:
-            CoordinatorError: the database cannot be read.
+            StoreAway: the database cannot be read.
         """
         with self._translated(), self._engine.begin() as connection:
             yield connection
@@ -76,7 +81,7 @@ class Database:
         """A transaction that writes: durable when this ends, or undone as a whole.
 
         Raises:
-            CoordinatorError: the database cannot be written.
+            StoreAway: the database cannot be written.
         """
         writer = self._engine.execution_options(writes=True)
         with self._translated(), writer.begin() as connection:
@@ -91,7 +96,7 @@ class Database:
         try:
             yield
         except (SQLAlchemyError, CommandError, OSError) as cause:
-            raise CoordinatorError(
+            raise StoreAway(
                 "the coordinator's store cannot be used",
                 where=self.place,
                 found=self._without_password(cause),

@@ -248,6 +248,24 @@ def test_a_study_that_fails_says_what_to_do_and_can_be_resumed(scene: Scene) -> 
     scene.cli("stop", name)
 
 
+def test_a_study_that_meets_a_damaged_key_fails_and_names_it(scene: Scene) -> None:
+    """It would not mend itself, however often the study's process was started again."""
+    name, path = scene.study()
+    key = scene.deployment.home.signing_key
+    whole = key.read_bytes()
+    key.write_bytes(b"cut off")
+    try:
+        scene.cli("start", path)
+        with pytest.raises(ConsiliumError, match="missing or damaged") as caught:
+            scene.cli("watch", name)
+    finally:
+        key.write_bytes(whole)
+    assert caught.value.details["where"] == str(key)
+    assert "study.interrupted" not in scene.deployment.kinds(name)
+    scene.cli("resume", name)
+    scene.deployment.outcome(name)
+
+
 def test_a_removed_site_is_cut_off_at_once_and_may_come_back(scene: Scene) -> None:
     west = scene.hospitals["west"]
     west.troubles.clear()
