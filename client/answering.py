@@ -1,19 +1,20 @@
 """How a site answers a request, whatever carries it: gates first, then work, then egress.
 
-The gates stand in the order in which they are read here: the request is noted in the audit
-log; the site must not be paused; whoever takes no part must stand in no running study; a plan
-whose approval ended gets silence; nothing may be said beside what is asked; a receipt must
-hold; the reply may be stored already; the plan must be approved; the ledger must be the newest;
-the round must be next; arrays, cohort, numerics and policy must be as approved; the cost must
-be reserved durably. Only then is anything computed from patients or forgotten, and what is
-computed leaves only if the approval still stands and the reply is noted. Nothing but a code says
-why a site declines.
+The gates stand in the order in which they are read here: the request is noted in the audit log;
+the site must be neither paused nor outside its hours; whoever takes no part must stand in no
+running study; a plan whose approval ended gets silence; nothing may be said beside what is asked;
+a receipt must hold; the reply may be stored already; the plan must be approved; the ledger must be
+the newest; the round must be next; arrays, cohort, numerics and policy must be as approved; the
+cost must be reserved durably. Only then is anything computed from patients or forgotten, and what
+is computed leaves only if the approval still stands and the reply is noted. Nothing but a code
+says why a site declines.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from client.daemon.limits import require_memory
 from client.dataset import Cohort
 from client.evaluation import release, score
 from client.ledger import LOST, Charge, Part, event_of
-from client.policy import require_allowed
+from client.policy import require_allowed, within
 from client.sampling import RoundStreams
 from client.site import Site
 from client.training import local_change
@@ -64,7 +65,9 @@ def answer_record(site: Site, content: RecordDict, purpose: Purpose) -> RecordDi
         log.warning("request.unreadable", site=site.name, why=refused.what)
         with suppress(OSError):
             noting.unreadable(site, content, purpose)
-        if _is_paused(site):
+        try:
+            _require_at_work(site)
+        except Silence:
             return None
         return reply_to_record(_decline(site, nobody, refused.code, refused.what))
     reply = answer(site, request, purpose)
@@ -83,7 +86,7 @@ def answer(site: Site, request: Request, purpose: Purpose | None = None) -> Repl
         purpose: what the message that carried it says that it is for, where there was one.
 
     Returns:
-        None where the site is silent: it is paused, or the plan's approval ended.
+        None where the site is silent: it takes no work now, or the plan's approval ended.
 
     Raises:
         MemoryLimit: in a worker with a memory limit alone, which it ends.
@@ -135,8 +138,7 @@ def _decline(site: Site, request: Request, code: RefusalCode, why: str) -> Reply
 
 def _answer(site: Site, request: Request, purpose: Purpose) -> tuple[Reply, bool]:
     """The reply, and whether it was stored and so released before."""
-    if _is_paused(site):
-        raise Silence("paused")
+    _require_at_work(site)
     withdraw(site)
     site.approvals.require_heard(request.plan_hash, proposed=request.purpose == "propose")
     if request.purpose != purpose:
@@ -155,6 +157,14 @@ def _answer(site: Site, request: Request, purpose: Purpose) -> tuple[Reply, bool
         return _sign(site, request), False
     stored = site.replies.find(request)
     return (stored, True) if stored else (_run_round(site, request), False)
+
+
+def _require_at_work(site: Site) -> None:
+    """Be silent while the site takes no work: a person paused it, or its hours are over."""
+    if not within(site.file.policy.hours, datetime.now().astimezone().time()):
+        raise Silence("outside the hours")
+    if _is_paused(site):
+        raise Silence("paused")
 
 
 def _is_paused(site: Site) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import structlog
 
+from client import audit
 from client.administration import opt_out, stop
 from client.answering import answer_record
 from client.site import Site
@@ -59,6 +61,25 @@ def hospital(tmp_path: Path) -> Hospital:
 def site(hospital: Hospital) -> Iterator[Site]:
     with hospital.open() as opened:
         yield opened
+
+
+def test_outside_its_hours_a_site_is_silent_whatever_carries_the_messages(
+    hospital: Hospital,
+) -> None:
+    now = datetime.now().astimezone()
+    begin, end = (f"{now + timedelta(hours=hours):%H:%M}" for hours in (-2, 2))
+    with hospital.open() as site:
+        plan = approved(site, STUDY)
+    hospital.policy = {"hours": f"{end}-{begin}"}
+    junk = RecordDict({"fields": ConfigRecord({"junk": b""})})
+    with hospital.open() as site:
+        assert code_of(site, asking(plan)) == code_of(site, offer_request(STUDY)) == "silence"
+        assert answer_record(site, junk, "train") is None
+        silent = [each for each in audit.entries(site.state) if each.event == "message.silence"]
+        assert [each.fields["why"] for each in silent] == ["outside the hours"] * 2
+    hospital.policy = {"hours": f"{begin}-{end}"}
+    with hospital.open() as site:
+        assert code_of(site, asking(plan)) == "ok"
 
 
 def test_a_round_is_trained_charged_and_signed(site: Site, hospital: Hospital) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from client.consent import end
@@ -22,6 +23,12 @@ def _stopped(hospital: Hospital) -> None:
     with hospital.open() as site:
         (approval,) = site.approvals.running()
         end(site, approval.plan, "stopped", by="a person")
+
+
+def _at_rest(hospital: Hospital) -> None:
+    now = datetime.now().astimezone()
+    begin, end = (f"{now + timedelta(hours=hours):%H:%M}" for hours in (2, 4))
+    hospital.policy = hospital.policy | {"hours": f"{begin}-{end}"}
 
 
 def _paused(hospital: Hospital) -> None:
@@ -98,6 +105,7 @@ DECIDED: Final = (
         ends=True,
     ),
     asking("a round for a site that is paused", SILENCE, _paused, _round),
+    asking("a round outside the site's hours", SILENCE, _at_rest, _round),
     asking("an offer from a site that is paused", SILENCE, _paused, lambda s: sent(s.offer())),
     asking("junk for a site that is paused", SILENCE, _paused, _junk),
 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 ANSWER, ROUND = "client.answering._answer: ", "client.answering._run_round: "
+WORK = "client.answering._require_at_work: "
 FORM, ORDER = "client.answering._require_form: ", "client.answering._require_in_order: "
 ARRAYS, CLOSE = "client.answering._require_arrays: ", "client.answering._close: "
 PROPOSE, APPROVED = "client.answering._propose: ", "client.approvals.Approvals.require: "
@@ -19,7 +20,12 @@ DEARER, COVERS = "common.privacy._dearer_than_stated: ", "common.privacy._covers
 STUDY: Final = "common.study."
 
 HELD: Final[dict[str, str]] = {
-    ANSWER + "_is_paused(site)": "a round for a site that is paused",
+    ANSWER + "_require_at_work(site)": "a round for a site that is paused",
+    "client.answering.answer_record: _require_at_work(site)": "junk for a site that is paused",
+    WORK + "_is_paused(site)": "a round for a site that is paused",
+    WORK + "not within(site.file.policy.hours, datetime.now().astimezone().time())": (
+        "a round outside the site's hours"
+    ),
     ANSWER + "withdraw(site)": "a round that a patient has opted out of",
     ANSWER
     + "site.approvals.require_heard(request.plan_hash, proposed=request.purpose == 'propose')": (
