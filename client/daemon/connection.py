@@ -38,7 +38,7 @@ from client.daemon.fleet import (
     load_node_key,
 )
 from client.daemon.frames import BrokenFrame, Frame
-from client.daemon.limits import EXIT_UNUSABLE, die_with_parent
+from client.daemon.limits import EXIT_UNUSABLE
 from common import flower, logs
 from common.enrolment import read_coordinator_card
 from common.errors import ConsiliumError, LinkError
@@ -46,6 +46,7 @@ from common.files import sha256
 from common.flower import Message, RecordDict
 from common.logs import place
 from common.messages import request_from_record
+from common.parent import die_with_parent
 
 SHORTEST_PULL: Final = 2.0
 """Seconds: a pull that gives nothing sooner was not held by the coordinator."""

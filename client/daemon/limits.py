@@ -1,4 +1,4 @@
-"""What a process of the daemon may take of the machine, and that none outlives the daemon.
+"""What a process of the daemon may take of the machine.
 
 Threads are the site file's and torch's affair, since results depend on them; the graphics
 card is given by ``CUDA_VISIBLE_DEVICES`` when the process is started.
@@ -7,10 +7,8 @@ card is given by ``CUDA_VISIBLE_DEVICES`` when the process is started.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
-import signal
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +16,6 @@ EXIT_MEMORY: Final = 77
 """What a process exits with that passed its memory limit."""
 EXIT_UNUSABLE: Final = 78
 """And one that cannot use the site's files, having said why."""
-_PR_SET_PDEATHSIG: Final = 1
 _NO_MEMORY: Final = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate")
 
 
@@ -74,14 +71,3 @@ def require_memory(error: BaseException) -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
     if limit != resource.RLIM_INFINITY and exhausted(error):
         raise MemoryLimit from error
-
-
-def die_with_parent(parent: int) -> None:
-    """Be killed when the process that started this one ends, however it ends (prctl(2)).
-
-    Args:
-        parent: its number, given by itself: it may have ended before this was called.
-    """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)

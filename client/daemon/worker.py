@@ -25,13 +25,13 @@ from client.daemon.limits import (
     EXIT_UNUSABLE,
     Limits,
     MemoryLimit,
-    die_with_parent,
     exhausted,
 )
 from common import flower, logs
 from common.errors import ConsiliumError
 from common.flower import ClientApp, Message
 from common.logs import place
+from common.parent import die_with_parent
 
 SILENCE: Final = "silence"
 """In the place of a reply's code: nothing is to be sent."""

@@ -16,10 +16,7 @@ exit    meaning
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
-import os
-import signal
 import sys
 from contextlib import ExitStack
 from functools import partial
@@ -31,6 +28,7 @@ import structlog
 from common.errors import EXIT_CODE, ConsiliumError, CoordinatorError, LinkError
 from common.files import write_atomic
 from common.logs import configure, place
+from common.parent import die_with_parent
 from common.study import Study, load_study
 from server.app import FOLDER, Commission, conduct
 from server.asking import Habits, Repeat
@@ -48,7 +46,6 @@ POLL_SECONDS: Final = 2.0
 """How often to look who is connected while nothing is heard."""
 OUTCOME: Final = "outcome.json"
 STUDY_FILE: Final = "study.toml"
-_PR_SET_PDEATHSIG: Final = 1
 log = structlog.get_logger(__name__)
 
 
@@ -121,13 +118,6 @@ def fail(store: Store, name: str, error: ConsiliumError) -> None:
     store.set_state(name, StudyState.FAILED, json.dumps(found))
 
 
-def die_with(parent: int) -> None:
-    """Have this process killed when the one that started it ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(AGAIN)
-
-
 def run(home: Home, name: str, port: int) -> int:
     """Conduct a study; gives what to exit with."""
     try:
@@ -166,7 +156,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     arguments = parser.parse_args()
-    die_with(arguments.parent)
+    die_with_parent(arguments.parent)
     configure("json", "info", study=arguments.study)
     try:
         home = load_home(arguments.home)

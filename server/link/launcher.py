@@ -8,9 +8,6 @@ and with :mod:`server.link.guard` before it. It ends when the process that start
 from __future__ import annotations
 
 import argparse
-import ctypes
-import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +19,7 @@ import uvicorn
 import common.flower  # noqa: F401
 from common import logs
 from common.errors import CoordinatorError
+from common.parent import die_with_parent
 from server.link.guard import Guard, read_secret, superexec_secret
 
 # isort: split
@@ -55,18 +53,6 @@ IDLE_LAYERS: Final = (
     FleetEventLogMiddleware,
     RuntimeTracingMiddleware,
 )
-_PR_SET_PDEATHSIG: Final = 1
-
-
-def die_with(parent: int) -> None:
-    """Have this process killed when the thread that started it ends.
-
-    Args:
-        parent: process that started this one, which may be gone already.
-    """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def configuration(port: int, cert: Path, key: Path, ca: Path, secret: bytes) -> (
@@ -154,7 +140,7 @@ def main() -> int:
     for name in ("cert", "key", "ca", "secret"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     arguments = parser.parse_args()
-    die_with(arguments.parent)
+    die_with_parent(arguments.parent)
     logs.configure("json")
     try:
         secret = read_secret(arguments.secret)

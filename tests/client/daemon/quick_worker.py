@@ -17,11 +17,11 @@ import numpy as np
 
 from client.daemon import frames
 from client.daemon.frames import Frame
-from client.daemon.limits import die_with_parent
 from client.daemon.worker import Order
 from common import flower
 from common.flower import Message
 from common.messages import Reply, reply_to_record, request_from_record
+from common.parent import die_with_parent
 
 HABITS = "worker.json"
 

@@ -1,12 +1,9 @@
-"""What a process may take, and that it dies with the one that started it."""
+"""What a process may take."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -59,37 +56,6 @@ def test_what_ends_the_worker_passes_every_handler_of_errors() -> None:
 @pytest.mark.parametrize(("gpu", "seen"), [(None, ""), (0, "0"), (3, "3")])
 def test_a_worker_sees_the_card_that_it_was_given_and_no_other(gpu: int | None, seen: str) -> None:
     assert Limits(gpu=gpu).environment == {"CUDA_VISIBLE_DEVICES": seen}
-
-
-def test_a_process_dies_with_its_parent_however_that_dies(tmp_path: Path) -> None:
-    child = (
-        "import sys, time; from client.daemon.limits import die_with_parent\n"
-        "die_with_parent(int(sys.argv[1])); print('here', flush=True); time.sleep(60)"
-    )
-    parent = (
-        "import os, subprocess, sys\n"
-        f"it = subprocess.Popen([sys.executable, '-c', {child!r}, str(os.getpid())],"
-        " stdout=subprocess.PIPE)\n"
-        "it.stdout.readline(); print(it.pid, flush=True); os.kill(os.getpid(), 9)"
-    )
-    pid = int(run(parent))
-    deadline = time.monotonic() + 20
-    while _alive(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def test_a_process_whose_parent_is_gone_already_ends_at_once() -> None:
-    code = "from client.daemon.limits import die_with_parent; die_with_parent(1); print('here')"
-    assert os.getpid() != 1
-    assert "here" not in run(code)
 
 
 def test_waits_grow_to_a_bound_and_differ() -> None:
