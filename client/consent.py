@@ -9,14 +9,19 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final
 
+import structlog
+
 from client import accounts
 from client.approvals import POLICY, UNREAD, Approval, State, timestamp
 from client.dataset import Cohort
 from client.policy import require_acceptable
 from client.site import Site
 from common.errors import DataError, LabelError, Refusal, RefusalCode
+from common.logs import place
 from common.messages import LARGEST
 from common.plan import Plan
+
+log = structlog.get_logger(__name__)
 
 MOST_PENDING: Final = 64
 """Plans that may wait for a person at once; a coordinator cannot fill the store with more."""
@@ -32,6 +37,19 @@ def consider(site: Site, plan: Plan) -> None:
     if site.file.policy.approval != "automatic":
         _ask(site, plan)
         return
+    try:
+        _approve_by_policy(site, plan)
+    except (DataError, LabelError, Refusal) as error:
+        # One code for whatever depends on the patients, and why stays here: who proposes plans
+        # would otherwise learn, plan by plan and before anybody consented, which labels and
+        # modalities there are, and who is left without a budget. Of errors not even their
+        # words are logged: they count rows and patients.
+        why = error.what if isinstance(error, Refusal) else type(error).__name__
+        log.warning("plan.declined", why=why, at=place(error), do="run consilium-site check")
+        raise Refusal(RefusalCode.POLICY, "the site's patients do not allow the plan") from error
+
+
+def _approve_by_policy(site: Site, plan: Plan) -> None:
     cohort = site.cohort(plan.study)
     expires = timestamp(site.file.policy.approval_days)
     with site.store.transaction():
@@ -46,9 +64,7 @@ def _ask(site: Site, plan: Plan) -> None:
     """Let a plan wait for a person.
 
     Whatever could be wrong with its patients is for that person alone to see, and comes up
-    when the plan is approved: who proposes plans would otherwise learn, plan by plan and
-    before anybody consented, which labels and modalities there are, and who is left without
-    a budget.
+    when the plan is approved.
     """
     _require_room(site)
     cohort = None

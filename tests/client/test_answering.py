@@ -345,7 +345,7 @@ def test_a_plan_waits_where_a_person_decides(hospital: Hospital) -> None:
 def test_a_plan_that_the_patients_cannot_afford_is_not_approved(hospital: Hospital) -> None:
     hospital.policy = {"max_epsilon_total": 1.0}
     with hospital.open() as site:
-        assert code_of(site, proposal(plan_for(site, STUDY))) == "budget"
+        assert code_of(site, proposal(plan_for(site, STUDY))) == "policy"
     assert hospital.rows("approvals") == hospital.rows("members") == []
 
 
@@ -486,14 +486,38 @@ def test_a_failure_leaves_as_a_code_and_its_log_names_nobody(hospital: Hospital)
     assert not any(patient in str(logs) for patient in hospital.patients)
 
 
+def test_before_the_policy_consents_one_code_stands_for_all_that_depends_on_patients(
+    tmp_path: Path,
+) -> None:
+    """Which labels and modalities there are, and who is left without a budget, stays here."""
+    plans: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({"task": {"classes": ["normal", "fracture"]}}, {}, "LabelError"),
+        ({"data": {"modalities": ["PT"]}}, {}, "DataError"),
+        ({}, {"max_epsilon_total": 1.0}, "would lose more"),
+    ]
+    for number, (changes, policy, why) in enumerate(plans):
+        hospital = Hospital(tmp_path / str(number), policy=policy)
+        with hospital.open() as site, structlog.testing.capture_logs() as logs:
+            plan = plan_for(site, small_study(**changes))
+            assert code_of(site, proposal(plan)) == "policy"
+            last = list(audit.entries(site.state))[-1]
+        assert last.fields["why"] == "the site's patients do not allow the plan"
+        (declined,) = (each for each in logs if each["event"] == "plan.declined")
+        assert why in declined["why"]
+        assert declined.keys() == {"event", "log_level", "why", "at", "do"}
+        assert not any(patient in str(logs) for patient in hospital.patients)
+        assert hospital.rows("approvals") == hospital.rows("members") == []
+
+
 def test_labels_that_contradict_each_other_leave_as_a_code_and_name_nobody(
     hospital: Hospital,
 ) -> None:
+    with hospital.open() as site:
+        plan = approved(site, STUDY)
     labels = hospital.folder / "labels.csv"
     labels.write_text(labels.read_text() + labels.read_text().replace("normal", "pneumonia"))
     with hospital.open() as site, structlog.testing.capture_logs() as logs:
-        plan = plan_for(site, STUDY)
-        assert code_of(site, proposal(plan)) == "data-unavailable"
+        assert code_of(site, asking(plan)) == "data-unavailable"
     assert not any(patient in str(logs) for patient in hospital.patients)
     (failed,) = (each for each in logs if each["event"] == "request.failed")
     assert failed["error"] == "LabelError"

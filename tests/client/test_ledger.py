@@ -390,7 +390,7 @@ def test_renamed_copied_and_relabelled_folders_and_other_data_sets_share_one_acc
         for number in (1, 2, 3):
             assert code_of(site, asking(plan, number, ledger=site.ledger.head())) == "ok"
         again = small_study(study={"name": "again"}, data={"dataset": "lungs"})
-        assert code_of(site, proposal(plan_for(site, again))) == "budget"
+        assert code_of(site, proposal(plan_for(site, again))) == "policy"
         assert len(site.ledger.charges()) == 3
 
 

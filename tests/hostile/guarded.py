@@ -75,11 +75,15 @@ HELD: Final[dict[str, str]] = {
     "client.approvals.Approvals.require_heard: "
     "not (proposed and approval.standing == 'expired')": "a stored reply of a stopped study",
     "client.consent.consider: require_acceptable(plan, site)": "less noise",
+    "client.consent.consider: except (DataError, LabelError, Refusal)": (
+        "classes that leave out one that patients have"
+    ),
     "client.consent._ask: _require_room(site)": "one plan more than may wait for a person",
     "client.consent._require_room: waiting >= MOST_PENDING": (
         "one plan more than may wait for a person"
     ),
-    "client.consent.consider: site.ledger.refuse_unaffordable(plan, site.file.policy.limits)": (
+    "client.consent._approve_by_policy: "
+    "site.ledger.refuse_unaffordable(plan, site.file.policy.limits)": (
         "a second plan of the study that the patients cannot afford"
     ),
     "client.dataset.require_unchanged: cohort.fingerprint != frozen": (
