@@ -136,6 +136,7 @@ class Conductors:
             *("--port", str(self._port)),
             *("--parent", str(os.getpid())),
             stdin=asyncio.subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C is for the one who ends it
         )
         self._processes[name] = process
         log.info("study.process", study=name, pid=process.pid)

@@ -130,6 +130,7 @@ class SuperLink:
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | {"FLWR_HOME": str(self.folder / "flower")},
+            process_group=0,  # Ctrl-C is for the one who ends it
         )
         threading.Thread(target=self._relay, args=(self._process,), daemon=True).start()
 

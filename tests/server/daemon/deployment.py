@@ -155,6 +155,7 @@ class Deployment:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,
             )
         self._starts += 1
         until(self._serves, "the daemon")
@@ -171,6 +172,13 @@ class Deployment:
         self._process.terminate()
         self._process.wait(30)
         return time.monotonic() - began
+
+    def interrupt(self) -> str:
+        """End the daemon as Ctrl-C at its terminal does; gives all that was written there."""
+        assert self._process is not None
+        os.killpg(self.pid, signal.SIGINT)
+        assert self._process.wait(15) == 0
+        return self._log.read_text()
 
     def kill(self) -> None:
         """Kill the daemon as a power cut does, with whatever it has started."""

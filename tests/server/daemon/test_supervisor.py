@@ -100,6 +100,17 @@ def test_whatever_is_killed_a_study_ends_with_the_same_weights(
         assert len(same) == 3  # one for each plan, however often it was asked
 
 
+def test_ctrl_c_ends_all_processes_without_a_traceback(tmp_path: Path) -> None:
+    """A terminal interrupts its whole foreground group; the daemon alone is to hear of it."""
+    with deployed(tmp_path / "home") as deployment:
+        assert deployment.processes("server.link.launcher")
+        said = deployment.interrupt()
+        assert deployment.processes("server.") == []
+    assert "Traceback" not in said
+    assert "KeyboardInterrupt" not in said
+    assert "superlink.died" not in said
+
+
 def test_the_gateway_takes_no_larger_update_than_the_studies_under_way_have(tmp_path: Path) -> None:
     home = init(tmp_path / "home", "demo", f"localhost:{free_port()}").home
     card = card_of("north", tmp_path)
