@@ -13,6 +13,7 @@ from typing import Final
 
 from client import audit, consent
 from client.approvals import Approval, State, timestamp
+from client.declined import declined
 from client.explain import bytes_of, explain
 from client.overview import (
     Approved,
@@ -38,6 +39,7 @@ __all__ = [
     "Status",
     "StudyRow",
     "approve",
+    "declined",
     "deny",
     "is_paused",
     "ledger",
@@ -231,6 +233,7 @@ def status(site: Site) -> Status:
         paused_by=by,
         paused_since=since,
         studies=studies(site),
+        declined=declined(site),
         audit_length=head.length,
         audit_head=head.hash,
         torn=torn.stat().st_size if torn.exists() else 0,

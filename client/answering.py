@@ -21,7 +21,7 @@ import numpy as np
 import structlog
 from pydantic import ValidationError
 
-from client import egress, noting
+from client import declined, egress, noting
 from client.approvals import Approval, Silence
 from client.consent import close, consider, withdraw
 from client.daemon.limits import require_memory
@@ -105,8 +105,10 @@ def answer(site: Site, request: Request, purpose: Purpose | None = None) -> Repl
         return None
     except Refusal as refused:
         do = {"do": LOST} if refused.code == RefusalCode.LEDGER_BEHIND else {}
-        bound.warning("request.refused", code=str(refused.code), why=refused.what, **do)
-        code, why = refused.code, refused.what
+        told = declined.details(refused)
+        bound.warning("request.refused", code=str(refused.code), why=refused.what, **told, **do)
+        declined.keep(site, request, refused)
+        return _decline(site, request, refused.code, refused.what, told)
     except ConsiliumError as error:
         # Not its words: they count rows and patients, and a log holds nothing computed from them.
         why, where = type(error).__name__, place(error)
@@ -123,7 +125,9 @@ def answer(site: Site, request: Request, purpose: Purpose | None = None) -> Repl
     return _decline(site, request, code, why)
 
 
-def _decline(site: Site, request: Request, code: RefusalCode, why: str) -> Reply:
+def _decline(
+    site: Site, request: Request, code: RefusalCode, why: str, told: dict[str, str] | None = None
+) -> Reply:
     """A code; it may go out even where it cannot be noted, since it says nothing else."""
     try:
         ledger = site.ledger.head()
@@ -132,7 +136,7 @@ def _decline(site: Site, request: Request, code: RefusalCode, why: str) -> Reply
     refusal = egress.refusal(request, site.name, ledger, code, site.audit.head)
     reply = egress.let_out(refusal, None, site.key)
     with suppress(OSError):
-        noting.goes(site, request, reply, why=why)
+        noting.goes(site, request, reply, why=why, details=told or {})
     return reply
 
 

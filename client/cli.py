@@ -145,7 +145,7 @@ def studies(context: typer.Context, *, as_json: Json = False) -> None:
     """Every study that was ever proposed here."""
     with daemon(context.obj) as asked:
         answer = asked.Studies(pb.StudiesRequest(), timeout=SECONDS)
-    commands.as_json(answer) if as_json else commands.show_studies(answer.studies)
+    commands.as_json(answer) if as_json else commands.show_studies(answer.studies, answer.declined)
 
 
 @app.command()

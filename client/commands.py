@@ -129,15 +129,25 @@ def show_status(status: pb.StatusReply) -> None:
     )
     console.print(grid)
     console.print()
-    show_studies(status.studies)
+    show_studies(status.studies, status.declined)
 
 
-def show_studies(rows: Any) -> None:  # noqa: ANN401 - a repeated field of studies
-    """A table of studies, those that wait for a person first."""
+def show_studies(rows: Any, declined: Any) -> None:  # noqa: ANN401 - repeated fields
+    """A table of studies, those that wait for a person first, and those that were refused."""
     console = out()
-    if not rows:
+    if rows:
+        _show_rows(rows)
+    elif not declined:
         console.print("No study was ever proposed to this site.")
-        return
+    if declined:
+        console.print("\nRefused before anybody here saw them, the latest first:")
+    for each in declined:
+        console.print(Text(f"  {each.study}  {each.plan_hash[:SHORT] or 'no plan'}  refused"))
+        console.print(Text(f"    {each.why}"))
+
+
+def _show_rows(rows: Any) -> None:  # noqa: ANN401 - a repeated field of studies
+    console = out()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("study", "plan", "state", "round", "epsilon", "of at most", "until", "title"):
         table.add_column(heading, no_wrap=heading != "title")

@@ -8,11 +8,15 @@ what was done.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Final
 
 from client.site import Site
 from common.files import sha256
 from common.flower import RecordDict
 from common.messages import OK, Reply, Request, fingerprint
+
+_NOTHING: Final[Mapping[str, str]] = {}
 
 
 def came(site: Site, request: Request) -> None:
@@ -31,7 +35,15 @@ def unreadable(site: Site, content: RecordDict, purpose: str) -> None:
     site.audit.append("message.in", hash=digest, size=size, purpose=purpose, unreadable=True)
 
 
-def goes(site: Site, request: Request, reply: Reply, *, again: bool = False, why: str = "") -> None:
+def goes(
+    site: Site,
+    request: Request,
+    reply: Reply,
+    *,
+    again: bool = False,
+    why: str = "",
+    details: Mapping[str, str] = _NOTHING,
+) -> None:
     """Note a reply before it leaves.
 
     Args:
@@ -40,6 +52,7 @@ def goes(site: Site, request: Request, reply: Reply, *, again: bool = False, why
         reply: signed.
         again: whether it was released before, and so costs nothing more.
         why: of a refusal, in words that stay here and name nobody.
+        details: of a refusal, public numbers and settings alone.
 
     Raises:
         OSError: it cannot be noted, and so must not leave.
@@ -47,7 +60,7 @@ def goes(site: Site, request: Request, reply: Reply, *, again: bool = False, why
     size = len(reply.document.encode()) + (0 if reply.arrays is None else reply.arrays.nbytes)
     more: dict[str, object] = {"again": True} if again else {}
     if why:
-        more["why"] = why
+        more |= {"why": why, **details}
     if reply.code == OK and reply.arrays is not None:
         more |= _epsilon(site, reply, again=again)
     digest = sha256(reply.signed_bytes)

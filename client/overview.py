@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from client.declined import Declined
 from client.explain import Sections
 
 
@@ -170,6 +171,7 @@ class Status:
         paused_by: who told it to take no new work; empty while it works.
         paused_since: when.
         studies: all plans, newest first.
+        declined: proposals that were refused before a person saw them, newest first.
         audit_length: lines of the audit log.
         audit_head: hash of its last line.
         torn: bytes of lines that crashes left half written, set aside.
@@ -181,6 +183,7 @@ class Status:
     paused_by: str
     paused_since: str
     studies: tuple[StudyRow, ...]
+    declined: tuple[Declined, ...]
     audit_length: int
     audit_head: str
     torn: int

@@ -13,7 +13,7 @@ from __future__ import annotations
 from datetime import time
 
 from client.site import Site
-from common.errors import Refusal, RefusalCode
+from common.errors import PublicRefusal, Refusal, RefusalCode
 from common.numerics import differences
 from common.plan import Offer, Plan
 from common.privacy import NoMechanism, PatientMechanism, understated
@@ -99,7 +99,7 @@ def _require_ours(plan: Plan, site: Site, offer: Offer) -> None:
     }
     for name, (found, ours) in told.items():
         if found != ours:
-            raise Refusal(
+            raise PublicRefusal(
                 RefusalCode.WRONG_PLAN,
                 "the plan's numbers are not this site's",
                 where=name,
@@ -108,7 +108,7 @@ def _require_ours(plan: Plan, site: Site, offer: Offer) -> None:
             )
     _require_same_numerics(plan, offer)
     if plan.declared_patients < plan.study.data.min_patients:
-        raise Refusal(
+        raise PublicRefusal(
             RefusalCode.DATA_UNAVAILABLE,
             "the study needs more patients than this site declares",
             found=plan.declared_patients,
@@ -129,7 +129,7 @@ def _require_same_numerics(plan: Plan, offer: Offer) -> None:
 
 
 def _not_allowed(key: str, found: object, wanted: str) -> Refusal:
-    return Refusal(
+    return PublicRefusal(
         RefusalCode.POLICY,
         "the plan asks for more than this site's policy allows",
         where=f"[policy] {key}",

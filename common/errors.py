@@ -14,6 +14,7 @@
     ├── CoordinatorError      the coordinator's settings, store or service
     ├── LinkError             the other side cannot be reached, or does not accept us
     └── Refusal               a site says no; carries a code from a closed list
+        └── PublicRefusal     one that speaks of public numbers alone
 
 An error is an instruction: it names what is wrong, where, the value found, the
 value wanted and what to do. Messages never hold a patient's identifier: they are
@@ -143,3 +144,7 @@ class Refusal(ConsiliumError):
     ) -> None:
         self.code = code
         super().__init__(what, where=where, found=found, wanted=wanted, remedy=remedy)
+
+
+class PublicRefusal(Refusal):
+    """A refusal whose details are public numbers and settings: the site's logs may hold them."""

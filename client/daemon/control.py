@@ -21,6 +21,7 @@ from client.administration import Left, Spending, StudyRow
 from client.daemon.conditions import now
 from client.daemon.desk import Desk
 from client.daemon.supervisor import Supervisor
+from client.declined import Declined
 from common.control import site_pb2 as pb
 from common.control.site_pb2_grpc import SiteServicer
 from common.errors import SiteError
@@ -79,12 +80,16 @@ class Control(SiteServicer):
             ),
             audit=f"{site.audit_length} lines; at the daemon's start {self._chain}",
             known_key=site.known_key,
+            declined=[_declined(each) for each in site.declined],
         )
 
     async def Studies(self, request: pb.StudiesRequest, context: object) -> pb.StudiesReply:
         """Every plan that was ever proposed."""
         rows = await self._quick.ask(administration.studies)
-        return pb.StudiesReply(studies=[_row(each) for each in rows])
+        refused = await self._quick.ask(administration.declined)
+        return pb.StudiesReply(
+            studies=[_row(each) for each in rows], declined=[_declined(each) for each in refused]
+        )
 
     async def Show(self, request: pb.ShowRequest, context: object) -> pb.ShowReply:
         """One plan in plain words."""
@@ -280,6 +285,10 @@ def _row(row: StudyRow) -> pb.StudyRow:
         by=row.by,
         warnings=row.warnings,
     )
+
+
+def _declined(each: Declined) -> pb.Declined:
+    return pb.Declined(study=each.study, plan_hash=each.plan_hash, why=each.why)
 
 
 def _spending(each: Spending) -> pb.Spending:

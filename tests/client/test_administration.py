@@ -92,6 +92,34 @@ def test_a_plan_waits_until_a_person_approves_it(site: Site, hospital: Hospital)
     }
 
 
+def test_a_refusal_by_the_policy_says_here_which_limit_and_is_found_later(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    strict = {"approval": "ask", "max_epsilon_per_study": 3.0}
+    with Hospital(tmp_path / "north", policy=strict, seed=None).open() as site:
+        plan = plan_for(site, STUDY)
+        assert code_of(site, proposal(plan)) == code_of(site, proposal(plan)) == "policy"
+        *_, last = audit.entries(site.state)
+        told = {name: last.fields[name] for name in ("where", "found", "wanted")}
+        assert told["where"] == "[policy] max_epsilon_per_study"
+        assert told["wanted"] == "at most 3"
+        (kept,) = administration.declined(site)
+        assert (kept.study, kept.plan_hash) == ("small", plan.hash)
+        assert all(value in kept.why for value in told.values())
+        assert administration.status(site).declined == (kept,)
+        assert not administration.studies(site)
+    assert "max_epsilon_per_study" in "".join(capfd.readouterr())
+
+
+def test_no_more_refused_proposals_are_kept_than_can_be_read(tmp_path: Path) -> None:
+    with Hospital(tmp_path / "north", policy={"approval": "ask"}, seed=None).open() as site:
+        for number in range(22):
+            other = small_study(study={"name": f"s{number}"}, data={"dataset": "ct"})
+            assert code_of(site, offer_request(other)) == "data-unavailable"
+        names = [each.study for each in administration.declined(site)]
+        assert names == [f"s{number}" for number in range(21, 1, -1)]
+
+
 def test_a_denied_plan_is_told_so_until_a_person_thinks_better_of_it(site: Site) -> None:
     plan = proposed(site)
     assert deny(site, "small", by=BY).state == "denied"
