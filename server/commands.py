@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.text import Text
 
-from common.console import out
+from common.console import out, show_error
 from common.control import coordinator_pb2 as pb
 from common.control.coordinator_pb2_grpc import CoordinatorStub
 from common.errors import CoordinatorError, StudyError
@@ -77,12 +77,14 @@ def watch(whom: Whom, study: str, *, after: int, follow: bool, as_json: bool) ->
         row = standing(daemon, study)
     if row.state == "failed" and follow:
         raise failure(row.why)
-    if not as_json:
+    if row.state == "failed" and not as_json:
+        show_error(failure(row.why))
+    elif not as_json:
         _say_end(row, console)
 
 
 def _say(event: pb.Event, console: Console) -> None:
-    told = event.kind == "study.failed"  # said once more, as an error, at the end
+    told = event.kind == "study.failed"  # the whole of it is said at the end, as an error
     warned = event.kind == "study.started" and fields_of(event).get("warnings")
     style = "bold yellow" if warned else "red" if told else None
     console.print(Text(line(event), style=style or ""))

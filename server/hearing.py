@@ -166,10 +166,12 @@ def _fault(answer: Reply, *, request: Request, site: str, key: str, shape: Shape
 
 
 def demand_enough(
+    study: str,
     round_number: int,
     purpose: str,
     usable: Collection[str],
     absences: Mapping[str, str],
+    *,
     fewest: int,
 ) -> None:
     """Stop where too few sites gave something that can be used.
@@ -185,6 +187,7 @@ def demand_enough(
         where=f"{purpose}, round {round_number}",
         found=f"{len(usable)} usable, {len(absences)} missing\n{missing}".rstrip(),
         wanted=f"at least {fewest}",
-        remedy="see to the sites that are named, then go on with --resume, or with "
-        "consilium-coordinator resume: the round is repeated, and no site is charged twice",
+        remedy="see to the sites that are named, then go on: consilium-coordinator resume "
+        f"{study}, or in a simulation the same command with --resume; the round is repeated, "
+        "and no site is charged twice",
     )

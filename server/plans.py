@@ -59,7 +59,8 @@ def make_plans(desk: Desk, study: Study, weights: int) -> tuple[dict[str, Plan],
             absences[site] = offer.reason
         else:
             offers[site] = _enough_patients(study, offer)
-    demand_enough(0, "offers", offers, absences, fewest_replies(study.aggregation))
+    fewest = fewest_replies(study.aggregation)
+    demand_enough(study.study.name, 0, "offers", offers, absences, fewest=fewest)
     plans = {site: write_plan(study, offers[site], weights) for site in sorted(offers)}
     study.fixed_point.prove_no_overflow(tuple(plan.weight for plan in plans.values()))
     return plans, absences
@@ -135,7 +136,8 @@ def approve(
             absences[site] = answer.reason
             if answer.code:
                 _tell_refused(desk, site, plans[site], answer)
-    demand_enough(0, "approvals", approved, absences, fewest_replies(study.aggregation))
+    fewest = fewest_replies(study.aggregation)
+    demand_enough(study.study.name, 0, "approvals", approved, absences, fewest=fewest)
     return frozenset(approved), absences
 
 

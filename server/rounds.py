@@ -85,7 +85,8 @@ def run_rounds(
             ledgers[site] = answer.ledger
             desk.tell("reply.folded", round=number, site=site)
             reach("update.folded", number)
-        demand_enough(number, "training", fold.sites, absences, fewest_replies(settings))
+        fewest = fewest_replies(settings)
+        demand_enough(study.study.name, number, "training", fold.sites, absences, fewest=fewest)
         reached = fold.contributions(state.weights, study.fixed_point)
         weights, optimiser = step(settings, number, state.weights, reached, state.optimiser)
         record = _record(number, started, fold.sites, absences)
@@ -137,7 +138,8 @@ def evaluate(
         assert answer.arrays is not None
         fold.add(site, answer.arrays)
         ledgers[site] = answer.ledger
-    demand_enough(number, "evaluation", fold.sites, absences, study.aggregation.min_sites)
+    fewest = study.aggregation.min_sites
+    demand_enough(study.study.name, number, "evaluation", fold.sites, absences, fewest=fewest)
     pooled = fold.total.reshape(shape)
     variance = pooled_variance(_cell_noise(plans[site]) for site in fold.sites)
     figures = metrics.evaluate(pooled, noise_variance=variance, classes=study.task.classes)

@@ -73,10 +73,6 @@ def _evaluated(event: pb.Event, fields: Fields) -> str:
     return f"evaluation after round {event.round}: {', '.join(shown)}"
 
 
-def _failed(_event: pb.Event, fields: Fields) -> str:
-    return "failed: " + error_of(fields).render().replace("\n", f"\n{'':10}")
-
-
 def _sites(count: int) -> str:
     return "1 site" if count == 1 else f"{count} sites"
 
@@ -87,7 +83,7 @@ _WORDS: Final[dict[str, Callable[[pb.Event, Fields], str]]] = {
     "study.resumed": lambda e, f: f"resumed by {f['by']}",
     "study.stopped": lambda e, f: f"stopped by {f['by']}",
     "study.interrupted": lambda e, f: "its process ended early and is started again",
-    "study.failed": _failed,
+    "study.failed": lambda e, f: f"failed: {f['what']}",
     "study.completed": lambda e, f: f"completed: final_weights_sha256 {f['final_weights_sha256']}",
     "approval.waiting": lambda e, f: (
         f"{e.site}: a person has yet to decide about plan {f['plan'][:SHORT]}"
@@ -156,7 +152,8 @@ def remarks(row: pb.StudyRow) -> list[Text]:
     """What else is to be known of a study, in lines below the table."""
     notes = [Text(f"{row.name}: {note}", style="bold yellow") for note in row.warnings]
     if row.state == "failed":
-        notes.append(Text(f"{row.name}: {failure(row.why).render()}", style="red"))
+        whole = f"consilium-coordinator watch {row.name} says more"
+        notes.append(Text(f"{row.name}: {failure(row.why).what}; {whole}", style="red"))
     if row.undecided and row.state == "waiting":
         notes.append(Text(f"{row.name}: waits for {', '.join(row.undecided)} to decide"))
     return notes

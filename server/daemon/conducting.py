@@ -25,7 +25,15 @@ from typing import Any, Final
 
 import structlog
 
-from common.errors import EXIT_CODE, ConsiliumError, CoordinatorError, LinkError
+from common.errors import (
+    EXIT_CODE,
+    ConsiliumError,
+    CoordinatorError,
+    LinkError,
+    ModelError,
+    PrivacyError,
+    StudyError,
+)
 from common.files import write_atomic
 from common.logs import configure, place
 from common.parent import die_with_parent
@@ -46,6 +54,8 @@ POLL_SECONDS: Final = 2.0
 """How often to look who is connected while nothing is heard."""
 OUTCOME: Final = "outcome.json"
 STUDY_FILE: Final = "study.toml"
+ANEW: Final = "mend the study file and start it under another name"
+_OF_THE_FILE: Final = (StudyError, ModelError, PrivacyError)
 log = structlog.get_logger(__name__)
 
 
@@ -114,6 +124,8 @@ def _complete(store: Store, recorder: Recorder, name: str, path: Path) -> None:
 def fail(store: Store, name: str, error: ConsiliumError) -> None:
     """Say that a study waits for a person to mend something, and what."""
     found = {"what": error.what, **error.details}
+    if isinstance(error, _OF_THE_FILE):  # a study is what its file said: it cannot be gone on with
+        found["do"] = "; then ".join(each for each in (found.get("do"), ANEW) if each)
     Recorder(store, name).note("study.failed", found)
     store.set_state(name, StudyState.FAILED, json.dumps(found))
 

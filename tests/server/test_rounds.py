@@ -192,6 +192,7 @@ def test_too_few_replies_name_who_was_missing_and_why_and_a_resume_mends_it(
     assert "north: bad signature" in message
     assert "south: refused: its patients' privacy budget does not suffice (budget)" in message
     assert "at least 2" in message
+    assert "consilium-coordinator resume small, or in a simulation" in message
     assert "--resume" in message
     assert not (world.coordinator / "outcome.json").exists()
     assert world.checkpoints[-1].stem == "round-000002"

@@ -84,4 +84,9 @@ def test_why_a_study_failed_is_an_error_again() -> None:
     row = pb.StudyRow(name="small", state="failed", why=why, warnings=["NOT PRIVATE"])
     notes = [str(note) for note in remarks(row)]
     assert notes[0] == "small: NOT PRIVATE"
-    assert "wait" in notes[1]
+    assert notes[1:] == ["small: too few; consilium-coordinator watch small says more"]
+
+
+def test_of_a_failure_an_event_names_no_more_than_what_it_is() -> None:
+    told = event("study.failed", what="too few", where="round 1", found="a: away", do="wait")
+    assert line(told) == "21:00:00  failed: too few"

@@ -236,8 +236,11 @@ def test_a_study_that_fails_says_what_to_do_and_can_be_resumed(scene: Scene) -> 
     scene.cli("start", path)
     with pytest.raises(ConsiliumError, match="too few usable replies") as caught:
         scene.cli("watch", name)
+    later = scene.cli("watch", name, "--no-follow")
+    assert later.stdout.count("too few usable replies") == 1
+    assert later.stderr.count("south: refused: denied the plan") == 1
     assert "south: refused: denied the plan" in caught.value.details["found"]
-    assert "consilium-coordinator resume" in caught.value.details["do"]
+    assert f"consilium-coordinator resume {name}" in caught.value.details["do"]
     assert scene.deployment.row(name).state == "failed"
     assert "too few usable replies" in scene.cli("studies").stdout
     with scene.deployment.store() as store:

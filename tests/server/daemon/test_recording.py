@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.daemon.fleet import public_node_key
 from common.enrolment import SiteCard
-from common.errors import RoundError
+from common.errors import RoundError, StudyError
 from common.files import sha256
 from common.messages import AuditHead, LedgerHead
 from server.daemon.conducting import fail
@@ -125,6 +125,13 @@ def test_a_failure_says_what_to_do(store: Store) -> None:
     fail(store, "small", RoundError("too few", found="1", wanted="2", remedy="see to the sites"))
     assert store.study("small").state == "failed"
     assert store.events("small")[-1].fields["do"] == "see to the sites"
+
+
+def test_a_study_file_at_fault_is_mended_and_started_anew(store: Store) -> None:
+    """The study that failed is what its file said: going on with it would fail again."""
+    fail(store, "small", StudyError("the sum could overflow", remedy="take int64"))
+    said = "take int64; then mend the study file and start it under another name"
+    assert store.events("small")[-1].fields["do"] == said
 
 
 def test_whatever_an_event_holds_becomes_json() -> None:
