@@ -84,6 +84,12 @@ def enrol(store: Store, plan_hash: str, part: str, pseudonyms: Iterable[str]) ->
         store.execute(HISTORIES)
 
 
+def is_known(store: Store, pseudonym: str) -> bool:
+    """Whether a patient stands or stood in any cohort that was recorded."""
+    found = store.execute("SELECT 1 FROM members WHERE patient = ? LIMIT 1", pseudonym)
+    return found.fetchone() is not None
+
+
 def leave(store: Store, plan_hash: str) -> None:
     """Empty a plan's cohort before it is frozen anew.
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from client import audit, consent
+from client import accounts, audit, consent
 from client.approvals import Approval, State, timestamp
 from client.declined import declined
 from client.explain import bytes_of, explain
@@ -196,10 +196,17 @@ def opt_out(site: Site, patients: Sequence[str], *, by: str) -> OptedOut:
     Raises:
         SiteError: the list cannot be read or written, or an identifier is none.
     """
+    absent = site.opt_outs.read().pseudonyms
+    new = {name: site.pseudonyms.of(name) for name in patients}
     added, known = site.opt_outs.add(patients)
     site.audit.append("patients.opted-out", added=added, known=known, by=by)
     ended = consent.withdraw(site)
-    return OptedOut(added, known, tuple(plan.study.study.name for plan in ended))
+    unknown = tuple(
+        name
+        for name, pseudonym in new.items()
+        if pseudonym not in absent and not accounts.is_known(site.store, pseudonym)
+    )
+    return OptedOut(added, known, tuple(plan.study.study.name for plan in ended), unknown)
 
 
 def ledger(site: Site) -> LedgerReport:

@@ -257,6 +257,14 @@ def show_opt_out(done: pb.OptOutReply) -> None:
     """What an opt-out changed."""
     console = out()
     console.print(f"{done.added} added to the list; {done.known} stood there already.")
+    for patient in done.unknown:
+        console.print(
+            Text(
+                f"{patient} stands in no cohort that was read here so far: check the spelling; it "
+                "is kept on the list all the same.",
+                style="bold yellow",
+            )
+        )
     if done.ended:
         console.print(
             f"Ended, since they stood in it: {', '.join(done.ended)}. To go on without them, "

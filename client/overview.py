@@ -5,7 +5,7 @@ Times are ISO 8601 in UTC. An epsilon is infinite where nothing bounds what is r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from client.declined import Declined
 from client.explain import Sections
@@ -111,11 +111,13 @@ class OptedOut:
         added: patients who were not on the list before.
         known: those who were.
         ended: studies whose approval ended, by name.
+        unknown: of those who were added, who stands in no cohort that was read here. Sensitive.
     """
 
     added: int
     known: int
     ended: tuple[str, ...]
+    unknown: tuple[str, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)

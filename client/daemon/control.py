@@ -185,7 +185,9 @@ class Control(SiteServicer):
         done = await self._quick.ask(task)
         for study in done.ended:
             self._supervisor.stop(study)
-        return pb.OptOutReply(added=done.added, known=done.known, ended=done.ended)
+        return pb.OptOutReply(
+            added=done.added, known=done.known, ended=done.ended, unknown=done.unknown
+        )
 
     async def _end(self, decide: Callable[..., Left], study: str, by: str) -> pb.StopReply:
         supervisor = self._supervisor

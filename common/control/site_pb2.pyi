@@ -334,11 +334,13 @@ class OptOutRequest(_message.Message):
     def __init__(self, patients: _Optional[_Iterable[str]] = ..., by: _Optional[str] = ...) -> None: ...
 
 class OptOutReply(_message.Message):
-    __slots__ = ("added", "known", "ended")
+    __slots__ = ("added", "known", "ended", "unknown")
     ADDED_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     added: int
     known: int
     ended: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, added: _Optional[int] = ..., known: _Optional[int] = ..., ended: _Optional[_Iterable[str]] = ...) -> None: ...
+    unknown: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, added: _Optional[int] = ..., known: _Optional[int] = ..., ended: _Optional[_Iterable[str]] = ..., unknown: _Optional[_Iterable[str]] = ...) -> None: ...

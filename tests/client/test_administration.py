@@ -375,6 +375,15 @@ def test_a_patient_who_opts_out_ends_the_study_in_silence(site: Site, hospital: 
     assert not any(name in log for name in ("P07", "P08", *absent))
 
 
+def test_an_opt_out_of_somebody_whom_no_cohort_holds_says_so_and_is_kept(site: Site) -> None:
+    proposed(site)
+    outcome = opt_out(site, ["P07", "P0 7"], by=BY)
+    assert (outcome.added, outcome.unknown) == (2, ("P0 7",))
+    assert "P0 7" not in repr(outcome)
+    assert "P0 7" not in (site.state / "audit.jsonl").read_text()
+    assert opt_out(site, ["P0 7"], by=BY).unknown == ()  # on the list already
+
+
 def test_an_opt_out_by_hand_holds_at_the_next_request(tmp_path: Path) -> None:
     hospital = Hospital(tmp_path / "north")
     hospital.opt_out = "opt-out.txt"

@@ -169,6 +169,8 @@ def test_an_administrator_decides_and_sees_everything(tmp_path: Path) -> None:
         assert "paused by a person" in it.ask("status")
         it.ask("resume")
         assert "2 added" in it.ask("opt-out", "--file", "-", text="P00\n# nobody\nP01\n")
+        wrong = it.ask("opt-out", "P0O")
+        assert "P0O stands in no cohort that was read here so far: check the spelling" in wrong
         assert "P00" in (hospital.state / "opt-out.txt").read_text()
         log = it.ask("audit")
         for event in ("study.proposed", "study.approved", "study.stopped", "message.silence"):
