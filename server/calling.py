@@ -17,7 +17,10 @@ from common.errors import CoordinatorError
 from server.daemon.settings import load_home
 
 DAEMON: Final = "the coordinator's daemon"
-REMEDY: Final = "start it: consilium-coordinator serve; its log says why it is not there"
+REMEDY: Final = (
+    "start it: consilium-coordinator serve, in a terminal of its own or as a service, and leave "
+    "it running"
+)
 
 
 @dataclass(frozen=True)

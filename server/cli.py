@@ -80,7 +80,13 @@ def serve(context: typer.Context) -> None:
 
     home = load_home(context.obj.home)
     configure(form_for(sys.stderr.isatty()), "info")
-    serve(home)
+    serve(home, _say_ready)
+
+
+def _say_ready(where: str, sites: int) -> None:
+    count = "1 site" if sites == 1 else f"{sites} sites"
+    following = "start STUDY.toml" if sites else "admit SITE.json"
+    typer.echo(f"serving on {where}; {count} admitted; next: consilium-coordinator {following}")
 
 
 @app.command()

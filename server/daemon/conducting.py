@@ -35,7 +35,7 @@ from common.errors import (
     StudyError,
 )
 from common.files import write_atomic
-from common.logs import configure, place
+from common.logs import configure, form_for, place
 from common.parent import die_with_parent
 from common.study import Study, load_study
 from server.app import FOLDER, Commission, conduct
@@ -169,7 +169,7 @@ def main() -> int:
     parser.add_argument("--parent", type=int, required=True)
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
-    configure("json", "info", study=arguments.study)
+    configure(form_for(sys.stderr.isatty()), "info", study=arguments.study)
     try:
         home = load_home(arguments.home)
     except CoordinatorError as error:

@@ -87,8 +87,15 @@ class Daemon:
         superlink, note = self.behind.superlink, self.refusals.note
         return Gateway(self.roll, superlink, settings, self.board, note)
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def run(
+        self, stop: asyncio.Event, ready: Callable[[str, int], None] = lambda _where, _sites: None
+    ) -> None:
         """Serve until told to stop.
+
+        Args:
+            stop: set by who tells.
+            ready: called when it serves, with the gateway's ``host:port`` and how many sites may
+                come in.
 
         Raises:
             ConsiliumError: something a person must mend keeps it from serving.
@@ -100,6 +107,8 @@ class Daemon:
             stack.push_async_callback(self.conductors.end_all)
             notify("READY=1")
             log.info("coordinator.ready", gateway=self.gateway.port, pid=os.getpid())
+            host = self.home.file.coordinator.listen.rpartition(":")[0]
+            ready(f"{host}:{self.gateway.port}", len(self.roll.online))
             stopping = asyncio.create_task(stop.wait())
             done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
             notify("STOPPING=1")
@@ -208,8 +217,12 @@ async def _steadily(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
             await asyncio.sleep(HINDERED_SECONDS)
 
 
-def serve(home: Home) -> None:
+def serve(home: Home, ready: Callable[[str, int], None]) -> None:
     """Serve a home until SIGTERM or SIGINT.
+
+    Args:
+        home: the coordinator's.
+        ready: as :meth:`Daemon.run` calls it.
 
     Raises:
         ConsiliumError: something a person must mend keeps it from serving.
@@ -217,16 +230,16 @@ def serve(home: Home) -> None:
     with claimed(home.state, OWNER):
         authority.renew(home)
         with open_store(home.store_url) as store:
-            asyncio.run(_serve(home, store))
+            asyncio.run(_serve(home, store, ready))
 
 
-async def _serve(home: Home, store: Store) -> None:
+async def _serve(home: Home, store: Store, ready: Callable[[str, int], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.set_exception_handler(_say)
-    await Daemon(home, store).run(stop)
+    await Daemon(home, store).run(stop, ready)
 
 
 def _say(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -137,11 +137,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Flower's SuperLink behind a guard")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--form", choices=("console", "json"), default="json")
     for name in ("cert", "key", "ca", "secret"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
-    logs.configure("json")
+    logs.configure(arguments.form)
     try:
         secret = read_secret(arguments.secret)
         serve(arguments.port, arguments.cert, arguments.key, arguments.ca, secret)

@@ -25,6 +25,7 @@ import httpx
 import structlog
 
 from common.errors import LinkError
+from common.logs import form_for
 from server.link.bundle import bundle
 from server.link.grid import FleetGrid, open_task
 from server.link.guard import header_value, read_secret, superexec_secret
@@ -120,7 +121,7 @@ class SuperLink:
         It is killed when the thread that called this ends, so call it from the main one.
         """
         command = [sys.executable, "-m", "server.link.launcher", "--port", str(self.port)]
-        command += ["--parent", str(os.getpid())]
+        command += ["--parent", str(os.getpid()), "--form", form_for(sys.stderr.isatty())]
         for name, path in self._paths.items():
             command += [f"--{name}", str(path)]
         self._process = subprocess.Popen(  # noqa: S603 - the interpreter that runs this

@@ -105,6 +105,8 @@ def test_ctrl_c_ends_all_processes_without_a_traceback(tmp_path: Path) -> None:
     with deployed(tmp_path / "home") as deployment:
         assert deployment.processes("server.link.launcher")
         said = deployment.interrupt()
+        first = f"serving on 0.0.0.0:{deployment.address.rpartition(':')[2]}; 0 sites admitted; "
+        assert f"{first}next: consilium-coordinator admit SITE.json\n" in said
         assert deployment.processes("server.") == []
     assert "Traceback" not in said
     assert "KeyboardInterrupt" not in said
