@@ -61,19 +61,22 @@ def studies(site: Site) -> tuple[StudyRow, ...]:
     return tuple(_row(site, approval) for approval in reversed(site.approvals.all()))
 
 
-def show(site: Site, study: str) -> Shown:
+def show(site: Site, study: str, *, plan_hash: str | None = None, by: str = "") -> Shown:
     """One plan in plain words.
 
     Args:
         site: an open site.
         study: a study's name, or the beginning of a plan's hash, eight digits or more. Of
             several plans of one name, the one that waits, else the newest.
+        plan_hash: as in :func:`approve`.
+        by: who is about to approve it.
 
     Raises:
-        SiteError: there is no such plan, or several of that name wait.
+        SiteError: there is no such plan, or its hash is another, or several of that name wait.
     """
-    _require_only_one(site, study, waiting=True)
-    approval = _find(site, study)
+    if plan_hash is None:
+        _require_only_one(site, study, waiting=True)
+    approval = _find(site, study, plan_hash, by=by)
     return Shown(_row(site, approval), explain(site, approval), approval.plan.text)
 
 
@@ -307,12 +310,12 @@ def _require_only_one(site: Site, study: str, *, waiting: bool = False) -> None:
 
 
 def _is_called(plan: Plan, study: str) -> bool:
-    begins = len(study) >= _LEAST_DIGITS["name"] and plan.hash.startswith(study)
+    begins = len(study) >= _LEAST_DIGITS["name"] and plan.hash.startswith(study.lower())
     return begins or plan.study.study.name == study
 
 
 def _is_hash(plan: Plan, plan_hash: str) -> bool:
-    return len(plan_hash) >= _LEAST_DIGITS["hash"] and plan.hash.startswith(plan_hash)
+    return len(plan_hash) >= _LEAST_DIGITS["hash"] and plan.hash.startswith(plan_hash.lower())
 
 
 def _another_hash(study: str, found: Sequence[Approval], plan_hash: str) -> SiteError:

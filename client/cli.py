@@ -161,7 +161,9 @@ def approve(
     context: typer.Context,
     study: StudyName,
     *,
-    plan_hash: Annotated[str, typer.Option("--hash", help="Of the plan that you were shown.")] = "",
+    plan_hash: Annotated[
+        str | None, typer.Option("--hash", help="Of the plan that you were shown.")
+    ] = None,
     days: Annotated[
         int, typer.Option(min=0, help="How long it holds; 0 for as the site file says.")
     ] = 0,
@@ -171,8 +173,13 @@ def approve(
 
     Without --hash the plan is shown first, and the very plan that was shown is approved.
     """
+    if plan_hash is not None:
+        commands.require_hash(plan_hash)
     with daemon(context.obj) as asked:
-        plan_hash = plan_hash or _read_now(asked, study, yes=yes)
+        if plan_hash is None:
+            plan_hash = _read_now(asked, study, yes=yes)
+        meant = pb.ShowRequest(study=study, plan_hash=plan_hash, by=who())
+        plan_hash = asked.Show(meant, timeout=SECONDS).plan_hash
         confirmed(f"Approve exactly the plan {plan_hash[: commands.SHORT]}?", yes=yes)
         err().print("Reading the images of its patients; this may take minutes.")
         answer = asked.Approve(

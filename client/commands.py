@@ -101,6 +101,21 @@ def confirmed(question: str, *, yes: bool) -> None:
         raise SiteError("nothing was changed", found="the answer was no")
 
 
+def require_hash(plan_hash: str) -> None:
+    """Refuse what does not name one plan.
+
+    Raises:
+        SiteError: it is too short, or no hexadecimal number.
+    """
+    if len(plan_hash) < SHORT or plan_hash.strip("0123456789abcdefABCDEF"):
+        raise SiteError(
+            "this is not the hash of a plan",
+            where="--hash",
+            found=plan_hash or "nothing",
+            wanted=f"the {SHORT} digits or more that consilium-site show ends with",
+        )
+
+
 def as_json(message: Message) -> None:
     """Print an answer for a program."""
     fields = MessageToDict(

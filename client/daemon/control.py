@@ -93,7 +93,14 @@ class Control(SiteServicer):
 
     async def Show(self, request: pb.ShowRequest, context: object) -> pb.ShowReply:
         """One plan in plain words."""
-        shown = await self._quick.ask(partial(administration.show, study=request.study))
+        shown = await self._quick.ask(
+            partial(
+                administration.show,
+                study=request.study,
+                plan_hash=request.plan_hash or None,
+                by=request.by,
+            )
+        )
         return pb.ShowReply(
             plan_hash=shown.row.plan_hash,
             state=shown.row.state,

@@ -151,10 +151,14 @@ class StudiesReply(_message.Message):
     def __init__(self, studies: _Optional[_Iterable[_Union[StudyRow, _Mapping]]] = ..., declined: _Optional[_Iterable[_Union[Declined, _Mapping]]] = ...) -> None: ...
 
 class ShowRequest(_message.Message):
-    __slots__ = ("study",)
+    __slots__ = ("study", "plan_hash", "by")
     STUDY_FIELD_NUMBER: _ClassVar[int]
+    PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
     study: str
-    def __init__(self, study: _Optional[str] = ...) -> None: ...
+    plan_hash: str
+    by: str
+    def __init__(self, study: _Optional[str] = ..., plan_hash: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
 
 class ShowReply(_message.Message):
     __slots__ = ("plan_hash", "state", "text", "epsilon", "document", "study", "warnings")

@@ -112,6 +112,13 @@ def test_without_a_daemon_every_question_says_how_to_start_it(made: Path) -> Non
         assert "serve" in done.stderr
 
 
+@pytest.mark.parametrize("none", ["", "0123456789a", "not-a-hash-at-all"])
+def test_what_is_no_hash_approves_nothing(made: Path, none: str) -> None:
+    done = command(made, "approve", "small", "--hash", none, "--yes")
+    assert done.returncode == 2
+    assert "not the hash of a plan" in done.stderr
+
+
 def test_without_a_site_file_the_way_to_one_is_shown(tmp_path: Path) -> None:
     done = command(tmp_path / "site.toml", "status")
     assert done.returncode == 2
@@ -141,10 +148,12 @@ def test_an_administrator_decides_and_sees_everything(tmp_path: Path) -> None:
         shown = it.ask("show", "small")
         assert plan.hash in shown
         assert "nobody is at a terminal" in it.ask("approve", "small", code=2)
-        assert "hash" in it.ask("approve", "small", "--hash", "0" * 64, "--yes", code=2)
-
+        other = it.ask("approve", "small", "--hash", "0" * 64, "--yes", code=2)
+        assert "Reading the images" not in other
         connected = centre.asked.count("connect")
-        approved = it.ask("approve", "small", "--hash", plan.hash[:12], "--days", "30", "--yes")
+        approved = it.ask(
+            "approve", "small", "--hash", plan.hash[:12].upper(), "--days", "30", "--yes"
+        )
         assert "Approved: small" in approved
         until(lambda: centre.asked.count("connect") > connected)  # asks to be asked again
         assert _asked(centre, proposal(plan)) == "ok"
