@@ -11,9 +11,11 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from client.approvals import UNREAD, Approval
+from client.policy import require_bounds
 from client.receipts import CARD
 from client.site import Site
 from common.enrolment import read_coordinator_card
+from common.errors import Refusal
 from common.plan import Plan
 from common.privacy import PatientMechanism
 
@@ -70,7 +72,7 @@ def explain(site: Site, approval: Approval) -> Sections:
     """
     plan = approval.plan
     sections = (
-        ("READ THIS FIRST", plan.warnings),
+        ("READ THIS FIRST", (*plan.warnings, *_beyond(site, approval))),
         ("The study", _study(site, approval)),
         ("What is computed, and from whom", _computed(site, approval)),
         ("What leaves this site", _leaves(plan)),
@@ -93,6 +95,33 @@ def bytes_of(plan: Plan) -> tuple[int, int]:
     """How many bytes one update's array has, and one evaluation's."""
     update = plan.weights * (4 if plan.study.fixed_point.dtype == "int32" else 8)
     return update, math.prod(plan.histogram_shape) * _HISTOGRAM_BYTES
+
+
+def _beyond(site: Site, approval: Approval) -> tuple[str, ...]:
+    """What of a plan that is not approved the policy or the ledger cannot bear."""
+    if approval.standing in ("approved", "closed"):
+        return ()
+    plan, policy = approval.plan, site.file.policy
+    lines = []
+    try:
+        require_bounds(plan, policy)
+    except Refusal as refused:
+        told = refused.details
+        lines.append(_exceeds(told["where"], told["found"], told["wanted"]))
+    private = isinstance(plan.mechanism, PatientMechanism)
+    _, after = site.ledger.forecast(plan, policy.limits) if private else (0.0, 0.0)
+    if after > policy.max_epsilon_total:
+        asked = f"epsilon {shown_epsilon(after)} for the most charged patient, over all studies"
+        limit = f"at most {policy.max_epsilon_total:g}"
+        lines.append(_exceeds("[policy] max_epsilon_total", asked, limit))
+    return tuple(lines)
+
+
+def _exceeds(where: str, asked: str, allowed: str) -> str:
+    return (
+        f"EXCEEDS YOUR POLICY: {where}: asked {asked}, allowed {allowed}; consilium-site approve "
+        "would refuse it"
+    )
 
 
 def _study(site: Site, approval: Approval) -> tuple[str, ...]:

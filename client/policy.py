@@ -13,6 +13,7 @@ from __future__ import annotations
 from datetime import time
 
 from client.site import Site
+from client.sitefile import Policy
 from common.errors import PublicRefusal, Refusal, RefusalCode
 from common.numerics import differences
 from common.plan import Offer, Plan
@@ -50,7 +51,16 @@ def require_allowed(plan: Plan, site: Site) -> None:
         Refusal: ``wrong-plan``, ``numerics``, ``policy`` or ``data-unavailable``.
     """
     _require_ours(plan, site, site.offer(plan.study, plan.numerics.choice))
-    policy, study = site.file.policy, plan.study
+    require_bounds(plan, site.file.policy)
+
+
+def require_bounds(plan: Plan, policy: Policy) -> None:
+    """Refuse a plan that asks for more than a policy allows, whatever the site has and computes.
+
+    Raises:
+        Refusal: ``policy``.
+    """
+    study = plan.study
     if study.task.kind not in policy.tasks:
         raise _not_allowed("tasks", study.task.kind, ", ".join(policy.tasks))
     if study.aggregation.min_sites < policy.min_sites:

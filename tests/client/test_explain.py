@@ -12,6 +12,7 @@ import pytest
 from client.administration import approve, show, stop
 from client.explain import changes, shown_epsilon
 from client.site import Site
+from common.errors import Refusal
 from common.plan import Plan
 from common.privacy import PatientMechanism
 from tests.client.site_fixtures import Hospital, answered, asking, code_of, plan_for, proposal
@@ -123,6 +124,22 @@ def test_what_is_not_private_says_so_before_all_else(tmp_path: Path) -> None:
         assert "WITHOUT NOISE" in shown.text
         assert "nothing bounds" in shown.text
         assert "MORE THAN THE POLICY ALLOWS" in shown.text
+
+
+@pytest.mark.parametrize("limit", ["max_epsilon_per_study", "max_epsilon_total"])
+def test_what_the_policy_cannot_bear_is_said_before_all_else(
+    hospital: Hospital, limit: str
+) -> None:
+    with hospital.open() as site:
+        plan = proposed(site)
+    hospital.policy |= {"max_epsilon_per_study": 2.0, limit: 2.0}
+    with hospital.open() as site:
+        heading, lines = show(site, plan.hash).sections[0]
+        assert heading == "READ THIS FIRST"
+        beginning = f"EXCEEDS YOUR POLICY: [policy] {limit}: asked epsilon"
+        assert any(line.startswith(beginning) and "at most 2;" in line for line in lines)
+        with pytest.raises(Refusal):
+            approve(site, plan.hash, by=BY)
 
 
 def test_what_differs_from_the_plan_approved_before_is_named(site: Site) -> None:
