@@ -194,6 +194,7 @@ def _read(path: Path, card: type[Card], error: type[ConsiliumError], made_by: st
             remedy="make a new key, and mail its public half alone",
         )
     document = _parse(content, path, error, wanted)
+    _require_kind(document, path, card, error)
     if document.get("format") != FORMAT:
         raise error(
             "the file is not a card of the format that this Consilium reads",
@@ -205,12 +206,35 @@ def _read(path: Path, card: type[Card], error: type[ConsiliumError], made_by: st
     return checked(document, path, card, error)
 
 
+def _require_kind(
+    document: dict[str, Any], path: Path, card: type[Card], error: type[ConsiliumError]
+) -> None:
+    """The two cards are easily taken for each other: each command wants the other side's."""
+    if card is CoordinatorCard and "node_key" in document and "ca" not in document:
+        raise error(
+            "this is a SITE.json: a site joins with the coordinator's COORDINATOR.json",
+            where=path,
+            wanted="the COORDINATOR.json that the coordinator sends back",
+            remedy="mail SITE.json to the coordinator; it answers with COORDINATOR.json",
+        )
+    if card is SiteCard and "ca" in document and "node_key" not in document:
+        raise error(
+            "this is a COORDINATOR.json: a coordinator admits by the site's SITE.json",
+            where=path,
+            wanted="the SITE.json that `consilium-site init` writes",
+            remedy="ask the site for its SITE.json",
+        )
+
+
 def _parse(content: bytes, path: Path, error: type[ConsiliumError], wanted: str) -> dict[str, Any]:
     try:
         if len(content) > LARGEST:
             raise ValueError(f"more than {LARGEST} bytes")
         document = json.loads(content, object_pairs_hook=_distinct)
-    except (ValueError, RecursionError) as cause:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as cause:
+        found = "no JSON: a file of another kind, or a part of one" if content else "an empty file"
+        raise error("the file is not a card", where=path, found=found, wanted=wanted) from cause
+    except ValueError as cause:
         raise error("the file is not a card", where=path, found=cause, wanted=wanted) from cause
     if not isinstance(document, dict):
         raise error("the file is not a card", where=path, wanted=wanted)

@@ -196,6 +196,24 @@ def test_what_is_no_card_is_refused(tmp_path: Path, content: bytes) -> None:
     assert "not a card" in told(path, read_site_card, SiteError)
 
 
+def test_a_file_that_is_no_json_is_told_so_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "COORDINATOR.json"
+    path.write_text("Dear colleague,")
+    said = told(path, read_coordinator_card, CoordinatorError)
+    assert "no JSON" in said
+    assert "Expecting" not in said
+
+
+def test_the_other_sides_card_is_known_by_its_name(
+    tmp_path: Path, site: SiteCard, coordinator: CoordinatorCard
+) -> None:
+    path = tmp_path / "card.json"
+    path.write_text(site.text)
+    assert "this is a SITE.json" in told(path, read_coordinator_card, CoordinatorError)
+    path.write_text(coordinator.text)
+    assert "this is a COORDINATOR.json" in told(path, read_site_card, SiteError)
+
+
 def test_a_file_that_is_not_there_says_which_one_is_wanted(tmp_path: Path) -> None:
     assert "consilium-site init" in told(tmp_path / "SITE.json", read_site_card, SiteError)
 
