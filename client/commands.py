@@ -42,12 +42,9 @@ def state_folder(path: Path) -> Path:
     try:
         named = tomllib.loads(path.read_text(encoding="utf-8")).get("site", {}).get("state")
     except FileNotFoundError as error:
-        raise SiteError(
-            "there is no such site file",
-            where=path,
-            remedy="name it: consilium-site --site FILE, or CONSILIUM_SITE in the environment; "
-            "consilium-site init makes one",
-        ) from error
+        from client.sitefile import missing  # which takes long to import
+
+        raise missing(path) from error
     except PermissionError as error:
         raise SiteError(
             "this user may not read the site file",

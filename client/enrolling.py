@@ -108,8 +108,10 @@ def init(path: Path, hospital: Hospital) -> Made:
     if not hospital.images.is_dir():
         raise SiteError(
             "there is no such folder of images",
-            where=hospital.images,
+            where=hospital.images.absolute(),
             wanted="a folder with DICOM files, at any depth",
+            remedy="name the folder with --images; see that its disk is there, and that this user "
+            "may read it",
         )
     write_atomic(path, _site_file(path, hospital).encode(), mode=0o600)
     try:

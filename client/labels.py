@@ -217,8 +217,9 @@ def _text(path: Path) -> str:
     except FileNotFoundError as error:
         raise LabelError(
             "there is no such label file",
-            where=path,
+            where=path.absolute(),
             wanted="a CSV file with a column of keys and a column of labels",
+            remedy="name the file with --labels, or as labels in the site file",
         ) from error
     except UnicodeDecodeError as error:
         raise LabelError(

@@ -185,4 +185,19 @@ def load_site_file(path: Path) -> SiteFile:
     Raises:
         SiteError: the file is missing, is not TOML, or a key has no acceptable value.
     """
-    return load_toml(path, SiteFile, SiteError)
+    try:
+        return load_toml(path, SiteFile, SiteError)
+    except SiteError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise missing(path) from error
+        raise
+
+
+def missing(path: Path) -> SiteError:
+    """What whoever names a site file that is not there is told."""
+    return SiteError(
+        "there is no such site file",
+        where=path.absolute(),
+        remedy="name it: consilium-site --site FILE, or CONSILIUM_SITE in the environment; "
+        "consilium-site init makes one",
+    )

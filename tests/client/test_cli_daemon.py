@@ -85,8 +85,10 @@ def test_a_mistake_in_init_leaves_nothing_behind(
     right = Description(
         "north", folder / "images", folder / "labels.csv", 15, "chest-xray", "label"
     )
-    with pytest.raises(ConsiliumError, match=says):
+    with pytest.raises(ConsiliumError, match=says) as caught:
         init(tmp_path / "site.toml", replace(right, **change))
+    if says.startswith("no such"):
+        assert "do" in caught.value.details
     assert list(tmp_path.iterdir()) == []
 
 
@@ -120,9 +122,13 @@ def test_what_is_no_hash_approves_nothing(made: Path, none: str) -> None:
 
 
 def test_without_a_site_file_the_way_to_one_is_shown(tmp_path: Path) -> None:
-    done = command(tmp_path / "site.toml", "status")
-    assert done.returncode == 2
-    assert "consilium-site init" in done.stderr
+    (tmp_path / "COORDINATOR.json").write_text("{}")
+    join = ["join", str(tmp_path / "COORDINATOR.json"), "--yes"]
+    for question in (["status"], ["check"], ["serve"], ["card"], join):
+        done = command(Path("nowhere.toml"), *question)
+        assert done.returncode == 2
+        assert "consilium-site init" in done.stderr
+        assert str(Path("nowhere.toml").absolute()) in done.stderr.replace("\n", "")
 
 
 @pytest.mark.parametrize("patients", [1, 3, 15, 24, 999, 10_000, 123_457])

@@ -108,7 +108,7 @@ def test_delta_is_held_to_a_tenth_of_one_patient_of_every_data_set(tmp_path: Pat
 
 
 def test_a_missing_site_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SiteError, match="no such file"):
+    with pytest.raises(SiteError, match="no such site file"):
         load_site_file(tmp_path / "absent.toml")
 
 
