@@ -21,6 +21,11 @@ REMEDY: Final = (
     "start it: consilium-coordinator serve, in a terminal of its own or as a service, and leave "
     "it running"
 )
+FAR_REMEDY: Final = (
+    "there, see that consilium-coordinator serve runs, and that [control] listen in "
+    "coordinator.toml names this port (not the one that sites use); here, that --identity is "
+    "the folder which that coordinator has made"
+)
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,12 @@ def calling(whom: Whom) -> Iterator[CoordinatorStub]:
     Raises:
         ConsiliumError: the daemon is not there, or does not accept us.
     """
-    channel = _local(whom.home) if whom.connect is None else _remote(whom.connect, whom.identity)
-    with channel, asking(DAEMON, REMEDY):
+    if whom.connect is None:
+        channel, daemon, remedy = _local(whom.home), DAEMON, REMEDY
+    else:
+        channel = _remote(whom.connect, whom.identity)
+        daemon, remedy = f"the coordinator at {whom.connect}", FAR_REMEDY
+    with channel, asking(daemon, remedy):
         yield CoordinatorStub(channel)
 
 

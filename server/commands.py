@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import typer
 from google.protobuf.json_format import MessageToDict
@@ -14,15 +15,19 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.text import Text
 
-from common.console import out, show_error
+from common.console import err, out, show_error
 from common.control import coordinator_pb2 as pb
 from common.control.coordinator_pb2_grpc import CoordinatorStub
-from common.errors import CoordinatorError, StudyError
+from common.errors import CoordinatorError, LinkError, StudyError
 from common.files import write_atomic
 from common.study import load_study
 from server.calling import Whom, calling
 from server.telling import as_json as event_as_json
 from server.telling import failure, fields_of, line, outcome_tables
+
+AWAY_SECONDS: Final = 60.0
+"""How long who watches a study waits for a daemon that has ended."""
+AGAIN_SECONDS: Final = 1.0
 
 
 def checked_study(path: Path) -> str:
@@ -65,22 +70,47 @@ def watch(whom: Whom, study: str, *, after: int, follow: bool, as_json: bool) ->
     """Tell each event of a study as it comes, and at the end how it stands.
 
     Raises:
+        LinkError: the daemon is not there; one that was and ended is waited for, for a while.
         ConsiliumError: what the study failed with.
     """
-    console = out()
-    with calling(whom) as daemon:
-        for event in daemon.Watch(pb.WatchRequest(study=study, after=after, follow=follow)):
-            if as_json:
-                typer.echo(event_as_json(event))
-            else:
-                _say(event, console)
-        row = standing(daemon, study)
+    console, away_since = out(), 0.0
+    told = after
+    while True:
+        try:
+            with calling(whom) as daemon:
+                for event in daemon.Watch(pb.WatchRequest(study=study, after=told, follow=follow)):
+                    told, away_since = event.id, 0.0
+                    if as_json:
+                        typer.echo(event_as_json(event))
+                    else:
+                        _say(event, console)
+                row = standing(daemon, study)
+            break
+        except LinkError as error:
+            if told == after:  # nobody was there in the beginning
+                raise
+            away_since = _wait_for_another(away_since, error)
     if row.state == "failed" and follow:
         raise failure(row.why)
     if row.state == "failed" and not as_json:
         show_error(failure(row.why))
     elif not as_json:
         _say_end(row, console)
+
+
+def _wait_for_another(away_since: float, error: LinkError) -> float:
+    """Pause where a daemon that was watched has ended; gives when it was first away.
+
+    Raises:
+        LinkError: it has been away for too long.
+    """
+    now = time.monotonic()
+    if not away_since:
+        err().print(Text(f"{error.what}; waiting for it to be started again", style="yellow"))
+    elif now - away_since > AWAY_SECONDS:
+        raise error
+    time.sleep(AGAIN_SECONDS)
+    return away_since or now
 
 
 def _say(event: pb.Event, console: Console) -> None:

@@ -25,6 +25,11 @@ from common.logs import place
 METADATA_KEY: Final = "consilium-error-bin"
 LONGEST: Final = 1500
 """Characters of one detail that travel: gRPC closes a call whose metadata pass 8 KiB."""
+AWAY: Final = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,  # a daemon that ends cancels what it was asked
+)
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +76,7 @@ def translated(failure: grpc.RpcError, daemon: str, remedy: str) -> Exception:
     carried = dict(call.trailing_metadata() or ()).get(METADATA_KEY)
     if isinstance(carried, bytes):
         return decode(carried)
-    if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+    if status in AWAY:
         return LinkError(
             f"{daemon} does not answer",
             found="no answer in time" if status is grpc.StatusCode.DEADLINE_EXCEEDED else None,

@@ -372,6 +372,13 @@ def test_a_daemon_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "consilium-coordinator serve" in caught.value.details["do"]
 
 
+def test_an_address_where_nobody_answers_is_named(scene: Scene, ada: Whom) -> None:
+    wrong = f"127.0.0.1:{free_port()}"
+    with pytest.raises(LinkError, match=wrong) as caught, calling(replace(ada, connect=wrong)) as c:
+        c.Sites(pb.SitesRequest())
+    assert "[control] listen" in caught.value.details["do"]
+
+
 def test_systemd_is_told_and_a_study_goes_on_after_a_stop(
     tmp_path: Path,
     make_world: Callable[..., World],
@@ -409,10 +416,20 @@ def test_systemd_is_told_and_a_study_goes_on_after_a_stop(
     with deployed(tmp_path / "home", store) as deployment, connected(deployment, *hospitals):
         deployment.ask("Start", document=patient(world.study_file.read_text()))
         assert reached.wait(60)
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "server.cli", "--home", deployment.folder, "watch", "small"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert watching.stdout is not None
+        assert "offered to" in watching.stdout.readline()
         assert deployment.end() < 15  # as long as its systemd unit gives it; idle, it takes one
-        assert deployment.processes("server.") == []
+        assert deployment.processes("server.daemon.") + deployment.processes("server.link.") == []
         assert told == [b"READY=1", b"STOPPING=1"]
         deployment.start()
         outcome = deployment.outcome("small")
+        watched = watching.communicate(timeout=30)[0]
+    assert watching.returncode == 0
+    assert [watched.count(f"round {number} done") for number in (1, 4)] == [1, 1]
     assert outcome["final_weights_sha256"] == make_world().run()["final_weights_sha256"]
     assert os.environ["NOTIFY_SOCKET"]
