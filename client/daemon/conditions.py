@@ -5,8 +5,11 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 from client.daemon.limits import EXIT_MEMORY
+
+UNREACHED: Final = "the coordinator cannot be reached"
 
 
 def now() -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from typing import Final
@@ -20,11 +21,13 @@ from client import administration, audit
 from client.administration import Left, Spending, StudyRow
 from client.daemon.conditions import now
 from client.daemon.desk import Desk
+from client.daemon.place import CARD
 from client.daemon.supervisor import Supervisor
 from client.declined import Declined
 from common.control import site_pb2 as pb
 from common.control.site_pb2_grpc import SiteServicer
-from common.errors import SiteError
+from common.enrolment import CoordinatorCard, read_coordinator_card
+from common.errors import ConsiliumError, SiteError
 
 SERVICE: Final = "consilium.site.v1.Site"
 FOLLOWING: Final = 1.0
@@ -242,11 +245,24 @@ class Control(SiteServicer):
             )
         if line.remedy:
             yield line.why, line.remedy
-        if not supervisor.place.card:
+        joined = self._joined()
+        if joined and joined != supervisor.place.card:
+            yield (
+                f"this site has joined {joined.name} since the daemon started",
+                "start the daemon again",
+            )
+        elif not supervisor.place.card:
             yield (
                 "this site has joined no coordinator: only these commands are served",
                 "consilium-site join COORDINATOR.json, then start the daemon again",
             )
+
+    def _joined(self) -> CoordinatorCard | None:
+        """The coordinator that would be connected to after a start anew."""
+        path = self._supervisor.place.state / CARD
+        with suppress(ConsiliumError):
+            return read_coordinator_card(path)
+        return None
 
     def _connection(self) -> pb.Connection:
         line = self._supervisor.line

@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
+from client.daemon.conditions import UNREACHED
 from common.bundle import foreign
 from common.errors import LinkError, SiteError
 from common.files import sha256, write_atomic
@@ -450,7 +451,7 @@ class Fleet:
                     remedy="compare the fingerprint of COORDINATOR.json by telephone; a proxy "
                     "between must not open TLS",
                 ) from cause
-            raise self._offline(type(cause).__name__) from cause
+            raise self._offline(_broken(cause)) from cause
         except NotYet as cause:
             raise self._offline("part of a request did not come") from cause
         except Gone as cause:
@@ -460,11 +461,20 @@ class Fleet:
 
     def _offline(self, found: str) -> Offline:
         return Offline(
-            "the coordinator cannot be reached",
+            UNREACHED,
             where=self._card.address,
             found=found,
             remedy="nothing, where it was reached before: the site tries again by itself",
         )
+
+
+def _broken(error: httpx.HTTPError) -> str:
+    """What became of a line, in words."""
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    if isinstance(error, httpx.ConnectError):
+        return "nobody answers there"
+    return "the line broke"
 
 
 def _explain(answer: httpx.Response, address: str) -> LinkError:

@@ -20,7 +20,7 @@ from typing import Final, get_args
 import structlog
 
 from client.daemon.child import Child
-from client.daemon.conditions import Condition, death, now
+from client.daemon.conditions import UNREACHED, Condition, death, now
 from client.daemon.frames import Frame
 from client.daemon.hub import MOST_DEATHS, Hub, Job, Stopped
 from client.daemon.limits import EXIT_UNUSABLE, Limits
@@ -68,7 +68,7 @@ class Supervisor:
         self._metrics = metrics
         self._paused = False
         self._in_hours = True
-        self._pulling = False
+        self._pulling = self._reached = False
         self._messages = 0
         form = logs.form_for(sys.stderr.isatty())
         limits = Limits(
@@ -236,13 +236,18 @@ class Supervisor:
 
     def _line_is(self, fields: dict[str, str]) -> None:
         state, why = fields["state"], fields.get("what", "")
+        remedy = fields.get("remedy", "")
         if fields.get("found"):
             why = f"{why}: {fields['found']}"
+        self._reached = self._reached or state == "online"
+        if fields.get("what") == UNREACHED and not self._reached and self.place.card:
+            why = f"never reached {self.place.card.address}"
+            remedy = "check the address and the firewall; the site tries again by itself"
         if state == "connecting" and self.line.state != "paused":
             return  # one more try: what is known about the line stays
         if (state, why) == (self.line.state, self.line.why):
             return
-        self.line = Condition(state, why, fields.get("remedy", ""))
+        self.line = Condition(state, why, remedy)
         self._metrics.line(state)
         say = log.info if state in ("online", "paused", "connecting") else log.warning
         say("connection.state", state=state, why=why, do=self.line.remedy)

@@ -11,6 +11,7 @@ import pytest
 
 from client.enrolling import Hospital as Description
 from client.enrolling import delta_for, init
+from common.enrolment import CoordinatorCard
 from common.errors import ConsiliumError, RefusalCode
 from tests.client.daemon.process import REAL, command, daemon, until
 from tests.client.daemon.standin import Coordinator, coordinator
@@ -23,6 +24,7 @@ from tests.client.site_fixtures import (
     write_images,
 )
 from tests.common.studies import small_study
+from tests.common.test_enrolment import certificate
 
 PATIENTS = {f"P{number:02}": 1 + number % 3 for number in range(24)}
 STUDY = small_study()
@@ -197,6 +199,23 @@ def test_an_administrator_decides_and_sees_everything(tmp_path: Path) -> None:
     done = command(tmp_path / "site.toml", "audit", "verify")
     assert done.returncode == 2
     assert "line 3" in done.stderr
+
+
+def test_who_joins_while_the_daemon_runs_is_told_to_start_it_again(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path, policy={"approval": "ask"})
+    hospital.open().close()
+    card = CoordinatorCard(
+        name="other",
+        address="consilium.example.org:9092",
+        ca=certificate(authority=True),
+        signing_key="ab" * 32,
+    )
+    (tmp_path / "COORDINATOR.json").write_text(card.text)
+    with daemon(tmp_path / "site.toml", seed=SEED) as it:
+        it.ask("join", str(tmp_path / "COORDINATOR.json"), "--yes")
+        said = it.ask("status")
+        assert "this site has joined other since the daemon started" in said
+        assert "start the daemon again" in said
 
 
 def _offer() -> object:

@@ -283,8 +283,9 @@ def test_a_restarted_superlink_is_found_again(tmp_path: Path) -> None:
 def test_where_nobody_listens_it_is_offline(served: Coordinator, tmp_path: Path) -> None:
     card = served.card.model_copy(update={"address": f"localhost:{free_port()}"})
     fleet = Fleet(card, served.new_key(tmp_path))
-    with pytest.raises(Offline, match="tries again"):
+    with pytest.raises(Offline, match="tries again") as caught:
         fleet.connect()
+    assert caught.value.details["found"] == "nobody answers there"
     with pytest.raises(Offline, match="connect first"):
         fleet.pull()
 

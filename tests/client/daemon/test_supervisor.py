@@ -322,6 +322,25 @@ def _is_in(supervisor: Supervisor, state: str) -> bool:
 
 
 @in_a_loop
+async def test_a_coordinator_that_was_never_reached_is_named_with_what_to_check(
+    tmp_path: Path,
+) -> None:
+    hospital = small(tmp_path)
+    with coordinator(hospital.state) as centre:
+        centre.down = True
+        supervisor = Supervisor(place(hospital), Metrics(), QUICK, lambda *_, **__: None)
+        async with supervisor.running(paused=False):
+            await until(lambda: supervisor.line.state == "offline")
+            assert supervisor.line.why == f"never reached {CARD.address}"
+            assert "firewall" in supervisor.line.remedy
+            centre.down = False
+            await until(lambda: supervisor.line.state == "online")
+            centre.down = True
+            await until(lambda: supervisor.line.state == "offline")
+            assert "never" not in supervisor.line.why
+
+
+@in_a_loop
 async def test_a_connection_that_cannot_read_its_files_says_which(tmp_path: Path) -> None:
     hospital = small(tmp_path)
     (hospital.state / "COORDINATOR.json").write_text("{}")
