@@ -295,6 +295,8 @@ def verify(
         f"{verdict.receipts} receipts of {signed} hold, the last for line "
         f"{verdict.receipted}; a tail cut beyond that line would not be found."
     )
+    if receipts:
+        console.print(f"{verdict.further} of them came from {', '.join(map(str, receipts))}.")
 
 
 @app.command("opt-out")

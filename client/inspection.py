@@ -16,7 +16,7 @@ import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,6 +70,7 @@ class Verdict:
         coordinators: fingerprints of those whose receipts hold; whoever joined them can tell.
         torn: bytes at the log's end that a crash left half written; they never counted.
         faults: what is wrong; empty where everything can be believed.
+        further: of the receipts, those that were kept elsewhere.
     """
 
     head: AuditHead
@@ -79,6 +80,7 @@ class Verdict:
     coordinators: tuple[str, ...]
     torn: int
     faults: tuple[Fault, ...]
+    further: int = 0
 
     @property
     def sound(self) -> bool:
@@ -147,16 +149,18 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
         elsewhere: folders with further ``receipts.jsonl``, kept out of this machine's reach.
 
     Raises:
-        SiteError: the folder or a file in it cannot be read.
+        SiteError: the folder or a file in it cannot be read, or one elsewhere holds no receipts.
         CoordinatorError: the joined coordinator's card cannot be read.
     """
+    _require_receipts(elsewhere)
     log = state / audit.FILE
     card = state / receipts.CARD
     coordinator = read_coordinator_card(card) if card.exists() else None
     try:
         key = SigningKey((state / "signing.key").read_bytes()).public
         content = log.read_bytes() if log.exists() else b""
-        kept = [pair for folder in (state, *elsewhere) for pair in read_receipts(folder)]
+        further = [pair for folder in elsewhere for pair in read_receipts(folder)]
+        kept = [*read_receipts(state), *further]
         charges, plans, remembered = _stored(state / STORE)
     except (OSError, ValueError, sqlite3.Error) as error:
         raise SiteError(
@@ -165,7 +169,7 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
             found=type(error).__name__,
             remedy="name the whole state folder, and let this user read it",
         ) from error
-    return inspect(
+    verdict = inspect(
         content,
         site=site,
         key=key,
@@ -175,6 +179,19 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
         plans=plans,
         remembered=remembered,
     )
+    return replace(verdict, further=sum(receipt is not None for _, receipt in further))
+
+
+def _require_receipts(folders: Sequence[Path]) -> None:
+    """A folder without receipts would let a log look better founded than it is."""
+    for folder in folders:
+        if not (folder / receipts.FILE).is_file():
+            raise SiteError(
+                "there are no receipts",
+                where=folder,
+                found="no receipts.jsonl there" if folder.is_dir() else "no such folder",
+                wanted="a folder with a copy of this site's receipts.jsonl",
+            )
 
 
 def _stored(path: Path) -> tuple[list[ChargeRow], dict[str, str], AuditHead]:

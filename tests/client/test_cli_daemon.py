@@ -218,6 +218,18 @@ def test_who_joins_while_the_daemon_runs_is_told_to_start_it_again(tmp_path: Pat
         assert "start the daemon again" in said
 
 
+def test_receipts_that_were_kept_elsewhere_are_counted(made: Path, tmp_path: Path) -> None:
+    verify = ["audit", "verify", "--receipts", str(tmp_path)]
+    for folder, found in ((tmp_path / "x", "no such folder"), (tmp_path, "no receipts.jsonl")):
+        done = command(made, *verify[:-1], str(folder))
+        assert done.returncode == 2
+        assert found in done.stderr
+    (tmp_path / "receipts.jsonl").touch()
+    done = command(made, *verify)
+    assert done.returncode == 0, done.stderr
+    assert "0 of them came from" in done.stdout
+
+
 def _offer() -> object:
     from tests.client.site_fixtures import offer_request
 
