@@ -108,7 +108,7 @@ def admit(
     site = read_site_card(card)
     with calling(context.obj) as daemon:
         reply = daemon.Admit(pb.AdmitRequest(card=site.text))
-    path = (folder or card.absolute().parent) / "COORDINATOR.json"
+    path = (folder or card.parent).resolve() / "COORDINATOR.json"
     write_atomic(path, reply.coordinator_card.encode())
     console = out()
     again = " again" if reply.again else ""
