@@ -112,6 +112,7 @@ class Gateway:
             {GUARD: superlink.guard, "content-type": PROTOBUF, "accept": PROTOBUF},
         )
         self._passage = Passage(self._behind, notices.complete, settings.hold_seconds)
+        self._nodes: dict[int, str] = {}  # which site each node is, or was, as far as was heard
         self.refusals: Counter[str] = Counter()
         """How often each reason was given."""
         self.port = 0
@@ -201,6 +202,7 @@ class Gateway:
         if int(request.headers.get("content-length", "0")) > largest:
             raise Denied(413, "size")
         site, key = self._caller(request, address, now)
+        self._nodes[site.node_id] = site.name
         if not self._rates.serves(site.name, now):
             raise Denied(429, "rate", site.name)
         body = await _read(request, largest, site)
@@ -212,11 +214,16 @@ class Gateway:
             if message.public_key != key:
                 raise Denied(401, "node", site.name)
         else:
-            speaks_for = message.node.node_id if hasattr(message, "node") else message.node_id
-            if speaks_for != site.node_id:
-                raise Denied(401, "node", site.name)
+            self._demand_own(message, site)
         headers = {name: request.headers[name] for name in HEADERS}
         return Call(name, site, message, body, headers, request)
+
+    def _demand_own(self, message: Any, site: Admitted) -> None:  # noqa: ANN401 - has a node
+        """A number that is no other site's was the caller's before the SuperLink began anew."""
+        number = message.node.node_id if hasattr(message, "node") else message.node_id
+        if number != site.node_id:
+            stale = self._nodes.get(number, site.name) == site.name
+            raise Denied(401, "node", site.name, **({"stale": True} if stale else {}))
 
     def _caller(self, request: Request, address: str, now: float) -> tuple[Admitted, bytes]:
         """Who calls. A stranger's rate is not asked first: a site may share the address."""
@@ -233,7 +240,10 @@ class Gateway:
 
     def _deny(self, denied: Denied, address: str, path: str) -> Response:
         self._rates.refused(address, time.monotonic())
-        self._refused(denied.code, denied.site, address, path)
+        if "stale" in denied.more:  # it connects anew after the SuperLink was started again
+            log.info("gateway.stale-node", site=denied.site, address=address, path=path[:80])
+        else:
+            self._refused(denied.code, denied.site, address, path)
         return JSONResponse({"code": denied.code} | denied.more, denied.status)
 
     def _crowded(self, address: str) -> None:

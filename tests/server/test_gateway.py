@@ -320,6 +320,17 @@ def test_one_sites_key_cannot_push_as_another(
     assert ("sender", "thief", "127.0.0.1") in served.refused
 
 
+def test_a_number_from_before_the_superlink_began_anew_alarms_nobody(
+    served: Coordinator, tmp_path: Path, logged: list[Any]
+) -> None:
+    caller, node = admitted(served, tmp_path, "returning")
+    answer = caller.call("pull-messages", PullMessagesRequest(node=Node(node_id=node + 1)))
+    assert (answer.status_code, answer.json()["code"]) == (401, "node")
+    (said,) = [entry for entry in logged if entry.get("site") == "returning"]
+    assert (said["event"], said["log_level"]) == ("gateway.stale-node", "info")
+    assert ("node", "returning", "127.0.0.1") not in served.refused
+
+
 def test_a_key_cannot_activate_anothers(
     served: Coordinator, tmp_path: Path, logged: list[Any]
 ) -> None:
