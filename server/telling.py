@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 from rich.table import Table
@@ -94,7 +94,7 @@ _WORDS: Final[dict[str, Callable[[pb.Event, Fields], str]]] = {
     "site.absent": lambda e, f: f"{e.site}: absent from {f['purpose']}, {f['reason']}",
     "round.started": lambda e, f: f"round {e.round} of {f['rounds']}: {_sites(f['sites'])} asked",
     "round.completed": _completed_round,
-    "reply.folded": lambda e, f: f"round {e.round}: {e.site} is in",
+    "reply.folded": lambda e, f: f"round {e.round}: {e.site} has answered",
     "evaluation.completed": _evaluated,
 }
 
@@ -124,25 +124,25 @@ def figure(estimate: Mapping[str, Any]) -> str:
 
 def sites_table(rows: Iterable[pb.SiteRow]) -> Table:
     """Every site in a line."""
-    table = _table("site", "state", "connected", "fingerprint")
+    table = _table("site", "state", "connected", "fingerprint", elastic=("site",))
     for row in rows:
         seen = f"last seen {row.seen}" if row.seen else "never seen"
         connected = "now" if row.online else seen
         state = "admitted" if row.state == "active" else row.state
         style = "green" if row.online else "yellow" if row.state == "active" else "dim"
-        table.add_row(row.name, state, Text(connected, style=style), row.fingerprint)
+        table.add_row(_cut(row.name), state, Text(connected, style=style), row.fingerprint)
     return table
 
 
 def studies_table(rows: Iterable[pb.StudyRow]) -> Table:
     """Every study in a line."""
-    table = _table("study", "state", "round", "sites", "started")
+    table = _table("study", "state", "round", "sites", "started", elastic=("study", "sites"))
     for row in rows:
         table.add_row(
-            row.name,
+            _cut(row.name),
             row.state,
             f"{row.round} of {row.rounds}",
-            ", ".join(row.sites),
+            _cut(", ".join(row.sites)),
             row.started,
         )
     return table
@@ -174,8 +174,14 @@ def outcome_tables(outcome: Mapping[str, Any]) -> tuple[Table, Table]:
     return figures, sites
 
 
-def _table(*columns: str) -> Table:
+def _cut(text: str) -> Text:
+    """What may be longer than its column, and ends in … there: a row stays one line."""
+    return Text(text, no_wrap=True, overflow="ellipsis")
+
+
+def _table(*columns: str, elastic: Collection[str] = ()) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        fixed = bool(elastic) and column not in elastic
+        table.add_column(column, overflow="fold", no_wrap=fixed)
     return table

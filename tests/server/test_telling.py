@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from common.control import coordinator_pb2 as pb
-from server.telling import as_json, failure, figure, line, remarks
+from server.telling import (
+    as_json,
+    failure,
+    figure,
+    line,
+    remarks,
+    sites_table,
+    studies_table,
+)
 
+AT = "2026-11-20T21:00:00+00:00"
 HASH = "0123456789abcdef" * 4
 
 
 def event(kind: str, *, round: int = 0, site: str = "", **fields: object) -> pb.Event:
     texts = {name: json.dumps(value) for name, value in fields.items()}
-    at = "2026-11-20T21:00:00+00:00"
-    return pb.Event(id=5, at=at, kind=kind, round=round, site=site, fields=texts)
+    return pb.Event(id=5, at=AT, kind=kind, round=round, site=site, fields=texts)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +38,7 @@ def event(kind: str, *, round: int = 0, site: str = "", **fields: object) -> pb.
         (event("site.absent", round=2, site="a", purpose="train", reason="offline"), "a: absent"),
         (event("site.awaited", round=2, site="a", purpose="train"), "a: not connected"),
         (event("round.started", round=2, rounds=9, sites=1), "round 2 of 9: 1 site asked"),
-        (event("reply.folded", round=2, site="a"), "round 2: a is in"),
+        (event("reply.folded", round=2, site="a"), "round 2: a has answered"),
         (event("study.stopped", by="ada"), "stopped by ada"),
         (event("study.resumed", by="ada"), "resumed by ada"),
         (event("study.interrupted", code=-9), "started again"),
@@ -76,6 +86,19 @@ def test_an_event_for_a_script() -> None:
 )
 def test_a_figure_has_its_interval(estimate: dict[str, object], text: str) -> None:
     assert figure(estimate) == text
+
+
+def test_a_row_is_one_line_however_long_its_names() -> None:
+    sites = [f"hospital-number-{number}" for number in range(20)]
+    row = pb.StudyRow(name="study-" * 12, state="completed", rounds=9, sites=sites, started=AT)
+    console = Console(width=100, file=io.StringIO())
+    console.print(studies_table([row]))
+    console.print(sites_table([pb.SiteRow(name="s" * 99, state="active", fingerprint="K7QM" * 5)]))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 4
+    assert AT in lines[1]
+    assert "…" in lines[1]
+    assert "K7QM" * 5 in lines[3]
 
 
 def test_why_a_study_failed_is_an_error_again() -> None:
