@@ -124,11 +124,13 @@ def inspect(
     if lost:
         faults.append(Fault(audit.FILE, remembered.length, f"by the site's store, {lost}"))
     joined = {**_joined(lines, key), **coordinators}
+    doubted: list[Fault] = []
     for number, receipt in kept:
         unsigned = _signature_faults(number, receipt, site, joined)
-        faults += unsigned
+        doubted += unsigned
         if receipt and not unsigned:
-            faults += _receipt_faults(number, receipt, hashes, ledger)
+            doubted += _receipt_faults(number, receipt, hashes, ledger)
+    faults += _once(doubted)
     return Verdict(
         head=AuditHead(len(lines), hashes[-1]),
         receipts=sum(receipt is not None for _, receipt in kept),
@@ -208,26 +210,36 @@ def _stored(path: Path) -> tuple[list[ChargeRow], dict[str, str], AuditHead]:
 
 
 def _log_faults(lines: Sequence[bytes], hashes: Sequence[str], key: str) -> list[Fault]:
+    """Each break of the chain once: what follows a break and holds together is not named."""
     faults: list[Fault] = []
-    foreign = 0
+    foreign = before = 0
     previous_is_sound = True
     for number, line in enumerate(lines, start=1):
         entry = _read(line)
-        what = None if entry is None else _misplaced(entry, number, hashes[number - 1])
+        what = None
+        sound = entry is not None and _is_signed(entry, key)
         if entry is None:
-            what, sound = "it is no entry of an audit log", False
-        elif not _is_signed(entry, key):
-            what, sound, foreign = "it was changed, or another site signed it", False, foreign + 1
-        else:
-            sound = True
+            what = "it is no entry of an audit log"
+        elif not sound:
+            what, foreign = "it was changed, or another site signed it", foreign + 1
+        elif entry["number"] != before + 1:
+            what = _gap(entry["number"], number, before)
+        elif previous_is_sound and entry["previous"] != hashes[number - 1]:
             # What a changed line is followed by names the hash that it had before.
-            what = what if previous_is_sound or entry["number"] != number else None
+            what = "it follows another line than the one before it"
         if what:
             faults.append(Fault(audit.FILE, number, what))
+        before = entry["number"] if entry and sound else before + 1
         previous_is_sound = sound
     if len(lines) > 1 and foreign == len(lines):
         return [Fault(audit.FILE, 1, "no line is signed by this site: the log is another site's")]
     return faults
+
+
+def _gap(found: int, number: int, before: int) -> str:
+    if found > before + 1:
+        return f"one or more lines are missing before line {number}: entry {found} stands here"
+    return f"entry {found} stands here: lines were removed, added or moved"
 
 
 def _read(line: bytes) -> dict[str, Any] | None:
@@ -248,14 +260,6 @@ def _is_signed(entry: dict[str, Any], key: str) -> bool:
     if _SIGNATURE.fullmatch(signature) is None:
         return False
     return verify(key, signed_part(entry), bytes.fromhex(signature))
-
-
-def _misplaced(entry: dict[str, Any], number: int, previous: str) -> str | None:
-    if entry["number"] != number:
-        return f"entry {entry['number']} stands here: lines were removed, added or moved"
-    if entry["previous"] != previous:
-        return "it follows another line than the one before it"
-    return None
 
 
 def _is_whole(tail: bytes) -> bool:
@@ -295,6 +299,21 @@ def _signature_faults(
     if not receipt.holds(site):
         return [Fault(receipts.FILE, number, "the coordinator did not sign it")]
     return []
+
+
+def _once(faults: Sequence[Fault]) -> list[Fault]:
+    """The same fact once, by the first receipt that tells it, with how many more do."""
+    facts: dict[tuple[str, str], list[Fault]] = {}
+    for each in faults:
+        # Of a chain that was rewritten each receipt names another entry.
+        fact = each.what.partition(" had ")[0], each.what.rpartition(": ")[2]
+        facts.setdefault(fact, []).append(each)
+    return [
+        replace(first, what=f"{first.what}; {len(more)} more of the receipts say so")
+        if more
+        else first
+        for first, *more in facts.values()
+    ]
 
 
 def _receipt_faults(

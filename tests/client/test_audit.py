@@ -215,6 +215,21 @@ def test_lines_that_are_removed_are_found_up_to_the_last_receipt(
     assert found.sound == (is_tail and min(gone) > receipted)
 
 
+@pytest.mark.parametrize("gone", range(1, LINES))
+def test_a_line_that_is_gone_is_one_fact_and_each_receipt_no_other(gone: int) -> None:
+    lines = LOG.splitlines(keepends=True)
+    log = b"".join(lines[: gone - 1] + lines[gone:])
+    kept = [receipt(LOG, length) for length in range(1, LINES)]
+    found = inspect(log, site="north", key=KEY.public, coordinators=JOINED, kept=kept)
+    first, *more = found.faults
+    assert (first.line, first.file) == (gone, audit.FILE)
+    assert f"one or more lines are missing before line {gone}" in first.what
+    (fact,) = more
+    assert "rewritten" in fact.what
+    others = LINES - gone - 1
+    assert (f"{others} more of the receipts say so" in fact.what) == bool(others)
+
+
 @given(st.integers(0, len(LOG) - 1), st.integers(1, LINES))
 def test_any_cut_below_a_receipt_is_found(end: int, receipted: int) -> None:
     """Above it, a cut that ends within a line cannot be told from a crash."""
