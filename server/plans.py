@@ -15,7 +15,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from common.checkpoint import study_hash
-from common.errors import CheckpointError, Refusal, StudyError
+from common.errors import CheckpointError, PrivacyError, Refusal, StudyError
 from common.files import canonical_json, write_atomic
 from common.messages import LedgerHead, Reply, Request
 from common.plan import Offer, Plan, read_plan, write_plan
@@ -33,6 +33,8 @@ Plans = Mapping[str, Plan]
 def make_plans(desk: Desk, study: Study, weights: int) -> tuple[dict[str, Plan], dict[str, str]]:
     """Ask every site of the roster for its offer and write its plan.
 
+    A site whose offer the study cannot use is gone without, as one that makes none.
+
     Args:
         desk: who is asked.
         study: what is proposed.
@@ -42,26 +44,26 @@ def make_plans(desk: Desk, study: Study, weights: int) -> tuple[dict[str, Plan],
         Plans by site, in the order of the names; and why the others have none.
 
     Raises:
-        StudyError: a site has too few patients, or the sum of updates could overflow.
-        PrivacyError: the study's epsilon cannot be reached at a site.
-        RoundError: too few sites made an offer.
+        StudyError: the sum of updates could overflow.
+        RoundError: too few sites made an offer that can be used.
     """
     document = canonical_json(study.model_dump(mode="json")).decode()
     request = Request(study.study.name, "", 0, "offer", document=document)
-    offers: dict[str, Offer] = {}
+    plans: dict[str, Plan] = {}
     absences: dict[str, str] = {}
     everyone = sorted(desk.roster)
     for site, answer in hear(
         desk, dict.fromkeys(everyone, request), dict.fromkeys(everyone, OFFER)
     ):
         offer = _read_offer(desk, site, answer)
-        if isinstance(offer, Absence):
-            absences[site] = offer.reason
+        plan = offer if isinstance(offer, Absence) else _plan(desk, study, offer, weights)
+        if isinstance(plan, Absence):
+            absences[site] = plan.reason
         else:
-            offers[site] = _enough_patients(study, offer)
+            plans[site] = plan
     fewest = fewest_replies(study.aggregation)
-    demand_enough(study.study.name, 0, "offers", offers, absences, fewest=fewest)
-    plans = {site: write_plan(study, offers[site], weights) for site in sorted(offers)}
+    demand_enough(study.study.name, 0, "offers", plans, absences, fewest=fewest)
+    plans = dict(sorted(plans.items()))
     study.fixed_point.prove_no_overflow(tuple(plan.weight for plan in plans.values()))
     return plans, absences
 
@@ -78,7 +80,21 @@ def _read_offer(desk: Desk, site: str, answer: Reply | Absence) -> Offer | Absen
     return offer
 
 
-def _enough_patients(study: Study, offer: Offer) -> Offer:
+def _plan(desk: Desk, study: Study, offer: Offer, weights: int) -> Plan | Absence:
+    """The plan of one site, or why the study goes without it, which is told."""
+    try:
+        _demand_patients(study, offer)
+        return write_plan(study, offer, weights)
+    except (StudyError, PrivacyError) as error:
+        details = error.details
+        wanted = f", wanted {details['wanted']}" if "wanted" in details else ""
+        reason = f"{error.what} ({details['found']}{wanted})"
+        told = f"{reason}; {details['do']}"
+        desk.tell("site.absent", round=0, purpose="offer", site=offer.site, reason=told)
+        return Absence(reason)
+
+
+def _demand_patients(study: Study, offer: Offer) -> None:
     if offer.declared_patients < study.data.min_patients:
         raise StudyError(
             "a hospital has fewer patients than the study requires",
@@ -87,7 +103,6 @@ def _enough_patients(study: Study, offer: Offer) -> Offer:
             wanted=f"at least {study.data.min_patients} ([data] min_patients)",
             remedy="leave the site out of the study, or lower min_patients",
         )
-    return offer
 
 
 def approve(

@@ -12,6 +12,9 @@ from common.errors import CheckpointError, RefusalCode, RoundError, StudyError
 from common.files import canonical_json, sha256
 from common.messages import Reply, Request
 from common.plan import Offer, read_plan
+from common.study import PatientPrivacy, load_study
+from server.hearing import Desk
+from server.plans import make_plans
 
 if TYPE_CHECKING:
     from tests.server.conftest import World
@@ -43,19 +46,47 @@ def test_weights_and_warnings_of_the_plans_stand_in_the_outcome(world: World) ->
     assert [note.split(":")[0] for note in outcome["warnings"]] == ["NOT PRIVATE"] * 2
 
 
-def test_a_hospital_with_too_few_patients_stops_the_study_before_anything_is_written(
+FEW = (
+    "a hospital has fewer patients than the study requires "
+    "(40 declared patients, wanted at least 50 ([data] min_patients))"
+)
+
+
+def test_a_hospital_with_too_few_patients_is_gone_without(world: World) -> None:
+    world.patients["south"] = 40
+    told: list[object] = []
+    outcome = world.run(
+        observer=lambda event, fields: (
+            told.append(fields["reason"]) if event == "site.absent" else None
+        )
+    )
+    assert told == [f"{FEW}; leave the site out of the study, or lower min_patients"]
+    assert outcome["sites"].keys() == {"north", "west"}
+    assert {(each["site"], each["reason"]) for each in outcome["absences"]} == {("south", FEW)}
+
+
+def test_too_few_hospitals_with_enough_patients_stop_the_study_before_anything_is_written(
     world: World,
 ) -> None:
-    world.patients["south"] = 40
-    with pytest.raises(StudyError) as caught:
+    world.patients |= {"south": 40, "north": 40}
+    with pytest.raises(RoundError) as caught:
         world.run()
-    assert caught.value.details == {
-        "where": "site south, data set chest-xray",
-        "found": "40 declared patients",
-        "wanted": "at least 50 ([data] min_patients)",
-        "do": "leave the site out of the study, or lower min_patients",
-    }
+    assert f"south: {FEW}" in caught.value.details["found"]
+    assert caught.value.details["where"] == "offers, round 0"
     assert not world.coordinator.exists()
+
+
+def test_a_hospital_where_epsilon_cannot_be_reached_is_gone_without(world: World) -> None:
+    """With 50 patients each of 400 steps shows a third of them; with 50 000, next to none."""
+    world.rounds, world.evaluations = 400, "[400]"
+    study = load_study(world.study_file)
+    privacy = PatientPrivacy(mode="patient", epsilon=0.1, delta=1e-6, clip_norm=1.0)
+    study = study.model_copy(update={"privacy": privacy})
+    world.patients = {"north": 50, "south": 50_000, "west": 50_000}
+    desk = Desk(world.grid(), {site: world.key(site).public for site in world.patients}, "1s")
+    plans, absences = make_plans(desk, study, 100)
+    assert list(plans) == ["south", "west"]
+    assert absences["north"].startswith("this epsilon cannot be reached")
 
 
 def test_a_sum_that_could_overflow_stops_the_study(world: World) -> None:
