@@ -179,7 +179,9 @@ def approve(
         if plan_hash is None:
             plan_hash = _read_now(asked, study, yes=yes)
         meant = pb.ShowRequest(study=study, plan_hash=plan_hash, by=who())
-        plan_hash = asked.Show(meant, timeout=SECONDS).plan_hash
+        shown = asked.Show(meant, timeout=SECONDS)
+        plan_hash = shown.plan_hash
+        commands.reconsidered(shown, yes=yes)
         confirmed(f"Approve exactly the plan {plan_hash[: commands.SHORT]}?", yes=yes)
         err().print("Reading the images of its patients; this may take minutes.")
         answer = asked.Approve(

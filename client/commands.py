@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from rich.table import Table
 from rich.text import Text
 
-from common.console import out
+from common.console import err, out
 from common.control import site_pb2 as pb
 from common.control.faults import asking
 from common.control.site_pb2_grpc import SiteStub
@@ -198,6 +198,18 @@ def show_study(shown: pb.ShowReply) -> None:
     if shown.state == "pending":
         short = shown.plan_hash[:SHORT]
         console.print(f"\nTo approve: consilium-site approve {shown.study} --hash {short}")
+
+
+def reconsidered(shown: pb.ShowReply, *, yes: bool) -> None:
+    """Say that a person had ended a study, and ask whether it is to run all the same.
+
+    Raises:
+        SiteError: it is not, or there is nobody to ask.
+    """
+    if shown.state not in ("stopped", "denied"):
+        return
+    err().print(f"{shown.study} was {shown.state} by {shown.by}, {shown.decided}.", markup=False)
+    confirmed("Let it run all the same?", yes=yes)
 
 
 def show_approved(approved: pb.ApproveReply) -> None:

@@ -112,6 +112,8 @@ class Control(SiteServicer):
             document=shown.document,
             study=shown.row.name,
             warnings=shown.row.warnings,
+            decided=shown.row.decided,
+            by=shown.row.by,
         )
 
     async def Approve(self, request: pb.ApproveRequest, context: object) -> pb.ApproveReply:

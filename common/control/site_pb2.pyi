@@ -161,7 +161,7 @@ class ShowRequest(_message.Message):
     def __init__(self, study: _Optional[str] = ..., plan_hash: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
 
 class ShowReply(_message.Message):
-    __slots__ = ("plan_hash", "state", "text", "epsilon", "document", "study", "warnings")
+    __slots__ = ("plan_hash", "state", "text", "epsilon", "document", "study", "warnings", "decided", "by")
     PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +169,8 @@ class ShowReply(_message.Message):
     DOCUMENT_FIELD_NUMBER: _ClassVar[int]
     STUDY_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
     plan_hash: str
     state: str
     text: str
@@ -176,7 +178,9 @@ class ShowReply(_message.Message):
     document: str
     study: str
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, plan_hash: _Optional[str] = ..., state: _Optional[str] = ..., text: _Optional[str] = ..., epsilon: _Optional[float] = ..., document: _Optional[str] = ..., study: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    decided: str
+    by: str
+    def __init__(self, plan_hash: _Optional[str] = ..., state: _Optional[str] = ..., text: _Optional[str] = ..., epsilon: _Optional[float] = ..., document: _Optional[str] = ..., study: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., decided: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
 
 class ApproveRequest(_message.Message):
     __slots__ = ("study", "plan_hash", "days", "by")

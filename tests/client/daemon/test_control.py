@@ -182,6 +182,18 @@ def test_the_coordinator_is_told_of_a_plan_that_is_denied(world: World) -> None:
     assert world.code(proposal(plan)) == RefusalCode.DENIED
 
 
+def test_who_approves_what_a_person_has_ended_is_told_and_asked_again(world: World) -> None:
+    plan = world.proposed("ended")
+    world.site.ask("deny", "ended")
+    with person(world.site, "approve", "ended", "--hash", plan.hash) as administrator:
+        assert "ended was denied by " in administrator.reads(b"all the same? [y/N]")
+        assert administrator.says("n") == 2
+    assert world.code(proposal(plan)) == RefusalCode.DENIED
+    said = world.site.ask("approve", "ended", "--hash", plan.hash, "--yes")
+    assert "Approved: ended" in said
+    assert world.code(proposal(plan)) == "ok"
+
+
 def test_nobody_is_told_of_a_plan_that_is_denied_after_it_was_approved(world: World) -> None:
     plan = world.running("late")
     assert world.code(asking(plan)) == "ok"
