@@ -93,6 +93,7 @@ def _site(sites: dict[str, Site], context: Context) -> Site:
             Path(path),
             None if state is None else Path(str(state)),
             None if seed is None else int(seed),
+            serves=True,
         )
     return sites[path]
 

@@ -68,6 +68,7 @@ class Site:
         known_seed: a seed that the site's keys follow from, in simulations alone.
         workers: processes that decode images.
         recorded: what the arithmetic is to depend on, where an earlier run is repeated.
+        serves: whether it is open to serve, which the log says, and not for one command.
     """
 
     folder: Path
@@ -80,6 +81,7 @@ class Site:
     audit: AuditLog = field(repr=False)
     workers: int = WORKERS
     recorded: NumericsRecord | None = None
+    serves: bool = False
     _cohorts: dict[str, Cohort] = field(default_factory=dict, repr=False)
     _read_at: str = field(default="", repr=False)
 
@@ -222,7 +224,8 @@ class Site:
 
     def remember_log(self) -> None:
         """Keep the log's head in the store too: a log that was cut or taken away is found."""
-        self.store.keep(LOG_HEAD, f"{self.audit.head.length} {self.audit.head.hash}")
+        head = self.audit.refresh()
+        self.store.keep(LOG_HEAD, f"{head.length} {head.hash}")
 
     def forget(self) -> None:
         """Read cohorts again when they are asked for."""
@@ -230,9 +233,10 @@ class Site:
         self._read_at = ""
 
     def close(self) -> None:
-        """Note that the site stops, and close its store and its log."""
+        """Close the store and the log; of a site that serves, the log says that it stops."""
         with suppress(OSError, sqlite3.Error):  # a full disk keeps nobody from stopping
-            self.audit.append("site.stopped", pid=os.getpid())
+            if self.serves:
+                self.audit.append("site.stopped", pid=os.getpid())
             self.remember_log()
         self.store.close()
         self.audit.close()
@@ -244,13 +248,16 @@ class Site:
         self.close()
 
 
-def open_site(path: Path, state: Path | None = None, known_seed: int | None = None) -> Site:
+def open_site(
+    path: Path, state: Path | None = None, known_seed: int | None = None, *, serves: bool = False
+) -> Site:
     """Open a site, making its keys, its store and its audit log where there are none.
 
     Args:
         path: the site file.
         state: folder of what must outlive the process; by default as the site file says.
         known_seed: makes all keys follow from the seed and the site's name; a simulation's.
+        serves: see :class:`Site`.
 
     Raises:
         SiteError: the site file or the state cannot be used, or the policy does not allow a
@@ -267,6 +274,7 @@ def open_site(path: Path, state: Path | None = None, known_seed: int | None = No
     state = path.parent / file.site.state if state is None else state
     try:
         site = _opened(path.parent, file, state, known_seed)
+        site.serves = serves
         _note_start(site, path)
     except OSError as error:
         raise SiteError(
@@ -279,8 +287,9 @@ def open_site(path: Path, state: Path | None = None, known_seed: int | None = No
 
 
 def _note_start(site: Site, path: Path) -> None:
-    """The start, and the site file where it is not what it was at the last one."""
-    site.audit.append("site.started", pid=os.getpid(), version=version("consilium"))
+    """That it serves, and the site file where it is not what it was at the last opening."""
+    if site.serves:
+        site.audit.append("site.started", pid=os.getpid(), version=version("consilium"))
     settings = sha256_file(path)
     if settings != site.store.fact("site-file"):
         site.audit.append("configuration.changed", site_file=settings)

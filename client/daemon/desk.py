@@ -33,7 +33,7 @@ class Desk:
     """
 
     def __init__(self, path: Path, state: Path, known_seed: int | None, *, keep_open: bool) -> None:
-        self._open = partial(open_site, path, state, known_seed)
+        self._open = partial(open_site, path, state, known_seed, serves=keep_open)
         self._keep_open = keep_open
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         # A daemon's: what takes minutes must not keep the process from ending.

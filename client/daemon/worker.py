@@ -79,7 +79,7 @@ def serve(end: socket.socket, order: Order) -> None:
     from client.site import open_site
 
     order.limits.apply()  # with all that is imported in memory: what fails now fails clearly
-    with open_site(order.site, order.state, order.known_seed) as site:
+    with open_site(order.site, order.state, order.known_seed, serves=True) as site:
         structlog.contextvars.bind_contextvars(site=site.name)
         app = build({str(order.site): site})
         frames.send(end, Frame("ready"))

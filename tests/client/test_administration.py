@@ -499,7 +499,6 @@ def test_every_message_and_decision_stands_in_the_log(site: Site) -> None:
     code_of(site, asking(plan))
     lines = list(audit.entries(site.state))
     assert [each.event for each in lines] == [
-        "site.started",
         "configuration.changed",
         *("message.in", "message.out"),
         *("message.in", "study.proposed", "message.out"),

@@ -212,7 +212,9 @@ def test_who_joins_while_the_daemon_runs_is_told_to_start_it_again(tmp_path: Pat
     )
     (tmp_path / "COORDINATOR.json").write_text(card.text)
     with daemon(tmp_path / "site.toml", seed=SEED) as it:
+        before = it.ask("audit").count("site.st")
         it.ask("join", str(tmp_path / "COORDINATOR.json"), "--yes")
+        assert it.ask("audit").count("site.st") == before  # said of what serves alone
         said = it.ask("status")
         assert "this site has joined other since the daemon started" in said
         assert "start the daemon again" in said

@@ -116,6 +116,7 @@ async def test_every_message_is_noted_and_what_has_a_type_is_answered(tmp_path: 
     assert centre.asked[0] == "connect"
     assert centre.asked[-1] == "goodbye"
     noted = [each.event for each in audit.entries(hospital.state)]
+    assert (noted.count("site.started"), noted.count("site.stopped")) == (1, 1)  # the worker's
     assert [each for each in noted if each.startswith("message.")] == [
         *("message.in", "message.out"),
         *("message.in", "message.silence"),
