@@ -164,8 +164,10 @@ def test_admitting_writes_the_card_and_shows_what_to_compare(scene: Scene, tmp_p
     assert scene.deployment.card.fingerprint in said
     assert "by telephone" in said
     (tmp_path / "elsewhere").mkdir()
-    said = scene.cli("admit", tmp_path / "SITE.json", "--out", tmp_path / "x" / ".." / "elsewhere")
-    assert f"send {tmp_path.resolve() / 'elsewhere' / 'COORDINATOR.json'} to" in said.stdout
+    elsewhere = scene.cli(
+        "admit", tmp_path / "SITE.json", "--out", tmp_path / "x" / ".." / "elsewhere"
+    )
+    assert f"send {tmp_path.resolve() / 'elsewhere' / 'COORDINATOR.json'} to" in elsewhere.stdout
     assert (tmp_path / "elsewhere" / "COORDINATOR.json").exists()
 
 
