@@ -14,7 +14,7 @@ from typing import Final
 
 from client.site import Site
 from client.store import Store
-from common.errors import ConsiliumError, PublicRefusal, Refusal, RefusalCode
+from common.errors import ConsiliumError, Refusal, RefusalCode
 from common.messages import Request
 
 MOST: Final = 20
@@ -43,7 +43,7 @@ class Declined:
 
 def details(refused: Refusal) -> dict[str, str]:
     """Where, found and wanted of a refusal that concerns public numbers alone; else nothing."""
-    if not isinstance(refused, PublicRefusal):
+    if not refused.public:
         return {}
     names = ("where", "found", "wanted")
     return {name: refused.details[name][:_LONGEST] for name in names if name in refused.details}

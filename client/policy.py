@@ -14,7 +14,7 @@ from datetime import time
 
 from client.site import Site
 from client.sitefile import Policy
-from common.errors import PublicRefusal, Refusal, RefusalCode
+from common.errors import Refusal, RefusalCode
 from common.numerics import differences
 from common.plan import Offer, Plan
 from common.privacy import NoMechanism, PatientMechanism, understated
@@ -109,7 +109,7 @@ def _require_ours(plan: Plan, site: Site, offer: Offer) -> None:
     }
     for name, (found, ours) in told.items():
         if found != ours:
-            raise PublicRefusal(
+            raise Refusal.of_public(
                 RefusalCode.WRONG_PLAN,
                 "the plan's numbers are not this site's",
                 where=name,
@@ -118,9 +118,10 @@ def _require_ours(plan: Plan, site: Site, offer: Offer) -> None:
             )
     _require_same_numerics(plan, offer)
     if plan.declared_patients < plan.study.data.min_patients:
-        raise PublicRefusal(
+        raise Refusal.of_public(
             RefusalCode.DATA_UNAVAILABLE,
             "the study needs more patients than this site declares",
+            where="declared_patients",
             found=plan.declared_patients,
             wanted=plan.study.data.min_patients,
         )
@@ -139,7 +140,7 @@ def _require_same_numerics(plan: Plan, offer: Offer) -> None:
 
 
 def _not_allowed(key: str, found: object, wanted: str) -> Refusal:
-    return PublicRefusal(
+    return Refusal.of_public(
         RefusalCode.POLICY,
         "the plan asks for more than this site's policy allows",
         where=f"[policy] {key}",

@@ -39,7 +39,7 @@ from client.receipts import Receipts
 from client.replies import Replies
 from client.sitefile import DataSet, SiteFile, load_site_file
 from client.store import LOG_HEAD, Store
-from common.errors import PublicRefusal, RefusalCode, SiteError
+from common.errors import Refusal, RefusalCode, SiteError
 from common.files import sha256_file, write_atomic
 from common.numerics import EngineChoice, NumericsRecord, record
 from common.plan import Offer
@@ -106,7 +106,7 @@ class Site:
         """
         found = self.file.data.get(study.data.dataset)
         if found is None:
-            raise PublicRefusal(
+            raise Refusal.of_public(
                 RefusalCode.DATA_UNAVAILABLE,
                 "the study asks for a data set that this site does not have",
                 where=f"site {self.name}",

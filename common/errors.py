@@ -14,7 +14,6 @@
     ├── CoordinatorError      the coordinator's settings, store or service
     ├── LinkError             the other side cannot be reached, or does not accept us
     └── Refusal               a site says no; carries a code from a closed list
-        └── PublicRefusal     one that speaks of public numbers alone
 
 An error is an instruction: it names what is wrong, where, the value found, the
 value wanted and what to do. Messages never hold a patient's identifier: they are
@@ -130,7 +129,13 @@ class RefusalCode(StrEnum):
 
 
 class Refusal(ConsiliumError):
-    """A site declines a request. Only :attr:`code` leaves the site; the rest is logged there."""
+    """A site declines a request. Only :attr:`code` leaves the site; the rest is logged there.
+
+    Attributes:
+        public: whether its details are public numbers and settings, which the site's logs may hold.
+    """
+
+    public = False
 
     def __init__(
         self,
@@ -145,6 +150,18 @@ class Refusal(ConsiliumError):
         self.code = code
         super().__init__(what, where=where, found=found, wanted=wanted, remedy=remedy)
 
-
-class PublicRefusal(Refusal):
-    """A refusal whose details are public numbers and settings: the site's logs may hold them."""
+    @classmethod
+    def of_public(
+        cls,
+        code: RefusalCode,
+        what: str,
+        *,
+        where: object,
+        found: object,
+        wanted: object,
+        remedy: str | None = None,
+    ) -> Refusal:
+        """A refusal that concerns public numbers and settings alone."""
+        refusal = cls(code, what, where=where, found=found, wanted=wanted, remedy=remedy)
+        refusal.public = True
+        return refusal
