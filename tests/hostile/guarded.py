@@ -12,6 +12,7 @@ ARRAYS, CLOSE = "client.answering._require_arrays: ", "client.answering._close: 
 PROPOSE, APPROVED = "client.answering._propose: ", "client.approvals.Approvals.require: "
 LEDGER, BEYOND = "client.ledger.Ledger.", "client.ledger.Ledger._refuse_beyond_plan: "
 ACCEPTABLE, ALLOWED = "client.policy.require_acceptable: ", "client.policy.require_allowed: "
+BOUNDS = "client.policy.require_bounds: "
 OURS, BROUGHT = "client.policy._require_ours: ", "client.receipts.Receipts._brought: "
 TAKE, HERE = "client.receipts.Receipts.take: ", "client.receipts.Receipts._require_here: "
 RECORD, FIELD = "common.messages._from_record: ", "common.messages._well_formed: "
@@ -107,21 +108,22 @@ HELD: Final[dict[str, str]] = {
     ),
     ACCEPTABLE + "_require_ours(plan, site, site.offer(plan.study))": "another kernel",
     ACCEPTABLE + "fault is not None": "less noise",
+    ALLOWED + "require_bounds(plan, site.file.policy)": "a larger delta than the policy's",
     ACCEPTABLE + "require_allowed(plan, site)": "a larger delta than the policy's",
     ALLOWED + "_require_ours(plan, site, site.offer(plan.study, plan.numerics.choice))": (
         "a round on a machine that computes otherwise"
     ),
-    ALLOWED + "study.task.kind not in policy.tasks": (
+    BOUNDS + "study.task.kind not in policy.tasks": (
         "a round of a task that the policy takes no more"
     ),
-    ALLOWED + "study.aggregation.min_sites < policy.min_sites": (
+    BOUNDS + "study.aggregation.min_sites < policy.min_sites": (
         "fewer sites than the policy's smallest aggregate"
     ),
-    ALLOWED + "plan.mechanism.delta > policy.delta": "a larger delta than the policy's",
-    ALLOWED + "plan.mechanism.epsilon > policy.max_epsilon_per_study": (
+    BOUNDS + "plan.mechanism.delta > policy.delta": "a larger delta than the policy's",
+    BOUNDS + "plan.mechanism.epsilon > policy.max_epsilon_per_study": (
         "a round under a policy that has become tighter"
     ),
-    ALLOWED + "not policy.allow_no_privacy": 'mode "none"',
+    BOUNDS + "not policy.allow_no_privacy": 'mode "none"',
     OURS + "told['site']": "another site's plan",
     OURS + "told['known_key']": "the known key",
     OURS + "told['weights']": "fewer weights than the model has",
@@ -255,16 +257,16 @@ SHARED: Final[dict[str, Shared]] = {
     ),
     LEDGER + "refuse_unaffordable: mechanism.epsilon > limits.epsilon_per_study": Shared(
         "a higher epsilon than the policy's for one study",
-        (ALLOWED + "plan.mechanism.epsilon > policy.max_epsilon_per_study",),
+        (BOUNDS + "plan.mechanism.epsilon > policy.max_epsilon_per_study",),
     ),
     LEDGER + "_refuse_overspending: self._refuse_beyond_plan(charge, plan, limits)": Shared(
         "a round under a policy that has become tighter",
-        (ALLOWED + "plan.mechanism.epsilon > policy.max_epsilon_per_study",),
+        (BOUNDS + "plan.mechanism.epsilon > policy.max_epsilon_per_study",),
         "budget",
     ),
     BEYOND + "plan.mechanism.epsilon > limits.epsilon_per_study": Shared(
         "a round under a policy that has become tighter",
-        (ALLOWED + "plan.mechanism.epsilon > policy.max_epsilon_per_study",),
+        (BOUNDS + "plan.mechanism.epsilon > policy.max_epsilon_per_study",),
         "budget",
     ),
     BEYOND + "spent + event.count <= whole.count": Shared(
