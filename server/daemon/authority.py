@@ -91,8 +91,7 @@ def init(folder: Path, name: str, address: str) -> Made:
         keep(key, lambda: _new_key(ec.SECP256R1()))
         keep(certificate, partial(_issue, home, key, hosts))
     keep(home.signing_key, lambda: secrets.token_bytes(32))
-    for path in (home.superexec_secret, home.guard_secret):
-        keep(path, lambda: secrets.token_hex(32).encode())
+    keep(home.guard_secret, lambda: secrets.token_hex(32).encode())
     return Made(home, tuple(made), tuple(kept))
 
 
@@ -155,7 +154,7 @@ def signing_key(home: Home) -> SigningKey:
 
 
 def secret(path: Path) -> bytes:
-    """What stands in a secret file of the state folder, ``superexec.secret`` for one.
+    """What stands in a secret file of the state folder, ``guard.secret`` for one.
 
     Raises:
         CoordinatorError: it is missing, or others than its owner may read it.

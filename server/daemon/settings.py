@@ -7,8 +7,7 @@
     state/server.pem, server.key     the gateway's certificate
     state/loopback.pem, loopback.key SuperLink's certificate, for 127.0.0.1
     state/signing.key                Ed25519, signs receipts
-    state/superexec.secret           with it a study's process takes its task
-    state/guard.secret               with it SuperLink is controlled
+    state/guard.secret               with it SuperLink is controlled and a study takes its task
     state/operators/                 certificates of the operators that are let in
     state/control.sock, notices.sock while the daemon runs
     state/coordinator.sqlite         the store, unless it is elsewhere
@@ -189,13 +188,8 @@ class Home:
         return self.state / "signing.key"
 
     @property
-    def superexec_secret(self) -> Path:
-        """64 hexadecimal digits that a study's process shows to SuperLink; secret."""
-        return self.state / "superexec.secret"
-
-    @property
     def guard_secret(self) -> Path:
-        """64 hexadecimal digits that whoever controls SuperLink shows; secret."""
+        """64 hexadecimal digits: who controls SuperLink shows them, SuperExec's follow; secret."""
         return self.state / "guard.secret"
 
     @property

@@ -42,7 +42,6 @@ def test_init_twice_says_what_exists_and_changes_nothing(tmp_path: Path) -> None
         "loopback.pem",
         "loopback.key",
         "signing.key",
-        "superexec.secret",
         "guard.secret",
     }
     assert everything(tmp_path) == before
@@ -82,8 +81,9 @@ def test_everything_is_its_owners_alone(home: Home) -> None:
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
 
 
-def test_secrets_are_long_and_differ(home: Home) -> None:
-    found = {home.superexec_secret.read_text(), home.guard_secret.read_text()}
+def test_a_secret_is_long_and_each_coordinators_own(home: Home, tmp_path: Path) -> None:
+    other = authority.init(tmp_path / "other", "radiology", ADDRESS).home
+    found = {home.guard_secret.read_text(), other.guard_secret.read_text()}
     assert {len(secret) for secret in found} == {64}
     assert len(found) == 2
 
