@@ -96,9 +96,10 @@ def join(
 ) -> None:
     """Name the coordinator that this site connects to."""
     from client import enrolling
+    from client.daemon.place import known_coordinator
     from common.enrolment import read_coordinator_card
 
-    before = enrolling.known_coordinator(state_folder(context.obj))
+    before = known_coordinator(state_folder(context.obj))
     card = read_coordinator_card(card_file)
     console = out()
     console.print(f"Coordinator {card.name} at {card.address}")

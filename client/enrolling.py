@@ -13,12 +13,11 @@ from client.daemon.fleet import load_node_key, public_node_key
 from client.labels import guess_key
 from client.site import Site, kept_seed, open_site
 from client.sitefile import load_site_file
-from common.enrolment import CoordinatorCard, SiteCard, read_coordinator_card
+from common.enrolment import COORDINATOR_CARD, CoordinatorCard, SiteCard
 from common.errors import SiteError
 from common.files import write_atomic
 
 SITE_CARD: Final = "SITE.json"
-COORDINATOR_CARD: Final = "COORDINATOR.json"
 
 SITE_FILE: Final = """\
 # The site file of {name}: what this hospital offers, and what it allows.
@@ -134,12 +133,6 @@ def introduce(path: Path, known_seed: int | None = None) -> Made:
     card_file = path.parent / SITE_CARD
     write_atomic(card_file, card.text.encode())
     return Made(path, card_file, card)
-
-
-def known_coordinator(state: Path) -> CoordinatorCard | None:
-    """The coordinator that a site has joined."""
-    path = state / COORDINATOR_CARD
-    return read_coordinator_card(path) if path.exists() else None
 
 
 def join(path: Path, card: CoordinatorCard) -> Path:

@@ -12,9 +12,8 @@ from typing import Any, Final
 
 from client.approvals import UNREAD, Approval
 from client.policy import require_bounds
-from client.receipts import CARD
 from client.site import Site
-from common.enrolment import read_coordinator_card
+from common.enrolment import COORDINATOR_CARD, read_coordinator_card
 from common.errors import Refusal
 from common.plan import Plan
 from common.privacy import PatientMechanism
@@ -134,9 +133,9 @@ def _study(site: Site, approval: Approval) -> tuple[str, ...]:
 
 
 def _coordinator(site: Site) -> str:
-    if not (site.state / CARD).exists():
+    if not (site.state / COORDINATOR_CARD).exists():
         return "a coordinator that this site has not joined"
-    card = read_coordinator_card(site.state / CARD)
+    card = read_coordinator_card(site.state / COORDINATOR_CARD)
     return f"{card.name} at {card.address}"
 
 

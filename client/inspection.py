@@ -25,7 +25,7 @@ from client.audit import signed_part
 from client.receipts import Receipt, read_receipts
 from client.recount import ChargeRow, changed_plans, recount
 from client.store import LOG_HEAD
-from common.enrolment import read_coordinator_card
+from common.enrolment import COORDINATOR_CARD, read_coordinator_card
 from common.errors import SiteError
 from common.files import canonical_json, sha256
 from common.messages import HASH_OF_NOTHING, AuditHead, LedgerHead
@@ -156,7 +156,7 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
     """
     _require_receipts(elsewhere)
     log = state / audit.FILE
-    card = state / receipts.CARD
+    card = state / COORDINATOR_CARD
     coordinator = read_coordinator_card(card) if card.exists() else None
     try:
         key = SigningKey((state / "signing.key").read_bytes()).public

@@ -21,14 +21,13 @@ from typing import Final
 
 from client.audit import AuditLog
 from client.ledger import LOST, Ledger
-from common.enrolment import read_coordinator_card
+from common.enrolment import COORDINATOR_CARD, read_coordinator_card
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json
 from common.messages import AuditHead, LedgerHead, Request, receipt_bytes
 from common.signing import verify
 
 FILE: Final = "receipts.jsonl"
-CARD: Final = "COORDINATOR.json"
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Receipts:
     """
 
     def __init__(self, state: Path, site: str, ledger: Ledger, audit: AuditLog) -> None:
-        self._path, self._card, self._site = state / FILE, state / CARD, site
+        self._path, self._card, self._site = state / FILE, state / COORDINATOR_CARD, site
         self._ledger, self._audit = ledger, audit
         self._key, self._joined = "", 0
         self._newest: Receipt | None = None

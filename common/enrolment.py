@@ -96,6 +96,8 @@ def _signing_key(text: str) -> str:
     return text
 
 
+COORDINATOR_CARD: Final = "COORDINATOR.json"
+"""What the file of a coordinator's card is called: by mail, and in a site's state folder."""
 Address = Annotated[str, AfterValidator(_address)]
 """``host:port`` under which a service is reached."""
 NodeKey = Annotated[str, AfterValidator(_node_key)]

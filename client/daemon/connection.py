@@ -40,7 +40,7 @@ from client.daemon.fleet import (
 from client.daemon.frames import BrokenFrame, Frame
 from client.daemon.limits import EXIT_UNUSABLE
 from common import flower, logs
-from common.enrolment import read_coordinator_card
+from common.enrolment import COORDINATOR_CARD, read_coordinator_card
 from common.errors import ConsiliumError, LinkError
 from common.files import sha256
 from common.flower import Message, RecordDict
@@ -298,7 +298,7 @@ def main() -> None:
     logs.configure("console" if form == "console" else "json", "info")
     threading.excepthook = _end
     try:
-        card = read_coordinator_card(state / "COORDINATOR.json")
+        card = read_coordinator_card(state / COORDINATOR_CARD)
         key = load_node_key(state / "node.key")
     except ConsiliumError as error:
         told = {"what": error.what, "found": error.details.get("found", "")}

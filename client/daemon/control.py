@@ -21,12 +21,12 @@ from client import administration, audit
 from client.administration import Left, Spending, StudyRow
 from client.daemon.conditions import now
 from client.daemon.desk import Desk
-from client.daemon.place import CARD
+from client.daemon.place import known_coordinator
 from client.daemon.supervisor import Supervisor
 from client.declined import Declined
 from common.control import site_pb2 as pb
 from common.control.site_pb2_grpc import SiteServicer
-from common.enrolment import CoordinatorCard, read_coordinator_card
+from common.enrolment import CoordinatorCard
 from common.errors import ConsiliumError, SiteError
 
 SERVICE: Final = "consilium.site.v1.Site"
@@ -261,9 +261,8 @@ class Control(SiteServicer):
 
     def _joined(self) -> CoordinatorCard | None:
         """The coordinator that would be connected to after a start anew."""
-        path = self._supervisor.place.state / CARD
         with suppress(ConsiliumError):
-            return read_coordinator_card(path)
+            return known_coordinator(self._supervisor.place.state)
         return None
 
     def _connection(self) -> pb.Connection:

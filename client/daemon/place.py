@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from client.sitefile import SiteFile, load_site_file
-from common.enrolment import CoordinatorCard, read_coordinator_card
-
-CARD: Final = "COORDINATOR.json"
+from common.enrolment import COORDINATOR_CARD, CoordinatorCard, read_coordinator_card
 
 
 @dataclass(frozen=True)
@@ -47,5 +44,10 @@ def place_of(path: Path, known_seed: int | None = None) -> Place:
     """
     file = load_site_file(path)
     state = path.absolute().parent / file.site.state
-    card = read_coordinator_card(state / CARD) if (state / CARD).exists() else None
-    return Place(path.absolute(), file, state, known_seed, card)
+    return Place(path.absolute(), file, state, known_seed, known_coordinator(state))
+
+
+def known_coordinator(state: Path) -> CoordinatorCard | None:
+    """The coordinator that a site has joined."""
+    path = state / COORDINATOR_CARD
+    return read_coordinator_card(path) if path.exists() else None

@@ -18,7 +18,7 @@ from client.enrolling import join
 from client.inspection import inspect_state
 from client.receipts import read_receipts
 from client.site import Site
-from common.enrolment import CoordinatorCard
+from common.enrolment import COORDINATOR_CARD, CoordinatorCard
 from common.errors import SiteError
 from common.messages import AuditHead, LedgerHead, Reply, Request, receipt_bytes
 from common.signing import SigningKey
@@ -71,7 +71,7 @@ def card() -> CoordinatorCard:
 def hospital(tmp_path: Path, card: CoordinatorCard) -> Hospital:
     made = Hospital(tmp_path / "north")
     made.state.mkdir()
-    (made.state / receipts.CARD).write_text(card.text)
+    (made.state / COORDINATOR_CARD).write_text(card.text)
     return made
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from client.answering import answer_record
-from client.receipts import CARD
 from client.site import Site
+from common.enrolment import COORDINATOR_CARD
 from common.messages import Reply, Request, reply_from_record
 from server.daemon import authority
 from tests.client.site_fixtures import Hospital, plan_for, proposal
@@ -76,7 +76,7 @@ def stand(folder: Path) -> Standing:
         plan = plan_for(site, STUDY)
         approval = asked(site, proposal(plan))
         assert approval.code == "ok"
-    (hospital.state / CARD).write_text(authority.coordinator_card(home).text)
+    (hospital.state / COORDINATOR_CARD).write_text(authority.coordinator_card(home).text)
     key = authority.signing_key(home)
     sound = Sound(plan, 0, (approval.ledger,), (approval.audit,), key)
     shutil.copytree(hospital.folder, folder / "0")
