@@ -90,6 +90,4 @@ async def serve(folder: Path, sites: int) -> None:
 if __name__ == "__main__":
     logs.configure(level="warning")
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
-    import uvloop
-
-    uvloop.run(serve(Path(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2])))

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, Final, cast
 
 import uvicorn
-import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_BYTES: Final = 2**16
@@ -35,11 +34,6 @@ _REASONS: Final = {
     "SSLV3_ALERT_BAD_CERTIFICATE": "other-authority",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "other-authority",
 }
-
-
-def new_loop() -> asyncio.AbstractEventLoop:
-    """The event loop to serve on: TLS costs half on it of what it costs on asyncio's own."""
-    return uvloop.new_event_loop()
 
 
 def watched(context: ssl.SSLContext, failed: Callable[[str], None]) -> ssl.SSLContext:
