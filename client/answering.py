@@ -330,6 +330,7 @@ def _evaluate(plan: Plan, request: Request, cohort: Cohort, streams: RoundStream
         np.asarray(request.arrays, dtype=np.float32),
         cohort.images,
         cohort.part("validation"),
+        tile=plan.numerics.choice.tile,
     )
     classes, _, bins = plan.histogram_shape
     counts = histogram(scores, labels, classes=classes, bins=bins)

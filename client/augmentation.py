@@ -8,20 +8,23 @@ image has draws of its own and none sees another, so patients do not mix.
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import torch
 
-from common.randomness import Stream
 from common.study import Augmentation
 
+DRAWS: Final = 7
+"""Uniform numbers that decide about one image."""
 
-def augment(images: torch.Tensor, settings: Augmentation, stream: Stream) -> torch.Tensor:
+
+def augment(images: torch.Tensor, settings: Augmentation, draws: torch.Tensor) -> torch.Tensor:
     """Change each image at random, and independently of the others.
 
     Args:
         images: float32 (images, channels, height, width) in [0, 1].
         settings: which changes and how large.
-        stream: where the draws come from; seven for each image.
+        draws: uniform in [0, 1), float64 (images, :data:`DRAWS`).
 
     Returns:
         The same shape; intensities may leave [0, 1]. Beyond the border an image goes on
@@ -29,7 +32,6 @@ def augment(images: torch.Tensor, settings: Augmentation, stream: Stream) -> tor
     """
     if not settings.active or not len(images):
         return images
-    draws = torch.from_numpy(stream.uniform((len(images), 7)))
     flip, rotate, zoom, down, right, contrast, brightness = (2 * draws - 1).unbind(dim=1)
     height, width = images.shape[-2:]
     maps = _affine_maps(

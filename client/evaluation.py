@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from client.dataset import Patient
+from client.engine.clipped import outputs
 from common.errors import Refusal, RefusalCode
 from common.model import build_model, load_flat
 from common.privacy import NoMechanism, PatientMechanism
 from common.randomness import Stream
 from common.study import Study
-
-_IMAGES_AT_ONCE: Final = 256
 
 
 def score(
@@ -23,14 +22,21 @@ def score(
     weights: npt.NDArray[np.float32],
     images: npt.NDArray[Any],
     patients: tuple[Patient, ...],
+    *,
+    tile: int,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """The class probabilities of each patient, the mean over the patient's images.
+
+    A patient's vote is a function of the weights and of that patient's images, to the last bit:
+    images go through the model in tiles, as many places each time (:mod:`client.engine.clipped`
+    says why).
 
     Args:
         study: model and intensity constants.
         weights: flat float32 weights.
         images: (images, channels, height, width) in [0, 1].
         patients: whom to score; sensitive.
+        tile: images that go through the model at once.
 
     Returns:
         Probabilities, float64 (patients, classes), and labels, int64 (patients,); sensitive.
@@ -38,17 +44,20 @@ def score(
     model = build_model(study).eval()
     load_flat(model, weights)
     rows = [row for patient in patients for row in patient.images]
-    each = np.concatenate(
-        [np.empty((0, len(study.task.classes)))]
-        + [
-            _probabilities(study, model, images[rows[first : first + _IMAGES_AT_ONCE]])
-            for first in range(0, len(rows), _IMAGES_AT_ONCE)
-        ]
-    )
-    ends = np.cumsum([len(patient.images) for patient in patients], dtype=np.int64)
-    votes = [part.mean(axis=0) for part in np.split(each, ends[:-1])] if len(patients) else []
-    labels = np.array([patient.label for patient in patients], dtype=np.int64)
-    return np.array(votes).reshape(len(patients), len(study.task.classes)), labels
+    each = np.empty((len(rows), len(study.task.classes)))
+    places = torch.zeros(tile, study.data.channels, *study.data.image_size)
+    for first in range(0, len(rows), tile):
+        some = rows[first : first + tile]
+        places.zero_()
+        places[: len(some)] = torch.from_numpy(np.asarray(images[some], dtype=np.float32))
+        found = _probabilities(study, model, places)
+        each[first : first + tile] = found[: len(some)]
+    votes = np.zeros((len(patients), each.shape[1]))
+    end = 0
+    for place, patient in enumerate(patients):
+        begin, end = end, end + len(patient.images)
+        votes[place] = each[begin:end].mean(axis=0)
+    return votes, np.array([patient.label for patient in patients], dtype=np.int64)
 
 
 def release(
@@ -72,11 +81,9 @@ def release(
     return np.rint(counts + noise).astype(np.int64)
 
 
-@torch.no_grad()
 def _probabilities(
-    study: Study, model: torch.nn.Module, images: npt.NDArray[Any]
+    study: Study, model: torch.nn.Module, pixels: torch.Tensor
 ) -> npt.NDArray[np.float64]:
-    pixels = torch.from_numpy(np.asarray(images, dtype=np.float32))
-    logits = model((pixels - study.data.mean) / study.data.std)
+    logits = outputs(model, (pixels - study.data.mean) / study.data.std)
     probabilities: npt.NDArray[np.float64] = logits.double().softmax(dim=1).numpy()
     return probabilities

@@ -1,50 +1,78 @@
-"""The sum over a batch of each patient's gradient, clipped where the study is private."""
+"""The sum over patients of each patient's gradient, clipped where the study is private."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from client.engine.clipped import Loss, Patients, clipped_sum, plain_sum
+from client.engine.clipped import ClippedSum, Loss, Patients, flat_zeros, plain_sum
 from client.sampling import Batch
 from common.numerics import EngineChoice
 from common.privacy import NoMechanism, PatientMechanism
 
 
-def gradient_sum(
-    model: nn.Module,
-    batch: Batch,
-    mechanism: PatientMechanism | NoMechanism,
-    class_weights: tuple[float, ...] | None,
-    choice: EngineChoice,
-) -> torch.Tensor:
+class GradientSum:
     """The sum over patients of each patient's gradient, clipped where the study is private.
 
     A patient's gradient is the mean over the images drawn, so that however many there are,
     adding or removing the patient changes the sum by at most the clip norm.
 
     Args:
-        model: its parameters are read.
-        batch: may be empty.
+        model: its parameters are read, as they are when a sum is formed.
         mechanism: says whether, and at which norm, to clip.
         class_weights: factor of each class in the loss.
         choice: how gradients are formed.
-
-    Returns:
-        Flat float32, zero for an empty batch.
-
-    Raises:
-        ModelError: names a module that cannot be trained privately.
     """
-    loss, patients = summed_loss(class_weights), Patients(batch.pixels, batch.labels)
-    if isinstance(mechanism, PatientMechanism):
-        return clipped_sum(model, patients, loss, mechanism.clip_norm, choice)
-    total = torch.zeros(sum(value.numel() for value in model.parameters()))
-    many = max(1, choice.micro_batch // batch.pixels.shape[1])
-    for first in range(0, len(patients), many):
-        total += _finite_sum(model, patients[slice(first, first + many)], loss)
-    return total
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mechanism: PatientMechanism | NoMechanism,
+        class_weights: tuple[float, ...] | None,
+        choice: EngineChoice,
+    ) -> None:
+        self._model, self._loss, self._choice = model, summed_loss(class_weights), choice
+        private = isinstance(mechanism, PatientMechanism)
+        norm = mechanism.clip_norm if isinstance(mechanism, PatientMechanism) else math.inf
+        self._clipped = ClippedSum(model, self._loss, norm, choice) if private else None
+
+    def over(self, batches: Iterable[Batch]) -> torch.Tensor:
+        """The sum over all patients of some batches, which may be none.
+
+        Returns:
+            Flat float64; the next sum is written over it.
+
+        Raises:
+            ModelError: names a module that cannot be trained privately.
+        """
+        if self._clipped is None:
+            return self._plain(batches)
+        self._clipped.start()
+        for batch in batches:
+            self._clipped.add(Patients(batch.pixels, batch.labels))
+        return self._clipped.total
+
+    def _plain(self, batches: Iterable[Batch]) -> torch.Tensor:
+        total = flat_zeros(self._model)
+        for batch in batches:
+            patients = Patients(batch.pixels, batch.labels)
+            for first in range(0, len(patients), self._choice.tile):
+                total += self._finite(patients[slice(first, first + self._choice.tile)])
+        return total
+
+    def _finite(self, patients: Patients) -> torch.Tensor:
+        """The gradients' sum; where it is not finite, without the patients whose own is not."""
+        total = plain_sum(self._model, patients, self._loss)
+        if torch.isfinite(total).all():
+            return total
+        each = (patients[slice(place, place + 1)] for place in range(len(patients)))
+        sums = (plain_sum(self._model, one, self._loss) for one in each)
+        finite = [one for one in sums if torch.isfinite(one).all()]
+        return torch.stack(finite).sum(dim=0) if finite else torch.zeros_like(total)
 
 
 def summed_loss(class_weights: tuple[float, ...] | None) -> Loss:
@@ -57,16 +85,3 @@ def summed_loss(class_weights: tuple[float, ...] | None) -> Loss:
         return losses.sum()
 
     return loss
-
-
-def _finite_sum(model: nn.Module, patients: Patients, loss: Loss) -> torch.Tensor:
-    """The gradients' sum; where it is not finite, without the patients whose own is not."""
-    total = plain_sum(model, patients, loss)
-    if torch.isfinite(total).all():
-        return total
-    total = torch.zeros_like(total)
-    for place in range(len(patients)):
-        gradient = plain_sum(model, patients[slice(place, place + 1)], loss)
-        if torch.isfinite(gradient).all():
-            total += gradient
-    return total

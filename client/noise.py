@@ -24,7 +24,7 @@ def noised(
     neither the noise's tail nor its lowest bits are lost before they meet the sum.
 
     Args:
-        total: flat float32, each patient's part clipped; sensitive, not modified.
+        total: flat float64, each patient's part clipped; sensitive, not modified.
         mechanism: no noise is added under ``mode = "none"``.
         stream: that no other sum has.
 
@@ -32,9 +32,9 @@ def noised(
         Flat float32, on the device of ``total``.
     """
     if isinstance(mechanism, NoMechanism):
-        return total
+        return total.float()
     deviation = mechanism.noise_deviation
-    result = torch.empty_like(total)
+    result = torch.empty_like(total, dtype=torch.float32)
     parts = zip(total.split(2 * PAIRS), result.split(2 * PAIRS), strict=True)
     for (before, after), noise in zip(parts, stream.normal_blocks(total.numel()), strict=True):
         after.copy_(noise.mul_(deviation).add_(before.cpu()))

@@ -1,11 +1,16 @@
 """What one step of training works on: Poisson-sampled patients, images of each, augmented.
 
-Each patient takes part with the mechanism's probability, independently of all others, and
-each draw has a stream of its own (:class:`RoundStreams`), named by what it is for.
+Each patient takes part with the mechanism's probability, independently of all others. All that
+chance decides about a patient, whether it takes part, which images are drawn and how they are
+augmented, follows from the round's secret, the step and the patient's own pseudonym: from no
+place in a list. So with the secret fixed two hospitals that differ by one patient draw the same
+for all others.
 """
 
 from __future__ import annotations
 
+import hmac
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from client.augmentation import augment
+from client.augmentation import DRAWS, augment
 from client.dataset import Patient
 from common.privacy import NoMechanism, PatientMechanism
 from common.randomness import Stream, derive
@@ -37,10 +42,43 @@ class RoundStreams:
         """The stream for one purpose in one step."""
         return Stream(derive(self.secret, purpose=purpose, step=step))
 
+    def of_patients(self, step: int) -> PatientStreams:
+        """Each patient's own draws in one step."""
+        return PatientStreams(derive(self.secret, purpose="patients", step=step))
+
+
+@dataclass(frozen=True)
+class PatientStreams:
+    """What chance decides about each patient in one step.
+
+    Attributes:
+        secret: 32 bytes, a pseudorandom key in the sense of RFC 5869.
+    """
+
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return "PatientStreams(secret=…)"
+
+    def coin(self, pseudonym: str) -> float:
+        """Uniform in [0, 1), 53 bits: the patient takes part where it is below the rate."""
+        word = int.from_bytes(self._expand(pseudonym, b"coin")[:8], "little")
+        return float(word >> 11) * 2.0**-53
+
+    def stream(self, pseudonym: str) -> Stream:
+        """The stream of a patient's draws of images and of their changes."""
+        return Stream(self._expand(pseudonym, b"draws"))
+
+    def _expand(self, pseudonym: str, use: bytes) -> bytes:
+        """One block of HKDF-Expand (RFC 5869, section 2.3)."""
+        return hmac.digest(
+            self.secret, b"consilium/1 " + use + pseudonym.encode() + b"\x01", "sha256"
+        )
+
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step works on.
+    """Some of the patients that one step works on.
 
     Attributes:
         pixels: float32 (patients, images, channels, height, width), normalised.
@@ -59,27 +97,54 @@ def draw(
     *,
     streams: RoundStreams,
     step: int,
-) -> Batch:
-    """Poisson-sample patients, draw images of each, augment each image by itself."""
+    tile: int,
+) -> Iterator[Batch]:
+    """Poisson-sample patients, draw images of each, augment each image by itself.
+
+    Args:
+        study: images of a patient, augmentation and intensity constants.
+        mechanism: the sampling rate.
+        images: (images, channels, height, width) in [0, 1].
+        patients: the training patients.
+        streams: the round's randomness.
+        step: which step of the round.
+        tile: patients in a batch, at most: memory does not depend on how many are drawn.
+
+    Yields:
+        Batches of at most ``tile`` patients; none where nobody was drawn.
+    """
     rate = (
         mechanism.sampling_rate
         if isinstance(mechanism, NoMechanism)
         else mechanism.step.sampling_rate
     )
-    taken = np.flatnonzero(streams.stream("sampling", step).uniform(len(patients)) < rate)
-    chosen = [patients[index] for index in taken]
+    own = streams.of_patients(step)
+    chosen = [patient for patient in patients if own.coin(patient.pseudonym) < rate]
+    for first in range(0, len(chosen), tile):
+        yield _batch(study, images, chosen[first : first + tile], own, tile)
+
+
+def _batch(
+    study: Study,
+    images: npt.NDArray[Any],
+    chosen: list[Patient],
+    own: PatientStreams,
+    tile: int,
+) -> Batch:
+    """Some drawn patients, worked on in an array of ``tile`` places whoever they are."""
     training, data = study.training, study.data
-    draws = streams.stream("images", step).uniform((len(chosen), training.images_per_patient))
-    rows = [
-        [patient.images[int(draw * len(patient.images))] for draw in row]
-        for patient, row in zip(chosen, draws, strict=True)
-    ]
-    copies = training.augmentation.copies
-    shape = (len(chosen), training.images_per_patient * copies, data.channels, *data.image_size)
-    flat_rows = np.repeat(np.array(rows, dtype=np.int64).reshape(-1), copies)
-    pixels = torch.from_numpy(np.asarray(images[flat_rows], dtype=np.float32))
-    pixels = augment(pixels, training.augmentation, streams.stream("augmentation", step))
-    return Batch(
-        pixels=((pixels - data.mean) / data.std).view(shape),
-        labels=torch.tensor([patient.label for patient in chosen], dtype=torch.int64),
-    )
+    drawn, copies = training.images_per_patient, training.augmentation.copies
+    each = drawn * copies
+    pixels = torch.zeros(tile * each, data.channels, *data.image_size)
+    changes = np.zeros((tile * each, DRAWS))
+    for place, patient in enumerate(chosen):
+        stream = own.stream(patient.pseudonym)
+        rows = [patient.images[int(one * len(patient.images))] for one in stream.uniform(drawn)]
+        here = slice(place * each, (place + 1) * each)
+        pixels[here] = torch.from_numpy(np.asarray(images[np.repeat(rows, copies)], np.float32))
+        if training.augmentation.active:
+            changes[here] = stream.uniform((each, DRAWS))
+    pixels = augment(pixels, training.augmentation, torch.from_numpy(changes))
+    pixels = ((pixels - data.mean) / data.std).unflatten(0, (tile, each))
+    labels = torch.tensor([patient.label for patient in chosen], dtype=torch.int64)
+    return Batch(pixels[: len(chosen)], labels)

@@ -17,7 +17,7 @@ import torch
 
 from client.dataset import Patient
 from client.engine.clipped import place
-from client.gradients import gradient_sum
+from client.gradients import GradientSum
 from client.noise import noised
 from client.sampling import RoundStreams, draw
 from client.tuning import check
@@ -54,7 +54,8 @@ def local_change(
         choice: how gradients are formed.
 
     Returns:
-        Local weights minus global weights, flat float32.
+        Local weights minus global weights, flat float32; not finite where training runs away,
+        which follows from the weights and the noised sums alone.
 
     Raises:
         ModelError: names a module that cannot be trained privately.
@@ -66,10 +67,13 @@ def local_change(
     current, velocity = start.clone(), torch.zeros_like(start)
     training, mu = study.training, study.aggregation.proximal_mu
     rate = learning_rate(study, round_number)
+    gradients = GradientSum(model, mechanism, training.class_weights, choice)
     for step in range(training.local_steps):
         load_flat(model, current.numpy())
-        batch = draw(study, mechanism, images, patients, streams=streams, step=step)
-        total = gradient_sum(model, batch, mechanism, training.class_weights, choice)
+        drawn = draw(
+            study, mechanism, images, patients, streams=streams, step=step, tile=choice.tile
+        )
+        total = gradients.over(drawn)
         gradient = noised(total, mechanism, streams.stream("noise", step)) / mechanism.divisor
         velocity = training.momentum * velocity + gradient
         drift = training.weight_decay * current + mu * (current - start)

@@ -9,28 +9,27 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from client.engine.alone import is_alone
 from client.engine.choice import example_of, fitting, measured
-from client.engine.clipped import Patients
+from client.engine.clipped import Patients, place
 from client.engine.probe import require_sound
 from client.gradients import summed_loss
 from common.errors import ModelError
 from common.files import canonical_json, sha256, write_atomic
 from common.model import build_model
-from common.numerics import EngineChoice, NumericsRecord, record
+from common.numerics import MOST_PATIENTS, EngineChoice, NumericsRecord, record
 from common.study import Study
 
 Kernels = Literal["measured", "modelled"]
-TIMED_PATIENTS: Final = 16
-"""Patients in the batch that kernels are timed on, at most."""
 TIMED_SECONDS: Final = 60.0
 REST_SECONDS: Final = 60.0
 MOST_KEPT: Final = 32
 """Shapes of study whose choice is kept; of more, the newest."""
 PROBED_PATIENTS: Final = 3
-PROBED_IMAGES: Final = 2
 
 
 @dataclass
@@ -65,7 +64,7 @@ class Choices:
             "model": study.model.model_dump(mode="json"),
             "data": [study.data.channels, *study.data.image_size],
             "classes": len(study.task.classes),
-            "images": _images(study),
+            "images": images_of(study),
             "batch": study.training.batch_size,
             "memory": memory,
             "on": blank.model_dump(mode="json"),
@@ -101,21 +100,23 @@ def choose(study: Study, *, memory: int) -> EngineChoice:
 
     Args:
         study: model, image size, images of a patient and batch are taken from it.
-        memory: bytes that activations and gradients of a micro-batch may take.
+        memory: bytes that activations and gradients of a tile may take.
 
     Raises:
         ModelError: the model cannot be built, not be trained privately, or not in this memory.
     """
     choice = modelled(study, memory)
-    patients = min(TIMED_PATIENTS, study.training.batch_size, choice.micro_batch // _images(study))
     model, loss = build_model(study), summed_loss(study.training.class_weights)
-    example = _example(study, model, max(1, patients), _images(study))
-    return measured(model, example, loss, choice, seconds=TIMED_SECONDS)
+    example = _example(study, model, choice.tile)
+    found = measured(model, example, loss, choice, seconds=TIMED_SECONDS)
+    alone = is_alone(place(model, found), example[slice(0, PROBED_PATIENTS)], loss, found)
+    return found if alone else choice
 
 
-@lru_cache(maxsize=64)
 def modelled(study: Study, memory: int) -> EngineChoice:
     """A way to form a study's gradients that follows from shapes alone.
+
+    Where this machine computes a patient otherwise beside others, patients are taken one by one.
 
     Args:
         study: as for :func:`choose`.
@@ -124,44 +125,71 @@ def modelled(study: Study, memory: int) -> EngineChoice:
     Raises:
         ModelError: as there.
     """
+    return _modelled(study, memory, torch.get_num_threads())
+
+
+@lru_cache(maxsize=64)
+def _modelled(study: Study, memory: int, _threads: int) -> EngineChoice:
     model, loss = build_model(study), summed_loss(study.training.class_weights)
-    found = fitting(model, _example(study, model, 2, 1), loss, memory)
-    if found < _images(study):
+    single = example_of(_shape(study), 2, 1, model)
+    found = fitting(model, single, loss, memory)
+    if found < images_of(study):
         raise ModelError(
             "one patient's images do not fit into memory at once",
             where="[device] memory_mib; [model], [data] image_size, [training]",
-            found=f"{_images(study)} images of a patient in a step, of which {max(found, 0)} fit",
+            found=f"{images_of(study)} images of a patient in a step, of which {max(found, 0)} fit",
             wanted="all of a patient's, since they are clipped together",
             remedy="allow more memory_mib, or take fewer images or copies, or a smaller model",
         )
-    return EngineChoice(micro_batch=found)
+    fits = found // images_of(study)
+    for tile in (tile_of(study.training.batch_size, fits), tile_of(MOST_PATIENTS, fits)):
+        choice = EngineChoice(tile=tile)
+        example = _example(study, model, min(tile, PROBED_PATIENTS))
+        if is_alone(place(model, choice), example, loss, choice):
+            return choice
+    return EngineChoice(tile=1)
 
 
 def check(study: Study, choice: EngineChoice) -> None:
-    """Hold the engine's sums for a study's model against autograd's, once in this process.
+    """Hold the engine's sums for a study's model against autograd's, once for these threads.
 
     Raises:
         ModelError: names the module or parameter at fault.
     """
-    _check(study, choice.model_dump_json())
+    _check(study, choice.model_dump_json(), torch.get_num_threads())
 
 
 @lru_cache(maxsize=64)
-def _check(study: Study, choice: str) -> None:
+def _check(study: Study, choice: str, _threads: int) -> None:
     model = build_model(study)
     require_sound(
         model,
-        _example(study, model, PROBED_PATIENTS, min(_images(study), PROBED_IMAGES)),
+        _example(study, model, PROBED_PATIENTS),
         summed_loss(study.training.class_weights),
         EngineChoice.model_validate_json(choice),
     )
 
 
-def _example(study: Study, model: nn.Module, patients: int, images: int) -> Patients:
-    data = study.data
-    return example_of((data.channels, *data.image_size), patients, images, model)
+def tile_of(batch: int, fits: int) -> int:
+    """Places of a tile: the largest power of two that an expected batch fills and memory holds.
+
+    Threads and vectors divide a power of two evenly, so that no patient lies across a border.
+
+    Args:
+        batch: expected number of patients in a step.
+        fits: patients of whom activations and gradients fit into memory, at least one.
+    """
+    return int(2 ** (min(MOST_PATIENTS, batch, fits).bit_length() - 1))
 
 
-def _images(study: Study) -> int:
-    """Images of a patient in a step."""
+def images_of(study: Study) -> int:
+    """Images of a patient in a step: those that are drawn, each as often as it is augmented."""
     return study.training.images_per_patient * study.training.augmentation.copies
+
+
+def _example(study: Study, model: nn.Module, patients: int) -> Patients:
+    return example_of(_shape(study), patients, images_of(study), model)
+
+
+def _shape(study: Study) -> tuple[int, int, int]:
+    return study.data.channels, *study.data.image_size

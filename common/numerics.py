@@ -36,7 +36,8 @@ COUNTED: Final = (
 )
 """Distributions whose version can change a bit of the result."""
 
-MOST_IMAGES: Final = 256
+MOST_PATIENTS: Final = 64
+"""Places of the largest tile."""
 
 
 class EngineChoice(Section):
@@ -45,13 +46,14 @@ class EngineChoice(Section):
     Attributes:
         kernels: by layer, the kernel that forms its patients' norms; the engine's model of
             the cost chooses for a layer that is not named.
-        micro_batch: images whose gradients are worked on at once.
+        tile: patients whose gradients are worked on at once: always as many places, so that
+            what is computed of one does not depend on how many there are.
         memory_format: how images lie in memory.
     """
 
     kernels: dict[str, str] = Field(default_factory=dict)
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
-    micro_batch: int = Field(default=MOST_IMAGES, ge=1)
+    tile: int = Field(default=16, ge=1, le=MOST_PATIENTS)
 
 
 class NumericsRecord(Section):

@@ -29,6 +29,8 @@ from simulations.result import CurvePoint, Figure, Kind, Metrics, Outcome, Relia
 
 ROC_POINTS: Final = 200
 """At most this many points of a curve are kept for drawing."""
+_TILE: Final = 64
+"""Images that go through the model at once."""
 Scores = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
 
 
@@ -127,7 +129,7 @@ def figure(estimate: Estimate) -> Figure:
 
 
 def _scores(study: Study, weights: npt.NDArray[np.float32], test: TestSet) -> Scores:
-    return score(study, weights, test.images.open(), test.patients)
+    return score(study, weights, test.images.open(), test.patients, tile=_TILE)
 
 
 def _exact(study: Study, scored: Scores) -> metrics.Metrics:

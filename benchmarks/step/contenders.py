@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from benchmarks.step.models import Setting
 from client.engine.choice import fitting, measured
-from client.engine.clipped import clipped_sum, place
+from client.engine.clipped import ClippedSum, place
 from client.gradients import summed_loss
-from client.tuning import TIMED_PATIENTS, TIMED_SECONDS
+from client.tuning import TIMED_SECONDS, tile_of
 from common.numerics import EngineChoice
 
 CLIP: Final = 1.0
@@ -29,8 +29,8 @@ def choose(setting: Setting) -> EngineChoice:
     """The kernels that are fastest here."""
     model = setting.build()
     fits = fitting(model, setting.batch[slice(0, 2)], _LOSS, MEMORY)
-    choice = EngineChoice(micro_batch=fits)
-    some = setting.batch[slice(0, TIMED_PATIENTS)]
+    choice = EngineChoice(tile=tile_of(len(setting.batch), fits))
+    some = setting.batch[slice(0, choice.tile)]
     return measured(model, some, _LOSS, choice, seconds=TIMED_SECONDS)
 
 
@@ -60,8 +60,14 @@ def _sgd_channels_last(setting: Setting, _: EngineChoice) -> Step:
 
 
 def _ours(setting: Setting, choice: EngineChoice) -> Step:
-    model = place(setting.build(), choice)
-    return lambda: clipped_sum(model, setting.batch, _LOSS, CLIP, choice)
+    summed = ClippedSum(place(setting.build(), choice), _LOSS, CLIP, choice)
+
+    def step() -> torch.Tensor:
+        summed.start()
+        summed.add(setting.batch)
+        return summed.total
+
+    return step
 
 
 def _hooks(setting: Setting, _: EngineChoice) -> Step:

@@ -1,4 +1,4 @@
-"""Which kernel serves which layer, in which layout, how many images at once.
+"""Which kernel serves which layer, in which layout, how many images fit.
 
 No kernel is best everywhere, and which one is depends on the machine (Bu, Mao and Xu 2022 count
 operations; a count knows neither caches nor libraries): so the candidates are timed, layer by
@@ -10,7 +10,7 @@ bits. Where nothing is to be timed, each rule's model of the cost chooses.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Literal
@@ -18,11 +18,11 @@ from typing import Any, Final, Literal
 import torch
 from torch import nn
 
-from client.engine.books import Book
+from client.engine.books import Book, Weighing
 from client.engine.clipped import Loss, Patients, backward, clipped_sum, place
 from client.engine.rule import Layer
 from client.engine.sheet import Sheet
-from common.numerics import MOST_IMAGES, EngineChoice
+from common.numerics import EngineChoice
 
 REPEATS: Final = 4
 """How often a kernel, and a whole step, is timed; the least time counts."""
@@ -30,6 +30,8 @@ HOPELESS: Final = 1.5
 """A kernel that takes so many times the best one's time is not timed again."""
 SLOW: Final = 8
 """Where one step takes this part of the time allowed, nothing is timed."""
+MOST_IMAGES: Final = 256
+"""Images that are worked on at once, at most."""
 LAYOUTS: Final[tuple[Literal["contiguous", "channels_last"], ...]] = ("contiguous", "channels_last")
 
 
@@ -55,11 +57,16 @@ class _Timings:
 
 
 def _fastest(layer: Layer, records: list[Any], patients: int, candidates: tuple[str, ...]) -> str:
-    factors = torch.ones(patients, dtype=torch.float64, device=layer.weight.device)
+    everyone = torch.ones(patients, dtype=torch.bool, device=layer.weight.device)
+    weighing = Weighing(everyone.double(), everyone)
+    totals = {
+        id(each): torch.zeros(each.shape, dtype=torch.float64, device=each.device)
+        for each in layer.parameters.values()
+    }
     best, least = candidates[0], float("inf")
     for kernel in candidates:
         for _ in range(REPEATS):
-            seconds = _seconds(partial(_use, layer, records, kernel, factors))
+            seconds = _seconds(partial(_use, layer, records, kernel, weighing, totals))
             if seconds > HOPELESS * least:
                 break
             if seconds < least:
@@ -67,11 +74,17 @@ def _fastest(layer: Layer, records: list[Any], patients: int, candidates: tuple[
     return best
 
 
-def _use(layer: Layer, records: list[Any], kernel: str, factors: torch.Tensor) -> None:
+def _use(
+    layer: Layer,
+    records: list[Any],
+    kernel: str,
+    weighing: Weighing,
+    totals: Mapping[int, torch.Tensor],
+) -> None:
     """All that a layer costs in a step beyond what autograd does."""
-    book = layer.rule.book(layer, records, len(factors), kernel)
-    for _ in Sheet({layer: book}, len(factors), factors.device).sums(factors):
-        pass
+    patients = len(weighing.factors)
+    book = layer.rule.book(layer, records, patients, kernel)
+    Sheet({layer: book}, patients, weighing.factors.device).add(totals, weighing)
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -94,9 +107,9 @@ def measured(
 
     Args:
         model: as for :func:`client.engine.clipped.clipped_sum`; its layout is changed.
-        example: random input of the shape that a micro-batch will have.
+        example: random input, as many patients as a tile has places.
         loss: as there.
-        choice: its micro-batch is kept.
+        choice: its tile is kept.
         seconds: after which no further layer is timed.
     """
     until = time.perf_counter() + seconds
@@ -120,7 +133,7 @@ def measured(
 
 
 def fitting(model: nn.Module, example: Patients, loss: Loss, memory: int) -> int:
-    """The most images in a micro-batch whose activations and gradients stay within bounds.
+    """The most images at once whose activations and gradients stay within bounds.
 
     What autograd saves for one patient more is counted; as much again is allowed for the
     gradients that come back, and the layers' own.

@@ -1,13 +1,25 @@
-"""The sum over patients of each patient's clipped gradient: one pass, in micro-batches.
+"""The sum over patients of each patient's clipped gradient: one pass, a tile at a time.
 
 *Sensitivity.* A patient's items (images, augmented copies) enter the loss as their mean, all
 kernels add a patient's items before the norm is taken, and the norm is one over all of the
 model's parameters. So adding or removing a patient changes the sum by at most the clip norm,
 however many images there are of the patient and however often each is augmented.
+
+*Alone.* Libraries round a row of a product differently when there are fewer rows beside it, and
+by where it lies in memory. So a pass always works on a *tile*: as many patients each time, in one
+array that begins where the library has its arrays begin, places left over filled with zeros. A
+patient's gradient is then the same bits in every place and beside whomever; that it is so on the
+running machine is what :mod:`client.engine.probe` holds.
+
+*Exactly enough.* The bits that a gradient is made of are the patient's vector; norms, factors and
+sums are float64, so that nothing underflows, nothing overflows, and the sum is off the sum of the
+vectors by at most ``2^-53 K kappa C`` for each patient, K terms being added in a tile.
+``docs/privacy.md`` proves it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +27,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from client.engine.books import Book
+from client.engine.books import Book, Weighing
 from client.engine.rule import Layer
 from client.engine.sheet import Sheet
 from client.engine.tape import Enter, Tape, watched
@@ -24,11 +36,12 @@ from common.numerics import EngineChoice
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From outputs (items, ...) and targets (items, ...) to the items' losses, summed."""
 
-SURE: Final = 1e-4
-"""Relative error of a squared norm above which a kernel that loses no digits takes it again."""
+KAPPA: Final = 2.0**8
+"""How many clip norms a patient's products may have in absolute value, before they cancel.
 
-FEW: Final = 8
-"""Patients whose gradients are all held at once where kernels that lose no digits are needed."""
+Gradients of real images have far less, about the root of a layer's positions; a patient who has
+more, as weights that cancel on purpose can bring about, is scaled down further.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,97 @@ class Patients:
         return Patients(self.inputs[chosen], self.targets[chosen])
 
 
+class Tile:
+    """The places that a pass works on: as many each time, at the same address.
+
+    Args:
+        like: patients of the shape and type of those to come.
+        places: how many there are.
+        choice: how images lie in memory.
+
+    Attributes:
+        patients: all places; those that hold nobody are zero.
+        taken: bool (places,), which places hold somebody.
+    """
+
+    def __init__(self, like: Patients, places: int, choice: EngineChoice) -> None:
+        items = like.inputs.shape[1]
+        inputs = like.inputs.new_zeros(places * items, *like.inputs.shape[2:])
+        if like.inputs.dim() == _PLANE:
+            inputs = inputs.contiguous(memory_format=_layout(choice))
+        targets = like.targets.new_zeros(places, *like.targets.shape[1:])
+        self.patients = Patients(inputs.unflatten(0, (places, items)), targets)
+        self.taken = torch.zeros(places, dtype=torch.bool, device=inputs.device)
+
+    def hold(self, patients: Patients, first: int = 0) -> Tile:
+        """Hold these patients, from a place on, and nobody else."""
+        places = slice(first, first + len(patients))
+        for array, given in (
+            (self.patients.inputs, patients.inputs),
+            (self.patients.targets, patients.targets),
+        ):
+            array.zero_()
+            array[places].copy_(given)
+        self.taken.zero_()
+        self.taken[places] = True
+        return self
+
+
+class ClippedSum:
+    """The sum over patients of each one's mean gradient, scaled down to a clip norm.
+
+    A patient whose gradient is not finite counts as zero.
+
+    Args:
+        model: maps (items, ...) to outputs; its parameters are read, and nothing is changed.
+            It is fastest where :func:`place` has laid it out.
+        loss: sums over items; nothing in it may depend on more than one.
+        clip_norm: C; infinite for no clipping.
+        choice: tile, layout and kernels; every choice gives the same sum but for rounding.
+        enter: makes the books instead of the kernels chosen.
+
+    Attributes:
+        total: float64, flat, in the order of ``model.named_parameters``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        clip_norm: float,
+        choice: EngineChoice,
+        *,
+        enter: Enter | None = None,
+    ) -> None:
+        self.total = flat_zeros(model)
+        self._model, self._loss, self._clip_norm = model, loss, clip_norm
+        self._choice, self._enter = choice, enter or by_choice(choice)
+        self._tile: Tile | None = None
+
+    def start(self) -> None:
+        """Begin another sum, in the memory of the last."""
+        self.total.zero_()
+
+    def add(self, patients: Patients) -> None:
+        """Add some patients' clipped gradients to the total.
+
+        Raises:
+            ModelError: names a module that cannot be trained privately.
+        """
+        places = self._choice.tile
+        if self._tile is None:
+            self._tile = Tile(patients, places, self._choice)
+        with torch.no_grad():
+            for first in range(0, len(patients), places):
+                self._add(self._tile.hold(patients[slice(first, first + places)]))
+
+    def _add(self, tile: Tile) -> None:
+        books = backward(self._model, tile.patients, self._loss, self._enter)
+        sheet = Sheet(books, len(tile.patients), self.total.device)
+        del books
+        add_flat(self.total, self._model, sheet, weighing(sheet, tile.taken, self._clip_norm))
+
+
 def clipped_sum(
     model: nn.Module,
     patients: Patients,
@@ -59,48 +163,35 @@ def clipped_sum(
     *,
     enter: Enter | None = None,
 ) -> torch.Tensor:
-    """The sum over patients of each one's mean gradient, scaled down to ``clip_norm``.
+    """The sum over some patients, who may be none; as :class:`ClippedSum` has it."""
+    summed = ClippedSum(model, loss, clip_norm, choice, enter=enter)
+    summed.add(patients)
+    return summed.total
 
-    A patient whose gradient is not finite counts as zero.
+
+def weighing(sheet: Sheet, taken: torch.Tensor, clip_norm: float) -> Weighing:
+    """Who counts, and for how much: C over the largest of C, the norm, and gross / kappa.
+
+    Factors are float64: where one is not 1 it lies above 1e-155, far from where it would lose
+    digits, so that rounding lengthens no vector by more than one part in 2^53.
 
     Args:
-        model: maps (items, ...) to outputs; its parameters are read, and nothing is changed.
-            It is fastest where :func:`place` has laid it out.
-        patients: may be none.
-        loss: sums over items; nothing in it may depend on more than one.
+        sheet: of one pass.
+        taken: bool (patients,), which places hold somebody.
         clip_norm: C; infinite for no clipping.
-        choice: micro-batch, layout and kernels; every choice gives the same sum but for rounding.
-        enter: makes the books instead of the kernels chosen.
-
-    Returns:
-        Flat, in the order of ``model.named_parameters`` and of the parameters' dtype, but
-        float32 where that is smaller.
-
-    Raises:
-        ModelError: names a module that cannot be trained privately.
     """
-    step, patients = _Step(model, loss, clip_norm), _placed(patients, choice)
-    size = max(1, choice.micro_batch // max(1, patients.inputs.shape[1]))
-    total = flat_zeros(model)
-    with torch.no_grad():
-        for first in range(0, len(patients), size):
-            step.add(total, patients[slice(first, first + size)], enter or by_choice(choice))
-    return total
+    length = torch.maximum(sheet.squared.sqrt(), sheet.gross / KAPPA)
+    counted = taken & torch.isfinite(length)
+    if math.isinf(clip_norm):
+        return Weighing(counted.double(), counted)
+    longest = length.clamp(min=clip_norm)
+    return Weighing(torch.where(counted, clip_norm / longest, 0.0), counted)
 
 
 def place(model: nn.Module, choice: EngineChoice) -> nn.Module:
     """The same model, its weights in memory as the choice has them; no shape changes."""
     placed: nn.Module = model.to(memory_format=_layout(choice))  # type: ignore[call-overload] # typed for 4-D tensors alone
     return placed
-
-
-def _placed(patients: Patients, choice: EngineChoice) -> Patients:
-    """The same patients, their images of two dimensions in memory as the choice has them."""
-    if patients.inputs.dim() != _PLANE:
-        return patients
-    count = patients.inputs.shape[:2]
-    images = patients.inputs.flatten(0, 1).contiguous(memory_format=_layout(choice))
-    return Patients(images.unflatten(0, count), patients.targets)
 
 
 _PLANE: Final = 5  # patients, images, channels, height, width
@@ -123,42 +214,6 @@ def by_choice(choice: EngineChoice) -> Enter:
     return enter
 
 
-def _exactly(layer: Layer, records: list[object], patients: int) -> Book:
-    return layer.rule.book(layer, records, patients, layer.rule.exact)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """What all micro-batches of a sum have in common."""
-
-    model: nn.Module
-    loss: Loss
-    clip_norm: float
-
-    def add(self, total: torch.Tensor, patients: Patients, enter: Enter) -> None:
-        """Add some patients' clipped gradients to the total."""
-        books = backward(self.model, patients, self.loss, enter)
-        sheet = Sheet(books, len(patients), total.device)
-        del books
-        finite = torch.isfinite(sheet.squared)
-        unsure = finite & (sheet.doubt > SURE * sheet.squared)
-        unsure &= sheet.squared + sheet.doubt > self.clip_norm**2
-        if bool(finite.all()) and not bool(unsure.any()):
-            norms = sheet.squared.sqrt()
-            factors = torch.where(norms > self.clip_norm, self.clip_norm / norms, 1.0)
-            add_flat(total, self.model, sheet, factors)
-            return
-        del sheet
-        self._add_again(total, patients[finite & ~unsure], enter, len(patients))
-        self._add_again(total, patients[unsure], _exactly, FEW)
-
-    def _add_again(
-        self, total: torch.Tensor, patients: Patients, enter: Enter, at_once: int
-    ) -> None:
-        for first in range(0, len(patients), at_once):
-            self.add(total, patients[slice(first, first + at_once)], enter)
-
-
 def backward(model: nn.Module, patients: Patients, loss: Loss, enter: Enter) -> dict[Layer, Book]:
     """One forward and backward pass over some patients: a book for each layer."""
     items = patients.inputs.shape[1]
@@ -173,6 +228,18 @@ def backward(model: nn.Module, patients: Patients, loss: Loss, enter: Enter) -> 
     return tape.books
 
 
+@torch.no_grad()
+def outputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What a model puts out for a tile of items, computed as in a pass: alone, to the last bit."""
+
+    def nothing(*_: object) -> Book:
+        return Book()
+
+    with watched(model, Tape(len(images), len(images), nothing, images.device)):
+        found: torch.Tensor = model(images)
+    return found
+
+
 def plain_sum(model: nn.Module, patients: Patients, loss: Loss) -> torch.Tensor:
     """The sum of the patients' mean gradients, unclipped, by autograd: flat."""
     items = patients.inputs.shape[1]
@@ -185,21 +252,17 @@ def plain_sum(model: nn.Module, patients: Patients, loss: Loss) -> torch.Tensor:
 
 
 def flat_zeros(model: nn.Module) -> torch.Tensor:
-    """A total of nothing, as :func:`clipped_sum` gives it."""
+    """A total of nothing, float64."""
     first = next(model.parameters())
     size = sum(parameter.numel() for parameter in model.parameters())
-    return torch.zeros(size, dtype=_kept_in(first.dtype), device=first.device)
+    return torch.zeros(size, dtype=torch.float64, device=first.device)
 
 
-def _kept_in(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def add_flat(total: torch.Tensor, model: nn.Module, sheet: Sheet, factors: torch.Tensor) -> None:
+def add_flat(total: torch.Tensor, model: nn.Module, sheet: Sheet, weighing: Weighing) -> None:
     """Add each patient's gradient times a factor to a flat total; the sheet is used up."""
-    places, start = {}, 0
+    totals, start = {}, 0
     for parameter in model.parameters():
-        places[id(parameter)] = slice(start, start + parameter.numel())
-        start += parameter.numel()
-    for key, value in sheet.sums(factors):
-        total[places[key]].view(value.shape).add_(value)
+        stop = start + parameter.numel()
+        totals[id(parameter)] = total[start:stop].view(parameter.shape)
+        start = stop
+    sheet.add(totals, weighing)

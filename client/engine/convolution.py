@@ -11,18 +11,18 @@ output gradient have changed places.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from math import ceil, prod
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from client.engine import rows
-from client.engine.books import ROUNDING, Book, Norms, accurate, book_of, sum_of, sum_squares
+from client.engine.books import Book, Factored, Weighing, book_of, sum_of
 from client.engine.patches import (
-    grams_of,
     in_order,
+    is_in_order,
     padding_of,
     patch_bytes,
     rows_of,
@@ -45,15 +45,7 @@ _FORWARD: dict[tuple[int, bool], Any] = {
 class ConvolutionRule:
     """``nn.Conv1d`` to ``nn.ConvTranspose3d``; inputs (items, channels, *space)."""
 
-    kernels: tuple[str, ...] = (
-        "ghost",
-        "patches",
-        "patches-again",
-        "looped",
-        "looped-again",
-        "grouped",
-    )
-    exact = "looped"
+    kernels: tuple[str, ...] = ("ghost", "patches", "looped", "grouped")
 
     def forward(
         self, layer: Layer, value: torch.Tensor
@@ -82,7 +74,7 @@ class ConvolutionRule:
 
     def book(self, layer: Layer, records: list[Record], patients: int, kernel: str) -> Book:
         """The patients' gradients over all uses of the layer."""
-        weight: torch.Tensor | Norms = (
+        weight: torch.Tensor | Factored = (
             _added(layer, records, patients, kernel)
             if len(records) > 1
             else _KERNELS[kernel](layer, *records[0], patients)
@@ -96,32 +88,38 @@ class ConvolutionRule:
     def candidates(self, layer: Layer, records: list[Record], patients: int) -> tuple[str, ...]:
         """All but Gram matrices where positions are many, and gradients too large to be held."""
         value, gradient = records[0]
-        positions = small_side(layer, value, gradient)[:, 0].numel() // patients
-        kept = sum(value.numel() + gradient.numel() for value, gradient in records)
-        allowed = list(self.kernels)
-        if positions > FAR_APART:
-            allowed.remove("ghost")
-        if patients * layer.weight.numel() > kept:
-            allowed = [name for name in allowed if name == "ghost" or name.endswith("-again")]
-        return tuple(allowed)
+        if _positions(layer, value, gradient, patients) > FAR_APART:
+            return self.kernels[1:]
+        return self.kernels if _can_be_held(layer, records, patients) else self.kernels[:1]
 
     def modelled(self, layer: Layer, records: list[Record], patients: int) -> str:
         """By arithmetic and memory: Gram matrices late in a network, the library early."""
         value, gradient = records[0]
-        positions = small_side(layer, value, gradient)[:, 0].numel() // patients
+        positions = _positions(layer, value, gradient, patients)
         out, wide = shape_of(layer)
         if positions <= min(FAR_APART, wide * out // (wide + out)):
             return "ghost"
-        kept = patients * layer.weight.numel() <= value.numel() + gradient.numel()
-        if patch_bytes(layer, value, gradient, patients) >= LARGE_PATCHES:
-            return "looped" if kept else "looped-again"
-        return "patches" if kept else "patches-again"
+        large = patch_bytes(layer, value, gradient, patients) >= LARGE_PATCHES
+        return "looped" if large else "patches"
 
 
 LARGE_PATCHES = 2**19
 """Bytes of a patient's patches above which the library's own weight gradient is faster."""
+LITTLE = 2**23
+"""Numbers that all patients' gradients of a layer may have in any case."""
 FAR_APART = 128
-"""Positions above which Gram matrices are neither fast nor, in float32, accurate."""
+"""Positions above which Gram matrices are not fast."""
+
+
+def _positions(layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int) -> int:
+    """Of one patient."""
+    return small_side(layer, value, gradient)[:, 0].numel() // patients
+
+
+def _can_be_held(layer: Layer, records: list[Record], patients: int) -> bool:
+    """Whether the patients' gradients take little memory, or no more than they are formed of."""
+    kept = sum(value.numel() + gradient.numel() for value, gradient in records)
+    return patients * layer.weight.numel() <= max(kept, LITTLE)
 
 
 def _backward(
@@ -155,11 +153,22 @@ def _added(layer: Layer, records: list[Record], patients: int, kernel: str) -> t
     return sum_of([form(layer, *record, patients) for record in records])
 
 
-def _ghost(layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int) -> Norms:
-    grams = partial(grams_of, layer, value, gradient, patients)
-    positions = small_side(layer, value, gradient)[:, 0].numel() // patients
-    squared, doubt = rows.ghost_norms(grams, patients, 8 * layer.options.groups * positions**2)
-    return Norms(squared, partial(_weighted, layer, value, gradient), doubt)
+def _ghost(layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int) -> Factored:
+    lay, groups = partial(rows_of, layer, value, gradient, patients), layer.options.groups
+    positions, (out, wide) = _positions(layer, value, gradient, patients), shape_of(layer)
+    size = 4 * groups * positions * (out + wide + positions)
+    found = rows.factored(lay, patients, size)
+
+    def add(total: torch.Tensor, weighing: Weighing) -> None:
+        grouped = total.view(groups, out, wide)
+        if is_in_order(layer, value):
+            found.add(grouped, weighing)
+            return
+        sums = torch.zeros_like(grouped)
+        found.add(sums, weighing)
+        total.add_(in_order(layer, value, sums))
+
+    return replace(found, add=add)
 
 
 def _patches(
@@ -170,59 +179,13 @@ def _patches(
     return in_order(layer, value, each)
 
 
-def _patches_again(
-    layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int
-) -> Norms:
-    lay = partial(rows_of, layer, value, gradient, patients)
-    formed = layer.weight.numel() * layer.weight.element_size()
-    size = formed + patch_bytes(layer, value, gradient, patients)
-    squared = rows.formed_norms(lay, patients, size)
-    return _formed_again(layer, value, gradient, squared)
-
-
 def _looped(
     layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int
 ) -> torch.Tensor:
     images = len(value) // patients
     each = zip(value.split(images), gradient.split(images), strict=True)
-    return torch.stack([_weight_gradient(layer, *one) for one in each])
-
-
-def _looped_again(
-    layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int
-) -> Norms:
-    images = len(value) // patients
-    squared = torch.cat(
-        [
-            sum_squares(_weight_gradient(layer, *one)[None])
-            for one in zip(value.split(images), gradient.split(images), strict=True)
-        ]
-    )
-    return _formed_again(layer, value, gradient, squared)
-
-
-def _formed_again(
-    layer: Layer, value: torch.Tensor, gradient: torch.Tensor, squared: torch.Tensor
-) -> Norms:
-    """Gradients formed once for the norm, and once more for the sum: rounded in two ways.
-
-    Each is off by a few roundings of the root of the patches' squares times the gradients'.
-    """
-    module = layer.options
-    overlaps = prod(
-        ceil(k / step) for k, step in zip(module.kernel_size, module.stride, strict=True)
-    )
-    products = overlaps * _squares(value, len(squared)) * _squares(gradient, len(squared))
-    off = ROUNDING * torch.finfo(value.dtype).eps * products.sqrt()
-    doubt = off * (2 * squared.sqrt() + off)
-    return Norms(squared, partial(_weighted, layer, value, gradient), doubt)
-
-
-def _squares(array: torch.Tensor, patients: int) -> torch.Tensor:
-    """Float64 (patients,), whatever the order in memory."""
-    norms = torch.linalg.vector_norm(accurate(array), dim=tuple(range(1, array.dim())))
-    squares: torch.Tensor = norms.double().square().view(patients, -1).sum(dim=1)
-    return squares
+    # Copies begin where the library has its arrays begin, wherever in the tile the patient is.
+    return torch.stack([_weight_gradient(layer, *(part.clone() for part in one)) for one in each])
 
 
 def _grouped(
@@ -254,19 +217,9 @@ def _side_by_side(array: torch.Tensor, images: int) -> torch.Tensor:
     return apart.reshape(images, -1, *space)
 
 
-_KERNELS: dict[str, Callable[..., torch.Tensor | Norms]] = {
+_KERNELS: dict[str, Callable[..., torch.Tensor | Factored]] = {
     "ghost": _ghost,
     "patches": _patches,
-    "patches-again": _patches_again,
     "looped": _looped,
-    "looped-again": _looped_again,
     "grouped": _grouped,
 }
-
-
-def _weighted(
-    layer: Layer, value: torch.Tensor, gradient: torch.Tensor, factors: torch.Tensor
-) -> torch.Tensor:
-    each = factors.to(gradient.dtype).repeat_interleave(len(gradient) // len(factors))
-    scaled = gradient * each.view(-1, *[1] * (gradient.dim() - 1))
-    return _weight_gradient(layer, value, scaled)

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 
 import torch
 from torch.nn import functional
 
 from client.engine import rows
-from client.engine.books import Book, Norms, book_of, sum_squares
+from client.engine.books import Book, Factored, Weighing, book_of, sum_squares
 from client.engine.rule import Layer, OneKernel
 
 FAR = 4
 """How many times more memory than another way a kernel may need."""
+LINE = 64
+"""Bytes that the processor fetches, and vector instructions work on, at once."""
 Record = tuple[torch.Tensor, torch.Tensor]
 
 
 class LinearRule:
-    """``y = x W^T + b``; inputs (items, ..., in features)."""
+    """``y = x W^T + b``; inputs (items, ..., in features).
+
+    Rows are padded with zeros to whole cache lines. Where they begin anywhere, the library sums
+    each in the order that its own address suggests, and a patient's last bit would depend on the
+    place in the tile (measured: MKL, all tiles, 54 or 833 features; none when padded).
+    """
 
     kernels: tuple[str, ...] = ("ghost", "materialised")
-    exact = "materialised"
 
     def forward(
         self, layer: Layer, value: torch.Tensor
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """The layer's output."""
-        return functional.linear(value, layer.weight, layer.bias), ()
+        return functional.linear(_whole_lines(value), _whole_lines(layer.weight), layer.bias), ()
 
     def backward(
         self,
@@ -38,7 +44,8 @@ class LinearRule:
         wanted: bool,
     ) -> tuple[torch.Tensor | None, Record]:
         """The input's gradient, and what the book is made of."""
-        return (gradient @ layer.weight if wanted else None), (value, gradient)
+        before = _whole_lines(gradient) @ _whole_lines(layer.weight.mT).mT if wanted else None
+        return before, (value, gradient)
 
     def book(self, layer: Layer, records: list[Record], patients: int, kernel: str) -> Book:
         """The patients' gradients over all uses of the layer."""
@@ -63,13 +70,19 @@ class LinearRule:
         return "ghost" if positions * (out + wide) <= out * wide else "materialised"
 
 
+def _whole_lines(rows: torch.Tensor) -> torch.Tensor:
+    """The same rows, each with zeros up to a multiple of 64 bytes."""
+    missing = -rows.shape[-1] % (LINE // rows.element_size())
+    return functional.pad(rows, (0, missing)) if missing else rows
+
+
 def _positions(arrays: list[torch.Tensor], patients: int) -> torch.Tensor:
     """(patients, positions, features) of all uses together."""
     parts = [array.reshape(patients, -1, array.shape[-1]) for array in arrays]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-def _weight(inputs: torch.Tensor, gradients: torch.Tensor, kernel: str) -> torch.Tensor | Norms:
+def _weight(inputs: torch.Tensor, gradients: torch.Tensor, kernel: str) -> torch.Tensor | Factored:
     patients, positions, wide = inputs.shape
 
     def some(chosen: slice) -> rows.Rows:
@@ -78,21 +91,8 @@ def _weight(inputs: torch.Tensor, gradients: torch.Tensor, kernel: str) -> torch
     if kernel == "materialised":
         size = inputs.element_size() * wide * gradients.shape[2]
         return rows.formed(some, patients, size).squeeze(1)
-    if positions == 1:
-        squared, doubt = sum_squares(inputs) * sum_squares(gradients), None
-    else:
-        grams = partial(_grams, inputs, gradients)
-        squared, doubt = rows.ghost_norms(grams, patients, 8 * positions * positions)
-
-    def weighted(factors: torch.Tensor) -> torch.Tensor:
-        scaled = gradients * factors.to(gradients.dtype)[:, None, None]
-        return scaled.flatten(0, 1).mT @ inputs.flatten(0, 1)
-
-    return Norms(squared, weighted, doubt)
-
-
-def _grams(inputs: torch.Tensor, gradients: torch.Tensor, chosen: slice) -> rows.Grams:
-    return rows.Grams(rows.gram(inputs[chosen, None]), rows.gram(gradients[chosen, None]))
+    found = rows.factored(some, patients, 4 * positions * (wide + gradients.shape[2] + positions))
+    return replace(found, add=lambda total, weighing: found.add(total[None], weighing))
 
 
 class EmbeddingRule(OneKernel):
@@ -135,8 +135,8 @@ class EmbeddingRule(OneKernel):
         squared = torch.zeros(patients, dtype=torch.float64, device=words.device)
         squared.index_add_(0, owner, sum_squares(sums))
 
-        def weighted(factors: torch.Tensor) -> torch.Tensor:
-            table = sums.new_zeros(layer.weight.shape)
-            return table.index_add_(0, word, sums * factors.to(sums.dtype)[owner, None])
+        def add(total: torch.Tensor, weighing: Weighing) -> None:
+            rows = sums.double().masked_fill_(~weighing.counted[owner, None], 0.0)
+            total.index_add_(0, word, rows.mul_(weighing.factors[owner, None]))
 
-        return Book(norms={"weight": Norms(squared, weighted)})
+        return Book(factored={"weight": Factored(squared, squared.sqrt(), add)})

@@ -6,7 +6,6 @@ arXiv:1912.06015). Where it is transposed, input and output gradient change plac
 
 from __future__ import annotations
 
-from itertools import product
 from math import prod
 from typing import Any
 
@@ -68,48 +67,6 @@ def is_pointwise(module: Any) -> bool:  # noqa: ANN401 - as above
     )
 
 
-def grams_of(
-    layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int, chosen: slice
-) -> rows.Grams:
-    """Inner products of patches are sums of inner products of the pixels that make them up."""
-    images, module = len(value) // patients, layer.options
-    of, members = slice(chosen.start * images, chosen.stop * images), chosen.stop - chosen.start
-    wide, small = value[of], gradient[of]
-    if module.transposed:
-        wide, small = small, wide
-    pixels = rows.gram(_by_patient(wide.flatten(2), members, images, module.groups))
-    spaces = wide.shape[2:], small.shape[2:]
-    return rows.Grams(
-        inputs=pixels if is_pointwise(module) else _patch_gram(pixels, module, images, *spaces),
-        gradients=rows.gram(_by_patient(small.flatten(2), members, images, module.groups)),
-    )
-
-
-def _patch_gram(
-    pixels: torch.Tensor,
-    module: Any,  # noqa: ANN401 - as above
-    images: int,
-    space: torch.Size,
-    out: torch.Size,
-) -> torch.Tensor:
-    """(patients, groups, positions, positions) from the pixels' inner products."""
-    before = pixels.shape[:2]
-    sides = [side for padding in reversed(padding_of(module)) for side in (padding, padding)]
-    apart = pixels.view(-1, images, *space, images, *space)
-    padded = functional.pad(apart, [*sides, 0, 0, *sides])
-    total = pixels.new_zeros(len(apart), images, *out, images, *out)
-    for offset in product(*(range(size) for size in module.kernel_size)):
-        cut = tuple(
-            slice(at * dilation, at * dilation + stride * (many - 1) + 1, stride)
-            for at, dilation, stride, many in zip(
-                offset, module.dilation, module.stride, out, strict=True
-            )
-        )
-        total += padded[(slice(None), slice(None), *cut, slice(None), *cut)]
-    positions = images * prod(out)
-    return total.view(*before, positions, positions)
-
-
 def rows_of(
     layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int, chosen: slice
 ) -> rows.Rows:
@@ -167,6 +124,11 @@ def _by_patient(array: torch.Tensor, members: int, images: int, groups: int) -> 
 def _channels_last(module: Any, value: torch.Tensor) -> bool:  # noqa: ANN401 - as above
     """Whether a position's channels lie together in memory, so that patches are copied whole."""
     return module.groups == 1 and value.shape[1] > 1 and value.stride(1) == 1
+
+
+def is_in_order(layer: Layer, value: torch.Tensor) -> bool:
+    """Whether the features of a patch come in the weight's order."""
+    return is_pointwise(layer.options) or not _channels_last(layer.options, value)
 
 
 def in_order(layer: Layer, value: torch.Tensor, formed: torch.Tensor) -> torch.Tensor:

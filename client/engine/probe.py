@@ -2,8 +2,10 @@
 
 That each patient's gradient and norm, formed in a batch, are those that autograd gives for the
 patient alone, for every parameter; that no patient's output depends on another patient, and
-none on chance. A model that fails is refused, by the name of the
-parameter or of the module at fault.
+none on chance; and that on this machine, in a tile as training has it, all that is computed of a
+patient is the same bits in every place, beside whomever and at whatever address
+(:mod:`client.engine.alone`). A model that fails is refused, by the name of the parameter or of
+the module at fault.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from client.engine.books import Book
+from client.engine.alone import require_alone
+from client.engine.books import Book, Weighing
 from client.engine.clipped import (
     Loss,
     Patients,
@@ -71,6 +74,7 @@ def _try(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) 
     _require_apart(trial, patients)
     for count in COUNTS:
         _require_each(trial, patients[slice(0, count)], loss, choice)
+    require_alone(place(copy.deepcopy(model), choice), example, loss, choice)
 
 
 def _unlike(inputs: torch.Tensor) -> torch.Tensor:
@@ -90,7 +94,8 @@ def _require_each(model: nn.Module, patients: Patients, loss: Loss, choice: Engi
             sheet = Sheet(books, len(patients), patients.inputs.device)
             squared = float(sheet.squared[number])
             ours = flat_zeros(model)
-            add_flat(ours, model, sheet, nn.functional.one_hot(torch.tensor(number), len(patients)))
+            chosen = torch.arange(len(patients), device=ours.device) == number
+            add_flat(ours, model, sheet, Weighing(chosen.double(), chosen))
         theirs = plain_sum(model, patients[slice(number, number + 1)], loss)
         _require_same(model, ours, theirs)
         norm = float(theirs.norm())

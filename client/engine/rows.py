@@ -1,10 +1,18 @@
 """Kernels for a linear map that is applied at many positions of each patient.
 
 A patient's weight gradient is ``G^T X``, where the rows of X are the inputs and those of G the
-output gradients at the patient's positions (pixels, time steps, images). Its squared norm is
-``sum(X X^T * G G^T)``: the *ghost norm* (Goodfellow 2015; Li et al. 2022), cheap where
-positions are few; else ``G^T X`` is formed. Both work on a few patients at a time, so that
-what they form stays in the processor's cache and in bounds.
+output gradients at the patient's positions (pixels, time steps, images). Either it is formed,
+patient by patient, or it stays a product: its squared norm is ``sum(X X^T * G G^T)``, the *ghost
+norm* (Goodfellow 2015; Li et al. 2022), and the clipped sum over all patients and positions is one
+product in float64.
+
+*Rounding* (Higham 2002, section 3.1). With K terms, a float64 product is off by at most about
+``K 2^-53`` times the product of the absolute values. So a Gram entry of two rows is off by
+``features 2^-53`` times the rows' norms; the squared norm, by as much for either side and for the
+terms that are added up, first along rows and then over them, times the square of ``gross``, the
+sum over positions of ``|x| |g|``. Twice that is added to the squared norm. The clipped sum is off
+by ``K 2^-53`` times the patients' clipped ``gross``, which :data:`client.engine.clipped.KAPPA`
+bounds.
 """
 
 from __future__ import annotations
@@ -15,10 +23,12 @@ from typing import Final
 
 import torch
 
-from client.engine.books import ROUNDING, accurate, sum_squares
+from client.engine.books import Factored, Weighing
 
 CHUNK_BYTES: Final = 2**23
 """Memory for what a kernel forms of a few patients at a time."""
+DOUBT: Final = 2.0**-52
+"""Twice what one operation may be off, relative."""
 
 
 @dataclass(frozen=True)
@@ -34,54 +44,65 @@ Chunks = Callable[[slice], Rows]
 
 
 def chunks(patients: int, bytes_each: int) -> Iterator[slice]:
-    """The patients, a few at a time, so that ``bytes_each`` stays within :data:`CHUNK_BYTES`."""
-    many = max(1, min(patients, CHUNK_BYTES // max(1, bytes_each)))
+    """The patients, a few at a time, so that ``bytes_each`` stays within :data:`CHUNK_BYTES`.
+
+    There are as many in each, a power of two, whoever they are: what is computed of one does
+    not depend on how many there are.
+    """
+    fits = max(1, min(patients, CHUNK_BYTES // max(1, bytes_each)))
+    many = next(count for count in range(fits, 0, -1) if patients % count == 0)
     for first in range(0, patients, many):
-        yield slice(first, min(first + many, patients))
+        yield slice(first, first + many)
 
 
-@dataclass(frozen=True)
-class Grams:
-    """Inner products of some patients' rows with one another: (patients, groups, rows, rows)."""
+def factored(rows: Chunks, patients: int, bytes_each: int) -> Factored:
+    """Norms without forming gradients, and how to add them to a total.
 
-    inputs: torch.Tensor
-    gradients: torch.Tensor
+    The total is (groups, out features, in features).
+
+    Args:
+        rows: lays out the rows of some patients.
+        patients: how many there are.
+        bytes_each: memory of one patient's rows, as they are laid out.
+    """
+    squared, gross = [], []
+    for chosen in chunks(patients, 4 * bytes_each):
+        both = _both(rows(chosen))
+        left, right = (gram(each) for each in both)
+        terms = left.shape[1] * left.shape[2] + sum(each.shape[-1] for each in (left, *both)) + 8
+        norms = (each.diagonal(dim1=2, dim2=3).sqrt() for each in (left, right))
+        each = torch.linalg.vecdot(*norms).sum(dim=1)
+        total = torch.linalg.vecdot(left, right).sum(dim=(1, 2))
+        squared.append(total + DOUBT * terms * each.square())
+        gross.append(each)
+
+    def add(total: torch.Tensor, weighing: Weighing) -> None:
+        for chosen in chunks(patients, 2 * bytes_each):
+            inputs, gradients = _both(rows(chosen))
+            left_out = ~weighing.counted[chosen, None, None, None]
+            inputs.masked_fill_(left_out, 0.0)
+            gradients.masked_fill_(left_out, 0.0).mul_(weighing.factors[chosen, None, None, None])
+            total.baddbmm_(_together(gradients).mT, _together(inputs))
+
+    return Factored(torch.cat(squared), torch.cat(gross), add)
+
+
+def _together(rows: torch.Tensor) -> torch.Tensor:
+    """(groups, patients x positions, features)."""
+    return rows.transpose(0, 1).flatten(1, 2)
+
+
+def _both(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs, gradients = (
+        each.to(torch.float64, copy=True) for each in (rows.inputs, rows.gradients)
+    )
+    return inputs, gradients
 
 
 def gram(rows: torch.Tensor) -> torch.Tensor:
-    """(..., rows, rows) of (..., rows, features), in a type that norms may be summed in."""
-    exact = accurate(rows)
-    found: torch.Tensor = exact @ exact.mT
+    """Inner products (..., rows, rows) of (..., rows, features)."""
+    found: torch.Tensor = rows @ rows.mT
     return found
-
-
-def ghost_norms(
-    grams: Callable[[slice], Grams], patients: int, bytes_each: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Squared norms without forming gradients, and by how much they may be too small.
-
-    An entry of a Gram matrix is off by at most a few roundings of the product of its two rows'
-    norms, so the matrix by as many roundings of its trace; Cauchy and Schwarz give the rest.
-
-    Returns:
-        Two float64 (patients,) arrays.
-    """
-    squared, doubt = [], []
-    for chosen in chunks(patients, bytes_each):
-        part = grams(chosen)
-        left, right = part.inputs.flatten(2), part.gradients.flatten(2)
-        products = torch.linalg.vecdot(left, right)
-        squared.append(products.double().sum(dim=1))
-        doubt.append(_doubt(part, left, right))
-    return torch.cat(squared), torch.cat(doubt)
-
-
-def _doubt(part: Grams, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    traces = [each.diagonal(dim1=2, dim2=3).sum(dim=2) for each in (part.inputs, part.gradients)]
-    norms = [torch.linalg.vector_norm(each, dim=2) for each in (left, right)]
-    scale = traces[0].double() * norms[1] + norms[0].double() * traces[1]
-    doubt: torch.Tensor = ROUNDING * torch.finfo(left.dtype).eps * scale.sum(dim=1)
-    return doubt
 
 
 def gradients_of(rows: Rows) -> torch.Tensor:
@@ -93,10 +114,3 @@ def gradients_of(rows: Rows) -> torch.Tensor:
 def formed(rows: Chunks, patients: int, bytes_each: int) -> torch.Tensor:
     """All patients' weight gradients: (patients, groups, out features, in features)."""
     return torch.cat([gradients_of(rows(chosen)) for chosen in chunks(patients, bytes_each)])
-
-
-def formed_norms(rows: Chunks, patients: int, bytes_each: int) -> torch.Tensor:
-    """Float64 (patients,): squared norms of gradients that are formed and let go."""
-    return torch.cat(
-        [sum_squares(gradients_of(rows(chosen))) for chosen in chunks(patients, bytes_each)]
-    )

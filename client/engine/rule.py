@@ -13,13 +13,7 @@ from client.engine.books import Book
 
 
 class Rule(Protocol):
-    """How one kind of layer computes, and enters what its patients' gradients are.
-
-    Attributes:
-        exact: the kernel in which no digits cancel.
-    """
-
-    exact: str
+    """How one kind of layer computes, and enters what its patients' gradients are."""
 
     @property
     def kernels(self) -> tuple[str, ...]:
@@ -89,7 +83,6 @@ class OneKernel:
     """What rules have in common that know one way to make their book."""
 
     kernels: tuple[str, ...] = ("materialised",)
-    exact = "materialised"
 
     def candidates(self, layer: Layer, records: list[Any], patients: int) -> tuple[str, ...]:
         """The one kernel."""
@@ -97,4 +90,4 @@ class OneKernel:
 
     def modelled(self, layer: Layer, records: list[Any], patients: int) -> str:
         """The one kernel."""
-        return self.exact
+        return self.kernels[0]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import torch
 
-from client.engine.books import Book, Norms, accurate, sum_squares
+from client.engine.books import Book, Factored, Weighing, add_weighted, sum_squares
 from client.engine.rule import Layer
 
 SMALL: Final = 2**13
@@ -19,56 +19,60 @@ class Sheet:
 
     Args:
         books: of the layers that the loss depends on.
-        patients: how many.
+        patients: how many places the tile has.
         device: where they are.
 
     Attributes:
-        squared: float64 (patients,), squared L2 norms over all parameters.
-        doubt: float64 (patients,), by how much they may be too small.
+        squared: float64 (patients,), at least the squared L2 norms over all parameters.
+        gross: float64 (patients,), what the rounding of the sums is measured by, of all
+            parameters that are not held: the root of the layers' squares.
     """
 
     def __init__(self, books: Mapping[Layer, Book], patients: int, device: torch.device) -> None:
         held = [
-            (id(layer.parameters[role]), accurate(gradients))
+            (id(layer.parameters[role]), gradients)
             for layer, book in books.items()
             for role, gradients in book.held.items()
         ]
         small = [(key, each) for key, each in held if each[0].numel() <= SMALL]
         self._small = {key: each[0].numel() for key, each in small}
         self._arrays = [(key, each.flatten(1)) for key, each in held if each[0].numel() > SMALL]
-        self._shapes = {key: each.shape[1:] for key, each in held}
-        self._norms: list[tuple[int, Norms]] = [
-            (id(layer.parameters[role]), norms)
+        self._factored: list[tuple[int, Factored]] = [
+            (id(layer.parameters[role]), factored)
             for layer, book in books.items()
-            for role, norms in book.norms.items()
+            for role, factored in book.factored.items()
         ]
         if small:
             row = torch.cat([each.flatten(1) for _, each in small], dim=1)
             self._arrays.append((0, row))
         self.squared = torch.zeros(patients, dtype=torch.float64, device=device)
-        self.doubt = torch.zeros_like(self.squared)
+        gross = torch.zeros_like(self.squared)
         for _, array in self._arrays:
             self.squared += sum_squares(array)
-        for _, norms in self._norms:
-            self.squared += norms.squared
-            if norms.doubt is not None:
-                self.doubt += norms.doubt
+        for _, factored in self._factored:
+            self.squared += factored.squared
+            gross += factored.gross.square()
+        self.gross = gross.sqrt()
 
-    def sums(self, factors: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-        """By the parameter's ``id``, the sum over patients of factor times gradient.
+    def add(self, totals: Mapping[int, torch.Tensor], weighing: Weighing) -> None:
+        """Add the sum over patients of factor times gradient to each parameter's total.
 
         The gradients themselves are let go as their sums are made.
+
+        Args:
+            totals: by the parameter's ``id``, float64 of its shape, contiguous.
+            weighing: of the patients.
         """
         while self._arrays:
             key, array = self._arrays.pop()
-            found = factors.to(array.dtype) @ array
             if key:
-                yield key, found.view(self._shapes[key])
+                add_weighted(totals[key].view(-1), array, weighing)
                 continue
-            for name, part in zip(
-                self._small, found.split(list(self._small.values())), strict=True
-            ):
-                yield name, part.view(self._shapes[name])
-        while self._norms:
-            key, norms = self._norms.pop()
-            yield key, norms.weighted(factors)
+            sums = totals[next(iter(self._small))].new_zeros(array.shape[1])
+            add_weighted(sums, array, weighing)
+            parts = sums.split(list(self._small.values()))
+            for name, part in zip(self._small, parts, strict=True):
+                totals[name].view(-1).add_(part)
+        while self._factored:
+            key, factored = self._factored.pop()
+            factored.add(totals[key], weighing)

@@ -19,11 +19,11 @@ from torch import nn
 import client.training
 from client.dataset import Patient
 from client.noise import noised
-from client.sampling import Batch, RoundStreams, draw
+from client.sampling import Batch, RoundStreams
 from common.privacy import PatientMechanism
 from common.randomness import Stream
 from common.study import Study
-from simulations.audit.parts import PRODUCTION, Parts, clipped_sum
+from simulations.audit.parts import PRODUCTION, Parts, clipped_sum, draw
 
 _UNCLIPPED: Final = 1e6
 

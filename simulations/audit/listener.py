@@ -154,10 +154,10 @@ def summed(
     """The sum of patients' clipped gradients in units of the clip norm, flat float32."""
     model = build_model(study)
     load_flat(model, weights)
-    total = torch.zeros(weights.size)
+    total = torch.zeros(weights.size, dtype=torch.float64)
     for batch in data.batches(study, _PATIENTS_AT_ONCE):
         total += clipped_sum(model, batch, mechanism, study)
-    return total / mechanism.clip_norm
+    return (total / mechanism.clip_norm).float()
 
 
 def clipped_gradients(

@@ -15,21 +15,45 @@ import torch
 from torch import nn
 
 from client import noise, sampling
-from client.gradients import gradient_sum
-from client.sampling import Batch
+from client.dataset import Patient
+from client.gradients import GradientSum
+from client.sampling import Batch, RoundStreams
+from client.tuning import images_of
 from common.numerics import EngineChoice
 from common.privacy import PatientMechanism
 from common.study import Study
 
-_CHOICE: Final = EngineChoice(micro_batch=1024)
+_CHOICE: Final = EngineChoice(tile=64)
 """Kernels as they follow from shapes, as simulated hospitals have them. That others come to the
 same sums is what the engine checks on each model (:mod:`client.engine.probe`)."""
+
+
+def draw(
+    study: Study,
+    mechanism: PatientMechanism,
+    images: Any,  # noqa: ANN401 - as the site's function takes it
+    patients: tuple[Patient, ...],
+    *,
+    streams: RoundStreams,
+    step: int,
+) -> Batch:
+    """All that :func:`client.sampling.draw` draws for a step, in one batch."""
+    drawn = list(
+        sampling.draw(
+            study, mechanism, images, patients, streams=streams, step=step, tile=_CHOICE.tile
+        )
+    )
+    nothing = torch.zeros(0, images_of(study), study.data.channels, *study.data.image_size)
+    return Batch(
+        torch.cat([nothing, *(each.pixels for each in drawn)]),
+        torch.cat([torch.zeros(0, dtype=torch.int64), *(each.labels for each in drawn)]),
+    )
 
 
 def clipped_sum(
     model: nn.Module, batch: Batch, mechanism: PatientMechanism, study: Study
 ) -> torch.Tensor:
-    """The site's clipped gradient sum over a batch, flat float32.
+    """The site's clipped gradient sum over a batch, flat float64.
 
     Args:
         model: its parameters are read.
@@ -37,7 +61,7 @@ def clipped_sum(
         mechanism: says at which norm to clip.
         study: says how classes weigh.
     """
-    return gradient_sum(model, batch, mechanism, study.training.class_weights, _CHOICE)
+    return GradientSum(model, mechanism, study.training.class_weights, _CHOICE).over([batch])
 
 
 @dataclass(frozen=True)
@@ -45,12 +69,12 @@ class Parts:
     """What a step is made of; by default, what a site runs.
 
     Attributes:
-        draw: as :func:`client.sampling.draw`.
+        draw: as :func:`draw`.
         clipped_sum: as :func:`clipped_sum`.
         noised: as :func:`client.noise.noised`.
     """
 
-    draw: Callable[..., Batch] = sampling.draw
+    draw: Callable[..., Batch] = draw
     clipped_sum: Callable[[nn.Module, Batch, PatientMechanism, Study], torch.Tensor] = clipped_sum
     noised: Callable[[torch.Tensor, PatientMechanism, Any], torch.Tensor] = noise.noised
 

@@ -625,7 +625,7 @@ def test_an_approved_study_keeps_its_kernels_whatever_is_measured_later(tmp_path
 def test_another_choice_of_kernels_than_the_sites_own_is_not_approved(tmp_path: Path) -> None:
     with Hospital(tmp_path / "north").open() as site:
         offer = offer_of(site, STUDY)
-        choice = offer.numerics.choice.model_copy(update={"micro_batch": 3})
+        choice = offer.numerics.choice.model_copy(update={"tile": 3})
         numerics = offer.numerics.model_copy(update={"choice": choice})
         changed = offer.model_copy(update={"numerics": numerics})
         plan = write_plan(STUDY, changed, plan_for(site, STUDY).weights)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from client.gradients import gradient_sum
+from client.gradients import GradientSum
 from client.sampling import Batch
 from common.accounting import SampledGaussian
 from common.numerics import EngineChoice
@@ -47,11 +47,11 @@ def clipped(
     norm: float,
     weights: tuple[float, ...] | None = None,
     *,
-    micro_batch: int = 256,
+    tile: int = 16,
 ) -> torch.Tensor:
     """The sum of clipped gradients, float64."""
-    batch, choice = Batch(pixels, torch.tensor(labels)), EngineChoice(micro_batch=micro_batch)
-    return gradient_sum(model, batch, clipping(norm), weights, choice).double()
+    batch, choice = Batch(pixels, torch.tensor(labels)), EngineChoice(tile=tile)
+    return GradientSum(model, clipping(norm), weights, choice).over([batch])
 
 
 def patient(*images: torch.Tensor) -> torch.Tensor:
@@ -219,9 +219,9 @@ def test_activations_of_sixteen_bits_are_held_as_tightly(name: str) -> None:
 
 
 @pytest.mark.parametrize("alike", [True, False])
-@pytest.mark.parametrize("micro_batch", [1, 7, 256])
+@pytest.mark.parametrize("tile", [1, 7, 64])
 def test_adding_a_patient_moves_the_computed_sum_by_at_most_the_clip_norm_and_gamma(
-    alike: bool, micro_batch: int
+    alike: bool, tile: int
 ) -> None:
     """Rounding of the others' sum differs with and without; most where all point one way."""
     many, generator = 300, torch.manual_seed(7)
@@ -230,9 +230,9 @@ def test_adding_a_patient_moves_the_computed_sum_by_at_most_the_clip_norm_and_ga
     pixels = first.expand(many, 1, 1, 8, 8) + (0.01 if alike else 1.0) * others
     labels, norm = [0] * many, 1e-2
     model = small_network()
-    with_all = clipped(model, pixels.contiguous(), labels, norm, micro_batch=micro_batch)
+    with_all = clipped(model, pixels.contiguous(), labels, norm, tile=tile)
     assert float(with_all.norm()) > (0.9 * many * norm if alike else 0.0)
     for place in (0, many // 2, many - 1):
         kept = [index for index in range(many) if index != place]
-        without = clipped(model, pixels[kept], labels[1:], norm, micro_batch=micro_batch)
+        without = clipped(model, pixels[kept], labels[1:], norm, tile=tile)
         assert float((with_all - without).norm()) <= norm * (1 + GAMMA)

@@ -64,7 +64,7 @@ def test_a_patients_vote_is_the_mean_over_the_images(
     study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 ) -> None:
     patients = (Patient("a", 1, (4,)), Patient("b", 0, (2, 9, 5)), Patient("c", 1, (9, 9)))
-    scores, labels = score(study, initial_weights(study, 3), images, patients)
+    scores, labels = score(study, initial_weights(study, 3), images, patients, tile=64)
     by_hand = [
         np.mean([probabilities(study, images[row]) for row in patient.images], axis=0)
         for patient in patients
@@ -80,16 +80,29 @@ def test_any_number_of_images_is_scored_in_pieces(
     many = (Patient("a", 0, tuple(range(400))), Patient("b", 1, tuple(range(400, 600))))
     weights = initial_weights(study, 3)
     singles = tuple(Patient(str(row), 0, (row,)) for row in range(600))
-    each, _ = score(study, weights, images, singles)
-    scores, _ = score(study, weights, images, many)
+    each, _ = score(study, weights, images, singles, tile=64)
+    scores, _ = score(study, weights, images, many, tile=64)
     assert scores[0] == pytest.approx(each[:400].mean(axis=0), abs=1e-6)
     assert scores[1] == pytest.approx(each[400:].mean(axis=0), abs=1e-6)
+
+
+@pytest.mark.parametrize("tile", [1, 16, 64])
+def test_a_vote_is_the_same_bits_whoever_else_is_scored(
+    study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]], tile: int
+) -> None:
+    weights = initial_weights(study, 3)
+    many = tuple(Patient(str(row), 0, (row, row + 1, row + 5)) for row in range(40))
+    together, _ = score(study, weights, images, many, tile=tile)
+    for left_out in range(0, 40, 3):
+        others = many[:left_out] + many[left_out + 1 :]
+        alone, _ = score(study, weights, images, others, tile=tile)
+        assert alone.tobytes() == np.delete(together, left_out, axis=0).tobytes()
 
 
 def test_nobody_to_score_gives_no_votes(
     study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 ) -> None:
-    scores, labels = score(study, initial_weights(study, 3), images, ())
+    scores, labels = score(study, initial_weights(study, 3), images, (), tile=64)
     assert scores.shape == (0, 2)
     assert labels.shape == (0,)
 
@@ -98,8 +111,8 @@ def test_scoring_twice_gives_the_same_bits(
     study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 ) -> None:
     patients = tuple(Patient(str(row), 0, (row, row + 1)) for row in range(100))
-    first, _ = score(study, initial_weights(study, 3), images, patients)
-    second, _ = score(study, initial_weights(study, 3), images, patients)
+    first, _ = score(study, initial_weights(study, 3), images, patients, tile=64)
+    second, _ = score(study, initial_weights(study, 3), images, patients, tile=64)
     assert first.tobytes() == second.tobytes()
 
 

@@ -126,8 +126,9 @@ def test_the_same_stream_is_the_same_release() -> None:
 
 
 def test_noise_meets_the_sum_in_float64_and_is_rounded_once() -> None:
-    streams, total = RoundStreams(bytes(32)), torch.randn(1001, generator=torch.manual_seed(0))
-    exact = total.double() + DEVIATION * torch.from_numpy(streams.stream("noise").normal(1001))
+    streams = RoundStreams(bytes(32))
+    total = torch.randn(1001, generator=torch.manual_seed(0), dtype=torch.float64)
+    exact = total + DEVIATION * torch.from_numpy(streams.stream("noise").normal(1001))
     found = noised(total, MECHANISM, streams.stream("noise"))
     assert found.dtype == torch.float32
     assert torch.equal(found, exact.float())

@@ -68,7 +68,7 @@ def test_the_plan_that_follows_from_the_offer_is_allowed(site: Site) -> None:
         ),
         (
             lambda plan: {
-                "numerics": plan.numerics.model_copy(update={"choice": EngineChoice(micro_batch=1)})
+                "numerics": plan.numerics.model_copy(update={"choice": EngineChoice(tile=1)})
             },
             "numerics",
             "",

@@ -9,17 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from scipy import stats
 from torch.nn import functional
 
 from client.dataset import Patient
-from client.gradients import gradient_sum
-from client.sampling import Batch, RoundStreams
+from client.gradients import GradientSum
+from client.sampling import Batch, RoundStreams, draw
 from client.training import learning_rate, local_change
 from common.accounting import SampledGaussian
 from common.model import build_model, initial_weights, load_flat
 from common.numerics import EngineChoice
 from common.privacy import NoMechanism, PatientMechanism
+from common.randomness import Stream
 from common.study import Study
 from tests.common.studies import small_study
 
@@ -63,7 +66,7 @@ def batch_of(count: int, images: int, *, side: int = 8, scale: float = 1.0) -> B
     return Batch(pixels, torch.arange(count) % 2)
 
 
-CHOICE = EngineChoice(micro_batch=64)
+CHOICE = EngineChoice(tile=64)
 
 
 def model_of(study: Study, seed: int = 1) -> torch.nn.Module:
@@ -91,6 +94,16 @@ def clipped(gradient: torch.Tensor, clip: float) -> torch.Tensor:
     return gradient * min(1.0, clip / float(gradient.norm()))
 
 
+def gradient_sum(
+    model: torch.nn.Module,
+    batch: Batch,
+    mechanism: PatientMechanism | NoMechanism,
+    class_weights: tuple[float, ...] | None,
+    choice: EngineChoice,
+) -> torch.Tensor:
+    return GradientSum(model, mechanism, class_weights, choice).over([batch])
+
+
 MODELS: dict[str, dict[str, Any]] = {
     "cnn": {"widths": [4, 6], "hidden": 8},
     "cnn with group norm": {"widths": [4, 8], "norm": "group", "groups": 2, "hidden": 8},
@@ -108,7 +121,7 @@ def test_the_clipped_sum_is_that_of_a_loop_over_patients(kind: str, clip: float)
         start=torch.zeros(()),
     )
     found = gradient_sum(model, batch, private(clip=clip), None, CHOICE)
-    assert torch.allclose(found, by_hand, atol=1e-5 * max(1.0, float(by_hand.norm())))
+    assert torch.allclose(found, by_hand.double(), atol=1e-5 * max(1.0, float(by_hand.norm())))
 
 
 @pytest.mark.parametrize(("name", "side"), [("resnet18", 8), ("densenet121", 32)])
@@ -121,7 +134,7 @@ def test_the_larger_models_are_clipped_patient_by_patient_too(name: str, side: i
         start=torch.zeros(()),
     )
     found = gradient_sum(model, batch, private(clip=0.5), None, CHOICE)
-    assert torch.allclose(found, by_hand, atol=1e-5)
+    assert torch.allclose(found, by_hand.double(), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -132,7 +145,7 @@ def test_without_privacy_the_sum_is_that_of_the_same_loop_unclipped(kind: str) -
         (patient_gradient(model, batch, place) for place in range(5)), start=torch.zeros(())
     )
     found = gradient_sum(model, batch, NONE, None, CHOICE)
-    assert torch.allclose(found, by_hand, atol=1e-5 * max(1.0, float(by_hand.norm())))
+    assert torch.allclose(found, by_hand.double(), atol=1e-5 * max(1.0, float(by_hand.norm())))
 
 
 @pytest.mark.parametrize("mechanism", [private(clip=0.5), NONE], ids=["patient", "none"])
@@ -148,7 +161,7 @@ def test_class_weights_are_factors_of_a_patients_loss(
         start=torch.zeros(()),
     )
     found = gradient_sum(model, batch, mechanism, weights, CHOICE)
-    assert torch.allclose(found, by_hand, atol=1e-5)
+    assert torch.allclose(found, by_hand.double(), atol=1e-5)
 
 
 @pytest.mark.parametrize("images_each", [1, 4])
@@ -178,14 +191,12 @@ def test_a_patient_whose_gradient_is_not_finite_counts_as_zero_and_the_others_as
     assert torch.allclose(found, expected, atol=1e-6)
 
 
-def test_the_micro_batch_changes_no_more_than_the_last_digits() -> None:
+def test_the_tile_changes_no_more_than_the_last_digits() -> None:
     model = model_of(small_study(model=MODELS["cnn"]))
     batch = batch_of(7, 2)
     whole = gradient_sum(model, batch, private(clip=0.5), None, CHOICE)
-    for micro_batch in (1, 2, 5, 13):
-        found = gradient_sum(
-            model, batch, private(clip=0.5), None, EngineChoice(micro_batch=micro_batch)
-        )
+    for tile in (1, 2, 5, 13):
+        found = gradient_sum(model, batch, private(clip=0.5), None, EngineChoice(tile=tile))
         assert torch.allclose(found, whole, atol=1e-6)
 
 
@@ -193,7 +204,7 @@ def test_the_micro_batch_changes_no_more_than_the_last_digits() -> None:
 def test_the_sum_over_nobody_is_zero(mechanism: PatientMechanism | NoMechanism) -> None:
     model = model_of(small_study())
     nobody = Batch(torch.zeros(0, 1, 1, 8, 8), torch.zeros(0, dtype=torch.int64))
-    assert not gradient_sum(model, nobody, mechanism, None, EngineChoice(micro_batch=8)).any()
+    assert not gradient_sum(model, nobody, mechanism, None, EngineChoice(tile=8)).any()
 
 
 def train(
@@ -322,17 +333,28 @@ def test_a_site_without_training_patients_sends_pure_noise_too(
     assert nobody.tobytes() == unlucky.tobytes()
 
 
-def test_patients_and_images_are_drawn_from_their_streams_and_divided_by_the_public_number(
+def test_patients_and_images_are_drawn_by_name_and_divided_by_the_public_number(
     images: npt.NDArray[np.float16],
 ) -> None:
-    """A patient takes part where its uniform deviate is below q; so is one of its images drawn."""
+    """A patient takes part where its own coin is below q; so is one of its images drawn.
+
+    Coin and draws are HKDF-Expand of a key for the step, by an implementation that is not ours.
+    """
     study = small_study(training={"local_steps": 1})
     cohort = patients((2, 3, 1, 4, 2, 3))
-    taken = np.flatnonzero(STREAMS.stream("sampling", 0).uniform(6) < 0.5)
-    draws = STREAMS.stream("images", 0).uniform(len(taken))
+    secret = STREAMS.of_patients(0).secret
+
+    def expanded(use: bytes, patient: Patient) -> bytes:
+        info = b"consilium/1 " + use + patient.pseudonym.encode()
+        return HKDFExpand(algorithm=SHA256(), length=32, info=info).derive(secret)
+
+    coins = [int.from_bytes(expanded(b"coin", each)[:8], "little") / 2**64 for each in cohort]
+    taken = [place for place in range(6) if coins[place] < 0.8]
     rows = [
-        cohort[place].images[int(draw * len(cohort[place].images))]
-        for place, draw in zip(taken, draws, strict=True)
+        cohort[place].images[
+            int(Stream(expanded(b"draws", cohort[place])).uniform() * len(cohort[place].images))
+        ]
+        for place in taken
     ]
     assert 0 < len(taken) < 6
     model = build_model(study)
@@ -343,8 +365,8 @@ def test_patients_and_images_are_drawn_from_their_streams_and_divided_by_the_pub
         (patient_gradient(model, batch, place) for place in range(len(taken))),
         start=torch.zeros(()),
     )
-    half = NoMechanism(sampling_rate=0.5, divisor=DIVISOR)
-    found = train(study, half, images, cohort)
+    often = NoMechanism(sampling_rate=0.8, divisor=DIVISOR)
+    found = train(study, often, images, cohort)
     assert found == pytest.approx((-0.5 * by_hand / DIVISOR).numpy(), abs=1e-6)
 
 
@@ -354,7 +376,11 @@ def test_each_patient_takes_part_with_probability_q_and_by_itself(
     study = small_study(training={"local_steps": 1})
     hits = np.array(
         [
-            RoundStreams(number.to_bytes(32, "little")).stream("sampling", 0).uniform(6) < 0.3
+            [
+                RoundStreams(number.to_bytes(32, "little")).of_patients(0).coin(each.pseudonym)
+                < 0.3
+                for each in patients()
+            ]
             for number in range(400)
         ]
     )
@@ -365,6 +391,45 @@ def test_each_patient_takes_part_with_probability_q_and_by_itself(
     streams = RoundStreams(quiet.to_bytes(32, "little"))
     third = NoMechanism(sampling_rate=0.3, divisor=DIVISOR)
     assert not train(study, third, images, streams=streams).any()
+
+
+@pytest.mark.parametrize("tile", [1, 4, 16])
+def test_with_the_secret_fixed_a_patient_more_changes_no_other_patients_draws(
+    images: npt.NDArray[np.float16], tile: int
+) -> None:
+    """Wherever in the list: the others' coins, images and changes are the same bits."""
+    study = small_study(
+        training={
+            "images_per_patient": 2,
+            "augmentation": {"flip": True, "rotate": 9.0, "intensity": 0.2, "copies": 2},
+        }
+    )
+    cohort = patients((2, 3, 1, 4, 2, 3))
+
+    def drawn(whom: tuple[Patient, ...], step: int) -> dict[bytes, int]:
+        batches = draw(study, private(0.7), images, whom, streams=STREAMS, step=step, tile=tile)
+        rows = [
+            (pixels.numpy().tobytes(), int(label))
+            for batch in batches
+            for pixels, label in zip(batch.pixels, batch.labels, strict=True)
+        ]
+        assert len({pixels for pixels, _ in rows}) == len(rows)
+        return dict(rows)
+
+    for step in range(4):
+        everyone = drawn(cohort, step)
+        for left_out in range(6):
+            others = drawn(cohort[:left_out] + cohort[left_out + 1 :], step)
+            assert others.items() <= everyone.items()
+            assert len(everyone) - len(others) in (0, 1)
+
+
+def test_memory_for_a_step_does_not_depend_on_how_many_are_drawn(
+    images: npt.NDArray[np.float16],
+) -> None:
+    many = patients((2,) * 6)
+    batches = draw(small_study(), private(1.0), images, many, streams=STREAMS, step=0, tile=4)
+    assert [len(each.labels) for each in batches] == [4, 2]
 
 
 def test_images_per_patient_and_copies_are_averaged_before_the_one_clip(
@@ -428,9 +493,14 @@ def test_the_global_weights_are_not_modified(images: npt.NDArray[np.float16]) ->
 def test_each_purpose_and_step_has_a_stream_of_its_own_and_none_is_shown() -> None:
     first = {
         STREAMS.stream(purpose, step).bytes(32)
-        for purpose in ("sampling", "images", "augmentation", "noise", "evaluation")
+        for purpose in ("noise", "evaluation")
         for step in (0, 1, 2)
     }
-    assert len(first) == 15
+    first |= {
+        STREAMS.of_patients(step).stream(name).bytes(32) for name in "ab" for step in (0, 1, 2)
+    }
+    assert len(first) == 12
+    assert len({STREAMS.of_patients(step).coin(name) for name in "ab" for step in (0, 1)}) == 4
+    assert repr(STREAMS.of_patients(0).secret) not in repr(STREAMS.of_patients(0))
     assert STREAMS.secret.hex() not in repr(STREAMS)
     assert repr(STREAMS.secret) not in repr(STREAMS)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from client.tuning import MOST_KEPT, Choices, check, choose, modelled
+from client.tuning import MOST_KEPT, Choices, check, choose, modelled, tile_of
 from common.errors import ModelError
-from common.numerics import MOST_IMAGES, EngineChoice, record
+from common.numerics import MOST_PATIENTS, EngineChoice, record
 from common.study import Study
 from tests.common.studies import small_study
 
@@ -34,7 +34,7 @@ def test_what_is_kept_decides(tmp_path: Path) -> None:
     """A choice that no measurement would make is taken from the file."""
     choices = Choices(tmp_path / "choices.json")
     choices.of(study(), threads=1, memory=MEMORY, kernels="measured")
-    odd = EngineChoice(micro_batch=3, memory_format="channels_last")
+    odd = EngineChoice(tile=3, memory_format="channels_last")
     kept = dict.fromkeys(json.loads(choices.path.read_bytes()), odd.model_dump(mode="json"))
     choices.path.write_text(json.dumps(kept))
     found = choices.of(study(), threads=1, memory=MEMORY, kernels="measured")
@@ -43,7 +43,7 @@ def test_what_is_kept_decides(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "damaged",
-    [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"x": 1}', b'{"x": {"micro_batch": 0}}'],
+    [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"x": 1}', b'{"x": {"tile": 0}}'],
 )
 def test_a_damaged_file_is_measured_anew(tmp_path: Path, damaged: bytes) -> None:
     choices = Choices(tmp_path / "choices.json")
@@ -56,10 +56,10 @@ def test_a_damaged_file_is_measured_anew(tmp_path: Path, damaged: bytes) -> None
 def test_a_damaged_entry_is_measured_anew(tmp_path: Path) -> None:
     choices = Choices(tmp_path / "choices.json")
     choices.of(study(), threads=1, memory=MEMORY, kernels="measured")
-    kept = {key: {"micro_batch": "many"} for key in json.loads(choices.path.read_bytes())}
+    kept = {key: {"tile": "many"} for key in json.loads(choices.path.read_bytes())}
     choices.path.write_text(json.dumps(kept))
     found = choices.of(study(), threads=1, memory=MEMORY, kernels="measured")
-    assert found.choice.micro_batch == MOST_IMAGES
+    assert found.choice.tile == modelled(study(), MEMORY).tile
 
 
 def test_another_shape_of_study_is_measured_by_itself(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_who_asks_about_many_shapes_has_one_of_them_measured_and_few_kept(
 def test_after_a_rest_another_shape_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    odd = EngineChoice(micro_batch=3, memory_format="channels_last")
+    odd = EngineChoice(tile=3, memory_format="channels_last")
     monkeypatch.setattr("client.tuning.choose", lambda *_, **__: odd)
     choices = Choices(tmp_path / "choices.json", rest=0.0)
     for size in (1, 2):
@@ -117,9 +117,28 @@ def test_what_is_modelled_is_not_kept_and_always_the_same(tmp_path: Path) -> Non
     assert not choices.path.exists()
 
 
-def test_less_memory_makes_smaller_micro_batches() -> None:
-    found = [modelled(study(), memory).micro_batch for memory in (MEMORY, 200_000, 50_000)]
-    assert found[0] == MOST_IMAGES
+@pytest.mark.parametrize(
+    ("batch", "fits", "tile"), [(1, 99, 1), (5, 99, 4), (64, 99, 64), (64, 63, 32), (999, 999, 64)]
+)
+def test_a_tile_is_a_power_of_two_that_a_batch_fills_and_memory_holds(
+    batch: int, fits: int, tile: int
+) -> None:
+    assert tile_of(batch, fits) == tile
+
+
+def test_a_machine_that_computes_a_patient_otherwise_beside_others_takes_them_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("client.tuning.is_alone", lambda *_: False)
+    given = study(batch_size=63)
+    assert modelled(given, MEMORY).tile == 1
+    assert choose(given, memory=MEMORY) == modelled(given, MEMORY)
+
+
+def test_less_memory_makes_smaller_tiles() -> None:
+    wide = study(batch_size=512)
+    found = [modelled(wide, memory).tile for memory in (MEMORY, 200_000, 50_000)]
+    assert found[0] == MOST_PATIENTS
     assert found[0] > found[1] > found[2] > 0
 
 

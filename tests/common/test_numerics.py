@@ -10,7 +10,7 @@ from common.files import sha256
 from common.numerics import COUNTED, EngineChoice, apply, differences, record
 from common.randomness import Stream
 
-CHOICE = EngineChoice(kernels={"0": "ghost"}, micro_batch=64)
+CHOICE = EngineChoice(kernels={"0": "ghost"}, tile=64)
 
 
 def test_a_process_describes_itself_the_same_twice() -> None:

@@ -57,7 +57,7 @@ def test_the_same_study_and_offer_make_the_same_plan() -> None:
         {"declared_patients": 30},
         {"known_key": True},
         {"numerics": record(2, EngineChoice())},
-        {"numerics": record(1, EngineChoice(micro_batch=7))},
+        {"numerics": record(1, EngineChoice(tile=7))},
     ],
     ids=str,
 )

@@ -245,7 +245,7 @@ OURS: Final = (
         "another kernel",
         "numerics",
         "a way of forming gradients that nobody measured here",
-        ("numerics.choice.micro_batch", 3),
+        ("numerics.choice.tile", 3),
     ),
     planned(
         "another version of what computes",

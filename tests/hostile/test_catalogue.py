@@ -30,7 +30,7 @@ FEWEST = 45
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Counts what is computed from patients; everything is computed as ever."""
-    calls = counted(monkeypatch, client.training, "gradient_sum")
+    calls = counted(monkeypatch, client.training, "GradientSum")
     return counted(monkeypatch, client.answering, "score", calls)
 
 
@@ -67,7 +67,7 @@ def test_the_sound_script_is_computed_and_charged(
         before = len(hospital.rows("charges"))
         assert asked(site, sound.step(1)).code == "ok"
         assert len(hospital.rows("charges")) == before + 1
-    assert computed == ["gradient_sum", "gradient_sum"]
+    assert computed == ["GradientSum", "GradientSum"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

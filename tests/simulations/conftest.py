@@ -127,7 +127,7 @@ def made_result() -> Result:
         numerics={
             name: NumericsRecord(
                 threads=1,
-                choice=EngineChoice(micro_batch=64),
+                choice=EngineChoice(tile=64),
                 cpu_capability="AVX2",
                 python="3.11.9",
                 versions={"torch": "2.13.0", "numpy": "2.2.0"},

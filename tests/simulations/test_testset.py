@@ -72,7 +72,7 @@ def test_the_hash_is_that_of_little_endian_floats(
 def test_auc_and_accuracy_are_those_of_the_scores(
     measured: Outcome, noise: TestSet, weights: NDArray[np.float32]
 ) -> None:
-    scores, labels = score(study(), weights, noise.images.open(), noise.patients)
+    scores, labels = score(study(), weights, noise.images.open(), noise.patients, tile=64)
     positive, negative = scores[labels == 1, 1], scores[labels == 0, 1]
     wins = (positive[:, None] > negative).mean() + (positive[:, None] == negative).mean() / 2
     right = float(np.mean((scores[:, 1] >= 0.5) == labels))

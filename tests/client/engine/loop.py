@@ -126,13 +126,13 @@ def forced(
     kernel: str,
     *,
     memory_format: Layout = "contiguous",
-    micro_batch: int = 256,
+    tile: int = 8,
 ) -> EngineChoice:
     """The choice of one kernel wherever a layer knows it."""
     return EngineChoice(
         kernels=dict(kernels_named(model, patients, kernel)),
         memory_format=memory_format,
-        micro_batch=micro_batch,
+        tile=tile,
     )
 
 

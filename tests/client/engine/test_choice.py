@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from client.engine.choice import example_of, fitting, measured
+from client.engine.choice import MOST_IMAGES, example_of, fitting, measured
 from client.engine.clipped import Patients, clipped_sum, place
-from common.numerics import MOST_IMAGES, EngineChoice
+from common.numerics import EngineChoice
 from tests.client.engine.loop import LAYOUTS, exact, gradients_of, layers_of, loss, patients_of
 
 MANY = 2**40
@@ -35,9 +35,9 @@ def single() -> tuple[nn.Module, Patients]:
     return exact(network).float(), Patients(drawn.inputs.float(), drawn.targets)
 
 
-def test_what_is_measured_names_known_layers_and_kernels_and_keeps_the_micro_batch() -> None:
+def test_what_is_measured_names_known_layers_and_kernels_and_keeps_the_tile() -> None:
     model, patients = single()
-    given = EngineChoice(micro_batch=7)
+    given = EngineChoice(tile=7)
     found = measured(model, patients, loss, given, seconds=60)
     known = {layer.name: layer.rule.kernels for layer in layers_of(model, patients)}
     assert found.kernels.keys() <= known.keys()
@@ -45,12 +45,12 @@ def test_what_is_measured_names_known_layers_and_kernels_and_keeps_the_micro_bat
     assert {"0", "4"} <= found.kernels.keys()
     assert "1" not in found.kernels, "a layer with one kernel needs no choice"
     assert found.memory_format in LAYOUTS
-    assert found.micro_batch == 7
+    assert found.tile == 7
 
 
 def test_without_time_nothing_is_measured() -> None:
     model, patients = single()
-    given = EngineChoice(micro_batch=7)
+    given = EngineChoice(tile=7)
     assert measured(model, patients, loss, given, seconds=0).kernels == {}
 
 
@@ -67,18 +67,16 @@ def every_choice() -> list[EngineChoice]:
         EngineChoice(
             kernels={"0": kernel, "4": kernel, "7": dense},
             memory_format=layout,
-            micro_batch=micro_batch,
+            tile=tile,
         )
         for kernel, dense in (
             ("ghost", "ghost"),
             ("patches", "materialised"),
-            ("patches-again", "ghost"),
             ("looped", "materialised"),
-            ("looped-again", "ghost"),
             ("grouped", "materialised"),
         )
         for layout in LAYOUTS
-        for micro_batch in (3, 256)
+        for tile in (3, 16)
     ]
 
 
@@ -95,7 +93,7 @@ def test_a_recorded_choice_gives_the_same_bits_twice() -> None:
 
 def test_what_is_measured_gives_the_bits_that_its_record_gives() -> None:
     model, patients = single()
-    found = measured(model, patients, loss, EngineChoice(micro_batch=8), seconds=60)
+    found = measured(model, patients, loss, EngineChoice(tile=8), seconds=60)
     first = clipped_sum(place(model, found), patients, loss, 0.1, found)
     recorded = EngineChoice.model_validate_json(found.model_dump_json())
     later = exact(network).float()

@@ -112,7 +112,7 @@ def ending(head: str, channels: int) -> nn.Module:
     drawn=networks(),
     seed=st.integers(0, 2**31 - 1),
     items=st.integers(1, 3),
-    micro_batch=st.integers(1, 16),
+    tile=st.integers(1, 16),
     convolution=st.sampled_from([*ConvolutionRule.kernels, None]),
     dense=st.sampled_from([*LinearRule.kernels, None]),
     layout=st.sampled_from(LAYOUTS),
@@ -123,7 +123,7 @@ def test_any_network_gives_the_loops_sum(
     drawn: tuple[Callable[[], nn.Module], tuple[int, ...]],
     seed: int,
     items: int,
-    micro_batch: int,
+    tile: int,
     convolution: str | None,
     dense: str | None,
     layout: Layout,
@@ -139,7 +139,7 @@ def test_any_network_gives_the_loops_sum(
         for kernel in (convolution, dense)
         if kernel is not None and kernel in layer.rule.kernels
     }
-    choice = EngineChoice(kernels=kernels, memory_format=layout, micro_batch=micro_batch)
+    choice = EngineChoice(kernels=kernels, memory_format=layout, tile=tile)
     require_same(model, patients, choice)
 
 

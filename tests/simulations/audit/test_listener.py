@@ -37,7 +37,7 @@ def test_a_canarys_gradient_is_the_one_that_the_site_clips(clip_norm: float) -> 
     taken = model
     for place in range(3):
         alone = Batch(batch.pixels[place : place + 1], batch.labels[place : place + 1])
-        wanted = clipped_sum(taken, alone, planned, study) / clip_norm
+        wanted = (clipped_sum(taken, alone, planned, study) / clip_norm).float()
         assert torch.allclose(found[place], wanted, atol=1e-5)
 
 

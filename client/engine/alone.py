@@ -1,0 +1,156 @@
+"""Whether this machine computes a patient in the same bits wherever in a tile, beside whomever.
+
+Floating-point sums depend on the order of their terms, and libraries choose the order by shape,
+place and address (Goldberg 1991; what was measured of which kernel stands in ``docs/engine.md``).
+If one patient's bits moved with another's presence, weights that cancel on purpose would blow the
+last bit up to many clip norms. So it is tried, on random input, in the very tile, layout, kernels
+and type that training uses: every place in turn, other patients beside it and none, tiles at
+several addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from client.engine.books import Book, Factored
+from client.engine.clipped import Loss, Patients, Tile, backward, by_choice, outputs
+from client.engine.rule import Layer
+from common.errors import ModelError
+from common.numerics import EngineChoice
+
+SHIFT: Final = 4099
+"""Bytes by which the heap is shifted before another tile is laid down."""
+STRANGE: Final = (-3.0, 1e20)
+"""By what the inputs of those beside a patient are multiplied."""
+
+Bits = dict[str, torch.Tensor]
+"""By layer and what it entered, (places, bytes)."""
+
+
+def require_alone(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) -> None:
+    """Refuse a model that this machine computes otherwise beside other patients.
+
+    Args:
+        model: placed as the choice has it; not changed.
+        example: patients of random input, of the shape that training has.
+        loss: as for :class:`client.engine.clipped.ClippedSum`.
+        choice: as there.
+
+    Raises:
+        ModelError: names the layer.
+    """
+    layer = _differing(model, example, loss, choice)
+    if layer is not None:
+        raise ModelError(
+            "this machine computes a patient in other bits when other patients stand beside it",
+            where=f"module {layer or 'the model itself'}, in tiles of {choice.tile}",
+            wanted="bits that follow from the weights and that patient alone",
+            remedy='offer it again with kernels = "modelled" in [device], or with other threads; '
+            "else replace the module",
+        )
+
+
+def is_alone(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) -> bool:
+    """Whether :func:`require_alone` lets the model through."""
+    return _differing(model, example, loss, choice) is None
+
+
+def _differing(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) -> str | None:
+    """The first layer whose bits differ between two arrangements; None where none does."""
+    known: dict[int, Bits] = {}
+    for who, tile in _arrangements(example, choice):
+        found = _bits(model, tile, loss, choice)
+        for place, patient in enumerate(who):
+            if patient is None:
+                continue
+            here = {name: values[place] for name, values in found.items()}
+            first = known.setdefault(patient, here)
+            for name, values in here.items():
+                if not torch.equal(values, first[name]):
+                    return name.split("|")[0]
+    return None
+
+
+def _arrangements(
+    example: Patients, choice: EngineChoice
+) -> Iterator[tuple[list[int | None], Tile]]:
+    """Tiles, each with the example's patient that stands in each place; None for a stranger."""
+    many, places = len(example), choice.tile
+    heap = [torch.empty(0, dtype=torch.uint8)]
+
+    def elsewhere() -> Tile:
+        heap.append(torch.empty(len(heap) * SHIFT, dtype=torch.uint8))
+        return Tile(example, places, choice)
+
+    tile = elsewhere()
+    for turn in range(min(places, many)):
+        order = (torch.arange(places) + turn) % many
+        yield order.tolist(), tile.hold(example[order])
+    yield from _among_strangers(example, elsewhere(), places)
+    tile = elsewhere()
+    for place in {0, places // 2, places - 1}:
+        who: list[int | None] = [None] * places
+        who[place] = 0
+        yield who, tile.hold(example[slice(0, 1)], place)
+
+
+def _among_strangers(
+    example: Patients, tile: Tile, places: int
+) -> Iterator[tuple[list[int | None], Tile]]:
+    """Every other place is a stranger's: other input, another target."""
+    many = len(example)
+    for known, strange in enumerate(STRANGE):
+        order = torch.arange(places) % many
+        mixed = example[order]
+        strangers = torch.arange(places) % 2 != known
+        inputs, targets = mixed.inputs.clone(), mixed.targets.clone()
+        if inputs.is_floating_point():
+            inputs[strangers] *= strange
+        else:
+            inputs[strangers] = inputs[strangers].flip(-1)
+        targets[strangers] = example.targets.max() - targets[strangers]
+        at = order.tolist()
+        yield (
+            [None if strangers[place] else at[place] for place in range(places)],
+            tile.hold(Patients(inputs, targets)),
+        )
+
+
+@torch.no_grad()
+def _bits(model: nn.Module, tile: Tile, loss: Loss, choice: EngineChoice) -> Bits:
+    """All that a pass computes of each patient: what gradients are made of, and their norms."""
+    patients, found = tile.patients, Bits()
+    places = len(patients)
+
+    def keep(name: str, values: torch.Tensor) -> None:
+        rows = values.detach().reshape(places, -1).contiguous()
+        # A number that is none has many forms; which one is of no consequence.
+        rows = torch.where(rows.isnan(), torch.full_like(rows, torch.nan), rows)
+        found[name] = rows.view(torch.uint8).clone()
+
+    make = by_choice(choice)
+
+    def enter(layer: Layer, records: list[Any], count: int) -> Book:
+        book = make(layer, records, count)
+        for role, held in book.held.items():
+            keep(f"{layer.name}|{role}", held)
+        for role, factored in book.factored.items():
+            _keep_factored(keep, f"{layer.name}|{role}", factored, records)
+        return book
+
+    backward(model, patients, loss, enter)
+    keep("|outputs", outputs(model, patients.inputs.flatten(0, 1)))
+    return found
+
+
+def _keep_factored(keep: Any, name: str, factored: Factored, records: list[Any]) -> None:  # noqa: ANN401 - a local function
+    keep(f"{name} squared", factored.squared)
+    keep(f"{name} gross", factored.gross)
+    for number, record in enumerate(records):
+        for part, values in enumerate(record):
+            if values.is_floating_point():
+                keep(f"{name} record {number}.{part}", values)
