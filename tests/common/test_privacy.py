@@ -139,7 +139,7 @@ def test_an_epsilon_that_no_number_of_rounds_reaches_names_none() -> None:
 
 def test_evaluations_that_would_be_nothing_but_noise_are_refused() -> None:
     with pytest.raises(PrivacyError, match="evaluations nothing but noise") as caught:
-        mechanism(small_study(evaluation={"epsilon_share": 1e-5}), DECLARED)
+        mechanism(small_study(evaluation={"epsilon_share": 1e-4}), DECLARED)
     assert "epsilon_share" in caught.value.details["where"]
 
 
@@ -160,7 +160,7 @@ def test_more_noise_than_needed_is_welcome(study: Study, calibrated: PatientMech
         (lambda it: {"step": event(0.2, it.step.noise_multiplier)}, "sampling_rate"),
         (lambda it: {"step": event(0.25, it.step.noise_multiplier, 2)}, "count"),
         (lambda it: {"step": event(0.25, 0.99 * it.step.noise_multiplier)}, "epsilon_training"),
-        (lambda it: {"step": event(0.25, 1e-9)}, "epsilon_training"),
+        (lambda it: {"step": event(0.25, 0.1)}, "epsilon_training"),
         (lambda it: {"evaluation": None, "cell_noise": 0.0}, "evaluation"),
         (lambda it: {"evaluation": event(0.5, it.evaluation.noise_multiplier)}, "evaluation"),
         (lambda it: {"evaluation": event(1.0, it.evaluation.noise_multiplier, 2)}, "count"),
