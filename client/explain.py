@@ -14,7 +14,7 @@ from client.approvals import UNREAD, Approval
 from client.policy import require_bounds
 from client.site import Site
 from client.sitefile import Policy
-from common.bounds import FIELDS, MECHANISM, stated
+from common.bounds import FIELDS, MECHANISM, Stated, stated
 from common.enrolment import COORDINATOR_CARD, read_coordinator_card
 from common.errors import Refusal
 from common.plan import Plan
@@ -84,21 +84,25 @@ def bytes_of(plan: Plan) -> tuple[int, int]:
 
 def _unusual(plan: Plan) -> tuple[str, ...]:
     """Each number that honest studies hardly ever have, though they may."""
-    return tuple(
-        f"UNUSUAL: {each.bound.name} {each.text}; usual {each.bound.span(*each.bound.usual)}"
-        for each in stated(plan.study, plan.mechanism)
-        if not each.usual
-    )
+    return tuple(_number(each) for each in _stated(plan) if not each.usual)
 
 
 def _numbers(plan: Plan, policy: Policy) -> tuple[str, ...]:
     lines = []
-    for each in stated(plan.study, plan.mechanism):
-        bound, ends = each.bound, policy.ranges.get(each.bound.key)
-        line = f"{bound.name}: {each.text}; usual {bound.span(*bound.usual)}"
-        line += f"; your policy allows {bound.span(*ends)}" if ends else ""
-        lines.append(line if each.usual else f"UNUSUAL: {line}")
+    for each in _stated(plan):
+        ends = policy.ranges.get(each.bound.key)
+        narrowed = f"; your policy allows {each.bound.span(*ends)}" if ends else ""
+        lines.append(_number(each) + narrowed)
     return tuple(lines)
+
+
+def _stated(plan: Plan) -> Iterable[Stated]:
+    return stated(plan.study, plan.mechanism)
+
+
+def _number(each: Stated) -> str:
+    bound, mark = each.bound, "" if each.usual else "UNUSUAL: "
+    return f"{mark}{bound.name}: {each.text}; usual {bound.span(*bound.usual)}"
 
 
 def _beyond(site: Site, approval: Approval) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ def require_ranges(plan: Plan, policy: Policy) -> None:
     """
     for each in stated(plan.study, plan.mechanism):
         ends = policy.ranges.get(each.bound.key)
-        if ends is not None and not each.within(ends):
+        if ends and not each.within(ends):
             found = f"{each.bound.name} {each.text}"
             raise _not_allowed(each.bound.key, found, each.bound.span(*ends), "policy.ranges")
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from importlib.metadata import version
-from typing import Annotated, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from common.bounds import bound
 from common.files import canonical_json, sha256
 from common.settings import Section
 
@@ -51,9 +51,9 @@ class SampledGaussian(Section):
         count: how many times.
     """
 
-    sampling_rate: Annotated[float, bound("step.sampling_rate")]
-    noise_multiplier: Annotated[float, bound("step.noise_multiplier")]
-    count: Annotated[int, bound("step.count")]
+    sampling_rate: float = Field(gt=0, le=1)
+    noise_multiplier: float = Field(gt=0, le=10_000)
+    count: int = Field(ge=1)
 
 
 def epsilon_of(rate: float, noise_multiplier: float, count: int, delta: float) -> float:

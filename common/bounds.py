@@ -95,7 +95,7 @@ FIELDS: Final = (
         why="less is lost in the accountant's own rounding, more lets the promise fail too often"),
     _at("privacy.clip_norm", "clip norm", (1e-3, 1000), (0.1, 10),
         why="honest gradients have lengths of this kind; the learning rate does the rest"),
-    _at("evaluation.rounds", "round that is evaluated", (1, 100_000), (1, 1000),
+    _at("evaluation.rounds", "evaluations, after rounds", (1, 100_000), (1, 1000),
         key="evaluation_rounds",
         why="there are no other rounds"),
     _at("evaluation.bins", "cells of a histogram", (2, 1000), (4, 100),
@@ -139,15 +139,17 @@ FIELDS: Final = (
     _at("aggregation.average_decay", "memory of the averaged model", (1e-3, 0.9999), (0, 0.99),
         zero=True,
         why="less is none, and more remembers ten thousand rounds"),
-    _at("fixed_point.fraction_bits", "bits after the point of an update's numbers", (8, 48),
+    _at("fixed_point.fraction_bits", "bits after the point of an update's numbers", (8, 46),
         (16, 40),
-        why="fewer lose the update, more than 48 are finer than the weights themselves"),
+        why="fewer lose the update, with more there is no room for a change of 1"),
 )
 """Numbers that stand in a study."""
 
 MECHANISM: Final = (
     _at("step.sampling_rate", "share of the patients in a step", (1e-9, 1), (1e-3, 1),
-        key="sampling_rate",
+        key="step_sampling_rate",
+        why="one patient of a thousand million, or all of them"),
+    _at("sampling_rate", "share of the patients in a step", (1e-9, 1), (1e-3, 1),
         why="one patient of a thousand million, or all of them"),
     _at("step.noise_multiplier", "noise on a step, times the clip norm", (0.1, 2000), (0.3, 100),
         why="less protects nobody, more drowns everything"),
@@ -172,7 +174,7 @@ MECHANISM: Final = (
     _at("epsilon_evaluation", "epsilon of evaluation", (0, 1000), (0, 10),
         why="nothing is the least, and no study may ask for more"),
 )
-"""Numbers that stand in a plan's mechanism besides those of its study."""
+"""Numbers that stand in a plan's mechanism, but for clip norm and delta, which are the study's."""
 
 
 def _step_length(study: Study) -> float | None:
@@ -227,13 +229,13 @@ COMBINED: Final = (
         key="class_rate", of=_class_rate,
         why="less teaches nothing, more only throws the weights about"),
     _at("training.learning_rate x (training.weight_decay + aggregation.options.proximal_mu)",
-        "share of the weights that a step forgets", (1e-14, 1), (0, 0.5), zero=True,
+        "share of the weights that a step forgets", (1e-15, 1), (0, 0.5), zero=True,
         key="forgetting", of=_forgetting,
         why="a step that takes away more than all there is makes the weights explode"),
     _at("task.classes and evaluation.bins", "numbers in a histogram", (4, 1_000_000), (4, 10_000),
         key="histogram_numbers", of=_cells,
         why="each gets noise of its own: in more there is nothing else"),
-    _at("evaluation.rounds, how many", "evaluations", (1, 100_000), (0, 20), zero=True,
+    _at("evaluation.rounds, how many", "how many evaluations", (1, 100_000), (0, 20), zero=True,
         key="evaluations", of=lambda study: len(study.evaluation_rounds),
         why="each round can be evaluated once"),
 )
@@ -242,11 +244,11 @@ COMBINED: Final = (
 
 BOUNDS: Final = (*FIELDS, *COMBINED, *MECHANISM)
 BY_KEY: Final = {bound.key: bound for bound in BOUNDS}
-_BY_PLACE: Final = {bound.place: bound for bound in (*FIELDS, *MECHANISM)}
+_BY_PLACE: Final = {bound.place: bound for bound in FIELDS}
 
 
 def bound(place: str) -> Bound:
-    """What the number at a place of a study or a mechanism may be, for its annotation."""
+    """What the number at a place of a study may be, for its annotation."""
     return _BY_PLACE[place]
 
 
@@ -294,9 +296,9 @@ class Stated:
         """Whether none needs a second look."""
         return all(map(self.bound.is_usual, self.values))
 
-    def within(self, ends: Ends | None) -> bool:
-        """Whether a policy that allows this range allows them; without one, it allows all."""
-        return ends is None or all(ends[0] <= number <= ends[1] for number in self.values)
+    def within(self, ends: Ends) -> bool:
+        """Whether a policy that allows this range allows them all."""
+        return all(ends[0] <= number <= ends[1] for number in self.values)
 
 
 def stated(
@@ -328,6 +330,20 @@ def require_combined(study: Study) -> None:
             raise ValueError(
                 f"{each.place} is {each.say(number)}; should be {each.allowed}: {each.why}"
             )
+
+
+def require_mechanism(mechanism: PatientMechanism | NoMechanism) -> None:
+    """Refuse a mechanism with a number beyond its ends.
+
+    A mechanism by itself may have any: tests compute with hardly any noise.
+
+    Raises:
+        ValueError: names the number, what was found and what would be allowed.
+    """
+    for each in MECHANISM:
+        number = _read(mechanism, each.place)
+        if number is not None and not each.allows(number):
+            raise ValueError(f"{each.place} is {number:g}; should be {each.allowed}: {each.why}")
 
 
 def _read(root: object, place: str) -> Any:  # noqa: ANN401 - whatever stands there

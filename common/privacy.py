@@ -28,7 +28,6 @@ from common.accounting import (
     epsilon_of,
     exceeds,
 )
-from common.bounds import bound
 from common.errors import PrivacyError
 from common.histogram import sensitivity
 from common.settings import Section
@@ -56,12 +55,12 @@ class PatientMechanism(Section):
     mode: Literal["patient"] = "patient"
     step: SampledGaussian
     evaluation: SampledGaussian | None
-    clip_norm: Annotated[float, bound("privacy.clip_norm")]
-    divisor: Annotated[float, bound("divisor")]
-    cell_noise: Annotated[float, bound("cell_noise")]
-    epsilon_training: Annotated[float, bound("epsilon_training")]
-    epsilon_evaluation: Annotated[float, bound("epsilon_evaluation")]
-    delta: Annotated[float, bound("privacy.delta")]
+    clip_norm: float = Field(gt=0)
+    divisor: float = Field(gt=0)
+    cell_noise: float = Field(ge=0)
+    epsilon_training: float = Field(ge=0)
+    epsilon_evaluation: float = Field(ge=0)
+    delta: float = Field(gt=0, lt=1)
 
     @property
     def epsilon(self) -> float:
@@ -83,8 +82,8 @@ class NoMechanism(Section):
     """
 
     mode: Literal["none"] = "none"
-    sampling_rate: Annotated[float, bound("step.sampling_rate")]
-    divisor: Annotated[float, bound("divisor")]
+    sampling_rate: float = Field(gt=0, le=1)
+    divisor: float = Field(gt=0)
 
     @property
     def epsilon(self) -> float:
