@@ -1,4 +1,4 @@
-"""A hospital narrows what a number of a study may be, each by itself, and a plan beyond is refused."""
+"""A hospital narrows what each number of a study may be; a plan beyond that is refused."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_each_number_of_a_plan_is_held_to_its_range(each: Bound) -> None:
     require_bounds(plan, policy(**{each.key: (min(values), max(values))}))
     outside = []
     if max(values) < each.most:
-        outside.append((math.nextafter(max(values), math.inf), each.most))
+        outside.append((max(math.nextafter(max(values), math.inf), each.least), each.most))
     if min(values) > each.least:
         outside.append((each.least, math.nextafter(min(values), -math.inf)))
     assert outside
@@ -116,7 +116,7 @@ def test_a_plan_beyond_a_range_never_waits_for_a_person(tmp_path: Path, approval
     narrowed = {"approval": approval, "ranges": {"steps": [1, 5]}}
     with Hospital(tmp_path / "north", policy=narrowed).open() as site:
         assert code_of(site, proposal(plan_for(site, small_study()))) == "policy"
-        assert site.approvals.all() == ()
+        assert not site.approvals.all()
         plan = plan_for(site, small_study(training={"local_steps": 1}))
         assert code_of(site, proposal(plan)) == ("ok" if approval == "automatic" else "pending")
 
