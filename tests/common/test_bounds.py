@@ -285,6 +285,16 @@ def test_a_range_of_a_policy_lies_within_what_a_study_may_say() -> None:
             range_of(key, ends)
 
 
+def test_the_page_of_the_numbers_says_what_the_list_says() -> None:
+    rows = [
+        f"| `{each.place}` | `{each.key}` | {each.name} | {each.allowed} | "
+        f"{each.span(*each.usual)} | {each.why} |"
+        for each in BOUNDS
+    ]
+    page = (STUDIES.parents[1] / "docs" / "numbers.md").read_text().splitlines()
+    assert [line for line in page if line.startswith("| `")] == rows
+
+
 def test_numbers_are_said_as_a_person_writes_them() -> None:
     assert [plain(each) for each in (0, 1.0, 16_777_216, 0.001, 1e-6, 1e36, 0.1 + 0.2)] == [
         *("0", "1", "16777216", "0.001", "1e-6", "1e+36", "0.3")
