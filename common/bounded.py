@@ -11,11 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic_core import core_schema
+from pydantic import AfterValidator, GetCoreSchemaHandler
 
 if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler
-
     from common.study import Study
 
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -93,11 +91,9 @@ class Bound:
             raise ValueError(f"should be {self.allowed}: {self.why}")
         return value
 
-    def __get_pydantic_core_schema__(
-        self, source: object, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:  # noqa: ANN401 - as pydantic's own
         """Check what the annotated type itself has accepted."""
-        return core_schema.no_info_after_validator_function(self.check, handler(source))
+        return AfterValidator(self.check).__get_pydantic_core_schema__(source, handler)
 
 
 def plain(number: float) -> str:
