@@ -54,6 +54,12 @@ approval_days = 180
 # When the site works on studies, in this machine's time; without it, at any time.
 # hours = "20:00-06:00"
 
+# What each number of a study may be, if you want it narrower than the program does: the smallest
+# and the largest. docs/numbers.md lists all of them.
+# [policy.ranges]
+# clip_norm = [0.1, 10.0]
+# steps = [1, 5000]
+
 [device]
 threads = {threads}
 # How far the work stands back behind other programs: 0 to 19.

@@ -13,6 +13,8 @@ from typing import Any, Final
 from client.approvals import UNREAD, Approval
 from client.policy import require_bounds
 from client.site import Site
+from client.sitefile import Policy
+from common.bounds import FIELDS, MECHANISM, Stated, stated
 from common.enrolment import COORDINATOR_CARD, read_coordinator_card
 from common.errors import Refusal
 from common.plan import Plan
@@ -22,39 +24,22 @@ Sections = tuple[tuple[str, tuple[str, ...]], ...]
 """Headings, each with its lines."""
 _HISTOGRAM_BYTES: Final = 8
 _NAMES: Final = {
+    **{f"study.{bound.place}": bound.name for bound in FIELDS},
+    **{f"mechanism.{bound.place}": bound.name for bound in MECHANISM},
     "study.study.title": "title",
     "study.task.kind": "task",
     "study.task.classes": "classes",
     "study.data.dataset": "data set",
     "study.data.modalities": "modalities",
-    "study.data.min_patients": "fewest patients of a site",
-    "study.data.image_size": "image size, pixels",
     "study.data.channels": "colour channels",
     "study.model.name": "model",
-    "study.training.rounds": "rounds of training",
-    "study.training.local_steps": "steps in a round",
-    "study.training.batch_size": "patients in a step, on average",
-    "study.training.learning_rate": "learning rate",
     "study.privacy.mode": "privacy",
-    "study.privacy.epsilon": "epsilon that the study asks for",
-    "study.privacy.delta": "delta",
-    "study.privacy.clip_norm": "clip norm",
-    "study.evaluation.rounds": "evaluations, after rounds",
-    "study.evaluation.bins": "cells of a histogram",
-    "study.evaluation.epsilon_share": "evaluation's share of epsilon",
-    "study.aggregation.min_sites": "fewest sites in a sum",
     "study.aggregation.strategy": "how the coordinator joins updates",
     "study.fixed_point.dtype": "type of an update's numbers",
-    "study.fixed_point.fraction_bits": "bits after the point of an update's numbers",
     "declared_patients": "declared patients",
     "weight": "weight of this site in the average",
     "known_key": "known key",
     "weights": "numbers in an update",
-    "mechanism.epsilon_training": "epsilon of training",
-    "mechanism.epsilon_evaluation": "epsilon of evaluation",
-    "mechanism.cell_noise": "noise on a cell of a histogram",
-    "mechanism.step.noise_multiplier": "noise on a step, times the clip norm",
-    "mechanism.step.sampling_rate": "share of the patients in a step",
     "numerics.threads": "threads",
     "numerics.python": "Python",
     "numerics.cpu_capability": "processor",
@@ -71,11 +56,12 @@ def explain(site: Site, approval: Approval) -> Sections:
     """
     plan = approval.plan
     sections = (
-        ("READ THIS FIRST", (*plan.warnings, *_beyond(site, approval))),
+        ("READ THIS FIRST", (*plan.warnings, *_unusual(plan), *_beyond(site, approval))),
         ("The study", _study(site, approval)),
         ("What is computed, and from whom", _computed(site, approval)),
         ("What leaves this site", _leaves(plan)),
         ("What it can cost a patient", _cost(plan)),
+        ("Every number", _numbers(plan, site.file.policy)),
         ("This site's ledger", _ledger(site, plan)),
         ("What the arithmetic depends on", _numerics(plan)),
         ("What differs from the plan approved before", _differences(site, plan)),
@@ -94,6 +80,29 @@ def bytes_of(plan: Plan) -> tuple[int, int]:
     """How many bytes one update's array has, and one evaluation's."""
     update = plan.weights * (4 if plan.study.fixed_point.dtype == "int32" else 8)
     return update, math.prod(plan.histogram_shape) * _HISTOGRAM_BYTES
+
+
+def _unusual(plan: Plan) -> tuple[str, ...]:
+    """Each number that honest studies hardly ever have, though they may."""
+    return tuple(_number(each) for each in _stated(plan) if not each.usual)
+
+
+def _numbers(plan: Plan, policy: Policy) -> tuple[str, ...]:
+    lines = []
+    for each in _stated(plan):
+        ends = policy.ranges.get(each.bound.key)
+        narrowed = f"; your policy allows {each.bound.span(*ends)}" if ends else ""
+        lines.append(_number(each) + narrowed)
+    return tuple(lines)
+
+
+def _stated(plan: Plan) -> Iterable[Stated]:
+    return stated(plan.study, plan.mechanism)
+
+
+def _number(each: Stated) -> str:
+    bound, mark = each.bound, "" if each.usual else "UNUSUAL: "
+    return f"{mark}{bound.name}: {each.text}; usual {bound.span(*bound.usual)}"
 
 
 def _beyond(site: Site, approval: Approval) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from datetime import time
 
 from client.site import Site
 from client.sitefile import Policy
+from common.bounds import stated
 from common.errors import Refusal, RefusalCode
 from common.numerics import differences
 from common.plan import Offer, Plan
@@ -65,6 +66,7 @@ def require_bounds(plan: Plan, policy: Policy) -> None:
         raise _not_allowed("tasks", study.task.kind, ", ".join(policy.tasks))
     if study.aggregation.min_sites < policy.min_sites:
         raise _not_allowed("min_sites", study.aggregation.min_sites, f"at least {policy.min_sites}")
+    require_ranges(plan, policy)
     if isinstance(plan.mechanism, NoMechanism):
         if not policy.allow_no_privacy:
             raise _not_allowed("allow_no_privacy", 'mode = "none"', 'mode = "patient"')
@@ -77,6 +79,19 @@ def require_bounds(plan: Plan, policy: Policy) -> None:
             f"epsilon {plan.mechanism.epsilon:.3f}",
             f"at most {policy.max_epsilon_per_study:g}",
         )
+
+
+def require_ranges(plan: Plan, policy: Policy) -> None:
+    """Refuse a plan with a number outside the range that a policy gives it.
+
+    Raises:
+        Refusal: ``policy``; names the first of them.
+    """
+    for each in stated(plan.study, plan.mechanism):
+        ends = policy.ranges.get(each.bound.key)
+        if ends and not each.within(ends):
+            found = f"{each.bound.name} {each.text}"
+            raise _not_allowed(each.bound.key, found, each.bound.span(*ends), "policy.ranges")
 
 
 def within(hours: str | None, now: time) -> bool:
@@ -139,11 +154,11 @@ def _require_same_numerics(plan: Plan, offer: Offer) -> None:
         )
 
 
-def _not_allowed(key: str, found: object, wanted: str) -> Refusal:
+def _not_allowed(key: str, found: object, wanted: str, section: str = "policy") -> Refusal:
     return Refusal.of_public(
         RefusalCode.POLICY,
         "the plan asks for more than this site's policy allows",
-        where=f"[policy] {key}",
+        where=f"[{section}] {key}",
         found=found,
         wanted=wanted,
         remedy="decide whether to change the policy; the coordinator cannot",

@@ -12,6 +12,7 @@ from client.dataset import LabelFile, Split
 from client.dicom import Derived
 from client.labels import Key
 from client.ledger import Limits
+from common.bounds import range_of
 from common.errors import SiteError
 from common.settings import Section, load_toml
 from common.study import Slug
@@ -84,6 +85,14 @@ class DataSet(Section):
         return Split(*self.split)
 
 
+def _narrower(ranges: dict[str, Range]) -> dict[str, Range]:
+    return {key: range_of(key, ends) for key, ends in ranges.items()}
+
+
+Range = tuple[float, float]
+"""The smallest and the largest number that is allowed; seconds for a duration."""
+
+
 class Policy(Section):
     """``[policy]``: what the hospital allows, whatever a coordinator proposes.
 
@@ -98,6 +107,8 @@ class Policy(Section):
         allow_known_key: take randomness that follows from a known seed: not private.
         allow_no_privacy: take part in studies with ``mode = "none"``.
         tasks: kinds of task that the site takes part in.
+        ranges: by the keys of :mod:`common.bounds`, what a number of a study or a plan may be;
+            of one that is left out, whatever a study may say.
     """
 
     max_epsilon_per_study: float = Field(gt=0)
@@ -110,6 +121,7 @@ class Policy(Section):
     allow_known_key: bool = False
     allow_no_privacy: bool = False
     tasks: tuple[str, ...] = ("classification",)
+    ranges: Annotated[dict[str, Range], AfterValidator(_narrower)] = Field(default_factory=dict)
 
     @property
     def limits(self) -> Limits:

@@ -7,10 +7,11 @@ Nothing in it depends on an exact count of patients.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
+from common.bounds import require_mechanism
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json, sha256
 from common.histogram import release_shape
@@ -64,6 +65,11 @@ class Plan(Section):
     mechanism: Mechanism
     numerics: NumericsRecord
     weights: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _mechanism_is_bounded(self) -> Self:
+        require_mechanism(self.mechanism)
+        return self
 
     @property
     def text(self) -> str:

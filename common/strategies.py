@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from common.bounded import Bound
+from common.bounds import bound
 from common.settings import Section
 
 StrategyName = Literal[
@@ -46,23 +48,27 @@ SERVER_MOMENTUM: Final = 0.9
 """Of fedavgm, where a study leaves it out: Flower's own default, 0, makes it fedavg."""
 
 
+def _option(name: str) -> Bound:
+    return bound(f"aggregation.options.{name}")
+
+
 class StrategyOptions(Section):
     """``[aggregation.options]``: parameters of Flower's classes.
 
     What is left out is Flower's own default, but for the server momentum.
     """
 
-    proximal_mu: float | None = Field(default=None, ge=0)
-    server_learning_rate: float | None = Field(default=None, gt=0)
-    server_momentum: float | None = Field(default=None, ge=0, lt=1)
-    eta: float | None = Field(default=None, gt=0)
-    eta_l: float | None = Field(default=None, gt=0)
-    tau: float | None = Field(default=None, gt=0)
-    beta_1: float | None = Field(default=None, ge=0, lt=1)
-    beta_2: float | None = Field(default=None, ge=0, lt=1)
-    beta: float | None = Field(default=None, ge=0, lt=0.5)
-    num_malicious_nodes: int | None = Field(default=None, ge=0)
-    num_nodes_to_select: int | None = Field(default=None, ge=1)
+    proximal_mu: Annotated[float, _option("proximal_mu")] | None = None
+    server_learning_rate: Annotated[float, _option("server_learning_rate")] | None = None
+    server_momentum: Annotated[float, _option("server_momentum")] | None = None
+    eta: Annotated[float, _option("eta")] | None = None
+    eta_l: Annotated[float, _option("eta_l")] | None = None
+    tau: Annotated[float, _option("tau")] | None = None
+    beta_1: Annotated[float, _option("beta_1")] | None = None
+    beta_2: Annotated[float, _option("beta_2")] | None = None
+    beta: Annotated[float, _option("beta")] | None = None
+    num_malicious_nodes: Annotated[int, _option("num_malicious_nodes")] | None = None
+    num_nodes_to_select: Annotated[int, _option("num_nodes_to_select")] | None = None
 
 
 class AggregationSettings(Section):
@@ -85,10 +91,10 @@ class AggregationSettings(Section):
     strategy: StrategyName = "fedavgm"
     options: StrategyOptions = StrategyOptions()
     weights: Literal["declared", "equal"] = "declared"
-    min_sites: int = Field(default=2, ge=1)
-    round_timeout: Duration = "30m"
-    approval_timeout: Duration = "7d"
-    average_decay: float = Field(default=0.95, ge=0, lt=1)
+    min_sites: Annotated[int, bound("aggregation.min_sites")] = 2
+    round_timeout: Annotated[Duration, bound("aggregation.round_timeout")] = "30m"
+    approval_timeout: Annotated[Duration, bound("aggregation.approval_timeout")] = "7d"
+    average_decay: Annotated[float, bound("aggregation.average_decay")] = 0.95
 
     @model_validator(mode="before")
     @classmethod

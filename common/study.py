@@ -2,7 +2,7 @@
 
 What changes privacy stands in ``[privacy]``, ``[training]`` (rounds, local steps, batch
 size) and ``[evaluation]``; the rest changes only what is learned. Everything here is
-public. Unknown keys are errors.
+public. Unknown keys are errors, and so is a number beyond its ends: :mod:`common.bounds`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from common.bounds import bound, require_combined
 from common.errors import StudyError
 from common.settings import Section, load_toml
 from common.strategies import AggregationSettings
@@ -40,13 +41,11 @@ _JOINERS: Final = "\u200c\u200d"
 Slug = Annotated[str, AfterValidator(_slug)]
 Words = Annotated[str, AfterValidator(_words)]
 """Text that is shown to the person who approves a plan: it is read as it is written."""
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, lt=1)]
 Patients = Annotated[int, Field(ge=1, le=10**9)]
 """A number of patients; a larger one is nobody's, and some have no float."""
-UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-MOST_STEPS: Final = 1_000_000
-"""Steps of training at a site in a whole study: more take minutes to compose."""
+
+
+Side = Annotated[int, bound("data.image_size")]
 
 
 class StudyInfo(Section):
@@ -84,11 +83,11 @@ class DataNeeds(Section):
 
     dataset: Slug
     modalities: tuple[Words, ...] = Field(min_length=1)
-    min_patients: Patients = 1
-    image_size: tuple[Annotated[int, Field(ge=4, le=4096)], Annotated[int, Field(ge=4, le=4096)]]
+    min_patients: Annotated[int, bound("data.min_patients")] = 1
+    image_size: tuple[Side, Side]
     channels: Literal[1, 3] = 1
-    mean: float = 0.5
-    std: Positive = 0.25
+    mean: Annotated[float, bound("data.mean")] = 0.5
+    std: Annotated[float, bound("data.std")] = 0.25
 
 
 def _explain_batch_norm(norm: object) -> object:
@@ -118,16 +117,16 @@ class ModelSpec(Section):
     """
 
     name: Literal["scattering", "cnn", "resnet18", "densenet121"] = "scattering"
-    scales: int = Field(default=2, ge=1, le=6)
-    orientations: int = Field(default=8, ge=2, le=32)
-    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
+    scales: Annotated[int, bound("model.scales")] = 2
+    orientations: Annotated[int, bound("model.orientations")] = 8
+    widths: tuple[Annotated[int, bound("model.widths")], ...] = Field(
         default=(16, 16, 16), min_length=1, max_length=8
     )
     norm: Annotated[Literal["none", "group"], BeforeValidator(_explain_batch_norm)] = "group"
-    groups: int | None = Field(default=None, ge=1)
+    groups: Annotated[int, bound("model.groups")] | None = None
     activation: Literal["relu", "tanh", "elu", "gelu", "silu"] = "relu"
     pooling: Literal["flatten", "average"] = "average"
-    hidden: int = Field(default=0, ge=0, le=65_536)
+    hidden: Annotated[int, bound("model.hidden")] = 0
 
 
 class Augmentation(Section):
@@ -143,11 +142,11 @@ class Augmentation(Section):
     """
 
     flip: bool = False
-    rotate: float = Field(default=0.0, ge=0, le=180)
-    crop: float = Field(default=0.0, ge=0, le=0.5)
-    zoom: float = Field(default=0.0, ge=0, le=0.5)
-    intensity: float = Field(default=0.0, ge=0, le=1)
-    copies: int = Field(default=1, ge=1, le=64)
+    rotate: Annotated[float, bound("training.augmentation.rotate")] = 0.0
+    crop: Annotated[float, bound("training.augmentation.crop")] = 0.0
+    zoom: Annotated[float, bound("training.augmentation.zoom")] = 0.0
+    intensity: Annotated[float, bound("training.augmentation.intensity")] = 0.0
+    copies: Annotated[int, bound("training.augmentation.copies")] = 1
 
     @property
     def active(self) -> bool:
@@ -181,23 +180,16 @@ class Training(Section):
         augmentation: random changes of an image.
     """
 
-    rounds: int = Field(default=100, ge=1, le=100_000)
-    local_steps: int = Field(default=1, ge=1, le=100_000)
-    batch_size: Patients = 512
-    learning_rate: Positive = 2.0
+    rounds: Annotated[int, bound("training.rounds")] = 100
+    local_steps: Annotated[int, bound("training.local_steps")] = 1
+    batch_size: Annotated[int, bound("training.batch_size")] = 512
+    learning_rate: Annotated[float, bound("training.learning_rate")] = 2.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
-    class_weights: tuple[Positive, ...] | None = None
-    images_per_patient: int = Field(default=1, ge=1, le=64)
+    momentum: Annotated[float, bound("training.momentum")] = 0.0
+    weight_decay: Annotated[float, bound("training.weight_decay")] = 0.0
+    class_weights: tuple[Annotated[float, bound("training.class_weights")], ...] | None = None
+    images_per_patient: Annotated[int, bound("training.images_per_patient")] = 1
     augmentation: Augmentation = Augmentation()
-
-    @model_validator(mode="after")
-    def _steps_can_be_composed(self) -> Self:
-        steps = self.rounds * self.local_steps
-        if steps > MOST_STEPS:
-            raise ValueError(f"rounds x local_steps is {steps}; at most {MOST_STEPS} are accounted")
-        return self
 
 
 class PatientPrivacy(Section):
@@ -210,15 +202,18 @@ class PatientPrivacy(Section):
     """
 
     mode: Literal["patient"]
-    epsilon: Positive
-    delta: Share
-    clip_norm: Positive = 1.0
+    epsilon: Annotated[float, bound("privacy.epsilon")]
+    delta: Annotated[float, bound("privacy.delta")]
+    clip_norm: Annotated[float, bound("privacy.clip_norm")] = 1.0
 
 
 class NoPrivacy(Section):
     """``[privacy]`` with ``mode = "none"``: nothing is clipped, noised or charged."""
 
     mode: Literal["none"]
+
+
+EvaluatedRound = Annotated[int, bound("evaluation.rounds")]
 
 
 class Evaluation(Section):
@@ -231,9 +226,9 @@ class Evaluation(Section):
             patient, over all evaluations. Training patients are others and pay for training.
     """
 
-    rounds: Literal["last", "none"] | tuple[Annotated[int, Field(ge=1)], ...] = "last"
-    bins: int = Field(default=10, ge=2, le=1000, multiple_of=2)
-    epsilon_share: float = Field(default=0.1, gt=0, le=1)
+    rounds: Literal["last", "none"] | tuple[EvaluatedRound, ...] = "last"
+    bins: Annotated[int, Field(multiple_of=2), bound("evaluation.bins")] = 10
+    epsilon_share: Annotated[float, bound("evaluation.epsilon_share")] = 0.1
 
 
 class Study(Section):
@@ -263,6 +258,7 @@ class Study(Section):
                 f"evaluation.rounds names round {late[0]}, training ends after round "
                 f"{self.training.rounds}"
             )
+        require_combined(self)
         return self
 
     @property
@@ -272,14 +268,6 @@ class Study(Section):
         if rounds == "last":
             return (self.training.rounds,)
         return () if rounds == "none" else tuple(sorted(set(rounds)))
-
-
-def seconds(duration: str) -> float:
-    """The length of ``90s``, ``30m``, ``12h`` or ``2d`` in seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", duration)
-    if match is None:
-        raise ValueError(f"not a duration: {duration}")
-    return float(match[1]) * UNITS[match[2]]
 
 
 def load_study(path: Path) -> Study:

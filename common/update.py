@@ -7,12 +7,13 @@ no order of arrival, on no number of processes that added it, and on no masking.
 
 from __future__ import annotations
 
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
+from common.bounds import bound
 from common.errors import StudyError
 from common.settings import Section
 
@@ -29,7 +30,7 @@ class FixedPoint(Section):
     """
 
     dtype: Literal["int32", "int64"] = "int32"
-    fraction_bits: int = Field(default=24, ge=8, le=48)
+    fraction_bits: Annotated[int, bound("fixed_point.fraction_bits")] = 24
 
     @model_validator(mode="after")
     def _holds_a_weight(self) -> Self:

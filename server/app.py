@@ -20,13 +20,14 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from common import checkpoint
+from common.bounded import seconds
 from common.checkpoint import Checkpoint, study_hash
 from common.errors import CheckpointError, SiteError
 from common.files import canonical_json, sha256, write_atomic
 from common.flower import Context
 from common.messages import LedgerHead, Request
 from common.plan import Plan
-from common.study import Study, load_study, seconds
+from common.study import Study, load_study
 from server import plans as round_zero
 from server.aggregation import MEMORY_NOTES, needs_every_reply
 from server.asking import SIMULATION, Habits

@@ -20,11 +20,11 @@ from typing import Final
 
 import structlog
 
+from common.bounded import seconds
 from common.errors import Refusal
 from common.flower import ErrorCode, Message, RecordDict
 from common.logs import place
 from common.messages import Purpose, Reply, Request, reply_from_record, request_to_record
-from common.study import seconds
 from server.patience import Patience
 
 # isort: split

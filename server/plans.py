@@ -14,12 +14,13 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from common.bounded import seconds
 from common.checkpoint import study_hash
 from common.errors import CheckpointError, PrivacyError, Refusal, StudyError
 from common.files import canonical_json, write_atomic
 from common.messages import LedgerHead, Reply, Request
 from common.plan import Offer, Plan, read_plan, write_plan
-from common.study import Study, seconds
+from common.study import Study
 from server.asking import Absence
 from server.hearing import Desk, demand_enough, hear
 from server.strategy import fewest_replies

@@ -12,6 +12,7 @@ import pytest
 from client.administration import approve, show, stop
 from client.explain import changes, shown_epsilon
 from client.site import Site
+from common.bounds import stated
 from common.errors import Refusal
 from common.plan import Plan
 from common.privacy import PatientMechanism
@@ -19,6 +20,11 @@ from tests.client.site_fixtures import Hospital, answered, asking, code_of, plan
 from tests.common.studies import small_study
 
 FREE: dict[str, Any] = {"privacy": {"mode": "none"}}
+USUAL: dict[str, dict[str, Any]] = {
+    "data": {"image_size": [16, 16]},
+    "training": {"batch_size": 16},
+}
+"""What makes no number of the small study unusual."""
 BY = "the administrator"
 
 
@@ -34,7 +40,8 @@ def site(hospital: Hospital) -> Iterator[Site]:
 
 
 def proposed(site: Site, **sections: dict[str, Any]) -> Plan:
-    plan = plan_for(site, small_study(**sections))
+    usual = {name: section | sections.get(name, {}) for name, section in USUAL.items()}
+    plan = plan_for(site, small_study(**sections | usual))
     assert code_of(site, proposal(plan)) == "pending"
     return plan
 
@@ -51,6 +58,7 @@ def test_a_plan_is_shown_with_its_own_figures(site: Site) -> None:
         "What is computed, and from whom",
         "What leaves this site",
         "What it can cost a patient",
+        "Every number",
         "This site's ledger",
         "What the arithmetic depends on",
         "What differs from the plan approved before",
@@ -59,7 +67,13 @@ def test_a_plan_is_shown_with_its_own_figures(site: Site) -> None:
     ]
     assert "Hardly anything to learn" in shown["The study"]
     computed = shown["What is computed, and from whom"]
-    for part in ("chest-xray", "20 declared", "normal, pneumonia", "8 x 8 pixels", "3 rounds of 2"):
+    for part in (
+        "chest-xray",
+        "20 declared",
+        "normal, pneumonia",
+        "16 x 16 pixels",
+        "3 rounds of 2",
+    ):
         assert part in computed
     leaves = shown["What leaves this site"]
     assert (
@@ -154,6 +168,59 @@ def test_what_differs_from_the_plan_approved_before_is_named(site: Site) -> None
     assert "title: Hardly anything to learn before, now Once more" in different
     assert any(line.startswith("noise on a step") for line in different)
     assert list(changes(second, second)) == []
+
+
+def test_each_number_of_a_plan_is_shown_with_what_is_usual(site: Site) -> None:
+    plan = proposed(site)
+    lines = words(site, plan)["Every number"].split("\n")
+    told = [line.split(": ")[0] for line in lines]
+    assert told == [each.bound.name for each in stated(plan.study, plan.mechanism)]
+    assert "clip norm: 1; usual 0.1 to 10" in lines
+    assert "weight decay: 0; usual 0 to 0.1" in lines
+    assert "wait for a round: 30m; usual 1m to 1d" in lines
+    noise = next(line for line in lines if line.startswith("noise on a step"))
+    assert isinstance(plan.mechanism, PatientMechanism)
+    assert f": {plan.mechanism.step.noise_multiplier:g};" in noise
+    assert not any("UNUSUAL" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"privacy": {"clip_norm": 0.001}}, "clip norm: 0.001; usual 0.1 to 10"),
+        (
+            {"training": {"class_weights": [1.0, 500.0]}},
+            "weight of a class in the loss: 1, 500; usual 0.1 to 10",
+        ),
+        ({"data": {"std": 0.001}}, "number that each pixel is divided by: 0.001; usual 0.05 to 1"),
+        ({"aggregation": {"round_timeout": "2s"}}, "wait for a round: 2s; usual 1m to 1d"),
+    ],
+)
+def test_an_unusual_number_is_said_before_all_else(
+    site: Site, sections: dict[str, dict[str, Any]], told: str
+) -> None:
+    shown = words(site, proposed(site, **sections))
+    assert next(iter(shown)) == "READ THIS FIRST"
+    assert shown["READ THIS FIRST"].split("\n")[0] == f"UNUSUAL: {told}"
+    assert f"UNUSUAL: {told}" in shown["Every number"].split("\n")
+
+
+def test_a_range_of_the_policy_is_shown_and_what_lies_beyond_cannot_be_approved(
+    hospital: Hospital,
+) -> None:
+    with hospital.open() as site:
+        plan = proposed(site)
+    hospital.policy |= {"ranges": {"clip_norm": [0.01, 0.5], "steps": [1, 100]}}
+    with hospital.open() as site:
+        shown = words(site, plan)
+        told = "[policy.ranges] clip_norm: asked clip norm 1, allowed 0.01 to 0.5;"
+        assert shown["READ THIS FIRST"].startswith(f"EXCEEDS YOUR POLICY: {told}")
+        lines = shown["Every number"].split("\n")
+        assert "clip norm: 1; usual 0.1 to 10; your policy allows 0.01 to 0.5" in lines
+        assert "steps in all: 6; usual 1 to 20000; your policy allows 1 to 100" in lines
+        with pytest.raises(Refusal) as caught:
+            approve(site, plan.hash, by=BY)
+        assert caught.value.code == "policy"
 
 
 def test_an_epsilon_is_never_shown_too_small() -> None:

@@ -56,6 +56,7 @@ def test_a_site_file_is_read_with_what_it_leaves_out_set_to_the_careful_choice(
     assert not policy.allow_known_key
     assert not policy.allow_no_privacy
     assert policy.min_sites == 2
+    assert policy.ranges == {}
     assert policy.limits == Limits(8.0, 20.0, 1e-5)
     assert file.device.threads == 1
     assert file.data["chest-xray"].parts == Split(0.9, 0.1, 0.0)
@@ -84,6 +85,19 @@ def test_the_label_file_is_relative_to_the_site_file(tmp_path: Path) -> None:
         ({"policy": {"max_epsilon_total": float("inf")}}, "policy.max_epsilon_total"),
         ({"policy": {"max_epsilon_per_study": 0}}, "policy.max_epsilon_per_study = 0"),
         ({"policy": {"approval": "perhaps"}}, "policy.approval = 'perhaps'"),
+        (
+            {"policy": {"ranges": {"clip_nrm": [0.1, 1.0]}}},
+            "policy.ranges: clip_nrm: unknown key; did you mean clip_norm?",
+        ),
+        ({"policy": {"ranges": {"clip_norm": [1.0]}}}, "policy.ranges.clip_norm.1: missing"),
+        (
+            {"policy": {"ranges": {"clip_norm": [2.0, 1.0]}}},
+            "policy.ranges: clip_norm = [2, 1]: should be the smallest and the largest number",
+        ),
+        (
+            {"policy": {"ranges": {"clip_norm": [0.0, 1.0]}}},
+            "within what a study may say: 0.001 to 1000",
+        ),
         ({"policy": {"delta": 1e-3}}, "policy.delta 0.001 is too large for data set chest-xray"),
         ({"datasets": {}}, "data: "),
     ],

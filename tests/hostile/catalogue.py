@@ -1,7 +1,7 @@
 """Everything hostile or broken that a malicious coordinator sends a site, by name.
 
-Plans, documents, requests, records and decisions stand in modules of their own. The order is one
-in which all of them can be sent to one site that goes through the sound script between them.
+Plans, numbers, documents, requests, records and decisions stand in modules of their own. The order
+is one in which all of them can be sent to one site that goes through the sound script between them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Final
 from tests.hostile.case import Case
 from tests.hostile.decisions import DECISIONS
 from tests.hostile.documents import DOCUMENTS
+from tests.hostile.numbers import NUMBERS
 from tests.hostile.plans import PLANS
 from tests.hostile.records import RAW
 from tests.hostile.requests import REQUESTS
 
 CASES: Final[tuple[Case, ...]] = tuple(
-    sorted((*PLANS, *DOCUMENTS, *REQUESTS, *RAW, *DECISIONS), key=lambda case: case.after)
+    sorted((*PLANS, *NUMBERS, *DOCUMENTS, *REQUESTS, *RAW, *DECISIONS), key=lambda case: case.after)
 )
 NAMED: Final[dict[str, Case]] = {case.name: case for case in CASES}
 assert len(NAMED) == len(CASES), "two cases have one name"

@@ -89,7 +89,7 @@ FORM: Final = (
         "weights of classes for a patient",
         "malformed",
         "a loss in which one class drowns the others",
-        ("study.training.class_weights", [1.0, 1.0, 1e9]),
+        ("study.training.class_weights", [1.0, 1.0, 100.0]),
     ),
     planned(
         "more images of a patient than are averaged",

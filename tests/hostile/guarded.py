@@ -208,8 +208,13 @@ HELD: Final[dict[str, str]] = {
         "a title that is read from right to left"
     ),
     STUDY + "Task._classes_differ: len(set(self.classes)) != len(self.classes)": "a class twice",
-    STUDY + "Training._steps_can_be_composed: steps > MOST_STEPS": (
-        "more steps than can be accounted"
+    STUDY + "Study._sections_agree: require_combined(self)": "more steps than can be accounted",
+    "common.plan.Plan._mechanism_is_bounded: require_mechanism(self.mechanism)": (
+        "noise that drowns everything"
+    ),
+    BOUNDS + "require_ranges(plan, policy)": "a round under a range that has become narrower",
+    "client.policy.require_ranges: ends and (not each.within(ends))": (
+        "a round under a range that has become narrower"
     ),
     STUDY
     + "Study._sections_agree: weights is not None and len(weights) != len(self.task.classes)": (
@@ -334,7 +339,6 @@ ELSEWHERE: Final[dict[str, str]] = {
     STUDY + "_explain_batch_norm: norm == 'batch'": (
         "says why; the type allows no such value: tests/common/test_study.py"
     ),
-    STUDY + "seconds: match is None": "durations have a pattern: tests/common/test_study.py",
 }
 """No message can come this far; where the check is tested instead."""
 

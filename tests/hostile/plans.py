@@ -82,7 +82,8 @@ MECHANISM: Final = (
         "hardly any noise",
         "wrong-plan",
         "gradients as they are",
-        ("mechanism.step.noise_multiplier", 1e-300),
+        ("mechanism.step.noise_multiplier", 0.2),
+        ("mechanism.epsilon_training", 900.0),
     ),
     planned(
         "no noise at all",
@@ -113,7 +114,7 @@ MECHANISM: Final = (
         "another divisor",
         "wrong-plan",
         "an update that drowns the other sites' and shows this one's",
-        ("mechanism.divisor", 0.001),
+        ("mechanism.divisor", 1.0),
     ),
     planned(
         "another delta in the mechanism",
