@@ -1,0 +1,174 @@
+"""An adversary's search for a patient who weighs more than the clip norm, or moves another.
+
+The adversary chooses weights, inputs, shapes, class weights, clip norm, tile, layout and kernels
+(:mod:`tests.adversary.engine_search`). Whatever it finds is measured in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from client.dataset import Patient
+from client.engine.books import Book
+from client.engine.clipped import ClippedSum, Patients, Tile, backward, by_choice, clipped_sum
+from client.engine.rule import Layer
+from client.engine.sheet import Sheet
+from client.evaluation import score
+from common.histogram import histogram, sensitivity
+from common.model import build_model, flatten
+from common.privacy import GAMMA
+from tests.adversary.engine_search import Attack, attack
+from tests.common.studies import small_study
+
+FEW = range(60)
+MANY = [pytest.param(first, marks=pytest.mark.long) for first in range(60, 6000, 60)]
+SEEDS = [FEW.start, *MANY]
+"""Sixty choices to try in each case: the first case always, the others in the long run."""
+
+
+def attacks(first: int) -> list[Attack]:
+    return [attack(seed) for seed in range(first, first + len(FEW))]
+
+
+def summed(tried: Attack, patients: Patients) -> torch.Tensor:
+    return clipped_sum(tried.model, patients, tried.loss, tried.clip_norm, tried.choice)
+
+
+@pytest.mark.parametrize("first", SEEDS)
+def test_no_patient_of_any_choice_is_longer_than_the_clip_norm(first: int) -> None:
+    """In float64, and far within gamma."""
+    longest = 0.0
+    for tried in attacks(first):
+        for at in range(len(tried.patients)):
+            found = summed(tried, tried.patients[slice(at, at + 1)])
+            assert bool(torch.isfinite(found).all())
+            longest = max(longest, _norm(found) / tried.clip_norm)
+    assert longest <= 1 + 1e-9
+    assert longest > 0.99, "some choice must reach the bound, or the search looks elsewhere"
+
+
+@pytest.mark.parametrize("first", SEEDS)
+def test_adding_a_patient_moves_the_sum_by_at_most_the_clip_norm_at_every_number_of_others(
+    first: int,
+) -> None:
+    """From nobody to two tiles and one; the newcomer before the others, among them, behind."""
+    for tried in attacks(first):
+        everyone = tried.patients
+        newcomer = everyone[slice(-1, None)]
+        for count in range(len(everyone)):
+            others = everyone[slice(0, count)]
+            without = summed(tried, others)
+            at = count // 2
+            for together in (
+                _joined(newcomer, others),
+                _joined(others[slice(0, at)], newcomer, others[slice(at, None)]),
+                _joined(others, newcomer),
+            ):
+                moved = _norm(summed(tried, together) - without)
+                assert moved <= tried.clip_norm * (1 + GAMMA / 100)
+
+
+@pytest.mark.parametrize("first", SEEDS)
+def test_no_bit_of_another_patients_vector_changes_with_who_else_is_there(first: int) -> None:
+    for tried in attacks(first):
+        places = tried.choice.tile
+        tile = Tile(tried.patients, places, tried.choice)
+        alone = [_vector(tried, tile.hold(tried.patients[slice(at, at + 1)]), 0) for at in (0, 1)]
+        turned = torch.roll(torch.arange(places), places // 2)
+        for order in (torch.arange(places), turned, torch.arange(places).flip(0)):
+            held_tile = tile.hold(tried.patients[order])
+            for at in range(min(2, places)):
+                place = int((order == at).nonzero())
+                assert _vector(tried, held_tile, place) == alone[at]
+
+
+def _vector(tried: Attack, tile: Tile, place: int) -> list[bytes]:
+    """All bits that decide about one patient's vector: what it is made of, norm and gross."""
+    bits: list[bytes] = []
+    make = by_choice(tried.choice)
+
+    def keep(values: torch.Tensor) -> None:
+        rows = values.reshape(len(tile.patients), -1)[place]
+        bits.append(torch.where(rows.isnan(), torch.nan, rows).numpy().tobytes())
+
+    def enter(layer: Layer, records: list[Any], count: int) -> Book:
+        book = make(layer, records, count)
+        for held in book.held.values():
+            keep(held)
+        if book.factored:
+            for record in records:
+                for part in record:
+                    keep(part)
+        return book
+
+    with torch.no_grad():
+        books = backward(tried.model, tile.patients, tried.loss, enter)
+        sheet = Sheet(books, len(tile.patients), torch.device("cpu"))
+    keep(sheet.squared)
+    keep(sheet.gross)
+    return bits
+
+
+@pytest.mark.parametrize("first", SEEDS)
+def test_a_sum_of_many_is_finite_however_large_the_clip_norm(first: int) -> None:
+    """Float32 sums overflowed before the noise, and a site's answer told so."""
+    for tried in attacks(first)[:20]:
+        summing = ClippedSum(tried.model, tried.loss, 1e36, tried.choice)
+        for _ in range(10):
+            summing.add(tried.patients)
+        assert bool(torch.isfinite(summing.total).all())
+
+
+def _norm(vector: torch.Tensor) -> float:
+    """Float64, without under- or overflow of squares."""
+    largest = float(vector.abs().max())
+    if largest == 0.0:
+        return 0.0
+    return largest * math.sqrt(math.fsum(((vector / largest) ** 2).tolist()))
+
+
+def _joined(*parts: Patients) -> Patients:
+    return Patients(
+        torch.cat([each.inputs for each in parts]), torch.cat([each.targets for each in parts])
+    )
+
+
+@pytest.mark.parametrize("first", SEEDS)
+def test_adding_a_patient_moves_a_histogram_by_at_most_its_sensitivity(first: int) -> None:
+    """Weights that cancel put a score on an edge, where its last bit decides about the cell."""
+    tile = 4
+    for seed in range(first, first + 3):
+        draw = torch.Generator().manual_seed(seed)
+        classes = 2 + seed % 2
+        study = small_study(
+            task={"classes": [f"class {number}" for number in range(classes)]},
+            model={"widths": [2], "norm": "none", "pooling": "flatten", "hidden": 7},
+        )
+        weights = _on_the_edge(study, draw)
+        images = torch.rand(2 * tile + 2, 1, 8, 8, generator=draw).half().numpy()
+        cohort = tuple(Patient(f"{at:064x}", at % classes, (at,)) for at in range(len(images)))
+        for count in range(len(cohort)):
+            others = cohort[:count]
+            counts = [
+                histogram(*score(study, weights, images, some, tile=tile), classes=classes, bins=10)
+                for some in (others, (cohort[-1], *others), (*others, cohort[-1]))
+            ]
+            for more in counts[1:]:
+                moved = np.linalg.norm((more - counts[0]).astype(float))
+                assert moved <= sensitivity(classes) * (1 + 1e-12)
+
+
+def _on_the_edge(study: Any, draw: torch.Generator) -> np.ndarray[tuple[int], np.dtype[np.float32]]:  # noqa: ANN401 - a Study
+    model = build_model(study)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draw) * 1e3)
+        first, *_ = (each for each in model.parameters() if each.dim() == 2)
+        half = first.shape[1] // 2
+        first[:, half:] = -first[:, :half]
+    return flatten(model)
