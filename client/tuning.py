@@ -15,7 +15,7 @@ from torch import nn
 
 from client.engine.alone import is_alone
 from client.engine.choice import example_of, fitting, measured
-from client.engine.clipped import Patients, place
+from client.engine.clipped import Patients, clipped_sum, place
 from client.engine.probe import require_sound
 from client.gradients import summed_loss
 from common.errors import ModelError
@@ -161,13 +161,15 @@ def check(study: Study, choice: EngineChoice) -> None:
 
 @lru_cache(maxsize=64)
 def _check(study: Study, choice: str, _threads: int) -> None:
-    model = build_model(study)
-    require_sound(
-        model,
+    model, loss = build_model(study), summed_loss(study.training.class_weights)
+    example, chosen = (
         _example(study, model, PROBED_PATIENTS),
-        summed_loss(study.training.class_weights),
         EngineChoice.model_validate_json(choice),
     )
+    require_sound(model, example, loss, chosen)
+    # The memory of a step is asked for here, before any patient: if there is too little, a site
+    # fails whoever would have been drawn.
+    clipped_sum(place(model, chosen), example, loss, 1.0, chosen)
 
 
 def tile_of(batch: int, fits: int) -> int:
