@@ -289,7 +289,8 @@ def test_adding_a_patient_moves_nobody_and_nobody_stands_in_two_parts(
 
     def parts(names: list[str]) -> dict[str, list[str]]:
         patients = tuple(
-            Patient(each, 0, (0,)) for each in sorted({PSEUDONYMS.of(name) for name in names})
+            Patient(each, 0, (0,), "0" * 64)
+            for each in sorted({PSEUDONYMS.of(name) for name in names})
         )
         cohort = Cohort(patients, np.zeros((1, 1, 2, 2), np.float16), "", split)
         return {name: [each.pseudonym for each in cohort.part(name)] for name in PARTS}

@@ -63,7 +63,11 @@ def probabilities(
 def test_a_patients_vote_is_the_mean_over_the_images(
     study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 ) -> None:
-    patients = (Patient("a", 1, (4,)), Patient("b", 0, (2, 9, 5)), Patient("c", 1, (9, 9)))
+    patients = (
+        Patient("a", 1, (4,), "0" * 64),
+        Patient("b", 0, (2, 9, 5), "0" * 64),
+        Patient("c", 1, (9, 9), "0" * 64),
+    )
     scores, labels = score(study, initial_weights(study, 3), images, patients)
     by_hand = [
         np.mean([probabilities(study, images[row]) for row in patient.images], axis=0)
@@ -77,9 +81,12 @@ def test_a_patients_vote_is_the_mean_over_the_images(
 def test_any_number_of_images_is_scored_in_pieces(
     study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 ) -> None:
-    many = (Patient("a", 0, tuple(range(400))), Patient("b", 1, tuple(range(400, 600))))
+    many = (
+        Patient("a", 0, tuple(range(400)), "0" * 64),
+        Patient("b", 1, tuple(range(400, 600)), "0" * 64),
+    )
     weights = initial_weights(study, 3)
-    singles = tuple(Patient(str(row), 0, (row,)) for row in range(600))
+    singles = tuple(Patient(str(row), 0, (row,), "0" * 64) for row in range(600))
     each, _ = score(study, weights, images, singles)
     scores, _ = score(study, weights, images, many)
     assert scores[0] == pytest.approx(each[:400].mean(axis=0), abs=1e-6)
@@ -97,7 +104,7 @@ def test_nobody_to_score_gives_no_votes(
 def test_scoring_twice_gives_the_same_bits(
     study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 ) -> None:
-    patients = tuple(Patient(str(row), 0, (row, row + 1)) for row in range(100))
+    patients = tuple(Patient(str(row), 0, (row, row + 1), "0" * 64) for row in range(100))
     first, _ = score(study, initial_weights(study, 3), images, patients)
     second, _ = score(study, initial_weights(study, 3), images, patients)
     assert first.tobytes() == second.tobytes()
