@@ -121,7 +121,7 @@ def require_folder(folder: Path, root: Root | None = None) -> Root:
         ) from error
     except OSError as error:
         raise _unlisted(folder, error) from error
-    _require_mounted(folder)
+    require_mounted(folder)
     found = Root(status.st_dev, status.st_ino)
     if root is not None and found != root:
         raise DataError(
@@ -148,10 +148,13 @@ class Root(NamedTuple):
     inode: int
 
 
-def _require_mounted(folder: Path, table: Path = Path("/etc/fstab")) -> None:
+def require_mounted(folder: Path, table: Path = Path("/etc/fstab")) -> None:
     """That what the system's table mounts at or above the folder is mounted.
 
     Else the empty place where a disk belongs would look like an archive without patients.
+
+    Raises:
+        DataError: it is not.
     """
     try:
         lines = table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
