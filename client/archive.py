@@ -16,7 +16,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from client.dicom import Header, Reason, Unusable, read
 from client.parallel import Elsewhere, Progress, ordered_map, silent
@@ -25,6 +25,9 @@ from common.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+MOUNTS: Final = Path("/etc/fstab")
+"""What is to be mounted on this machine, and where (fstab(5))."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def require_folder(folder: Path, root: Root | None = None) -> Root:
         ) from error
     except OSError as error:
         raise _unlisted(folder, error) from error
-    require_mounted(folder)
+    _require_mounted(folder)
     found = Root(status.st_dev, status.st_ino)
     if root is not None and found != root:
         raise DataError(
@@ -148,16 +151,13 @@ class Root(NamedTuple):
     inode: int
 
 
-def require_mounted(folder: Path, table: Path = Path("/etc/fstab")) -> None:
+def _require_mounted(folder: Path) -> None:
     """That what the system's table mounts at or above the folder is mounted.
 
     Else the empty place where a disk belongs would look like an archive without patients.
-
-    Raises:
-        DataError: it is not.
     """
     try:
-        lines = table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return
     cells = (line.split() for line in lines if not line.lstrip().startswith("#"))
@@ -168,7 +168,7 @@ def require_mounted(folder: Path, table: Path = Path("/etc/fstab")) -> None:
             raise DataError(
                 "the file system that holds the folder of images is not mounted",
                 where=folder,
-                wanted=f"a file system at {place}, as {table} says",
+                wanted=f"a file system at {place}, as {MOUNTS} says",
                 remedy=f"mount it: mount {place}",
             )
 

@@ -42,7 +42,6 @@ LONGEST: Final = 1024
 PIXELS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _PREFIX: Final = slice(128, 132)
 _DEFLATED: Final = b"1.2.840.10008.1.2.1.99"
-_DIGITS: Final = 12
 _UNDEFINED: Final = 0xFFFFFFFF
 _FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 _LOGGERS: Final = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "rle", "jpeg_ls", "PIL")
@@ -284,7 +283,7 @@ def _text(dataset: FileDataset, keyword: str) -> str:
 
 def _count(dataset: FileDataset, keyword: str) -> int:
     text = _text(dataset, keyword)
-    return int(text) if text.isdecimal() and len(text) <= _DIGITS else 0
+    return int(text) if text.isdecimal() else 0
 
 
 def _shown(modality: str) -> str:

@@ -38,12 +38,14 @@ class Part:
         files: content by path; None is a pipe, a path a link to that path.
         rows: lines of the label file, each with a place among all lines.
         joined: lines of the list of persons.
+        named: what a row would hold that names one of the files.
     """
 
     key: Key
     files: dict[str, bytes | Path | None] = field(default_factory=dict)
     rows: list[tuple[float, bytes]] = field(default_factory=list)
     joined: list[str] = field(default_factory=list)
+    named: set[bytes] = field(default_factory=set)
 
     def add(
         self, draws: random.Random, patient: str, path: str, label: str, **elements: object
@@ -57,12 +59,17 @@ class Part:
             "SOPInstanceUID": f"1.2.{stem}.{number}",
         } | elements
         self.files[path] = image(draws.randrange(2**32), **elements)
-        names = {**elements, "filename": path}
-        self.row(draws, f"{names[self.key]},{label}".encode())
+        name = f"{({**elements, 'filename': path})[self.key]}".encode()
+        self.named.add(name)
+        self.row(draws, name + b"," + label.encode())
 
     def row(self, draws: random.Random, line: bytes) -> None:
         """A line of the label file."""
         self.rows.append((draws.random(), line))
+
+    def rows_about(self, other: Part) -> list[tuple[float, bytes]]:
+        """The rows that name a file of another part: they are that part's too."""
+        return [row for row in self.rows if row[1].split(b",")[0] in other.named]
 
     def __or__(self, other: Part) -> Part:
         return Part(
@@ -70,6 +77,7 @@ class Part:
             self.files | other.files,
             sorted({*self.rows, *other.rows}),
             [*self.joined, *other.joined],
+            self.named | other.named,
         )
 
     def write(self, folder: Path) -> None:
@@ -219,17 +227,13 @@ def damaged_packed(draws: random.Random, rest: Part, own: Part) -> None:
 
 def others_identifiers(draws: random.Random, rest: Part, own: Part) -> None:
     """Images under the identifiers of another's study and images."""
+    del rest
     stem = int.from_bytes(b"P0", "big")
     copied: dict[str, object] = {
         "StudyInstanceUID": f"1.2.{stem}",
         "SOPInstanceUID": f"1.2.{stem}.0",
     }
-    label = draws.choice(CLASSES)
-    mine = [line for _, line in own.rows]
-    own.add(draws, NEWCOMER, f"x/{len(own.files)}", label, **copied)
-    if own.key.endswith("InstanceUID"):  # a row of such a key is about both: it is the others' too
-        (added,) = [row for row in own.rows if row[1] not in mine] or [(0.0, b"")]
-        rest.rows += [added] if added[1] else []
+    own.add(draws, NEWCOMER, f"x/{len(own.files)}", draws.choice(CLASSES), **copied)
 
 
 def others_names(draws: random.Random, rest: Part, own: Part) -> None:

@@ -1,5 +1,8 @@
 """Each patient's place in the cohort follows from that patient alone.
 
+What is a patient's are the files that bear the patient's identifiers and the rows that name one
+of these. A row that names images of two patients, under one copied UID, is about both.
+
 Two archives differ in one patient, whose part is made to look as bad as it can. Whoever else is
 there has the same label, digest, part and pixels in both, to the last bit, and reading them is an
 error in neither: a mess is one patient's, and no mess is the site's.
@@ -83,6 +86,7 @@ def hold(root: Path, key: Key, messes: list[Mess], seed: int) -> None:
     rest, own = others(draws, key), Part(key)
     for mess in messes:
         mess(draws, rest, own)
+    rest.rows += own.rows_about(rest)
     archives = {
         "without": rest,
         "with": rest | own,

@@ -5,7 +5,8 @@ import inspect
 import os
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,12 @@ from client.archive import (
     examine,
     require_dicom,
     require_folder,
-    require_mounted,
     scan,
     summary,
     walk,
 )
 from client.dicom import Reason
+from client.parallel import Job, silent
 from common.errors import DataError
 
 WriteDicom = Callable[..., Path]
@@ -167,19 +168,36 @@ def test_a_folder_that_is_exchanged_while_it_is_read_is_an_error(tmp_path: Path)
         require_folder(tmp_path / "images", root)
 
 
-def test_a_mount_point_of_the_systems_table_that_is_empty_is_an_error(tmp_path: Path) -> None:
+def test_nor_is_a_scan_of_such_a_folder_one(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+
+    @contextmanager
+    def exchange(description: str, total: int, *, unit: str = "") -> Iterator[Job]:
+        (tmp_path / "images").rename(tmp_path / "old")
+        (tmp_path / "images").mkdir()
+        with silent(description, total, unit=unit) as job:
+            yield job
+
+    with pytest.raises(DataError, match="exchanged"):
+        scan(tmp_path / "images", decode=False, progress=exchange)
+
+
+def test_a_mount_point_of_the_systems_table_that_is_empty_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where nothing is mounted, an archive would look as if its patients had gone."""
     images = tmp_path / "a b" / "images"
     images.mkdir(parents=True)
     table = tmp_path / "fstab"
+    monkeypatch.setattr("client.archive.MOUNTS", table)
+    require_folder(images)
     place = str(tmp_path / "a b").replace(" ", "\\040")
     for line in ("", f"# server:/x {place} nfs", "none none swap", "/dev/a / ext4", "/dev/b /z c"):
         table.write_text(f"{line}\n")
-        require_mounted(images, table)
+        require_folder(images)
     table.write_text(f"server:/x {place} nfs defaults 0 0\n")
     with pytest.raises(DataError, match="not mounted"):
-        require_mounted(images, table)
-    require_mounted(images, tmp_path / "none")
+        require_folder(images)
 
 
 def test_a_folder_may_hold_nothing(tmp_path: Path) -> None:
@@ -247,6 +265,12 @@ def deep(path: Path, good: bytes) -> None:
     path.write_bytes(good.replace(b"\x08\x00\x60\x00", sequence * 5000 + b"\x08\x00\x60\x00", 1))
 
 
+def odd_value(path: Path, good: bytes) -> None:
+    """A number of eight bytes that has twelve, where a word is expected."""
+    at = good.index(b"\x28\x00\x04\x00CS") + 4
+    path.write_bytes(good[:at] + b"FD" + good[at + 2 :])
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -254,6 +278,7 @@ def deep(path: Path, good: bytes) -> None:
         (endless_number, Reason.UNDECODABLE),
         (endless_name, Reason.UNDECODABLE),
         (deep, Reason.UNDECODABLE),
+        (odd_value, Reason.UNDECODABLE),
     ],
 )
 def test_a_file_that_is_made_to_do_harm_has_a_verdict(
