@@ -13,19 +13,17 @@ the file has no header.
 
 from __future__ import annotations
 
-import csv
-import re
-from codecs import BOM_UTF8
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from client.identity import normal
+from client.table import Fault, content, read_table
 from common.errors import LabelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from client.archive import Found
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
 Key = Literal["SOPInstanceUID", "StudyInstanceUID", "PatientID", "filename"]
 KEYS: Final[tuple[Key, ...]] = get_args(Key)
 
-_DELIMITERS: Final = (",", ";", "\t")
-_LINE_ENDS: Final = re.compile(rb"\r\n|\n|\r")
 _SHOWN: Final = 10
 _MOST_CLASSES: Final = 50
 
@@ -54,10 +50,6 @@ class LabelFile:
     key: Key
     key_column: str
     label_column: str
-
-
-Fault = Literal["", "cells", "quotes", "encoding"]
-"""Why a row cannot be taken at its word."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +138,7 @@ def read_labels(file: LabelFile, classes: tuple[str, ...] | None) -> Labels:
         LabelError: it is missing, cannot be read or is empty, its first row is not CSV in
             UTF-8 or lacks a column; without ``classes``, too many labels occur.
     """
-    header, table = _table(file.path, {file.key_column, file.label_column})
+    header, table = read_table(file.path, {file.key_column, file.label_column})
     key_at = _column(file, header, file.key_column)
     label_at = _column(file, header, file.label_column)
     rows: list[Row] = []
@@ -165,7 +157,7 @@ def require_readable(file: LabelFile) -> None:
     Raises:
         LabelError: it is not, or cannot.
     """
-    _content(file.path)
+    content(file.path)
 
 
 def guess_key(path: Path, label_column: str) -> tuple[Key, str]:
@@ -174,7 +166,7 @@ def guess_key(path: Path, label_column: str) -> tuple[Key, str]:
     Raises:
         LabelError: the file cannot be read, or has no such column.
     """
-    header, _ = _table(path, {*KEYS, label_column})
+    header, _ = read_table(path, {*KEYS, label_column})
     names = {name.lower(): name for name in header}
     for key in KEYS:
         if key.lower() in names:
@@ -209,81 +201,6 @@ def listed(lines: Iterable[int]) -> str:
     shown = ", ".join(str(number) for number in numbers[:_SHOWN])
     more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
     return f"line{'s' if len(numbers) > 1 else ''} {shown}{more}"
-
-
-def _table(path: Path, wanted: set[str]) -> tuple[list[str], list[tuple[int, list[str], Fault]]]:
-    """The header, and every row that is not blank with its line and what is wrong with it."""
-    lines = _lines(_content(path))
-    first = next(lines, None)
-    if first is None:
-        raise LabelError("the label file is empty", where=path, wanted="a first row and others")
-    try:
-        head = first[1].decode()
-    except UnicodeDecodeError as error:
-        raise LabelError(
-            "the label file is not UTF-8",
-            where=f"{path}, first row, byte {error.start}",
-            remedy='save it again as "CSV UTF-8"',
-        ) from None
-    delimiter = max(_DELIMITERS, key=lambda each: _promise(head, each, wanted))
-    header, fault = _cells(head, delimiter)
-    if fault:
-        raise LabelError(
-            "the label file is not CSV",
-            where=f"{path}, line {first[0]}",
-            remedy="look for a quotation mark that is not closed",
-        )
-    rows: list[tuple[int, list[str], Fault]] = []
-    for line, content in lines:
-        text = content.decode(errors="surrogateescape")
-        cells, fault = _cells(text, delimiter)
-        if fault or any(cell.strip() for cell in cells):
-            rows.append((line, cells, fault or ("" if _is_text(content) else "encoding")))
-    return [normal(name) for name in header], rows
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise LabelError(
-            "there is no such label file",
-            where=path.absolute(),
-            wanted="a CSV file with a column of keys and a column of labels",
-            remedy="name the file with --labels, or as labels in the site file",
-        ) from error
-    except OSError as error:
-        raise LabelError(
-            "the label file cannot be read", where=path, found=error.strerror
-        ) from error
-
-
-def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers."""
-    lines = _LINE_ENDS.split(content.removeprefix(BOM_UTF8))
-    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-
-
-def _cells(text: str, delimiter: str) -> tuple[list[str], Fault]:
-    """The cells of one line; none, where its quotation marks do not close on it."""
-    try:
-        return next(csv.reader([text], delimiter=delimiter, strict=True), []), ""
-    except csv.Error:
-        return [], "quotes"
-
-
-def _is_text(content: bytes) -> bool:
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _promise(head: str, delimiter: str, wanted: set[str]) -> tuple[int, int]:
-    """How well a delimiter explains the first row: wanted names, then the number of cells."""
-    cells, _ = _cells(head, delimiter)
-    return len(wanted & {normal(name) for name in cells}), len(cells)
 
 
 def _column(file: LabelFile, header: list[str], name: str) -> int:
