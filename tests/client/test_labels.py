@@ -180,7 +180,17 @@ def test_rows_that_say_the_same_are_one(tmp_path: Path) -> None:
     assert given_to(labels, image("x")) == {0}
 
 
-DAMAGED = [b"P1", b"P1,x,normal", b"P1,", b"P1,SECRET", b"P1\xe9,normal", b'P1,"normal', b",", b'"']
+DAMAGED = [
+    b"P1",
+    b"P1,x,normal",
+    b"P1,normal,,y",
+    b"P1,",
+    b"P1,SECRET",
+    b"P1\xe9,normal",
+    b'P1,"normal',
+    b",",
+    b'"',
+]
 """Rows of which each is an error for people, about P1, P1\xe9 or nobody."""
 
 
