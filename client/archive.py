@@ -26,8 +26,10 @@ from common.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-MOUNTS: Final = Path("/etc/fstab")
+TO_MOUNT: Final = Path("/etc/fstab")
 """What is to be mounted on this machine, and where (fstab(5))."""
+MOUNTED: Final = Path("/proc/self/mountinfo")
+"""What is (proc_pid_mountinfo(5)); it also knows a folder that is mounted in another place."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def require_folder(folder: Path, root: Root | None = None) -> Root:
         with os.scandir(folder) as entries:
             next(entries, None)
         status = folder.stat()
+        _require_mounted(folder)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             "there is no such folder of images",
@@ -124,7 +127,6 @@ def require_folder(folder: Path, root: Root | None = None) -> Root:
         ) from error
     except OSError as error:
         raise _unlisted(folder, error) from error
-    _require_mounted(folder)
     found = Root(status.st_dev, status.st_ino)
     if root is not None and found != root:
         raise DataError(
@@ -155,26 +157,32 @@ def _require_mounted(folder: Path) -> None:
     """That what the system's table mounts at or above the folder is mounted.
 
     Else the empty place where a disk belongs would look like an archive without patients.
+    Where the system does not say what it mounts, nothing can be known.
     """
-    try:
-        lines = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return
-    cells = (line.split() for line in lines if not line.lstrip().startswith("#"))
-    places = {Path(_unescaped(each[1])) for each in cells if len(each) > 1}
+    wanted, mounted = _places(TO_MOUNT, 1), _places(MOUNTED, 4)
     here = folder.resolve()
-    for place in sorted(places & {here, *here.parents}):
-        if not place.is_mount():
+    for place in sorted(wanted & {here, *here.parents} - {Path(here.anchor)}):
+        if mounted and place not in mounted:
             raise DataError(
                 "the file system that holds the folder of images is not mounted",
                 where=folder,
-                wanted=f"a file system at {place}, as {MOUNTS} says",
+                wanted=f"a file system at {place}, as {TO_MOUNT} says",
                 remedy=f"mount it: mount {place}",
             )
 
 
+def _places(table: Path, cell: int) -> set[Path]:
+    """The paths in one cell of each line of a table of the system; none where it has no such."""
+    try:
+        lines = table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return set()
+    cells = (line.split() for line in lines if not line.lstrip().startswith("#"))
+    return {Path(_unescaped(each[cell])) for each in cells if len(each) > cell}
+
+
 def _unescaped(text: str) -> str:
-    """A path as fstab(5) writes it: blanks and backslashes by their octal numbers."""
+    """A path as both tables write it: blanks and backslashes by their octal numbers."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 

@@ -189,7 +189,7 @@ def test_a_mount_point_of_the_systems_table_that_is_empty_is_an_error(
     images = tmp_path / "a b" / "images"
     images.mkdir(parents=True)
     table = tmp_path / "fstab"
-    monkeypatch.setattr("client.archive.MOUNTS", table)
+    monkeypatch.setattr("client.archive.TO_MOUNT", table)
     require_folder(images)
     place = str(tmp_path / "a b").replace(" ", "\\040")
     for line in ("", f"# server:/x {place} nfs", "none none swap", "/dev/a / ext4", "/dev/b /z c"):
@@ -198,6 +198,10 @@ def test_a_mount_point_of_the_systems_table_that_is_empty_is_an_error(
     table.write_text(f"server:/x {place} nfs defaults 0 0\n")
     with pytest.raises(DataError, match="not mounted"):
         require_folder(images)
+    mounted = tmp_path / "mountinfo"
+    monkeypatch.setattr("client.archive.MOUNTED", mounted)
+    mounted.write_text(f"22 1 0:20 / / rw - ext4 /dev/a rw\n23 22 0:21 / {place} rw - nfs x rw\n")
+    require_folder(images)
 
 
 def test_a_folder_may_hold_nothing(tmp_path: Path) -> None:
