@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -39,6 +39,7 @@ class Part:
         rows: lines of the label file, each with a place among all lines.
         joined: lines of the list of persons.
         named: what a row would hold that names one of the files.
+        pixels: the number that a file's pixels follow from, by path.
     """
 
     key: Key
@@ -46,11 +47,20 @@ class Part:
     rows: list[tuple[float, bytes]] = field(default_factory=list)
     joined: list[str] = field(default_factory=list)
     named: set[bytes] = field(default_factory=set)
+    pixels: dict[str, int] = field(default_factory=dict)
 
     def add(
-        self, draws: random.Random, patient: str, path: str, label: str, **elements: object
+        self,
+        draws: random.Random,
+        patient: str,
+        path: str,
+        label: str,
+        *,
+        packed: bool = False,
+        pixels: int | None = None,
+        **elements: object,
     ) -> None:
-        """A file of a patient, and the row that names it."""
+        """A file of a patient, with pixels that follow from a number, and the row that names it."""
         number = len(self.files)
         stem = int.from_bytes(patient.encode(), "big")
         elements = {
@@ -58,7 +68,8 @@ class Part:
             "StudyInstanceUID": f"1.2.{stem}",
             "SOPInstanceUID": f"1.2.{stem}.{number}",
         } | elements
-        self.files[path] = image(draws.randrange(2**32), **elements)
+        self.pixels[path] = draws.randrange(2**32) if pixels is None else pixels
+        self.files[path] = image(self.pixels[path], packed, tuple(elements.items()))
         name = f"{({**elements, 'filename': path})[self.key]}".encode()
         self.named.add(name)
         self.row(draws, name + b"," + label.encode())
@@ -78,6 +89,7 @@ class Part:
             sorted({*self.rows, *other.rows}),
             [*self.joined, *other.joined],
             self.named | other.named,
+            self.pixels | other.pixels,
         )
 
     def write(self, folder: Path) -> None:
@@ -97,13 +109,9 @@ class Part:
         (folder / "same-person.csv").write_text("\n".join(self.joined))
 
 
-def image(seed: int, *, packed: bool = False, **elements: object) -> bytes:
-    """A DICOM file; packed pixels are for another process to open."""
-    return _image(seed, packed, tuple(elements.items()))
-
-
 @cache
-def _image(seed: int, packed: bool, elements: tuple[tuple[str, object], ...]) -> bytes:
+def image(seed: int, packed: bool, elements: tuple[tuple[str, object], ...]) -> bytes:
+    """A DICOM file; packed pixels are for another process to open."""
     pixels = np.random.default_rng(seed).integers(0, 256, (16, 16), np.uint8)
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
@@ -191,17 +199,16 @@ def no_images(draws: random.Random, rest: Part, own: Part) -> None:
     own.files["x/empty"] = b""
     own.files["x/pipe"] = None
     own.files["x/nowhere"] = Path("gone")
-    wrong: dict[str, object] = draws.choice(
-        (
-            {"Rows": 60000, "Columns": 60000},
-            {"NumberOfFrames": 5000},
-            {"NumberOfFrames": "9" * 12},
-            {"BitsAllocated": 24},
-            {"Modality": "MR"},
-            {"PatientID": ""},
-            {"PhotometricInterpretation": "CMYK"},
-        )
+    faults: tuple[dict[str, Any], ...] = (
+        {"Rows": 60000, "Columns": 60000},
+        {"NumberOfFrames": 5000},
+        {"NumberOfFrames": "9" * 12},
+        {"BitsAllocated": 24},
+        {"Modality": "MR"},
+        {"PatientID": ""},
+        {"PhotometricInterpretation": "CMYK"},
     )
+    wrong = draws.choice(faults)
     own.add(draws, NEWCOMER, f"x/{len(own.files)}", draws.choice(CLASSES), **wrong)
 
 
@@ -229,7 +236,7 @@ def others_identifiers(draws: random.Random, rest: Part, own: Part) -> None:
     """Images under the identifiers of another's study and images."""
     del rest
     stem = int.from_bytes(b"P0", "big")
-    copied: dict[str, object] = {
+    copied: dict[str, Any] = {
         "StudyInstanceUID": f"1.2.{stem}",
         "SOPInstanceUID": f"1.2.{stem}.0",
     }
@@ -246,7 +253,7 @@ def others_names(draws: random.Random, rest: Part, own: Part) -> None:
 def others_pixels(draws: random.Random, rest: Part, own: Part) -> None:
     """The very pixels of others, and links to where theirs lie."""
     for number, path in enumerate(draws.sample(sorted(rest.files), min(2, len(rest.files)))):
-        own.add(draws, NEWCOMER, f"x/like{number}", draws.choice(CLASSES))
+        own.add(draws, NEWCOMER, f"x/like{number}", draws.choice(CLASSES), pixels=rest.pixels[path])
         if "/" in path:
             own.files.setdefault("!x", Path(path).parent)
 
