@@ -20,10 +20,12 @@ import json
 import math
 import os
 import secrets
+from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
@@ -32,8 +34,8 @@ from numpy.typing import NDArray
 
 from client.archive import Found, Rejected
 from client.dicom import Reason, Unusable, read
-from client.parallel import Progress, ordered_map, silent
-from client.pixels import images, to_channels
+from client.parallel import Elsewhere, Progress, ordered_map, silent
+from client.pixels import MOST_FRAMES, images, is_plain, to_channels
 from client.resize import fit
 from common.errors import DataError
 from common.files import sync_folder, write_atomic
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 Half = NDArray[np.float16]
 
 _FORMAT: Final = 1
-_RECIPE: Final = 2
+_RECIPE: Final = 3
 """Raised whenever this project changes how stored pixels become cached ones."""
 _DECODERS: Final = (
     "pydicom",
@@ -60,6 +62,8 @@ _DECODERS: Final = (
 _INDEX: Final = "index.json"
 _LOCK: Final = "lock"
 _DTYPE: Final = np.dtype("<f2")
+_MOST: Final = 2**28
+"""Bytes that one file's images may take in the cache: 256 MiB."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,11 @@ class Shape:
     def bytes(self) -> int:
         """Of one image in the cache."""
         return math.prod(self.image) * _DTYPE.itemsize
+
+    @property
+    def most_frames(self) -> int:
+        """Of a file, in the cache."""
+        return min(MOST_FRAMES, max(1, _MOST // self.bytes))
 
     @property
     def recipe(self) -> str:
@@ -127,19 +136,25 @@ def fill(
         workers: processes to decode with.
         progress: told of every file that is decoded.
 
+    A file that is not the one that was scanned any more, or that cannot be decoded, has no
+    rows; that is no error, and nothing to the others.
+
     Raises:
-        DataError: the cache cannot be written, or a file changed since it was scanned.
+        DataError: the cache cannot be written, or processes cannot be started.
     """
     home = cache / pseudonyms.of_folder(str(folder.resolve()), json.dumps(shape.image))
-    named = {pseudonyms.of_file(each.sha256, shape.recipe): each for each in files}
+    named: dict[str, list[Found]] = defaultdict(list)
+    for each in files:
+        named[pseudonyms.of_file(each.sha256, shape.recipe)].append(each)
+    spoilt: dict[str, Refused] = {}
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(home):
             index = _Index.load(home, shape)
             if list(index.entries) != list(named):
-                new = {name: each for name, each in named.items() if name not in index.entries}
+                new = [each for name in named if name not in index.entries for each in named[name]]
                 decoded = _decoded(folder, shape, new, workers, progress)
-                index = _refill(home, index, list(named), decoded, shape)
+                index, spoilt = _refill(home, index, named, decoded, shape)
             images = index.open(home, shape)
     except OSError as error:
         raise DataError(
@@ -148,8 +163,9 @@ def fill(
             found=error.strerror,
             remedy="make room on the disk, or let this user write there; nothing was lost",
         ) from error
-    rows = {each.sha256: index.entries[name] for name, each in named.items()}
-    return Cached(images, tuple(_verdict(each, rows[each.sha256]) for each in files))
+    entries = {each.path: index.entries[name] for name, group in named.items() for each in group}
+    entries |= spoilt
+    return Cached(images, tuple(_verdict(each, entries[each.path]) for each in files))
 
 
 class Rows(NamedTuple):
@@ -167,6 +183,7 @@ class Refused(NamedTuple):
 
 
 _CRASH: Final = Refused(Reason.UNDECODABLE.value, "its decoder crashed")
+_CHANGED: Final = Refused(Reason.UNREADABLE.value, "it changed while the folder was being read")
 
 
 def _verdict(file: Found, entry: Rows | Refused) -> range | Rejected:
@@ -198,8 +215,7 @@ class _Index:
         return index if whole and stored["format"] == _FORMAT else cls("", {})
 
     def save(self, home: Path) -> None:
-        # A crash may have been the machine's fault: the file is tried again next time.
-        kept = {name: entry for name, entry in self.entries.items() if entry != _CRASH}
+        kept = {name: entry for name, entry in self.entries.items() if not _passing(entry)}
         entries = [[name, *entry] for name, entry in kept.items()]
         stored = {"format": _FORMAT, "data": self.data, "entries": entries}
         write_atomic(home / _INDEX, json.dumps(stored).encode(), mode=0o600)
@@ -211,6 +227,11 @@ class _Index:
         return np.memmap(home / self.data, _DTYPE, mode="r", shape=(self.total, *shape.image))
 
 
+def _passing(entry: Rows | Refused) -> bool:
+    """Whether a verdict may have been the machine's or the moment's: the file is tried again."""
+    return entry == _CRASH or (isinstance(entry, Refused) and entry.reason == Reason.UNREADABLE)
+
+
 def _entry(first: int | str, second: int | str) -> Rows | Refused:
     if isinstance(first, int) and isinstance(second, int):
         return Rows(first, second)
@@ -218,20 +239,37 @@ def _entry(first: int | str, second: int | str) -> Rows | Refused:
 
 
 def _refill(
-    home: Path, old: _Index, names: list[str], decoded: Iterator[Half | Refused], shape: Shape
-) -> _Index:
-    """Write a data file in the order of ``names``: what is known is copied, the rest decoded."""
+    home: Path,
+    old: _Index,
+    named: Mapping[str, Sequence[Found]],
+    decoded: Iterator[Half | Refused],
+    shape: Shape,
+) -> tuple[_Index, dict[str, Refused]]:
+    """Write a data file in the order of ``named``: what is known is copied, the rest decoded.
+
+    Several files may have one content. Each is read for itself, so that what becomes of one
+    is nothing to another.
+
+    Returns:
+        The new index, and which files could not be decoded, by path.
+    """
     known = old.open(home, shape)
     token = f"{secrets.token_hex(16)}.f16"
     entries: dict[str, Rows | Refused] = {}
+    spoilt: dict[str, Refused] = {}
     total = 0
     with _data_file(home / token) as file:
-        for name in names:
+        for name, group in named.items():
             entry = old.entries.get(name)
             if isinstance(entry, Rows):
                 content: Half | Refused = known[entry.first : entry.first + entry.number]
+            elif entry is not None:
+                content = entry
             else:
-                content = entry or next(decoded)
+                contents = list(islice(decoded, len(group)))
+                pairs = zip(group, contents, strict=True)
+                spoilt |= {each.path: made for each, made in pairs if isinstance(made, Refused)}
+                content = min(contents, key=lambda made: isinstance(made, Refused))
             if isinstance(content, Refused):
                 entries[name] = content
             else:
@@ -242,49 +280,61 @@ def _refill(
     index = _Index(token, entries)
     index.save(home)
     _tidy(home, keep=token)
-    return index
+    return index, spoilt
 
 
 def _decoded(
-    folder: Path, shape: Shape, files: Mapping[str, Found], workers: int, progress: Progress
+    folder: Path, shape: Shape, files: Sequence[Found], workers: int, progress: Progress
 ) -> Iterator[Half | Refused]:
     if not files:
         return
     with progress("decoding images", len(files), unit="files") as job:
-        look = partial(decode, folder, shape)
-        for result in ordered_map(look, [*files.values()], workers=workers, crashed=_crashed):
+        for result in ordered_map(
+            partial(decode, folder, shape),
+            files,
+            here=partial(decode, folder, shape, here=True),
+            workers=workers,
+            crashed=_crashed,
+        ):
             job.advance()
             yield result
 
 
-def decode(folder: Path, shape: Shape, file: Found) -> Half | Refused:
+def decode(folder: Path, shape: Shape, file: Found, *, here: bool = False) -> Half | Refused:
     """The images of one file, ``(frames, channels, height, width)`` float16; or why not.
 
+    Args:
+        folder: that the file's path is relative to.
+        shape: of each image.
+        file: as it was scanned.
+        here: this process must not come to harm.
+
     Raises:
-        DataError: the file is not the one that was scanned.
+        Elsewhere: it was to be ``here``, and is not harmless beforehand.
     """
     try:
-        reading = read(folder / file.path)
-        frames = [_prepared(each, shape) for each in images(reading.dataset)]
+        reading = read(folder / file.path, here=here)
+        if reading.sha256 != file.sha256:
+            return _CHANGED
+        if here and not is_plain(reading.dataset):
+            raise Elsewhere
+        frames: list[Half] = []
+        for image in images(reading.dataset):
+            if len(frames) == shape.most_frames:
+                raise Unusable(Reason.TOO_LARGE, f"more than {shape.most_frames} frames")
+            frames.append(_prepared(image, shape))
+        return np.stack(frames)
     except Unusable as verdict:
-        if verdict.reason is not Reason.UNREADABLE:
-            return Refused(verdict.reason.value, verdict.detail)
-        raise _changed(folder) from verdict
-    if reading.sha256 != file.sha256:
-        raise _changed(folder)
-    return np.stack(frames)
+        changed = verdict.reason is Reason.UNREADABLE
+        return _CHANGED if changed else Refused(verdict.reason.value, verdict.detail)
+    except (Elsewhere, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a file that nobody foresaw is that file's affair
+        return Refused(Reason.UNDECODABLE.value, f"{type(error).__name__} while it was decoded")
 
 
 def _prepared(image: NDArray[np.float32], shape: Shape) -> Half:
     return fit(to_channels(image, shape.channels), shape.size).astype(np.float16)
-
-
-def _changed(folder: Path) -> DataError:
-    return DataError(
-        "a file changed while the folder was being read",
-        where=folder,
-        remedy="start again when nothing writes to the folder",
-    )
 
 
 def _crashed(file: Found) -> Refused:

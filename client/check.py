@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 from rich.text import Text
 
-from client.archive import Rejected, scan, summary
+from client.archive import Rejected, Scan, require_dicom, scan, summary
 from client.dataset import each_once, select
 from client.dicom import Reason, Rules
-from client.identity import Pseudonyms
-from client.labels import LabelFile, read_labels
+from client.identity import Pseudonyms, normal
+from client.labels import LabelFile, Labels, fault, read_labels
 from client.parallel import Progress, silent
-from common.errors import DataError
+from client.persons import Persons
+from common.errors import DataError, LabelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +34,7 @@ _SHOWN: Final = 8
 
 REMEDIES: Final = {
     Reason.UNREADABLE: "let this user read the files; a link may point nowhere",
+    Reason.TOO_LARGE: "nothing to do; or export them in smaller files",
     Reason.NOT_DICOM: "nothing to do, if these are notes, lists or pictures",
     Reason.NO_PIXELS: "nothing to do, if these are reports, plans or a DICOMDIR",
     Reason.UNDECODABLE: "ask the archive for the files again, uncompressed if it can",
@@ -41,6 +44,8 @@ REMEDIES: Final = {
     Reason.NO_PATIENT_ID: "export again with a PatientID or a stable pseudonym in its place",
     Reason.DUPLICATE: "nothing to do: one of each is used",
     Reason.NO_LABEL: "add rows for these images, if they should be used",
+    Reason.NO_CLASS: "mend the labels of these patients, or their damaged rows",
+    Reason.TWO_LABELS: "decide on one label for each of these patients: they take no part",
 }
 
 
@@ -96,30 +101,40 @@ def check(
     *,
     classes: tuple[str, ...] | None,
     rules: Rules,
+    same_person: Path | None = None,
     workers: int = 1,
     progress: Progress = silent,
 ) -> Report:
     """Read, decode and count everything.
+
+    A study passes over patients whom it cannot use; here whatever may be a mistake is an error.
 
     Args:
         folder: of DICOM files, read recursively.
         labels: the label file.
         classes: labels there are; None takes those that occur.
         rules: which images a study would use.
+        same_person: the list of PatientIDs that are one person, if there is one.
         workers: processes to read with.
         progress: told of every file.
 
     Raises:
         DataError: no such folder, or no DICOM file in it.
-        LabelError: the label file cannot be used.
+        LabelError: the label file cannot be used, or a row of it.
+        SiteError: the list of persons cannot be read.
     """
     known = read_labels(labels, classes)
+    known.require_sound()
+    pseudonyms = Pseudonyms.throwaway()
+    persons = Persons(same_person, pseudonyms).read().persons
     found = scan(folder, decode=True, workers=workers, progress=progress)
-    labelled, rejected = select(found.found, rules, known, Pseudonyms.throwaway())
+    require_dicom(folder, found)
+    _require_paths(known, found)
+    labelled, rejected = select(found.found, rules, known, pseudonyms, persons=persons)
     chosen, copies = each_once(labelled)
     headers = [each.file.header for each in chosen]
     by_patient = {each.pseudonym: known.classes[each.label] for each in chosen}
-    assigned = {row.line for row in known.assign(found.found) if row}
+    assigned = {row.line for file in found.found for row in known.about(file)}
     return Report(
         files=len(found.found) + len(found.rejected),
         used=len(chosen),
@@ -135,12 +150,44 @@ def check(
     )
 
 
+def _require_paths(labels: Labels, found: Scan) -> None:
+    """Rows that give a file's bare name are about no file, and are mostly meant to be.
+
+    Raises:
+        LabelError: there are such rows.
+    """
+    if labels.file.key != "filename":
+        return
+    bare = {normal(PurePosixPath(each.path).name) for each in found.found if not labels.about(each)}
+    paths = {normal(each.path) for each in found.found}
+    lines = [row.line for row in labels.rows if row.key in bare - paths]
+    if lines:
+        raise fault(
+            labels.file,
+            "rows name files by their bare names, and these lie in folders",
+            lines,
+            wanted="the path below the folder of images, with /",
+            remedy="write the path instead of the bare name in these rows: several files may "
+            "have one name",
+        )
+
+
 def require_usable(folder: Path, report: Report) -> None:
-    """A report of which nothing can be used is an error.
+    """A report of which nothing can be used is an error, and so are patients with two labels.
 
     Raises:
         DataError: no file can be used.
+        LabelError: a patient bears more than one label, and would be left out.
     """
+    apart = sorted({each.detail for each in report.rejected if each.reason is Reason.TWO_LABELS})
+    if apart:
+        raise LabelError(
+            "rows of the label file give a patient more than one label",
+            where="; ".join(apart),
+            wanted="one label for each patient",
+            remedy="decide on one, or leave out the rows that are not meant; a study goes on "
+            "without these patients",
+        )
     if report.used:
         return
     reason = max(report.reasons, key=lambda each: report.reasons[each])

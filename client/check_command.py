@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from client.dicom import Derived
     from client.labels import LabelFile
 
-    Look = Callable[[Path, LabelFile, Derived], Report]
+    Look = Callable[[Path, LabelFile, Derived, Path | None], Report]
 
 
 class KeyKind(StrEnum):
@@ -81,10 +81,15 @@ def check(
     modalities = tuple(_parts(modality or []))
     processes = workers or len(os.sched_getaffinity(0))
 
-    def look(folder: Path, file: LabelFile, kinds: Derived) -> Report:
-        rules = Rules(modalities, kinds)
+    def look(folder: Path, file: LabelFile, kinds: Derived, same_person: Path | None) -> Report:
         return checking.check(
-            folder, file, classes=known, rules=rules, workers=processes, progress=progress
+            folder,
+            file,
+            classes=known,
+            rules=Rules(modalities, kinds),
+            same_person=same_person,
+            workers=processes,
+            progress=progress,
         )
 
     if images is None and labels is None:
@@ -96,7 +101,7 @@ def check(
             remedy="name both; or neither, for the data sets of the site file",
         )
     file = _label_file(labels, key, key_column, label_column)
-    report = look(images, file, Derived(derived.value))
+    report = look(images, file, Derived(derived.value), None)
     _print(report, images, file, list_files=list_files, as_json=as_json)
     checking.require_usable(images, report)
 
@@ -107,9 +112,10 @@ def _check_site(path: Path, look: Look, *, list_files: bool, as_json: bool) -> N
     from client.sitefile import load_site_file
 
     site = load_site_file(path)
+    persons = path.parent / site.site.same_person if site.site.same_person else None
     for name, data in site.data.items():
         folder, file = path.parent / data.images, site.label_file(name, path.parent)
-        report = look(folder, file, data.derived)
+        report = look(folder, file, data.derived, persons)
         if not as_json:
             out().print(f"data set {name}", style="bold")
         _print(report, folder, file, list_files=list_files, as_json=as_json)

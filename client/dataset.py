@@ -2,8 +2,13 @@
 
 A patient may have any number of images and has one label. Train, validation and test are
 cut by thresholding each patient's own keyed place in [0, 1): adding a patient moves
-nobody, and the cut is the same for every study. A cohort's fingerprint covers every file's
-content, every label, every pseudonym and every part, and so freezes it.
+nobody, and the cut is the same for every study.
+
+**Each patient's place follows from that patient alone**: from the files that bear the patient's
+identifiers, and from the rows of the label file that name one of these. Whoever cannot be used
+is left out, with a reason for local eyes, and everybody else is as if that patient were not
+there. So nothing that depends on patients is ever an error here; an error is the site's own
+failure, which is found out without looking at any of them.
 """
 
 from __future__ import annotations
@@ -13,18 +18,19 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.archive import Found, Rejected, scan, summary
+from client.archive import Found, Rejected, require_folder, scan
 from client.cache import Shape, fill
 from client.dicom import Derived, Reason, Rules, Unusable
 from client.identity import Pseudonyms, position
-from client.labels import LabelFile, Labels, fault, read_labels
+from client.labels import LabelFile, Labels, Row, listed, read_labels, require_readable
 from client.parallel import Progress, silent
-from common.errors import DataError, Refusal, RefusalCode, SiteError
+from common.errors import Refusal, RefusalCode, SiteError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -86,11 +92,14 @@ class Patient:
         pseudonym: keyed by the site, 64 hexadecimal digits; in memory only.
         label: index into the study's classes.
         images: rows of :attr:`Cohort.images`, at least one.
+        digest: SHA-256 of the contents of the files used and of the label, 64 hexadecimal
+            digits: another one is another patient's record. Never leaves the site.
     """
 
     pseudonym: str
     label: int
     images: tuple[int, ...]
+    digest: str
 
     def __repr__(self) -> str:
         return "Patient(<masked>)"
@@ -101,9 +110,10 @@ class Cohort:
     """The patients of a site that a study may use. Sensitive, and shown as nothing.
 
     Attributes:
-        patients: sorted by pseudonym.
+        patients: sorted by pseudonym; there may be none.
         images: ``(rows, channels, height, width)`` float16 in [0, 1], memory-mapped.
-        fingerprint: SHA-256, 64 hexadecimal digits; never leaves the site.
+        fingerprint: SHA-256 over who they are, their digests and their parts, 64 hexadecimal
+            digits; never leaves the site.
         split: how the parts are cut.
         rejected: files that are not used, with reasons; by path.
     """
@@ -124,12 +134,11 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A file with its patient and label. Sensitive."""
+    """A file with its patient and that patient's label. Sensitive."""
 
     file: Found
     pseudonym: str = field(repr=False)
     label: int = field(repr=False)
-    line: int = field(repr=False)
 
     @property
     def order(self) -> tuple[str, str]:
@@ -152,8 +161,9 @@ def load_cohort(
     progress: Progress = silent,
     derived: Derived = Derived.REJECT,
     without: Collection[str] = (),
+    persons: Mapping[str, str] = MappingProxyType({}),
 ) -> Cohort:
-    """Read a folder and its labels into a cohort.
+    """Read a folder and its labels into a cohort, which may be empty.
 
     Args:
         images: folder of DICOM files, read recursively.
@@ -169,16 +179,20 @@ def load_cohort(
         progress: told of every file; :func:`common.console.progress` shows it.
         derived: what to do with derived images and localisers.
         without: pseudonyms of patients who take no part.
+        persons: pseudonyms that are another's person: both are one patient, by that other's.
 
     Raises:
-        DataError: no folder, no DICOM file in it, no image left to use, or a cache that
-            cannot be written.
-        LabelError: the label file cannot be used, or gives a patient two labels.
+        DataError: the site's own failure: the folder is gone or cannot be listed, before or
+            after its files were read; the cache cannot be written; no process can be started.
+        LabelError: the site's own failure: the label file as a whole cannot be used.
     """
+    root = require_folder(images)
     known = read_labels(labels, classes)
     found = scan(images, decode=False, workers=workers, progress=progress)
     rules = Rules(modalities, derived)
-    chosen, rejected = select(found.found, rules, known, pseudonyms, without)
+    chosen, rejected = select(
+        found.found, rules, known, pseudonyms, without=without, persons=persons
+    )
     cached = fill(
         cache,
         images,
@@ -188,17 +202,20 @@ def load_cohort(
         workers=workers,
         progress=progress,
     )
+    # Whoever's file could not be read is left out for good, so not on the word of a folder
+    # that went away meanwhile.
+    require_folder(images, root)
+    require_readable(labels)
     rows = {each.file.path: row for each, row in zip(chosen, cached.rows, strict=True)}
     places = {path: row for path, row in rows.items() if isinstance(row, range)}
     spoilt = [row for row in rows.values() if isinstance(row, Rejected)]
     used, copies = each_once(each for each in chosen if each.file.path in places)
     unused = [*found.rejected, *rejected, *spoilt, *copies]
-    if not used:
-        raise _nothing_usable(images, unused)
+    patients = _patients(used, places)
     return Cohort(
-        patients=_patients(used, places),
+        patients=patients,
         images=cached.images,
-        fingerprint=_fingerprint(used, split),
+        fingerprint=_fingerprint(patients, split),
         split=split,
         rejected=tuple(sorted(unused, key=lambda each: each.path)),
     )
@@ -209,34 +226,59 @@ def select(
     rules: Rules,
     labels: Labels,
     pseudonyms: Pseudonyms,
+    *,
     without: Collection[str] = (),
+    persons: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[Labelled], list[Rejected]]:
     """The files that a study can use, as far as headers and labels tell.
 
-    A patient who takes no part is as if not there: neither chosen nor rejected.
+    A patient who takes no part is as if not there: neither chosen nor rejected. A patient to
+    whom the rows give two labels, or one that is no class, is rejected with all files.
 
     Returns:
         What is chosen, sorted by patient and content and with copies, and what is rejected.
-
-    Raises:
-        LabelError: rows name files ambiguously, or give a patient two labels.
     """
-    labelled: list[Labelled] = []
+    by_patient: dict[str, list[tuple[Found, tuple[Row, ...]]]] = defaultdict(list)
     rejected: list[Rejected] = []
-    for file, row in zip(files, labels.assign(files), strict=True):
+    for file in files:
         try:
             rules.judge(file.header)
-            if row is None:
+            rows = labels.about(file)
+            if not rows:
                 raise Unusable(Reason.NO_LABEL, f"no row has its {labels.file.key}")
         except Unusable as verdict:
             rejected.append(Rejected(file.path, verdict.reason, verdict.detail))
             continue
         pseudonym = pseudonyms.of(file.header.patient)
-        if pseudonym in without:
+        pseudonym = persons.get(pseudonym, pseudonym)
+        if pseudonym not in without:
+            by_patient[pseudonym].append((file, rows))
+    chosen: list[Labelled] = []
+    for pseudonym, group in by_patient.items():
+        try:
+            label = _one_label(labels, [row for _, rows in group for row in rows])
+        except Unusable as verdict:
+            rejected += (Rejected(file.path, verdict.reason, verdict.detail) for file, _ in group)
             continue
-        labelled.append(Labelled(file, pseudonym, labels.classes.index(row.label), row.line))
-    _require_agreement(labels.file, labelled)
-    return sorted(labelled, key=lambda each: each.order), rejected
+        chosen += (Labelled(file, pseudonym, label) for file, _ in group)
+    return sorted(chosen, key=lambda each: each.order), rejected
+
+
+def _one_label(labels: Labels, rows: Sequence[Row]) -> int:
+    """The one class that all rows about a patient give.
+
+    Raises:
+        Unusable: they give another one too, or none.
+    """
+    given = {labels.label(row) for row in rows}
+    lines = listed(row.line for row in rows)
+    if None in given:
+        raise Unusable(Reason.NO_CLASS, lines)
+    if len(given) > 1:
+        raise Unusable(Reason.TWO_LABELS, lines)
+    (label,) = given
+    assert label is not None
+    return label
 
 
 def each_once(labelled: Iterable[Labelled]) -> tuple[list[Labelled], list[Rejected]]:
@@ -277,44 +319,31 @@ def require_unchanged(cohort: Cohort, frozen: str) -> None:
         )
 
 
-def _require_agreement(file: LabelFile, chosen: Iterable[Labelled]) -> None:
-    by_patient: dict[str, list[Labelled]] = defaultdict(list)
-    for each in chosen:
-        by_patient[each.pseudonym].append(each)
-    split = [group for group in by_patient.values() if len({each.label for each in group}) > 1]
-    if split:
-        number = "a patient" if len(split) == 1 else f"{len(split)} patients"
-        raise fault(
-            file,
-            f"rows of the label file give {number} more than one label",
-            [each.line for group in split for each in group],
-            wanted="one label for each patient",
-            remedy="decide on one, or leave out the rows that are not meant",
-        )
-
-
-def _nothing_usable(folder: Path, rejected: Iterable[Rejected]) -> DataError:
-    return DataError(
-        "no image of the folder can be used in this study",
-        where=folder,
-        found=summary(rejected),
-        wanted="DICOM images of the study's modalities, each with a PatientID and a label",
-        remedy="consilium-site check says what each reason means and what to do",
-    )
-
-
 def _patients(used: Iterable[Labelled], places: Mapping[str, range]) -> tuple[Patient, ...]:
-    rows: dict[str, list[int]] = defaultdict(list)
-    labels: dict[str, int] = {}
+    by_patient: dict[str, list[Labelled]] = defaultdict(list)
     for each in used:
-        rows[each.pseudonym].extend(places[each.file.path])
-        labels[each.pseudonym] = each.label
-    return tuple(Patient(name, labels[name], tuple(rows[name])) for name in sorted(rows))
-
-
-def _fingerprint(used: Sequence[Labelled], split: Split) -> str:
-    lines = sorted(
-        f"{each.file.sha256} {each.label} {each.pseudonym} {split.part_of(each.pseudonym)}\n"
-        for each in used
+        by_patient[each.pseudonym].append(each)
+    return tuple(
+        Patient(
+            pseudonym=pseudonym,
+            label=files[0].label,
+            images=tuple(row for each in files for row in places[each.file.path]),
+            digest=_digest(files),
+        )
+        for pseudonym, files in sorted(by_patient.items())
     )
-    return hashlib.sha256("".join(["consilium/cohort/1\n", *lines]).encode()).hexdigest()
+
+
+def _digest(files: Sequence[Labelled]) -> str:
+    """Of one patient's record: what is used of it, and nothing of how files are called."""
+    contents = sorted(each.file.sha256 for each in files)
+    return _hash("consilium/patient/1", str(files[0].label), *contents)
+
+
+def _fingerprint(patients: Iterable[Patient], split: Split) -> str:
+    lines = (f"{each.pseudonym} {each.digest} {split.part_of(each.pseudonym)}" for each in patients)
+    return _hash("consilium/cohort/2", *lines)
+
+
+def _hash(*lines: str) -> str:
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()

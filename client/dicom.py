@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import stat
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
 from client.identity import normal
+from client.parallel import Elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +33,15 @@ if TYPE_CHECKING:
 
     from pydicom.dataset import FileDataset
 
+MOST_BYTES: Final = 2**30
+"""Of a file that is opened at all: 1 GiB."""
+SMALL: Final = 2**18
+"""Bytes of a file that may be opened in the site's own process: 256 KiB."""
+LONGEST: Final = 1024
+"""Characters that a value of the header may have; the Standard's longest identifier has 64."""
 PIXELS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _PREFIX: Final = slice(128, 132)
+_DEFLATED: Final = b"1.2.840.10008.1.2.1.99"
 _UNDEFINED: Final = 0xFFFFFFFF
 _FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 _LOGGERS: Final = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "rle", "jpeg_ls", "PIL")
@@ -45,6 +55,7 @@ class Reason(StrEnum):
     """The closed list of reasons for which a file is not used, in the order of the checks."""
 
     UNREADABLE = "unreadable"
+    TOO_LARGE = "too-large"
     NOT_DICOM = "not-dicom"
     NO_PIXELS = "no-pixels"
     UNDECODABLE = "undecodable"
@@ -54,6 +65,8 @@ class Reason(StrEnum):
     NO_PATIENT_ID = "no-patient-id"
     DUPLICATE = "duplicate"
     NO_LABEL = "no-label"
+    NO_CLASS = "label-outside-classes"
+    TWO_LABELS = "two-labels"
 
 
 class Unusable(Exception):  # noqa: N818 - a verdict on a file, not an error a person sees
@@ -144,22 +157,45 @@ class Reading:
     dataset: FileDataset = field(repr=False)
 
 
-def read(path: Path) -> Reading:
+def read(path: Path, *, here: bool = False) -> Reading:
     """Read a file once: hash, header and data set are those of the same bytes.
 
+    Args:
+        path: of the file.
+        here: this process must not come to harm, and has no bounds of its own. A small file
+            that is not deflated takes memory and time in proportion to its size, all of it
+            in Python, which raises where it fails.
+
     Raises:
-        Unusable: unreadable, not DICOM, without pixels, or cut short.
+        Unusable: unreadable, too large, not DICOM, without pixels, or cut short.
+        Elsewhere: it was to be ``here``, and is not small or may be deflated.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise Unusable(Reason.UNREADABLE, error.strerror or type(error).__name__) from error
+    data = _content(path, SMALL if here else MOST_BYTES, here=here)
+    if here and _DEFLATED in data:  # a file that is deflated names this syntax in plain bytes
+        raise Elsewhere
     dataset, truncated = _parse(data)
     if not any(keyword in dataset for keyword in PIXELS):
         if truncated:
             raise Unusable(Reason.UNDECODABLE, "the file ends before its pixels")
         raise Unusable(Reason.NO_PIXELS)
     return Reading(hashlib.sha256(data).hexdigest(), _header(dataset), dataset)
+
+
+def _content(path: Path, most: int, *, here: bool) -> bytes:
+    try:
+        # Neither a pipe in the place of a file nor what it becomes meanwhile is waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise Unusable(Reason.UNREADABLE, "not a regular file")
+            if status.st_size > most:
+                if here:
+                    raise Elsewhere
+                raise Unusable(Reason.TOO_LARGE, f"more than {most >> 20} MiB")
+            return file.read(status.st_size)
+    except OSError as error:
+        raise Unusable(Reason.UNREADABLE, error.strerror or type(error).__name__) from error
 
 
 def _parse(data: bytes) -> tuple[FileDataset, bool]:
@@ -207,6 +243,11 @@ def quiet() -> Iterator[list[warnings.WarningMessage]]:
 
 
 def _header(dataset: FileDataset) -> Header:
+    """The header.
+
+    Raises:
+        Unusable: a value is so long that it is none: who remembers headers has no bound else.
+    """
     with quiet():
         return Header(
             patient=_text(dataset, "PatientID"),
@@ -230,7 +271,10 @@ def _texts(dataset: FileDataset, keyword: str) -> list[str]:
     if value is None:
         return []
     values = value if isinstance(value, MultiValue | list | tuple) else [value]
-    return [normal(str(part)) for part in values]
+    texts = [normal(str(part)) for part in values]
+    if sum(map(len, texts)) + len(texts) > LONGEST:
+        raise Unusable(Reason.UNDECODABLE, f"its {keyword} has more than {LONGEST} characters")
+    return texts
 
 
 def _text(dataset: FileDataset, keyword: str) -> str:

@@ -1,32 +1,36 @@
 """The label file of a hospital: CSV, one row for an image, a study or a patient.
 
 Written by people and by spreadsheets: UTF-8 with or without a byte order mark, separated
-by comma, semicolon or tab. Whatever could put a wrong label on a patient is an error that
-names the rows by their line numbers. Cells are never quoted: any of them may hold an
-identifier, the first row's too if the file has no header.
+by comma, semicolon or tab. Every line is a row of its own and is read for itself: whatever
+stands in the row of one patient, the rows of the others say what they say. A row that is
+damaged, or whose label is no class, gives its patient no label that could be used.
+
+What is wrong with the file as a whole is an error when it is read. What is wrong with rows is
+an error for people alone (:meth:`Labels.require_sound`), which names them by their line
+numbers. Cells are never quoted: any of them may hold an identifier, the first row's too if
+the file has no header.
 """
 
 from __future__ import annotations
 
-import csv
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field
-from io import StringIO
-from pathlib import Path, PurePosixPath
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from client.identity import normal
+from client.table import Fault, content, read_table
 from common.errors import LabelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from client.archive import Found
 
 Key = Literal["SOPInstanceUID", "StudyInstanceUID", "PatientID", "filename"]
 KEYS: Final[tuple[Key, ...]] = get_args(Key)
 
-_DELIMITERS: Final = (",", ";", "\t")
 _SHOWN: Final = 10
 _MOST_CLASSES: Final = 50
 
@@ -50,72 +54,70 @@ class LabelFile:
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its line in the file, the key (sensitive) and the label."""
+    """One row: its line in the file, the key (sensitive), the label, and what is wrong with it."""
 
     line: int
     key: str = field(repr=False)
-    label: str
+    label: str = field(repr=False)
+    fault: Fault = ""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """A label file that has been read and found consistent in itself.
+    """A label file that has been read.
 
     Attributes:
         file: where it came from.
         classes: the labels there are; a label's index is its place here.
-        rows: by key. Sensitive.
+        rows: all of them, in the file's order. Sensitive.
     """
 
     file: LabelFile
     classes: tuple[str, ...]
-    rows: Mapping[str, Row] = field(repr=False)
+    rows: tuple[Row, ...] = field(repr=False)
 
-    def assign(self, files: Sequence[Found]) -> list[Row | None]:
-        """The row of each file, or None.
+    @cached_property
+    def by_key(self) -> Mapping[str, tuple[Row, ...]]:
+        """The rows about each key; rows without one are about nobody."""
+        groups: dict[str, list[Row]] = defaultdict(list)
+        for row in self.rows:
+            if row.key:
+                groups[row.key].append(row)
+        return {key: tuple(group) for key, group in groups.items()}
 
-        Raises:
-            LabelError: a row names a file by a name that several have, or two rows name
-                one file.
+    def about(self, file: Found) -> tuple[Row, ...]:
+        """The rows that name a file, whatever other files there are.
+
+        A file is named by its whole path below the folder: by a bare name, one patient's row
+        would be about another's file of that name.
         """
         if self.file.key == "filename":
-            return self._by_name(files)
-        attribute = _ATTRIBUTES[self.file.key]
-        return [self.rows.get(getattr(each.header, attribute)) for each in files]
+            key = normal(file.path)
+        else:
+            key = getattr(file.header, _ATTRIBUTES[self.file.key])
+        return self.by_key.get(key, ())
 
-    def _by_name(self, files: Sequence[Found]) -> list[Row | None]:
-        bases = Counter(PurePosixPath(each.path).name for each in files)
-        self._require_unique(bases, {each.path for each in files})
-        assigned: list[Row | None] = []
-        for each in files:
-            full = self.rows.get(normal(each.path))
-            base = PurePosixPath(each.path).name
-            alone = bases[base] == 1 and base != each.path
-            short = self.rows.get(normal(base)) if alone else None
-            if full and short:
-                raise self._error(
-                    "two rows name one file",
-                    [full.line, short.line],
-                    remedy="keep one row for each file",
-                )
-            assigned.append(full or short)
-        return assigned
+    def label(self, row: Row) -> int | None:
+        """The class that a row gives, as an index; None where it gives none of the classes."""
+        known = not row.fault and row.label in self.classes
+        return self.classes.index(row.label) if known else None
 
-    def _require_unique(self, bases: Counter[str], paths: set[str]) -> None:
-        names = [name for name, count in bases.items() if count > 1 and name not in paths]
-        lines = [row.line for name in names if (row := self.rows.get(normal(name)))]
-        if lines:
-            raise self._error(
-                "a row names a file by a name that several files have",
-                lines,
-                wanted="the path below the folder of images, with /",
-                remedy="write the path instead of the bare name in these rows",
+    def require_sound(self) -> None:
+        """Hold the rows against what a person wants to be told of.
+
+        Raises:
+            LabelError: there is no row, or one has another length, no key or no label, is
+                not CSV or not UTF-8, has a label that is no class, or contradicts another
+                about the same key.
+        """
+        if not self.rows:
+            raise LabelError(
+                "the label file has a first row and no other", where=self.file.path, wanted="rows"
             )
-
-    def _error(
-        self, what: str, lines: Iterable[int], *, wanted: str | None = None, remedy: str
-    ) -> LabelError:
-        return fault(self.file, what, lines, wanted=wanted, remedy=remedy)
+        _require_whole(self.file, self.rows)
+        _require_filled(self.file, self.rows)
+        _require_known(self.file, self.rows, self.classes)
+        _require_distinct(self.file, self.by_key)
 
 
 _ATTRIBUTES: Final = {
@@ -126,28 +128,36 @@ _ATTRIBUTES: Final = {
 
 
 def read_labels(file: LabelFile, classes: tuple[str, ...] | None) -> Labels:
-    """Read a label file and check it.
+    """Read a label file; what its rows say is not judged.
 
     Args:
         file: where it is and which columns to take.
         classes: the study's classes, in its order; None takes the labels that occur, sorted.
 
     Raises:
-        LabelError: missing or not CSV in UTF-8, a column missing, a row of another length,
-            without a key or a label, a label that is no class, or two rows with one key.
+        LabelError: it is missing, cannot be read or is empty, its first row is not CSV in
+            UTF-8 or lacks a column; without ``classes``, too many labels occur.
     """
-    header, table = _table(file.path, {file.key_column, file.label_column})
+    header, table = read_table(file.path, {file.key_column, file.label_column})
     key_at = _column(file, header, file.key_column)
     label_at = _column(file, header, file.label_column)
-    _require_lengths(file, header, table)
-    rows = [
-        Row(line, _key(file.key, cells[key_at]), normal(cells[label_at])) for line, cells in table
-    ]
-    _require_filled(file, rows)
+    rows: list[Row] = []
+    for line, cells, fault in table:
+        short = len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :])
+        key = _key(file.key, cells[key_at]) if key_at < len(cells) else ""
+        label = normal(cells[label_at]) if label_at < len(cells) else ""
+        rows.append(Row(line, key, label, fault or ("cells" if short else "")))
     known = classes if classes is not None else _occurring(file, rows)
-    _require_known(file, rows, known)
-    _require_distinct(file, rows)
-    return Labels(file, known, {row.key: row for row in rows})
+    return Labels(file, known, tuple(rows))
+
+
+def require_readable(file: LabelFile) -> None:
+    """That a label file is there and can be read, whatever it holds.
+
+    Raises:
+        LabelError: it is not, or cannot.
+    """
+    content(file.path)
 
 
 def guess_key(path: Path, label_column: str) -> tuple[Key, str]:
@@ -156,7 +166,7 @@ def guess_key(path: Path, label_column: str) -> tuple[Key, str]:
     Raises:
         LabelError: the file cannot be read, or has no such column.
     """
-    header, _ = _table(path, {*KEYS, label_column})
+    header, _ = read_table(path, {*KEYS, label_column})
     names = {name.lower(): name for name in header}
     for key in KEYS:
         if key.lower() in names:
@@ -193,62 +203,6 @@ def listed(lines: Iterable[int]) -> str:
     return f"line{'s' if len(numbers) > 1 else ''} {shown}{more}"
 
 
-def _table(path: Path, wanted: set[str]) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and every row that is not blank with the line it begins on."""
-    text = _text(path)
-    delimiter = max(_DELIMITERS, key=lambda each: _promise(text, each, wanted))
-    table = list(_rows(path, text, delimiter))
-    if not table:
-        raise LabelError("the label file is empty", where=path, wanted="a first row and others")
-    header = [normal(name) for name in table[0][1]]
-    return header, table[1:]
-
-
-def _promise(text: str, delimiter: str, wanted: set[str]) -> tuple[int, int]:
-    """How well a delimiter explains the first row: wanted names, then the number of cells."""
-    filled = (line for line in StringIO(text) if line.strip())
-    cells = next(csv.reader(filled, delimiter=delimiter), [])
-    return len(wanted & {normal(name) for name in cells}), len(cells)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise LabelError(
-            "there is no such label file",
-            where=path.absolute(),
-            wanted="a CSV file with a column of keys and a column of labels",
-            remedy="name the file with --labels, or as labels in the site file",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise LabelError(
-            "the label file is not UTF-8",
-            where=f"{path}, byte {error.start}",
-            remedy='save it again as "CSV UTF-8"',
-        ) from error
-    except OSError as error:
-        raise LabelError(
-            "the label file cannot be read", where=path, found=error.strerror
-        ) from error
-
-
-def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    begins = 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield begins, cells
-            begins = reader.line_num + 1
-    except csv.Error as error:
-        raise LabelError(
-            "the label file is not CSV",
-            where=f"{path}, line {begins}",
-            remedy="look for a quotation mark that is not closed",
-        ) from error
-
-
 def _column(file: LabelFile, header: list[str], name: str) -> int:
     places = [place for place, each in enumerate(header) if each == name]
     if len(places) == 1:
@@ -265,30 +219,27 @@ def _column(file: LabelFile, header: list[str], name: str) -> int:
     )
 
 
-def _require_lengths(
-    file: LabelFile, header: list[str], table: list[tuple[int, list[str]]]
-) -> None:
-    width = len(header)
-    odd = [
-        line
-        for line, cells in table
-        if len(cells) < width or any(cell.strip() for cell in cells[width:])
-    ]
-    if odd:
-        raise fault(
-            file,
-            "rows of the label file do not have as many cells as its first row",
-            odd,
-            wanted=f"{width} cells",
-            remedy="mend these rows; a cell that holds the separator needs quotation marks",
-        )
+_FAULTS: Final[dict[Fault, tuple[str, str]]] = {
+    "quotes": (
+        "rows of the label file are not CSV",
+        "look for a quotation mark that is not closed; a cell cannot go on in the next line",
+    ),
+    "encoding": ("rows of the label file are not UTF-8", 'save it again as "CSV UTF-8"'),
+    "cells": (
+        "rows of the label file do not have as many cells as its first row",
+        "mend these rows; a cell that holds the separator needs quotation marks",
+    ),
+}
 
 
-def _require_filled(file: LabelFile, rows: list[Row]) -> None:
-    if not rows:
-        raise LabelError(
-            "the label file has a first row and no other", where=file.path, wanted="rows"
-        )
+def _require_whole(file: LabelFile, rows: Sequence[Row]) -> None:
+    for name, (what, remedy) in _FAULTS.items():
+        lines = [row.line for row in rows if row.fault == name]
+        if lines:
+            raise fault(file, what, lines, remedy=remedy)
+
+
+def _require_filled(file: LabelFile, rows: Sequence[Row]) -> None:
     for name, empty in (
         (file.key_column, [row.line for row in rows if not row.key]),
         (file.label_column, [row.line for row in rows if not row.label]),
@@ -302,7 +253,7 @@ def _require_filled(file: LabelFile, rows: list[Row]) -> None:
             )
 
 
-def _require_known(file: LabelFile, rows: list[Row], classes: tuple[str, ...]) -> None:
+def _require_known(file: LabelFile, rows: Sequence[Row], classes: tuple[str, ...]) -> None:
     outside = [row.line for row in rows if row.label not in classes]
     if outside:
         raise fault(
@@ -316,23 +267,21 @@ def _require_known(file: LabelFile, rows: list[Row], classes: tuple[str, ...]) -
         )
 
 
-def _require_distinct(file: LabelFile, rows: list[Row]) -> None:
-    lines = defaultdict(list)
-    for row in rows:
-        lines[row.key].append(row.line)
-    repeated = [line for group in lines.values() if len(group) > 1 for line in group]
-    if repeated:
+def _require_distinct(file: LabelFile, by_key: Mapping[str, tuple[Row, ...]]) -> None:
+    apart = [rows for rows in by_key.values() if len({row.label for row in rows}) > 1]
+    if apart:
         raise fault(
             file,
-            f'rows of the label file repeat a value of the column "{file.key_column}"',
-            repeated,
-            wanted=f"one row for each {file.key}",
-            remedy="keep one row of each group that says the same; decide where they differ",
+            f'rows of the label file give one value of the column "{file.key_column}" '
+            "different labels",
+            [row.line for rows in apart for row in rows],
+            wanted=f"one label for each {file.key}",
+            remedy="decide where they differ",
         )
 
 
-def _occurring(file: LabelFile, rows: list[Row]) -> tuple[str, ...]:
-    labels = tuple(sorted({row.label for row in rows}))
+def _occurring(file: LabelFile, rows: Sequence[Row]) -> tuple[str, ...]:
+    labels = tuple(sorted({row.label for row in rows if row.label and not row.fault}))
     if len(labels) > _MOST_CLASSES:
         raise LabelError(
             "the label column holds too many different values to be labels",

@@ -4,8 +4,9 @@ The lists are text files, one PatientID (0010,0020) a line; empty lines and line
 with ``#`` say nothing. What follows a ``#`` within a line may be a remark or a part of the
 identifier: both are taken for patients, since one too many is left out rather than one too
 few. Each data set may name a file of its own, and ``opt-out.txt`` in the
-state folder is always read. A patient on any of them takes no part with any data set: the
-wish is a person's, not an archive's.
+state folder is always read. A patient on any of them takes no part with any data set, nor under
+any other identifier that :mod:`client.persons` joins with that one: the wish is a person's, not
+an archive's.
 
 The files are read again at every request, so that an edit by hand holds at once.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from client.identity import Pseudonyms, normal
+from client.persons import Persons
 from common.errors import SiteError
 from common.files import write_atomic
 
@@ -31,9 +33,9 @@ class Absent:
     """Who takes no part.
 
     Attributes:
-        pseudonyms: of the patients; never leaves the site.
-        version: changes with the files' content; never leaves the site either, since it is
-            a plain hash of identifiers.
+        pseudonyms: of the patients, and all others of the same persons; never leaves the site.
+        version: changes with the files' content, and with who is whom; never leaves the site
+            either, since it is a plain hash of identifiers.
     """
 
     pseudonyms: frozenset[str]
@@ -50,25 +52,33 @@ class OptOuts:
         named: the files that data sets name; they must be there.
         state: the state folder; the file there may be absent.
         pseudonyms: under the site's key.
+        persons: which of them are one person's.
     """
 
-    def __init__(self, named: Iterable[Path], state: Path, pseudonyms: Pseudonyms) -> None:
+    def __init__(
+        self, named: Iterable[Path], state: Path, pseudonyms: Pseudonyms, persons: Persons
+    ) -> None:
         self._named, self._own, self._pseudonyms = sorted(set(named)), state / FILE, pseudonyms
+        self._persons = persons
         self._last = Absent(frozenset(), "")
+        self._listed: frozenset[str] = frozenset()
 
     def read(self) -> Absent:
         """Who takes no part now.
 
         Raises:
-            SiteError: a file is missing or is no text; nobody is left out by mistake.
+            SiteError: a file is missing or is no text, also that of the persons; nobody is left
+                out by mistake.
         """
+        joined = self._persons.read()
         contents = [(path, _content(path)) for path in self._named]
         if self._own.exists():
             contents.append((self._own, _content(self._own)))
-        version = _version(content for _, content in contents)
+        version = _version([*(content for _, content in contents), joined.version.encode()])
         if version != self._last.version:
             names = (name for path, content in contents for name in _names(path, content))
-            self._last = Absent(frozenset(map(self._pseudonyms.of, names)), version)
+            self._listed = frozenset(map(self._pseudonyms.of, names))
+            self._last = Absent(joined.everything(self._listed), version)
         return self._last
 
     def add(self, patients: Sequence[str]) -> tuple[int, int]:
@@ -82,11 +92,12 @@ class OptOuts:
         """
         for patient in patients:
             _require_line(patient)
-        absent, path = self.read().pseudonyms, (self._named or [self._own])[0]
+        self.read()
+        path = (self._named or [self._own])[0]
         new: dict[str, str] = {}
         for patient in patients:
             new.setdefault(self._pseudonyms.of(patient), normal(patient))
-        added = [name for pseudonym, name in new.items() if pseudonym not in absent]
+        added = [name for pseudonym, name in new.items() if pseudonym not in self._listed]
         if added:
             before = path.read_text(encoding="utf-8") if path.exists() else _HEADING
             if before and not before.endswith("\n"):

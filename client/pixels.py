@@ -7,12 +7,14 @@ Every frame of a file is an image of its own.
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from client.dicom import Reason, Unusable, quiet
 from client.greyscale import Greyscale, Values, lookup, number, stored_range
@@ -24,9 +26,15 @@ if TYPE_CHECKING:
 
     Pipeline = Callable[[int], NDArray[np.float32]]
 
-LARGEST: Final = 4 * 2**30
-"""Bytes of decoded pixels above which a file is not opened: 4 GiB."""
+MOST_PIXELS: Final = 2**26
+"""Of a frame: 8192 x 8192, twice the largest detector's."""
+MOST_FRAMES: Final = 4096
+"""Of a file."""
+MOST_DECODED: Final = 2**30
+"""Bytes of a file's pixels as stored, decoded: 1 GiB."""
 
+_NATIVE: Final = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+_PLAIN: Final = ("MONOCHROME1", "MONOCHROME2", "RGB")
 _LUMA: Final = (0.299, 0.587, 0.114)
 
 
@@ -58,6 +66,16 @@ def images(dataset: Dataset) -> Iterator[NDArray[np.float32]]:
         with _translated("applying its window"):
             image = shown(frame)
         yield image
+
+
+def is_plain(dataset: Dataset) -> bool:
+    """Whether pixels are numbers that NumPy reads as they stand: no decoder, no palette.
+
+    Then whatever is wrong with them is an exception, and they take memory in proportion to
+    the file.
+    """
+    syntax, colours = dataset.file_meta.get("TransferSyntaxUID"), "PhotometricInterpretation"
+    return syntax in _NATIVE and dataset.get(colours) in _PLAIN
 
 
 def to_channels(image: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
@@ -98,11 +116,18 @@ def _translated(doing: str) -> Iterator[None]:
 
 
 def _refuse_giants(dataset: Dataset) -> None:
-    size = number(dataset, "BitsAllocated") or 8
-    for keyword in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames"):
-        size *= number(dataset, keyword) or 1
-    if size > 8 * LARGEST:
-        raise Unusable(Reason.UNDECODABLE, "more than 4 GiB of pixels")
+    """Hold what the header claims against what is opened at most, before any of it is made."""
+
+    def claimed(*keywords: str) -> float:
+        return math.prod(abs(number(dataset, keyword) or 1) for keyword in keywords)
+
+    pixels, frames = claimed("Rows", "Columns"), claimed("NumberOfFrames")
+    if pixels > MOST_PIXELS:
+        raise Unusable(Reason.TOO_LARGE, f"a frame has more than {MOST_PIXELS >> 20} MiPixels")
+    if frames > MOST_FRAMES:
+        raise Unusable(Reason.TOO_LARGE, f"more than {MOST_FRAMES} frames")
+    if pixels * frames * claimed("SamplesPerPixel", "BitsAllocated") > 8 * MOST_DECODED:
+        raise Unusable(Reason.TOO_LARGE, f"more than {MOST_DECODED >> 20} MiB of pixels")
 
 
 def _pipeline(dataset: Dataset, frames: Values, photometric: str) -> Pipeline:

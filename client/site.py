@@ -35,6 +35,7 @@ from client.identity import Pseudonyms
 from client.ledger import Ledger
 from client.optout import OptOuts
 from client.parallel import Progress, silent
+from client.persons import Persons
 from client.receipts import Receipts
 from client.replies import Replies
 from client.sitefile import DataSet, SiteFile, load_site_file
@@ -89,7 +90,9 @@ class Site:
         self.ledger = Ledger(self.store)
         self.receipts = Receipts(self.state, self.name, self.ledger, self.audit)
         lists = (self.folder / data.opt_out for data in self.file.data.values() if data.opt_out)
-        self.opt_outs = OptOuts(lists, self.state, self.pseudonyms)
+        named = self.file.site.same_person
+        self.persons = Persons(self.folder / named if named else None, self.pseudonyms)
+        self.opt_outs = OptOuts(lists, self.state, self.pseudonyms, self.persons)
         self.approvals = Approvals(self.store)
         self.replies = Replies(self.store)
 
@@ -119,13 +122,14 @@ class Site:
     def cohort(self, study: Study, progress: Progress = silent) -> Cohort:
         """The site's patients for a study, read once while the site is open.
 
-        They are read again when the list of those who take no part has changed.
+        They are read again when the list of those who take no part, or of those who are one
+        person, has changed.
 
         Raises:
             Refusal: ``data-unavailable``.
-            DataError: the images cannot be used.
-            LabelError: the labels cannot be used.
-            SiteError: the list of those who take no part cannot be read.
+            DataError: the site's own failure: the folder of images or the cache cannot be used.
+            LabelError: the site's own failure: the label file as a whole cannot be used.
+            SiteError: a list of patients cannot be read.
         """
         absent = self.opt_outs.read()
         wanted = study.data.model_dump_json() + study.task.model_dump_json() + absent.version
@@ -145,6 +149,7 @@ class Site:
                 split=data.parts,
                 cache=self.state / "cache",
                 without=absent.pseudonyms,
+                persons=self.persons.read().persons,
                 workers=self.workers,
                 progress=progress,
                 derived=data.derived,

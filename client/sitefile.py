@@ -39,10 +39,13 @@ class SiteName(Section):
     Attributes:
         name: its name in every study.
         state: the state folder, relative to the site file.
+        same_person: text file of PatientIDs that are one person, a person a line, relative to
+            the site file.
     """
 
     name: Slug
     state: Path = Path("state")
+    same_person: Path | None = None
 
 
 class DataSet(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from client.archive import Found, examine, scan, walk
+from client.archive import Found, examine, require_dicom, scan, walk
 from client.dicom import Reason
 from client.labels import LabelFile, read_labels
 from client.sitefile import DataSet, SiteFile, load_site_file
@@ -104,9 +104,9 @@ def _forbidden(path: Path, key: str, found: str, wanted: str) -> SiteError:
 
 
 def _check_images(study: Study, images: Path, labels: LabelFile) -> None:
-    read_labels(labels, study.task.classes)
+    read_labels(labels, study.task.classes).require_sound()
     for path in walk(images):
         verdict = examine(images, path, decode=False)
         if isinstance(verdict, Found) or verdict.reason not in _FOREIGN:
             return
-    scan(images, decode=False)  # knows how to say that there is none
+    require_dicom(images, scan(images, decode=False))

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from client.archive import summary
 from client.dataset import Patient, Split, load_cohort
 from client.evaluation import score
 from client.identity import Pseudonyms
@@ -19,6 +20,7 @@ from client.parallel import Progress
 from common import metrics
 from common.auc import roc_points
 from common.calibration import exact_calibration_points
+from common.errors import DataError
 from common.files import sha256
 from common.histogram import plane_scores
 from common.intervals import Estimate
@@ -91,6 +93,14 @@ def load_test_set(
         workers=workers,
         progress=progress,
     )
+    if not cohort.patients:
+        raise DataError(
+            "no image of the test set can be used in this study",
+            where=hospitals.test_images,
+            found=summary(cohort.rejected),
+            wanted="DICOM images of the study's modalities, each with a PatientID and a label",
+            remedy="consilium-site check says what each reason means and what to do",
+        )
     return TestSet(Mapped.of(cohort.images), cohort.part("test"))
 
 

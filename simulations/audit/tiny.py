@@ -76,7 +76,8 @@ def canaries(study: Study, mechanism: PatientMechanism, side: int) -> Canaries:
         study=study.model_copy(update={"data": data, "training": training}),
         images=np.eye(count, dtype=np.float16).reshape(count, 1, side, side),
         patients=tuple(
-            Patient(f"{number:064x}", label, (number,)) for number, label in enumerate(labels)
+            Patient(f"{number:064x}", label, (number,), f"{number:064x}")
+            for number, label in enumerate(labels)
         ),
         directions=gradients / gradients.norm(dim=1, keepdim=True),
     )

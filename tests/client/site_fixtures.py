@@ -78,6 +78,7 @@ class Hospital:
         kernels: whether they are measured or modelled.
         seed: the known seed; None for keys of its own.
         opt_out: the list that each data set names, relative to the folder.
+        same_person: the list of PatientIDs that are one person, relative to the folder.
     """
 
     folder: Path
@@ -93,6 +94,7 @@ class Hospital:
     datasets: dict[str, str] = field(default_factory=lambda: {"chest-xray": "."})
     seed: int | None = SEED
     opt_out: str | None = None
+    same_person: str | None = None
 
     def __post_init__(self) -> None:
         for place in set(self.datasets.values()):
@@ -111,7 +113,8 @@ class Hospital:
     def site_file(self) -> dict[str, Any]:
         """What the administrator writes."""
         return {
-            "site": {"name": self.name},
+            "site": {"name": self.name}
+            | ({"same_person": self.same_person} if self.same_person else {}),
             "data": {
                 name: {
                     "images": f"{place}/images",

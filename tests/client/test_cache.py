@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from pydicom.uid import JPEGLSLossless
 
 from client.archive import Found, Rejected, scan
-from client.cache import Cached, Shape, fill
+from client.cache import Cached, Refused, Shape, decode, fill
 from client.dicom import Reason
 from client.identity import Pseudonyms
 from client.parallel import Job
@@ -225,15 +227,93 @@ def test_names_and_index_are_keyed_and_for_the_owner_alone(folder: Path) -> None
     assert Pseudonyms(KEY).of_file(files[0].sha256, SHAPE.recipe) in index.read_text()
 
 
-def test_a_file_that_changes_between_scan_and_decoding_is_an_error(
+def test_a_file_that_changes_between_scan_and_decoding_has_no_rows_and_is_tried_again(
     folder: Path, write_dicom: WriteDicom
 ) -> None:
     files = scan(folder / "images", decode=False).found
+    kept = (folder / "images" / "1").read_bytes()
     write_dicom(folder / "images" / "1")
+    (folder / "images" / "2").unlink()
+    os.mkfifo(folder / "images" / "2")
 
-    with pytest.raises(DataError, match="changed while"):
-        fill(folder / "cache", folder / "images", files, SHAPE, pseudonyms=Pseudonyms(KEY))
-    assert not list(folder.glob("cache/*/*.f16"))
+    cached = fill(folder / "cache", folder / "images", files, SHAPE, pseudonyms=Pseudonyms(KEY))
+
+    assert values(cached) == [0]
+    assert cached.rows[0] == range(1)
+    assert [each.reason for each in cached.rows[1:] if isinstance(each, Rejected)] == [
+        Reason.UNREADABLE,
+        Reason.UNREADABLE,
+    ]
+    (folder / "images" / "1").write_bytes(kept)
+    cached = fill(folder / "cache", folder / "images", files, SHAPE, pseudonyms=Pseudonyms(KEY))
+    assert values(cached) == [0, 0.2]
+
+
+@pytest.mark.parametrize("gone", ["0", "copy"])
+def test_what_becomes_of_a_file_is_nothing_to_another_with_the_same_content(
+    folder: Path, gone: str
+) -> None:
+    (folder / "images" / "copy").write_bytes((folder / "images" / "0").read_bytes())
+    files = scan(folder / "images", decode=False).found
+    (folder / "images" / gone).write_bytes(b"")
+
+    cached = fill(folder / "cache", folder / "images", files, SHAPE, pseudonyms=Pseudonyms(KEY))
+
+    verdicts = dict(zip((each.path for each in files), cached.rows, strict=True))
+    assert isinstance(verdicts.pop(gone), Rejected)
+    assert sorted(values(cached)) == [0, 0.2, 0.4]
+    assert all(isinstance(each, range) for each in verdicts.values())
+
+
+def test_more_frames_than_a_study_of_such_images_may_hold_are_too_large(
+    folder: Path, write_dicom: WriteDicom
+) -> None:
+    large = Shape((4096, 4096), 1)
+    write_dicom(folder / "images" / "3", np.zeros((large.most_frames + 1, 1, 1), np.uint8))
+    (found,) = (each for each in scan(folder / "images", decode=False).found if each.path == "3")
+
+    made = decode(folder / "images", large, found, here=True)
+
+    assert large.most_frames == 8
+    assert made == (Reason.TOO_LARGE, "more than 8 frames")
+
+
+def test_a_file_that_nobody_foresaw_costs_itself_alone(folder: Path) -> None:
+    """Its photometric interpretation is a number of eight bytes that has twelve."""
+    content = (folder / "images" / "1").read_bytes()
+    at = content.index(b"\x28\x00\x04\x00CS") + 4
+    (folder / "images" / "1").write_bytes(content[:at] + b"FD" + content[at + 2 :])
+
+    cached, _ = filled(folder)
+
+    assert values(cached) == [0, 0.4]
+    assert isinstance(cached.rows[1], Rejected)
+
+
+def test_a_file_that_ends_the_process_that_decodes_it_costs_itself_alone(
+    folder: Path, write_dicom: WriteDicom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another process than this one, also where it is alone; and it is tried again."""
+    pixels = np.full((16, 16), 255, np.uint8)
+    write_dicom(folder / "images" / "1", pixels, syntax=JPEGLSLossless)
+    with monkeypatch.context() as patched:
+        patched.setattr("client.cache.decode", decode_or_crash)
+        cached, _ = filled(folder)
+    assert values(cached) == [0, 0.4]
+    assert cached.rows[1] == Rejected("1", Reason.UNDECODABLE, "its decoder crashed")
+
+    cached, decoded = filled(folder)
+    assert decoded == 1
+    assert values(cached) == [0, 1, 0.4]
+
+
+def decode_or_crash(
+    folder: Path, shape: Shape, file: Found, *, here: bool = False
+) -> np.ndarray[Any, np.dtype[np.float16]] | Refused:
+    """A decoder that has a fault."""
+    if not here:
+        os.abort()
+    return decode(folder, shape, file, here=here)
 
 
 def test_a_cache_that_cannot_be_written_is_an_error(folder: Path) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from client.check import Report, advice, check, require_usable, show
 from client.dicom import Derived, Reason, Rules
 from client.labels import LabelFile
-from common.errors import DataError
+from common.errors import DataError, LabelError
 
 WriteDicom = Callable[..., Path]
 
@@ -125,3 +125,58 @@ def test_rows_that_match_no_image_at_all_point_at_the_key(folder: Path) -> None:
 
     with pytest.raises(DataError, match="--key"):
         require_usable(folder, report)
+
+
+def test_patients_with_two_labels_are_counted_and_then_an_error_that_names_the_rows(
+    folder: Path,
+) -> None:
+    path = folder / "labels.csv"
+    path.write_text("filename,label\na,ill\nb,well\nc,ill\n")
+    labels = LabelFile(path, "filename", "filename", "label")
+    report = check(folder / "images", labels, classes=None, rules=Rules())
+
+    assert report.reasons[Reason.TWO_LABELS] == 2
+    assert report.patients == 1
+    with pytest.raises(LabelError, match="lines 2, 3") as error:
+        require_usable(folder, report)
+    assert "P1" not in str(error.value)
+
+
+def test_identifiers_of_one_person_are_counted_as_one(folder: Path) -> None:
+    labels = labels_of(folder, "PatientID,label\nP1,ill\nP2,ill\nP3,well\n")
+    (folder / "same").write_text("P1,P2\n")
+
+    report = check(
+        folder / "images", labels, classes=None, rules=Rules(), same_person=folder / "same"
+    )
+
+    assert report.patients == 2
+    (folder / "same").write_text("P1,P3\n")
+    report = check(
+        folder / "images", labels, classes=None, rules=Rules(), same_person=folder / "same"
+    )
+    assert report.reasons[Reason.TWO_LABELS] == 3
+
+
+def test_a_row_that_is_damaged_is_an_error(folder: Path) -> None:
+    labels = labels_of(folder, "PatientID,label\nP1,ill\nP2\n")
+
+    with pytest.raises(LabelError, match="line 3"):
+        check(folder / "images", labels, classes=None, rules=Rules())
+
+
+def test_rows_with_the_bare_names_of_files_in_folders_are_an_error(
+    folder: Path, write_dicom: WriteDicom
+) -> None:
+    write_dicom(folder / "images" / "sub" / "x.dcm", PatientID="P9")
+    write_dicom(folder / "images" / "sub" / "a", PatientID="P8")
+    path = folder / "labels.csv"
+    labels = LabelFile(path, "filename", "filename", "label")
+    path.write_text("filename,label\na,ill\nx.dcm,well\n")
+
+    with pytest.raises(LabelError, match="line 3") as error:
+        check(folder / "images", labels, classes=None, rules=Rules())
+
+    assert "path below the folder" in error.value.details["wanted"]
+    path.write_text("filename,label\na,ill\nsub/x.dcm,well\n")
+    assert check(folder / "images", labels, classes=None, rules=Rules()).patients == 2

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.uid import RLELossless
+from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from client.dicom import Derived, Header, Reason, Rules, Unusable, read
+from client.parallel import Elsewhere
 from client.pixels import images
 
 WriteDicom = Callable[..., Path]
@@ -90,6 +92,21 @@ def test_pixels_that_are_cut_short_are_undecodable(tmp_path: Path, write_dicom: 
     path.write_bytes(path.read_bytes()[:-100])
 
     assert reason_of(path) is Reason.UNDECODABLE
+
+
+def test_what_is_not_small_or_may_be_deflated_is_not_opened_here(
+    tmp_path: Path, make_dataset: Callable[..., Dataset], write_dicom: WriteDicom
+) -> None:
+    """Deflated, a few bytes can become any number."""
+    large = write_dicom(tmp_path / "large", np.zeros((512, 513), np.uint8))
+    dataset = make_dataset()
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(tmp_path / "deflated", enforce_file_format=True)
+
+    for path in (large, tmp_path / "deflated"):
+        with pytest.raises(Elsewhere):
+            read(path, here=True)
+        assert read(path).header.patient == "P-0001"
 
 
 @settings(max_examples=150)

@@ -17,6 +17,7 @@ from common.randomness import Stream, derive
 from common.study import Study
 from tests.common.studies import small_study
 
+DIGEST = "0" * 64
 NONE = NoMechanism(sampling_rate=0.25, divisor=5.0)
 
 
@@ -63,7 +64,7 @@ def probabilities(
 def test_a_patients_vote_is_the_mean_over_the_images(
     study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 ) -> None:
-    patients = (Patient("a", 1, (4,)), Patient("b", 0, (2, 9, 5)), Patient("c", 1, (9, 9)))
+    patients = (Patient("a", 1, (4,), DIGEST), Patient("b", 0, (2, 9, 5), DIGEST), Patient("c", 1, (9, 9), DIGEST))
     scores, labels = score(study, initial_weights(study, 3), images, patients, tile=64)
     by_hand = [
         np.mean([probabilities(study, images[row]) for row in patient.images], axis=0)
@@ -77,9 +78,12 @@ def test_a_patients_vote_is_the_mean_over_the_images(
 def test_any_number_of_images_is_scored_in_pieces(
     study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 ) -> None:
-    many = (Patient("a", 0, tuple(range(400))), Patient("b", 1, tuple(range(400, 600))))
+    many = (
+        Patient("a", 0, tuple(range(400)), DIGEST),
+        Patient("b", 1, tuple(range(400, 600)), DIGEST),
+    )
     weights = initial_weights(study, 3)
-    singles = tuple(Patient(str(row), 0, (row,)) for row in range(600))
+    singles = tuple(Patient(str(row), 0, (row,), DIGEST) for row in range(600))
     each, _ = score(study, weights, images, singles, tile=64)
     scores, _ = score(study, weights, images, many, tile=64)
     assert scores[0] == pytest.approx(each[:400].mean(axis=0), abs=1e-6)
@@ -91,7 +95,7 @@ def test_a_vote_is_the_same_bits_whoever_else_is_scored(
     study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]], tile: int
 ) -> None:
     weights = initial_weights(study, 3)
-    many = tuple(Patient(str(row), 0, (row, row + 1, row + 5)) for row in range(40))
+    many = tuple(Patient(str(row), 0, (row, row + 1, row + 5), DIGEST) for row in range(40))
     together, _ = score(study, weights, images, many, tile=tile)
     for left_out in range(0, 40, 3):
         others = many[:left_out] + many[left_out + 1 :]
@@ -110,7 +114,7 @@ def test_nobody_to_score_gives_no_votes(
 def test_scoring_twice_gives_the_same_bits(
     study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 ) -> None:
-    patients = tuple(Patient(str(row), 0, (row, row + 1)) for row in range(100))
+    patients = tuple(Patient(str(row), 0, (row, row + 1), DIGEST) for row in range(100))
     first, _ = score(study, initial_weights(study, 3), images, patients, tile=64)
     second, _ = score(study, initial_weights(study, 3), images, patients, tile=64)
     assert first.tobytes() == second.tobytes()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from client.archive import Found
 from client.dicom import Header
+from client.identity import normal
 from client.labels import Key, LabelFile, Labels, guess_key, listed, read_labels
 from common.errors import LabelError
 
@@ -36,7 +37,13 @@ def image(path: str, *, patient: str = "P1", study: str = "1.2", instance: str =
 
 
 def pairs(labels: Labels) -> dict[str, tuple[int, str]]:
-    return {key: (row.line, row.label) for key, row in labels.rows.items()}
+    labels.require_sound()
+    return {row.key: (row.line, row.label) for row in labels.rows}
+
+
+def given_to(labels: Labels, file: Found) -> set[int | None]:
+    """The labels, as indices, of the rows about a file."""
+    return {labels.label(row) for row in labels.about(file)}
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -65,10 +72,17 @@ def test_blank_lines_and_padding_do_not_count(tmp_path: Path) -> None:
     assert pairs(labels_of(tmp_path, text)) == {"P1": (3, "normal"), "P2": (6, "pneumonia")}
 
 
-def test_lines_are_counted_over_cells_of_several_lines(tmp_path: Path) -> None:
-    text = 'PatientID,note,label\nP1,"two\nlines",normal\nP2,,pneumonia\n'
+def test_a_cell_does_not_go_on_in_the_next_line(tmp_path: Path) -> None:
+    """Else one row with a quotation mark too many would swallow those of other patients."""
+    text = 'PatientID,note,label\nP1,"two\nlines",normal\nP2,,pneumonia\nP3,",normal\nP4,,normal\n'
+    labels = labels_of(tmp_path, text)
 
-    assert pairs(labels_of(tmp_path, text)) == {"P1": (2, "normal"), "P2": (4, "pneumonia")}
+    found = {name: given_to(labels, image("x", patient=name)) for name in ("P1", "P2", "P3", "P4")}
+
+    assert found == {"P1": set(), "P2": {1}, "P3": set(), "P4": {0}}
+    with pytest.raises(LabelError, match="lines 2, 5") as error:
+        labels.require_sound()
+    assert "not CSV" in error.value.what
 
 
 @given(
@@ -86,49 +100,34 @@ def test_whatever_a_program_writes_is_read_back(
 
     labels = labels_of(tmp_path_factory.getbasetemp(), text.getvalue(), key="StudyInstanceUID")
 
-    assert sorted(row.label for row in labels.rows.values()) == sorted(table.values())
+    labels.require_sound()
+    assert [(row.key, row.label) for row in labels.rows] == [
+        (normal(key), label) for key, label in table.items()
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("", "empty"),
-        ("PatientID,label\n", "no other"),
         ("PatientID,diagnosis\nSECRET,normal\n", 'no column "label"'),
         ("PatientID,Label\nSECRET,normal\n", '"Label"'),
         ("SECRET,normal\nSECRET2,normal\n", "no column"),
         ("PatientID,label,label\nSECRET,normal,normal\n", "two columns"),
-        ("PatientID,label\nSECRET\n", "line 2"),
-        ("PatientID,label\nP1,normal\nSECRET,x,normal\n", "line 3"),
-        ("PatientID,label\nP1,normal\nSECRET,\n", "line 3"),
-        ("PatientID,label\nP1,normal\n,SECRET\n", "line 3"),
-        ("PatientID,label\nP1,normal\nP2,SECRET\n", "line 3"),
-        ("PatientID,label\nSECRET,normal\nP2,normal\nSECRET,normal\n", "lines 2, 4"),
-        ("PatientID,label\nSECRET,normal\nP2,normal\nSECRET ,pneumonia\n", "lines 2, 4"),
-        ('PatientID,label\nP1,normal\n"SECRET,normal\n', "line 3"),
-        (b"PatientID,label\nSECRET\xe9,normal\n", "UTF-8"),
+        ('"PatientID,label\nSECRET,normal\n', "line 1"),
         ("PatientID,label\nP1,normal\n".encode("utf-16"), "UTF-8"),
     ],
     ids=[
         "empty",
-        "header alone",
         "no such column",
         "other capitals",
         "no header",
         "column twice",
-        "too few cells",
-        "too many cells",
-        "no label",
-        "no key",
-        "no class",
-        "same row twice",
-        "two labels for a key",
-        "open quotation mark",
-        "Latin-1",
+        "open quotation mark in the header",
         "UTF-16",
     ],
 )
-def test_a_mistake_is_named_by_its_line_and_no_cell_is_shown(
+def test_a_file_that_is_none_is_an_error_whatever_its_rows(
     tmp_path: Path, text: str | bytes, says: str
 ) -> None:
     with pytest.raises(LabelError) as error:
@@ -136,6 +135,78 @@ def test_a_mistake_is_named_by_its_line_and_no_cell_is_shown(
 
     assert says in str(error.value)
     assert "SECRET" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("PatientID,label\n", "no other"),
+        ("PatientID,label\nSECRET\n", "line 2"),
+        ("PatientID,label\nP1,normal\nSECRET,x,normal\n", "line 3"),
+        ("PatientID,label\nP1,normal\nSECRET,\n", "line 3"),
+        ("PatientID,label\nP1,normal\n,SECRET\n", "line 3"),
+        ("PatientID,label\nP1,normal\nP2,SECRET\n", "line 3"),
+        ("PatientID,label\nSECRET,normal\nP2,normal\nSECRET ,pneumonia\n", "lines 2, 4"),
+        ('PatientID,label\nP1,normal\n"SECRET,normal\n', "line 3"),
+        (b"PatientID,label\nP1,normal\nSECRET\xe9,normal\n", "line 3"),
+    ],
+    ids=[
+        "header alone",
+        "too few cells",
+        "too many cells",
+        "no label",
+        "no key",
+        "no class",
+        "two labels for a key",
+        "open quotation mark",
+        "Latin-1",
+    ],
+)
+def test_a_mistake_in_a_row_is_an_error_for_people_alone_and_no_cell_is_shown(
+    tmp_path: Path, text: str | bytes, says: str
+) -> None:
+    labels = labels_of(tmp_path, text)
+    with pytest.raises(LabelError) as error:
+        labels.require_sound()
+
+    assert says in str(error.value)
+    assert "SECRET" not in str(error.value) + repr(labels)
+
+
+def test_rows_that_say_the_same_are_one(tmp_path: Path) -> None:
+    labels = labels_of(tmp_path, "PatientID,label\nP1,normal\nP2,normal\nP1,normal\n")
+
+    labels.require_sound()
+    assert given_to(labels, image("x")) == {0}
+
+
+DAMAGED = [
+    b"P1",
+    b"P1,x,normal",
+    b"P1,normal,,y",
+    b"P1,",
+    b"P1,SECRET",
+    b"P1\xe9,normal",
+    b'P1,"normal',
+    b",",
+    b'"',
+]
+"""Rows of which each is an error for people, about P1, P1\xe9 or nobody."""
+
+
+@pytest.mark.parametrize("row", DAMAGED, ids=repr)
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_damaged_row_gives_no_class_and_leaves_the_others_as_they_are(
+    tmp_path: Path, row: bytes, place: int
+) -> None:
+    lines = [b"PatientID,label", b"P2,normal", b"P3,pneumonia"]
+    others = [image("x", patient="P2"), image("y", patient="P3")]
+    before = [given_to(labels_of(tmp_path, b"\n".join(lines)), each) for each in others]
+
+    labels = labels_of(tmp_path, b"\n".join([*lines[:place], row, *lines[place:]]))
+
+    assert [given_to(labels, each) for each in others] == before == [{0}, {1}]
+    assert given_to(labels, image("z")) <= {None}
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
@@ -173,40 +244,22 @@ def test_a_column_of_identifiers_is_not_taken_for_labels(tmp_path: Path) -> None
         ("filename", "sub/x.dcm"),
         ("filename", "sub\\x.dcm"),
         ("filename", "./sub/x.dcm"),
-        ("filename", "x.dcm"),
     ],
 )
 def test_each_kind_of_key_finds_its_image(tmp_path: Path, key: Key, cell: str) -> None:
     labels = labels_of(tmp_path, f"{key},label\n{cell},normal\n", key=key)
     others = image("other.dcm", patient="P2", study="3", instance="4")
 
-    found = labels.assign([image("sub/x.dcm"), others])
-
-    assert [row and row.label for row in found] == ["normal", None]
-
-
-def test_a_bare_name_that_several_files_have_is_an_error(tmp_path: Path) -> None:
-    text = "filename,label\nc.dcm,normal\nx.dcm,normal\n"
-    labels = labels_of(tmp_path, text, key="filename")
-
-    with pytest.raises(LabelError, match="line 3"):
-        labels.assign([image("a/x.dcm"), image("b/x.dcm"), image("c.dcm")])
+    assert given_to(labels, image("sub/x.dcm")) == {0}
+    assert labels.about(others) == ()
 
 
-def test_a_path_is_meant_exactly_even_if_another_folder_has_the_name(tmp_path: Path) -> None:
+def test_a_file_is_named_by_its_whole_path(tmp_path: Path) -> None:
+    """A bare name could be another patient's file's as well."""
     labels = labels_of(tmp_path, "filename,label\nx.dcm,normal\n", key="filename")
 
-    found = labels.assign([image("x.dcm"), image("b/x.dcm")])
-
-    assert [row and row.line for row in found] == [2, None]
-
-
-def test_two_rows_for_one_file_are_an_error(tmp_path: Path) -> None:
-    text = "filename,label\na/x.dcm,normal\nx.dcm,pneumonia\n"
-    labels = labels_of(tmp_path, text, key="filename")
-
-    with pytest.raises(LabelError, match="lines 2, 3"):
-        labels.assign([image("a/x.dcm")])
+    assert given_to(labels, image("x.dcm")) == {0}
+    assert labels.about(image("b/x.dcm")) == ()
 
 
 def test_the_key_is_guessed_from_the_columns(tmp_path: Path) -> None:

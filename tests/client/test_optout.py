@@ -8,6 +8,7 @@ import pytest
 
 from client.identity import Pseudonyms
 from client.optout import FILE, OptOuts
+from client.persons import Persons
 from common.errors import SiteError
 
 PSEUDONYMS = Pseudonyms(bytes(range(32)))
@@ -15,7 +16,8 @@ PSEUDONYMS = Pseudonyms(bytes(range(32)))
 
 def lists(folder: Path, *named: str) -> OptOuts:
     (folder / "state").mkdir(exist_ok=True)
-    return OptOuts([folder / name for name in named], folder / "state", PSEUDONYMS)
+    persons = Persons(None, PSEUDONYMS)
+    return OptOuts([folder / name for name in named], folder / "state", PSEUDONYMS, persons)
 
 
 def pseudonyms(*patients: str) -> frozenset[str]:
@@ -86,3 +88,29 @@ def test_who_takes_no_part_is_not_shown(tmp_path: Path) -> None:
     (tmp_path / "out.txt").write_text("P1\n")
     absent = lists(tmp_path, "out.txt").read()
     assert repr(absent) == "Absent(<masked>)"
+
+
+def test_opting_out_under_one_identifier_is_opting_out_under_all(tmp_path: Path) -> None:
+    """Also where the lists are not edited, and another line joins the person later."""
+    (tmp_path / "out.txt").write_text("P2\n")
+    (tmp_path / "same.csv").write_text("P1,P2\nP8,P9\n")
+    (tmp_path / "state").mkdir()
+    persons = Persons(tmp_path / "same.csv", PSEUDONYMS)
+    opt_outs = OptOuts([tmp_path / "out.txt"], tmp_path / "state", PSEUDONYMS, persons)
+    before = opt_outs.read()
+    assert before.pseudonyms == pseudonyms("P1", "P2")
+    (tmp_path / "same.csv").write_text("P1,P2\nP8,P9\nP3,P2\n")
+    after = opt_outs.read()
+    assert after.pseudonyms == pseudonyms("P1", "P2", "P3")
+    assert after.version != before.version
+
+
+def test_an_identifier_is_listed_itself_though_its_person_is_on_the_list(tmp_path: Path) -> None:
+    """So that it stays out if the two are told apart again."""
+    (tmp_path / "out.txt").write_text("P1\n")
+    (tmp_path / "same.csv").write_text("P1,P2\n")
+    (tmp_path / "state").mkdir()
+    persons = Persons(tmp_path / "same.csv", PSEUDONYMS)
+    opt_outs = OptOuts([tmp_path / "out.txt"], tmp_path / "state", PSEUDONYMS, persons)
+    assert opt_outs.add(["P1", "P2"]) == (1, 1)
+    assert (tmp_path / "out.txt").read_text() == "P1\nP2\n"

@@ -14,13 +14,14 @@ from pydicom.dataset import Dataset
 from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
     RLELossless,
 )
 
 from client.dicom import Reason, Unusable, read
-from client.pixels import images, stored_values, to_channels
+from client.pixels import images, is_plain, stored_values, to_channels
 
 MakeDataset = Callable[..., Dataset]
 WriteDicom = Callable[..., Path]
@@ -171,9 +172,8 @@ def test_a_palette_is_looked_up_whatever_the_byte_order(
         {"PhotometricInterpretation": "CMYK"},
         {"PhotometricInterpretation": "PALETTE COLOR"},
         {"BitsAllocated": 24},
-        {"Rows": 60000, "Columns": 60000, "NumberOfFrames": 9},
     ],
-    ids=["unknown colours", "no palette", "odd bits", "too large"],
+    ids=["unknown colours", "no palette", "odd bits"],
 )
 def test_pixels_that_nobody_can_show_are_undecodable(
     make_dataset: MakeDataset, elements: dict[str, object]
@@ -182,6 +182,40 @@ def test_pixels_that_nobody_can_show_are_undecodable(
         list(images(make_dataset(**elements)))
 
     assert verdict.value.reason is Reason.UNDECODABLE
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"Rows": 20000, "Columns": 20000},
+        {"NumberOfFrames": 4097},
+        {"Rows": 8192, "Columns": 8192, "NumberOfFrames": 17},
+    ],
+    ids=["a frame", "frames", "all together"],
+)
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEGLSLossless])
+def test_pixels_beyond_the_public_bounds_are_not_opened(
+    make_dataset: MakeDataset,
+    monkeypatch: pytest.MonkeyPatch,
+    elements: dict[str, object],
+    syntax: UID,
+) -> None:
+    dataset = make_dataset(**elements)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    monkeypatch.setattr("client.pixels.get_decoder", None)
+
+    with pytest.raises(Unusable) as verdict:
+        list(images(dataset))
+
+    assert verdict.value.reason is Reason.TOO_LARGE
+
+
+def test_plain_pixels_need_neither_decoder_nor_palette(make_dataset: MakeDataset) -> None:
+    assert is_plain(make_dataset())
+    assert not is_plain(make_dataset(PhotometricInterpretation="PALETTE COLOR"))
+    packed = make_dataset()
+    packed.file_meta.TransferSyntaxUID = RLELossless
+    assert not is_plain(packed)
 
 
 def test_grey_fills_three_channels() -> None:

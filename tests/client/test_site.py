@@ -174,3 +174,30 @@ def test_no_more_cohorts_are_held_than_a_site_works_on(hospital: Hospital) -> No
         assert site.cohort(studies[2]) is third
         assert site.cohort(studies[0]) is not first
         assert site.cohort(studies[2]) is third
+
+
+def test_identifiers_that_the_site_joins_are_one_patient_from_the_next_look_on(
+    hospital: Hospital,
+) -> None:
+    hospital.same_person = "same-person.csv"
+    path = hospital.folder / "same-person.csv"
+    path.write_text("P01,P03\n")
+    with hospital.open() as site:
+        first = {each.pseudonym: len(each.images) for each in site.cohort(small_study()).patients}
+        path.write_text("P01,P03\nP05,P03\n")
+        second = {each.pseudonym: len(each.images) for each in site.cohort(small_study()).patients}
+        person, gone = site.pseudonyms.of("P01"), site.pseudonyms.of("P05")
+        assert (first[person], second[person]) == (2, 3)
+        assert gone in first.keys() - second.keys()
+        site.opt_outs.add(["P05"])
+        assert person not in {each.pseudonym for each in site.cohort(small_study()).patients}
+        path.unlink()
+        with pytest.raises(SiteError, match="one person"):
+            site.cohort(small_study())
+
+
+def test_without_anybody_left_a_cohort_is_empty(hospital: Hospital) -> None:
+    with hospital.open() as site:
+        cohort = site.cohort(small_study(data={"modalities": ["PT"]}))
+    assert cohort.patients == ()
+    assert cohort.images.shape == (0, 1, 8, 8)

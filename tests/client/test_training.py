@@ -55,7 +55,7 @@ def patients(counts: tuple[int, ...] = (1, 1, 1, 1, 1, 1)) -> tuple[Patient, ...
     """Patients with so many images each, in rows of their own; labels alternate."""
     ends = np.cumsum((0, *counts))
     return tuple(
-        Patient(str(place), place % 2, tuple(range(ends[place], ends[place + 1])))
+        Patient(str(place), place % 2, tuple(range(ends[place], ends[place + 1])), "0" * 64)
         for place in range(len(counts))
     )
 

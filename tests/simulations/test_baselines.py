@@ -50,7 +50,7 @@ def holding(path: Path, name: str, declared: int) -> Holding:
     generator = np.random.default_rng(len(name) + ord(name[0]))
     pictures = generator.uniform(0, 0.4, (20, 1, 4, 4)).astype(np.float16)
     pictures[1::2] += np.float16(0.5)
-    patients = tuple(Patient(f"{name}{row}", row % 2, (row,)) for row in range(20))
+    patients = tuple(Patient(f"{name}{row}", row % 2, (row,), "0" * 64) for row in range(20))
     return Holding(
         name, declared, mapped(path, pictures), patients, numerics.record(1, EngineChoice())
     )

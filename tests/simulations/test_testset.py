@@ -36,7 +36,9 @@ def noise(tmp_path: Path) -> TestSet:
     array = np.memmap(tmp_path / "noise", np.float16, "w+", shape=(2 * PATIENTS, 1, 4, 4))
     array[:] = np.random.default_rng(0).uniform(0, 1, array.shape)
     patients = tuple(
-        Patient(f"{number}", number % 2, (number, PATIENTS + number)[: 1 + (number % 3 == 0)])
+        Patient(
+            f"{number}", number % 2, (number, PATIENTS + number)[: 1 + (number % 3 == 0)], "0" * 64
+        )
         for number in range(PATIENTS)
     )
     return TestSet(Mapped.of(array), patients)
@@ -111,7 +113,7 @@ def test_calibration_lies_within_its_intervals(measured: Outcome) -> None:
 def test_more_than_two_classes_have_a_curve_each_and_no_calibration(noise: TestSet) -> None:
     three = study(3)
     patients = tuple(
-        Patient(each.pseudonym, number % 3, each.images)
+        Patient(each.pseudonym, number % 3, each.images, "0" * 64)
         for number, each in enumerate(noise.patients)
     )
     found = outcome(

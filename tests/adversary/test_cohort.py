@@ -1,0 +1,136 @@
+"""Each patient's place in the cohort follows from that patient alone.
+
+What is a patient's are the files that bear the patient's identifiers and the rows that name one
+of these. A row that names images of two patients, under one copied UID, is about both.
+
+Two archives differ in one patient, whose part is made to look as bad as it can. Whoever else is
+there has the same label, digest, part and pixels in both, to the last bit, and reading them is an
+error in neither: a mess is one patient's, and no mess is the site's.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.dataset import Cohort, LabelFile, Split, load_cohort
+from client.identity import Pseudonyms
+from client.labels import KEYS, Key
+from client.persons import Persons
+from tests.adversary.archives import (
+    ALIAS,
+    CLASSES,
+    MESSES,
+    NEWCOMER,
+    Mess,
+    Part,
+    others,
+    plain,
+)
+
+PSEUDONYMS = Pseudonyms(bytes(range(32)))
+SPLIT = Split(0.5, 0.3, 0.2)
+OWN = frozenset(map(PSEUDONYMS.of, (NEWCOMER, ALIAS)))
+
+Place = tuple[int, str, str, tuple[bytes, ...]]
+
+
+def cohort_of(folder: Path, key: Key, *, without: frozenset[str] = frozenset()) -> Cohort:
+    return load_cohort(
+        folder / "images",
+        LabelFile(folder / "labels.csv", key, key, "label"),
+        pseudonyms=PSEUDONYMS,
+        classes=CLASSES,
+        modalities=("CR",),
+        image_size=(8, 8),
+        channels=1,
+        split=SPLIT,
+        cache=folder.parent / "cache",
+        without=without,
+        persons=Persons(folder / "same-person.csv", PSEUDONYMS).read().persons,
+    )
+
+
+def places(cohort: Cohort, *, of: frozenset[str] | None = None) -> dict[str, Place]:
+    """Label, digest, part and pixels of each patient but the newcomer, or of these alone."""
+    return {
+        each.pseudonym: (
+            each.label,
+            each.digest,
+            SPLIT.part_of(each.pseudonym),
+            tuple(cohort.images[row].tobytes() for row in each.images),
+        )
+        for each in cohort.patients
+        if (each.pseudonym in of if of else each.pseudonym not in OWN)
+    }
+
+
+def read(root: Path, archive: Part, *, without: frozenset[str] = frozenset()) -> Cohort:
+    """An archive's cohort. All stand in one place in turn, with what the last one left cached."""
+    archive.write(root / "site")
+    try:
+        return cohort_of(root / "site", archive.key, without=without)
+    finally:
+        shutil.rmtree(root / "site")
+
+
+def hold(root: Path, key: Key, messes: list[Mess], seed: int) -> None:
+    """Read archives with and without the newcomer, and hold everybody's places side by side."""
+    draws = random.Random(seed)
+    rest, own = others(draws, key), Part(key)
+    for mess in messes:
+        mess(draws, rest, own)
+    rest.rows += own.rows_about(rest)
+    archives = {
+        "without": rest,
+        "with": rest | own,
+        "rows alone": rest | Part(key, rows=own.rows, joined=own.joined),
+        "alone": own | Part(key, rows=rest.rows),
+    }
+    order = draws.sample(sorted(archives), len(archives))
+    found = {name: read(root, archives[name]) for name in order}
+
+    expected = places(found["without"])
+    assert places(found["with"]) == expected
+    assert places(found["rows alone"]) == expected
+    assert places(read(root, archives["with"], without=OWN)) == expected
+    assert places(found["with"], of=OWN) == places(found["alone"], of=OWN)
+    shutil.rmtree(root / "cache")
+    assert places(read(root, archives["with"])) == expected
+
+
+def drawn(key: Key, messes: list[Mess], seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        hold(Path(folder), key, messes, seed)
+
+
+@pytest.mark.parametrize("mess", MESSES, ids=lambda mess: mess.__name__)
+def test_no_mess_of_one_patient_changes_anothers_place(mess: Mess) -> None:
+    for number, key in enumerate(KEYS):
+        drawn(key, [plain, mess], number)
+
+
+ARCHIVES = given(
+    st.sampled_from(KEYS),
+    st.lists(st.sampled_from(MESSES), min_size=1, max_size=4),
+    st.integers(0, 2**32),
+)
+
+
+@settings(max_examples=15)
+@ARCHIVES
+def test_nor_do_several_at_once(key: Key, messes: list[Mess], seed: int) -> None:
+    drawn(key, messes, seed)
+
+
+@pytest.mark.long
+@settings(max_examples=200)
+@ARCHIVES
+def test_nor_do_many_more(key: Key, messes: list[Mess], seed: int) -> None:
+    drawn(key, messes, seed)
