@@ -22,14 +22,20 @@ os.environ.update(
 )
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = {"", "localhost", "::1", "0.0.0.0", "::"}
 
 # A shared machine is slow now and then; that is no property of the code. Failures print how
 # to repeat them, and nothing is remembered between runs.
-settings.register_profile("consilium", deadline=None, database=None, print_blob=True)
+settings.register_profile(
+    "consilium",
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("consilium")
 
 

@@ -26,6 +26,7 @@ from tests.hostile.guarded import VERIFIED
 from tests.hostile.updates import OTHER, SITE, UPDATES, Update, key_of, signed
 from tests.network import Coordinator, coordinator
 from tests.server.conftest import World
+from tests.waiting import PATIENCE
 
 ROUND = 2
 FEWEST = 40
@@ -211,13 +212,13 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
         fleet.connect()
         habits = Habits(wait=grid.wait, repeat=Repeat(), poll_seconds=1.0)
         roster = {site: key_of(site).public for site in (SITE, OTHER)}
-        it = Line(served, Desk(grid, roster, "30s", habits=habits), fleet)
+        it = Line(served, Desk(grid, roster, "30m", habits=habits), fleet)
         ended = threading.Event()
         thread = threading.Thread(target=it.serve, args=(ended,), daemon=True)
         thread.start()
         yield it
         ended.set()
-        thread.join(30)
+        thread.join(PATIENCE)
         fleet.close()
         grid.close()
         word.close()

@@ -22,19 +22,12 @@ from server.store import Store, open_store
 from server.store.rows import SiteRecord, SiteState
 from tests.server.daemon.deployment import free_port
 from tests.server.store.postgres import running
-
-PATIENCE = 30.0
+from tests.waiting import PATIENCE, become
 
 
 def card_of(name: str, folder: Path) -> SiteCard:
     key = load_node_key(folder / f"{name}.key", make=True)
     return SiteCard(name=name, node_key=public_node_key(key), signing_key="ab" * 32)
-
-
-async def become(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 class Pausing:

@@ -22,9 +22,9 @@ from tests.server.daemon.deployment import (
     deployed,
     free_port,
     patient,
-    until,
 )
 from tests.server.daemon.test_behind import card_of
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
