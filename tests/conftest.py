@@ -24,6 +24,8 @@ os.environ.update(
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.tiers import mark_long
+
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = {"", "localhost", "::1", "0.0.0.0", "::"}
 
@@ -54,6 +56,13 @@ def _loopback_only(event: str, args: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(_loopback_only)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what is long; begin with what starts processes, so that nobody ends alone with it."""
+    mark_long(items)
+    items.sort(key=lambda item: "integration" not in item.path.parts)
 
 
 @pytest.fixture(scope="session")

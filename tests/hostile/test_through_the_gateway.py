@@ -48,6 +48,7 @@ def test_enough_is_sent() -> None:
     assert len(SENT) - len(UNSENDABLE) >= FEWEST
 
 
+@pytest.mark.matrix(case=lambda case: (case.code, case.after))
 @pytest.mark.parametrize("case", SENT, ids=lambda case: case.name)
 def test_is_refused_with_its_code_alone_and_costs_nothing(attacker: Attacker, case: Case) -> None:
     sound = attacker.advance(case.after)

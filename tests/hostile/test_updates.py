@@ -103,6 +103,7 @@ def test_enough_is_sent_and_every_name_is_anothers() -> None:
     assert len({update.name for update in UPDATES}) == len(UPDATES) >= FEWEST
 
 
+@pytest.mark.matrix(update=lambda update: (update.purpose, update.reason))
 @pytest.mark.parametrize("update", UPDATES, ids=lambda update: update.name)
 def test_is_named_and_nothing_of_it_is_folded(
     update: Update, without: dict[str, tuple[str, Any]], tmp_path: Path
@@ -234,6 +235,7 @@ def request(number: int) -> Request:
 OVER_THE_WIRE = [update for update in UPDATES if update.purpose == "train"]
 
 
+@pytest.mark.matrix(update=lambda update: update.reason)
 @pytest.mark.parametrize("update", OVER_THE_WIRE, ids=lambda update: update.name)
 def test_is_named_when_it_comes_through_the_gateway(update: Update, line: Line) -> None:
     """From a site that was admitted, and whose connection is as good as any."""

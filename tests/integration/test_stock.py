@@ -55,6 +55,7 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> NetworkOrder:
     return NetworkOrder(study, hospitals, tmp_path / "network", SEED)
 
 
+@pytest.mark.long
 def test_a_stock_supernode_runs_the_same_client_and_a_foreign_client_is_refused_by_name(
     order: NetworkOrder, tmp_path: Path
 ) -> None:
