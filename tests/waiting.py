@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 PATIENCE: Final = 240.0
@@ -31,3 +32,12 @@ async def become(condition: Callable[[], object], what: str = "what was waited f
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come about"
         await asyncio.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs still."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-from tests.waiting import PATIENCE, until
+from tests.waiting import PATIENCE, alive, until
 
 
 def run(code: str) -> str:
@@ -29,14 +28,7 @@ def test_a_process_dies_with_its_parent_however_that_dies() -> None:
         "it.stdout.readline(); print(it.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     pid = int(run(parent))
-    until(lambda: not _alive(pid))
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0] != "Z"
-    except OSError:
-        return False
+    until(lambda: not alive(pid))
 
 
 def test_a_process_whose_parent_is_gone_already_ends_at_once() -> None:

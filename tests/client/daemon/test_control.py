@@ -28,11 +28,11 @@ from common.control import site_pb2 as pb
 from common.errors import RefusalCode, SiteError
 from common.messages import Request
 from common.plan import Plan
-from tests.client.daemon.process import REAL, ROOT, Daemon, daemon, until
+from tests.client.daemon.process import REAL, ROOT, Daemon, daemon
 from tests.client.daemon.standin import Coordinator, coordinator
 from tests.client.site_fixtures import SEED, Hospital, asking, offer_request, plan_for, proposal
 from tests.common.studies import small_study
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 
 @dataclass(frozen=True)
