@@ -15,13 +15,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from client.daemon.fleet import Fleet, load_node_key, public_node_key
 from common.enrolment import CoordinatorCard, SiteCard
 from common.flower import Message
+from common.ports import free_port
 from server.daemon.authority import coordinator_card, init, server_context
 from server.daemon.settings import Home
 from server.gateway import Gateway, GatewaySettings
 from server.link.admission import Admitted
 from server.link.grid import FleetGrid
 from server.link.notices import Board, Line
-from server.link.superlink import SuperLink, free_port
+from server.link.superlink import SuperLink
 from tests.waiting import PATIENCE, until
 
 SIGNING_KEY = "ab" * 32

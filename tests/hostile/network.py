@@ -24,10 +24,10 @@ from common.flower import Message
 from common.messages import Reply, Request, reply_from_record
 from common.model import weights_count
 from common.plan import Offer, write_plan
+from common.ports import free_port
 from server.asking import MESSAGE_TYPES
 from server.daemon import authority
 from server.link.grid import FleetGrid
-from server.link.superlink import free_port
 from tests.client.site_fixtures import Hospital, offer_request, proposal
 from tests.common.studies import toml
 from tests.hostile.sound import STUDY, Sent, Sound, sent

@@ -39,9 +39,9 @@ from client.daemon.fleet import (
 from common.enrolment import CoordinatorCard, SiteCard
 from common.errors import SiteError
 from common.flower import Array, ArrayRecord, Message, RecordDict
+from common.ports import free_port
 from server.daemon.authority import coordinator_card, init, server_context
 from server.link.grid import FleetGrid
-from server.link.superlink import free_port
 from tests.network import Coordinator, coordinator, reply_to
 from tests.waiting import PATIENCE, until
 

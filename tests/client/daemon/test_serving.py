@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from client.daemon.control import SERVICE
 from common.control.sockets import connect
 from common.messages import Request
+from common.ports import free_port
 from tests.client.daemon.process import daemon
 from tests.client.daemon.quick_worker import HABITS
 from tests.client.daemon.standin import coordinator
@@ -29,14 +30,9 @@ REQUEST = Request("small", "a" * 64, 1, "train")
 @pytest.fixture
 def site_file(tmp_path: Path) -> Path:
     hospital = Hospital(tmp_path, patients={"P00": 1, "P01": 1}, seed=None)
-    document = hospital.site_file() | {"metrics": {"listen": f"127.0.0.1:{_free_port()}"}}
+    document = hospital.site_file() | {"metrics": {"listen": f"127.0.0.1:{free_port()}"}}
     (tmp_path / "site.toml").write_text(toml(document))
     return tmp_path / "site.toml"
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _children(pid: int) -> list[int]:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from common.control import coordinator_pb2 as pb
 from common.enrolment import CoordinatorCard, SiteCard
 from common.errors import LinkError
 from common.flower import Context, ErrorCode, Message, context, identify
+from common.ports import free_port
 from server.calling import Whom, calling
 from server.daemon import authority
 from server.daemon.settings import load_home
@@ -30,12 +30,6 @@ ANSWERING = threading.Lock()
 """Flower knows one node a process at a time."""
 
 Client = Callable[[Message, Context], Message]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Hospital:

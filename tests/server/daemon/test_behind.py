@@ -13,6 +13,7 @@ import structlog
 
 from client.daemon.fleet import load_node_key, public_node_key
 from common.enrolment import SiteCard
+from common.ports import free_port
 from server.daemon.admission import Roll
 from server.daemon.authority import init
 from server.daemon.behind import Behind
@@ -20,7 +21,6 @@ from server.daemon.conductors import Conductors
 from server.daemon.office import Office
 from server.store import Store, open_store
 from server.store.rows import SiteRecord, SiteState
-from tests.server.daemon.deployment import free_port
 from tests.server.store.postgres import running
 from tests.waiting import PATIENCE, become
 

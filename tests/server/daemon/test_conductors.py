@@ -9,10 +9,10 @@ from pathlib import Path
 import structlog
 
 from common.enrolment import SiteCard
+from common.ports import free_port
 from server.daemon.authority import init
 from server.daemon.conductors import Conductors
 from server.store import open_store
-from tests.server.daemon.deployment import free_port
 from tests.server.daemon.test_behind import card_of
 from tests.waiting import become
 

@@ -26,6 +26,7 @@ from common.control import coordinator_pb2 as pb
 from common.errors import ConsiliumError, CoordinatorError, LinkError, RefusalCode, StudyError
 from common.files import sha256
 from common.messages import Reply, Request
+from common.ports import free_port
 from server.calling import Whom, calling
 from server.cli import app
 from server.daemon.control import SERVICE
@@ -36,7 +37,6 @@ from tests.server.daemon.deployment import (
     Hospital,
     connected,
     deployed,
-    free_port,
     patient,
 )
 from tests.server.store.postgres import Server, running
