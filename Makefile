@@ -32,7 +32,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-network test lint format types stubs bench docs constraints clean
+.PHONY: help install demo demo-network test test-all lint format types stubs bench docs constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -56,8 +56,16 @@ demo: $(INSTALLED) ## four made-up hospitals train one shared model; the report 
 demo-network: $(INSTALLED) ## a coordinator and three hospitals over TLS, one study, and the same simulated
 	$(BIN)/consilium-sim network --out runs/network
 
-test: $(INSTALLED) ## run the tests, with coverage; ARGS="..." goes to pytest
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term $(ARGS)
+# A file's tests share what is expensive to make, so a file stays with one process. Integration
+# tests are collected first (tests/conftest.py) and must stay first: each keeps a processor busy
+# for long.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+test: $(INSTALLED) ## run the tests but for the long ones; ARGS="..." goes to pytest
+	$(PYTEST) -m "not long" $(ARGS)
+
+test-all: $(INSTALLED) ## run all tests, with coverage
+	$(PYTEST) --cov --cov-report=term $(ARGS)
 
 lint: $(INSTALLED) ## check style and formatting
 	$(BIN)/ruff check .

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,11 +22,11 @@ from typing import Any, Final
 
 from client.parallel import Progress
 from common.errors import CheckpointError, LinkError
+from common.ports import LOOPBACK, free_port
 from common.study import load_study
 from simulations.archives import Hospitals, read_hospitals
 from simulations.synth import Size, write_synthetic
 
-LOOPBACK: Final = "127.0.0.1"
 MARKER: Final = ".network"
 SOCKET: Final = "control.sock"
 READY_SECONDS: Final = 120.0
@@ -242,13 +241,6 @@ def followed(order: NetworkOrder, study: str) -> Iterator[str]:
     if watching.returncode:
         log = order.logs / "coordinator.log"
         raise LinkError("the study did not complete", where=study, remedy=f"read {log}")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def _until_up(process: subprocess.Popen[bytes], log: Path, state: Path) -> None:

@@ -22,14 +22,22 @@ os.environ.update(
 )
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+
+from tests.tiers import mark_long
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = {"", "localhost", "::1", "0.0.0.0", "::"}
 
 # A shared machine is slow now and then; that is no property of the code. Failures print how
 # to repeat them, and nothing is remembered between runs.
-settings.register_profile("consilium", deadline=None, database=None, print_blob=True)
+settings.register_profile(
+    "consilium",
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("consilium")
 
 
@@ -48,6 +56,13 @@ def _loopback_only(event: str, args: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(_loopback_only)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what is long; begin with what starts processes, so that nobody ends alone with it."""
+    mark_long(items)
+    items.sort(key=lambda item: "integration" not in item.path.parts)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,12 +14,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.daemon.fleet import Fleet, load_node_key, public_node_key
 from common.enrolment import CoordinatorCard, SiteCard
+from common.flower import Message
+from common.ports import free_port
 from server.daemon.authority import coordinator_card, init, server_context
 from server.daemon.settings import Home
 from server.gateway import Gateway, GatewaySettings
 from server.link.admission import Admitted
+from server.link.grid import FleetGrid
 from server.link.notices import Board, Line
-from server.link.superlink import SuperLink, free_port
+from server.link.superlink import SuperLink
+from tests.waiting import PATIENCE, until
 
 SIGNING_KEY = "ab" * 32
 
@@ -102,7 +106,7 @@ def coordinator(folder: Path, **settings: float) -> Iterator[Coordinator]:
     finally:
         superlink.stop()
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(timeout=5)
+        thread.join(PATIENCE)
 
 
 @contextlib.contextmanager
@@ -133,18 +137,20 @@ def gateway_of(
 
     future = asyncio.run_coroutine_threadsafe(run(), loop)
     try:
-        eventually(lambda: gateway.listening.is_set() or future.done())
+        until(lambda: gateway.listening.is_set() or future.done())
         if future.done():
             future.result()
         yield Coordinator(home, superlink, gateway, book, refused, loop)
     finally:
         future.cancel()
-        ended.wait(10)
+        ended.wait(PATIENCE)
 
 
-def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait until something holds; fails where it does not come to hold in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not come to hold in time"
-        time.sleep(0.01)
+def reply_to(grid: FleetGrid, message_id: str) -> Message:
+    """The reply to a request, once it is there."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        for message in grid.pull_messages([message_id]):
+            return message
+        grid.wait(1.0)
+    raise AssertionError("no reply")

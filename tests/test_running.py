@@ -109,7 +109,7 @@ def test_the_firewall_keeps_other_accounts_from_the_superlink(root: Path, tmp_pa
     script = f"""
     ip link set lo up && nft --file {tmp_path}/rules.nft
     {sys.executable} -c 'import socket, time
-s = socket.create_server(("127.0.0.1", 9093)); open("{tmp_path}/up", "w"); time.sleep(30)' &
+s = socket.create_server(("127.0.0.1", 9093)); open("{tmp_path}/up", "w"); time.sleep(3600)' &
     until [ -e {tmp_path}/up ]; do sleep 0.05; done
     for uid in 4711 4712; do
       setpriv --reuid $uid --clear-groups bash -c ': < /dev/tcp/127.0.0.1/9093' 2>/dev/null \\

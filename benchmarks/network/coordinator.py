@@ -17,12 +17,13 @@ from typing import Any, Final
 from client.daemon.fleet import load_node_key, public_node_key
 from common import logs
 from common.enrolment import SiteCard
+from common.ports import free_port
 from server.daemon.authority import coordinator_card, init, server_context
 from server.daemon.settings import Home
 from server.gateway import Gateway, GatewaySettings
 from server.link.admission import Admitted
 from server.link.notices import Board
-from server.link.superlink import SuperLink, free_port
+from server.link.superlink import SuperLink
 
 CARD: Final = "COORDINATOR.json"
 

@@ -19,8 +19,8 @@ from typing import Final
 
 from benchmarks.network.coordinator import key_file
 from client.daemon.fleet import load_node_key, public_node_key
+from common.ports import free_port
 from server.daemon.authority import init
-from server.link.superlink import free_port
 from server.link.wire import trust
 
 # isort: split

@@ -16,9 +16,10 @@ from typing import Final
 import structlog
 
 from common.errors import ConsiliumError
+from common.ports import free_port
 from server.daemon.admission import Roll
 from server.daemon.settings import Home
-from server.link.superlink import SuperLink, free_port
+from server.link.superlink import SuperLink
 from server.store import Store
 from server.store.rows import SiteRecord
 

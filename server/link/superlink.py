@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -57,13 +56,6 @@ STOP_SECONDS: Final = 3.0
 RECENT_LINES: Final = 100
 _ACQUIRE: Final = "/flwr.proto.Runtime/AcquireTask"
 log = structlog.get_logger()
-
-
-def free_port() -> int:
-    """A port on loopback that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return int(listener.getsockname()[1])
 
 
 class SuperLink:

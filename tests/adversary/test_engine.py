@@ -151,7 +151,9 @@ def test_adding_a_patient_moves_a_histogram_by_at_most_its_sensitivity(first: in
         )
         weights = _on_the_edge(study, draw)
         images = torch.rand(2 * tile + 2, 1, 8, 8, generator=draw).half().numpy()
-        cohort = tuple(Patient(f"{at:064x}", at % classes, (at,), f"{at:064x}") for at in range(len(images)))
+        cohort = tuple(
+            Patient(f"{at:064x}", at % classes, (at,), f"{at:064x}") for at in range(len(images))
+        )
         for count in range(len(cohort)):
             others = cohort[:count]
             counts = [

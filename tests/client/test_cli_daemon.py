@@ -13,7 +13,7 @@ from client.enrolling import Hospital as Description
 from client.enrolling import delta_for, init
 from common.enrolment import CoordinatorCard
 from common.errors import ConsiliumError, RefusalCode
-from tests.client.daemon.process import REAL, command, daemon, until
+from tests.client.daemon.process import REAL, command, daemon
 from tests.client.daemon.standin import Coordinator, coordinator
 from tests.client.site_fixtures import (
     SEED,
@@ -25,6 +25,7 @@ from tests.client.site_fixtures import (
 )
 from tests.common.studies import small_study
 from tests.common.test_enrolment import certificate
+from tests.waiting import until
 
 PATIENTS = {f"P{number:02}": 1 + number % 3 for number in range(24)}
 STUDY = small_study()

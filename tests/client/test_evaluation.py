@@ -64,7 +64,11 @@ def probabilities(
 def test_a_patients_vote_is_the_mean_over_the_images(
     study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 ) -> None:
-    patients = (Patient("a", 1, (4,), DIGEST), Patient("b", 0, (2, 9, 5), DIGEST), Patient("c", 1, (9, 9), DIGEST))
+    patients = (
+        Patient("a", 1, (4,), DIGEST),
+        Patient("b", 0, (2, 9, 5), DIGEST),
+        Patient("c", 1, (9, 9), DIGEST),
+    )
     scores, labels = score(study, initial_weights(study, 3), images, patients, tile=64)
     by_hand = [
         np.mean([probabilities(study, images[row]) for row in patient.images], axis=0)

@@ -124,7 +124,10 @@ def test_the_clipped_sum_is_that_of_a_loop_over_patients(kind: str, clip: float)
     assert torch.allclose(found, by_hand.double(), atol=1e-5 * max(1.0, float(by_hand.norm())))
 
 
-@pytest.mark.parametrize(("name", "side"), [("resnet18", 8), ("densenet121", 32)])
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("resnet18", 8), pytest.param("densenet121", 32, marks=pytest.mark.long)],
+)
 def test_the_larger_models_are_clipped_patient_by_patient_too(name: str, side: int) -> None:
     chosen: dict[str, Any] = {"name": name, "widths": None, "hidden": None}
     model = model_of(small_study(model=chosen, data={"image_size": [side, side]}))

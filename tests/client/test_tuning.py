@@ -41,6 +41,7 @@ def test_what_is_kept_decides(tmp_path: Path) -> None:
     assert found == record(1, odd)
 
 
+@pytest.mark.matrix(damaged=type)
 @pytest.mark.parametrize(
     "damaged",
     [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"x": 1}', b'{"x": {"tile": 0}}'],

@@ -13,6 +13,7 @@ import torch
 
 from common.faults import VARIABLE
 from common.study import Study
+from tests.waiting import PATIENCE
 
 SMALL: dict[str, dict[str, Any]] = {
     "study": {"name": "small", "title": "Hardly anything to learn"},
@@ -77,5 +78,5 @@ def exit_code(function: Callable[[], object], *, kill_at: str | None = None) -> 
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
-    process.join(timeout=60)
+    process.join(PATIENCE)
     return process.exitcode

@@ -100,6 +100,7 @@ def test_why_a_figure_means_nothing_tells_noise_from_few_patients_and_coarse_bin
     assert area([0, 0], [3, 4]).why == "too few patients: 0 sick"
 
 
+@pytest.mark.matrix(setting=lambda setting: setting.auc)
 @pytest.mark.parametrize(
     "setting",
     [

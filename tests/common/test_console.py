@@ -48,7 +48,7 @@ def leave(code: int) -> None:
 @app.command()
 def wait() -> None:
     out().print("waiting")
-    time.sleep(60)
+    time.sleep(3600)
 
 
 @app.command()

@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,19 +24,19 @@ from common.flower import Message
 from common.messages import Reply, Request, reply_from_record
 from common.model import weights_count
 from common.plan import Offer, write_plan
+from common.ports import free_port
 from server.asking import MESSAGE_TYPES
 from server.daemon import authority
 from server.link.grid import FleetGrid
-from server.link.superlink import free_port
 from tests.client.site_fixtures import Hospital, offer_request, proposal
 from tests.common.studies import toml
 from tests.hostile.sound import STUDY, Sent, Sound, sent
 from tests.hostile.standing import PATIENTS, POLICY, STEPS, asked
-from tests.network import Coordinator, coordinator, eventually
+from tests.network import Coordinator, coordinator, reply_to
+from tests.waiting import PATIENCE, until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 NAME: Final = "north"
-PATIENCE: Final = 60.0
 
 
 @dataclass
@@ -109,14 +108,9 @@ class Attacker:
         purpose, content = message
         return self.push(Message(content, self.node, MESSAGE_TYPES[purpose], ttl=3600.0))
 
-    def answer(self, message_id: str, patience: float = PATIENCE) -> Message:
+    def answer(self, message_id: str) -> Message:
         """What comes back."""
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            for message in self.grid.pull_messages([message_id]):
-                return message
-            self.grid.wait(0.5)
-        raise AssertionError("the site did not answer")
+        return reply_to(self.grid, message_id)
 
     def ask(self, request: Request) -> Reply:
         """What a well-meant request brings."""
@@ -168,7 +162,7 @@ def attack(folder: Path) -> Iterator[Attacker]:
             line = served.line()
             grid = served.superlink.open_grid(served.superlink.start_run("small"), line)
             try:
-                eventually(lambda: any(each.name == NAME for each in grid.get_nodes()), PATIENCE)
+                until(lambda: any(each.name == NAME for each in grid.get_nodes()))
                 yield Attacker(served, grid, daemon, node, key)
             finally:
                 grid.close()
@@ -198,7 +192,7 @@ def _daemon(hospital: Hospital) -> Iterator[Daemon]:
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

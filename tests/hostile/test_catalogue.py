@@ -70,6 +70,7 @@ def test_the_sound_script_is_computed_and_charged(
     assert computed == ["GradientSum", "GradientSum"]
 
 
+@pytest.mark.matrix(case=lambda case: (case.code, case.after, case.hospital is None))
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_is_refused_with_its_code_alone_and_changes_nothing(
     case: Case, standing: Standing, computed: list[str], place: Path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import json
 from pathlib import Path
 
 from client.daemon.hub import MOST_BYTES, MOST_WAITING, Hub, Job
@@ -11,6 +11,7 @@ from common.messages import Request
 from tests.client.daemon.quick_worker import HABITS
 from tests.client.daemon.test_supervisor import QUICK, running
 from tests.client.site_fixtures import Hospital
+from tests.waiting import become
 
 ASKED = 2 * MOST_WAITING
 
@@ -45,15 +46,19 @@ def test_a_flood_waits_at_the_coordinator_and_is_answered_in_the_end(tmp_path: P
     async def flood() -> None:
         hospital = Hospital(tmp_path, patients={"P00": 1, "P01": 1})
         hospital.state.mkdir()
-        (hospital.state / HABITS).write_text('{"seconds": 0.01}')
+        (hospital.state / HABITS).write_text(json.dumps({"waits": str(tmp_path / "go")}))
         async with running(hospital, QUICK) as (supervisor, centre):
             for number in range(ASKED):
                 centre.ask(Request("small", "ab" * 32, number + 1, "train"))
-            most, deadline = 0, time.monotonic() + 90
-            while len(centre.pushed) < ASKED:
-                assert time.monotonic() < deadline, f"{len(centre.pushed)} of {ASKED} answered"
-                most = max(most, len(supervisor.hub.waiting))
-                await asyncio.sleep(0.005)
-            assert MOST_WAITING // 2 < most < MOST_WAITING + 8
+            most: list[int] = []
+
+            def answered(fewest: int) -> bool:
+                most.append(len(supervisor.hub.waiting))
+                return len(centre.pushed) >= fewest
+
+            await become(lambda: answered(0) and most[-1] >= MOST_WAITING, "a full queue")
+            (tmp_path / "go").touch()
+            await become(lambda: answered(ASKED), "the last answer")
+            assert MOST_WAITING <= max(most) < MOST_WAITING + 8
 
     asyncio.run(flood())

@@ -24,7 +24,7 @@ from tests.hostile.network import Attacker, attack
 from tests.hostile.sound import sent
 from tests.hostile.standing import STEPS, remembered
 from tests.hostile.test_catalogue import require_a_code_alone
-from tests.network import eventually
+from tests.waiting import until
 
 # isort: split
 # Only after common.flower, which tells Flower to stay off the network.
@@ -48,6 +48,7 @@ def test_enough_is_sent() -> None:
     assert len(SENT) - len(UNSENDABLE) >= FEWEST
 
 
+@pytest.mark.matrix(case=lambda case: (case.code, case.after))
 @pytest.mark.parametrize("case", SENT, ids=lambda case: case.name)
 def test_is_refused_with_its_code_alone_and_costs_nothing(attacker: Attacker, case: Case) -> None:
     sound = attacker.advance(case.after)
@@ -156,7 +157,7 @@ def test_a_run_that_brings_code_reaches_no_worker(
     grid = served.superlink.open_grid(served.superlink.start_run("evil"), line)
     try:
         grid.push_messages([Message(sent(sound.train())[1], attacker.node, "train", ttl=3600.0)])
-        eventually(lambda: len(attacker.daemon.audited) > audited, 60.0)
+        until(lambda: len(attacker.daemon.audited) > audited)
         (refused,) = attacker.daemon.audited[audited:]
         assert (refused["event"], "evil.py" in refused["found"]) == ("bundle.refused", True)
     finally:

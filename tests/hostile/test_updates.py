@@ -26,6 +26,7 @@ from tests.hostile.guarded import VERIFIED
 from tests.hostile.updates import OTHER, SITE, UPDATES, Update, key_of, signed
 from tests.network import Coordinator, coordinator
 from tests.server.conftest import World
+from tests.waiting import PATIENCE
 
 ROUND = 2
 FEWEST = 40
@@ -102,6 +103,7 @@ def test_enough_is_sent_and_every_name_is_anothers() -> None:
     assert len({update.name for update in UPDATES}) == len(UPDATES) >= FEWEST
 
 
+@pytest.mark.matrix(update=lambda update: (update.purpose, update.reason))
 @pytest.mark.parametrize("update", UPDATES, ids=lambda update: update.name)
 def test_is_named_and_nothing_of_it_is_folded(
     update: Update, without: dict[str, tuple[str, Any]], tmp_path: Path
@@ -211,13 +213,13 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
         fleet.connect()
         habits = Habits(wait=grid.wait, repeat=Repeat(), poll_seconds=1.0)
         roster = {site: key_of(site).public for site in (SITE, OTHER)}
-        it = Line(served, Desk(grid, roster, "30s", habits=habits), fleet)
+        it = Line(served, Desk(grid, roster, "30m", habits=habits), fleet)
         ended = threading.Event()
         thread = threading.Thread(target=it.serve, args=(ended,), daemon=True)
         thread.start()
         yield it
         ended.set()
-        thread.join(30)
+        thread.join(PATIENCE)
         fleet.close()
         grid.close()
         word.close()
@@ -233,6 +235,7 @@ def request(number: int) -> Request:
 OVER_THE_WIRE = [update for update in UPDATES if update.purpose == "train"]
 
 
+@pytest.mark.matrix(update=lambda update: update.reason)
 @pytest.mark.parametrize("update", OVER_THE_WIRE, ids=lambda update: update.name)
 def test_is_named_when_it_comes_through_the_gateway(update: Update, line: Line) -> None:
     """From a site that was admitted, and whose connection is as good as any."""

@@ -38,6 +38,7 @@ def test_three_daemons_and_a_simulation_end_with_the_same_weights(order: Network
     assert any("KNOWN KEY" in note for note in outcome["warnings"])
 
 
+@pytest.mark.long
 def test_killing_every_process_of_the_sites_changes_no_bit(order: NetworkOrder) -> None:
     """In round 1 a worker and another's connection die, in round 2 both of a third."""
     order.logs.mkdir(parents=True)

@@ -55,8 +55,11 @@ def command(hospitals: Path, tmp_path: Path) -> list[str]:
     return [sys.executable, "-m", "simulations.cli", *(str(word) for word in words)]
 
 
+@pytest.mark.parametrize(
+    "without", [["--no-baselines"], pytest.param([], marks=pytest.mark.long)], ids=["", "baselines"]
+)
 def test_no_process_connects_or_resolves_beyond_loopback(
-    command: list[str], root: Path, tmp_path: Path
+    without: list[str], command: list[str], root: Path, tmp_path: Path
 ) -> None:
     """Watched from inside: Python tells of every attempt, in every process it starts."""
     watched, watcher = tmp_path / "watched", tmp_path / "watcher"
@@ -65,7 +68,9 @@ def test_no_process_connects_or_resolves_beyond_loopback(
     (watcher / "sitecustomize.py").write_text(WATCHER)
     path = os.pathsep.join([str(watcher), str(root)])
     environment = os.environ | {"PYTHONPATH": path, "WATCHED": str(watched)}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, check=False)
+    done = subprocess.run(
+        [*command, *without], cwd=root, env=environment, capture_output=True, check=False
+    )
     probe = "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"
     subprocess.run([sys.executable, "-c", probe], env=environment, check=True)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
+import server.asking
 from common.flower import (
     ConfigRecord,
     Context,
@@ -143,13 +144,13 @@ def test_an_array_longer_than_the_plan_foresees_is_not_read() -> None:
 
 
 class Lossy(LocalGrid):
-    """A grid like Flower's over a network, whose time goes by as it is waited for.
+    """A grid like Flower's over a network, and its own time, which goes by as it is waited for.
 
     Attributes:
         connected: sites whose nodes are online, and since when.
         loses: pulls that a site's requests are lost for, by site.
         pushed: the site of every message, in the order of pushing.
-        clock: seconds that were waited.
+        clock: seconds that were waited; the asking's clock.
         later: what happens after so many seconds.
     """
 
@@ -188,15 +189,30 @@ class Lossy(LocalGrid):
             return []
         return list(super().pull_messages([message_id]))
 
+    def monotonic(self) -> float:
+        return self.clock
+
     def wait(self, seconds: float) -> None:
-        self.clock += 1.0
+        self.clock += seconds
         for moment in [moment for moment in self.later if moment <= self.clock]:
             self.later.pop(moment)()
 
     @property
     def habits(self) -> Habits:
-        """Those of a network, a thousand times as fast."""
-        return Habits(wait=self.wait, repeat=Repeat(silence=0.06, look=0.0), poll_seconds=0.0)
+        """Those of a network."""
+        return Habits(wait=self.wait, repeat=Repeat())
+
+
+@pytest.fixture
+def lossy(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Lossy]:
+    """Makes the grid to sites of those names."""
+
+    def make(*names: str, client: object = None) -> Lossy:
+        grid = Lossy(client or world.client(), names)
+        monkeypatch.setattr(server.asking, "time", grid)
+        return grid
+
+    return make
 
 
 def over(
@@ -216,23 +232,28 @@ def over(
     }
 
 
-def test_over_a_network_a_site_that_is_not_connected_is_waited_for(world: World) -> None:
-    grid = Lossy(world.client(), ("north", "south"))
+def test_over_a_network_a_site_that_is_not_connected_is_waited_for(
+    lossy: Callable[..., Lossy],
+) -> None:
+    grid = lossy("north", "south")
     del grid.connected["south"]
     grid.later[5.0] = lambda: grid.connected.update(south="5")
     assert over(grid, "north", "south") == {"north": "round 1", "south": "round 1"}
     assert grid.pushed == ["north", "south"]
 
 
-def test_who_never_comes_is_absent_at_the_end_of_the_time(world: World) -> None:
-    grid = Lossy(world.client(), ("north", "south"))
+def test_who_never_comes_is_absent_at_the_end_of_the_time(lossy: Callable[..., Lossy]) -> None:
+    grid = lossy("north", "south")
     del grid.connected["south"]
-    answers = over(grid, "north", "south", timeout="0.05s")
+    answers = over(grid, "north", "south", timeout="20s")
     assert answers == {"north": "round 1", "south": "not connected"}
+    assert grid.clock == 20.0
 
 
-def test_a_request_is_sent_again_at_once_when_the_node_was_activated_anew(world: World) -> None:
-    grid = Lossy(world.client(), ("north",))
+def test_a_request_is_sent_again_at_once_when_the_node_was_activated_anew(
+    lossy: Callable[..., Lossy],
+) -> None:
+    grid = lossy("north")
     grid.loses["north"] = 1
 
     def come_back() -> None:
@@ -240,27 +261,27 @@ def test_a_request_is_sent_again_at_once_when_the_node_was_activated_anew(world:
         grid.loses.clear()
 
     grid.later[2.0] = come_back
-    habits = replace(grid.habits, repeat=Repeat(silence=1000.0, look=0.0))
-    memory = Memory()
-    asking = Asking(
-        grid, {"north": REQUEST}, timeout="20s", most_weights=4, habits=habits, memory=memory
-    )
-    assert [site for site, _ in asking] == ["north"]
-    assert 1 <= len(grid.pushed) <= 2
+    assert over(grid, "north") == {"north": "round 1"}
+    assert grid.pushed == ["north"] * 2
+    assert grid.clock == 2.0
 
 
-def test_after_a_silence_that_doubles_a_request_is_sent_again(world: World) -> None:
-    grid = Lossy(world.client(), ("north",))
+def test_after_a_silence_that_doubles_a_request_is_sent_again(
+    lossy: Callable[..., Lossy],
+) -> None:
+    grid = lossy("north")
     grid.loses["north"] = 1
-    assert over(grid, "north", timeout="0.5s") == {"north": "no reply in 0.5s"}
-    assert len(grid.pushed) == 4  # after 0, 0.06, 0.18 and 0.42 s
+    assert over(grid, "north", timeout="500s") == {"north": "no reply in 500s"}
+    assert len(grid.pushed) == 4  # after 0, 60, 180 and 420 s
 
 
-def test_the_same_request_goes_out_again_and_what_is_late_is_dropped(world: World) -> None:
-    grid = Lossy(world.client(), ("north", "south"))
+def test_the_same_request_goes_out_again_and_what_is_late_is_dropped(
+    world: World, lossy: Callable[..., Lossy]
+) -> None:
+    grid = lossy("north", "south")
     grid.loses["south"] = 1
     memory = Memory()
-    assert over(grid, "south", timeout="0.1s", memory=memory) == {"south": "no reply in 0.1s"}
+    assert over(grid, "south", timeout="100s", memory=memory) == {"south": "no reply in 100s"}
     assert len(memory.strays) == 2
     grid.loses.clear()
     assert over(grid, "north", memory=memory) == {"north": "round 1"}
@@ -269,7 +290,7 @@ def test_the_same_request_goes_out_again_and_what_is_late_is_dropped(world: Worl
     assert len({request.identity for _, request in world.asked}) == 1
 
 
-def test_what_flower_lost_is_asked_for_again(world: World) -> None:
+def test_what_flower_lost_is_asked_for_again(world: World, lossy: Callable[..., Lossy]) -> None:
     """Pulling for a node that went offline destroys the request and gives an error."""
     client, errors = world.client(), iter([ErrorCode.NODE_UNAVAILABLE] * 2)
 
@@ -279,16 +300,18 @@ def test_what_flower_lost_is_asked_for_again(world: World) -> None:
             return Message(Error(code=code, reason=""), reply_to=message)
         return client(message, node)
 
-    grid = Lossy(unsteady, ("north",))
-    assert over(grid, "north") == {"north": "round 1"}
+    grid = lossy("north", client=unsteady)
+    assert over(grid, "north", timeout="30m") == {"north": "round 1"}
     assert grid.pushed == ["north"] * 3
 
 
-def test_who_is_silent_is_waited_for_ever_shorter_until_it_is_back(world: World) -> None:
-    grid, memory = Lossy(world.client(), ("north",)), Memory()
+def test_who_is_silent_is_waited_for_ever_shorter_until_it_is_back(
+    lossy: Callable[..., Lossy],
+) -> None:
+    grid, memory = lossy("north"), Memory()
     grid.loses["north"] = 1
     for _ in range(2):
-        over(grid, "north", timeout="0.05s", memory=memory)
+        over(grid, "north", timeout="20s", memory=memory)
     assert memory.patience.seconds("north", 1800) == 450
     grid.connected["north"] = "2"
     grid.loses.clear()
@@ -296,27 +319,27 @@ def test_who_is_silent_is_waited_for_ever_shorter_until_it_is_back(world: World)
     assert memory.patience.seconds("north", 1800) == 1800
 
 
-def test_a_site_that_was_put_off_is_asked_until_it_says(world: World) -> None:
-    grid = Lossy(world.client(), ("north", "south"))
+def test_a_site_that_was_put_off_is_asked_until_it_says(lossy: Callable[..., Lossy]) -> None:
+    grid = lossy("north", "south")
     asking = Asking(
-        grid, dict.fromkeys(("north", "south"), REQUEST), timeout="0.1s", most_weights=4,
+        grid, dict.fromkeys(("north", "south"), REQUEST), timeout="1s", most_weights=4,
         habits=grid.habits,
     )  # fmt: skip
     heard = []
     for site, _ in asking:
         heard.append(site)
         if heard.count("north") < 4 and site == "north":
-            until = time.monotonic() + 20
-            asking.put_off(site, until=until, pause=0.01, reason="undecided")
+            asking.put_off(site, until=grid.clock + 60, pause=10, reason="undecided")
     assert sorted(heard) == ["north"] * 4 + ["south"]
+    assert grid.clock == 30.0
 
 
-def test_a_site_that_never_says_is_absent_for_that_reason(world: World) -> None:
-    grid = Lossy(world.client(), ("north",))
+def test_a_site_that_never_says_is_absent_for_that_reason(lossy: Callable[..., Lossy]) -> None:
+    grid = lossy("north")
     asking = Asking(
         grid, {"north": REQUEST}, timeout="20s", most_weights=4, habits=grid.habits
     )  # fmt: skip
     answers = iter(asking)
     next(answers)
-    asking.put_off("north", until=time.monotonic(), pause=100, reason="undecided")
+    asking.put_off("north", until=grid.clock, pause=100, reason="undecided")
     assert next(answers) == ("north", Absence("undecided"))

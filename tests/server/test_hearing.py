@@ -51,7 +51,7 @@ class Deployed:
     def __init__(self, world: World, aggregation: str = "") -> None:
         self.world = world
         world.grid_type = Revived
-        world.aggregation = 'approval_timeout = "20s"\n' + aggregation
+        world.aggregation = 'approval_timeout = "30m"\n' + aggregation
         self.waited: Callable[[], None] = lambda: None
         self.events: list[tuple[str, dict[str, object]]] = []
         self.grid = world.grid()

@@ -32,7 +32,7 @@ def peak_of(world: World, *, sites: int, rounds: int) -> int:
         gc.enable()
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
+@pytest.mark.parametrize("strategy", ["fedadam", pytest.param("fedavg", marks=pytest.mark.long)])
 def test_memory_grows_neither_with_sites_nor_with_rounds(
     make_world: Callable[[str], World], strategy: str
 ) -> None:

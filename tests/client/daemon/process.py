@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from client.daemon.place import Programs, place_of
 from client.daemon.serving import serve
 from common import logs
 from common.enrolment import CoordinatorCard
+from tests.waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[3]
 STANDIN = "tests.client.daemon.standin"
@@ -43,11 +43,10 @@ class Daemon:
         lines = [json.loads(line) for line in self.log.read_text().splitlines() if line[:1] == "{"]
         return [line for line in lines if line["event"] == name]
 
-    def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
-        """Exit code, and seconds until it came."""
-        begun = time.monotonic()
+    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """Its exit code."""
         self.process.send_signal(how)
-        return self.process.wait(30), time.monotonic() - begun
+        return self.process.wait(PATIENCE)
 
 
 def command(site_file: Path, *arguments: str, text: str | None = None) -> Done:
@@ -58,7 +57,7 @@ def command(site_file: Path, *arguments: str, text: str | None = None) -> Done:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 
@@ -86,14 +85,7 @@ def daemon(
     finally:
         if process.poll() is None:
             process.kill()
-            process.wait(10)
-
-
-def until(condition: Callable[[], object], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
+            process.wait(PATIENCE)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """A worker that opens no site and starts in no time: it says what ``worker.json`` tells it to.
 
-``seconds`` is how long it works on a request, ``bytes`` how long its reply is, and with
-``dies`` it kills itself over the first study of that name.
+With ``waits`` it works on a request until the file of that name is there, ``bytes`` says how
+long its reply is, and with ``dies`` it kills itself over the first study of that name.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -31,7 +32,8 @@ def answer(frame: Frame, habits: dict[str, object]) -> Frame:
     request = request_from_record(message.content)
     if request.study == habits.get("dies"):
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(float(str(habits.get("seconds", 0))))
+    while "waits" in habits and not Path(str(habits["waits"])).exists():
+        time.sleep(0.01)
     arrays = np.zeros(int(str(habits.get("bytes", 8))) // 8, dtype=np.int64)
     reply = Reply(
         site="north",

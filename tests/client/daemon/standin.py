@@ -30,6 +30,7 @@ from common.errors import LinkError
 from common.flower import Message
 from common.messages import Reply, Request, reply_from_record, request_to_record
 from common.parent import die_with_parent
+from tests.waiting import PATIENCE
 
 PLACE = "standin.json"
 HELD = 2.5
@@ -65,7 +66,7 @@ class TcpLine:
 
     def _ask(self, frame: Frame) -> Frame:
         try:
-            with socket.create_connection(("127.0.0.1", self._port), timeout=30) as end:
+            with socket.create_connection(("127.0.0.1", self._port), timeout=PATIENCE) as end:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
                 frames.send(end, frame)
                 answer = frames.receive(end)

@@ -28,10 +28,11 @@ from common.control import site_pb2 as pb
 from common.errors import RefusalCode, SiteError
 from common.messages import Request
 from common.plan import Plan
-from tests.client.daemon.process import REAL, ROOT, Daemon, daemon, until
+from tests.client.daemon.process import REAL, ROOT, Daemon, daemon
 from tests.client.daemon.standin import Coordinator, coordinator
 from tests.client.site_fixtures import SEED, Hospital, asking, offer_request, plan_for, proposal
 from tests.common.studies import small_study
+from tests.waiting import PATIENCE, until
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Person:
     def says(self, answer: str) -> int:
         """Answer; gives the command's exit code."""
         os.write(self.keyboard, f"{answer}\n".encode())
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE)
 
 
 @contextmanager
@@ -249,14 +250,14 @@ def test_an_opt_out_waits_for_no_approval(tmp_path: Path) -> None:
         keys = (place.path, place.state, SEED)
         quick, slow = Desk(*keys, keep_open=True), Desk(*keys, keep_open=False)
         control = Control(Supervisor(place, Metrics(), Programs()), quick, slow, chain="whole")
-        approving = asyncio.ensure_future(slow.ask(lambda _: approved.wait(60)))
+        approving = asyncio.ensure_future(slow.ask(lambda _: approved.wait(PATIENCE)))
         asked = control.OptOut(pb.OptOutRequest(patients=["P01"], by="a person"), None)
         try:
-            return await asyncio.wait_for(asked, 30)
+            return await asyncio.wait_for(asked, PATIENCE)
         finally:
             approved.set()
             await approving
-            assert quick.close(10)
-            assert slow.close(10)
+            assert quick.close(PATIENCE)
+            assert slow.close(PATIENCE)
 
     assert asyncio.run(opt_out()).added == 1

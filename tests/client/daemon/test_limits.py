@@ -9,11 +9,12 @@ import pytest
 
 from client.daemon.backoff import Backoff
 from client.daemon.limits import Limits, MemoryLimit, exhausted, require_memory
+from tests.waiting import PATIENCE
 
 
 def run(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     return done.stdout.strip() or done.stderr
 

@@ -9,6 +9,7 @@ import pytest
 
 from client.daemon.metrics import Metrics
 from common.errors import SiteError
+from tests.waiting import PATIENCE
 
 
 def test_the_figures_are_of_processes_and_messages_alone() -> None:
@@ -21,7 +22,7 @@ def test_the_figures_are_of_processes_and_messages_alone() -> None:
     metrics.sent(1000)
     metrics.serve(f"127.0.0.1:{port}")
 
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
         lines = answer.read().decode().splitlines()
 
     figures = {line.split("{")[0].split()[0] for line in lines if not line.startswith("#")}

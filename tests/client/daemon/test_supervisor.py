@@ -11,7 +11,6 @@ import functools
 import json
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -32,6 +31,7 @@ from tests.client.daemon.quick_worker import HABITS
 from tests.client.daemon.standin import Coordinator, coordinator
 from tests.client.site_fixtures import SEED, Hospital, approved, asking, offer_request
 from tests.common.studies import small_study, toml
+from tests.waiting import alive, become
 
 REAL = Programs(connection="tests.client.daemon.standin")
 QUICK = Programs("tests.client.daemon.standin", "tests.client.daemon.quick_worker")
@@ -68,14 +68,6 @@ async def running(
             yield supervisor, centre
 
 
-async def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Wait for what must come true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        await asyncio.sleep(0.02)
-
-
 def in_a_loop(test: Test) -> Callable[[Path], None]:
     """Let pytest run a coroutine."""
 
@@ -104,15 +96,14 @@ async def test_every_message_is_noted_and_what_has_a_type_is_answered(tmp_path: 
         message = centre.ask(offer_request(small_study()))
         centre.send(Message(RecordDict(), dst_node_id=5, message_type="train.unheard_of"))
         centre.send(Message(RecordDict(), dst_node_id=5, message_type="train"))
-        await until(lambda: len(centre.pushed) == 2)
+        await become(lambda: len(centre.pushed) == 2)
 
         offer, malformed = centre.pushed
         assert offer.metadata.reply_to_message_id == message
         assert reply_from_record(offer.content).code == "ok"
         assert reply_from_record(malformed.content).code == RefusalCode.MALFORMED
-        await until(lambda: supervisor.work.state == "idle")
+        await become(lambda: supervisor.work.state == "idle" and not supervisor.hub.replies)
         assert supervisor.line.state == "online"
-        assert supervisor.hub.replies == 0
     assert centre.asked[0] == "connect"
     assert centre.asked[-1] == "goodbye"
     noted = [each.event for each in audit.entries(hospital.state)]
@@ -129,7 +120,7 @@ async def test_what_is_no_message_is_noted_and_gets_silence(tmp_path: Path) -> N
     hospital, noted = small(tmp_path), list[str]()
     async with running(hospital, QUICK, note=lambda *it, **_: noted.extend(it)) as (_, centre):
         centre.refuse = "unreadable"
-        await until(lambda: noted[:2] == ["message.in", "message.silence"])
+        await become(lambda: noted[:2] == ["message.in", "message.silence"])
         assert not centre.pushed
 
 
@@ -140,15 +131,15 @@ async def test_a_worker_killed_in_its_work_costs_nothing(tmp_path: Path) -> None
         plan = approved(site, LONG)
     async with running(hospital) as (supervisor, centre):
         centre.ask(asking(plan))
-        await until(lambda: supervisor.work.state == "working")
+        await become(lambda: supervisor.work.state == "working")
         first = supervisor.worker.pid
         assert first is not None
-        await until(lambda: hospital.rows("charges"))
+        await become(lambda: hospital.rows("charges"))
         os.kill(first, signal.SIGKILL)
-        await until(lambda: supervisor.worker_fault)
+        await become(lambda: supervisor.worker_fault)
         assert supervisor.worker_fault is not None
         assert "killed" in supervisor.worker_fault.why
-        await until(lambda: centre.pushed)
+        await become(lambda: centre.pushed)
 
         assert centre.replies()[0].code == "ok"
         assert supervisor.worker.pid != first
@@ -164,7 +155,7 @@ async def test_a_worker_that_needs_more_memory_than_allowed_says_so(tmp_path: Pa
         plan = approved(site, WIDE)
     async with running(hospital, memory_limit_mib=700) as (supervisor, centre):
         centre.ask(asking(plan))
-        await until(lambda: supervisor.worker_fault)
+        await become(lambda: supervisor.worker_fault)
 
         assert supervisor.worker_fault is not None
         assert "its limit of 700 MiB" in supervisor.worker_fault.why
@@ -175,20 +166,21 @@ async def test_a_worker_that_needs_more_memory_than_allowed_says_so(tmp_path: Pa
 @in_a_loop
 async def test_a_connection_killed_in_its_work_costs_nothing(tmp_path: Path) -> None:
     """Work goes on while the line is down; the reply goes out over the new one."""
-    hospital = small(tmp_path)
-    habits(hospital, seconds=2)
+    hospital, done = small(tmp_path), tmp_path / "done"
+    habits(hospital, waits=str(done))
     async with running(hospital, QUICK) as (supervisor, centre):
         centre.ask(REQUEST)
-        await until(lambda: supervisor.work.state == "working")
+        await become(lambda: supervisor.work.state == "working")
         worker, first = supervisor.worker.pid, supervisor.connection.pid
         assert first is not None
         centre.down = True
         os.kill(first, signal.SIGKILL)
-        await until(lambda: supervisor.line.state == "offline")
-        await until(lambda: supervisor.hub.replies == 1)
+        await become(lambda: supervisor.line.state == "offline")
+        done.touch()
+        await become(lambda: supervisor.hub.replies == 1)
         assert not centre.pushed
         centre.down = False
-        await until(lambda: centre.pushed)
+        await become(lambda: centre.pushed)
 
         assert supervisor.worker.pid == worker
         assert centre.asked.count("connect") >= 2
@@ -203,7 +195,7 @@ async def test_a_request_that_kills_every_worker_is_given_up(tmp_path: Path) -> 
         async with running(hospital, QUICK) as (supervisor, centre):
             centre.ask(Request("deadly", "", 0, "offer"))
             centre.ask(REQUEST)
-            await until(lambda: centre.pushed)
+            await become(lambda: centre.pushed)
             assert supervisor.worker.restarts == 3
             assert supervisor.dropped == ["deadly round 0"]
     dropped = [each for each in events if each["event"] == "request.dropped"]
@@ -213,14 +205,16 @@ async def test_a_request_that_kills_every_worker_is_given_up(tmp_path: Path) -> 
 
 @in_a_loop
 async def test_the_same_request_asked_again_is_answered_once_to_the_newest(tmp_path: Path) -> None:
-    hospital = small(tmp_path)
-    habits(hospital, seconds=2)
+    hospital, done = small(tmp_path), tmp_path / "done"
+    habits(hospital, waits=str(done))
     async with running(hospital, QUICK) as (supervisor, centre):
         centre.ask(REQUEST)
-        await until(lambda: supervisor.work.state == "working")
+        await become(lambda: supervisor.work.state == "working")
         newest = [centre.ask(REQUEST) for _ in range(2)][-1]
-        await until(lambda: centre.pushed)
-        await until(lambda: supervisor.work.state == "idle" and not supervisor.hub.waiting)
+        await become(lambda: supervisor.hub.working and supervisor.hub.working.message == 3)
+        done.touch()
+        await become(lambda: centre.pushed)
+        await become(lambda: supervisor.work.state == "idle" and not supervisor.hub.waiting)
 
         assert [each.metadata.reply_to_message_id for each in centre.pushed] == [newest]
 
@@ -229,67 +223,69 @@ async def test_the_same_request_asked_again_is_answered_once_to_the_newest(tmp_p
 async def test_a_paused_site_takes_nothing_and_seems_absent(tmp_path: Path) -> None:
     hospital = small(tmp_path)
     async with running(hospital, QUICK, paused=True) as (supervisor, centre):
-        await until(lambda: supervisor.work.state == "idle")
+        await become(lambda: supervisor.work.state == "idle")
         centre.ask(REQUEST)
         assert not centre.asked
         supervisor.pause(False)
-        await until(lambda: centre.pushed)
+        await become(lambda: centre.pushed)
         supervisor.pause(True)
-        await until(lambda: supervisor.line.state == "paused")
+        await become(lambda: supervisor.line.state == "paused")
         assert centre.asked[-1] == "goodbye"
         centre.ask(REQUEST)
         supervisor.pause(False)
-        await until(lambda: len(centre.pushed) == 2)
+        await become(lambda: len(centre.pushed) == 2)
 
 
 @in_a_loop
 async def test_a_study_that_is_stopped_ends_the_worker_that_is_at_it(tmp_path: Path) -> None:
     """Of what gets no answer, each request is noted."""
     hospital, noted = small(tmp_path), list[tuple[str, object]]()
-    habits(hospital, seconds=30)
+    habits(hospital, waits=str(tmp_path / "never"))
 
     def note(event: str, **fields: object) -> None:
         noted.append((event, fields["round"]))
 
     async with running(hospital, QUICK, note=note) as (supervisor, centre):
         centre.ask(REQUEST)
-        await until(lambda: supervisor.work.state == "working")
+        await become(lambda: supervisor.work.state == "working")
         centre.ask(replace(REQUEST, round=2))
-        await until(lambda: supervisor.hub.waiting)
+        await become(lambda: supervisor.hub.waiting)
         before = supervisor.worker.pid
         habits(hospital)
 
         assert supervisor.stop("small").worker
         assert noted == [("message.silence", 1), ("message.silence", 2)]
 
-        await until(lambda: supervisor.work.state == "idle")
+        await become(lambda: supervisor.work.state == "idle")
         assert supervisor.worker.pid != before
         assert supervisor.hub.working is None
         centre.ask(Request("other", "b" * 64, 1, "train"))
-        await until(lambda: centre.pushed)
+        await become(lambda: centre.pushed)
         assert [each.study for each in centre.replies()] == ["other"]
 
 
 @in_a_loop
-async def test_no_byte_of_a_stopped_study_leaves_after_a_second(tmp_path: Path) -> None:
+async def test_no_byte_of_a_stopped_study_leaves_after_its_connection(
+    tmp_path: Path,
+) -> None:
     hospital = small(tmp_path)
     habits(hospital, bytes=20_000_000)
     async with running(hospital, QUICK) as (supervisor, centre):
-        await until(lambda: supervisor.line.state == "online")
+        await become(lambda: supervisor.line.state == "online")
         centre.rate = 200_000
         centre.ask(REQUEST)
-        await until(lambda: centre.received > 50_000)
+        await become(lambda: centre.received > 50_000)
         assert supervisor.hub.sending is not None
         before = supervisor.connection.pid
         centre.rate = 0
 
         assert supervisor.stop("small").connection
 
-        await asyncio.sleep(1)
-        after_a_second = centre.arrived()
-        await until(lambda: supervisor.line.state == "online")
-        await until(lambda: centre.arrived() == centre.received)
-        assert centre.received <= after_a_second < 10_000_000
+        await become(lambda: before is not None and not alive(before))
+        after_its_end = centre.arrived()
+        await become(lambda: supervisor.line.state == "online")
+        await become(lambda: centre.arrived() == centre.received)
+        assert centre.received <= after_its_end < 10_000_000
         assert supervisor.connection.pid != before
         assert not centre.pushed
         assert supervisor.hub.replies == 0
@@ -306,15 +302,15 @@ async def test_the_line_says_what_is_wrong_and_what_to_do(tmp_path: Path) -> Non
                 ("suspended", "refused", "suspended"),
             ):
                 centre.refuse = refusal
-                await until(functools.partial(_is_in, supervisor, state))
+                await become(functools.partial(_is_in, supervisor, state))
                 assert word in supervisor.line.why
                 assert supervisor.line.remedy
             centre.refuse = "foreign"
-            await until(lambda: any(each["event"] == "bundle.refused" for each in events))
+            await become(lambda: any(each["event"] == "bundle.refused" for each in events))
             connected = centre.asked.count("connect")
             centre.refuse = ""
             centre.ask(REQUEST)
-            await until(lambda: centre.pushed)
+            await become(lambda: centre.pushed)
             assert centre.asked.count("connect") == connected
 
 
@@ -331,13 +327,13 @@ async def test_a_coordinator_that_was_never_reached_is_named_with_what_to_check(
         centre.down = True
         supervisor = Supervisor(place(hospital), Metrics(), QUICK, lambda *_, **__: None)
         async with supervisor.running(paused=False):
-            await until(lambda: supervisor.line.state == "offline")
+            await become(lambda: supervisor.line.state == "offline")
             assert supervisor.line.why == f"never reached {CARD.address}"
             assert "firewall" in supervisor.line.remedy
             centre.down = False
-            await until(lambda: supervisor.line.state == "online")
+            await become(lambda: supervisor.line.state == "online")
             centre.down = True
-            await until(lambda: supervisor.line.state == "offline")
+            await become(lambda: supervisor.line.state == "offline")
             assert "never" not in supervisor.line.why
 
 
@@ -347,6 +343,6 @@ async def test_a_connection_that_cannot_read_its_files_says_which(tmp_path: Path
     (hospital.state / "COORDINATOR.json").write_text("{}")
     real = Programs(worker="tests.client.daemon.quick_worker")
     async with running(hospital, real) as (supervisor, _):
-        await until(lambda: supervisor.connection.restarts)
+        await become(lambda: supervisor.connection.restarts)
         assert "not a card" in supervisor.line.why
         assert supervisor.line.state == "restarting"

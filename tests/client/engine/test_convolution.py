@@ -84,6 +84,7 @@ CASES = {name: (build, size) for name, build, size in cases()}
 SERVED = [name for name in CASES if "one more on one side" not in name]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("name", SERVED)
 def test_every_kernel_gives_the_loops_sum(name: str, kernel: str) -> None:
@@ -103,6 +104,7 @@ def test_the_kernel_that_is_modelled_gives_the_loops_sum(name: str) -> None:
     require_same(exact(build), patients_of(2, *size, items=2))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("padding", ["circular", "reflect", "replicate"])
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
 def test_padding_that_is_not_of_zeros_goes_another_way_and_gives_the_loops_sum(
@@ -115,6 +117,7 @@ def test_padding_that_is_not_of_zeros_goes_another_way_and_gives_the_loops_sum(
         require_same(exact(build), patients_of(2, *SIZES[dimensions], items=items))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_layer_that_is_used_twice_has_one_gradient(kernel: str, *, transposed: bool) -> None:

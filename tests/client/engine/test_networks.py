@@ -191,6 +191,7 @@ KERNELS = (None, "ghost", "patches", "patches-again", "looped", "looped-again", 
 DRAWN = 5
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("name", MODELS)
 def test_networks_of_the_kinds_that_studies_use_give_the_loops_sum(
@@ -201,6 +202,7 @@ def test_networks_of_the_kinds_that_studies_use_give_the_loops_sum(
         require_same(model, patients, choice_of(model, patients, kernel, layout))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", MODELS)
 def test_networks_of_the_kinds_that_studies_use_are_let_through(name: str, layout: Layout) -> None:
@@ -221,6 +223,7 @@ def choice_of(
     return EngineChoice(kernels=kernels, memory_format=layout)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("name", MODELS)

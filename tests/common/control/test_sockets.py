@@ -22,6 +22,7 @@ from common.control import site_pb2, site_pb2_grpc
 from common.control.faults import ControlError, asking, decode, encode
 from common.control.sockets import LONGEST_PATH, add_health, connect, listen, new_server
 from common.errors import ConsiliumError, LinkError, Refusal, RefusalCode, SiteError
+from tests.waiting import PATIENCE
 
 SECRET = "Doe^Jane"
 MISTAKE = SiteError("no such study", where="cxr", found="a", wanted="b", remedy="look at studies")
@@ -61,11 +62,11 @@ def serving(path: Path) -> Iterator[None]:
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
-        assert ready.wait(20)
+        assert ready.wait(PATIENCE)
         yield
     finally:
         done.set()
-        thread.join(20)
+        thread.join(PATIENCE)
 
 
 def stub(path: Path) -> site_pb2_grpc.SiteStub:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,31 +19,17 @@ from common.control import coordinator_pb2 as pb
 from common.enrolment import CoordinatorCard, SiteCard
 from common.errors import LinkError
 from common.flower import Context, ErrorCode, Message, context, identify
+from common.ports import free_port
 from server.calling import Whom, calling
 from server.daemon import authority
 from server.daemon.settings import load_home
 from server.store import Store, open_store
+from tests.waiting import PATIENCE, until
 
-PATIENCE = 90.0
-"""Seconds after which what was waited for has not come."""
 ANSWERING = threading.Lock()
 """Flower knows one node a process at a time."""
 
 Client = Callable[[Message, Context], Message]
-
-
-def until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-    """Wait for something to become true."""
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come about"
-        time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Hospital:
@@ -55,6 +40,10 @@ class Hospital:
         client: what answers.
         key_file: of the node's key; made where there is none.
         signing_key: the public half of what the client signs with.
+
+    Attributes:
+        troubles: what ended each connection.
+        polled: when its newest poll began (``time.monotonic``).
     """
 
     def __init__(
@@ -68,6 +57,7 @@ class Hospital:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.troubles: list[str] = []
+        self.polled = 0.0
 
     def open(self, card: CoordinatorCard) -> None:
         """Connect, in a thread, until closed."""
@@ -78,7 +68,7 @@ class Hospital:
     def close(self) -> None:
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(30)
+            self._thread.join(PATIENCE)
 
     def _serve(self, card: CoordinatorCard) -> None:
         while not self._stop.is_set():
@@ -86,6 +76,7 @@ class Hospital:
             try:
                 fleet.connect()
                 while not self._stop.is_set():
+                    self.polled = time.monotonic()
                     message = fleet.pull()
                     if message is not None:
                         reply = self._answer(message, fleet.node_id)
@@ -165,19 +156,17 @@ class Deployment:
         assert self._process.poll() is None, self._log.read_text()[-3000:]
         return len(self.logged("coordinator.ready")) >= self._starts
 
-    def end(self) -> float:
-        """End the daemon as systemd does; gives how long that took."""
+    def end(self) -> int:
+        """End the daemon as systemd does; gives its exit code."""
         assert self._process is not None
-        began = time.monotonic()
         self._process.terminate()
-        self._process.wait(30)
-        return time.monotonic() - began
+        return self._process.wait(PATIENCE)
 
     def interrupt(self) -> str:
         """End the daemon as Ctrl-C at its terminal does; gives all that was written there."""
         assert self._process is not None
         os.killpg(self.pid, signal.SIGINT)
-        assert self._process.wait(15) == 0
+        assert self._process.wait(PATIENCE) == 0
         return self._log.read_text()
 
     def kill(self) -> None:
@@ -267,7 +256,7 @@ def connected(deployment: Deployment, *hospitals: Hospital) -> Iterator[None]:
 
 def patient(document: str, **changes: str) -> str:
     """A study file of a World, with time-outs for a network."""
-    text = re.sub(r'round_timeout = "[^"]*"', 'round_timeout = "60s"', document)
+    text = re.sub(r'round_timeout = "[^"]*"', 'round_timeout = "30m"', document)
     for key, value in changes.items():
         text = re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
     return text

@@ -13,6 +13,7 @@ import structlog
 
 from client.daemon.fleet import load_node_key, public_node_key
 from common.enrolment import SiteCard
+from common.ports import free_port
 from server.daemon.admission import Roll
 from server.daemon.authority import init
 from server.daemon.behind import Behind
@@ -20,21 +21,13 @@ from server.daemon.conductors import Conductors
 from server.daemon.office import Office
 from server.store import Store, open_store
 from server.store.rows import SiteRecord, SiteState
-from tests.server.daemon.deployment import free_port
 from tests.server.store.postgres import running
-
-PATIENCE = 30.0
+from tests.waiting import PATIENCE, become
 
 
 def card_of(name: str, folder: Path) -> SiteCard:
     key = load_node_key(folder / f"{name}.key", make=True)
     return SiteCard(name=name, node_key=public_node_key(key), signing_key="ab" * 32)
-
-
-async def become(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 class Pausing:

@@ -9,11 +9,12 @@ from pathlib import Path
 import structlog
 
 from common.enrolment import SiteCard
+from common.ports import free_port
 from server.daemon.authority import init
 from server.daemon.conductors import Conductors
 from server.store import open_store
-from tests.server.daemon.deployment import free_port
-from tests.server.daemon.test_behind import become, card_of
+from tests.server.daemon.test_behind import card_of
+from tests.waiting import become
 
 FEW = 3
 """Files that a process may have open; no further one, and so no child."""

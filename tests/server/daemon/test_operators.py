@@ -14,6 +14,7 @@ from common.errors import CoordinatorError
 from server.daemon import authority, operators
 from server.daemon.settings import Home
 from tests.server.daemon.tls import ADDRESS, greet, shown, trusting
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -119,9 +120,9 @@ def test_grpc_tells_who_an_operator_is(tmp_path: Path, home: Home) -> None:
             with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
                 call: Any = channel.unary_unary("/any/Method")
                 if answer is not None:
-                    assert call(b"", timeout=20) == answer
+                    assert call(b"", timeout=PATIENCE) == answer
                 else:
                     with pytest.raises(grpc.RpcError):
-                        call(b"", timeout=20)
+                        call(b"", timeout=PATIENCE)
     finally:
         server.stop(None)

@@ -11,6 +11,7 @@ import pytest
 
 from common.flower import ClientApp
 from common.messages import Reply, Request
+from common.ports import free_port
 from server.daemon.authority import init
 from server.daemon.supervisor import Daemon
 from server.store import open_store
@@ -20,11 +21,10 @@ from tests.server.daemon.deployment import (
     Hospital,
     connected,
     deployed,
-    free_port,
     patient,
-    until,
 )
 from tests.server.daemon.test_behind import card_of
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,7 @@ class Once:
         return reply
 
 
+@pytest.mark.long
 def test_whatever_is_killed_a_study_ends_with_the_same_weights(
     make_world: Callable[..., World], tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from server.daemon.settings import Home
+from tests.waiting import PATIENCE
 
 ADDRESS = "consilium.example.org:8443"
 Shown = Mapping[str, object]
@@ -33,7 +34,7 @@ def greet(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> Shown | 
         thread.start()
         try:
             with (
-                socket.create_connection(listener.getsockname(), timeout=10) as plain,
+                socket.create_connection(listener.getsockname(), timeout=PATIENCE) as plain,
                 client.wrap_socket(plain, server_hostname=host) as opened,
             ):
                 assert opened.version() in {"TLSv1.2", "TLSv1.3"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from server.link.notices import Board, Line
-from tests.network import eventually
+from tests.waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     thread.start()
     yield loop
     loop.call_soon_threadsafe(loop.stop)
-    thread.join(timeout=5)
+    thread.join(PATIENCE)
 
 
 class Gateway:
@@ -31,13 +31,13 @@ class Gateway:
         self._loop = loop
         self._board = Board(path)
         self._board.subscribe(self.heard.extend)
-        asyncio.run_coroutine_threadsafe(self._board.start(), loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._board.start(), loop).result(PATIENCE)
 
     def complete(self, message_id: str) -> None:
         self._loop.call_soon_threadsafe(self._board.complete, message_id)
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._board.stop(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._board.stop(), self._loop).result(PATIENCE)
 
 
 def told(line: Line, nodes: list[int], gateway: Gateway) -> bool:
@@ -54,12 +54,12 @@ def test_each_side_hears_the_other(tmp_path: Path, loop: asyncio.AbstractEventLo
     gateway = Gateway(tmp_path / "notices.sock", loop)
     line = Line(tmp_path / "notices.sock")
     line.expect({"a": 1, "b": 2})
-    eventually(lambda: told(line, [1, 2], gateway))
+    until(lambda: told(line, [1, 2], gateway))
     line.take("a")
     assert not line.doubted("a")  # though it was, if it was expected before the line was up
     gateway.complete("someone else's")
     gateway.complete("b")
-    eventually(lambda: heard(line, "b"))
+    until(lambda: heard(line, "b"))
     assert not line.complete("a")
     assert not line.complete("someone else's")
     line.close()
@@ -71,12 +71,12 @@ def test_waiting_ends_at_the_notice_and_at_the_limit(
 ) -> None:
     gateway = Gateway(tmp_path / "notices.sock", loop)
     line = Line(tmp_path / "notices.sock")
-    eventually(lambda: told(line, [1], gateway))
+    until(lambda: told(line, [1], gateway))
     line.wait(0.1)
     assert not line.wait(0.05)
     line.expect({"a": 1})
     gateway.complete("a")
-    assert line.wait(10)
+    assert line.wait(PATIENCE)
     assert line.complete("a")
     assert not line.wait(0.05)  # nothing new
     line.close()
@@ -89,15 +89,15 @@ def test_after_a_restart_of_the_gateway_both_look_for_themselves(
     path = tmp_path / "notices.sock"
     first = Gateway(path, loop)
     line = Line(path)
-    eventually(lambda: told(line, [5], first))
+    until(lambda: told(line, [5], first))
     line.expect({"a": 5})
     line.take("a")
     first.stop()
     line.pushed([5])  # which nobody hears
     second = Gateway(path, loop)
-    eventually(lambda: line.doubted("a"))
+    until(lambda: line.doubted("a"))
     assert not line.complete("a")
-    eventually(lambda: second.heard == [5])
+    until(lambda: second.heard == [5])
     line.close()
     second.stop()
 
@@ -107,7 +107,7 @@ def test_the_gateway_outlives_a_study(tmp_path: Path, loop: asyncio.AbstractEven
     Line(tmp_path / "notices.sock").close()
     gateway.complete("a")
     line = Line(tmp_path / "notices.sock")
-    eventually(lambda: told(line, [3], gateway))
+    until(lambda: told(line, [3], gateway))
     line.close()
     gateway.stop()
 

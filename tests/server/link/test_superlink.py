@@ -20,7 +20,8 @@ from server.link.bundle import bundle
 from server.link.guard import HEADER, read_secret
 from server.link.superlink import SuperLink
 from server.link.wire import trust
-from tests.network import Coordinator, coordinator, eventually, new_superlink
+from tests.network import Coordinator, coordinator, new_superlink
+from tests.waiting import until
 
 # isort: split
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
@@ -51,7 +52,7 @@ def test_a_local_account_without_the_secret_starts_no_run_and_registers_no_node(
     headers = {} if secret is None else {HEADER: secret}
     answer = post(served.superlink, path, bodies[path], **headers)
     assert (answer.status_code, answer.json()) == (403, {"code": "no-secret"})
-    eventually(lambda: any("superlink.refused" in line for line in served.superlink.recent))
+    until(lambda: any("superlink.refused" in line for line in served.superlink.recent))
 
 
 def test_the_guard_alone_does_not_make_a_run_of_anyones_tasks(served: Coordinator) -> None:
@@ -176,4 +177,4 @@ def test_it_dies_with_whoever_started_it(tmp_path: Path, root: Path) -> None:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         os.kill(parent.pid, signal.SIGKILL)
-    eventually(lambda: not Path(f"/proc/{pid}/exe").exists())
+    until(lambda: not Path(f"/proc/{pid}/exe").exists())

@@ -19,9 +19,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tests.waiting import PATIENCE
+
 USER = "consilium"
 PASSWORD = "s3cret-of-the-store"
-DEADLINE = 60.0
 
 
 @dataclass
@@ -116,7 +117,7 @@ def _start(programs: Path, folder: Path, log: IO[bytes]) -> subprocess.Popen[byt
 
 
 def _wait(server: Server, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             server.connect().close()

@@ -14,6 +14,7 @@ from common.errors import CoordinatorError
 from server.store import Store, open_store
 from tests.server.store.conftest import card
 from tests.server.store.test_database import go, worker
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ with open_store(sys.argv[1]) as store:
         written = threading.Thread(target=go, args=(writers,))
         written.start()
         seen: list[tuple[str, int | None]] = []
-        last, deadline = 0, time.monotonic() + 60
+        last, deadline = 0, time.monotonic() + PATIENCE
         while len(seen) < 180 and time.monotonic() < deadline:
             for event in store.events(after=last):
                 seen.append((event.kind, event.round))

@@ -1,0 +1,23 @@
+"""Ports on loopback for what this machine starts for itself."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+from typing import Final
+
+LOOPBACK: Final = "127.0.0.1"
+FIRST: Final = 20_000
+END: Final = 32_768
+"""From here on the system gives ports to whoever asks for any, outgoing connections included: one
+that was free a moment ago is soon somebody's on a busy machine."""
+
+
+def free_port() -> int:
+    """A port that nobody listens on, and that the system gives nobody by itself."""
+    while True:
+        port = FIRST + secrets.randbelow(END - FIRST)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
