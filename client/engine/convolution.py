@@ -154,10 +154,16 @@ def _added(layer: Layer, records: list[Record], patients: int, kernel: str) -> t
 
 
 def _ghost(layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int) -> Factored:
-    lay, groups = partial(rows_of, layer, value, gradient, patients), layer.options.groups
+    groups, images = layer.options.groups, len(value) // patients
     positions, (out, wide) = _positions(layer, value, gradient, patients), shape_of(layer)
-    size = 4 * groups * positions * (out + wide + positions)
-    found = rows.factored(lay, patients, size)
+
+    def lay(exact: rows.Exact) -> rows.Rows:
+        members = len(exact.inputs) // images
+        return rows_of(layer, exact.inputs, exact.gradients, members, slice(0, members))
+
+    size = 8 * groups * positions * (out + wide + positions)
+    take = partial(rows.exactly, value, gradient, images)
+    found = rows.factored(take, lay, patients, size)
 
     def add(total: torch.Tensor, weighing: Weighing) -> None:
         grouped = total.view(groups, out, wide)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch.nn import functional
@@ -91,7 +92,12 @@ def _weight(inputs: torch.Tensor, gradients: torch.Tensor, kernel: str) -> torch
     if kernel == "materialised":
         size = inputs.element_size() * wide * gradients.shape[2]
         return rows.formed(some, patients, size).squeeze(1)
-    found = rows.factored(some, patients, 4 * positions * (wide + gradients.shape[2] + positions))
+
+    def lay(exact: rows.Exact) -> rows.Rows:
+        return rows.Rows(exact.inputs[:, None], exact.gradients[:, None])
+
+    size = 8 * positions * (wide + gradients.shape[2] + positions)
+    found = rows.factored(partial(rows.exactly, inputs, gradients, 1), lay, patients, size)
     return replace(found, add=lambda total, weighing: found.add(total[None], weighing))
 
 

@@ -55,21 +55,57 @@ def chunks(patients: int, bytes_each: int) -> Iterator[slice]:
         yield slice(first, first + many)
 
 
-def factored(rows: Chunks, patients: int, bytes_each: int) -> Factored:
+@dataclass(frozen=True)
+class Exact:
+    """Some patients' inputs and output gradients in float64.
+
+    Attributes:
+        inputs: (items, ...).
+        gradients: (items, ...).
+    """
+
+    inputs: torch.Tensor
+    gradients: torch.Tensor
+
+    def weighed(self, weighing: Weighing, chosen: slice) -> Exact:
+        """Whoever does not count left out, the others' gradients times their factors."""
+        counted, factors = weighing.counted[chosen], weighing.factors[chosen]
+        each = len(self.inputs) // len(factors)
+
+        def beside(array: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+            return numbers.repeat_interleave(each).view(-1, *[1] * (array.dim() - 1))
+
+        self.inputs.masked_fill_(~beside(self.inputs, counted), 0.0)
+        self.gradients.masked_fill_(~beside(self.gradients, counted), 0.0)
+        self.gradients.mul_(beside(self.gradients, factors))
+        return self
+
+
+def exactly(inputs: torch.Tensor, gradients: torch.Tensor, items: int, chosen: slice) -> Exact:
+    """Copies of what some patients, of ``items`` each, bring."""
+    of = slice(chosen.start * items, chosen.stop * items)
+    return Exact(*(each[of].to(torch.float64, copy=True) for each in (inputs, gradients)))
+
+
+def factored(
+    take: Callable[[slice], Exact], lay: Callable[[Exact], Rows], patients: int, bytes_each: int
+) -> Factored:
     """Norms without forming gradients, and how to add them to a total.
 
     The total is (groups, out features, in features).
 
     Args:
-        rows: lays out the rows of some patients.
+        take: copies what some patients bring.
+        lay: lays it out in rows.
         patients: how many there are.
-        bytes_each: memory of one patient's rows, as they are laid out.
+        bytes_each: memory of one patient's rows.
     """
     squared, gross = [], []
-    for chosen in chunks(patients, 4 * bytes_each):
-        both = _both(rows(chosen))
-        left, right = (gram(each) for each in both)
-        terms = left.shape[1] * left.shape[2] + sum(each.shape[-1] for each in (left, *both)) + 8
+    for chosen in chunks(patients, bytes_each):
+        both = lay(take(chosen))
+        left, right = gram(both.inputs), gram(both.gradients)
+        terms = left.shape[1] * left.shape[2] + left.shape[-1] + 8
+        terms += both.inputs.shape[-1] + both.gradients.shape[-1]
         norms = (each.diagonal(dim1=2, dim2=3).sqrt() for each in (left, right))
         each = torch.linalg.vecdot(*norms).sum(dim=1)
         total = torch.linalg.vecdot(left, right).sum(dim=(1, 2))
@@ -77,12 +113,9 @@ def factored(rows: Chunks, patients: int, bytes_each: int) -> Factored:
         gross.append(each)
 
     def add(total: torch.Tensor, weighing: Weighing) -> None:
-        for chosen in chunks(patients, 2 * bytes_each):
-            inputs, gradients = _both(rows(chosen))
-            left_out = ~weighing.counted[chosen, None, None, None]
-            inputs.masked_fill_(left_out, 0.0)
-            gradients.masked_fill_(left_out, 0.0).mul_(weighing.factors[chosen, None, None, None])
-            total.baddbmm_(_together(gradients).mT, _together(inputs))
+        for chosen in chunks(patients, bytes_each):
+            both = lay(take(chosen).weighed(weighing, chosen))
+            total.baddbmm_(_together(both.gradients).mT, _together(both.inputs))
 
     return Factored(torch.cat(squared), torch.cat(gross), add)
 
@@ -90,13 +123,6 @@ def factored(rows: Chunks, patients: int, bytes_each: int) -> Factored:
 def _together(rows: torch.Tensor) -> torch.Tensor:
     """(groups, patients x positions, features)."""
     return rows.transpose(0, 1).flatten(1, 2)
-
-
-def _both(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-    inputs, gradients = (
-        each.to(torch.float64, copy=True) for each in (rows.inputs, rows.gradients)
-    )
-    return inputs, gradients
 
 
 def gram(rows: torch.Tensor) -> torch.Tensor:

@@ -49,7 +49,7 @@ def network() -> nn.Module:
 @pytest.mark.parametrize("tile", [1, 2, 5, 7, 64])
 @pytest.mark.parametrize("items", [1, 3])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_tilees_give_the_loops_sum(tile: int, items: int, layout: Layout) -> None:
+def test_tiles_give_the_loops_sum(tile: int, items: int, layout: Layout) -> None:
     choice = EngineChoice(tile=tile, memory_format=layout)
     require_same(exact(network), patients_of(*SHAPE, items=items, count=7), choice)
 
