@@ -1,11 +1,11 @@
 """What a site's ledger costs a round, after 1,000 rounds of each of several studies.
 
 The check of a round is what stands between a request and the first gradient: the ledger is
-the newest, the round is next, its cost fits the plan and every patient's account, and is
-reserved durably. It is measured in a process that has just opened the store, which is where
-a site is after a restart, and again when that process goes on. Most patients stand in several
-studies. The peer composes the privacy losses of all that the ledger holds anew, as each round
-would have to if nothing were kept.
+the newest, the round is next, whoever is not in the cohort any more leaves it, and the round's
+cost fits the plan and is reserved durably. It is measured in a process that has just opened the
+store, which is where a site is after a restart, and again when that process goes on. Most
+patients stand in several studies. The peer composes the privacy losses of all that the ledger
+holds anew, as each round would have to if nothing were kept.
 
 Exits with 1 where a check takes more than 20 ms: the median, or the first after a restart.
 """
@@ -79,15 +79,24 @@ def charge(plan: Any, number: int) -> Any:  # noqa: ANN401 - imported late, as a
 
 def limits() -> Any:  # noqa: ANN401 - as above
     """A policy that lets all the studies run."""
-    from client.ledger import Limits
+    from client.accounts import Limits
 
     return Limits(epsilon_per_study=1.0, epsilon_total=6.0, delta=1e-5)
 
 
+def today(members: list[str]) -> Any:  # noqa: ANN401 - as above
+    """Where patients stand: one in five evaluates."""
+    from client.membership import Place
+
+    return {one: Place("train" if int(one) % 5 else "validation", one) for one in members}
+
+
 def fill(path: Path) -> None:
     """Approve the studies, of which a patient stands in one to all, and run their rounds."""
+    from client.accounts import Accounts
     from client.approvals import Approvals
     from client.ledger import Ledger
+    from client.membership import draft, freeze
     from client.store import Store
     from common.randomness import StudyKey
 
@@ -97,16 +106,13 @@ def fill(path: Path) -> None:
         for place, plan in enumerate(plans()):
             members = [str(patient) for patient in range(PATIENTS) if patient >> place & 1]
             members += [str(patient) for patient in range(PATIENTS // 4)]
-            parts: dict[str, tuple[str, ...]] = {
-                "train": tuple(one for one in members if int(one) % 5),
-                "validation": tuple(one for one in members if not int(one) % 5),
-            }
             with store.transaction():
-                Approvals(store).add(plan, "cohort", StudyKey(bytes(32)))
-                ledger.enrol(plan.hash, parts)
-                ledger.refuse_unaffordable(plan, limits())
+                Approvals(store).add(plan, StudyKey(bytes(32)))
+                running = [each.plan for each in Approvals(store).running()]
+                drafted = draft(Accounts(store, running), plan, today(members), limits())
+                freeze(store, plan.hash, drafted, ())
             for number in range(1, ROUNDS + 1):
-                ledger.reserve(charge(plan, number), plan, limits())
+                ledger.reserve(charge(plan, number), plan)
 
 
 def milliseconds(call: Callable[[], object]) -> float:
@@ -119,16 +125,19 @@ def milliseconds(call: Callable[[], object]) -> float:
 def check(path: Path) -> list[float]:
     """Milliseconds of each of several rounds' checks in a store that was just opened."""
     from client.ledger import Ledger
+    from client.membership import depart
     from client.store import Store
 
     plan, store, taken = plans()[0], Store(path), []
-    ledger = Ledger(store)
+    ledger, there = Ledger(store), today([str(patient) for patient in range(PATIENTS)])
 
     def one(number: int) -> None:
         ledger.require(ledger.head())
         assert ledger.last_round(plan.hash, "train") == number - 1
         assert not ledger.is_committed(charge(plan, number).identity)
-        ledger.reserve(charge(plan, number), plan, limits())
+        with store.transaction():
+            assert not depart(store, plan.hash, there, ())
+            ledger.reserve(charge(plan, number), plan)
 
     for number in range(ROUNDS + 1, ROUNDS + CHECKS + 1):
         taken.append(milliseconds(partial(one, number)))

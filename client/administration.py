@@ -8,13 +8,18 @@ A decision is noted in the audit log with who made it, never with a patient's id
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from client import accounts, audit, consent
+import structlog
+
+from client import audit, consent, membership, troubles
+from client.accounts import Accounts
 from client.approvals import Approval, State, timestamp
 from client.declined import declined
 from client.explain import bytes_of, explain
+from client.membership import Draft
 from client.overview import (
     Approved,
     LedgerReport,
@@ -26,8 +31,10 @@ from client.overview import (
     StudyRow,
 )
 from client.site import Site
-from common.errors import SiteError
+from common.errors import ConsiliumError, SiteError
 from common.plan import Plan
+
+log = structlog.get_logger(__name__)
 
 __all__ = [
     "Approved",
@@ -58,11 +65,14 @@ _ENDED: Final = frozenset({"closed"})
 
 def studies(site: Site) -> tuple[StudyRow, ...]:
     """Every plan that was ever proposed here, newest first."""
-    return tuple(_row(site, approval) for approval in reversed(site.approvals.all()))
+    accounts = Accounts(site.store)
+    return tuple(_row(site, each, accounts) for each in reversed(site.approvals.all()))
 
 
 def show(site: Site, study: str, *, plan_hash: str | None = None, by: str = "") -> Shown:
-    """One plan in plain words.
+    """One plan in plain words, with whom it would find; of one that runs, with whom it has found.
+
+    Reads the patients of a plan whose cohort is not frozen, which may take minutes.
 
     Args:
         site: an open site.
@@ -77,7 +87,8 @@ def show(site: Site, study: str, *, plan_hash: str | None = None, by: str = "") 
     if plan_hash is None:
         _require_only_one(site, study, waiting=True)
     approval = _find(site, study, plan_hash, by=by)
-    return Shown(_row(site, approval), explain(site, approval), approval.plan.text)
+    row = _row(site, approval, Accounts(site.store))
+    return Shown(row, explain(site, approval, _drafted(site, approval)), approval.plan.text)
 
 
 def approve(
@@ -85,8 +96,7 @@ def approve(
 ) -> Approved:
     """Approve a plan for today's patients, or approve it again.
 
-    Loads the cohort, which may take minutes. A study key is drawn anew unless the plan's
-    patients are the same as before, when its approval is only prolonged.
+    Loads the cohort, which may take minutes.
 
     Args:
         site: an open site.
@@ -97,8 +107,8 @@ def approve(
 
     Raises:
         SiteError: there is no such plan, or its hash is another, or it is over.
-        Refusal: the policy or a patient's account forbids it.
-        ConsiliumError: images, labels or lists cannot be used.
+        Refusal: the policy forbids it, or too many studies run.
+        ConsiliumError: images, labels or lists cannot be read.
     """
     if plan_hash is None:
         _require_only_one(site, study)
@@ -112,9 +122,16 @@ def approve(
             found=f"{days} days",
             wanted=f"1 to {most} days",
         )
-    expires = consent.approve(site, approval, days=most if days is None else days, by=by)
+    expires, drafted = consent.approve(site, approval, days=days or most, by=by)
     plan = approval.plan
-    return Approved(plan.study.study.name, plan.hash, expires, plan.mechanism.epsilon)
+    return Approved(
+        plan.study.study.name,
+        plan.hash,
+        expires,
+        plan.mechanism.epsilon,
+        drafted.count("train") + drafted.count("validation"),
+        len(drafted.left_out),
+    )
 
 
 def deny(site: Site, study: str, *, by: str) -> Left:
@@ -189,7 +206,10 @@ def is_paused(site: Site) -> bool:
 
 
 def opt_out(site: Site, patients: Sequence[str], *, by: str) -> OptedOut:
-    """Leave patients out of every later study, and end the running ones that hold them.
+    """Leave patients out of every study from now on; those that run go on without them.
+
+    Who said so is logged, and not in the audit log: its length, which is told to the
+    coordinator, must not grow for a patient's sake.
 
     Args:
         site: an open site.
@@ -202,22 +222,23 @@ def opt_out(site: Site, patients: Sequence[str], *, by: str) -> OptedOut:
     absent = site.opt_outs.read().pseudonyms
     new = {name: site.pseudonyms.of(name) for name in patients}
     added, known = site.opt_outs.add(patients)
-    site.audit.append("patients.opted-out", added=added, known=known, by=by)
-    ended = consent.withdraw(site)
+    log.info("patients.opted-out", by=by)
+    names = {each.plan.hash: each.plan.study.study.name for each in site.approvals.running()}
+    held = membership.take_out(site.store, site.absent(), names)
     unknown = tuple(
         name
         for name, pseudonym in new.items()
-        if pseudonym not in absent and not accounts.is_known(site.store, pseudonym)
+        if pseudonym not in absent and not membership.is_known(site.store, pseudonym)
     )
-    return OptedOut(added, known, tuple(plan.study.study.name for plan in ended), unknown)
+    return OptedOut(added, known, tuple(names[each] for each in held), unknown)
 
 
 def ledger(site: Site) -> LedgerReport:
     """What the patients have spent, study by study and in all."""
-    policy, head = site.file.policy, site.ledger.head()
+    policy, head, accounts = site.file.policy, site.ledger.head(), Accounts(site.store)
     charged = {row["plan_hash"] for row in site.ledger.charges()}
     spendings = (
-        _spending(site, approval)
+        _spending(site, approval, accounts)
         for approval in site.approvals.all()
         if approval.state not in ("pending", "denied") or approval.plan.hash in charged
     )
@@ -253,6 +274,11 @@ def status(site: Site) -> Status:
 
 def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
     found = []
+    trouble = troubles.trouble(site)
+    if trouble is not None:
+        study = f"{trouble.study or 'a request'}"
+        what = f"{study} got no answer at {trouble.at}: {trouble.error} at {trouble.where}"
+        found.append((what, trouble.remedy))
     if site.known_seed is not None:
         remedy = "never give this site patients' images; start it without a known seed"
         found.append(("NOT PRIVATE: KNOWN KEY", remedy))
@@ -339,7 +365,7 @@ def _require_open(approval: Approval) -> None:
         )
 
 
-def _row(site: Site, approval: Approval) -> StudyRow:
+def _row(site: Site, approval: Approval, accounts: Accounts) -> StudyRow:
     plan = approval.plan
     return StudyRow(
         name=plan.study.study.name,
@@ -348,7 +374,7 @@ def _row(site: Site, approval: Approval) -> StudyRow:
         state=approval.standing,
         round=site.ledger.last_round(plan.hash, "train"),
         rounds=plan.study.training.rounds,
-        epsilon_spent=site.ledger.spent_on(plan),
+        epsilon_spent=site.ledger.spent_on(plan, accounts),
         epsilon=plan.mechanism.epsilon,
         proposed=approval.proposed,
         decided=approval.decided if approval.by else "",
@@ -373,18 +399,31 @@ def _left(site: Site, plan: Plan, state: str) -> Left:
     )
 
 
-def _spending(site: Site, approval: Approval) -> Spending:
+def _spending(site: Site, approval: Approval, accounts: Accounts) -> Spending:
     plan, progress = approval.plan, site.ledger.progress(approval.plan.hash)
     by_part = {
         part: progress[part, "committed"] + progress[part, "reserved"]
         for part in ("train", "validation")
     }
+    members = site.ledger.members(plan.hash)
     return Spending(
         study=plan.study.study.name,
         plan_hash=plan.hash,
         state=approval.standing,
         rounds=by_part["train"],
         evaluations=by_part["validation"],
-        epsilon_spent=site.ledger.spent_on(plan),
+        epsilon_spent=site.ledger.spent_on(plan, accounts),
         epsilon=plan.mechanism.epsilon,
+        patients=members.get("train", 0) + members.get("validation", 0),
+        gone=membership.told(membership.departures(site.store, plan.hash)),
+        left_out=approval.left_out,
     )
+
+
+def _drafted(site: Site, approval: Approval) -> Draft | None:
+    """Whom a plan would find today; None where it is frozen, over, or nobody can be read."""
+    if approval.frozen or approval.state in _ENDED:
+        return None
+    with suppress(ConsiliumError):
+        return consent.preview(site, approval.plan)
+    return None

@@ -1,19 +1,22 @@
 """How a site answers a request, whatever carries it: gates first, then work, then egress.
 
 The gates stand in the order in which they are read here: the request is noted in the audit log;
-the site must be neither paused nor outside its hours; whoever takes no part must stand in no
-running study; a plan whose approval ended gets silence; nothing may be said beside what is asked;
-a receipt must hold; the reply may be stored already; the plan must be approved; the ledger must be
-the newest; the round must be next; arrays, cohort, numerics and policy must be as approved; the
-cost must be reserved durably. Only then is anything computed from patients or forgotten, and what
-is computed leaves only if the approval still stands and the reply is noted. Nothing but a code
-says why a site declines.
+the site must be neither paused nor outside its hours; a plan whose approval ended gets silence;
+nothing may be said beside what is asked; a receipt must hold; the reply may be stored already;
+the plan must be approved; the ledger must be the newest; the round must be next; arrays, numerics
+and policy must be as approved, and the plan must foresee the charge. All of that follows from
+messages, plans, settings and decisions, and each has a code.
+
+Then patients are read, and from there on there is no code: whoever is not in the cohort any more
+leaves it, the round's cost is reserved durably, the round is computed for whoever is there, or
+nobody, and what is computed leaves if the approval still stands and the reply is noted. Whatever
+fails at the site, there or before, is silence, and its people are told (:mod:`client.troubles`).
 """
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -21,27 +24,27 @@ import numpy as np
 import structlog
 from pydantic import ValidationError
 
-from client import declined, egress, noting
+from client import declined, egress, membership, noting, troubles
+from client.accounts import Part, event_of
 from client.approvals import Approval, Silence
-from client.consent import close, consider, withdraw
+from client.consent import close, consider, freeze
 from client.daemon.limits import require_memory
-from client.dataset import Cohort
+from client.dataset import Cohort, Patient
 from client.evaluation import release, score
-from client.ledger import LOST, Charge, Part, event_of
+from client.ledger import LOST, Charge
 from client.policy import require_allowed, within
 from client.sampling import RoundStreams
 from client.site import Site
 from client.training import local_change
 from client.tuning import check
 from common import numerics
-from common.errors import ConsiliumError, ModelError, Refusal, RefusalCode
+from common.errors import ModelError, Refusal, RefusalCode
 from common.faults import reach
 from common.files import canonical_json
 from common.flower import RecordDict
 from common.histogram import histogram
-from common.logs import place
 from common.messages import (
-    LedgerHead,
+    OK,
     Purpose,
     Reply,
     Request,
@@ -63,14 +66,9 @@ def answer_record(site: Site, content: RecordDict, purpose: Purpose) -> RecordDi
         request = request_from_record(content)
     except Refusal as refused:
         log.warning("request.unreadable", site=site.name, why=refused.what)
-        with suppress(OSError):
-            noting.unreadable(site, content, purpose)
-        try:
-            _require_at_work(site)
-        except Silence:
-            return None
-        return reply_to_record(_decline(site, nobody, refused.code, refused.what))
-    reply = answer(site, request, purpose)
+        reply = _unreadable(site, content, nobody, refused)
+    else:
+        reply = answer(site, request, purpose)
     return None if reply is None else reply_to_record(reply)
 
 
@@ -78,7 +76,7 @@ def answer(site: Site, request: Request, purpose: Purpose | None = None) -> Repl
     """The signed reply to a request; a refusal where anything is not as it should be.
 
     No exception leaves this function: what went wrong is logged at the site, by name and
-    place, and the coordinator learns a code.
+    place, and the coordinator learns a code where that follows from public things, else nothing.
 
     Args:
         site: an open site.
@@ -86,7 +84,8 @@ def answer(site: Site, request: Request, purpose: Purpose | None = None) -> Repl
         purpose: what the message that carried it says that it is for, where there was one.
 
     Returns:
-        None where the site is silent: it takes no work now, or the plan's approval ended.
+        None where the site is silent: it takes no work now, the plan's approval ended, or the
+        site itself fails.
 
     Raises:
         MemoryLimit: in a worker with a memory limit alone, which it ends.
@@ -95,55 +94,81 @@ def answer(site: Site, request: Request, purpose: Purpose | None = None) -> Repl
         site=site.name, study=request.study, round=request.round, purpose=request.purpose
     )
     try:
-        noting.came(site, request)
-        reply, again = _answer(site, request, purpose or request.purpose)
-        noting.goes(site, request, reply, again=again)
+        with _failing_in_silence(site, request):
+            noting.came(site, request)
+            reply = _answer_or_decline(site, request, purpose or request.purpose)
     except Silence as silence:
         bound.info("request.silent", why=str(silence))
         with suppress(OSError):
             noting.kept_silent(site, request, str(silence))
         return None
-    except Refusal as refused:
-        do = {"do": LOST} if refused.code == RefusalCode.LEDGER_BEHIND else {}
-        told = declined.details(refused)
-        bound.warning("request.refused", code=str(refused.code), why=refused.what, **told, **do)
-        declined.keep(site, request, refused)
-        return _decline(site, request, refused.code, refused.what, told)
-    except ConsiliumError as error:
-        # Not its words: they count rows and patients, and a log holds nothing computed from them.
-        why, where = type(error).__name__, place(error)
-        bound.error("request.failed", error=why, at=where, do="run consilium-site check")
-        wrong_study = isinstance(error, ModelError)
-        code = RefusalCode.MALFORMED if wrong_study else RefusalCode.DATA_UNAVAILABLE
-    except Exception as error:  # noqa: BLE001 - the last gate: no exception may reach Flower
-        require_memory(error)
-        why, code = type(error).__name__, RefusalCode.INTERNAL
-        bound.error("request.failed", error=why, at=place(error))
-    else:
+    if reply.code == OK:
         bound.info("request.answered")
-        return reply
-    return _decline(site, request, code, why)
+    return reply
 
 
-def _decline(
-    site: Site, request: Request, code: RefusalCode, why: str, told: dict[str, str] | None = None
-) -> Reply:
-    """A code; it may go out even where it cannot be noted, since it says nothing else."""
+def _answer_or_decline(site: Site, request: Request, purpose: Purpose) -> Reply:
     try:
-        ledger = site.ledger.head()
-    except sqlite3.Error:  # the store is what failed: to say so needs no ledger
-        ledger = LedgerHead()
-    refusal = egress.refusal(request, site.name, ledger, code, site.audit.head)
-    reply = egress.let_out(refusal, None, site.key)
-    with suppress(OSError):
-        noting.goes(site, request, reply, why=why, details=told or {})
+        reply, again = _answer(site, request, purpose)
+    except Refusal as refused:
+        return _decline(site, request, refused)
+    except ModelError as error:  # of a study's model, before any patient is read
+        return _decline(site, request, Refusal(RefusalCode.MALFORMED, type(error).__name__))
+    noting.goes(site, request, reply, again=again)
+    return reply
+
+
+@contextmanager
+def _failing_in_silence(site: Site, request: Request) -> Iterator[None]:
+    """Whatever fails in here is told to the site's own people, and to nobody else.
+
+    A code would tell that it failed, and what fails may depend on a patient.
+    """
+    try:
+        yield
+    except Silence:
+        raise
+    except Exception as error:
+        require_memory(error)
+        troubles.keep(site, request.study, error)
+        raise Silence("the site failed") from error
+
+
+def _unreadable(site: Site, content: RecordDict, nobody: Request, refused: Refusal) -> Reply | None:
+    """The reply to what is no request; None where the site is silent."""
+    try:
+        with _failing_in_silence(site, nobody):
+            noting.unreadable(site, content, nobody.purpose)
+            _require_at_work(site)
+            return _decline(site, nobody, refused)
+    except Silence:
+        return None
+
+
+def _decline(site: Site, request: Request, refused: Refusal) -> Reply:
+    """A code, which is all that leaves; the words stay here."""
+    told, do = declined.details(refused), {}
+    if refused.code == RefusalCode.LEDGER_BEHIND:
+        do = {"do": LOST}
+    log.warning(
+        "request.refused",
+        site=site.name,
+        study=request.study,
+        code=str(refused.code),
+        why=refused.what,
+        **told,
+        **do,
+    )
+    declined.keep(site, request, refused)
+    unsigned = egress.refusal(request, site.name, site.ledger.head(), refused.code, site.audit.head)
+    reply = egress.let_out(unsigned, None, site.key)
+    noting.goes(site, request, reply, why=refused.what, details=told)
     return reply
 
 
 def _answer(site: Site, request: Request, purpose: Purpose) -> tuple[Reply, bool]:
     """The reply, and whether it was stored and so released before."""
     _require_at_work(site)
-    withdraw(site)
     site.approvals.require_heard(request.plan_hash, proposed=request.purpose == "propose")
     if request.purpose != purpose:
         raise Refusal(RefusalCode.MALFORMED, "a message of another purpose")
@@ -167,15 +192,8 @@ def _require_at_work(site: Site) -> None:
     """Be silent while the site takes no work: a person paused it, or its hours are over."""
     if not within(site.file.policy.hours, datetime.now().astimezone().time()):
         raise Silence("outside the hours")
-    if _is_paused(site):
+    if site.store.fact("paused"):
         raise Silence("paused")
-
-
-def _is_paused(site: Site) -> bool:
-    try:
-        return bool(site.store.fact("paused"))
-    except sqlite3.Error:  # whether it was paused is not known; nothing can be computed either
-        return False
 
 
 def _require_form(request: Request) -> None:
@@ -228,7 +246,7 @@ def _propose(site: Site, request: Request) -> None:
     found = site.approvals.find(plan.hash)
     if found is None or found.standing == "expired":
         consider(site, plan)
-    site.frozen_cohort(site.approvals.require(plan.hash))
+    site.approvals.require(plan.hash)
 
 
 def _run_round(site: Site, request: Request) -> Reply:
@@ -238,41 +256,68 @@ def _run_round(site: Site, request: Request) -> Reply:
     _require_in_order(site, request, plan, part)
     _require_arrays(request, plan)
     require_allowed(plan, site)
-    cohort = site.frozen_cohort(approval)
     numerics.apply(plan.numerics)
     if isinstance(plan.mechanism, PatientMechanism):
         check(plan.study, plan.numerics.choice)  # a model that is refused costs nobody anything
     charge = Charge(plan.hash, request.round, part, request.identity, event_of(plan, part))
-    site.ledger.reserve(charge, plan, site.file.policy.limits)
+    site.ledger.require_chargeable(charge, plan)
+    with _failing_in_silence(site, request):
+        return _release(site, request, approval, charge)
+
+
+def _release(site: Site, request: Request, approval: Approval, charge: Charge) -> Reply:
+    """Compute a round from patients. No code leaves from here: any failure is silence."""
+    plan = approval.plan
+    cohort, patients = _begin(site, approval, charge)
     site.replies.acknowledge(plan.hash, request.acknowledged)
     reach("reservation.made", request.round)
     if approval.key is None:  # pragma: no cover - `require` has seen to it
-        raise Refusal(RefusalCode.NOT_APPROVED, "the study key is erased")
+        raise Silence("the study key is erased")
     streams = RoundStreams(
         derive(
             approval.key.secret,
             plan=plan.hash,
             round=request.round,
             arrays=request.arrays_hash,
-            cohort=cohort.fingerprint,
+            cohort=membership.fingerprint(patients, charge.part),
             purpose=request.purpose,
         )
     )
-    compute = _train if part == "train" else _evaluate
-    arrays = compute(plan, request, cohort, streams)
+    compute = _train if charge.part == "train" else _evaluate
+    arrays = compute(plan, request, cohort, patients, streams)
     unsigned = egress.answer(request, site.name, site.ledger.head(), site.audit.head, arrays=arrays)
     reply = egress.let_out(unsigned, plan, site.key)
-    withdraw(site)
     with site.store.transaction():
         _require_still_approved(site, approval)
         site.ledger.commit(request.identity)
         site.replies.put(request, reply)
+    troubles.over(site)
     reach("reply.stored", request.round)
     return reply
 
 
+def _begin(site: Site, approval: Approval, charge: Charge) -> tuple[Cohort, tuple[Patient, ...]]:
+    """Who is in a round: whoever left does so now, and the rest pay, before anything is computed.
+
+    One transaction: nobody pays who is not in the round, nobody is in it who does not pay.
+    """
+    plan = approval.plan
+    if not approval.frozen:
+        freeze(site, approval)
+    cohort = site.cohort_for(site.approvals.require(plan.hash))
+    today = membership.places(cohort)
+    with site.store.transaction():
+        _require_still_approved(site, approval)
+        left = membership.depart(site.store, plan.hash, today, site.absent())
+        site.ledger.reserve(charge, plan)
+        patients = membership.standing(site.store, plan.hash, cohort, charge.part)
+    if left:
+        log.info("cohort.left", study=plan.study.study.name, do="see consilium-site show")
+    return cohort, patients
+
+
 def _require_still_approved(site: Site, approval: Approval) -> None:
-    """While a round was computed, a person may have stopped it or frozen other patients."""
+    """While patients were read or a round was computed, a person may have stopped the study."""
     if site.approvals.require(approval.plan.hash).key != approval.key:
         raise Silence("approved anew while it was computed")
 
@@ -307,29 +352,38 @@ def _require_arrays(request: Request, plan: Plan) -> None:
         raise Refusal(RefusalCode.MALFORMED, "the weights are not all finite")
 
 
-def _train(plan: Plan, request: Request, cohort: Cohort, streams: RoundStreams) -> Any:  # noqa: ANN401 - int32 or int64
+def _train(
+    plan: Plan,
+    request: Request,
+    cohort: Cohort,
+    patients: tuple[Patient, ...],
+    streams: RoundStreams,
+) -> Any:  # noqa: ANN401 - int32 or int64
     change = local_change(
         plan.study,
         plan.mechanism,
         np.asarray(request.arrays, dtype=np.float32),
         cohort.images,
-        cohort.part("train"),
+        patients,
         round_number=request.round,
         streams=streams,
         choice=plan.numerics.choice,
     )
-    try:
-        return plan.study.fixed_point.encode(change)
-    except ValueError as error:
-        raise Refusal(RefusalCode.EGRESS, "an update that is not finite cannot leave") from error
+    return plan.study.fixed_point.encode(change)
 
 
-def _evaluate(plan: Plan, request: Request, cohort: Cohort, streams: RoundStreams) -> Any:  # noqa: ANN401 - int64
+def _evaluate(
+    plan: Plan,
+    request: Request,
+    cohort: Cohort,
+    patients: tuple[Patient, ...],
+    streams: RoundStreams,
+) -> Any:  # noqa: ANN401 - int64
     scores, labels = score(
         plan.study,
         np.asarray(request.arrays, dtype=np.float32),
         cohort.images,
-        cohort.part("validation"),
+        patients,
         tile=plan.numerics.choice.tile,
     )
     classes, _, bins = plan.histogram_shape

@@ -1,14 +1,13 @@
-"""Which plans this site has approved, for which cohort and until when, and each study's key.
+"""Which plans this site has approved and until when, and each study's key.
 
-An approval binds to the hash of the whole plan and to a cohort, and ends on a day: a changed
-plan is a new one, and changed patients need a new approval of the same plan. A plan waits,
-is approved or denied, and ends by being stopped, by an opt-out, by its expiry or by the
-coordinator's own word::
+An approval binds to the hash of the whole plan, and ends on a day: a changed plan is a new one.
+Its cohort is frozen afterwards (:mod:`client.membership`), so that the answer to a proposal is
+there before any patient is read. A plan waits, is approved or denied, and ends by being
+stopped, by its expiry or by the coordinator's own word::
 
     pending ──> approved ──> closed          the coordinator is done
        │           ├───────> stopped         a person ended it     ┐ silence, until it is
-       │           ├───────> withdrawn       a patient opted out   │ approved anew
-       └─> denied  └───────> (expired)       its time is over      ┘
+       └─> denied  └───────> (expired)       its time is over      ┘ approved anew
 
 Who asks about a plan that was approved and is not any more gets no answer at all, so that
 nobody outside can tell one reason from another, nor from a machine that is switched off.
@@ -25,13 +24,11 @@ from common.errors import Refusal, RefusalCode
 from common.plan import Plan, read_plan
 from common.randomness import StudyKey
 
-State = Literal["pending", "approved", "denied", "stopped", "withdrawn", "closed"]
+State = Literal["pending", "approved", "denied", "stopped", "closed"]
 Standing = State | Literal["expired"]
 POLICY: Final = "policy"
 """Who decided where no person did."""
-UNREAD: Final = ""
-"""In the place of a cohort's fingerprint: its images or labels could not be used."""
-SILENT: Final[frozenset[Standing]] = frozenset({"stopped", "withdrawn", "expired"})
+SILENT: Final[frozenset[Standing]] = frozenset({"stopped", "expired"})
 
 
 class Silence(Exception):  # noqa: N818 - nothing went wrong
@@ -44,7 +41,8 @@ class Approval:
 
     Attributes:
         plan: the plan as received.
-        cohort: fingerprint of the patients that it may use; never leaves the site.
+        frozen: when its cohort was frozen; empty before that.
+        left_out: how many patients of that day could not pay for it; never leaves the site.
         state: whether it may run.
         key: what its randomness follows from; None once the study is over.
         proposed: when the plan first came, ISO 8601 in UTC, as every time.
@@ -54,7 +52,8 @@ class Approval:
     """
 
     plan: Plan
-    cohort: str
+    frozen: str
+    left_out: int = field(repr=False)
     state: State
     key: StudyKey | None = field(repr=False)
     proposed: str
@@ -128,21 +127,20 @@ class Approvals:
             raise Silence(approval.standing)
 
     def add(
-        self, plan: Plan, cohort: str, key: StudyKey | None, *, by: str = POLICY, expires: str = ""
+        self, plan: Plan, key: StudyKey | None = None, *, by: str = POLICY, expires: str = ""
     ) -> None:
         """Record a proposal: approved where it has a key, else waiting for a person.
 
-        A plan that expired is recorded anew.
+        A plan that expired is recorded anew, and its cohort is to be frozen anew.
         """
         self._store.execute(
-            "INSERT INTO approvals (plan_hash, study, plan, cohort, study_key, state, decided_by,"
-            " expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-            " cohort = excluded.cohort, study_key = excluded.study_key, state = excluded.state,"
+            "INSERT INTO approvals (plan_hash, study, plan, study_key, state, decided_by,"
+            " expires_at) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " study_key = excluded.study_key, state = excluded.state, frozen_at = '',"
             " decided_by = excluded.decided_by, expires_at = excluded.expires_at, decided_at = ?",
             plan.hash,
             plan.study.study.name,
             plan.text,
-            cohort,
             key.secret if key else None,
             "approved" if key else "pending",
             by if key else "",
@@ -150,16 +148,12 @@ class Approvals:
             timestamp(),
         )
 
-    def approve(self, plan_hash: str, cohort: str, key: StudyKey, *, by: str, expires: str) -> None:
-        """Let a recorded plan run for a cohort, with a key, until a day."""
+    def freeze(self, plan_hash: str, left_out: int) -> None:
+        """Record that a plan's cohort is frozen, and how many could not pay for it."""
         self._store.execute(
-            "UPDATE approvals SET state = 'approved', cohort = ?, study_key = ?, decided_by = ?,"
-            " decided_at = ?, expires_at = ? WHERE plan_hash = ?",
-            cohort,
-            key.secret,
-            by,
+            "UPDATE approvals SET frozen_at = ?, left_out = ? WHERE plan_hash = ?",
             timestamp(),
-            expires or None,
+            left_out,
             plan_hash,
         )
 
@@ -186,15 +180,17 @@ class Approvals:
         self._store.execute("DELETE FROM approvals WHERE plan_hash = ?", plan_hash)
 
     def running(self) -> list[Approval]:
-        """The plans that are approved, whatever the clock says."""
-        return self._select("WHERE state = 'approved' ORDER BY rowid")
+        """The plans whose rounds may still come, in the order in which they were proposed."""
+        approved = self._select("WHERE state = 'approved' ORDER BY rowid")
+        return [each for each in approved if each.standing == "approved"]
 
     def _select(self, which: str, *values: object) -> list[Approval]:
         rows = self._store.execute(f"SELECT * FROM approvals {which}", *values).fetchall()  # noqa: S608 - no value in it
         return [
             Approval(
                 plan=read_plan(row["plan"]),
-                cohort=row["cohort"],
+                frozen=row["frozen_at"],
+                left_out=row["left_out"],
                 state=row["state"],
                 key=StudyKey(row["study_key"]) if row["study_key"] else None,
                 proposed=row["proposed_at"],

@@ -153,7 +153,7 @@ def studies(context: typer.Context, *, as_json: Json = False) -> None:
 def show(context: typer.Context, study: StudyName, *, as_json: Json = False) -> None:
     """One study in plain words: what it does, what leaves, what it costs."""
     with daemon(context.obj) as asked:
-        answer = asked.Show(pb.ShowRequest(study=study), timeout=SECONDS)
+        answer = asked.Show(pb.ShowRequest(study=study))
     commands.as_json(answer) if as_json else commands.show_study(answer)
 
 
@@ -180,7 +180,7 @@ def approve(
         if plan_hash is None:
             plan_hash = _read_now(asked, study, yes=yes)
         meant = pb.ShowRequest(study=study, plan_hash=plan_hash, by=who())
-        shown = asked.Show(meant, timeout=SECONDS)
+        shown = asked.Show(meant)
         plan_hash = shown.plan_hash
         commands.reconsidered(shown, yes=yes)
         confirmed(f"Approve exactly the plan {plan_hash[: commands.SHORT]}?", yes=yes)
@@ -199,7 +199,7 @@ def _read_now(asked: SiteStub, study: str, *, yes: bool) -> str:
     Raises:
         SiteError: several plans of that name wait, or nobody is there to read it.
     """
-    shown = asked.Show(pb.ShowRequest(study=study), timeout=SECONDS)
+    shown = asked.Show(pb.ShowRequest(study=study))
     if yes:
         raise SiteError(
             "a plan is not approved by its name alone without being read",
@@ -313,7 +313,7 @@ def opt_out(
         Path | None, typer.Option(help="Text file, one PatientID a line; - for standard input.")
     ] = None,
 ) -> None:
-    """Leave patients out of every later study; a running one that holds them ends."""
+    """Leave patients out of every study from now on; those that run go on without them."""
     names = [*(patients or ()), *(_lines(file) if file else ())]
     if not names:
         raise SiteError("nobody is named", remedy="name PatientIDs, or a file of them with --file")

@@ -218,7 +218,13 @@ def show_approved(approved: pb.ApproveReply) -> None:
         f"Approved: {approved.study}, plan {approved.plan_hash[:SHORT]}, until "
         f"{approved.expires}, at most epsilon {epsilon(approved.epsilon)} for a patient."
     )
-    out().print("It goes on by itself; consilium-site stop ends it at any time.")
+    console = out()
+    console.print(f"In it: {approved.patients} patients, a number that does not leave.")
+    if approved.left_out:
+        console.print(
+            f"Left out: {approved.left_out} who have too little epsilon left for the whole study."
+        )
+    console.print("It goes on by itself; consilium-site stop ends it at any time.")
 
 
 def show_ended(ended: pb.StopReply) -> None:
@@ -259,6 +265,8 @@ def show_ledger(ledger: pb.LedgerReply) -> None:
         )
     if ledger.studies:
         console.print(table)
+        for each in ledger.studies:
+            console.print(Text(f"{each.study} {each.plan_hash[:SHORT]}: {_patients(each)}"))
         console.print()
     spent = f"epsilon {epsilon(ledger.most_spent)}, the most of any patient"
     console.print(
@@ -289,13 +297,19 @@ def show_opt_out(done: pb.OptOutReply) -> None:
                 style="bold yellow",
             )
         )
-    if done.ended:
+    if done.left:
         console.print(
-            f"Ended, since they stood in it: {', '.join(done.ended)}. To go on without them, "
-            "show and approve it anew."
+            f"They have left {', '.join(done.left)}, which goes on without them; nobody outside "
+            "can tell. What left before cannot be called back, and stays in their accounts."
         )
     else:
         console.print("They stand in no running study, and will stand in none.")
+
+
+def _patients(each: pb.Spending) -> str:
+    words = f"{each.patients} patients in it"
+    words += f"; left: {each.gone}" if each.gone else ""
+    return words + (f"; {each.left_out} could not pay for it" if each.left_out else "")
 
 
 def epsilon(value: float) -> str:

@@ -1,24 +1,25 @@
 """What policy and people decide about plans, on an open site.
 
 Each decision is one transaction, whose last act is the line in the audit log: what took
-effect stands there, and who decided it.
+effect stands there, and who decided it. Whom a plan then finds is no decision: it is read
+afterwards, changes no answer, and stands in the store alone, since the audit log's length is
+told to the coordinator.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import Final
 
 import structlog
 
-from client import accounts
-from client.approvals import POLICY, UNREAD, Approval, State, timestamp
-from client.dataset import Cohort
+from client import accounts, membership, troubles
+from client.approvals import POLICY, Approval, State, timestamp
+from client.daemon.limits import require_memory
+from client.membership import Draft, Place
 from client.policy import require_acceptable
 from client.site import Site
-from common.errors import DataError, LabelError, Refusal, RefusalCode
-from common.logs import place
-from common.messages import LARGEST
+from common.errors import Refusal, RefusalCode
 from common.plan import Plan
 
 log = structlog.get_logger(__name__)
@@ -30,81 +31,95 @@ MOST_PENDING: Final = 64
 def consider(site: Site, plan: Plan) -> None:
     """Hold a plan that is new, or expired, against this site; approve it or let it wait.
 
+    No patient is looked at: what is decided here, and told, follows from public numbers.
+
     Raises:
         Refusal: the plan cannot be approved here, whoever decides.
     """
     require_acceptable(plan, site)
-    if site.file.policy.approval != "automatic":
-        _ask(site, plan)
-        return
-    try:
-        _approve_by_policy(site, plan)
-    except (DataError, LabelError, Refusal) as error:
-        # One code for whatever depends on the patients, and why stays here: who proposes plans
-        # would otherwise learn, plan by plan and before anybody consented, which labels and
-        # modalities there are, and who is left without a budget. Of errors not even their
-        # words are logged: they count rows and patients.
-        why = error.what if isinstance(error, Refusal) else type(error).__name__
-        log.warning("plan.declined", why=why, at=place(error), do="run consilium-site check")
-        raise Refusal(RefusalCode.POLICY, "the site's patients do not allow the plan") from error
-
-
-def _approve_by_policy(site: Site, plan: Plan) -> None:
-    cohort = site.cohort(plan.study)
-    expires = timestamp(site.file.policy.approval_days)
+    policy = site.file.policy
+    automatic = policy.approval == "automatic"
     with site.store.transaction():
-        key = site.new_study_key(plan.hash)
-        site.approvals.add(plan, cohort.fingerprint, key, expires=expires)
-        _enrol(site, plan, cohort)
-        site.ledger.refuse_unaffordable(plan, site.file.policy.limits)
-        _note(site, "study.approved", plan, expires, POLICY)
+        if automatic:
+            _require_place(site)
+        else:
+            _require_room(site)
+        accounts.foresee(site.store, plan)
+        if automatic:
+            expires = timestamp(policy.approval_days)
+            site.approvals.add(plan, site.new_study_key(plan.hash), expires=expires)
+            _note(site, "study.approved", plan, expires, POLICY)
+        else:
+            site.approvals.add(plan)
+            _note(site, "study.proposed", plan, "", POLICY)
 
 
-def _ask(site: Site, plan: Plan) -> None:
-    """Let a plan wait for a person.
-
-    Whatever could be wrong with its patients is for that person alone to see, and comes up
-    when the plan is approved.
-    """
-    _require_room(site)
-    cohort = None
-    with suppress(DataError, LabelError):
-        cohort = site.cohort(plan.study)
-    with site.store.transaction():
-        site.approvals.add(plan, UNREAD if cohort is None else cohort.fingerprint, None)
-        if cohort is not None:
-            _enrol(site, plan, cohort)
-            # What it would cost is computed here and kept: whoever shows the plan just reads it.
-            site.ledger.forecast(plan, site.file.policy.limits)
-        _note(site, "study.proposed", plan, "", POLICY)
-
-
-def approve(site: Site, approval: Approval, *, days: int, by: str) -> str:
+def approve(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str, Draft]:
     """Approve a recorded plan for the patients of today.
 
-    The key stays where the patients are the same; else it is drawn anew, so that no noise
-    ever meets other patients.
+    Noise is keyed to whoever is in a round, so a key that is still there stays.
 
     Returns:
-        When the approval ends.
+        When the approval ends, and who stands in it.
 
     Raises:
-        Refusal: the policy or a patient's account forbids it.
+        Refusal: the policy forbids it, or too many studies run.
+        ConsiliumError: images, labels or lists cannot be read.
     """
     plan = approval.plan
     require_acceptable(plan, site)
     site.forget()
-    cohort = site.cohort(plan.study)
-    kept = approval.key if approval.cohort == cohort.fingerprint else None
+    today = membership.places(site.cohort(plan.study))
     expires = timestamp(days)
     with site.store.transaction():
-        key = kept or site.new_study_key(plan.hash)
-        site.approvals.approve(plan.hash, cohort.fingerprint, key, by=by, expires=expires)
-        _enrol(site, plan, cohort)
-        site.ledger.refuse_unaffordable(plan, site.file.policy.limits)
+        if approval.standing != "approved":
+            _require_place(site)
+        site.approvals.add(
+            plan, approval.key or site.new_study_key(plan.hash), by=by, expires=expires
+        )
+        drafted = _draft(site, plan, today)
+        _freeze(site, plan, drafted)
         _note(site, "study.approved", plan, expires, by)
     site.store.erase()
-    return expires
+    return expires, drafted
+
+
+def preview(site: Site, plan: Plan) -> Draft:
+    """Who would stand in a plan if it were approved now.
+
+    Raises:
+        ConsiliumError: images, labels or lists cannot be read.
+    """
+    return _draft(site, plan, membership.places(site.cohort(plan.study)))
+
+
+def settle(site: Site) -> None:
+    """Freeze the cohort of every plan that was approved without one.
+
+    Call it after the answer has left. Where the site's images or labels cannot be read now,
+    its people are told, and a plan's first round tries again.
+    """
+    for approval in site.approvals.running():
+        if approval.frozen:
+            continue
+        try:
+            freeze(site, approval)
+        except Exception as error:  # noqa: BLE001 - nobody waits for an answer
+            require_memory(error)
+            troubles.keep(site, approval.plan.study.study.name, error)
+
+
+def freeze(site: Site, approval: Approval) -> None:
+    """Freeze the cohort of an approved plan for the patients of this moment.
+
+    Raises:
+        ConsiliumError: images, labels or lists cannot be read.
+    """
+    plan = approval.plan
+    today = membership.places(site.cohort(plan.study))
+    with site.store.transaction():
+        if not site.approvals.require(plan.hash).frozen:  # else another process was faster
+            _freeze(site, plan, _draft(site, plan, today))
 
 
 def end(site: Site, plan: Plan, state: State, *, by: str) -> None:
@@ -125,7 +140,8 @@ def close(site: Site, plan_hash: str, acknowledged: int) -> None:
     with site.store.transaction():
         site.replies.acknowledge(plan_hash, acknowledged)
         if approval is not None and approval.state != "closed":
-            if approval.state == "pending" and accounts.forget(site.store, plan_hash):
+            if approval.state == "pending" and membership.forget(site.store, plan_hash):
+                accounts.forget(site.store, approval.plan)
                 site.approvals.forget(plan_hash)
             else:
                 site.approvals.close(plan_hash)
@@ -133,23 +149,33 @@ def close(site: Site, plan_hash: str, acknowledged: int) -> None:
     site.store.erase()
 
 
-def withdraw(site: Site) -> tuple[Plan, ...]:
-    """End the approval of every running plan that holds a patient who takes no part.
+def _draft(site: Site, plan: Plan, today: Mapping[str, Place]) -> Draft:
+    read = accounts.Accounts(site.store, [each.plan for each in site.approvals.running()])
+    return membership.draft(read, plan, today, site.file.policy.limits)
 
-    What was computed for it and not yet acknowledged is forgotten too.
 
-    Raises:
-        SiteError: the list of those who take no part cannot be read.
+def _freeze(site: Site, plan: Plan, drafted: Draft) -> None:
+    membership.freeze(site.store, plan.hash, drafted, site.absent())
+    site.approvals.freeze(plan.hash, len(drafted.left_out))
+    log.info("cohort.frozen", study=plan.study.study.name, plan=plan.hash)
+
+
+def _require_place(site: Site) -> None:
+    """Refuse one study more than may run at once: each sets aside what it may still cost.
+
+    Which plans run is known to whoever proposed them, but for what a person stopped: that a
+    place is free again may tell a person's decision, never a patient.
     """
-    hashes = site.ledger.plans_with(site.opt_outs.read().pseudonyms)
-    found = [approval.plan for approval in map(site.approvals.find, hashes) if approval]
-    for plan in found:
-        with site.store.transaction():
-            site.approvals.end(plan.hash, "withdrawn", by="opt-out")
-            site.replies.acknowledge(plan.hash, LARGEST)
-            _note(site, "study.withdrawn", plan, "", "opt-out")
-        site.store.erase()
-    return tuple(found)
+    running, most = len(site.approvals.running()), site.file.policy.max_open_studies
+    if running >= most:
+        raise Refusal.of_public(
+            RefusalCode.POLICY,
+            "as many studies run here as may at once",
+            where="[policy] max_open_studies",
+            found=running,
+            wanted=f"fewer than {most}",
+            remedy="wait until one is over, or stop one",
+        )
 
 
 def _require_room(site: Site) -> None:
@@ -162,15 +188,6 @@ def _require_room(site: Site) -> None:
             wanted=f"at most {MOST_PENDING}",
             remedy="approve or deny those that wait",
         )
-
-
-def _enrol(site: Site, plan: Plan, cohort: Cohort) -> None:
-    """Freeze the cohort."""
-    patients = {
-        part: tuple(patient.pseudonym for patient in cohort.part(part))
-        for part in ("train", "validation", "test")
-    }
-    site.ledger.enrol(plan.hash, patients)
 
 
 def _note(site: Site, event: str, plan: Plan, expires: str, by: str) -> None:

@@ -30,7 +30,7 @@ from client.dicom import Derived, Reason, Rules, Unusable
 from client.identity import Pseudonyms, position
 from client.labels import LabelFile, Labels, Row, listed, read_labels, require_readable
 from client.parallel import Progress, silent
-from common.errors import Refusal, RefusalCode, SiteError
+from common.errors import SiteError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -44,7 +44,6 @@ __all__ = [
     "Split",
     "each_once",
     "load_cohort",
-    "require_unchanged",
     "select",
 ]
 
@@ -302,21 +301,6 @@ def each_once(labelled: Iterable[Labelled]) -> tuple[list[Labelled], list[Reject
             once.append(each)
         seen.update((content, instance))
     return once, copies
-
-
-def require_unchanged(cohort: Cohort, frozen: str) -> None:
-    """Hold a cohort that was read again against the fingerprint that was approved.
-
-    Raises:
-        Refusal: it is another cohort.
-    """
-    if cohort.fingerprint != frozen:
-        raise Refusal(
-            RefusalCode.COHORT_CHANGED,
-            "the images, labels or patients of this study are not those that were approved",
-            remedy="put the folder and the label file back as they were, or approve the plan "
-            "again: consilium-site approve freezes the patients of today",
-        )
 
 
 def _patients(used: Iterable[Labelled], places: Mapping[str, range]) -> tuple[Patient, ...]:

@@ -2,7 +2,7 @@
 
 Every reply passes here: it is held against the plan (keys, shape, dtype, range, schema),
 then signed with the site's key over study, plan, round and content. Whatever else is handed
-to it is turned into a refusal, which carries a code from a closed list and nothing more.
+to it does not leave, nor does anything in its place: a code could say what a result held.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from pydantic import ValidationError
 
-from common.errors import Refusal, RefusalCode
+from common.errors import RefusalCode
 from common.files import canonical_json
 from common.histogram import MOST_COUNT
 from common.messages import OK, AuditHead, LedgerHead, Reply, Request
@@ -21,6 +21,10 @@ from common.plan import Offer, Plan
 from common.signing import SigningKey
 
 _NO_LOG: Final = AuditHead()
+
+
+class EgressError(Exception):
+    """Something was about to leave that must not: a defect of this program."""
 
 
 def answer(
@@ -67,7 +71,7 @@ def let_out(reply: Reply, plan: Plan | None, key: SigningKey) -> Reply:
         key: the site's key.
 
     Raises:
-        Refusal: ``egress``: the reply holds something that the plan does not foresee.
+        EgressError: the reply holds something that the plan does not foresee: nothing leaves.
     """
     if reply.code != OK:
         _require(reply.code in set(RefusalCode), "a code outside the closed list")
@@ -114,7 +118,7 @@ def _check_offer(reply: Reply, key: SigningKey) -> None:
     try:
         offer = Offer.model_validate_json(reply.document)
     except ValidationError as error:
-        raise Refusal(RefusalCode.EGRESS, "an offer that cannot be read") from error
+        raise EgressError("an offer that cannot be read") from error
     _require(offer.site == reply.site, "an offer of another site")
     _require(offer.public_key == key.public, "an offer with another key")
     canonical = canonical_json(offer.model_dump(mode="json")).decode()
@@ -123,12 +127,10 @@ def _check_offer(reply: Reply, key: SigningKey) -> None:
 
 def _known(plan: Plan | None) -> Plan:
     if plan is None:
-        raise Refusal(RefusalCode.EGRESS, "a result without a plan")
+        raise EgressError("a result without a plan")
     return plan
 
 
 def _require(condition: bool, found: str) -> None:
     if not condition:
-        raise Refusal(
-            RefusalCode.EGRESS, "a reply may not leave this site", found=found, wanted="as planned"
-        )
+        raise EgressError(f"a reply may not leave this site: {found}")

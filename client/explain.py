@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterable
 from typing import Any, Final
 
-from client.approvals import UNREAD, Approval
+from client.approvals import Approval
+from client.membership import Draft, departures, told
 from client.policy import require_bounds
 from client.site import Site
 from client.sitefile import Policy
@@ -47,22 +48,23 @@ _NAMES: Final = {
 """What a person calls the entries of a plan; others are called by their place in it."""
 
 
-def explain(site: Site, approval: Approval) -> Sections:
+def explain(site: Site, approval: Approval, drafted: Draft | None = None) -> Sections:
     """A recorded plan and what it would mean at this site today.
 
     Args:
         site: an open site; its ledger says what the patients have spent.
         approval: the plan and how it stands.
+        drafted: whom it would find, where its cohort is not frozen and could be read.
     """
     plan = approval.plan
     sections = (
         ("READ THIS FIRST", (*plan.warnings, *_unusual(plan), *_beyond(site, approval))),
         ("The study", _study(site, approval)),
-        ("What is computed, and from whom", _computed(site, approval)),
+        ("What is computed, and from whom", _computed(site, approval, drafted)),
         ("What leaves this site", _leaves(plan)),
         ("What it can cost a patient", _cost(plan)),
         ("Every number", _numbers(plan, site.file.policy)),
-        ("This site's ledger", _ledger(site, plan)),
+        ("This site's ledger", _ledger(site, approval, drafted)),
         ("What the arithmetic depends on", _numerics(plan)),
         ("What differs from the plan approved before", _differences(site, plan)),
         ("What you can do", _choices(site, approval)),
@@ -106,7 +108,7 @@ def _number(each: Stated) -> str:
 
 
 def _beyond(site: Site, approval: Approval) -> tuple[str, ...]:
-    """What of a plan that is not approved the policy or the ledger cannot bear."""
+    """What of a plan that is not approved the policy does not allow."""
     if approval.standing in ("approved", "closed"):
         return ()
     plan, policy = approval.plan, site.file.policy
@@ -116,12 +118,6 @@ def _beyond(site: Site, approval: Approval) -> tuple[str, ...]:
     except Refusal as refused:
         told = refused.details
         lines.append(_exceeds(told["where"], told["found"], told["wanted"]))
-    private = isinstance(plan.mechanism, PatientMechanism)
-    _, after = site.ledger.forecast(plan, policy.limits) if private else (0.0, 0.0)
-    if after > policy.max_epsilon_total:
-        asked = f"epsilon {shown_epsilon(after)} for the most charged patient, over all studies"
-        limit = f"at most {policy.max_epsilon_total:g}"
-        lines.append(_exceeds("[policy] max_epsilon_total", asked, limit))
     return tuple(lines)
 
 
@@ -148,9 +144,9 @@ def _coordinator(site: Site) -> str:
     return f"{card.name} at {card.address}"
 
 
-def _computed(site: Site, approval: Approval) -> tuple[str, ...]:
+def _computed(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str, ...]:
     plan = approval.plan
-    study, counts = plan.study, site.ledger.members(plan.hash)
+    study = plan.study
     height, width = study.data.image_size
     colour = "colour" if study.data.channels == 3 else "grey"
     training = study.training
@@ -158,11 +154,7 @@ def _computed(site: Site, approval: Approval) -> tuple[str, ...]:
         f"data set {study.data.dataset}: {', '.join(study.data.modalities)} images, brought to "
         f"{height} x {width} pixels, {colour}",
         f"patients: {plan.declared_patients} declared for training, a public number",
-        f"in the cohort here: {counts.get('train', 0)} for training, "
-        f"{counts.get('validation', 0)} for evaluation; these numbers do not leave"
-        if approval.cohort != UNREAD
-        else "the images or labels here could not be used when it was proposed: an approval says "
-        "why; the coordinator does not learn of it",
+        *_cohort(site, approval, drafted),
         f"task: {study.task.kind} as {', '.join(study.task.classes)}",
         f"a model ({study.model.name}, {plan.weights} weights) is trained in {training.rounds} "
         f"rounds of {training.local_steps} steps, each on {training.batch_size} patients on average"
@@ -172,6 +164,39 @@ def _computed(site: Site, approval: Approval) -> tuple[str, ...]:
     ]
     if study.evaluation_rounds:
         lines.append(f"it is evaluated after {_rounds(study.evaluation_rounds)}")
+    return tuple(lines)
+
+
+def _cohort(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str, ...]:
+    """Who stands in it, or would, and who does not and why: for the hospital's people alone."""
+    if not approval.frozen and drafted is None:
+        return (
+            "who would be in it is not known: the images, the labels or a list cannot be read "
+            "now; consilium-site check says why",
+        )
+    plan_hash, stays = approval.plan.hash, "these numbers do not leave"
+    if approval.frozen or drafted is None:
+        counts, left_out = site.ledger.members(plan_hash), approval.left_out
+        trained, evaluated = counts.get("train", 0), counts.get("validation", 0)
+        gone = told(departures(site.store, plan_hash))
+        lines = [f"in the cohort here: {trained} for training, {evaluated} for evaluation; {stays}"]
+        lines += (
+            [f"left the cohort since: {gone}; their rounds until then stay paid"] if gone else []
+        )
+    else:
+        trained, evaluated = drafted.count("train"), drafted.count("validation")
+        left_out = len(drafted.left_out)
+        lines = [
+            f"in the cohort, if it were approved now: {trained} for training, {evaluated} for "
+            f"evaluation; {stays}"
+        ]
+    if left_out:
+        lines.append(
+            f"left out: {left_out} who have too little of [policy] max_epsilon_total left for "
+            "the whole study; nobody outside is told"
+        )
+    if not trained + evaluated:
+        lines.append("THERE IS NOBODY IN IT: what leaves is noise alone")
     return tuple(lines)
 
 
@@ -238,18 +263,28 @@ def _best_guess(epsilon: float, delta: float) -> str:
     return f"{math.ceil(min(right, 1.0) * 1e4 - 1e-9) / 100:.2f}"
 
 
-def _ledger(site: Site, plan: Plan) -> tuple[str, ...]:
-    policy = site.file.policy
-    before, after = site.ledger.forecast(plan, policy.limits)
+def _ledger(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str, ...]:
+    policy, plan = site.file.policy, approval.plan
     lines = [
-        f"the most charged patient of this cohort has spent epsilon {shown_epsilon(before)} today, "
-        f"over all studies",
-        f"and {shown_epsilon(after)} when the study is over",
-        f"the policy allows {policy.max_epsilon_total:g} in total and "
-        f"{policy.max_epsilon_per_study:g} for one study, with delta {policy.delta:g}",
+        f"the most charged of all patients has spent epsilon "
+        f"{shown_epsilon(site.ledger.most_spent(policy.limits))} today, over all studies"
     ]
-    if after > policy.max_epsilon_total:
-        lines.append("THIS IS MORE THAN THE POLICY ALLOWS: the study will be refused")
+    if drafted is not None:
+        lines += [
+            f"the most charged patient of this cohort has spent epsilon "
+            f"{shown_epsilon(drafted.before)} today, over all studies",
+            f"and {shown_epsilon(drafted.after)} when this study, and all that run, are over",
+        ]
+    elif approval.frozen:
+        lines.append(
+            f"this study has cost the patient whom it cost most epsilon "
+            f"{shown_epsilon(site.ledger.spent_on(plan))} so far"
+        )
+    lines.append(
+        f"the policy allows {policy.max_epsilon_total:g} in total and "
+        f"{policy.max_epsilon_per_study:g} for one study, with delta {policy.delta:g}; who cannot "
+        "pay for a whole study is not in it"
+    )
     return tuple(lines)
 
 
@@ -324,8 +359,8 @@ def _choices(site: Site, approval: Approval) -> tuple[str, ...]:
     return (
         decide.get(standing, again),
         "once approved it can be stopped at any moment; what has left cannot be called back",
-        "consilium-site opt-out PATIENT_ID takes a patient out; a running study that holds the "
-        "patient ends, and nobody outside is told why",
+        "consilium-site opt-out PATIENT_ID takes a patient out; a running study goes on without "
+        "the patient, and nobody outside can tell",
     )
 
 

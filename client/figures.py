@@ -1,4 +1,4 @@
-"""What the ledger says, read only: how far it has come, who stands in it, what was spent.
+"""What the ledger says, read only: how far it has come, what was charged, what was spent.
 
 Nothing here decides; :class:`client.ledger.Ledger` does.
 """
@@ -9,11 +9,12 @@ import math
 from collections import Counter
 from typing import Any
 
-from client.accounts import accounts, cost
+from client.accounts import Accounts, Limits, Part, cost, stated
+from client.membership import is_single, read
 from client.store import Store
 from common.accounting import SampledGaussian, renyi_epsilon
 from common.messages import HASH_OF_NOTHING, LedgerHead
-from common.plan import Plan
+from common.plan import Plan, read_plan
 from common.privacy import PatientMechanism
 
 
@@ -26,7 +27,6 @@ class Figures:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._clear: tuple[frozenset[str], tuple[object, ...]] | None = None
 
     def head(self) -> LedgerHead:
         """How many charges there are, and the hash over all of them.
@@ -54,20 +54,17 @@ class Figures:
         ).fetchone()
         return int(row["last"] or 0)
 
+    def is_charged(self, identity: str) -> bool:
+        """Whether the release with this identity has been reserved, or made."""
+        row = self._store.execute("SELECT 1 FROM charges WHERE identity = ?", identity).fetchone()
+        return row is not None
+
     def is_committed(self, identity: str) -> bool:
         """Whether the release with this identity has been made."""
         row = self._store.execute(
             "SELECT 1 FROM charges WHERE identity = ? AND state = 'committed'", identity
         ).fetchone()
         return row is not None
-
-    def spent(self, plan_hash: str, delta: float) -> float:
-        """The largest epsilon over the accounts of a plan's patients, over all studies.
-
-        It is what was released so far, as if it had been fixed beforehand.
-        """
-        spent = accounts(self._store, plan_hash).values()
-        return max((renyi_epsilon(account.total, delta) for account in spent), default=0.0)
 
     def cost_of(self, identity: str, delta: float) -> float:
         """Epsilon of one release alone; 0 where nothing was charged for it."""
@@ -83,7 +80,7 @@ class Figures:
     def members(self, plan_hash: str) -> dict[str, int]:
         """How many patients stand in each part of a plan's cohort now; it never leaves."""
         rows = self._store.execute(
-            "SELECT part, count(*) AS count FROM members WHERE plan_hash = ? AND present"
+            "SELECT part, count(*) AS count FROM members WHERE plan_hash = ? AND until IS NULL"
             " GROUP BY part",
             plan_hash,
         )
@@ -98,39 +95,52 @@ class Figures:
         )
         return Counter({(row["part"], row["state"]): row["count"] for row in rows})
 
-    def spent_on(self, plan: Plan) -> float:
-        """Epsilon that a plan has cost the patient whom it cost most, of this plan alone."""
+    def charged_to(self, plan: Plan, part: Part) -> float:
+        """Epsilon of all that a plan has charged to a part: a public figure, whoever was in it."""
         if not isinstance(plan.mechanism, PatientMechanism):
-            return math.inf if self.progress(plan.hash) else 0.0
+            return math.inf if self.last_round(plan.hash, part) else 0.0
         rows = self._store.execute(
-            "SELECT part, sampling_rate, noise_multiplier, sum(count) AS count FROM charges"
-            " WHERE plan_hash = ? GROUP BY part, sampling_rate, noise_multiplier",
+            "SELECT sampling_rate, noise_multiplier, sum(count) AS count FROM charges"
+            " WHERE plan_hash = ? AND part = ? GROUP BY sampling_rate, noise_multiplier",
             plan.hash,
-        ).fetchall()
-        names = ("sampling_rate", "noise_multiplier", "count")
-        events = [SampledGaussian(**{name: row[name] for name in names}) for row in rows]
-        delta = plan.mechanism.delta
-        each = (renyi_epsilon(cost(self._store, event), delta) for event in events)
-        return min(max(each, default=0.0), plan.mechanism.epsilon)
+            part,
+        )
+        total = sum(cost(self._store, SampledGaussian(**dict(row))) for row in rows.fetchall())
+        if isinstance(total, int):
+            return 0.0
+        return min(renyi_epsilon(total, plan.mechanism.delta), stated(plan, part))
 
-    def plans_with(self, patients: frozenset[str]) -> list[str]:
-        """The approved plans in whose cohort one of these stands now, by hash."""
-        rows = self._store.execute(
-            "SELECT plan_hash, decided_at FROM approvals WHERE state = 'approved'"
-        ).fetchall()
-        question = patients, tuple(map(tuple, rows))
-        if not patients or question == self._clear:
-            return []
-        found = {
-            row["plan_hash"]
+    def spent_on(self, plan: Plan, accounts: Accounts | None = None) -> float:
+        """Epsilon that a plan has cost the patient whom it cost most, of this plan alone.
+
+        Whoever stood in both parts of it, one after the other, has paid both, composed.
+
+        Args:
+            plan: which plan.
+            accounts: as they were read already, where they were.
+        """
+        accounts = accounts or Accounts(self._store)
+        delta, most = getattr(plan.mechanism, "delta", 0.5), 0.0  # 0.5: of no bound, or of nothing
+        for history in accounts.histories_in(plan.hash):
+            epsilon = renyi_epsilon(accounts.paid(history), delta)
+            places = accounts.places(history)
+            if len(places) == 1 and is_single(history):
+                epsilon = min(epsilon, *(stated(plan, part) for _, part in places))
+            most = max(most, epsilon)
+        return most
+
+    def most_spent(self, limits: Limits) -> float:
+        """What the most charged patient of all has spent, as the policy's total reads it."""
+        accounts = Accounts(self._store)
+        plans = {
+            row["plan_hash"]: read_plan(row["plan"])
             for row in self._store.execute(
-                "SELECT plan_hash, patient FROM members JOIN approvals USING (plan_hash)"
-                " WHERE state = 'approved' AND present"
+                "SELECT plan_hash, plan FROM approvals"
+                " WHERE plan_hash IN (SELECT plan_hash FROM charges)"
             )
-            if row["patient"] in patients
         }
-        self._clear = None if found else question
-        return sorted(found)
+        histories = accounts.histories()
+        return max((read(accounts, each, limits, plans) for each in histories), default=0.0)
 
     def charges(self) -> list[dict[str, Any]]:
         """Every charge, oldest first, as plain values."""

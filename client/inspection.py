@@ -23,7 +23,7 @@ from typing import Any, Final
 from client import audit, receipts
 from client.audit import signed_part
 from client.receipts import Receipt, read_receipts
-from client.recount import ChargeRow, changed_plans, recount
+from client.recount import ChargeRow, changed_plans, misplaced_members, recount
 from client.store import LOG_HEAD
 from common.enrolment import COORDINATOR_CARD, read_coordinator_card
 from common.errors import SiteError
@@ -45,7 +45,8 @@ class Fault:
 
     Attributes:
         file: in the state folder.
-        line: counted from 1; of the ledger, the charge; of the plans, the plan.
+        line: counted from 1; of the ledger, the charge; of the plans, the plan; of
+            the patients' stays, the stay.
         what: in words.
     """
 
@@ -97,6 +98,7 @@ def inspect(
     kept: Sequence[tuple[int, Receipt | None]] = (),
     charges: Sequence[ChargeRow] = (),
     plans: Mapping[str, str] = _NOTHING,
+    stays: Sequence[tuple[int, int | None]] = (),
     remembered: AuditHead = _NO_LOG,
 ) -> Verdict:
     """Hold a log and a ledger against their own chains and the coordinator's receipts.
@@ -110,13 +112,19 @@ def inspect(
         kept: receipts with their line numbers; None for a line that is none.
         charges: the ledger, oldest first.
         plans: text of each plan by the hash that it is stored under.
+        stays: from and to which charge each patient was in a cohort.
         remembered: the log's head at the last start or stop, as the store has it.
     """
     *lines, tail = log.split(b"\n")
     hashes = [HASH_OF_NOTHING, *map(sha256, lines)]
     ledger = [HASH_OF_NOTHING, *(row.hash for row in charges)]
     faults = _log_faults(lines, hashes, key)
-    faults += [Fault(STORE, *each) for each in (*recount(charges, plans), *changed_plans(plans))]
+    found = (
+        *recount(charges, plans),
+        *changed_plans(plans),
+        *misplaced_members(stays, len(charges)),
+    )
+    faults += [Fault(STORE, *each) for each in found]
     if _is_whole(tail):
         faults.append(Fault(audit.FILE, len(lines) + 1, "its end was changed"))
         tail = b""
@@ -163,7 +171,7 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
         content = log.read_bytes() if log.exists() else b""
         further = [pair for folder in elsewhere for pair in read_receipts(folder)]
         kept = [*read_receipts(state), *further]
-        charges, plans, remembered = _stored(state / STORE)
+        charges, plans, stays, remembered = _stored(state / STORE)
     except (OSError, ValueError, sqlite3.Error) as error:
         raise SiteError(
             "the site's state cannot be inspected",
@@ -179,6 +187,7 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
         kept=kept,
         charges=charges,
         plans=plans,
+        stays=stays,
         remembered=remembered,
     )
     return replace(verdict, further=sum(receipt is not None for _, receipt in further))
@@ -196,17 +205,20 @@ def _require_receipts(folders: Sequence[Path]) -> None:
             )
 
 
-def _stored(path: Path) -> tuple[list[ChargeRow], dict[str, str], AuditHead]:
-    """The ledger, the plans that it is about, and the log's head as the store remembers it."""
+def _stored(
+    path: Path,
+) -> tuple[list[ChargeRow], dict[str, str], list[tuple[int, int | None]], AuditHead]:
+    """The ledger, its plans, the patients' stays, and the log's head as the store remembers it."""
     uri = f"{path.resolve().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True)) as store:
         names = ", ".join(field.name for field in fields(ChargeRow))
         rows = store.execute(f"SELECT {names} FROM charges ORDER BY length")  # noqa: S608 - our own
         charges = [ChargeRow(*row) for row in rows]
         plans = dict(store.execute("SELECT plan_hash, plan FROM approvals ORDER BY rowid"))
+        stays = store.execute("SELECT since, until FROM members ORDER BY rowid").fetchall()
         kept = store.execute("SELECT value FROM facts WHERE name = ?", (LOG_HEAD,)).fetchone()
     length, hash_ = kept[0].split(" ") if kept else (0, HASH_OF_NOTHING)
-    return charges, plans, AuditHead(int(length), hash_)
+    return charges, plans, stays, AuditHead(int(length), hash_)
 
 
 def _log_faults(lines: Sequence[bytes], hashes: Sequence[str], key: str) -> list[Fault]:

@@ -1,8 +1,8 @@
 """What the audit log says of messages.
 
 Each message takes two lines, whatever it is about: one before anything is done for it, and one
-before its reply leaves. So the log's length, which goes out with every reply, tells nothing of
-what was done.
+before its reply leaves, or that none does. So the log's length, which goes out with every reply,
+tells nothing of what was done; nor does any line come of who the patients are.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
+from client.accounts import Part
 from client.site import Site
 from common.files import sha256
 from common.flower import RecordDict
@@ -89,11 +90,12 @@ def _about(request: Request) -> dict[str, object]:
 
 
 def _epsilon(site: Site, reply: Reply, *, again: bool) -> dict[str, object]:
-    """Of this release, and of the plan so far for its most charged patient; None: unbounded."""
+    """Of this release, and of the plan so far for whoever stood in that part; None: unbounded."""
     delta = site.file.policy.delta
     alone = 0.0 if again else site.ledger.cost_of(reply.request, delta)
     approval = site.approvals.find(reply.plan_hash)
-    after = math.inf if approval is None else site.ledger.spent_on(approval.plan)
+    part: Part = "train" if reply.purpose == "train" else "validation"
+    after = math.inf if approval is None else site.ledger.charged_to(approval.plan, part)
     return {"epsilon": _finite(alone), "epsilon_after": _finite(after), "delta": delta}
 
 

@@ -19,7 +19,7 @@ class StudyRow:
         name: of its study.
         title: of its study.
         plan_hash: SHA-256 of the plan.
-        state: pending, approved, expired, denied, stopped, withdrawn or closed.
+        state: pending, approved, expired, denied, stopped or closed.
         round: the last round of training that was charged; 0 before any.
         rounds: of training in the plan.
         epsilon_spent: the largest that any of its patients has spent on it so far.
@@ -72,12 +72,19 @@ class Shown:
 
 @dataclass(frozen=True)
 class Approved:
-    """An approval that was given."""
+    """An approval that was given.
+
+    Attributes:
+        patients: how many stand in training and evaluation. Sensitive, as the next.
+        left_out: how many do not, since they cannot pay for the whole study.
+    """
 
     study: str
     plan_hash: str
     expires: str
     epsilon: float
+    patients: int = field(repr=False)
+    left_out: int = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -110,13 +117,13 @@ class OptedOut:
     Attributes:
         added: patients who were not on the list before.
         known: those who were.
-        ended: studies whose approval ended, by name.
+        left: running studies that they stood in and have left, by name. Sensitive, as the next.
         unknown: of those who were added, who stands in no cohort that was read here. Sensitive.
     """
 
     added: int
     known: int
-    ended: tuple[str, ...]
+    left: tuple[str, ...] = field(repr=False)
     unknown: tuple[str, ...] = field(repr=False)
 
 
@@ -129,6 +136,9 @@ class Spending:
         evaluations: that were charged.
         epsilon_spent: so far.
         epsilon: the most that it may cost.
+        patients: who stand in training and evaluation now. Sensitive, as the next two.
+        gone: who stood in it and left, by reason.
+        left_out: who never did, since they could not pay for all of it.
     """
 
     study: str
@@ -138,6 +148,9 @@ class Spending:
     evaluations: int
     epsilon_spent: float
     epsilon: float
+    patients: int = field(repr=False)
+    gone: str = field(repr=False)
+    left_out: int = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from client.ledger import Part, event_of
+from client.accounts import Part, event_of
 from common.errors import Refusal
 from common.files import canonical_json, sha256
 from common.messages import HASH_OF_NOTHING
@@ -52,6 +52,19 @@ def recount(charges: Sequence[ChargeRow], plans: Mapping[str, str]) -> Iterator[
         if what:
             yield number, what
         previous = row.hash
+
+
+def misplaced_members(stays: Sequence[tuple[int, int | None]], charges: int) -> Iterator[Finding]:
+    """The stays that no ledger of this length can hold: whose they are, no finding says.
+
+    Args:
+        stays: from and to which length of the ledger a patient was in a cohort, in the order in
+            which they are stored; None for a stay that has not ended.
+        charges: the ledger's length.
+    """
+    for number, (since, until) in enumerate(stays, start=1):
+        if not 0 <= since <= (charges if until is None else until) <= charges:
+            yield number, f"a patient's stay, from charge {since} to {until}, was changed"
 
 
 def changed_plans(plans: Mapping[str, str]) -> Iterator[Finding]:

@@ -28,9 +28,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from client import membership
+from client.accounts import everyone_joined, join
 from client.approvals import Approval, Approvals, timestamp
+from client.archive import Root, require_folder
 from client.audit import AuditLog
-from client.dataset import Cohort, load_cohort, require_unchanged
+from client.dataset import Cohort, load_cohort
 from client.identity import Pseudonyms
 from client.ledger import Ledger
 from client.optout import OptOuts
@@ -40,8 +43,9 @@ from client.receipts import Receipts
 from client.replies import Replies
 from client.sitefile import DataSet, SiteFile, load_site_file
 from client.store import LOG_HEAD, Store
+from client.watching import entries_of
 from common.errors import Refusal, RefusalCode, SiteError
-from common.files import sha256_file, write_atomic
+from common.files import canonical_json, sha256, sha256_file, write_atomic
 from common.numerics import EngineChoice, NumericsRecord, record
 from common.plan import Offer
 from common.randomness import KEY_BYTES, StudyKey, known_secret
@@ -84,6 +88,7 @@ class Site:
     recorded: NumericsRecord | None = None
     serves: bool = False
     _cohorts: dict[str, Cohort] = field(default_factory=dict, repr=False)
+    _roots: dict[Path, Root] = field(default_factory=dict, repr=False)
     _read_at: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
@@ -120,10 +125,10 @@ class Site:
         return found
 
     def cohort(self, study: Study, progress: Progress = silent) -> Cohort:
-        """The site's patients for a study, read once while the site is open.
+        """The site's patients for a study, as they are now.
 
-        They are read again when the list of those who take no part, or of those who are one
-        person, has changed.
+        They are read again when files have changed, or the list of those who take no part, or of
+        those who are one person. Who was found to be one person has one account from then on.
 
         Raises:
             Refusal: ``data-unavailable``.
@@ -131,16 +136,23 @@ class Site:
             LabelError: the site's own failure: the label file as a whole cannot be used.
             SiteError: a list of patients cannot be read.
         """
-        absent = self.opt_outs.read()
-        wanted = study.data.model_dump_json() + study.task.model_dump_json() + absent.version
+        persons = self.persons.read().persons
+        join(self.store, persons)
+        absent = self.absent()
+        data = self.dataset(study)
+        images = self.folder / data.images
+        labels = self.file.label_file(study.data.dataset, self.folder)
+        root = require_folder(images, self._roots.get(images))
+        wanted = study.data.model_dump_json() + study.task.model_dump_json()
+        wanted += sha256(canonical_json([sorted(absent), sorted(persons.items())]))
+        wanted += entries_of(images, labels.path)
         if wanted not in self._cohorts:
             while len(self._cohorts) >= MOST_COHORTS:  # the one that was read first
                 del self._cohorts[next(iter(self._cohorts))]
             self._read_at = self._read_at or timestamp()
-            data = self.dataset(study)
             self._cohorts[wanted] = load_cohort(
-                self.folder / data.images,
-                self.file.label_file(study.data.dataset, self.folder),
+                images,
+                labels,
                 pseudonyms=self.pseudonyms,
                 classes=study.task.classes,
                 modalities=study.data.modalities,
@@ -148,13 +160,22 @@ class Site:
                 channels=study.data.channels,
                 split=data.parts,
                 cache=self.state / "cache",
-                without=absent.pseudonyms,
-                persons=self.persons.read().persons,
+                without=absent,
+                persons=persons,
                 workers=self.workers,
                 progress=progress,
                 derived=data.derived,
             )
+            self._roots[images] = root
         return self._cohorts[wanted]
+
+    def absent(self) -> frozenset[str]:
+        """Pseudonyms of those who take no part, and of whoever is one person with them.
+
+        Raises:
+            SiteError: a list cannot be read.
+        """
+        return everyone_joined(self.store, self.opt_outs.read().pseudonyms)
 
     def numerics(self, study: Study, choice: EngineChoice | None = None) -> NumericsRecord:
         """What this site's arithmetic would depend on in a study.
@@ -210,21 +231,22 @@ class Site:
             return StudyKey.generate()
         return StudyKey(known_secret(self.known_seed, self.name, f"study {plan_hash}"))
 
-    def frozen_cohort(self, approval: Approval) -> Cohort:
-        """The patients that an approval froze.
+    def cohort_for(self, approval: Approval) -> Cohort:
+        """The patients of this moment, for a round of a plan whose cohort is frozen.
 
-        Another process may have frozen them after they were read here: then they are read
-        again.
+        Another process may have frozen it after they were read here: then they are read again
+        before anybody is said to have left.
 
         Raises:
-            Refusal: ``cohort-changed``; and as :meth:`cohort`.
+            ConsiliumError: as :meth:`cohort`.
         """
-        study = approval.plan.study
+        study, plan_hash = approval.plan.study, approval.plan.hash
         cohort = self.cohort(study)
-        if cohort.fingerprint != approval.cohort and self._read_at <= approval.decided:
+        if self._read_at <= approval.frozen and membership.leavers(
+            self.store, plan_hash, membership.places(cohort), self.absent()
+        ):
             self.forget()
             cohort = self.cohort(study)
-        require_unchanged(cohort, approval.cohort)
         return cohort
 
     def remember_log(self) -> None:

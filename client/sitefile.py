@@ -8,10 +8,10 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from client.accounts import Limits
 from client.dataset import LabelFile, Split
 from client.dicom import Derived
 from client.labels import Key
-from client.ledger import Limits
 from common.bounds import range_of
 from common.errors import SiteError
 from common.settings import Section, load_toml
@@ -106,6 +106,8 @@ class Policy(Section):
         min_sites: the smallest aggregate that the site joins.
         approval: ``ask`` waits for a person; ``automatic`` approves what the policy allows.
         approval_days: how long an approval holds.
+        max_open_studies: how many approved studies may run at once; each sets aside what it may
+            still cost its patients, so that others cannot use it.
         hours: when the site works on studies; left out, at any time.
         allow_known_key: take randomness that follows from a known seed: not private.
         allow_no_privacy: take part in studies with ``mode = "none"``.
@@ -120,6 +122,7 @@ class Policy(Section):
     min_sites: int = Field(default=2, ge=1)
     approval: Literal["ask", "automatic"] = "ask"
     approval_days: int = Field(default=180, ge=1, le=3650)
+    max_open_studies: int = Field(default=16, ge=1, le=1000)
     hours: Hours | None = None
     allow_known_key: bool = False
     allow_no_privacy: bool = False

@@ -8,7 +8,7 @@ it, so that a charge is committed and its reply stored in one transaction.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,7 @@ from typing import Final
 from common.errors import SiteError
 from common.files import sync_folder
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 LOG_HEAD: Final = "audit-log"
 """The fact under which the audit log's head stands: its length and its hash."""
 _PATIENCE_SECONDS: Final = 60.0
@@ -26,16 +26,30 @@ CREATE TABLE approvals (
     plan_hash TEXT PRIMARY KEY,
     study TEXT NOT NULL,
     plan TEXT NOT NULL,
-    cohort TEXT NOT NULL,
     study_key BLOB,
-    state TEXT NOT NULL CHECK (state IN ('pending', 'approved', 'closed')),
-    decided_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
+    state TEXT NOT NULL CHECK (state IN ('pending', 'approved', 'denied', 'stopped', 'closed')),
+    frozen_at TEXT NOT NULL DEFAULT '',
+    left_out INTEGER NOT NULL DEFAULT 0,
+    proposed_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
+    decided_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
+    decided_by TEXT NOT NULL DEFAULT '',
+    expires_at TEXT
 ) STRICT;
 CREATE TABLE members (
     plan_hash TEXT NOT NULL REFERENCES approvals,
     patient TEXT NOT NULL,
-    part TEXT NOT NULL CHECK (part IN ('train', 'validation')),
-    PRIMARY KEY (patient, plan_hash)
+    part TEXT NOT NULL CHECK (part IN ('train', 'validation', 'test')),
+    digest TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    until INTEGER CHECK (until >= since),
+    why TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE UNIQUE INDEX members_present ON members (plan_hash, patient) WHERE until IS NULL;
+CREATE INDEX members_by_patient ON members (patient);
+CREATE TABLE joins (
+    patient TEXT NOT NULL,
+    person TEXT NOT NULL,
+    PRIMARY KEY (patient, person)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE charges (
     length INTEGER PRIMARY KEY,
@@ -57,18 +71,6 @@ CREATE TABLE replies (
     round INTEGER NOT NULL,
     reply BLOB NOT NULL
 ) STRICT;
-"""
-HISTORIES: Final = """
-INSERT INTO histories
-    SELECT DISTINCT plan_hash, stood.history FROM members JOIN (
-        SELECT patient, group_concat(plan_hash || ' ' || part, ',') AS history
-        FROM members WHERE part != 'test' GROUP BY patient
-    ) AS stood USING (patient) WHERE part != 'test'
-"""
-"""Fills the table ``histories``, which follows from ``members``."""
-_SINCE_2: Final = f"""
-CREATE INDEX charges_by_event
-    ON charges (plan_hash, part, sampling_rate, noise_multiplier, count);
 CREATE TABLE costs (
     accountant TEXT NOT NULL,
     sampling_rate REAL NOT NULL,
@@ -76,49 +78,10 @@ CREATE TABLE costs (
     divergences BLOB NOT NULL,
     PRIMARY KEY (accountant, sampling_rate, noise_multiplier)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE histories (
-    plan_hash TEXT NOT NULL REFERENCES approvals,
-    history TEXT NOT NULL,
-    PRIMARY KEY (plan_hash, history)
-) STRICT, WITHOUT ROWID;
-{HISTORIES};
-"""
-_SINCE_3: Final = """
-CREATE TABLE approvals_3 (
-    plan_hash TEXT PRIMARY KEY,
-    study TEXT NOT NULL,
-    plan TEXT NOT NULL,
-    cohort TEXT NOT NULL,
-    study_key BLOB,
-    state TEXT NOT NULL CHECK (
-        state IN ('pending', 'approved', 'denied', 'stopped', 'withdrawn', 'closed')
-    ),
-    proposed_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
-    decided_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
-    decided_by TEXT NOT NULL DEFAULT '',
-    expires_at TEXT
-) STRICT;
-INSERT INTO approvals_3
-    SELECT plan_hash, study, plan, cohort, study_key, state, decided_at, decided_at,
-        CASE state WHEN 'pending' THEN '' ELSE 'policy' END, NULL
-    FROM approvals ORDER BY rowid;
-DROP TABLE approvals;
-ALTER TABLE approvals_3 RENAME TO approvals;
-CREATE TABLE members_3 (
-    plan_hash TEXT NOT NULL REFERENCES approvals,
-    patient TEXT NOT NULL,
-    part TEXT NOT NULL CHECK (part IN ('train', 'validation', 'test')),
-    present INTEGER NOT NULL DEFAULT 1,
-    PRIMARY KEY (patient, plan_hash, part)
-) STRICT, WITHOUT ROWID;
-INSERT INTO members_3 (plan_hash, patient, part) SELECT plan_hash, patient, part FROM members;
-DROP TABLE members;
-ALTER TABLE members_3 RENAME TO members;
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-DELETE FROM replies; -- signed before there was an audit log: nobody would believe them now
 """
-"""A patient who left a cohort stays a member: what was released about him was."""
-_STEPS: Final = (_SCHEMA, _SINCE_2, _SINCE_3)
+"""A member pays the charges of the plan and part beyond ``since``, up to ``until``, which is
+empty while the patient is in; both are lengths of the ledger."""
 
 
 class Store:
@@ -153,9 +116,9 @@ class Store:
             self._connection.execute(f"PRAGMA {setting}")
         self._connection.execute("PRAGMA secure_delete = ON")
         (found,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if found < SCHEMA_VERSION:
-            self._bring_up_to_date(path)
-        elif found != SCHEMA_VERSION:
+        if found == 0:
+            found = self._make(path)
+        if found != SCHEMA_VERSION:
             raise SiteError(
                 "the site's store was made by another version of Consilium",
                 where=path,
@@ -164,35 +127,35 @@ class Store:
                 remedy="install the version that made it",
             )
 
-    def _bring_up_to_date(self, path: Path) -> None:
-        """Make what is missing, in one transaction.
+    def _make(self, path: Path) -> int:
+        """Make the tables in one transaction; gives the version that is there then.
 
-        Tables are replaced as SQLite's documentation of ALTER TABLE prescribes: with foreign
-        keys off, so that what refers to a table is not touched while it is away. Another
-        process may have been faster: the version is read again under the lock.
+        Another process may have been faster: the version is read again under the lock.
         """
-        self._connection.execute("PRAGMA foreign_keys = OFF")
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
+        with self.transaction():
             (found,) = self._connection.execute("PRAGMA user_version").fetchone()
-            for statement in _statements("".join(_STEPS[found:])):
-                self._connection.execute(statement)
-            self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
-        self._connection.execute("PRAGMA foreign_keys = ON")
-        self.erase()  # the old tables held study keys, and so does the write-ahead log
+            if found == 0:
+                for statement in _SCHEMA.split(";\n"):
+                    self._connection.execute(statement)
+                found = SCHEMA_VERSION
+                self._connection.execute(f"PRAGMA user_version = {found}")
         sync_folder(path.parent)
+        return int(found)
 
     def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
         """Run one statement; outside a transaction it is durable when this returns."""
         return self._connection.execute(statement, values)
 
+    def execute_each(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        """Run one statement for each row of values, in a transaction."""
+        self._connection.executemany(statement, rows)
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All statements inside are durable together, or none is."""
+        """All statements inside are durable together, or none is; one within another joins it."""
+        if self._connection.in_transaction:
+            yield
+            return
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -226,13 +189,3 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script, one by one: unlike ``executescript`` it commits nothing."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""

@@ -109,23 +109,36 @@ class LinkError(ConsiliumError):
 
 
 class RefusalCode(StrEnum):
-    """The closed list of reasons that may leave a site. No text or count goes with one."""
+    """The closed list of reasons that may leave a site. No text or count goes with one.
+
+    None tells anything of a patient: each follows from messages, plans, the site file, the clock,
+    a person's decision or what the site has sent before, and the remark beside it says from which.
+    Whatever follows from images, labels, lists of patients or accounts, and whatever fails at the
+    site, has no code: the site is silent, and its own people are told.
+    """
 
     MALFORMED = "malformed"
+    """The message alone, or a study's model, which is tried on made-up numbers."""
     WRONG_PLAN = "wrong-plan"
+    """The message against the plan and the site's public numbers."""
     NOT_APPROVED = "not-approved"
+    """What the coordinator has proposed and closed."""
     PENDING = "pending"
+    """The site file asks a person, who has not decided; said before any patient is read."""
     DENIED = "denied"
+    """A person has decided. What a person thought of stays outside epsilon, as with a stop."""
     POLICY = "policy"
+    """The plan against the site file, and how many plans of this coordinator run or wait."""
     DATA_UNAVAILABLE = "data-unavailable"
-    COHORT_CHANGED = "cohort-changed"
-    BUDGET = "budget"
+    """The site file has no such data set, or declares too few patients: both are public."""
     ROUND_OUT_OF_ORDER = "round-out-of-order"
+    """The rounds that were asked for before."""
     ROUND_CONFLICT = "round-conflict"
+    """The arrays that this round was asked for with before."""
     LEDGER_BEHIND = "ledger-behind"
+    """Heads that the site has signed before; the ledger has a charge a round, whoever is there."""
     NUMERICS = "numerics"
-    EGRESS = "egress"
-    INTERNAL = "internal"
+    """The versions, the processor and the settings of the machine."""
 
 
 class Refusal(ConsiliumError):

@@ -28,14 +28,10 @@ _REFUSALS: Final = {
     RefusalCode.DENIED: "denied the plan",
     RefusalCode.POLICY: "its policy forbids it",
     RefusalCode.DATA_UNAVAILABLE: "does not have the data set",
-    RefusalCode.COHORT_CHANGED: "its cohort changed since the approval",
-    RefusalCode.BUDGET: "its patients' privacy budget does not suffice",
     RefusalCode.ROUND_OUT_OF_ORDER: "is at another round",
     RefusalCode.ROUND_CONFLICT: "answered this round for other weights",
     RefusalCode.LEDGER_BEHIND: "its ledger is older than what it has sent",
     RefusalCode.NUMERICS: "cannot compute as the plan says",
-    RefusalCode.EGRESS: "its own egress check stopped the reply",
-    RefusalCode.INTERNAL: "failed; its own log says why",
 }
 
 

@@ -95,8 +95,8 @@ class Control(SiteServicer):
         )
 
     async def Show(self, request: pb.ShowRequest, context: object) -> pb.ShowReply:
-        """One plan in plain words."""
-        shown = await self._quick.ask(
+        """One plan in plain words; whom it would find has to be read, which may take minutes."""
+        shown = await self._slow.ask(
             partial(
                 administration.show,
                 study=request.study,
@@ -140,6 +140,8 @@ class Control(SiteServicer):
             plan_hash=approved.plan_hash,
             expires=approved.expires,
             epsilon=approved.epsilon,
+            patients=approved.patients,
+            left_out=approved.left_out,
         )
 
     async def Deny(self, request: pb.DenyRequest, context: object) -> pb.StopReply:
@@ -192,13 +194,11 @@ class Control(SiteServicer):
             await asyncio.sleep(FOLLOWING)
 
     async def OptOut(self, request: pb.OptOutRequest, context: object) -> pb.OptOutReply:
-        """Leave patients out; studies that hold them end at once."""
+        """Leave patients out; studies that hold them go on without them."""
         task = partial(administration.opt_out, patients=list(request.patients), by=request.by)
         done = await self._quick.ask(task)
-        for study in done.ended:
-            self._supervisor.stop(study)
         return pb.OptOutReply(
-            added=done.added, known=done.known, ended=done.ended, unknown=done.unknown
+            added=done.added, known=done.known, left=done.left, unknown=done.unknown
         )
 
     async def _end(self, decide: Callable[..., Left], study: str, by: str) -> pb.StopReply:
@@ -326,4 +326,7 @@ def _spending(each: Spending) -> pb.Spending:
         evaluations=each.evaluations,
         epsilon_spent=each.epsilon_spent,
         epsilon=each.epsilon,
+        patients=each.patients,
+        gone=each.gone,
+        left_out=each.left_out,
     )

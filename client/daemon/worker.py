@@ -2,7 +2,8 @@
 
 ``python -m client.daemon.worker`` is started by the supervisor with one end of a pair of
 sockets. It says ``ready`` when the site is open, and then has one ``reply`` for each
-``request``. It runs the ``ClientApp`` that any of Flower's nodes would run, behind the same
+``request``; whom a plan that it has just approved finds, it looks up when the answer is handed
+over. It runs the ``ClientApp`` that any of Flower's nodes would run, behind the same
 gates. It has no network: replies go to the supervisor.
 """
 
@@ -76,6 +77,7 @@ class Order:
 def serve(end: socket.socket, order: Order) -> None:
     """Open the site and answer until the other end closes."""
     from client.app import build
+    from client.consent import settle
     from client.site import open_site
 
     order.limits.apply()  # with all that is imported in memory: what fails now fails clearly
@@ -85,6 +87,7 @@ def serve(end: socket.socket, order: Order) -> None:
         frames.send(end, Frame("ready"))
         while (frame := frames.receive(end)) is not None:
             frames.send(end, respond(app, frame, order))
+            settle(site)
 
 
 def respond(app: ClientApp, frame: Frame, order: Order) -> Frame:

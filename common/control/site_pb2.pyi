@@ -195,16 +195,20 @@ class ApproveRequest(_message.Message):
     def __init__(self, study: _Optional[str] = ..., plan_hash: _Optional[str] = ..., days: _Optional[int] = ..., by: _Optional[str] = ...) -> None: ...
 
 class ApproveReply(_message.Message):
-    __slots__ = ("study", "plan_hash", "expires", "epsilon")
+    __slots__ = ("study", "plan_hash", "expires", "epsilon", "patients", "left_out")
     STUDY_FIELD_NUMBER: _ClassVar[int]
     PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_FIELD_NUMBER: _ClassVar[int]
     EPSILON_FIELD_NUMBER: _ClassVar[int]
+    PATIENTS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     study: str
     plan_hash: str
     expires: str
     epsilon: float
-    def __init__(self, study: _Optional[str] = ..., plan_hash: _Optional[str] = ..., expires: _Optional[str] = ..., epsilon: _Optional[float] = ...) -> None: ...
+    patients: int
+    left_out: int
+    def __init__(self, study: _Optional[str] = ..., plan_hash: _Optional[str] = ..., expires: _Optional[str] = ..., epsilon: _Optional[float] = ..., patients: _Optional[int] = ..., left_out: _Optional[int] = ...) -> None: ...
 
 class DenyRequest(_message.Message):
     __slots__ = ("study", "by")
@@ -287,7 +291,7 @@ class LedgerReply(_message.Message):
     def __init__(self, studies: _Optional[_Iterable[_Union[Spending, _Mapping]]] = ..., limit_per_study: _Optional[float] = ..., limit_total: _Optional[float] = ..., delta: _Optional[float] = ..., most_spent: _Optional[float] = ..., length: _Optional[int] = ..., head: _Optional[str] = ...) -> None: ...
 
 class Spending(_message.Message):
-    __slots__ = ("study", "plan_hash", "state", "rounds", "evaluations", "epsilon_spent", "epsilon")
+    __slots__ = ("study", "plan_hash", "state", "rounds", "evaluations", "epsilon_spent", "epsilon", "patients", "gone", "left_out")
     STUDY_FIELD_NUMBER: _ClassVar[int]
     PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -295,6 +299,9 @@ class Spending(_message.Message):
     EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
     EPSILON_SPENT_FIELD_NUMBER: _ClassVar[int]
     EPSILON_FIELD_NUMBER: _ClassVar[int]
+    PATIENTS_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     study: str
     plan_hash: str
     state: str
@@ -302,7 +309,10 @@ class Spending(_message.Message):
     evaluations: int
     epsilon_spent: float
     epsilon: float
-    def __init__(self, study: _Optional[str] = ..., plan_hash: _Optional[str] = ..., state: _Optional[str] = ..., rounds: _Optional[int] = ..., evaluations: _Optional[int] = ..., epsilon_spent: _Optional[float] = ..., epsilon: _Optional[float] = ...) -> None: ...
+    patients: int
+    gone: str
+    left_out: int
+    def __init__(self, study: _Optional[str] = ..., plan_hash: _Optional[str] = ..., state: _Optional[str] = ..., rounds: _Optional[int] = ..., evaluations: _Optional[int] = ..., epsilon_spent: _Optional[float] = ..., epsilon: _Optional[float] = ..., patients: _Optional[int] = ..., gone: _Optional[str] = ..., left_out: _Optional[int] = ...) -> None: ...
 
 class AuditRequest(_message.Message):
     __slots__ = ("after", "follow")
@@ -342,13 +352,13 @@ class OptOutRequest(_message.Message):
     def __init__(self, patients: _Optional[_Iterable[str]] = ..., by: _Optional[str] = ...) -> None: ...
 
 class OptOutReply(_message.Message):
-    __slots__ = ("added", "known", "ended", "unknown")
+    __slots__ = ("added", "known", "left", "unknown")
     ADDED_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
-    ENDED_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     added: int
     known: int
-    ended: _containers.RepeatedScalarFieldContainer[str]
+    left: _containers.RepeatedScalarFieldContainer[str]
     unknown: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, added: _Optional[int] = ..., known: _Optional[int] = ..., ended: _Optional[_Iterable[str]] = ..., unknown: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, added: _Optional[int] = ..., known: _Optional[int] = ..., left: _Optional[_Iterable[str]] = ..., unknown: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -164,7 +164,7 @@ class SiteServicer:
         raise NotImplementedError('Method not implemented!')
 
     def OptOut(self, request, context):
-        """Leave patients out of every later study; a running one that holds them ends.
+        """Leave patients out of every study from now on; those that run go on without them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

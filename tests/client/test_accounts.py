@@ -1,7 +1,8 @@
-"""Accounts: what was released about each kind of patient, whatever the order it came in."""
+"""Accounts: what was released about each patient, whatever the order it came in."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -10,38 +11,54 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.accounts import accounts, cost, enrol
+from client.accounts import (
+    STILL,
+    Accounts,
+    Stay,
+    cost,
+    everyone_joined,
+    join,
+    joined,
+)
 from client.store import Store
 from common.accounting import ORDERS, SampledGaussian, renyi
 
-EVENTS = (
-    SampledGaussian(sampling_rate=0.25, noise_multiplier=2.0, count=3),
-    SampledGaussian(sampling_rate=1.0, noise_multiplier=9.0, count=1),
-)
-MEMBERS = {("one", "train"): "abc", ("one", "validation"): "d", ("two", "train"): "cd"}
-HISTORIES = {
-    "a": {("one", "train")},
-    "b": {("one", "train")},
-    "c": {("one", "train"), ("two", "train")},
-    "d": {("one", "validation"), ("two", "train")},
+EVENTS = {
+    "one": SampledGaussian(sampling_rate=0.25, noise_multiplier=2.0, count=3),
+    "two": SampledGaussian(sampling_rate=1.0, noise_multiplier=9.0, count=1),
 }
+PLACES = [(plan, part) for plan in EVENTS for part in ("train", "validation")]
+NOTHING = np.zeros(len(ORDERS))
 
 
 def opened(folder: str | Path) -> Store:
-    """A store with two plans and four patients, who are called by one letter each."""
+    """A store with two plans."""
     store = Store(Path(folder) / "site.sqlite")
-    for plan in ("one", "two"):
+    for plan in EVENTS:
         store.execute(
-            "INSERT INTO approvals (plan_hash, study, plan, cohort, state)"
-            " VALUES (?, 'a study', 'a plan', 'a cohort', 'approved')",
+            "INSERT INTO approvals (plan_hash, study, plan, state)"
+            " VALUES (?, 'a study', 'a plan', 'approved')",
             plan,
         )
-    for (plan, part), patients in MEMBERS.items():
-        enrol(store, plan, part, patients)
     return store
 
 
-def charge(store: Store, number: int, plan: str, part: str, event: SampledGaussian | None) -> None:
+def stay(  # noqa: PLR0917 - a row
+    store: Store, patient: str, plan: str, part: str, since: int = 0, until: int | None = None
+) -> None:
+    store.execute(
+        "INSERT INTO members (plan_hash, patient, part, digest, since, until)"
+        " VALUES (?, ?, ?, '', ?, ?)",
+        plan,
+        patient,
+        part,
+        since,
+        until,
+    )
+
+
+def charge(store: Store, number: int, plan: str, part: str, *, bounded: bool = True) -> None:
+    event = EVENTS[plan]
     store.execute(
         "INSERT INTO charges (length, hash, plan_hash, round, part, identity, sampling_rate,"
         " noise_multiplier, count, state) VALUES (?, '', ?, ?, ?, ?, ?, ?, ?, 'reserved')",
@@ -50,53 +67,131 @@ def charge(store: Store, number: int, plan: str, part: str, event: SampledGaussi
         number,
         part,
         str(number),
-        event.sampling_rate if event else None,
-        event.noise_multiplier if event else None,
-        event.count if event else 1,
+        event.sampling_rate if bounded else None,
+        event.noise_multiplier if bounded else None,
+        event.count if bounded else 1,
     )
 
 
-charges = st.lists(
-    st.tuples(st.sampled_from(sorted(MEMBERS)), st.sampled_from(EVENTS)), max_size=12
+stays = st.lists(
+    st.tuples(
+        st.sampled_from("abc"),
+        st.sampled_from(PLACES),
+        st.integers(0, 12),
+        st.integers(0, 12) | st.none(),
+    ),
+    max_size=8,
 )
 
 
-@given(made=charges)
-@settings(max_examples=30, deadline=None)
-def test_a_patient_pays_for_every_charge_of_every_part_it_stands_in(
-    made: list[tuple[tuple[str, str], SampledGaussian]],
+@given(made=st.lists(st.sampled_from(PLACES), max_size=12), stood=stays)
+@settings(max_examples=60, deadline=None)
+def test_a_patient_pays_for_every_charge_of_every_part_while_in_it(
+    made: list[tuple[str, str]],
+    stood: list[tuple[str, tuple[str, str], int, int | None]],
 ) -> None:
-    """Added up here patient by patient, in the order in which the charges came."""
+    """Added up here charge by charge, and by how often the patient stood in it at the time."""
     with tempfile.TemporaryDirectory() as folder, opened(folder) as store:
-        for number, ((plan, part), event) in enumerate(made, 1):
-            charge(store, number, plan, part, event)
-        for plan in ("one", "two"):
-            found = accounts(store, plan)
-            stands = [history for history in HISTORIES.values() if plan in dict(history)]
-            assert set(found) == {frozenset(history) for history in stands}
-            for history, account in found.items():
-                paid = [event for place, event in made if place in history]
-                others = [event for place, event in made if place in history and place[0] != plan]
-                nothing = np.zeros(len(ORDERS))
-                assert account.total == pytest.approx(sum(map(renyi, paid), nothing))
-                assert account.others == pytest.approx(sum(map(renyi, others), nothing))
+        store.execute("DROP INDEX members_present")  # one person under several identifiers
+        for number, place in enumerate(made, 1):
+            charge(store, number, *place)
+        for patient, place, since, until in stood:
+            ends = None if until is None else max(since, until)
+            stay(store, patient, *place, since=since, until=ends)
+        accounts = Accounts(store)
+        for patient in "abc":
+            expected = NOTHING
+            for number, place in enumerate(made, 1):
+                times = sum(
+                    (one, there) == (patient, place)
+                    and since < number <= (STILL if until is None else max(since, until))
+                    for one, there, since, until in stood
+                )
+                if times:
+                    event = EVENTS[place[0]]
+                    rate = 1 - (1 - event.sampling_rate) ** times
+                    if times == 1:
+                        rate = event.sampling_rate
+                    hidden = SampledGaussian(
+                        sampling_rate=rate,
+                        noise_multiplier=event.noise_multiplier / times,
+                        count=event.count,
+                    )
+                    expected = expected + renyi(hidden)
+            assert accounts.paid(accounts.history(patient)) == pytest.approx(expected)
+
+
+def test_who_left_pays_what_came_before_and_who_came_later_what_came_after(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        for number in range(1, 6):
+            charge(store, number, "one", "train")
+        stay(store, "left", "one", "train", 0, 2)
+        stay(store, "came", "one", "train", 4)
+        stay(store, "never", "one", "train", 3, 3)
+        accounts = Accounts(store)
+        once = renyi(EVENTS["one"])
+        for patient, times in (("left", 2), ("came", 1), ("never", 0), ("stranger", 0)):
+            assert accounts.paid(accounts.history(patient)) == pytest.approx(times * once)
+
+
+def test_one_person_under_two_identifiers_has_one_account_for_ever(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        charge(store, 1, "one", "train")
+        charge(store, 2, "two", "train")
+        stay(store, "a", "one", "train")
+        stay(store, "b", "two", "train")
+        join(store, {"b": "a", "a": "a"})
+        join(store, {})
+        accounts = Accounts(store)
+        both = renyi(EVENTS["one"]) + renyi(EVENTS["two"])
+        assert accounts.history("a") == accounts.history("b")
+        assert accounts.paid(accounts.history("b")) == pytest.approx(both)
+
+
+def test_joins_add_up_and_take_along_whoever_was_joined_before(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        join(store, {"b": "a"})
+        join(store, {"d": "c"})
+        assert everyone_joined(store, ["b", "x"]) == {"a", "b", "x"}
+        join(store, {"c": "b"})
+        assert everyone_joined(store, ["d"]) == {"a", "b", "c", "d"}
+        assert len(set(joined(store).values())) == 1
+
+
+def test_who_stood_in_one_release_twice_has_paid_for_a_sensitivity_of_two(tmp_path: Path) -> None:
+    """A Gaussian mechanism of twice the sensitivity: its divergence is four times as large."""
+    with opened(tmp_path) as store:
+        charge(store, 1, "two", "validation")
+        stay(store, "a", "two", "validation")
+        stay(store, "b", "two", "validation")
+        join(store, {"b": "a"})
+        accounts = Accounts(store)
+        paid = accounts.paid(accounts.history("a"))
+        assert paid == pytest.approx(4 * renyi(EVENTS["two"]), rel=1e-9)
 
 
 def test_a_release_that_nothing_bounds_makes_the_account_infinite(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
-        charge(store, 1, "one", "train", None)
-        found = accounts(store, "two")
-        assert np.isinf(found[frozenset(HISTORIES["c"])].total).all()
-        assert not found[frozenset(HISTORIES["d"])].total.any()
+        charge(store, 1, "one", "train", bounded=False)
+        stay(store, "a", "one", "train")
+        stay(store, "b", "one", "validation")
+        accounts = Accounts(store)
+        assert (accounts.paid(accounts.history("a")) == math.inf).all()
+        assert not accounts.paid(accounts.history("b")).any()
 
 
-def test_a_plan_of_nobody_has_no_accounts(tmp_path: Path) -> None:
+def test_the_test_part_is_no_stay(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
-        assert accounts(store, "three") == {}
+        charge(store, 1, "one", "train")
+        stay(store, "a", "one", "test")
+        stay(store, "b", "one", "train")
+        accounts = Accounts(store)
+        assert accounts.history("a") == ()
+        assert accounts.histories() == {(Stay("one", "train", 0, STILL),)}
 
 
 def test_a_cost_is_kept_for_one_event_and_multiplied(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
-        for event in EVENTS * 2:
+        for event in [*EVENTS.values(), *EVENTS.values()]:
             assert cost(store, event) == pytest.approx(renyi(event))
         assert store.execute("SELECT count(*) FROM costs").fetchone()[0] == len(EVENTS)

@@ -49,19 +49,38 @@ def refused(approvals: Approvals, plan: Plan, code: RefusalCode = RefusalCode.NO
 
 
 def test_a_plan_with_a_key_may_run(store: Store, plan: Plan) -> None:
-    Approvals(store).add(plan, "cohort", KEY)
+    Approvals(store).add(plan, KEY)
     found = Approvals(store).require(plan.hash)
-    assert (found.plan, found.cohort, found.state, found.key) == (plan, "cohort", "approved", KEY)
+    assert (found.plan, found.frozen, found.state, found.key) == (plan, "", "approved", KEY)
+
+
+def test_a_plan_that_is_recorded_anew_is_frozen_anew(store: Store, plan: Plan) -> None:
+    approvals = Approvals(store)
+    approvals.add(plan, KEY)
+    approvals.freeze(plan.hash, 3)
+    found = approvals.require(plan.hash)
+    assert (bool(found.frozen), found.left_out) == (True, 3)
+    approvals.add(plan, KEY)
+    assert not approvals.require(plan.hash).frozen
+
+
+def test_what_is_expired_or_stopped_does_not_run(store: Store, plan: Plan) -> None:
+    approvals = Approvals(store)
+    plans = [plan, plan_titled("Another"), plan_titled("A third")]
+    for each, expires in zip(plans, ("", "2020-01-01T00:00:00Z", ""), strict=True):
+        approvals.add(each, KEY, expires=expires)
+    approvals.end(plans[2].hash, "stopped", by="somebody")
+    assert [each.plan.hash for each in approvals.running()] == [plan.hash]
 
 
 def test_a_plan_that_waits_for_a_person_may_not(store: Store, plan: Plan) -> None:
-    Approvals(store).add(plan, "cohort", None)
+    Approvals(store).add(plan)
     assert refused(Approvals(store), plan, RefusalCode.PENDING) == "pending"
 
 
 def test_a_changed_plan_is_another_one(store: Store, plan: Plan) -> None:
     approvals = Approvals(store)
-    approvals.add(plan, "cohort", KEY)
+    approvals.add(plan, KEY)
     changed = plan_titled("Hardly anything more")
     assert approvals.find(changed.hash) is None
     assert refused(approvals, changed) == "never proposed"
@@ -69,7 +88,7 @@ def test_a_changed_plan_is_another_one(store: Store, plan: Plan) -> None:
 
 def test_closing_ends_a_study_and_erases_its_key(store: Store, plan: Plan) -> None:
     approvals = Approvals(store)
-    approvals.add(plan, "cohort", KEY)
+    approvals.add(plan, KEY)
     approvals.close(plan.hash)
     assert refused(approvals, plan) == "closed"
     found = approvals.find(plan.hash)
@@ -80,15 +99,15 @@ def test_closing_ends_a_study_and_erases_its_key(store: Store, plan: Plan) -> No
 def test_closing_a_study_leaves_the_others(store: Store, plan: Plan) -> None:
     approvals = Approvals(store)
     other = plan_titled("Another")
-    approvals.add(plan, "cohort", KEY)
-    approvals.add(other, "cohort", KEY)
+    approvals.add(plan, KEY)
+    approvals.add(other, KEY)
     approvals.close(other.hash)
     approvals.close("unknown")
     assert approvals.require(plan.hash).key == KEY
 
 
 def test_the_key_is_not_shown(store: Store, plan: Plan) -> None:
-    Approvals(store).add(plan, "cohort", KEY)
+    Approvals(store).add(plan, KEY)
     shown = repr(Approvals(store).find(plan.hash))
     assert repr(KEY.secret) not in shown
     assert KEY.secret.hex() not in shown

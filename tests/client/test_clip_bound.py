@@ -1,7 +1,7 @@
 """No patient moves a sum by more than the clip norm and gamma, whatever the arithmetic.
 
 Norms are measured in float64. One patient's own arithmetic (the norm, the factor, the product)
-may take a quarter of gamma; the rest is for the rounding of a sum over many patients. An adversary's
+may take a quarter of gamma; the rest is for the rounding of a sum over patients. An adversary's
 search for more is ``tests/adversary/test_engine.py``.
 """
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from client import egress
-from common.errors import Refusal, RefusalCode
+from common.errors import RefusalCode
 from common.files import canonical_json
 from common.messages import LedgerHead, Purpose, Reply, Request
 from common.numerics import EngineChoice, record
@@ -59,9 +59,8 @@ def offer(offered: Offer = OFFER, **surplus: object) -> Reply:
 
 
 def refused(reply: Reply, plan: Plan | None = PLAN) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(egress.EgressError):
         egress.let_out(reply, plan, KEY)
-    assert caught.value.code is RefusalCode.EGRESS
 
 
 @pytest.mark.parametrize(
@@ -187,5 +186,5 @@ def test_a_refusal_is_a_code_and_nothing_else(code: RefusalCode) -> None:
     ids=str,
 )
 def test_a_refusal_that_says_more_stays(change: dict[str, Any]) -> None:
-    reply = egress.refusal(request(), "north", HEAD, RefusalCode.BUDGET)
+    reply = egress.refusal(request(), "north", HEAD, RefusalCode.POLICY)
     refused(replace(reply, **change))

@@ -82,3 +82,12 @@ def test_a_plan_that_was_changed_under_its_hash_is_found_with_or_without_charges
     assert [each.line for each in faults] == [1, 2, 3, 4, 1, 2]
     assert all("its plan is missing, was changed" in each.what for each in faults[:4])
     assert all(each.what.startswith("plan ") for each in faults[4:])
+
+
+@pytest.mark.parametrize("change", ["since = 5", "until = 5", "since = -1", "until = 0, since = 0"])
+def test_a_stay_that_no_ledger_of_this_length_can_hold_is_found(site: Site, change: str) -> None:
+    """But for one that was made as if it had paid nothing: accounts are not signed."""
+    charged(site, STUDY)
+    site.store.execute(f"UPDATE members SET {change} WHERE rowid = 3")
+    found = [each.line for each in inspected(site).faults]
+    assert found == ([] if "until = 0" in change else [3])

@@ -40,7 +40,7 @@ def reply(asked: Request) -> Reply:
 def store_with(path: Path, *asked: Request) -> Store:
     store = Store(path / "site.sqlite")
     for plan in (PLAN, OTHER):
-        Approvals(store).add(plan, "cohort", None)
+        Approvals(store).add(plan)
     for each in asked:
         Replies(store).put(each, reply(each))
     return store

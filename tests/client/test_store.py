@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from client.store import _STEPS, Store
+from client.store import Store
 from common.errors import SiteError
 from tests.common.studies import exit_code
 
-APPROVAL = (
-    "INSERT INTO approvals (plan_hash, study, plan, cohort, state) VALUES (?, 's', 'p', 'c', ?)"
-)
+APPROVAL = "INSERT INTO approvals (plan_hash, study, plan, state) VALUES (?, 's', 'p', ?)"
+MEMBER = "INSERT INTO members (plan_hash, patient, part, digest, since, until) VALUES "
 
 
 def plans(path: Path) -> list[str]:
@@ -67,6 +65,15 @@ def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
     assert plans(path) == ["two", "three"]
 
 
+def test_a_transaction_within_another_is_a_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "site.sqlite"
+    with Store(path) as store, pytest.raises(KeyboardInterrupt), store.transaction():
+        with store.transaction():
+            store.execute(APPROVAL, "one", "approved")
+        raise KeyboardInterrupt
+    assert plans(path) == []
+
+
 def test_a_kill_in_a_transaction_undoes_it_and_one_after_it_undoes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "site.sqlite"
 
@@ -98,7 +105,18 @@ def test_a_state_outside_the_list_and_a_charge_of_no_plan_are_refused(tmp_path: 
         with pytest.raises(sqlite3.IntegrityError):
             store.execute(APPROVAL, "one", "perhaps")
         with pytest.raises(sqlite3.IntegrityError):
-            store.execute("INSERT INTO members VALUES ('unknown plan', 'patient', 'train', 1)")
+            store.execute(MEMBER + "('unknown plan', 'patient', 'train', '', 0, NULL)")
+
+
+def test_a_patient_is_in_a_plan_once_and_leaves_no_earlier_than_it_came(tmp_path: Path) -> None:
+    with Store(tmp_path / "site.sqlite") as store:
+        store.execute(APPROVAL, "one", "approved")
+        store.execute(MEMBER + "('one', 'patient', 'train', '', 0, 2)")
+        store.execute(MEMBER + "('one', 'patient', 'train', '', 3, NULL)")
+        with pytest.raises(sqlite3.IntegrityError):
+            store.execute(MEMBER + "('one', 'patient', 'validation', '', 3, NULL)")
+        with pytest.raises(sqlite3.IntegrityError):
+            store.execute(MEMBER + "('one', 'another', 'train', '', 3, 2)")
 
 
 def test_a_file_that_is_no_store_is_an_error_that_instructs(tmp_path: Path) -> None:
@@ -114,69 +132,6 @@ def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SiteError, match="another version") as caught:
         Store(tmp_path / "site.sqlite")
     assert caught.value.details["found"] == "schema 99"
-
-
-def older(path: Path, schema: int) -> sqlite3.Connection:
-    """A store as an earlier version made it."""
-    made = sqlite3.connect(path, isolation_level=None)
-    made.execute("PRAGMA journal_mode = WAL")
-    made.executescript("".join(_STEPS[:schema]) + f"PRAGMA user_version = {schema};")
-    return made
-
-
-def test_a_store_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
-    """What is kept since is made, and filled from what was there."""
-    with closing(older(tmp_path / "site.sqlite", 1)) as store:
-        store.execute(APPROVAL, ("one", "approved"))
-        store.execute(APPROVAL, ("two", "approved"))
-        for plan, patient in (("one", "a"), ("one", "b"), ("two", "b")):
-            store.execute("INSERT INTO members VALUES (?, ?, 'train')", (plan, patient))
-    with Store(tmp_path / "site.sqlite") as store:
-        rows = store.execute("SELECT * FROM histories ORDER BY plan_hash, history").fetchall()
-        assert [tuple(row) for row in rows] == [
-            ("one", "one train"),
-            ("one", "one train,two train"),
-            ("two", "one train,two train"),
-        ]
-        assert store.execute("SELECT count(*) FROM costs").fetchone()[0] == 0
-
-
-def test_a_store_of_the_second_schema_keeps_approvals_members_and_charges(tmp_path: Path) -> None:
-    """Its study keys are in no file but where they belong."""
-    key = bytes(range(100, 132))
-    charge = "INSERT INTO charges VALUES (1, 'h', 'one', 1, 'train', 'i', 0.5, 1.0, 2, ?, 'then')"
-    with closing(older(tmp_path / "site.sqlite", 2)) as store:
-        store.execute(APPROVAL, ("one", "approved"))
-        store.execute(APPROVAL, ("two", "pending"))
-        store.execute("UPDATE approvals SET study_key = ? WHERE plan_hash = 'one'", (key,))
-        store.execute("INSERT INTO members VALUES ('one', 'a', 'train')")
-        store.execute(charge, ("committed",))
-        (decided,) = store.execute("SELECT decided_at FROM approvals").fetchone()
-    with Store(tmp_path / "site.sqlite") as store:
-        rows = [tuple(row) for row in store.execute("SELECT * FROM approvals ORDER BY rowid")]
-        assert rows == [
-            ("one", "s", "p", "c", key, "approved", decided, decided, "policy", None),
-            ("two", "s", "p", "c", None, "pending", decided, decided, "", None),
-        ]
-        assert [tuple(row) for row in store.execute("SELECT * FROM members")] == [
-            ("one", "a", "train", 1)
-        ]
-        assert store.execute("SELECT state FROM charges").fetchone()[0] == "committed"
-        assert store.execute("PRAGMA foreign_key_check").fetchall() == []
-        assert store.execute("PRAGMA foreign_keys").fetchone()[0] == 1
-        store.execute("UPDATE approvals SET state = 'stopped', study_key = NULL")
-        store.erase()
-        assert not any(key in each.read_bytes() for each in tmp_path.iterdir())
-
-
-def test_a_fresh_store_is_as_one_that_was_brought_up_to_date(tmp_path: Path) -> None:
-    older(tmp_path / "old.sqlite", 2).close()
-    shapes = []
-    for name in ("old", "new"):
-        with Store(tmp_path / f"{name}.sqlite") as store:
-            rows = store.execute("SELECT sql FROM sqlite_schema ORDER BY name").fetchall()
-            shapes.append([row["sql"] for row in rows])
-    assert shapes[0] == shapes[1]
 
 
 def test_a_fact_is_kept_in_place_of_the_one_before(tmp_path: Path) -> None:

@@ -42,9 +42,9 @@ def test_a_found_value_is_shown_even_when_it_is_falsy(value: object) -> None:
 
 
 def test_a_refusal_carries_a_code_from_the_closed_list() -> None:
-    refusal = Refusal(RefusalCode.BUDGET, "the budget is spent", wanted="at most 8")
+    refusal = Refusal(RefusalCode.POLICY, "the budget is spent", wanted="at most 8")
 
-    assert refusal.code is RefusalCode.BUDGET
+    assert refusal.code is RefusalCode.POLICY
     assert str(refusal).startswith("the budget is spent\n")
 
 

@@ -26,7 +26,6 @@ class Case:
         hospital: what changes at the closed site before it comes; such a case cannot be sent to
             a daemon that others are sent to as well.
         lasts: whether the site refuses everything from then on, whoever asks; likewise.
-        ends: whether the site ends the study when it comes; its charges stay, all the same.
     """
 
     name: str
@@ -36,7 +35,6 @@ class Case:
     after: int = 1
     hospital: Callable[[Hospital], None] | None = None
     lasts: bool = False
-    ends: bool = False
 
 
 def planned(name: str, code: str, gain: str, *changes: tuple[str, Any]) -> Case:

@@ -25,19 +25,17 @@ GUARDED: Final = (
     "client.answering",
     "client.approvals",
     "client.consent",
-    "client.dataset:require_unchanged",
     "client.ledger",
     "client.policy",
     "client.receipts",
     "client.site:Site.dataset",
-    "client.site:Site.frozen_cohort",
     "common.messages",
     "common.plan",
     "common.privacy",
     "common.study",
 )
 """Modules, and functions of others, whose every check needs a case."""
-CALLS: Final = re.compile(r"_?(require|refuse|take|withdraw|reserve|check|within|demand)(_\w+)?$")
+CALLS: Final = re.compile(r"_?(require|refuse|take|reserve|check|within|demand)(_\w+)?$")
 """Functions whose only work is to refuse, and which are called for nothing else."""
 DEMANDS: Final = frozenset({"_demand"})
 """Functions that refuse where their first argument does not hold."""

@@ -52,11 +52,6 @@ def _written(statement: str) -> Callable[[Hospital], None]:
 _expired = _written("UPDATE approvals SET expires_at = '2020-01-01T00:00:00Z'")
 
 
-def _opted_out(hospital: Hospital) -> None:
-    hospital.opt_out = "opt-out.txt"
-    (hospital.folder / "opt-out.txt").write_text("P00\n")
-
-
 def asking(name: str, code: str, hospital: Callable[[Hospital], None], build: Build) -> Case:
     """A question after a decision."""
     return Case(name, TO_KNOW_WHY, build, code, hospital=hospital)
@@ -97,13 +92,6 @@ DECIDED: Final = (
     asking("a stopped study in a message of another type", SILENCE, _stopped, _in_another_type),
     asking("a round after the approval's last day", SILENCE, _expired, _round),
     asking("a stored reply after the approval's last day", SILENCE, _expired, _again),
-    replace(
-        asking("a round that a patient has opted out of", SILENCE, _opted_out, _round), ends=True
-    ),
-    replace(
-        asking("a stored reply about a patient who opted out", SILENCE, _opted_out, _again),
-        ends=True,
-    ),
     asking("a round for a site that is paused", SILENCE, _paused, _round),
     asking("a round outside the site's hours", SILENCE, _at_rest, _round),
     asking("an offer from a site that is paused", SILENCE, _paused, lambda s: sent(s.offer())),

@@ -22,12 +22,11 @@ STUDY: Final = "common.study."
 
 HELD: Final[dict[str, str]] = {
     ANSWER + "_require_at_work(site)": "a round for a site that is paused",
-    "client.answering.answer_record: _require_at_work(site)": "junk for a site that is paused",
-    WORK + "_is_paused(site)": "a round for a site that is paused",
+    "client.answering._unreadable: _require_at_work(site)": "junk for a site that is paused",
+    WORK + "site.store.fact('paused')": "a round for a site that is paused",
     WORK + "not within(site.file.policy.hours, datetime.now().astimezone().time())": (
         "a round outside the site's hours"
     ),
-    ANSWER + "withdraw(site)": "a round that a patient has opted out of",
     ANSWER
     + "site.approvals.require_heard(request.plan_hash, proposed=request.purpose == 'propose')": (
         "a stored reply of a stopped study"
@@ -54,13 +53,12 @@ HELD: Final[dict[str, str]] = {
     "client.answering._offered_study: except ValidationError": "an offer for no study",
     PROPOSE + "plan.hash != request.plan_hash": "a plan under another plan's hash",
     PROPOSE + "plan.study.study.name != request.study": "a plan under another study's name",
+    PROPOSE + "site.approvals.require(plan.hash)": "a plan that was denied, again",
     PROPOSE + "site.ledger.require(request.ledger)": "a proposal that has seen a longer ledger",
     ROUND + "_require_in_order(site, request, plan, part)": "a round in another study's name",
     ROUND + "_require_arrays(request, plan)": "the same round with a document",
     ROUND + "require_allowed(plan, site)": "a round of a task that the policy takes no more",
-    ROUND + "site.ledger.reserve(charge, plan, site.file.policy.limits)": (
-        "the same round with other arrays"
-    ),
+    ROUND + "site.ledger.require_chargeable(charge, plan)": ("the same round with other arrays"),
     ORDER + "request.study != plan.study.study.name": "a round in another study's name",
     ORDER + "site.ledger.require(request.ledger)": "a ledger longer than the site's",
     ORDER + "request.round not in foreseen": "a round more than approved",
@@ -76,35 +74,15 @@ HELD: Final[dict[str, str]] = {
     "client.approvals.Approvals.require_heard: "
     "not (proposed and approval.standing == 'expired')": "a stored reply of a stopped study",
     "client.consent.consider: require_acceptable(plan, site)": "less noise",
-    "client.consent.consider: except (DataError, LabelError, Refusal)": (
-        "classes that leave out one that patients have"
-    ),
-    "client.consent._ask: _require_room(site)": "one plan more than may wait for a person",
+    "client.consent.consider: _require_room(site)": "one plan more than may wait for a person",
+    "client.consent.consider: _require_place(site)": "one plan more than may run at once",
+    "client.consent._require_place: running >= most": "one plan more than may run at once",
     "client.consent._require_room: waiting >= MOST_PENDING": (
         "one plan more than may wait for a person"
     ),
-    "client.consent._approve_by_policy: "
-    "site.ledger.refuse_unaffordable(plan, site.file.policy.limits)": (
-        "a second plan of the study that the patients cannot afford"
-    ),
-    "client.dataset.require_unchanged: cohort.fingerprint != frozen": (
-        "a round on a cohort that has changed"
-    ),
     LEDGER + "require: self.hash_at(seen.length) != seen.hash": "a ledger longer than the site's",
-    LEDGER + "reserve: self._refuse_overspending(charge, plan, limits)": (
-        "a round beyond a total that has become tighter"
-    ),
-    LEDGER + "reserve: row['identity'] != charge.identity": "the same round with other arrays",
-    LEDGER
-    + "refuse_unaffordable: "
-    + "self._within(spent, plan, self._after(history, spent, plan), limits)": (
-        "a second plan of the study that the patients cannot afford"
-    ),
-    LEDGER + "_refuse_overspending: self._within(spent, plan, after, limits)": (
-        "a round beyond a total that has become tighter"
-    ),
-    LEDGER + "_within: epsilon > limits.epsilon_total": (
-        "a second plan of the study that the patients cannot afford"
+    LEDGER + "require_chargeable: row['identity'] != charge.identity": (
+        "the same round with other arrays"
     ),
     ACCEPTABLE + "_require_ours(plan, site, site.offer(plan.study))": "another kernel",
     ACCEPTABLE + "fault is not None": "less noise",
@@ -148,9 +126,6 @@ HELD: Final[dict[str, str]] = {
         "heads without a receipt"
     ),
     "client.site.Site.dataset: found is None": "another data set",
-    "client.site.Site.frozen_cohort: require_unchanged(cohort, approval.cohort)": (
-        "a round on a cohort that has changed"
-    ),
     RECORD + "set(content) <= {'fields', 'arrays'}": "a metric record beside the request",
     RECORD + "'fields' in content": "an empty message",
     RECORD + "set(config) != set(wanted)": "an unknown field",
@@ -260,29 +235,13 @@ SHARED: Final[dict[str, Shared]] = {
             + " proposed=request.purpose == 'propose')",
         ),
     ),
-    LEDGER + "refuse_unaffordable: mechanism.epsilon > limits.epsilon_per_study": Shared(
-        "a higher epsilon than the policy's for one study",
-        (BOUNDS + "plan.mechanism.epsilon > policy.max_epsilon_per_study",),
-    ),
-    LEDGER + "_refuse_overspending: self._refuse_beyond_plan(charge, plan, limits)": Shared(
-        "a round under a policy that has become tighter",
-        (BOUNDS + "plan.mechanism.epsilon > policy.max_epsilon_per_study",),
-        "budget",
-    ),
-    BEYOND + "plan.mechanism.epsilon > limits.epsilon_per_study": Shared(
-        "a round under a policy that has become tighter",
-        (BOUNDS + "plan.mechanism.epsilon > policy.max_epsilon_per_study",),
-        "budget",
-    ),
-    BEYOND + "spent + event.count <= whole.count": Shared(
+    LEDGER + "require_chargeable: self._refuse_beyond_plan(charge, plan)": Shared(
         "a round more than approved, after the last",
         (ORDER + "request.round not in foreseen",),
-        "budget",
     ),
-    BEYOND + "not foreseen": Shared(
+    BEYOND + "not within": Shared(
         "a round more than approved, after the last",
         (ORDER + "request.round not in foreseen",),
-        "budget",
     ),
     OURS + "told['declared_patients']": Shared(
         "more declared patients", (ACCEPTABLE + "fault is not None", OURS + "told['weight']")
@@ -303,30 +262,36 @@ SHARED: Final[dict[str, Shared]] = {
 """One of several in the way."""
 
 WHILE_COMPUTING: Final = "a decision while a round is computed: tests/client/test_answering.py"
+LIMIT: Final = "a worker's limit: tests/client/daemon"
 UNTRAINABLE: Final = "no model of a study needs it: tests/client/test_tuning.py"
 SAME_PLAN: Final = "both numbers come from one plan: tests/client/test_ledger.py"
 ELSEWHERE: Final[dict[str, str]] = {
-    "client.answering.answer: require_memory(error)": "a worker's limit: tests/client/daemon",
-    ROUND + "approval.key is None": "for the types alone: the approval was required above",
-    ROUND + "withdraw(site)": WHILE_COMPUTING,
-    ROUND + "_require_still_approved(site, approval)": WHILE_COMPUTING,
+    "client.answering._failing_in_silence: require_memory(error)": LIMIT,
+    "client.consent.settle: require_memory(error)": LIMIT,
+    "client.answering._release: approval.key is None": (
+        "for the types alone: the approval was required above"
+    ),
+    "client.answering._begin: _require_still_approved(site, approval)": (
+        "a decision while patients are read: tests/client/test_leaving.py"
+    ),
+    "client.answering._begin: site.ledger.reserve(charge, plan)": (
+        "every sound round is charged: tests/client/test_answering.py"
+    ),
+    "client.answering._release: _require_still_approved(site, approval)": WHILE_COMPUTING,
     "client.answering._require_still_approved: "
     "site.approvals.require(approval.plan.hash).key != approval.key": WHILE_COMPUTING,
     ROUND + "check(plan.study, plan.numerics.choice)": UNTRAINABLE,
     ACCEPTABLE + "check(plan.study, plan.numerics.choice)": UNTRAINABLE,
-    "client.answering._train: except ValueError": (
-        "the update itself, after it was charged: tests/client/test_answering.py"
-    ),
     "client.consent.approve: require_acceptable(plan, site)": (
         "a person's approval: tests/client/test_administration.py"
     ),
-    "client.consent.approve: site.ledger.refuse_unaffordable(plan, site.file.policy.limits)": (
-        "a person's approval: tests/hostile/test_people.py"
+    "client.consent.approve: _require_place(site)": (
+        "a person's approval: tests/client/test_administration.py"
     ),
-    BEYOND + "event is not None": SAME_PLAN,
-    BEYOND + "whole is not None": SAME_PLAN,
-    BEYOND + "event.sampling_rate == whole.sampling_rate": SAME_PLAN,
-    BEYOND + "event.noise_multiplier == whole.noise_multiplier": SAME_PLAN,
+    LEDGER + "reserve: self.require_chargeable(charge, plan)": (
+        "once more under the store's lock: tests/client/test_ledger.py"
+    ),
+    BEYOND + "charge.event != event": SAME_PLAN,
     ARRAY + "most_weights is None or count <= most_weights": (
         "the coordinator's bound on updates: tests/hostile/test_updates.py"
     ),

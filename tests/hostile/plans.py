@@ -42,8 +42,8 @@ def _full_desk(hospital: Hospital) -> None:
     """As many plans wait for a person as may."""
     hospital.policy = hospital.policy | {"approval": "ask"}
     copies = (
-        "INSERT INTO approvals (plan_hash, study, plan, cohort, state, decided_by)"
-        " SELECT ?, study, plan, cohort, 'pending', '' FROM approvals LIMIT 1"
+        "INSERT INTO approvals (plan_hash, study, plan, state, decided_by)"
+        " SELECT ?, study, plan, 'pending', '' FROM approvals LIMIT 1"
     )
     with sqlite3.connect(hospital.state / "site.sqlite") as store:
         store.executemany(copies, [(f"{number:064}",) for number in range(MOST_PENDING)])
@@ -266,12 +266,6 @@ OURS: Final = (
         "a bound that is not held",
         ("study.data.min_patients", 21),
     ),
-    planned(
-        "classes that leave out one that patients have",
-        "policy",
-        "a cohort cut down to a few",
-        ("study.task.classes", ["normal", "fracture"]),
-    ),
 )
 
 POLICY: Final = (
@@ -302,11 +296,12 @@ POLICY: Final = (
             aggregation={"min_sites": 1},
         )
     ),
-    proposing(
-        "a second plan of the study that the patients cannot afford",
+    Case(
+        "one plan more than may run at once",
+        "all that patients have left, set aside for studies that never run",
+        lambda s: sent(s.proposal(changed(s.plan.text, ("study.study.title", "One more")))),
         "policy",
-        "the epsilon of two studies for the approval of one",
-        study={"title": "The same again"},
+        hospital=_tighten(max_open_studies=1),
     ),
     Case(
         "one plan more than may wait for a person",
@@ -328,13 +323,6 @@ POLICY: Final = (
         lambda s: sent(s.train()),
         "policy",
         hospital=_tighten(tasks=[]),
-    ),
-    Case(
-        "a round beyond a total that has become tighter",
-        "an approval that outlives what it was given under",
-        lambda s: sent(s.train()),
-        "budget",
-        hospital=_tighten(max_epsilon_total=0.5),
     ),
 )
 

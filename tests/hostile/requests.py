@@ -55,10 +55,6 @@ def _under(*changes: tuple[str, Any]) -> Any:  # noqa: ANN401 - builds a message
     return build
 
 
-def _lose_an_image(hospital: Hospital) -> None:
-    (hospital.folder / "images" / "P00-0.dcm").unlink()
-
-
 def _compute_with_two_threads(hospital: Hospital) -> None:
     hospital.threads = 2
 
@@ -285,13 +281,6 @@ ENDING: Final = (
 )
 
 CHANGED: Final = (
-    Case(
-        "a round on a cohort that has changed",
-        "the same noise on other patients",
-        lambda s: sent(s.train()),
-        "cohort-changed",
-        hospital=_lose_an_image,
-    ),
     Case(
         "a round on a machine that computes otherwise",
         "bits that differ from the record",

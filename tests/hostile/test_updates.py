@@ -30,7 +30,7 @@ from tests.waiting import PATIENCE
 
 ROUND = 2
 FEWEST = 40
-AWAY = signed("it declines", "refused: failed; its own log says why (internal)", code="internal")
+AWAY = signed("it declines", "refused: cannot compute as the plan says (numerics)", code="numerics")
 
 
 @dataclass

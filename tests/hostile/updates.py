@@ -150,7 +150,7 @@ ORIGIN: Final = (
     unsigned("no signature", "bad signature", signature=bytes(64)),
     unsigned("a short signature", "bad signature", signature=b"mine"),
     unsigned("a ledger changed after signing", "bad signature", ledger=LedgerHead(9, "00" * 32)),
-    unsigned("a code changed after signing", "bad signature", code="internal"),
+    unsigned("a code changed after signing", "bad signature", code="policy"),
     Update("signed with another site's key", "bad signature", _by_another),
     Update("another site's reply", "sent another site's reply", _anothers),
     signed("in another site's name", "sent another site's reply", site=OTHER),

@@ -60,7 +60,7 @@ def test_what_follows_the_known_heads_is_signed(newer: Heads, code: str) -> None
         pytest.param(KNOWN, id="the same again"),
     ],
 )
-@pytest.mark.parametrize("code", [OK, RefusalCode.INTERNAL])
+@pytest.mark.parametrize("code", [OK, RefusalCode.POLICY])
 def test_what_cannot_follow_the_known_heads_is_neither_signed_nor_do_they_go(
     sent: Heads, code: str
 ) -> None:

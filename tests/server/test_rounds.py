@@ -180,7 +180,7 @@ def test_too_few_replies_name_who_was_missing_and_why_and_a_resume_mends_it(
         if site == "north":
             return reply.with_signature(b"\0" * 64)
         if site == "south":
-            refusal = replace(reply, code=str(RefusalCode.BUDGET), arrays=None)
+            refusal = replace(reply, code=str(RefusalCode.POLICY), arrays=None)
             return world.sign(refusal)
         return reply
 
@@ -190,7 +190,7 @@ def test_too_few_replies_name_who_was_missing_and_why_and_a_resume_mends_it(
     message = str(caught.value)
     assert "round 3 got too few usable replies" in message
     assert "north: bad signature" in message
-    assert "south: refused: its patients' privacy budget does not suffice (budget)" in message
+    assert "south: refused: its policy forbids it (policy)" in message
     assert "at least 2" in message
     assert "consilium-coordinator resume small, or in a simulation" in message
     assert "--resume" in message

@@ -41,7 +41,7 @@ class Faulty(site_pb2_grpc.SiteServicer):
         self, request: site_pb2.AuditRequest, context: object
     ) -> AsyncIterator[site_pb2.AuditEntry]:
         yield site_pb2.AuditEntry(number=1)
-        raise Refusal(RefusalCode.BUDGET, "spent")
+        raise Refusal(RefusalCode.POLICY, "spent")
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def test_a_stream_ends_with_the_error_after_what_it_gave(tmp_path: Path) -> None
             seen.append(entry.number)
 
     assert seen == [1]
-    assert caught.value.code is RefusalCode.BUDGET
+    assert caught.value.code is RefusalCode.POLICY
 
 
 def test_a_defect_is_opaque_and_logged_by_place(tmp_path: Path) -> None:
