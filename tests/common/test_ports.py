@@ -22,7 +22,7 @@ def test_a_port_in_use_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     free = free_port()
     with socket.create_server((LOOPBACK, 0)) as server:
         drawn = iter([server.getsockname()[1] - ports.FIRST, free - ports.FIRST])
-        monkeypatch.setattr(ports.secrets, "randbelow", lambda _: next(drawn))
+        monkeypatch.setattr("common.ports.secrets.randbelow", lambda _: next(drawn))
         assert free_port() == free
 
 
