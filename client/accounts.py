@@ -8,8 +8,10 @@ Whoever turns out to be one person under several identifiers has one account, wh
 theirs (:func:`join`). Where that person stood twice in one release, the release was not about
 one patient but about two, and is counted as that: a Gaussian mechanism of twice the sensitivity,
 on a sample in which at least one of the two falls. For k the noise is k times smaller, relative
-to what it hides, and the rate 1 - (1 - q)^k. That the true mixture, in which fewer than k may be
-drawn, costs no more is lemma 4.5 of Choquette-Choo et al. 2024 (arXiv:2312.09131).
+to what it hides, and the rate 1 - (1 - q)^k. The true mixture, in which fewer than k may be drawn,
+costs no more: seen along one line, to move a mean further away from zero makes the two outcomes
+easier to tell apart at every threshold (mixtures of Gaussians: Choquette-Choo, Ganesh, Steinke and
+Thakurta 2024, arXiv:2310.15526, section 4).
 
 What one event costs takes up to a tenth of a second to compute, and is kept in the store.
 """
