@@ -310,7 +310,7 @@ def _begin(site: Site, approval: Approval, charge: Charge) -> tuple[Cohort, tupl
         _require_still_approved(site, approval)
         left = membership.depart(site.store, plan.hash, today, site.absent())
         site.ledger.reserve(charge, plan)
-        patients = membership.standing(site.store, plan.hash, cohort, charge.part)
+        patients = membership.standing(site.store, plan.hash, cohort, charge.part, charge.identity)
     if left:
         log.info("cohort.left", study=plan.study.study.name, do="see consilium-site show")
     return cohort, patients
@@ -384,7 +384,7 @@ def _evaluate(
         np.asarray(request.arrays, dtype=np.float32),
         cohort.images,
         patients,
-        tile=plan.numerics.choice.tile,
+        choice=plan.numerics.choice,
     )
     classes, _, bins = plan.histogram_shape
     counts = histogram(scores, labels, classes=classes, bins=bins)

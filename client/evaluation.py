@@ -9,9 +9,11 @@ import numpy.typing as npt
 import torch
 
 from client.dataset import Patient
-from client.engine.clipped import outputs
+from client.engine.clipped import Patients, Tile, outputs, place
+from client.tuning import images_of
 from common.errors import Refusal, RefusalCode
 from common.model import build_model, load_flat
+from common.numerics import EngineChoice
 from common.privacy import NoMechanism, PatientMechanism
 from common.randomness import Stream
 from common.study import Study
@@ -23,40 +25,43 @@ def score(
     images: npt.NDArray[Any],
     patients: tuple[Patient, ...],
     *,
-    tile: int,
+    choice: EngineChoice,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """The class probabilities of each patient, the mean over the patient's images.
 
     A patient's vote is a function of the weights and of that patient's images, to the last bit:
-    images go through the model in tiles, as many places each time (:mod:`client.engine.clipped`
-    says why).
+    images go through the model in the very tiles in which training has it, which is what was tried
+    on this machine (:mod:`client.engine.alone`).
 
     Args:
         study: model and intensity constants.
         weights: flat float32 weights.
         images: (images, channels, height, width) in [0, 1].
         patients: whom to score; sensitive.
-        tile: images that go through the model at once.
+        choice: tile and layout.
 
     Returns:
         Probabilities, float64 (patients, classes), and labels, int64 (patients,); sensitive.
     """
-    model = build_model(study).eval()
+    model = place(build_model(study), choice)
     load_flat(model, weights)
     rows = [row for patient in patients for row in patient.images]
     each = np.empty((len(rows), len(study.task.classes)))
-    places = torch.zeros(tile, study.data.channels, *study.data.image_size)
-    for first in range(0, len(rows), tile):
-        some = rows[first : first + tile]
+    shape = (1, images_of(study), study.data.channels, *study.data.image_size)
+    tile = Tile(Patients(torch.zeros(shape), torch.zeros(1)), choice.tile, choice)
+    places = tile.patients.inputs.flatten(0, 1)
+    for first in range(0, len(rows), len(places)):
+        some = rows[first : first + len(places)]
         places.zero_()
-        places[: len(some)] = torch.from_numpy(np.asarray(images[some], dtype=np.float32))
-        found = _probabilities(study, model, places)
-        each[first : first + tile] = found[: len(some)]
+        pixels = torch.from_numpy(np.asarray(images[some], dtype=np.float32))
+        places[: len(some)] = (pixels - study.data.mean) / study.data.std
+        found: npt.NDArray[np.float64] = outputs(model, places).double().softmax(dim=1).numpy()
+        each[first : first + len(some)] = found[: len(some)]
     votes = np.zeros((len(patients), each.shape[1]))
     end = 0
-    for place, patient in enumerate(patients):
+    for number, patient in enumerate(patients):
         begin, end = end, end + len(patient.images)
-        votes[place] = each[begin:end].mean(axis=0)
+        votes[number] = each[begin:end].mean(axis=0)
     return votes, np.array([patient.label for patient in patients], dtype=np.int64)
 
 
@@ -79,11 +84,3 @@ def release(
         raise Refusal(RefusalCode.WRONG_PLAN, "the plan foresees no evaluation, and no noise")
     noise = mechanism.cell_noise * stream.normal(counts.shape)
     return np.rint(counts + noise).astype(np.int64)
-
-
-def _probabilities(
-    study: Study, model: torch.nn.Module, pixels: torch.Tensor
-) -> npt.NDArray[np.float64]:
-    logits = outputs(model, (pixels - study.data.mean) / study.data.std)
-    probabilities: npt.NDArray[np.float64] = logits.double().softmax(dim=1).numpy()
-    return probabilities

@@ -154,13 +154,34 @@ def take_out(store: Store, patients: Collection[str], plans: Iterable[str]) -> t
     return tuple(held)
 
 
-def standing(store: Store, plan_hash: str, cohort: Cohort, part: Part) -> tuple[Patient, ...]:
-    """The patients of a part who are in a plan now, in the cohort's order."""
-    present = _present(store, plan_hash)
+def standing(
+    store: Store, plan_hash: str, cohort: Cohort, part: Part, charge: str
+) -> tuple[Patient, ...]:
+    """The patients of a part who are in a plan now and pay a charge, in the cohort's order.
+
+    Who came after a charge was reserved pays it not, and so is not in its round, even if it is
+    computed only now, after a crash.
+
+    Args:
+        store: an open store.
+        plan_hash: which plan.
+        cohort: of today.
+        part: of the charge.
+        charge: identity of the charge that was reserved.
+    """
+    row = store.execute("SELECT length FROM charges WHERE identity = ?", charge).fetchone()
+    payers = {
+        (each["patient"], each["digest"])
+        for each in store.execute(
+            "SELECT patient, digest FROM members WHERE plan_hash = ? AND part = ?"
+            " AND until IS NULL AND since < ?",
+            plan_hash,
+            part,
+            row["length"],
+        )
+    }
     return tuple(
-        patient
-        for patient in cohort.part(part)
-        if present.get(patient.pseudonym) == Place(part, patient.digest)
+        patient for patient in cohort.part(part) if (patient.pseudonym, patient.digest) in payers
     )
 
 

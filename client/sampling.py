@@ -121,7 +121,7 @@ def draw(
     own = streams.of_patients(step)
     chosen = [patient for patient in patients if own.coin(patient.pseudonym) < rate]
     for first in range(0, len(chosen), tile):
-        yield _batch(study, images, chosen[first : first + tile], own, tile)
+        yield _batch(study, images, chosen[first : first + tile], own)
 
 
 def _batch(
@@ -129,22 +129,18 @@ def _batch(
     images: npt.NDArray[Any],
     chosen: list[Patient],
     own: PatientStreams,
-    tile: int,
 ) -> Batch:
-    """Some drawn patients, worked on in an array of ``tile`` places whoever they are."""
+    """Some drawn patients, each of whose images are changed by themselves."""
     training, data = study.training, study.data
     drawn, copies = training.images_per_patient, training.augmentation.copies
     each = drawn * copies
-    pixels = torch.zeros(tile * each, data.channels, *data.image_size)
-    changes = np.zeros((tile * each, DRAWS))
+    pixels = torch.zeros(len(chosen), each, data.channels, *data.image_size)
     for place, patient in enumerate(chosen):
         stream = own.stream(patient.pseudonym)
         rows = [patient.images[int(one * len(patient.images))] for one in stream.uniform(drawn)]
-        here = slice(place * each, (place + 1) * each)
-        pixels[here] = torch.from_numpy(np.asarray(images[np.repeat(rows, copies)], np.float32))
-        if training.augmentation.active:
-            changes[here] = stream.uniform((each, DRAWS))
-    pixels = augment(pixels, training.augmentation, torch.from_numpy(changes))
-    pixels = ((pixels - data.mean) / data.std).unflatten(0, (tile, each))
-    labels = torch.tensor([patient.label for patient in chosen], dtype=torch.int64)
-    return Batch(pixels[: len(chosen)], labels)
+        own_pixels = torch.from_numpy(np.asarray(images[np.repeat(rows, copies)], np.float32))
+        # Not all patients' at once: libraries round by place and by number.
+        changes = torch.from_numpy(stream.uniform((each, DRAWS)))
+        changed = augment(own_pixels.clone(), training.augmentation, changes)
+        pixels[place] = (changed - data.mean) / data.std
+    return Batch(pixels, torch.tensor([patient.label for patient in chosen], dtype=torch.int64))

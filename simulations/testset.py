@@ -24,6 +24,7 @@ from common.errors import DataError
 from common.files import sha256
 from common.histogram import plane_scores
 from common.intervals import Estimate
+from common.numerics import EngineChoice
 from common.randomness import known_secret
 from common.study import Study
 from simulations.archives import Hospitals
@@ -31,8 +32,8 @@ from simulations.result import CurvePoint, Figure, Kind, Metrics, Outcome, Relia
 
 ROC_POINTS: Final = 200
 """At most this many points of a curve are kept for drawing."""
-_TILE: Final = 64
-"""Images that go through the model at once."""
+_CHOICE: Final = EngineChoice(tile=16)
+"""How many images go through the model at once; no hospital computes like this."""
 Scores = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
 
 
@@ -139,7 +140,7 @@ def figure(estimate: Estimate) -> Figure:
 
 
 def _scores(study: Study, weights: npt.NDArray[np.float32], test: TestSet) -> Scores:
-    return score(study, weights, test.images.open(), test.patients, tile=_TILE)
+    return score(study, weights, test.images.open(), test.patients, choice=_CHOICE)
 
 
 def _exact(study: Study, scored: Scores) -> metrics.Metrics:

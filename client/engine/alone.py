@@ -24,6 +24,8 @@ from common.numerics import EngineChoice
 
 SHIFT: Final = 4099
 """Bytes by which the heap is shifted before another tile is laid down."""
+VOTES: Final = 3
+"""Images that are tried in every row."""
 STRANGE: Final = (-3.0, 1e20)
 """By what the inputs of those beside a patient are multiplied."""
 
@@ -72,7 +74,7 @@ def _differing(model: nn.Module, example: Patients, loss: Loss, choice: EngineCh
             for name, values in here.items():
                 if not torch.equal(values, first[name]):
                     return name.split("|")[0]
-    return None
+    return "" if _votes_differ(model, example, choice) else None
 
 
 def _arrangements(
@@ -127,10 +129,7 @@ def _bits(model: nn.Module, tile: Tile, loss: Loss, choice: EngineChoice) -> Bit
     places = len(patients)
 
     def keep(name: str, values: torch.Tensor) -> None:
-        rows = values.detach().reshape(places, -1).contiguous()
-        # A number that is none has many forms; which one is of no consequence.
-        rows = torch.where(rows.isnan(), torch.full_like(rows, torch.nan), rows)
-        found[name] = rows.view(torch.uint8).clone()
+        found[name] = _bits_of(values, places)
 
     make = by_choice(choice)
 
@@ -143,8 +142,33 @@ def _bits(model: nn.Module, tile: Tile, loss: Loss, choice: EngineChoice) -> Bit
         return book
 
     backward(model, patients, loss, enter)
-    keep("|outputs", outputs(model, patients.inputs.flatten(0, 1)))
     return found
+
+
+def _votes_differ(model: nn.Module, example: Patients, choice: EngineChoice) -> bool:
+    """Whether an evaluation reads other bits of an image in another row of a tile.
+
+    There a patient's images may stand in any row, and another number of them.
+    """
+    tile = Tile(example, choice.tile, choice)
+    rows = tile.patients.inputs.flatten(0, 1)
+    images = example.inputs.flatten(0, 1)[:VOTES]
+    known: dict[int, torch.Tensor] = {}
+    for turn in range(len(images)):
+        order = (torch.arange(len(rows)) + turn) % len(images)
+        rows.copy_(images[order])
+        found = _bits_of(outputs(model, rows).double().softmax(dim=-1), len(rows))
+        for row, image in enumerate(order.tolist()):
+            if not torch.equal(known.setdefault(image, found[row]), found[row]):
+                return True
+    return False
+
+
+def _bits_of(values: torch.Tensor, rows: int) -> torch.Tensor:
+    """(rows, bytes): a number that is none has many forms; which one is of no consequence."""
+    apart = values.detach().reshape(rows, -1).contiguous()
+    same = torch.where(apart.isnan(), torch.full_like(apart, torch.nan), apart)
+    return same.view(torch.uint8).clone()
 
 
 def _keep_factored(keep: Any, name: str, factored: Factored, records: list[Any]) -> None:  # noqa: ANN401 - a local function

@@ -33,6 +33,25 @@ _RULES: Final[dict[type[nn.Module], Rule]] = {
 }
 RECURRENT: Final = (nn.LSTM, nn.GRU, nn.RNN)
 _DROPOUTS: Final = (nn.modules.dropout._DropoutNd,)  # noqa: SLF001 - no public base class
+_APPROXIMATE: Final = (
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.GLU,
+    nn.LogSigmoid,
+    nn.LogSoftmax,
+    nn.Mish,
+    nn.SELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Softmax,
+    nn.Softmin,
+    nn.Softplus,
+    nn.Tanh,
+    nn.Tanhshrink,
+)
+"""Built on exponentials, which the library takes in one way for most of an array and in another
+for the numbers left over at its end, or at the end of a thread's share."""
 _BATCH_NORMS: Final = (nn.modules.batchnorm._BatchNorm,)  # noqa: SLF001 - no public base class
 
 
@@ -60,6 +79,16 @@ def _holders(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     children = dict(module.named_children())  # one that stands in two places is one module
     for child_name, child in children.items():
         yield from _holders(f"{name}.{child_name}" if name else child_name, child)
+
+
+def approximate(model: nn.Module) -> Iterator[nn.Module]:
+    """Every module, outside those that hold parameters, whose function is not rounded exactly."""
+    if any(True for _ in model.parameters(recurse=False)):
+        return
+    if isinstance(model, _APPROXIMATE):
+        yield model
+    for child in dict(model.named_children()).values():
+        yield from approximate(child)
 
 
 def _refuse(name: str, module: nn.Module) -> None:

@@ -8,6 +8,7 @@ state, step by step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from common.errors import ModelError
 Call = Callable[[Layer, torch.Tensor], torch.Tensor]
 State = tuple[torch.Tensor, ...]
 Cell = Callable[[torch.Tensor, torch.Tensor, State], State]
+Apart = Callable[[Callable[..., torch.Tensor], torch.Tensor], torch.Tensor]
+"""Applies a function that is not rounded exactly, patient by patient."""
 
 
 def dense_layers(name: str, module: Any) -> dict[str, Layer]:  # noqa: ANN401 - nn.RNNBase lacks types
@@ -51,7 +54,12 @@ def dense_layers(name: str, module: Any) -> dict[str, Layer]:  # noqa: ANN401 - 
     }
 
 
-def unrolled(module: Any, layers: dict[str, Layer], call: Call) -> Callable[..., Any]:  # noqa: ANN401 - as above
+def unrolled(
+    module: Any,  # noqa: ANN401 - as above
+    layers: dict[str, Layer],
+    call: Call,
+    apart: Apart,
+) -> Callable[..., Any]:
     """What stands in for the module's forward."""
 
     def forward(value: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:  # noqa: ANN401 - as torch has it
@@ -62,7 +70,8 @@ def unrolled(module: Any, layers: dict[str, Layer], call: Call) -> Callable[...,
             for direction in ("", "_reverse") if module.bidirectional else ("",):
                 ending = f"l{number}{direction}"
                 pair = layers[f"ih_{ending}"], layers[f"hh_{ending}"]
-                out, end = _run(module, pair, call, steps, starts[len(ends)], bool(direction))
+                cell, start = _cell(module, apart), starts[len(ends)]
+                out, end = _run(cell, pair, call, steps, start, bool(direction))
                 outputs.append(out)
                 ends.append(end)
             steps = torch.cat(outputs, dim=2)
@@ -95,14 +104,14 @@ def _starts(module: Any, steps: torch.Tensor, state: Any) -> list[State]:  # noq
 
 
 def _run(  # noqa: PLR0917 - a recurrence has so many parts
-    module: Any,  # noqa: ANN401 - as above
+    cell: Cell,
     pair: tuple[Layer, Layer],
     call: Call,
     steps: torch.Tensor,
     state: State,
     backwards: bool,
 ) -> tuple[torch.Tensor, State]:
-    cell, outputs = _cell(module), list[torch.Tensor]()
+    outputs = list[torch.Tensor]()
     inputs = call(pair[0], steps).unbind(dim=1)
     for value in reversed(inputs) if backwards else inputs:
         state = cell(value, call(pair[1], state[0]), state)
@@ -112,25 +121,27 @@ def _run(  # noqa: PLR0917 - a recurrence has so many parts
     return torch.stack(outputs, dim=1), state
 
 
-def _cell(module: Any) -> Cell:  # noqa: ANN401 - as above
+def _cell(module: Any, apart: Apart) -> Cell:  # noqa: ANN401 - as above
     if isinstance(module, nn.LSTM):
-        return _lstm
+        return partial(_lstm, apart)
     if isinstance(module, nn.GRU):
-        return _gru
-    activation = torch.tanh if module.nonlinearity == "tanh" else torch.relu
-    return lambda value, recurrent, _: (activation(value + recurrent),)
+        return partial(_gru, apart)
+    if module.nonlinearity == "relu":
+        return lambda value, recurrent, _: (torch.relu(value + recurrent),)
+    return lambda value, recurrent, _: (apart(torch.tanh, value + recurrent),)
 
 
-def _lstm(value: torch.Tensor, recurrent: torch.Tensor, state: State) -> State:
+def _lstm(apart: Apart, value: torch.Tensor, recurrent: torch.Tensor, state: State) -> State:
     enter, forget, candidate, leave = (value + recurrent).chunk(4, dim=1)
-    kept = forget.sigmoid() * state[1] + enter.sigmoid() * candidate.tanh()
-    return leave.sigmoid() * kept.tanh(), kept
+    fresh = apart(torch.sigmoid, enter) * apart(torch.tanh, candidate)
+    kept = apart(torch.sigmoid, forget) * state[1] + fresh
+    return apart(torch.sigmoid, leave) * apart(torch.tanh, kept), kept
 
 
-def _gru(value: torch.Tensor, recurrent: torch.Tensor, state: State) -> State:
+def _gru(apart: Apart, value: torch.Tensor, recurrent: torch.Tensor, state: State) -> State:
     reset, update, candidate = value.chunk(3, dim=1)
     reset_state, update_state, candidate_state = recurrent.chunk(3, dim=1)
-    gate = (reset + reset_state).sigmoid()
-    mix = (update + update_state).sigmoid()
-    fresh = (candidate + gate * candidate_state).tanh()
+    gate = apart(torch.sigmoid, reset + reset_state)
+    mix = apart(torch.sigmoid, update + update_state)
+    fresh = apart(torch.tanh, candidate + gate * candidate_state)
     return ((1 - mix) * fresh + mix * state[0],)

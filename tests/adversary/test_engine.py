@@ -21,6 +21,7 @@ from client.engine.sheet import Sheet
 from client.evaluation import score
 from common.histogram import histogram, sensitivity
 from common.model import build_model, flatten
+from common.numerics import EngineChoice
 from common.privacy import GAMMA
 from tests.adversary.engine_search import Attack, attack
 from tests.common.studies import small_study
@@ -157,7 +158,11 @@ def test_adding_a_patient_moves_a_histogram_by_at_most_its_sensitivity(first: in
         for count in range(len(cohort)):
             others = cohort[:count]
             counts = [
-                histogram(*score(study, weights, images, some, tile=tile), classes=classes, bins=10)
+                histogram(
+                    *score(study, weights, images, some, choice=EngineChoice(tile=tile)),
+                    classes=classes,
+                    bins=10,
+                )
                 for some in (others, (cohort[-1], *others), (*others, cohort[-1]))
             ]
             for more in counts[1:]:

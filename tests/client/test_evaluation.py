@@ -12,6 +12,7 @@ from client.evaluation import release, score
 from common.accounting import SampledGaussian
 from common.errors import Refusal, RefusalCode
 from common.model import build_model, initial_weights, load_flat
+from common.numerics import EngineChoice
 from common.privacy import NoMechanism, PatientMechanism
 from common.randomness import Stream, derive
 from common.study import Study
@@ -69,7 +70,9 @@ def test_a_patients_vote_is_the_mean_over_the_images(
         Patient("b", 0, (2, 9, 5), DIGEST),
         Patient("c", 1, (9, 9), DIGEST),
     )
-    scores, labels = score(study, initial_weights(study, 3), images, patients, tile=64)
+    scores, labels = score(
+        study, initial_weights(study, 3), images, patients, choice=EngineChoice(tile=16)
+    )
     by_hand = [
         np.mean([probabilities(study, images[row]) for row in patient.images], axis=0)
         for patient in patients
@@ -88,8 +91,8 @@ def test_any_number_of_images_is_scored_in_pieces(
     )
     weights = initial_weights(study, 3)
     singles = tuple(Patient(str(row), 0, (row,), DIGEST) for row in range(600))
-    each, _ = score(study, weights, images, singles, tile=64)
-    scores, _ = score(study, weights, images, many, tile=64)
+    each, _ = score(study, weights, images, singles, choice=EngineChoice(tile=16))
+    scores, _ = score(study, weights, images, many, choice=EngineChoice(tile=16))
     assert scores[0] == pytest.approx(each[:400].mean(axis=0), abs=1e-6)
     assert scores[1] == pytest.approx(each[400:].mean(axis=0), abs=1e-6)
 
@@ -100,17 +103,19 @@ def test_a_vote_is_the_same_bits_whoever_else_is_scored(
 ) -> None:
     weights = initial_weights(study, 3)
     many = tuple(Patient(str(row), 0, (row, row + 1, row + 5), DIGEST) for row in range(40))
-    together, _ = score(study, weights, images, many, tile=tile)
+    together, _ = score(study, weights, images, many, choice=EngineChoice(tile=tile))
     for left_out in range(0, 40, 3):
         others = many[:left_out] + many[left_out + 1 :]
-        alone, _ = score(study, weights, images, others, tile=tile)
+        alone, _ = score(study, weights, images, others, choice=EngineChoice(tile=tile))
         assert alone.tobytes() == np.delete(together, left_out, axis=0).tobytes()
 
 
 def test_nobody_to_score_gives_no_votes(
     study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 ) -> None:
-    scores, labels = score(study, initial_weights(study, 3), images, (), tile=64)
+    scores, labels = score(
+        study, initial_weights(study, 3), images, (), choice=EngineChoice(tile=16)
+    )
     assert scores.shape == (0, 2)
     assert labels.shape == (0,)
 
@@ -119,8 +124,12 @@ def test_scoring_twice_gives_the_same_bits(
     study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 ) -> None:
     patients = tuple(Patient(str(row), 0, (row, row + 1), DIGEST) for row in range(100))
-    first, _ = score(study, initial_weights(study, 3), images, patients, tile=64)
-    second, _ = score(study, initial_weights(study, 3), images, patients, tile=64)
+    first, _ = score(
+        study, initial_weights(study, 3), images, patients, choice=EngineChoice(tile=16)
+    )
+    second, _ = score(
+        study, initial_weights(study, 3), images, patients, choice=EngineChoice(tile=16)
+    )
     assert first.tobytes() == second.tobytes()
 
 

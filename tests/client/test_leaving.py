@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from client.consent import settle
 from client.dataset import Cohort
 from client.membership import standing
 from client.site import Site
+from client.training import local_change
 from common.messages import Purpose, Request
 from tests.client.site_fixtures import (
     Hospital,
@@ -313,8 +315,40 @@ def test_who_left_does_not_come_back_when_the_files_do(site: Site, hospital: Hos
         file.write_bytes(content)
         assert code_of(opened, asking(plan, 3)) == "ok"
         cohort = opened.cohort(STUDY)
-        there = standing(opened.store, plan.hash, cohort, "train")
+        charge = hospital.rows("charges")[-1]["identity"]
+        there = standing(opened.store, plan.hash, cohort, "train", charge)
         assert set(cohort.patients) - set(there) == {
             each for each in cohort.patients if each.pseudonym == site.pseudonyms.of("P00")
         }
         assert len(there) == 23
+
+
+def test_who_came_after_a_round_was_reserved_is_not_in_it_and_pays_from_the_next(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a crash the round is computed for those who pay it, though somebody approved anew."""
+    seen: list[int] = []
+
+    def watching(*given: Any, **named: Any) -> Any:  # noqa: ANN401 - as the function has them
+        seen.append(len(given[4]))
+        return local_change(*given, **named)
+
+    def dying(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    hospital.split = (1.0, 0.0, 0.0)
+    with hospital.open() as opened:
+        plan = approved(opened, STUDY)
+        assert code_of(opened, asking(plan)) == "ok"
+        monkeypatch.setattr("client.answering.local_change", dying)
+        with pytest.raises(KeyboardInterrupt):
+            code_of(opened, asking(plan, 2))
+    write_images(hospital.folder, hospital.patients | {f"P{n}": 1 for n in range(50, 60)})
+    monkeypatch.setattr("client.answering.local_change", watching)
+    with hospital.open() as opened:
+        approve(opened, plan.study.study.name, by="a person")
+        assert code_of(opened, asking(plan, 2)) == "ok"
+        assert code_of(opened, asking(plan, 3)) == "ok"
+    assert seen == [24, 34]
+    since = [row["since"] for row in hospital.rows("members")]
+    assert sorted(since) == [0] * 24 + [2] * 10

@@ -137,7 +137,11 @@ def test_with_every_patient_in_every_batch_it_is_gradient_descent(
     """For one hospital alone, and for both pooled: rows of the second follow the first's."""
     baseline = plan_baselines(study(), holdings, seed=0, test=test_set)[index]
     scores, labels = score(
-        baseline.study, trained(baseline), test_set.images.open(), test_set.patients, tile=64
+        baseline.study,
+        trained(baseline),
+        test_set.images.open(),
+        test_set.patients,
+        choice=EngineChoice(tile=16),
     )
     found = run_baseline(baseline)
 

@@ -10,6 +10,7 @@ from client.dataset import Patient
 from client.evaluation import score
 from common.files import sha256
 from common.model import initial_weights
+from common.numerics import EngineChoice
 from common.study import Study
 from simulations.result import Outcome
 from simulations.testset import ROC_POINTS, Mapped, TestSet, curve_point, outcome
@@ -74,7 +75,9 @@ def test_the_hash_is_that_of_little_endian_floats(
 def test_auc_and_accuracy_are_those_of_the_scores(
     measured: Outcome, noise: TestSet, weights: NDArray[np.float32]
 ) -> None:
-    scores, labels = score(study(), weights, noise.images.open(), noise.patients, tile=64)
+    scores, labels = score(
+        study(), weights, noise.images.open(), noise.patients, choice=EngineChoice(tile=16)
+    )
     positive, negative = scores[labels == 1, 1], scores[labels == 0, 1]
     wins = (positive[:, None] > negative).mean() + (positive[:, None] == negative).mean() / 2
     right = float(np.mean((scores[:, 1] >= 0.5) == labels))
