@@ -516,7 +516,7 @@ def test_a_site_cannot_ask_for_more_than_its_share(tmp_path: Path) -> None:
     with coordinator(tmp_path, requests_per_second=0.5, hold_seconds=0.01) as served:
         caller, node = admitted(served, tmp_path, "eager")
         body = PullMessagesRequest(node=Node(node_id=node))
-        statuses = []
+        statuses: list[int] = []
         while 429 not in statuses and len(statuses) < 1000:  # it gets a little more meanwhile
             statuses.append(caller.call("pull-messages", body).status_code)
     assert statuses[0] == 200
