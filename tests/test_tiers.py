@@ -42,9 +42,8 @@ def pytest_collection_modifyitems(items):
 
 
 def test_every_value_of_a_table_is_there_and_no_more_cases_than_the_longer_side() -> None:
-    table: list[set[object]] = [
-        {("a", a), ("b", b)} for a, b in itertools.product(range(3), range(5))
-    ]
+    places = itertools.product(range(3), range(5))
+    table: list[set[object]] = [{("a", a), ("b", b)} for a, b in places]
     kept = chosen(table)
     assert set().union(*(table[number] for number in kept)) == set().union(*table)
     assert len(kept) == 5

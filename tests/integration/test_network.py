@@ -80,6 +80,7 @@ def test_no_process_connects_or_resolves_beyond_loopback(
     assert [line for line in seen if not any(place in line for place in LOOPBACK)] == []
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_the_system_sees_no_connection_beyond_loopback(
     command: list[str], root: Path, tmp_path: Path

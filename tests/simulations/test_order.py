@@ -90,7 +90,8 @@ def test_a_clock_counts_each_phase_by_itself() -> None:
 
     assert set(clock.seconds) == {"decode", "rounds"}
     assert min(clock.seconds.values()) >= 0
-    assert sum(clock.seconds.values()) <= time.perf_counter() - began
+    rounding = 0.0005 * len(clock.seconds)
+    assert sum(clock.seconds.values()) <= time.perf_counter() - began + rounding
 
 
 def test_a_watcher_may_look_away() -> None:
