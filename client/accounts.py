@@ -38,7 +38,7 @@ from common.accounting import (
     filter_order,
     renyi,
 )
-from common.plan import Plan
+from common.plan import Plan, read_plan
 from common.privacy import PatientMechanism
 
 Divergences = npt.NDArray[np.float64]
@@ -97,6 +97,7 @@ class Accounts:
     def __init__(self, store: Store, running: Iterable[Plan] = ()) -> None:
         self._store = store
         self._running = {plan.hash: plan for plan in running}
+        self._plans = dict(self._running)
         self._charges = _charges(store)
         self._people = joined(store)
         self._stays: defaultdict[str, list[Stay]] = defaultdict(list)
@@ -159,6 +160,15 @@ class Accounts:
         made = self._charges.get((plan.hash, part), {}).values()
         left = whole - sum(counts[-1] for _, counts in made)
         return self._cost(_event(plan, part), left, times)
+
+    def plan(self, plan_hash: str) -> Plan:
+        """A plan that was proposed here once."""
+        if plan_hash not in self._plans:
+            row = self._store.execute(
+                "SELECT plan FROM approvals WHERE plan_hash = ?", plan_hash
+            ).fetchone()
+            self._plans[plan_hash] = read_plan(row["plan"])
+        return self._plans[plan_hash]
 
     def places(self, history: History) -> set[tuple[str, Part]]:
         """Plans and parts to which something was charged in these stays."""

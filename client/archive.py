@@ -154,14 +154,16 @@ class Root(NamedTuple):
 
 
 def _require_mounted(folder: Path) -> None:
-    """That what the system's table mounts at or above the folder is mounted.
+    """That what the system's table mounts at, above or below the folder is mounted.
 
     Else the empty place where a disk belongs would look like an archive without patients.
     Where the system does not say what it mounts, nothing can be known.
     """
     wanted, mounted = _places(TO_MOUNT, 1), _places(MOUNTED, 4)
     here = folder.resolve()
-    for place in sorted(wanted & {here, *here.parents} - {Path(here.anchor)}):
+    above = wanted & {here, *here.parents} - {Path(here.anchor)}
+    below = {place for place in wanted if here in place.parents}
+    for place in sorted(above | below):
         if mounted and place not in mounted:
             raise DataError(
                 "the file system that holds the folder of images is not mounted",

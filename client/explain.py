@@ -241,8 +241,8 @@ def _cost(plan: Plan) -> tuple[str, ...]:
         "images are in the study, and who sees all that leaves, guesses right at most "
         f"{surest} times in 100, where tossing a coin would be right 50 times",
         f"training costs the patients who train epsilon {shown_epsilon(mechanism.epsilon_training)}"
-        f", evaluation costs the others {shown_epsilon(mechanism.epsilon_evaluation)}; nobody "
-        "pays both",
+        f", evaluation costs the others {shown_epsilon(mechanism.epsilon_evaluation)}; who was "
+        "moved from one to the other pays both",
     ]
     if plan.study.evaluation_rounds:
         share = plan.study.evaluation.epsilon_share

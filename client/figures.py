@@ -14,7 +14,7 @@ from client.membership import is_single, read
 from client.store import Store
 from common.accounting import SampledGaussian, renyi_epsilon
 from common.messages import HASH_OF_NOTHING, LedgerHead
-from common.plan import Plan, read_plan
+from common.plan import Plan
 from common.privacy import PatientMechanism
 
 
@@ -132,15 +132,7 @@ class Figures:
     def most_spent(self, limits: Limits) -> float:
         """What the most charged patient of all has spent, as the policy's total reads it."""
         accounts = Accounts(self._store)
-        plans = {
-            row["plan_hash"]: read_plan(row["plan"])
-            for row in self._store.execute(
-                "SELECT plan_hash, plan FROM approvals"
-                " WHERE plan_hash IN (SELECT plan_hash FROM charges)"
-            )
-        }
-        histories = accounts.histories()
-        return max((read(accounts, each, limits, plans) for each in histories), default=0.0)
+        return max((read(accounts, each, limits) for each in accounts.histories()), default=0.0)
 
     def charges(self) -> list[dict[str, Any]]:
         """Every charge, oldest first, as plain values."""

@@ -24,6 +24,7 @@ from typing import Final, Literal, NamedTuple
 from client.accounts import Accounts, History, Limits, Part, stated
 from client.dataset import Cohort, Patient
 from client.store import Store
+from common.accounting import renyi_epsilon
 from common.files import canonical_json, sha256
 from common.plan import Plan
 from common.privacy import PatientMechanism
@@ -80,15 +81,16 @@ def draft(accounts: Accounts, plan: Plan, today: Mapping[str, Place], limits: Li
     """
     let_in: dict[str, Place] = {}
     left_out: set[str] = set()
-    judged: dict[tuple[History, Part], tuple[float, float]] = {}
+    judged: dict[tuple[History, Part], tuple[float, float, float]] = {}
     private, before, after = isinstance(plan.mechanism, PatientMechanism), 0.0, 0.0
     for patient, place in today.items():
         if place.part != "test":
             key = accounts.history(patient), place.part
             if key not in judged:
-                judged[key] = _judge(accounts, plan, *key, limits)
-            spent, ahead = judged[key]
-            if private and ahead > limits.epsilon_total:
+                here = _on_this_plan(accounts, plan, *key)
+                judged[key] = *_judge(accounts, plan, *key, limits), here
+            spent, ahead, here = judged[key]
+            if private and (ahead > limits.epsilon_total or here > limits.epsilon_per_study):
                 left_out.add(patient)
                 continue
             before, after = max(before, spent), max(after, ahead)
@@ -222,7 +224,7 @@ def forget(store: Store, plan_hash: str) -> bool:
     return True
 
 
-def read(accounts: Accounts, history: History, limits: Limits, plans: dict[str, Plan]) -> float:
+def read(accounts: Accounts, history: History, limits: Limits) -> float:
     """Epsilon of all that a patient has paid, as the policy's total reads it.
 
     Where one part of one plan is all there is, it is at most what that plan states.
@@ -230,7 +232,7 @@ def read(accounts: Accounts, history: History, limits: Limits, plans: dict[str, 
     epsilon, places = limits.spent(accounts.paid(history)), accounts.places(history)
     if len(places) == 1 and is_single(history):
         ((plan_hash, part),) = places
-        epsilon = min(epsilon, stated(plans[plan_hash], part))
+        epsilon = min(epsilon, stated(accounts.plan(plan_hash), part))
     return epsilon
 
 
@@ -238,16 +240,24 @@ def _judge(
     accounts: Accounts, plan: Plan, history: History, part: Part, limits: Limits
 ) -> tuple[float, float]:
     """Epsilon of all that a patient has paid, and will have when all that runs is over."""
-    paid = accounts.paid(history)
     others = accounts.reserved(history, without=plan.hash)
-    before = limits.spent(paid)
-    after = limits.spent(paid + others + accounts.remaining(plan, part))
-    places = accounts.places(history)
-    if places <= {(plan.hash, part)} and is_single(history):
-        before = min(before, stated(plan, part))
-        if not others.any():  # nothing but this part of this plan is or will be released
-            after = min(after, stated(plan, part))
-    return before, after
+    after = limits.spent(accounts.paid(history) + others + accounts.remaining(plan, part))
+    alone = accounts.places(history) <= {(plan.hash, part)} and is_single(history)
+    if alone and not others.any():  # nothing but this part of this plan is or will be released
+        after = min(after, stated(plan, part))
+    return read(accounts, history, limits), after
+
+
+def _on_this_plan(accounts: Accounts, plan: Plan, history: History, part: Part) -> float:
+    """Epsilon that a plan will have cost a patient when it is over, of this plan alone.
+
+    More than the plan states where the patient stood in its other part before.
+    """
+    here = tuple(stay for stay in history if stay.plan_hash == plan.hash)
+    if accounts.places(here) <= {(plan.hash, part)} and is_single(here):
+        return stated(plan, part)
+    whole = accounts.paid(here) + accounts.remaining(plan, part)
+    return renyi_epsilon(whole, getattr(plan.mechanism, "delta", 0.5))
 
 
 def is_single(history: History) -> bool:

@@ -153,7 +153,11 @@ def _added(layer: Layer, records: list[Record], patients: int, kernel: str) -> t
     return sum_of([form(layer, *record, patients) for record in records])
 
 
-def _ghost(layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int) -> Factored:
+def _ghost(
+    layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int
+) -> torch.Tensor | Factored:
+    if patients * _positions(layer, value, gradient, patients) > rows.MOST_TERMS:
+        return _patches(layer, value, gradient, patients)
     groups, images = layer.options.groups, len(value) // patients
     positions, (out, wide) = _positions(layer, value, gradient, patients), shape_of(layer)
 

@@ -60,7 +60,7 @@ class LinearRule:
         positions = sum(value[..., 0].numel() for value, _ in records) // patients
         out, wide = layer.weight.shape
         kept = sum(value.numel() + gradient.numel() for value, gradient in records)
-        ghost = positions**2 <= FAR * out * wide
+        ghost = positions**2 <= FAR * out * wide and positions * patients <= rows.MOST_TERMS
         held = patients * out * wide <= FAR * kept
         return tuple(["ghost"] * ghost + ["materialised"] * (held or not ghost))
 
@@ -85,6 +85,8 @@ def _positions(arrays: list[torch.Tensor], patients: int) -> torch.Tensor:
 
 def _weight(inputs: torch.Tensor, gradients: torch.Tensor, kernel: str) -> torch.Tensor | Factored:
     patients, positions, wide = inputs.shape
+    if patients * positions > rows.MOST_TERMS:
+        kernel = "materialised"
 
     def some(chosen: slice) -> rows.Rows:
         return rows.Rows(inputs[chosen, None], gradients[chosen, None])

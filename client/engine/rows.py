@@ -27,6 +27,8 @@ from client.engine.books import Factored, Weighing
 
 CHUNK_BYTES: Final = 2**23
 """Memory for what a kernel forms of a few patients at a time."""
+MOST_TERMS: Final = 2**13
+"""Positions of all patients of a tile that one product may add up: K of ``docs/privacy.md``."""
 DOUBT: Final = 2.0**-52
 """Twice what one operation may be off, relative."""
 

@@ -199,6 +199,16 @@ def test_who_would_train_and_then_evaluate_must_be_able_to_pay_both(books: Books
     assert books.draft(DEAR, stands("ab", "validation")).places.keys() == {"b"}
 
 
+def test_who_was_in_the_other_part_is_held_to_the_limit_for_one_study_too(books: Books) -> None:
+    dearest = max(stated(OTHER, "train"), stated(OTHER, "validation"))
+    books.limits = Limits(dearest * 1.0001, 100.0, 1e-5)
+    books.approve(OTHER, stands("a"))
+    books.run(OTHER)
+    assert books.draft(OTHER, stands("ab", "validation")).places.keys() == {"b"}
+    books.limits = Limits(8.0, 100.0, 1e-5)
+    assert books.draft(OTHER, stands("ab", "validation")).places.keys() == {"a", "b"}
+
+
 def test_the_test_part_pays_nothing_and_a_plan_without_a_mechanism_holds_nobody_out(
     books: Books,
 ) -> None:

@@ -128,14 +128,14 @@ def test_an_offer_holds_public_numbers_whatever_the_true_count(hospital: Hospita
         "public_key": key,
         "declared_patients": 20,
         "known_key": True,
-        "numerics": record(1, EngineChoice()).model_dump(),
+        "numerics": record(1, EngineChoice(tile=4)).model_dump(),
     }
 
 
 def test_the_device_decides_the_numerics(hospital: Hospital) -> None:
     hospital.threads = 2
     with hospital.open() as site:
-        assert site.numerics(small_study()) == record(2, EngineChoice())
+        assert site.numerics(small_study()) == record(2, EngineChoice(tile=4))
 
 
 def test_a_data_set_that_is_not_there_is_refused_with_those_that_are(hospital: Hospital) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from client.engine.books import Book
 from client.engine.clipped import Patients, clipped_sum
 from client.engine.linear import LinearRule
+from client.engine.rows import MOST_TERMS
+from client.engine.rule import Layer
 from common.numerics import EngineChoice
 from tests.client.engine.loop import (
     Net,
@@ -135,3 +139,19 @@ def test_words_are_summed_before_the_norm_is_taken() -> None:
         EngineChoice(),
     )
     assert total.tolist() == [3.0, 0.0]
+
+
+def test_no_product_adds_up_more_terms_than_the_proof_allows() -> None:
+    """K of docs/privacy.md: a kernel that would is not taken, whoever asks for it."""
+    model = exact(lambda: nn.Sequential(nn.Linear(4, 3), nn.Flatten(), nn.Linear(3 * 400, 2)))
+    patients = patients_of(400, 4, count=2)
+    seen: dict[str, Book] = {}
+
+    def enter(layer: Layer, records: list[Any], count: int) -> Book:
+        seen[layer.name] = layer.rule.book(layer, records, count, "ghost")
+        return seen[layer.name]
+
+    for tile, factored in ((16, True), (32, False)):
+        clipped_sum(model, patients, loss, 1.0, EngineChoice(tile=tile), enter=enter)
+        assert (tile * 400 <= MOST_TERMS) == factored
+        assert ("weight" in seen["0"].factored) == factored

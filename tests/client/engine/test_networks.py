@@ -140,7 +140,8 @@ def test_any_network_gives_the_loops_sum(
         if kernel is not None and kernel in layer.rule.kernels
     }
     choice = EngineChoice(kernels=kernels, memory_format=layout, tile=tile)
-    require_same(model, patients, choice)
+    # What a ghost norm's rounding may come to is added to it.
+    require_same(model, patients, choice, within=1e-8)
 
 
 def small_cnn() -> nn.Module:
