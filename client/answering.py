@@ -289,6 +289,8 @@ def _release(site: Site, request: Request, approval: Approval, charge: Charge) -
     reply = egress.let_out(unsigned, plan, site.key)
     with site.store.transaction():
         _require_still_approved(site, approval)
+        if site.ledger.is_committed(request.identity):
+            raise Silence("another process answered it meanwhile")
         site.ledger.commit(request.identity)
         site.replies.put(request, reply)
     troubles.over(site)
@@ -308,7 +310,9 @@ def _begin(site: Site, approval: Approval, charge: Charge) -> tuple[Cohort, tupl
     today = membership.places(cohort)
     with site.store.transaction():
         _require_still_approved(site, approval)
-        left = membership.depart(site.store, plan.hash, today, site.absent())
+        running = [each.plan for each in site.approvals.running()]
+        unpaid = membership.overdrawn(site.store, plan, running, site.file.policy.limits)
+        left = membership.depart(site.store, plan.hash, today, site.absent(), unpaid)
         site.ledger.reserve(charge, plan)
         patients = membership.standing(site.store, plan.hash, cohort, charge.part, charge.identity)
     if left:

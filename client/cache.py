@@ -62,8 +62,8 @@ _DECODERS: Final = (
 _INDEX: Final = "index.json"
 _LOCK: Final = "lock"
 _DTYPE: Final = np.dtype("<f2")
-_MOST: Final = 2**28
-"""Bytes that one file's images may take in the cache: 256 MiB."""
+_MOST: Final = 2**26
+"""Bytes that one file's images may take in the cache: 64 MiB, of which some wait in memory."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Final
 from common.errors import SiteError
 
 KEY_BYTES: Final = 32
+_WIDE: Final = (b"\xff\xfe", b"\xfe\xff")
 _PADDING: Final = " \t\r\n\0"
 
 
@@ -95,3 +96,23 @@ def position(pseudonym: str) -> float:
     """
     digest = hmac.new(pseudonym.encode(), b"consilium/split", hashlib.sha256).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+
+
+def lines_of(content: bytes) -> list[str]:
+    """The lines of a list that people write, each read by itself.
+
+    A line that is not UTF-8 is taken as Latin-1, which spreadsheets write: one line, which is
+    about one patient, must not make the whole list unreadable.
+
+    Raises:
+        ValueError: the file is in UTF-16, so that no line of it can be read.
+    """
+    if content.startswith(_WIDE):
+        raise ValueError("UTF-16")
+    found = []
+    for line in content.removeprefix(b"\xef\xbb\xbf").splitlines():
+        try:
+            found += line.decode("utf-8").splitlines() or [""]
+        except UnicodeDecodeError:
+            found.append(line.decode("latin-1"))
+    return found

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
-from client.accounts import Accounts, History, Limits, Part, stated
+from client.accounts import STILL, Accounts, History, Limits, Part, joined, stated
 from client.dataset import Cohort, Patient
 from client.store import Store
 from common.accounting import renyi_epsilon
@@ -83,7 +83,11 @@ def draft(accounts: Accounts, plan: Plan, today: Mapping[str, Place], limits: Li
     left_out: set[str] = set()
     judged: dict[tuple[History, Part], tuple[float, float, float]] = {}
     private, before, after = isinstance(plan.mechanism, PatientMechanism), 0.0, 0.0
+    known_as = Counter(map(accounts.person, today))
     for patient, place in today.items():
+        if private and place.part != "test" and known_as[accounts.person(patient)] > 1:
+            left_out.add(patient)  # one person twice, whose identifiers nobody joins any more
+            continue
         if place.part != "test":
             key = accounts.history(patient), place.part
             if key not in judged:
@@ -117,8 +121,38 @@ def freeze(store: Store, plan_hash: str, drafted: Draft, absent: Collection[str]
     )
 
 
+def overdrawn(store: Store, plan: Plan, running: Iterable[Plan], limits: Limits) -> frozenset[str]:
+    """Who stands in a plan and cannot pay for the rest of it, having turned out to be joined.
+
+    Nobody else can: what may still come was set aside for each identifier when it was let in.
+    """
+    people = joined(store)
+    if not people or not isinstance(plan.mechanism, PatientMechanism):
+        return frozenset()
+    accounts = Accounts(store, running)
+    there = _present(store, plan.hash).keys() & people.keys()
+    histories = {each: accounts.history(each) for each in there}
+    return frozenset(
+        patient
+        for patient, history in histories.items()
+        if limits.spent(accounts.paid(history) + accounts.reserved(history, without=""))
+        > limits.epsilon_total
+        and not _stands_alone(accounts, history)
+    )
+
+
+def _stands_alone(accounts: Accounts, history: History) -> bool:
+    """Whether one part of one plan, stood in once, is all there is: its own figure counts."""
+    places = accounts.places(history) | {stay[:2] for stay in history if stay.until == STILL}
+    return len(places) == 1 and is_single(history)
+
+
 def depart(
-    store: Store, plan_hash: str, today: Mapping[str, Place], absent: Collection[str]
+    store: Store,
+    plan_hash: str,
+    today: Mapping[str, Place],
+    absent: Collection[str],
+    unpaid: Collection[str] = (),
 ) -> int:
     """Let whoever is not in a plan any more leave it, for good; gives how many leave.
 
@@ -127,10 +161,11 @@ def depart(
         plan_hash: which plan.
         today: the site's patients of this moment.
         absent: pseudonyms of those who take no part.
+        unpaid: pseudonyms of those who cannot pay any more.
     """
     with store.transaction():
         present = _present(store, plan_hash)
-        return len(present) - len(_depart(store, plan_hash, present, today, absent))
+        return len(present) - len(_depart(store, plan_hash, present, today, absent, unpaid))
 
 
 def leavers(
@@ -282,7 +317,8 @@ def _depart(  # noqa: PLR0917 - what is looked at for each patient
     unpaid: Collection[str] = (),
 ) -> set[str]:
     """Let everybody leave who is not where it was; gives who stays."""
-    gone = {each for each, place in present.items() if each in absent or today.get(each) != place}
+    out = {*absent, *unpaid}
+    gone = {each for each, place in present.items() if each in out or today.get(each) != place}
     if gone:
         why = ((_why(each, present[each], today, absent, unpaid), each) for each in gone)
         _end(store, plan_hash, _length(store), why)
@@ -300,8 +336,10 @@ def _why(
     now = today.get(patient)
     if patient in absent:
         return OPTED_OUT
+    if patient in unpaid:
+        return UNPAID
     if now is None:
-        return UNPAID if patient in unpaid else GONE
+        return GONE
     return MOVED if now.part != frozen.part else CHANGED
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from client.identity import Pseudonyms, normal
+from client.identity import Pseudonyms, lines_of, normal
 from client.persons import Persons
 from common.errors import SiteError
 from common.files import write_atomic
@@ -120,14 +120,14 @@ def _content(path: Path) -> bytes:
 
 def _names(path: Path, content: bytes) -> list[str]:
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
+        text = lines_of(content)
+    except ValueError:
         raise SiteError(
             "the list of patients who take no part is not in UTF-8",
             where=path,
             remedy="save it as plain text in UTF-8, one PatientID a line",
         ) from None
-    lines = (normal(line) for line in text.splitlines())
+    lines = (normal(line) for line in text)
     named = [line for line in lines if line and not line.startswith("#")]
     return named + [normal(line.split("#", 1)[0]) for line in named if "#" in line]
 

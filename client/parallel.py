@@ -38,6 +38,8 @@ INLINE: Final = 256
 """Of more items than this every one is worked on in processes, if there may be several."""
 AHEAD: Final = 4
 """Items for each process that may be done before their turn: bounds the results that wait."""
+MOST_AHEAD: Final = 16
+"""And however many processes there are."""
 QUEUED: Final = 2
 """Items that a process is given at a time, so that it need not wait for the next."""
 MEMORY: Final = 6 * 2**30
@@ -102,12 +104,14 @@ def ordered_map(
     """
     workers = max(1, workers)
     few = workers == 1 or len(items) <= INLINE
+    # One patient's few files may have large results, and must not fill the memory with them.
+    ahead = 1 if few else min(AHEAD * workers, MOST_AHEAD)
     done: dict[int, R] = {}
     following = 0
     with closing(_Crew(function, items, crashed, workers)) as crew:
         for place in range(len(items)):
             while place not in done:
-                while following < min(len(items), place + AHEAD * workers) and crew.has_room:
+                while following < min(len(items), place + ahead) and crew.has_room:
                     try:
                         if not few:
                             raise Elsewhere

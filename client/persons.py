@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from client.identity import normal
+from client.identity import lines_of, normal
 from common.errors import SiteError
 
 if TYPE_CHECKING:
@@ -118,13 +118,13 @@ def _content(path: Path) -> bytes:
 
 def _lines(path: Path, content: bytes) -> Iterator[list[str]]:
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
+        text = lines_of(content)
+    except ValueError:
         raise SiteError(
             "the list of PatientIDs that are one person is not in UTF-8",
             where=path,
             remedy="save it as plain text in UTF-8, one person a line",
         ) from None
-    for line in text.splitlines():
+    for line in text:
         if not line.lstrip().startswith("#"):
             yield [name for name in map(normal, _SEPARATORS.split(line)) if name]

@@ -131,7 +131,7 @@ class Policy(Section):
 
     @property
     def limits(self) -> Limits:
-        """The numbers that the ledger enforces."""
+        """What patients may pay, which decides who stands in a study."""
         return Limits(self.max_epsilon_per_study, self.max_epsilon_total, self.delta)
 
 
@@ -140,7 +140,7 @@ class Device(Section):
 
     Attributes:
         threads: of torch within an operation.
-        memory_mib: that activations and gradients of a micro-batch may take, MiB.
+        memory_mib: that activations and gradients of a tile of patients may take, MiB.
         kernels: ``measured`` times how gradients are formed fastest here, once a study's
             shape; ``modelled`` derives it from the shape alone, so that two machines agree.
         nice: how far the worker stands back behind other programs, as ``nice`` counts.

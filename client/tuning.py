@@ -20,7 +20,7 @@ from client.engine.probe import require_sound
 from client.gradients import summed_loss
 from common.errors import ModelError
 from common.files import canonical_json, sha256, write_atomic
-from common.model import build_model
+from common.model import build_model, initial_weights, load_flat
 from common.numerics import MOST_PATIENTS, EngineChoice, NumericsRecord, record
 from common.study import Study
 
@@ -106,7 +106,7 @@ def choose(study: Study, *, memory: int) -> EngineChoice:
         ModelError: the model cannot be built, not be trained privately, or not in this memory.
     """
     choice = modelled(study, memory)
-    model, loss = build_model(study), summed_loss(study.training.class_weights)
+    model, loss = _probed(study), summed_loss(study.training.class_weights)
     example = _example(study, model, choice.tile)
     found = measured(model, example, loss, choice, seconds=TIMED_SECONDS)
     alone = is_alone(place(model, found), example[slice(0, PROBED_PATIENTS)], loss, found)
@@ -130,7 +130,7 @@ def modelled(study: Study, memory: int) -> EngineChoice:
 
 @lru_cache(maxsize=64)
 def _modelled(study: Study, memory: int, _threads: int) -> EngineChoice:
-    model, loss = build_model(study), summed_loss(study.training.class_weights)
+    model, loss = _probed(study), summed_loss(study.training.class_weights)
     single = example_of(_shape(study), 2, 1, model)
     found = fitting(model, single, loss, memory)
     if found < images_of(study):
@@ -161,7 +161,7 @@ def check(study: Study, choice: EngineChoice) -> None:
 
 @lru_cache(maxsize=64)
 def _check(study: Study, choice: str, _threads: int) -> None:
-    model, loss = build_model(study), summed_loss(study.training.class_weights)
+    model, loss = _probed(study), summed_loss(study.training.class_weights)
     example, chosen = (
         _example(study, model, PROBED_PATIENTS),
         EngineChoice.model_validate_json(choice),
@@ -170,6 +170,16 @@ def _check(study: Study, choice: str, _threads: int) -> None:
     # The memory of a step is asked for here, before any patient: if there is too little, a site
     # fails whoever would have been drawn.
     clipped_sum(place(model, chosen), example, loss, 1.0, chosen)
+
+
+def _probed(study: Study) -> nn.Module:
+    """The study's model with weights that are random and always the same.
+
+    Whoever proposes study after study, all alike but for a name, gets no other answer.
+    """
+    model = build_model(study)
+    load_flat(model, initial_weights(study, 0))
+    return model
 
 
 def tile_of(batch: int, fits: int) -> int:

@@ -20,7 +20,7 @@ from common.numerics import EngineChoice
 
 CLIP: Final = 1.0
 MEMORY: Final = 2**30
-"""What a site allows a micro-batch by default, bytes."""
+"""What a site allows a tile by default, bytes."""
 Step = Callable[[], torch.Tensor]
 _LOSS: Final = summed_loss(None)
 

@@ -3,13 +3,14 @@
 One forward and one backward pass (book-keeping: Bu, Wang, Zha and Karypis 2023,
 arXiv:2210.00038). Parameters take no part in autograd, which computes the gradients of
 activations alone; as each layer's output gradient comes by, the layer enters in its *book*
-the squared norm of each patient's weight gradient, by the kernel that is cheapest for it
+what each patient's weight gradient is made of and its squared norm, by the kernel that is
+cheapest for it
 (ghost norms: Goodfellow 2015, arXiv:1510.01799; Li et al. 2022, arXiv:2110.05679; the choice
 between them and materialised gradients: Bu, Mao and Xu 2022, arXiv:2205.10683). When all
 norms are known, each book gives its sum of clipped gradients.
 
 ======================  ====================================================================
-``clipped``             the clipped sum, in micro-batches: the one function others call
+``clipped``             the clipped sum, a tile of patients at a time: what others call
 ``tape``                one forward and backward pass, watched
 ``layers``              which rule serves which module, and what is refused
 ``books``               what a rule enters: norms, and the weighted sum that follows
@@ -21,5 +22,6 @@ norms are known, each book gives its sum of clipped gradients.
 ``vmapped``             any other module, through ``torch.func``
 ``choice``              which kernel serves which layer: measured, modelled or recorded
 ``probe``               what is checked on random input before the first step
+``alone``               that a patient's bits follow from that patient, on this machine
 ======================  ====================================================================
 """

@@ -24,6 +24,9 @@ from common.numerics import EngineChoice
 
 SHIFT: Final = 4099
 """Bytes by which the heap is shifted before another tile is laid down."""
+MOST_TRIALS: Final = 8
+ENOUGH: Final = 2**15
+"""Numbers of a patient, weights and pixels together, for which one trial is enough."""
 VOTES: Final = 3
 """Images that are tried in every row."""
 STRANGE: Final = (-3.0, 1e20)
@@ -63,18 +66,40 @@ def is_alone(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoi
 
 def _differing(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) -> str | None:
     """The first layer whose bits differ between two arrangements; None where none does."""
-    known: dict[int, Bits] = {}
-    for who, tile in _arrangements(example, choice):
-        found = _bits(model, tile, loss, choice)
-        for place, patient in enumerate(who):
-            if patient is None:
-                continue
-            here = {name: values[place] for name, values in found.items()}
-            first = known.setdefault(patient, here)
-            for name, values in here.items():
-                if not torch.equal(values, first[name]):
-                    return name.split("|")[0]
-    return "" if _votes_differ(model, example, choice) else None
+    for number in range(_trials(model, example)):
+        tried = _another(example, number)
+        known: dict[int, Bits] = {}
+        for who, tile in _arrangements(tried, choice):
+            found = _bits(model, tile, loss, choice)
+            for place, patient in enumerate(who):
+                if patient is None:
+                    continue
+                here = {name: values[place] for name, values in found.items()}
+                first = known.setdefault(patient, here)
+                for name, values in here.items():
+                    if not torch.equal(values, first[name]):
+                        return name.split("|")[0]
+        if _votes_differ(model, tried, choice):
+            return ""
+    return None
+
+
+def _trials(model: nn.Module, example: Patients) -> int:
+    """How often it is tried, each time on other input.
+
+    Where few numbers are computed of a patient, few could differ.
+    """
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    return max(1, min(MOST_TRIALS, ENOUGH // max(1, weights + example.inputs[0].numel())))
+
+
+def _another(example: Patients, number: int) -> Patients:
+    """The same patients with other input; the first time, as they are."""
+    if not number or not example.inputs.is_floating_point():
+        return example
+    draw = torch.Generator().manual_seed(number)
+    drawn = torch.randn(example.inputs.shape, generator=draw, dtype=torch.float64)
+    return Patients(drawn.to(example.inputs), example.targets)
 
 
 def _arrangements(

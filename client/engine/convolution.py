@@ -2,8 +2,8 @@
 
 A convolution is a linear map applied to the patches of its input (Rochette, Manoel and Tramel
 2019, arXiv:1912.06015), so the kernels of :mod:`client.engine.rows` serve it once patches are
-laid out. Besides, the library's own weight gradient can be asked for one patient at a time,
-or for all at once as the groups of one wide convolution. Which is best depends on the layer.
+laid out. Besides, the library's own weight gradient can be asked for one patient at a time.
+Which is best depends on the layer.
 A transposed convolution's weight gradient is that of the convolution in which input and
 output gradient have changed places.
 """
@@ -45,7 +45,7 @@ _FORWARD: dict[tuple[int, bool], Any] = {
 class ConvolutionRule:
     """``nn.Conv1d`` to ``nn.ConvTranspose3d``; inputs (items, channels, *space)."""
 
-    kernels: tuple[str, ...] = ("ghost", "patches", "looped", "grouped")
+    kernels: tuple[str, ...] = ("ghost", "patches", "looped")
 
     def forward(
         self, layer: Layer, value: torch.Tensor
@@ -149,7 +149,7 @@ def _weight_gradient(layer: Layer, value: torch.Tensor, gradient: torch.Tensor) 
 
 def _added(layer: Layer, records: list[Record], patients: int, kernel: str) -> torch.Tensor:
     """A layer that is used more than once: its gradients add before the norm is taken."""
-    form = _looped if kernel.startswith("looped") else _patches
+    form = _looped if kernel == "looped" else _patches
     return sum_of([form(layer, *record, patients) for record in records])
 
 
@@ -184,52 +184,20 @@ def _ghost(
 def _patches(
     layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int
 ) -> torch.Tensor:
-    lay = partial(rows_of, layer, value, gradient, patients)
-    each = rows.formed(lay, patients, patch_bytes(layer, value, gradient, patients))
-    return in_order(layer, value, each)
+    def form(mine: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+        return rows.gradients_of(rows_of(layer, mine, back, 1, slice(0, 1)))
+
+    return in_order(layer, value, torch.cat(rows.each_alone(form, value, gradient, patients)))
 
 
 def _looped(
     layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int
 ) -> torch.Tensor:
-    images = len(value) // patients
-    each = zip(value.split(images), gradient.split(images), strict=True)
-    # Copies begin where the library has its arrays begin, wherever in the tile the patient is.
-    return torch.stack([_weight_gradient(layer, *(part.clone() for part in one)) for one in each])
-
-
-def _grouped(
-    layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int
-) -> torch.Tensor:
-    """All patients at once: each is a group of channels of one wide convolution."""
-    module, images = layer.options, len(value) // patients
-    found = torch.ops.aten.convolution_backward(
-        _side_by_side(gradient, images),
-        _side_by_side(value, images),
-        layer.weight.to(value.dtype).repeat(patients, *[1] * (layer.weight.dim() - 1)),
-        None,
-        module.stride,
-        padding_of(module),
-        module.dilation,
-        module.transposed,
-        module.output_padding,
-        module.groups * patients,
-        (False, True, False),
-    )[1]
-    each: torch.Tensor = found.view(patients, *layer.weight.shape)
-    return each
-
-
-def _side_by_side(array: torch.Tensor, images: int) -> torch.Tensor:
-    """(images, patients x channels, *space)."""
-    space = array.shape[2:]
-    apart = array.reshape(-1, images, array.shape[1], *space).transpose(0, 1)
-    return apart.reshape(images, -1, *space)
+    return torch.stack(rows.each_alone(partial(_weight_gradient, layer), value, gradient, patients))
 
 
 _KERNELS: dict[str, Callable[..., torch.Tensor | Factored]] = {
     "ghost": _ghost,
     "patches": _patches,
     "looped": _looped,
-    "grouped": _grouped,
 }

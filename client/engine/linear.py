@@ -14,8 +14,6 @@ from client.engine.rule import Layer, OneKernel
 
 FAR = 4
 """How many times more memory than another way a kernel may need."""
-LINE = 64
-"""Bytes that the processor fetches, and vector instructions work on, at once."""
 Record = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -71,10 +69,10 @@ class LinearRule:
         return "ghost" if positions * (out + wide) <= out * wide else "materialised"
 
 
-def _whole_lines(rows: torch.Tensor) -> torch.Tensor:
+def _whole_lines(array: torch.Tensor) -> torch.Tensor:
     """The same rows, each with zeros up to a multiple of 64 bytes."""
-    missing = -rows.shape[-1] % (LINE // rows.element_size())
-    return functional.pad(rows, (0, missing)) if missing else rows
+    missing = -array.shape[-1] % (rows.LINE // array.element_size())
+    return functional.pad(array, (0, missing)) if missing else array
 
 
 def _positions(arrays: list[torch.Tensor], patients: int) -> torch.Tensor:
@@ -88,12 +86,12 @@ def _weight(inputs: torch.Tensor, gradients: torch.Tensor, kernel: str) -> torch
     if patients * positions > rows.MOST_TERMS:
         kernel = "materialised"
 
-    def some(chosen: slice) -> rows.Rows:
-        return rows.Rows(inputs[chosen, None], gradients[chosen, None])
-
     if kernel == "materialised":
-        size = inputs.element_size() * wide * gradients.shape[2]
-        return rows.formed(some, patients, size).squeeze(1)
+
+        def form(mine: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+            return back[0].mT @ mine[0]
+
+        return torch.stack(rows.each_alone(form, inputs, gradients, patients))
 
     def lay(exact: rows.Exact) -> rows.Rows:
         return rows.Rows(exact.inputs[:, None], exact.gradients[:, None])

@@ -22,9 +22,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+from torch.nn import functional
 
 from client.engine.books import Factored, Weighing
 
+LINE: Final = 64
+"""Bytes that the processor fetches, and vector instructions work on, at once."""
 CHUNK_BYTES: Final = 2**23
 """Memory for what a kernel forms of a few patients at a time."""
 MOST_TERMS: Final = 2**13
@@ -105,7 +108,7 @@ def factored(
     squared, gross = [], []
     for chosen in chunks(patients, bytes_each):
         both = lay(take(chosen))
-        left, right = gram(both.inputs), gram(both.gradients)
+        left, right = gram(aligned(both.inputs)), gram(aligned(both.gradients))
         terms = left.shape[1] * left.shape[2] + left.shape[-1] + 8
         terms += both.inputs.shape[-1] + both.gradients.shape[-1]
         norms = (each.diagonal(dim1=2, dim2=3).sqrt() for each in (left, right))
@@ -127,6 +130,17 @@ def _together(rows: torch.Tensor) -> torch.Tensor:
     return rows.transpose(0, 1).flatten(1, 2)
 
 
+def aligned(rows: torch.Tensor) -> torch.Tensor:
+    """The same rows, so laid out that each patient's begin at a multiple of 64 bytes.
+
+    Zeros are added as features: they change no inner product.
+    """
+    line = LINE // rows.element_size()
+    if rows[0].numel() % line == 0:
+        return rows
+    return functional.pad(rows, (0, -rows.shape[-1] % line))
+
+
 def gram(rows: torch.Tensor) -> torch.Tensor:
     """Inner products (..., rows, rows) of (..., rows, features)."""
     found: torch.Tensor = rows @ rows.mT
@@ -139,6 +153,17 @@ def gradients_of(rows: Rows) -> torch.Tensor:
     return found
 
 
-def formed(rows: Chunks, patients: int, bytes_each: int) -> torch.Tensor:
-    """All patients' weight gradients: (patients, groups, out features, in features)."""
-    return torch.cat([gradients_of(rows(chosen)) for chosen in chunks(patients, bytes_each)])
+def each_alone(
+    form: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    inputs: torch.Tensor,
+    gradients: torch.Tensor,
+    patients: int,
+) -> list[torch.Tensor]:
+    """What is formed of each patient's inputs and output gradients, in arrays of its own.
+
+    All patients' at once would lie at addresses that depend on the place in the tile, and small
+    products are rounded by those. Where a patient's positions cancel, that is not small.
+    """
+    items = len(inputs) // patients
+    each = zip(inputs.split(items), gradients.split(items), strict=True)
+    return [form(mine.clone(), back.clone()) for mine, back in each]

@@ -51,7 +51,7 @@ def attack(seed: int) -> Attack:
         return float(10 ** (low + (high - low) * torch.rand((), generator=draw)))
 
     layout = ("contiguous", "channels_last")[pick(2)]
-    kernel = ("", "ghost", "patches", "looped", "grouped", "materialised")[pick(6)]
+    kernel = ("", "ghost", "patches", "looped", "materialised")[pick(5)]
     model, side = _model(pick(4))
     names = [name for name, module in model.named_modules() if isinstance(module, _LAYERS)]
     fitting = {name: kernel for name in names if kernel in _kernels(model.get_submodule(name))}
@@ -78,7 +78,7 @@ _LAYERS = (nn.Conv2d, nn.Linear)
 
 def _kernels(module: nn.Module) -> tuple[str, ...]:
     if isinstance(module, nn.Conv2d):
-        return "ghost", "patches", "looped", "grouped"
+        return "ghost", "patches", "looped"
     return "ghost", "materialised"
 
 

@@ -255,7 +255,8 @@ def test_who_turns_out_to_be_one_person_leaves_as_two_and_comes_back_as_one(
     assert code_of(site, asking(plan)) == "ok"
     (hospital.folder / "same.txt").write_text("P02, P04\n")
     hospital.same_person = "same.txt"
-    hospital.policy = {"max_epsilon_total": 200.0}  # two in one round cost more than twice as much
+    # Two in one round cost more than twice as much.
+    hospital.policy = {"max_epsilon_total": 200.0, "max_epsilon_per_study": 200.0}
     with hospital.open() as again:
         assert code_of(again, asking(plan, 2)) == "ok"
         one, other = again.pseudonyms.of("P02"), again.pseudonyms.of("P04")

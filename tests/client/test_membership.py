@@ -29,6 +29,7 @@ from client.membership import (
     draft,
     freeze,
     is_single,
+    overdrawn,
     take_out,
 )
 from client.store import Store
@@ -207,6 +208,27 @@ def test_who_was_in_the_other_part_is_held_to_the_limit_for_one_study_too(books:
     assert books.draft(OTHER, stands("ab", "validation")).places.keys() == {"b"}
     books.limits = Limits(8.0, 100.0, 1e-5)
     assert books.draft(OTHER, stands("ab", "validation")).places.keys() == {"a", "b"}
+
+
+def test_who_was_joined_once_is_one_person_though_the_list_was_lost(books: Books) -> None:
+    """Each of two identifiers could pay; that one person stands there twice nobody could."""
+    books.limits = AMPLE
+    join(books.store, {"b": "a"})
+    assert books.draft(OTHER, stands("abc")).left_out == {"a", "b"}
+
+
+def test_who_is_joined_while_studies_run_leaves_what_both_together_cannot_pay(books: Books) -> None:
+    books.limits = Limits(8.0, 8.0, 1e-5)
+    books.approve(DEAR, stands("ac"))
+    books.approve(CHEAP, stands("b"))
+    books.run(CHEAP)
+    running = [DEAR, CHEAP]
+    assert overdrawn(books.store, DEAR, running, books.limits) == frozenset()
+    join(books.store, {"b": "a"})
+    assert overdrawn(books.store, DEAR, running, books.limits) == {"a"}
+    assert overdrawn(books.store, DEAR, running, AMPLE) == frozenset()
+    assert depart(books.store, DEAR.hash, stands("ac"), (), {"a"}) == 1
+    assert departures(books.store, DEAR.hash) == {UNPAID: 1}
 
 
 def test_the_test_part_pays_nothing_and_a_plan_without_a_mechanism_holds_nobody_out(

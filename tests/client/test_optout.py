@@ -72,7 +72,7 @@ def test_a_list_that_is_made_is_its_owners_alone(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("content", [None, b"P1\n\xff\n"], ids=["missing", "no text"])
+@pytest.mark.parametrize("content", [None, "P1\n".encode("utf-16")], ids=["missing", "no text"])
 def test_a_list_that_cannot_be_read_is_an_error_that_names_no_patient(
     tmp_path: Path, content: bytes | None
 ) -> None:
@@ -82,6 +82,13 @@ def test_a_list_that_cannot_be_read_is_an_error_that_names_no_patient(
         lists(tmp_path, "out.txt").read()
     assert str(tmp_path / "out.txt") in caught.value.details["where"]
     assert "P1" not in caught.value.details.get("found", "")
+
+
+def test_one_line_in_another_encoding_makes_no_other_unreadable(tmp_path: Path) -> None:
+    """A list about whose every line a site falls silent would tell of one patient's line."""
+    (tmp_path / "out.txt").write_bytes(b"\xef\xbb\xbfP1\nM\xfcller\nP\xc3\xa9\n")
+    found = lists(tmp_path, "out.txt").read().pseudonyms
+    assert found == {PSEUDONYMS.of(name) for name in ("P1", "M\xfcller", "P\xe9")}
 
 
 def test_who_takes_no_part_is_not_shown(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_an_edit_is_seen_at_the_next_look(tmp_path: Path) -> None:
     assert before.version != after.version
 
 
-@pytest.mark.parametrize("content", [None, b"P1,P\xff\n"], ids=["missing", "no text"])
+@pytest.mark.parametrize("content", [None, "P1,P2\n".encode("utf-16")], ids=["missing", "no text"])
 def test_a_list_that_cannot_be_read_is_an_error_that_names_no_patient(
     tmp_path: Path, content: bytes | None
 ) -> None:

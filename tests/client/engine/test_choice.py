@@ -73,7 +73,6 @@ def every_choice() -> list[EngineChoice]:
             ("ghost", "ghost"),
             ("patches", "materialised"),
             ("looped", "materialised"),
-            ("grouped", "materialised"),
         )
         for layout in LAYOUTS
         for tile in (3, 16)

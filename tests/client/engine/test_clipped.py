@@ -123,7 +123,7 @@ def test_a_loss_that_depends_on_no_weight_sums_to_zero() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kernel", ["ghost", "patches", "looped", "grouped", ""])
+@pytest.mark.parametrize("kernel", ["ghost", "patches", "looped", ""])
 def test_a_patient_whose_gradient_is_not_finite_counts_as_zero_and_the_others_as_ever(
     value: float, layout: Layout, kernel: str
 ) -> None:
@@ -181,7 +181,6 @@ CANCELLING: list[tuple[Callable[[], nn.Module], str]] = [
     (averaging, "ghost"),
     (averaging, "patches"),
     (averaging, "looped"),
-    (averaging, "grouped"),
     (linear_at_positions, "ghost"),
     (linear_at_positions, "materialised"),
 ]

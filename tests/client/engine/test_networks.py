@@ -188,7 +188,7 @@ def small_densenet() -> nn.Module:
 
 
 MODELS = {"cnn": small_cnn, "resnet18": small_resnet, "densenet": small_densenet}
-KERNELS = (None, "ghost", "patches", "patches-again", "looped", "looped-again", "grouped")
+KERNELS = (None, "ghost", "patches", "looped")
 DRAWN = 5
 
 
