@@ -27,6 +27,8 @@ SITE_FILE: Final = """\
 name = {name_text}
 # What must never be lost, and never leave: keys, ledger, approvals, audit log. Back it up.
 state = "state"
+# A list of PatientIDs that are one person, a person a line, separated by commas.
+# same_person = "same-person.csv"
 
 [data.{dataset}]
 images = {images}
@@ -51,6 +53,8 @@ min_sites = 2
 # "ask": a person approves each study. "automatic": whatever this policy allows is approved.
 approval = "ask"
 approval_days = 180
+# How many approved studies may run at once. What each may still cost is set aside.
+# max_open_studies = 16
 # When the site works on studies, in this machine's time; without it, at any time.
 # hours = "20:00-06:00"
 
