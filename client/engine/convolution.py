@@ -187,7 +187,11 @@ def _patches(
     def form(mine: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
         return rows.gradients_of(rows_of(layer, mine, back, 1, slice(0, 1)))
 
-    return in_order(layer, value, torch.cat(rows.each_alone(form, value, gradient, patients)))
+    lay = partial(rows_of, layer, value, gradient, patients)
+    found = rows.formed(lay, patients, patch_bytes(layer, value, gradient, patients))
+    if found is None:
+        found = torch.cat(rows.each_alone(form, value, gradient, patients))
+    return in_order(layer, value, found)
 
 
 def _looped(

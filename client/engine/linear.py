@@ -91,7 +91,13 @@ def _weight(inputs: torch.Tensor, gradients: torch.Tensor, kernel: str) -> torch
         def form(mine: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
             return back[0].mT @ mine[0]
 
-        return torch.stack(rows.each_alone(form, inputs, gradients, patients))
+        def some(chosen: slice) -> rows.Rows:
+            return rows.Rows(inputs[chosen, None], gradients[chosen, None])
+
+        held = rows.formed(some, patients, inputs.element_size() * wide * gradients.shape[2])
+        if held is None:
+            return torch.stack(rows.each_alone(form, inputs, gradients, patients))
+        return held.squeeze(1)
 
     def lay(exact: rows.Exact) -> rows.Rows:
         return rows.Rows(exact.inputs[:, None], exact.gradients[:, None])

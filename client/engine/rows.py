@@ -153,6 +153,25 @@ def gradients_of(rows: Rows) -> torch.Tensor:
     return found
 
 
+def formed(rows: Chunks, patients: int, bytes_each: int) -> torch.Tensor | None:
+    """All patients' weight gradients: (patients, groups, out features, in features).
+
+    None where one patient's arrays, of any of the three kinds, do not fill whole cache lines:
+    then the next patient's begin elsewhere in a line, and :func:`each_alone` has to form them.
+    """
+    found = []
+    for chosen in chunks(patients, bytes_each):
+        both = rows(chosen)
+        sizes = both.inputs[0].numel(), both.gradients[0].numel()
+        product = both.inputs.shape[-1] * both.gradients.shape[-1]
+        line = LINE // both.inputs.element_size()
+        begins = both.inputs.data_ptr() % LINE, both.gradients.data_ptr() % LINE
+        if any(begins) or any(size % line for size in (*sizes, product)):
+            return None
+        found.append(gradients_of(both))
+    return torch.cat(found)
+
+
 def each_alone(
     form: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     inputs: torch.Tensor,
