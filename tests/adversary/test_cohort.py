@@ -130,7 +130,7 @@ def test_nor_do_several_at_once(key: Key, messes: list[Mess], seed: int) -> None
 
 
 @pytest.mark.long
-@settings(max_examples=200)
+@settings(max_examples=60)
 @ARCHIVES
 def test_nor_do_many_more(key: Key, messes: list[Mess], seed: int) -> None:
     drawn(key, messes, seed)
