@@ -22,7 +22,9 @@ from common.errors import ModelError
 from common.files import canonical_json, sha256, write_atomic
 from common.model import build_model, initial_weights, load_flat
 from common.numerics import MOST_PATIENTS, EngineChoice, NumericsRecord, record
-from common.study import Study
+from common.strategies import AggregationSettings
+from common.study import Augmentation, Evaluation, NoPrivacy, Study, StudyInfo, Training
+from common.update import FixedPoint
 
 Kernels = Literal["measured", "modelled"]
 TIMED_SECONDS: Final = 60.0
@@ -125,7 +127,7 @@ def modelled(study: Study, memory: int) -> EngineChoice:
     Raises:
         ModelError: as there.
     """
-    return _modelled(study, memory, torch.get_num_threads())
+    return _modelled(_computed(study), memory, torch.get_num_threads())
 
 
 @lru_cache(maxsize=64)
@@ -156,7 +158,7 @@ def check(study: Study, choice: EngineChoice) -> None:
     Raises:
         ModelError: names the module or parameter at fault.
     """
-    _check(study, choice.model_dump_json(), torch.get_num_threads())
+    _check(_computed(study), choice.model_dump_json(), torch.get_num_threads())
 
 
 @lru_cache(maxsize=64)
@@ -180,6 +182,27 @@ def _probed(study: Study) -> nn.Module:
     model = build_model(study)
     load_flat(model, initial_weights(study, 0))
     return model
+
+
+def _computed(study: Study) -> Study:
+    """The study, all else being as in any other: what decides how gradients are formed."""
+    training = study.training
+    alike = Training(
+        batch_size=training.batch_size,
+        class_weights=training.class_weights,
+        images_per_patient=training.images_per_patient,
+        augmentation=Augmentation(copies=training.augmentation.copies),
+    )
+    return study.model_copy(
+        update={
+            "study": StudyInfo(name="any", title="any"),
+            "training": alike,
+            "privacy": NoPrivacy(mode="none"),
+            "evaluation": Evaluation(),
+            "aggregation": AggregationSettings(),
+            "fixed_point": FixedPoint(),
+        }
+    )
 
 
 def tile_of(batch: int, fits: int) -> int:
