@@ -132,15 +132,23 @@ def _batch(
 ) -> Batch:
     """Some drawn patients, each of whose images are changed by themselves."""
     training, data = study.training, study.data
-    drawn, copies = training.images_per_patient, training.augmentation.copies
-    each = drawn * copies
-    pixels = torch.zeros(len(chosen), each, data.channels, *data.image_size)
+    drawn, copies, changes = training.images_per_patient, training.augmentation.copies, []
+    rows = np.empty((len(chosen), drawn), dtype=np.int64)
     for place, patient in enumerate(chosen):
+        if len(patient.images) == 1 and not training.augmentation.active:
+            rows[place] = patient.images[0]  # there is nothing to draw
+            continue
         stream = own.stream(patient.pseudonym)
-        rows = [patient.images[int(one * len(patient.images))] for one in stream.uniform(drawn)]
-        own_pixels = torch.from_numpy(np.asarray(images[np.repeat(rows, copies)], np.float32))
+        draws = stream.uniform(drawn)
+        rows[place] = [patient.images[int(one * len(patient.images))] for one in draws]
+        changes.append(torch.from_numpy(stream.uniform((drawn * copies, DRAWS))))
+    taken = images[np.repeat(rows, copies, axis=1).reshape(-1)]
+    pixels = torch.from_numpy(np.asarray(taken, dtype=np.float32))
+    pixels = pixels.unflatten(0, (len(chosen), drawn * copies))
+    if training.augmentation.active:
         # Not all patients' at once: libraries round by place and by number.
-        changes = torch.from_numpy(stream.uniform((each, DRAWS)))
-        changed = augment(own_pixels.clone(), training.augmentation, changes)
-        pixels[place] = (changed - data.mean) / data.std
-    return Batch(pixels, torch.tensor([patient.label for patient in chosen], dtype=torch.int64))
+        pairs = zip(pixels, changes, strict=True)
+        changed = [augment(mine.clone(), training.augmentation, each) for mine, each in pairs]
+        pixels = torch.stack(changed)
+    labels = torch.tensor([patient.label for patient in chosen], dtype=torch.int64)
+    return Batch((pixels - data.mean) / data.std, labels)
