@@ -210,6 +210,7 @@ def _parse(data: bytes) -> tuple[FileDataset, bool]:
     try:
         with quiet() as said:
             dataset = dcmread(BytesIO(data), force=True)
+            cut_short = _cut_short(dataset, said)
     except InvalidDicomError as error:
         raise Unusable(Reason.NOT_DICOM) from error
     except Exception as error:  # a damaged file can make the parser raise anything
@@ -217,7 +218,7 @@ def _parse(data: bytes) -> tuple[FileDataset, bool]:
         raise Unusable(reason, f"{type(error).__name__} while reading the header") from error
     if not proper and "SOPClassUID" not in dataset and "Rows" not in dataset:
         raise Unusable(Reason.NOT_DICOM)
-    return dataset, _cut_short(dataset, said)
+    return dataset, cut_short
 
 
 def _cut_short(dataset: FileDataset, said: list[warnings.WarningMessage]) -> bool:

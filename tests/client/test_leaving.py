@@ -353,3 +353,21 @@ def test_who_came_after_a_round_was_reserved_is_not_in_it_and_pays_from_the_next
     assert seen == [24, 34]
     since = [row["since"] for row in hospital.rows("members")]
     assert sorted(since) == [0] * 24 + [2] * 10
+
+
+def test_a_round_that_another_process_answered_meanwhile_is_not_released_twice(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other released it and was acknowledged: its reply is stored no more."""
+    with hospital.open() as slow, hospital.open() as quick:
+        plan = approved(slow, STUDY)
+
+        def overtaken(*given: Any, **named: Any) -> Any:  # noqa: ANN401 - as the function has them
+            monkeypatch.setattr("client.answering.local_change", local_change)
+            assert code_of(quick, asking(plan)) == "ok"
+            assert code_of(quick, asking(plan, 2, acknowledged=1)) == "ok"
+            return local_change(*given, **named)
+
+        monkeypatch.setattr("client.answering.local_change", overtaken)
+        assert code_of(slow, asking(plan)) == "silence"
+    assert [row["round"] for row in hospital.rows("charges")] == [1, 2]

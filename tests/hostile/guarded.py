@@ -268,6 +268,9 @@ SAME_PLAN: Final = "both numbers come from one plan: tests/client/test_ledger.py
 ELSEWHERE: Final[dict[str, str]] = {
     "client.answering._failing_in_silence: require_memory(error)": LIMIT,
     "client.consent.settle: require_memory(error)": LIMIT,
+    "client.answering._release: site.ledger.is_committed(request.identity)": (
+        "a second process on one state folder: tests/client/test_leaving.py"
+    ),
     "client.answering._release: approval.key is None": (
         "for the types alone: the approval was required above"
     ),
