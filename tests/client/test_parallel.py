@@ -14,6 +14,11 @@ def gone(expression: str) -> object:
     return f"crashed: {expression}"
 
 
+def ended(*_: object) -> None:
+    """What a process that never gets to work does; by name, so that any process finds it."""
+    os._exit(3)
+
+
 def nowhere_here(expression: str) -> object:
     raise Elsewhere
 
@@ -97,7 +102,7 @@ def test_an_item_that_never_ends_costs_itself_alone() -> None:
 
 
 def test_processes_that_do_not_start_are_no_items_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_serve", os._exit)
+    monkeypatch.setattr(parallel, "_serve", ended)
 
     with pytest.raises(DataError, match="cannot be started"):
         results(["1"])
