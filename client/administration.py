@@ -247,7 +247,7 @@ def ledger(site: Site) -> LedgerReport:
         limit_per_study=policy.max_epsilon_per_study,
         limit_total=policy.max_epsilon_total,
         delta=policy.delta,
-        most_spent=site.ledger.most_spent(policy.limits),
+        most_spent=policy.spent_before + site.ledger.most_spent(policy.limits),
         length=head.length,
         head=head.hash,
     )

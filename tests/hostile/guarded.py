@@ -250,7 +250,7 @@ SHARED: Final[dict[str, Shared]] = {
         "an unknown purpose", (ANSWER + "request.purpose != purpose",)
     ),
     FIELD + "len(value) in (0, SIGNATURE_BYTES)": Shared(
-        "a receipt without end", (BROUGHT + "not receipt.holds",)
+        "a receipt without end", (BROUGHT + "not receipt.holds", BROUGHT + "heads is None")
     ),
     HERE + THIS_LEDGER: Shared("a receipt for charges that were lost", (HERE + THIS_LOG,)),
     HERE + THIS_LOG: Shared("a receipt for charges that were lost", (HERE + THIS_LEDGER,)),
