@@ -554,7 +554,8 @@ def test_every_message_and_decision_stands_in_the_log(site: Site) -> None:
         *("message.in", "message.out"),
         *("message.in", "study.proposed", "message.out"),
         "study.approved",
-        *("message.in", "message.out") * 3,
+        *("message.in", "round.charged", "message.out"),
+        *("message.in", "message.out") * 2,
         "study.stopped",
         *("message.in", "message.silence"),
     ]
