@@ -2,8 +2,8 @@
 
 Each decision is one transaction, whose last act is the line in the audit log: what took
 effect stands there, and who decided it. Whom a plan then finds is no decision: it is read
-afterwards, changes no answer, and stands in the store alone, since the audit log's length is
-told to the coordinator.
+afterwards, changes no answer, and stands in the store alone, since the audit log is shown to
+others.
 """
 
 from __future__ import annotations

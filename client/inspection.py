@@ -15,17 +15,16 @@ is told as what it is, a coordinator's signature over something that never was.
 
 from __future__ import annotations
 
-import json
-import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from client import audit, receipts
-from client.audit import AuditHead, charge_of, signed_part
+from client.audit import AuditHead, charge_of
+from client.chain import breaks, ends_changed, entry_of, is_signed, is_sound
 from client.receipts import DISPUTED, Heads, Receipt, read_receipts
 from client.recount import ChargeRow, changed_plans, misplaced_members, recount
 from client.seal import Seals
@@ -34,15 +33,14 @@ from client.store import FILE as STORE
 from client.store import is_whole
 from common.enrolment import COORDINATOR_CARD, read_coordinator_card
 from common.errors import SiteError
-from common.files import canonical_json, sha256
+from common.files import sha256
 from common.messages import HASH_OF_NOTHING, LedgerHead
-from common.signing import SigningKey, verify
+from common.signing import SigningKey
 
 JOINED: Final = "coordinator.joined"
 """The event that names a coordinator's signing key in the log."""
 _NO_LOG: Final = AuditHead()
 _NOTHING: Final[Mapping[str, str]] = {}
-_SIGNATURE: Final = re.compile(r"[0-9a-f]{128}")
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ def inspect(
     *lines, tail = log.split(b"\n")
     hashes = [HASH_OF_NOTHING, *map(sha256, lines)]
     ledger = [HASH_OF_NOTHING, *(row.hash for row in charges)]
-    faults = _log_faults(lines, hashes, key.public)
+    faults = [Fault(audit.FILE, *each) for each in breaks(lines, hashes, key.public)]
     found = (
         *_uncharged(lines, key.public, ledger),
         *recount(charges, plans),
@@ -134,7 +132,7 @@ def inspect(
         *misplaced_members(stays, len(charges)),
     )
     faults += [Fault(STORE, *each) for each in found]
-    if _is_whole(tail):
+    if ends_changed(tail):
         faults.append(Fault(audit.FILE, len(lines) + 1, "its end was changed"))
         tail = b""
     lost = _lost("the audit log", remembered, hashes, "its tail was cut")
@@ -276,7 +274,7 @@ def _uncharged(
     noted: dict[int, str] = {}
     for number, line in enumerate(lines, start=1):
         charge = charge_of(line)
-        if charge is None or not _is_sound(line, key):
+        if charge is None or not is_sound(line, key):
             continue
         if ledger[charge.length : charge.length + 1] != [charge.hash]:
             how = "an older store was brought back, or it was emptied or changed"
@@ -288,11 +286,6 @@ def _uncharged(
         yield missing, "the audit log has no line for this charge, and has one for a later"
 
 
-def _is_sound(line: bytes, key: str) -> bool:
-    entry = _read(line)
-    return entry is not None and _is_signed(entry, key)
-
-
 def _disputed(file: str, number: int, receipt: Receipt, joined: Mapping[str, str]) -> str:
     return (
         f"{file}, line {number}: coordinator {joined[receipt.key]} signed for a ledger of "
@@ -300,77 +293,11 @@ def _disputed(file: str, number: int, receipt: Receipt, joined: Mapping[str, str
     )
 
 
-def _log_faults(lines: Sequence[bytes], hashes: Sequence[str], key: str) -> list[Fault]:
-    """Each break of the chain once: what follows a break and holds together is not named."""
-    faults: list[Fault] = []
-    foreign = before = 0
-    previous_is_sound = True
-    for number, line in enumerate(lines, start=1):
-        entry = _read(line)
-        what = None
-        sound = entry is not None and _is_signed(entry, key)
-        if entry is None:
-            what = "it is no entry of an audit log"
-        elif not sound:
-            what, foreign = "it was changed, or another site signed it", foreign + 1
-        elif entry["number"] != before + 1:
-            what = _gap(entry["number"], number, before)
-        elif previous_is_sound and entry["previous"] != hashes[number - 1]:
-            # What a changed line is followed by names the hash that it had before.
-            what = "it follows another line than the one before it"
-        if what:
-            faults.append(Fault(audit.FILE, number, what))
-        before = entry["number"] if entry and sound else before + 1
-        previous_is_sound = sound
-    if len(lines) > 1 and foreign == len(lines):
-        return [Fault(audit.FILE, 1, "no line is signed by this site: the log is another site's")]
-    return faults
-
-
-def _gap(found: int, number: int, before: int) -> str:
-    if found > before + 1:
-        return f"one or more lines are missing before line {number}: entry {found} stands here"
-    return f"entry {found} stands here: lines were removed, added or moved"
-
-
-def _read(line: bytes) -> dict[str, Any] | None:
-    """An entry in exactly the form in which it is written."""
-    try:
-        entry = json.loads(line)
-        canonical = canonical_json(entry)
-    except (ValueError, RecursionError):
-        return None
-    wanted = {"number": int, "previous": str, "at": str, "event": str, "signature": str}
-    if canonical != line or not isinstance(entry, dict):
-        return None
-    return entry if all(type(entry.get(name)) is kind for name, kind in wanted.items()) else None
-
-
-def _is_signed(entry: dict[str, Any], key: str) -> bool:
-    signature = entry["signature"]
-    if _SIGNATURE.fullmatch(signature) is None:
-        return False
-    return verify(key, signed_part(entry), bytes.fromhex(signature))
-
-
-def _is_whole(tail: bytes) -> bool:
-    """Whether what stands after the last line's end is a line whose end was changed.
-
-    What a crash leaves is the beginning of a line; a whole one with more behind it is not.
-    """
-    text = tail.decode("latin-1")  # the beginning of a line may end within a character
-    try:
-        _, end = json.JSONDecoder().raw_decode(text)
-    except (ValueError, RecursionError):
-        return False
-    return len(text) > end
-
-
 def _joined(lines: Sequence[bytes], key: str) -> dict[str, str]:
     """Fingerprints of the coordinators that the site says it has joined, by signing key."""
     found = {}
-    for entry in (_read(line) for line in lines if JOINED.encode() in line):
-        if entry and entry["event"] == JOINED and _is_signed(entry, key):
+    for entry in (entry_of(line) for line in lines if JOINED.encode() in line):
+        if entry and entry["event"] == JOINED and is_signed(entry, key):
             found[str(entry.get("signing_key"))] = str(entry.get("fingerprint"))
     return found
 
