@@ -208,8 +208,8 @@ def is_paused(site: Site) -> bool:
 def opt_out(site: Site, patients: Sequence[str], *, by: str) -> OptedOut:
     """Leave patients out of every study from now on; those that run go on without them.
 
-    Who said so is logged, and not in the audit log: its length, which is told to the
-    coordinator, must not grow for a patient's sake.
+    Who said so is logged, and not in the audit log, which is shown to others: no line of it
+    comes of a patient.
 
     Args:
         site: an open site.
@@ -247,7 +247,7 @@ def ledger(site: Site) -> LedgerReport:
         limit_per_study=policy.max_epsilon_per_study,
         limit_total=policy.max_epsilon_total,
         delta=policy.delta,
-        most_spent=site.ledger.most_spent(policy.limits),
+        most_spent=policy.spent_before + site.ledger.most_spent(policy.limits),
         length=head.length,
         head=head.hash,
     )

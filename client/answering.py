@@ -31,10 +31,11 @@ from client.consent import close, consider, freeze
 from client.daemon.limits import require_memory
 from client.dataset import Cohort, Patient
 from client.evaluation import release, score
-from client.ledger import LOST, Charge
+from client.ledger import Charge
 from client.policy import require_allowed, within
 from client.sampling import RoundStreams
 from client.site import Site
+from client.store import LOST
 from client.training import local_change
 from client.tuning import check
 from common import numerics
@@ -160,7 +161,8 @@ def _decline(site: Site, request: Request, refused: Refusal) -> Reply:
         **do,
     )
     declined.keep(site, request, refused)
-    unsigned = egress.refusal(request, site.name, site.ledger.head(), refused.code, site.audit.head)
+    ledger, seal = site.heads()
+    unsigned = egress.refusal(request, site.name, ledger, refused.code, seal)
     reply = egress.let_out(unsigned, None, site.key)
     noting.goes(site, request, reply, why=refused.what, details=told)
     return reply
@@ -168,6 +170,7 @@ def _decline(site: Site, request: Request, refused: Refusal) -> Reply:
 
 def _answer(site: Site, request: Request, purpose: Purpose) -> tuple[Reply, bool]:
     """The reply, and whether it was stored and so released before."""
+    site.expire()
     _require_at_work(site)
     site.approvals.require_heard(request.plan_hash, proposed=request.purpose == "propose")
     if request.purpose != purpose:
@@ -231,9 +234,7 @@ def _offered_study(request: Request) -> Study:
 
 
 def _sign(site: Site, request: Request, *, document: str = "") -> Reply:
-    reply = egress.answer(
-        request, site.name, site.ledger.head(), site.audit.head, document=document
-    )
+    reply = egress.answer(request, site.name, *site.heads(), document=document)
     return egress.let_out(reply, None, site.key)
 
 
@@ -269,6 +270,8 @@ def _release(site: Site, request: Request, approval: Approval, charge: Charge) -
     """Compute a round from patients. No code leaves from here: any failure is silence."""
     plan = approval.plan
     cohort, patients = _begin(site, approval, charge)
+    reach("charge.committed", request.round)
+    site.note_charges()
     site.replies.acknowledge(plan.hash, request.acknowledged)
     reach("reservation.made", request.round)
     if approval.key is None:  # pragma: no cover - `require` has seen to it
@@ -285,7 +288,7 @@ def _release(site: Site, request: Request, approval: Approval, charge: Charge) -
     )
     compute = _train if charge.part == "train" else _evaluate
     arrays = compute(plan, request, cohort, patients, streams)
-    unsigned = egress.answer(request, site.name, site.ledger.head(), site.audit.head, arrays=arrays)
+    unsigned = egress.answer(request, site.name, *site.heads(), arrays=arrays)
     reply = egress.let_out(unsigned, plan, site.key)
     with site.store.transaction():
         _require_still_approved(site, approval)

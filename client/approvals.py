@@ -7,7 +7,11 @@ stopped, by its expiry or by the coordinator's own word::
 
     pending ──> approved ──> closed          the coordinator is done
        │           ├───────> stopped         a person ended it     ┐ silence, until it is
-       └─> denied  └───────> (expired)       its time is over      ┘ approved anew
+       └─> denied  └───────> expired         its time is over      ┘ approved anew
+
+Whether its time is over says the newest time that was ever seen, which the store keeps: a clock
+that is set back makes nothing last longer. What was found expired is so for good, and its key is
+erased (:meth:`Approvals.expire`).
 
 Who asks about a plan that was approved and is not any more gets no answer at all, so that
 nobody outside can tell one reason from another, nor from a machine that is switched off.
@@ -24,11 +28,17 @@ from common.errors import Refusal, RefusalCode
 from common.plan import Plan, read_plan
 from common.randomness import StudyKey
 
-State = Literal["pending", "approved", "denied", "stopped", "closed"]
-Standing = State | Literal["expired"]
+State = Literal["pending", "approved", "expired", "denied", "stopped", "closed"]
 POLICY: Final = "policy"
 """Who decided where no person did."""
-SILENT: Final[frozenset[Standing]] = frozenset({"stopped", "expired"})
+CLOCK: Final = "clock"
+"""Who decided that an approval is over."""
+NEWEST_TIME: Final = "newest-time"
+"""The fact under which the newest time stands that was ever seen, to the minute."""
+SET_BACK_DAYS: Final = 1
+"""A clock that is behind by no more was wrong about its zone, and stands still meanwhile."""
+_MINUTE: Final = len("2026-01-01T00:00")
+SILENT: Final[frozenset[State]] = frozenset({"stopped", "expired"})
 
 
 class Silence(Exception):  # noqa: N818 - nothing went wrong
@@ -49,6 +59,7 @@ class Approval:
         decided: when its state was last decided.
         by: who decided.
         expires: when its approval ends; empty for never.
+        newest: the newest time that was seen before it was read.
     """
 
     plan: Plan
@@ -60,12 +71,13 @@ class Approval:
     decided: str
     by: str
     expires: str
+    newest: str
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> State:
         """The state, as the clock has it."""
-        if self.state == "approved" and self.expires and self.expires <= timestamp():
-            return "expired"
+        if self.state == "approved" and self.expires:
+            return "expired" if self.expires <= max(timestamp(), self.newest) else "approved"
         return self.state
 
 
@@ -179,12 +191,50 @@ class Approvals:
         """Keep nothing of a plan; nothing else in the store may speak of it."""
         self._store.execute("DELETE FROM approvals WHERE plan_hash = ?", plan_hash)
 
+    def expire(self) -> list[tuple[str, str]]:
+        """End, for good, what the clock says is over; gives plan and study of what this ended.
+
+        Where the clock was set back by more than :data:`SET_BACK_DAYS`, nobody can tell when an
+        approval is over: all that have an end are. Erase the store afterwards, outside a
+        transaction.
+        """
+        with self._store.transaction():
+            over = self._over()
+            for plan_hash, _ in over:
+                self.end(plan_hash, "expired", by=CLOCK)
+            self._store.keep(NEWEST_TIME, self._now())
+        return over
+
+    def is_time(self) -> bool:
+        """Whether :meth:`expire` has anything to do: mostly it has not, and nothing is written."""
+        return self._now()[:_MINUTE] != self._newest()[:_MINUTE] or bool(self._over())
+
+    def _now(self) -> str:
+        """The clock's time, or the newest that was seen where the clock is behind by little."""
+        return timestamp() if self._is_set_back() else max(timestamp(), self._newest())
+
+    def _newest(self) -> str:
+        return self._store.fact(NEWEST_TIME)
+
+    def _is_set_back(self) -> bool:
+        return timestamp(SET_BACK_DAYS) < self._newest()
+
+    def _over(self) -> list[tuple[str, str]]:
+        rows = self._store.execute(
+            "SELECT plan_hash, study FROM approvals WHERE state = 'approved'"
+            " AND expires_at IS NOT NULL AND (? OR expires_at <= ?) ORDER BY rowid",
+            self._is_set_back(),
+            self._now(),
+        )
+        return [(row["plan_hash"], row["study"]) for row in rows]
+
     def running(self) -> list[Approval]:
         """The plans whose rounds may still come, in the order in which they were proposed."""
         approved = self._select("WHERE state = 'approved' ORDER BY rowid")
         return [each for each in approved if each.standing == "approved"]
 
     def _select(self, which: str, *values: object) -> list[Approval]:
+        newest = self._newest()
         rows = self._store.execute(f"SELECT * FROM approvals {which}", *values).fetchall()  # noqa: S608 - no value in it
         return [
             Approval(
@@ -197,6 +247,7 @@ class Approvals:
                 decided=row["decided_at"],
                 by=row["decided_by"],
                 expires=row["expires_at"] or "",
+                newest=newest,
             )
             for row in rows
         ]

@@ -8,8 +8,12 @@ line.
 
 What a crash left half written is set aside in ``audit.torn`` and never counts: no head that
 covers it was ever sent. A patient's identifier never stands in the log; what does stand there
-stays at the hospital, but for the log's head (length and hash of the last line), which goes
-out with every reply. Since a line holds a signature, nobody outside can guess its hash.
+stays at the hospital. Its head (length and hash of the last line) goes out with every reply,
+sealed (:mod:`client.seal`), so that nobody outside can tell how many lines there are.
+
+Each charge of the ledger is a line, written once the charge is durable and before anything is
+computed for it. So the log never speaks of a charge that the store of that moment lacks, and a
+store that does was emptied, or is an older copy.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import mmap
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -28,15 +33,27 @@ from pathlib import Path
 from typing import Any, Final
 
 from common.files import canonical_json, sha256, sync_folder
-from common.messages import HASH_OF_NOTHING, AuditHead
+from common.messages import HASH_OF_NOTHING, LedgerHead
 from common.signing import SigningKey
 
 FILE: Final = "audit.jsonl"
 TORN: Final = "audit.torn"
+CHARGED: Final = "round.charged"
+"""The event that names a charge: its number, and the ledger's head with it."""
+_CHARGED: Final = b'"event":"round.charged"'
+"""How it stands in a line; within a text its quotation marks would not stand so."""
 _REMEMBERED: Final = 4096
 """Hashes of the newest lines that are kept in memory: receipts speak of these."""
 _BLOCK: Final = 2**16
 _FRAME: Final = frozenset({"number", "previous", "at", "event", "signature"})
+
+
+@dataclass(frozen=True)
+class AuditHead:
+    """How far the log had come: its length and the hash of its last line."""
+
+    length: int = 0
+    hash: str = HASH_OF_NOTHING
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,7 @@ class AuditLog:
     def __init__(self, folder: Path, key: SigningKey) -> None:
         self._folder, self._key = folder, key
         self._head, self._end = AuditHead(), 0
+        self._charged = LedgerHead()
         self._recent: OrderedDict[int, str] = OrderedDict()
         self._file = self._opened()
         with self._locked():
@@ -89,6 +107,11 @@ class AuditLog:
     def head(self) -> AuditHead:
         """The last line that this process has written or read."""
         return self._head
+
+    @property
+    def charged(self) -> LedgerHead:
+        """The newest charge that a line names: its number, and the ledger's head with it."""
+        return self._charged
 
     def refresh(self) -> AuditHead:
         """The head, what other processes have appended included."""
@@ -186,6 +209,7 @@ class AuditLog:
     def _count(self, line: bytes) -> None:
         self._head = AuditHead(self._head.length + 1, sha256(line))
         self._recent[self._head.length] = self._head.hash
+        self._charged = charge_of(line) or self._charged
         if len(self._recent) > _REMEMBERED:
             self._recent.popitem(last=False)
 
@@ -219,7 +243,20 @@ class AuditLog:
             last = whole.split(b"\n")[-2]
             self._head = AuditHead(_number(last) or _lines(self.path), sha256(last))
             self._recent[self._head.length] = self._head.hash
+            self._charged = self._last_charge()
         self._set_aside(tail[len(whole) :])
+
+    def _last_charge(self) -> LedgerHead:
+        """What the newest line about a charge says, wherever in the log it stands."""
+        with mmap.mmap(self._file, self._end, access=mmap.ACCESS_READ) as log:
+            place = log.rfind(_CHARGED)
+            while place >= 0:
+                start = log.rfind(b"\n", 0, place) + 1
+                found = charge_of(log[start : log.find(b"\n", place)])
+                if found:
+                    return found
+                place = log.rfind(_CHARGED, 0, start)
+        return LedgerHead()
 
     def _set_aside(self, torn: bytes) -> None:
         if not torn:
@@ -258,6 +295,15 @@ def _entry(line: bytes) -> Entry | None:
         return None
     fields = {name: value for name, value in found.items() if name not in _FRAME}
     return Entry(*frame, fields, sha256(line))
+
+
+def charge_of(line: bytes) -> LedgerHead | None:
+    """The charge that a line names; None for any other line."""
+    entry = _entry(line) if _CHARGED in line else None
+    if entry is None or entry.event != CHARGED:
+        return None
+    number, head = entry.fields.get("charge"), entry.fields.get("head")
+    return LedgerHead(number, head) if isinstance(number, int) and isinstance(head, str) else None
 
 
 def _number(line: bytes) -> int | None:

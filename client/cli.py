@@ -298,6 +298,8 @@ def verify(
         f"{verdict.receipts} receipts of {signed} hold, the last for line "
         f"{verdict.receipted}; a tail cut beyond that line would not be found."
     )
+    for each in verdict.disputed:
+        console.print(f"Not this site's doing: {each}.")
     if receipts:
         console.print(f"{verdict.further} of them came from {', '.join(map(str, receipts))}.")
 

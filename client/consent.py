@@ -2,8 +2,8 @@
 
 Each decision is one transaction, whose last act is the line in the audit log: what took
 effect stands there, and who decided it. Whom a plan then finds is no decision: it is read
-afterwards, changes no answer, and stands in the store alone, since the audit log's length is
-told to the coordinator.
+afterwards, changes no answer, and stands in the store alone, since the audit log is shown to
+others.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def consider(site: Site, plan: Plan) -> None:
 def approve(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str, Draft]:
     """Approve a recorded plan for the patients of today.
 
-    Noise is keyed to whoever is in a round, so a key that is still there stays.
+    Noise is keyed to whoever is in a round, so the key of a plan that runs stays.
 
     Returns:
         When the approval ends, and who stands in it.
@@ -71,12 +71,12 @@ def approve(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str,
     site.forget()
     today = membership.places(site.cohort(plan.study))
     expires = timestamp(days)
+    runs = approval.standing == "approved"
     with site.store.transaction():
-        if approval.standing != "approved":
+        if not runs:
             _require_place(site)
-        site.approvals.add(
-            plan, approval.key or site.new_study_key(plan.hash), by=by, expires=expires
-        )
+        key = approval.key if runs else None
+        site.approvals.add(plan, key or site.new_study_key(plan.hash), by=by, expires=expires)
         drafted = _draft(site, plan, today)
         _freeze(site, plan, drafted)
         _note(site, "study.approved", plan, expires, by)

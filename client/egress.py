@@ -8,7 +8,6 @@ to it does not leave, nor does anything in its place: a code could say what a re
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
 import numpy as np
 from pydantic import ValidationError
@@ -16,11 +15,9 @@ from pydantic import ValidationError
 from common.errors import RefusalCode
 from common.files import canonical_json
 from common.histogram import MOST_COUNT
-from common.messages import OK, AuditHead, LedgerHead, Reply, Request
+from common.messages import NO_SEAL, OK, LedgerHead, Reply, Request
 from common.plan import Offer, Plan
 from common.signing import SigningKey
-
-_NO_LOG: Final = AuditHead()
 
 
 class EgressError(Exception):
@@ -31,7 +28,7 @@ def answer(
     request: Request,
     site: str,
     ledger: LedgerHead,
-    audit: AuditHead = _NO_LOG,
+    seal: str = NO_SEAL,
     *,
     arrays: np.ndarray | None = None,
     document: str = "",
@@ -47,7 +44,7 @@ def answer(
         arrays=arrays,
         document=document,
         ledger=ledger,
-        audit=audit,
+        seal=seal,
     )
 
 
@@ -56,10 +53,10 @@ def refusal(
     site: str,
     ledger: LedgerHead,
     code: RefusalCode,
-    audit: AuditHead = _NO_LOG,
+    seal: str = NO_SEAL,
 ) -> Reply:
     """A reply that says no, with a code and nothing else."""
-    return replace(answer(request, site, ledger, audit), code=str(code))
+    return replace(answer(request, site, ledger, seal), code=str(code))
 
 
 def let_out(reply: Reply, plan: Plan | None, key: SigningKey) -> Reply:

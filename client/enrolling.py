@@ -46,6 +46,9 @@ declared_patients = {declared}
 # The most that one study, and all studies together, may cost a patient (epsilon).
 max_epsilon_per_study = 3.0
 max_epsilon_total = 10.0
+# What these patients have spent already, if this hospital has taken part before and the state
+# folder of that time is lost: the max_epsilon_total of that time, if nobody knows better.
+# spent_before = 10.0
 # How likely these bounds may fail: at most 0.1 / declared_patients.
 delta = {delta}
 # The fewest hospitals among whom an update of this site is hidden.

@@ -223,7 +223,8 @@ def _leaves(plan: Plan) -> tuple[str, ...]:
         )
     lines += [
         f"at most {rounds * update + evaluations * counts} bytes in all",
-        "with each: this site's name and signature, how long its ledger and audit log are",
+        "with each: this site's name and signature, how long its ledger is, and its audit log's "
+        "head, which this site alone can read",
         "never: images, labels, identifiers, or a count of patients",
     ]
     return tuple(lines)
@@ -264,16 +265,17 @@ def _best_guess(epsilon: float, delta: float) -> str:
 
 
 def _ledger(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str, ...]:
-    policy, plan = site.file.policy, approval.plan
+    policy, plan, before = site.file.policy, approval.plan, site.file.policy.spent_before
     lines = [
         f"the most charged of all patients has spent epsilon "
-        f"{shown_epsilon(site.ledger.most_spent(policy.limits))} today, over all studies"
+        f"{shown_epsilon(before + site.ledger.most_spent(policy.limits))} today, over all studies"
     ]
     if drafted is not None:
         lines += [
             f"the most charged patient of this cohort has spent epsilon "
-            f"{shown_epsilon(drafted.before)} today, over all studies",
-            f"and {shown_epsilon(drafted.after)} when this study, and all that run, are over",
+            f"{shown_epsilon(before + drafted.before)} today, over all studies",
+            f"and {shown_epsilon(before + drafted.after)} when this study, and all that run, "
+            "are over",
         ]
     elif approval.frozen:
         lines.append(
@@ -285,6 +287,11 @@ def _ledger(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str,
         f"{policy.max_epsilon_per_study:g} for one study, with delta {policy.delta:g}; who cannot "
         "pay for a whole study is not in it"
     )
+    if before:
+        lines.append(
+            f"of that, {shown_epsilon(before)} was spent under a state folder that is lost, by "
+            "[policy] spent_before: it is in the figures above"
+        )
     return tuple(lines)
 
 

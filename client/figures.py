@@ -134,7 +134,9 @@ class Figures:
         accounts = Accounts(self._store)
         return max((read(accounts, each, limits) for each in accounts.histories()), default=0.0)
 
-    def charges(self) -> list[dict[str, Any]]:
-        """Every charge, oldest first, as plain values."""
-        rows = self._store.execute("SELECT * FROM charges ORDER BY length").fetchall()
+    def charges(self, after: int = 0) -> list[dict[str, Any]]:
+        """Every charge beyond a length of the ledger, oldest first, as plain values."""
+        rows = self._store.execute(
+            "SELECT * FROM charges WHERE length > ? ORDER BY length", after
+        ).fetchall()
         return [dict(row) for row in rows]

@@ -1,42 +1,46 @@
 """``audit verify``: can the audit log and the ledger be believed? Offline, from files alone.
 
 Each line of the log must be signed by the site, numbered in order and name the hash of the
-line before; each receipt must be signed by a coordinator that the site has joined, and speak of
-lines and charges that are there; each charge must cost what its plan says, and the plan be the
-one that its hash names (:mod:`client.recount`). So an edit, a deletion, a reordering, another
-site's log, a tail that was cut below a receipt, an old ledger that was brought back and a
-cheapened one are each found, and named by their line. Whoever holds the site's key can write a
-whole new log: receipts, kept elsewhere too, are what finds that.
+line before; each charge that a line of the log names must be in the ledger, cost what its plan
+says, and the plan be the one that its hash names (:mod:`client.recount`); each receipt must be
+signed by a coordinator that the site has joined, and speak of lines and charges that are there. So
+an edit, a deletion, a reordering, another site's log, a tail that was cut below a receipt, an old
+ledger that was brought back, an emptied and a cheapened one are each found, and named by their
+line. Whoever holds the site's key can write a whole new log: receipts, kept elsewhere too, are what
+finds that.
+
+A receipt for what this site never sealed says nothing of this site. It is no fault of the log: it
+is told as what it is, a coordinator's signature over something that never was.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from client import audit, receipts
-from client.audit import signed_part
-from client.receipts import Receipt, read_receipts
+from client.audit import AuditHead, charge_of
+from client.chain import breaks, ends_changed, entry_of, is_signed, is_sound
+from client.receipts import DISPUTED, Heads, Receipt, read_receipts
 from client.recount import ChargeRow, changed_plans, misplaced_members, recount
-from client.store import LOG_HEAD
+from client.seal import Seals
+from client.statefolder import LOG_HEAD, read_remembered
+from client.store import FILE as STORE
+from client.store import is_whole
 from common.enrolment import COORDINATOR_CARD, read_coordinator_card
 from common.errors import SiteError
-from common.files import canonical_json, sha256
-from common.messages import HASH_OF_NOTHING, AuditHead, LedgerHead
-from common.signing import SigningKey, verify
+from common.files import sha256
+from common.messages import HASH_OF_NOTHING, LedgerHead
+from common.signing import SigningKey
 
-STORE: Final = "site.sqlite"
 JOINED: Final = "coordinator.joined"
 """The event that names a coordinator's signing key in the log."""
 _NO_LOG: Final = AuditHead()
 _NOTHING: Final[Mapping[str, str]] = {}
-_SIGNATURE: Final = re.compile(r"[0-9a-f]{128}")
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Verdict:
         torn: bytes at the log's end that a crash left half written; they never counted.
         faults: what is wrong; empty where everything can be believed.
         further: of the receipts, those that were kept elsewhere.
+        disputed: what a coordinator has signed for and this site never sent, in words.
     """
 
     head: AuditHead
@@ -82,6 +87,7 @@ class Verdict:
     torn: int
     faults: tuple[Fault, ...]
     further: int = 0
+    disputed: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -93,7 +99,7 @@ def inspect(
     log: bytes,
     *,
     site: str,
-    key: str,
+    key: SigningKey,
     coordinators: Mapping[str, str] = _NOTHING,
     kept: Sequence[tuple[int, Receipt | None]] = (),
     charges: Sequence[ChargeRow] = (),
@@ -106,7 +112,7 @@ def inspect(
     Args:
         log: content of ``audit.jsonl``.
         site: the site's name.
-        key: the site's public signing key, 64 hexadecimal digits.
+        key: the site's own, which opens its seals too.
         coordinators: the joined coordinator's fingerprint by its signing key; those that were
             joined before are read from the log.
         kept: receipts with their line numbers; None for a line that is none.
@@ -118,35 +124,45 @@ def inspect(
     *lines, tail = log.split(b"\n")
     hashes = [HASH_OF_NOTHING, *map(sha256, lines)]
     ledger = [HASH_OF_NOTHING, *(row.hash for row in charges)]
-    faults = _log_faults(lines, hashes, key)
+    faults = [Fault(audit.FILE, *each) for each in breaks(lines, hashes, key.public)]
     found = (
+        *_uncharged(lines, key.public, ledger),
         *recount(charges, plans),
         *changed_plans(plans),
         *misplaced_members(stays, len(charges)),
     )
     faults += [Fault(STORE, *each) for each in found]
-    if _is_whole(tail):
+    if ends_changed(tail):
         faults.append(Fault(audit.FILE, len(lines) + 1, "its end was changed"))
         tail = b""
     lost = _lost("the audit log", remembered, hashes, "its tail was cut")
     if lost:
         faults.append(Fault(audit.FILE, remembered.length, f"by the site's store, {lost}"))
-    joined = {**_joined(lines, key), **coordinators}
-    doubted: list[Fault] = []
+    joined = {**_joined(lines, key.public), **coordinators}
+    seals, doubted, disputed, receipted = Seals(key), list[Fault](), list[str](), 0
     for number, receipt in kept:
-        unsigned = _signature_faults(number, receipt, site, joined)
+        unsigned = _signature_faults(number, receipt, joined)
         doubted += unsigned
-        if receipt and not unsigned:
-            doubted += _receipt_faults(number, receipt, hashes, ledger)
+        if receipt is None or unsigned:
+            continue
+        heads = receipt.heads(seals)
+        if heads is not None:
+            receipted = max(receipted, heads.audit.length)
+            doubted += _receipt_faults(number, heads, hashes, ledger)
+        elif receipt.site != site:
+            doubted.append(Fault(receipts.FILE, number, "it is another site's"))
+        else:
+            disputed.append(_disputed(receipts.FILE, number, receipt, joined))
     faults += _once(doubted)
     return Verdict(
         head=AuditHead(len(lines), hashes[-1]),
         receipts=sum(receipt is not None for _, receipt in kept),
-        receipted=max((each.audit.length for _, each in kept if each), default=0),
+        receipted=receipted,
         charges=len(charges),
         coordinators=_signers([each for _, each in kept if each], joined),
         torn=len(tail),
         faults=tuple(faults),
+        disputed=tuple(disputed),
     )
 
 
@@ -167,11 +183,12 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
     card = state / COORDINATOR_CARD
     coordinator = read_coordinator_card(card) if card.exists() else None
     try:
-        key = SigningKey((state / "signing.key").read_bytes()).public
+        key = SigningKey((state / "signing.key").read_bytes())
         content = log.read_bytes() if log.exists() else b""
         further = [pair for folder in elsewhere for pair in read_receipts(folder)]
         kept = [*read_receipts(state), *further]
-        charges, plans, stays, remembered = _stored(state / STORE)
+        evidence = read_receipts(state, DISPUTED)
+        stored = _stored(state / STORE)
     except (OSError, ValueError, sqlite3.Error) as error:
         raise SiteError(
             "the site's state cannot be inspected",
@@ -179,18 +196,33 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
             found=type(error).__name__,
             remedy="name the whole state folder, and let this user read it",
         ) from error
+    ours = {coordinator.signing_key: coordinator.fingerprint} if coordinator else {}
     verdict = inspect(
         content,
         site=site,
         key=key,
-        coordinators={coordinator.signing_key: coordinator.fingerprint} if coordinator else {},
+        coordinators=ours,
         kept=kept,
-        charges=charges,
-        plans=plans,
-        stays=stays,
-        remembered=remembered,
+        charges=stored.charges,
+        plans=stored.plans,
+        stays=stored.stays,
+        remembered=stored.remembered,
     )
-    return replace(verdict, further=sum(receipt is not None for _, receipt in further))
+    emptied = [] if stored.whole else [Fault(STORE, 1, "tables of it are gone: it was emptied")]
+    seals, joined = Seals(key), {**_joined(content.split(b"\n")[:-1], key.public), **ours}
+    return replace(
+        verdict,
+        further=sum(receipt is not None for _, receipt in further),
+        faults=(*emptied, *verdict.faults),
+        disputed=(
+            *verdict.disputed,
+            *(
+                _disputed(DISPUTED, number, each, joined)
+                for number, each in evidence
+                if each and each.holds and each.key in joined and each.heads(seals) is None
+            ),
+        ),
+    )
 
 
 def _require_receipts(folders: Sequence[Path]) -> None:
@@ -205,93 +237,67 @@ def _require_receipts(folders: Sequence[Path]) -> None:
             )
 
 
-def _stored(
-    path: Path,
-) -> tuple[list[ChargeRow], dict[str, str], list[tuple[int, int | None]], AuditHead]:
+@dataclass(frozen=True)
+class _Stored:
     """The ledger, its plans, the patients' stays, and the log's head as the store remembers it."""
+
+    charges: Sequence[ChargeRow] = ()
+    plans: Mapping[str, str] = field(default_factory=dict)
+    stays: Sequence[tuple[int, int | None]] = ()
+    remembered: AuditHead = _NO_LOG
+    whole: bool = False
+
+
+def _stored(path: Path) -> _Stored:
     uri = f"{path.resolve().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True)) as store:
-        names = ", ".join(field.name for field in fields(ChargeRow))
+        if not is_whole(store):
+            return _Stored()
+        names = ", ".join(each.name for each in fields(ChargeRow))
         rows = store.execute(f"SELECT {names} FROM charges ORDER BY length")  # noqa: S608 - our own
         charges = [ChargeRow(*row) for row in rows]
         plans = dict(store.execute("SELECT plan_hash, plan FROM approvals ORDER BY rowid"))
         stays = store.execute("SELECT since, until FROM members ORDER BY rowid").fetchall()
         kept = store.execute("SELECT value FROM facts WHERE name = ?", (LOG_HEAD,)).fetchone()
-    length, hash_ = kept[0].split(" ") if kept else (0, HASH_OF_NOTHING)
-    return charges, plans, stays, AuditHead(int(length), hash_)
+    remembered = read_remembered(kept[0]) if kept else _NO_LOG
+    return _Stored(charges, plans, stays, remembered, whole=True)
 
 
-def _log_faults(lines: Sequence[bytes], hashes: Sequence[str], key: str) -> list[Fault]:
-    """Each break of the chain once: what follows a break and holds together is not named."""
-    faults: list[Fault] = []
-    foreign = before = 0
-    previous_is_sound = True
-    for number, line in enumerate(lines, start=1):
-        entry = _read(line)
-        what = None
-        sound = entry is not None and _is_signed(entry, key)
-        if entry is None:
-            what = "it is no entry of an audit log"
-        elif not sound:
-            what, foreign = "it was changed, or another site signed it", foreign + 1
-        elif entry["number"] != before + 1:
-            what = _gap(entry["number"], number, before)
-        elif previous_is_sound and entry["previous"] != hashes[number - 1]:
-            # What a changed line is followed by names the hash that it had before.
-            what = "it follows another line than the one before it"
-        if what:
-            faults.append(Fault(audit.FILE, number, what))
-        before = entry["number"] if entry and sound else before + 1
-        previous_is_sound = sound
-    if len(lines) > 1 and foreign == len(lines):
-        return [Fault(audit.FILE, 1, "no line is signed by this site: the log is another site's")]
-    return faults
+def _uncharged(
+    lines: Sequence[bytes], key: str, ledger: Sequence[str]
+) -> Iterator[tuple[int, str]]:
+    """The charges that the log has noted and the ledger lacks, and the one gap that a log may have.
 
-
-def _gap(found: int, number: int, before: int) -> str:
-    if found > before + 1:
-        return f"one or more lines are missing before line {number}: entry {found} stands here"
-    return f"entry {found} stands here: lines were removed, added or moved"
-
-
-def _read(line: bytes) -> dict[str, Any] | None:
-    """An entry in exactly the form in which it is written."""
-    try:
-        entry = json.loads(line)
-        canonical = canonical_json(entry)
-    except (ValueError, RecursionError):
-        return None
-    wanted = {"number": int, "previous": str, "at": str, "event": str, "signature": str}
-    if canonical != line or not isinstance(entry, dict):
-        return None
-    return entry if all(type(entry.get(name)) is kind for name, kind in wanted.items()) else None
-
-
-def _is_signed(entry: dict[str, Any], key: str) -> bool:
-    signature = entry["signature"]
-    if _SIGNATURE.fullmatch(signature) is None:
-        return False
-    return verify(key, signed_part(entry), bytes.fromhex(signature))
-
-
-def _is_whole(tail: bytes) -> bool:
-    """Whether what stands after the last line's end is a line whose end was changed.
-
-    What a crash leaves is the beginning of a line; a whole one with more behind it is not.
+    What the ledger has beyond the last that was noted, a crash has left: its line comes at the
+    next opening.
     """
-    text = tail.decode("latin-1")  # the beginning of a line may end within a character
-    try:
-        _, end = json.JSONDecoder().raw_decode(text)
-    except (ValueError, RecursionError):
-        return False
-    return len(text) > end
+    noted: dict[int, str] = {}
+    for number, line in enumerate(lines, start=1):
+        charge = charge_of(line)
+        if charge is None or not is_sound(line, key):
+            continue
+        if ledger[charge.length : charge.length + 1] != [charge.hash]:
+            how = "an older store was brought back, or it was emptied or changed"
+            yield charge.length, f"line {number} of the audit log notes another charge here: {how}"
+            return
+        noted[charge.length] = charge.hash
+    missing = next((each for each in range(1, max(noted, default=0)) if each not in noted), None)
+    if missing:
+        yield missing, "the audit log has no line for this charge, and has one for a later"
+
+
+def _disputed(file: str, number: int, receipt: Receipt, joined: Mapping[str, str]) -> str:
+    return (
+        f"{file}, line {number}: coordinator {joined[receipt.key]} signed for a ledger of "
+        f"{receipt.ledger.length} charges and a log that this site never had"
+    )
 
 
 def _joined(lines: Sequence[bytes], key: str) -> dict[str, str]:
     """Fingerprints of the coordinators that the site says it has joined, by signing key."""
     found = {}
-    for entry in (_read(line) for line in lines if JOINED.encode() in line):
-        if entry and entry["event"] == JOINED and _is_signed(entry, key):
+    for entry in (entry_of(line) for line in lines if JOINED.encode() in line):
+        if entry and entry["event"] == JOINED and is_signed(entry, key):
             found[str(entry.get("signing_key"))] = str(entry.get("fingerprint"))
     return found
 
@@ -301,14 +307,14 @@ def _signers(kept: Sequence[Receipt], joined: Mapping[str, str]) -> tuple[str, .
 
 
 def _signature_faults(
-    number: int, receipt: Receipt | None, site: str, joined: Mapping[str, str]
+    number: int, receipt: Receipt | None, joined: Mapping[str, str]
 ) -> list[Fault]:
     if receipt is None:
         return [Fault(receipts.FILE, number, "it is no receipt")]
     if receipt.key not in joined:
         what = "its key is of no coordinator that this site has joined"
         return [Fault(receipts.FILE, number, what)]
-    if not receipt.holds(site):
+    if not receipt.holds:
         return [Fault(receipts.FILE, number, "the coordinator did not sign it")]
     return []
 
@@ -329,12 +335,12 @@ def _once(faults: Sequence[Fault]) -> list[Fault]:
 
 
 def _receipt_faults(
-    number: int, receipt: Receipt, log: Sequence[str], ledger: Sequence[str]
+    number: int, heads: Heads, log: Sequence[str], ledger: Sequence[str]
 ) -> list[Fault]:
     found = []
     for name, head, hashes, lost in (
-        ("the audit log", receipt.audit, log, "its tail was cut"),
-        ("the ledger", receipt.ledger, ledger, "an older one was brought back"),
+        ("the audit log", heads.audit, log, "its tail was cut"),
+        ("the ledger", heads.ledger, ledger, "an older one was brought back"),
     ):
         what = _lost(name, head, hashes, lost)
         if what:

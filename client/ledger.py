@@ -12,22 +12,15 @@ that no charge ever takes anybody beyond the policy, is :mod:`client.membership`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from client.accounts import Part, event_of, foreseen
 from client.figures import Figures
+from client.store import LOST
 from common.accounting import SampledGaussian
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json, sha256
 from common.messages import LedgerHead
 from common.plan import Plan
-
-LOST: Final = (
-    "stop the daemon and bring back the newest state folder, whole; where it is lost, this site "
-    "answers nothing any more: whoever accepts that its patients' spending is known to nobody "
-    "makes a new site, under another name"
-)
-"""What to do where charges are missing that were made: they must not be spent again."""
 
 
 @dataclass(frozen=True)

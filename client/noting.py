@@ -1,8 +1,8 @@
 """What the audit log says of messages.
 
-Each message takes two lines, whatever it is about: one before anything is done for it, and one
-before its reply leaves, or that none does. So the log's length, which goes out with every reply,
-tells nothing of what was done; nor does any line come of who the patients are.
+Each message takes a line before anything is done for it, and one before its reply leaves, or that
+none does; a charge for it takes one between. How many lines there are, nobody outside can tell
+(:mod:`client.seal`); nor does any line come of who the patients are.
 """
 
 from __future__ import annotations

@@ -45,10 +45,23 @@ def recount(charges: Sequence[ChargeRow], plans: Mapping[str, str]) -> Iterator[
         charges: the ledger, oldest first.
         plans: text of each plan by the hash that it is stored under.
     """
-    previous = HASH_OF_NOTHING
     plan_of = cache(lambda hash_: _plan(hash_, plans))
+    broken = dict(broken_chain(charges))
     for number, row in enumerate(charges, start=1):
-        what = _misplaced(row, number, previous) or _miscounted(row, plan_of(row.plan_hash))
+        what = broken.get(number) or _miscounted(row, plan_of(row.plan_hash))
+        if what:
+            yield number, what
+
+
+def broken_chain(charges: Sequence[ChargeRow]) -> Iterator[Finding]:
+    """The charges that do not follow the one before, whatever they cost.
+
+    Args:
+        charges: the ledger, oldest first.
+    """
+    previous = HASH_OF_NOTHING
+    for number, row in enumerate(charges, start=1):
+        what = _misplaced(row, number, previous)
         if what:
             yield number, what
         previous = row.hash

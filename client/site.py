@@ -9,12 +9,13 @@ The state folder holds what must outlive the process and never leaves the hospit
     state/cache/         decoded images
     state/audit.jsonl    what came in, what went out, and what was decided
     state/receipts.jsonl what the coordinator has signed for
+    state/disputed.jsonl what it has signed for and this site never sent
     state/opt-out.txt    patients who take no part, beside the lists that the site file names
     state/COORDINATOR.json  of the coordinator that the site has joined
 
 The files belong together: under another ``patients.key`` the ledger would know nobody, and
 without the ledger nobody would have spent anything. So a folder that lacks one of them, or
-that belongs to another seed, is refused.
+that belongs to another seed, is refused (:mod:`client.statefolder`).
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from typing import TYPE_CHECKING, Final
 
 from client import membership
 from client.accounts import everyone_joined, join
-from client.approvals import Approval, Approvals, timestamp
+from client.approvals import CLOCK, Approval, Approvals, timestamp
 from client.archive import Root, require_folder
-from client.audit import AuditLog
+from client.audit import CHARGED, AuditLog
 from client.dataset import Cohort, load_cohort
 from client.identity import Pseudonyms
 from client.ledger import Ledger
@@ -41,11 +42,23 @@ from client.parallel import Progress, silent
 from client.persons import Persons
 from client.receipts import Receipts
 from client.replies import Replies
+from client.seal import Seals
 from client.sitefile import DataSet, SiteFile, load_site_file
-from client.store import LOG_HEAD, Store
+from client.statefolder import (
+    KEYS,
+    is_used,
+    keep_remembered,
+    remembered_log,
+    require_held,
+    require_keys,
+    require_private,
+    require_store,
+)
+from client.store import FILE, Store
 from client.watching import entries_of
 from common.errors import Refusal, RefusalCode, SiteError
 from common.files import canonical_json, sha256, sha256_file, write_atomic
+from common.messages import LedgerHead
 from common.numerics import EngineChoice, NumericsRecord, record
 from common.plan import Offer
 from common.randomness import KEY_BYTES, StudyKey, known_secret
@@ -58,7 +71,6 @@ if TYPE_CHECKING:
 WORKERS: Final = len(os.sched_getaffinity(0))
 MOST_COHORTS: Final = 2
 """Of patients with their images, held in memory: a coordinator may ask for any number."""
-_KEYS: Final = ("signing", "patients")
 _SEED: Final = "known-seed"
 
 
@@ -93,7 +105,8 @@ class Site:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.store)
-        self.receipts = Receipts(self.state, self.name, self.ledger, self.audit)
+        self._seals = Seals(self.key)
+        self.receipts = Receipts(self.state, self.name, self.ledger, self.audit, self._seals)
         lists = (self.folder / data.opt_out for data in self.file.data.values() if data.opt_out)
         named = self.file.site.same_person
         self.persons = Persons(self.folder / named if named else None, self.pseudonyms)
@@ -249,10 +262,42 @@ class Site:
             cohort = self.cohort(study)
         return cohort
 
+    def heads(self) -> tuple[LedgerHead, str]:
+        """What goes out with each reply: the ledger's head, and the audit log's, sealed."""
+        ledger = self.ledger.head()
+        return ledger, self._seals.seal(ledger, self.audit.head)
+
+    def note_charges(self) -> None:
+        """Write a line for each charge that has none.
+
+        Call it when a charge is durable, and before anything is computed for it. Should the
+        process die in between, the next opening writes the line.
+        """
+        self.audit.refresh()
+        for row in self.ledger.charges(self.audit.charged.length):
+            self.audit.append(
+                CHARGED,
+                charge=row["length"],
+                head=row["hash"],
+                plan=row["plan_hash"],
+                round=row["round"],
+                part=row["part"],
+            )
+
+    def expire(self) -> None:
+        """End approvals whose time is over: for good, and with their keys."""
+        if not self.approvals.is_time():
+            return
+        with self.store.transaction():
+            ended = self.approvals.expire()
+            for plan_hash, study in ended:
+                self.audit.append("study.expired", study=study, plan=plan_hash, by=CLOCK)
+        if ended:
+            self.store.erase()
+
     def remember_log(self) -> None:
         """Keep the log's head in the store too: a log that was cut or taken away is found."""
-        head = self.audit.refresh()
-        self.store.keep(LOG_HEAD, f"{head.length} {head.hash}")
+        keep_remembered(self.store, self.audit.refresh())
 
     def forget(self) -> None:
         """Read cohorts again when they are asked for."""
@@ -315,6 +360,10 @@ def open_site(
 
 def _note_start(site: Site, path: Path) -> None:
     """That it serves, and the site file where it is not what it was at the last opening."""
+    if remembered_log(site.store) is None:
+        site.remember_log()  # before the first line: a log with lines has a store that knows it
+    site.note_charges()
+    site.expire()
     if site.serves:
         site.audit.append("site.started", pid=os.getpid(), version=version("consilium"))
     settings = sha256_file(path)
@@ -326,18 +375,23 @@ def _note_start(site: Site, path: Path) -> None:
 
 def _opened(folder: Path, file: SiteFile, state: Path, known_seed: int | None) -> Site:
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _require_store(state)
-    store = Store(state / "site.sqlite")
+    if known_seed is None:
+        require_private(state)
+    require_store(state)
+    store = Store(state / FILE, make=not is_used(state))
+    audit: AuditLog | None = None
     try:
-        _require_keys(state, store)
+        require_keys(state, store)
         _keep_seed(state, known_seed)
-        secrets = {
-            use: _kept(state / f"{use}.key", _secret(file, use, known_seed)) for use in _KEYS
-        }
+        secrets = {use: _kept(state / f"{use}.key", _secret(file, use, known_seed)) for use in KEYS}
         key = SigningKey(secrets["signing"])
+        remembered = remembered_log(store)
         audit = AuditLog(state, key)
+        require_held(store, audit, remembered)
     except BaseException:
         store.close()
+        if audit is not None:
+            audit.close()
         raise
     return Site(
         folder=folder,
@@ -351,30 +405,6 @@ def _opened(folder: Path, file: SiteFile, state: Path, known_seed: int | None) -
     )
 
 
-def _require_store(state: Path) -> None:
-    """The store is made before the keys, so keys without a store have lost it."""
-    keys = [f"{use}.key" for use in _KEYS if (state / f"{use}.key").exists()]
-    if keys and not (state / "site.sqlite").exists():
-        raise SiteError(
-            "the site's ledger is gone: what its patients have spent is not known",
-            where=state / "site.sqlite",
-            found=f"only {', '.join(keys)}",
-            remedy="bring back a backup of the whole state folder; open rounds count as spent",
-        )
-
-
-def _require_keys(state: Path, store: Store) -> None:
-    """A store that knows a study has had keys."""
-    missing = [f"{use}.key" for use in _KEYS if not (state / f"{use}.key").exists()]
-    if missing and store.execute("SELECT 1 FROM approvals").fetchone():
-        raise SiteError(
-            "a key of the site is gone: a new one would make its patients strangers to the ledger",
-            where=state,
-            found=f"no {' and no '.join(missing)}",
-            remedy="bring back a backup of the whole state folder",
-        )
-
-
 def kept_seed(state: Path) -> int | None:
     """The seed that the keys in a state folder follow from; None where they are the site's own."""
     marker = state / _SEED
@@ -385,7 +415,7 @@ def _keep_seed(state: Path, known_seed: int | None) -> None:
     """Keys that others know are never taken for a site's own, nor the other way round."""
     marker = state / _SEED
     wanted = None if known_seed is None else str(known_seed)
-    if not (state / f"{_KEYS[0]}.key").exists():
+    if not (state / f"{KEYS[0]}.key").exists():
         if wanted is not None:
             write_atomic(marker, wanted.encode(), mode=0o600)
         else:
@@ -418,6 +448,6 @@ def _kept(path: Path, secret: bytes) -> bytes:
             where=path,
             found=f"{len(kept)} bytes",
             wanted=f"{KEY_BYTES} bytes",
-            remedy="bring back a backup of the whole state folder",
+            remedy="bring back the newest state folder, whole",
         )
     return kept

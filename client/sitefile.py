@@ -103,6 +103,8 @@ class Policy(Section):
         max_epsilon_per_study: the most that a study may cost a patient.
         max_epsilon_total: the most over all studies.
         delta: the failure probability of both.
+        spent_before: epsilon that these patients have spent already under a state folder that is
+            lost; of ``max_epsilon_total``, what is left beyond it may be spent here.
         min_sites: the smallest aggregate that the site joins.
         approval: ``ask`` waits for a person; ``automatic`` approves what the policy allows.
         approval_days: how long an approval holds.
@@ -119,6 +121,7 @@ class Policy(Section):
     max_epsilon_per_study: float = Field(gt=0)
     max_epsilon_total: float = Field(gt=0)
     delta: float = Field(gt=0, lt=1)
+    spent_before: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     min_sites: int = Field(default=2, ge=1)
     approval: Literal["ask", "automatic"] = "ask"
     approval_days: int = Field(default=180, ge=1, le=3650)
@@ -129,10 +132,24 @@ class Policy(Section):
     tasks: tuple[str, ...] = ("classification",)
     ranges: Annotated[dict[str, Range], AfterValidator(_narrower)] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Self:
+        if self.spent_before >= self.max_epsilon_total:
+            raise ValueError(
+                f"spent_before {self.spent_before:g} leaves nothing of max_epsilon_total "
+                f"{self.max_epsilon_total:g}: these patients can take part in no more studies"
+            )
+        return self
+
     @property
     def limits(self) -> Limits:
-        """What patients may pay, which decides who stands in a study."""
-        return Limits(self.max_epsilon_per_study, self.max_epsilon_total, self.delta)
+        """What patients may pay from here on, which decides who stands in a study.
+
+        What was spent before and what is spent here compose: their epsilons add up, and so do
+        their deltas, whatever was chosen after seeing the results.
+        """
+        left = self.max_epsilon_total - self.spent_before
+        return Limits(self.max_epsilon_per_study, left, self.delta)
 
 
 class Device(Section):

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 from common.errors import SiteError
 from common.files import sync_folder
 
-SCHEMA_VERSION: Final = 4
-LOG_HEAD: Final = "audit-log"
-"""The fact under which the audit log's head stands: its length and its hash."""
+SCHEMA_VERSION: Final = 5
+FILE: Final = "site.sqlite"
+LOST: Final = (
+    "stop the daemon and bring back the newest state folder, whole. Where it is lost for good, "
+    "nobody knows what these patients have spent, and this site answers nothing any more; a new "
+    "site must not begin at nothing: see [policy] spent_before in docs/site.md"
+)
+"""What to do where charges are missing that were made: they must not be spent again."""
 _PATIENCE_SECONDS: Final = 60.0
 """How long to wait for another process of the site: freezing a large cohort takes seconds."""
 _SCHEMA: Final = """
@@ -27,7 +33,8 @@ CREATE TABLE approvals (
     study TEXT NOT NULL,
     plan TEXT NOT NULL,
     study_key BLOB,
-    state TEXT NOT NULL CHECK (state IN ('pending', 'approved', 'denied', 'stopped', 'closed')),
+    state TEXT NOT NULL CHECK (state IN
+        ('pending', 'approved', 'expired', 'denied', 'stopped', 'closed')),
     frozen_at TEXT NOT NULL DEFAULT '',
     left_out INTEGER NOT NULL DEFAULT 0,
     proposed_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
@@ -84,40 +91,79 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT 
 empty while the patient is in; both are lengths of the ledger."""
 
 
+def gone(path: Path, found: str) -> SiteError:
+    """What is said where what the patients have spent is not there any more."""
+    return SiteError(
+        "the site's ledger is gone: what its patients have spent is not known",
+        where=path,
+        found=found,
+        wanted="the store that belongs to the keys and the audit log beside it",
+        remedy=LOST,
+    )
+
+
+@cache
+def _made() -> tuple[tuple[str, ...], ...]:
+    """The tables of a new store and their columns, and its indices."""
+    with closing(sqlite3.connect(":memory:")) as empty:
+        empty.executescript(_SCHEMA)
+        return _objects(empty)
+
+
+def _objects(connection: sqlite3.Connection) -> tuple[tuple[str, ...], ...]:
+    rows = connection.execute(
+        "SELECT made.type, made.name, its.name, its.type FROM sqlite_master AS made"
+        " LEFT JOIN pragma_table_info(made.name) AS its"
+        " WHERE made.name NOT LIKE 'sqlite_%' ORDER BY made.name, its.cid"
+    )
+    return tuple(map(tuple, rows))
+
+
+def is_whole(connection: sqlite3.Connection) -> bool:
+    """Whether all tables of a store are there, and nothing else."""
+    return _objects(connection) == _made()
+
+
 class Store:
     """An open site store; close it, or use it as a context manager.
 
     Args:
-        path: of the SQLite file; made if absent, readable by its owner alone.
+        path: of the SQLite file, readable by its owner alone.
+        make: whether one is made where there is none; else it must be there.
 
     Raises:
-        SiteError: the file is not a store, or was made by another version.
+        SiteError: the file is not a store, was emptied, or was made by another version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, make: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
+        if make:
+            path.touch(mode=0o600)
         try:
             self._connection = sqlite3.connect(
                 path, isolation_level=None, timeout=_PATIENCE_SECONDS
             )
             self._connection.row_factory = sqlite3.Row
-            self._prepare(path)
+            self._prepare(path, make=make)
         except sqlite3.DatabaseError as error:
             raise SiteError(
                 "the site's store cannot be read",
                 where=path,
                 found=error,
-                remedy="bring back a backup of the state folder; open rounds count as spent",
+                remedy=LOST,
             ) from error
 
-    def _prepare(self, path: Path) -> None:
+    def _prepare(self, path: Path, *, make: bool) -> None:
+        if not make and not self._connection.execute("PRAGMA user_version").fetchone()[0]:
+            raise gone(path, "a store without its tables")  # and not a byte of it is touched
         for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             self._connection.execute(f"PRAGMA {setting}")
         self._connection.execute("PRAGMA secure_delete = ON")
         (found,) = self._connection.execute("PRAGMA user_version").fetchone()
         if found == 0:
             found = self._make(path)
+        if found == SCHEMA_VERSION and not is_whole(self._connection):
+            raise gone(path, "a store without all of its tables")
         if found != SCHEMA_VERSION:
             raise SiteError(
                 "the site's store was made by another version of Consilium",

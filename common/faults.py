@@ -2,7 +2,7 @@
 
 Whoever starts a process may set ``CONSILIUM_KILL_AT=point:detail``; when the process
 reaches that point it dies by ``SIGKILL``, as in a power cut. Without the variable a
-point does nothing. The points are ``reservation.made``, ``training.step``,
+point does nothing. The points are ``charge.committed``, ``reservation.made``, ``training.step``,
 ``reply.stored``, ``update.folded``, ``checkpoint.begun``, ``file.half-written`` and
 ``checkpoint.written``.
 """

@@ -30,6 +30,8 @@ Flat = npt.NDArray[Any]
 DTYPES: Final = ("float32", "int32", "int64")
 HASH_OF_NOTHING: Final = sha256(b"")
 SIGNATURE_BYTES: Final = 64
+SEAL_DIGITS: Final = 136
+NO_SEAL: Final = "0" * SEAL_DIGITS
 LARGEST: Final = 2**31 - 1
 """Largest round or ledger length that is read: what SQLite and Flower's wire can hold."""
 
@@ -37,14 +39,6 @@ LARGEST: Final = 2**31 - 1
 @dataclass(frozen=True)
 class LedgerHead:
     """How far a site's ledger had come: its length and the hash of its last entry."""
-
-    length: int = 0
-    hash: str = HASH_OF_NOTHING
-
-
-@dataclass(frozen=True)
-class AuditHead:
-    """How far a site's audit log had come: its length and the hash of its last line."""
 
     length: int = 0
     hash: str = HASH_OF_NOTHING
@@ -65,7 +59,7 @@ class Request:
         ledger: the newest ledger head that the site has sent.
         receipt: the coordinator's Ed25519 signature of :func:`receipt_bytes`; empty without one.
         receipt_ledger: the ledger head that it speaks of.
-        receipt_audit: the audit head that it speaks of.
+        receipt_seal: the sealed head of the audit log that it speaks of.
     """
 
     study: str
@@ -78,7 +72,7 @@ class Request:
     ledger: LedgerHead = LedgerHead()
     receipt: bytes = field(default=b"", repr=False)
     receipt_ledger: LedgerHead = LedgerHead()
-    receipt_audit: AuditHead = AuditHead()
+    receipt_seal: str = NO_SEAL
 
     @cached_property
     def arrays_hash(self) -> str:
@@ -92,9 +86,9 @@ class Request:
             canonical_json([self.study, self.plan_hash, self.round, self.purpose, self.arrays_hash])
         )
 
-    def with_receipt(self, ledger: LedgerHead, audit: AuditHead, signature: bytes) -> Request:
+    def with_receipt(self, ledger: LedgerHead, seal: str, signature: bytes) -> Request:
         """The same request with a receipt beside it, which is no part of its identity."""
-        return replace(self, receipt=signature, receipt_ledger=ledger, receipt_audit=audit)
+        return replace(self, receipt=signature, receipt_ledger=ledger, receipt_seal=seal)
 
 
 @dataclass(frozen=True)
@@ -112,7 +106,7 @@ class Reply:
         arrays: flat int32 update or int64 histogram, or None.
         document: JSON text: the offer of a site.
         ledger: the ledger's head after this reply's charge.
-        audit: the audit log's head after the request was noted there.
+        seal: the audit log's head after the request was noted there; the site alone can read it.
         signature: Ed25519 over all of the above.
     """
 
@@ -126,7 +120,7 @@ class Reply:
     arrays: Flat | None = field(default=None, repr=False)
     document: str = field(default="", repr=False)
     ledger: LedgerHead = LedgerHead()
-    audit: AuditHead = AuditHead()
+    seal: str = NO_SEAL
     signature: bytes = field(default=b"", repr=False)
 
     @property
@@ -141,9 +135,9 @@ class Reply:
         return replace(self, signature=signature)
 
 
-def receipt_bytes(site: str, ledger: LedgerHead, audit: AuditHead) -> bytes:
+def receipt_bytes(site: str, ledger: LedgerHead, seal: str) -> bytes:
     """What a coordinator signs to say that a site has sent it these heads."""
-    heads = [site, [ledger.length, ledger.hash], [audit.length, audit.hash]]
+    heads = [site, [ledger.length, ledger.hash], seal]
     return b"consilium/1 receipt " + canonical_json(heads)
 
 
@@ -230,9 +224,8 @@ def reply_from_bytes(data: bytes) -> Reply:
 _REQUEST_HEADS: Final = {
     "ledger": LedgerHead,
     "receipt_ledger": LedgerHead,
-    "receipt_audit": AuditHead,
 }
-_REPLY_HEADS: Final = {"ledger": LedgerHead, "audit": AuditHead}
+_REPLY_HEADS: Final = {"ledger": LedgerHead}
 
 
 def _fields_of(heads: Iterable[str]) -> dict[str, type]:
@@ -248,6 +241,7 @@ _REQUEST_FIELDS: Final = {
     "purpose": str,
     "acknowledged": int,
     "receipt": bytes,
+    "receipt_seal": str,
     **_fields_of(_REQUEST_HEADS),
 }
 _NAME: Final = r"([a-z0-9][a-z0-9-]{0,62})?"
@@ -257,6 +251,7 @@ _FORMS: Final = {
     "plan_hash": r"([0-9a-f]{64})?",
     "request": r"[0-9a-f]{64}",
     **dict.fromkeys((f"{name}_hash" for name in _REQUEST_HEADS | _REPLY_HEADS), r"[0-9a-f]{64}"),
+    **dict.fromkeys(("seal", "receipt_seal"), rf"[0-9a-f]{{{SEAL_DIGITS}}}"),
     "code": r"[a-z-]{1,32}",
 }
 """What may stand in a field: whatever is echoed, logged or looked up has a closed form."""
@@ -268,6 +263,7 @@ _REPLY_FIELDS: Final = {
     "round": int,
     "purpose": str,
     "code": str,
+    "seal": str,
     "signature": bytes,
     **_fields_of(_REPLY_HEADS),
 }

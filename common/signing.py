@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 
@@ -16,6 +18,12 @@ class SigningKey:
     def sign(self, message: bytes) -> bytes:
         """The 64-byte signature of ``message``."""
         return self._key.sign(message)
+
+    def derived(self, purpose: str) -> bytes:
+        """A key of 32 bytes for another purpose, which tells nothing of this one (RFC 5869)."""
+        info = b"consilium/1 " + purpose.encode()
+        kdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=info)
+        return kdf.derive(self._key.private_bytes_raw())
 
     @property
     def public(self) -> str:

@@ -98,7 +98,7 @@ class Desk:
                 "receipt.signed",
                 site=reply.site,
                 ledger=heads.ledger,
-                audit=heads.audit,
+                seal=heads.seal,
                 signature=signature,
             )
 

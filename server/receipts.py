@@ -11,16 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.errors import RefusalCode
-from common.messages import AuditHead, LedgerHead, Reply, Request, receipt_bytes
+from common.messages import LedgerHead, Reply, Request, receipt_bytes
 from common.signing import SigningKey
 
 
 @dataclass(frozen=True)
 class Heads:
-    """How far a site's ledger and its audit log had come."""
+    """How far a site's ledger had come, and its audit log: that part the site alone can read."""
 
     ledger: LedgerHead
-    audit: AuditHead
+    seal: str
 
 
 def _nothing(_site: str) -> Heads | None:
@@ -45,11 +45,12 @@ class Receipts:
     def note(self, reply: Reply) -> tuple[Heads, bytes] | None:
         """Remember the heads of a verified reply; gives them with a signature where they are new.
 
-        A reply that a site had stored is older than what it sent since, and changes nothing.
         Heads that cannot follow those that are known are not signed for, nor are the known ones
-        forgotten: an old backup's log becomes longer with each refusal, its ledger does not.
+        forgotten. How long the site's log is cannot be seen, so of two heads with one ledger the
+        one that came last counts, be it of a reply that the site had stored: the site holds what
+        it is handed against the longest that it was ever handed.
         """
-        heads = Heads(reply.ledger, reply.audit)
+        heads = Heads(reply.ledger, reply.seal)
         if reply.code == RefusalCode.LEDGER_BEHIND or not _follows(heads, self._known(reply.site)):
             return None
         self._heads[reply.site] = heads
@@ -60,19 +61,22 @@ class Receipts:
         heads = self._known(site)
         if heads is None:
             return request
-        return request.with_receipt(heads.ledger, heads.audit, self._sign(site, heads))
+        return request.with_receipt(heads.ledger, heads.seal, self._sign(site, heads))
 
     def _known(self, site: str) -> Heads | None:
         ours, stored = self._heads.get(site), self._stored(site)
-        return stored if ours is None or (stored and _follows(stored, ours)) else ours
+        if ours is None or (stored and stored.ledger.length > ours.ledger.length):
+            return stored  # another study has heard more
+        return ours
 
     def _sign(self, site: str, heads: Heads) -> bytes:
-        return self._key.sign(receipt_bytes(site, heads.ledger, heads.audit))
+        return self._key.sign(receipt_bytes(site, heads.ledger, heads.seal))
 
 
 def _follows(heads: Heads, known: Heads | None) -> bool:
     """Whether a site can have come from the known heads to these, and not the other way."""
     if known is None:
         return True
-    grown = heads.ledger.length > known.ledger.length or heads.ledger == known.ledger
-    return grown and heads.audit.length > known.audit.length
+    if heads.ledger == known.ledger:
+        return heads.seal != known.seal
+    return heads.ledger.length > known.ledger.length

@@ -71,11 +71,16 @@ async def _serve(place: Place, programs: Programs) -> None:
 def _verified(place: Place) -> tuple[str, tuple[tuple[str, str], ...]]:
     """What the audit log's chain and its receipts say: in a line, and as warnings."""
     verdict = inspect_state(place.state, place.file.site.name)
+    for each in verdict.disputed:
+        log.warning("receipt.disputed", what=each)
+    ask = "ask the coordinator why; consilium-site audit verify shows all of them"
+    disputed = tuple((each, ask) for each in verdict.disputed[:1])
     if verdict.sound:
         whole = f"whole up to line {verdict.head.length}"
-        return f"{whole}, {verdict.receipts} receipts hold", ()
+        return f"{whole}, {verdict.receipts} receipts hold", disputed
     for fault in verdict.faults:
         log.error("audit.broken", fault=str(fault))
     remedy = "do not mend it: keep a copy of the state folder, and run consilium-site audit verify"
     first = str(verdict.faults[0])
-    return f"NOT to be believed: {first}", ((f"the audit log is broken: {first}", remedy),)
+    broken = (f"the audit log is broken: {first}", remedy)
+    return f"NOT to be believed: {first}", (broken, *disputed)

@@ -110,7 +110,7 @@ def _study_file(folder: Path, record: StudyRecord) -> Study:
 
 def _receipted(store: Store, site: str) -> Heads | None:
     newest = store.newest_receipt(site)
-    return None if newest is None else Heads(newest.ledger, newest.audit)
+    return None if newest is None else Heads(newest.ledger, newest.seal)
 
 
 def _complete(store: Store, recorder: Recorder, name: str, path: Path) -> None:

@@ -78,8 +78,8 @@ class Recorder:
     def flush(self) -> None:
         """Write the newest receipt of each site down."""
         for site, fields in self._receipts.items():
-            ledger, audit, signature = (fields[name] for name in ("ledger", "audit", "signature"))
-            self._store.put_receipt(self._study, site, ledger, audit, signature)
+            ledger, seal, signature = (fields[name] for name in ("ledger", "seal", "signature"))
+            self._store.put_receipt(self._study, site, ledger, seal, signature)
         self._receipts.clear()
 
     def _stand(self, state: StudyState) -> None:

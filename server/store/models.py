@@ -26,6 +26,8 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
+from common.messages import SEAL_DIGITS
+
 
 class Moment(TypeDecorator[datetime]):
     """A time with its zone, which SQLite does not keep: there it is UTC without saying so."""
@@ -134,11 +136,11 @@ RECEIPTS: Final = Table(
     Column("study", NAME, ForeignKey("studies.name"), nullable=False),
     Column("ledger_length", BigInteger, nullable=False),
     Column("ledger_hash", HASH, nullable=False),
-    Column("audit_length", BigInteger, nullable=False),
-    Column("audit_hash", HASH, nullable=False),
+    Column("seal", String(SEAL_DIGITS), nullable=False),
+    Column("signing_key", HASH, nullable=False),
     Column("signature", LargeBinary, nullable=False),
     Column("signed_at", Moment, nullable=False),
-    Index("ix_receipts_site_audit_length", "site", "audit_length"),
+    Index("ix_receipts_site_ledger_length", "site", "ledger_length"),
     sqlite_autoincrement=True,
 )
 EVENTS: Final = Table(

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Table, delete, insert, select
+from sqlalchemy import Connection, RowMapping, ScalarSelect, Table, delete, insert, select
 
-from common.messages import AuditHead, LedgerHead
+from common.messages import LedgerHead
 from server.store.database import Database
-from server.store.models import APPROVALS, METRICS, RECEIPTS, ROUNDS
+from server.store.models import APPROVALS, KEYS, METRICS, RECEIPTS, ROUNDS
 from server.store.rows import (
     ApprovalRecord,
     ApprovalState,
@@ -109,7 +109,7 @@ class ResultStore:
             return tuple(map(_metrics, connection.execute(query).mappings()))
 
     def put_receipt(
-        self, study: str, site: str, ledger: LedgerHead, audit: AuditHead, signature: bytes
+        self, study: str, site: str, ledger: LedgerHead, seal: str, signature: bytes
     ) -> None:
         """What the coordinator has signed to have seen of a site.
 
@@ -121,8 +121,8 @@ class ResultStore:
             "site": site,
             "ledger_length": ledger.length,
             "ledger_hash": ledger.hash,
-            "audit_length": audit.length,
-            "audit_hash": audit.hash,
+            "seal": seal,
+            "signing_key": _key_of(site),
             "signature": signature,
             "signed_at": datetime.now(UTC),
         }
@@ -136,13 +136,25 @@ class ResultStore:
             return tuple(map(_receipt, connection.execute(query).mappings()))
 
     def newest_receipt(self, site: str) -> ReceiptRecord | None:
-        """For a site, the receipt for the longest ledger, and of those for the longest log."""
-        lengths = RECEIPTS.c.ledger_length, RECEIPTS.c.audit_length, RECEIPTS.c.id
-        order = [length.desc() for length in lengths]
-        query = select(RECEIPTS).where(RECEIPTS.c.site == site).order_by(*order).limit(1)
+        """For a site, the receipt for the longest ledger, and of those the newest.
+
+        A site that made new keys never sent what was signed for under the old ones.
+        """
+        query = (
+            select(RECEIPTS)
+            .where(RECEIPTS.c.site == site, RECEIPTS.c.signing_key == _key_of(site))
+            .order_by(RECEIPTS.c.ledger_length.desc(), RECEIPTS.c.id.desc())
+            .limit(1)
+        )
         with self._database.read() as connection:
             row = connection.execute(query).mappings().first()
             return None if row is None else _receipt(row)
+
+
+def _key_of(site: str) -> ScalarSelect[str]:
+    """The key that a site signs with now."""
+    in_use = (KEYS.c.site == site) & KEYS.c.retired_at.is_(None)
+    return select(KEYS.c.signing_key).where(in_use).scalar_subquery()
 
 
 def _put(
@@ -172,7 +184,7 @@ def _receipt(row: RowMapping) -> ReceiptRecord:
         site=row["site"],
         study=row["study"],
         ledger=LedgerHead(row["ledger_length"], row["ledger_hash"]),
-        audit=AuditHead(row["audit_length"], row["audit_hash"]),
+        seal=row["seal"],
         signature=row["signature"],
         signed_at=row["signed_at"],
     )

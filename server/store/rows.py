@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from common.enrolment import SiteCard
-from common.messages import AuditHead, LedgerHead
+from common.messages import LedgerHead
 
 
 class SiteState(StrEnum):
@@ -155,7 +155,7 @@ class ReceiptRecord:
     site: str
     study: str
     ledger: LedgerHead
-    audit: AuditHead
+    seal: str
     signature: bytes
     signed_at: datetime
 

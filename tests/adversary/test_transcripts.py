@@ -2,7 +2,8 @@
 
 The adversary chooses the messages, and their order; what happens to the patient happens in one
 of the two hospitals alone. Whether there is an answer, its code, its document, the shape of its
-array, the ledger's head and the audit log's length must be equal, message by message. Arrays may
+array and the ledger's head must be equal, message by message; the seal is never twice the same
+(``tests/client/test_seal.py``). Arrays may
 differ only in the patient's own part, and only while the patient stands in the plan: both sites
 draw from the same known keys, so that everything else is equal to the last bit.
 """
@@ -25,7 +26,7 @@ from client.answering import answer
 from client.consent import settle
 from client.site import Site
 from common.errors import ConsiliumError
-from common.messages import AuditHead, LedgerHead, Purpose, Reply, Request
+from common.messages import NO_SEAL, LedgerHead, Purpose, Reply, Request
 from common.plan import Plan
 from tests.client.site_fixtures import (
     CLASSES,
@@ -139,7 +140,7 @@ class Seen:
 def seen(reply: Reply | None) -> Seen | None:
     if reply is None:
         return None
-    rest = replace(reply, arrays=None, audit=AuditHead(reply.audit.length), signature=b"")
+    rest = replace(reply, arrays=None, seal=NO_SEAL, signature=b"")
     if reply.arrays is None:
         return Seen(rest, None, b"")
     return Seen(rest, (str(reply.arrays.dtype), reply.arrays.shape), reply.arrays.tobytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,35 @@ def test_a_plan_waits_until_a_person_approves_it(site: Site, hospital: Hospital)
         "by": BY,
         "expires": given.expires,
     }
+
+
+def test_an_expired_study_ends_for_good_and_its_key_is_in_no_file(
+    site: Site, hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that is set back later revives nothing; a person may approve it anew."""
+    plan = proposed(site)
+    approve(site, "small", days=1, by=BY)
+    assert code_of(site, asking(plan)) == "ok"
+    key = key_of(hospital)
+    assert key is not None
+    today = datetime.now(UTC)
+    for days in (2, 0):
+
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None, days: int = days) -> datetime:  # type: ignore[override]
+                return today + timedelta(days=days)
+
+        monkeypatch.setattr("client.approvals.datetime", Clock)
+        assert code_of(site, asking(plan, 2)) == code_of(site, asking(plan)) == "silence"
+        assert key_of(hospital) is None
+    assert not any(key in each.read_bytes() for each in hospital.state.glob("site.sqlite*"))
+    assert events(site).count("study.expired") == 1
+    (row,) = administration.studies(site)
+    assert (row.state, row.by) == ("expired", "clock")
+    approve(site, "small", by=BY)
+    assert code_of(site, asking(plan, 2)) == "ok"
+    assert key_of(hospital) not in (None, key)
 
 
 def test_a_refusal_by_the_policy_says_here_which_limit_and_is_found_later(
@@ -524,7 +554,8 @@ def test_every_message_and_decision_stands_in_the_log(site: Site) -> None:
         *("message.in", "message.out"),
         *("message.in", "study.proposed", "message.out"),
         "study.approved",
-        *("message.in", "message.out") * 3,
+        *("message.in", "round.charged", "message.out"),
+        *("message.in", "message.out") * 2,
         "study.stopped",
         *("message.in", "message.silence"),
     ]

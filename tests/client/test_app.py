@@ -146,7 +146,7 @@ FIELDS = st.sampled_from(
     [
         *("study", "plan_hash", "round", "purpose", "acknowledged"),
         *("ledger_length", "ledger_hash", "document", "surplus"),
-        *("receipt", "receipt_ledger_length", "receipt_audit_hash"),
+        *("receipt", "receipt_ledger_length", "receipt_seal"),
     ]
 )
 ARRAYS = st.builds(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
 import pytest
 
-from client.approvals import Approvals
+from client.approvals import Approvals, Silence
 from client.store import Store
 from common.errors import Refusal, RefusalCode
 from common.numerics import EngineChoice, record
@@ -71,6 +72,94 @@ def test_what_is_expired_or_stopped_does_not_run(store: Store, plan: Plan) -> No
         approvals.add(each, KEY, expires=expires)
     approvals.end(plans[2].hash, "stopped", by="somebody")
     assert [each.plan.hash for each in approvals.running()] == [plan.hash]
+
+
+class Clock(datetime):
+    """What the site takes for the clock."""
+
+    time = datetime(2026, 3, 10, tzinfo=UTC)
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        assert tz is UTC
+        return cls.time
+
+    @classmethod
+    def stands(cls, text: str) -> None:
+        cls.time = datetime.fromisoformat(f"2026-{text}+00:00")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
+    monkeypatch.setattr("client.approvals.datetime", Clock)
+    Clock.stands("03-10T12:00:30")
+    return Clock
+
+
+def standing(store: Store, plan: Plan) -> tuple[str, bool]:
+    """The state that is stored, and whether the key is there."""
+    row = store.execute("SELECT * FROM approvals WHERE plan_hash = ?", plan.hash).fetchone()
+    return row["state"], row["study_key"] is not None
+
+
+def test_what_was_found_expired_stays_so_whatever_the_clock_says_then(
+    store: Store, plan: Plan, clock: type[Clock]
+) -> None:
+    approvals = Approvals(store)
+    clock.stands("03-10T12:00:00")
+    approvals.add(plan, KEY, expires="2026-03-11T12:00:00Z")
+    assert approvals.expire() == []
+    clock.stands("03-11T12:00:00")
+    assert approvals.is_time()
+    assert approvals.expire() == [(plan.hash, plan.study.study.name)]
+    assert standing(store, plan) == ("expired", False)
+    clock.stands("03-10T12:00:00")
+    assert not approvals.running()
+    with pytest.raises(Silence, match="expired"):
+        approvals.require(plan.hash)
+    assert approvals.expire() == []
+
+
+def test_the_newest_time_that_was_seen_says_what_is_over(
+    store: Store, plan: Plan, clock: type[Clock]
+) -> None:
+    """A clock that is set back by less than a day stands still until it has caught up."""
+    approvals = Approvals(store)
+    clock.stands("03-10T12:00:00")
+    approvals.expire()
+    clock.stands("03-09T13:00:00")
+    approvals.add(plan, KEY, expires="2026-03-10T11:00:00Z")
+    assert not approvals.running()
+    assert approvals.expire() == [(plan.hash, plan.study.study.name)]
+
+
+def test_where_the_clock_was_set_back_by_days_nothing_that_ends_goes_on(
+    store: Store, plan: Plan, clock: type[Clock]
+) -> None:
+    """When it would be over, nobody can tell; what is approved then goes by the new clock."""
+    approvals, endless = Approvals(store), plan_titled("Without an end")
+    clock.stands("03-10T12:00:00")
+    approvals.expire()
+    approvals.add(plan, KEY, expires="2026-09-10T12:00:00Z")
+    approvals.add(endless, KEY)
+    clock.stands("03-09T11:59:00")
+    assert approvals.is_time()
+    assert approvals.expire() == [(plan.hash, plan.study.study.name)]
+    assert standing(store, plan) == ("expired", False)
+    assert standing(store, endless) == ("approved", True)
+    approvals.add(plan, KEY, expires="2026-03-19T12:00:00Z")
+    clock.stands("03-19T11:00:00")
+    assert approvals.expire() == []
+    assert len(approvals.running()) == 2
+
+
+def test_the_time_is_written_once_a_minute_and_no_more(store: Store, clock: type[Clock]) -> None:
+    approvals = Approvals(store)
+    assert approvals.is_time()
+    approvals.expire()
+    assert not approvals.is_time()
+    clock.stands("03-10T12:01:00")
+    assert approvals.is_time()
 
 
 def test_a_plan_that_waits_for_a_person_may_not(store: Store, plan: Plan) -> None:

@@ -8,6 +8,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client import audit
-from client.audit import AuditLog
+from client.audit import AuditHead, AuditLog
 from client.inspection import Verdict, inspect
 from client.receipts import Receipt
+from client.seal import Seals
 from common.files import sha256
-from common.messages import HASH_OF_NOTHING, AuditHead, LedgerHead, receipt_bytes
+from common.messages import HASH_OF_NOTHING, LedgerHead, receipt_bytes
 from common.signing import SigningKey
 from tests.common.studies import exit_code
 
@@ -49,13 +51,17 @@ def receipt(log: bytes, length: int) -> tuple[int, Receipt]:
     """The coordinator's receipt for the first lines of a log."""
     lines = log.split(b"\n")
     head = AuditHead(length, sha256(lines[length - 1]) if length else HASH_OF_NOTHING)
-    signature = COORDINATOR.sign(receipt_bytes("north", LedgerHead(), head))
-    return 1, Receipt(COORDINATOR.public, LedgerHead(), head, signature)
+    return 1, receipt_for(Seals(KEY).seal(LedgerHead(), head))
+
+
+def receipt_for(seal: str, by: SigningKey = COORDINATOR, site: str = "north") -> Receipt:
+    signature = by.sign(receipt_bytes(site, LedgerHead(), seal))
+    return Receipt(site, by.public, LedgerHead(), seal, signature)
 
 
 def verdict(log: bytes, receipted: int = 0, of: bytes = b"") -> Verdict:
     kept = [receipt(of or log, receipted)] if receipted else []
-    return inspect(log, site="north", key=KEY.public, coordinators=JOINED, kept=kept)
+    return inspect(log, site="north", key=KEY, coordinators=JOINED, kept=kept)
 
 
 with tempfile.TemporaryDirectory() as _folder:
@@ -220,7 +226,7 @@ def test_a_line_that_is_gone_is_one_fact_and_each_receipt_no_other(gone: int) ->
     lines = LOG.splitlines(keepends=True)
     log = b"".join(lines[: gone - 1] + lines[gone:])
     kept = [receipt(LOG, length) for length in range(1, LINES)]
-    found = inspect(log, site="north", key=KEY.public, coordinators=JOINED, kept=kept)
+    found = inspect(log, site="north", key=KEY, coordinators=JOINED, kept=kept)
     first, *more = found.faults
     assert (first.line, first.file) == (gone, audit.FILE)
     assert f"one or more lines are missing before line {gone}" in first.what
@@ -265,26 +271,66 @@ def test_another_sites_log_is_found(tmp_path: Path) -> None:
 
 def test_a_receipt_that_was_made_up_is_found() -> None:
     _, sound = receipt(LOG, 3)
-    forged = Receipt(sound.key, sound.ledger, AuditHead(4, sound.audit.hash), sound.signature)
+    forged = replace(sound, seal=Seals(KEY).seal(LedgerHead(), AuditHead(4, "00" * 32)))
     for kept, what in ((forged, "did not sign"), (None, "no receipt")):
-        found = inspect(LOG, site="north", key=KEY.public, coordinators=JOINED, kept=[(7, kept)])
+        found = inspect(LOG, site="north", key=KEY, coordinators=JOINED, kept=[(7, kept)])
         assert [(each.line, each.file) for each in found.faults] == [(7, "receipts.jsonl")]
         assert what in found.faults[0].what
-    other = inspect(LOG, site="south", key=KEY.public, coordinators=JOINED, kept=[(7, sound)])
-    assert "did not sign" in other.faults[0].what
 
 
 def test_a_receipt_by_a_made_up_key_is_found() -> None:
     """A log that was cut comes with receipts that fit it: whose are they?"""
     cut = b"".join(LOG.splitlines(keepends=True)[:3])
-    head = AuditHead(3, sha256(cut.splitlines()[-1]))
-    other = SigningKey(b"x" * 32)
-    signature = other.sign(receipt_bytes("north", LedgerHead(), head))
-    made_up = Receipt(other.public, LedgerHead(), head, signature)
-    found = inspect(cut, site="north", key=KEY.public, coordinators=JOINED, kept=[(1, made_up)])
+    _, fitting = receipt(cut, 3)
+    made_up = receipt_for(fitting.seal, SigningKey(b"x" * 32))
+    found = inspect(cut, site="north", key=KEY, coordinators=JOINED, kept=[(1, made_up)])
     (fault,) = found.faults
     assert "no coordinator that this site has joined" in fault.what
     assert found.coordinators == ()
+
+
+def test_a_receipt_for_what_the_site_never_sealed_accuses_nobody_but_who_signed_it() -> None:
+    """A coordinator can sign that the site had more; the site's own log stays as sound as it is."""
+    never = Seals(SigningKey(b"x" * 32)).seal(LedgerHead(), AuditHead(99, "00" * 32))
+    kept = [receipt(LOG, 3), (2, receipt_for(never))]
+    found = inspect(LOG, site="north", key=KEY, coordinators=JOINED, kept=kept)
+    assert (found.faults, found.receipted) == ((), 3)
+    (told,) = found.disputed
+    assert "receipts.jsonl, line 2" in told
+    assert JOINED[COORDINATOR.public] in told
+    assert "this site never had" in told
+
+
+def test_another_sites_receipt_is_found() -> None:
+    other = Seals(SigningKey(b"s" * 32)).seal(LedgerHead(), AuditHead(3, "00" * 32))
+    kept = [(4, receipt_for(other, site="south"))]
+    found = inspect(LOG, site="north", key=KEY, coordinators=JOINED, kept=kept)
+    assert [(each.line, each.what) for each in found.faults] == [(4, "it is another site's")]
+    assert found.disputed == ()
+
+
+def test_a_receipt_holds_under_whatever_name_the_site_had(tmp_path: Path) -> None:
+    """A site that was renamed is held to what it sent before."""
+    head = AuditHead(LINES + 5, "00" * 32)
+    kept = [(1, receipt_for(Seals(KEY).seal(LedgerHead(), head), site="before"))]
+    (fault,) = inspect(LOG, site="north", key=KEY, coordinators=JOINED, kept=kept).faults
+    assert "its tail was cut" in fault.what
+
+
+def test_the_newest_charge_that_a_line_names_is_known_wherever_it_stands(tmp_path: Path) -> None:
+    """Also beyond what is read back at an opening, and from another process's lines."""
+    heads = [LedgerHead(number, f"{number:064}") for number in range(3)]
+    with opened(tmp_path) as log, opened(tmp_path) as other:
+        assert log.charged == LedgerHead()
+        for head in heads[1:]:
+            other.append(audit.CHARGED, charge=head.length, head=head.hash)
+        log.append("message.in", why='"event":"round.charged"', text="x" * 2**17)
+        assert log.charged == heads[2]
+    with opened(tmp_path) as log:
+        assert log.charged == heads[2]
+        log.append("message.in")
+    with opened(tmp_path) as log:
+        assert log.charged == heads[2]
 
 
 @pytest.mark.parametrize("by", [KEY, SigningKey(b"s" * 32)])
@@ -297,6 +343,6 @@ def test_receipts_of_a_coordinator_that_was_joined_before_hold_by_the_sites_own_
     with opened(tmp_path) as log:
         log.append("message.in", study="small")
     lines = (tmp_path / audit.FILE).read_bytes()
-    found = inspect(lines, site="north", key=KEY.public, kept=[receipt(lines, 2)])
+    found = inspect(lines, site="north", key=KEY, kept=[receipt(lines, 2)])
     assert found.sound == (by is KEY)
     assert found.coordinators == (("0000-0000-0000-0000",) if by is KEY else ())

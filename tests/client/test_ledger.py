@@ -23,7 +23,7 @@ from client.store import Store
 from common.accounting import SampledGaussian
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json, sha256
-from common.messages import HASH_OF_NOTHING, AuditHead, LedgerHead, Reply, reply_to_bytes
+from common.messages import HASH_OF_NOTHING, NO_SEAL, LedgerHead, Reply, reply_to_bytes
 from common.numerics import EngineChoice, record
 from common.plan import Offer, Plan, write_plan
 from common.privacy import PatientMechanism
@@ -227,7 +227,7 @@ def test_a_study_ends_with_the_steps_that_were_foreseen(books: Books, plan: Plan
 
 
 def released(reply: Reply) -> bytes:
-    return reply_to_bytes(replace(reply, audit=AuditHead(), signature=b""))
+    return reply_to_bytes(replace(reply, seal=NO_SEAL, signature=b""))
 
 
 def test_a_kill_after_the_reservation_leaves_it_spent_and_the_retry_is_the_same_release(

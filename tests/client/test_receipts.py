@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from client import receipts
+from client.audit import AuditHead
 from client.enrolling import join
 from client.inspection import inspect_state
 from client.receipts import read_receipts
+from client.seal import Seals
 from client.site import Site
 from common.enrolment import COORDINATOR_CARD, CoordinatorCard
 from common.errors import SiteError
-from common.messages import AuditHead, LedgerHead, Reply, Request, receipt_bytes
+from common.messages import HASH_OF_NOTHING, NO_SEAL, LedgerHead, Reply, Request, receipt_bytes
 from common.signing import SigningKey
 from server.receipts import Receipts
 from tests.client.site_fixtures import (
@@ -70,7 +73,7 @@ def card() -> CoordinatorCard:
 @pytest.fixture
 def hospital(tmp_path: Path, card: CoordinatorCard) -> Hospital:
     made = Hospital(tmp_path / "north")
-    made.state.mkdir()
+    made.state.mkdir(mode=0o700)
     (made.state / COORDINATOR_CARD).write_text(card.text)
     return made
 
@@ -83,13 +86,20 @@ def site(hospital: Hospital) -> Iterator[Site]:
 
 def signed(request: Request, reply: Reply, key: SigningKey = COORDINATOR) -> Request:
     """A request with the receipt for a reply."""
-    return speaking(request, reply.ledger, reply.audit, key)
+    return speaking(request, reply.ledger, reply.seal, key)
 
 
 def speaking(
-    request: Request, ledger: LedgerHead, audit: AuditHead, key: SigningKey = COORDINATOR
+    request: Request, ledger: LedgerHead, seal: str, key: SigningKey = COORDINATOR
 ) -> Request:
-    return request.with_receipt(ledger, audit, key.sign(receipt_bytes("north", ledger, audit)))
+    return request.with_receipt(ledger, seal, key.sign(receipt_bytes("north", ledger, seal)))
+
+
+def lines_at(site: Site, reply: Reply) -> int:
+    """How long the site's log was when it sealed its head for a reply."""
+    audit = Seals(site.key).opened(reply.ledger, reply.seal)
+    assert audit is not None
+    return audit.length
 
 
 def test_a_receipt_that_holds_is_kept_once(site: Site, card: CoordinatorCard) -> None:
@@ -100,11 +110,11 @@ def test_a_receipt_that_holds_is_kept_once(site: Site, card: CoordinatorCard) ->
     ((number, kept),) = read_receipts(site.state)
     assert number == 1
     assert kept is not None
-    assert (kept.ledger, kept.audit, kept.key) == (first.ledger, first.audit, COORDINATOR.public)
-    assert kept.holds("north")
-    assert not kept.holds("south")
+    assert (kept.ledger, kept.seal, kept.key) == (first.ledger, first.seal, COORDINATOR.public)
+    assert kept.holds
+    assert not replace(kept, site="south").holds
     found = inspect_state(site.state, "north")
-    assert (found.faults, found.receipts, found.receipted) == ((), 1, first.audit.length)
+    assert (found.faults, found.receipts, found.receipted) == ((), 1, lines_at(site, first))
     assert found.charges == 3
     assert found.coordinators == (card.fingerprint,)
 
@@ -121,25 +131,75 @@ def test_a_receipt_that_the_coordinator_did_not_sign_is_refused_and_noted(
     assert '"why":"a receipt that the coordinator did not sign"' in site.audit.path.read_text()
 
 
-@pytest.mark.parametrize("which", ["ledger", "audit"])
-def test_a_receipt_for_heads_that_were_never_sent_is_refused(
-    site: Site, hospital: Hospital, which: str
+NEVER: dict[str, Callable[[Reply, Reply], tuple[LedgerHead, str]]] = {
+    "a longer ledger": lambda _, second: (LedgerHead(99, "00" * 32), second.seal),
+    "another ledger": lambda _, second: (LedgerHead(2, "00" * 32), second.seal),
+    "no seal": lambda _, second: (second.ledger, NO_SEAL),
+    "a changed seal": lambda _, second: (second.ledger, "00" + second.seal[2:]),
+    "a true ledger beside another's log": lambda first, second: (first.ledger, second.seal),
+    "no ledger beside a true log": lambda _, second: (LedgerHead(0, HASH_OF_NOTHING), second.seal),
+    "another site's seal": lambda _, second: (
+        second.ledger,
+        Seals(SigningKey(b"o" * 32)).seal(second.ledger, AuditHead(99, "00" * 32)),
+    ),
+}
+
+
+@pytest.mark.parametrize("how", NEVER)
+def test_a_receipt_for_heads_that_the_site_never_sent_ends_nothing(
+    site: Site, hospital: Hospital, card: CoordinatorCard, how: str
+) -> None:
+    """It is refused and kept as evidence; the site goes on, and its log accuses nobody here."""
+    plan = approved(site, STUDY)
+    first, second = (answered(site, asking(plan, number)) for number in (1, 2))
+    forged = speaking(asking(plan, 3), *NEVER[how](first, second))
+    for _ in range(2):
+        assert code_of(site, forged) == "malformed"
+    assert len(hospital.rows("charges")) == 2
+    assert read_receipts(site.state) == []
+    ((_, evidence),) = read_receipts(site.state, receipts.DISPUTED)
+    assert evidence is not None
+    assert (evidence.signature, evidence.seal) == (forged.receipt, forged.receipt_seal)
+    site.close()
+    found = inspect_state(hospital.state, "north")
+    assert found.faults == ()
+    (told,) = found.disputed
+    assert card.fingerprint in told
+    assert "this site never had" in told
+    with hospital.open() as again:
+        assert code_of(again, signed(asking(plan, 3), second)) == "ok"
+
+
+def test_evidence_is_kept_up_to_a_bound(site: Site) -> None:
+    plan = approved(site, STUDY)
+    for length in range(receipts.MOST_DISPUTED + 5):
+        forged = speaking(asking(plan), LedgerHead(length, "00" * 32), NO_SEAL)
+        assert code_of(site, forged) == "malformed"
+    assert len(read_receipts(site.state, receipts.DISPUTED)) == receipts.MOST_DISPUTED
+
+
+def test_a_site_that_was_renamed_is_held_to_what_it_sent_before(
+    site: Site, hospital: Hospital, tmp_path: Path
 ) -> None:
     plan = approved(site, STUDY)
-    first = answered(site, asking(plan))
-    ledger, audit = first.ledger, first.audit
-    if which == "ledger":
-        ledger = LedgerHead(1, "00" * 32)
-    else:
-        audit = AuditHead(2, "00" * 32)
-    assert code_of(site, speaking(asking(plan, 2), ledger, audit)) == "ledger-behind"
-    assert len(hospital.rows("charges")) == 1
+    site.close()
+    shutil.copytree(hospital.state, tmp_path / "backup")
+    with hospital.open() as before:
+        newest = answered(before, asking(plan))
+        assert code_of(before, signed(asking(plan, 2), newest)) == "ok"
+    shutil.copy(hospital.state / receipts.FILE, tmp_path / "backup" / receipts.FILE)
+    shutil.rmtree(hospital.state)
+    shutil.copytree(tmp_path / "backup", hospital.state)
+    hospital.name = "north-anew"
+    with hospital.open() as renamed:
+        assert code_of(renamed, offer_request(STUDY)) == "ledger-behind"
+    assert not inspect_state(hospital.state, "north-anew").sound
 
 
 def test_heads_without_a_receipt_are_refused(site: Site) -> None:
     plan = approved(site, STUDY)
     first = answered(site, asking(plan))
-    unsigned = asking(plan, 2).with_receipt(first.ledger, first.audit, b"")
+    unsigned = asking(plan, 2).with_receipt(first.ledger, first.seal, b"")
     assert code_of(site, unsigned) == "malformed"
 
 
@@ -160,7 +220,7 @@ def test_an_old_state_folder_is_refused_before_anything_is_done(
         for _ in range(8):
             late = signed(asking(plan, 3, "evaluate"), newest)
             assert code_of(restored, late) == "ledger-behind"
-        assert restored.audit.head.length > newest.audit.length
+        assert restored.audit.head.length > lines_at(restored, newest)
     assert hospital.rows("charges") == []
     faults = inspect_state(hospital.state, "north").faults
     assert len(faults) == 2

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from client.audit import AuditLog
 from client.site import open_site
 from common.errors import Refusal, RefusalCode, SiteError
 from common.numerics import EngineChoice, record
 from common.randomness import known_secret
 from common.signing import SigningKey
 from tests.client.site_fixtures import Hospital, approved, offer_of
-from tests.common.studies import small_study
+from tests.common.studies import exit_code, small_study
 
 FREE = {"privacy": {"mode": "none"}}
 ALLOWED = {"allow_no_privacy": True}
@@ -78,7 +81,8 @@ def test_a_lost_ledger_is_not_begun_anew(hospital: Hospital) -> None:
     (hospital.state / "site.sqlite").unlink()
     error = refusal(hospital)
     assert "ledger is gone" in error.what
-    assert "backup" in error.details["do"]
+    assert "bring back the newest state folder" in error.details["do"]
+    assert "spent_before" in error.details["do"]
     assert not (hospital.state / "site.sqlite").exists()
 
 
@@ -94,12 +98,19 @@ def test_a_lost_key_is_not_replaced_once_patients_are_known_by_it(
     assert error.details["found"] == f"no {lost}"
 
 
-def test_a_first_start_that_was_cut_short_is_gone_on_with(hospital: Hospital) -> None:
+@pytest.mark.parametrize("moment", ["signing.key", "patients.key", "the log"])
+def test_a_first_start_that_was_cut_short_is_gone_on_with(hospital: Hospital, moment: str) -> None:
+    def child() -> None:
+        if moment == "the log":
+            AuditLog.append = kill  # type: ignore[method-assign,assignment]
+        hospital.open()
+
+    def kill(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    hospital.seed = None
+    assert exit_code(child, kill_at=f"file.half-written:{moment}") == -signal.SIGKILL
     hospital.open().close()
-    (hospital.state / "patients.key").unlink()
-    hospital.open().close()
-    (hospital.state / "signing.key").unlink()
-    (hospital.state / "patients.key").unlink()
     hospital.open().close()
 
 

@@ -62,6 +62,11 @@ def test_a_site_file_is_read_with_what_it_leaves_out_set_to_the_careful_choice(
     assert file.data["chest-xray"].parts == Split(0.9, 0.1, 0.0)
 
 
+def test_what_was_spent_before_is_gone_from_the_total(tmp_path: Path) -> None:
+    policy = read(tmp_path, policy={"spent_before": 12.5}).policy
+    assert policy.limits == Limits(8.0, 7.5, 1e-5)
+
+
 def test_the_label_file_is_relative_to_the_site_file(tmp_path: Path) -> None:
     labels = read(tmp_path).label_file("chest-xray", tmp_path)
     assert labels.path == tmp_path / "labels.csv"
@@ -83,6 +88,9 @@ def test_the_label_file_is_relative_to_the_site_file(tmp_path: Path) -> None:
         ({"data": {"split": [1.5, -0.5, 0.0]}}, "data.chest-xray.split"),
         ({"policy": {"max_epsilon_total": None}}, "policy.max_epsilon_total: missing"),
         ({"policy": {"max_epsilon_total": float("inf")}}, "policy.max_epsilon_total"),
+        ({"policy": {"spent_before": 20.0}}, "leaves nothing of max_epsilon_total 20"),
+        ({"policy": {"spent_before": -1.0}}, "policy.spent_before = -1"),
+        ({"policy": {"spent_before": float("nan")}}, "policy.spent_before"),
         ({"policy": {"max_epsilon_per_study": 0}}, "policy.max_epsilon_per_study = 0"),
         ({"policy": {"approval": "perhaps"}}, "policy.approval = 'perhaps'"),
         (

@@ -17,7 +17,7 @@ from common.flower import Array, ArrayRecord, ConfigRecord, RecordDict
 from common.messages import (
     HASH_OF_NOTHING,
     LARGEST,
-    AuditHead,
+    SEAL_DIGITS,
     LedgerHead,
     Purpose,
     Reply,
@@ -44,7 +44,7 @@ ROUNDS = st.integers(0, LARGEST)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 PURPOSES = st.sampled_from(get_args(Purpose))
 HEADS = st.builds(LedgerHead, ROUNDS, HASHES)
-AUDITS = st.builds(AuditHead, ROUNDS, HASHES)
+SEALS = st.text("0123456789abcdef", min_size=SEAL_DIGITS, max_size=SEAL_DIGITS)
 SIGNATURES = st.binary(min_size=64, max_size=64)
 ARRAYS = st.none() | st.sampled_from([np.float32, np.int32, np.int64]).flatmap(
     lambda dtype: nps.arrays(dtype, st.integers(0, 20))
@@ -61,7 +61,7 @@ REQUESTS = st.builds(
     HEADS,
     SIGNATURES | st.just(b""),
     HEADS,
-    AUDITS,
+    SEALS,
 )
 REPLIES = st.builds(
     Reply,
@@ -75,7 +75,7 @@ REPLIES = st.builds(
     ARRAYS,
     TEXTS,
     HEADS,
-    AUDITS,
+    SEALS,
     SIGNATURES,
 )
 REQUEST = Request(
@@ -96,7 +96,7 @@ REPLY = Reply(
     purpose="train",
     arrays=np.arange(3, dtype=np.int32),
     ledger=LedgerHead(3, "ef" * 32),
-    audit=AuditHead(7, "12" * 32),
+    seal="12" * 68,
 )
 
 
@@ -158,17 +158,17 @@ def test_whatever_identifies_a_request_changes_its_identity(change: dict[str, An
 def test_what_is_said_beside_a_request_does_not() -> None:
     assert replace(REQUEST, acknowledged=2).identity == REQUEST.identity
     assert replace(REQUEST, ledger=LedgerHead(9, "00" * 32)).identity == REQUEST.identity
-    receipted = REQUEST.with_receipt(LedgerHead(1, "0" * 64), AuditHead(2, "1" * 64), bytes(64))
+    receipted = REQUEST.with_receipt(LedgerHead(1, "0" * 64), "1" * SEAL_DIGITS, bytes(64))
     assert receipted.identity == REQUEST.identity
 
 
 def test_a_receipt_speaks_of_one_site_and_two_heads() -> None:
-    ledger, audit = LedgerHead(3, "ef" * 32), AuditHead(7, "12" * 32)
+    ledger, seal = LedgerHead(3, "ef" * 32), "12" * 68
     said = [
-        receipt_bytes("north", ledger, audit),
-        receipt_bytes("south", ledger, audit),
-        receipt_bytes("north", LedgerHead(4, "ef" * 32), audit),
-        receipt_bytes("north", ledger, AuditHead(7, "13" * 32)),
+        receipt_bytes("north", ledger, seal),
+        receipt_bytes("south", ledger, seal),
+        receipt_bytes("north", LedgerHead(4, "ef" * 32), seal),
+        receipt_bytes("north", ledger, "13" * 68),
     ]
     assert len(set(said)) == len(said)
     assert REPLY.signed_bytes not in said
@@ -200,8 +200,7 @@ def test_no_document_has_the_hash_of_an_array(count: int) -> None:
         {"document": "text"},
         {"ledger": LedgerHead(4, "ef" * 32)},
         {"ledger": LedgerHead(3, "ee" * 32)},
-        {"audit": AuditHead(8, "12" * 32)},
-        {"audit": AuditHead(7, "13" * 32)},
+        {"seal": "13" * 68},
     ],
     ids=" ".join,
 )
@@ -239,8 +238,7 @@ MALFORMED_FIELDS: dict[str, list[Any]] = {
     "receipt": [None, "", b"x", bytes(65)],
     "receipt_ledger_length": [None, "1", -1],
     "receipt_ledger_hash": [None, "", "cd"],
-    "receipt_audit_length": [None, 1.0, 2**31],
-    "receipt_audit_hash": [None, "", "ZZ" * 32],
+    "receipt_seal": [None, "", 0, "ZZ" * 68, "12" * 67, "12" * 69],
     "document": [None, b"", 3, "\ud800"],
     "surplus": ["", 1],
 }

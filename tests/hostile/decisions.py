@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from client.consent import end
-from common.messages import HASH_OF_NOTHING, AuditHead, LedgerHead
+from common.messages import HASH_OF_NOTHING, NO_SEAL, LedgerHead
 from common.signing import SigningKey
 from tests.client.site_fixtures import Hospital
 from tests.hostile.case import SILENCE, Case
@@ -102,73 +102,86 @@ DECIDED: Final = (
 def receiving(name: str, code: str, gain: str, receipt: Callable[[Sound], dict[str, Any]]) -> Case:
     """The next round with a receipt.
 
-    One that was signed is kept: it speaks of charges or lines that seem to be lost.
+    One for what the site sealed is kept: it speaks of charges or lines that were lost.
     """
     lasts = code == "ledger-behind"
     return Case(name, gain, lambda s: sent(replace(s.train(), **receipt(s))), code, lasts=lasts)
 
 
+ENDED: Final = "a site that takes itself for an old backup, and answers nothing any more"
 FRAMED: Final = "a log that seems to have been cut where it was not"
 RECEIPTS: Final = (
     receiving(
         "a forged receipt",
         "malformed",
         FRAMED,
-        lambda s: s.receipt(s.ledger, s.log) | {"receipt": bytes(64)},
+        lambda s: s.receipt(s.ledger, s.seal) | {"receipt": bytes(64)},
     ),
     receiving(
         "a receipt signed by somebody else",
         "malformed",
         FRAMED,
-        lambda s: s.receipt(s.ledger, s.log, key=SigningKey(bytes(32))),
+        lambda s: s.receipt(s.ledger, s.seal, key=SigningKey(bytes(32))),
     ),
     receiving(
         "another site's receipt",
         "malformed",
         FRAMED,
-        lambda s: s.receipt(s.ledger, s.log, site="south"),
+        lambda s: s.receipt(s.ledger, s.seal, site="south"),
     ),
     receiving(
         "a receipt for other heads than it signs",
         "malformed",
         FRAMED,
-        lambda s: s.receipt(s.ledger, s.log) | {"receipt_ledger": s.heads[0]},
+        lambda s: s.receipt(s.ledger, s.seal) | {"receipt_ledger": s.heads[0]},
     ),
     receiving(
         "a receipt for a ledger that never was",
-        "ledger-behind",
-        FRAMED,
-        lambda s: s.receipt(LedgerHead(1, "00" * 32), s.log),
+        "malformed",
+        ENDED,
+        lambda s: s.receipt(LedgerHead(1, "00" * 32), s.seal),
     ),
     receiving(
         "a receipt for a log that never was",
-        "ledger-behind",
-        FRAMED,
-        lambda s: s.receipt(s.ledger, AuditHead(s.log.length, "00" * 32)),
+        "malformed",
+        ENDED,
+        lambda s: s.receipt(s.ledger, "00" * 67 + s.seal[-2:]),
+    ),
+    receiving(
+        "a receipt for a log that is not sealed",
+        "malformed",
+        ENDED,
+        lambda s: s.receipt(s.ledger, NO_SEAL),
     ),
     receiving(
         "a receipt for a ledger before any other",
-        "ledger-behind",
-        FRAMED,
-        lambda s: s.receipt(LedgerHead(1, HASH_OF_NOTHING), s.log),
+        "malformed",
+        ENDED,
+        lambda s: s.receipt(LedgerHead(1, HASH_OF_NOTHING), s.seal),
+    ),
+    receiving(
+        "a receipt for one ledger with another's log",
+        "malformed",
+        ENDED,
+        lambda s: s.receipt(s.ledger, s.seals[0]),
     ),
     receiving(
         "heads without a receipt",
         "malformed",
         FRAMED,
-        lambda s: {"receipt_ledger": s.ledger, "receipt_audit": s.log},
+        lambda s: {"receipt_ledger": s.ledger, "receipt_seal": s.seal},
     ),
     receiving(
         "a receipt for a longer ledger",
-        "ledger-behind",
-        "a site that goes on from an old backup",
-        lambda s: s.receipt(LedgerHead(99, "00" * 32), s.log),
+        "malformed",
+        ENDED,
+        lambda s: s.receipt(LedgerHead(99, "00" * 32), s.seal),
     ),
     receiving(
-        "a receipt for a longer log",
+        "a receipt for charges that were lost",
         "ledger-behind",
         "a site that goes on from an old backup",
-        lambda s: s.receipt(s.ledger, AuditHead(10_000, "00" * 32)),
+        lambda s: s.receipt(s.heads[3], s.seals[3]),
     ),
 )
 

@@ -19,6 +19,8 @@ RECORD, FIELD = "common.messages._from_record: ", "common.messages._well_formed:
 ARRAY, STATED = "common.messages._read_arrays: ", "common.privacy.understated: "
 DEARER, COVERS = "common.privacy._dearer_than_stated: ", "common.privacy._covers: "
 STUDY: Final = "common.study."
+THIS_LEDGER: Final = "self._ledger.hash_at(heads.ledger.length) != heads.ledger.hash"
+THIS_LOG: Final = "self._audit.hash_at(heads.audit.length) != heads.audit.hash"
 
 HELD: Final[dict[str, str]] = {
     ANSWER + "_require_at_work(site)": "a round for a site that is paused",
@@ -112,17 +114,12 @@ HELD: Final[dict[str, str]] = {
     ),
     OURS + "found != ours": "another site's plan",
     "client.policy._require_same_numerics: changed": "another version of what computes",
-    BROUGHT + "not receipt.holds(self._site)": "a forged receipt",
-    TAKE + "self._require_here(each)": "a receipt for a longer ledger",
-    HERE + "self._ledger.hash_at(receipt.ledger.length) != receipt.ledger.hash": (
-        "a receipt for a ledger that never was"
-    ),
-    HERE + "self._audit.hash_at(receipt.audit.length) != receipt.audit.hash": (
-        "a receipt for a log that never was"
-    ),
+    BROUGHT + "not receipt.holds": "a forged receipt",
+    BROUGHT + "heads is None": "a receipt for a longer ledger",
+    TAKE + "self._require_here(each)": "a receipt for charges that were lost",
     BROUGHT + "_require_nothing_said(request)": "heads without a receipt",
     "client.receipts._require_nothing_said: "
-    "(request.receipt_ledger, request.receipt_audit) != (LedgerHead(), AuditHead())": (
+    "(request.receipt_ledger, request.receipt_seal) != (LedgerHead(), NO_SEAL)": (
         "heads without a receipt"
     ),
     "client.site.Site.dataset: found is None": "another data set",
@@ -253,8 +250,10 @@ SHARED: Final[dict[str, Shared]] = {
         "an unknown purpose", (ANSWER + "request.purpose != purpose",)
     ),
     FIELD + "len(value) in (0, SIGNATURE_BYTES)": Shared(
-        "a receipt without end", (BROUGHT + "not receipt.holds(self._site)",)
+        "a receipt without end", (BROUGHT + "not receipt.holds", BROUGHT + "heads is None")
     ),
+    HERE + THIS_LEDGER: Shared("a receipt for charges that were lost", (HERE + THIS_LOG,)),
+    HERE + THIS_LOG: Shared("a receipt for charges that were lost", (HERE + THIS_LEDGER,)),
     ARRAY + "array.dtype in DTYPES": Shared(
         "weights of an unknown type", (ARRAYS + "arrays.dtype != np.float32",)
     ),

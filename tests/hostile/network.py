@@ -123,8 +123,8 @@ class Attacker:
             reply = self.ask(sound.step(sound.done))
             assert reply.code == "ok", f"step {sound.done}: {reply.code}"
             self.replies.append(reply)
-            heads, logs = (*sound.heads, reply.ledger), (*sound.logs, reply.audit)
-            sound = Sound(sound.plan, sound.done + 1, heads, logs, sound.key)
+            heads, seals = (*sound.heads, reply.ledger), (*sound.seals, reply.seal)
+            sound = Sound(sound.plan, sound.done + 1, heads, seals, sound.key)
         self.sound = sound
         return sound
 
@@ -137,7 +137,7 @@ class Attacker:
         folder = self.daemon.hospital.folder
         shutil.copytree(folder, self.twin, ignore=shutil.ignore_patterns("*.sock", "*.log"))
         key = authority.signing_key(self.served.home)
-        return Sound(plan, 0, (approval.ledger,), (approval.audit,), key)
+        return Sound(plan, 0, (approval.ledger,), (approval.seal,), key)
 
     @property
     def twin(self) -> Path:

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from common.files import canonical_json, sha256
 from common.flower import RecordDict
 from common.messages import (
-    AuditHead,
     LedgerHead,
     Purpose,
     Request,
@@ -46,14 +45,14 @@ class Sound:
         plan: approved by the site.
         done: how many steps of :meth:`script` the site has answered.
         heads: the site's ledger head after each step, the first one before any.
-        logs: the site's audit log's, likewise.
+        seals: what the site has sealed of its audit log, likewise.
         key: what the coordinator signs receipts with.
     """
 
     plan: Plan
     done: int
     heads: tuple[LedgerHead, ...]
-    logs: tuple[AuditHead, ...]
+    seals: tuple[str, ...]
     key: SigningKey
 
     @property
@@ -62,9 +61,9 @@ class Sound:
         return self.heads[self.done]
 
     @property
-    def log(self) -> AuditHead:
+    def seal(self) -> str:
         """Likewise of the audit log."""
-        return self.logs[self.done]
+        return self.seals[self.done]
 
     def at(self, done: int) -> Sound:
         """The same coordinator at another step."""
@@ -114,15 +113,15 @@ class Sound:
     def receipt(
         self,
         ledger: LedgerHead,
-        audit: AuditHead,
+        seal: str,
         *,
         site: str | None = None,
         key: SigningKey | None = None,
     ) -> dict[str, Any]:
         """The fields of a request that hold a receipt for two heads."""
-        signed = receipt_bytes(site or self.plan.site, ledger, audit)
+        signed = receipt_bytes(site or self.plan.site, ledger, seal)
         signature = (key or self.key).sign(signed)
-        return {"receipt": signature, "receipt_ledger": ledger, "receipt_audit": audit}
+        return {"receipt": signature, "receipt_ledger": ledger, "receipt_seal": seal}
 
     def offer(self, document: str | None = None, **changes: Any) -> Request:  # noqa: ANN401
         """The first question about a study."""

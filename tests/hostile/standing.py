@@ -78,15 +78,15 @@ def stand(folder: Path) -> Standing:
         assert approval.code == "ok"
     (hospital.state / COORDINATOR_CARD).write_text(authority.coordinator_card(home).text)
     key = authority.signing_key(home)
-    sound = Sound(plan, 0, (approval.ledger,), (approval.audit,), key)
+    sound = Sound(plan, 0, (approval.ledger,), (approval.seal,), key)
     shutil.copytree(hospital.folder, folder / "0")
     for number in range(STEPS):
         with hospital.open() as site:
             reply = asked(site, sound.step(number))
         assert reply.code == "ok", f"step {number}: {reply.code}"
         replies.append(reply)
-        heads, logs = (*sound.heads, reply.ledger), (*sound.logs, reply.audit)
-        sound = Sound(plan, number + 1, heads, logs, key)
+        heads, seals = (*sound.heads, reply.ledger), (*sound.seals, reply.seal)
+        sound = Sound(plan, number + 1, heads, seals, key)
         shutil.copytree(hospital.folder, folder / str(number + 1))
     return Standing(folder, hospital, sound, tuple(replies))
 

@@ -18,7 +18,7 @@ import client.tuning
 from client.answering import answer_record
 from common.errors import RefusalCode
 from common.flower import RecordDict
-from common.messages import AuditHead, LedgerHead, Reply, reply_from_record, reply_to_bytes
+from common.messages import NO_SEAL, LedgerHead, Reply, reply_from_record, reply_to_bytes
 from common.signing import verify
 from tests.client.site_fixtures import Hospital
 from tests.hostile.case import SILENCE, Case
@@ -117,7 +117,7 @@ def require_undisturbed(standing: Standing, sound: Sound, ask: Callable[[Any], R
 
 def released(reply: Reply) -> bytes:
     """All of a reply but what tells how many messages there were before it."""
-    return reply_to_bytes(replace(reply, audit=AuditHead(), signature=b""))
+    return reply_to_bytes(replace(reply, seal=NO_SEAL, signature=b""))
 
 
 def test_a_flood_of_offers_leaves_nothing_behind(

@@ -45,7 +45,7 @@ def test_a_few_large_ones_are_as_good_as_many() -> None:
 def test_a_flood_waits_at_the_coordinator_and_is_answered_in_the_end(tmp_path: Path) -> None:
     async def flood() -> None:
         hospital = Hospital(tmp_path, patients={"P00": 1, "P01": 1})
-        hospital.state.mkdir()
+        hospital.state.mkdir(mode=0o700)
         (hospital.state / HABITS).write_text(json.dumps({"waits": str(tmp_path / "go")}))
         async with running(hospital, QUICK) as (supervisor, centre):
             for number in range(ASKED):

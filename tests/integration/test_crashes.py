@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from client.inspection import inspect_state
 from tests.integration.conftest import SITES, Simulate, study_text
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -19,6 +20,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 MOMENTS = (
     "file.half-written:run.json",
+    "charge.committed:1",
     "reservation.made:1",
     "training.step:2",
     "reply.stored:2",
@@ -76,6 +78,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_nobody_disturbed(
     assert result(hurt) == result(calm)
     once = [(number, "train", "committed") for number in (1, 2, 3)]
     assert charges(hurt) == {name: [*once, (3, "validation", "committed")] for name in SITES}
+    assert all(inspect_state(hurt / "sites" / name, name).sound for name in SITES)
     assert not list(hurt.rglob(".*.tmp"))
 
 

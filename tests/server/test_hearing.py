@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import RefusalCode, RoundError
 from common.files import sha256
-from common.messages import AuditHead, LedgerHead, Reply, Request, receipt_bytes
+from common.messages import SEAL_DIGITS, LedgerHead, Reply, Request, receipt_bytes
 from common.signing import SigningKey, verify
 from common.study import load_study
 from server.app import FOLDER, Commission, conduct
@@ -170,25 +170,25 @@ def test_each_site_is_receipted_the_newest_it_has_sent(world: World) -> None:
     def alter(site: str, _request: Request, reply: Reply) -> Reply:
         lengths[site] += 1
         digest = sha256(f"{site} {lengths[site]}".encode())
-        ledger, audit = LedgerHead(lengths[site], digest), AuditHead(lengths[site], digest)
-        return world.sign(replace(reply, ledger=ledger, audit=audit))
+        seal = f"{lengths[site]:0{SEAL_DIGITS}}"
+        return world.sign(replace(reply, ledger=LedgerHead(lengths[site], digest), seal=seal))
 
     world.alter = alter
     deployed.conduct(Receipts(KEY))
     asked = [request for site, request in world.asked if site == "south"]
     assert asked[0].receipt == b""
     for number, request in enumerate(asked[1:], start=1):
-        assert request.receipt_audit.length == number
-        signed = receipt_bytes("south", request.receipt_ledger, request.receipt_audit)
+        assert int(request.receipt_seal) == request.receipt_ledger.length == number
+        signed = receipt_bytes("south", request.receipt_ledger, request.receipt_seal)
         assert verify(KEY.public, signed, request.receipt)
     assert deployed.told("receipt.signed").count("south") == len(asked)
 
 
 def test_what_is_not_signed_by_the_site_gets_no_receipt(world: World) -> None:
     deployed = Deployed(world)
-    head = AuditHead(9, sha256(b"9"))
+    seal = "9" * SEAL_DIGITS
     world.alter = lambda site, _request, reply: (
-        replace(reply, audit=head) if site == "south" else reply
+        replace(reply, seal=seal) if site == "south" else reply
     )
     deployed.conduct(Receipts(KEY))
     assert "south" not in deployed.told("receipt.signed")

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import RefusalCode
 from common.files import sha256
-from common.messages import OK, AuditHead, LedgerHead, Reply, Request
+from common.messages import OK, SEAL_DIGITS, LedgerHead, Reply, Request
 from common.signing import SigningKey
 from server.receipts import Heads, Receipts
 
@@ -14,25 +14,23 @@ KEY = SigningKey(bytes(32))
 NEXT = Request("small", "", 1, "train")
 
 
-def heads(charges: int, lines: int, kind: str = "") -> Heads:
-    return Heads(
-        LedgerHead(charges, sha256(f"{kind} {charges}".encode())),
-        AuditHead(lines, sha256(f"{kind} {lines}".encode())),
-    )
+def heads(charges: int, seal: int, kind: str = "") -> Heads:
+    ledger = LedgerHead(charges, sha256(f"{kind} {charges}".encode()))
+    return Heads(ledger, f"{seal:0{SEAL_DIGITS}}")
 
 
 KNOWN = heads(3, 9)
 
 
 def reply(sent: Heads, code: str = OK) -> Reply:
-    return Reply("north", "", "small", "", 1, "train", code, ledger=sent.ledger, audit=sent.audit)
+    return Reply("north", "", "small", "", 1, "train", code, ledger=sent.ledger, seal=sent.seal)
 
 
 def attached(receipts: Receipts) -> Heads:
     """What the coordinator says next that it knows of the site."""
     request = receipts.attach("north", NEXT)
     assert request.receipt
-    return Heads(request.receipt_ledger, request.receipt_audit)
+    return Heads(request.receipt_ledger, request.receipt_seal)
 
 
 def test_a_receipt_changes_nothing_of_what_identifies_a_request() -> None:
@@ -41,7 +39,7 @@ def test_a_receipt_changes_nothing_of_what_identifies_a_request() -> None:
     assert receipted.identity == NEXT.identity
 
 
-@pytest.mark.parametrize("newer", [heads(3, 10), heads(4, 10)])
+@pytest.mark.parametrize("newer", [heads(3, 10), heads(4, 10), heads(4, 2)])
 @pytest.mark.parametrize("code", [OK, RefusalCode.PENDING])
 def test_what_follows_the_known_heads_is_signed(newer: Heads, code: str) -> None:
     receipts = Receipts(KEY, {"north": KNOWN}.get)
@@ -56,7 +54,7 @@ def test_what_follows_the_known_heads_is_signed(newer: Heads, code: str) -> None
         pytest.param(heads(2, 7), id="a stored reply"),
         pytest.param(heads(2, 40), id="a shorter ledger"),
         pytest.param(heads(3, 40, "other"), id="another ledger as long"),
-        pytest.param(Heads(LedgerHead(), AuditHead(40)), id="a store that failed"),
+        pytest.param(Heads(LedgerHead(), heads(0, 40).seal), id="a store that failed"),
         pytest.param(KNOWN, id="the same again"),
     ],
 )

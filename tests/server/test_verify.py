@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.errors import RefusalCode
-from common.messages import AuditHead, LedgerHead, Reply, Request
+from common.messages import SEAL_DIGITS, LedgerHead, Reply, Request
 from common.signing import SigningKey
 from server.verify import NOTHING, OFFER, Shape, fault
 
@@ -85,8 +85,8 @@ def test_a_changed_entry_breaks_the_signature() -> None:
     assert fault_of(changed) == "bad signature"
 
 
-def test_another_audit_head_breaks_the_signature() -> None:
-    assert fault_of(replace(reply(), audit=AuditHead(3, "c" * 64))) == "bad signature"
+def test_another_seal_breaks_the_signature() -> None:
+    assert fault_of(replace(reply(), seal="c" * SEAL_DIGITS)) == "bad signature"
 
 
 def test_the_same_round_for_other_weights_is_another_request() -> None:

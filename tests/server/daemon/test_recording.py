@@ -14,7 +14,7 @@ from client.daemon.fleet import public_node_key
 from common.enrolment import SiteCard
 from common.errors import RoundError, StudyError
 from common.files import sha256
-from common.messages import AuditHead, LedgerHead
+from common.messages import SEAL_DIGITS, LedgerHead
 from server.daemon.conducting import fail
 from server.daemon.recording import Recorder, StudyStopped, plain
 from server.store import Store, open_store
@@ -103,7 +103,7 @@ def test_of_each_site_the_newest_receipt_is_written(store: Store, recorder: Reco
             {
                 "site": "north",
                 "ledger": LedgerHead(length, sha256(b"l")),
-                "audit": AuditHead(length, sha256(b"a")),
+                "seal": f"{length:0{SEAL_DIGITS}}",
                 "signature": bytes(64),
             },
         )
@@ -111,7 +111,8 @@ def test_of_each_site_the_newest_receipt_is_written(store: Store, recorder: Reco
     recorder("round.completed", completed(1))
     newest = store.newest_receipt("north")
     assert newest is not None
-    assert newest.audit.length == 2
+    assert newest.ledger.length == 2
+    assert newest.seal.endswith("2")
     assert len(store.receipts("north")) == 1
 
 

@@ -7,12 +7,16 @@ from collections.abc import Callable
 import pytest
 
 from common.errors import CoordinatorError
-from common.messages import AuditHead, LedgerHead
+from common.messages import NO_SEAL, SEAL_DIGITS, LedgerHead
 from server.store import Store
 from server.store.rows import ApprovalState
 from tests.server.store.conftest import card
 
 PLAN = "ab" * 32
+
+
+def seal(number: int) -> str:
+    return f"{number:0{SEAL_DIGITS}}"
 
 
 @pytest.fixture
@@ -68,24 +72,34 @@ def test_figures_come_back_as_they_were(ready: Store) -> None:
 def test_receipts_stay_and_the_longest_is_the_newest(ready: Store) -> None:
     for study, site, length in (("cxr", "north", 5), ("other", "north", 7), ("cxr", "north", 6)):
         signature = bytes([0, length])
-        ledger, audit = LedgerHead(length - 1, "aa" * 32), AuditHead(length, "bb" * 32)
-        ready.put_receipt(study, site, ledger, audit, signature)
+        ready.put_receipt(study, site, LedgerHead(length - 1, "aa" * 32), seal(length), signature)
 
-    assert [each.audit.length for each in ready.receipts("north")] == [5, 7, 6]
+    assert [each.seal for each in ready.receipts("north")] == [seal(5), seal(7), seal(6)]
     newest = ready.newest_receipt("north")
     assert newest is not None
     assert (newest.site, newest.study, newest.signature) == ("north", "other", b"\x00\x07")
     assert newest.ledger == LedgerHead(6, "aa" * 32)
-    assert newest.audit == AuditHead(7, "bb" * 32)
+    assert newest.seal == seal(7)
 
 
-def test_a_longer_log_with_a_shorter_ledger_is_not_newer(ready: Store) -> None:
-    for charges, lines in ((3, 9), (3, 12), (1, 40)):
-        ledger, audit = LedgerHead(charges, "aa" * 32), AuditHead(lines, "bb" * 32)
-        ready.put_receipt("cxr", "north", ledger, audit, bytes(64))
+def test_what_came_later_with_a_shorter_ledger_is_not_newer(ready: Store) -> None:
+    for charges, number in ((3, 9), (3, 12), (1, 40)):
+        ledger = LedgerHead(charges, "aa" * 32)
+        ready.put_receipt("cxr", "north", ledger, seal(number), bytes(64))
     newest = ready.newest_receipt("north")
     assert newest is not None
-    assert (newest.ledger.length, newest.audit.length) == (3, 12)
+    assert (newest.ledger.length, newest.seal) == (3, seal(12))
+
+
+def test_a_site_that_made_new_keys_is_held_to_nothing_that_it_never_sent(ready: Store) -> None:
+    ready.put_receipt("cxr", "north", LedgerHead(9, "aa" * 32), seal(9), bytes(64))
+    ready.suspend("north")
+    ready.admit(card("north", 7))
+    assert ready.newest_receipt("north") is None
+    ready.put_receipt("cxr", "north", LedgerHead(1, "aa" * 32), seal(1), bytes(64))
+    newest = ready.newest_receipt("north")
+    assert newest is not None
+    assert newest.seal == seal(1)
 
 
 def test_nothing_is_kept_of_what_is_not_there(ready: Store) -> None:
@@ -94,7 +108,7 @@ def test_nothing_is_kept_of_what_is_not_there(ready: Store) -> None:
         lambda: ready.put_approval("cxr", "west", PLAN, "pending"),
         lambda: ready.put_round("none", 1, "train", sites=[], absences={}, seconds=0),
         lambda: ready.put_metrics("none", 1, {}),
-        lambda: ready.put_receipt("none", "north", LedgerHead(), AuditHead(), b""),
+        lambda: ready.put_receipt("none", "north", LedgerHead(), NO_SEAL, b""),
     )
     for write in writes:
         with pytest.raises(CoordinatorError, match="store cannot be used"):

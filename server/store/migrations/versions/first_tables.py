@@ -130,8 +130,8 @@ def _proofs() -> None:
         sa.Column("study", NAME, nullable=False),
         sa.Column("ledger_length", sa.BigInteger(), nullable=False),
         sa.Column("ledger_hash", HASH, nullable=False),
-        sa.Column("audit_length", sa.BigInteger(), nullable=False),
-        sa.Column("audit_hash", HASH, nullable=False),
+        sa.Column("seal", sa.String(136), nullable=False),
+        sa.Column("signing_key", HASH, nullable=False),
         sa.Column("signature", sa.LargeBinary(), nullable=False),
         sa.Column("signed_at", MOMENT, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_receipts"),
@@ -139,7 +139,7 @@ def _proofs() -> None:
         _refers("receipts", "study"),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_receipts_site_audit_length", "receipts", ["site", "audit_length"])
+    op.create_index("ix_receipts_site_ledger_length", "receipts", ["site", "ledger_length"])
 
 
 def _refers(table: str, column: str) -> sa.ForeignKeyConstraint:
