@@ -54,9 +54,7 @@ class Crowd:
             had to make room.
     """
 
-    def __init__(
-        self, most: int, of_site: int, refused: Callable[[str | None, str], None]
-    ) -> None:
+    def __init__(self, most: int, of_site: int, refused: Callable[[str | None, str], None]) -> None:
         self._most = most
         self._of_site = of_site
         self._share = max(1, int(most * STRANGERS))
