@@ -38,7 +38,7 @@ from server.link.admission import HEADERS, STRANGE, Admission, Admitted, Denied,
 from server.link.behind import Behind
 from server.link.crowd import Crowd
 from server.link.guard import HEADER as GUARD
-from server.link.listening import BODY_SECONDS, server
+from server.link.listening import server
 from server.link.passing import CALLS, PREFIX, PROTOBUF, Call, Passage
 from server.link.rates import Rates
 from server.link.wire import trust
@@ -58,6 +58,8 @@ SMALL: Final = 2**18
 """Bytes of a request that carries no object; the longest lists the objects of a reply."""
 OBJECT: Final = 6 * 2**20
 """Bytes of a request that carries one; Flower cuts arrays at 5 MiB."""
+BODY_SECONDS: Final = 180.0
+"""How long a body may take. A site sends four of 5 MiB at once: a line of 1 Mbit/s is enough."""
 OnRefused = Callable[[str, str | None, str], None]
 log = structlog.get_logger()
 

@@ -40,7 +40,7 @@ MOST_BEHIND: Final = float(TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE)
 REMEMBERED_SECONDS: Final = MOST_BEHIND + 2 * MOST_AHEAD + 15.0
 """How long each signature is known by itself: longer than between the first and the last moment
 at which one is of now, so that a span of forgotten ones ends before what any site signs now."""
-LARGEST_GAP: Final = 600.0
+LARGEST_GAP: Final = 60.0
 """Seconds between two forgotten signatures that one span still holds."""
 MOST_SPANS: Final = 64
 """Spans that are told apart; each further step of the clock has the two nearest made one."""
@@ -101,6 +101,10 @@ class Spans:
 
     def __init__(self, first: tuple[float, float]) -> None:
         self._spans = [first]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._spans)
 
     def hold(self, signed: float) -> bool:
         """Whether a time is in one of them."""

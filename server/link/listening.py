@@ -31,8 +31,8 @@ TLS_SECONDS: Final = 10.0
 """How long both sides may take to agree on TLS."""
 HEADER_SECONDS: Final = 10.0
 """How long the headers of a request may take from their first byte on."""
-BODY_SECONDS: Final = 180.0
-"""How long a body may take. A site sends four of 5 MiB at once: a line of 1 Mbit/s is enough."""
+BODY_SECONDS: Final = 190.0
+"""How long a body may take; longer than the gateway reads one of a site's, which is told so."""
 ANSWER_SECONDS: Final = 180.0
 """How long whoever asked may take to read what was answered."""
 CLOSING_SECONDS: Final = 20.0
@@ -136,9 +136,16 @@ class Connection(HttpToolsProtocol):
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """They have read most of it."""
-        self._stop("slow-answer")
+        """They have read what was handed over to be sent."""
+        if self.cycle is None or self.cycle.response_complete:
+            self._stop("slow-answer")
         super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """All of an answer was handed over."""
+        if not self.flow.write_paused:
+            self._stop("slow-answer")
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP."""
