@@ -342,12 +342,15 @@ class Fleet:
                 return None
             sizes.append(len(answer.object_content))
             if sum(sizes) > LARGEST_MESSAGE:
-                log.error("fleet.refused", reason="size", run=run_id)
                 raise Unreadable(message_id, sum(sizes))
             return answer.object_content
 
         sizes: list[int] = []
-        contents = fetch(self._pool, parts, pull, PATIENCE_SECONDS)
+        try:
+            contents = fetch(self._pool, parts, pull, PATIENCE_SECONDS)
+        except Unreadable:
+            log.error("fleet.refused", reason="size", run=run_id)
+            raise
         self._client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(
                 node=self._me, run_id=run_id, message_object_id=message_id
