@@ -17,7 +17,11 @@ MANIFEST: Final = ".info/CONTENT"
 SERVER_APP: Final = "server.app:app"
 CLIENT_APP: Final = "client.app:app"
 LARGEST: Final = 2**16
-"""Bytes that either file may take; they take some hundred."""
+"""Bytes that either file may take, packed or not; they take some hundred."""
+PACKED: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""How they may be packed: no more than so many bytes are unpacked at a time."""
+LONGEST: Final = 60
+"""Characters of a foreign file's name that are shown."""
 
 PYPROJECT: Final = f"""\
 [project]
@@ -40,18 +44,27 @@ clientapp = "{CLIENT_APP}"
 def foreign(content: bytes) -> str | None:
     """What a bundle brings with it that it must not, in words; None where it brings nothing."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = archive.infolist()
-            names = sorted(entry.filename for entry in entries)
-            if names != sorted((MANIFEST, PROJECT)):
-                others = [name for name in names if name not in (MANIFEST, PROJECT)]
-                return f"files: {', '.join(others[:3]) or 'one of them twice, or none'}"
-            if any(entry.file_size > LARGEST for entry in entries):
-                return f"a file of more than {LARGEST} bytes"
-            project = tomllib.loads(archive.read(PROJECT).decode())
-    except (zipfile.BadZipFile, ValueError, RuntimeError, NotImplementedError, EOFError):
+        return _foreign(content)
+    except Exception:  # noqa: BLE001 - an archive may be broken in as many ways as there are
         return "something that is not a bundle"
-    return _foreign_project(project)
+
+
+def _foreign(content: bytes) -> str | None:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = archive.infolist()
+        names = sorted(entry.filename for entry in entries)
+        if names != sorted((MANIFEST, PROJECT)):
+            others = [name[:LONGEST] for name in names if name not in (MANIFEST, PROJECT)]
+            return f"files: {', '.join(others[:3]) or 'one of them twice, or none'}"
+        if any(max(entry.file_size, entry.compress_size) > LARGEST for entry in entries):
+            return f"a file of more than {LARGEST} bytes"
+        if any(entry.compress_type not in PACKED for entry in entries):
+            return "a file that is packed in another way than ours"
+        texts = {}
+        for name in names:  # both, so that nobody after us meets a broken one
+            with archive.open(name) as file:
+                texts[name] = file.read(LARGEST + 1)
+    return _foreign_project(tomllib.loads(texts[PROJECT].decode()))
 
 
 def _foreign_project(project: dict[str, Any]) -> str | None:

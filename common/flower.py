@@ -24,12 +24,14 @@ from flwr.app import (
     Message,
     RecordDict,
 )
+from flwr.app.message.arraychunk import ArrayChunk
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.supercore.inflatable.inflatable_object import (
     get_object_body,
+    get_object_children_ids_from_object_content,
     get_object_type_from_object_content,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
@@ -39,7 +41,7 @@ from google.protobuf.message import DecodeError
 logging.getLogger("flwr").setLevel(logging.WARNING)
 
 LARGEST_REPEATED: Final = 2**30
-"""Bytes that an array may grow to by naming its parts more than once, as one of zeros does."""
+"""Bytes that a message may grow to by naming parts more than once, as an array of zeros does."""
 
 
 def identify(run_id: int, node_id: int = 0, task_id: int = 0) -> None:
@@ -93,14 +95,31 @@ def message_from_objects(message_id: str, contents: dict[str, bytes]) -> Message
 
 
 def _demand_size(contents: dict[str, bytes]) -> None:
-    """A small object may name one part a million times, and would be put together in memory."""
-    longest = max(map(len, contents.values()))
+    """A small object may name one part a million times, and would be put together in memory.
+
+    So may a record name one array, and a message's content one record.
+    """
     most = max(LARGEST_REPEATED, sum(map(len, contents.values())))
-    for content in contents.values():
-        if get_object_type_from_object_content(content) == Array.__qualname__:
-            parts = json.loads(get_object_body(content, Array))["arraychunk_ids"]
-            if len(parts) * longest > most:
-                raise ValueError("an array that grows")
+    grown = {key: len(content) for key, content in contents.items()}
+    for kind in (Array, ArrayRecord, RecordDict):  # from the inside out
+        for key, content in contents.items():
+            if get_object_type_from_object_content(content) != kind.__qualname__:
+                continue
+            grown[key] += sum(grown[part] for part in _parts(contents, content, kind))
+            if grown[key] > most:
+                raise ValueError("a message that grows")
+
+
+def _parts(contents: dict[str, bytes], content: bytes, kind: type[Any]) -> list[str]:
+    """What an object is put together from, as often as it names each."""
+    told = json.loads(get_object_body(content, kind))
+    if kind is not Array:
+        return list(told.values())
+    children = get_object_children_ids_from_object_content(content)
+    for child in children:  # an array of arrays would grow with each that it is within
+        if get_object_type_from_object_content(contents[child]) != ArrayChunk.__qualname__:
+            raise TypeError
+    return [children[part] for part in told["arraychunk_ids"]]
 
 
 def context(run_id: int, node_id: int, *, node: dict[str, str], run: dict[str, str]) -> Context:

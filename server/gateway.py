@@ -1,12 +1,13 @@
 """The coordinator's public door: ten calls that a node needs, its health, and nothing else.
 
-Everything a site can reach goes through here; the SuperLink behind it is on loopback. A
-request is looked at in this order: whether there is room for its connection, its path and
-method, its size, whose key it bears, whether that site may come in, the time it was signed at,
-the signature, whether it was seen before, whether the site asks no more than its share; and
-then, body read, whether the node that it speaks for is the caller's and whatever it touches
-belongs to that node. Whose key or signature is nobody's is not told why once its address was
-refused too often. What is not let through is answered with a code, logged and counted.
+Everything a site can reach goes through here; the SuperLink behind it is on loopback. How many
+connections are held, and how long each may take for what, stands in :mod:`server.link.crowd`
+and :mod:`server.link.listening`. A request is looked at in this order: its path and method, its
+size, whose key it bears, whether that site may come in, the time it was signed at, the
+signature, whether it was seen before, whether the site asks no more than its share; and then,
+body read, whether the node that it speaks for is the caller's and whatever it touches belongs
+to that node. Whose key or signature is nobody's is not told why once its address was refused
+too often. What is not let through is answered with a code, logged and counted.
 
 A node's poll is held until there is work for it, so that a site may be idle at no cost and
 still begin at once.
@@ -35,8 +36,9 @@ from common.enrolment import split_address
 from common.errors import CoordinatorError, LinkError
 from server.link.admission import HEADERS, STRANGE, Admission, Admitted, Denied, Doorkeeper
 from server.link.behind import Behind
+from server.link.crowd import Crowd
 from server.link.guard import HEADER as GUARD
-from server.link.listening import Crowd, server, watched
+from server.link.listening import server
 from server.link.passing import CALLS, PREFIX, PROTOBUF, Call, Passage
 from server.link.rates import Rates
 from server.link.wire import trust
@@ -56,7 +58,8 @@ SMALL: Final = 2**18
 """Bytes of a request that carries no object; the longest lists the objects of a reply."""
 OBJECT: Final = 6 * 2**20
 """Bytes of a request that carries one; Flower cuts arrays at 5 MiB."""
-BODY_SECONDS: Final = 60.0
+BODY_SECONDS: Final = 180.0
+"""How long a body may take. A site sends four of 5 MiB at once: a line of 1 Mbit/s is enough."""
 OnRefused = Callable[[str, str | None, str], None]
 log = structlog.get_logger()
 
@@ -70,6 +73,7 @@ class GatewaySettings:
         tls: the context to listen with.
         requests_per_second: from one site, on average.
         connections: held at once, of all sites together.
+        connections_per_site: held at once, of one site.
         hold_seconds: how long a poll is held where there is no work.
     """
 
@@ -77,6 +81,7 @@ class GatewaySettings:
     tls: ssl.SSLContext
     requests_per_second: float = 50.0
     connections: int = 512
+    connections_per_site: int = 32
     hold_seconds: float = 20.0
 
 
@@ -103,9 +108,10 @@ class Gateway:
         self._settings = settings
         self._notices = notices
         self._on_refused = on_refused
-        self._door = Doorkeeper(admission, time.monotonic())
+        began = datetime.datetime.now(datetime.UTC)
+        self._door = Doorkeeper(admission, began, time.monotonic())
         self._rates = Rates(settings.requests_per_second)
-        self._crowd = Crowd(settings.connections, self._crowded)
+        self._crowd = Crowd(settings.connections, settings.connections_per_site, self._crowded)
         self._behind = Behind(
             superlink.address,
             trust(superlink.ca),
@@ -136,8 +142,7 @@ class Gateway:
             CoordinatorError: it cannot listen there.
         """
         listener = self._listen()
-        tls = watched(self._settings.tls, lambda reason: self._refused(reason, None, "", ""))
-        serving = server(self.app, tls, self._crowd)
+        serving = server(self.app, self._settings.tls, self._crowd, self._refused)
         task = asyncio.create_task(serving.serve(sockets=[listener]))
         self.listening.set()
         try:
@@ -148,6 +153,11 @@ class Gateway:
             self._passage.release_all()
             await task
             self._behind.close()
+
+    @property
+    def connections(self) -> int:
+        """How many are held."""
+        return len(self._crowd)
 
     @property
     def largest_update(self) -> int:
@@ -186,7 +196,7 @@ class Gateway:
                 response = await self._passage.take(call)
                 response.headers[NODE_HEADER] = str(call.site.node_id)
             except Denied as denied:
-                return self._deny(denied, address, request.url.path)
+                return self._deny(denied, request)
             except ClientDisconnect:
                 return Response(status_code=499)
             except LinkError as error:
@@ -235,10 +245,15 @@ class Gateway:
                 raise Denied(429, "rate") from None
             raise
         if request.client is not None:
-            self._crowd.known((request.client.host, request.client.port))
+            self._crowd.known((request.client.host, request.client.port), site.name)
         return site, key
 
-    def _deny(self, denied: Denied, address: str, path: str) -> Response:
+    def _deny(self, denied: Denied, request: Request) -> Response:
+        address, path = "", request.url.path
+        if request.client is not None:
+            address = request.client.host
+            if denied.status == 401:
+                self._crowd.doubt((address, request.client.port), time.monotonic())
         self._rates.refused(address, time.monotonic())
         if "stale" in denied.more:  # it connects anew after the SuperLink was started again
             log.info("gateway.stale-node", site=denied.site, address=address, path=path[:80])
@@ -246,22 +261,20 @@ class Gateway:
             self._refused(denied.code, denied.site, address, path)
         return JSONResponse({"code": denied.code} | denied.more, denied.status)
 
-    def _crowded(self, address: str) -> None:
-        self._refused("connections", None, address, "")
+    def _crowded(self, site: str | None, address: str) -> None:
+        self._refused("connections", site, address)
 
     async def _no_such(self, request: Request, error: Exception) -> Response:
         status = int(getattr(error, "status_code", 404))
-        code = "path" if status == 404 else "method"
-        address = request.client.host if request.client else ""
-        return self._deny(Denied(status, code), address, request.url.path)
+        return self._deny(Denied(status, "path" if status == 404 else "method"), request)
 
-    def _refused(self, reason: str, site: str | None, address: str, path: str) -> None:
+    def _refused(self, reason: str, site: str | None, address: str, path: str = "") -> None:
         self.refusals[reason] += 1
-        if site is None and not self._rates.worth_a_word(address, reason, time.monotonic()):
-            return
-        log.warning("gateway.refused", reason=reason, site=site, address=address, path=path[:80])
         if self._on_refused is not None:
             self._on_refused(reason, site, address)
+        if self._rates.worth_a_word(site or address, reason, time.monotonic()):
+            path = path[:80]
+            log.warning("gateway.refused", reason=reason, site=site, address=address, path=path)
 
 
 async def _health(request: Request) -> Response:
@@ -278,5 +291,5 @@ async def _read(request: Request, largest: int, site: Admitted) -> bytes:
                 if len(body) > largest:
                     raise Denied(413, "size", site.name)
     except TimeoutError:
-        raise Denied(408, "slow", site.name) from None
+        raise Denied(408, "slow-body", site.name) from None
     return bytes(body)

@@ -50,6 +50,8 @@ from common.parent import die_with_parent
 
 SHORTEST_PULL: Final = 2.0
 """Seconds: a pull that gives nothing sooner was not held by the coordinator."""
+LONGEST_PURPOSE: Final = 64
+"""Characters of what a message says it is for; those of ours have about ten."""
 BETWEEN_PULLS: Final = 3.0
 """Seconds between two pulls that are not held."""
 
@@ -148,8 +150,7 @@ class Connection:
                 self._say("line", state="connecting")
                 self._line.connect()
                 self._say("line", state="online")
-                backoff.reset()
-                self._use_line()
+                self._use_line(backoff)
             except LinkError as error:
                 self._lost(error)
                 self._until(lambda: self._ending, backoff.next())
@@ -167,8 +168,12 @@ class Connection:
     def _is_wanted(self) -> bool:
         return self._pulling or self._outgoing is not None
 
-    def _use_line(self) -> None:
-        """Ask for work until the line is not wanted, or has to be made anew."""
+    def _use_line(self, backoff: Backoff) -> None:
+        """Ask for work until the line is not wanted, or has to be made anew.
+
+        Only who has been answered begins to wait anew: a coordinator may let everybody in, and
+        say nothing that can be read.
+        """
         with self._changed:
             self._renewing, self._online = False, True
             self._changed.notify_all()
@@ -176,6 +181,7 @@ class Connection:
             while self._is_wanted() and not self._renewing and not self._ending:
                 if self._pulling:
                     self._pull()
+                    backoff.reset()
                 else:  # replies are still on their way
                     self._until(lambda: self._pulling or not self._is_wanted(), 5)
         finally:
@@ -203,7 +209,8 @@ class Connection:
 
     def _hand_over(self, message: Message) -> None:
         data = _packed(message)
-        fields: dict[str, str | int] = {"purpose": message.metadata.message_type.split(".")[-1]}
+        purpose = message.metadata.message_type.split(".")[-1][:LONGEST_PURPOSE]
+        fields: dict[str, str | int] = {"purpose": purpose}
         try:
             request = request_from_record(message.content)
         except Exception as error:  # noqa: BLE001 - whatever it is, the site's gates refuse it

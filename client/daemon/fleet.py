@@ -31,11 +31,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
+from client.daemon import bounded
 from client.daemon.conditions import UNREACHED
 from common.bundle import foreign
 from common.errors import LinkError, SiteError
 from common.files import sha256, write_atomic
 from common.flower import Message, message_from_objects
+from common.logs import place
 from common.transfer import Gone, NotYet, deliver, fetch, pool
 
 # isort: split
@@ -74,6 +76,8 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 if TYPE_CHECKING:
+    from flwr.supercore.protobuf.client import ProtobufRequestContext
+
     from common.enrolment import CoordinatorCard
 
 HEARTBEAT_SECONDS: Final = 30.0
@@ -82,8 +86,14 @@ HOLD_SECONDS: Final = 20.0
 TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0, read=HOLD_SECONDS + 25.0)
 KEEP_ALIVE_SECONDS: Final = 60.0
 """Shorter than the gateway's, so that no request meets a connection that is being closed."""
+SMALL: Final = 2**20
+"""Bytes of an answer that brings no object; the longest lists a request's, or is a bundle."""
+LARGEST_MESSAGE: Final = 2**29
+"""Bytes of all objects of a message: 134 million weights."""
 PATIENCE_SECONDS: Final = 20.0
 """How long to wait for parts of a request that are still on their way to the coordinator."""
+LONGEST_CODE: Final = 64
+"""Characters of a reason that are shown."""
 NODE_HEADER: Final = "consilium-node"
 _UNAVAILABLE: Final = (502, 503, 504)
 _NOW: Final = struct.pack("ii", 1, 0)
@@ -205,20 +215,23 @@ class _Client(FleetHttpClient):
             ],
         )
         self._client.close()
-        self._client = httpx.Client(
-            timeout=TIMEOUT,
-            trust_env=False,
-            transport=httpx.HTTPTransport(
-                verify=_trust(card.ca),
-                limits=httpx.Limits(max_connections=16, keepalive_expiry=KEEP_ALIVE_SECONDS),
-                trust_env=False,
-                socket_options=[
-                    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-                    # Closing, by whatever end of this process, drops what is not sent yet.
-                    (socket.SOL_SOCKET, socket.SO_LINGER, _NOW),
-                ],
-            ),
+        self._client = bounded.client(
+            _trust(card.ca),
+            TIMEOUT,
+            httpx.Limits(max_connections=16, keepalive_expiry=KEEP_ALIVE_SECONDS),
+            [
+                (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+                # Closing, by whatever end of this process, drops what is not sent yet.
+                (socket.SOL_SOCKET, socket.SO_LINGER, _NOW),
+            ],
         )
+
+    def _send(self, context: ProtobufRequestContext, *, stream: bool = False) -> httpx.Response:
+        """Send a request; its answer may be large only where it is there to bring an object."""
+        answer = super()._send(context, stream=stream)
+        if not isinstance(context.message, PullObjectRequest) and len(answer.content) > SMALL:
+            raise httpx.DecodingError("an answer that is too long", request=answer.request)
+        return answer
 
     def ahead(self) -> float:
         """Seconds by which our clock is ahead of the coordinator's, to about one."""
@@ -267,13 +280,13 @@ class Fleet:
             NotAdmitted: this site is not let in.
             Untrusted: somebody else answers there.
         """
-        with self._translated():
+        with self._reading():
             ahead = self._client.ahead()
         if not -TIMESTAMP_TOLERANCE <= ahead <= SYSTEM_TIME_TOLERANCE:
             raise Skewed(ahead)
         if self._node:
             self._deactivate(self._node)
-        with self._translated():
+        with self._reading():
             self._node = self._activate()
         self._checked.clear()
         self._lost = None
@@ -305,11 +318,11 @@ class Fleet:
         Raises:
             Offline: the line broke; a request may be lost, so connect again.
             ForeignCode: the request's run brings code; it is not even fetched.
-            Unreadable: what came is no message.
+            Unreadable: what came is no message, or one that is larger than any.
             LinkError: as :meth:`connect`.
         """
         self._raise_lost()
-        with self._translated():
+        with self._reading():
             pulled = self._client.PullMessages(PullMessagesRequest(node=self._me))
             if not pulled.messages_list:
                 return None
@@ -325,9 +338,19 @@ class Fleet:
             )
             if not answer.object_found:
                 raise Gone
-            return answer.object_content if answer.object_available else None
+            if not answer.object_available:
+                return None
+            sizes.append(len(answer.object_content))
+            if sum(sizes) > LARGEST_MESSAGE:
+                raise Unreadable(message_id, sum(sizes))
+            return answer.object_content
 
-        contents = fetch(self._pool, parts, pull, PATIENCE_SECONDS)
+        sizes: list[int] = []
+        try:
+            contents = fetch(self._pool, parts, pull, PATIENCE_SECONDS)
+        except Unreadable:
+            log.error("fleet.refused", reason="size", run=run_id)
+            raise
         self._client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(
                 node=self._me, run_id=run_id, message_object_id=message_id
@@ -419,7 +442,7 @@ class Fleet:
             if not self._node or self._lost is not None:
                 continue
             try:
-                with self._translated():
+                with self._reading():
                     self._client.SendNodeHeartbeat(
                         SendNodeHeartbeatRequest(
                             node=self._me, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
@@ -435,6 +458,18 @@ class Fleet:
             raise self._lost
         if not self._node:
             raise Offline("this site is not connected", remedy="connect first")
+
+    @contextlib.contextmanager
+    def _reading(self) -> Generator[None]:
+        """Read what the coordinator says, which may be anything: this process outlives it."""
+        try:
+            with self._translated():
+                yield
+        except LinkError:
+            raise
+        except Exception as cause:  # whatever it is, it came from there
+            log.error("fleet.unreadable", error=type(cause).__name__, at=place(cause))
+            raise self._offline("an answer that cannot be read") from cause
 
     @contextlib.contextmanager
     def _translated(self) -> Generator[None]:
@@ -474,18 +509,20 @@ def _broken(error: httpx.HTTPError) -> str:
         return "no answer in time"
     if isinstance(error, httpx.ConnectError):
         return "nobody answers there"
+    if isinstance(error, httpx.DecodingError) or isinstance(error.__cause__, bounded.Endless):
+        return str(error)
     return "the line broke"
 
 
 def _explain(answer: httpx.Response, address: str) -> LinkError:
     """What the gateway means."""
-    try:
-        told = json.loads(answer.text)
-        code = str(told["code"])
-    except (ValueError, KeyError, TypeError):
-        told, code = {}, str(answer.status_code)
+    try:  # of the bytes: text would be decoded in whatever way the answer names
+        told = json.loads(answer.content)
+        code, ahead = str(told["code"])[:LONGEST_CODE], float(told.get("ahead", 0.0))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+        code, ahead = str(answer.status_code), 0.0
     if code == "clock":
-        return Skewed(float(told.get("ahead", 0.0)))
+        return Skewed(ahead)
     if answer.status_code == 401 and code not in ("node", "replay"):
         return NotAdmitted(code)
     return Offline(

@@ -24,9 +24,9 @@ LARGEST_MESSAGE: Final = 64 * 2**20
 
 
 def new_server(*interceptors: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
-    """A gRPC server whose services may raise ConsiliumErrors."""
+    """A gRPC server whose services, and interceptors, may raise ConsiliumErrors."""
     return grpc.aio.server(
-        interceptors=[*interceptors, Faults()],
+        interceptors=[Faults(), *interceptors],
         options=[
             ("grpc.max_receive_message_length", LARGEST_MESSAGE),
             ("grpc.so_reuseport", 0),

@@ -1,7 +1,8 @@
 """The control service: what an operator asks, over a Unix socket or with a certificate.
 
 Who may open the socket may ask. Over the network TLS has checked that the authority issued
-the caller's certificate; here the caller must be one of the operators who are let in now.
+the caller's certificate; here the caller must be one of the operators who are let in now, and
+for as long as a call goes on (:mod:`server.daemon.rights`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from common.errors import CoordinatorError, SiteError
 from common.settings import checked
 from server.daemon.office import Office, Standing
 from server.daemon.operators import operator_of
+from server.daemon.rights import Rights
 from server.daemon.settings import Home
 from server.store.rows import EventRecord, SiteRecord
 
@@ -54,7 +56,7 @@ class Control(CoordinatorServicer):
 
     async def Admit(self, request: pb.AdmitRequest, context: Context) -> pb.AdmitReply:
         """Let a site in, or in again."""
-        who = self._who(context)
+        who = self.who(context)
         card = _card(request.card)
         mine, again = await self._office.admit(card, who)
         return pb.AdmitReply(
@@ -67,17 +69,17 @@ class Control(CoordinatorServicer):
 
     async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.RemoveReply:
         """Keep a site out."""
-        await self._office.remove(request.site, self._who(context))
+        await self._office.remove(request.site, self.who(context))
         return pb.RemoveReply()
 
     async def Sites(self, request: pb.SitesRequest, context: Context) -> pb.SitesReply:
         """All sites."""
-        self._who(context)
+        self.who(context)
         return pb.SitesReply(sites=[_site_row(*each) for each in await self._office.sites()])
 
     async def Start(self, request: pb.StartRequest, context: Context) -> pb.StartReply:
         """Start a study."""
-        who = self._who(context)
+        who = self.who(context)
         seed = request.seed if request.HasField("seed") else 0
         study, record = await self._office.start(request.document, request.sites, seed, who)
         offline = [site.name for site, online in await self._office.sites() if not online]
@@ -92,12 +94,11 @@ class Control(CoordinatorServicer):
 
     async def Studies(self, request: pb.StudiesRequest, context: Context) -> pb.StudiesReply:
         """All studies."""
-        self._who(context)
+        self.who(context)
         return pb.StudiesReply(studies=[_study_row(each) for each in await self._office.studies()])
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.Event]:
         """A study's events from one on, until it ends or the caller leaves."""
-        self._who(context)
         after = request.after
         while True:
             events, more = await self._office.events(request.study, after)
@@ -111,26 +112,25 @@ class Control(CoordinatorServicer):
 
     async def Stop(self, request: pb.StopRequest, context: Context) -> pb.StopReply:
         """Stop a study."""
-        await self._office.stop(request.study, self._who(context))
+        await self._office.stop(request.study, self.who(context))
         return pb.StopReply()
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeReply:
         """Go on with a study."""
-        await self._office.resume(request.study, self._who(context))
+        await self._office.resume(request.study, self.who(context))
         return pb.ResumeReply()
 
     async def Result(
         self, request: pb.ResultRequest, context: Context
     ) -> AsyncIterator[pb.ResultPiece]:
         """The files of a result, in pieces."""
-        self._who(context)
         for path in await self._office.result(request.study):
             content = await asyncio.to_thread(path.read_bytes)
             for start in range(0, len(content), PIECE):
                 yield pb.ResultPiece(path=path.name, content=content[start : start + PIECE])
 
-    def _who(self, context: Context) -> str:
-        """Who asks.
+    def who(self, context: Context) -> str:
+        """Who asks, if they may now.
 
         Raises:
             CoordinatorError: the certificate is not that of an operator who is let in.
@@ -144,7 +144,7 @@ class Control(CoordinatorServicer):
                 return name
         log.warning("control.refused", reason="operator", peer=context.peer())
         raise CoordinatorError(
-            "this certificate is not that of an operator",
+            "this certificate is not that of an operator who is let in",
             remedy="have one made at the coordinator: consilium-coordinator operator NAME",
         )
 
@@ -189,8 +189,9 @@ async def serve_operators(home: Home, office: Office) -> tuple[grpc.aio.Server, 
 
 
 async def _server(home: Home, office: Office) -> grpc.aio.Server:
-    server = new_server()
-    add_CoordinatorServicer_to_server(Control(home, office), server)
+    control = Control(home, office)
+    server = new_server(Rights(control.who))
+    add_CoordinatorServicer_to_server(control, server)
     await add_health(server, SERVICE)
     return server
 

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from common.enrolment import split_address
 from common.errors import CoordinatorError
 from server.daemon.conductors import ALIVE
-from server.gateway import NODE_HEADER
+from server.gateway import NODE_HEADER, Gateway
 from server.store import Store
 from server.store.rows import StudyState
 
@@ -70,7 +70,7 @@ class Figures(Collector):
     Args:
         store: studies and rounds.
         online: each site that may come in, and whether it is connected.
-        refusals: of the gateway, by reason.
+        gateway: its refusals by reason, and its connections.
         traffic: of the gateway.
     """
 
@@ -78,12 +78,12 @@ class Figures(Collector):
         self,
         store: Store,
         online: Callable[[], Mapping[str, bool]],
-        refusals: Mapping[str, int],
+        gateway: Gateway,
         traffic: Traffic,
     ) -> None:
         self._store = store
         self._online = online
-        self._refusals = refusals
+        self._gateway = gateway
         self._traffic = traffic
 
     def collect(self) -> Iterator[Metric]:
@@ -98,7 +98,9 @@ class Figures(Collector):
         running = [study.name for study in studies if study.state in ALIVE]
         done = {name: len(_training(self._store, name)) for name in running}
         yield _gauges("rounds", "Rounds completed by a study that is under way", "study", done)
-        yield _counter("refusals", "Calls that the gateway refused", "reason", self._refusals)
+        refusals, held = self._gateway.refusals, self._gateway.connections
+        yield _counter("refusals", "What the gateway refused or cut off", "reason", refusals)
+        yield _gauge("gateway_connections", "Connections that the gateway holds", held)
         yield _counter("gateway_bytes", "Bytes of bodies", "direction", self._traffic.bytes)
 
 

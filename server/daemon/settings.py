@@ -63,9 +63,10 @@ socket = "state/control.sock"
 listen = "127.0.0.1:9464"
 
 [limits]
-# What the gateway takes from one site, and how many connections it holds in all.
+# What the gateway takes from one site, how many connections it holds in all, and of one site.
 requests_per_second = 50
 connections = 512
+connections_per_site = 32
 """
 
 
@@ -124,10 +125,12 @@ class LimitsSection(Section):
     Attributes:
         requests_per_second: from one site, on average.
         connections: held at once, of all sites together.
+        connections_per_site: held at once, of one site; its daemon opens at most 16.
     """
 
     requests_per_second: float = Field(default=50, gt=0)
     connections: int = Field(default=512, ge=1)
+    connections_per_site: int = Field(default=32, ge=16)
 
 
 class CoordinatorFile(Section):

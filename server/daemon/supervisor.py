@@ -83,6 +83,7 @@ class Daemon:
             tls=self.tls,
             requests_per_second=file.limits.requests_per_second,
             connections=file.limits.connections,
+            connections_per_site=file.limits.connections_per_site,
         )
         superlink, note = self.behind.superlink, self.refusals.note
         return Gateway(self.roll, superlink, settings, self.board, note)
@@ -119,9 +120,7 @@ class Daemon:
 
     async def _begin(self, stack: AsyncExitStack) -> list[asyncio.Task[None]]:
         """Start everything; what fails to start stops all the rest."""
-        figures = metrics.Figures(
-            self.store, lambda: self.roll.online, self.gateway.refusals, self.traffic
-        )
+        figures = metrics.Figures(self.store, lambda: self.roll.online, self.gateway, self.traffic)
         stack.callback(metrics.serve(self.home.file.metrics.listen, figures))
         tasks = [await self._task(stack, self.behind.keep())]
         await self._until(self.behind.ready, tasks)

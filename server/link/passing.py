@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import Message
 from starlette.requests import ClientDisconnect, Request
@@ -44,12 +44,17 @@ from flwr.proto.message_pb2 import (
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
 BESIDE: Final = 2**20
 """Bytes that a reply may take beside its update: its metrics, its record, its wrapping."""
 DEFAULT_UPDATE: Final = 2**26
 """Bytes of the largest update while it is not known what the studies under way expect."""
 LEAST_UPDATE: Final = 2**20
 """The same where little is expected, and where there is no study; no histogram is larger."""
+PIECE: Final = 2**18
+"""Bytes of an answer that are handed over to be sent at a time."""
 PROTOBUF: Final = "application/protobuf"
 PREFIX: Final = "/v1/fleet/"
 CALLS: Final[dict[str, type[Message]]] = {
@@ -241,5 +246,18 @@ class Passage:
         return response
 
 
+class Paced(Response):
+    """An answer that is sent as fast as it is read, so that few bytes of it wait to be sent."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send(start | {"headers": self.raw_headers})
+        for begin in range(0, len(self.body), PIECE):
+            piece = self.body[begin : begin + PIECE]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 def _response(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, media_type=answer.kind)
+    return Paced(answer.body, answer.status, media_type=answer.kind)

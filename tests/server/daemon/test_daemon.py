@@ -364,6 +364,28 @@ def test_an_operator_who_was_shut_out_is_refused_everything(scene: Scene, ada: W
     assert scene.deployment.logged("control.refused")
 
 
+def test_an_operator_who_is_shut_out_while_watching_hears_no_more(scene: Scene, ada: Whom) -> None:
+    name, path = scene.study()
+    answering = threading.Event()
+
+    def when_told(_site: str, _request: Request, reply: Reply) -> Reply:
+        answering.wait(PATIENCE)
+        return reply
+
+    scene.said[name] = when_told
+    scene.cli("start", path)
+    heard = []
+    try:
+        with pytest.raises(CoordinatorError, match="not that of an operator"):  # noqa: SIM117
+            with calling(ada) as daemon:
+                for event in daemon.Watch(pb.WatchRequest(study=name, follow=True)):
+                    heard.append(event.kind)
+                    (scene.deployment.home.operators / "ada.pem").unlink(missing_ok=True)
+    finally:
+        answering.set()
+    assert heard == ["study.offered"]
+
+
 def test_without_a_certificate_nobody_asks_over_the_network(scene: Scene) -> None:
     ca = scene.deployment.home.ca_certificate.read_bytes()
     credentials = grpc.ssl_channel_credentials(ca)

@@ -67,16 +67,41 @@ def nested(received: Message, depth: int = 50) -> list[bytes]:
     return [*parts, around(parts[-1], received)]
 
 
-def one_part_many_times(received: Message) -> list[bytes]:
+def one_part_many_times(received: Message, times: int = 2**16) -> list[bytes]:
     chunk = built("ArrayChunk", [], b"\0" * 2**20)
-    told = {"dtype": "float32", "shape": [1], "stype": "numpy.ndarray"}
-    body = json.dumps(told | {"arraychunk_ids": [0] * 2**16}).encode()  # 64 GiB
+    told = {"dtype": "float32", "shape": [times * 2**18], "stype": "numpy.ndarray"}
+    body = json.dumps(told | {"arraychunk_ids": [0] * times}).encode()  # 64 GiB
     array = built("Array", [chunk], body)
     record = built("ArrayRecord", [array], json.dumps({"a": sha256(array).hexdigest()}).encode())
     content = built(
         "RecordDict", [record], json.dumps({"arrays": sha256(record).hexdigest()}).encode()
     )
     return [chunk, array, record, content, around(content, received)]
+
+
+def one_array_many_times(received: Message, times: int = 2**16) -> list[bytes]:
+    chunk = built("ArrayChunk", [], b"\0" * 2**20)
+    told = {"dtype": "uint8", "shape": [2**20], "stype": "numpy.ndarray", "arraychunk_ids": [0]}
+    array = built("Array", [chunk], json.dumps(told).encode())
+    names = {str(number): sha256(array).hexdigest() for number in range(times)}
+    record = built("ArrayRecord", [array], json.dumps(names).encode())
+    content = built(
+        "RecordDict", [record], json.dumps({"arrays": sha256(record).hexdigest()}).encode()
+    )
+    return [chunk, array, record, content, around(content, received)]
+
+
+def array_of_arrays(received: Message, deep: int = 8) -> list[bytes]:
+    """Each ten times the one before it."""
+    parts = [built("ArrayChunk", [], b"\0" * 1000)]
+    told = {"dtype": "uint8", "shape": [1], "stype": "numpy.ndarray", "arraychunk_ids": [0] * 10}
+    for _ in range(deep):
+        parts.append(built("Array", [parts[-1]], json.dumps(told).encode()))
+    names = json.dumps({"a": sha256(parts[-1]).hexdigest()}).encode()
+    parts.append(built("ArrayRecord", [parts[-1]], names))
+    names = json.dumps({"arrays": sha256(parts[-1]).hexdigest()}).encode()
+    parts.append(built("RecordDict", [parts[-1]], names))
+    return [*parts, around(parts[-1], received)]
 
 
 FORGERS: list[Forger] = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
@@ -11,12 +11,21 @@ import pytest
 import structlog
 
 from client.daemon.fleet import Fleet
+from common import flower
 from common.flower import Message, RecordDict, identify, message_from_objects
 from common.messages import Reply, Request, reply_to_record, request_from_record
 from server.asking import UNREADABLE, Absence, Asking, Habits, Repeat
 from server.link.grid import FleetGrid
 from tests.network import Coordinator, coordinator
-from tests.server.link.hostile import FORGERS, Forger, nested, push
+from tests.server.link.hostile import (
+    FORGERS,
+    Forger,
+    array_of_arrays,
+    nested,
+    one_array_many_times,
+    one_part_many_times,
+    push,
+)
 
 REQUEST = Request("small", "", 1, "train", arrays=np.zeros(4, dtype=np.float32))
 
@@ -99,4 +108,23 @@ def test_however_deep_objects_are_nested_they_are_no_message() -> None:
     parts = nested(asked, depth=5000)
     contents = {sha256(part).hexdigest(): part for part in parts}
     with pytest.raises(ValueError, match="RecursionError"):
+        message_from_objects(sha256(parts[-1]).hexdigest(), contents)
+
+
+@pytest.mark.parametrize(
+    ("forger", "size"),
+    [(one_part_many_times, 64), (one_array_many_times, 64), (array_of_arrays, 3)],
+    ids=["parts", "arrays", "arrays of arrays"],
+)
+def test_what_grows_by_naming_its_parts_often_is_no_message(
+    forger: Callable[[Message, int], list[bytes]], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These would grow to some megabytes; the sites' are of the same make and larger."""
+    monkeypatch.setattr(flower, "LARGEST_REPEATED", 2**23)
+    identify(1)
+    asked = Message(RecordDict(), 1, "train")
+    asked.metadata.__dict__["_message_id"] = "asked"
+    parts = forger(asked, size)
+    contents = {sha256(part).hexdigest(): part for part in parts}
+    with pytest.raises(ValueError, match="not a message"):
         message_from_objects(sha256(parts[-1]).hexdigest(), contents)

@@ -1,0 +1,74 @@
+"""Whoever watches has the right to, from the first word to the last.
+
+Right is looked at for each thing that a stream is about to say, and while there is nothing to
+say every now and then, so that an operator who was shut out learns nothing more. It stands
+before every streaming call of a server, those to come included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+
+import grpc
+
+LOOK_SECONDS: Final = 1.0
+"""How long a stream that is silent outlives the right to hear it."""
+Context = Any
+"""gRPC's, which is untyped."""
+
+
+class Rights(grpc.aio.ServerInterceptor):
+    """Ends the streams of whoever may not hear them any more.
+
+    Args:
+        require: raises, given a call's context, where its caller may not ask.
+    """
+
+    def __init__(self, require: Callable[[Context], object]) -> None:
+        self._require = require
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:  # noqa: ANN401 - gRPC's handler, of one of four shapes
+        """Wrap the handler that is about to be called, where it streams."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler.response_streaming or handler.request_streaming:
+            return handler
+        return grpc.unary_stream_rpc_method_handler(
+            self._guarded(handler.unary_stream),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _guarded(
+        self, behaviour: Callable[[Any, Context], AsyncIterator[Any]]
+    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        @functools.wraps(behaviour)
+        async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
+            self._require(context)
+            said = behaviour(request, context)
+            while True:
+                following = asyncio.ensure_future(_following(said))
+                try:
+                    while not following.done():
+                        await asyncio.wait({following}, timeout=LOOK_SECONDS)
+                        self._require(context)
+                finally:
+                    following.cancel()  # harmless where it is done
+                if not (item := following.result()):
+                    return
+                yield item[0]
+
+        return guarded
+
+
+async def _following(said: AsyncIterator[Any]) -> tuple[Any, ...]:
+    """The next thing that is said, alone in a tuple, which is empty at the end."""
+    async for item in said:
+        return (item,)
+    return ()
