@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.strategies import AggregationSettings
 from common.update import INT64_MAX, FixedPoint
 from server.aggregation import Gathered, WeightedSum, begin
 
@@ -67,7 +68,7 @@ def test_largest_sum_that_the_proof_allows_does_not_overflow() -> None:
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedmedian"])
 def test_a_site_is_never_counted_twice(strategy: str) -> None:
-    fold = begin(strategy, 1, {"north": 1})  # type: ignore[arg-type]
+    fold = begin(AggregationSettings(strategy=strategy), 1, {"north": 1})  # type: ignore[arg-type]
     fold.add("north", np.array([1], dtype=np.int32))
     with pytest.raises(ValueError, match="north"):
         fold.add("north", np.array([1], dtype=np.int32))
@@ -93,5 +94,5 @@ def test_gathered_replies_are_in_the_order_of_the_names() -> None:
 
 
 def test_strategies_of_order_statistics_gather_and_the_others_do_not() -> None:
-    assert isinstance(begin("krum", 1, {}), Gathered)
-    assert isinstance(begin("fedadam", 1, {}), WeightedSum)
+    assert isinstance(begin(AggregationSettings(strategy="krum"), 1, {}), Gathered)
+    assert isinstance(begin(AggregationSettings(strategy="fedadam"), 1, {}), WeightedSum)

@@ -84,7 +84,7 @@ def test_a_hospital_where_epsilon_cannot_be_reached_is_gone_without(world: World
     study = study.model_copy(update={"privacy": privacy})
     world.patients = {"north": 50, "south": 50_000, "west": 50_000}
     desk = Desk(world.grid(), {site: world.key(site).public for site in world.patients}, "1s")
-    plans, absences = make_plans(desk, study, 100)
+    plans, absences = make_plans(desk, study, 100, world.patients)
     assert list(plans) == ["south", "west"]
     assert absences["north"].startswith("this epsilon cannot be reached")
 
