@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from client.daemon.fleet import Fleet
-from common.errors import StudyError
 from common.flower import ClientApp, Context, Message, RecordDict
 from common.messages import LedgerHead, Reply, Request, reply_to_record, request_from_record
 from common.signing import SigningKey
@@ -151,17 +150,23 @@ def test_what_is_sent_twice_is_folded_once(tmp_path: Path) -> None:
     assert twice.absences == []
 
 
-def test_patients_that_overflow_the_sum_stop_a_study_before_anybody_is_asked_for_more(
+def test_patients_that_overflow_the_sum_leave_their_site_out_and_nobody_else(
     tmp_path: Path,
 ) -> None:
     """One site may declare so many that the sum of all could not be held."""
     hostile = replace(
         world(tmp_path / "run", None), aggregation="\n[fixed_point]\ndtype = 'int64'\n"
     )
-    hostile.patients["south"] = 10**9
-    with pytest.raises(StudyError, match="could overflow 64 bits"):
-        hostile.end()
-    assert {request.purpose for _, request in hostile.asked} == {"offer"}
+    hostile.agreed = dict(hostile.patients)
+    hostile.patients[SITE] = 10**9
+    hostile.end()
+    assert hostile.reasons == {
+        "a hospital declares more patients than were agreed on (1000000000 declared patients, "
+        "wanted at most 60, as agreed)"
+    }
+    assert {site for site, request in hostile.asked if request.purpose == "train"} == {
+        *hostile.patients.keys() - {SITE}
+    }
 
 
 @dataclass

@@ -58,6 +58,7 @@ def test_an_observer_is_told_of_the_whole_study(world: World) -> None:
     assert events == [
         "study.started",
         *["approval.given"] * 3,
+        "weights.settled",
         *one_round,
         *one_round,
         "evaluation.completed",
@@ -129,7 +130,7 @@ def test_checkpoints_without_their_plans_are_refused(world: World) -> None:
     ("text", "message"),
     [
         ("not json", "the roster cannot be read"),
-        ("[]", "sites: Input should be a valid dict"),
+        ("[]", "sites = \\[\\]: Input should be a valid dict"),
         ("{}", "sites: Dictionary should have at least 1 item"),
         ('{"north": {"key": "short"}}', "should be 64 lower-case hexadecimal digits"),
         ('{"north": {"key": "%s", "patients": {"chest-xray": 0}}}' % ("0" * 64), "greater than"),
