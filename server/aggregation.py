@@ -67,6 +67,11 @@ class WeightedSum:
         return tuple(sorted(self._sites))
 
     @property
+    def held(self) -> tuple[str, ...]:
+        """Whose updates are held back until the cap on them is known, by name."""
+        return tuple(sorted(self._heaviest))
+
+    @property
     def weights(self) -> dict[str, int]:
         """By how much each of them counts."""
         return capped({site: self._weights[site] for site in self.sites}, self._share)
