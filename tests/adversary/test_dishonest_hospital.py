@@ -139,7 +139,9 @@ def test_cells_of_2_to_the_40_do_not_make_a_perfect_model(run: Callable[..., Run
     reason = lied.evaluation["absences"][LIAR]
     assert reason.startswith(f"a histogram that cannot be: {2**40} patients in a cell")
     assert f"allow {2 * DECLARED}" in reason
-    assert f"{LIAR} was missing in 1 of the rounds, first in round 1: {reason}" in lied.report
+    left_out = f"{LIAR} was missing in 1 of the evaluations, first in round 1: {reason}"
+    assert left_out in lied.report
+    assert left_out not in away.report
     assert lied.outcome["final_weights_sha256"] == away.outcome["final_weights_sha256"]
 
 
@@ -174,7 +176,8 @@ def test_a_billion_declared_patients_are_left_out_before_round_one(
     reason = lied.outcome["left_out"][LIAR]
     assert reason.startswith("a hospital declares more patients than were agreed on (1000000000")
     assert f"wanted at most {DECLARED}, as agreed" in reason
-    assert reason in lied.report
+    assert f"{LIAR} was left out of the study: {reason}" in lied.report
+    assert lied.report.count("11.1&nbsp;%") == len(HONEST)
 
 
 @pytest.mark.parametrize(
