@@ -142,7 +142,10 @@ def introduce(path: Path, known_seed: int | None = None) -> Made:
     """
     with _open(path, known_seed) as site:
         node = public_node_key(load_node_key(site.state / "node.key", make=True))
-        card = SiteCard(name=site.name, node_key=node, signing_key=site.key.public)
+        declared = {name: data.declared_patients for name, data in site.file.data.items()}
+        card = SiteCard(
+            name=site.name, node_key=node, signing_key=site.key.public, patients=declared
+        )
     card_file = path.parent / SITE_CARD
     write_atomic(card_file, card.text.encode())
     return Made(path, card_file, card)

@@ -112,15 +112,16 @@ def within(hours: str | None, now: time) -> bool:
 def _require_ours(plan: Plan, site: Site, offer: Offer) -> None:
     from common.model import weights_count
 
+    settings = plan.study.aggregation
+    weight = offer.declared_patients if settings.weights == "declared" else 1
+    if settings.max_share < 1:  # then it may be lowered, and only that
+        weight = min(weight, plan.weight)
     told = {
         "site": (plan.site, offer.site),
         "declared_patients": (plan.declared_patients, offer.declared_patients),
         "known_key": (plan.known_key, offer.known_key),
         "weights": (plan.weights, weights_count(plan.study)),
-        "weight": (
-            plan.weight,
-            offer.declared_patients if plan.study.aggregation.weights == "declared" else 1,
-        ),
+        "weight": (plan.weight, weight),
     }
     for name, (found, ours) in told.items():
         if found != ours:

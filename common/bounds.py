@@ -131,6 +131,8 @@ FIELDS: Final = (
         why="there are no more sites"),
     _at("aggregation.min_sites", "fewest sites in a sum", (1, 10_000), (2, 100),
         why="there are no more sites"),
+    _at("aggregation.max_share", "largest share of one site", (1e-3, 1), (0.1, 1),
+        why="1 caps nothing; less than 1 / min_sites cannot be kept by so few sites"),
     _at("aggregation.round_timeout", "wait for a round", (0.1, 30 * 86_400), (60, 86_400), unit="s",
         why="a request lives for 30 days"),
     _at("aggregation.approval_timeout", "wait for people", (0.1, 365 * 86_400), (3600, 30 * 86_400),

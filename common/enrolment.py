@@ -24,12 +24,12 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_public_key,
 )
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from common.errors import ConsiliumError, CoordinatorError, SiteError
 from common.files import canonical_json
 from common.settings import Section, checked
-from common.study import Slug
+from common.study import Patients, Slug
 
 FORMAT: Final = 1
 LARGEST: Final = 2**16
@@ -132,12 +132,15 @@ class SiteCard(_Card):
         name: what the site is called.
         node_key: the public half of the key that the site connects with.
         signing_key: the public half of the key that the site signs its replies with.
+        patients: what the site declares of each data set, patients in training, which decides
+            how much it counts: the coordinator's people agree to it, or to another number.
     """
 
     format: Literal[1] = FORMAT
     name: Slug
     node_key: NodeKey
     signing_key: SigningKeyText
+    patients: dict[Slug, Patients] = Field(default_factory=dict, max_length=100)
 
 
 class CoordinatorCard(_Card):

@@ -6,6 +6,7 @@ classes themselves are used in ``server.strategy``.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -48,6 +49,11 @@ SERVER_MOMENTUM: Final = 0.9
 """Of fedavgm, where a study leaves it out: Flower's own default, 0, makes it fedavg."""
 
 
+def share_of(number: float) -> Fraction:
+    """The share as it is written: 0.1 is one tenth, not the binary number beside it."""
+    return Fraction(repr(number))
+
+
 def _option(name: str) -> Bound:
     return bound(f"aggregation.options.{name}")
 
@@ -82,6 +88,8 @@ class AggregationSettings(Section):
         options: its parameters.
         weights: ``declared`` weighs a site by its declared patients, ``equal`` by one.
         min_sites: usable replies that a round needs.
+        max_share: the largest share of the average that one site may have, of those that have
+            a plan; weights beyond it are lowered before round one. 1 caps nothing.
         round_timeout: how long a round waits for replies.
         approval_timeout: how long a study waits for people to decide about their plans.
         average_decay: above 0, the model that is evaluated and handed out is the
@@ -92,6 +100,7 @@ class AggregationSettings(Section):
     options: StrategyOptions = StrategyOptions()
     weights: Literal["declared", "equal"] = "declared"
     min_sites: Annotated[int, bound("aggregation.min_sites")] = 2
+    max_share: Annotated[float, bound("aggregation.max_share")] = 1.0
     round_timeout: Annotated[Duration, bound("aggregation.round_timeout")] = "30m"
     approval_timeout: Annotated[Duration, bound("aggregation.approval_timeout")] = "7d"
     average_decay: Annotated[float, bound("aggregation.average_decay")] = 0.95
@@ -119,6 +128,15 @@ class AggregationSettings(Section):
             )
         if self.strategy == "fedprox" and self.options.proximal_mu is None:
             raise ValueError("strategy fedprox needs options.proximal_mu")
+        return self
+
+    @model_validator(mode="after")
+    def _share_can_be_kept(self) -> Self:
+        if share_of(self.max_share) * self.min_sites < 1:
+            raise ValueError(
+                f"max_share {self.max_share:g} cannot be kept by min_sites {self.min_sites}: of so "
+                f"few, one has at least 1/{self.min_sites}; raise min_sites or max_share"
+            )
         return self
 
     @property

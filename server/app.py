@@ -1,17 +1,16 @@
 """The coordinator's ``ServerApp``: a whole study, from its file to its last weights.
 
 One app serves simulation and deployment. Where to read and write stands in Flower's run
-configuration: ``study`` (the study file), ``run`` (the run folder), ``roster`` (JSON: each
-site's public key), ``seed``, and ``resume`` ("1" to go on with a run).
+configuration: ``study`` (the study file), ``run`` (the run folder), ``roster``
+(:mod:`server.roster`), ``seed``, and ``resume`` ("1" to go on with a run).
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +21,7 @@ import safetensors.numpy
 from common import checkpoint
 from common.bounded import seconds
 from common.checkpoint import Checkpoint, study_hash
-from common.errors import CheckpointError, SiteError
+from common.errors import CheckpointError
 from common.files import canonical_json, sha256, write_atomic
 from common.flower import Context
 from common.messages import LedgerHead, Request
@@ -33,8 +32,10 @@ from server.aggregation import MEMORY_NOTES, needs_every_reply
 from server.asking import SIMULATION, Habits
 from server.hearing import Desk, Observer, hear, nobody
 from server.receipts import Receipts
+from server.roster import read_roster
 from server.rounds import run_rounds, shared_weights
 from server.verify import NOTHING
+from server.weighing import counted
 
 # isort: split
 # Only after common.flower, which tells Flower to stay off the network.
@@ -54,6 +55,7 @@ class Commission:
         study: what to learn.
         folder: where it keeps everything.
         roster: each site's public key, hexadecimal.
+        agreed: the most patients of the study's data set that each site may declare.
         seed: what the first weights follow from.
         resume: whether to go on with what is in the folder.
     """
@@ -61,6 +63,7 @@ class Commission:
     study: Study
     folder: Path
     roster: Mapping[str, str]
+    agreed: Mapping[str, int]
     seed: int
     resume: bool
 
@@ -83,36 +86,16 @@ def read_commission(config: Mapping[str, Any]) -> Commission:
         StudyError: the study file cannot be used.
         SiteError: the roster cannot be used.
     """
+    study = load_study(Path(str(config["study"])))
+    roster = read_roster(Path(str(config["roster"])))
     return Commission(
-        study=load_study(Path(str(config["study"]))),
+        study=study,
         folder=Path(str(config["run"])) / FOLDER,
-        roster=read_roster(Path(str(config["roster"]))),
+        roster=roster.keys,
+        agreed=roster.agreed(study.data.dataset),
         seed=int(config.get("seed", 0)),
         resume=str(config.get("resume", "0")) == "1",
     )
-
-
-def read_roster(path: Path) -> dict[str, str]:
-    """Names of the sites and their public keys, 64 hexadecimal digits each.
-
-    Raises:
-        SiteError: the file is missing or holds something else.
-    """
-    try:
-        roster = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise SiteError("the roster cannot be read", where=path, found=error) from error
-    if not isinstance(roster, dict) or not roster:
-        raise SiteError("the roster names no site", where=path, wanted='{"site": "public key"}')
-    for site, key in roster.items():
-        if not (isinstance(key, str) and re.fullmatch(r"[0-9a-f]{64}", key)):
-            raise SiteError(
-                "the roster holds something that is not a public key",
-                where=f"{path}, site {site}",
-                wanted="64 hexadecimal digits",
-                remedy="take the key that the site shows",
-            )
-    return roster
 
 
 def conduct(
@@ -141,10 +124,10 @@ def conduct(
     desk = Desk(grid, commission.roster, timeout, observer, habits, receipts)
     plans, state = _where_it_stands(commission)
     weights = _first_weights(study, commission.seed) if state is None else state.weights
-    unavailable: dict[str, str] = {}
     if plans is None:
-        plans, unavailable = round_zero.make_plans(desk, study, weights.size)
-        round_zero.store(folder, study, commission.seed, plans)
+        plans, out = round_zero.make_plans(desk, study, weights.size, commission.agreed)
+        round_zero.store(folder, study, commission.seed, plans, out)
+    out = round_zero.left_out(folder)
     if state is None:
         hashes = {site: plan.hash for site, plan in plans.items()}
         state = Checkpoint(study_hash(study), commission.seed, hashes, 0, weights)
@@ -153,13 +136,16 @@ def conduct(
         study=study.study.name,
         sites=sorted(plans),
         round=state.round,
+        shares=_shares(plans),
+        left_out=out,
         warnings=_warnings(plans),
         update_bytes=weights.size * np.dtype(study.fixed_point.dtype).itemsize,
     )
     if not _finished(study, state):
         approved, refused = round_zero.approve(desk, study, plans, state.ledgers)
-        unavailable = _missing(desk, plans) | unavailable | refused
+        unavailable = _missing(desk, plans) | out | refused
         asked = {site: plan for site, plan in plans.items() if site in approved}
+        desk.tell("weights.settled", round=state.round, shares=_shares(asked))
         state = run_rounds(
             desk,
             study,
@@ -233,6 +219,9 @@ def _publish(folder: Path, study: Study, plans: Mapping[str, Plan], state: Check
         "rounds": state.round,
         "evaluations": list(state.evaluations),
         "sites": {site: _site(plan) for site, plan in plans.items()},
+        "shares": _shares(plans),
+        "max_share": study.aggregation.max_share,
+        "left_out": round_zero.left_out(folder),
         "absences": _absences(state),
         "strategy": study.aggregation.strategy,
         "memory": MEMORY_NOTES[needs_every_reply(study.aggregation.strategy)],
@@ -243,6 +232,13 @@ def _publish(folder: Path, study: Study, plans: Mapping[str, Plan], state: Check
 
 def _warnings(plans: Mapping[str, Plan]) -> list[str]:
     return sorted({note for plan in plans.values() for note in plan.warnings})
+
+
+def _shares(plans: Mapping[str, Plan]) -> dict[str, dict[str, object]]:
+    """By how much each of these sites counts, as it is told."""
+    declared = {site: plan.declared_patients for site, plan in plans.items()}
+    weights = {site: plan.weight for site, plan in plans.items()}
+    return {site: asdict(each) for site, each in counted(declared, weights).items()}
 
 
 def _site(plan: Plan) -> dict[str, object]:

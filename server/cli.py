@@ -94,6 +94,12 @@ def admit(
     context: typer.Context,
     card: Annotated[Path, typer.Argument(help="The SITE.json that the hospital sent.")],
     *,
+    patients: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="DATASET=NUMBER: agree on this many patients, not on what the card declares."
+        ),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for COORDINATOR.json. Default: beside SITE.json."),
@@ -104,10 +110,11 @@ def admit(
     from common.enrolment import read_site_card
     from common.files import write_atomic
     from server.calling import calling
+    from server.commands import agreements, numbers_of
 
-    site = read_site_card(card)
+    site, others = read_site_card(card), numbers_of(patients or [])
     with calling(context.obj) as daemon:
-        reply = daemon.Admit(pb.AdmitRequest(card=site.text))
+        reply = daemon.Admit(pb.AdmitRequest(card=site.text, patients=others))
     path = (folder or card.parent).resolve() / "COORDINATOR.json"
     write_atomic(path, reply.coordinator_card.encode())
     console = out()
@@ -115,10 +122,33 @@ def admit(
     console.print(f"{reply.site} is let in{again}.", markup=False)
     console.print(f"its fingerprint   {reply.fingerprint}", style="bold", markup=False)
     console.print(f"our fingerprint   {reply.coordinator_fingerprint}", style="bold", markup=False)
+    for line in agreements(reply):
+        console.print(line, markup=False)
     console.print(
         f"\nNext: send {path} to the site, and compare both fingerprints by telephone: the\n"
         "site reads its own from SITE.json, and ours from what `consilium-site join` shows.\n"
         f"Were its fingerprint another: consilium-coordinator remove {reply.site}",
+        markup=False,
+    )
+
+
+@app.command()
+def agree(
+    context: typer.Context,
+    site: Annotated[str, typer.Argument(help="The site's name.")],
+    dataset: Annotated[str, typer.Argument(help="The data set, as the site calls it.")],
+    patients: Annotated[int, typer.Argument(help="Patients in training, at most.")],
+) -> None:
+    """Let a site declare so many patients of a data set: a study leaves out who declares more."""
+    from common.control import coordinator_pb2 as pb
+    from server.calling import calling
+
+    with calling(context.obj) as daemon:
+        reply = daemon.Agree(pb.AgreeRequest(site=site, dataset=dataset, patients=patients))
+    before = f", not {reply.before} any more" if reply.before else ""
+    out().print(
+        f"{site} may declare {patients} patients of {dataset}{before}. "
+        "It holds for studies that are started from now on.",
         markup=False,
     )
 

@@ -22,8 +22,8 @@ from common.errors import CoordinatorError, LinkError, StudyError
 from common.files import write_atomic
 from common.study import load_study
 from server.calling import Whom, calling
+from server.telling import absences_in_words, failure, fields_of, line, outcome_tables, share_line
 from server.telling import as_json as event_as_json
-from server.telling import failure, fields_of, line, outcome_tables
 
 AWAY_SECONDS: Final = 60.0
 """How long who watches a study waits for a daemon that has ended."""
@@ -47,6 +47,39 @@ def checked_study(path: Path) -> str:
         raise StudyError("the file cannot be read", where=path, found=cause) from cause
 
 
+def numbers_of(words: Iterable[str]) -> dict[str, int]:
+    """Patients by data set, from ``DATASET=NUMBER``.
+
+    Raises:
+        CoordinatorError: a word says something else.
+    """
+    numbers = {}
+    for word in words:
+        dataset, _, number = word.rpartition("=")
+        if not (dataset and number.isascii() and number.isdigit()):
+            raise CoordinatorError(
+                "this is not a number of patients of a data set",
+                where="--patients",
+                found=word,
+                wanted="DATASET=NUMBER, as in chest-xray=400",
+            )
+        numbers[dataset] = int(number)
+    return numbers
+
+
+def agreements(reply: pb.AdmitReply) -> list[str]:
+    """What a site may declare from now on, and what its card says where that is more."""
+    lines = []
+    for each in reply.agreed:
+        lines.append(f"it may declare    {each.patients} patients of {each.dataset}")
+        if each.declared > each.patients:
+            lines.append(
+                f"                  its card says {each.declared}; if that is right: "
+                f"consilium-coordinator agree {reply.site} {each.dataset} {each.declared}"
+            )
+    return lines or ["it may declare    no patients yet: its card names no data set"]
+
+
 def say_started(reply: pb.StartReply, console: Console) -> None:
     """What was started, and what happens next."""
     lines = [f"{reply.study} is offered to {', '.join(reply.sites)}, with seed {reply.seed}."]
@@ -55,6 +88,7 @@ def say_started(reply: pb.StartReply, console: Console) -> None:
             f"Not connected now: {', '.join(reply.offline)}. They are waited for, "
             f"{reply.round_timeout} for an offer and as long again for each answer."
         )
+    lines += ["", *_by_how_much(reply)]
     lines += [
         "",
         "Next: each site gets a plan. Where its policy does not approve such plans by itself, a",
@@ -64,6 +98,20 @@ def say_started(reply: pb.StartReply, console: Console) -> None:
     ]
     for each in lines:
         console.print(each, markup=False)
+
+
+def _by_how_much(reply: pb.StartReply) -> list[str]:
+    """What each site would count, before anything is asked of it."""
+    known = {share.site for share in reply.shares}
+    lines = [f"Agreed patients of {reply.dataset}, and the share of the average if all take part:"]
+    lines += [f"  {share_line(share)}" for share in reply.shares]
+    lines += [
+        f"  {site}: none agreed on, so it is left out; for the next study: "
+        f"consilium-coordinator agree {site} {reply.dataset} NUMBER"
+        for site in reply.sites
+        if site not in known
+    ]
+    return lines
 
 
 def watch(whom: Whom, study: str, *, after: int, follow: bool, as_json: bool) -> None:
@@ -172,9 +220,8 @@ def show_result(outcome: dict[str, Any], folder: Path | None, console: Console) 
     if figures.row_count:
         console.print(figures)
     console.print(sites)
-    for absence in outcome["absences"]:
-        where = f"round {absence['round']}, {absence['purpose']}"
-        console.print(Text(f"{where}: without {absence['site']}: {absence['reason']}", style="dim"))
+    for words in absences_in_words(outcome):
+        console.print(Text(words, style="dim"))
     console.print(Text(f"final_weights_sha256  {outcome['final_weights_sha256']}", style="bold"))
     for name in ("final.safetensors", "outcome.json"):
         if folder is not None:

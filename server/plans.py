@@ -25,21 +25,27 @@ from server.asking import Absence
 from server.hearing import Desk, demand_enough, hear
 from server.strategy import fewest_replies
 from server.verify import NOTHING, OFFER
+from server.weighing import weigh
 
 FILE: Final = "plans.json"
 FORMAT: Final = 1
 Plans = Mapping[str, Plan]
 
 
-def make_plans(desk: Desk, study: Study, weights: int) -> tuple[dict[str, Plan], dict[str, str]]:
+def make_plans(
+    desk: Desk, study: Study, weights: int, agreed: Mapping[str, int]
+) -> tuple[dict[str, Plan], dict[str, str]]:
     """Ask every site of the roster for its offer and write its plan.
 
-    A site whose offer the study cannot use is gone without, as one that makes none.
+    A site whose offer the study cannot use is gone without, as one that makes none; so is one
+    that declares more patients than were agreed on, since they decide how much it counts.
 
     Args:
         desk: who is asked.
         study: what is proposed.
         weights: number of weights of the study's model.
+        agreed: the most patients that each site may declare of the study's data set; one that
+            is not named may declare none.
 
     Returns:
         Plans by site, in the order of the names; and why the others have none.
@@ -57,14 +63,15 @@ def make_plans(desk: Desk, study: Study, weights: int) -> tuple[dict[str, Plan],
         desk, dict.fromkeys(everyone, request), dict.fromkeys(everyone, OFFER)
     ):
         offer = _read_offer(desk, site, answer)
-        plan = offer if isinstance(offer, Absence) else _plan(desk, study, offer, weights)
+        most = agreed.get(site)
+        plan = offer if isinstance(offer, Absence) else _plan(desk, study, offer, weights, most)
         if isinstance(plan, Absence):
             absences[site] = plan.reason
         else:
             plans[site] = plan
     fewest = fewest_replies(study.aggregation)
     demand_enough(study.study.name, 0, "offers", plans, absences, fewest=fewest)
-    plans = dict(sorted(plans.items()))
+    plans = _weighed(study, dict(sorted(plans.items())))
     study.fixed_point.prove_no_overflow(tuple(plan.weight for plan in plans.values()))
     return plans, absences
 
@@ -81,9 +88,19 @@ def _read_offer(desk: Desk, site: str, answer: Reply | Absence) -> Offer | Absen
     return offer
 
 
-def _plan(desk: Desk, study: Study, offer: Offer, weights: int) -> Plan | Absence:
+def _weighed(study: Study, plans: Plans) -> dict[str, Plan]:
+    """The plans with the weights that their sites have beside each other."""
+    declared = {site: plan.declared_patients for site, plan in plans.items()}
+    weights = weigh(study.aggregation, declared)
+    return {site: plan.model_copy(update={"weight": weights[site]}) for site, plan in plans.items()}
+
+
+def _plan(
+    desk: Desk, study: Study, offer: Offer, weights: int, agreed: int | None
+) -> Plan | Absence:
     """The plan of one site, or why the study goes without it, which is told."""
     try:
+        _demand_agreed(study, offer, agreed)
         _demand_patients(study, offer)
         return write_plan(study, offer, weights)
     except (StudyError, PrivacyError) as error:
@@ -93,6 +110,22 @@ def _plan(desk: Desk, study: Study, offer: Offer, weights: int) -> Plan | Absenc
         told = f"{reason}; {details['do']}"
         desk.tell("site.absent", round=0, purpose="offer", site=offer.site, reason=told)
         return Absence(reason)
+
+
+def _demand_agreed(study: Study, offer: Offer, agreed: int | None) -> None:
+    if agreed is None or offer.declared_patients > agreed:
+        dataset = study.data.dataset
+        raise StudyError(
+            "a hospital declares more patients than were agreed on",
+            where=f"site {offer.site}, data set {dataset}",
+            found=f"{offer.declared_patients} declared patients",
+            wanted="no more than were agreed on: none yet"
+            if agreed is None
+            else f"at most {agreed}, as agreed",
+            remedy=f"telephone the hospital; if the number is right: consilium-coordinator agree "
+            f"{offer.site} {dataset} {offer.declared_patients}, and start the study anew under "
+            "another name",
+        )
 
 
 def _demand_patients(study: Study, offer: Offer) -> None:
@@ -161,11 +194,18 @@ def _tell_refused(desk: Desk, site: str, plan: Plan, answer: Absence) -> None:
     desk.tell("approval.refused", site=site, plan=plan.hash, code=answer.code, reason=answer.reason)
 
 
-def store(folder: Path, study: Study, seed: int, plans: Plans) -> None:
-    """Make the plans durable, before any is proposed."""
+def store(folder: Path, study: Study, seed: int, plans: Plans, left_out: Mapping[str, str]) -> None:
+    """Make the plans durable, before any is proposed, and why other sites have none."""
     texts = {site: json.loads(plan.text) for site, plan in plans.items()}
-    document = {"format": FORMAT, "study": study_hash(study), "seed": seed, "plans": texts}
+    head = {"format": FORMAT, "study": study_hash(study), "seed": seed}
+    document = head | {"plans": texts, "left_out": dict(left_out)}
     write_atomic(folder / FILE, canonical_json(document))
+
+
+def left_out(folder: Path) -> dict[str, str]:
+    """Why sites have no plan in a study whose plans were read before (:func:`stored`)."""
+    document = json.loads((folder / FILE).read_bytes())
+    return {str(site): str(reason) for site, reason in document["left_out"].items()}
 
 
 def stored(folder: Path, study: Study, seed: int) -> dict[str, Plan] | None:
@@ -179,6 +219,7 @@ def stored(folder: Path, study: Study, seed: int) -> dict[str, Plan] | None:
         return None
     try:
         document = json.loads(path.read_bytes())
+        dict(document["left_out"])
         found = {"format": document["format"], "study": document["study"], "seed": document["seed"]}
         texts = {site: canonical_json(plan).decode() for site, plan in document["plans"].items()}
         plans = {site: read_plan(text) for site, text in sorted(texts.items())}

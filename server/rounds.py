@@ -8,7 +8,6 @@ with the same weights.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -17,19 +16,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from common import metrics
 from common.checkpoint import KEPT, Checkpoint
 from common.faults import reach
-from common.histogram import pooled_variance
 from common.messages import LedgerHead, Purpose, Request
 from common.plan import Plan
-from common.privacy import PatientMechanism
 from common.study import Study
 from server import aggregation
 from server.asking import Absence
 from server.hearing import Desk, demand_enough, hear
+from server.pooling import Release, nothing, pool
 from server.strategy import fewest_replies, step
-from server.verify import histogram_shape, update_shape
+from server.verify import IMPOSSIBLE, cell_noise, histogram_shape, update_shape
 
 Save = Callable[[Checkpoint], None]
 
@@ -71,7 +68,7 @@ def run_rounds(
             return state
         number, started = state.round + 1, time.monotonic()
         desk.tell("round.started", round=number, rounds=study.training.rounds, sites=len(plans))
-        fold = aggregation.begin(settings.strategy, state.weights.size, counts)
+        fold = aggregation.begin(settings, state.weights.size, counts)
         absences, ledgers = dict(unavailable), dict(state.ledgers)
         requests = _requests(
             study, plans, state, purpose="train", number=number, weights=state.weights
@@ -112,8 +109,9 @@ def evaluate(
 ) -> Checkpoint:
     """Pool the sites' score histograms of the shared weights, and compute its figures.
 
-    The histograms are added as whole numbers, negative cells and all: clipping a noisy
-    count before pooling would bias the sum.
+    A site whose histogram cannot be an honest one is left out by name. Its stored reply will be
+    the same whenever it is asked, so where too few others are left there are no figures, and
+    the study goes on.
 
     Raises:
         RoundError: too few sites gave a histogram.
@@ -121,8 +119,9 @@ def evaluate(
     number, started = state.round, time.monotonic()
     shapes = {site: histogram_shape(plan) for site, plan in plans.items()}
     shape = next(iter(plans.values())).histogram_shape
-    fold = aggregation.WeightedSum(math.prod(shape), dict.fromkeys(plans, 1))
     absences, ledgers = dict(unavailable), dict(state.ledgers)
+    releases: dict[str, Release] = {}
+    left_out: list[str] = []
     requests = _requests(
         study,
         plans,
@@ -134,19 +133,22 @@ def evaluate(
     for site, answer in hear(desk, requests, shapes):
         if isinstance(answer, Absence):
             absences[site] = answer.reason
+            left_out += [site] if answer.reason.startswith(IMPOSSIBLE) else []
             continue
         assert answer.arrays is not None
-        fold.add(site, answer.arrays)
+        releases[site] = Release(answer.arrays.reshape(shape), cell_noise(plans[site]))
         ledgers[site] = answer.ledger
     fewest = study.aggregation.min_sites
-    demand_enough(study.study.name, number, "evaluation", fold.sites, absences, fewest=fewest)
-    pooled = fold.total.reshape(shape)
-    variance = pooled_variance(_cell_noise(plans[site]) for site in fold.sites)
-    figures = metrics.evaluate(pooled, noise_variance=variance, classes=study.task.classes)
-    record = _record(number, started, fold.sites, absences) | {
-        "histogram": pooled.tolist(),
-        "noise_variance": variance,
-        "metrics": asdict(figures),
+    answered = [*releases, *left_out]
+    demand_enough(study.study.name, number, "evaluation", answered, absences, fewest=fewest)
+    if len(releases) >= fewest:
+        pooled = pool(dict(sorted(releases.items())), study.task.classes)
+    else:
+        pooled = nothing(shape, _too_few(len(releases), fewest, left_out))
+    record = _record(number, started, tuple(sorted(releases)), absences) | {
+        "histogram": pooled.counts.tolist(),
+        "noise_variance": pooled.variance,
+        "metrics": asdict(pooled.figures),
     }
     return replace(state, ledgers=ledgers, evaluations=(*state.evaluations, record))
 
@@ -210,9 +212,11 @@ def acknowledged(state: Checkpoint) -> int:
     return max(0, state.round - KEPT + 1)
 
 
-def _cell_noise(plan: Plan) -> float:
-    mechanism = plan.mechanism
-    return mechanism.cell_noise if isinstance(mechanism, PatientMechanism) else 0.0
+def _too_few(usable: int, fewest: int, left_out: list[str]) -> str:
+    return (
+        f"{usable} usable histograms, and the study wants {fewest}: what "
+        f"{' and '.join(sorted(left_out))} sent cannot be"
+    )
 
 
 def _record(

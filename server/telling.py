@@ -55,7 +55,28 @@ def _plainly(event: pb.Event) -> str:
 
 def _started(_event: pb.Event, fields: Fields) -> str:
     notes = "".join(f"{note}\n{'':10}" for note in fields.get("warnings", ()))
-    return f"{notes}plans are made; asked to approve: {', '.join(fields['sites'])}"
+    whole = f"plans are made; asked to approve: {', '.join(fields['sites'])}"
+    gone = [f"{site} is left out: {why}" for site, why in fields.get("left_out", {}).items()]
+    return notes + f"\n{'':10}".join([whole, *_counts(fields), *gone])
+
+
+def _settled(_event: pb.Event, fields: Fields) -> str:
+    return f"\n{'':10}".join(["who takes part, and counts by:", *_counts(fields)])
+
+
+def _counts(fields: Fields) -> list[str]:
+    return [
+        share_line(pb.Share(site=site, **counts))
+        for site, counts in fields.get("shares", {}).items()
+    ]
+
+
+def share_line(share: pb.Share) -> str:
+    """By how much a site counts."""
+    return (
+        f"{share.site}: {share.patients} patients, weight {share.weight}, "
+        f"{100 * share.share:.1f} % of the average"
+    )
 
 
 def _completed_round(event: pb.Event, fields: Fields) -> str:
@@ -85,6 +106,7 @@ _WORDS: Final[dict[str, Callable[[pb.Event, Fields], str]]] = {
     "study.interrupted": lambda e, f: "its process ended early and is started again",
     "study.failed": lambda e, f: f"failed: {f['what']}",
     "study.completed": lambda e, f: f"completed: final_weights_sha256 {f['final_weights_sha256']}",
+    "weights.settled": _settled,
     "approval.waiting": lambda e, f: (
         f"{e.site}: a person has yet to decide about plan {f['plan'][:SHORT]}"
     ),
@@ -124,14 +146,25 @@ def figure(estimate: Mapping[str, Any]) -> str:
 
 def sites_table(rows: Iterable[pb.SiteRow]) -> Table:
     """Every site in a line."""
-    table = _table("site", "state", "connected", "fingerprint", elastic=("site",))
+    table = _table("site", "state", "connected", "patients", "fingerprint", elastic=("site",))
     for row in rows:
         seen = f"last seen {row.seen}" if row.seen else "never seen"
         connected = "now" if row.online else seen
         state = "admitted" if row.state == "active" else row.state
         style = "green" if row.online else "yellow" if row.state == "active" else "dim"
-        table.add_row(_cut(row.name), state, Text(connected, style=style), row.fingerprint)
+        table.add_row(
+            _cut(row.name), state, Text(connected, style=style), _agreed(row), row.fingerprint
+        )
     return table
+
+
+def _agreed(row: pb.SiteRow) -> Text:
+    """The most patients that it may declare; a card that says more is worth a question."""
+    parts = []
+    for each in row.agreed:
+        more = f" (declares {each.declared})" if each.declared > each.patients else ""
+        parts.append(f"{each.dataset} {each.patients}{more}")
+    return Text(", ".join(parts) or "none agreed on")
 
 
 def studies_table(rows: Iterable[pb.StudyRow]) -> Table:
@@ -156,6 +189,11 @@ def remarks(row: pb.StudyRow) -> list[Text]:
         notes.append(Text(f"{row.name}: {failure(row.why).what}; {whole}", style="red"))
     if row.undecided and row.state == "waiting":
         notes.append(Text(f"{row.name}: waits for {', '.join(row.undecided)} to decide"))
+    notes += [Text(f"{row.name}: {share_line(share)}", style="dim") for share in row.shares]
+    notes += [
+        Text(f"{row.name}: {each.of} went without {each.site}: {each.reason}", style="yellow")
+        for each in row.left_out
+    ]
     return notes
 
 
@@ -166,12 +204,29 @@ def outcome_tables(outcome: Mapping[str, Any]) -> tuple[Table, Table]:
         metrics = outcome["evaluations"][-1]["metrics"]
         for name, label in SHOWN_FIGURES:
             figures.add_row(label, figure(metrics[name]))
-    sites = _table("site", "declared patients", "weight", "epsilon")
+    sites = _table("site", "declared patients", "weight", "share", "epsilon")
     for name, facts in outcome["sites"].items():
         epsilon = facts["epsilon"]
         cost = "not private" if epsilon is None else f"{epsilon:.3f}"
-        sites.add_row(name, str(facts["declared_patients"]), str(facts["weight"]), cost)
+        share = f"{100 * outcome['shares'][name]['share']:.1f} %"
+        patients, weight = str(facts["declared_patients"]), str(facts["weight"])
+        sites.add_row(name, patients, weight, share, cost)
     return figures, sites
+
+
+def absences_in_words(outcome: Mapping[str, Any]) -> list[str]:
+    """Which site was left out of what, and why: the same reason in many rounds is one line."""
+    lines = [f"without {site}: {why}" for site, why in outcome["left_out"].items()]
+    missing: dict[tuple[str, str, str], list[int]] = {}
+    for absence in outcome["absences"]:
+        if absence["site"] not in outcome["left_out"]:
+            key = (absence["purpose"], absence["site"], absence["reason"])
+            missing.setdefault(key, []).append(absence["round"])
+    for (purpose, site, reason), rounds in missing.items():
+        some = f"rounds {rounds[0]} to {rounds[-1]}, {len(rounds)} of them"
+        when = f"round {rounds[0]}" if len(rounds) == 1 else some
+        lines.append(f"{when}, {purpose}: without {site}: {reason}")
+    return lines
 
 
 def _cut(text: str) -> Text:

@@ -8,16 +8,17 @@ its array is what the plan says, and the site's ledger did not move back.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import numpy.typing as npt
 
 from common.errors import RefusalCode
-from common.histogram import MOST_COUNT
+from common.histogram import MOST_COUNT, pooled_variance
 from common.messages import OK, Reply, Request
 from common.plan import Plan
+from common.privacy import PatientMechanism
 from common.signing import verify
 
 _REFUSALS: Final = {
@@ -35,6 +36,32 @@ _REFUSALS: Final = {
 }
 
 
+VALIDATED: Final = 2
+"""Validation patients that a site may count for each one that it declares in training.
+
+Training and validation are shares of the same patients, one to four unless the site says
+otherwise, and what is declared is rounded down: an honest site stays far below."""
+TAILS: Final = 7.0
+"""Standard deviations that honest noise stays within: one cell in 10**12 does not."""
+IMPOSSIBLE: Final = "a histogram that cannot be: "
+"""How the verdict on counts begins that no honest site could send."""
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What an honest histogram can say, by public numbers alone.
+
+    Attributes:
+        shape: (classes, planes, bins).
+        most: the most patients that the site may count.
+        noise: standard deviation of a cell, rounding included; 0 for exact counts.
+    """
+
+    shape: tuple[int, int, int]
+    most: int
+    noise: float
+
+
 @dataclass(frozen=True)
 class Shape:
     """The array that a reply must carry; no array at all where ``length`` is 0.
@@ -44,12 +71,16 @@ class Shape:
         length: its number of entries.
         limit: the largest magnitude of an entry.
         document: whether a document goes with it.
+        saturates: whether an entry at the limit is one that was cut off there.
+        votes: what the histogram may say, where it is one.
     """
 
     dtype: str = ""
     length: int = 0
     limit: int = 0
     document: bool = False
+    saturates: bool = False
+    votes: Votes | None = None
 
 
 NOTHING: Final = Shape()
@@ -59,12 +90,25 @@ OFFER: Final = Shape(document=True)
 def update_shape(plan: Plan) -> Shape:
     """What a site sends back for a round of training."""
     fixed_point = plan.study.fixed_point
-    return Shape(fixed_point.dtype, plan.weights, fixed_point.limit)
+    return Shape(fixed_point.dtype, plan.weights, fixed_point.limit, saturates=True)
 
 
 def histogram_shape(plan: Plan) -> Shape:
     """What a site sends back for an evaluation."""
-    return Shape("int64", int(np.prod(plan.histogram_shape)), MOST_COUNT)
+    shape = plan.histogram_shape
+    votes = Votes(shape, most_validated(plan), math.sqrt(pooled_variance([cell_noise(plan)])))
+    return Shape("int64", math.prod(shape), MOST_COUNT, votes=votes)
+
+
+def most_validated(plan: Plan) -> int:
+    """The most validation patients that a site may count, from what it declared."""
+    return VALIDATED * plan.declared_patients
+
+
+def cell_noise(plan: Plan) -> float:
+    """Standard deviation of the noise in a cell of a site's histogram, before rounding."""
+    mechanism = plan.mechanism
+    return mechanism.cell_noise if isinstance(mechanism, PatientMechanism) else 0.0
 
 
 def fault(reply: Reply, *, request: Request, site: str, key: str, shape: Shape) -> str | None:
@@ -129,6 +173,25 @@ def _wrong_array(array: npt.NDArray[Any], shape: Shape) -> str | None:
         return f"an array of {array.size} entries, not {shape.length}"
     if max(-int(array.min()), int(array.max())) > shape.limit:
         return f"an entry beyond {shape.limit}"
+    if shape.saturates and max(-int(array.min()), int(array.max())) == shape.limit:
+        return f"an update that was cut off at the largest entry, {shape.limit}"
+    return None if shape.votes is None else _wrong_votes(array, shape.votes)
+
+
+def _wrong_votes(array: npt.NDArray[Any], votes: Votes) -> str | None:
+    """Why no honest site could count this; each sum only once its terms are known to be small."""
+    counts = array.reshape(votes.shape)
+    for kind, axes in (("a cell", ()), ("a class", (2,)), ("all classes", (0, 2))):
+        sums = counts.sum(axis=axes) if axes else counts
+        reach = TAILS * votes.noise * math.sqrt(counts.size / sums.size)
+        least, most = int(sums.min()), int(sums.max())
+        if least < -reach:
+            return f"{IMPOSSIBLE}{least} patients in {kind}, where noise reaches {-reach:.0f}"
+        if most > votes.most + reach:
+            return (
+                f"{IMPOSSIBLE}{most} patients in {kind}, where its declared patients allow "
+                f"{votes.most}, and noise {reach:.0f} more"
+            )
     return None
 
 

@@ -221,7 +221,7 @@ def _round(
         choice=baseline.holdings[0].numerics.choice,
     )
     settings = study.aggregation
-    fold = begin(settings.strategy, change.size, {name: 1})
+    fold = begin(settings, change.size, {name: 1})
     fold.add(name, study.fixed_point.encode(change))
     reached = fold.contributions(state.weights, study.fixed_point)
     weights, optimiser = step(settings, number, state.weights, reached, state.optimiser)

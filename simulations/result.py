@@ -139,6 +139,7 @@ class SiteFacts(Section):
     Attributes:
         declared_patients: the public number of training patients.
         weight: by which its update counted.
+        share: of the average, where all answered.
         epsilon_training: cost of the training to a training patient; None without privacy.
         epsilon_evaluation: cost of the evaluations to a validation patient.
         noise_multiplier: standard deviation of a step's noise over the clip norm.
@@ -149,6 +150,7 @@ class SiteFacts(Section):
 
     declared_patients: int
     weight: int
+    share: float
     epsilon_training: float | None
     epsilon_evaluation: float | None
     noise_multiplier: float | None
@@ -172,6 +174,7 @@ class StudyFacts(Section):
     weights: int
     strategy: str
     average_decay: float
+    max_share: float = 1.0
     privacy: Literal["patient", "none"]
     epsilon: float | None
     clip_norm: float | None

@@ -28,6 +28,7 @@ from common.flower import context
 from common.plan import Plan
 from common.study import Study, load_study
 from server import plans as round_zero
+from server.roster import Member, Roster
 from server.rounds import shared_weights
 from simulations import summary
 from simulations.archives import Hospitals, read_hospitals
@@ -165,13 +166,25 @@ def _federate(prepared: Prepared, watcher: Watcher, tap: Tap) -> Curve:
             spent = None if point is None else _most_spent(prepared, number)
             watcher.round_done(number, point, spent)
 
-    roster = {name: site.key.public for name, site in sites.items()}
-    write_atomic(order.run / ROSTER, canonical_json(roster))
+    write_atomic(order.run / ROSTER, canonical_json(_roster(sites).document))
     opened = {str(prepared.hospitals.site_file(name)): site for name, site in sites.items()}
     app = tap(client.app.build(opened))
     grid = LocalGrid(app, _nodes(prepared), order=order.site_order)
     server.app.build(observe)(grid, context(RUN_ID, 0, node={}, run=_config(order)))
     return curve
+
+
+def _roster(sites: Mapping[str, Site]) -> Roster:
+    """The hospitals; what their site files declare is what is agreed on."""
+    return Roster(
+        sites={
+            name: Member(
+                key=site.key.public,
+                patients={name: data.declared_patients for name, data in site.file.data.items()},
+            )
+            for name, site in sites.items()
+        }
+    )
 
 
 def _catch_up(prepared: Prepared, curve: Curve) -> None:

@@ -73,7 +73,10 @@ def summarise(
         metrics=shared.metrics,
         shared=shared,
         federated_evaluation=tuple(_evaluation(record) for record in published["evaluations"]),
-        per_site={site: _site_facts(plan) for site, plan in plans.items()},
+        per_site={
+            site: _site_facts(plan, published["shares"][site]["share"])
+            for site, plan in plans.items()
+        },
         epsilon={site: bound(plan) for site, plan in plans.items()},
         delta=privacy.delta if isinstance(privacy, PatientPrivacy) else None,
         baselines=tuple(baselines),
@@ -90,16 +93,21 @@ def bound(plan: Plan) -> float | None:
 
 
 def _warnings(plans: Mapping[str, Plan], published: Mapping[str, Any]) -> tuple[str, ...]:
-    """Each site's warnings once, the gravest first, and who was missing when."""
+    """Each site's warnings once, the gravest first, and who was left out of what."""
     notes = dict.fromkeys(note for plan in plans.values() for note in plan.warnings)
-    missing: dict[tuple[str, str], list[int]] = {}
+    left_out: Mapping[str, str] = published["left_out"]
+    missing: dict[tuple[str, str, str], list[int]] = {}
     for absence in published["absences"]:
-        missing.setdefault((absence["site"], absence["reason"]), []).append(absence["round"])
+        if absence["site"] not in left_out:
+            key = (absence["site"], absence["purpose"], absence["reason"])
+            missing.setdefault(key, []).append(absence["round"])
     absences = [
-        f"{site} was missing in {len(rounds)} of the rounds, first in round {rounds[0]}: {reason}"
-        for (site, reason), rounds in sorted(missing.items())
+        f"{site} was missing in {len(rounds)} of the "
+        f"{'rounds' if purpose == 'train' else 'evaluations'}, first in round {rounds[0]}: {reason}"
+        for (site, purpose, reason), rounds in sorted(missing.items())
     ]
-    return (*notes, *absences)
+    gone = (f"{site} was left out of the study: {why}" for site, why in sorted(left_out.items()))
+    return (*notes, *gone, *absences)
 
 
 def _study_facts(study: Study, plans: Mapping[str, Plan]) -> StudyFacts:
@@ -118,6 +126,7 @@ def _study_facts(study: Study, plans: Mapping[str, Plan]) -> StudyFacts:
         weights=next(iter(plans.values())).weights,
         strategy=study.aggregation.strategy,
         average_decay=study.aggregation.average_decay,
+        max_share=study.aggregation.max_share,
         privacy=privacy.mode,
         epsilon=private.epsilon if private else None,
         clip_norm=private.clip_norm if private else None,
@@ -132,10 +141,11 @@ def _evaluation(record: Mapping[str, Any]) -> FederatedEvaluation:
     )
 
 
-def _site_facts(plan: Plan) -> SiteFacts:
+def _site_facts(plan: Plan, share: float) -> SiteFacts:
     facts = {
         "declared_patients": plan.declared_patients,
         "weight": plan.weight,
+        "share": share,
         "plan_hash": plan.hash,
     }
     mechanism = plan.mechanism

@@ -7,24 +7,61 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AdmitRequest(_message.Message):
-    __slots__ = ("card",)
+    __slots__ = ("card", "patients")
+    class PatientsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     CARD_FIELD_NUMBER: _ClassVar[int]
+    PATIENTS_FIELD_NUMBER: _ClassVar[int]
     card: str
-    def __init__(self, card: _Optional[str] = ...) -> None: ...
+    patients: _containers.ScalarMap[str, int]
+    def __init__(self, card: _Optional[str] = ..., patients: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class AdmitReply(_message.Message):
-    __slots__ = ("site", "fingerprint", "coordinator_card", "coordinator_fingerprint", "again")
+    __slots__ = ("site", "fingerprint", "coordinator_card", "coordinator_fingerprint", "again", "agreed")
     SITE_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_CARD_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     AGAIN_FIELD_NUMBER: _ClassVar[int]
+    AGREED_FIELD_NUMBER: _ClassVar[int]
     site: str
     fingerprint: str
     coordinator_card: str
     coordinator_fingerprint: str
     again: bool
-    def __init__(self, site: _Optional[str] = ..., fingerprint: _Optional[str] = ..., coordinator_card: _Optional[str] = ..., coordinator_fingerprint: _Optional[str] = ..., again: _Optional[bool] = ...) -> None: ...
+    agreed: _containers.RepeatedCompositeFieldContainer[Agreement]
+    def __init__(self, site: _Optional[str] = ..., fingerprint: _Optional[str] = ..., coordinator_card: _Optional[str] = ..., coordinator_fingerprint: _Optional[str] = ..., again: _Optional[bool] = ..., agreed: _Optional[_Iterable[_Union[Agreement, _Mapping]]] = ...) -> None: ...
+
+class Agreement(_message.Message):
+    __slots__ = ("dataset", "patients", "declared")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    PATIENTS_FIELD_NUMBER: _ClassVar[int]
+    DECLARED_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    patients: int
+    declared: int
+    def __init__(self, dataset: _Optional[str] = ..., patients: _Optional[int] = ..., declared: _Optional[int] = ...) -> None: ...
+
+class AgreeRequest(_message.Message):
+    __slots__ = ("site", "dataset", "patients")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    PATIENTS_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    dataset: str
+    patients: int
+    def __init__(self, site: _Optional[str] = ..., dataset: _Optional[str] = ..., patients: _Optional[int] = ...) -> None: ...
+
+class AgreeReply(_message.Message):
+    __slots__ = ("before",)
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    before: int
+    def __init__(self, before: _Optional[int] = ...) -> None: ...
 
 class RemoveRequest(_message.Message):
     __slots__ = ("site",)
@@ -47,20 +84,22 @@ class SitesReply(_message.Message):
     def __init__(self, sites: _Optional[_Iterable[_Union[SiteRow, _Mapping]]] = ...) -> None: ...
 
 class SiteRow(_message.Message):
-    __slots__ = ("name", "state", "online", "seen", "fingerprint", "admitted")
+    __slots__ = ("name", "state", "online", "seen", "fingerprint", "admitted", "agreed")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ONLINE_FIELD_NUMBER: _ClassVar[int]
     SEEN_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     ADMITTED_FIELD_NUMBER: _ClassVar[int]
+    AGREED_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: str
     online: bool
     seen: str
     fingerprint: str
     admitted: str
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., online: _Optional[bool] = ..., seen: _Optional[str] = ..., fingerprint: _Optional[str] = ..., admitted: _Optional[str] = ...) -> None: ...
+    agreed: _containers.RepeatedCompositeFieldContainer[Agreement]
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., online: _Optional[bool] = ..., seen: _Optional[str] = ..., fingerprint: _Optional[str] = ..., admitted: _Optional[str] = ..., agreed: _Optional[_Iterable[_Union[Agreement, _Mapping]]] = ...) -> None: ...
 
 class StartRequest(_message.Message):
     __slots__ = ("document", "sites", "seed")
@@ -73,20 +112,46 @@ class StartRequest(_message.Message):
     def __init__(self, document: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class StartReply(_message.Message):
-    __slots__ = ("study", "sites", "offline", "round_timeout", "approval_timeout", "seed")
+    __slots__ = ("study", "sites", "offline", "round_timeout", "approval_timeout", "seed", "shares", "dataset")
     STUDY_FIELD_NUMBER: _ClassVar[int]
     SITES_FIELD_NUMBER: _ClassVar[int]
     OFFLINE_FIELD_NUMBER: _ClassVar[int]
     ROUND_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     APPROVAL_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
     study: str
     sites: _containers.RepeatedScalarFieldContainer[str]
     offline: _containers.RepeatedScalarFieldContainer[str]
     round_timeout: str
     approval_timeout: str
     seed: int
-    def __init__(self, study: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., offline: _Optional[_Iterable[str]] = ..., round_timeout: _Optional[str] = ..., approval_timeout: _Optional[str] = ..., seed: _Optional[int] = ...) -> None: ...
+    shares: _containers.RepeatedCompositeFieldContainer[Share]
+    dataset: str
+    def __init__(self, study: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., offline: _Optional[_Iterable[str]] = ..., round_timeout: _Optional[str] = ..., approval_timeout: _Optional[str] = ..., seed: _Optional[int] = ..., shares: _Optional[_Iterable[_Union[Share, _Mapping]]] = ..., dataset: _Optional[str] = ...) -> None: ...
+
+class Share(_message.Message):
+    __slots__ = ("site", "patients", "weight", "share")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    PATIENTS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    patients: int
+    weight: int
+    share: float
+    def __init__(self, site: _Optional[str] = ..., patients: _Optional[int] = ..., weight: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
+
+class LeftOut(_message.Message):
+    __slots__ = ("site", "of", "reason")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    OF_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    of: str
+    reason: str
+    def __init__(self, site: _Optional[str] = ..., of: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class StudiesRequest(_message.Message):
     __slots__ = ()
@@ -99,7 +164,7 @@ class StudiesReply(_message.Message):
     def __init__(self, studies: _Optional[_Iterable[_Union[StudyRow, _Mapping]]] = ...) -> None: ...
 
 class StudyRow(_message.Message):
-    __slots__ = ("name", "title", "state", "round", "rounds", "sites", "why", "started", "undecided", "warnings")
+    __slots__ = ("name", "title", "state", "round", "rounds", "sites", "why", "started", "undecided", "warnings", "shares", "left_out")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +175,8 @@ class StudyRow(_message.Message):
     STARTED_FIELD_NUMBER: _ClassVar[int]
     UNDECIDED_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     name: str
     title: str
     state: str
@@ -120,7 +187,9 @@ class StudyRow(_message.Message):
     started: str
     undecided: _containers.RepeatedScalarFieldContainer[str]
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., title: _Optional[str] = ..., state: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., sites: _Optional[_Iterable[str]] = ..., why: _Optional[str] = ..., started: _Optional[str] = ..., undecided: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    shares: _containers.RepeatedCompositeFieldContainer[Share]
+    left_out: _containers.RepeatedCompositeFieldContainer[LeftOut]
+    def __init__(self, name: _Optional[str] = ..., title: _Optional[str] = ..., state: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., sites: _Optional[_Iterable[str]] = ..., why: _Optional[str] = ..., started: _Optional[str] = ..., undecided: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ..., shares: _Optional[_Iterable[_Union[Share, _Mapping]]] = ..., left_out: _Optional[_Iterable[_Union[LeftOut, _Mapping]]] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("study", "after", "follow")

@@ -39,6 +39,11 @@ class CoordinatorStub:
                 request_serializer=common_dot_control_dot_coordinator__pb2.AdmitRequest.SerializeToString,
                 response_deserializer=common_dot_control_dot_coordinator__pb2.AdmitReply.FromString,
                 _registered_method=True)
+        self.Agree = channel.unary_unary(
+                '/consilium.coordinator.v1.Coordinator/Agree',
+                request_serializer=common_dot_control_dot_coordinator__pb2.AgreeRequest.SerializeToString,
+                response_deserializer=common_dot_control_dot_coordinator__pb2.AgreeReply.FromString,
+                _registered_method=True)
         self.Remove = channel.unary_unary(
                 '/consilium.coordinator.v1.Coordinator/Remove',
                 request_serializer=common_dot_control_dot_coordinator__pb2.RemoveRequest.SerializeToString,
@@ -86,6 +91,13 @@ class CoordinatorServicer:
 
     def Admit(self, request, context):
         """Let a site in, or in again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Agree(self, request, context):
+        """Let a site declare so many patients of a data set, and no more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,6 +161,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.Admit,
                     request_deserializer=common_dot_control_dot_coordinator__pb2.AdmitRequest.FromString,
                     response_serializer=common_dot_control_dot_coordinator__pb2.AdmitReply.SerializeToString,
+            ),
+            'Agree': grpc.unary_unary_rpc_method_handler(
+                    servicer.Agree,
+                    request_deserializer=common_dot_control_dot_coordinator__pb2.AgreeRequest.FromString,
+                    response_serializer=common_dot_control_dot_coordinator__pb2.AgreeReply.SerializeToString,
             ),
             'Remove': grpc.unary_unary_rpc_method_handler(
                     servicer.Remove,
@@ -218,6 +235,33 @@ class Coordinator:
             '/consilium.coordinator.v1.Coordinator/Admit',
             common_dot_control_dot_coordinator__pb2.AdmitRequest.SerializeToString,
             common_dot_control_dot_coordinator__pb2.AdmitReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Agree(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consilium.coordinator.v1.Coordinator/Agree',
+            common_dot_control_dot_coordinator__pb2.AgreeRequest.SerializeToString,
+            common_dot_control_dot_coordinator__pb2.AgreeReply.FromString,
             options,
             channel_credentials,
             insecure,

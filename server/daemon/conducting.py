@@ -89,11 +89,13 @@ def carry_out(home: Home, store: Store, name: str, port: int) -> None:
 
 def _commission(home: Home, store: Store, record: StudyRecord) -> Commission:
     folder = home.studies / record.name
-    keys = {site.name: site.signing_key for site in store.sites()}
+    study, sites = _study_file(folder, record), {site.name: site for site in store.sites()}
+    agreed = {name: sites[name].agreed.get(study.data.dataset) for name in record.sites}
     return Commission(
-        study=_study_file(folder, record),
+        study=study,
         folder=folder / FOLDER,
-        roster={site: keys[site] for site in record.sites},
+        roster={name: sites[name].signing_key for name in record.sites},
+        agreed={name: patients for name, patients in agreed.items() if patients is not None},
         seed=record.seed,
         resume=True,
     )

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -58,14 +59,21 @@ class Control(CoordinatorServicer):
         """Let a site in, or in again."""
         who = self.who(context)
         card = _card(request.card)
-        mine, again = await self._office.admit(card, who)
+        mine, site, again = await self._office.admit(card, who, request.patients)
         return pb.AdmitReply(
             site=card.name,
             fingerprint=card.fingerprint,
             coordinator_card=mine.text,
             coordinator_fingerprint=mine.fingerprint,
             again=again,
+            agreed=_agreed(site),
         )
+
+    async def Agree(self, request: pb.AgreeRequest, context: Context) -> pb.AgreeReply:
+        """Let a site declare so many patients."""
+        who = self._who(context)
+        before = await self._office.agree(request.site, request.dataset, request.patients, who)
+        return pb.AgreeReply(before=before or 0)
 
     async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.RemoveReply:
         """Keep a site out."""
@@ -83,6 +91,7 @@ class Control(CoordinatorServicer):
         seed = request.seed if request.HasField("seed") else 0
         study, record = await self._office.start(request.document, request.sites, seed, who)
         offline = [site.name for site, online in await self._office.sites() if not online]
+        weighed = await self._office.weighed(study, record.sites)
         return pb.StartReply(
             study=record.name,
             sites=record.sites,
@@ -90,6 +99,8 @@ class Control(CoordinatorServicer):
             round_timeout=study.aggregation.round_timeout,
             approval_timeout=study.aggregation.approval_timeout,
             seed=record.seed,
+            shares=[_share(site, asdict(each)) for site, each in weighed.items()],
+            dataset=study.data.dataset,
         )
 
     async def Studies(self, request: pb.StudiesRequest, context: Context) -> pb.StudiesReply:
@@ -213,6 +224,20 @@ def _site_row(site: SiteRecord, online: bool) -> pb.SiteRow:
         seen=_time(site.last_seen),
         fingerprint=site.card.fingerprint,
         admitted=_time(site.admitted_at),
+        agreed=_agreed(site),
+    )
+
+
+def _agreed(site: SiteRecord) -> list[pb.Agreement]:
+    return [
+        pb.Agreement(dataset=name, patients=patients, declared=site.declared.get(name, 0))
+        for name, patients in site.agreed.items()
+    ]
+
+
+def _share(site: str, counts: Mapping[str, Any]) -> pb.Share:
+    return pb.Share(
+        site=site, patients=counts["patients"], weight=counts["weight"], share=counts["share"]
     )
 
 
@@ -229,6 +254,10 @@ def _study_row(standing: Standing) -> pb.StudyRow:
         started=_time(record.created_at),
         undecided=standing.undecided,
         warnings=standing.warnings,
+        shares=[_share(site, counts) for site, counts in standing.shares.items()],
+        left_out=[
+            pb.LeftOut(site=site, of=of, reason=reason) for site, of, reason in standing.left_out
+        ],
     )
 
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import tomllib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from common.enrolment import CoordinatorCard, SiteCard
 from common.errors import CoordinatorError, StudyError
 from common.settings import checked
-from common.study import Study
+from common.study import Patients, Slug, Study
 from server.daemon import authority
 from server.daemon.admission import Roll
 from server.daemon.conductors import ALIVE, Conductors
@@ -24,13 +26,16 @@ from server.store import Store
 from server.store.rows import (
     ApprovalState,
     EventRecord,
+    RoundRecord,
     SiteRecord,
     SiteState,
     StudyRecord,
     StudyState,
 )
+from server.weighing import Counted, counted, weigh
 
 T = TypeVar("T")
+_AGREED = TypeAdapter(dict[Slug, Patients])
 RESULT: tuple[str, ...] = ("outcome.json", "final.safetensors")
 """The files of a result, in the study's ``coordinator`` folder."""
 
@@ -46,6 +51,8 @@ class Standing:
         rounds: of the study.
         undecided: sites where a person has yet to decide.
         warnings: what every report of it begins with.
+        shares: by how much each site counts, once there are plans.
+        left_out: sites that it went without: which, of what, and why.
     """
 
     record: StudyRecord
@@ -54,6 +61,8 @@ class Standing:
     rounds: int
     undecided: tuple[str, ...]
     warnings: tuple[str, ...]
+    shares: Mapping[str, Mapping[str, Any]]
+    left_out: tuple[tuple[str, str, str], ...]
 
 
 class Office:
@@ -88,19 +97,36 @@ class Office:
         self._cut = cut
         self._conductors = conductors
 
-    async def admit(self, card: SiteCard, who: str) -> tuple[CoordinatorCard, bool]:
-        """Let a site in; gives what it joins by, and whether it had been removed before.
+    async def admit(
+        self, card: SiteCard, who: str, patients: Mapping[str, int]
+    ) -> tuple[CoordinatorCard, SiteRecord, bool]:
+        """Let a site in; gives what it joins by, its record, and whether it had been removed.
 
         Raises:
             SiteError: the keys or the name are another's.
         """
         known = {site.name: site.state for site in await _aside(self._store.sites)}
-        await _aside(self._store.admit, card)
+        _demand_patients(patients)
+        record = await _aside(self._store.admit, card, patients)
         await self._register(card.name)
         again = known.get(card.name) is SiteState.SUSPENDED
         fields = {"by": who, "fingerprint": card.fingerprint, "again": again}
-        await self._note(None, "site.admitted", fields, site=card.name)
-        return authority.coordinator_card(self._home), again
+        agreed = {"agreed": dict(record.agreed)}
+        await self._note(None, "site.admitted", fields | agreed, site=card.name)
+        return authority.coordinator_card(self._home), record, again
+
+    async def agree(self, name: str, dataset: str, patients: int, who: str) -> int | None:
+        """Let a site declare so many patients; gives how many it might before.
+
+        Raises:
+            CoordinatorError: there is no such site, or the number is none.
+        """
+        _demand_patients({dataset: patients})
+        before = (await _aside(self._store.site, name)).agreed.get(dataset)
+        await _aside(self._store.agree, name, dataset, patients)
+        fields = {"by": who, "dataset": dataset, "patients": patients, "before": before}
+        await self._note(None, "site.agreed", fields, site=name)
+        return before
 
     async def remove(self, name: str, who: str) -> None:
         """Keep a site out until it is admitted again.
@@ -137,6 +163,19 @@ class Office:
         await self._note(name, "study.offered", {"by": who, "sites": list(record.sites)})
         self._conductors.begin(name)
         return study, record
+
+    async def weighed(self, study: Study, sites: Sequence[str]) -> Mapping[str, Counted]:
+        """By how much each site would count if all took part and declared what was agreed on.
+
+        A site on whose patients nothing was agreed is not among them: it cannot take part.
+        """
+        records = await _aside(self._store.sites)
+        agreed = {
+            site.name: site.agreed[study.data.dataset]
+            for site in records
+            if site.name in sites and study.data.dataset in site.agreed
+        }
+        return counted(agreed, weigh(study.aggregation, agreed))
 
     async def stop(self, name: str, who: str) -> None:
         """End a study's process, and leave the study where it stands.
@@ -195,16 +234,20 @@ class Office:
 
     def _standing(self, record: StudyRecord) -> Standing:
         study, name = read_study(record.document), record.name
-        rounds = [each.number for each in self._store.rounds(name)]
+        rounds = self._store.rounds(name)
         said = self._store.approvals(name)
         started = self._store.events(name, kind="study.started")
+        settled = self._store.events(name, kind="weights.settled")
+        known: Mapping[str, Any] = started[-1].fields if started else {}
         return Standing(
             record=record,
             title=study.study.title,
-            round=max(rounds, default=0),
+            round=max((each.number for each in rounds), default=0),
             rounds=study.training.rounds,
             undecided=tuple(one.site for one in said if one.state is ApprovalState.PENDING),
-            warnings=tuple(started[-1].fields.get("warnings", ())) if started else (),
+            warnings=tuple(known.get("warnings", ())),
+            shares=(settled or started)[-1].fields.get("shares", {}) if started else {},
+            left_out=tuple(_left_out(known.get("left_out", {}), rounds)),
         )
 
     async def _note(
@@ -236,6 +279,31 @@ def _demand_sites(study: Study, chosen: Sequence[str]) -> None:
             wanted=f"at least {fewest} ([aggregation] min_sites)",
             remedy="admit more sites (consilium-coordinator admit SITE.json), or lower min_sites",
         )
+
+
+def _left_out(
+    study: Mapping[str, str], rounds: Sequence[RoundRecord]
+) -> Iterator[tuple[str, str, str]]:
+    """Who was left out of the study, and of its last round and its last evaluation."""
+    for site, reason in study.items():
+        yield site, "the study", reason
+    for purpose, of in (("train", "round"), ("evaluate", "the evaluation after round")):
+        last = [each for each in rounds if each.purpose == purpose][-1:]
+        for record in last:
+            for site, reason in record.absences.items():
+                if site not in study:
+                    yield site, f"{of} {record.number}", reason
+
+
+def _demand_patients(patients: Mapping[str, int]) -> None:
+    try:
+        _AGREED.validate_python(dict(patients))
+    except ValidationError as cause:
+        raise CoordinatorError(
+            "this is not a number of patients of a data set",
+            found=", ".join(f"{dataset} {number}" for dataset, number in patients.items()),
+            wanted="a data set's name as in the site's file, and a number from 1 to 10**9",
+        ) from cause
 
 
 def _demand_state(record: StudyRecord, *, under_way: bool) -> None:

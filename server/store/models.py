@@ -82,6 +82,15 @@ KEYS: Final = Table(
     sqlite_autoincrement=True,
 )
 """A site's keys over time; the one that is not retired is in use, and no key comes back."""
+AGREED: Final = Table(
+    "agreed",
+    METADATA,
+    Column("site", NAME, ForeignKey("sites.name"), primary_key=True),
+    Column("dataset", NAME, primary_key=True),
+    Column("declared", BigInteger),
+    Column("patients", BigInteger, nullable=False),
+)
+"""Patients of a data set that a site may declare, and what its card said, where it did."""
 STUDIES: Final = Table(
     "studies",
     METADATA,

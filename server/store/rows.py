@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -51,6 +51,8 @@ class SiteRecord:
         admitted_at: for the first time.
         changed_at: when it was last admitted or suspended.
         last_seen: when it last called, some seconds more or less.
+        declared: patients by data set, as its card said.
+        agreed: the most patients that it may declare, by data set.
     """
 
     name: str
@@ -60,11 +62,18 @@ class SiteRecord:
     admitted_at: datetime
     changed_at: datetime
     last_seen: datetime | None
+    declared: Mapping[str, int] = field(default_factory=dict)
+    agreed: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def card(self) -> SiteCard:
         """The card that it was admitted by."""
-        return SiteCard(name=self.name, node_key=self.node_key, signing_key=self.signing_key)
+        return SiteCard(
+            name=self.name,
+            node_key=self.node_key,
+            signing_key=self.signing_key,
+            patients=dict(self.declared),
+        )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from sqlalchemy import Connection, RowMapping, Select, insert, select, update
 from common.enrolment import SiteCard
 from common.errors import CoordinatorError
 from server.store.database import Database
-from server.store.models import KEYS, SITES
+from server.store.models import AGREED, KEYS, SITES
 from server.store.rows import KeyRecord, SiteRecord, SiteState
 
 SEEN_SECONDS: Final = 15.0
@@ -32,8 +33,15 @@ class SiteStore:
         self._seen: dict[str, float] = {}
         self._seen_lock = threading.Lock()
 
-    def admit(self, card: SiteCard) -> SiteRecord:
+    def admit(self, card: SiteCard, patients: Mapping[str, int] | None = None) -> SiteRecord:
         """Let a site in, or let it in again.
+
+        A data set on which nothing was agreed yet is agreed on as the card declares it; what was
+        agreed before stays, whatever another card says.
+
+        Args:
+            card: of the site.
+            patients: agreed on in the place of what the card declares, by data set.
 
         Raises:
             CoordinatorError: the name is taken by other keys, or the keys by another name.
@@ -51,7 +59,23 @@ class SiteStore:
                 _add_key(connection, card, now)
             if known is not None and known.state is SiteState.SUSPENDED:
                 _set_state(connection, card.name, SiteState.ACTIVE, now)
+            _declare(connection, card)
+            for dataset, number in (patients or {}).items():
+                _agree(connection, card.name, dataset, number)
             return _get(connection, card.name)
+
+    def agree(self, name: str, dataset: str, patients: int) -> SiteRecord:
+        """Let a site declare so many patients of a data set, and no more.
+
+        It holds for studies whose plans are written from now on.
+
+        Raises:
+            CoordinatorError: there is no such site.
+        """
+        with self._database.write() as connection:
+            _get(connection, name)
+            _agree(connection, name, dataset, patients)
+            return _get(connection, name)
 
     def suspend(self, name: str) -> SiteRecord:
         """Let a site in no more; doing so twice changes nothing.
@@ -76,8 +100,9 @@ class SiteStore:
     def sites(self) -> tuple[SiteRecord, ...]:
         """All sites, suspended ones too, by name."""
         with self._database.read() as connection:
-            rows = connection.execute(_current().order_by(SITES.c.name)).mappings()
-            return tuple(map(_site, rows))
+            rows = connection.execute(_current().order_by(SITES.c.name)).mappings().all()
+            agreed = _agreements(connection, select(AGREED))
+            return tuple(_site(row, agreed.get(row["name"], ())) for row in rows)
 
     def site_by_node_key(self, node_key: str) -> SiteRecord | None:
         """Whose key this is now (PEM); a suspended site's record says so. ``None``: nobody's."""
@@ -119,7 +144,37 @@ def _current() -> Select[Any]:
 
 def _find(connection: Connection, query: Select[Any]) -> SiteRecord | None:
     row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else _site(row)
+    if row is None:
+        return None
+    agreed = _agreements(connection, select(AGREED).where(AGREED.c.site == row["name"]))
+    return _site(row, agreed.get(row["name"], ()))
+
+
+def _agreements(connection: Connection, query: Select[Any]) -> dict[str, list[RowMapping]]:
+    """What was declared and agreed on, by site, a row for each data set."""
+    found: dict[str, list[RowMapping]] = {}
+    for row in connection.execute(query.order_by(AGREED.c.dataset)).mappings():
+        found.setdefault(row["site"], []).append(row)
+    return found
+
+
+def _declare(connection: Connection, card: SiteCard) -> None:
+    """Keep what a card says of patients; it is agreed on where nothing else was."""
+    mine = AGREED.c.site == card.name
+    known = set(connection.execute(select(AGREED.c.dataset).where(mine)).scalars())
+    connection.execute(update(AGREED).where(mine).values(declared=None))
+    for dataset, number in card.patients.items():
+        if dataset not in known:
+            _agree(connection, card.name, dataset, number)
+        which = mine & (AGREED.c.dataset == dataset)
+        connection.execute(update(AGREED).where(which).values(declared=number))
+
+
+def _agree(connection: Connection, name: str, dataset: str, patients: int) -> None:
+    which = (AGREED.c.site == name) & (AGREED.c.dataset == dataset)
+    if connection.execute(update(AGREED).where(which).values(patients=patients)).rowcount == 0:
+        values = {"site": name, "dataset": dataset, "patients": patients}
+        connection.execute(insert(AGREED).values(values))
 
 
 def _get(connection: Connection, name: str) -> SiteRecord:
@@ -194,8 +249,13 @@ def _set_state(connection: Connection, name: str, state: SiteState, now: datetim
     connection.execute(update(SITES).where(SITES.c.name == name).values(change))
 
 
-def _site(row: RowMapping) -> SiteRecord:
-    return SiteRecord(**{**row, "state": SiteState(row["state"])})
+def _site(row: RowMapping, agreed: Sequence[RowMapping]) -> SiteRecord:
+    declared = {each["dataset"]: each["declared"] for each in agreed if each["declared"]}
+    return SiteRecord(
+        **{**row, "state": SiteState(row["state"])},
+        declared=declared,
+        agreed={each["dataset"]: each["patients"] for each in agreed},
+    )
 
 
 def _key(row: RowMapping) -> KeyRecord:

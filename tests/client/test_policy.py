@@ -96,6 +96,16 @@ def test_an_equal_weight_is_one(site: Site) -> None:
     assert verdict(site, heavier) == (RefusalCode.WRONG_PLAN, "weight")
 
 
+def test_a_weight_may_be_lower_where_the_study_caps_a_share(site: Site) -> None:
+    plan = plan_for(site, small_study(aggregation={"max_share": 0.5}))
+    for weight in (1, 19, 20):
+        require_acceptable(plan.model_copy(update={"weight": weight}), site)
+    heavier = plan.model_copy(update={"weight": 21})
+    assert verdict(site, heavier) == (RefusalCode.WRONG_PLAN, "weight")
+    lighter = plan_for(site, small_study()).model_copy(update={"weight": 19})
+    assert verdict(site, lighter) == (RefusalCode.WRONG_PLAN, "weight")
+
+
 @pytest.mark.parametrize(
     ("policy", "sections", "key"),
     [

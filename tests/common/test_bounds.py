@@ -34,6 +34,7 @@ OFFER = Offer(
 Changes = dict[str, dict[str, Any]]
 BESIDE: dict[str, Changes] = {
     "evaluation.rounds": {"training": {"rounds": 100_000, "local_steps": 1}},
+    "aggregation.max_share": {"aggregation": {"min_sites": 1000}},
     "fixed_point.fraction_bits": {"fixed_point": {"dtype": "int64"}},
     "aggregation.options.proximal_mu": {"training": {"learning_rate": 0.01}},
 }

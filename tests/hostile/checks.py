@@ -53,6 +53,7 @@ FAULTS: Final = frozenset(
         "_refused",
         "_wrong_content",
         "_wrong_array",
+        "_wrong_votes",
         "_wrong_ledger",
     }
 )

@@ -324,6 +324,13 @@ VERIFIED: Final[dict[str, str]] = {
     ENTRIES + "array.dtype.name != shape.dtype": "long integers",
     ENTRIES + "array.size != shape.length": "an entry less",
     ENTRIES + "max(-int(array.min()), int(array.max())) > shape.limit": "an entry out of range",
+    ENTRIES + "shape.saturates and max(-int(array.min()), int(array.max())) == shape.limit": (
+        "an entry at the end of its range"
+    ),
+    "server.verify._wrong_votes: least < -reach": "fewer patients than none",
+    "server.verify._wrong_votes: most > votes.most + reach": (
+        "more patients in all classes than it declares"
+    ),
     HEAD + "sent.length < known.length": "a ledger that moved back",
     HEAD + "sent.length == known.length and sent.hash != known.hash": "a ledger rewritten",
 }

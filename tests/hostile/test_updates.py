@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from client.daemon.fleet import Fleet
-from common.errors import StudyError
 from common.flower import ClientApp, Context, Message, RecordDict
 from common.messages import LedgerHead, Reply, Request, reply_to_record, request_from_record
 from common.signing import SigningKey
@@ -151,17 +150,32 @@ def test_what_is_sent_twice_is_folded_once(tmp_path: Path) -> None:
     assert twice.absences == []
 
 
-def test_patients_that_overflow_the_sum_stop_a_study_before_anybody_is_asked_for_more(
+class Long(Hostile):
+    """Its updates are of long integers, of whose sum there is less room."""
+
+    def answer(self, site: str, request: Request) -> Reply:
+        reply = super().answer(site, request)
+        if reply.purpose != "train" or reply.arrays is None:
+            return reply
+        return replace(reply, arrays=reply.arrays.astype(np.int64))
+
+
+def test_patients_that_overflow_the_sum_leave_their_site_out_and_nobody_else(
     tmp_path: Path,
 ) -> None:
     """One site may declare so many that the sum of all could not be held."""
-    hostile = replace(
-        world(tmp_path / "run", None), aggregation="\n[fixed_point]\ndtype = 'int64'\n"
-    )
-    hostile.patients["south"] = 10**9
-    with pytest.raises(StudyError, match="could overflow 64 bits"):
-        hostile.end()
-    assert {request.purpose for _, request in hostile.asked} == {"offer"}
+    hostile = Long(tmp_path / "run", rounds=3, evaluations=f"[{ROUND}]")
+    hostile.aggregation = "\n[fixed_point]\ndtype = 'int64'\n"
+    hostile.agreed = dict(hostile.patients)
+    hostile.patients[SITE] = 10**9
+    hostile.end()
+    assert hostile.reasons == {
+        "a hospital declares more patients than were agreed on (1000000000 declared patients, "
+        "wanted at most 60, as agreed)"
+    }
+    assert {site for site, request in hostile.asked if request.purpose == "train"} == {
+        *hostile.patients.keys() - {SITE}
+    }
 
 
 @dataclass
@@ -186,7 +200,8 @@ class Line:
                 self.fleet.push(Message(content, reply_to=message))
 
     def hear(self, request: Request) -> list[tuple[str, Reply | Absence]]:
-        return list(hear(self.desk, {SITE: request}, {SITE: Shape("int32", 106, 2**31 - 1)}))
+        shape = Shape("int32", 106, 2**31 - 1, saturates=True)
+        return list(hear(self.desk, {SITE: request}, {SITE: shape}))
 
 
 def sound_reply(request: Request) -> Reply:

@@ -18,6 +18,7 @@ from common.files import canonical_json, sha256
 from common.flower import Array, ArrayRecord, ConfigRecord, RecordDict
 from common.messages import HASH_OF_NOTHING, LedgerHead, Purpose, Reply, Request, reply_to_record
 from common.signing import SigningKey
+from server.verify import IMPOSSIBLE
 
 NO_REPLY: Final = "sent something that is not a reply"
 SITE, OTHER = "south", "north"
@@ -174,6 +175,16 @@ ANSWERS: Final = (
 )
 CONTENT: Final = (
     array("an entry out of range", "an entry beyond", lambda sound: _put(sound, 0, -(2**31))),
+    array(
+        "an entry at the end of its range",
+        "an update that was cut off",
+        lambda sound: _put(sound, 0, 2**31 - 1),
+    ),
+    array(
+        "an entry at the other end of its range",
+        "an update that was cut off",
+        lambda sound: _put(sound, 0, 1 - 2**31),
+    ),
     array("long integers", "an array of int64, not int32", lambda sound: sound.astype(np.int64)),
     array("floats", "an array of float32", lambda sound: sound.astype(np.float32)),
     array(
@@ -197,6 +208,30 @@ CONTENT: Final = (
         "a negative count out of range",
         "an entry beyond",
         lambda sound: _put(sound, 0, -(2**63)),
+        "evaluate",
+    ),
+    array(
+        "more patients in a cell than it declares",
+        f"{IMPOSSIBLE}1000000 patients in a cell, where its declared patients allow 120",
+        lambda sound: _put(sound, 0, 10**6),
+        "evaluate",
+    ),
+    array(
+        "more patients in a class than it declares",
+        f"{IMPOSSIBLE}200 patients in a class",
+        lambda sound: np.full(sound.size, 20, np.int64),
+        "evaluate",
+    ),
+    array(
+        "more patients in all classes than it declares",
+        f"{IMPOSSIBLE}140 patients in all classes",
+        lambda sound: np.full(sound.size, 7, np.int64),
+        "evaluate",
+    ),
+    array(
+        "fewer patients than none",
+        f"{IMPOSSIBLE}-1 patients in a cell, where noise reaches -0",
+        lambda sound: _put(sound, 0, -1),
         "evaluate",
     ),
     array("a histogram with a cell less", "an array of", lambda sound: sound[1:], "evaluate"),
@@ -269,6 +304,12 @@ OFFERS: Final = (
         "an offer of patients beyond all arithmetic",
         "an offer that cannot be read",
         declared_patients=10**400,
+    ),
+    offering(
+        "an offer of more patients than were agreed on",
+        "a hospital declares more patients than were agreed on (61 declared patients, wanted at "
+        "most 60, as agreed)",
+        declared_patients=61,
     ),
     offering("an offer of no patients", "an offer that cannot be read", declared_patients=0),
     offering("an offer of half a patient", "an offer that cannot be read", declared_patients=0.5),

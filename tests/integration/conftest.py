@@ -74,20 +74,21 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_hospitals(folder: Path) -> None:
     generator = np.random.default_rng(0)
     for name in (*SITES, "test"):
-        _write_images(folder / name, generator)
+        write_images(folder / name, generator)
     for name in SITES:
         (folder / name / "site.toml").write_text(SITE_FILE.format(name=name))
     manifest = {"kind": "synth", "seed": 0, "classes": ["dark", "bright"], "sites": list(SITES)}
     (folder / "hospitals.json").write_text(json.dumps(manifest))
 
 
-def _write_images(folder: Path, generator: np.random.Generator) -> None:
+def write_images(folder: Path, generator: np.random.Generator, *, contrast: int = 60) -> None:
+    """An archive of patients, every other one with a brighter square."""
     (folder / "images").mkdir(parents=True)
     rows = ["SOPInstanceUID,label"]
     for number in range(PATIENTS):
         label = number % 2
         pixels = generator.integers(0, 120, (SIDE, SIDE))
-        pixels[4:12, 4:12] += 60 * label
+        pixels[4:12, 4:12] += contrast * label
         uid = generate_uid(entropy_srcs=[folder.name, str(number)])
         _write_dicom(folder / "images" / f"{number}.dcm", pixels, uid, f"{folder.name}{number}")
         rows.append(f"{uid},{('dark', 'bright')[label]}")

@@ -71,6 +71,7 @@ class World:
         folder: of the run.
         aggregation: lines added to the study's last section.
         patients: declared by each site.
+        agreed: with each site; what it declares, where nothing is said.
         alter: what becomes of a reply after it was signed.
         grid_type: how messages travel.
         hidden: width of the model's dense layer.
@@ -85,6 +86,7 @@ class World:
     patients: dict[str, int] = field(
         default_factory=lambda: {"north": 100, "south": 60, "west": 210}
     )
+    agreed: dict[str, int] | None = None
     alter: Alter = as_is
     grid_type: type[LocalGrid] = LocalGrid
     hidden: int = 0
@@ -145,7 +147,7 @@ class World:
             assert request.arrays is not None
             return replace(reply, arrays=update(site, request))
         elif request.purpose == "evaluate":
-            return replace(reply, arrays=np.arange(20, dtype=np.int64))
+            return replace(reply, arrays=np.arange(20, dtype=np.int64) // 4)
         return reply
 
     def offer(self, site: str) -> Offer:
@@ -180,7 +182,14 @@ class World:
     ) -> dict[str, Any]:
         """Run the study to its end; gives its outcome."""
         roster = self.folder.with_suffix(".json")
-        roster.write_text(json.dumps({site: self.key(site).public for site in self.patients}))
+        roster.write_text(
+            json.dumps(
+                {
+                    site: {"key": self.key(site).public, "patients": {"chest-xray": patients}}
+                    for site, patients in (self.agreed or self.patients).items()
+                }
+            )
+        )
         config = {
             "study": str(self.study_file),
             "run": str(self.folder),

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.strategies import AggregationSettings, share_of
 from common.update import INT64_MAX, FixedPoint
 from server.aggregation import Gathered, WeightedSum, begin
+from server.weighing import capped
 
 FIXED_POINT = FixedPoint(dtype="int32", fraction_bits=24)
 UNIT = 2.0**-24
@@ -67,10 +69,58 @@ def test_largest_sum_that_the_proof_allows_does_not_overflow() -> None:
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedmedian"])
 def test_a_site_is_never_counted_twice(strategy: str) -> None:
-    fold = begin(strategy, 1, {"north": 1})  # type: ignore[arg-type]
+    fold = begin(AggregationSettings(strategy=strategy), 1, {"north": 1})  # type: ignore[arg-type]
     fold.add("north", np.array([1], dtype=np.int32))
     with pytest.raises(ValueError, match="north"):
         fold.add("north", np.array([1], dtype=np.int32))
+
+
+CAPPED = AggregationSettings(max_share=0.5)
+
+
+def test_a_capped_share_is_kept_among_those_that_answered_by_hand() -> None:
+    """210 beside 100 and 60 counts 160; beside 60 alone, 60."""
+    weights = {"north": 100, "south": 60, "west": 210}
+    fold = begin(CAPPED, 1, weights)
+    assert isinstance(fold, WeightedSum)
+    for site, units in (("west", 10), ("south", -2)):
+        fold.add(site, np.array([units], dtype=np.int32))
+    assert fold.weights == {"south": 60, "west": 60}
+    assert fold.total.tolist() == [60 * 10 - 60 * 2]
+    np.testing.assert_array_equal(fold.mean(FIXED_POINT), [4 * UNIT])
+    fold.add("north", np.array([7], dtype=np.int32))
+    assert fold.weights == {"north": 100, "south": 60, "west": 160}
+    assert fold.total.tolist() == [100 * 7 - 60 * 2 + 160 * 10]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(-99, 99)), min_size=1, max_size=9),
+    st.sampled_from([0.12, 0.2, 0.25, 1 / 3, 0.5, 0.7, 1.0]),
+    st.randoms(),
+)
+def test_a_capped_sum_is_exact_in_any_order_and_holds_few_updates(
+    replies: list[tuple[int, int]], share: float, shuffler: object
+) -> None:
+    weights = {str(number): weight for number, (weight, _) in enumerate(replies)}
+    fold = WeightedSum(1, weights, share_of(share))
+    order = list(weights)
+    shuffler.shuffle(order)  # type: ignore[attr-defined]
+    for site in order:
+        fold.add(site, np.array([replies[int(site)][1]], dtype=np.int32))
+        assert len(fold.held) < 1 / share_of(share)
+    exact = capped(weights, share_of(share))
+    assert fold.weights == exact
+    assert fold.total.tolist() == [
+        sum(weight * replies[int(site)][1] for site, weight in exact.items())
+    ]
+
+
+def test_gathered_replies_count_within_the_share_too() -> None:
+    fold = begin(AggregationSettings(strategy="krum", max_share=0.5), 1, {"a": 5, "b": 2})
+    for site in "ab":
+        fold.add(site, np.array([0], dtype=np.int32))
+    contributions = fold.contributions(np.zeros(1, dtype=np.float32), FIXED_POINT)
+    assert [count for _, count in contributions] == [2, 2]
 
 
 def test_more_entries_than_a_piece_are_all_added() -> None:
@@ -93,5 +143,5 @@ def test_gathered_replies_are_in_the_order_of_the_names() -> None:
 
 
 def test_strategies_of_order_statistics_gather_and_the_others_do_not() -> None:
-    assert isinstance(begin("krum", 1, {}), Gathered)
-    assert isinstance(begin("fedadam", 1, {}), WeightedSum)
+    assert isinstance(begin(AggregationSettings(strategy="krum"), 1, {}), Gathered)
+    assert isinstance(begin(AggregationSettings(strategy="fedadam"), 1, {}), WeightedSum)

@@ -12,7 +12,8 @@ import safetensors.numpy
 
 from common.errors import CheckpointError, SiteError
 from common.files import sha256
-from server.app import app, read_roster
+from server.app import app
+from server.roster import read_roster
 
 # isort: split
 from flwr.serverapp import ServerApp
@@ -57,6 +58,7 @@ def test_an_observer_is_told_of_the_whole_study(world: World) -> None:
     assert events == [
         "study.started",
         *["approval.given"] * 3,
+        "weights.settled",
         *one_round,
         *one_round,
         "evaluation.completed",
@@ -128,8 +130,10 @@ def test_checkpoints_without_their_plans_are_refused(world: World) -> None:
     ("text", "message"),
     [
         ("not json", "the roster cannot be read"),
-        ("{}", "names no site"),
-        ('{"north": "short"}', "not a public key"),
+        ("[]", "sites = \\[\\]: Input should be a valid dict"),
+        ("{}", "sites: Dictionary should have at least 1 item"),
+        ('{"north": {"key": "short"}}', "should be 64 lower-case hexadecimal digits"),
+        ('{"north": {"key": "%s", "patients": {"chest-xray": 0}}}' % ("0" * 64), "greater than"),
     ],
 )
 def test_a_roster_that_cannot_be_used_is_an_error(tmp_path: Path, text: str, message: str) -> None:

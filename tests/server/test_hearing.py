@@ -62,6 +62,7 @@ class Deployed:
             study=load_study(world.study_file),
             folder=world.folder / FOLDER,
             roster={site: world.key(site).public for site in world.patients},
+            agreed=world.patients,
             seed=0,
             resume=True,
         )

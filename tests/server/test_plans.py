@@ -6,7 +6,9 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from common.errors import CheckpointError, RefusalCode, RoundError, StudyError
 from common.files import canonical_json, sha256
@@ -76,6 +78,120 @@ def test_too_few_hospitals_with_enough_patients_stop_the_study_before_anything_i
     assert not world.coordinator.exists()
 
 
+MORE = (
+    "a hospital declares more patients than were agreed on "
+    "(1000000000 declared patients, wanted at most 60, as agreed)"
+)
+
+
+def test_a_hospital_that_declares_more_than_was_agreed_on_is_gone_without(world: World) -> None:
+    world.agreed = dict(world.patients)
+    world.patients["south"] = 10**9
+    told: list[object] = []
+    outcome = world.run(
+        observer=lambda event, fields: (
+            told.append(fields["reason"]) if event == "site.absent" else None
+        )
+    )
+    assert told == [
+        f"{MORE}; telephone the hospital; if the number is right: consilium-coordinator agree "
+        "south chest-xray 1000000000, and start the study anew under another name"
+    ]
+    assert outcome["left_out"] == {"south": MORE}
+    assert {site: each["weight"] for site, each in outcome["sites"].items()} == {
+        "north": 100,
+        "west": 210,
+    }
+    assert {request.purpose for site, request in world.asked if site == "south"} == {"offer"}
+
+
+def test_a_hospital_may_declare_less_than_was_agreed_on(world: World) -> None:
+    world.agreed = dict(world.patients)
+    world.patients["south"] = 59
+    assert world.run()["sites"]["south"]["weight"] == 59
+
+
+def test_a_hospital_with_which_nothing_was_agreed_may_declare_nobody(world: World) -> None:
+    study = load_study(world.study_file)
+    desk = Desk(world.grid(), {site: world.key(site).public for site in world.patients}, "1s")
+    plans, absences = make_plans(desk, study, 100, {"north": 100, "west": 210})
+    assert plans.keys() == {"north", "west"}
+    assert absences["south"] == (
+        "a hospital declares more patients than were agreed on "
+        "(60 declared patients, wanted no more than were agreed on: none yet)"
+    )
+
+
+def test_why_a_site_was_left_out_is_known_after_a_restart(world: World) -> None:
+    world.agreed = dict(world.patients)
+    world.patients["south"] = 10**9
+    world.killed_at("update.folded:2")
+    outcome = world.run(resume=True)
+    assert outcome["left_out"] == {"south": MORE}
+    assert {each["reason"] for each in outcome["absences"]} == {MORE}
+
+
+def test_weights_are_told_before_round_one_and_again_of_those_that_approved(world: World) -> None:
+    def declines(site: str, request: Request, reply: Reply) -> Reply:
+        if site == "south" and request.purpose == "propose":
+            return world.sign(replace(reply, code=str(RefusalCode.NOT_APPROVED)))
+        return reply
+
+    world.alter = declines
+    told: list[tuple[str, object]] = []
+    world.run(observer=lambda event, fields: told.append((event, fields.get("shares"))))
+    events = [event for event, _ in told]
+    assert events.index("weights.settled") < events.index("round.started")
+    shares = dict(told)
+    assert shares["study.started"] == {
+        "north": {"patients": 100, "weight": 100, "share": 100 / 370},
+        "south": {"patients": 60, "weight": 60, "share": 60 / 370},
+        "west": {"patients": 210, "weight": 210, "share": 210 / 370},
+    }
+    assert shares["weights.settled"] == {
+        "north": {"patients": 100, "weight": 100, "share": 100 / 310},
+        "west": {"patients": 210, "weight": 210, "share": 210 / 310},
+    }
+
+
+def test_a_capped_share_stands_in_the_plans_and_holds_in_every_round(world: World) -> None:
+    """West may count 160 beside 100 and 60, and 60 beside 60: the sum is theirs by hand."""
+
+    def units(site: str, request: Request, reply: Reply) -> Reply:
+        if request.purpose != "train" or request.arrays is None:
+            return reply
+        if site == "north" and request.round > 1:
+            return reply.with_signature(b"")
+        value = {"north": 0, "south": -(2**22), "west": 2**22}[site]
+        return world.sign(
+            replace(reply, arrays=np.full(request.arrays.size, value, dtype=np.int32))
+        )
+
+    world.alter, world.rounds, world.evaluations = units, 2, '"none"'
+    world.aggregation = 'strategy = "fedavg"\naverage_decay = 0.0\nmax_share = 0.5\n'
+    outcome = world.run()
+    assert {site: each["weight"] for site, each in outcome["sites"].items()} == {
+        "north": 100,
+        "south": 60,
+        "west": 160,
+    }
+    proposed = {
+        site: read_plan(request.document).weight
+        for site, request in world.asked
+        if request.purpose == "propose"
+    }
+    assert proposed == {"north": 100, "south": 60, "west": 160}
+    assert outcome["shares"]["west"] == {"patients": 210, "weight": 160, "share": 0.5}
+    sent = {
+        request.round: request.arrays
+        for _, request in world.asked
+        if request.purpose == "train" and request.arrays is not None
+    }
+    final = safetensors.numpy.load_file(world.coordinator / "final.safetensors")["weights"]
+    np.testing.assert_allclose(sent[2] - sent[1], 0.25 * (160 - 60) / 320, atol=2**-20)
+    np.testing.assert_array_equal(final, sent[2])
+
+
 def test_a_hospital_where_epsilon_cannot_be_reached_is_gone_without(world: World) -> None:
     """With 50 patients each of 400 steps shows a third of them; with 50 000, next to none."""
     world.rounds, world.evaluations = 400, "[400]"
@@ -84,7 +200,7 @@ def test_a_hospital_where_epsilon_cannot_be_reached_is_gone_without(world: World
     study = study.model_copy(update={"privacy": privacy})
     world.patients = {"north": 50, "south": 50_000, "west": 50_000}
     desk = Desk(world.grid(), {site: world.key(site).public for site in world.patients}, "1s")
-    plans, absences = make_plans(desk, study, 100)
+    plans, absences = make_plans(desk, study, 100, world.patients)
     assert list(plans) == ["south", "west"]
     assert absences["north"].startswith("this epsilon cannot be reached")
 

@@ -139,7 +139,7 @@ def test_evaluations_are_pooled_exactly_over_the_averaged_weights(make_world: Ma
     outcome = world.run()
     assert [record["round"] for record in outcome["evaluations"]] == [2, 4]
     pooled = np.array(outcome["evaluations"][0]["histogram"])
-    np.testing.assert_array_equal(pooled.reshape(-1), 3 * np.arange(20))
+    np.testing.assert_array_equal(pooled.reshape(-1), 3 * (np.arange(20) // 4))
     evaluated = [request for _, request in world.asked if request.purpose == "evaluate"][-1]
     assert evaluated.arrays is not None
     final = safetensors.numpy.load_file(world.coordinator / "final.safetensors")["weights"]
@@ -210,6 +210,54 @@ def test_too_few_evaluations_stop_the_study_after_the_round_is_durable(world: Wo
     with pytest.raises(RoundError, match="evaluation, round 2"):
         world.run()
     assert world.checkpoints[-1].stem == "round-000002"
+
+
+def counting(world: World, sites: set[str], count: int) -> Callable[..., Reply]:
+    """Let sites claim so many patients in one cell."""
+
+    def alter(site: str, request: Request, reply: Reply) -> Reply:
+        if request.purpose != "evaluate" or site not in sites:
+            return reply
+        counts = np.zeros(20, dtype=np.int64)
+        counts[-1] = count
+        return world.sign(replace(reply, arrays=counts))
+
+    return alter
+
+
+def test_a_histogram_that_cannot_be_is_left_out_by_name_and_the_others_counted(
+    world: World,
+) -> None:
+    world.alter = counting(world, {"south"}, 2**40)
+    outcome = world.run()
+    for record in outcome["evaluations"]:
+        assert record["sites"] == ["north", "west"]
+        assert record["histogram"] == (2 * (np.arange(20) // 4)).reshape(2, 1, 10).tolist()
+    reason = (
+        f"a histogram that cannot be: {2**40} patients in a cell, where its declared patients "
+        "allow 120, and noise 0 more"
+    )
+    assert [(each["round"], each["site"], each["reason"]) for each in outcome["absences"]] == [
+        (2, "south", reason),
+        (4, "south", reason),
+    ]
+    assert len(outcome["evaluations"][0]["metrics"]["confusion"]) == 2
+
+
+def test_where_too_few_histograms_can_be_there_are_no_figures_and_the_study_goes_on(
+    world: World,
+) -> None:
+    """Their replies are stored, so that asking again would never bring another."""
+    world.alter = counting(world, {"south", "west"}, 2**40)
+    outcome = world.run()
+    assert [record["round"] for record in outcome["evaluations"]] == [2, 4]
+    assert outcome["rounds"] == 4
+    auc = outcome["evaluations"][1]["metrics"]["auc"]
+    assert (auc["value"], auc["meaningful"]) == (None, False)
+    assert auc["why"] == (
+        "1 usable histograms, and the study wants 2: what south and west sent cannot be"
+    )
+    assert outcome["evaluations"][1]["sites"] == ["north"]
 
 
 def test_order_statistics_run_and_the_outcome_says_that_memory_grows(

@@ -74,7 +74,7 @@ class Ours:
     state: State
 
     def round(self, number: int) -> None:
-        fold = begin(self.settings.strategy, LENGTH, WEIGHTS)
+        fold = begin(self.settings, LENGTH, WEIGHTS)
         for site, units in reversed(updates(number).items()):
             fold.add(site, units)
         reached = fold.contributions(self.weights, FIXED_POINT)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from common.control import coordinator_pb2 as pb
 from server.telling import (
+    absences_in_words,
     as_json,
     failure,
     figure,
@@ -36,6 +37,14 @@ def event(kind: str, *, round: int = 0, site: str = "", **fields: object) -> pb.
         (event("approval.given", site="a", plan=HASH), "a: approved plan 0123456789ab"),
         (event("approval.refused", site="a", reason="refused: no"), "a: refused: no"),
         (event("site.absent", round=2, site="a", purpose="train", reason="offline"), "a: absent"),
+        (
+            event("weights.settled", shares={"a": {"patients": 30, "weight": 10, "share": 0.25}}),
+            "a: 30 patients, weight 10, 25.0 % of the average",
+        ),
+        (
+            event("study.started", sites=["a"], shares={}, left_out={"b": "declares more"}),
+            "b is left out: declares more",
+        ),
         (event("site.awaited", round=2, site="a", purpose="train"), "a: not connected"),
         (event("round.started", round=2, rounds=9, sites=1), "round 2 of 9: 1 site asked"),
         (event("reply.folded", round=2, site="a"), "round 2: a has answered"),
@@ -86,6 +95,38 @@ def test_an_event_for_a_script() -> None:
 )
 def test_a_figure_has_its_interval(estimate: dict[str, object], text: str) -> None:
     assert figure(estimate) == text
+
+
+def test_who_was_left_out_of_what_is_a_line_for_each_reason() -> None:
+    def absence(number: int, purpose: str, site: str, reason: str) -> dict[str, object]:
+        return {"round": number, "purpose": purpose, "site": site, "reason": reason}
+
+    outcome = {
+        "left_out": {"d": "declares more"},
+        "absences": [
+            *(absence(number, "train", "d", "declares more") for number in (1, 2, 3)),
+            *(absence(number, "train", "b", "offline") for number in (1, 3)),
+            absence(3, "evaluate", "c", "a histogram that cannot be"),
+        ],
+    }
+    assert absences_in_words(outcome) == [
+        "without d: declares more",
+        "rounds 1 to 3, 2 of them, train: without b: offline",
+        "round 3, evaluate: without c: a histogram that cannot be",
+    ]
+
+
+def test_how_a_study_stands_says_who_counts_by_how_much_and_who_was_left_out() -> None:
+    row = pb.StudyRow(
+        name="small",
+        state="running",
+        shares=[pb.Share(site="a", patients=30, weight=10, share=0.25)],
+        left_out=[pb.LeftOut(site="b", of="the evaluation after round 2", reason="it cannot be")],
+    )
+    assert [str(note) for note in remarks(row)] == [
+        "small: a: 30 patients, weight 10, 25.0 % of the average",
+        "small: the evaluation after round 2 went without b: it cannot be",
+    ]
 
 
 def test_a_row_is_one_line_however_long_its_names() -> None:

@@ -80,6 +80,7 @@ def site(epsilon: float) -> SiteFacts:
     return SiteFacts(
         declared_patients=220,
         weight=220,
+        share=0.25,
         epsilon_training=epsilon,
         epsilon_evaluation=0.79,
         noise_multiplier=1.9,

@@ -75,6 +75,17 @@ def test_every_model_has_a_row_and_every_hospital_its_epsilon(page: Page) -> Non
     assert "7.996 0.790" in page.text
 
 
+def test_every_hospital_s_weight_stands_with_its_share(
+    page: Page, made_result: Result, made_plots: tuple[Plot, ...]
+) -> None:
+    assert "hospital declared patients weight share of the average" in page.text
+    assert page.text.count("220 220 25.0 %") == 4
+    assert "counts for more than" not in page.text
+    study = made_result.study.model_copy(update={"max_share": 0.4})
+    capped = Page(render(made_result.model_copy(update={"study": study}), made_plots))
+    assert "no hospital counts for more than 40 % of those that answered" in capped.text
+
+
 def test_a_figure_that_noise_has_drowned_is_called_meaningless(page: Page) -> None:
     assert "no: noise exceeds signal: 9 patients of class clear" in page.text
 

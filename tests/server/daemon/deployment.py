@@ -26,6 +26,10 @@ from server.daemon.settings import load_home
 from server.store import Store, open_store
 from tests.waiting import PATIENCE, until
 
+DATASET = "chest-xray"
+"""Of the studies of a World."""
+PATIENTS = 300
+"""On every card; a site of a World declares fewer."""
 ANSWERING = threading.Lock()
 """Flower knows one node a process at a time."""
 
@@ -51,7 +55,12 @@ class Hospital:
     ) -> None:
         self.name = name
         self.key = load_node_key(key_file, make=True)
-        self.card = SiteCard(name=name, node_key=public_node_key(self.key), signing_key=signing_key)
+        self.card = SiteCard(
+            name=name,
+            node_key=public_node_key(self.key),
+            signing_key=signing_key,
+            patients={DATASET: PATIENTS},
+        )
         self._client = client
         self._config = config
         self._stop = threading.Event()

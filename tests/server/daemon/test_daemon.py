@@ -173,6 +173,70 @@ def test_admitting_writes_the_card_and_shows_what_to_compare(scene: Scene, tmp_p
     assert (tmp_path / "elsewhere" / "COORDINATOR.json").exists()
 
 
+def test_a_hospital_that_declares_more_than_was_agreed_on_is_left_out_and_all_can_see_why(
+    scene: Scene,
+) -> None:
+    said = scene.cli("agree", "west", "chest-xray", 209).stdout
+    assert "west may declare 209 patients of chest-xray, not 300 any more" in said
+    assert "chest-xray 209 (declares 300)" in scene.cli("sites").stdout
+    name, path = scene.study()
+    try:
+        said = scene.cli("start", path).stdout
+        watched = scene.cli("watch", name).stdout
+    finally:
+        scene.cli("agree", "west", "chest-xray", 300)
+    agreed = "Agreed patients of chest-xray, and the share of the average if all take part:"
+    assert agreed in said
+    assert "  west: 209 patients, weight 209, 25.8 % of the average" in said
+    reason = "a hospital declares more patients than were agreed on (210 declared patients, wanted"
+    assert f"west is left out: {reason}" in " ".join(watched.split())
+    counts = "north: 100 patients, weight 100, 62.5 % of the average"
+    assert watched.index(counts) < watched.index("round 1 of")
+    for shown in (scene.cli("studies").stdout, scene.cli("result", name).stdout):
+        assert reason in " ".join(shown.split())
+    assert f"{name}: {counts}" in scene.cli("studies").stdout
+    assert "62.5 %" in scene.cli("result", name).stdout
+    with scene.deployment.store() as store:
+        (*_, event) = [one for one in store.events(None) if one.kind == "site.agreed"]
+    assert event.fields["by"] == "the local operator"
+
+
+def test_a_hospital_with_which_nothing_is_agreed_is_named_at_the_start(scene: Scene) -> None:
+    name, path = scene.study()
+    path.write_text(path.read_text().replace('"chest-xray"', '"retina"'))
+    said = " ".join(scene.cli("start", path).stdout.split())
+    assert "west: none agreed on, so it is left out; for the next study: " in said
+    assert "consilium-coordinator agree west retina NUMBER" in said
+    until(lambda: scene.deployment.row(name).state == "failed", "the end")
+    assert "wanted no more than were agreed on: none yet" in scene.deployment.row(name).why
+
+
+def test_admitting_agrees_on_what_the_card_declares_or_on_another_number(
+    scene: Scene, tmp_path: Path
+) -> None:
+    card = scene.hospitals["north"].card.model_copy(update={"patients": {"skin": 10**9}})
+    (tmp_path / "SITE.json").write_text(card.text)
+    said = scene.cli("admit", tmp_path / "SITE.json", "--patients", "skin=70").stdout
+    assert "it may declare    300 patients of chest-xray" in said
+    assert "it may declare    70 patients of skin" in said
+    assert (
+        f"its card says {10**9}; if that is right: consilium-coordinator agree north skin" in said
+    )
+    assert card.fingerprint == scene.site("north")["fingerprint"]
+    assert scene.site("north")["agreed"] == [
+        {"dataset": "chest-xray", "patients": "300", "declared": "0"},
+        {"dataset": "skin", "patients": "70", "declared": str(10**9)},
+    ]
+    for words in (["agree", "north", "skin", 0], ["agree", "north", "Skin!", 5]):
+        with pytest.raises(CoordinatorError, match="not a number of patients of a data set"):
+            scene.cli(*words)
+    for wrong in ("skin", "skin=many", "=7"):
+        with pytest.raises(CoordinatorError, match="not a number of patients of a data set"):
+            scene.cli("admit", tmp_path / "SITE.json", "--patients", wrong)
+    with pytest.raises(CoordinatorError, match="no such site"):
+        scene.cli("agree", "nowhere", "skin", 5)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "what"),
     [

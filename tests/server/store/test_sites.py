@@ -140,3 +140,38 @@ def test_of_two_sites_that_want_one_key_one_gets_it(store: Store) -> None:
 
     assert sorted(answers)[1:] == ["this key belongs to another site"] * 3
     assert [site.name for site in store.sites()] == [sorted(answers)[0]]
+
+
+def declaring(**patients: int) -> SiteCard:
+    return card("north", 1).model_copy(update={"patients": patients})
+
+
+def test_what_a_card_declares_is_agreed_on_where_nothing_else_was(store: Store) -> None:
+    admitted = store.admit(declaring(xray=400, retina=70))
+    assert admitted.agreed == admitted.declared == {"retina": 70, "xray": 400}
+    assert admitted.card == declaring(xray=400, retina=70)
+    assert store.sites() == (admitted,)
+    assert store.site_by_node_key(node_key(1)) == admitted
+
+
+def test_another_number_may_be_agreed_on(store: Store) -> None:
+    admitted = store.admit(declaring(xray=10**9), {"xray": 400, "retina": 50})
+    assert admitted.agreed == {"retina": 50, "xray": 400}
+    assert admitted.declared == {"xray": 10**9}
+    assert store.agree("north", "xray", 500).agreed == {"retina": 50, "xray": 500}
+    assert store.site("north").declared == {"xray": 10**9}
+
+
+def test_no_later_card_raises_what_was_agreed_on(store: Store) -> None:
+    store.admit(declaring(xray=400))
+    store.suspend("north")
+    again = store.admit(declaring(xray=10**9, skin=10))
+    assert again.agreed == {"skin": 10, "xray": 400}
+    assert again.declared == {"skin": 10, "xray": 10**9}
+    assert store.admit(declaring(skin=20)).declared == {"skin": 20}
+    assert store.site("north").agreed == {"skin": 10, "xray": 400}
+
+
+def test_nothing_is_agreed_with_a_site_that_is_not_there(store: Store) -> None:
+    with pytest.raises(CoordinatorError, match="no such site"):
+        store.agree("north", "xray", 500)

@@ -45,6 +45,15 @@ def _sites() -> None:
         sa.UniqueConstraint("node_key", name="uq_keys_node_key"),
         sqlite_autoincrement=True,
     )
+    op.create_table(
+        "agreed",
+        sa.Column("site", NAME, nullable=False),
+        sa.Column("dataset", NAME, nullable=False),
+        sa.Column("declared", sa.BigInteger()),
+        sa.Column("patients", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("site", "dataset", name="pk_agreed"),
+        _refers("agreed", "site"),
+    )
     op.create_index("ix_keys_site", "keys", ["site"])
     op.create_index("ix_keys_signing_key", "keys", ["signing_key"])
 
