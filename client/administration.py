@@ -33,6 +33,7 @@ from client.overview import (
 from client.site import Site
 from common.errors import ConsiliumError, SiteError
 from common.plan import Plan
+from common.study import reads_as_hash
 
 log = structlog.get_logger(__name__)
 
@@ -58,8 +59,8 @@ __all__ = [
     "stop",
     "studies",
 ]
-_LEAST_DIGITS: Final = {"name": 8, "hash": 12}
-"""Digits of a plan's hash that stand for it, as a study's name and as what was shown."""
+_SHOWN_DIGITS: Final = 12
+"""Digits of a plan's hash that stand for what was shown."""
 _ENDED: Final = frozenset({"closed"})
 
 
@@ -336,12 +337,14 @@ def _require_only_one(site: Site, study: str, *, waiting: bool = False) -> None:
 
 
 def _is_called(plan: Plan, study: str) -> bool:
-    begins = len(study) >= _LEAST_DIGITS["name"] and plan.hash.startswith(study.lower())
-    return begins or plan.study.study.name == study
+    """Whether a plan is meant: what reads as a hash is no study's name."""
+    if reads_as_hash(study):
+        return plan.hash.startswith(study.lower())
+    return plan.study.study.name == study
 
 
 def _is_hash(plan: Plan, plan_hash: str) -> bool:
-    return len(plan_hash) >= _LEAST_DIGITS["hash"] and plan.hash.startswith(plan_hash.lower())
+    return len(plan_hash) >= _SHOWN_DIGITS and plan.hash.startswith(plan_hash.lower())
 
 
 def _another_hash(study: str, found: Sequence[Approval], plan_hash: str) -> SiteError:

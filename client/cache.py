@@ -37,6 +37,7 @@ from client.dicom import Reason, Unusable, read
 from client.parallel import Elsewhere, Progress, ordered_map, silent
 from client.pixels import MOST_FRAMES, images, is_plain, to_channels
 from client.resize import fit
+from common.documents import read_json
 from common.errors import DataError
 from common.files import sync_folder, write_atomic
 
@@ -207,7 +208,7 @@ class _Index:
     def load(cls, home: Path, shape: Shape) -> _Index:
         """The folder's index; an empty one where there is none that can be trusted."""
         try:
-            stored = json.loads((home / _INDEX).read_bytes())
+            stored = read_json((home / _INDEX).read_bytes())
             index = cls(stored["data"], {name: _entry(*pair) for name, *pair in stored["entries"]})
             whole = (home / index.data).stat().st_size == index.total * shape.bytes
         except (OSError, ValueError, KeyError, TypeError):

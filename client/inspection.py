@@ -25,6 +25,7 @@ from client.audit import signed_part
 from client.receipts import Receipt, read_receipts
 from client.recount import ChargeRow, changed_plans, misplaced_members, recount
 from client.store import LOG_HEAD
+from common.documents import read_json
 from common.enrolment import COORDINATOR_CARD, read_coordinator_card
 from common.errors import SiteError
 from common.files import canonical_json, sha256
@@ -257,9 +258,9 @@ def _gap(found: int, number: int, before: int) -> str:
 def _read(line: bytes) -> dict[str, Any] | None:
     """An entry in exactly the form in which it is written."""
     try:
-        entry = json.loads(line)
+        entry = read_json(line)
         canonical = canonical_json(entry)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     wanted = {"number": int, "previous": str, "at": str, "event": str, "signature": str}
     if canonical != line or not isinstance(entry, dict):

@@ -12,7 +12,6 @@ A site that has not joined a coordinator knows no key to verify a receipt with, 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Final
 
 from client.audit import AuditLog
 from client.ledger import LOST, Ledger
+from common.documents import read_json
 from common.enrolment import COORDINATOR_CARD, read_coordinator_card
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json
@@ -182,7 +182,7 @@ def _longest(site: str, receipts: Sequence[Receipt]) -> tuple[Receipt, ...]:
 
 def _read(line: bytes) -> Receipt | None:
     try:
-        found = json.loads(line)
+        found = read_json(line)
         ledger, audit = LedgerHead(*found["ledger"]), AuditHead(*found["audit"])
         receipt = Receipt(found["key"], ledger, audit, bytes.fromhex(found["signature"]))
         well_formed = receipt.line == line + b"\n"

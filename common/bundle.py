@@ -8,9 +8,10 @@ nothing comes in with it (Flower itself adds a list of what the archive holds).
 from __future__ import annotations
 
 import io
-import tomllib
 import zipfile
 from typing import Any, Final
+
+from common.documents import read_toml
 
 PROJECT: Final = "pyproject.toml"
 MANIFEST: Final = ".info/CONTENT"
@@ -48,7 +49,7 @@ def foreign(content: bytes) -> str | None:
                 return f"files: {', '.join(others[:3]) or 'one of them twice, or none'}"
             if any(entry.file_size > LARGEST for entry in entries):
                 return f"a file of more than {LARGEST} bytes"
-            project = tomllib.loads(archive.read(PROJECT).decode())
+            project = read_toml(archive.read(PROJECT).decode())
     except (zipfile.BadZipFile, ValueError, RuntimeError, NotImplementedError, EOFError):
         return "something that is not a bundle"
     return _foreign_project(project)

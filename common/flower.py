@@ -6,7 +6,6 @@ imported; importing this module first tells them.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from typing import Any, Final
@@ -36,7 +35,18 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError
 
+from common.documents import read_json
+from common.visible import visible
+
+
+def _harmless(record: logging.LogRecord) -> bool:
+    """What Flower logs may quote what somebody sent: nothing in it steers a terminal."""
+    record.msg, record.args = visible(record.getMessage()), ()
+    return True
+
+
 logging.getLogger("flwr").setLevel(logging.WARNING)
+logging.getLogger("flwr").addFilter(_harmless)
 
 LARGEST_REPEATED: Final = 2**30
 """Bytes that an array may grow to by naming its parts more than once, as one of zeros does."""
@@ -98,7 +108,7 @@ def _demand_size(contents: dict[str, bytes]) -> None:
     most = max(LARGEST_REPEATED, sum(map(len, contents.values())))
     for content in contents.values():
         if get_object_type_from_object_content(content) == Array.__qualname__:
-            parts = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+            parts = read_json(get_object_body(content, Array))["arraychunk_ids"]
             if len(parts) * longest > most:
                 raise ValueError("an array that grows")
 

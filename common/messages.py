@@ -9,7 +9,6 @@ its own. What arrives is checked for exactly the expected keys, types and sizes.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from common.documents import read_json
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json, sha256
 from common.flower import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -221,7 +221,7 @@ def reply_to_bytes(reply: Reply) -> bytes:
 def reply_from_bytes(data: bytes) -> Reply:
     """Read what :func:`reply_to_bytes` wrote."""
     end = 8 + int.from_bytes(data[:8], "little")
-    fields: dict[str, Any] = json.loads(data[8:end])
+    fields: dict[str, Any] = read_json(data[8:end])
     dtype, signature = fields.pop("dtype"), bytes.fromhex(fields.pop("signature"))
     arrays = None if dtype is None else np.frombuffer(data[end:], dtype=_stored(dtype))
     return Reply(**_with_heads(fields, Reply), arrays=arrays, signature=signature)

@@ -22,6 +22,7 @@ import safetensors.numpy
 from common import checkpoint
 from common.bounded import seconds
 from common.checkpoint import Checkpoint, study_hash
+from common.documents import read_json
 from common.errors import CheckpointError, SiteError
 from common.files import canonical_json, sha256, write_atomic
 from common.flower import Context
@@ -99,7 +100,7 @@ def read_roster(path: Path) -> dict[str, str]:
         SiteError: the file is missing or holds something else.
     """
     try:
-        roster = json.loads(path.read_bytes())
+        roster = read_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise SiteError("the roster cannot be read", where=path, found=error) from error
     if not isinstance(roster, dict) or not roster:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from common.console import err, out, run_cli
+from common.console import err, out, run_cli, show_json
 from common.errors import CoordinatorError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def serve(context: typer.Context) -> None:
 def _say_ready(where: str, sites: int) -> None:
     count = "1 site" if sites == 1 else f"{sites} sites"
     following = "start STUDY.toml" if sites else "admit SITE.json"
-    typer.echo(f"serving on {where}; {count} admitted; next: consilium-coordinator {following}")
+    out().print(f"serving on {where}; {count} admitted; next: consilium-coordinator {following}")
 
 
 @app.command()
@@ -141,13 +141,13 @@ def sites(context: typer.Context, *, as_json: AsJson = False) -> None:
     """List the sites."""
     from common.control import coordinator_pb2 as pb
     from server.calling import calling
-    from server.commands import rows_as_json
+    from server.commands import as_documents
     from server.telling import sites_table
 
     with calling(context.obj) as daemon:
         rows = daemon.Sites(pb.SitesRequest()).sites
     if as_json:
-        typer.echo(rows_as_json(rows))
+        show_json(as_documents(rows))
     elif rows:
         out().print(sites_table(rows))
     else:
@@ -181,13 +181,13 @@ def studies(context: typer.Context, *, as_json: AsJson = False) -> None:
     """List the studies and how they stand."""
     from common.control import coordinator_pb2 as pb
     from server.calling import calling
-    from server.commands import rows_as_json
+    from server.commands import as_documents
     from server.telling import remarks, studies_table
 
     with calling(context.obj) as daemon:
         rows = daemon.Studies(pb.StudiesRequest()).studies
     if as_json:
-        typer.echo(rows_as_json(rows))
+        show_json(as_documents(rows))
     elif rows:
         console = out()
         console.print(studies_table(rows))

@@ -7,7 +7,6 @@ beginning, its numerics record included, holds for the whole study.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 
 from common.bounded import seconds
 from common.checkpoint import study_hash
+from common.documents import read_json
 from common.errors import CheckpointError, PrivacyError, Refusal, StudyError
 from common.files import canonical_json, write_atomic
 from common.messages import LedgerHead, Reply, Request
@@ -163,7 +163,7 @@ def _tell_refused(desk: Desk, site: str, plan: Plan, answer: Absence) -> None:
 
 def store(folder: Path, study: Study, seed: int, plans: Plans) -> None:
     """Make the plans durable, before any is proposed."""
-    texts = {site: json.loads(plan.text) for site, plan in plans.items()}
+    texts = {site: read_json(plan.text) for site, plan in plans.items()}
     document = {"format": FORMAT, "study": study_hash(study), "seed": seed, "plans": texts}
     write_atomic(folder / FILE, canonical_json(document))
 
@@ -178,7 +178,7 @@ def stored(folder: Path, study: Study, seed: int) -> dict[str, Plan] | None:
     if not path.exists():
         return None
     try:
-        document = json.loads(path.read_bytes())
+        document = read_json(path.read_bytes())
         found = {"format": document["format"], "study": document["study"], "seed": document["seed"]}
         texts = {site: canonical_json(plan).decode() for site, plan in document["plans"].items()}
         plans = {site: read_plan(text) for site, text in sorted(texts.items())}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import email.utils
-import json
 import socket
 import ssl
 import struct
@@ -33,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from client.daemon.conditions import UNREACHED
 from common.bundle import foreign
+from common.documents import read_json
 from common.errors import LinkError, SiteError
 from common.files import sha256, write_atomic
 from common.flower import Message, message_from_objects
@@ -480,7 +480,7 @@ def _broken(error: httpx.HTTPError) -> str:
 def _explain(answer: httpx.Response, address: str) -> LinkError:
     """What the gateway means."""
     try:
-        told = json.loads(answer.text)
+        told = read_json(answer.text)
         code = str(told["code"])
     except (ValueError, KeyError, TypeError):
         told, code = {}, str(answer.status_code)

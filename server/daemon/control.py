@@ -22,6 +22,7 @@ from common.control.coordinator_pb2_grpc import (
     add_CoordinatorServicer_to_server,
 )
 from common.control.sockets import add_health, listen, new_server
+from common.documents import read_json
 from common.enrolment import SiteCard
 from common.errors import CoordinatorError, SiteError
 from common.settings import checked
@@ -198,7 +199,7 @@ async def _server(home: Home, office: Office) -> grpc.aio.Server:
 def _card(text: str) -> SiteCard:
     path = Path("SITE.json")
     try:
-        document = json.loads(text)
+        document = read_json(text)
     except ValueError as cause:
         raise SiteError("the file is not a card", where=path, found=cause) from cause
     return checked(document, path, SiteCard, SiteError)

@@ -6,12 +6,12 @@ Each order is written to the store, with who gave it, before it is acknowledged.
 from __future__ import annotations
 
 import asyncio
-import tomllib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from common.documents import read_toml
 from common.enrolment import CoordinatorCard, SiteCard
 from common.errors import CoordinatorError, StudyError
 from common.settings import checked
@@ -221,8 +221,8 @@ def read_study(document: str) -> Study:
     """
     path = Path("study.toml")
     try:
-        return checked(tomllib.loads(document), path, Study, StudyError)
-    except tomllib.TOMLDecodeError as cause:
+        return checked(read_toml(document), path, Study, StudyError)
+    except ValueError as cause:
         raise StudyError("the file cannot be read as TOML", where=path, found=cause) from cause
 
 
