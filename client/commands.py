@@ -281,8 +281,11 @@ def show_ledger(ledger: pb.LedgerReply) -> None:
 
 def show_entry(entry: pb.AuditEntry) -> None:
     """One line of the audit log."""
-    fields = "  ".join(f"{name}={_short(value)}" for name, value in sorted(entry.fields.items()))
-    out().print(Text(f"{entry.number:>6}  {entry.at[:19]}Z  {entry.event:<22} {fields}"))
+    fields = "  ".join(
+        f"{visible(name)}={_short(value)}" for name, value in sorted(entry.fields.items())
+    )
+    event = visible(entry.event)
+    out().print(Text(f"{entry.number:>6}  {entry.at[:19]}Z  {event:<22} {fields}"))
 
 
 def show_opt_out(done: pb.OptOutReply) -> None:

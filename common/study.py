@@ -40,6 +40,8 @@ def _no_hash(text: str) -> str:
     return text
 
 
+MOST_CLASSES: Final = 100
+"""Classes of a task."""
 HASH_DIGITS: Final = 8
 """Digits of a plan's hash that stand for it where a study is named."""
 
@@ -73,7 +75,7 @@ class Task(Section):
     """``[task]``: what the model predicts. For two classes, the second is the positive one."""
 
     kind: Literal["classification"] = "classification"
-    classes: tuple[Words, ...] = Field(min_length=2, max_length=100)
+    classes: tuple[Words, ...] = Field(min_length=2, max_length=MOST_CLASSES)
 
     @model_validator(mode="after")
     def _classes_differ(self) -> Self:
