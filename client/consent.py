@@ -15,6 +15,7 @@ import structlog
 
 from client import accounts, membership, troubles
 from client.approvals import POLICY, Approval, State, timestamp
+from client.cache import decoders
 from client.daemon.limits import require_memory
 from client.membership import Draft, Place
 from client.policy import require_acceptable
@@ -156,7 +157,7 @@ def _draft(site: Site, plan: Plan, today: Mapping[str, Place]) -> Draft:
 
 def _freeze(site: Site, plan: Plan, drafted: Draft) -> None:
     membership.freeze(site.store, plan.hash, drafted, site.absent())
-    site.approvals.freeze(plan.hash, len(drafted.left_out))
+    site.approvals.freeze(plan.hash, len(drafted.left_out), decoders())
     log.info("cohort.frozen", study=plan.study.study.name, plan=plan.hash)
 
 

@@ -42,7 +42,6 @@ _NAMES: Final = {
     "known_key": "known key",
     "weights": "numbers in an update",
     "numerics.threads": "threads",
-    "numerics.python": "Python",
     "numerics.cpu_capability": "processor",
 }
 """What a person calls the entries of a plan; others are called by their place in it."""
@@ -292,7 +291,7 @@ def _numerics(plan: Plan) -> tuple[str, ...]:
     record = plan.numerics
     versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
     return (
-        f"{record.device}, {record.threads} threads, {record.dtype}, Python {record.python}",
+        f"{record.device}, {record.threads} threads, {record.dtype}, arithmetic {record.arithmetic}",
         f"versions: {versions}",
         "with others the site refuses to go on",
     )

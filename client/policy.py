@@ -150,7 +150,8 @@ def _require_same_numerics(plan: Plan, offer: Offer) -> None:
             "this site does not compute as the plan recorded",
             found="; ".join(f"{name}: {mine}" for name, (mine, _) in changed.items()),
             wanted="; ".join(f"{name}: {planned}" for name, (_, planned) in changed.items()),
-            remedy="bring back the recorded versions and settings, or start a new study",
+            remedy="bring back the recorded versions and settings, or ask the coordinator to amend "
+            "the study's numerics for this site",
         )
 
 

@@ -16,7 +16,7 @@ from typing import Final
 from common.errors import SiteError
 from common.files import sync_folder
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 LOG_HEAD: Final = "audit-log"
 """The fact under which the audit log's head stands: its length and its hash."""
 _PATIENCE_SECONDS: Final = 60.0
@@ -29,6 +29,7 @@ CREATE TABLE approvals (
     study_key BLOB,
     state TEXT NOT NULL CHECK (state IN ('pending', 'approved', 'denied', 'stopped', 'closed')),
     frozen_at TEXT NOT NULL DEFAULT '',
+    decoders TEXT NOT NULL DEFAULT '',
     left_out INTEGER NOT NULL DEFAULT 0,
     proposed_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
     decided_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),

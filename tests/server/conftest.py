@@ -158,7 +158,6 @@ class World:
                 threads=1,
                 choice=EngineChoice(),
                 cpu_capability="any",
-                python="3.11",
                 versions={},
             ),
         )
