@@ -291,7 +291,8 @@ def _numerics(plan: Plan) -> tuple[str, ...]:
     record = plan.numerics
     versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
     return (
-        f"{record.device}, {record.threads} threads, {record.dtype}, arithmetic {record.arithmetic}",
+        f"{record.device}, {record.threads} threads, {record.dtype}; this project's arithmetic, "
+        f"version {record.arithmetic}",
         f"versions: {versions}",
         "with others the site refuses to go on",
     )
