@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from client import accounts, membership, troubles
+from client import accounts, amendments, membership, troubles
 from client.approvals import POLICY, Approval, State, timestamp
 from client.cache import decoders
 from client.daemon.limits import require_memory
@@ -143,6 +143,7 @@ def close(site: Site, plan_hash: str, acknowledged: int) -> None:
         if approval is not None and approval.state != "closed":
             if approval.state == "pending" and membership.forget(site.store, plan_hash):
                 accounts.forget(site.store, approval.plan)
+                amendments.forget(site.store, plan_hash)
                 site.approvals.forget(plan_hash)
             else:
                 site.approvals.close(plan_hash)

@@ -36,6 +36,15 @@ CREATE TABLE approvals (
     decided_by TEXT NOT NULL DEFAULT '',
     expires_at TEXT
 ) STRICT;
+CREATE TABLE amendments (
+    plan_hash TEXT NOT NULL REFERENCES approvals,
+    number INTEGER NOT NULL,
+    hash TEXT NOT NULL,
+    amendment TEXT NOT NULL,
+    decided_by TEXT NOT NULL DEFAULT '',
+    decided_at TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (plan_hash, number)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE members (
     plan_hash TEXT NOT NULL REFERENCES approvals,
     patient TEXT NOT NULL,

@@ -23,7 +23,7 @@ from common.errors import Refusal, RefusalCode
 from common.files import canonical_json, sha256
 from common.flower import Array, ArrayRecord, ConfigRecord, RecordDict
 
-Purpose = Literal["offer", "propose", "train", "evaluate", "close"]
+Purpose = Literal["offer", "propose", "amend", "train", "evaluate", "close"]
 OK: Final = "ok"
 STORAGE: Final = "little-endian"
 Flat = npt.NDArray[Any]
@@ -60,7 +60,7 @@ class Request:
         round: 1 and up; 0 before training.
         purpose: what is asked.
         arrays: flat float32 weights, or None.
-        document: JSON text: the study of an offer, the plan of a proposal.
+        document: JSON text: the study of an offer, the plan of a proposal, or its amendment.
         acknowledged: the last round whose checkpoint is durable at the coordinator.
         ledger: the newest ledger head that the site has sent.
         receipt: the coordinator's Ed25519 signature of :func:`receipt_bytes`; empty without one.

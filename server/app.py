@@ -29,6 +29,7 @@ from common.flower import Context
 from common.messages import LedgerHead, Request
 from common.plan import Plan
 from common.study import Study, load_study
+from server import amending
 from server import plans as round_zero
 from server.aggregation import MEMORY_NOTES, needs_every_reply
 from server.asking import SIMULATION, Habits
@@ -161,6 +162,14 @@ def conduct(
         approved, refused = round_zero.approve(desk, study, plans, state.ledgers)
         unavailable = _missing(desk, plans) | unavailable | refused
         asked = {site: plan for site, plan in plans.items() if site in approved}
+        amending.settle(
+            desk,
+            study,
+            asked,
+            folder=folder,
+            completed=state.round,
+            ledgers=state.ledgers,
+        )
         state = run_rounds(
             desk,
             study,
@@ -235,6 +244,7 @@ def _publish(folder: Path, study: Study, plans: Mapping[str, Plan], state: Check
         "evaluations": list(state.evaluations),
         "sites": {site: _site(plan) for site, plan in plans.items()},
         "absences": _absences(state),
+        "amendments": amending.told(folder, plans),
         "strategy": study.aggregation.strategy,
         "memory": MEMORY_NOTES[needs_every_reply(study.aggregation.strategy)],
         "warnings": _warnings(plans),

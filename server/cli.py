@@ -229,13 +229,25 @@ def stop(context: typer.Context, study: Name) -> None:
 
 
 @app.command()
-def resume(context: typer.Context, study: Name) -> None:
-    """Go on with a study that was stopped or has failed."""
+def resume(
+    context: typer.Context,
+    study: Name,
+    *,
+    amend: Annotated[
+        str | None,
+        typer.Option(help="Sites whose numerics have changed, as a,b: go on with the new ones."),
+    ] = None,
+) -> None:
+    """Go on with a study that was stopped or has failed.
+
+    With --amend, sites that have new versions or another machine are asked to consent to it.
+    """
     from common.control import coordinator_pb2 as pb
     from server.calling import calling
 
     with calling(context.obj) as daemon:
-        daemon.Resume(pb.ResumeRequest(study=study))
+        names = [name.strip() for name in amend.split(",")] if amend else []
+        daemon.Resume(pb.ResumeRequest(study=study, amend=names))
     out().print(f"{study} goes on. Follow it: consilium-coordinator watch {study}", markup=False)
 
 

@@ -21,7 +21,7 @@ from common.errors import CoordinatorError, LinkError, StudyError
 from common.files import write_atomic
 from common.study import load_study
 from server.calling import Whom, calling
-from server.telling import as_document, failure, fields_of, line, outcome_tables
+from server.telling import amended, as_document, failure, fields_of, line, outcome_tables
 
 AWAY_SECONDS: Final = 60.0
 """How long who watches a study waits for a daemon that has ended."""
@@ -170,6 +170,8 @@ def show_result(outcome: dict[str, Any], folder: Path | None, console: Console) 
     if figures.row_count:
         console.print(figures)
     console.print(sites)
+    for each in outcome["amendments"]:
+        console.print(Text(f"{each['site']}: {amended(each)}", style="yellow"))
     for absence in outcome["absences"]:
         where = f"round {absence['round']}, {absence['purpose']}"
         console.print(Text(f"{where}: without {absence['site']}: {absence['reason']}", style="dim"))

@@ -56,7 +56,7 @@ def make_plans(desk: Desk, study: Study, weights: int) -> tuple[dict[str, Plan],
     for site, answer in hear(
         desk, dict.fromkeys(everyone, request), dict.fromkeys(everyone, OFFER)
     ):
-        offer = _read_offer(desk, site, answer)
+        offer = read_offer(desk, site, answer)
         plan = offer if isinstance(offer, Absence) else _plan(desk, study, offer, weights)
         if isinstance(plan, Absence):
             absences[site] = plan.reason
@@ -69,7 +69,8 @@ def make_plans(desk: Desk, study: Study, weights: int) -> tuple[dict[str, Plan],
     return plans, absences
 
 
-def _read_offer(desk: Desk, site: str, answer: Reply | Absence) -> Offer | Absence:
+def read_offer(desk: Desk, site: str, answer: Reply | Absence) -> Offer | Absence:
+    """What a site says of itself, or why it cannot be used."""
     if isinstance(answer, Absence):
         return answer
     try:

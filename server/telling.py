@@ -90,6 +90,11 @@ _WORDS: Final[dict[str, Callable[[pb.Event, Fields], str]]] = {
     ),
     "approval.given": lambda e, f: f"{e.site}: approved plan {f['plan'][:SHORT]}",
     "approval.refused": lambda e, f: f"{e.site}: {f['reason']}",
+    "amendment.wanted": lambda e, f: (
+        f"new numerics for {', '.join(f['sites'])} wanted by {f['by']}"
+    ),
+    "amendment.refused": lambda e, f: f"{e.site}: its numerics stay as they are, {f['reason']}",
+    "numerics.amended": lambda e, f: f"{e.site}: {amended(f)}",
     "site.awaited": lambda e, f: f"{e.site}: not connected, and waited for",
     "site.absent": lambda e, f: f"{e.site}: absent from {f['purpose']}, {f['reason']}",
     "round.started": lambda e, f: f"round {e.round} of {f['rounds']}: {_sites(f['sites'])} asked",
@@ -97,6 +102,14 @@ _WORDS: Final[dict[str, Callable[[pb.Event, Fields], str]]] = {
     "reply.folded": lambda e, f: f"round {e.round}: {e.site} has answered",
     "evaluation.completed": _evaluated,
 }
+
+
+def amended(fields: Fields) -> str:
+    """An amendment that was agreed on."""
+    changed = "; ".join(
+        f"{name}: {old}, now {new}" for name, (old, new) in fields["changed"].items()
+    )
+    return f"computes otherwise from round {fields['from_round']} on ({changed})"
 
 
 def error_of(parts: Mapping[str, Any]) -> ConsiliumError:

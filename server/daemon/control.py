@@ -117,7 +117,7 @@ class Control(CoordinatorServicer):
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeReply:
         """Go on with a study."""
-        await self._office.resume(request.study, self._who(context))
+        await self._office.resume(request.study, self._who(context), amend=tuple(request.amend))
         return pb.ResumeReply()
 
     async def Result(

@@ -16,6 +16,7 @@ from common.enrolment import CoordinatorCard, SiteCard
 from common.errors import CoordinatorError, StudyError
 from common.settings import checked
 from common.study import Study
+from server.amending import wish
 from server.daemon import authority
 from server.daemon.admission import Roll
 from server.daemon.conductors import ALIVE, Conductors
@@ -151,14 +152,24 @@ class Office:
         await self._note(name, "study.stopped", {"by": who})
         await _aside(self._store.set_state, name, StudyState.STOPPED, f"by {who}")
 
-    async def resume(self, name: str, who: str) -> None:
+    async def resume(self, name: str, who: str, amend: Sequence[str] = ()) -> None:
         """Go on with a study; a completed one tells its sites once more that it is over.
 
+        Args:
+            name: of the study.
+            who: says so.
+            amend: sites that have new numerics, which the study is to go on with.
+
         Raises:
-            CoordinatorError: it is under way.
+            CoordinatorError: it is under way, or has no such site.
         """
-        _demand_state(await _aside(self._store.study, name), under_way=False)
+        record = await _aside(self._store.study, name)
+        _demand_state(record, under_way=False)
+        _demand_part(record, amend)
         await self._conductors.end(name)
+        if amend:
+            await _aside(wish, self._home.studies / name / "coordinator", amend)
+            await self._note(name, "amendment.wanted", {"by": who, "sites": sorted(amend)})
         await _aside(self._store.set_state, name, StudyState.RUNNING, f"resumed by {who}")
         await self._note(name, "study.resumed", {"by": who})
         self._conductors.begin(name)
@@ -235,6 +246,17 @@ def _demand_sites(study: Study, chosen: Sequence[str]) -> None:
             found=", ".join(chosen) or "no site is admitted",
             wanted=f"at least {fewest} ([aggregation] min_sites)",
             remedy="admit more sites (consilium-coordinator admit SITE.json), or lower min_sites",
+        )
+
+
+def _demand_part(record: StudyRecord, sites: Sequence[str]) -> None:
+    others = sorted(set(sites) - set(record.sites))
+    if others:
+        raise CoordinatorError(
+            "a site takes no part in the study",
+            where=f"study {record.name}, --amend",
+            found=", ".join(others),
+            wanted=f"one of {', '.join(record.sites)}",
         )
 
 
