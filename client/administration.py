@@ -18,7 +18,7 @@ from client import amendments, audit, consent, membership, troubles
 from client.accounts import Accounts
 from client.approvals import Approval, State, timestamp
 from client.declined import declined
-from client.explain import bytes_of, explain
+from client.explain import bytes_of, explain, explain_amendment
 from client.membership import Draft
 from client.overview import (
     Approved,

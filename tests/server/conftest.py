@@ -121,8 +121,8 @@ class World:
             reply = self.sign(self.answer(site, request))
             return Message(reply_to_record(self.alter(site, request, reply)), reply_to=message)
 
-        for register in (app.query("offer"), app.query("propose"), app.query("close")):
-            register(handle)
+        for question in ("offer", "propose", "amend", "close"):
+            app.query(question)(handle)
         app.train()(handle)
         app.evaluate()(handle)
         return app
