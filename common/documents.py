@@ -23,7 +23,7 @@ MOST_LEVELS: Final = 32
 """Levels of one; ours have four."""
 
 
-def read_json(data: bytes | str, *, most: int = MOST_BYTES) -> Any:  # noqa: ANN401 - what JSON can hold
+def read_json(data: bytes | bytearray | str, *, most: int = MOST_BYTES) -> Any:  # noqa: ANN401 - what JSON can hold
     """What a document of JSON holds; at most some 200 levels, in which Rust's parser is bounded.
 
     Raises:
