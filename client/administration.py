@@ -291,6 +291,11 @@ def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
     if site.known_seed is not None:
         remedy = "never give this site patients' images; start it without a known seed"
         found.append(("NOT PRIVATE: KNOWN KEY", remedy))
+    for approval in site.approvals.running():
+        if amendments.waiting(site.store, approval.plan.hash) is not None:
+            name = approval.plan.study.study.name
+            what = f"{name} waits for consent to this site's new numerics, and goes on without it"
+            found.append((what, f"consilium-site show {name} says what is to change"))
     if site.file.policy.allow_no_privacy:
         remedy = "take allow_no_privacy out of the site file's [policy]"
         found.append(("the policy allows studies without privacy", remedy))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from client import amendments
-from client.administration import approve, show
+from client.administration import approve, show, status
 from client.answering import answer
 from client.site import Site
 from client.training import local_change
@@ -95,6 +95,7 @@ def test_where_the_policy_asks_a_person_consents_to_the_very_amendment(
         assert code_of(site, amending(plan, amendment)) == "pending"
         assert code_of(site, amending(plan, amendment)) == "pending"
         assert code_of(site, asking(plan)) == "numerics"
+        assert any("waits for consent" in what for what, _ in status(site).warnings)
         told = show(site, "small").text
         assert "TO BE DECIDED: threads: 1 before, now 2" in told
         assert f"consilium-site approve small --hash {amendment.hash[:12]}" in told
@@ -107,6 +108,7 @@ def test_where_the_policy_asks_a_person_consents_to_the_very_amendment(
             approve(site, "small", plan_hash=amendment.hash[:12], by=BY).epsilon
             == plan.mechanism.epsilon
         )
+        assert not any("waits for consent" in what for what, _ in status(site).warnings)
         assert code_of(site, amending(plan, amendment)) == "ok"
         assert code_of(site, asking(plan)) == "ok"
         assert "amended 1 times" in show(site, "small").text
