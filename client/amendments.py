@@ -105,6 +105,8 @@ def _require_next(before: Arithmetic, amendment: Amendment) -> None:
             found=f"amendment {amendment.number} after {amendment.before}",
             wanted=f"amendment {before.number + 1} after {before.identity}",
         )
+    if not differences(before.numerics, amendment.numerics):
+        raise Refusal(RefusalCode.WRONG_PLAN, "an amendment that changes nothing")
 
 
 def _require_ours(site: Site, plan: Plan, numerics: NumericsRecord) -> None:

@@ -21,6 +21,7 @@ from client.training import local_change
 from common.amendment import Amendment, amend, in_force
 from common.errors import Refusal, SiteError
 from common.messages import LedgerHead, Request
+from common.numerics import NumericsRecord
 from common.plan import Plan
 from tests.client.site_fixtures import Hospital, answered, approved, asking, code_of, offer_of
 from tests.common.studies import exit_code, small_study
@@ -146,6 +147,10 @@ def test_who_computes_otherwise_again_cannot_consent_any_more(hospital: Hospital
         assert code_of(site, asking(plan)) == "ok"
 
 
+def with_threads(amendment: Amendment, threads: int) -> NumericsRecord:
+    return amendment.numerics.model_copy(update={"threads": threads})
+
+
 Spoil = Callable[[Plan, Amendment], dict[str, Any]]
 
 
@@ -163,6 +168,12 @@ def _with(**changes: Any) -> Spoil:  # noqa: ANN401 - an amendment's fields
         (
             lambda plan, sound: {
                 "document": sound.model_copy(update={"numerics": plan.numerics}).text
+            },
+            "wrong-plan",  # that changes nothing
+        ),
+        (
+            lambda plan, sound: {
+                "document": sound.model_copy(update={"numerics": with_threads(sound, 3)}).text
             },
             "numerics",
         ),

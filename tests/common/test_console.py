@@ -278,6 +278,8 @@ def test_nothing_from_elsewhere_steers_a_terminal_or_is_markup(
     written = unharmed(done.stdout) + unharmed(done.stderr)
     assert r"\x1b" in written or r"\u001b" in written
     assert "[bold]markup[/bold]:smile:" in written
+    assert "markup:smile" not in written
+    assert "\U0001f604" not in written
 
 
 def test_on_a_terminal_what_steers_it_is_ours_alone(run: Run) -> None:

@@ -78,6 +78,12 @@ AMENDMENTS: Final = (
         before="00" * 32,
     ),
     amending(
+        "an amendment that changes nothing",
+        "wrong-plan",
+        "other noise for a round as often as one likes",
+        threads=1,
+    ),
+    amending(
         "no amendment",
         "malformed",
         "whatever a site makes of it",

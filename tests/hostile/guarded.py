@@ -44,6 +44,9 @@ HELD: Final[dict[str, str]] = {
     "(amendment.number, amendment.before) != (before.number + 1, before.identity)": (
         "an amendment on what was never agreed on"
     ),
+    "client.amendments._require_next: not differences(before.numerics, amendment.numerics)": (
+        "an amendment that changes nothing"
+    ),
     "client.amendments._require_ours: changed": (
         "an amendment to what the site does not compute with"
     ),
