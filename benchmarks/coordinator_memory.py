@@ -65,7 +65,6 @@ def ours(strategy: str, sites: int) -> float:
         threads=1,
         choice=EngineChoice(),
         cpu_capability="any",
-        python="3.11",
         versions={},
     )
     offers = {

@@ -14,11 +14,11 @@ from typing import Final
 
 import structlog
 
-from client import audit, consent, membership, troubles
+from client import amendments, audit, consent, membership, troubles
 from client.accounts import Accounts
 from client.approvals import Approval, State, timestamp
 from client.declined import declined
-from client.explain import bytes_of, explain
+from client.explain import bytes_of, explain, explain_amendment
 from client.membership import Draft
 from client.overview import (
     Approved,
@@ -31,8 +31,10 @@ from client.overview import (
     StudyRow,
 )
 from client.site import Site
+from common.amendment import Amendment
 from common.errors import ConsiliumError, SiteError
 from common.plan import Plan
+from common.study import reads_as_hash
 
 log = structlog.get_logger(__name__)
 
@@ -58,8 +60,8 @@ __all__ = [
     "stop",
     "studies",
 ]
-_LEAST_DIGITS: Final = {"name": 8, "hash": 12}
-"""Digits of a plan's hash that stand for it, as a study's name and as what was shown."""
+_SHOWN_DIGITS: Final = 12
+"""Digits of a plan's hash that stand for what was shown."""
 _ENDED: Final = frozenset({"closed"})
 
 
@@ -84,6 +86,9 @@ def show(site: Site, study: str, *, plan_hash: str | None = None, by: str = "") 
     Raises:
         SiteError: there is no such plan, or its hash is another, or several of that name wait.
     """
+    amended = _amended(site, study, plan_hash)
+    if amended is not None:
+        return _shown_amendment(site, *amended)
     if plan_hash is None:
         _require_only_one(site, study, waiting=True)
     approval = _find(site, study, plan_hash, by=by)
@@ -101,7 +106,8 @@ def approve(
     Args:
         site: an open site.
         study: as in :func:`show`.
-        plan_hash: what was shown; a whole hash, or its first twelve digits or more.
+        plan_hash: what was shown; a whole hash, or its first twelve digits or more. Of an
+            amendment that waits, it consents to that, and the approval stays as it is.
         days: how long the approval holds; by default as the policy says.
         by: who approves.
 
@@ -110,6 +116,9 @@ def approve(
         Refusal: the policy forbids it, or too many studies run.
         ConsiliumError: images, labels or lists cannot be read.
     """
+    amended = _amended(site, study, plan_hash)
+    if amended is not None:
+        return _amend(site, *amended, by=by)
     if plan_hash is None:
         _require_only_one(site, study)
     approval = _find(site, study, plan_hash, by=by)
@@ -282,6 +291,11 @@ def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
     if site.known_seed is not None:
         remedy = "never give this site patients' images; start it without a known seed"
         found.append(("NOT PRIVATE: KNOWN KEY", remedy))
+    for approval in site.approvals.running():
+        if amendments.waiting(site.store, approval.plan.hash) is not None:
+            name = approval.plan.study.study.name
+            what = f"{name} waits for consent to this site's new numerics, and goes on without it"
+            found.append((what, f"consilium-site show {name} says what is to change"))
     if site.file.policy.allow_no_privacy:
         remedy = "take allow_no_privacy out of the site file's [policy]"
         found.append(("the policy allows studies without privacy", remedy))
@@ -317,6 +331,36 @@ def _find(
     return next((each for each in reversed(found) if each.state == wanted), found[-1])
 
 
+def _amended(site: Site, study: str, named: str | None) -> tuple[Approval, Amendment] | None:
+    """The running plan of a study whose amendment waits and is named by its own hash."""
+    for approval in site.approvals.running():
+        found = amendments.waiting(site.store, approval.plan.hash)
+        if found and named and _is_called(approval.plan, study) and _begins(found.hash, named):
+            return approval, found
+    return None
+
+
+def _shown_amendment(site: Site, approval: Approval, amendment: Amendment) -> Shown:
+    row = replace(
+        _row(site, approval, Accounts(site.store)), plan_hash=amendment.hash, state="pending"
+    )
+    return Shown(row, explain_amendment(site, approval.plan, amendment), amendment.text)
+
+
+def _amend(site: Site, approval: Approval, amendment: Amendment, *, by: str) -> Approved:
+    plan = approval.plan
+    amendments.consent(site, plan, amendment, by=by)
+    members = site.ledger.members(plan.hash)
+    return Approved(
+        plan.study.study.name,
+        amendment.hash,
+        approval.expires,
+        plan.mechanism.epsilon,
+        members.get("train", 0) + members.get("validation", 0),
+        approval.left_out,
+    )
+
+
 def _require_only_one(site: Site, study: str, *, waiting: bool = False) -> None:
     """A plan that came after the one that was shown must not be approved in its place.
 
@@ -336,12 +380,18 @@ def _require_only_one(site: Site, study: str, *, waiting: bool = False) -> None:
 
 
 def _is_called(plan: Plan, study: str) -> bool:
-    begins = len(study) >= _LEAST_DIGITS["name"] and plan.hash.startswith(study.lower())
-    return begins or plan.study.study.name == study
+    """Whether a plan is meant: what reads as a hash is no study's name."""
+    if reads_as_hash(study):
+        return plan.hash.startswith(study.lower())
+    return plan.study.study.name == study
 
 
 def _is_hash(plan: Plan, plan_hash: str) -> bool:
-    return len(plan_hash) >= _LEAST_DIGITS["hash"] and plan.hash.startswith(plan_hash.lower())
+    return _begins(plan.hash, plan_hash)
+
+
+def _begins(whole: str, named: str) -> bool:
+    return len(named) >= _SHOWN_DIGITS and whole.startswith(named.lower())
 
 
 def _another_hash(study: str, found: Sequence[Approval], plan_hash: str) -> SiteError:

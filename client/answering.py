@@ -24,7 +24,7 @@ import numpy as np
 import structlog
 from pydantic import ValidationError
 
-from client import declined, egress, membership, noting, troubles
+from client import amendments, declined, egress, membership, noting, troubles
 from client.accounts import Part, event_of
 from client.approvals import Approval, Silence
 from client.consent import close, consider, freeze
@@ -39,6 +39,7 @@ from client.store import LOST
 from client.training import local_change
 from client.tuning import check
 from common import numerics
+from common.amendment import Arithmetic
 from common.errors import ModelError, Refusal, RefusalCode
 from common.faults import reach
 from common.files import canonical_json
@@ -52,6 +53,7 @@ from common.messages import (
     reply_to_record,
     request_from_record,
 )
+from common.numerics import EngineChoice
 from common.plan import Plan, read_plan
 from common.privacy import PatientMechanism
 from common.randomness import derive
@@ -184,6 +186,9 @@ def _answer(site: Site, request: Request, purpose: Purpose) -> tuple[Reply, bool
     if request.purpose == "propose":
         _propose(site, request)
         return _sign(site, request), False
+    if request.purpose == "amend":
+        amendments.take(site, request)
+        return _sign(site, request), False
     if request.purpose == "close":
         _close(site, request)
         return _sign(site, request), False
@@ -202,9 +207,9 @@ def _require_at_work(site: Site) -> None:
 def _require_form(request: Request) -> None:
     """Refuse what no honest coordinator says beside a question, whoever would look at it."""
     asked, number = request.purpose, request.round
-    if asked in ("offer", "propose", "close") and request.arrays is not None:
+    if asked in ("offer", "propose", "amend", "close") and request.arrays is not None:
         raise Refusal(RefusalCode.MALFORMED, "an array that was not asked for")
-    if asked in ("offer", "propose") and number:
+    if asked in ("offer", "propose", "amend") and number:
         raise Refusal(RefusalCode.MALFORMED, "a round before there are any")
     if asked == "offer" and request.plan_hash:
         raise Refusal(RefusalCode.MALFORMED, "a plan before there is one")
@@ -257,16 +262,19 @@ def _run_round(site: Site, request: Request) -> Reply:
     _require_in_order(site, request, plan, part)
     _require_arrays(request, plan)
     require_allowed(plan, site)
-    numerics.apply(plan.numerics)
+    agreed = amendments.arithmetic(site.store, plan)
+    numerics.apply(agreed.numerics)
     if isinstance(plan.mechanism, PatientMechanism):
-        check(plan.study, plan.numerics.choice)  # a model that is refused costs nobody anything
+        check(plan.study, agreed.numerics.choice)  # a model that is refused costs nobody anything
     charge = Charge(plan.hash, request.round, part, request.identity, event_of(plan, part))
     site.ledger.require_chargeable(charge, plan)
     with _failing_in_silence(site, request):
-        return _release(site, request, approval, charge)
+        return _release(site, request, approval, charge, agreed)
 
 
-def _release(site: Site, request: Request, approval: Approval, charge: Charge) -> Reply:
+def _release(
+    site: Site, request: Request, approval: Approval, charge: Charge, agreed: Arithmetic
+) -> Reply:
     """Compute a round from patients. No code leaves from here: any failure is silence."""
     plan = approval.plan
     cohort, patients = _begin(site, approval, charge)
@@ -279,7 +287,7 @@ def _release(site: Site, request: Request, approval: Approval, charge: Charge) -
     streams = RoundStreams(
         derive(
             approval.key.secret,
-            plan=plan.hash,
+            plan=agreed.identity,
             round=request.round,
             arrays=request.arrays_hash,
             cohort=membership.fingerprint(patients, charge.part),
@@ -287,11 +295,13 @@ def _release(site: Site, request: Request, approval: Approval, charge: Charge) -
         )
     )
     compute = _train if charge.part == "train" else _evaluate
-    arrays = compute(plan, request, cohort, patients, streams)
+    arrays = compute(plan, request, cohort, patients, streams, choice=agreed.numerics.choice)
     unsigned = egress.answer(request, site.name, *site.heads(), arrays=arrays)
     reply = egress.let_out(unsigned, plan, site.key)
     with site.store.transaction():
         _require_still_approved(site, approval)
+        if amendments.arithmetic(site.store, plan) != agreed:
+            raise Silence("amended while it was computed")
         if site.ledger.is_committed(request.identity):
             raise Silence("another process answered it meanwhile")
         site.ledger.commit(request.identity)
@@ -365,6 +375,8 @@ def _train(
     cohort: Cohort,
     patients: tuple[Patient, ...],
     streams: RoundStreams,
+    *,
+    choice: EngineChoice,
 ) -> Any:  # noqa: ANN401 - int32 or int64
     change = local_change(
         plan.study,
@@ -374,7 +386,7 @@ def _train(
         patients,
         round_number=request.round,
         streams=streams,
-        choice=plan.numerics.choice,
+        choice=choice,
     )
     return plan.study.fixed_point.encode(change)
 
@@ -385,13 +397,15 @@ def _evaluate(
     cohort: Cohort,
     patients: tuple[Patient, ...],
     streams: RoundStreams,
+    *,
+    choice: EngineChoice,
 ) -> Any:  # noqa: ANN401 - int64
     scores, labels = score(
         plan.study,
         np.asarray(request.arrays, dtype=np.float32),
         cohort.images,
         patients,
-        choice=plan.numerics.choice,
+        choice=choice,
     )
     classes, _, bins = plan.histogram_shape
     counts = histogram(scores, labels, classes=classes, bins=bins)

@@ -73,6 +73,7 @@ def build(opened: dict[str, Site] | None = None) -> ClientApp:
     app = SiteApp(sites)
     app.query("offer")(replying("offer"))
     app.query("propose")(replying("propose"))
+    app.query("amend")(replying("amend"))
     app.query("close")(replying("close"))
     app.train()(replying("train"))
     app.evaluate()(replying("evaluate"))

@@ -52,6 +52,7 @@ class Approval:
     Attributes:
         plan: the plan as received.
         frozen: when its cohort was frozen; empty before that.
+        decoders: what its images were decoded with then; see :mod:`client.cache`.
         left_out: how many patients of that day could not pay for it; never leaves the site.
         state: whether it may run.
         key: what its randomness follows from; None once the study is over.
@@ -64,6 +65,7 @@ class Approval:
 
     plan: Plan
     frozen: str
+    decoders: str
     left_out: int = field(repr=False)
     state: State
     key: StudyKey | None = field(repr=False)
@@ -160,12 +162,13 @@ class Approvals:
             timestamp(),
         )
 
-    def freeze(self, plan_hash: str, left_out: int) -> None:
-        """Record that a plan's cohort is frozen, and how many could not pay for it."""
+    def freeze(self, plan_hash: str, left_out: int, decoders: str) -> None:
+        """Record that a plan's cohort is frozen, of which images, and how many could not pay."""
         self._store.execute(
-            "UPDATE approvals SET frozen_at = ?, left_out = ? WHERE plan_hash = ?",
+            "UPDATE approvals SET frozen_at = ?, left_out = ?, decoders = ? WHERE plan_hash = ?",
             timestamp(),
             left_out,
+            decoders,
             plan_hash,
         )
 
@@ -240,6 +243,7 @@ class Approvals:
             Approval(
                 plan=read_plan(row["plan"]),
                 frozen=row["frozen_at"],
+                decoders=row["decoders"],
                 left_out=row["left_out"],
                 state=row["state"],
                 key=StudyKey(row["study_key"]) if row["study_key"] else None,

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import mmap
 import os
 from collections import OrderedDict
@@ -32,6 +31,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from common.documents import read_json
 from common.files import canonical_json, sha256, sync_folder
 from common.messages import HASH_OF_NOTHING, LedgerHead
 from common.signing import SigningKey
@@ -289,7 +289,7 @@ def entries(folder: Path, after: int = 0) -> Iterator[Entry]:
 
 def _entry(line: bytes) -> Entry | None:
     try:
-        found = json.loads(line)
+        found = read_json(line)
         frame = found["number"], found["at"], found["event"]
     except (ValueError, KeyError, TypeError):
         return None

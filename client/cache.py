@@ -4,13 +4,20 @@ A cache is a folder whose name, index and entries are keyed by the site: nobody 
 from it which files or patients it holds, except by looking at the images, which are as
 sensitive as the originals. Its files are readable by their owner alone::
 
-    <keyed name>/index.json        entries in order: keyed name, first row, rows; or a reason
+    <keyed name>/index.json        entries in order: keyed name, first row, rows, SHA-256; or
+                                   a reason
     <keyed name>/<token>.f16       float16, little-endian, (rows, channels, height, width)
     <keyed name>/lock              held while the folder is read or filled
 
 A new data file is written beside the old one and the index then takes its place in one
 step: whoever is killed at whatever moment leaves the old cache or the new one. An image
 whose file is gone is gone from the cache after the next filling.
+
+A study keeps what was decoded for it, or could not be, under the versions of that day
+(:attr:`Shape.decoders`): an update of a decoder changes no bit that a running study reads.
+What is decoded after it, for a study to come, stands in a cache of its own. Should a cache be
+lost, it is decoded again by what is installed then, and :attr:`Cached.digests` tell of which
+files other pixels came out.
 """
 
 from __future__ import annotations
@@ -37,8 +44,9 @@ from client.dicom import Reason, Unusable, read
 from client.parallel import Elsewhere, Progress, ordered_map, silent
 from client.pixels import MOST_FRAMES, images, is_plain, to_channels
 from client.resize import fit
+from common.documents import read_json
 from common.errors import DataError
-from common.files import sync_folder, write_atomic
+from common.files import sha256, sync_folder, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +55,7 @@ if TYPE_CHECKING:
 
 Half = NDArray[np.float16]
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _RECIPE: Final = 3
 """Raised whenever this project changes how stored pixels become cached ones."""
 _DECODERS: Final = (
@@ -58,12 +66,19 @@ _DECODERS: Final = (
     "pylibjpeg-rle",
     "pyjpegls",
     "pillow",
+    "numpy",
 )
 _INDEX: Final = "index.json"
 _LOCK: Final = "lock"
 _DTYPE: Final = np.dtype("<f2")
 _MOST: Final = 2**26
 """Bytes that one file's images may take in the cache: 64 MiB, of which some wait in memory."""
+
+
+@cache
+def decoders() -> str:
+    """What decides, besides a file's content and the shape, what its pixels come to today."""
+    return json.dumps([_RECIPE, *(f"{name} {_version(name)}" for name in _DECODERS)])
 
 
 @dataclass(frozen=True)
@@ -73,10 +88,12 @@ class Shape:
     Args:
         size: height and width.
         channels: 1 or 3.
+        decoders: what it was first decoded with: :func:`decoders` of that day.
     """
 
     size: tuple[int, int]
     channels: int
+    decoders: str = field(default_factory=decoders)
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -96,8 +113,7 @@ class Shape:
     @property
     def recipe(self) -> str:
         """Everything besides a file's content that decides its cached images."""
-        versions = [f"{name} {_version(name)}" for name in _DECODERS]
-        return json.dumps([_RECIPE, self.image, versions])
+        return json.dumps([self.image, self.decoders])
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +125,12 @@ class Cached:
             Sensitive.
         rows: for each file of the list, in its order, the rows of its images; or why it
             has none.
+        digests: for each, SHA-256 of its images' bytes; empty where it has none. Sensitive.
     """
 
     images: Half = field(repr=False)
     rows: tuple[range | Rejected, ...] = field(repr=False)
+    digests: tuple[str, ...] = field(repr=False)
 
 
 def fill(
@@ -142,7 +160,7 @@ def fill(
     Raises:
         DataError: the cache cannot be written, or processes cannot be started.
     """
-    home = cache / pseudonyms.of_folder(str(folder.resolve()), json.dumps(shape.image))
+    home = cache / pseudonyms.of_folder(str(folder.resolve()), shape.recipe)
     named: dict[str, list[Found]] = defaultdict(list)
     for each in files:
         named[pseudonyms.of_file(each.sha256, shape.recipe)].append(each)
@@ -165,14 +183,20 @@ def fill(
         ) from error
     entries = {each.path: index.entries[name] for name, group in named.items() for each in group}
     entries |= spoilt
-    return Cached(images, tuple(_verdict(each, entries[each.path]) for each in files))
+    found = [entries[each.path] for each in files]
+    return Cached(
+        images,
+        tuple(_verdict(each, entry) for each, entry in zip(files, found, strict=True)),
+        tuple(entry.digest if isinstance(entry, Rows) else "" for entry in found),
+    )
 
 
 class Rows(NamedTuple):
-    """Where a file's images stand."""
+    """Where a file's images stand, and the SHA-256 of their bytes."""
 
     first: int
     number: int
+    digest: str
 
 
 class Refused(NamedTuple):
@@ -207,8 +231,10 @@ class _Index:
     def load(cls, home: Path, shape: Shape) -> _Index:
         """The folder's index; an empty one where there is none that can be trusted."""
         try:
-            stored = json.loads((home / _INDEX).read_bytes())
-            index = cls(stored["data"], {name: _entry(*pair) for name, *pair in stored["entries"]})
+            stored = read_json((home / _INDEX).read_bytes())
+            index = cls(
+                stored["data"], {name: _entry(*entry) for name, *entry in stored["entries"]}
+            )
             whole = (home / index.data).stat().st_size == index.total * shape.bytes
         except (OSError, ValueError, KeyError, TypeError):
             return cls("", {})  # absent, or damaged: it is filled anew
@@ -232,9 +258,9 @@ def _passing(entry: Rows | Refused) -> bool:
     return entry == _CRASH or (isinstance(entry, Refused) and entry.reason == Reason.UNREADABLE)
 
 
-def _entry(first: int | str, second: int | str) -> Rows | Refused:
+def _entry(first: int | str, second: int | str, digest: str = "") -> Rows | Refused:
     if isinstance(first, int) and isinstance(second, int):
-        return Rows(first, second)
+        return Rows(first, second, digest)
     return Refused(str(first), str(second))
 
 
@@ -273,8 +299,10 @@ def _refill(
             if isinstance(content, Refused):
                 entries[name] = content
             else:
-                file.write(content.astype(_DTYPE, order="C").tobytes())
-                entries[name] = Rows(total, len(content))
+                pixels = content.astype(_DTYPE, order="C").tobytes()
+                file.write(pixels)
+                digest = entry.digest if isinstance(entry, Rows) else sha256(pixels)
+                entries[name] = Rows(total, len(content), digest)
                 total += len(content)
     sync_folder(home)
     index = _Index(token, entries)

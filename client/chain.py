@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from client.audit import signed_part
 from client.recount import Finding
+from common.documents import read_json
 from common.files import canonical_json
 from common.signing import verify
 
@@ -54,9 +55,9 @@ def breaks(lines: Sequence[bytes], hashes: Sequence[str], key: str) -> list[Find
 def entry_of(line: bytes) -> dict[str, Any] | None:
     """An entry in exactly the form in which it is written."""
     try:
-        entry = json.loads(line)
+        entry = read_json(line)
         canonical = canonical_json(entry)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     wanted = {"number": int, "previous": str, "at": str, "event": str, "signature": str}
     if canonical != line or not isinstance(entry, dict):

@@ -23,6 +23,7 @@ from client.labels import LabelFile, Labels, fault, read_labels
 from client.parallel import Progress, silent
 from client.persons import Persons
 from common.errors import DataError, LabelError
+from common.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -232,7 +233,7 @@ def show_rejected(report: Report, console: Console) -> None:
     """Write every rejected file with its reason; paths may hold patients' names."""
     for each in report.rejected:
         detail = f": {each.detail}" if each.detail else ""
-        console.print(Text(f"{each.path}  {each.reason.value}{detail}"))
+        console.print(Text(visible(f"{each.path}  {each.reason.value}{detail}")))
 
 
 def advice(report: Report) -> list[str]:

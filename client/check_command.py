@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from common.console import out, progress
+from common.console import out, progress, show_json
 from common.errors import SiteError
 
 if TYPE_CHECKING:
@@ -153,7 +152,7 @@ def _print(
     from client import check as checking
 
     if as_json:
-        typer.echo(json.dumps(report.as_json(paths=list_files), indent=2))
+        show_json(report.as_json(paths=list_files))
         return
     checking.show(report, images, file, out())
     if list_files:

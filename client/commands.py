@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import getpass
-import json
 import math
 import os
 import sys
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +17,14 @@ from google.protobuf.message import Message
 from rich.table import Table
 from rich.text import Text
 
-from common.console import err, out
+from common.console import err, out, show_json
 from common.control import site_pb2 as pb
 from common.control.faults import asking
 from common.control.site_pb2_grpc import SiteStub
 from common.control.sockets import connect
+from common.documents import read_toml
 from common.errors import SiteError
+from common.visible import visible
 
 DAEMON: Final = "the site's daemon"
 SECONDS: Final = 60
@@ -40,7 +40,7 @@ def state_folder(path: Path) -> Path:
         SiteError: there is no such file, or it is not TOML.
     """
     try:
-        named = tomllib.loads(path.read_text(encoding="utf-8")).get("site", {}).get("state")
+        named = read_toml(path.read_bytes()).get("site", {}).get("state")
     except FileNotFoundError as error:
         from client.sitefile import missing  # which takes long to import
 
@@ -118,7 +118,7 @@ def as_json(message: Message) -> None:
     fields = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    typer.echo(json.dumps(fields, indent=2, ensure_ascii=False))
+    show_json(fields)
 
 
 def show_status(status: pb.StatusReply) -> None:
@@ -281,8 +281,11 @@ def show_ledger(ledger: pb.LedgerReply) -> None:
 
 def show_entry(entry: pb.AuditEntry) -> None:
     """One line of the audit log."""
-    fields = "  ".join(f"{name}={_short(value)}" for name, value in sorted(entry.fields.items()))
-    out().print(Text(f"{entry.number:>6}  {entry.at[:19]}Z  {entry.event:<22} {fields}"))
+    fields = "  ".join(
+        f"{visible(name)}={_short(value)}" for name, value in sorted(entry.fields.items())
+    )
+    event = visible(entry.event)
+    out().print(Text(f"{entry.number:>6}  {entry.at[:19]}Z  {event:<22} {fields}"))
 
 
 def show_opt_out(done: pb.OptOutReply) -> None:
@@ -349,4 +352,4 @@ def _grid(*rows: tuple[str, str]) -> Table:
 def _short(value: str) -> str:
     """A value on one line: of a hash, the beginning."""
     is_hash = len(value) >= 2 * SHORT and all(each in "0123456789abcdef" for each in value)
-    return value[:SHORT] if is_hash else value
+    return value[:SHORT] if is_hash else visible(value)

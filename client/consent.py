@@ -13,8 +13,9 @@ from typing import Final
 
 import structlog
 
-from client import accounts, membership, troubles
+from client import accounts, amendments, membership, troubles
 from client.approvals import POLICY, Approval, State, timestamp
+from client.cache import decoders
 from client.daemon.limits import require_memory
 from client.membership import Draft, Place
 from client.policy import require_acceptable
@@ -142,6 +143,7 @@ def close(site: Site, plan_hash: str, acknowledged: int) -> None:
         if approval is not None and approval.state != "closed":
             if approval.state == "pending" and membership.forget(site.store, plan_hash):
                 accounts.forget(site.store, approval.plan)
+                amendments.forget(site.store, plan_hash)
                 site.approvals.forget(plan_hash)
             else:
                 site.approvals.close(plan_hash)
@@ -156,7 +158,7 @@ def _draft(site: Site, plan: Plan, today: Mapping[str, Place]) -> Draft:
 
 def _freeze(site: Site, plan: Plan, drafted: Draft) -> None:
     membership.freeze(site.store, plan.hash, drafted, site.absent())
-    site.approvals.freeze(plan.hash, len(drafted.left_out))
+    site.approvals.freeze(plan.hash, len(drafted.left_out), decoders())
     log.info("cohort.frozen", study=plan.study.study.name, plan=plan.hash)
 
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from client.archive import Found, Rejected, require_folder, scan
 from client.cache import Shape, fill
+from client.cache import decoders as today
 from client.dicom import Derived, Reason, Rules, Unusable
 from client.identity import Pseudonyms, position
 from client.labels import LabelFile, Labels, Row, listed, read_labels, require_readable
@@ -91,8 +92,9 @@ class Patient:
         pseudonym: keyed by the site, 64 hexadecimal digits; in memory only.
         label: index into the study's classes.
         images: rows of :attr:`Cohort.images`, at least one.
-        digest: SHA-256 of the contents of the files used and of the label, 64 hexadecimal
-            digits: another one is another patient's record. Never leaves the site.
+        digest: SHA-256 of the contents of the files used, of what they were decoded to and of
+            the label, 64 hexadecimal digits: another one is another patient's record. Never
+            leaves the site.
     """
 
     pseudonym: str
@@ -161,6 +163,7 @@ def load_cohort(
     derived: Derived = Derived.REJECT,
     without: Collection[str] = (),
     persons: Mapping[str, str] = MappingProxyType({}),
+    decoders: str = "",
 ) -> Cohort:
     """Read a folder and its labels into a cohort, which may be empty.
 
@@ -179,6 +182,8 @@ def load_cohort(
         derived: what to do with derived images and localisers.
         without: pseudonyms of patients who take no part.
         persons: pseudonyms that are another's person: both are one patient, by that other's.
+        decoders: :attr:`client.cache.Shape.decoders` of a cohort that was read before, to read
+            its pixels again; empty for those of today.
 
     Raises:
         DataError: the site's own failure: the folder is gone or cannot be listed, before or
@@ -196,7 +201,7 @@ def load_cohort(
         cache,
         images,
         [each.file for each in chosen],
-        Shape(image_size, channels),
+        Shape(image_size, channels, decoders or today()),
         pseudonyms=pseudonyms,
         workers=workers,
         progress=progress,
@@ -207,10 +212,11 @@ def load_cohort(
     require_readable(labels)
     rows = {each.file.path: row for each, row in zip(chosen, cached.rows, strict=True)}
     places = {path: row for path, row in rows.items() if isinstance(row, range)}
+    pixels = {each.file.path: found for each, found in zip(chosen, cached.digests, strict=True)}
     spoilt = [row for row in rows.values() if isinstance(row, Rejected)]
     used, copies = each_once(each for each in chosen if each.file.path in places)
     unused = [*found.rejected, *rejected, *spoilt, *copies]
-    patients = _patients(used, places)
+    patients = _patients(used, places, pixels)
     return Cohort(
         patients=patients,
         images=cached.images,
@@ -303,7 +309,9 @@ def each_once(labelled: Iterable[Labelled]) -> tuple[list[Labelled], list[Reject
     return once, copies
 
 
-def _patients(used: Iterable[Labelled], places: Mapping[str, range]) -> tuple[Patient, ...]:
+def _patients(
+    used: Iterable[Labelled], places: Mapping[str, range], pixels: Mapping[str, str]
+) -> tuple[Patient, ...]:
     by_patient: dict[str, list[Labelled]] = defaultdict(list)
     for each in used:
         by_patient[each.pseudonym].append(each)
@@ -312,16 +320,19 @@ def _patients(used: Iterable[Labelled], places: Mapping[str, range]) -> tuple[Pa
             pseudonym=pseudonym,
             label=files[0].label,
             images=tuple(row for each in files for row in places[each.file.path]),
-            digest=_digest(files),
+            digest=_digest(files, pixels),
         )
         for pseudonym, files in sorted(by_patient.items())
     )
 
 
-def _digest(files: Sequence[Labelled]) -> str:
-    """Of one patient's record: what is used of it, and nothing of how files are called."""
-    contents = sorted(each.file.sha256 for each in files)
-    return _hash("consilium/patient/1", str(files[0].label), *contents)
+def _digest(files: Sequence[Labelled], pixels: Mapping[str, str]) -> str:
+    """Of one patient's record: what is used of it, and nothing of how files are called.
+
+    Noise is keyed to it, so it holds what is computed on: the decoded pixels.
+    """
+    contents = sorted(f"{each.file.sha256} {pixels[each.file.path]}" for each in files)
+    return _hash("consilium/patient/2", str(files[0].label), *contents)
 
 
 def _fingerprint(patients: Iterable[Patient], split: Split) -> str:

@@ -14,6 +14,7 @@ from typing import Final
 
 from client.site import Site
 from client.store import Store
+from common.documents import read_json
 from common.errors import ConsiliumError, Refusal, RefusalCode
 from common.messages import Request
 
@@ -70,7 +71,7 @@ def declined(site: Site) -> tuple[Declined, ...]:
 
 
 def _kept(store: Store) -> list[Declined]:
-    return [Declined(**each) for each in json.loads(store.fact(_FACT) or "[]")]
+    return [Declined(**each) for each in read_json(store.fact(_FACT) or "[]")]
 
 
 def _same(each: Declined) -> tuple[str, str]:

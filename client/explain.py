@@ -10,11 +10,14 @@ import math
 from collections.abc import Iterable
 from typing import Any, Final
 
+from client.amendments import arithmetic, waiting
+from client.amendments import changes as changes_of
 from client.approvals import Approval
 from client.membership import Draft, departures, told
 from client.policy import require_bounds
 from client.site import Site
 from client.sitefile import Policy
+from common.amendment import Amendment
 from common.bounds import FIELDS, MECHANISM, Stated, stated
 from common.enrolment import COORDINATOR_CARD, read_coordinator_card
 from common.errors import Refusal
@@ -42,7 +45,6 @@ _NAMES: Final = {
     "known_key": "known key",
     "weights": "numbers in an update",
     "numerics.threads": "threads",
-    "numerics.python": "Python",
     "numerics.cpu_capability": "processor",
 }
 """What a person calls the entries of a plan; others are called by their place in it."""
@@ -65,7 +67,7 @@ def explain(site: Site, approval: Approval, drafted: Draft | None = None) -> Sec
         ("What it can cost a patient", _cost(plan)),
         ("Every number", _numbers(plan, site.file.policy)),
         ("This site's ledger", _ledger(site, approval, drafted)),
-        ("What the arithmetic depends on", _numerics(plan)),
+        ("What the arithmetic depends on", _numerics(site, plan)),
         ("What differs from the plan approved before", _differences(site, plan)),
         ("What you can do", _choices(site, approval)),
         ("This very plan", _identity(approval)),
@@ -295,13 +297,49 @@ def _ledger(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str,
     return tuple(lines)
 
 
-def _numerics(plan: Plan) -> tuple[str, ...]:
-    record = plan.numerics
+def explain_amendment(site: Site, plan: Plan, amendment: Amendment) -> Sections:
+    """What a person consents to: the same plan, computed otherwise from now on."""
+    before = arithmetic(site.store, plan)
+    return (
+        (
+            "Numerics that are to change",
+            (
+                *changes_of(before.numerics, amendment.numerics),
+                f"for study {plan.study.study.name} at this site, after round {amendment.after}",
+                "this site computes so today: until both sides agree, it takes no part",
+            ),
+        ),
+        (
+            "What stays",
+            (
+                "the plan, whom it finds, what it has cost and what it can cost at most",
+                "rounds that were answered; noise of the rounds to come is drawn anew",
+            ),
+        ),
+        ("This very amendment", (f"SHA-256 {amendment.hash}", f"of the plan {plan.hash}")),
+    )
+
+
+def _numerics(site: Site, plan: Plan) -> tuple[str, ...]:
+    agreed, proposed = arithmetic(site.store, plan), waiting(site.store, plan.hash)
+    record, more = agreed.numerics, []
+    if agreed.number:
+        more.append(f"amended {agreed.number} times since the plan was approved")
+    if proposed is not None:
+        more += [
+            f"TO BE DECIDED: {line}" for line in changes_of(agreed.numerics, proposed.numerics)
+        ]
+        more.append(
+            f"to consent: consilium-site approve {plan.study.study.name} --hash "
+            f"{proposed.hash[:12]}"
+        )
     versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
     return (
-        f"{record.device}, {record.threads} threads, {record.dtype}, Python {record.python}",
+        f"{record.device}, {record.threads} threads, {record.dtype}; this project's arithmetic, "
+        f"version {record.arithmetic}",
         f"versions: {versions}",
-        "with others the site refuses to go on",
+        "with others the site takes no part until an amendment is agreed on",
+        *more,
     )
 
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from datetime import time
 
+from client.amendments import arithmetic
 from client.site import Site
 from client.sitefile import Policy
 from common.bounds import stated
 from common.errors import Refusal, RefusalCode
-from common.numerics import differences
+from common.numerics import NumericsRecord, differences
 from common.plan import Offer, Plan
 from common.privacy import NoMechanism, PatientMechanism, understated
 
@@ -29,7 +30,8 @@ def require_acceptable(plan: Plan, site: Site) -> None:
             than it says.
         ModelError: the study's model cannot be trained privately here.
     """
-    _require_ours(plan, site, site.offer(plan.study))
+    agreed = arithmetic(site.store, plan).numerics
+    _require_ours(plan, site, site.offer(plan.study), agreed)
     fault = understated(plan.mechanism, plan.study, plan.declared_patients)
     if fault is not None:
         raise Refusal(
@@ -42,7 +44,7 @@ def require_acceptable(plan: Plan, site: Site) -> None:
     if isinstance(plan.mechanism, PatientMechanism):
         from client.tuning import check
 
-        check(plan.study, plan.numerics.choice)
+        check(plan.study, agreed.choice)
 
 
 def require_allowed(plan: Plan, site: Site) -> None:
@@ -51,7 +53,8 @@ def require_allowed(plan: Plan, site: Site) -> None:
     Raises:
         Refusal: ``wrong-plan``, ``numerics``, ``policy`` or ``data-unavailable``.
     """
-    _require_ours(plan, site, site.offer(plan.study, plan.numerics.choice))
+    agreed = arithmetic(site.store, plan).numerics
+    _require_ours(plan, site, site.offer(plan.study, agreed.choice), agreed)
     require_bounds(plan, site.file.policy)
 
 
@@ -109,7 +112,7 @@ def within(hours: str | None, now: time) -> bool:
     return now >= begin or now < end
 
 
-def _require_ours(plan: Plan, site: Site, offer: Offer) -> None:
+def _require_ours(plan: Plan, site: Site, offer: Offer, agreed: NumericsRecord) -> None:
     from common.model import weights_count
 
     settings = plan.study.aggregation
@@ -132,7 +135,7 @@ def _require_ours(plan: Plan, site: Site, offer: Offer) -> None:
                 found=found,
                 wanted=ours,
             )
-    _require_same_numerics(plan, offer)
+    _require_same_numerics(agreed, offer)
     if plan.declared_patients < plan.study.data.min_patients:
         raise Refusal.of_public(
             RefusalCode.DATA_UNAVAILABLE,
@@ -143,15 +146,16 @@ def _require_ours(plan: Plan, site: Site, offer: Offer) -> None:
         )
 
 
-def _require_same_numerics(plan: Plan, offer: Offer) -> None:
-    changed = differences(offer.numerics, plan.numerics)
+def _require_same_numerics(agreed: NumericsRecord, offer: Offer) -> None:
+    changed = differences(offer.numerics, agreed)
     if changed:
         raise Refusal(
             RefusalCode.NUMERICS,
-            "this site does not compute as the plan recorded",
+            "this site does not compute as was agreed on",
             found="; ".join(f"{name}: {mine}" for name, (mine, _) in changed.items()),
             wanted="; ".join(f"{name}: {planned}" for name, (_, planned) in changed.items()),
-            remedy="bring back the recorded versions and settings, or start a new study",
+            remedy="bring back the recorded versions and settings, or ask the coordinator to amend "
+            "the study's numerics for this site",
         )
 
 

@@ -16,7 +16,6 @@ A site that has not joined a coordinator knows no key to verify a receipt with, 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from client.audit import AuditHead, AuditLog
 from client.ledger import Ledger
 from client.seal import Seals
 from client.store import LOST
+from common.documents import read_json
 from common.enrolment import COORDINATOR_CARD, read_coordinator_card
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json
@@ -232,7 +232,7 @@ def _longest(kept: Sequence[Heads]) -> tuple[Heads, ...]:
 
 def _read(line: bytes) -> Receipt | None:
     try:
-        found = json.loads(line)
+        found = read_json(line)
         ledger, signature = LedgerHead(*found["ledger"]), bytes.fromhex(found["signature"])
         receipt = Receipt(found["site"], found["key"], ledger, found["seal"], signature)
         well_formed = receipt.line == line + b"\n" and _SEAL.fullmatch(receipt.seal)

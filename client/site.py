@@ -25,7 +25,6 @@ import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +33,7 @@ from client.accounts import everyone_joined, join
 from client.approvals import CLOCK, Approval, Approvals, timestamp
 from client.archive import Root, require_folder
 from client.audit import CHARGED, AuditLog
+from client.cache import decoders as today
 from client.dataset import Cohort, load_cohort
 from client.identity import Pseudonyms
 from client.ledger import Ledger
@@ -59,7 +59,7 @@ from client.watching import entries_of
 from common.errors import Refusal, RefusalCode, SiteError
 from common.files import canonical_json, sha256, sha256_file, write_atomic
 from common.messages import LedgerHead
-from common.numerics import EngineChoice, NumericsRecord, record
+from common.numerics import EngineChoice, NumericsRecord, installed, record
 from common.plan import Offer
 from common.randomness import KEY_BYTES, StudyKey, known_secret
 from common.signing import SigningKey
@@ -137,8 +137,14 @@ class Site:
             )
         return found
 
-    def cohort(self, study: Study, progress: Progress = silent) -> Cohort:
+    def cohort(self, study: Study, progress: Progress = silent, decoders: str = "") -> Cohort:
         """The site's patients for a study, as they are now.
+
+        Args:
+            study: for which.
+            progress: told of every file.
+            decoders: of an approval whose cohort is frozen, whose pixels are read again as they
+                were; empty for those of today.
 
         They are read again when files have changed, or the list of those who take no part, or of
         those who are one person. Who was found to be one person has one account from then on.
@@ -152,13 +158,13 @@ class Site:
         persons = self.persons.read().persons
         join(self.store, persons)
         absent = self.absent()
-        data = self.dataset(study)
+        data, decoders = self.dataset(study), decoders or today()
         images = self.folder / data.images
         labels = self.file.label_file(study.data.dataset, self.folder)
         root = require_folder(images, self._roots.get(images))
         wanted = study.data.model_dump_json() + study.task.model_dump_json()
         wanted += sha256(canonical_json([sorted(absent), sorted(persons.items())]))
-        wanted += entries_of(images, labels.path)
+        wanted += entries_of(images, labels.path) + decoders
         if wanted not in self._cohorts:
             while len(self._cohorts) >= MOST_COHORTS:  # the one that was read first
                 del self._cohorts[next(iter(self._cohorts))]
@@ -178,6 +184,7 @@ class Site:
                 workers=self.workers,
                 progress=progress,
                 derived=data.derived,
+                decoders=decoders,
             )
             self._roots[images] = root
         return self._cohorts[wanted]
@@ -254,12 +261,12 @@ class Site:
             ConsiliumError: as :meth:`cohort`.
         """
         study, plan_hash = approval.plan.study, approval.plan.hash
-        cohort = self.cohort(study)
+        cohort = self.cohort(study, decoders=approval.decoders)
         if self._read_at <= approval.frozen and membership.leavers(
             self.store, plan_hash, membership.places(cohort), self.absent()
         ):
             self.forget()
-            cohort = self.cohort(study)
+            cohort = self.cohort(study, decoders=approval.decoders)
         return cohort
 
     def heads(self) -> tuple[LedgerHead, str]:
@@ -365,7 +372,7 @@ def _note_start(site: Site, path: Path) -> None:
     site.note_charges()
     site.expire()
     if site.serves:
-        site.audit.append("site.started", pid=os.getpid(), version=version("consilium"))
+        site.audit.append("site.started", pid=os.getpid(), installed=installed())
     settings = sha256_file(path)
     if settings != site.store.fact("site-file"):
         site.audit.append("configuration.changed", site_file=settings)

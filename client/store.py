@@ -36,12 +36,22 @@ CREATE TABLE approvals (
     state TEXT NOT NULL CHECK (state IN
         ('pending', 'approved', 'expired', 'denied', 'stopped', 'closed')),
     frozen_at TEXT NOT NULL DEFAULT '',
+    decoders TEXT NOT NULL DEFAULT '',
     left_out INTEGER NOT NULL DEFAULT 0,
     proposed_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
     decided_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
     decided_by TEXT NOT NULL DEFAULT '',
     expires_at TEXT
 ) STRICT;
+CREATE TABLE amendments (
+    plan_hash TEXT NOT NULL REFERENCES approvals,
+    number INTEGER NOT NULL,
+    hash TEXT NOT NULL,
+    amendment TEXT NOT NULL,
+    decided_by TEXT NOT NULL DEFAULT '',
+    decided_at TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (plan_hash, number)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE members (
     plan_hash TEXT NOT NULL REFERENCES approvals,
     patient TEXT NOT NULL,

@@ -16,6 +16,7 @@ import structlog
 
 from client.approvals import timestamp
 from client.site import Site
+from common.documents import read_json
 from common.errors import ConsiliumError, DataError, LabelError, SiteError
 from common.logs import place
 
@@ -73,4 +74,4 @@ def over(site: Site) -> None:
 def trouble(site: Site) -> Trouble | None:
     """What failed last, if nothing went well since."""
     kept = site.store.fact(_FACT)
-    return Trouble(**json.loads(kept)) if kept else None
+    return Trouble(**read_json(kept)) if kept else None

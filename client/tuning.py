@@ -21,7 +21,7 @@ from client.gradients import summed_loss
 from common.errors import ModelError
 from common.files import canonical_json, sha256, write_atomic
 from common.model import build_model, initial_weights, load_flat
-from common.numerics import MOST_PATIENTS, EngineChoice, NumericsRecord, record
+from common.numerics import MOST_PATIENTS, EngineChoice, NumericsRecord, decisive, record
 from common.strategies import AggregationSettings
 from common.study import Augmentation, Evaluation, NoPrivacy, Study, StudyInfo, Training
 from common.update import FixedPoint
@@ -69,7 +69,7 @@ class Choices:
             "images": images_of(study),
             "batch": study.training.batch_size,
             "memory": memory,
-            "on": blank.model_dump(mode="json"),
+            "on": decisive(blank),
         }
         key, kept = sha256(canonical_json(shape)), self._kept()
         if key not in kept:

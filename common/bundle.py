@@ -8,9 +8,10 @@ nothing comes in with it (Flower itself adds a list of what the archive holds).
 from __future__ import annotations
 
 import io
-import tomllib
 import zipfile
 from typing import Any, Final
+
+from common.documents import read_toml
 
 PROJECT: Final = "pyproject.toml"
 MANIFEST: Final = ".info/CONTENT"
@@ -64,7 +65,7 @@ def _foreign(content: bytes) -> str | None:
         for name in names:  # both, so that nobody after us meets a broken one
             with archive.open(name) as file:
                 texts[name] = file.read(LARGEST + 1)
-    return _foreign_project(tomllib.loads(texts[PROJECT].decode()))
+    return _foreign_project(read_toml(texts[PROJECT]))
 
 
 def _foreign_project(project: dict[str, Any]) -> str | None:

@@ -9,7 +9,6 @@ computed from patients except through an update or a release.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,6 +20,7 @@ import structlog
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from common.documents import read_json
 from common.errors import CheckpointError
 from common.faults import reach
 from common.files import canonical_json, sha256, write_atomic
@@ -114,7 +114,7 @@ def read(path: Path) -> Checkpoint:
         CheckpointError: a file is missing, damaged or of another format.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = read_json(path.read_bytes())
         body = document["state"]
         _demand(document["format"] == FORMAT, "its format is not known", path)
         _demand(document["checksum"] == sha256(canonical_json(body)), "its state changed", path)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import sys
 import traceback
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import typer
 from rich.console import Console
@@ -32,12 +32,16 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
 
 from common.errors import EXIT_CODE, ConsiliumError
+from common.visible import LAYOUT, visible, visible_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from rich.console import ConsoleOptions, RenderableType
 
 PLAIN_WIDTH: Final = 120
 """Columns of a table that is written to a file or a pipe."""
@@ -61,10 +65,33 @@ def err() -> Console:
     return _console(stderr=True)
 
 
+def show_json(value: Any, *, indent: int | None = 2) -> None:  # noqa: ANN401 - what JSON can hold
+    """Write a value to standard output for a program: as JSON, and nothing beside it."""
+    typer.echo(visible_json(value, indent=indent))
+
+
+class Plain(Console):
+    """Shows text as it stands: no markup in it counts, and nothing in it steers the terminal.
+
+    This is the one place where that is seen to: whatever a console shows comes through here,
+    tables, bars and errors included. Styles and the moves of a bar are ours, and are no text.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """What is shown, piece by piece."""
+        for piece in super().render(renderable, options):
+            text = piece.text if piece.control else visible(piece.text, keep=LAYOUT)
+            yield piece if text == piece.text else Segment(text, piece.style, piece.control)
+
+
 def _console(*, stderr: bool) -> Console:
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(
+    return Plain(
         stderr=stderr,
+        markup=False,
+        emoji=False,
         highlight=False,
         width=None if terminal else PLAIN_WIDTH,
         soft_wrap=not terminal,
@@ -86,8 +113,8 @@ def run_cli(app: typer.Typer) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception:  # noqa: BLE001 - the last stop: said on standard error, then exit 1
-        traceback.print_exc()
-        err().print(f"\n{DEFECT}", style="bold", markup=False)
+        err().print(traceback.format_exc(), soft_wrap=True)
+        err().print(DEFECT, style="bold")
         sys.exit(1)
     sys.exit(0)
 

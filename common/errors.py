@@ -63,9 +63,18 @@ class ConsiliumError(Exception):
         super().__init__(self.render())
 
     def render(self) -> str:
-        """The message as it is shown: the sentence, then one line a detail."""
-        lines = [self.what, *(f"  {name + ':':<7} {value}" for name, value in self.details.items())]
-        return "\n".join(lines)
+        """The message as it is shown: the sentence, then one line a detail.
+
+        A detail of several lines stands in its own column, so that no value begins a line.
+        """
+        return "\n".join((self.what, *(_aligned(*each) for each in self.details.items())))
+
+
+def _aligned(name: str, value: str) -> str:
+    first, *more = value.split("\n")
+    column = " " * 10
+    lines = (line if line.startswith(column) else column + line.lstrip(" ") for line in more)
+    return "\n".join((f"  {name + ':':<7} {first}", *lines))
 
 
 class StudyError(ConsiliumError):

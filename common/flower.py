@@ -6,7 +6,6 @@ imported; importing this module first tells them.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from typing import Any, Final
@@ -38,7 +37,18 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError
 
+from common.documents import read_json
+from common.visible import visible
+
+
+def _harmless(record: logging.LogRecord) -> bool:
+    """What Flower logs may quote what somebody sent: nothing in it steers a terminal."""
+    record.msg, record.args = visible(record.getMessage()), ()
+    return True
+
+
 logging.getLogger("flwr").setLevel(logging.WARNING)
+logging.getLogger("flwr").addFilter(_harmless)
 
 LARGEST_REPEATED: Final = 2**30
 """Bytes that a message may grow to by naming parts more than once, as an array of zeros does."""
@@ -112,7 +122,7 @@ def _demand_size(contents: dict[str, bytes]) -> None:
 
 def _parts(contents: dict[str, bytes], content: bytes, kind: type[Any]) -> list[str]:
     """What an object is put together from, as often as it names each."""
-    told = json.loads(get_object_body(content, kind))
+    told = read_json(get_object_body(content, kind))
     if kind is not Array:
         return list(told.values())
     children = get_object_children_ids_from_object_content(content)

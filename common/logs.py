@@ -8,6 +8,8 @@ from typing import Literal
 
 import structlog
 
+from common.visible import visible, visible_in
+
 Form = Literal["console", "json"]
 
 
@@ -35,11 +37,19 @@ def configure(form: Form = "console", level: str = "warning", **bound: str) -> N
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _harmless,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )
+
+
+def _harmless(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """The one place where logs lose what would steer a terminal or begin a line of its own."""
+    return {visible(name): visible_in(value) for name, value in event.items()}
 
 
 def place(error: BaseException) -> str:

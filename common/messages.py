@@ -9,7 +9,6 @@ its own. What arrives is checked for exactly the expected keys, types and sizes.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -19,11 +18,12 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from common.documents import read_json
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json, sha256
 from common.flower import Array, ArrayRecord, ConfigRecord, RecordDict
 
-Purpose = Literal["offer", "propose", "train", "evaluate", "close"]
+Purpose = Literal["offer", "propose", "amend", "train", "evaluate", "close"]
 OK: Final = "ok"
 STORAGE: Final = "little-endian"
 Flat = npt.NDArray[Any]
@@ -54,7 +54,7 @@ class Request:
         round: 1 and up; 0 before training.
         purpose: what is asked.
         arrays: flat float32 weights, or None.
-        document: JSON text: the study of an offer, the plan of a proposal.
+        document: JSON text: the study of an offer, the plan of a proposal, or its amendment.
         acknowledged: the last round whose checkpoint is durable at the coordinator.
         ledger: the newest ledger head that the site has sent.
         receipt: the coordinator's Ed25519 signature of :func:`receipt_bytes`; empty without one.
@@ -215,7 +215,7 @@ def reply_to_bytes(reply: Reply) -> bytes:
 def reply_from_bytes(data: bytes) -> Reply:
     """Read what :func:`reply_to_bytes` wrote."""
     end = 8 + int.from_bytes(data[:8], "little")
-    fields: dict[str, Any] = json.loads(data[8:end])
+    fields: dict[str, Any] = read_json(data[8:end])
     dtype, signature = fields.pop("dtype"), bytes.fromhex(fields.pop("signature"))
     arrays = None if dtype is None else np.frombuffer(data[end:], dtype=_stored(dtype))
     return Reply(**_with_heads(fields, Reply), arrays=arrays, signature=signature)

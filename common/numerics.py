@@ -3,6 +3,13 @@
 It is fixed before round one, stands in the plan, and is applied before any gradient, so
 that a restart, a replay and a simulation compute the same bits as the first run did.
 
+What decides no bit is not in it, so that an update of it ends no study: Consilium's own
+version, since :data:`ARITHMETIC` counts the versions of what it computes; the accountant's,
+since a plan holds the noise itself; those of what reads images, since a study keeps what was
+decoded for it (:mod:`client.cache`). A site notes these in its audit log
+(:func:`installed`). Numerics that did change are amended by consent of both sides
+(:mod:`common.amendment`).
+
 Whoever reads a plan reads a record too, and needs no torch for it: it is imported where it is
 asked.
 """
@@ -11,21 +18,28 @@ from __future__ import annotations
 
 import platform
 from functools import lru_cache
-from importlib.metadata import version
-from typing import Final, Literal
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
 from common.files import sha256
 from common.randomness import KEY_BYTES, Stream
 from common.settings import Section
+from common.study import Slug, Words
 
-COUNTED: Final = (
+ARITHMETIC: Final = 1
+"""Version of this project's own arithmetic: raised whenever a change of the code changes a bit
+of an update or of a histogram, as ``tests/client/test_arithmetic.py`` finds out."""
+
+COUNTED: Final = ("torch", "numpy", "monai")
+"""Distributions whose version can change a bit of the result."""
+
+TOLD: Final = (
     "consilium",
-    "torch",
-    "numpy",
     "opacus",
-    "monai",
+    "dp-accounting",
+    "cryptography",
     "pydicom",
     "pylibjpeg",
     "pylibjpeg-libjpeg",
@@ -33,8 +47,12 @@ COUNTED: Final = (
     "pylibjpeg-rle",
     "pyjpegls",
     "pillow",
+    "flwr",
 )
-"""Distributions whose version can change a bit of the result."""
+"""Distributions whose version decides no bit, and which a reader of a log may ask for."""
+
+DECIDES_NO_BIT: Final[frozenset[str]] = frozenset()
+"""Fields of a record that are agreed on and decide no bit: where they differ, it is no fault."""
 
 MOST_PATIENTS: Final = 64
 """Places of the largest tile."""
@@ -60,24 +78,24 @@ class NumericsRecord(Section):
     """What a site's arithmetic depends on.
 
     Attributes:
+        arithmetic: :data:`ARITHMETIC` of what is installed.
         threads: intra-operation threads of torch.
         dtype: of weights and activations.
         engine: what forms clipped gradients.
         choice: how the engine forms them.
         device: where it runs.
         cpu_capability: the vector instructions that torch chose, and a hash of known deviates.
-        python: interpreter version.
         versions: of the distributions that matter.
     """
 
+    arithmetic: int = Field(default=ARITHMETIC, ge=1)
     threads: int = Field(ge=1)
     dtype: Literal["float32"] = "float32"
     engine: Literal["book-keeping"] = "book-keeping"
     choice: EngineChoice
     device: Literal["cpu"] = "cpu"
-    cpu_capability: str
-    python: str
-    versions: dict[str, str]
+    cpu_capability: Words
+    versions: dict[Slug, Words] = Field(max_length=16)
 
 
 def record(threads: int, choice: EngineChoice) -> NumericsRecord:
@@ -86,7 +104,6 @@ def record(threads: int, choice: EngineChoice) -> NumericsRecord:
         threads=threads,
         choice=choice,
         cpu_capability=_instructions(),
-        python=platform.python_version(),
         versions=dict(_versions()),
     )
 
@@ -95,6 +112,18 @@ def record(threads: int, choice: EngineChoice) -> NumericsRecord:
 def _versions() -> tuple[tuple[str, str], ...]:
     """What is installed; each look reads a file, and every round looks."""
     return tuple((name, version(name)) for name in COUNTED)
+
+
+def installed() -> dict[str, str]:
+    """Versions of what decides no bit here, for a site's own log: they do not leave it."""
+    return {"python": platform.python_version()} | {name: _known(name) for name in TOLD}
+
+
+def _known(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
 
 
 @lru_cache(maxsize=1)
@@ -113,9 +142,14 @@ _DEVIATES: Final = 2**14
 
 
 def differences(ours: NumericsRecord, theirs: NumericsRecord) -> dict[str, tuple[str, str]]:
-    """The fields in which two records differ, each with both values."""
-    mine, other = ours.model_dump(), theirs.model_dump()
+    """The fields that decide bits and in which two records differ, each with both values."""
+    mine, other = decisive(ours), decisive(theirs)
     return {key: (str(mine[key]), str(other[key])) for key in mine if mine[key] != other[key]}
+
+
+def decisive(numerics: NumericsRecord) -> dict[str, Any]:
+    """What of a record decides bits."""
+    return numerics.model_dump(mode="json", exclude=set(DECIDES_NO_BIT))
 
 
 def apply(numerics: NumericsRecord) -> None:

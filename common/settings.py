@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from common.documents import MOST_TOML, read_toml
 from common.errors import ConsiliumError
 
 T = TypeVar("T", bound=BaseModel)
@@ -31,10 +31,11 @@ def load_toml(path: Path, model: type[T], error: type[ConsiliumError]) -> T:
             has no acceptable value; every key at fault is named.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            document = read_toml(file.read(MOST_TOML + 1))
     except FileNotFoundError as cause:
         raise error("there is no such file", where=path, wanted="a TOML file") from cause
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as cause:
+    except (ValueError, OSError) as cause:
         raise error("the file cannot be read as TOML", where=path, found=cause) from cause
     return checked(document, path, model, error)
 

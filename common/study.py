@@ -8,7 +8,6 @@ public. Unknown keys are errors, and so is a number beyond its ends: :mod:`commo
 from __future__ import annotations
 
 import re
-import unicodedata
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -19,6 +18,7 @@ from common.errors import StudyError
 from common.settings import Section, load_toml
 from common.strategies import AggregationSettings
 from common.update import FixedPoint
+from common.visible import is_steering
 
 
 def _slug(text: str) -> str:
@@ -27,18 +27,34 @@ def _slug(text: str) -> str:
     return text
 
 
+def reads_as_hash(text: str) -> bool:
+    """Whether a text is taken for the beginning of a plan's hash, and so never for a name."""
+    return re.fullmatch(rf"[0-9a-fA-F]{{{HASH_DIGITS},64}}", text) is not None
+
+
+def _no_hash(text: str) -> str:
+    if reads_as_hash(text):
+        raise ValueError(
+            f"should not read like a plan's hash: {HASH_DIGITS} or more of 0-9 and a-f alone"
+        )
+    return text
+
+
+MOST_CLASSES: Final = 100
+"""Classes of a task."""
+HASH_DIGITS: Final = 8
+"""Digits of a plan's hash that stand for it where a study is named."""
+
+
 def _words(text: str) -> str:
-    unseen = (each for each in text if unicodedata.category(each) in _UNSEEN)
-    if not 1 <= len(text) <= 200 or any(each not in _JOINERS for each in unseen):
+    if not 1 <= len(text) <= 200 or any(map(is_steering, text)):
         raise ValueError("should be one line of 1 to 200 characters, none a control character")
     return text
 
 
-_UNSEEN: Final = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
-"""Unicode's categories of what steers a terminal, turns the way of reading or is not seen."""
-_JOINERS: Final = "\u200c\u200d"
-"""Not seen either, and needed to spell words in several scripts."""
 Slug = Annotated[str, AfterValidator(_slug)]
+StudyName = Annotated[Slug, AfterValidator(_no_hash)]
+"""A plan may be named by the first digits of its hash: no study may be called so."""
 Words = Annotated[str, AfterValidator(_words)]
 """Text that is shown to the person who approves a plan: it is read as it is written."""
 Patients = Annotated[int, Field(ge=1, le=10**9)]
@@ -51,7 +67,7 @@ Side = Annotated[int, bound("data.image_size")]
 class StudyInfo(Section):
     """``[study]``: what the study is called."""
 
-    name: Slug
+    name: StudyName
     title: Words
 
 
@@ -59,7 +75,7 @@ class Task(Section):
     """``[task]``: what the model predicts. For two classes, the second is the positive one."""
 
     kind: Literal["classification"] = "classification"
-    classes: tuple[Words, ...] = Field(min_length=2, max_length=100)
+    classes: tuple[Words, ...] = Field(min_length=2, max_length=MOST_CLASSES)
 
     @model_validator(mode="after")
     def _classes_differ(self) -> Self:

@@ -27,6 +27,7 @@ from common.flower import Context
 from common.messages import LedgerHead, Request
 from common.plan import Plan
 from common.study import Study, load_study
+from server import amending
 from server import plans as round_zero
 from server.aggregation import MEMORY_NOTES, needs_every_reply
 from server.asking import SIMULATION, Habits
@@ -146,6 +147,14 @@ def conduct(
         unavailable = _missing(desk, plans) | out | refused
         asked = {site: plan for site, plan in plans.items() if site in approved}
         desk.tell("weights.settled", round=state.round, shares=_shares(asked))
+        amending.settle(
+            desk,
+            study,
+            asked,
+            folder=folder,
+            completed=state.round,
+            ledgers=state.ledgers,
+        )
         state = run_rounds(
             desk,
             study,
@@ -223,6 +232,7 @@ def _publish(folder: Path, study: Study, plans: Mapping[str, Plan], state: Check
         "max_share": study.aggregation.max_share,
         "left_out": round_zero.left_out(folder),
         "absences": _absences(state),
+        "amendments": amending.told(folder, plans),
         "strategy": study.aggregation.strategy,
         "memory": MEMORY_NOTES[needs_every_reply(study.aggregation.strategy)],
         "warnings": _warnings(plans),

@@ -35,6 +35,7 @@ from flwr.serverapp import Grid
 MESSAGE_TYPES: Final[dict[Purpose, str]] = {
     "offer": "query.offer",
     "propose": "query.propose",
+    "amend": "query.amend",
     "train": "train",
     "evaluate": "evaluate",
     "close": "query.close",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from common.console import err, out, run_cli
+from common.console import err, out, run_cli, show_json
 from common.errors import CoordinatorError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def serve(context: typer.Context) -> None:
 def _say_ready(where: str, sites: int) -> None:
     count = "1 site" if sites == 1 else f"{sites} sites"
     following = "start STUDY.toml" if sites else "admit SITE.json"
-    typer.echo(f"serving on {where}; {count} admitted; next: consilium-coordinator {following}")
+    out().print(f"serving on {where}; {count} admitted; next: consilium-coordinator {following}")
 
 
 @app.command()
@@ -171,13 +171,13 @@ def sites(context: typer.Context, *, as_json: AsJson = False) -> None:
     """List the sites."""
     from common.control import coordinator_pb2 as pb
     from server.calling import calling
-    from server.commands import rows_as_json
+    from server.commands import as_documents
     from server.telling import sites_table
 
     with calling(context.obj) as daemon:
         rows = daemon.Sites(pb.SitesRequest()).sites
     if as_json:
-        typer.echo(rows_as_json(rows))
+        show_json(as_documents(rows))
     elif rows:
         out().print(sites_table(rows))
     else:
@@ -211,13 +211,13 @@ def studies(context: typer.Context, *, as_json: AsJson = False) -> None:
     """List the studies and how they stand."""
     from common.control import coordinator_pb2 as pb
     from server.calling import calling
-    from server.commands import rows_as_json
+    from server.commands import as_documents
     from server.telling import remarks, studies_table
 
     with calling(context.obj) as daemon:
         rows = daemon.Studies(pb.StudiesRequest()).studies
     if as_json:
-        typer.echo(rows_as_json(rows))
+        show_json(as_documents(rows))
     elif rows:
         console = out()
         console.print(studies_table(rows))
@@ -259,13 +259,25 @@ def stop(context: typer.Context, study: Name) -> None:
 
 
 @app.command()
-def resume(context: typer.Context, study: Name) -> None:
-    """Go on with a study that was stopped or has failed."""
+def resume(
+    context: typer.Context,
+    study: Name,
+    *,
+    amend: Annotated[
+        str | None,
+        typer.Option(help="Sites whose numerics have changed, as a,b: go on with the new ones."),
+    ] = None,
+) -> None:
+    """Go on with a study that was stopped or has failed.
+
+    With --amend, sites that have new versions or another machine are asked to consent to it.
+    """
     from common.control import coordinator_pb2 as pb
     from server.calling import calling
 
     with calling(context.obj) as daemon:
-        daemon.Resume(pb.ResumeRequest(study=study))
+        names = [name.strip() for name in amend.split(",")] if amend else []
+        daemon.Resume(pb.ResumeRequest(study=study, amend=names))
     out().print(f"{study} goes on. Follow it: consilium-coordinator watch {study}", markup=False)
 
 

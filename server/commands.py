@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 from rich.text import Text
 
-from common.console import err, out, show_error
+from common.console import err, out, show_error, show_json
 from common.control import coordinator_pb2 as pb
 from common.control.coordinator_pb2_grpc import CoordinatorStub
+from common.documents import read_json
 from common.errors import CoordinatorError, LinkError, StudyError
 from common.files import write_atomic
 from common.study import load_study
 from server.calling import Whom, calling
-from server.telling import absences_in_words, failure, fields_of, line, outcome_tables, share_line
-from server.telling import as_json as event_as_json
+from server.telling import (
+    absences_in_words,
+    amended,
+    as_document,
+    failure,
+    fields_of,
+    line,
+    outcome_tables,
+    share_line,
+)
 
 AWAY_SECONDS: Final = 60.0
 """How long who watches a study waits for a daemon that has ended."""
@@ -129,7 +136,7 @@ def watch(whom: Whom, study: str, *, after: int, follow: bool, as_json: bool) ->
                 for event in daemon.Watch(pb.WatchRequest(study=study, after=told, follow=follow)):
                     told, away_since = event.id, 0.0
                     if as_json:
-                        typer.echo(event_as_json(event))
+                        show_json(as_document(event), indent=None)
                     else:
                         _say(event, console)
                 row = standing(daemon, study)
@@ -201,12 +208,12 @@ def result(whom: Whom, study: str, *, folder: Path | None, as_json: bool) -> Non
         for piece in daemon.Result(pb.ResultRequest(study=study)):
             if folder is not None or piece.path.endswith(".json"):
                 files[Path(piece.path).name] += piece.content
-    outcome: dict[str, Any] = json.loads(files["outcome.json"])
+    outcome: dict[str, Any] = read_json(files["outcome.json"])
     if folder is not None:
         for name, content in files.items():
             write_atomic(folder / name, bytes(content))
     if as_json:
-        typer.echo(json.dumps(outcome, indent=2))
+        show_json(outcome)
     else:
         show_result(outcome, folder, out())
 
@@ -220,6 +227,8 @@ def show_result(outcome: dict[str, Any], folder: Path | None, console: Console) 
     if figures.row_count:
         console.print(figures)
     console.print(sites)
+    for each in outcome["amendments"]:
+        console.print(Text(f"{each['site']}: {amended(each)}", style="yellow"))
     for words in absences_in_words(outcome):
         console.print(Text(words, style="dim"))
     console.print(Text(f"final_weights_sha256  {outcome['final_weights_sha256']}", style="bold"))
@@ -228,12 +237,11 @@ def show_result(outcome: dict[str, Any], folder: Path | None, console: Console) 
             console.print(Text(str(folder / name)))
 
 
-def rows_as_json(rows: Iterable[Message]) -> str:
+def as_documents(rows: Iterable[Message]) -> list[dict[str, Any]]:
     """Rows of a reply, for a script."""
-    parts = [
+    return [
         MessageToDict(
             row, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
         )
         for row in rows
     ]
-    return json.dumps(parts, indent=2)

@@ -7,7 +7,6 @@ beginning, its numerics record included, holds for the whole study.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 
 from common.bounded import seconds
 from common.checkpoint import study_hash
+from common.documents import read_json
 from common.errors import CheckpointError, PrivacyError, Refusal, StudyError
 from common.files import canonical_json, write_atomic
 from common.messages import LedgerHead, Reply, Request
@@ -62,7 +62,7 @@ def make_plans(
     for site, answer in hear(
         desk, dict.fromkeys(everyone, request), dict.fromkeys(everyone, OFFER)
     ):
-        offer = _read_offer(desk, site, answer)
+        offer = read_offer(desk, site, answer)
         most = agreed.get(site)
         plan = offer if isinstance(offer, Absence) else _plan(desk, study, offer, weights, most)
         if isinstance(plan, Absence):
@@ -76,7 +76,8 @@ def make_plans(
     return plans, absences
 
 
-def _read_offer(desk: Desk, site: str, answer: Reply | Absence) -> Offer | Absence:
+def read_offer(desk: Desk, site: str, answer: Reply | Absence) -> Offer | Absence:
+    """What a site says of itself, or why it cannot be used."""
     if isinstance(answer, Absence):
         return answer
     try:
@@ -196,7 +197,7 @@ def _tell_refused(desk: Desk, site: str, plan: Plan, answer: Absence) -> None:
 
 def store(folder: Path, study: Study, seed: int, plans: Plans, left_out: Mapping[str, str]) -> None:
     """Make the plans durable, before any is proposed, and why other sites have none."""
-    texts = {site: json.loads(plan.text) for site, plan in plans.items()}
+    texts = {site: read_json(plan.text) for site, plan in plans.items()}
     head = {"format": FORMAT, "study": study_hash(study), "seed": seed}
     document = head | {"plans": texts, "left_out": dict(left_out)}
     write_atomic(folder / FILE, canonical_json(document))
@@ -204,7 +205,7 @@ def store(folder: Path, study: Study, seed: int, plans: Plans, left_out: Mapping
 
 def left_out(folder: Path) -> dict[str, str]:
     """Why sites have no plan in a study whose plans were read before (:func:`stored`)."""
-    document = json.loads((folder / FILE).read_bytes())
+    document = read_json((folder / FILE).read_bytes())
     return {str(site): str(reason) for site, reason in document["left_out"].items()}
 
 
@@ -218,7 +219,7 @@ def stored(folder: Path, study: Study, seed: int) -> dict[str, Plan] | None:
     if not path.exists():
         return None
     try:
-        document = json.loads(path.read_bytes())
+        document = read_json(path.read_bytes())
         dict(document["left_out"])
         found = {"format": document["format"], "study": document["study"], "seed": document["seed"]}
         texts = {site: canonical_json(plan).decode() for site, plan in document["plans"].items()}

@@ -6,12 +6,12 @@ stands in the coordinator's store.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field
 
+from common.documents import read_json
 from common.enrolment import SigningKeyText
 from common.errors import SiteError
 from common.settings import Section, checked
@@ -59,7 +59,7 @@ def read_roster(path: Path) -> Roster:
         SiteError: the file is missing or holds something else.
     """
     try:
-        sites = json.loads(path.read_bytes())
+        sites = read_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise SiteError("the roster cannot be read", where=path, found=error) from error
     return checked({"sites": sites}, path, Roster, SiteError)

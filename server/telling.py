@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
@@ -10,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.control import coordinator_pb2 as pb
+from common.documents import read_json
 from common.errors import ConsiliumError, CoordinatorError
 
 Fields = Mapping[str, Any]
@@ -28,17 +28,17 @@ SHORT: Final = 12
 
 def fields_of(event: pb.Event) -> dict[str, Any]:
     """An event's fields, read from their JSON."""
-    return {name: json.loads(value) for name, value in event.fields.items()}
+    return {name: read_json(value) for name, value in event.fields.items()}
 
 
-def as_json(event: pb.Event) -> str:
-    """An event on one line, for a script."""
-    parts = {"id": event.id, "at": event.at, "kind": event.kind}
+def as_document(event: pb.Event) -> dict[str, Any]:
+    """An event, for a script."""
+    parts: dict[str, Any] = {"id": event.id, "at": event.at, "kind": event.kind}
     if event.round:
         parts["round"] = event.round
     if event.site:
         parts["site"] = event.site
-    return json.dumps(parts | {"fields": fields_of(event)})
+    return parts | {"fields": fields_of(event)}
 
 
 def line(event: pb.Event) -> str:
@@ -112,6 +112,11 @@ _WORDS: Final[dict[str, Callable[[pb.Event, Fields], str]]] = {
     ),
     "approval.given": lambda e, f: f"{e.site}: approved plan {f['plan'][:SHORT]}",
     "approval.refused": lambda e, f: f"{e.site}: {f['reason']}",
+    "amendment.wanted": lambda e, f: (
+        f"new numerics for {', '.join(f['sites'])} wanted by {f['by']}"
+    ),
+    "amendment.refused": lambda e, f: f"{e.site}: its numerics stay as they are, {f['reason']}",
+    "numerics.amended": lambda e, f: f"{e.site}: {amended(f)}",
     "site.awaited": lambda e, f: f"{e.site}: not connected, and waited for",
     "site.absent": lambda e, f: f"{e.site}: absent from {f['purpose']}, {f['reason']}",
     "round.started": lambda e, f: f"round {e.round} of {f['rounds']}: {_sites(f['sites'])} asked",
@@ -119,6 +124,14 @@ _WORDS: Final[dict[str, Callable[[pb.Event, Fields], str]]] = {
     "reply.folded": lambda e, f: f"round {e.round}: {e.site} has answered",
     "evaluation.completed": _evaluated,
 }
+
+
+def amended(fields: Fields) -> str:
+    """An amendment that was agreed on."""
+    changed = "; ".join(
+        f"{name}: {old}, now {new}" for name, (old, new) in fields["changed"].items()
+    )
+    return f"computes otherwise from round {fields['from_round']} on ({changed})"
 
 
 def error_of(parts: Mapping[str, Any]) -> ConsiliumError:
@@ -129,7 +142,7 @@ def error_of(parts: Mapping[str, Any]) -> ConsiliumError:
 
 def failure(why: str) -> ConsiliumError:
     """The error that a study's row tells of."""
-    return error_of(json.loads(why) if why.startswith("{") else {"what": why})
+    return error_of(read_json(why) if why.startswith("{") else {"what": why})
 
 
 def figure(estimate: Mapping[str, Any]) -> str:

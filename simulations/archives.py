@@ -6,13 +6,13 @@ hospital; only a simulation has one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from client.labels import LabelFile, guess_key
+from common.documents import read_json
 from common.errors import DataError
 from common.files import sha256
 
@@ -82,7 +82,7 @@ def read_hospitals(folder: Path) -> Hospitals:
     path = folder / MANIFEST
     try:
         data = path.read_bytes()
-        hospitals = _read(folder, json.loads(data), sha256(data))
+        hospitals = _read(folder, read_json(data), sha256(data))
     except FileNotFoundError as cause:
         raise DataError(
             "this is not a folder of hospitals",

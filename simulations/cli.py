@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from rich.text import Text
 
 from common.console import out, progress, run_cli
 from common.errors import StudyError
@@ -200,7 +201,8 @@ def studies() -> None:
     from common.study import load_study
 
     for path in _shipped():
-        out().print(f"[bold]{path.stem}[/bold]  {load_study(path).study.title}\n  {path}")
+        title = Text.assemble((path.stem, "bold"), f"  {load_study(path).study.title}")
+        out().print(title, f"\n  {path}", sep="")
 
 
 def find_study(name: str) -> Path:

@@ -6,7 +6,6 @@ and the figures kept beside the run, so that a resumed run has the same curve.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from common.documents import read_json
 from common.files import canonical_json, write_atomic
 from simulations.result import CurvePoint
 
@@ -46,7 +46,7 @@ class Curve:
         self._measure = measure
         self._points: dict[int, CurvePoint] = {}
         if path.exists():
-            known = [CurvePoint.model_validate(point) for point in json.loads(path.read_bytes())]
+            known = [CurvePoint.model_validate(point) for point in read_json(path.read_bytes())]
             self._points = {point.round: point for point in known}
 
     @property

@@ -27,6 +27,7 @@ from typing import Any, Final
 
 from client.labels import Key
 from client.parallel import Job
+from common.documents import read_json
 from common.errors import DataError
 from simulations.archives import FACTS, LABEL_COLUMN, MANIFEST, SITE_FILE
 
@@ -236,7 +237,7 @@ def _require_ours(out: Path) -> None:
 def _known(out: Path) -> set[str]:
     """Names that hospitals made before have in ``out``; none if its manifest is not ours."""
     try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json((out / MANIFEST).read_text(encoding="utf-8"))
         if manifest["kind"] in KINDS:
             return {MANIFEST, README, TEST, *map(str, manifest["sites"])}
     except (OSError, ValueError, KeyError, TypeError):

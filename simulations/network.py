@@ -8,7 +8,6 @@ that a simulation can have the same; hence nothing here is private, and everythi
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from client.parallel import Progress
+from common.documents import read_json
 from common.errors import CheckpointError, LinkError
 from common.ports import LOOPBACK, free_port
 from common.study import load_study
@@ -274,7 +274,7 @@ def _simulated(order: NetworkOrder) -> Path:
 
 
 def _weights(outcome: Path) -> str:
-    document: dict[str, Any] = json.loads(outcome.read_bytes())
+    document: dict[str, Any] = read_json(outcome.read_bytes())
     return str(document["final_weights_sha256"])
 
 

@@ -23,6 +23,7 @@ from client.labels import Key
 from client.parallel import Progress, silent
 from common.errors import DataError
 from common.files import sha256_file
+from common.study import MOST_CLASSES
 from simulations.dicom_writer import Equipment, byte_dataset, to_bytes
 from simulations.layout import TEST, File, fresh, write_archive, write_manifest, write_site
 from simulations.partition import dirichlet_partition
@@ -231,13 +232,14 @@ def _labels(
 ) -> NDArray[np.int64]:
     labels = arrays[f"{part}_labels"]
     single = labels.shape in ((count,), (count, 1)) and np.issubdtype(labels.dtype, np.integer)
-    if single and labels.min() >= 0:
+    if single and labels.min() >= 0 and labels.max() < MOST_CLASSES:
         return labels.reshape(count).astype(np.int64)
     raise DataError(
         "these labels cannot be used",
         where=f"{path}, {part}_labels",
         found=f"{labels.dtype} {labels.shape} for {count} images",
-        wanted="one whole number from 0 for each image; not several labels for one",
+        wanted=f"one whole number from 0 to {MOST_CLASSES - 1} for each image; not several labels "
+        "for one",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 from client.parallel import Progress, silent
 from common.checkpoint import study_hash
+from common.documents import read_json
 from common.errors import CheckpointError, ConsiliumError, StudyError
 from common.files import canonical_json, write_atomic
 from common.numerics import NumericsRecord
@@ -156,7 +156,7 @@ def check_record(order: Order, study: Study, hospitals: Hospitals) -> None:
     if not contents(order):
         return
     try:
-        found = json.loads(path.read_bytes())
+        found = read_json(path.read_bytes())
     except (OSError, ValueError) as cause:
         raise CheckpointError(
             "this folder is not that of a run",

@@ -7,7 +7,6 @@ write the result and the report. Resuming is the same path: what is on disk is g
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import server.app
 from client.dataset import Cohort
 from client.site import Site, open_site
 from common import checkpoint
+from common.documents import read_json
 from common.files import canonical_json, write_atomic
 from common.flower import context
 from common.plan import Plan
@@ -272,7 +272,7 @@ def _conclude(prepared: Prepared, curve: Curve, found: tuple[Outcome, ...], cloc
     """The result, from what the coordinator published and what was measured."""
     folder = _coordinator(prepared.order.run)
     weights = safetensors.numpy.load_file(folder / "final.safetensors")["weights"]
-    published = json.loads((folder / "outcome.json").read_bytes())
+    published = read_json((folder / "outcome.json").read_bytes())
     plans = _plans(prepared)
     costs = [summary.bound(plan) for plan in plans.values()]
     epsilon = None if None in costs else max(cost for cost in costs if cost is not None)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import email.utils
-import json
 import socket
 import ssl
 import struct
@@ -34,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
 from client.daemon import bounded
 from client.daemon.conditions import UNREACHED
 from common.bundle import foreign
+from common.documents import read_json
 from common.errors import LinkError, SiteError
 from common.files import sha256, write_atomic
 from common.flower import Message, message_from_objects
@@ -517,9 +517,9 @@ def _broken(error: httpx.HTTPError) -> str:
 def _explain(answer: httpx.Response, address: str) -> LinkError:
     """What the gateway means."""
     try:  # of the bytes: text would be decoded in whatever way the answer names
-        told = json.loads(answer.content)
+        told = read_json(answer.content)
         code, ahead = str(told["code"])[:LONGEST_CODE], float(told.get("ahead", 0.0))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         code, ahead = str(answer.status_code), 0.0
     if code == "clock":
         return Skewed(ahead)

@@ -14,6 +14,8 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from common.documents import read_json
+
 LARGEST_HEADER: Final = 2**20
 LARGEST_PAYLOAD: Final = 2**33
 _HEADER: Final = struct.Struct("<I")
@@ -114,7 +116,7 @@ def _size(form: struct.Struct, data: bytes, most: int) -> int:
 
 def _frame(header: bytes, payload: bytes) -> Frame:
     try:
-        fields = json.loads(header)
+        fields = read_json(header)
         return Frame(fields.pop("kind"), fields, payload)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise BrokenFrame("a header that cannot be read") from error

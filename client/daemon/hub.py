@@ -11,6 +11,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from common.study import reads_as_hash
+
 MOST_DEATHS: Final = 3
 """Workers that a request may take down before it is given up."""
 
@@ -18,9 +20,6 @@ MOST_WAITING: Final = 64
 """Requests that may wait for the worker; an honest coordinator has one a study."""
 MOST_BYTES: Final = 2**29
 """What they may hold together; beyond it nothing more is taken until half of it is done."""
-
-SHORTEST_HASH: Final = 8
-"""Digits of a plan's hash that are taken for one."""
 
 
 @dataclass(frozen=True)
@@ -216,5 +215,10 @@ class Hub:
 
 
 def _is_of(job: Job, study: str) -> bool:
-    named = len(study) >= SHORTEST_HASH and job.plan_hash.startswith(study)
-    return bool(study) and (job.study == study or named)
+    """Whether a request is of a study, named or by the beginning of its plan's hash.
+
+    What reads as a hash is one, whatever a request calls its study.
+    """
+    if reads_as_hash(study):
+        return job.plan_hash.startswith(study.lower())
+    return bool(study) and job.study == study

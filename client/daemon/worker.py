@@ -29,6 +29,7 @@ from client.daemon.limits import (
     exhausted,
 )
 from common import flower, logs
+from common.documents import read_json
 from common.errors import ConsiliumError
 from common.flower import ClientApp, Message
 from common.logs import place
@@ -69,7 +70,7 @@ class Order:
     @classmethod
     def read(cls, text: str) -> Self:
         """What :attr:`text` says."""
-        fields = json.loads(text)
+        fields = read_json(text)
         fields |= {key: Path(fields[key]) for key in ("site", "state")}
         return cls(**fields | {"limits": Limits(**fields["limits"])})
 

@@ -235,10 +235,12 @@ class StopReply(_message.Message):
     def __init__(self) -> None: ...
 
 class ResumeRequest(_message.Message):
-    __slots__ = ("study",)
+    __slots__ = ("study", "amend")
     STUDY_FIELD_NUMBER: _ClassVar[int]
+    AMEND_FIELD_NUMBER: _ClassVar[int]
     study: str
-    def __init__(self, study: _Optional[str] = ...) -> None: ...
+    amend: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, study: _Optional[str] = ..., amend: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ResumeReply(_message.Message):
     __slots__ = ()

@@ -19,6 +19,7 @@ import grpc
 import structlog
 
 from common import errors
+from common.documents import read_json
 from common.errors import ConsiliumError, LinkError, Refusal, RefusalCode
 from common.logs import place
 
@@ -53,7 +54,7 @@ def encode(error: ConsiliumError) -> bytes:
 
 def decode(data: bytes) -> ConsiliumError:
     """The error whose parts :func:`encode` wrote."""
-    parts = json.loads(data)
+    parts = read_json(data)
     kind = getattr(errors, parts["kind"], ConsiliumError)
     details = {**parts["details"], "remedy": parts["details"].get("do")}
     details.pop("do", None)

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import structlog
 
+from common.documents import read_json
 from common.errors import (
     EXIT_CODE,
     ConsiliumError,
@@ -116,7 +117,7 @@ def _receipted(store: Store, site: str) -> Heads | None:
 
 
 def _complete(store: Store, recorder: Recorder, name: str, path: Path) -> None:
-    outcome: dict[str, Any] = json.loads(path.read_bytes())
+    outcome: dict[str, Any] = read_json(path.read_bytes())
     digest = outcome["final_weights_sha256"]
     fields = {"final_weights_sha256": digest, "rounds": outcome["rounds"]}
     recorder.note("study.completed", fields | {"warnings": outcome["warnings"]})

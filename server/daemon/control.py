@@ -24,6 +24,7 @@ from common.control.coordinator_pb2_grpc import (
     add_CoordinatorServicer_to_server,
 )
 from common.control.sockets import add_health, listen, new_server
+from common.documents import read_json
 from common.enrolment import SiteCard
 from common.errors import CoordinatorError, SiteError
 from common.settings import checked
@@ -71,7 +72,7 @@ class Control(CoordinatorServicer):
 
     async def Agree(self, request: pb.AgreeRequest, context: Context) -> pb.AgreeReply:
         """Let a site declare so many patients."""
-        who = self._who(context)
+        who = self.who(context)
         before = await self._office.agree(request.site, request.dataset, request.patients, who)
         return pb.AgreeReply(before=before or 0)
 
@@ -128,7 +129,7 @@ class Control(CoordinatorServicer):
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeReply:
         """Go on with a study."""
-        await self._office.resume(request.study, self.who(context))
+        await self._office.resume(request.study, self.who(context), amend=tuple(request.amend))
         return pb.ResumeReply()
 
     async def Result(
@@ -210,7 +211,7 @@ async def _server(home: Home, office: Office) -> grpc.aio.Server:
 def _card(text: str) -> SiteCard:
     path = Path("SITE.json")
     try:
-        document = json.loads(text)
+        document = read_json(text)
     except ValueError as cause:
         raise SiteError("the file is not a card", where=path, found=cause) from cause
     return checked(document, path, SiteCard, SiteError)

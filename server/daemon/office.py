@@ -6,7 +6,6 @@ Each order is written to the store, with who gave it, before it is acknowledged.
 from __future__ import annotations
 
 import asyncio
-import tomllib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,12 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from common.documents import read_toml
 from common.enrolment import CoordinatorCard, SiteCard
 from common.errors import CoordinatorError, StudyError
 from common.settings import checked
 from common.study import Patients, Slug, Study
+from server.amending import wish
 from server.daemon import authority
 from server.daemon.admission import Roll
 from server.daemon.conductors import ALIVE, Conductors
@@ -190,14 +191,24 @@ class Office:
         await self._note(name, "study.stopped", {"by": who})
         await _aside(self._store.set_state, name, StudyState.STOPPED, f"by {who}")
 
-    async def resume(self, name: str, who: str) -> None:
+    async def resume(self, name: str, who: str, amend: Sequence[str] = ()) -> None:
         """Go on with a study; a completed one tells its sites once more that it is over.
 
+        Args:
+            name: of the study.
+            who: says so.
+            amend: sites that have new numerics, which the study is to go on with.
+
         Raises:
-            CoordinatorError: it is under way.
+            CoordinatorError: it is under way, or has no such site.
         """
-        _demand_state(await _aside(self._store.study, name), under_way=False)
+        record = await _aside(self._store.study, name)
+        _demand_state(record, under_way=False)
+        _demand_part(record, amend)
         await self._conductors.end(name)
+        if amend:
+            await _aside(wish, self._home.studies / name / "coordinator", amend)
+            await self._note(name, "amendment.wanted", {"by": who, "sites": sorted(amend)})
         await _aside(self._store.set_state, name, StudyState.RUNNING, f"resumed by {who}")
         await self._note(name, "study.resumed", {"by": who})
         self._conductors.begin(name)
@@ -264,8 +275,8 @@ def read_study(document: str) -> Study:
     """
     path = Path("study.toml")
     try:
-        return checked(tomllib.loads(document), path, Study, StudyError)
-    except tomllib.TOMLDecodeError as cause:
+        return checked(read_toml(document), path, Study, StudyError)
+    except ValueError as cause:
         raise StudyError("the file cannot be read as TOML", where=path, found=cause) from cause
 
 
@@ -304,6 +315,17 @@ def _demand_patients(patients: Mapping[str, int]) -> None:
             found=", ".join(f"{dataset} {number}" for dataset, number in patients.items()),
             wanted="a data set's name as in the site's file, and a number from 1 to 10**9",
         ) from cause
+
+
+def _demand_part(record: StudyRecord, sites: Sequence[str]) -> None:
+    others = sorted(set(sites) - set(record.sites))
+    if others:
+        raise CoordinatorError(
+            "a site takes no part in the study",
+            where=f"study {record.name}, --amend",
+            found=", ".join(others),
+            wanted=f"one of {', '.join(record.sites)}",
+        )
 
 
 def _demand_state(record: StudyRecord, *, under_way: bool) -> None:

@@ -22,6 +22,7 @@ from typing import Final
 
 import structlog
 
+from common.documents import read_json
 from common.errors import CoordinatorError
 
 RECONNECT_SECONDS: Final = 0.2
@@ -92,7 +93,7 @@ class Board:
         self._listeners.add(writer)
         try:
             while line := await reader.readline():
-                self._on_pushed([int(node) for node in json.loads(line)["pushed"]])
+                self._on_pushed([int(node) for node in read_json(line)["pushed"]])
         except (ValueError, TypeError, KeyError, OSError, asyncio.CancelledError) as error:
             log.warning("notices.lost", error=type(error).__name__)
         finally:
@@ -182,7 +183,7 @@ class Line:
                 self._begin(listener)
                 with listener.makefile("rb") as lines:
                     for line in lines:
-                        self._heard(str(json.loads(line)["complete"]))
+                        self._heard(str(read_json(line)["complete"]))
             with self._changed:
                 self._socket = None
             if not self._closed:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ import structlog
 
 from common.errors import LinkError
 from common.logs import form_for
+from common.visible import LAYOUT, visible
 from server.link.bundle import bundle
 from server.link.grid import FleetGrid, open_task
 from server.link.guard import header_value, read_secret, superexec_secret
@@ -54,6 +56,7 @@ START_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.1
 STOP_SECONDS: Final = 3.0
 RECENT_LINES: Final = 100
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 _ACQUIRE: Final = "/flwr.proto.Runtime/AcquireTask"
 log = structlog.get_logger()
 
@@ -131,7 +134,7 @@ class SuperLink:
         assert process.stderr is not None
         for line in process.stderr:
             self._recent.append(line.rstrip("\n"))
-            sys.stderr.write(line)
+            sys.stderr.write(visible(_COLOURS.sub("", line), keep=LAYOUT))
 
     def wait_until_healthy(self, timeout: float = START_SECONDS) -> None:
         """Block until it answers.

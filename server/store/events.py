@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping, func, insert, select
 
+from common.documents import read_json
 from server.store.database import Database
 from server.store.models import EVENTS
 from server.store.rows import EventRecord
@@ -85,4 +86,4 @@ class EventStore:
 
 
 def _event(row: RowMapping) -> EventRecord:
-    return EventRecord(**{**row, "fields": json.loads(row["fields"])})
+    return EventRecord(**{**row, "fields": read_json(row["fields"])})

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, ScalarSelect, Table, delete, insert, select
 
+from common.documents import read_json
 from common.messages import LedgerHead
 from server.store.database import Database
 from server.store.models import APPROVALS, KEYS, METRICS, RECEIPTS, ROUNDS
@@ -171,12 +172,12 @@ def _approval(row: RowMapping) -> ApprovalRecord:
 
 
 def _round(row: RowMapping) -> RoundRecord:
-    sites, absences = tuple(json.loads(row["sites"])), json.loads(row["absences"])
+    sites, absences = tuple(read_json(row["sites"])), read_json(row["absences"])
     return RoundRecord(**{**row, "sites": sites, "absences": absences})
 
 
 def _metrics(row: RowMapping) -> MetricsRecord:
-    return MetricsRecord(**{**row, "figures": json.loads(row["figures"])})
+    return MetricsRecord(**{**row, "figures": read_json(row["figures"])})
 
 
 def _receipt(row: RowMapping) -> ReceiptRecord:

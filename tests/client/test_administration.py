@@ -181,7 +181,7 @@ def test_the_beginning_of_two_hashes_approves_neither(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A coordinator may look for two plans whose hashes begin alike."""
-    monkeypatch.setattr("client.administration._LEAST_DIGITS", {"name": 8, "hash": 1})
+    monkeypatch.setattr("client.administration._SHOWN_DIGITS", 1)
     begun: set[str] = set()
     for number in range(17):  # with one digit, at the latest the 17th begins like another
         digit = proposed(site, small_study(study={"title": f"Number {number}"})).hash[0]

@@ -45,7 +45,7 @@ from tests.common.studies import small_study
 from flwr.app import MetricRecord
 
 STUDY = small_study()
-TYPES = ("query.offer", "query.propose", "query.close", "train", "evaluate")
+TYPES = ("query.offer", "query.propose", "query.amend", "query.close", "train", "evaluate")
 
 
 @pytest.fixture(scope="module")

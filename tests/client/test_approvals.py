@@ -58,7 +58,7 @@ def test_a_plan_with_a_key_may_run(store: Store, plan: Plan) -> None:
 def test_a_plan_that_is_recorded_anew_is_frozen_anew(store: Store, plan: Plan) -> None:
     approvals = Approvals(store)
     approvals.add(plan, KEY)
-    approvals.freeze(plan.hash, 3)
+    approvals.freeze(plan.hash, 3, "pillow 1")
     found = approvals.require(plan.hash)
     assert (bool(found.frozen), found.left_out) == (True, 3)
     approvals.add(plan, KEY)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from common.visible import UNSEEN
 
 WriteDicom = Callable[..., Path]
 
@@ -81,3 +84,37 @@ def test_missing_labels_and_a_folder_without_dicom_exit_with_two(root: Path, fol
     assert without_dicom.returncode == without_labels.returncode == 2
     assert "holds no DICOM file" in without_dicom.stderr
     assert "no such label file" in without_labels.stderr
+
+
+FOREIGN = "evil\x1b]0;x\x07\x1b[2K\x9b\u202e\nerror: all is well[bold]"
+
+
+def unharmed(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command wrote, in which nothing steers a terminal."""
+    written = done.stdout + done.stderr
+    unseen = {each for each in written if unicodedata.category(each) in UNSEEN}
+    assert unseen <= {"\n"}, ascii(unseen)
+    return written
+
+
+@pytest.mark.parametrize("more", [["--list"], ["--list", "--json"]])
+def test_names_of_files_and_values_in_them_steer_no_terminal(
+    root: Path, folder: Path, write_dicom: WriteDicom, more: list[str]
+) -> None:
+    (folder / "images" / FOREIGN).write_text("note")
+    write_dicom(folder / "images" / "c", PatientID="P3", Modality="CR\x1b[31m")
+    done = check(root, folder, *more)
+    assert done.returncode == 0
+    written = unharmed(done)
+    assert "[bold]" in written
+    assert "error: all is well" not in {line[:18] for line in written.splitlines()}
+
+
+def test_a_path_in_an_error_steers_no_terminal(root: Path, folder: Path) -> None:
+    done = check(root, folder, "--labels", str(folder / FOREIGN))
+    assert done.returncode == 2
+    written = unharmed(done)
+    assert r"\x1b]0;x\x1b[2K\x9b\u202e" in written  # a bell Rich leaves out
+    assert [line for line in written.splitlines() if line.startswith("error:")] == [
+        "error: there is no such label file"
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from client.enrolling import Hospital as Description
 from client.enrolling import delta_for, init
 from common.enrolment import CoordinatorCard
 from common.errors import ConsiliumError, RefusalCode
+from common.visible import UNSEEN
 from tests.client.daemon.process import REAL, command, daemon
 from tests.client.daemon.standin import Coordinator, coordinator
 from tests.client.site_fixtures import (
@@ -219,6 +221,20 @@ def test_who_joins_while_the_daemon_runs_is_told_to_start_it_again(tmp_path: Pat
         said = it.ask("status")
         assert "this site has joined other since the daemon started" in said
         assert "start the daemon again" in said
+
+
+def test_the_printed_audit_log_steers_no_terminal_and_has_a_line_an_entry(tmp_path: Path) -> None:
+    foreign = "x\x1b[2K\x9b\u202e\n     1  2026-11-26T05:00:00Z  study.approved [bold]"
+    hospital = Hospital(tmp_path, policy={"approval": "ask"})
+    with hospital.open() as site:
+        before = site.audit.head.length
+        site.audit.append("study.proposed", study=foreign, by="policy", **{foreign: foreign})
+    with daemon(tmp_path / "site.toml", seed=SEED) as it:
+        printed = it.ask("audit").splitlines()
+    assert not {each for each in "".join(printed) if unicodedata.category(each) in UNSEEN}
+    assert [int(line[:6]) for line in printed] == list(range(1, len(printed) + 1))
+    assert printed[before].count(r"\x1b[2K\x9b\u202e\x0a") == 3
+    assert not any("study.approved" in line[:50] for line in printed)
 
 
 def test_receipts_that_were_kept_elsewhere_are_counted(made: Path, tmp_path: Path) -> None:

@@ -276,9 +276,12 @@ def test_a_digest_is_of_a_patients_own_used_contents_and_label(
         return found[PSEUDONYMS.of("P1")], found[PSEUDONYMS.of("P2")]
 
     first, second = digests()
-    by_hand = hashlib.sha256(b"consilium/patient/1\n0\n")
-    by_hand.update(hashlib.sha256((folder / "images" / "c").read_bytes()).hexdigest().encode())
-    by_hand.update(b"\n")
+    content = hashlib.sha256((folder / "images" / "c").read_bytes()).hexdigest()
+    (patient,) = (
+        each for each in cohort_of(folder).patients if each.pseudonym == PSEUDONYMS.of("P2")
+    )
+    pixels = hashlib.sha256(cohort_of(folder).images[list(patient.images)].tobytes()).hexdigest()
+    by_hand = hashlib.sha256(f"consilium/patient/2\n0\n{content} {pixels}\n".encode())
     assert second == by_hand.hexdigest()
     write_dicom(folder / "images" / "mr", Modality="MR", PatientID="P2")
     (folder / "images" / "c").rename(folder / "images" / "z")

@@ -89,7 +89,7 @@ class Books:
             self.approvals.add(plan, StudyKey(bytes(32)))
             drafted = self.draft(plan, today)
             freeze(self.store, plan.hash, drafted, ())
-            self.approvals.freeze(plan.hash, len(drafted.left_out))
+            self.approvals.freeze(plan.hash, len(drafted.left_out), "")
         return "".join(sorted(drafted.places))
 
     def charge(self, plan: Plan, number: int, part: Part = "train") -> None:

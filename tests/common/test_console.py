@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
+
+from common.visible import UNSEEN
+
+FOREIGN = (
+    "".join(map(chr, (*range(0x20), *range(0x7F, 0xA0))))
+    + "\u202e\u2066\u2028\u200b\ufeff\U000e0041\udc80[bold]markup[/bold]:smile:[link=http://x]y[/]"
+)
+"""Every control, marks that turn the way of reading, a byte of a path that is no UTF-8, markup."""
 
 PROGRAM = """
 from __future__ import annotations
@@ -26,7 +37,7 @@ app = typer.Typer()
 
 @app.command()
 def fine() -> None:
-    out().print("[bold]result[/bold]")
+    out().print("result", style="bold")
 
 
 @app.command()
@@ -38,6 +49,35 @@ def mistake() -> None:
 def defect() -> None:
     secret = "PATIENT-7"
     raise ZeroDivisionError("division")
+
+
+@app.command()
+def shown(json: bool = False) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from common.console import err, show_json
+
+    foreign = {FOREIGN!r}
+    if json:
+        show_json({"name": foreign})
+        return
+    table = Table(foreign, title=foreign)
+    table.add_row(foreign)
+    table.add_row(Text(foreign, style="bold"))
+    for console in (out(), err()):
+        console.print(foreign)
+        console.print(Text(foreign, style="bold red"), foreign)
+        console.print(table)
+    with progress(foreign, 1, unit=foreign) as reading:
+        reading.advance()
+        reading.note(foreign)
+    raise StudyError(foreign, where=foreign, found=foreign, wanted=foreign, remedy=foreign)
+
+
+@app.command()
+def bursts() -> None:
+    raise ValueError({FOREIGN!r})
 
 
 @app.command()
@@ -60,7 +100,7 @@ def job(total: int, step: int = 1) -> None:
 
 
 run_cli(app)
-"""
+""".replace("{FOREIGN!r}", ascii(FOREIGN))
 
 
 @pytest.fixture
@@ -221,3 +261,34 @@ def test_a_job_on_a_terminal_is_a_bar(run: Run) -> None:
     assert "3/3" in written
     assert "(100 %)" not in written
     assert "2 files [left] out" in written
+
+
+def unharmed(text: str) -> str:
+    """Text that steers no terminal: nothing unseen in it but the ends of its lines."""
+    unseen = {each for each in text if unicodedata.category(each) in UNSEEN} - set("\n\t")
+    assert not unseen, ascii(unseen)
+    return text
+
+
+@pytest.mark.parametrize("arguments", [["shown"], ["shown", "--json"], ["bursts"]])
+def test_nothing_from_elsewhere_steers_a_terminal_or_is_markup(
+    run: Run, arguments: list[str]
+) -> None:
+    done = run(*arguments)
+    written = unharmed(done.stdout) + unharmed(done.stderr)
+    assert r"\x1b" in written or r"\u001b" in written
+    assert "[bold]markup[/bold]:smile:" in written
+    assert "markup:smile" not in written
+    assert "\U0001f604" not in written
+
+
+def test_on_a_terminal_what_steers_it_is_ours_alone(run: Run) -> None:
+    written = on_a_terminal(run, "shown")
+    ours = re.compile(r"\x1b\[[0-9;]*[mAK]|\x1b\[\?25[lh]|\r")
+    assert ours.search(written)
+    assert r"\x1b" in unharmed(ours.sub("", written))
+    assert "\x1b]" not in written  # no link, no title
+
+
+def test_json_for_a_program_still_says_what_it_said(run: Run) -> None:
+    assert json.loads(run("shown", "--json").stdout) == {"name": FOREIGN}

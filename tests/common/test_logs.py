@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import unicodedata
+
+import pytest
 
 from common.logs import form_for, place
+from common.visible import UNSEEN
 
 TALK = """
 import structlog
@@ -34,6 +39,33 @@ def test_json_is_one_event_a_line_with_bound_context() -> None:
     assert done.stdout == ""
     assert (first["event"], first["round"], first["level"]) == ("round.started", 3, "info")
     assert (second["study"], second["site"]) == ("small", "north")
+
+
+FOREIGN = "".join(map(chr, (*range(0x20), *range(0x7F, 0xA0)))) + "\u202e\u2066\u2028\udc80"
+STRANGER = """
+from common.logs import configure
+configure({form!r}, "info", site={foreign})
+import logging
+import structlog
+import common.flower
+log = structlog.get_logger("test")
+log.warning({foreign}, path={foreign}, told={{{foreign}: [{foreign}, ({foreign},)]}}, n=3, no=None)
+logging.getLogger("flwr").warning("from %s", {foreign})
+"""
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_nothing_from_elsewhere_steers_a_terminal_or_begins_a_line(form: str) -> None:
+    program = STRANGER.format(form=form, foreign=ascii(FOREIGN))
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    ours = re.sub(r"\x1b\[[0-9;]*m", "", done.stderr)  # Flower colours the level
+    assert {each for each in ours if unicodedata.category(each) in UNSEEN} == {"\n"}
+    lines = ours.splitlines()
+    assert len(lines) == 2
+    assert lines[0].count("x1b") == 6
+    assert lines[1].count("x1b") == 1
 
 
 def test_what_is_bound_to_the_process_stands_in_every_event() -> None:

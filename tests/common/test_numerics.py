@@ -7,7 +7,7 @@ from importlib.metadata import version
 import torch
 
 from common.files import sha256
-from common.numerics import COUNTED, EngineChoice, apply, differences, record
+from common.numerics import ARITHMETIC, COUNTED, EngineChoice, apply, differences, installed, record
 from common.randomness import Stream
 
 CHOICE = EngineChoice(kernels={"0": "ghost"}, tile=64)
@@ -25,7 +25,15 @@ def test_it_names_torchs_instructions_what_deviates_come_out_as_and_every_versio
     deviates = Stream(bytes(32)).normal(2**14)
     assert found.cpu_capability.endswith(f"normals {sha256(deviates.tobytes())[:16]}")
     assert found.versions == {name: version(name) for name in COUNTED}
-    assert {"torch", "numpy", "pydicom", "pylibjpeg-openjpeg"} <= found.versions.keys()
+    assert {"torch", "numpy"} <= found.versions.keys()
+    assert found.arithmetic == ARITHMETIC
+
+
+def test_what_decides_no_bit_is_no_difference_and_is_told_to_the_site_alone() -> None:
+    told = installed()
+    assert {"consilium", "pydicom", "pillow", "opacus", "python"} <= told.keys()
+    assert not told.keys() & record(1, CHOICE).versions.keys()
+    assert told["pydicom"] == version("pydicom")
 
 
 def test_differences_name_the_field_and_both_values() -> None:

@@ -94,6 +94,8 @@ def test_an_unknown_key_is_named_in_every_section(tmp_path: Path, section: str) 
         ({"model": {"norm": "batch"}}, "mixes the patients of a batch"),
         ({"study": {"name": "No Slug"}}, "study.name = 'No Slug': should be 1 to 63 lower-case"),
         ({"study": {"name": "x" * 64}}, "should be 1 to 63 lower-case letters"),
+        ({"study": {"name": "deadbeef"}}, "should not read like a plan's hash"),
+        ({"study": {"name": "20261126"}}, "should not read like a plan's hash"),
         ({"study": {"title": ""}}, "study.title = ''"),
         ({"study": {"title": "approve me\x1b[8m"}}, "study.title = 'approve me"),
         ({"study": {"title": "costs \u202e8.0"}}, "study.title = 'costs"),

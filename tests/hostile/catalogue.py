@@ -1,13 +1,15 @@
 """Everything hostile or broken that a malicious coordinator sends a site, by name.
 
-Plans, numbers, documents, requests, records and decisions stand in modules of their own. The order
-is one in which all of them can be sent to one site that goes through the sound script between them.
+Plans, numbers, documents, requests, amendments, records and decisions stand in modules of their
+own. The order is one in which all of them can be sent to one site that goes through the sound
+script between them.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from tests.hostile.amendments import AMENDMENTS
 from tests.hostile.case import Case
 from tests.hostile.decisions import DECISIONS
 from tests.hostile.documents import DOCUMENTS
@@ -17,7 +19,10 @@ from tests.hostile.records import RAW
 from tests.hostile.requests import REQUESTS
 
 CASES: Final[tuple[Case, ...]] = tuple(
-    sorted((*PLANS, *NUMBERS, *DOCUMENTS, *REQUESTS, *RAW, *DECISIONS), key=lambda case: case.after)
+    sorted(
+        (*PLANS, *NUMBERS, *DOCUMENTS, *REQUESTS, *AMENDMENTS, *RAW, *DECISIONS),
+        key=lambda case: case.after,
+    )
 )
 NAMED: Final[dict[str, Case]] = {case.name: case for case in CASES}
 assert len(NAMED) == len(CASES), "two cases have one name"

@@ -22,6 +22,7 @@ from types import CodeType, FunctionType
 from typing import Any, Final
 
 GUARDED: Final = (
+    "client.amendments",
     "client.answering",
     "client.approvals",
     "client.consent",
@@ -29,6 +30,7 @@ GUARDED: Final = (
     "client.policy",
     "client.receipts",
     "client.site:Site.dataset",
+    "common.amendment",
     "common.messages",
     "common.plan",
     "common.privacy",

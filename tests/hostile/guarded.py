@@ -9,6 +9,7 @@ ANSWER, ROUND = "client.answering._answer: ", "client.answering._run_round: "
 WORK = "client.answering._require_at_work: "
 FORM, ORDER = "client.answering._require_form: ", "client.answering._require_in_order: "
 ARRAYS, CLOSE = "client.answering._require_arrays: ", "client.answering._close: "
+AMEND: Final = "client.amendments.take: "
 PROPOSE, APPROVED = "client.answering._propose: ", "client.approvals.Approvals.require: "
 LEDGER, BEYOND = "client.ledger.Ledger.", "client.ledger.Ledger._refuse_beyond_plan: "
 ACCEPTABLE, ALLOWED = "client.policy.require_acceptable: ", "client.policy.require_allowed: "
@@ -36,10 +37,30 @@ HELD: Final[dict[str, str]] = {
     ANSWER + "request.purpose != purpose": "an evaluation in a message for training",
     ANSWER + "_require_form(request)": "a plan with weights beside it",
     ANSWER + "site.receipts.take(request)": "a forged receipt",
-    FORM + "asked in ('offer', 'propose', 'close') and request.arrays is not None": (
+    ANSWER + "amendments.take(site, request)": "an amendment out of its turn",
+    AMEND + "amendment.plan != plan.hash": "an amendment of another plan",
+    AMEND + "plan.study.study.name != request.study": "an amendment under another study's name",
+    AMEND + "site.ledger.require(request.ledger)": "an amendment that has seen a longer ledger",
+    AMEND + "_require_next(before, amendment)": "an amendment out of its turn",
+    "client.amendments._require_next: "
+    "(amendment.number, amendment.before) != (before.number + 1, before.identity)": (
+        "an amendment on what was never agreed on"
+    ),
+    "client.amendments._require_next: not differences(before.numerics, amendment.numerics)": (
+        "an amendment that changes nothing"
+    ),
+    "client.amendments._require_ours: changed": (
+        "an amendment to what the site does not compute with"
+    ),
+    "common.amendment.read_amendment: except ValidationError": "no amendment",
+    "common.amendment.read_amendment: found.text != text": (
+        "an amendment that is not in canonical form"
+    ),
+    STUDY + "_no_hash: reads_as_hash(text)": "a study that is called as a plan's hash begins",
+    FORM + "asked in ('offer', 'propose', 'amend', 'close') and request.arrays is not None": (
         "a plan with weights beside it"
     ),
-    FORM + "asked in ('offer', 'propose') and number": "a proposal in a round",
+    FORM + "asked in ('offer', 'propose', 'amend') and number": "a proposal in a round",
     FORM + "asked == 'offer' and request.plan_hash": "an offer asked for under a plan's hash",
     FORM + "asked == 'close' and request.document": "an end with a document",
     FORM + "request.acknowledged > (max(number - 1, 0) if asked == 'train' else number)": (
@@ -86,11 +107,11 @@ HELD: Final[dict[str, str]] = {
     LEDGER + "require_chargeable: row['identity'] != charge.identity": (
         "the same round with other arrays"
     ),
-    ACCEPTABLE + "_require_ours(plan, site, site.offer(plan.study))": "another kernel",
+    ACCEPTABLE + "_require_ours(plan, site, site.offer(plan.study), agreed)": "another kernel",
     ACCEPTABLE + "fault is not None": "less noise",
     ALLOWED + "require_bounds(plan, site.file.policy)": "a larger delta than the policy's",
     ACCEPTABLE + "require_allowed(plan, site)": "a larger delta than the policy's",
-    ALLOWED + "_require_ours(plan, site, site.offer(plan.study, plan.numerics.choice))": (
+    ALLOWED + "_require_ours(plan, site, site.offer(plan.study, agreed.choice), agreed)": (
         "a round on a machine that computes otherwise"
     ),
     BOUNDS + "study.task.kind not in policy.tasks": (
@@ -108,7 +129,7 @@ HELD: Final[dict[str, str]] = {
     OURS + "told['known_key']": "the known key",
     OURS + "told['weights']": "fewer weights than the model has",
     OURS + "told['weight']": "a larger weight in the average",
-    OURS + "_require_same_numerics(plan, offer)": "more threads",
+    OURS + "_require_same_numerics(agreed, offer)": "more threads",
     OURS + "plan.declared_patients < plan.study.data.min_patients": (
         "more patients than the site declares"
     ),
@@ -176,9 +197,7 @@ HELD: Final[dict[str, str]] = {
         "a data set named as a path"
     ),
     STUDY + "_words: not 1 <= len(text) <= 200": "a title without end",
-    STUDY + "_words: any((each not in _JOINERS for each in unseen))": (
-        "a title that is read from right to left"
-    ),
+    STUDY + "_words: any(map(is_steering, text))": ("a title that is read from right to left"),
     STUDY + "Task._classes_differ: len(set(self.classes)) != len(self.classes)": "a class twice",
     STUDY + "Study._sections_agree: require_combined(self)": "more steps than can be accounted",
     "common.plan.Plan._mechanism_is_bounded: require_mechanism(self.mechanism)": (
@@ -240,6 +259,10 @@ SHARED: Final[dict[str, Shared]] = {
         "a round more than approved, after the last",
         (ORDER + "request.round not in foreseen",),
     ),
+    AMEND + "_require_ours(site, plan, amendment.numerics)": Shared(
+        "an amendment to what the site does not compute with",
+        ("client.amendments.consent: _require_ours(site, plan, amendment.numerics)",),
+    ),
     OURS + "told['declared_patients']": Shared(
         "more declared patients", (ACCEPTABLE + "fault is not None", OURS + "told['weight']")
     ),
@@ -261,6 +284,7 @@ SHARED: Final[dict[str, Shared]] = {
 """One of several in the way."""
 
 WHILE_COMPUTING: Final = "a decision while a round is computed: tests/client/test_answering.py"
+AMENDED: Final = "a person's consent, or another process's: tests/client/test_amendments.py"
 LIMIT: Final = "a worker's limit: tests/client/daemon"
 UNTRAINABLE: Final = "no model of a study needs it: tests/client/test_tuning.py"
 SAME_PLAN: Final = "both numbers come from one plan: tests/client/test_ledger.py"
@@ -280,10 +304,13 @@ ELSEWHERE: Final[dict[str, str]] = {
         "every sound round is charged: tests/client/test_answering.py"
     ),
     "client.answering._release: _require_still_approved(site, approval)": WHILE_COMPUTING,
+    "client.answering._release: amendments.arithmetic(site.store, plan) != agreed": AMENDED,
+    "client.amendments.consent: _require_ours(site, plan, amendment.numerics)": AMENDED,
+    AMEND + "not automatic": AMENDED,
     "client.answering._require_still_approved: "
     "site.approvals.require(approval.plan.hash).key != approval.key": WHILE_COMPUTING,
-    ROUND + "check(plan.study, plan.numerics.choice)": UNTRAINABLE,
-    ACCEPTABLE + "check(plan.study, plan.numerics.choice)": UNTRAINABLE,
+    ROUND + "check(plan.study, agreed.numerics.choice)": UNTRAINABLE,
+    ACCEPTABLE + "check(plan.study, agreed.choice)": UNTRAINABLE,
     "client.consent.approve: require_acceptable(plan, site)": (
         "a person's approval: tests/client/test_administration.py"
     ),

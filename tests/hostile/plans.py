@@ -243,6 +243,12 @@ OURS: Final = (
         "more threads", "numerics", "bits that differ from the record", ("numerics.threads", 2)
     ),
     planned(
+        "a study that is called as a plan's hash begins",
+        "malformed",
+        "a person who stops another study than is meant",
+        ("study.study.name", "deadbeef"),
+    ),
+    planned(
         "another kernel",
         "numerics",
         "a way of forming gradients that nobody measured here",

@@ -8,7 +8,7 @@ import numpy as np
 
 from common.files import sha256
 from common.messages import HASH_OF_NOTHING, LedgerHead
-from tests.client.site_fixtures import Hospital
+from tests.hostile.amendments import compute_with_two_threads
 from tests.hostile.case import Case
 from tests.hostile.sound import Flat, Sent, Sound, changed, sent, weights
 
@@ -53,10 +53,6 @@ def _under(*changes: tuple[str, Any]) -> Any:  # noqa: ANN401 - builds a message
         return sent(sound.train(plan_hash=sha256(other.encode())))
 
     return build
-
-
-def _compute_with_two_threads(hospital: Hospital) -> None:
-    hospital.threads = 2
 
 
 UNAPPROVED: Final = (
@@ -286,7 +282,7 @@ CHANGED: Final = (
         "bits that differ from the record",
         lambda s: sent(s.train()),
         "numerics",
-        hospital=_compute_with_two_threads,
+        hospital=compute_with_two_threads,
     ),
 )
 

@@ -27,7 +27,7 @@ from tests.hostile.sound import STUDY, Sent, Sound, sent
 STEPS: Final = 4
 POLICY: Final[dict[str, Any]] = {"allow_known_key": False, "max_epsilon_total": 10.0}
 PATIENTS: Final = {f"P{number:02}": 1 for number in range(12)}
-REMEMBERED: Final = ("approvals", "charges", "members", "replies", "joins")
+REMEMBERED: Final = ("approvals", "amendments", "charges", "members", "replies", "joins")
 """Tables of the site's store that no refused message may change."""
 
 

@@ -123,8 +123,8 @@ class World:
             reply = self.sign(self.answer(site, request))
             return Message(reply_to_record(self.alter(site, request, reply)), reply_to=message)
 
-        for register in (app.query("offer"), app.query("propose"), app.query("close")):
-            register(handle)
+        for question in ("offer", "propose", "amend", "close"):
+            app.query(question)(handle)
         app.train()(handle)
         app.evaluate()(handle)
         return app
@@ -160,7 +160,6 @@ class World:
                 threads=1,
                 choice=EngineChoice(),
                 cpu_capability="any",
-                python="3.11",
                 versions={},
             ),
         )

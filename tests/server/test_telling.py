@@ -11,7 +11,7 @@ from rich.console import Console
 from common.control import coordinator_pb2 as pb
 from server.telling import (
     absences_in_words,
-    as_json,
+    as_document,
     failure,
     figure,
     line,
@@ -71,8 +71,8 @@ def test_what_is_not_private_is_said_first() -> None:
 
 
 def test_an_event_for_a_script() -> None:
-    told = as_json(event("round.started", round=2, rounds=9, sites=3))
-    assert json.loads(told) == {
+    told = as_document(event("round.started", round=2, rounds=9, sites=3))
+    assert told == {
         "id": 5,
         "at": "2026-11-20T21:00:00+00:00",
         "kind": "round.started",

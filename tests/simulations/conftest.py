@@ -130,7 +130,6 @@ def made_result() -> Result:
                 threads=1,
                 choice=EngineChoice(tile=64),
                 cpu_capability="AVX2",
-                python="3.11.9",
                 versions={"torch": "2.13.0", "numpy": "2.2.0"},
             )
             for name in SITES

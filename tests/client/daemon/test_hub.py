@@ -137,6 +137,14 @@ def test_a_study_is_stopped_by_the_beginning_of_its_plans_hash_too() -> None:
     assert not at_work(FIRST).stop("").worker
 
 
+def test_what_reads_as_a_hash_is_no_name_whatever_a_request_calls_its_study() -> None:
+    named = replace(FIRST, study="deadbeef", plan_hash="c" * 64)
+    assert not at_work(named).stop("deadbeef").worker
+    assert not at_work(replace(FIRST, study="c" * 8)).stop("c" * 8).worker
+    assert at_work(named).stop("CCCCCCCC").worker
+    assert at_work(replace(named, study="dead")).stop("dead").worker  # too short for a hash
+
+
 @pytest.mark.parametrize("study", ["small", "a" * 12])
 def test_a_silenced_study_is_not_answered_until_it_may_speak(study: str) -> None:
     hub = at_work(FIRST, SECOND)

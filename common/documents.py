@@ -1,0 +1,74 @@
+"""Reading JSON and TOML that comes from elsewhere: bounded in size and depth beforehand.
+
+A document that is nested a million deep brings down a parser that calls itself for each
+level, and whoever walks through what was parsed. Every document is read here, or by
+pydantic, whose parser of JSON has the same bound of its own. Whatever is wrong with one is
+a :class:`ValueError`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Any, Final
+
+import pydantic_core
+
+MOST_BYTES: Final = 2**28
+"""Of a document of JSON: a checkpoint of many rounds and sites is one; others are bounded by
+whoever takes them in."""
+MOST_TOML: Final = 2**20
+"""Bytes of a file that a person writes."""
+MOST_LEVELS: Final = 32
+"""Levels of one; ours have four."""
+
+
+def read_json(data: bytes | bytearray | str, *, most: int = MOST_BYTES) -> Any:  # noqa: ANN401 - what JSON can hold
+    """What a document of JSON holds; at most some 200 levels, in which Rust's parser is bounded.
+
+    Raises:
+        ValueError: it is too large, too deep, or no JSON.
+    """
+    _require_size(len(data), most)
+    return pydantic_core.from_json(data)
+
+
+def read_toml(data: bytes | str, *, most: int = MOST_TOML) -> dict[str, Any]:
+    """What a document of TOML holds.
+
+    Raises:
+        ValueError: it is too large, nested beyond :data:`MOST_LEVELS`, or no TOML.
+    """
+    _require_size(len(data), most)
+    text = data.decode() if isinstance(data, bytes) else data
+    if levels(text) > MOST_LEVELS:
+        raise ValueError(f"nested beyond {MOST_LEVELS} levels")
+    return tomllib.loads(text)
+
+
+def _require_size(size: int, most: int) -> None:
+    if size > most:
+        raise ValueError(f"{size} bytes, more than {most}")
+
+
+_QUOTED: Final = re.compile(
+    r'"""(?:[^"\\]|\\.|"(?!""))*+(?:"""|\Z)'
+    r"|'''(?:[^']|'(?!''))*+(?:'''|\Z)"
+    r'|"(?:[^"\\\n]|\\[^\n])*+"?'
+    r"|'[^'\n]*+'?"
+    r"|\#[^\n]*+",
+    re.DOTALL,
+)
+"""What stands in quotation marks, or behind the mark of a comment (TOML 1.0)."""
+_DOTTED: Final = re.compile(r"(?:[^\n,=\[\]{}.]*+\.)+")
+
+
+def levels(text: str) -> int:
+    """A bound on how deep TOML is nested: by brackets, and by the dots of its keys."""
+    bare = _QUOTED.sub("", text)
+    depth = deepest = 0
+    for bracket in re.finditer(r"[\[\]{}]", bare):
+        depth = depth + 1 if bracket[0] in "[{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    dots = max((found[0].count(".") for found in _DOTTED.finditer(bare)), default=0)
+    return deepest + dots

@@ -1,0 +1,76 @@
+r"""Text from elsewhere made harmless: nothing in it steers a terminal, or is there and not seen.
+
+Paths, DICOM values, names in a bundle and another side's errors hold whatever somebody put
+there: an escape sequence that colours, hides or moves text, a control that turns the way of
+reading around, a newline that begins a line of its own. Each such character is written as
+its number, ``\x1b`` or ``\u202e``, so that a person sees that it is there.
+
+There are two ways out, and each calls this: consoles (:mod:`common.console`) and logs
+(:mod:`common.logs`).
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Any, Final
+
+UNSEEN: Final = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
+"""Unicode's categories of what steers a terminal, turns the way of reading or is not seen."""
+JOINERS: Final = frozenset("\u200c\u200d")
+"""Not seen either, and needed to spell words in several scripts."""
+LAYOUT: Final = frozenset("\n\t")
+"""What text of several lines is laid out with."""
+
+
+def is_steering(character: str) -> bool:
+    """Whether one character is not to be shown as it is."""
+    return unicodedata.category(character) in UNSEEN and character not in JOINERS
+
+
+def visible(text: str, *, keep: frozenset[str] = frozenset()) -> str:
+    """Text in which every character that is not seen is written as its number.
+
+    Args:
+        text: from wherever; lone surrogates, as of a path that is no UTF-8, are numbers too.
+        keep: characters that stay; by default none, so that the text is one line.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        _number(each) if is_steering(each) and each not in keep else each for each in text
+    )
+
+
+def _number(character: str) -> str:
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def visible_in(value: Any) -> Any:  # noqa: ANN401 - whatever a log event holds
+    """The same with every text in a value of texts, lists and mappings; one line each."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {visible_in(key): visible_in(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [visible_in(each) for each in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return visible(str(value))
+
+
+def visible_json(value: Any, *, indent: int | None = None) -> str:  # noqa: ANN401 - what JSON can hold
+    """JSON that a program reads as ever, and that steers no terminal on its way there."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    return "".join(_escaped(each) if is_steering(each) and each != "\n" else each for each in text)
+
+
+def _escaped(character: str) -> str:
+    """A character as JSON writes it by number; DEL and C1 it would leave as they are."""
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else json.dumps(character)[1:-1]
