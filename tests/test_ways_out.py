@@ -36,7 +36,7 @@ EXCEPT: Final = {
     ("server/link/launcher.py", "sys.stderr.write"): "is that process",
     ("common/documents.py", "tomllib.loads"): "the place itself",
     ("common/enrolment.py", "json.loads"): "looks for keys that stand twice, after read_json",
-    ("client/inspection.py", "json.JSONDecoder"): "a part of a line, and foresees any depth",
+    ("client/chain.py", "json.JSONDecoder"): "a part of a line, and foresees any depth",
 }
 
 
