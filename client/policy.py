@@ -30,7 +30,7 @@ def require_acceptable(plan: Plan, site: Site) -> None:
         ModelError: the study's model cannot be trained privately here.
     """
     _require_ours(plan, site, site.offer(plan.study))
-    fault = understated(plan.mechanism, plan.study, plan.declared_patients)
+    fault = understated(plan.mechanism, plan.study, plan.declared_patients, plan.most_patients)
     if fault is not None:
         raise Refusal(
             RefusalCode.WRONG_PLAN,
@@ -115,6 +115,7 @@ def _require_ours(plan: Plan, site: Site, offer: Offer) -> None:
     told = {
         "site": (plan.site, offer.site),
         "declared_patients": (plan.declared_patients, offer.declared_patients),
+        "most_patients": (plan.most_patients, offer.most_patients),
         "known_key": (plan.known_key, offer.known_key),
         "weights": (plan.weights, weights_count(plan.study)),
         "weight": (

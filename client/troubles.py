@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -22,6 +23,8 @@ from common.logs import place
 log = structlog.get_logger(__name__)
 
 _FACT: Final = "trouble"
+_CROWDED: Final = "crowded "
+_PARTS: Final = {"train": "training", "validation": "validation"}
 _READING: Final = (
     "run consilium-site check: the folder of images, the label file and the lists must be there "
     "and readable; the site is silent until they are, and then goes on by itself"
@@ -62,6 +65,41 @@ def keep(site: Site, study: str, error: Exception) -> None:
     )
     with suppress(sqlite3.Error, ConsiliumError):  # the store may be what fails
         site.store.keep(_FACT, json.dumps(asdict(new)))
+
+
+def keep_crowded(site: Site, dataset: str, held: Mapping[str, int]) -> None:
+    """Keep which parts of a data set held more than ``most_patients``, for the site's people.
+
+    Nobody outside is told: it follows from patients. Whoever is beyond takes no part.
+
+    Args:
+        site: an open site.
+        dataset: its name.
+        held: how many patients each of these parts held; empty for none.
+    """
+    known, new = site.store.fact(_CROWDED + dataset), json.dumps(dict(held)) if held else ""
+    if new != known:
+        site.store.keep(_CROWDED + dataset, new)
+
+
+def crowded(site: Site) -> Iterator[tuple[str, str]]:
+    """What holds more patients than the site file says it may, and what to do about it."""
+    for name, data in site.file.data.items():
+        kept = site.store.fact(_CROWDED + name)
+        held = json.loads(kept) if kept else {}
+        if max(held.values(), default=0) > data.most_patients:
+            yield too_many(name, data.most_patients, held)
+
+
+def too_many(dataset: str, most: int, held: Mapping[str, int]) -> tuple[str, str]:
+    """What is said of a data set with more patients than it may have, and what to do."""
+    parts = " and ".join(f"{count} in {_PARTS[part]}" for part, count in held.items())
+    return (
+        f"data set {dataset} has {parts}, and most_patients says {most}: those beyond take no "
+        "part, and a patient may lose twice what a study states",
+        f"raise most_patients in [data.{dataset}] of the site file, with room for patients to "
+        "come; it is public, and a study that runs under the old number ends here",
+    )
 
 
 def over(site: Site) -> None:

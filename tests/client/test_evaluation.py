@@ -27,6 +27,7 @@ def mechanism(cell_noise: float) -> PatientMechanism:
     return PatientMechanism(
         step=event,
         evaluation=event,
+        most_sampled=10**9,
         clip_norm=1.0,
         divisor=5.0,
         cell_noise=cell_noise,

@@ -37,6 +37,7 @@ def private(rate: float = 1.0, noise: float = 1e-9, clip: float = 1.0) -> Patien
     return PatientMechanism(
         step=SampledGaussian(sampling_rate=rate, noise_multiplier=noise, count=1),
         evaluation=None,
+        most_sampled=10**9,
         clip_norm=clip,
         divisor=DIVISOR,
         cell_noise=0.0,

@@ -32,6 +32,7 @@ def _calibrated_text(text: str, sections: str) -> str:
         site=plan.site,
         public_key="00" * 32,
         declared_patients=plan.declared_patients,
+        most_patients=plan.most_patients,
         known_key=plan.known_key,
         numerics=plan.numerics,
     )

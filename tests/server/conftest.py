@@ -153,6 +153,7 @@ class World:
             site=site,
             public_key=self.key(site).public,
             declared_patients=self.patients[site],
+            most_patients=2 * self.patients[site],
             known_key=True,
             numerics=NumericsRecord(
                 threads=1,
