@@ -159,7 +159,7 @@ def _draft(site: Site, plan: Plan, today: Mapping[str, Place]) -> Draft:
 def _freeze(site: Site, plan: Plan, drafted: Draft) -> None:
     membership.freeze(site.store, plan.hash, drafted, site.absent())
     site.approvals.freeze(plan.hash, len(drafted.left_out))
-    troubles.keep_crowded(site, plan.study.data.dataset, drafted.crowded)
+    troubles.keep_crowded(site, plan.hash, drafted.crowded)
     log.info("cohort.frozen", study=plan.study.study.name, plan=plan.hash)
 
 

@@ -116,11 +116,13 @@ def draw(
     Yields:
         Batches of at most ``tile`` patients; none where nobody was drawn, or too many were.
     """
-    private = isinstance(mechanism, PatientMechanism)
-    rate = mechanism.step.sampling_rate if private else mechanism.sampling_rate
+    if isinstance(mechanism, NoMechanism):
+        rate, most = mechanism.sampling_rate, len(patients)
+    else:
+        rate, most = mechanism.step.sampling_rate, mechanism.most_sampled
     own = streams.of_patients(step)
     chosen = [patient for patient in patients if own.coin(patient.pseudonym) < rate]
-    if private and len(chosen) > mechanism.most_sampled:
+    if len(chosen) > most:
         return
     for first in range(0, len(chosen), tile):
         yield _batch(study, images, chosen[first : first + tile], own)

@@ -67,28 +67,32 @@ def keep(site: Site, study: str, error: Exception) -> None:
         site.store.keep(_FACT, json.dumps(asdict(new)))
 
 
-def keep_crowded(site: Site, dataset: str, held: Mapping[str, int]) -> None:
-    """Keep which parts of a data set held more than ``most_patients``, for the site's people.
+def keep_crowded(site: Site, plan_hash: str, held: Mapping[str, int]) -> None:
+    """Keep which parts held more than ``most_patients`` as a plan's cohort was frozen.
 
-    Nobody outside is told: it follows from patients. Whoever is beyond takes no part.
+    The site's people are told, and nobody outside: it follows from patients. Whoever is beyond
+    takes no part.
 
     Args:
         site: an open site.
-        dataset: its name.
+        plan_hash: which plan.
         held: how many patients each of these parts held; empty for none.
     """
-    known, new = site.store.fact(_CROWDED + dataset), json.dumps(dict(held)) if held else ""
+    known, new = site.store.fact(_CROWDED + plan_hash), json.dumps(dict(held)) if held else ""
     if new != known:
-        site.store.keep(_CROWDED + dataset, new)
+        site.store.keep(_CROWDED + plan_hash, new)
 
 
 def crowded(site: Site) -> Iterator[tuple[str, str]]:
-    """What holds more patients than the site file says it may, and what to do about it."""
-    for name, data in site.file.data.items():
-        kept = site.store.fact(_CROWDED + name)
+    """What running studies found more patients in than the site file says, and what to do."""
+    told = set()
+    for plan in (each.plan for each in site.approvals.running()):
+        kept, name = site.store.fact(_CROWDED + plan.hash), plan.study.data.dataset
         held = json.loads(kept) if kept else {}
-        if max(held.values(), default=0) > data.most_patients:
-            yield too_many(name, data.most_patients, held)
+        data = site.file.data.get(name)
+        if data is not None and max(held.values(), default=0) > data.most_patients:
+            told.add(too_many(name, data.most_patients, held))
+    yield from sorted(told)
 
 
 def too_many(dataset: str, most: int, held: Mapping[str, int]) -> tuple[str, str]:
