@@ -37,7 +37,7 @@ SOUND: Final = (
 def noticed(fault: Fault, study: Study, *, seed: int, repetitions: int) -> list[str]:
     """The detectors that a fault sets off."""
     afflicted = fault.afflicted(study)
-    planned = mechanism(afflicted, DECLARED)
+    planned = mechanism(afflicted, DECLARED, 2 * DECLARED)
     assert isinstance(planned, PatientMechanism)
     key = known_secret(seed, fault.name, "audit")
     with silent("tiny studies", 0) as job:

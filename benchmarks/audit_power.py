@@ -38,7 +38,7 @@ MOST_ALARMS, FEWEST_ALARMS = 1, 19
 
 def findings(study: Study, parts: Parts) -> Iterator[MechanismFinding]:
     """The audit's findings, one a seed."""
-    planned = mechanism(study, DECLARED)
+    planned = mechanism(study, DECLARED, 2 * DECLARED)
     assert isinstance(planned, PatientMechanism)
     for seed in range(SEEDS):
         key = known_secret(seed, "audit-power", "audit")

@@ -72,6 +72,7 @@ def ours(strategy: str, sites: int) -> float:
             site=name,
             public_key=keys[name].public,
             declared_patients=100,
+            most_patients=200,
             known_key=True,
             numerics=numerics,
         )

@@ -99,6 +99,7 @@ def _secure(total: torch.Tensor) -> Callable[[], torch.Tensor]:
     mechanism = PatientMechanism(
         step=event,
         evaluation=None,
+        most_sampled=10**9,
         clip_norm=CLIP,
         divisor=1.0,
         cell_noise=0.0,

@@ -54,6 +54,7 @@ def plans() -> list[Any]:
         site="north",
         public_key="ab" * 32,
         declared_patients=PATIENTS,
+        most_patients=2 * PATIENTS,
         known_key=False,
         numerics=record(1, EngineChoice()),
     )

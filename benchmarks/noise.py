@@ -35,6 +35,7 @@ PAIRS: Final = 21
 MECHANISM: Final = PatientMechanism(
     step=SampledGaussian(sampling_rate=0.1, noise_multiplier=1.1, count=1),
     evaluation=None,
+    most_sampled=10**9,
     clip_norm=1.0,
     divisor=32.0,
     cell_noise=0.0,

@@ -38,6 +38,7 @@ from common.accounting import (
     filter_order,
     renyi,
 )
+from common.cap import composed
 from common.plan import Plan, read_plan
 from common.privacy import PatientMechanism
 
@@ -57,7 +58,8 @@ class Limits:
     Attributes:
         epsilon_per_study: the most for one study.
         epsilon_total: the most over all studies.
-        delta: with which probability the bounds may fail.
+        delta: with which probability the bounds may fail; a part of it pays for caps on samples
+            (:mod:`common.cap`), and the rest is what divergences are read at.
     """
 
     epsilon_per_study: float
@@ -66,8 +68,8 @@ class Limits:
 
     def spent(self, divergences: Divergences) -> float:
         """Epsilon of all that was released, as the filter for the total reads it."""
-        order = filter_order(self.epsilon_total, self.delta)
-        return filter_epsilon(divergences, self.delta, order)
+        delta = composed(self.delta)
+        return filter_epsilon(divergences, delta, filter_order(self.epsilon_total, delta))
 
 
 class Stay(NamedTuple):
@@ -177,6 +179,12 @@ class Accounts:
             for place, stays in _by_place(history).items()
             if any(_overlaps(stays, made) for made in self._charges.get(place, {}).values())
         }
+
+    def studies(self, history: History, *, without: str) -> int:
+        """How many plans have been charged in these stays, or may still be; ``without`` one."""
+        open_ = {stay.plan_hash for stay in history if stay.until == STILL} & self._running.keys()
+        charged = {plan_hash for plan_hash, _ in self.places(history)}
+        return len((open_ | charged) - {without})
 
     def _cost(self, event: _Event, count: int, times: int) -> Divergences:
         if not count:

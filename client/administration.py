@@ -288,6 +288,7 @@ def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
         study = f"{trouble.study or 'a request'}"
         what = f"{study} got no answer at {trouble.at}: {trouble.error} at {trouble.where}"
         found.append((what, trouble.remedy))
+    found += troubles.crowded(site)
     if site.known_seed is not None:
         remedy = "never give this site patients' images; start it without a known seed"
         found.append(("NOT PRIVATE: KNOWN KEY", remedy))

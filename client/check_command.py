@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from client.check import Report
     from client.dicom import Derived
     from client.labels import LabelFile
+    from client.sitefile import DataSet
 
     Look = Callable[[Path, LabelFile, Derived, Path | None], Report]
 
@@ -129,9 +130,27 @@ def _check_site(path: Path, look: Look, *, list_files: bool, as_json: bool) -> N
                 f"split gives {data.split[0]:.0%} to training",
                 remedy="lower the number: the noise would be too small",
             )
+        _require_room(path, name, data, report.patients)
         if not as_json:
-            declared = data.declared_patients
-            out().print(f"declares {declared} patients in training; about {int(expected)} are\n")
+            out().print(
+                f"declares {data.declared_patients} patients in training; about {int(expected)} "
+                f"are; no part may hold more than {data.most_patients}\n"
+            )
+
+
+def _require_room(path: Path, name: str, data: DataSet, patients: int) -> None:
+    """Refuse a bound on patients that a part exceeds; how many it has here is about its share."""
+    for part, share in (("training", data.split[0]), ("validation", data.split[1])):
+        if patients * share > data.most_patients:
+            raise SiteError(
+                "the archive has more patients than the site file says it may",
+                where=f"{path}: [data.{name}] most_patients",
+                found=data.most_patients,
+                wanted=f"more than about {int(patients * share)}: {patients} patients, of whom the "
+                f"split gives {share:.0%} to {part}",
+                remedy="raise the number, with room for patients to come: those beyond it take no "
+                "part; it is public",
+            )
 
 
 def _label_file(

@@ -20,7 +20,7 @@ from client.daemon.limits import require_memory
 from client.membership import Draft, Place
 from client.policy import require_acceptable
 from client.site import Site
-from common.errors import Refusal, RefusalCode
+from common.errors import Refusal, RefusalCode, SiteError
 from common.plan import Plan
 
 log = structlog.get_logger(__name__)
@@ -65,6 +65,7 @@ def approve(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str,
 
     Raises:
         Refusal: the policy forbids it, or too many studies run.
+        SiteError: a part holds more patients than the site file says it may.
         ConsiliumError: images, labels or lists cannot be read.
     """
     plan = approval.plan
@@ -79,6 +80,7 @@ def approve(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str,
         key = approval.key if runs else None
         site.approvals.add(plan, key or site.new_study_key(plan.hash), by=by, expires=expires)
         drafted = _draft(site, plan, today)
+        _require_uncrowded(plan, drafted)
         _freeze(site, plan, drafted)
         _note(site, "study.approved", plan, expires, by)
     site.store.erase()
@@ -159,7 +161,25 @@ def _draft(site: Site, plan: Plan, today: Mapping[str, Place]) -> Draft:
 def _freeze(site: Site, plan: Plan, drafted: Draft) -> None:
     membership.freeze(site.store, plan.hash, drafted, site.absent())
     site.approvals.freeze(plan.hash, len(drafted.left_out), decoders())
+    troubles.keep_crowded(site, plan.hash, drafted.crowded)
     log.info("cohort.frozen", study=plan.study.study.name, plan=plan.hash)
+
+
+def _require_uncrowded(plan: Plan, drafted: Draft) -> None:
+    """Refuse what rests on a bound that the hospital does not keep: a person can mend it.
+
+    Where no person is asked nothing changes outside, since it follows from patients.
+    """
+    if drafted.crowded:
+        name, most = plan.study.data.dataset, plan.most_patients
+        what, remedy = troubles.too_many(name, most, drafted.crowded)
+        raise SiteError(
+            "a part of the data set holds more patients than the site file says it may",
+            where=f"[data.{name}] most_patients",
+            found=what,
+            wanted=f"at most {most}",
+            remedy=remedy,
+        )
 
 
 def _require_place(site: Site) -> None:

@@ -91,7 +91,8 @@ class Patient:
     Attributes:
         pseudonym: keyed by the site, 64 hexadecimal digits; in memory only.
         label: index into the study's classes.
-        images: rows of :attr:`Cohort.images`, at least one.
+        images: rows of :attr:`Cohort.images`, at least one; ordered by the contents of their
+            files, whatever these are called and wherever they lie.
         digest: SHA-256 of the contents of the files used, of what they were decoded to and of
             the label, 64 hexadecimal digits: another one is another patient's record. Never
             leaves the site.

@@ -38,6 +38,9 @@ key_column = {key_column}
 label_column = {label_column}
 # Patients in training, rounded down. This number is public; noise and shares follow from it.
 declared_patients = {declared}
+# Neither training nor validation ever has more patients than this. It is public too: leave room
+# for patients to come. How long a step takes follows from it, not from how many there are.
+most_patients = {most}
 # Patients who take no part stand in state/opt-out.txt, where `consilium-site opt-out` puts
 # them; name a list that you keep elsewhere here, one PatientID a line.
 # opt_out = "opt-out.txt"
@@ -45,6 +48,7 @@ declared_patients = {declared}
 [policy]
 # The most that one study, and all studies together, may cost a patient (epsilon).
 max_epsilon_per_study = 3.0
+# A total above 20 protects nobody and is refused.
 max_epsilon_total = 10.0
 # What these patients have spent already, if this hospital has taken part before and the state
 # folder of that time is lost: the max_epsilon_total of that time, if nobody knows better.
@@ -207,6 +211,7 @@ def _site_file(path: Path, hospital: Hospital) -> str:
         key_column=_text(column),
         label_column=_text(hospital.label_column),
         declared=hospital.declared_patients,
+        most=2 * hospital.declared_patients,
         delta=delta_for(hospital.declared_patients),
         threads=max(1, len(os.sched_getaffinity(0)) // 2),
     )

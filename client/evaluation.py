@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,17 @@ def score(
     *,
     choice: EngineChoice,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """The class probabilities of each patient, the mean over the patient's images.
+    """The class probabilities of each patient, the mean over the patient's first images.
+
+    How many are scored at most is the study's. Which are first follows from their contents, so
+    from that patient alone (:class:`client.dataset.Patient`).
 
     A patient's vote is a function of the weights and of that patient's images, to the last bit:
     images go through the model in the very tiles in which training has it, which is what was tried
     on this machine (:mod:`client.engine.alone`).
 
     Args:
-        study: model and intensity constants.
+        study: model, intensity constants and images of a patient.
         weights: flat float32 weights.
         images: (images, channels, height, width) in [0, 1].
         patients: whom to score; sensitive.
@@ -45,7 +49,9 @@ def score(
     """
     model = place(build_model(study), choice)
     load_flat(model, weights)
-    rows = [row for patient in patients for row in patient.images]
+    most = study.evaluation.images_per_patient
+    rows_of = [patient.images[:most] for patient in patients]
+    rows = list(chain.from_iterable(rows_of))
     each = np.empty((len(rows), len(study.task.classes)))
     shape = (1, images_of(study), study.data.channels, *study.data.image_size)
     tile = Tile(Patients(torch.zeros(shape), torch.zeros(1)), choice.tile, choice)
@@ -59,8 +65,8 @@ def score(
         each[first : first + len(some)] = found[: len(some)]
     votes = np.zeros((len(patients), each.shape[1]))
     end = 0
-    for number, patient in enumerate(patients):
-        begin, end = end, end + len(patient.images)
+    for number, mine in enumerate(rows_of):
+        begin, end = end, end + len(mine)
         votes[number] = each[begin:end].mean(axis=0)
     return votes, np.array([patient.label for patient in patients], dtype=np.int64)
 

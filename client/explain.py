@@ -17,6 +17,7 @@ from client.membership import Draft, departures, told
 from client.policy import require_bounds
 from client.site import Site
 from client.sitefile import Policy
+from client.troubles import too_many
 from common.amendment import Amendment
 from common.bounds import FIELDS, MECHANISM, Stated, stated
 from common.enrolment import COORDINATOR_CARD, read_coordinator_card
@@ -41,6 +42,7 @@ _NAMES: Final = {
     "study.aggregation.strategy": "how the coordinator joins updates",
     "study.fixed_point.dtype": "type of an update's numbers",
     "declared_patients": "declared patients",
+    "most_patients": "most patients of a part",
     "weight": "weight of this site in the average",
     "known_key": "known key",
     "weights": "numbers in an update",
@@ -60,7 +62,7 @@ def explain(site: Site, approval: Approval, drafted: Draft | None = None) -> Sec
     """
     plan = approval.plan
     sections = (
-        ("READ THIS FIRST", (*plan.warnings, *_unusual(plan), *_beyond(site, approval))),
+        ("READ THIS FIRST", (*plan.warnings, *_unusual(plan), *_beyond(site, approval, drafted))),
         ("The study", _study(site, approval)),
         ("What is computed, and from whom", _computed(site, approval, drafted)),
         ("What leaves this site", _leaves(plan)),
@@ -109,8 +111,8 @@ def _number(each: Stated) -> str:
     return f"{mark}{bound.name}: {each.text}; usual {bound.span(*bound.usual)}"
 
 
-def _beyond(site: Site, approval: Approval) -> tuple[str, ...]:
-    """What of a plan that is not approved the policy does not allow."""
+def _beyond(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str, ...]:
+    """What of a plan that is not approved the site file does not allow."""
     if approval.standing in ("approved", "closed"):
         return ()
     plan, policy = approval.plan, site.file.policy
@@ -120,6 +122,9 @@ def _beyond(site: Site, approval: Approval) -> tuple[str, ...]:
     except Refusal as refused:
         told = refused.details
         lines.append(_exceeds(told["where"], told["found"], told["wanted"]))
+    if drafted is not None and drafted.crowded:
+        what, remedy = too_many(plan.study.data.dataset, plan.most_patients, drafted.crowded)
+        lines.append(f"TOO MANY PATIENTS: {what}; {remedy}; consilium-site approve would refuse it")
     return tuple(lines)
 
 
@@ -155,7 +160,8 @@ def _computed(site: Site, approval: Approval, drafted: Draft | None) -> tuple[st
     lines = [
         f"data set {study.data.dataset}: {', '.join(study.data.modalities)} images, brought to "
         f"{height} x {width} pixels, {colour}",
-        f"patients: {plan.declared_patients} declared for training, a public number",
+        f"patients: {plan.declared_patients} declared for training, and never more than "
+        f"{plan.most_patients} in it or in evaluation; both numbers are public",
         *_cohort(site, approval, drafted),
         f"task: {study.task.kind} as {', '.join(study.task.classes)}",
         f"a model ({study.model.name}, {plan.weights} weights) is trained in {training.rounds} "
@@ -165,7 +171,10 @@ def _computed(site: Site, approval: Approval, drafted: Draft | None) -> tuple[st
         f"{training.rounds} rounds of {training.local_steps} steps, each on all patients",
     ]
     if study.evaluation_rounds:
-        lines.append(f"it is evaluated after {_rounds(study.evaluation_rounds)}")
+        lines.append(
+            f"it is evaluated after {_rounds(study.evaluation_rounds)}, on at most "
+            f"{study.evaluation.images_per_patient} images of a patient"
+        )
     return tuple(lines)
 
 
@@ -254,6 +263,11 @@ def _cost(plan: Plan) -> tuple[str, ...]:
         f"each patient's part in a step is cut to length {mechanism.clip_norm:g}; noise of "
         f"{mechanism.step.noise_multiplier:g} times that is added to the sum"
     )
+    if mechanism.step.sampling_rate < 1:
+        lines.append(
+            f"should a step ever draw more than {mechanism.most_sampled} patients by chance, it "
+            "works on none of them; that hardly ever happens, and a part of delta pays for it"
+        )
     return tuple(lines)
 
 

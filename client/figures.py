@@ -108,7 +108,7 @@ class Figures:
         total = sum(cost(self._store, SampledGaussian(**dict(row))) for row in rows.fetchall())
         if isinstance(total, int):
             return 0.0
-        return min(renyi_epsilon(total, plan.mechanism.delta), stated(plan, part))
+        return min(renyi_epsilon(total, plan.mechanism.composed_delta), stated(plan, part))
 
     def spent_on(self, plan: Plan, accounts: Accounts | None = None) -> float:
         """Epsilon that a plan has cost the patient whom it cost most, of this plan alone.
@@ -120,7 +120,8 @@ class Figures:
             accounts: as they were read already, where they were.
         """
         accounts = accounts or Accounts(self._store)
-        delta, most = getattr(plan.mechanism, "delta", 0.5), 0.0  # 0.5: of no bound, or of nothing
+        # 0.5: of no bound, or of nothing
+        delta, most = getattr(plan.mechanism, "composed_delta", 0.5), 0.0
         for history in accounts.histories_in(plan.hash):
             epsilon = renyi_epsilon(accounts.paid(history), delta)
             places = accounts.places(history)

@@ -3,8 +3,14 @@
 *In*, when the cohort is frozen: a patient of that day stands in it if that patient alone can
 pay for the plan to its end, an individual privacy filter (Feldman and Zrnic 2021). What counts
 is what the patient has paid, what every other running plan in which the patient stands may still
-take, and what this plan may still take. Everybody else is not in, without a word to anybody
-outside: whether somebody else is there changes nothing for a patient.
+take, and what this plan may still take; and in how many plans, since what is set aside for
+samples that are too large suffices for so many (:mod:`common.cap`). Everybody else is not in,
+without a word to anybody outside: whether somebody else is there changes nothing for a patient.
+
+A part never holds more than the plan's ``most_patients``, on which the cap on samples rests. That
+is a public number which the hospital promises never to exceed. Where it does, those beyond, by
+pseudonym, take no part, and its people are told: for a patient to be there then changes the place
+of one other, and the guarantee is that of two patients.
 
 *Out*, before each round: whoever is not in the site's images and labels of that moment as on
 that day, or takes no part any more. The patient pays what was charged until then, and nothing
@@ -25,6 +31,7 @@ from client.accounts import STILL, Accounts, History, Limits, Part, joined, stat
 from client.dataset import Cohort, Patient
 from client.store import Store
 from common.accounting import renyi_epsilon
+from common.cap import MOST_STUDIES
 from common.files import canonical_json, sha256
 from common.plan import Plan
 from common.privacy import PatientMechanism
@@ -56,12 +63,15 @@ class Draft:
         before: epsilon that the most charged of those who pay has spent on all studies so far,
             as the policy's total reads it.
         after: the same when every running plan, and this one, is over.
+        crowded: of each part that holds more than the plan's ``most_patients``, how many it
+            holds; those beyond are neither in nor left out.
     """
 
     places: dict[str, Place] = field(repr=False)
     left_out: frozenset[str] = field(repr=False)
     before: float
     after: float
+    crowded: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def count(self, part: str) -> int:
         """How many would stand in a part."""
@@ -79,9 +89,10 @@ def draft(accounts: Accounts, plan: Plan, today: Mapping[str, Place], limits: Li
 
     Where the plan has no mechanism, which the policy must allow, there is no bound to hold.
     """
+    crowded, today = _crowded(today, plan), _within(today, plan.most_patients)
     let_in: dict[str, Place] = {}
     left_out: set[str] = set()
-    judged: dict[tuple[History, Part], tuple[float, float, float]] = {}
+    judged: dict[tuple[History, Part], tuple[float, float, float, int]] = {}
     private, before, after = isinstance(plan.mechanism, PatientMechanism), 0.0, 0.0
     known_as = Counter(map(accounts.person, today))
     for patient, place in today.items():
@@ -92,14 +103,33 @@ def draft(accounts: Accounts, plan: Plan, today: Mapping[str, Place], limits: Li
             key = accounts.history(patient), place.part
             if key not in judged:
                 here = _on_this_plan(accounts, plan, *key)
-                judged[key] = *_judge(accounts, plan, *key, limits), here
-            spent, ahead, here = judged[key]
-            if private and (ahead > limits.epsilon_total or here > limits.epsilon_per_study):
+                others = accounts.studies(key[0], without=plan.hash)
+                judged[key] = *_judge(accounts, plan, *key, limits), here, others
+            spent, ahead, here, others = judged[key]
+            too_dear = ahead > limits.epsilon_total or here > limits.epsilon_per_study
+            if private and (too_dear or others >= MOST_STUDIES):
                 left_out.add(patient)
                 continue
             before, after = max(before, spent), max(after, ahead)
         let_in[patient] = place
-    return Draft(let_in, frozenset(left_out), before, after)
+    return Draft(let_in, frozenset(left_out), before, after, crowded)
+
+
+def _within(today: Mapping[str, Place], most: int) -> dict[str, Place]:
+    """Of each part that is used, as many as may be in it: the first by pseudonym."""
+    seen: Counter[str] = Counter()
+    kept = {}
+    for patient in sorted(today):
+        place = today[patient]
+        seen[place.part] += 1
+        if place.part == "test" or seen[place.part] <= most:
+            kept[patient] = place
+    return kept
+
+
+def _crowded(today: Mapping[str, Place], plan: Plan) -> dict[str, int]:
+    held = Counter(place.part for place in today.values() if place.part != "test")
+    return {part: count for part, count in held.items() if count > plan.most_patients}
 
 
 def freeze(store: Store, plan_hash: str, drafted: Draft, absent: Collection[str]) -> None:
@@ -135,9 +165,12 @@ def overdrawn(store: Store, plan: Plan, running: Iterable[Plan], limits: Limits)
     return frozenset(
         patient
         for patient, history in histories.items()
-        if limits.spent(accounts.paid(history) + accounts.reserved(history, without=""))
-        > limits.epsilon_total
-        and not _stands_alone(accounts, history)
+        if accounts.studies(history, without="") > MOST_STUDIES
+        or (
+            limits.spent(accounts.paid(history) + accounts.reserved(history, without=""))
+            > limits.epsilon_total
+            and not _stands_alone(accounts, history)
+        )
     )
 
 
@@ -292,7 +325,7 @@ def _on_this_plan(accounts: Accounts, plan: Plan, history: History, part: Part) 
     if accounts.places(here) <= {(plan.hash, part)} and is_single(here):
         return stated(plan, part)
     whole = accounts.paid(here) + accounts.remaining(plan, part)
-    return renyi_epsilon(whole, getattr(plan.mechanism, "delta", 0.5))
+    return renyi_epsilon(whole, getattr(plan.mechanism, "composed_delta", 0.5))
 
 
 def is_single(history: History) -> bool:

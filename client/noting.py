@@ -13,6 +13,7 @@ from typing import Final
 
 from client.accounts import Part
 from client.site import Site
+from common.cap import composed
 from common.files import sha256
 from common.flower import RecordDict
 from common.messages import OK, Reply, Request, fingerprint
@@ -92,7 +93,7 @@ def _about(request: Request) -> dict[str, object]:
 def _epsilon(site: Site, reply: Reply, *, again: bool) -> dict[str, object]:
     """Of this release, and of the plan so far for whoever stood in that part; None: unbounded."""
     delta = site.file.policy.delta
-    alone = 0.0 if again else site.ledger.cost_of(reply.request, delta)
+    alone = 0.0 if again else site.ledger.cost_of(reply.request, composed(delta))
     approval = site.approvals.find(reply.plan_hash)
     part: Part = "train" if reply.purpose == "train" else "validation"
     after = math.inf if approval is None else site.ledger.charged_to(approval.plan, part)

@@ -32,7 +32,7 @@ def require_acceptable(plan: Plan, site: Site) -> None:
     """
     agreed = arithmetic(site.store, plan).numerics
     _require_ours(plan, site, site.offer(plan.study), agreed)
-    fault = understated(plan.mechanism, plan.study, plan.declared_patients)
+    fault = understated(plan.mechanism, plan.study, plan.declared_patients, plan.most_patients)
     if fault is not None:
         raise Refusal(
             RefusalCode.WRONG_PLAN,
@@ -122,6 +122,7 @@ def _require_ours(plan: Plan, site: Site, offer: Offer, agreed: NumericsRecord) 
     told = {
         "site": (plan.site, offer.site),
         "declared_patients": (plan.declared_patients, offer.declared_patients),
+        "most_patients": (plan.most_patients, offer.most_patients),
         "known_key": (plan.known_key, offer.known_key),
         "weights": (plan.weights, weights_count(plan.study)),
         "weight": (plan.weight, weight),

@@ -5,6 +5,9 @@ chance decides about a patient, whether it takes part, which images are drawn an
 augmented, follows from the round's secret, the step and the patient's own pseudonym: from no
 place in a list. So with the secret fixed two hospitals that differ by one patient draw the same
 for all others.
+
+A sample of more patients than the mechanism allows is taken for the empty one, which is paid for
+(:mod:`common.cap`): the work of a step has a bound that does not follow from patients.
 """
 
 from __future__ import annotations
@@ -103,7 +106,7 @@ def draw(
 
     Args:
         study: images of a patient, augmentation and intensity constants.
-        mechanism: the sampling rate.
+        mechanism: the sampling rate, and of a private one the most that may be drawn.
         images: (images, channels, height, width) in [0, 1].
         patients: the training patients.
         streams: the round's randomness.
@@ -111,15 +114,16 @@ def draw(
         tile: patients in a batch, at most: memory does not depend on how many are drawn.
 
     Yields:
-        Batches of at most ``tile`` patients; none where nobody was drawn.
+        Batches of at most ``tile`` patients; none where nobody was drawn, or too many were.
     """
-    rate = (
-        mechanism.sampling_rate
-        if isinstance(mechanism, NoMechanism)
-        else mechanism.step.sampling_rate
-    )
+    if isinstance(mechanism, NoMechanism):
+        rate, most = mechanism.sampling_rate, len(patients)
+    else:
+        rate, most = mechanism.step.sampling_rate, mechanism.most_sampled
     own = streams.of_patients(step)
     chosen = [patient for patient in patients if own.coin(patient.pseudonym) < rate]
+    if len(chosen) > most:
+        return
     for first in range(0, len(chosen), tile):
         yield _batch(study, images, chosen[first : first + tile], own)
 

@@ -237,10 +237,12 @@ class Site:
         Raises:
             Refusal: ``data-unavailable``.
         """
+        data = self.dataset(study)
         return Offer(
             site=self.name,
             public_key=self.key.public,
-            declared_patients=self.dataset(study).declared_patients,
+            declared_patients=data.declared_patients,
+            most_patients=data.most_patients,
             known_key=self.known_seed is not None,
             numerics=self.numerics(study, choice),
         )

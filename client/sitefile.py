@@ -13,12 +13,16 @@ from client.dataset import LabelFile, Split
 from client.dicom import Derived
 from client.labels import Key
 from common.bounds import range_of
+from common.cap import MOST_EPSILON
 from common.errors import SiteError
+from common.plan import require_room
 from common.settings import Section, load_toml
-from common.study import Slug
+from common.study import Patients, Slug
 
 ShareOfPatients = Annotated[float, Field(ge=0, le=1)]
 _DELTA_TIMES_PATIENTS: Final = 0.1
+_ROOM: Final = 2
+"""Patients that a part may hold, over those declared, where the site file does not say."""
 
 
 def _hours(text: str) -> str:
@@ -58,6 +62,8 @@ class DataSet(Section):
         key_column: the column that holds it.
         label_column: the column that holds the class.
         declared_patients: patients in training, rounded down; this number is public.
+        most_patients: neither training nor validation ever has more; this number is public too.
+            Left out, twice what is declared.
         split: shares of train, validation and test.
         derived: whether derived images and localisers are used.
         opt_out: text file of patients who take no part, a PatientID a line, relative to the
@@ -69,7 +75,10 @@ class DataSet(Section):
     key: Key
     key_column: str
     label_column: str = "label"
-    declared_patients: int = Field(ge=1)
+    declared_patients: Patients
+    most_patients: Patients = Field(
+        default_factory=lambda data: min(_ROOM * data.get("declared_patients", 1), 10**9)
+    )
     split: tuple[ShareOfPatients, ShareOfPatients, ShareOfPatients] = (0.8, 0.2, 0.0)
     derived: Derived = Derived.REJECT
     opt_out: Path | None = None
@@ -82,6 +91,11 @@ class DataSet(Section):
             raise ValueError(f"split: {error.what}; they must sum to 1") from error
         return self
 
+    @model_validator(mode="after")
+    def _no_more_than_most(self) -> Self:
+        require_room(self.declared_patients, self.most_patients)
+        return self
+
     @property
     def parts(self) -> Split:
         """The shares as thresholds on each patient's own place."""
@@ -90,6 +104,15 @@ class DataSet(Section):
 
 def _narrower(ranges: dict[str, Range]) -> dict[str, Range]:
     return {key: range_of(key, ends) for key, ends in ranges.items()}
+
+
+def _protecting(total: float) -> float:
+    if not total <= MOST_EPSILON:
+        raise ValueError(
+            f"should be at most {MOST_EPSILON:g}: a larger total protects nobody, and the account "
+            "over all studies is not proven for it"
+        )
+    return total
 
 
 Range = tuple[float, float]
@@ -101,7 +124,7 @@ class Policy(Section):
 
     Attributes:
         max_epsilon_per_study: the most that a study may cost a patient.
-        max_epsilon_total: the most over all studies.
+        max_epsilon_total: the most over all studies, at most 20.
         delta: the failure probability of both.
         spent_before: epsilon that these patients have spent already under a state folder that is
             lost; of ``max_epsilon_total``, what is left beyond it may be spent here.
@@ -119,7 +142,7 @@ class Policy(Section):
     """
 
     max_epsilon_per_study: float = Field(gt=0)
-    max_epsilon_total: float = Field(gt=0)
+    max_epsilon_total: Annotated[float, AfterValidator(_protecting)] = Field(gt=0)
     delta: float = Field(gt=0, lt=1)
     spent_before: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     min_sites: int = Field(default=2, ge=1)

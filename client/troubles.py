@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -23,6 +24,8 @@ from common.logs import place
 log = structlog.get_logger(__name__)
 
 _FACT: Final = "trouble"
+_CROWDED: Final = "crowded "
+_PARTS: Final = {"train": "training", "validation": "validation"}
 _READING: Final = (
     "run consilium-site check: the folder of images, the label file and the lists must be there "
     "and readable; the site is silent until they are, and then goes on by itself"
@@ -63,6 +66,45 @@ def keep(site: Site, study: str, error: Exception) -> None:
     )
     with suppress(sqlite3.Error, ConsiliumError):  # the store may be what fails
         site.store.keep(_FACT, json.dumps(asdict(new)))
+
+
+def keep_crowded(site: Site, plan_hash: str, held: Mapping[str, int]) -> None:
+    """Keep which parts held more than ``most_patients`` as a plan's cohort was frozen.
+
+    The site's people are told, and nobody outside: it follows from patients. Whoever is beyond
+    takes no part.
+
+    Args:
+        site: an open site.
+        plan_hash: which plan.
+        held: how many patients each of these parts held; empty for none.
+    """
+    known, new = site.store.fact(_CROWDED + plan_hash), json.dumps(dict(held)) if held else ""
+    if new != known:
+        site.store.keep(_CROWDED + plan_hash, new)
+
+
+def crowded(site: Site) -> Iterator[tuple[str, str]]:
+    """What running studies found more patients in than the site file says, and what to do."""
+    told = set()
+    for plan in (each.plan for each in site.approvals.running()):
+        kept, name = site.store.fact(_CROWDED + plan.hash), plan.study.data.dataset
+        held = json.loads(kept) if kept else {}
+        data = site.file.data.get(name)
+        if data is not None and max(held.values(), default=0) > data.most_patients:
+            told.add(too_many(name, data.most_patients, held))
+    yield from sorted(told)
+
+
+def too_many(dataset: str, most: int, held: Mapping[str, int]) -> tuple[str, str]:
+    """What is said of a data set with more patients than it may have, and what to do."""
+    parts = " and ".join(f"{count} in {_PARTS[part]}" for part, count in held.items())
+    return (
+        f"data set {dataset} has {parts}, and most_patients says {most}: those beyond take no "
+        "part, and a patient may lose twice what a study states",
+        f"raise most_patients in [data.{dataset}] of the site file, with room for patients to "
+        "come; it is public, and a study that runs under the old number ends here",
+    )
 
 
 def over(site: Site) -> None:

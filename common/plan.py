@@ -23,6 +23,19 @@ from common.study import Patients, Slug, Study
 FORMAT: Final = 1
 
 
+def require_room(declared_patients: int, most_patients: int) -> None:
+    """Refuse a bound on the patients of a data set that is below what is declared.
+
+    Raises:
+        ValueError: names both numbers.
+    """
+    if most_patients < declared_patients:
+        raise ValueError(
+            f"most_patients is {most_patients}; should be at least declared_patients, "
+            f"{declared_patients}: no part may ever hold more patients than most_patients"
+        )
+
+
 class Offer(Section):
     """What a site says of itself before a plan: public numbers only.
 
@@ -30,6 +43,7 @@ class Offer(Section):
         site: the site's name.
         public_key: Ed25519 key that its replies are signed with, hexadecimal.
         declared_patients: public number of training patients of the data set asked for.
+        most_patients: public bound on the patients of any one part of it.
         known_key: whether the site's randomness follows from a seed that others know.
         numerics: what its arithmetic depends on.
     """
@@ -37,8 +51,14 @@ class Offer(Section):
     site: Slug
     public_key: str = Field(pattern=r"^[0-9a-f]{64}$")
     declared_patients: Patients
+    most_patients: Patients
     known_key: bool
     numerics: NumericsRecord
+
+    @model_validator(mode="after")
+    def _no_more_than_most(self) -> Self:
+        require_room(self.declared_patients, self.most_patients)
+        return self
 
 
 class Plan(Section):
@@ -49,6 +69,7 @@ class Plan(Section):
         study: the study file as parsed.
         site: whom the plan is for.
         declared_patients: the site's public number of training patients.
+        most_patients: the site's public bound on the patients of training, and of validation.
         weight: the whole number by which its update counts in the average.
         known_key: whether the noise follows from a seed that others know: not private.
         mechanism: sampling, clipping, noise and what they cost.
@@ -60,6 +81,7 @@ class Plan(Section):
     study: Study
     site: Slug
     declared_patients: Patients
+    most_patients: Patients
     weight: Patients
     known_key: bool
     mechanism: Mechanism
@@ -113,9 +135,10 @@ def write_plan(study: Study, offer: Offer, weights: int) -> Plan:
         study=study,
         site=offer.site,
         declared_patients=declared,
+        most_patients=offer.most_patients,
         weight=declared if study.aggregation.weights == "declared" else 1,
         known_key=offer.known_key,
-        mechanism=mechanism(study, declared),
+        mechanism=mechanism(study, declared, offer.most_patients),
         numerics=offer.numerics,
         weights=weights,
     )

@@ -4,7 +4,8 @@ The unit is the patient; neighbouring data sets differ by adding or removing one
 training is the Poisson-sampled Gaussian mechanism (Abadi et al. 2016): each patient takes
 part with probability q, is clipped to L2 norm C, and noise of standard deviation
 ``noise_multiplier * C * (1 + GAMMA)`` is added to the sum, which is divided by the public
-number ``q * declared_patients``. An evaluation is one Gaussian mechanism on a histogram. What
+number ``q * declared_patients``. A sample of more than ``most_sampled`` patients counts as the
+empty one (:mod:`common.cap`). An evaluation is one Gaussian mechanism on a histogram. What
 they cost is :mod:`common.accounting`.
 
 A patient's split is a function of that patient alone, so training and validation patients are
@@ -28,6 +29,7 @@ from common.accounting import (
     epsilon_of,
     exceeds,
 )
+from common.cap import composed, least_cap
 from common.errors import PrivacyError
 from common.histogram import sensitivity
 from common.settings import Section
@@ -44,6 +46,7 @@ class PatientMechanism(Section):
     Attributes:
         step: one step of training.
         evaluation: one evaluation, or None where the study has none.
+        most_sampled: patients that a step works on, at most: of a larger sample, on none.
         clip_norm: C, the L2 bound of a patient's gradient, up to :data:`GAMMA`.
         divisor: the expected batch size, q x declared_patients.
         cell_noise: standard deviation of the noise on each cell of a histogram.
@@ -55,6 +58,7 @@ class PatientMechanism(Section):
     mode: Literal["patient"] = "patient"
     step: SampledGaussian
     evaluation: SampledGaussian | None
+    most_sampled: int = Field(ge=1)
     clip_norm: float = Field(gt=0)
     divisor: float = Field(gt=0)
     cell_noise: float = Field(ge=0)
@@ -66,6 +70,11 @@ class PatientMechanism(Section):
     def epsilon(self) -> float:
         """The most that the study costs any one patient of the site."""
         return max(self.epsilon_training, self.epsilon_evaluation)
+
+    @property
+    def composed_delta(self) -> float:
+        """The part of delta at which steps are composed; the rest pays for the cap."""
+        return composed(self.delta)
 
     @property
     def noise_deviation(self) -> float:
@@ -94,12 +103,15 @@ class NoMechanism(Section):
 Mechanism = Annotated[PatientMechanism | NoMechanism, Field(discriminator="mode")]
 
 
-def mechanism(study: Study, declared_patients: int) -> PatientMechanism | NoMechanism:
+def mechanism(
+    study: Study, declared_patients: int, most_patients: int
+) -> PatientMechanism | NoMechanism:
     """Calibrate the noise of a whole study for one site, before round one.
 
     Args:
         study: rounds, steps, batch size, epsilon and delta are taken from it.
         declared_patients: the site's public number of training patients.
+        most_patients: the site's public bound on them.
 
     Raises:
         PrivacyError: the epsilon cannot be reached; the message says what could.
@@ -109,11 +121,15 @@ def mechanism(study: Study, declared_patients: int) -> PatientMechanism | NoMech
     privacy = study.privacy
     if isinstance(privacy, NoPrivacy):
         return NoMechanism(sampling_rate=rate, divisor=divisor)
-    return _patient_mechanism(study, privacy, rate, divisor)
+    cap = _cap(study, privacy, rate, most_patients)
+    return _patient_mechanism(study, privacy, rate, divisor, cap)
 
 
 def understated(
-    proposed: PatientMechanism | NoMechanism, study: Study, declared_patients: int
+    proposed: PatientMechanism | NoMechanism,
+    study: Study,
+    declared_patients: int,
+    most_patients: int,
 ) -> str | None:
     """What of a proposed mechanism does not follow from the study, or costs more than said.
 
@@ -137,6 +153,7 @@ def understated(
         "count": proposed.step.count == 1 and (evaluation is None or evaluation.count == 1),
         "evaluation": (evaluation is not None) == bool(study.evaluation_rounds)
         and (evaluation is None or evaluation.sampling_rate == 1.0),
+        "most_sampled": proposed.most_sampled == _cap(study, privacy, rate, most_patients),
         "clip_norm": proposed.clip_norm == privacy.clip_norm,
         "divisor": proposed.divisor == rate * declared_patients,
         "cell_noise": proposed.cell_noise == cell_noise,
@@ -149,8 +166,8 @@ def understated(
 def _dearer_than_stated(
     proposed: PatientMechanism, study: Study, privacy: PatientPrivacy
 ) -> str | None:
-    steps = study.training.rounds * study.training.local_steps
-    if not _covers(proposed.epsilon_training, proposed.step, steps, privacy.epsilon, privacy.delta):
+    steps, delta = _steps(study), composed(privacy.delta)
+    if not _covers(proposed.epsilon_training, proposed.step, steps, privacy.epsilon, delta):
         return "epsilon_training"
     share = study.evaluation.epsilon_share * privacy.epsilon
     evaluations, event = len(study.evaluation_rounds), proposed.evaluation
@@ -168,10 +185,18 @@ def _covers(
     return epsilon_of(rate, noise, times, delta) <= stated * (1 + SAME) + SAME
 
 
+def _steps(study: Study) -> int:
+    return study.training.rounds * study.training.local_steps
+
+
+def _cap(study: Study, privacy: PatientPrivacy, rate: float, most_patients: int) -> int:
+    return least_cap(most_patients, rate, _steps(study), privacy.epsilon, privacy.delta)
+
+
 def _patient_mechanism(
-    study: Study, privacy: PatientPrivacy, rate: float, divisor: float
+    study: Study, privacy: PatientPrivacy, rate: float, divisor: float, cap: int
 ) -> PatientMechanism:
-    steps = study.training.rounds * study.training.local_steps
+    steps = _steps(study)
     noise = _calibrate_training(study, privacy, rate, steps)
     step = SampledGaussian(sampling_rate=rate, noise_multiplier=noise, count=1)
     evaluations = len(study.evaluation_rounds)
@@ -185,22 +210,24 @@ def _patient_mechanism(
     return PatientMechanism(
         step=step,
         evaluation=evaluation,
+        most_sampled=cap,
         clip_norm=privacy.clip_norm,
         divisor=divisor,
         cell_noise=cell_noise,
-        epsilon_training=epsilon(((step, steps),), privacy.delta),
+        epsilon_training=epsilon(((step, steps),), composed(privacy.delta)),
         epsilon_evaluation=cost,
         delta=privacy.delta,
     )
 
 
 def _calibrate_training(study: Study, privacy: PatientPrivacy, rate: float, steps: int) -> float:
-    noise = calibrate(privacy.epsilon, privacy.delta, rate, steps)
+    delta = composed(privacy.delta)
+    noise = calibrate(privacy.epsilon, delta, rate, steps)
     if noise <= MOST_NOISE:
         return noise
     safe = 0.999 * MOST_NOISE  # what is advised is reached although calibration rounds up
-    least = epsilon_of(rate, safe, steps, privacy.delta)
-    most = _most_steps(privacy.epsilon, privacy.delta, rate, safe, steps)
+    least = epsilon_of(rate, safe, steps, delta)
+    most = _most_steps(privacy.epsilon, delta, rate, safe, steps)
     raise PrivacyError(
         "this epsilon cannot be reached with this data and these rounds",
         where="[privacy] epsilon, [training] rounds",

@@ -238,12 +238,15 @@ class Evaluation(Section):
     Attributes:
         rounds: ``last``, ``none``, or the rounds after which sites evaluate.
         bins: cells of a score histogram; even, so that 0.5 is an edge.
+        images_per_patient: images of a patient that are scored, at most: the first in an order
+            that follows from their contents.
         epsilon_share: share of the study's epsilon that evaluation may cost a validation
             patient, over all evaluations. Training patients are others and pay for training.
     """
 
     rounds: Literal["last", "none"] | tuple[EvaluatedRound, ...] = "last"
     bins: Annotated[int, Field(multiple_of=2), bound("evaluation.bins")] = 10
+    images_per_patient: Annotated[int, bound("evaluation.images_per_patient")] = 4
     epsilon_share: Annotated[float, bound("evaluation.epsilon_share")] = 0.1
 
 

@@ -48,6 +48,7 @@ class Holding:
 
     site: str
     declared_patients: int
+    most_patients: int
     images: Mapped
     patients: tuple[Patient, ...]
     numerics: NumericsRecord
@@ -58,6 +59,7 @@ class Holding:
         return cls(
             site=offer.site,
             declared_patients=offer.declared_patients,
+            most_patients=offer.most_patients,
             images=Mapped.of(cohort.images),
             patients=cohort.part("train"),
             numerics=offer.numerics,
@@ -176,7 +178,11 @@ def run_baseline(baseline: Baseline) -> Outcome:
     identify(RUN_ID)
     numerics.apply(holdings[0].numerics)
     images, patients = _together(holdings)
-    planned = mechanism(study, sum(each.declared_patients for each in holdings))
+    planned = mechanism(
+        study,
+        sum(each.declared_patients for each in holdings),
+        sum(each.most_patients for each in holdings),
+    )
     wanted, curve = curve_rounds(study.training.rounds), list[CurvePoint]()
     state = Checkpoint(
         study_hash(study), baseline.seed, {}, 0, initial_weights(study, baseline.seed)

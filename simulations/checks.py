@@ -72,7 +72,7 @@ def _dataset(study: Study, site: SiteFile, path: Path) -> DataSet:
 
 
 def _check_policy(study: Study, site: SiteFile, data: DataSet, path: Path) -> None:
-    planned, policy = mechanism(study, data.declared_patients), site.policy
+    planned, policy = mechanism(study, data.declared_patients, data.most_patients), site.policy
     if not policy.allow_known_key:
         raise _forbidden(path, "allow_known_key", "false", "true: a simulation's keys are known")
     if study.task.kind not in policy.tasks:

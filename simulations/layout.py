@@ -47,11 +47,12 @@ key = {key}
 key_column = {key}
 label_column = {label_column}
 declared_patients = {declared}     # in training, rounded down; public
+most_patients = {most}         # never more in training, nor in validation; public
 split = {split}
 
 [policy]
 max_epsilon_per_study = 8.0
-max_epsilon_total = 40.0
+max_epsilon_total = 20.0
 delta = 1e-5
 min_sites = 2
 approval = "automatic"
@@ -117,6 +118,11 @@ def declared_patients(patients: int, train: float) -> int:
     return int(patients * train + 1e-9) // 10 * 10
 
 
+def most_patients(declared: int) -> int:
+    """The public bound on the patients of a part; the rounding of few has room in it."""
+    return 2 * declared + 20
+
+
 def write_archive(folder: Path, key: Key, files: Iterable[File], job: Job) -> Archive:
     """Write files below ``folder/images``, and their label file."""
     rows: dict[str, str] = {}
@@ -162,6 +168,7 @@ def write_site(
         key=json.dumps(archive.key),
         label_column=json.dumps(LABEL_COLUMN),
         declared=declared,
+        most=most_patients(declared),
         split=list(split),
     )
     (folder / SITE_FILE).write_text(text, encoding="utf-8")

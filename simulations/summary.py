@@ -173,7 +173,7 @@ def spent_after(plan: Plan, rounds: int) -> float | None:
     if isinstance(mechanism, NoMechanism):
         return None
     steps = rounds * plan.study.training.local_steps
-    return composed(((mechanism.step, steps),), mechanism.delta)
+    return composed(((mechanism.step, steps),), mechanism.composed_delta)
 
 
 def _spent(plan: Plan) -> tuple[tuple[int, float], ...]:

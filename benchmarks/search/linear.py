@@ -28,6 +28,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from benchmarks._medmnist import data_file
 from common.accounting import calibrate
+from common.cap import composed
 from common.scattering import Scattering
 from simulations.partition import dirichlet_partition
 
@@ -178,7 +179,7 @@ def divide(
         kept = torch.from_numpy(members[generator.random(len(members)) < 0.9])
         declared = len(kept) // 50 * 50  # coarse, so that few mechanisms are to be calibrated
         rate = min(1.0, settings.batch_size / declared)
-        noise = calibrate(epsilon, DELTA, rate, settings.rounds)
+        noise = calibrate(epsilon, composed(DELTA), rate, settings.rounds)
         found.append(Hospital(features[kept], labels[kept], declared, rate, noise))
     return found
 

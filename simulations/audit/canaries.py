@@ -109,9 +109,29 @@ def insert(
     for site, made in canaries.items():
         path = folder / site / hospitals.site_file(site).name
         data = load_site_file(path).data[study.data.dataset]
+        _make_room(path, data, len(made))
         inside = [one for one in made if one.inside]
         rows = [_write(folder / site / data.images, study, data, one) for one in inside]
         _append(folder / site / data.labels, data, study.task.classes, rows)
+
+
+def _make_room(path: Path, data: DataSet, count: int) -> None:
+    """Let a copy's site file say that it may hold so many patients more; its own bytes from then.
+
+    Noise and sampling follow from what is declared, so the claim stays the hospital's.
+    """
+    line = f"most_patients = {data.most_patients}"
+    before, found, after = path.read_text(encoding="utf-8").partition(line)
+    if not found:
+        raise DataError(
+            "a hospital's site file does not say how many patients it may hold",
+            where=path,
+            wanted=line,
+            remedy="write that line below declared_patients, or make the hospitals again",
+        )
+    path.unlink()
+    more = f"most_patients = {data.most_patients + count}"
+    path.write_text(before + more + after, encoding="utf-8")
 
 
 def _link(source: str, target: str) -> str:

@@ -24,7 +24,7 @@ from common.randomness import Stream, derive
 from common.study import Study
 from simulations.audit.findings import Check
 from simulations.audit.parts import PRODUCTION, Parts
-from simulations.audit.tiny import Canaries, canaries, linear
+from simulations.audit.tiny import Canaries, canaries, capped, linear
 
 LEVEL: Final = 1e-6
 SAMPLES: Final = "sampling"
@@ -43,8 +43,9 @@ def check_all(
 ) -> tuple[Check, ...]:
     """Every check of one site's mechanism."""
     made = canaries(study, mechanism, _SIDE)
+    tried = capped(study, mechanism, len(made.patients))
     return (
-        check_sampling(made, mechanism, site=site, key=key, parts=parts),
+        check_sampling(made, tried, site=site, key=key, parts=parts),
         check_noise(made, mechanism, site=site, key=key, parts=parts),
         check_part(study, mechanism, site=site, key=key, parts=parts),
     )

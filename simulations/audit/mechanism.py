@@ -20,6 +20,7 @@ from scipy.stats import norm
 
 from client.parallel import Job
 from common.accounting import epsilon_of
+from common.cap import composed
 from common.privacy import PatientMechanism
 from common.randomness import Stream, derive
 from common.study import Study
@@ -34,7 +35,7 @@ from simulations.audit.bounds import (
 )
 from simulations.audit.findings import Bound, MechanismFinding
 from simulations.audit.parts import PRODUCTION, Parts
-from simulations.audit.tiny import canaries, releases
+from simulations.audit.tiny import canaries, capped, releases
 from simulations.audit.tradeoff import TradeOff, sampled_gaussian
 
 Scores = npt.NDArray[np.float64]
@@ -93,7 +94,7 @@ class Claim:
         """Epsilon with the noise of a rung."""
         if rung == CLAIMED:
             return self.epsilon
-        return epsilon_of(self.rate, self.noise_at(rung), self.steps, self.delta)
+        return epsilon_of(self.rate, self.noise_at(rung), self.steps, composed(self.delta))
 
 
 CLAIMED: Final = _OCTAVES * _OCTAVE
@@ -140,11 +141,12 @@ def audit_mechanism(
     """
     claim = Claim.of(study, mechanism)
     made = canaries(study, mechanism, side)
+    tried = capped(study, mechanism, side * side)
     seen = []
     for number in range(repetitions):
         secret = derive(key, repetition=number)
         members = Stream(derive(secret, purpose="coins")).uniform(side * side) < 0.5
-        released = releases(made, mechanism, members, key=secret, parts=parts)
+        released = releases(made, tried, members, key=secret, parts=parts)
         seen.append(Seen(statistics(released, claim), members))
         job.advance()
     choosing = max(1, repetitions // 4)

@@ -124,16 +124,12 @@ def plans(study: Study, hospitals: Hospitals) -> dict[str, PatientMechanism]:
     """The mechanism that each hospital's plan will have."""
     found = {}
     for site in hospitals.sites:
-        planned = mechanism(study, declared(study, hospitals, site))
+        file = load_site_file(hospitals.site_file(site))
+        data = file.data[study.data.dataset]
+        planned = mechanism(study, data.declared_patients, data.most_patients)
         assert isinstance(planned, PatientMechanism)
         found[site] = planned
     return found
-
-
-def declared(study: Study, hospitals: Hospitals, site: str) -> int:
-    """A hospital's public number of training patients."""
-    file = load_site_file(hospitals.site_file(site))
-    return file.data[study.data.dataset].declared_patients
 
 
 def play(game: Game, study: Study, hospitals: Hospitals, number: int, watcher: Watcher) -> Heard:

@@ -8,7 +8,8 @@ that direction, is the canary's part (0 or 1) and noise: the most that anyone co
 a patient, in every step, with everything else known (Nasr et al. 2023, arXiv:2302.07956).
 
 Sampling rate, noise, clip norm, class weights, images of a patient, rounds and steps are the
-study's. Augmentation is left out, since a moved pixel would be another canary's.
+study's; the cap on a sample is what the same rule gives for as many patients as there are canaries.
+Augmentation is left out, since a moved pixel would be another canary's.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from torch import nn
 
 from client.dataset import Patient
 from client.sampling import RoundStreams
+from common.cap import least_cap
 from common.privacy import PatientMechanism
 from common.randomness import derive
-from common.study import Augmentation, Study
+from common.study import Augmentation, PatientPrivacy, Study
 from simulations.audit.parts import Parts
 
 LENGTH: Final = 16.0
@@ -83,6 +85,15 @@ def canaries(study: Study, mechanism: PatientMechanism, side: int) -> Canaries:
     )
 
 
+def capped(study: Study, mechanism: PatientMechanism, count: int) -> PatientMechanism:
+    """A site's mechanism with the cap that a site of ``count`` patients at most would have."""
+    privacy, training = study.privacy, study.training
+    assert isinstance(privacy, PatientPrivacy)
+    steps, rate = training.rounds * training.local_steps, mechanism.step.sampling_rate
+    cap = least_cap(count, rate, steps, privacy.epsilon, privacy.delta)
+    return mechanism.model_copy(update={"most_sampled": cap})
+
+
 def linear(study: Study) -> nn.Module:
     """A linear model without a bias, at zero."""
     pixels = study.data.channels * math.prod(study.data.image_size)
@@ -103,7 +114,7 @@ def releases(
 
     Args:
         made: the canaries.
-        mechanism: as the site's plan has it.
+        mechanism: as the site's plan has it, but for its cap (:func:`capped`).
         members: bool (canaries,), who is in.
         key: 32 bytes that no other run has.
         parts: the functions put to the test.

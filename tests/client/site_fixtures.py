@@ -77,6 +77,7 @@ class Hospital:
         datasets: names of data sets, all in one folder of images unless ``elsewhere``.
         kernels: whether they are measured or modelled.
         seed: the known seed; None for keys of its own.
+        most: patients that a part may hold; None for twice those declared.
         opt_out: the list that each data set names, relative to the folder.
         same_person: the list of PatientIDs that are one person, relative to the folder.
     """
@@ -87,6 +88,7 @@ class Hospital:
     )
     name: str = "north"
     declared: int = 20
+    most: int | None = None
     threads: int = 1
     kernels: str = "modelled"
     split: tuple[float, float, float] = (0.75, 0.25, 0.0)
@@ -125,6 +127,7 @@ class Hospital:
                     "split": list(self.split),
                 }
                 | ({"opt_out": self.opt_out} if self.opt_out else {})
+                | ({"most_patients": self.most} if self.most else {})
                 for name, place in self.datasets.items()
             },
             "policy": POLICY | self.policy,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from client.accounts import (
     STILL,
     Accounts,
+    Limits,
     Stay,
     cost,
     everyone_joined,
@@ -21,7 +22,7 @@ from client.accounts import (
     joined,
 )
 from client.store import Store
-from common.accounting import ORDERS, SampledGaussian, renyi
+from common.accounting import ORDERS, SampledGaussian, filter_epsilon, filter_order, renyi
 
 EVENTS = {
     "one": SampledGaussian(sampling_rate=0.25, noise_multiplier=2.0, count=3),
@@ -29,6 +30,16 @@ EVENTS = {
 }
 PLACES = [(plan, part) for plan in EVENTS for part in ("train", "validation")]
 NOTHING = np.zeros(len(ORDERS))
+
+
+def test_the_total_is_read_at_what_caps_on_samples_leave_of_delta() -> None:
+    """Nine tenths; the order follows from the same number."""
+    spent = 5 * renyi(EVENTS["one"])
+    left = 0.9 * 1e-5
+    wanted = filter_epsilon(spent, left, filter_order(20.0, left))
+    assert Limits(8.0, 20.0, 1e-5).spent(spent) == pytest.approx(wanted, rel=1e-12)
+    whole = filter_epsilon(spent, 1e-5, filter_order(20.0, 1e-5))
+    assert wanted > whole + 1e-3
 
 
 def opened(folder: str | Path) -> Store:

@@ -36,6 +36,7 @@ def plan_titled(title: str) -> Plan:
         site="north",
         public_key="ab" * 32,
         declared_patients=20,
+        most_patients=40,
         known_key=False,
         numerics=record(1, EngineChoice()),
     )

@@ -56,6 +56,8 @@ def test_init_writes_a_file_that_is_read_and_keys_that_stay(made: Path) -> None:
     card = read_site_card(made.parent / "SITE.json")
     assert (file.site.name, card.name) == ("north", "north")
     assert file.policy.approval == "ask"
+    data = file.data["chest-xray"]
+    assert (data.declared_patients, data.most_patients) == (15, 30)
     assert file.data["chest-xray"].images == Path("images")
     assert "PRIVATE" not in (made.parent / "SITE.json").read_text()
     for key in ("node.key", "signing.key", "patients.key"):
@@ -102,6 +104,7 @@ def test_check_without_options_checks_what_the_site_file_names(made: Path, tmp_p
     assert done.returncode == 0, done.stderr
     assert "data set chest-xray" in done.stdout
     assert "declares 15 patients in training; about 19 are" in done.stdout
+    assert "no part may hold more than 30" in done.stdout
 
     greedy = made.parent / "greedy.toml"
     text = made.read_text().replace("declared_patients = 15", "declared_patients = 24")
@@ -109,6 +112,16 @@ def test_check_without_options_checks_what_the_site_file_names(made: Path, tmp_p
     done = command(greedy, "check")
     assert done.returncode == 2
     assert "declares more patients than its archive has" in done.stderr
+
+
+def test_check_says_when_there_are_more_patients_than_the_bound(made: Path) -> None:
+    crowded = made.parent / "crowded.toml"
+    crowded.write_text(made.read_text().replace("most_patients = 30", "most_patients = 18"))
+    done = command(crowded, "check")
+    assert done.returncode == 2
+    assert "has more patients than the site file says it may" in done.stderr
+    assert "more than about 19: 24 patients" in done.stderr.replace("\n", "")
+    assert "raise the number" in done.stderr
 
 
 def test_without_a_daemon_every_question_says_how_to_start_it(made: Path) -> None:

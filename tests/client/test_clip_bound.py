@@ -32,6 +32,7 @@ def clipping(norm: float) -> PatientMechanism:
     return PatientMechanism(
         step=SampledGaussian(sampling_rate=0.5, noise_multiplier=1.0, count=1),
         evaluation=None,
+        most_sampled=10**9,
         clip_norm=norm,
         divisor=1.0,
         cell_noise=0.0,

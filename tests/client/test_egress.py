@@ -24,6 +24,7 @@ OFFER = Offer(
     site="north",
     public_key=KEY.public,
     declared_patients=20,
+    most_patients=40,
     known_key=False,
     numerics=record(1, EngineChoice()),
 )

@@ -27,6 +27,7 @@ def mechanism(cell_noise: float) -> PatientMechanism:
     return PatientMechanism(
         step=event,
         evaluation=event,
+        most_sampled=10**9,
         clip_norm=1.0,
         divisor=5.0,
         cell_noise=cell_noise,
@@ -82,19 +83,45 @@ def test_a_patients_vote_is_the_mean_over_the_images(
     assert labels.tolist() == [1, 0, 1]
 
 
-def test_any_number_of_images_is_scored_in_pieces(
-    study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_so_many_images_of_a_patient_are_scored_and_no_more(
+    images: np.ndarray[tuple[int, ...], np.dtype[np.float16]], most: int
 ) -> None:
+    """The first in the patient's own order, whatever stands behind them."""
+    study = small_study(
+        data={"mean": 0.4, "std": 0.2}, evaluation={"images_per_patient": most, "rounds": "last"}
+    )
+    rows = (17, 3, 250, 40, 41, 42, 599)
+    whole = (Patient("a", 1, rows, DIGEST), Patient("b", 0, (5,), DIGEST))
+    first = (Patient("a", 1, rows[:most], DIGEST), Patient("b", 0, (5,), DIGEST))
+    weights, choice = initial_weights(study, 3), EngineChoice(tile=16)
+    found, _ = score(study, weights, images, whole, choice=choice)
+    wanted, _ = score(study, weights, images, first, choice=choice)
+    assert found.tobytes() == wanted.tobytes()
+    by_hand = np.mean([probabilities(study, images[row]) for row in rows[:most]], axis=0)
+    assert found[0] == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_what_is_left_out_of_a_study_scores_four_images_of_a_patient(study: Study) -> None:
+    assert study.evaluation.images_per_patient == 4
+
+
+def test_several_images_are_scored_in_pieces(
+    images: np.ndarray[tuple[int, ...], np.dtype[np.float16]],
+) -> None:
+    study = small_study(
+        data={"mean": 0.4, "std": 0.2}, evaluation={"images_per_patient": 64, "rounds": "last"}
+    )
     many = (
-        Patient("a", 0, tuple(range(400)), DIGEST),
-        Patient("b", 1, tuple(range(400, 600)), DIGEST),
+        Patient("a", 0, tuple(range(40)), DIGEST),
+        Patient("b", 1, tuple(range(40, 600)), DIGEST),
     )
     weights = initial_weights(study, 3)
     singles = tuple(Patient(str(row), 0, (row,), DIGEST) for row in range(600))
     each, _ = score(study, weights, images, singles, choice=EngineChoice(tile=16))
     scores, _ = score(study, weights, images, many, choice=EngineChoice(tile=16))
-    assert scores[0] == pytest.approx(each[:400].mean(axis=0), abs=1e-6)
-    assert scores[1] == pytest.approx(each[400:].mean(axis=0), abs=1e-6)
+    assert scores[0] == pytest.approx(each[:40].mean(axis=0), abs=1e-6)
+    assert scores[1] == pytest.approx(each[40:104].mean(axis=0), abs=1e-6)
 
 
 @pytest.mark.parametrize("tile", [1, 16, 64])

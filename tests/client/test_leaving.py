@@ -251,12 +251,12 @@ def test_an_opt_out_of_one_identifier_takes_out_the_person_for_good(
 def test_who_turns_out_to_be_one_person_leaves_as_two_and_comes_back_as_one(
     site: Site, hospital: Hospital
 ) -> None:
-    plan = approved(site, STUDY)
+    plan = approved(site, small_study(privacy={"epsilon": 2.0}))
     assert code_of(site, asking(plan)) == "ok"
     (hospital.folder / "same.txt").write_text("P02, P04\n")
     hospital.same_person = "same.txt"
     # Two in one round cost more than twice as much.
-    hospital.policy = {"max_epsilon_total": 200.0, "max_epsilon_per_study": 200.0}
+    hospital.policy = {"max_epsilon_total": 20.0, "max_epsilon_per_study": 20.0}
     with hospital.open() as again:
         assert code_of(again, asking(plan, 2)) == "ok"
         one, other = again.pseudonyms.of("P02"), again.pseudonyms.of("P04")

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from client import membership
 from client.accounts import Accounts, Limits, Part, event_of, join, stated
 from client.approvals import Approvals
 from client.ledger import Charge, Ledger
@@ -34,6 +35,7 @@ from client.membership import (
 )
 from client.store import Store
 from common.accounting import ORDERS, renyi, renyi_epsilon
+from common.cap import composed
 from common.files import sha256
 from common.numerics import EngineChoice, record
 from common.plan import Offer, Plan, write_plan
@@ -44,6 +46,7 @@ OFFER = Offer(
     site="north",
     public_key="ab" * 32,
     declared_patients=20,
+    most_patients=40,
     known_key=False,
     numerics=record(1, EngineChoice()),
 )
@@ -187,7 +190,7 @@ def test_who_trained_and_evaluates_later_in_the_same_plan_has_paid_both(books: B
     assert books.paid("a") == pytest.approx(both)
     assert books.paid("b") == pytest.approx(3 * renyi(event))
     ledger = Ledger(books.store)
-    assert ledger.spent_on(OTHER) == pytest.approx(renyi_epsilon(both, 1e-5))
+    assert ledger.spent_on(OTHER) == pytest.approx(renyi_epsilon(both, composed(1e-5)))
     assert ledger.spent_on(OTHER) > OTHER.mechanism.epsilon
     assert ledger.most_spent(AMPLE) == pytest.approx(AMPLE.spent(both))
     assert departures(books.store, OTHER.hash) == {MOVED: 1}
@@ -285,6 +288,47 @@ def test_one_person_under_two_identifiers_pays_and_is_left_out_as_one(books: Boo
     assert "b" in books.draft(OTHER, stands("b")).places
     join(books.store, {"b": "a"})
     assert books.draft(OTHER, stands("b")).left_out == {"b"}
+
+
+def test_one_study_more_than_is_paid_for_leaves_its_patients_out(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is set aside for samples that are too large suffices for so many studies, and no more.
+
+    Of a thousand, the test makes two: charged ones and running ones count, and so does the one
+    that is joined to somebody late.
+    """
+    monkeypatch.setattr(membership, "MOST_STUDIES", 2)
+    books.limits = AMPLE
+    books.approve(DEAR, stands("abc"))
+    books.charge(DEAR, 1)
+    books.approvals.end(DEAR.hash, "stopped", by="somebody")
+    books.approve(CHEAP, stands("abd"))
+    take_out(books.store, {"b"}, [CHEAP.hash])  # before anything of it was charged
+    assert books.draft(OTHER, stands("abcde")).left_out == {"a"}
+    assert books.approve(OTHER, stands("bcde")) == "bcde"
+    assert books.draft(CHEAP, stands("ad")).places.keys() == {"a", "d"}  # they stand in it
+    books.charge(OTHER, 1)
+    running = [DEAR, CHEAP, OTHER]
+    assert overdrawn(books.store, OTHER, running, AMPLE) == frozenset()
+    join(books.store, {"e": "a"})
+    assert overdrawn(books.store, OTHER, running, AMPLE) == {"e"}
+
+
+def test_a_part_holds_no_more_than_the_plans_bound(books: Books) -> None:
+    """Those beyond, by pseudonym, are not in, and are not said to be unable to pay."""
+    few = Offer.model_validate(OFFER.model_dump() | {"declared_patients": 3, "most_patients": 3})
+    plan = write_plan(small_study(), few, 106)
+    today = (
+        stands("cabed")
+        | stands("wxz", "validation")
+        | {name: Place("test", name) for name in "klmnop"}
+    )
+    drafted = books.draft(plan, today)
+    assert "".join(sorted(drafted.places)) == "abcklmnopwxz"
+    assert drafted.left_out == frozenset()
+    assert drafted.crowded == {"train": 5}
+    assert books.draft(plan, stands("abc")).crowded == {}
 
 
 @given(

@@ -24,6 +24,7 @@ DEVIATION = MULTIPLIER * CLIP * (1 + GAMMA)
 MECHANISM = PatientMechanism(
     step=SampledGaussian(sampling_rate=0.5, noise_multiplier=MULTIPLIER, count=1),
     evaluation=None,
+    most_sampled=10**9,
     clip_norm=CLIP,
     divisor=8.0,
     cell_noise=0.0,

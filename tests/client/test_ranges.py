@@ -31,6 +31,7 @@ OFFER = Offer(
     site="north",
     public_key="ab" * 32,
     declared_patients=20,
+    most_patients=40,
     known_key=False,
     numerics=record(1, EngineChoice()),
 )

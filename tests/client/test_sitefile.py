@@ -60,6 +60,7 @@ def test_a_site_file_is_read_with_what_it_leaves_out_set_to_the_careful_choice(
     assert policy.limits == Limits(8.0, 20.0, 1e-5)
     assert file.device.threads == 1
     assert file.data["chest-xray"].parts == Split(0.9, 0.1, 0.0)
+    assert file.data["chest-xray"].most_patients == 440
 
 
 def test_what_was_spent_before_is_gone_from_the_total(tmp_path: Path) -> None:
@@ -81,6 +82,12 @@ def test_the_label_file_is_relative_to_the_site_file(tmp_path: Path) -> None:
         ({"site": {"nam": "x"}}, "site.nam: unknown key; did you mean name?"),
         ({"device": {"thread": 2}}, "did you mean threads?"),
         ({"top": {"polcy": {}}}, "polcy: unknown key; did you mean policy?"),
+        (
+            {"data": {"most_patients": 219}},
+            "most_patients is 219; should be at least declared_patients, 220",
+        ),
+        ({"policy": {"max_epsilon_total": 20.5}}, "policy.max_epsilon_total = 20.5"),
+        ({"policy": {"max_epsilon_total": float("nan")}}, "policy.max_epsilon_total"),
         ({"data": {"declared_patients": 0}}, "data.chest-xray.declared_patients = 0"),
         ({"data": {"key": "name"}}, "data.chest-xray.key = 'name'"),
         ({"data": {"images": None}}, "data.chest-xray.images: missing"),

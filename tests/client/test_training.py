@@ -32,11 +32,14 @@ STREAMS = RoundStreams(bytes(range(32)))
 NONE = NoMechanism(sampling_rate=1.0, divisor=DIVISOR)
 
 
-def private(rate: float = 1.0, noise: float = 1e-9, clip: float = 1.0) -> PatientMechanism:
+def private(
+    rate: float = 1.0, noise: float = 1e-9, clip: float = 1.0, most: int = 10**9
+) -> PatientMechanism:
     """A mechanism; its noise is too small to see unless asked for."""
     return PatientMechanism(
         step=SampledGaussian(sampling_rate=rate, noise_multiplier=noise, count=1),
         evaluation=None,
+        most_sampled=most,
         clip_norm=clip,
         divisor=DIVISOR,
         cell_noise=0.0,
@@ -394,6 +397,38 @@ def test_each_patient_takes_part_with_probability_q_and_by_itself(
     streams = RoundStreams(quiet.to_bytes(32, "little"))
     third = NoMechanism(sampling_rate=0.3, divisor=DIVISOR)
     assert not train(study, third, images, streams=streams).any()
+
+
+@pytest.mark.parametrize("tile", [1, 4, 16])
+def test_a_sample_of_more_than_the_cap_counts_as_the_empty_one(
+    images: npt.NDArray[np.float16], tile: int
+) -> None:
+    study, sizes = small_study(), set()
+    for number in range(60):
+        streams = RoundStreams(number.to_bytes(32, "little"))
+
+        def drawn(most: int, streams: RoundStreams = streams) -> list[bytes]:
+            rule = private(0.5, most=most)
+            batches = draw(study, rule, images, patients(), streams=streams, step=0, tile=tile)
+            return [row.numpy().tobytes() for batch in batches for row in batch.pixels]
+
+        everyone = drawn(6)
+        sizes.add(len(everyone))
+        for most in range(1, 6):
+            assert drawn(most) == (everyone if len(everyone) <= most else [])
+    assert sizes >= {1, 2, 3, 4, 5}
+
+
+def test_a_step_whose_sample_is_too_large_adds_noise_alone(
+    images: npt.NDArray[np.float16],
+) -> None:
+    """What is released is to the last bit what a site without patients would release."""
+    study = small_study(training={"local_steps": 2})
+    six = train(study, private(1.0, noise=0.5, most=6), images)
+    five = train(study, private(1.0, noise=0.5, most=5), images)
+    nobody = train(study, private(1.0, noise=0.5, most=5), images, ())
+    assert five.tobytes() == nobody.tobytes()
+    assert six.tobytes() != nobody.tobytes()
 
 
 @pytest.mark.parametrize("tile", [1, 4, 16])

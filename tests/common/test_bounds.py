@@ -28,6 +28,7 @@ OFFER = Offer(
     site="north",
     public_key="ab" * 32,
     declared_patients=20,
+    most_patients=40,
     known_key=False,
     numerics=record(1, EngineChoice()),
 )
@@ -242,7 +243,7 @@ def planned(each: Bound, value: float) -> str:
 def test_a_plan_that_is_received_is_bounded_alike(each: Bound) -> None:
     for value in (each.least, each.most, *((0,) if each.zero else ())):
         read_plan(planned(each, value))
-    whole = each.place.endswith("count")
+    whole = each.place.endswith("count") or each.place == "most_sampled"
     low = each.least - 1 if whole else math.nextafter(each.least, -math.inf)
     high = each.most + 1 if whole else math.nextafter(each.most, math.inf)
     for value in (low, high):

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from common.errors import Refusal, RefusalCode
 from common.numerics import EngineChoice, record
@@ -18,6 +19,7 @@ OFFER = Offer(
     site="north",
     public_key="ab" * 32,
     declared_patients=20,
+    most_patients=40,
     known_key=False,
     numerics=record(1, EngineChoice()),
 )
@@ -83,6 +85,13 @@ def test_another_offer_is_another_plan(change: dict[str, Any]) -> None:
 )
 def test_whatever_a_study_changes_changes_the_plan(sections: dict[str, Any]) -> None:
     assert plan_of(small_study(**FREE, **sections)).hash != plan_of(small_study(**FREE)).hash
+
+
+def test_a_bound_on_patients_is_no_less_than_what_is_declared() -> None:
+    said = OFFER.model_dump()
+    assert Offer.model_validate(said | {"most_patients": 20}).most_patients == 20
+    with pytest.raises(ValidationError, match="most_patients is 19; should be at least"):
+        Offer.model_validate(said | {"most_patients": 19})
 
 
 def test_a_site_weighs_what_it_declares_or_one() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from common.accounting import SampledGaussian, calibrate, epsilon
+from common.cap import composed, least_cap
 from common.errors import PrivacyError
 from common.privacy import GAMMA, NoMechanism, PatientMechanism, mechanism, understated
 from common.study import Study
@@ -17,6 +18,7 @@ from tests.common.studies import small_study
 
 DELTA = 1e-5
 DECLARED = 20
+MOST = 40
 
 
 def event(rate: float, noise: float, count: int = 1) -> SampledGaussian:
@@ -30,7 +32,7 @@ def study() -> Study:
 
 @pytest.fixture(scope="module")
 def calibrated(study: Study) -> PatientMechanism:
-    found = mechanism(study, DECLARED)
+    found = mechanism(study, DECLARED, MOST)
     assert isinstance(found, PatientMechanism)
     return found
 
@@ -41,7 +43,8 @@ def test_it_follows_from_public_numbers(calibrated: PatientMechanism) -> None:
     assert calibrated.divisor == 5.0
     assert calibrated.clip_norm == 1.0
     assert calibrated.delta == DELTA
-    assert calibrated.step.noise_multiplier == calibrate(8.0, DELTA, 0.25, 6)
+    assert calibrated.most_sampled == least_cap(MOST, 0.25, 6, 8.0, DELTA)
+    assert calibrated.step.noise_multiplier == calibrate(8.0, composed(DELTA), 0.25, 6)
     assert calibrated.evaluation is not None
     assert calibrated.evaluation.sampling_rate == 1.0
     assert (
@@ -70,7 +73,7 @@ def test_training_and_evaluation_compose_in_parallel(calibrated: PatientMechanis
 
 
 def test_more_evaluations_share_one_share() -> None:
-    thrice = mechanism(small_study(evaluation={"rounds": [1, 2, 3]}), DECLARED)
+    thrice = mechanism(small_study(evaluation={"rounds": [1, 2, 3]}), DECLARED, MOST)
     assert isinstance(thrice, PatientMechanism)
     assert thrice.evaluation is not None
     assert 3.9 < epsilon(((thrice.evaluation, 3),), DELTA) < 4.0
@@ -78,26 +81,26 @@ def test_more_evaluations_share_one_share() -> None:
 
 def test_three_classes_have_three_planes_of_noise() -> None:
     """A patient counts once in each plane: the L2 sensitivity is the square root of three."""
-    found = mechanism(small_study(task={"classes": ["a", "b", "c"]}), DECLARED)
+    found = mechanism(small_study(task={"classes": ["a", "b", "c"]}), DECLARED, MOST)
     assert isinstance(found, PatientMechanism)
     assert found.evaluation is not None
     assert found.cell_noise == found.evaluation.noise_multiplier * math.sqrt(3)
 
 
 def test_without_evaluation_there_is_none_and_it_costs_nothing() -> None:
-    found = mechanism(small_study(evaluation={"rounds": "none"}), DECLARED)
+    found = mechanism(small_study(evaluation={"rounds": "none"}), DECLARED, MOST)
     assert isinstance(found, PatientMechanism)
     assert found.evaluation is None
     assert (found.cell_noise, found.epsilon_evaluation) == (0.0, 0.0)
 
 
 def test_a_batch_larger_than_the_site_takes_every_patient() -> None:
-    found = mechanism(small_study(privacy={"mode": "none"}), 3)
+    found = mechanism(small_study(privacy={"mode": "none"}), 3, 6)
     assert found == NoMechanism(sampling_rate=1.0, divisor=3.0)
 
 
 def test_no_privacy_is_a_mechanism_of_its_own_that_costs_everything() -> None:
-    found = mechanism(small_study(privacy={"mode": "none"}), DECLARED)
+    found = mechanism(small_study(privacy={"mode": "none"}), DECLARED, MOST)
     assert found == NoMechanism(sampling_rate=0.25, divisor=5.0)
     assert math.isinf(found.epsilon)
 
@@ -117,41 +120,47 @@ def test_what_an_unreachable_epsilon_is_advised_to_become_is_reached(
 ) -> None:
     free = {"evaluation": {"rounds": "none"}}
     with pytest.raises(PrivacyError, match="cannot be reached") as caught:
-        mechanism(small_study(**sections, **free), 100)
+        mechanism(small_study(**sections, **free), 100, 200)
     advice = caught.value.details["do"]
     allowed = re.search(r"allow epsilon ([\d.]+)", advice)
     fewer = re.search(r"at most (\d+) rounds? of (\d+) steps", advice)
     assert allowed
     assert fewer
-    mechanism(small_study(**{**sections, "privacy": {"epsilon": float(allowed[1])}}, **free), 100)
+    mechanism(
+        small_study(**{**sections, "privacy": {"epsilon": float(allowed[1])}}, **free), 100, 200
+    )
     rounds = {"rounds": int(fewer[1]), "local_steps": int(fewer[2])}
     training = sections["training"] | rounds
-    mechanism(small_study(**{**sections, "training": training}, **free), 100)
+    mechanism(small_study(**{**sections, "training": training}, **free), 100, 200)
 
 
 def test_an_epsilon_that_no_number_of_rounds_reaches_names_none() -> None:
     with pytest.raises(PrivacyError) as caught:
         mechanism(
-            small_study(privacy={"epsilon": 0.001}, training={"batch_size": DECLARED}), DECLARED
+            small_study(privacy={"epsilon": 0.001}, training={"batch_size": DECLARED}),
+            DECLARED,
+            MOST,
         )
     assert "round" not in caught.value.details["do"]
 
 
 def test_evaluations_that_would_be_nothing_but_noise_are_refused() -> None:
     with pytest.raises(PrivacyError, match="evaluations nothing but noise") as caught:
-        mechanism(small_study(evaluation={"epsilon_share": 1e-4}), DECLARED)
+        mechanism(small_study(evaluation={"epsilon_share": 1e-4}), DECLARED, MOST)
     assert "epsilon_share" in caught.value.details["where"]
 
 
 def test_the_calibrated_mechanism_is_not_understated(
     study: Study, calibrated: PatientMechanism
 ) -> None:
-    assert understated(calibrated, study, DECLARED) is None
+    assert understated(calibrated, study, DECLARED, MOST) is None
 
 
 def test_more_noise_than_needed_is_welcome(study: Study, calibrated: PatientMechanism) -> None:
     louder = event(0.25, 2 * calibrated.step.noise_multiplier)
-    assert understated(calibrated.model_copy(update={"step": louder}), study, DECLARED) is None
+    assert (
+        understated(calibrated.model_copy(update={"step": louder}), study, DECLARED, MOST) is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,6 +169,7 @@ def test_more_noise_than_needed_is_welcome(study: Study, calibrated: PatientMech
         (lambda it: {"step": event(0.2, it.step.noise_multiplier)}, "sampling_rate"),
         (lambda it: {"step": event(0.25, it.step.noise_multiplier, 2)}, "count"),
         (lambda it: {"step": event(0.25, 0.99 * it.step.noise_multiplier)}, "epsilon_training"),
+        (lambda _: {"step": event(0.25, calibrate(8.0, DELTA, 0.25, 6))}, "epsilon_training"),
         (lambda it: {"step": event(0.25, 1e-9)}, "epsilon_training"),
         (lambda it: {"evaluation": None, "cell_noise": 0.0}, "evaluation"),
         (lambda it: {"evaluation": event(0.5, it.evaluation.noise_multiplier)}, "evaluation"),
@@ -167,6 +177,8 @@ def test_more_noise_than_needed_is_welcome(study: Study, calibrated: PatientMech
         (lambda it: {"evaluation": event(1.0, 0.5), "cell_noise": 0.5}, "epsilon_evaluation"),
         (lambda it: {"evaluation": event(1.0, 9.0)}, "cell_noise"),
         (lambda it: {"cell_noise": 0.0}, "cell_noise"),
+        (lambda it: {"most_sampled": it.most_sampled - 1}, "most_sampled"),
+        (lambda it: {"most_sampled": it.most_sampled + 1}, "most_sampled"),
         (lambda it: {"clip_norm": 2.0}, "clip_norm"),
         (lambda it: {"divisor": 6.0}, "divisor"),
         (lambda it: {"delta": 1e-4}, "delta"),
@@ -181,19 +193,19 @@ def test_each_number_that_was_tampered_with_is_named(
     fault: str,
 ) -> None:
     proposed = calibrated.model_copy(update=tamper(calibrated))
-    assert understated(proposed, study, DECLARED) == fault
+    assert understated(proposed, study, DECLARED, MOST) == fault
 
 
 def test_privacy_is_not_turned_off_by_a_plan(study: Study, calibrated: PatientMechanism) -> None:
     none = NoMechanism(sampling_rate=0.25, divisor=5.0)
     free = small_study(privacy={"mode": "none"})
-    assert understated(none, study, DECLARED) == "mode"
-    assert understated(calibrated, free, DECLARED) == "mode"
-    assert understated(none, free, DECLARED) is None
-    assert understated(none.model_copy(update={"divisor": 4.0}), free, DECLARED) == "mode"
+    assert understated(none, study, DECLARED, MOST) == "mode"
+    assert understated(calibrated, free, DECLARED, MOST) == "mode"
+    assert understated(none, free, DECLARED, MOST) is None
+    assert understated(none.model_copy(update={"divisor": 4.0}), free, DECLARED, MOST) == "mode"
 
 
 def test_a_plan_for_another_number_of_patients_is_found_out(
     study: Study, calibrated: PatientMechanism
 ) -> None:
-    assert understated(calibrated, study, DECLARED - 1) == "sampling_rate"
+    assert understated(calibrated, study, DECLARED - 1, MOST) == "sampling_rate"

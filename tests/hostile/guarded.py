@@ -126,6 +126,7 @@ HELD: Final[dict[str, str]] = {
     ),
     BOUNDS + "not policy.allow_no_privacy": 'mode "none"',
     OURS + "told['site']": "another site's plan",
+    OURS + "told['most_patients']": "room for more patients than the site's bound",
     OURS + "told['known_key']": "the known key",
     OURS + "told['weights']": "fewer weights than the model has",
     OURS + "told['weight']": "a larger weight in the average",
@@ -177,6 +178,10 @@ HELD: Final[dict[str, str]] = {
     STATED + "holds['evaluation'] evaluation is None or evaluation.sampling_rate == 1.0": (
         "an evaluation said to be of a sample"
     ),
+    STATED
+    + "holds['most_sampled'] proposed.most_sampled == _cap(study, privacy, rate, most_patients)": (
+        "a larger cap on a sample"
+    ),
     STATED + "holds['clip_norm'] proposed.clip_norm == privacy.clip_norm": "a larger clip norm",
     STATED + "holds['divisor'] proposed.divisor == rate * declared_patients": "another divisor",
     STATED + "holds['cell_noise'] proposed.cell_noise == cell_noise": (
@@ -185,7 +190,7 @@ HELD: Final[dict[str, str]] = {
     STATED + "holds['delta'] proposed.delta == privacy.delta": "another delta in the mechanism",
     DEARER
     + "not _covers(proposed.epsilon_training, proposed.step, steps, privacy.epsilon,"
-    + " privacy.delta)": "less noise",
+    + " delta)": "less noise",
     DEARER
     + "event and (not _covers(proposed.epsilon_evaluation, event, evaluations, share,"
     + " privacy.delta))": "less noise on the histogram",
@@ -316,6 +321,17 @@ ELSEWHERE: Final[dict[str, str]] = {
     ),
     "client.consent.approve: _require_place(site)": (
         "a person's approval: tests/client/test_administration.py"
+    ),
+    "client.consent.approve: _require_uncrowded(plan, drafted)": (
+        "a person's approval: tests/client/test_crowded.py"
+    ),
+    "client.consent._require_uncrowded: drafted.crowded": (
+        "a person's approval: tests/client/test_crowded.py"
+    ),
+    "common.plan.Offer._no_more_than_most: require_room(self.declared_patients,"
+    + " self.most_patients)": "the coordinator's reading of offers: tests/common/test_plan.py",
+    "common.plan.require_room: most_patients < declared_patients": (
+        "the coordinator's reading of offers: tests/common/test_plan.py"
     ),
     LEDGER + "reserve: self.require_chargeable(charge, plan)": (
         "once more under the store's lock: tests/client/test_ledger.py"

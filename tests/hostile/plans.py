@@ -9,11 +9,15 @@ from functools import lru_cache
 from typing import Any, Final
 
 from client.consent import MOST_PENDING
+from common.cap import least_cap
 from common.plan import Offer, Plan, write_plan
 from tests.client.site_fixtures import Hospital
 from tests.common.studies import small_study
 from tests.hostile.case import Case, planned
 from tests.hostile.sound import changed, sent
+
+MOST: Final = 4000
+"""A hundred times the patients that the hospital says it may have."""
 
 
 def proposing(name: str, code: str, gain: str, **sections: dict[str, Any]) -> Case:
@@ -32,6 +36,7 @@ def _calibrated_text(text: str, sections: str) -> str:
         site=plan.site,
         public_key="00" * 32,
         declared_patients=plan.declared_patients,
+        most_patients=plan.most_patients,
         known_key=plan.known_key,
         numerics=plan.numerics,
     )
@@ -58,7 +63,7 @@ def _tighten(**policy: Any) -> Any:  # noqa: ANN401 - policy values
 
 def _affordable(case: Case) -> Case:
     """The case at a site whose patients can bear it: else they are what keeps it out."""
-    return replace(case, hospital=_tighten(max_epsilon_total=50.0))
+    return replace(case, hospital=_tighten(max_epsilon_total=20.0))
 
 
 CHEAPER: Final = "one step more of each patient's gradient than the noise was measured for"
@@ -90,6 +95,18 @@ MECHANISM: Final = (
         "malformed",
         "gradients as they are",
         ("mechanism.step.noise_multiplier", 0.0),
+    ),
+    planned(
+        "a larger cap on a sample",
+        "wrong-plan",
+        "a step that takes longer the more patients were drawn",
+        ("mechanism.most_sampled", lambda most: most + 1),
+    ),
+    planned(
+        "a smaller cap on a sample",
+        "wrong-plan",
+        "samples that are too large so often that delta does not pay for them",
+        ("mechanism.most_sampled", 6),
     ),
     planned("a larger clip norm", "wrong-plan", WIDER, ("mechanism.clip_norm", 10.0)),
     planned(
@@ -200,6 +217,13 @@ OURS: Final = (
         "wrong-plan",
         "less noise: each patient seems to be one of more",
         ("declared_patients", 2000),
+    ),
+    planned(
+        "room for more patients than the site's bound",
+        "wrong-plan",
+        "a round whose length tells how many patients there are",
+        ("most_patients", MOST),
+        ("mechanism.most_sampled", least_cap(MOST, 0.25, 6, 8.0, 1e-5)),
     ),
     planned(
         "the known key",

@@ -311,6 +311,11 @@ OFFERS: Final = (
         "most 60, as agreed)",
         declared_patients=61,
     ),
+    offering(
+        "an offer of more patients than it may have",
+        "an offer that cannot be read",
+        most_patients=1,
+    ),
     offering("an offer of no patients", "an offer that cannot be read", declared_patients=0),
     offering("an offer of half a patient", "an offer that cannot be read", declared_patients=0.5),
     offering("an offer with a field more", "an offer that cannot be read", weight=10**9),

@@ -46,6 +46,7 @@ key = "SOPInstanceUID"
 key_column = "SOPInstanceUID"
 label_column = "label"
 declared_patients = 30
+most_patients = 60
 split = [0.8, 0.2, 0.0]
 
 [device]

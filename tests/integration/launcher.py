@@ -42,7 +42,7 @@ def run(folder: Path, arguments: list[str], environment: dict[str, str]) -> None
 
 def serve(folder: Path, study: Path) -> None:
     """Start what is asked for, one after the other, until standard input ends."""
-    mechanism(load_study(study), 30)
+    mechanism(load_study(study), 30, 60)
     for line in sys.stdin:
         order = json.loads(line)
         child = os.fork()

@@ -60,7 +60,7 @@ class Study:
             )
             for number, (name, hospital) in enumerate(self.hospitals.items(), start=1)
         }
-        agreed = dict.fromkeys(keys, 10 ** 6)
+        agreed = dict.fromkeys(keys, 10**6)
         commission = Commission(STUDY, self.folder, keys, agreed, 0, resume)
         conduct(LocalGrid(build(), places), commission, observe)
         outcome: dict[str, Any] = json.loads((self.folder / "outcome.json").read_bytes())

@@ -155,6 +155,7 @@ class World:
             site=site,
             public_key=self.key(site).public,
             declared_patients=self.patients[site],
+            most_patients=min(2 * self.patients[site], 10**9),
             known_key=True,
             numerics=NumericsRecord(
                 threads=1,

@@ -52,7 +52,12 @@ def holding(path: Path, name: str, declared: int) -> Holding:
     pictures[1::2] += np.float16(0.5)
     patients = tuple(Patient(f"{name}{row}", row % 2, (row,), "0" * 64) for row in range(20))
     return Holding(
-        name, declared, mapped(path, pictures), patients, numerics.record(1, EngineChoice())
+        name,
+        declared,
+        2 * declared,
+        mapped(path, pictures),
+        patients,
+        numerics.record(1, EngineChoice()),
     )
 
 

@@ -20,7 +20,7 @@ def audited(**sections: dict[str, Any]) -> tuple[Study, PatientMechanism]:
     """Sixteen steps of 25 of 100 patients, and the mechanism that is calibrated for them."""
     changes = {"training": {"rounds": 8, "local_steps": 2, "batch_size": 25}} | sections
     study = small_study(**changes)
-    planned = mechanism(study, DECLARED)
+    planned = mechanism(study, DECLARED, 2 * DECLARED)
     assert isinstance(planned, PatientMechanism)
     return study, planned
 

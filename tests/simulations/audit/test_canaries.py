@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from client.dataset import Cohort
 from client.parallel import silent
 from client.site import open_site
+from client.sitefile import load_site_file
 from common.errors import DataError
 from common.study import Study, load_study
 from simulations.archives import Hospitals, read_hospitals
@@ -92,6 +94,29 @@ def test_canaries_that_are_in_train_and_those_that_are_out_are_nowhere(
 
     assert len(cohort.part("train")) == len(before.part("train")) + inside
     assert len(cohort.part("validation")) == len(before.part("validation"))
+
+
+def test_copies_may_hold_the_canaries_too_and_the_hospitals_promise_stays(
+    cohort: Cohort, study: Study, hospitals: Hospitals, folder: Path, kind: Kind
+) -> None:
+    assert cohort.patients
+    for site in SITES:
+        path = hospitals.site_file(site)
+        before = load_site_file(path).data[study.data.dataset]
+        after = load_site_file(folder / f"with-{kind}" / site / path.name).data[study.data.dataset]
+        assert after.most_patients == before.most_patients + EACH
+        assert after.declared_patients == before.declared_patients
+
+
+def test_a_hospital_that_does_not_say_how_many_it_may_hold_gets_none(
+    tmp_path: Path, study: Study, hospitals: Hospitals, made: dict[str, tuple[Canary, ...]]
+) -> None:
+    shutil.copytree(hospitals.folder, tmp_path / "hospitals")
+    path = tmp_path / "hospitals" / SITES[0] / "site.toml"
+    kept = [line for line in path.read_text().splitlines() if "most_patients" not in line]
+    path.write_text("\n".join(kept))
+    with pytest.raises(DataError, match="does not say how many patients it may hold"):
+        insert(tmp_path / "copy", study, read_hospitals(tmp_path / "hospitals"), made)
 
 
 def test_a_site_reads_the_picture_and_the_label_that_a_canary_has(
