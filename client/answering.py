@@ -2,15 +2,16 @@
 
 The gates stand in the order in which they are read here: the request is noted in the audit log;
 the site must be neither paused nor outside its hours; a plan whose approval ended gets silence;
-nothing may be said beside what is asked; a receipt must hold; the reply may be stored already;
-the plan must be approved; the ledger must be the newest; the round must be next; arrays, numerics
-and policy must be as approved, and the plan must foresee the charge. All of that follows from
-messages, plans, settings and decisions, and each has a code.
+nothing may be said beside what is asked; a receipt must hold, for what this site has sealed; the
+reply may be stored already; the plan must be approved; the ledger must be the newest; the round
+must be next; arrays, numerics and policy must be as approved, and the plan must foresee the
+charge. All of that follows from messages, plans, settings and decisions, and each has a code.
 
 Then patients are read, and from there on there is no code: whoever is not in the cohort any more
-leaves it, the round's cost is reserved durably, the round is computed for whoever is there, or
-nobody, and what is computed leaves if the approval still stands and the reply is noted. Whatever
-fails at the site, there or before, is silence, and its people are told (:mod:`client.troubles`).
+leaves it, the round's cost is reserved durably and noted, the round is computed for whoever is
+there, or nobody, and what is computed leaves if the approval still stands and the reply is noted.
+Whatever fails at the site, there or before, is silence, and its people are told
+(:mod:`client.troubles`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ from client.ledger import Charge
 from client.policy import require_allowed, within
 from client.sampling import RoundStreams
 from client.site import Site
-from client.store import LOST
 from client.training import local_change
 from client.tuning import check
 from common import numerics
@@ -152,7 +152,7 @@ def _decline(site: Site, request: Request, refused: Refusal) -> Reply:
     """A code, which is all that leaves; the words stay here."""
     told, do = declined.details(refused), {}
     if refused.code == RefusalCode.LEDGER_BEHIND:
-        do = {"do": LOST}
+        do = {"do": refused.details["do"]}
     log.warning(
         "request.refused",
         site=site.name,

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from client.accounts import Part, event_of, foreseen
 from client.figures import Figures
-from client.store import LOST
 from common.accounting import SampledGaussian
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json, sha256
@@ -42,18 +41,22 @@ class Ledger(Figures):
     """
 
     def require(self, seen: LedgerHead) -> None:
-        """Refuse to go on where the coordinator has seen a longer or another ledger.
+        """Refuse to go on where the coordinator says that it has seen a longer or another ledger.
+
+        It need not be true, and ends nothing: a receipt over what this site has sealed would show
+        it, and was held against what is here before (:mod:`client.receipts`).
 
         Raises:
-            Refusal: ``ledger-behind``: an old backup was brought back.
+            Refusal: ``ledger-behind``: an old backup was brought back, or that is what it says.
         """
         if self.hash_at(seen.length) != seen.hash:
             raise Refusal(
                 RefusalCode.LEDGER_BEHIND,
-                "the ledger is older than what this site has already sent",
+                "the coordinator says that this site had another ledger",
                 found=f"{self.head().length} charges",
-                wanted=f"charge {seen.length} as the coordinator has seen it",
-                remedy=LOST,
+                wanted=f"charge {seen.length} as the coordinator says it has seen it",
+                remedy="if an older state folder was brought back, bring back the newest, whole; "
+                "if none was, nothing is lost here: ask the coordinator what it has seen",
             )
 
     def require_chargeable(self, charge: Charge, plan: Plan) -> None:

@@ -145,7 +145,8 @@ class RefusalCode(StrEnum):
     ROUND_CONFLICT = "round-conflict"
     """The arrays that this round was asked for with before."""
     LEDGER_BEHIND = "ledger-behind"
-    """Heads that the site has signed before; the ledger has a charge a round, whoever is there."""
+    """Heads that the site has sealed before, or a ledger that the request speaks of; the ledger has
+    a charge a round, whoever is there."""
     NUMERICS = "numerics"
     """The versions, the processor and the settings of the machine."""
 

@@ -12,8 +12,12 @@ import pytest
 
 from client.enrolling import Hospital as Description
 from client.enrolling import delta_for, init
+from client.receipts import DISPUTED, Receipt
+from client.site import open_site
 from common.enrolment import CoordinatorCard
 from common.errors import ConsiliumError, RefusalCode
+from common.messages import NO_SEAL, LedgerHead, receipt_bytes
+from common.signing import SigningKey
 from common.visible import UNSEEN
 from tests.client.daemon.process import REAL, command, daemon
 from tests.client.daemon.standin import Coordinator, coordinator
@@ -260,6 +264,20 @@ def test_receipts_that_were_kept_elsewhere_are_counted(made: Path, tmp_path: Pat
     done = command(made, *verify)
     assert done.returncode == 0, done.stderr
     assert "0 of them came from" in done.stdout
+
+
+def test_what_a_coordinator_signed_and_the_site_never_sent_is_told_as_such(made: Path) -> None:
+    with open_site(made) as site:
+        key, state = SigningKey(b"c" * 32), site.state
+        site.audit.append("coordinator.joined", fingerprint="K7QM", signing_key=key.public)
+    signature = key.sign(receipt_bytes("north", LedgerHead(), NO_SEAL))
+    forged = Receipt("north", key.public, LedgerHead(), NO_SEAL, signature)
+    (state / DISPUTED).write_bytes(forged.line)
+    done = command(made, "audit", "verify")
+    (state / DISPUTED).unlink()
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "Not this site's doing: disputed.jsonl, line 1: coordinator K7QM signed for" in said
 
 
 def _offer() -> object:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -168,6 +169,19 @@ def test_a_receipt_for_heads_that_the_site_never_sent_ends_nothing(
     assert "this site never had" in told
     with hospital.open() as again:
         assert code_of(again, signed(asking(plan, 3), second)) == "ok"
+
+
+def test_a_coordinators_bare_word_ends_nothing_and_tells_nobody_to_give_anything_up(
+    site: Site,
+) -> None:
+    """What it says that it has seen of a ledger is no receipt."""
+    plan = approved(site, STUDY)
+    first = answered(site, asking(plan))
+    with structlog.testing.capture_logs() as logs:
+        assert code_of(site, asking(plan, 2, ledger=LedgerHead(9, "00" * 32))) == "ledger-behind"
+    (refused,) = (each for each in logs if each["event"] == "request.refused")
+    assert "if none was, nothing is lost here: ask the coordinator" in refused["do"]
+    assert code_of(site, signed(asking(plan, 2), first)) == "ok"
 
 
 def test_evidence_is_kept_up_to_a_bound(site: Site) -> None:

@@ -93,6 +93,7 @@ LOSSES: dict[str, Callable[[Path, Path], None]] = {
     ),
     "without its newest charge": told("DELETE FROM charges WHERE length = 2"),
     "without its first charge": told("DELETE FROM charges WHERE length = 1"),
+    "with a charge that was changed": told("UPDATE charges SET round = 3 WHERE length = 1"),
 }
 
 
@@ -108,6 +109,16 @@ def test_a_store_that_lost_charges_is_neither_believed_nor_called_sound(
         assert "newest state folder" in error.details["do"]
     found = inspect_state(hospital.state, "north")
     assert STORE in {each.file for each in found.faults}
+
+
+def test_a_new_store_beside_a_log_is_refused_where_nothing_was_charged_yet(
+    hospital: Hospital, tmp_path: Path
+) -> None:
+    """What people had decided is gone with it."""
+    with hospital.open() as site:
+        approved(site, STUDY)
+    newly_made(hospital.state, tmp_path)
+    assert "a store that knows nothing" in refused(hospital).details["found"]
 
 
 @pytest.mark.parametrize("lost", ["emptied", "gone", "cut", "older"])
