@@ -139,8 +139,8 @@ def evaluate(
         releases[site] = Release(answer.arrays.reshape(shape), cell_noise(plans[site]))
         ledgers[site] = answer.ledger
     fewest = study.aggregation.min_sites
-    answered = [*releases, *left_out]
-    demand_enough(study.study.name, number, "evaluation", answered, absences, fewest=fewest)
+    if len(releases) + len(left_out) < fewest:
+        demand_enough(study.study.name, number, "evaluation", releases, absences, fewest=fewest)
     if len(releases) >= fewest:
         pooled = pool(dict(sorted(releases.items())), study.task.classes)
     else:

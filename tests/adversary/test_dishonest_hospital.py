@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.site import known_secret
 from common.flower import Context, Message
 from common.messages import Reply, reply_from_record, reply_to_record
+from common.randomness import known_secret
 from common.signing import SigningKey
 from simulations.grid import Client
 from simulations.order import Order

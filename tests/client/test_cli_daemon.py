@@ -59,6 +59,7 @@ def test_init_writes_a_file_that_is_read_and_keys_that_stay(made: Path) -> None:
     file = load_site_file(made)
     card = read_site_card(made.parent / "SITE.json")
     assert (file.site.name, card.name) == ("north", "north")
+    assert card.patients == {"chest-xray": 15}
     assert file.policy.approval == "ask"
     data = file.data["chest-xray"]
     assert (data.declared_patients, data.most_patients) == (15, 30)

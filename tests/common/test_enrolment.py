@@ -61,7 +61,9 @@ def certificate(*, authority: bool) -> str:
 @pytest.fixture(scope="module")
 def site() -> SiteCard:
     key = public_pem(ec.generate_private_key(ec.SECP384R1()))
-    return SiteCard(name="north", node_key=key, signing_key=SIGNING_KEY)
+    return SiteCard(
+        name="north", node_key=key, signing_key=SIGNING_KEY, patients={"chest-xray": 400}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +214,24 @@ def test_the_other_sides_card_is_known_by_its_name(
     assert "this is a SITE.json" in told(path, read_coordinator_card, CoordinatorError)
     path.write_text(coordinator.text)
     assert "this is a COORDINATOR.json" in told(path, read_site_card, SiteError)
+
+
+def test_a_number_of_patients_that_was_changed_on_its_way_changes_the_fingerprint(
+    site: SiteCard,
+) -> None:
+    for patients in ({"chest-xray": 401}, {"chest-xray": 400, "skin": 1}, {}):
+        assert site.model_copy(update={"patients": patients}).fingerprint != site.fingerprint
+
+
+@pytest.mark.parametrize(
+    "patients", [{"chest-xray": 0}, {"chest-xray": 10**9 + 1}, {"Chest X": 5}, {"a": 0.5}]
+)
+def test_patients_on_a_card_are_numbers_of_data_sets(
+    tmp_path: Path, site: SiteCard, patients: dict[str, float]
+) -> None:
+    path = tmp_path / "SITE.json"
+    path.write_text(json.dumps(json.loads(site.text) | {"patients": patients}))
+    assert "patients" in told(path, read_site_card, SiteError)
 
 
 def test_a_file_that_is_not_there_says_which_one_is_wanted(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_largest_sum_that_the_proof_allows_does_not_overflow() -> None:
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedmedian"])
 def test_a_site_is_never_counted_twice(strategy: str) -> None:
-    fold = begin(AggregationSettings(strategy=strategy), 1, {"north": 1})  # type: ignore[arg-type]
+    fold = begin(AggregationSettings(strategy=strategy), 1, {"north": 1})
     fold.add("north", np.array([1], dtype=np.int32))
     with pytest.raises(ValueError, match="north"):
         fold.add("north", np.array([1], dtype=np.int32))
