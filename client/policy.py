@@ -29,7 +29,9 @@ def require_acceptable(plan: Plan, site: Site) -> None:
             than it says.
         ModelError: the study's model cannot be trained privately here.
     """
-    _require_ours(plan, site, site.offer(plan.study))
+    offer = site.offer(plan.study)
+    _require_ours(plan, site, offer)
+    _require_same_ticks(plan, offer)
     fault = understated(plan.mechanism, plan.study, plan.declared_patients)
     if fault is not None:
         raise Refusal(
@@ -151,6 +153,19 @@ def _require_same_numerics(plan: Plan, offer: Offer) -> None:
             found="; ".join(f"{name}: {mine}" for name, (mine, _) in changed.items()),
             wanted="; ".join(f"{name}: {planned}" for name, (_, planned) in changed.items()),
             remedy="bring back the recorded versions and settings, or start a new study",
+        )
+
+
+def _require_same_ticks(plan: Plan, offer: Offer) -> None:
+    """Shorter ones would show how long a round takes, longer ones keep the site from its work."""
+    if plan.numerics.ticks != offer.numerics.ticks:
+        raise Refusal.of_public(
+            RefusalCode.NUMERICS,
+            "the plan gives rounds another time than this site has measured",
+            where="numerics.ticks",
+            found=plan.numerics.ticks,
+            wanted=offer.numerics.ticks,
+            remedy="the coordinator must ask for the site's offer anew",
         )
 
 

@@ -38,6 +38,8 @@ COUNTED: Final = (
 
 MOST_PATIENTS: Final = 64
 """Places of the largest tile."""
+LONGEST_TICK: Final = 86_400_000
+"""A day, in milliseconds."""
 
 
 class EngineChoice(Section):
@@ -56,8 +58,27 @@ class EngineChoice(Section):
     tile: int = Field(default=16, ge=1, le=MOST_PATIENTS)
 
 
+class Ticks(Section):
+    """When what was done with patients may be seen outside; decides no bit.
+
+    A reply leaves, or the site is silent, one tick after patients began to be looked at, or two,
+    four, eight ... where it was not done by then.
+
+    Attributes:
+        train: of a round of training, milliseconds; 0 for no waiting.
+        evaluate: of an evaluation.
+    """
+
+    train: int = Field(default=0, ge=0, le=LONGEST_TICK)
+    evaluate: int = Field(default=0, ge=0, le=LONGEST_TICK)
+
+    def of(self, purpose: Literal["train", "validation"]) -> int:
+        """The tick of what is done with a part of the patients."""
+        return self.train if purpose == "train" else self.evaluate
+
+
 class NumericsRecord(Section):
-    """What a site's arithmetic depends on.
+    """What a site's arithmetic depends on, and how long it is given.
 
     Attributes:
         threads: intra-operation threads of torch.
@@ -68,6 +89,7 @@ class NumericsRecord(Section):
         cpu_capability: the vector instructions that torch chose, and a hash of known deviates.
         python: interpreter version.
         versions: of the distributions that matter.
+        ticks: measured by a site whose key nobody knows; no part of the arithmetic.
     """
 
     threads: int = Field(ge=1)
@@ -78,9 +100,10 @@ class NumericsRecord(Section):
     cpu_capability: str
     python: str
     versions: dict[str, str]
+    ticks: Ticks = Ticks()
 
 
-def record(threads: int, choice: EngineChoice) -> NumericsRecord:
+def record(threads: int, choice: EngineChoice, ticks: Ticks = Ticks()) -> NumericsRecord:  # noqa: B008 - it is frozen
     """The record of this process, for a number of threads and a way to form gradients."""
     return NumericsRecord(
         threads=threads,
@@ -88,6 +111,7 @@ def record(threads: int, choice: EngineChoice) -> NumericsRecord:
         cpu_capability=_instructions(),
         python=platform.python_version(),
         versions=dict(_versions()),
+        ticks=ticks,
     )
 
 
@@ -105,6 +129,8 @@ def _instructions() -> str:
     """
     import torch
 
+    from common import denormals  # noqa: F401 - before anything is computed
+
     normals = Stream(bytes(KEY_BYTES)).normal(_DEVIATES).tobytes()
     return f"torch {torch.backends.cpu.get_cpu_capability()}, normals {sha256(normals)[:16]}"
 
@@ -113,14 +139,21 @@ _DEVIATES: Final = 2**14
 
 
 def differences(ours: NumericsRecord, theirs: NumericsRecord) -> dict[str, tuple[str, str]]:
-    """The fields in which two records differ, each with both values."""
-    mine, other = ours.model_dump(), theirs.model_dump()
+    """The fields in which two records differ that decide bits, each with both values."""
+    mine, other = (each.model_dump(exclude={"ticks"}) for each in (ours, theirs))
     return {key: (str(mine[key]), str(other[key])) for key in mine if mine[key] != other[key]}
 
 
 def apply(numerics: NumericsRecord) -> None:
-    """Make this process compute as the record says."""
+    """Make this process, and the calling thread, compute as the record says.
+
+    Raises:
+        SiteError: numbers near zero cannot be made to count as zero here.
+    """
     import torch
+
+    from common.denormals import require_flushed
 
     torch.set_num_threads(numerics.threads)
     torch.use_deterministic_algorithms(mode=True)
+    require_flushed()

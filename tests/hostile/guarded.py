@@ -107,6 +107,10 @@ HELD: Final[dict[str, str]] = {
     OURS + "told['weights']": "fewer weights than the model has",
     OURS + "told['weight']": "a larger weight in the average",
     OURS + "_require_same_numerics(plan, offer)": "more threads",
+    ACCEPTABLE + "_require_same_ticks(plan, offer)": "a shorter tick",
+    "client.policy._require_same_ticks: plan.numerics.ticks != offer.numerics.ticks": (
+        "a shorter tick"
+    ),
     OURS + "plan.declared_patients < plan.study.data.min_patients": (
         "more patients than the site declares"
     ),
@@ -262,6 +266,7 @@ SHARED: Final[dict[str, Shared]] = {
 """One of several in the way."""
 
 WHILE_COMPUTING: Final = "a decision while a round is computed: tests/client/test_answering.py"
+WHILE_WAITING: Final = "a decision while a reply waits: tests/client/test_pacing.py"
 LIMIT: Final = "a worker's limit: tests/client/daemon"
 UNTRAINABLE: Final = "no model of a study needs it: tests/client/test_tuning.py"
 SAME_PLAN: Final = "both numbers come from one plan: tests/client/test_ledger.py"
@@ -283,6 +288,11 @@ ELSEWHERE: Final[dict[str, str]] = {
     "client.answering._release: _require_still_approved(site, approval)": WHILE_COMPUTING,
     "client.answering._require_still_approved: "
     "site.approvals.require(approval.plan.hash).key != approval.key": WHILE_COMPUTING,
+    "client.answering._until_the_tick: _require_may_leave(site, request)": WHILE_WAITING,
+    "client.answering._require_may_leave: site.approvals.require_heard(request.plan_hash)": (
+        WHILE_WAITING
+    ),
+    "client.answering._require_may_leave: site.store.fact('paused')": WHILE_WAITING,
     ROUND + "check(plan.study, plan.numerics.choice)": UNTRAINABLE,
     ACCEPTABLE + "check(plan.study, plan.numerics.choice)": UNTRAINABLE,
     "client.consent.approve: require_acceptable(plan, site)": (
