@@ -47,11 +47,11 @@ STEPS: Final = 3
 """Steps that are timed."""
 COINS: Final = 1000
 """Patients who toss a coin while it is timed."""
-WRITES: Final = 6
-"""How often something is made durable in a round: the charge, the reply, what is noted."""
-BESIDE: Final = 2e-4
-"""Seconds for each declared patient: to look at the entries of some ten files, and at who stands
-in the cohort."""
+WRITES: Final = 3
+"""How often something is made durable: the charge, the reply, what is noted."""
+BESIDE: Final = 5e-5
+"""Seconds for each declared patient: to look at the entries of some files, and at who stands in
+the cohort."""
 MOST_KEPT: Final = 32
 """Shapes of study that are kept; of more, the newest."""
 

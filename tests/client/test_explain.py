@@ -58,6 +58,7 @@ def test_a_plan_is_shown_with_its_own_figures(site: Site) -> None:
         "The study",
         "What is computed, and from whom",
         "What leaves this site",
+        "When it leaves",
         "What it can cost a patient",
         "Every number",
         "This site's ledger",

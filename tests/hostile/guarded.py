@@ -84,7 +84,7 @@ HELD: Final[dict[str, str]] = {
     LEDGER + "require_chargeable: row['identity'] != charge.identity": (
         "the same round with other arrays"
     ),
-    ACCEPTABLE + "_require_ours(plan, site, site.offer(plan.study))": "another kernel",
+    ACCEPTABLE + "_require_ours(plan, site, offer)": "another kernel",
     ACCEPTABLE + "fault is not None": "less noise",
     ALLOWED + "require_bounds(plan, site.file.policy)": "a larger delta than the policy's",
     ACCEPTABLE + "require_allowed(plan, site)": "a larger delta than the policy's",

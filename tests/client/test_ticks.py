@@ -1,0 +1,136 @@
+"""A tick follows from public numbers and from what this machine needs for made-up patients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client import ticks
+from client.policy import require_acceptable
+from client.ticks import MOST_KEPT, STEP, Clocks, Speeds, largest_evaluation, largest_sample
+from common.errors import Refusal
+from common.numerics import LONGEST_TICK, EngineChoice, Ticks, record
+from common.plan import Plan
+from common.study import Study
+from tests.client.site_fixtures import Hospital, answered, asking, plan_for, proposal
+from tests.common.studies import small_study
+
+SPEEDS = Speeds(round=0.1, step=0.2, tile=1.0, coin=1e-4, evaluation=0.5, images=2.0, seal=0.05)
+ON = record(1, EngineChoice(tile=4))
+
+
+def study(**training: Any) -> Study:  # noqa: ANN401 - keys of a section
+    return small_study(training=training)
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[Study]:
+    """The studies that were timed; each of them to :data:`SPEEDS`."""
+    seen: list[Study] = []
+
+    class Trial:
+        def __init__(self, study: Study, *_: object) -> None:
+            seen.append(study)
+
+        def speeds(self) -> Speeds:
+            return SPEEDS
+
+    monkeypatch.setattr(ticks, "_Trial", Trial)
+    return seen
+
+
+def test_a_tick_counts_the_steps_and_tiles_of_the_largest_batch() -> None:
+    """By hand: 16 expected, 40 above; 14 tiles of 4; 1000 coins; 50 ms for all that is beside."""
+    given = study(batch_size=16, local_steps=3)
+    assert largest_sample(given, 1000) == 56
+    train = 0.1 + 3 * (0.2 + 14 * 1.0 + 1000 * 1e-4) + 0.05 + 1000 * ticks.BESIDE
+    evaluate = 0.5 + largest_evaluation(1000) / 4 * 2.0 + 0.05 + 1000 * ticks.BESIDE
+    found = SPEEDS.ticks(given, 1000, 4)
+    assert found.train == STEP * -(-ticks.SAFETY * train * 1000 // STEP)
+    assert found.evaluate == STEP * -(-ticks.SAFETY * evaluate * 1000 // STEP)
+    assert found.train % STEP == found.evaluate % STEP == 0
+
+
+def test_a_batch_is_no_larger_than_what_is_declared() -> None:
+    assert largest_sample(study(batch_size=512), 9) == 9 + 30
+
+
+def test_a_tick_is_a_day_at_most() -> None:
+    slow = SPEEDS.model_copy(update={"tile": 1e9})
+    assert slow.ticks(study(), 1000, 4).train == LONGEST_TICK
+
+
+def test_what_was_timed_is_kept_and_every_study_of_the_shape_reckoned_from_it(
+    tmp_path: Path, timed: list[Study]
+) -> None:
+    clocks, one = Clocks(tmp_path / "ticks.json"), study()
+    first = clocks.of(one, 100, ON)
+    assert first == SPEEDS.ticks(one, 100, 4)
+    assert Clocks(clocks.path).of(one, 100, ON) == first
+    longer = clocks.of(study(local_steps=5, learning_rate=0.1), 100, ON)
+    assert longer.train > first.train
+    assert clocks.of(one, 900, ON).evaluate > first.evaluate
+    assert len(timed) == 1
+    clocks.of(study(images_per_patient=2), 100, ON)
+    clocks.of(one, 100, record(2, EngineChoice(tile=4)))
+    assert len(timed) == 3
+
+
+def test_of_many_shapes_the_newest_are_kept(tmp_path: Path, timed: list[Study]) -> None:
+    clocks = Clocks(tmp_path / "ticks.json")
+    for size in range(1, MOST_KEPT + 3):
+        clocks.of(study(images_per_patient=size), 100, ON)
+    assert len(json.loads(clocks.path.read_bytes())) == MOST_KEPT < len(timed)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"[]", b'{"x": {"round": -1}}'])
+def test_a_damaged_file_is_timed_anew(tmp_path: Path, timed: list[Study], damaged: bytes) -> None:
+    clocks = Clocks(tmp_path / "ticks.json")
+    clocks.path.write_bytes(damaged)
+    assert clocks.of(study(), 100, ON) == SPEEDS.ticks(study(), 100, 4)
+    assert len(timed) == 1
+
+
+def test_a_study_without_privacy_has_none(tmp_path: Path) -> None:
+    clocks = Clocks(tmp_path / "ticks.json")
+    assert clocks.of(small_study(privacy={"mode": "none"}), 100, ON) == Ticks()
+    assert not clocks.path.exists()
+
+
+def test_a_site_times_for_real_and_a_plan_has_what_it_found(tmp_path: Path) -> None:
+    """Whatever is changed later, the plan's own ticks go on; another plan's must be the site's."""
+    hospital = Hospital(tmp_path / "north", seed=None)
+    with hospital.open() as site:
+        plan = plan_for(site, small_study())
+        (speeds,) = json.loads((hospital.state / "ticks.json").read_bytes()).values()
+        assert all(each >= 0 for each in speeds.values())
+        assert min(speeds["round"], speeds["coin"], speeds["evaluation"], speeds["seal"]) > 0
+        assert plan.numerics.ticks.train >= STEP <= plan.numerics.ticks.evaluate
+        assert answered(site, proposal(plan)).code == "ok"
+        (hospital.state / "ticks.json").write_bytes(b"")
+        assert answered(site, asking(plan)).code == "ok"
+        assert not (hospital.state / "ticks.json").read_bytes()
+
+
+def test_a_site_whose_key_is_known_has_none(tmp_path: Path) -> None:
+    with Hospital(tmp_path / "north").open() as site:
+        assert plan_for(site, small_study()).numerics.ticks == Ticks()
+        assert not (site.state / "ticks.json").exists()
+
+
+@pytest.mark.parametrize("change", [{"train": 1}, {"evaluate": 1}, {"train": LONGEST_TICK}])
+def test_a_plan_with_another_tick_is_refused(tmp_path: Path, change: dict[str, int]) -> None:
+    with Hospital(tmp_path / "north", seed=None).open() as site:
+        plan = plan_for(site, small_study())
+        require_acceptable(plan, site)
+        other = _with_ticks(plan, plan.numerics.ticks.model_copy(update=change))
+        with pytest.raises(Refusal, match="another time"):
+            require_acceptable(other, site)
+
+
+def _with_ticks(plan: Plan, changed: Ticks) -> Plan:
+    numerics = plan.numerics.model_copy(update={"ticks": changed})
+    return plan.model_copy(update={"numerics": numerics})
