@@ -36,6 +36,7 @@ from client.app import build
 from client.daemon.frames import Frame
 from client.daemon.limits import Limits
 from client.daemon.worker import Order, respond
+from client.pacing import Pace
 from client.site import Site, open_site
 from common import flower, logs
 from common.files import canonical_json
@@ -55,6 +56,8 @@ TARGET: Final = "TARGET"
 ROUNDS: Final = 2000
 EVALUATIONS: Final = 500
 WARM: Final = 20
+CONTROL: Final = 600
+"""Rounds in which a difference is planted."""
 TOLERATED: Final = 0.02
 """Relative difference up to which two times are called the same."""
 ODDS: Final = 1e-3
@@ -122,7 +125,7 @@ def filter_for(study: Study, kind: Filter) -> npt.NDArray[np.float32]:
     import torch
 
     model = build_model(study)
-    first, second = (2e38, 10.0) if kind == "overflow" else (2e-38, 1e-2)
+    first, second = (2e38, 10.0) if kind == "overflow" else (2e-38, 1e-3)
     with torch.no_grad():
         matrices = [each for each in model.parameters() if each.dim() > 1]
         for parameter in model.parameters():
@@ -287,28 +290,28 @@ def say(name: str, ours: Sequence[float], theirs: Sequence[float], *, planted: b
 
 def trial(folder: Path, purpose: Purpose, rounds: int) -> bool:
     """A planted difference, and then none: whether the first is found and nothing else."""
-    control = max(rounds // 5, 100)
     what, right = "a round" if purpose == "train" else "an evaluation", True
-    with two(folder, purpose, WARM + control + rounds, waits=True) as (ours, theirs):
+    with two(folder, purpose, WARM + CONTROL + rounds, waits=True) as (ours, theirs):
+        paces = [side.site.pace for side in (ours, theirs)]
+        ours.site.pace, theirs.site.pace = Pace(), Pace()  # these need not wait
         measure((ours, theirs), purpose, range(1, WARM + 1))
-        for planted, many in ((PLANTED, control), (0.0, rounds)):
-            first = len(ours.replied) + 1
-            ours.planted = planted
-            measure((ours, theirs), purpose, range(first, first + many))
-            for place, kind in enumerate(FILTERS):
-                chosen = [n for n in range(first, first + many) if n % len(FILTERS) == place]
-                cpu, wall = (
-                    [[times[n - 1] for n in chosen] for times in pair]
-                    for pair in ((ours.computed, theirs.computed), (ours.replied, theirs.replied))
-                )
-                note = f" and {planted:.0%} planted" if planted else ""
-                right &= say(
-                    f"processor time of {what}, {kind}{note}", *cpu, planted=bool(planted)
-                )
-                if not planted:
-                    right &= say(f"reply time of {what}, {kind}", *wall, planted=False)
+        ours.planted = PLANTED
+        measure((ours, theirs), purpose, range(WARM + 1, WARM + CONTROL + 1))
+        spent = (side.computed[WARM:] for side in (ours, theirs))
+        right &= say(f"processor time of {what}, {PLANTED:.0%} planted", *spent, planted=True)
+        ours.planted, begun = 0.0, WARM + CONTROL
+        ours.site.pace, theirs.site.pace = paces
+        measure((ours, theirs), purpose, range(begun + 1, begun + rounds + 1))
+        for place, kind in enumerate(FILTERS):
+            chosen = [n for n in range(begun, begun + rounds) if (n + 1) % len(FILTERS) == place]
+            cpu, wall = (
+                [[times[n] for n in chosen] for times in pair]
+                for pair in ((ours.computed, theirs.computed), (ours.replied, theirs.replied))
+            )
+            right &= say(f"processor time of {what}, {kind}", *cpu, planted=False)
+            right &= say(f"reply time of {what}, {kind}", *wall, planted=False)
         tick = getattr(ours.plan.numerics.ticks, purpose) / 1e3
-        early = sum(each < tick for side in (ours, theirs) for each in side.replied)
+        early = [each for side in (ours, theirs) for each in side.replied[begun:] if each < tick]
     return right and not early
 
 

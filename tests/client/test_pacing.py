@@ -214,9 +214,7 @@ def test_what_follows_from_public_things_alone_does_not_wait(world: World) -> No
     assert len(world.time.rests) == before
 
 
-def test_freezing_a_cohort_is_over_at_a_tick(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_freezing_a_cohort_is_over_at_a_tick(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """It reads every patient, and what is asked next waits for it."""
     assert answered(world.site, proposal(plan_for(world.site, small_study()))).code == "ok"
 
