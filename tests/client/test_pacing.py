@@ -210,8 +210,14 @@ def test_what_follows_from_public_things_alone_does_not_wait(world: World) -> No
     assert answered(world.site, offer_request(STUDY)).code == "ok"
     other = plan_for(world.site, small_study(study={"name": "other"}))
     assert answered(world.site, proposal(other)).code == "ok"
-    assert answered(world.site, Request("other", other.hash, 0, "close")).code == "ok"
     assert len(world.time.rests) == before
+
+
+def test_the_end_of_a_study_waits(world: World) -> None:
+    """What it overwrites on the disk is as long as there are patients."""
+    began = world.time.now
+    assert answered(world.site, Request("small", world.plan.hash, 0, "close")).code == "ok"
+    assert world.over(began) == pytest.approx(1)
 
 
 def test_freezing_a_cohort_is_over_at_a_tick(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

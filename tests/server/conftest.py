@@ -21,7 +21,7 @@ from common.faults import VARIABLE
 from common.files import sha256
 from common.flower import ClientApp, Context, Message, context
 from common.messages import LedgerHead, Reply, Request, reply_to_record, request_from_record
-from common.numerics import EngineChoice, NumericsRecord
+from common.numerics import EngineChoice, NumericsRecord, Ticks
 from common.plan import Offer, read_plan
 from common.signing import SigningKey
 from server.app import build
@@ -71,6 +71,7 @@ class World:
         folder: of the run.
         aggregation: lines added to the study's last section.
         patients: declared by each site.
+        ticks: of each site that waits before it replies.
         alter: what becomes of a reply after it was signed.
         grid_type: how messages travel.
         hidden: width of the model's dense layer.
@@ -85,6 +86,7 @@ class World:
     patients: dict[str, int] = field(
         default_factory=lambda: {"north": 100, "south": 60, "west": 210}
     )
+    ticks: dict[str, Ticks] = field(default_factory=dict)
     alter: Alter = as_is
     grid_type: type[LocalGrid] = LocalGrid
     hidden: int = 0
@@ -160,6 +162,7 @@ class World:
                 cpu_capability="any",
                 python="3.11",
                 versions={},
+                ticks=self.ticks.get(site, Ticks()),
             ),
         )
 

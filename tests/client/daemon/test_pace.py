@@ -53,9 +53,8 @@ def world(folder: Path, *, seal: float | None = None) -> Iterator[World]:
         plan = approved(site, small_study())
         if seal is not None:
             speeds = json.loads(kept.read_bytes())
-            kept.write_text(
-                json.dumps({key: each | {"seal": seal} for key, each in speeds.items()})
-            )
+            slow = {key: each | {"seal": seal} for key, each in speeds.items()}
+            kept.write_text(json.dumps(slow))
             plan = approved(site, small_study())
         settle(site)
     with (
@@ -89,11 +88,8 @@ def test_a_study_that_is_stopped_while_its_reply_waits_is_over_at_once(tmp_path:
         until(lambda: it.centre.pushed)
         assert [each.study for each in it.centre.replies()] == ["later"]
         assert it.worker != first
-        silent = [each for each in audit.entries(it.hospital.state) if "why" in each.fields]
-        assert [each.fields["why"] for each in silent] == [
-            "stopped before it was answered",
-            "stopped",
-        ]
+        why = [each.fields.get("why") for each in audit.entries(it.hospital.state)]
+        assert [each for each in why if each] == ["stopped before it was answered", "stopped"]
 
 
 def test_a_worker_that_dies_while_a_reply_waits_has_it_sent_when_it_is_asked_again(
