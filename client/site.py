@@ -7,6 +7,8 @@ The state folder holds what must outlive the process and never leaves the hospit
     state/signing.key    Ed25519, signs every reply
     state/patients.key   keys the pseudonyms
     state/cache/         decoded images
+    state/kernels.json   how gradients are formed fastest here; measured again where it is gone
+    state/ticks.json     how long rounds are given here; likewise
     state/audit.jsonl    what came in, what went out, and what was decided
     state/receipts.jsonl what the coordinator has signed for
     state/opt-out.txt    patients who take no part, beside the lists that the site file names
