@@ -33,9 +33,10 @@ def test_five_per_cent_more_are_told_from_none() -> None:
     """Of pairs as unsteady as a busy machine makes them, one in ten three times as long."""
     draw = np.random.default_rng(0)
 
-    def unsteady(count: int, longer: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    def unsteady(count: int, longer: float) -> list[float]:
         steady = np.exp(0.1 * draw.standard_normal(count))
-        return (1 + longer) * steady * np.where(draw.random(count) < 0.1, 3.0, 1.0)
+        taken = (1 + longer) * steady * np.where(draw.random(count) < 0.1, 3.0, 1.0)
+        return [float(each) for each in taken]
 
     assert compared(unsteady(1000, PLANTED), unsteady(1000, 0.0)).differs
     assert compared(unsteady(1000, 0.0), unsteady(1000, PLANTED)).differs
