@@ -193,8 +193,9 @@ class Site:
         # Not with the module: who opens a site to administer it computes nothing.
         import torch
 
-        from common import denormals  # noqa: F401 - before anything is computed
+        from common.denormals import flush
 
+        flush()  # before anything is computed on this thread
         if self.recorded is not None:
             torch.set_num_threads(self.recorded.threads)
             return record(self.recorded.threads, self.recorded.choice, self.recorded.ticks)

@@ -52,6 +52,9 @@ WRITES: Final = 3
 BESIDE: Final = 5e-5
 """Seconds for each declared patient: to look at the entries of some files, and at who stands in
 the cohort."""
+MACHINE: Final = {"threads", "choice", "device", "cpu_capability"}
+"""What of a record speed follows from. Not versions: a plan that is approved anew after an update
+must find the ticks that it has."""
 MOST_KEPT: Final = 32
 """Shapes of study that are kept; of more, the newest."""
 
@@ -145,7 +148,7 @@ class Clocks:
             "images": study.training.images_per_patient,
             "augmentation": study.training.augmentation.model_dump(mode="json"),
             "encoding": study.fixed_point.model_dump(mode="json"),
-            "on": computed.model_dump(mode="json", exclude={"ticks"}),
+            "on": computed.model_dump(mode="json", include=MACHINE),
         }
         key, kept = sha256(canonical_json(shape)), self._kept()
         if key not in kept:

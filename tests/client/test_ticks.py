@@ -76,6 +76,8 @@ def test_what_was_timed_is_kept_and_every_study_of_the_shape_reckoned_from_it(
     assert len(timed) == 1
     clocks.of(study(images_per_patient=2), 100, ON)
     clocks.of(one, 100, record(2, EngineChoice(tile=4)))
+    updated = ON.model_copy(update={"versions": {**ON.versions, "pillow": "99"}})
+    assert clocks.of(one, 100, updated) == first
     assert len(timed) == 3
 
 

@@ -91,8 +91,8 @@ print(*new)
     ("first", "here"),
     [
         ("", "zero"),
-        ("import common.model", "zero"),
-        ("import client.engine.clipped", "zero"),
+        ("import common.model; torch.ones(2**22) * 2.0", "zero"),
+        ("import client.engine.clipped; torch.ones(2**22) * 2.0", "zero"),
         ("torch.ones(2**22) * 2.0  # its threads were started before", "refused"),
     ],
 )
