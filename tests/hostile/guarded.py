@@ -272,7 +272,7 @@ UNTRAINABLE: Final = "no model of a study needs it: tests/client/test_tuning.py"
 SAME_PLAN: Final = "both numbers come from one plan: tests/client/test_ledger.py"
 ELSEWHERE: Final[dict[str, str]] = {
     "client.answering._failing_in_silence: require_memory(error)": LIMIT,
-    "client.consent.settle: require_memory(error)": LIMIT,
+    "client.consent._freeze_or_tell: require_memory(error)": LIMIT,
     "client.answering._release: site.ledger.is_committed(request.identity)": (
         "a second process on one state folder: tests/client/test_leaving.py"
     ),
