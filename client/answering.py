@@ -11,7 +11,8 @@ Then patients are read, and from there on there is no code: whoever is not in th
 leaves it, the round's cost is reserved durably and noted, the round is computed for whoever is
 there, or nobody, and what is computed leaves if the approval still stands and the reply is noted.
 Whatever fails at the site, there or before, is silence, and its people are told
-(:mod:`client.troubles`).
+(:mod:`client.troubles`). Reply or silence, it is over at a tick and not when it is done
+(:mod:`client.pacing`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import structlog
@@ -58,6 +59,12 @@ from common.plan import Plan, read_plan
 from common.privacy import PatientMechanism
 from common.randomness import derive
 from common.study import Study
+
+SLOW: Final = (
+    "nothing, if the images were read again; where it comes often, the machine is busier than when "
+    "the tick was measured, and replies may tell how much longer rounds take: give it less to do, "
+    "or stop the study and have it proposed anew"
+)
 
 log = structlog.get_logger(__name__)
 
@@ -112,13 +119,35 @@ def answer(site: Site, request: Request, purpose: Purpose | None = None) -> Repl
 
 def _answer_or_decline(site: Site, request: Request, purpose: Purpose) -> Reply:
     try:
-        reply, again = _answer(site, request, purpose)
+        with _until_the_tick(site, request):
+            reply, again = _answer(site, request, purpose)
     except Refusal as refused:
         return _decline(site, request, refused)
     except ModelError as error:  # of a study's model, before any patient is read
         return _decline(site, request, Refusal(RefusalCode.MALFORMED, type(error).__name__))
     noting.goes(site, request, reply, again=again)
     return reply
+
+
+@contextmanager
+def _until_the_tick(site: Site, request: Request) -> Iterator[None]:
+    """Whatever came of looking at patients, it is over at a public time."""
+    try:
+        yield
+    finally:
+        ticks = site.pace.rest()
+        if ticks > 1:
+            about = {"study": request.study, "round": request.round, "purpose": request.purpose}
+            log.warning("round.overran", site=site.name, ticks=ticks, do=SLOW, **about)
+    if ticks:
+        _require_may_leave(site, request)
+
+
+def _require_may_leave(site: Site, request: Request) -> None:
+    """While a reply waited, a person may have stopped the study, or paused the site."""
+    site.approvals.require_heard(request.plan_hash)
+    if site.store.fact("paused"):
+        raise Silence("paused while it waited")
 
 
 @contextmanager
@@ -225,6 +254,7 @@ def _close(site: Site, request: Request) -> None:
         raise Refusal(RefusalCode.NOT_APPROVED, "the end of a plan that was never proposed")
     if approval.plan.study.study.name != request.study:
         raise Refusal(RefusalCode.WRONG_PLAN, "the plan that is to end belongs to another study")
+    site.pace.begin(approval.plan.numerics.ticks.train)  # what is overwritten is patients' too
     close(site, request.plan_hash, request.acknowledged)
 
 
@@ -277,6 +307,7 @@ def _release(
 ) -> Reply:
     """Compute a round from patients. No code leaves from here: any failure is silence."""
     plan = approval.plan
+    site.pace.begin(plan.numerics.ticks.of(charge.part))
     cohort, patients = _begin(site, approval, charge)
     reach("charge.committed", request.round)
     site.note_charges()

@@ -100,16 +100,24 @@ def settle(site: Site) -> None:
     """Freeze the cohort of every plan that was approved without one.
 
     Call it after the answer has left. Where the site's images or labels cannot be read now,
-    its people are told, and a plan's first round tries again.
+    its people are told, and a plan's first round tries again. How long it takes depends on
+    patients, and what is asked next waits for it: so it too is over at a tick.
     """
-    for approval in site.approvals.running():
-        if approval.frozen:
-            continue
-        try:
-            freeze(site, approval)
-        except Exception as error:  # noqa: BLE001 - nobody waits for an answer
-            require_memory(error)
-            troubles.keep(site, approval.plan.study.study.name, error)
+    try:
+        for approval in site.approvals.running():
+            if not approval.frozen:
+                site.pace.begin(approval.plan.numerics.ticks.train)
+                _freeze_or_tell(site, approval)
+    finally:
+        site.pace.rest()
+
+
+def _freeze_or_tell(site: Site, approval: Approval) -> None:
+    try:
+        freeze(site, approval)
+    except Exception as error:  # noqa: BLE001 - nobody waits for an answer
+        require_memory(error)
+        troubles.keep(site, approval.plan.study.study.name, error)
 
 
 def freeze(site: Site, approval: Approval) -> None:

@@ -48,6 +48,8 @@ _NAMES: Final = {
     "weights": "numbers in an update",
     "numerics.threads": "threads",
     "numerics.cpu_capability": "processor",
+    "numerics.ticks.train": "tick of a round, in ms",
+    "numerics.ticks.evaluate": "tick of an evaluation, in ms",
 }
 """What a person calls the entries of a plan; others are called by their place in it."""
 
@@ -66,6 +68,7 @@ def explain(site: Site, approval: Approval, drafted: Draft | None = None) -> Sec
         ("The study", _study(site, approval)),
         ("What is computed, and from whom", _computed(site, approval, drafted)),
         ("What leaves this site", _leaves(plan)),
+        ("When it leaves", _times(plan)),
         ("What it can cost a patient", _cost(plan)),
         ("Every number", _numbers(plan, site.file.policy)),
         ("This site's ledger", _ledger(site, approval, drafted)),
@@ -237,6 +240,23 @@ def _leaves(plan: Plan) -> tuple[str, ...]:
         "with each: this site's name and signature, how long its ledger is, and its audit log's "
         "head, which this site alone can read",
         "never: images, labels, identifiers, or a count of patients",
+    ]
+    return tuple(lines)
+
+
+def _times(plan: Plan) -> tuple[str, ...]:
+    ticks = plan.numerics.ticks
+    if not isinstance(plan.mechanism, PatientMechanism) or not ticks.train:
+        return ("as soon as it is ready: how long that took may tell how many patients there are",)
+    lines = [
+        f"the change of a round {ticks.train / 1000:g} s after its patients began to be looked at"
+    ]
+    if plan.study.evaluation_rounds:
+        lines.append(f"a histogram {ticks.evaluate / 1000:g} s after")
+    lines += [
+        "so that how long the work took tells nothing of them; where it takes longer, after two "
+        "such times, or four, eight and so on: that alone can be seen, and this site's log says so",
+        "the times were measured here, on made-up images",
     ]
     return tuple(lines)
 

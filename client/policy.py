@@ -30,8 +30,9 @@ def require_acceptable(plan: Plan, site: Site) -> None:
             than it says.
         ModelError: the study's model cannot be trained privately here.
     """
-    agreed = arithmetic(site.store, plan).numerics
-    _require_ours(plan, site, site.offer(plan.study), agreed)
+    agreed, offer = arithmetic(site.store, plan).numerics, site.offer(plan.study)
+    _require_ours(plan, site, offer, agreed)
+    _require_same_ticks(plan, offer)
     fault = understated(plan.mechanism, plan.study, plan.declared_patients, plan.most_patients)
     if fault is not None:
         raise Refusal(
@@ -157,6 +158,19 @@ def _require_same_numerics(agreed: NumericsRecord, offer: Offer) -> None:
             wanted="; ".join(f"{name}: {planned}" for name, (_, planned) in changed.items()),
             remedy="bring back the recorded versions and settings, or ask the coordinator to amend "
             "the study's numerics for this site",
+        )
+
+
+def _require_same_ticks(plan: Plan, offer: Offer) -> None:
+    """Shorter ones would show how long a round takes, longer ones keep the site from its work."""
+    if plan.numerics.ticks != offer.numerics.ticks:
+        raise Refusal.of_public(
+            RefusalCode.NUMERICS,
+            "the plan gives rounds another time than this site has measured",
+            where="numerics.ticks",
+            found=plan.numerics.ticks,
+            wanted=offer.numerics.ticks,
+            remedy="the coordinator must ask for the site's offer anew",
         )
 
 

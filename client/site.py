@@ -7,6 +7,8 @@ The state folder holds what must outlive the process and never leaves the hospit
     state/signing.key    Ed25519, signs every reply
     state/patients.key   keys the pseudonyms
     state/cache/         decoded images
+    state/kernels.json   how gradients are formed fastest here; measured again where it is gone
+    state/ticks.json     how long rounds are given here; likewise
     state/audit.jsonl    what came in, what went out, and what was decided
     state/receipts.jsonl what the coordinator has signed for
     state/disputed.jsonl what it has signed for and this site never sent
@@ -38,6 +40,7 @@ from client.dataset import Cohort, load_cohort
 from client.identity import Pseudonyms
 from client.ledger import Ledger
 from client.optout import OptOuts
+from client.pacing import Pace
 from client.parallel import Progress, silent
 from client.persons import Persons
 from client.receipts import Receipts
@@ -66,6 +69,7 @@ from common.signing import SigningKey
 from common.study import Study
 
 if TYPE_CHECKING:
+    from client.ticks import Clocks
     from client.tuning import Choices
 
 WORKERS: Final = len(os.sched_getaffinity(0))
@@ -86,6 +90,7 @@ class Site:
         workers: processes that decode images.
         recorded: what the arithmetic is to depend on, where an earlier run is repeated.
         serves: whether it is open to serve, which the log says, and not for one command.
+        pace: what it waits for after it has looked at patients; a site that serves does.
     """
 
     folder: Path
@@ -99,6 +104,7 @@ class Site:
     workers: int = WORKERS
     recorded: NumericsRecord | None = None
     serves: bool = False
+    pace: Pace = field(default_factory=Pace, repr=False)
     _cohorts: dict[str, Cohort] = field(default_factory=dict, repr=False)
     _roots: dict[Path, Root] = field(default_factory=dict, repr=False)
     _read_at: str = field(default="", repr=False)
@@ -207,25 +213,41 @@ class Site:
         # Not with the module: who opens a site to administer it computes nothing.
         import torch
 
+        from client.ticks import Crowd
+        from common.denormals import flush
+
+        flush()  # before anything is computed on this thread
         if self.recorded is not None:
             torch.set_num_threads(self.recorded.threads)
-            return record(self.recorded.threads, self.recorded.choice)
+            return record(self.recorded.threads, self.recorded.choice, self.recorded.ticks)
         device = self.file.device
         torch.set_num_threads(device.threads)
         if choice is not None:
             return record(device.threads, choice)
-        return self._choices.of(
+        computed = self._choices.of(
             study,
             threads=device.threads,
             memory=device.memory_mib * 2**20,
             kernels=device.kernels,
         )
+        if self.known_seed is not None:
+            return computed  # nothing here is private, and a simulation has no ticks of its own
+        data = self.dataset(study)
+        crowd = data.declared_patients, data.most_patients, data.most_validated
+        ticks = self._clocks.of(study, Crowd(*crowd), computed)
+        return computed.model_copy(update={"ticks": ticks})
 
     @cached_property
     def _choices(self) -> Choices:
         from client.tuning import Choices  # which imports torch
 
         return Choices(self.state / "kernels.json")
+
+    @cached_property
+    def _clocks(self) -> Clocks:
+        from client.ticks import Clocks  # which imports torch
+
+        return Clocks(self.state / "ticks.json")
 
     def offer(self, study: Study, choice: EngineChoice | None = None) -> Offer:
         """What the site says of itself: public numbers only.
@@ -355,7 +377,7 @@ def open_site(
     state = path.parent / file.site.state if state is None else state
     try:
         site = _opened(path.parent, file, state, known_seed)
-        site.serves = serves
+        site.serves, site.pace = serves, Pace(waits=serves)
         _note_start(site, path)
     except OSError as error:
         raise SiteError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -95,6 +96,13 @@ class DataSet(Section):
     def _no_more_than_most(self) -> Self:
         require_room(self.declared_patients, self.most_patients)
         return self
+
+    @property
+    def most_validated(self) -> int:
+        """Patients in validation, at most: as many for each in training as the shares say."""
+        train, validation, _ = self.split
+        share = validation / train if train else 1.0
+        return max(1, min(self.most_patients, math.ceil(self.most_patients * share)))
 
     @property
     def parts(self) -> Split:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from common import denormals  # noqa: F401 - before anything is computed
 from common.errors import ModelError
 from common.scattering import Scattering
 from common.study import ModelSpec, Study

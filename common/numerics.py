@@ -51,11 +51,13 @@ TOLD: Final = (
 )
 """Distributions whose version decides no bit, and which a reader of a log may ask for."""
 
-DECIDES_NO_BIT: Final[frozenset[str]] = frozenset()
+DECIDES_NO_BIT: Final = frozenset({"ticks"})
 """Fields of a record that are agreed on and decide no bit: where they differ, it is no fault."""
 
 MOST_PATIENTS: Final = 64
 """Places of the largest tile."""
+LONGEST_TICK: Final = 86_400_000
+"""A day, in milliseconds."""
 
 
 class EngineChoice(Section):
@@ -74,8 +76,27 @@ class EngineChoice(Section):
     tile: int = Field(default=16, ge=1, le=MOST_PATIENTS)
 
 
+class Ticks(Section):
+    """When what was done with patients may be seen outside; decides no bit.
+
+    A reply leaves, or the site is silent, one tick after patients began to be looked at, or two,
+    four, eight ... where it was not done by then.
+
+    Attributes:
+        train: of a round of training, milliseconds; 0 for no waiting.
+        evaluate: of an evaluation.
+    """
+
+    train: int = Field(default=0, ge=0, le=LONGEST_TICK)
+    evaluate: int = Field(default=0, ge=0, le=LONGEST_TICK)
+
+    def of(self, purpose: Literal["train", "validation"]) -> int:
+        """The tick of what is done with a part of the patients."""
+        return self.train if purpose == "train" else self.evaluate
+
+
 class NumericsRecord(Section):
-    """What a site's arithmetic depends on.
+    """What a site's arithmetic depends on, and how long it is given.
 
     Attributes:
         arithmetic: :data:`ARITHMETIC` of what is installed.
@@ -86,6 +107,7 @@ class NumericsRecord(Section):
         device: where it runs.
         cpu_capability: the vector instructions that torch chose, and a hash of known deviates.
         versions: of the distributions that matter.
+        ticks: measured by a site whose key nobody knows; no part of the arithmetic.
     """
 
     arithmetic: int = Field(default=ARITHMETIC, ge=1)
@@ -96,15 +118,17 @@ class NumericsRecord(Section):
     device: Literal["cpu"] = "cpu"
     cpu_capability: Words
     versions: dict[Slug, Words] = Field(max_length=16)
+    ticks: Ticks = Ticks()
 
 
-def record(threads: int, choice: EngineChoice) -> NumericsRecord:
+def record(threads: int, choice: EngineChoice, ticks: Ticks = Ticks()) -> NumericsRecord:  # noqa: B008 - it is frozen
     """The record of this process, for a number of threads and a way to form gradients."""
     return NumericsRecord(
         threads=threads,
         choice=choice,
         cpu_capability=_instructions(),
         versions=dict(_versions()),
+        ticks=ticks,
     )
 
 
@@ -134,6 +158,8 @@ def _instructions() -> str:
     """
     import torch
 
+    from common import denormals  # noqa: F401 - before anything is computed
+
     normals = Stream(bytes(KEY_BYTES)).normal(_DEVIATES).tobytes()
     return f"torch {torch.backends.cpu.get_cpu_capability()}, normals {sha256(normals)[:16]}"
 
@@ -153,8 +179,15 @@ def decisive(numerics: NumericsRecord) -> dict[str, Any]:
 
 
 def apply(numerics: NumericsRecord) -> None:
-    """Make this process compute as the record says."""
+    """Make this process, and the calling thread, compute as the record says.
+
+    Raises:
+        SiteError: numbers near zero cannot be made to count as zero here.
+    """
     import torch
+
+    from common.denormals import require_flushed
 
     torch.set_num_threads(numerics.threads)
     torch.use_deterministic_algorithms(mode=True)
+    require_flushed()

@@ -103,6 +103,7 @@ def _plan(
     try:
         _demand_agreed(study, offer, agreed)
         _demand_patients(study, offer)
+        _demand_time(study, offer)
         return write_plan(study, offer, weights)
     except (StudyError, PrivacyError) as error:
         details = error.details
@@ -137,6 +138,21 @@ def _demand_patients(study: Study, offer: Offer) -> None:
             found=f"{offer.declared_patients} declared patients",
             wanted=f"at least {study.data.min_patients} ([data] min_patients)",
             remedy="leave the site out of the study, or lower min_patients",
+        )
+
+
+def _demand_time(study: Study, offer: Offer) -> None:
+    """A site's replies leave at its tick: one that is never in time is not asked at all."""
+    ticks = offer.numerics.ticks
+    tick = max(ticks.train, ticks.evaluate if study.evaluation_rounds else 0) / 1000
+    if tick >= seconds(study.aggregation.round_timeout):
+        raise StudyError(
+            "a hospital's rounds take longer than the study waits for a reply",
+            where=f"site {offer.site}, [aggregation] round_timeout",
+            found=f"a tick of {tick:g} s",
+            wanted=f"less than {study.aggregation.round_timeout}",
+            remedy="make round_timeout several ticks long, or give the site less to do: fewer "
+            "local_steps, a smaller batch_size or model",
         )
 
 

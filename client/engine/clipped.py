@@ -31,6 +31,7 @@ from client.engine.books import Book, Weighing
 from client.engine.rule import Layer
 from client.engine.sheet import Sheet
 from client.engine.tape import Enter, Tape, watched
+from common import denormals  # noqa: F401 - before anything is computed
 from common.numerics import EngineChoice
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -58,6 +58,7 @@ def test_a_plan_is_shown_with_its_own_figures(site: Site) -> None:
         "The study",
         "What is computed, and from whom",
         "What leaves this site",
+        "When it leaves",
         "What it can cost a patient",
         "Every number",
         "This site's ledger",
@@ -81,11 +82,22 @@ def test_a_plan_is_shown_with_its_own_figures(site: Site) -> None:
         f"3 times the change of the model's weights, with noise: {plan.weights} numbers" in leaves
     )
     assert f"at most {3 * 4 * plan.weights + 8 * 8} bytes in all" in leaves
+    ticks = plan.numerics.ticks
+    assert f"a round {ticks.train / 1000:g} s after" in shown["When it leaves"]
+    assert f"a histogram {ticks.evaluate / 1000:g} s after" in shown["When it leaves"]
     assert plan.hash in shown["This very plan"]
     assert "pending" in shown["This very plan"]
     assert plan.numerics.versions["torch"] in shown["What the arithmetic depends on"]
     assert show(site, "small").document == plan.text
     assert show(site, "small").text.startswith("The study\n  Hardly anything to learn\n")
+
+
+def test_a_plan_that_does_not_wait_says_what_that_tells(tmp_path: Path) -> None:
+    """Its key is known, so that nothing is private."""
+    hospital = Hospital(tmp_path / "south", policy={"approval": "ask"})
+    with hospital.open() as site:
+        shown = words(site, proposed(site))
+    assert shown["When it leaves"].startswith("as soon as it is ready: how long that took may tell")
 
 
 def test_the_cost_is_the_plans_and_its_meaning_is_the_definitions(site: Site) -> None:

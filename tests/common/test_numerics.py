@@ -7,7 +7,16 @@ from importlib.metadata import version
 import torch
 
 from common.files import sha256
-from common.numerics import ARITHMETIC, COUNTED, EngineChoice, apply, differences, installed, record
+from common.numerics import (
+    ARITHMETIC,
+    COUNTED,
+    EngineChoice,
+    Ticks,
+    apply,
+    differences,
+    installed,
+    record,
+)
 from common.randomness import Stream
 
 CHOICE = EngineChoice(kernels={"0": "ghost"}, tile=64)
@@ -43,6 +52,15 @@ def test_differences_name_the_field_and_both_values() -> None:
         "threads": ("1", "4"),
         "cpu_capability": (ours.cpu_capability, "torch DEFAULT"),
     }
+
+
+def test_ticks_decide_no_bit() -> None:
+    ours, theirs = record(1, CHOICE), record(1, CHOICE, Ticks(train=300))
+    assert ours.ticks == Ticks(train=0, evaluate=0)
+    assert theirs.ticks.of("train") == 300
+    assert theirs.ticks.of("validation") == 0
+    assert ours != theirs
+    assert differences(ours, theirs) == {}
 
 
 def test_applying_a_record_sets_threads_and_determinism() -> None:

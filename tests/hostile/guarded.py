@@ -107,7 +107,7 @@ HELD: Final[dict[str, str]] = {
     LEDGER + "require_chargeable: row['identity'] != charge.identity": (
         "the same round with other arrays"
     ),
-    ACCEPTABLE + "_require_ours(plan, site, site.offer(plan.study), agreed)": "another kernel",
+    ACCEPTABLE + "_require_ours(plan, site, offer, agreed)": "another kernel",
     ACCEPTABLE + "fault is not None": "less noise",
     ALLOWED + "require_bounds(plan, site.file.policy)": "a larger delta than the policy's",
     ACCEPTABLE + "require_allowed(plan, site)": "a larger delta than the policy's",
@@ -131,6 +131,10 @@ HELD: Final[dict[str, str]] = {
     OURS + "told['weights']": "fewer weights than the model has",
     OURS + "told['weight']": "a larger weight in the average",
     OURS + "_require_same_numerics(agreed, offer)": "more threads",
+    ACCEPTABLE + "_require_same_ticks(plan, offer)": "a shorter tick",
+    "client.policy._require_same_ticks: plan.numerics.ticks != offer.numerics.ticks": (
+        "a shorter tick"
+    ),
     OURS + "plan.declared_patients < plan.study.data.min_patients": (
         "more patients than the site declares"
     ),
@@ -290,12 +294,13 @@ SHARED: Final[dict[str, Shared]] = {
 
 WHILE_COMPUTING: Final = "a decision while a round is computed: tests/client/test_answering.py"
 AMENDED: Final = "a person's consent, or another process's: tests/client/test_amendments.py"
+WHILE_WAITING: Final = "a decision while a reply waits: tests/client/test_pacing.py"
 LIMIT: Final = "a worker's limit: tests/client/daemon"
 UNTRAINABLE: Final = "no model of a study needs it: tests/client/test_tuning.py"
 SAME_PLAN: Final = "both numbers come from one plan: tests/client/test_ledger.py"
 ELSEWHERE: Final[dict[str, str]] = {
     "client.answering._failing_in_silence: require_memory(error)": LIMIT,
-    "client.consent.settle: require_memory(error)": LIMIT,
+    "client.consent._freeze_or_tell: require_memory(error)": LIMIT,
     "client.answering._release: site.ledger.is_committed(request.identity)": (
         "a second process on one state folder: tests/client/test_leaving.py"
     ),
@@ -316,6 +321,11 @@ ELSEWHERE: Final[dict[str, str]] = {
     "site.approvals.require(approval.plan.hash).key != approval.key": WHILE_COMPUTING,
     ROUND + "check(plan.study, agreed.numerics.choice)": UNTRAINABLE,
     ACCEPTABLE + "check(plan.study, agreed.choice)": UNTRAINABLE,
+    "client.answering._until_the_tick: _require_may_leave(site, request)": WHILE_WAITING,
+    "client.answering._require_may_leave: site.approvals.require_heard(request.plan_hash)": (
+        WHILE_WAITING
+    ),
+    "client.answering._require_may_leave: site.store.fact('paused')": WHILE_WAITING,
     "client.consent.approve: require_acceptable(plan, site)": (
         "a person's approval: tests/client/test_administration.py"
     ),

@@ -279,6 +279,12 @@ OURS: Final = (
         ("numerics.choice.tile", 3),
     ),
     planned(
+        "a shorter tick",
+        "numerics",
+        "replies whose time shows how many patients were drawn",
+        ("numerics.ticks.train", 1),
+    ),
+    planned(
         "another version of what computes",
         "numerics",
         "a weakness that was mended",

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 import client.answering
-import client.training
 import client.tuning
 from client.answering import answer_record
 from common.errors import RefusalCode
@@ -32,7 +31,7 @@ FEWEST = 45
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Counts what is computed from patients; everything is computed as ever."""
-    calls = counted(monkeypatch, client.training, "GradientSum")
+    calls = counted(monkeypatch, client.answering, "local_change")
     return counted(monkeypatch, client.answering, "score", calls)
 
 
@@ -69,7 +68,7 @@ def test_the_sound_script_is_computed_and_charged(
         before = len(hospital.rows("charges"))
         assert asked(site, sound.step(1)).code == "ok"
         assert len(hospital.rows("charges")) == before + 1
-    assert computed == ["GradientSum"]
+    assert computed == ["local_change"]
 
 
 @pytest.mark.matrix(case=lambda case: (case.code, case.after, case.hospital is None))

@@ -21,7 +21,7 @@ from common.faults import VARIABLE
 from common.files import sha256
 from common.flower import ClientApp, Context, Message, context
 from common.messages import LedgerHead, Reply, Request, reply_to_record, request_from_record
-from common.numerics import EngineChoice, NumericsRecord
+from common.numerics import EngineChoice, NumericsRecord, Ticks
 from common.plan import Offer, read_plan
 from common.signing import SigningKey
 from server.app import build
@@ -72,6 +72,7 @@ class World:
         aggregation: lines added to the study's last section.
         patients: declared by each site.
         agreed: with each site; what it declares, where nothing is said.
+        ticks: of each site that waits before it replies.
         alter: what becomes of a reply after it was signed.
         grid_type: how messages travel.
         hidden: width of the model's dense layer.
@@ -87,6 +88,7 @@ class World:
         default_factory=lambda: {"north": 100, "south": 60, "west": 210}
     )
     agreed: dict[str, int] | None = None
+    ticks: dict[str, Ticks] = field(default_factory=dict)
     alter: Alter = as_is
     grid_type: type[LocalGrid] = LocalGrid
     hidden: int = 0
@@ -162,6 +164,7 @@ class World:
                 choice=EngineChoice(),
                 cpu_capability="any",
                 versions={},
+                ticks=self.ticks.get(site, Ticks()),
             ),
         )
 

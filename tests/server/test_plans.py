@@ -13,6 +13,7 @@ import safetensors.numpy
 from common.errors import CheckpointError, RefusalCode, RoundError, StudyError
 from common.files import canonical_json, sha256
 from common.messages import Reply, Request
+from common.numerics import Ticks
 from common.plan import Offer, read_plan
 from common.study import PatientPrivacy, load_study
 from server.hearing import Desk
@@ -65,6 +66,27 @@ def test_a_hospital_with_too_few_patients_is_gone_without(world: World) -> None:
     assert told == [f"{FEW}; leave the site out of the study, or lower min_patients"]
     assert outcome["sites"].keys() == {"north", "west"}
     assert {(each["site"], each["reason"]) for each in outcome["absences"]} == {("south", FEW)}
+
+
+SLOW = "a hospital's rounds take longer than the study waits for a reply"
+
+
+@pytest.mark.parametrize("ticks", [Ticks(train=300), Ticks(train=100, evaluate=300)])
+def test_a_hospital_whose_tick_is_as_long_as_a_round_is_waited_for_is_gone_without(
+    world: World, ticks: Ticks
+) -> None:
+    """Each of its replies would come too late, and cost its patients all the same."""
+    world.ticks["south"] = ticks
+    outcome = world.run()
+    reason = f"{SLOW} (a tick of 0.3 s, wanted less than 0.3s)"
+    assert outcome["sites"].keys() == {"north", "west"}
+    assert {(each["site"], each["reason"]) for each in outcome["absences"]} == {("south", reason)}
+    assert {each.purpose for site, each in world.asked if site == "south"} == {"offer"}
+
+
+def test_a_hospital_that_does_not_evaluate_may_take_long_for_it(world: World) -> None:
+    world.ticks["south"], world.evaluations = Ticks(train=299, evaluate=10**6), '"none"'
+    assert world.run()["absences"] == []
 
 
 def test_too_few_hospitals_with_enough_patients_stop_the_study_before_anything_is_written(

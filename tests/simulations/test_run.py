@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import CheckpointError
+from common.numerics import Ticks
 from common.study import PatientPrivacy, load_study
 from simulations.order import Order, Watcher
 from simulations.result import CurvePoint, Result, read_result, write_result
@@ -119,6 +120,26 @@ def test_a_run_like_an_earlier_one_takes_its_threads_and_kernels_and_comes_to_th
     again = conduct(replace(fresh, run=tmp_path / "again", like=tmp_path / "measured"))
     assert again.numerics == measured.numerics
     assert again.final_weights_sha256 == measured.final_weights_sha256
+
+
+def test_recorded_ticks_stay_in_the_plan_and_nobody_waits_for_them(
+    result: Result, order: Order, tmp_path: Path
+) -> None:
+    """A plan's hash keys its noise: with other ticks it would be another run.
+
+    Three hospitals would wait twenty minutes in each round.
+    """
+    ticks = Ticks(train=1_200_000, evaluate=1_200_000)
+    slow = {
+        site: record.model_copy(update={"ticks": ticks}) for site, record in result.numerics.items()
+    }
+    (tmp_path / "slow").mkdir()
+    write_result(tmp_path / "slow", result.model_copy(update={"numerics": slow}))
+    first = conduct(replace(order, run=tmp_path / "first", like=tmp_path / "slow"))
+    assert first.numerics == slow
+    assert first.final_weights_sha256 != result.final_weights_sha256
+    again = conduct(replace(order, run=tmp_path / "again", like=tmp_path / "first"))
+    assert again.final_weights_sha256 == first.final_weights_sha256
 
 
 def test_a_run_can_be_like_none_but_a_finished_one_of_the_same_hospitals(
