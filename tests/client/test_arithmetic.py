@@ -76,6 +76,7 @@ def released(study: Study) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]
     mechanism = PatientMechanism(
         step=event,
         evaluation=event,
+        most_sampled=10**6,
         clip_norm=1.0,
         divisor=9.0,
         cell_noise=2.0,
