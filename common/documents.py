@@ -8,11 +8,12 @@ a :class:`ValueError`.
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from typing import Any, Final
 
-import pydantic_core
+from pydantic import TypeAdapter, ValidationError
 
 MOST_BYTES: Final = 2**28
 """Of a document of JSON: a checkpoint of many rounds and sites is one; others are bounded by
@@ -24,13 +25,30 @@ MOST_LEVELS: Final = 32
 
 
 def read_json(data: bytes | bytearray | str, *, most: int = MOST_BYTES) -> Any:  # noqa: ANN401 - what JSON can hold
-    """What a document of JSON holds; at most some 200 levels, in which Rust's parser is bounded.
+    """What a document of JSON holds, of at most some 200 levels: pydantic's parser has that bound.
+
+    Bytes are in UTF-8, -16 or -32, with or without a mark of their order, as RFC 4627 allowed.
 
     Raises:
-        ValueError: it is too large, too deep, or no JSON.
+        ValueError: it is too large; or UnreadableError, which is one: too deep, or no JSON.
     """
     _require_size(len(data), most)
-    return pydantic_core.from_json(data)
+    try:
+        text = data if isinstance(data, str) else data.decode(json.detect_encoding(data))
+        return _ANYTHING.validate_json(text)
+    except ValidationError as error:
+        raise UnreadableError(
+            error.errors(include_url=False, include_input=False)[0]["msg"]
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UnreadableError("bytes that are no text") from error
+
+
+class UnreadableError(ValueError):
+    """A document that is no JSON, or is nested too deeply to be read."""
+
+
+_ANYTHING: Final = TypeAdapter[Any](Any)
 
 
 def read_toml(data: bytes | str, *, most: int = MOST_TOML) -> dict[str, Any]:

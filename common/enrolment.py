@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import AfterValidator, Field
 
-from common.documents import read_json
+from common.documents import UnreadableError, read_json
 from common.errors import ConsiliumError, CoordinatorError, SiteError
 from common.files import canonical_json
 from common.settings import Section, checked
@@ -238,7 +238,7 @@ def _parse(content: bytes, path: Path, error: type[ConsiliumError], wanted: str)
             raise ValueError(f"more than {LARGEST} bytes")
         read_json(content)  # which bounds how deep it is
         document = json.loads(content, object_pairs_hook=_distinct)
-    except (json.JSONDecodeError, UnicodeDecodeError) as cause:
+    except UnreadableError as cause:
         found = "no JSON: a file of another kind, or a part of one" if content else "an empty file"
         raise error("the file is not a card", where=path, found=found, wanted=wanted) from cause
     except ValueError as cause:

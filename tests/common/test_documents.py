@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.documents import MOST_LEVELS, levels, read_json, read_toml
+from common.documents import MOST_LEVELS, UnreadableError, levels, read_json, read_toml
 from common.errors import ConsiliumError, Refusal
 from common.plan import Offer, read_plan
 from common.study import Study, load_study
@@ -99,3 +99,14 @@ def test_a_study_file_that_is_nested_deeply_is_an_instruction(tmp_path: Path) ->
     path.write_text(TOML["arrays"])
     with pytest.raises(ConsiliumError, match="cannot be read as TOML"):
         load_study(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-be"])
+def test_json_may_have_been_through_a_mail_program(encoding: str) -> None:
+    assert read_json('{"a": "ü"}'.encode(encoding)) == {"a": "ü"}
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe\xff", b"no"])
+def test_what_is_no_json_is_a_value_error(data: bytes) -> None:
+    with pytest.raises(UnreadableError):
+        read_json(data)

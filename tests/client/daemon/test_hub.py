@@ -135,6 +135,7 @@ def test_a_study_is_stopped_by_the_beginning_of_its_plans_hash_too() -> None:
     assert at_work(FIRST).stop("a" * 12).worker
     assert not at_work(FIRST).stop("b" * 12).worker
     assert not at_work(FIRST).stop("").worker
+    assert not at_work(FIRST).stop("a" * 7).worker
 
 
 def test_what_reads_as_a_hash_is_no_name_whatever_a_request_calls_its_study() -> None:
