@@ -97,7 +97,7 @@ def client(
     tls: ssl.SSLContext,
     timeout: httpx.Timeout,
     limits: httpx.Limits,
-    options: list[tuple[int, int, int | bytes]],
+    options: list[httpcore.SOCKET_OPTION],
     clock: Callable[[], float] = time.monotonic,
 ) -> httpx.Client:
     """An HTTP client whose answers all end, which asks no proxy and follows no other address.

@@ -53,7 +53,7 @@ SHORTEST_PULL: Final = 2.0
 LONGEST_PURPOSE: Final = 64
 """Characters of what a message says it is for; those of ours have about ten."""
 BETWEEN_PULLS: Final = 3.0
-"""Seconds between two pulls that are not held."""
+"""Seconds between two pulls that are not held, or that brought what ours never send."""
 
 _STATES: Final[dict[type[LinkError], str]] = {
     Skewed: "skewed",
@@ -201,6 +201,7 @@ class Connection:
             return
         except Unreadable as refused:
             self._send(Frame("unreadable", {"hash": refused.message_id, "size": refused.size}))
+            self._until(lambda: self._ending or self._renewing, BETWEEN_PULLS)
             return
         if message is not None:
             self._hand_over(message)

@@ -73,11 +73,16 @@ def admit_operator(home: Home, name: str) -> OperatorFiles:
     return OperatorFiles(name, certificate, secret, issuer.public_bytes(Encoding.PEM))
 
 
-def operator_of(home: Home, certificate: bytes) -> str | None:
+def operator_of(home: Home, certificate: bytes, at: datetime.datetime | None = None) -> str | None:
     """Whose certificate a client showed (PEM), or ``None`` if it is nobody's who is let in.
 
     TLS has checked by now that the authority issued it and that the client holds its key; that
     it had not expired, TLS checked when the connection was made.
+
+    Args:
+        home: the coordinator's.
+        certificate: as it was shown.
+        at: when it is to hold; now, where that is not said.
     """
     shown = _fingerprint(certificate)
     if shown is None:
@@ -88,7 +93,8 @@ def operator_of(home: Home, certificate: bytes) -> str | None:
         except OSError:  # deleted just now
             continue
         if _fingerprint(kept) == shown:
-            return None if _expired(kept) else path.stem
+            until = x509.load_pem_x509_certificate(kept).not_valid_after_utc
+            return path.stem if (at or datetime.datetime.now(datetime.UTC)) <= until else None
     return None
 
 
@@ -97,8 +103,3 @@ def _fingerprint(certificate: bytes) -> bytes | None:
         return x509.load_pem_x509_certificate(certificate).fingerprint(hashes.SHA256())
     except ValueError:
         return None
-
-
-def _expired(certificate: bytes) -> bool:
-    until = x509.load_pem_x509_certificate(certificate).not_valid_after_utc
-    return datetime.datetime.now(datetime.UTC) > until

@@ -17,7 +17,7 @@ from typing import Final
 
 STRANGERS: Final = 0.25
 """Part of all connections that one address may hold without having shown an admitted key."""
-STRANGER_SECONDS: Final = 20.0
+STRANGER_SECONDS: Final = 30.0
 """How long a connection may be a stranger's, the agreeing on TLS included."""
 IPV6_NETWORK: Final = 64
 """Bits of an IPv6 address that name who calls; the rest, every machine chooses for itself."""
@@ -40,7 +40,7 @@ class Place:
     client: Client
     network: str
     since: float
-    cut: Callable[[], None] = field(repr=False)
+    cut: Callable[[], object] = field(repr=False)
     site: str | None = None
 
 
@@ -67,7 +67,7 @@ class Crowd:
         """Connections that are held."""
         return len(self._places)
 
-    def enter(self, client: Client, now: float, cut: Callable[[], None]) -> Place:
+    def enter(self, client: Client, now: float, cut: Callable[[], object]) -> Place:
         """Hold a connection from now on; another one may be cut for it."""
         place = Place(client, network_of(client[0]), now, cut)
         there = self._strangers.get(place.network, {})

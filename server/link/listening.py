@@ -27,9 +27,9 @@ from server.link.crowd import Client, Crowd, Place
 
 HEADER_BYTES: Final = 2**16
 """Of all of a request that is not its body, trailers included; Flower's take about a thousand."""
-TLS_SECONDS: Final = 10.0
+TLS_SECONDS: Final = 20.0
 """How long both sides may take to agree on TLS."""
-HEADER_SECONDS: Final = 10.0
+HEADER_SECONDS: Final = 20.0
 """How long the headers of a request may take from their first byte on."""
 BODY_SECONDS: Final = 190.0
 """How long a body may take; longer than the gateway reads one of a site's, which is told so."""
@@ -290,7 +290,7 @@ def server(app: Any, tls: ssl.SSLContext, crowd: Crowd, ended: OnEnded) -> Serve
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     config = uvicorn.Config(
         app,
-        http=cast(type[HttpToolsProtocol], Connection),
+        http="httptools",
         ws="none",
         lifespan="off",
         log_config=None,

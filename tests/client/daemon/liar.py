@@ -31,7 +31,7 @@ from tests.waiting import PATIENCE, until
 # isort: split
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
-from flwr.proto.fab_pb2 import Fab, GetFabResponse
+from flwr.proto.fab_pb2 import Fab, GetFabRequest, GetFabResponse
 from flwr.proto.fleet_pb2 import (
     ActivateNodeResponse,
     DeactivateNodeResponse,
@@ -148,7 +148,7 @@ class Deceiver:
             told = Run(run_id=run, fab_hash=self.bundle(run).hash_str)
             return GetRunResponse(run=told).SerializeToString()
         if name == "get-fab":
-            run = _run_of_fab(body)
+            run = GetFabRequest.FromString(body).run_id
             return GetFabResponse(fab=self.bundle(run)).SerializeToString()
         if name == "pull-object":
             content = self.objects.get(PullObjectRequest.FromString(body).object_id)
@@ -162,13 +162,7 @@ class Deceiver:
             "send-node-heartbeat": SendNodeHeartbeatResponse,
             "confirm-message-received": ConfirmMessageReceivedResponse,
         }
-        return kinds[name]().SerializeToString()
-
-
-def _run_of_fab(body: bytes) -> int:
-    from flwr.proto.fab_pb2 import GetFabRequest
-
-    return int(GetFabRequest.FromString(body).run_id)
+        return bytes(kinds[name]().SerializeToString())
 
 
 @contextlib.contextmanager

@@ -228,7 +228,7 @@ def test_a_date_that_is_none_is_an_answer_that_cannot_be_read(
     assert found(lying, tmp_path) == "an answer that cannot be read"
 
 
-BROKEN = {
+BROKEN: dict[str, Callable[[Deceiver], bytes]] = {
     "a header without its parts": lambda it: _without_tree(it.work()),
     "parts of nothing": lambda it: b"\x1a\x02\x0a\x00",
     "no message of protobuf": lambda it: b"\xff\xff",

@@ -73,23 +73,13 @@ def test_a_damaged_file_shuts_out_its_owner_alone(home: Home) -> None:
     assert operators.operator_of(home, bob.certificate) == "bob"
 
 
-def test_an_operator_whose_certificate_has_expired_is_nobody(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_operator_whose_certificate_has_expired_is_nobody(home: Home) -> None:
     """TLS looks at that when a connection is made, and never again while it lasts."""
     ada = operators.admit_operator(home, "ada")
     until = x509.load_pem_x509_certificate(ada.certificate).not_valid_after_utc
-
-    class Clock(datetime.datetime):
-        @classmethod
-        def now(cls, tz: datetime.tzinfo | None = None) -> Clock:
-            return cls.fromtimestamp(moment.timestamp(), tz)
-
-    monkeypatch.setattr(operators.datetime, "datetime", Clock)
-    moment = until - datetime.timedelta(seconds=1)
-    assert operators.operator_of(home, ada.certificate) == "ada"
-    moment = until + datetime.timedelta(seconds=1)
-    assert operators.operator_of(home, ada.certificate) is None
+    second = datetime.timedelta(seconds=1)
+    assert operators.operator_of(home, ada.certificate, until - second) == "ada"
+    assert operators.operator_of(home, ada.certificate, until + second) is None
 
 
 @pytest.mark.parametrize(("name", "says"), [("ada", "of this name"), ("../x", "called this")])

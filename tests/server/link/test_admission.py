@@ -112,7 +112,7 @@ def test_a_clock_that_is_set_right_lets_every_site_in_again(wrong: float) -> Non
 @pytest.mark.parametrize("ahead", [-MOST_BEHIND + 1, -100.0, 0.0, MOST_AHEAD - 1])
 def test_what_is_forgotten_keeps_out_no_site_whose_clock_is_a_little_off(ahead: float) -> None:
     gateway = Gateway()
-    for gateway.now in range(400, 3000, 10):
+    for gateway.now in range(400, 1500, 5):
         fast, slow = gateway.signed(MOST_AHEAD - 0.5), gateway.signed(ahead)
         assert gateway.says(fast) == "taken"
         assert gateway.says(slow) == "taken"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.link.crowd import STRANGER_SECONDS, Client, Crowd, network_of
+from server.link.crowd import STRANGER_SECONDS, Client, Crowd, Place, network_of
 
 
 class Door:
@@ -97,8 +99,9 @@ def test_an_address_is_told_apart_as_far_as_its_owner_cannot_choose_it() -> None
 
 
 MOVES = st.lists(
-    st.tuples(st.sampled_from(["enter", "known", "doubt", "leave"]), st.integers(0, 40)),
-    max_size=120,
+    st.tuples(st.sampled_from(["enter", "known", "doubt", "leave"]), st.integers(0, 14)),
+    min_size=80,
+    max_size=160,
 )
 
 
@@ -106,14 +109,18 @@ MOVES = st.lists(
 def test_whatever_happens_no_limit_is_passed_and_no_place_is_lost(
     moves: list[tuple[str, int]],
 ) -> None:
-    door, places = Door(8, of_site=3), {}
+    door = Door(8, of_site=3)
+    places: dict[Client, Place] = {}
+
+    def gone(client: Client) -> Callable[[], object]:
+        return lambda: places.pop(client, None)
+
     for move, number in moves:
         client = (f"192.0.2.{number % 5}", number)
         if move == "enter" and client not in places:
-            place = door.crowd.enter(client, 0.0, lambda gone=client: places.pop(gone, None))
-            places[client] = place
+            places[client] = door.crowd.enter(client, 0.0, gone(client))
         elif move == "known":
-            door.crowd.known(client, f"site-{number % 4}")
+            door.crowd.known(client, f"site-{number % 2}")
         elif move == "doubt":
             door.crowd.doubt(client, 0.0)
         elif move == "leave" and client in places:
