@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from client.accounts import (
     STILL,
     Accounts,
+    Limits,
     Stay,
     cost,
     everyone_joined,
@@ -21,7 +22,7 @@ from client.accounts import (
     joined,
 )
 from client.store import Store
-from common.accounting import ORDERS, SampledGaussian, renyi
+from common.accounting import ORDERS, SampledGaussian, renyi, renyi_epsilon
 
 EVENTS = {
     "one": SampledGaussian(sampling_rate=0.25, noise_multiplier=2.0, count=3),
@@ -195,3 +196,43 @@ def test_a_cost_is_kept_for_one_event_and_multiplied(tmp_path: Path) -> None:
         for event in [*EVENTS.values(), *EVENTS.values()]:
             assert cost(store, event) == pytest.approx(renyi(event))
         assert store.execute("SELECT count(*) FROM costs").fetchone()[0] == len(EVENTS)
+
+
+def fixed_order(total: float, delta: float) -> int:
+    """Where in ``ORDERS`` most Gaussian mechanisms fit under a total, worked out anew.
+
+    A Gaussian mechanism's divergence is its order times what does not depend on the order, so the
+    most fit where what the total leaves after conversion (Balle et al. 2020), over the order, is
+    largest.
+    """
+    fits = [
+        (total - math.log(1 - 1 / order) + (math.log(delta) + math.log(order)) / (order - 1))
+        / order
+        for order in ORDERS
+    ]
+    return fits.index(max(fits))
+
+
+@pytest.mark.parametrize(("total", "delta"), [(1.0, 1e-5), (3.0, 1e-6), (20.0, 1e-5)])
+def test_the_total_reads_one_order_that_follows_from_the_policy_alone(
+    total: float, delta: float
+) -> None:
+    """Whatever was released at the others, however little: the best order is not taken."""
+    limits, place = Limits(total, total, delta), fixed_order(total, delta)
+    order = ORDERS[place]
+    for released in (0.01, 0.5, total):
+        divergences = np.full(len(ORDERS), 1e-9)
+        divergences[place] = released
+        converted = released + math.log(1 - 1 / order)
+        converted -= (math.log(delta) + math.log(order)) / (order - 1)
+        assert limits.spent(divergences) == pytest.approx(max(converted, 0.0))
+        assert renyi_epsilon(divergences, delta) < limits.spent(divergences)
+        divergences[:place] = divergences[place + 1 :] = math.inf
+        assert limits.spent(divergences) == pytest.approx(max(converted, 0.0))
+
+
+def test_the_total_reads_the_fixed_order_where_another_would_be_the_better() -> None:
+    """Rare draws with little noise: the best order afterwards would say far less."""
+    limits = Limits(20.0, 20.0, 1e-5)
+    released = 40 * renyi(SampledGaussian(sampling_rate=0.02, noise_multiplier=0.8, count=1))
+    assert limits.spent(released) > 1.2 * renyi_epsilon(released, limits.delta)

@@ -386,3 +386,18 @@ class Studies(RuleBasedStateMachine):
 
 Studies.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 TestStudies = Studies.TestCase
+
+
+def test_who_could_pay_at_the_best_order_afterwards_alone_is_left_out(books: Books) -> None:
+    """The filter reads one order for all: which would be best depends on what was released."""
+    books.approve(DEAR, stands("a"))
+    books.run(DEAR)
+    both = whole(DEAR) + whole(OTHER)
+    totals = [renyi_epsilon(both, 1e-5) * (1 + percent / 100) for percent in range(1, 100)]
+    fits = [Limits(8.0, total, 1e-5).spent(both) <= total for total in totals]
+    enough = fits.index(True)
+    assert enough > 0, "there are totals under which the best order alone would do"
+    books.limits = Limits(8.0, totals[enough - 1], 1e-5)
+    assert books.draft(OTHER, stands("ab")).left_out == {"a"}
+    books.limits = Limits(8.0, totals[enough], 1e-5)
+    assert books.draft(OTHER, stands("ab")).left_out == frozenset()

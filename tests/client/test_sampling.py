@@ -88,9 +88,7 @@ def test_each_step_changes_images_in_other_ways(images: npt.NDArray[np.float32])
     seen = {
         batch.pixels.numpy().tobytes()
         for step in range(STEPS)
-        for batch in draw(
-            study, mechanism(1.0), images, alone, streams=STREAMS, step=step, tile=1
-        )
+        for batch in draw(study, mechanism(1.0), images, alone, streams=STREAMS, step=step, tile=1)
     }
     assert len(seen) == STEPS
 
