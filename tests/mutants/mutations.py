@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count, islice
-from os.path import commonprefix
 from typing import Any, Final
 
 COSMIC_RAY: Final = (
@@ -43,9 +42,16 @@ SQL_SWAPS: Final = (
     *((r"\bmax\(", "min("), (r"\bsum\(", "count("), (r"OR IGNORE ", ""), (r"OR REPLACE ", "")),
 )
 _OPPOSITES: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
-    **{ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is},
-    **{ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt},
-    **{ast.In: ast.NotIn, ast.NotIn: ast.In},
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.Lt: ast.GtE,
+    ast.GtE: ast.Lt,
+    ast.Gt: ast.LtE,
+    ast.LtE: ast.Gt,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
 }
 _SHOWN: Final = 50
 """How much of a line is shown on either side of what changes."""
@@ -89,7 +95,7 @@ def mutants_of(module: str, source: str) -> list[Mutant]:
     plain = ast.unparse(ast.parse(source))
     seen = {_meaning(plain)}
     found = []
-    for changed in (*_by_cosmic_ray(plain), *_by_ours(plain)):
+    for changed in (*by_cosmic_ray(plain), *by_ours(plain)):
         try:
             meaning = _meaning(changed)
         except SyntaxError:
@@ -100,7 +106,8 @@ def mutants_of(module: str, source: str) -> list[Mutant]:
     return sorted(found, key=lambda each: (each.where, each.before, each.after))
 
 
-def _by_cosmic_ray(source: str) -> Iterator[str]:
+def by_cosmic_ray(source: str) -> Iterator[str]:
+    """A module after each change by one of cosmic-ray's operators."""
     # Not with the module: a test reads the list of survivors where cosmic-ray is not installed.
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
@@ -114,7 +121,8 @@ def _by_cosmic_ray(source: str) -> Iterator[str]:
             yield str(changed)
 
 
-def _by_ours(source: str) -> Iterator[str]:
+def by_ours(source: str) -> Iterator[str]:
+    """A module after each change by one of ours."""
     for number, node in enumerate(ast.walk(ast.parse(source))):
         for instead in _instead_of(node):
             tree = ast.parse(source)
@@ -160,11 +168,11 @@ class _Plain(ast.NodeTransformer):
     What is negated twice, or a comparison that is negated, is written as it would be without.
     """
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:  # noqa: N802 - as its type
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.returns, node.decorator_list = None, []
         return self.generic_visit(node)
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:  # noqa: N802 - as its type
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         node.decorator_list = []
         return self.generic_visit(node)
 
@@ -172,14 +180,18 @@ class _Plain(ast.NodeTransformer):
         node.annotation = None
         return node
 
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:  # noqa: N802 - as its type
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
         return ast.Pass() if isinstance(node.value, ast.Constant) else self.generic_visit(node)
 
     def visit_keyword(self, node: ast.keyword) -> ast.AST:
         # Whether two sequences are of one length is asked where they are by construction.
-        return ast.keyword("strict", ast.Constant(1)) if node.arg == "strict" else self.generic_visit(node)
+        return (
+            ast.keyword("strict", ast.Constant(1))
+            if node.arg == "strict"
+            else self.generic_visit(node)
+        )
 
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:  # noqa: N802 - as its type
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
         self.generic_visit(node)
         inside = node.operand
         if isinstance(node.op, ast.Not) and isinstance(inside, ast.UnaryOp):
@@ -207,13 +219,18 @@ def _mutant(module: str, plain: str, changed: str) -> Mutant:
 
 def _shortened(before: str, after: str) -> tuple[str, str]:
     """Two lines, without most of what they have in common."""
-    head = len(commonprefix([before, after]))
-    tail = len(commonprefix([before[head:][::-1], after[head:][::-1]]))
+    head = _alike(before, after)
+    tail = _alike(before[head:][::-1], after[head:][::-1])
     cut, rest = max(head - _SHOWN, 0), max(tail - _SHOWN, 0)
-    return tuple(  # type: ignore[return-value] - there are two
-        ("…" if cut else "") + line[cut : len(line) - rest] + ("…" if rest else "")
-        for line in (before, after)
-    )
+    ends = ("…" if cut else "", "…" if rest else "")
+    short = [line[cut : len(line) - rest].join(ends) for line in (before, after)]
+    return short[0], short[1]
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters two lines begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _function_at(source: str, line: int) -> str:
@@ -222,8 +239,9 @@ def _function_at(source: str, line: int) -> str:
     nodes: list[ast.AST] = list(ast.parse(source).body)
     while nodes:
         node = nodes.pop(0)
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            if node.lineno <= line <= (node.end_lineno or line):
-                names.append(node.name)
-                nodes = list(node.body)
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+            continue
+        if node.lineno <= line <= (node.end_lineno or line):
+            names.append(node.name)
+            nodes = list(node.body)
     return ".".join(names)
