@@ -16,13 +16,13 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.mutants.watching import FirstFailure, Seen, Watch
+from tests.mutants.watching import FirstFailure, Seen, Watch, announcing
 
 PACKAGES: Final = ("client", "common", "server", "simulations", "tests")
 _MEMORY: Final = 6 * 2**30
@@ -75,12 +75,13 @@ class Copy:
         found = self.folder / "found.json"
 
         def watched() -> int:
-            watch = Watch(str(self._path))
+            watch = Watch()
             code = _pytest(self._tests, watch)
             found.write_text(json.dumps([sorted(sys.modules), watch.seen]))
             return code
 
-        ran = self._forked(watched, seconds=3600)
+        with self._changed(announcing(self._path.read_text())):
+            ran = self._forked(watched, seconds=3600)
         if ran.passed:
             imported, self._seen = json.loads(found.read_text())
             self._seconds = ran.seconds
@@ -93,20 +94,25 @@ class Copy:
         First those that were seen to enter the function, the shortest first; all of them where
         none of these fails, since not everything that a test does is seen.
         """
-        kept = self._path.read_text()
-        for cached in self._path.parent.glob(f"__pycache__/{self._path.stem}.*"):
-            cached.unlink()  # it knows of its source the second and the size alone
-        self._path.write_text(source)
         entering = sorted(
             (took, test) for test, (took, entered) in self._seen.items() if where in entered
         )
         limit = 10 * self._seconds + 30
-        try:
-            if entering and where:
-                first = self._forked(lambda: _child(tuple(each for _, each in entering)), limit)
+        with self._changed(source):
+            if entering:
+                first = self._forked(lambda: _child([test for _, test in entering]), limit)
                 if not first.passed:
                     return first
             return self._forked(lambda: _child(self._tests), limit)
+
+    @contextmanager
+    def _changed(self, source: str) -> Iterator[None]:
+        kept = self._path.read_text()
+        for cached in self._path.parent.glob(f"__pycache__/{self._path.stem}.*"):
+            cached.unlink()  # it knows of its source the second and the size alone
+        self._path.write_text(source)
+        try:
+            yield
         finally:
             self._path.write_text(kept)
 

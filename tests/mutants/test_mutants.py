@@ -71,9 +71,9 @@ def test_a_change_that_a_test_notices_is_told_from_one_that_none_does(tmp_path: 
     (root / "tests" / "test_limit.py").write_text(TEST)
     copy = Copy(root, tmp_path / "copy", "client/limit", ["tests/test_limit.py"])
     assert copy.baseline().passed
-    turned = copy.run(LIMIT.replace("<=", ">"), "within")
-    assert (turned.passed, turned.by) == (False, "tests/test_limit.py::test_less_is_within")
-    assert not copy.run(LIMIT.replace("<=", "!="), "within").passed
+    differs = copy.run(LIMIT.replace("<=", "!="), "within")
+    assert (differs.passed, differs.by) == (False, "tests/test_limit.py::test_more_is_not")
+    assert not copy.run(LIMIT.replace("<=", ">"), "within").passed
     assert copy.run(LIMIT.replace("<=", "<"), "within").passed
     assert copy.run(LIMIT.replace("pass", "return"), "never").passed
     assert copy.run("raise ImportError", "").by == "an import"
