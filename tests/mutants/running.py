@@ -1,9 +1,10 @@
 """Runs tests on a module that was changed, in a child process for each change.
 
 What a test of this project needs to import takes longer than most tests. So the libraries are
-imported once, here, and each child is a fork that imports the project alone. It works on a copy of
-the project, and may use so much memory and so much of a processor; how busy the machine is has no
-part in the verdict.
+imported once, here, and each child is a fork that imports the project alone. For the same reason a
+noise that was calibrated once is not calibrated again, unless the accountant is what is changed. A
+child works on a copy of the project, and may use so much memory and so much of a processor; how
+busy the machine is has no part in the verdict.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Final
 
 from tests.mutants.watching import FirstFailure, Seen, Watch, announcing
 
 PACKAGES: Final = ("client", "common", "server", "simulations", "tests")
+ACCOUNTING: Final = "accounting"
+Known = dict[str, dict[str, float]]
+"""What functions gave, by their names and arguments."""
 _MEMORY: Final = 6 * 2**30
 _PATIENCE_SECONDS: Final = 1800
 """For what waits and uses no processor."""
@@ -62,6 +67,7 @@ class Copy:
         self.folder, self._root, self._tests = folder, root, tuple(tests)
         self._path = folder / f"{module}.py"
         self._seen: Seen = {}
+        self._known: Known | None = None if module == f"common/{ACCOUNTING}" else {}
         self._seconds = 0.0
         shutil.rmtree(folder, ignore_errors=True)
         for name in PACKAGES:
@@ -77,13 +83,13 @@ class Copy:
         def watched() -> int:
             watch = Watch()
             code = _pytest(self._tests, watch)
-            found.write_text(json.dumps([sorted(sys.modules), watch.seen]))
+            found.write_text(json.dumps([sorted(sys.modules), watch.seen, self._known]))
             return code
 
         with self._changed(announcing(self._path.read_text())):
             ran = self._forked(watched, seconds=3600)
         if ran.passed:
-            imported, self._seen = json.loads(found.read_text())
+            imported, self._seen, self._known = json.loads(found.read_text())
             self._seconds = ran.seconds
             _import(imported)
         return ran
@@ -105,6 +111,15 @@ class Copy:
                     return first
             return self._forked(lambda: _child(self._tests), limit)
 
+    def _remembering(self, work: Callable[[], int]) -> int:
+        """Work, with what the accountant said already, by its arguments."""
+        if self._known is not None and (self.folder / "common" / f"{ACCOUNTING}.py").exists():
+            accounting = importlib.import_module(f"common.{ACCOUNTING}")
+            for name in ("calibrate", "epsilon"):
+                known = self._known.setdefault(name, {})
+                setattr(accounting, name, _remembered(getattr(accounting, name), known))
+        return work()
+
     @contextmanager
     def _changed(self, source: str) -> Iterator[None]:
         kept = self._path.read_text()
@@ -122,7 +137,7 @@ class Copy:
         began = _used()
         child = os.fork()
         if child == 0:
-            _begin(self.folder, self._root, seconds, work)
+            _begin(self.folder, self._root, seconds, lambda: self._remembering(work))
         status = _ended(child)
         with suppress(ProcessLookupError):  # whatever the tests left behind
             os.killpg(child, signal.SIGKILL)
@@ -153,6 +168,17 @@ def _begin(folder: Path, root: Path, seconds: float, work: Callable[[], int]) ->
         code = work()
     finally:
         os._exit(code)
+
+
+def _remembered(function: Callable[..., float], known: dict[str, float]) -> Callable[..., float]:
+    @wraps(function)
+    def asked(*arguments: object) -> float:
+        key = repr(arguments)
+        if key not in known:
+            known[key] = function(*arguments)
+        return known[key]
+
+    return asked
 
 
 def _child(tests: Sequence[str]) -> int:
