@@ -12,17 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.accounts import (
+    PARTS,
     STILL,
     Accounts,
     Limits,
     Stay,
     cost,
+    event_of,
     everyone_joined,
+    foresee,
+    forget,
     join,
     joined,
 )
 from client.store import Store
 from common.accounting import ORDERS, SampledGaussian, renyi, renyi_epsilon
+from common.numerics import EngineChoice, record
+from common.plan import Offer, Plan, write_plan
+from tests.common.studies import small_study
 
 EVENTS = {
     "one": SampledGaussian(sampling_rate=0.25, noise_multiplier=2.0, count=3),
@@ -30,6 +37,13 @@ EVENTS = {
 }
 PLACES = [(plan, part) for plan in EVENTS for part in ("train", "validation")]
 NOTHING = np.zeros(len(ORDERS))
+OFFER = Offer(
+    site="north",
+    public_key="ab" * 32,
+    declared_patients=20,
+    known_key=False,
+    numerics=record(1, EngineChoice()),
+)
 
 
 def opened(folder: str | Path) -> Store:
@@ -236,3 +250,52 @@ def test_the_total_reads_the_fixed_order_where_another_would_be_the_better() -> 
     limits = Limits(20.0, 20.0, 1e-5)
     released = 40 * renyi(SampledGaussian(sampling_rate=0.02, noise_multiplier=0.8, count=1))
     assert limits.spent(released) > 1.2 * renyi_epsilon(released, limits.delta)
+
+
+def test_a_cost_is_that_of_its_own_rate_noise_and_accountant(tmp_path: Path) -> None:
+    """Events that share a rate or a noise, and costs that another accountant left behind."""
+    with opened(tmp_path) as store:
+        for rate, noise in ((0.25, 2.0), (0.25, 3.0), (0.5, 2.0), (0.5, 3.0)):
+            event = SampledGaussian(sampling_rate=rate, noise_multiplier=noise, count=2)
+            assert cost(store, event) == pytest.approx(renyi(event))
+            assert cost(store, event) == pytest.approx(renyi(event)), "as it was stored"
+        store.execute("UPDATE costs SET accountant = 'another', divergences = ?", NOTHING.tobytes())
+        assert cost(store, event) == pytest.approx(renyi(event))
+
+
+def test_costs_are_kept_for_what_was_charged_and_forgotten_for_what_was_not(
+    tmp_path: Path,
+) -> None:
+    """All three evaluate alike; to forget one forgets nothing of the others' training."""
+    with opened(tmp_path) as store:
+        plans = [
+            write_plan(small_study(training={"batch_size": size}), OFFER, 106) for size in (5, 6, 7)
+        ]
+        for plan in plans:
+            foresee(store, plan)
+
+        def kept() -> set[tuple[float, float]]:
+            rows = store.execute("SELECT sampling_rate, noise_multiplier FROM costs")
+            return {(rate, noise) for rate, noise in rows}
+
+        def of(*plans: Plan) -> set[tuple[float, float]]:
+            events = [event_of(plan, part) for plan in plans for part in PARTS]
+            return {(each.sampling_rate, each.noise_multiplier) for each in events if each}
+
+        assert kept() == of(*plans)
+        first, second, third = plans
+        charged = event_of(first, "train")
+        assert charged is not None
+        store.execute(
+            "INSERT INTO charges (length, hash, plan_hash, round, part, identity, sampling_rate,"
+            " noise_multiplier, count, state) VALUES (1, '', 'one', 1, 'train', 'i', ?, ?, 2,"
+            " 'reserved')",
+            charged.sampling_rate,
+            charged.noise_multiplier,
+        )
+        forget(store, first)
+        assert (charged.sampling_rate, charged.noise_multiplier) in kept()
+        assert kept() >= of(second, third) - of(first)
+        forget(store, second)
+        assert kept() >= of(third) - of(first, second)
+        assert not kept() & (of(second) - of(first, third))

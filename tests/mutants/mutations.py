@@ -163,7 +163,7 @@ class _Replace(ast.NodeTransformer):
 
 
 class _Plain(ast.NodeTransformer):
-    """Without what a program does not do: docstrings, types of arguments, decorators, ``strict``.
+    """Without what a program does not do: docstrings, types, decorators, ``*``, ``strict``.
 
     What is negated twice, or a comparison that is negated, is written as it would be without.
     """
@@ -179,6 +179,12 @@ class _Plain(ast.NodeTransformer):
     def visit_arg(self, node: ast.arg) -> ast.AST:
         node.annotation = None
         return node
+
+    def visit_arguments(self, node: ast.arguments) -> ast.AST:
+        # Which of them must be named is the caller's comfort.
+        node.args, node.posonlyargs = [*node.posonlyargs, *node.args, *node.kwonlyargs], []
+        node.kwonlyargs = []
+        return self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
         return ast.Pass() if isinstance(node.value, ast.Constant) else self.generic_visit(node)
