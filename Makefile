@@ -32,7 +32,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-network test test-all lint format types stubs bench docs constraints clean
+.PHONY: help install demo demo-network test test-all lint format types stubs bench mutants docs constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -85,6 +85,11 @@ stubs: $(INSTALLED) ## write the Python of the control services from their proto
 bench: $(INSTALLED) ## run the benchmarks, or one of them: make bench NAME=foo
 	$(BIN)/python -m benchmarks $(NAME)
 
+# Hours for all of them. Not in CI: see CONTRIBUTING.md.
+mutants: $(INSTALLED) ## change a module in one place after another; which change does no test notice? NAME=client/ledger ARGS="--sample 0"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mutants]'
+	nice $(BIN)/python -m tests.mutants $(NAME) $(ARGS)
+
 images: ## run each image's steps in a fresh environment, where no image can be built
 	PYTHON="$(PYTHON)" TORCH_SOURCE="$(TORCH_SOURCE)" docker/check.sh
 
@@ -96,7 +101,7 @@ docs: $(INSTALLED) ## build the API pages into docs/api
 # block; the second, which a CPU wheel does not install, is what resolving torch adds.
 constraints: ## pin every dependency again, at its newest
 	rm -rf build/constraints && "$(PYTHON)" -m venv build/constraints
-	build/constraints/bin/python -m pip install --quiet $(TORCH_SOURCE) -e '.[dev]'
+	build/constraints/bin/python -m pip install --quiet $(TORCH_SOURCE) -e '.[dev,mutants]'
 	{ sed '/^$$/q' constraints.txt; \
 	  build/constraints/bin/python -m pip freeze --all --exclude-editable --exclude pip \
 	    | sed 's/+.*//' | grep -vE '^(cuda|nvidia|triton)'; \

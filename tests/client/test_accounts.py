@@ -12,17 +12,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.accounts import (
+    PARTS,
     STILL,
     Accounts,
     Limits,
     Stay,
     cost,
+    event_of,
     everyone_joined,
+    foresee,
+    forget,
     join,
     joined,
 )
 from client.store import Store
-from common.accounting import ORDERS, SampledGaussian, filter_epsilon, filter_order, renyi
+from common.accounting import (
+    ORDERS,
+    SampledGaussian,
+    filter_epsilon,
+    filter_order,
+    renyi,
+    renyi_epsilon,
+)
+from common.numerics import EngineChoice, record
+from common.plan import Offer, Plan, write_plan
+from tests.common.studies import small_study
 
 EVENTS = {
     "one": SampledGaussian(sampling_rate=0.25, noise_multiplier=2.0, count=3),
@@ -30,6 +44,14 @@ EVENTS = {
 }
 PLACES = [(plan, part) for plan in EVENTS for part in ("train", "validation")]
 NOTHING = np.zeros(len(ORDERS))
+OFFER = Offer(
+    site="north",
+    public_key="ab" * 32,
+    declared_patients=20,
+    most_patients=40,
+    known_key=False,
+    numerics=record(1, EngineChoice()),
+)
 
 
 def test_the_total_is_read_at_what_caps_on_samples_leave_of_delta() -> None:
@@ -206,3 +228,92 @@ def test_a_cost_is_kept_for_one_event_and_multiplied(tmp_path: Path) -> None:
         for event in [*EVENTS.values(), *EVENTS.values()]:
             assert cost(store, event) == pytest.approx(renyi(event))
         assert store.execute("SELECT count(*) FROM costs").fetchone()[0] == len(EVENTS)
+
+
+def fixed_order(total: float, delta: float) -> int:
+    """Where in ``ORDERS`` most Gaussian mechanisms fit under a total, worked out anew.
+
+    A Gaussian mechanism's divergence is its order times what does not depend on the order, so the
+    most fit where what the total leaves after conversion (Balle et al. 2020), over the order, is
+    largest.
+    """
+    fits = [
+        (total - math.log(1 - 1 / order) + (math.log(delta) + math.log(order)) / (order - 1))
+        / order
+        for order in ORDERS
+    ]
+    return fits.index(max(fits))
+
+
+@pytest.mark.parametrize(("total", "delta"), [(1.0, 1e-5), (3.0, 1e-6), (20.0, 1e-5)])
+def test_the_total_reads_one_order_that_follows_from_the_policy_alone(
+    total: float, delta: float
+) -> None:
+    """Whatever was released at the others, however little: the best order is not taken."""
+    limits, place = Limits(total, total, delta), fixed_order(total, delta)
+    order = ORDERS[place]
+    for released in (0.01, 0.5, total):
+        divergences = np.full(len(ORDERS), 1e-9)
+        divergences[place] = released
+        converted = released + math.log(1 - 1 / order)
+        converted -= (math.log(delta) + math.log(order)) / (order - 1)
+        assert limits.spent(divergences) == pytest.approx(max(converted, 0.0))
+        assert renyi_epsilon(divergences, delta) < limits.spent(divergences)
+        divergences[:place] = divergences[place + 1 :] = math.inf
+        assert limits.spent(divergences) == pytest.approx(max(converted, 0.0))
+
+
+def test_the_total_reads_the_fixed_order_where_another_would_be_the_better() -> None:
+    """Rare draws with little noise: the best order afterwards would say far less."""
+    limits = Limits(20.0, 20.0, 1e-5)
+    released = 40 * renyi(SampledGaussian(sampling_rate=0.02, noise_multiplier=0.8, count=1))
+    assert limits.spent(released) > 1.2 * renyi_epsilon(released, limits.delta)
+
+
+def test_a_cost_is_that_of_its_own_rate_noise_and_accountant(tmp_path: Path) -> None:
+    """Events that share a rate or a noise, and costs that another accountant left behind."""
+    with opened(tmp_path) as store:
+        for rate, noise in ((0.25, 2.0), (0.25, 3.0), (0.5, 2.0), (0.5, 3.0)):
+            event = SampledGaussian(sampling_rate=rate, noise_multiplier=noise, count=2)
+            assert cost(store, event) == pytest.approx(renyi(event))
+            assert cost(store, event) == pytest.approx(renyi(event)), "as it was stored"
+        store.execute("UPDATE costs SET accountant = 'another', divergences = ?", NOTHING.tobytes())
+        assert cost(store, event) == pytest.approx(renyi(event))
+
+
+def test_costs_are_kept_for_what_was_charged_and_forgotten_for_what_was_not(
+    tmp_path: Path,
+) -> None:
+    """All three evaluate alike; to forget one forgets nothing of the others' training."""
+    with opened(tmp_path) as store:
+        plans = [
+            write_plan(small_study(training={"batch_size": size}), OFFER, 106) for size in (5, 6, 7)
+        ]
+        for plan in plans:
+            foresee(store, plan)
+
+        def kept() -> set[tuple[float, float]]:
+            rows = store.execute("SELECT sampling_rate, noise_multiplier FROM costs")
+            return {(rate, noise) for rate, noise in rows}
+
+        def of(*plans: Plan) -> set[tuple[float, float]]:
+            events = [event_of(plan, part) for plan in plans for part in PARTS]
+            return {(each.sampling_rate, each.noise_multiplier) for each in events if each}
+
+        assert kept() == of(*plans)
+        first, second, third = plans
+        charged = event_of(first, "train")
+        assert charged is not None
+        store.execute(
+            "INSERT INTO charges (length, hash, plan_hash, round, part, identity, sampling_rate,"
+            " noise_multiplier, count, state) VALUES (1, '', 'one', 1, 'train', 'i', ?, ?, 2,"
+            " 'reserved')",
+            charged.sampling_rate,
+            charged.noise_multiplier,
+        )
+        forget(store, first)
+        assert (charged.sampling_rate, charged.noise_multiplier) in kept()
+        assert kept() >= of(second, third) - of(first)
+        forget(store, second)
+        assert kept() >= of(third) - of(first, second)
+        assert not kept() & (of(second) - of(first, third))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -13,7 +16,7 @@ import pytest
 import structlog
 
 from client import audit
-from client.administration import stop
+from client.administration import approve, stop
 from client.answering import answer_record
 from client.site import Site
 from client.training import local_change
@@ -44,7 +47,7 @@ from tests.client.site_fixtures import (
     proposal,
     weights_of,
 )
-from tests.common.studies import small_study
+from tests.common.studies import exit_code, small_study
 
 STUDY = small_study()
 FREE: dict[str, Any] = {"privacy": {"mode": "none"}}
@@ -523,3 +526,102 @@ def test_what_is_stopped_while_it_is_computed_does_not_leave(
     assert code_of(site, asking(plan)) == "silence"
     assert [row["state"] for row in hospital.rows("charges")] == ["reserved"]
     assert hospital.rows("replies") == []
+
+
+def test_what_is_stopped_and_approved_anew_while_it_is_computed_does_not_leave(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new approval has a new study key and another cohort: what the old one made is not its."""
+    hospital.seed = None
+
+    def trained_and_renewed(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - as it is called
+        with hospital.open() as other:
+            stop(other, "small", by="the administrator")
+            approve(other, "small", by="the administrator")
+        return local_change(*arguments, **named)
+
+    with hospital.open() as site:
+        plan = approved(site, STUDY)
+        with monkeypatch.context() as patched:
+            patched.setattr("client.answering.local_change", trained_and_renewed)
+            assert code_of(site, asking(plan)) == "silence"
+        assert [row["state"] for row in hospital.rows("charges")] == ["reserved"]
+        assert hospital.rows("replies") == []
+        assert code_of(site, asking(plan)) == "ok"
+    assert [row["state"] for row in hospital.rows("charges")] == ["committed"]
+
+
+@pytest.mark.parametrize(
+    "fails", ["INSERT ON replies", "UPDATE ON charges"], ids=["the reply", "the charge"]
+)
+def test_a_charge_is_committed_together_with_its_reply_or_not_at_all(
+    site: Site, hospital: Hospital, fails: str
+) -> None:
+    """Where the database fails in between, the round is asked again and answered then."""
+    plan = approved(site, STUDY)
+    site.store.execute(
+        f"CREATE TEMP TRIGGER broken BEFORE {fails} BEGIN SELECT RAISE(FAIL, 'disk full'); END"
+    )
+    assert code_of(site, asking(plan)) == "silence"
+    assert [row["state"] for row in hospital.rows("charges")] == ["reserved"]
+    assert hospital.rows("replies") == []
+    site.store.execute("DROP TRIGGER broken")
+    assert code_of(site, asking(plan)) == "ok"
+    assert [row["state"] for row in hospital.rows("charges")] == ["committed"]
+    assert len(hospital.rows("replies")) == 1
+
+
+@pytest.mark.parametrize("killed_at", ["put", "commit"])
+def test_a_kill_between_the_charge_and_its_reply_leaves_both_undone(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch, killed_at: str
+) -> None:
+    with hospital.open() as site:
+        plan = approved(site, STUDY)
+
+    def child() -> None:
+        def dying(*_: object) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        with hospital.open() as opened:
+            part = opened.replies if killed_at == "put" else opened.ledger
+            monkeypatch.setattr(part, killed_at, dying)
+            answer_record(opened, request_to_record(asking(plan)), "train")
+
+    assert exit_code(child) == -signal.SIGKILL
+    assert [row["state"] for row in hospital.rows("charges")] == ["reserved"]
+    assert hospital.rows("replies") == []
+    with hospital.open() as site:
+        assert code_of(site, asking(plan)) == "ok"
+
+
+def test_what_came_is_on_the_disk_before_a_round_is_computed_and_what_goes_before_it_leaves(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the disk is what the file held when it was last synced."""
+    plan, on_disk = approved(site, STUDY), [0]
+    log, really = site.audit.path, os.fsync
+
+    def syncing(file: int) -> None:
+        really(file)
+        if os.path.sameopenfile(file, there.fileno()):
+            on_disk.append(os.fstat(file).st_size)
+
+    def events() -> list[str]:
+        lines = log.read_bytes()[: on_disk[-1]].splitlines()
+        return [json.loads(line)["event"] for line in lines[-2:]]
+
+    seen: list[list[str]] = []
+
+    def computing(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - as it is called
+        seen.append(events())
+        return local_change(*arguments, **named)
+
+    with log.open("rb") as there:
+        monkeypatch.setattr(os, "fsync", syncing)
+        monkeypatch.setattr("client.answering.local_change", computing)
+        answered(site, asking(plan))
+        assert on_disk[-1] == log.stat().st_size
+        assert events() == ["message.in", "message.out"]
+        assert code_of(site, asking(plan, seed=1)) == "round-conflict"
+        assert on_disk[-1] == log.stat().st_size
+    assert [each[-1] for each in seen] == ["message.in"]

@@ -346,3 +346,33 @@ def test_receipts_of_a_coordinator_that_was_joined_before_hold_by_the_sites_own_
     found = inspect(lines, site="north", key=KEY, kept=[receipt(lines, 2)])
     assert found.sound == (by is KEY)
     assert found.coordinators == (("0000-0000-0000-0000",) if by is KEY else ())
+
+
+def test_every_line_is_on_the_disk_when_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the one that tells of a torn end; and what was torn before it is cut off."""
+    synced: dict[tuple[int, int], int] = {}
+    really = os.fsync
+
+    def syncing(file: int) -> None:
+        really(file)
+        found = os.fstat(file)
+        synced[found.st_dev, found.st_ino] = found.st_size
+
+    def is_on_disk(name: str) -> bool:
+        found = (tmp_path / name).stat()
+        return synced.get((found.st_dev, found.st_ino)) == found.st_size
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    with opened(tmp_path) as log:
+        assert (tmp_path.stat().st_dev, tmp_path.stat().st_ino) in synced, "the file's name is kept"
+        for number in range(3):
+            log.append("message.in", round=number)
+            assert is_on_disk(audit.FILE)
+        with (tmp_path / audit.FILE).open("ab") as other:
+            other.write(b'{"at":')
+        assert not is_on_disk(audit.FILE)
+        log.refresh()
+        assert is_on_disk(audit.FILE)
+        assert is_on_disk(audit.TORN)

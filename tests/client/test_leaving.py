@@ -371,3 +371,55 @@ def test_a_round_that_another_process_answered_meanwhile_is_not_released_twice(
         monkeypatch.setattr("client.answering.local_change", overtaken)
         assert code_of(slow, asking(plan)) == "silence"
     assert [row["round"] for row in hospital.rows("charges")] == [1, 2]
+
+
+def test_who_opts_out_while_patients_are_read_is_not_in_the_round(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list was edited by hand: nothing but a second look at it, in the transaction, tells."""
+    hospital.split = (1.0, 0.0, 0.0)
+    seen: list[int] = []
+
+    def watching(*given: Any, **named: Any) -> Any:  # noqa: ANN401 - as the function has them
+        seen.append(len(given[4]))
+        return local_change(*given, **named)
+
+    with hospital.open() as opened:
+        plan = approved(opened, STUDY)
+        settle(opened)
+        read = opened.cohort_for
+
+        def read_and_opted_out(approval: Approval) -> Cohort:
+            cohort = read(approval)
+            (opened.state / "opt-out.txt").write_text("P00\n")
+            return cohort
+
+        monkeypatch.setattr(opened, "cohort_for", read_and_opted_out)
+        monkeypatch.setattr("client.answering.local_change", watching)
+        assert code_of(opened, asking(plan)) == "ok"
+        gone = opened.pseudonyms.of("P00")
+    assert seen == [23]
+    left = [row for row in hospital.rows("members") if row["until"] is not None]
+    assert [(row["patient"], row["until"]) for row in left] in ([], [(gone, 0)])
+
+
+def test_who_opts_out_while_a_round_is_computed_has_paid_for_it_and_is_in_none_that_comes(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital.split = (1.0, 0.0, 0.0)
+    seen: list[int] = []
+
+    def computing(*given: Any, **named: Any) -> Any:  # noqa: ANN401 - as the function has them
+        seen.append(len(given[4]))
+        if len(seen) == 1:
+            with hospital.open() as other:
+                opt_out(other, ["P00"], by="the administrator")
+        return local_change(*given, **named)
+
+    with hospital.open() as opened:
+        plan = approved(opened, STUDY)
+        monkeypatch.setattr("client.answering.local_change", computing)
+        assert [code_of(opened, asking(plan, number)) for number in (1, 2)] == ["ok", "ok"]
+        gone = opened.pseudonyms.of("P00")
+    assert seen == [24, 23]
+    assert {row["patient"]: row["until"] for row in hospital.rows("members")}[gone] == 1

@@ -227,6 +227,23 @@ def test_a_study_ends_with_the_steps_that_were_foreseen(books: Books, plan: Plan
     assert refusal(books.ledger.reserve, late, plan) is beyond
 
 
+def test_a_study_without_privacy_ends_with_the_rounds_that_were_foreseen(books: Books) -> None:
+    """Each round counts as one, of three; the last is charged and no other."""
+    free = books.approve(plan_titled("free", privacy={"mode": "none"}))
+
+    def unbounded(number: int, part: Part) -> Charge:
+        identity = sha256(f"{number} {part}".encode())
+        return Charge(free.hash, number, part, identity, None)
+
+    for number in (1, 2, 3):
+        books.ledger.reserve(unbounded(number, "train"), free)
+    books.ledger.reserve(unbounded(3, "validation"), free)
+    beyond = RefusalCode.ROUND_OUT_OF_ORDER
+    assert refusal(books.ledger.reserve, unbounded(4, "train"), free) is beyond
+    assert refusal(books.ledger.reserve, unbounded(2, "validation"), free) is beyond
+    assert len(books.ledger.charges()) == 4
+
+
 def released(reply: Reply) -> bytes:
     return reply_to_bytes(replace(reply, seal=NO_SEAL, signature=b""))
 

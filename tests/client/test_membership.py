@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,8 +29,11 @@ from client.membership import (
     depart,
     departures,
     draft,
+    forget,
     freeze,
+    is_known,
     is_single,
+    leavers,
     overdrawn,
     take_out,
 )
@@ -430,3 +434,71 @@ class Studies(RuleBasedStateMachine):
 
 Studies.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 TestStudies = Studies.TestCase
+
+
+def test_who_could_pay_at_the_best_order_afterwards_alone_is_left_out(books: Books) -> None:
+    """The filter reads one order for all: which would be best depends on what was released."""
+    books.approve(DEAR, stands("a"))
+    books.run(DEAR)
+    both = whole(DEAR) + whole(OTHER)
+    totals = [renyi_epsilon(both, 1e-5) * (1 + percent / 100) for percent in range(1, 100)]
+    fits = [Limits(8.0, total, 1e-5).spent(both) <= total for total in totals]
+    enough = fits.index(True)
+    assert enough > 0, "there are totals under which the best order alone would do"
+    books.limits = Limits(8.0, totals[enough - 1], 1e-5)
+    assert books.draft(OTHER, stands("ab")).left_out == {"a"}
+    books.limits = Limits(8.0, totals[enough], 1e-5)
+    assert books.draft(OTHER, stands("ab")).left_out == frozenset()
+
+
+@pytest.mark.parametrize("bound", ["one study", "all studies"])
+def test_who_will_have_spent_exactly_the_limit_is_in_and_who_a_hair_more_is_not(
+    books: Books, bound: str
+) -> None:
+    most = stated(DEAR, "train")
+    for limit, let_in in ((most, {"a"}), (math.nextafter(most, 0), set())):
+        books.limits = Limits(limit, 100.0, 1e-5)
+        if bound == "all studies":
+            books.limits = Limits(100.0, limit, 1e-5)
+        assert books.draft(DEAR, stands("a")).places.keys() == let_in
+
+
+def test_what_is_told_of_one_plan_is_of_that_plan_alone(books: Books) -> None:
+    books.limits = AMPLE
+    books.approve(DEAR, stands("abc"))
+    books.approve(CHEAP, stands("abcd"))
+    books.charge(DEAR, 1)
+    assert depart(books.store, DEAR.hash, stands("bc"), ()) == 1
+    assert depart(books.store, CHEAP.hash, stands("abcd"), {"c", "d"}) == 2
+    assert departures(books.store, DEAR.hash) == {GONE: 1}
+    assert departures(books.store, CHEAP.hash) == {OPTED_OUT: 2}
+    assert not leavers(books.store, DEAR.hash, stands("bc"), ())
+    assert leavers(books.store, DEAR.hash, stands("bc"), {"b"})
+    assert leavers(books.store, DEAR.hash, stands("b"), ())
+    assert is_known(books.store, "d")
+    assert not is_known(books.store, "e")
+    books.charge(DEAR, 2)
+    assert books.paid("a") == pytest.approx(whole(DEAR) / 3)
+    assert not books.paid("d").any()
+
+
+def test_who_stood_in_a_plan_is_forgotten_where_nothing_was_charged_alone(books: Books) -> None:
+    books.limits = AMPLE
+    books.approve(DEAR, stands("ab"))
+    books.approve(CHEAP, stands("bc"))
+    books.charge(DEAR, 1)
+    assert not forget(books.store, DEAR.hash)
+    assert forget(books.store, CHEAP.hash)
+    assert not is_known(books.store, "c")
+    assert books.paid("a") == pytest.approx(whole(DEAR) / 3)
+
+
+def test_neither_a_draft_nor_a_place_shows_who_is_in_it(books: Books) -> None:
+    books.approve(DEAR, stands("a"))
+    books.run(DEAR)
+    secret = Place("train", "digest-of-somebody")
+    drafted = books.draft(OTHER, {"pseudonym-b": secret} | stands("a"))
+    assert drafted.left_out == {"a"}
+    assert "pseudonym" not in repr(drafted)
+    assert "'a'" not in repr(drafted)
+    assert "digest" not in repr(secret)

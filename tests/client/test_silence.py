@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 import structlog
 
 from client.administration import status
+from client.answering import answer
 from client.consent import settle
+from client.daemon.limits import EXIT_MEMORY, Limits, MemoryLimit
 from client.site import Site
 from common.errors import ModelError
 from tests.client.site_fixtures import (
@@ -21,7 +24,7 @@ from tests.client.site_fixtures import (
     offer_request,
     proposal,
 )
-from tests.common.studies import small_study
+from tests.common.studies import exit_code, small_study
 
 STUDY = small_study()
 FREE: dict[str, Any] = {"privacy": {"mode": "none"}}
@@ -115,3 +118,32 @@ def test_what_cannot_be_noted_is_not_done(site: Site, hospital: Hospital) -> Non
     assert code_of(site, asking(plan)) == "silence"
     assert code_of(site, proposal(plan)) == "silence"
     assert hospital.rows("charges") == []
+
+
+@pytest.mark.parametrize("when", ["a round is computed", "a cohort is frozen"])
+def test_a_worker_that_passes_its_memory_limit_ends_and_is_not_merely_silent(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Its supervisor tells the administrator what to change, and starts another."""
+    with hospital.open() as site:
+        plan = approved(site, STUDY)
+        if when == "a round is computed":
+            settle(site)
+
+    def hungry(*_: object, **__: object) -> None:
+        bytearray(32 * 2**30)
+
+    def child() -> None:
+        with hospital.open() as opened:
+            Limits(memory_mib=16 * 2**10).apply()
+            try:
+                if when == "a round is computed":
+                    monkeypatch.setattr("client.answering.local_change", hungry)
+                    answer(opened, asking(plan))
+                else:
+                    monkeypatch.setattr(opened, "cohort", hungry)
+                    settle(opened)
+            except MemoryLimit:
+                os._exit(EXIT_MEMORY)
+
+    assert exit_code(child) == EXIT_MEMORY

@@ -399,6 +399,26 @@ def test_each_patient_takes_part_with_probability_q_and_by_itself(
     assert not train(study, third, images, streams=streams).any()
 
 
+def test_each_step_of_a_round_draws_by_itself(images: npt.NDArray[np.float16]) -> None:
+    """Where only the second of two steps has anybody, it alone changes the weights; and so on."""
+    third = NoMechanism(sampling_rate=0.3, divisor=DIVISOR)
+
+    def taken(streams: RoundStreams) -> tuple[bool, ...]:
+        steps = (streams.of_patients(step) for step in (0, 1))
+        return tuple(any(own.coin(each.pseudonym) < 0.3 for each in patients()) for own in steps)
+
+    every = [RoundStreams(number.to_bytes(32, "little")) for number in range(200)]
+    chosen = {taken(streams): streams for streams in every}
+    once, twice = (small_study(training={"local_steps": steps}) for steps in (1, 2))
+    nobody, second, first, both = (chosen[each] for each in sorted(chosen))
+    assert not train(twice, third, images, streams=nobody).any()
+    assert train(twice, third, images, streams=second).any()
+    for streams, same in ((first, True), (both, False)):
+        one, two = (train(study, third, images, streams=streams) for study in (once, twice))
+        assert one.any()
+        assert (one.tobytes() == two.tobytes()) is same
+
+
 @pytest.mark.parametrize("tile", [1, 4, 16])
 def test_a_sample_of_more_than_the_cap_counts_as_the_empty_one(
     images: npt.NDArray[np.float16], tile: int

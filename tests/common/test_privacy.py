@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from common.accounting import SampledGaussian, calibrate, epsilon
 from common.cap import composed, least_cap
@@ -209,3 +210,86 @@ def test_a_plan_for_another_number_of_patients_is_found_out(
     study: Study, calibrated: PatientMechanism
 ) -> None:
     assert understated(calibrated, study, DECLARED - 1, MOST) == "sampling_rate"
+
+
+def test_the_noise_is_a_thousandth_more_than_multiplier_times_clip_norm() -> None:
+    """By hand: 2 x 3 x 1.001. The thousandth is what docs/privacy.md argues for."""
+    assert GAMMA == 1e-3
+    made = made_of(step=event(0.25, 2.0), clip_norm=3.0)
+    assert made.noise_deviation == pytest.approx(6.006, rel=1e-12)
+
+
+SOUND: dict[str, Any] = {
+    "step": event(0.25, 2.0),
+    "evaluation": None,
+    "most_sampled": 10**6,
+    "clip_norm": 0.5,
+    "divisor": 0.5,
+    "cell_noise": 0.0,
+    "epsilon_training": 0.0,
+    "epsilon_evaluation": 0.0,
+    "delta": 0.5,
+}
+
+
+def made_of(**changes: Any) -> PatientMechanism:  # noqa: ANN401 - any field
+    return PatientMechanism(**(SOUND | changes))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("clip_norm", value) for value in (0.0, -0.5)),
+        *(("divisor", value) for value in (0.0, -0.5)),
+        *((name, -0.5) for name in ("cell_noise", "epsilon_training", "epsilon_evaluation")),
+        *(("delta", value) for value in (0.0, -0.5, 1.0, 1.5)),
+    ],
+)
+def test_a_mechanism_without_meaning_cannot_be_made(field: str, value: float) -> None:
+    assert made_of().epsilon == 0.0, "the rest of it is sound"
+    with pytest.raises(ValidationError, match=field):
+        made_of(**{field: value})
+
+
+@pytest.mark.parametrize("numbers", [(0.0, 1.0), (-0.5, 1.0), (1.5, 1.0), (0.5, 0.0), (0.5, -0.5)])
+def test_no_mechanism_without_meaning_can_be_made_either(numbers: tuple[float, float]) -> None:
+    rate, divisor = numbers
+    assert NoMechanism(sampling_rate=1.0, divisor=0.5).epsilon == math.inf
+    with pytest.raises(ValidationError):
+        NoMechanism(sampling_rate=rate, divisor=divisor)
+
+
+def test_an_epsilon_may_be_understated_by_no_more_than_arithmetic_differs(
+    study: Study, calibrated: PatientMechanism
+) -> None:
+    """Another machine's last digits are forgiven, a thousand times as much is not."""
+    exact = calibrated.epsilon_training
+    for stated, fault in (
+        (exact * (1 + 1e-3), None),
+        (exact * (1 - 0.5e-6), None),
+        (exact * (1 - 1e-3), "epsilon_training"),
+    ):
+        told = calibrated.model_copy(update={"epsilon_training": stated})
+        assert understated(told, study, DECLARED, MOST) == fault
+
+
+def test_a_batch_as_large_as_the_site_or_larger_is_not_understated() -> None:
+    for size in (DECLARED, 3 * DECLARED):
+        study = small_study(training={"batch_size": size})
+        whole = mechanism(study, DECLARED, MOST)
+        assert isinstance(whole, PatientMechanism)
+        assert (whole.step.sampling_rate, whole.divisor) == (1.0, float(DECLARED))
+        assert understated(whole, study, DECLARED, MOST) is None
+
+
+def test_without_evaluation_nothing_is_understated_and_noise_for_none_is_found_out() -> None:
+    study = small_study(evaluation={"rounds": []})
+    made = mechanism(study, DECLARED, MOST)
+    assert isinstance(made, PatientMechanism)
+    assert (made.cell_noise, made.epsilon_evaluation) == (0.0, 0.0)
+    assert understated(made, study, DECLARED, MOST) is None
+    for extra, fault in (
+        ({"cell_noise": 1.0}, "cell_noise"),
+        ({"evaluation": event(1.0, 9.0)}, "evaluation"),
+    ):
+        assert understated(made.model_copy(update=extra), study, DECLARED, MOST) == fault
