@@ -101,8 +101,8 @@ def histogram_shape(plan: Plan) -> Shape:
 
 
 def most_validated(plan: Plan) -> int:
-    """The most validation patients that a site may count, from what it declared."""
-    return VALIDATED * plan.declared_patients
+    """The most validation patients that a site may count, from its public numbers."""
+    return min(plan.most_patients, VALIDATED * plan.declared_patients)
 
 
 def cell_noise(plan: Plan) -> float:

@@ -34,6 +34,7 @@ from common.accounting import (
     renyi,
     renyi_epsilon,
 )
+from common.cap import composed
 from common.numerics import EngineChoice, record
 from common.plan import Offer, Plan, write_plan
 from tests.common.studies import small_study
@@ -250,7 +251,8 @@ def test_the_total_reads_one_order_that_follows_from_the_policy_alone(
     total: float, delta: float
 ) -> None:
     """Whatever was released at the others, however little: the best order is not taken."""
-    limits, place = Limits(total, total, delta), fixed_order(total, delta)
+    limits, delta = Limits(total, total, delta), composed(delta)
+    place = fixed_order(total, delta)
     order = ORDERS[place]
     for released in (0.01, 0.5, total):
         divergences = np.full(len(ORDERS), 1e-9)

@@ -21,6 +21,7 @@ def mechanism(rate: float) -> PatientMechanism:
     return PatientMechanism(
         step=SampledGaussian(sampling_rate=rate, noise_multiplier=1.0, count=1),
         evaluation=None,
+        most_sampled=10**6,
         clip_norm=1.0,
         divisor=1.0,
         cell_noise=0.0,

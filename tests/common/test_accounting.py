@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -24,6 +26,7 @@ from common.accounting import (
     calibrate,
     epsilon,
     epsilon_of,
+    exceeds,
     filter_epsilon,
     filter_order,
     renyi,
@@ -173,6 +176,48 @@ def test_nothing_released_costs_nothing() -> None:
 def test_a_release_that_nothing_bounds_costs_everything() -> None:
     assert math.isinf(renyi_epsilon(np.full(len(ORDERS), math.inf), DELTA))
     assert math.isinf(filter_epsilon(np.full(len(ORDERS), math.inf), DELTA, 4.0))
+
+
+PROGRAM = """
+import math, sys
+import numpy as np
+from common.accounting import SampledGaussian, epsilon, renyi
+if sys.argv[1:] == ["flushed"]:
+    import common.denormals
+events = [SampledGaussian(sampling_rate=q, noise_multiplier=s, count=3)
+          for q, s in ((0.25, 2.0), (0.02, 0.8), (1e-3, 0.5))]
+print([renyi(event).tolist() for event in events])
+print(epsilon(tuple((event, 40) for event in events), 1e-9))
+print(float(np.nextafter(0.0, 1.0)) * 1.0 == 0.0, file=sys.stderr)
+"""
+
+
+def test_a_process_that_counts_small_numbers_as_zero_accounts_like_any_other() -> None:
+    """One that computes gradients does; a coordinator and a supervisor do not."""
+    (plain, before), (flushed, after) = (
+        (done.stdout, done.stderr.split()[-1])
+        for how in ([], ["flushed"])
+        for done in [
+            subprocess.run(
+                [sys.executable, "-c", PROGRAM, *how], capture_output=True, text=True, check=True
+            )
+        ]
+    )
+    assert (before, after) == ("False", "True"), "the setting is as it was, afterwards too"
+    assert "nan" not in plain
+    assert flushed == plain
+
+
+def test_a_divergence_that_cannot_be_computed_bounds_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nothing(*, orders: tuple[float, ...], **_: object) -> list[float]:
+        return [math.nan] * len(orders)
+
+    monkeypatch.setattr("opacus.accountants.analysis.rdp.compute_rdp", nothing)
+    event = SampledGaussian(sampling_rate=0.123, noise_multiplier=3.21, count=1)
+    assert renyi_epsilon(renyi(event), 1e-5) == math.inf
+    assert exceeds(0.123, 3.21, 1, 1e-5, 1.0)
 
 
 def test_renyi_divergences_add_up() -> None:
