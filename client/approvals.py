@@ -179,10 +179,17 @@ class Approvals:
         """Keep nothing of a plan; nothing else in the store may speak of it."""
         self._store.execute("DELETE FROM approvals WHERE plan_hash = ?", plan_hash)
 
+    def waiting(self) -> int:
+        """How many plans wait for a person."""
+        rows = self._store.execute("SELECT count(*) FROM approvals WHERE state = 'pending'")
+        return int(rows.fetchone()[0])
+
     def running(self) -> list[Approval]:
         """The plans whose rounds may still come, in the order in which they were proposed."""
-        approved = self._select("WHERE state = 'approved' ORDER BY rowid")
-        return [each for each in approved if each.standing == "approved"]
+        return self._select(
+            "WHERE state = 'approved' AND (expires_at IS NULL OR expires_at > ?) ORDER BY rowid",
+            timestamp(),
+        )
 
     def _select(self, which: str, *values: object) -> list[Approval]:
         rows = self._store.execute(f"SELECT * FROM approvals {which}", *values).fetchall()  # noqa: S608 - no value in it

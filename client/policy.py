@@ -19,17 +19,24 @@ from common.errors import Refusal, RefusalCode
 from common.numerics import differences
 from common.plan import Offer, Plan
 from common.privacy import NoMechanism, PatientMechanism, understated
+from common.study import Study
 
 
 def require_acceptable(plan: Plan, site: Site) -> None:
-    """Refuse a plan that this site would not approve.
+    """Refuse a plan that this site would not let wait for a person.
+
+    What is cheap comes first: public numbers, then the policy, then what the model would take,
+    told from shapes. Only what all of that allows is counted by the accountant, whose work
+    grows with the numbers that a policy allows.
 
     Raises:
         Refusal: as :func:`require_allowed`, and ``wrong-plan`` for a mechanism that costs more
             than it says.
-        ModelError: the study's model cannot be trained privately here.
     """
-    _require_ours(plan, site, site.offer(plan.study))
+    _require_numbers(plan, site)
+    require_bounds(plan, site.file.policy)
+    require_room(plan.study, site)
+    _require_same_numerics(plan, site.offer(plan.study))
     fault = understated(plan.mechanism, plan.study, plan.declared_patients)
     if fault is not None:
         raise Refusal(
@@ -38,7 +45,18 @@ def require_acceptable(plan: Plan, site: Site) -> None:
             where=fault,
             remedy="the coordinator must calibrate the noise anew",
         )
-    require_allowed(plan, site)
+
+
+def require_trainable(plan: Plan, site: Site) -> None:
+    """Refuse a plan that cannot be approved here: the model is tried on made-up numbers.
+
+    It may take minutes, and is left until a person, or a policy in a person's place, approves.
+
+    Raises:
+        Refusal: as :func:`require_acceptable`.
+        ModelError: the study's model cannot be trained privately here.
+    """
+    require_acceptable(plan, site)
     if isinstance(plan.mechanism, PatientMechanism):
         from client.tuning import check
 
@@ -51,8 +69,48 @@ def require_allowed(plan: Plan, site: Site) -> None:
     Raises:
         Refusal: ``wrong-plan``, ``numerics``, ``policy`` or ``data-unavailable``.
     """
-    _require_ours(plan, site, site.offer(plan.study, plan.numerics.choice))
+    _require_numbers(plan, site)
     require_bounds(plan, site.file.policy)
+    _require_same_numerics(plan, site.offer(plan.study, plan.numerics.choice))
+
+
+def require_room(study: Study, site: Site) -> None:
+    """Refuse a study of which one patient's share of a step does not fit, or whose images do not.
+
+    Both follow from the study's shapes and the site file. Nothing is built or run for it.
+
+    Raises:
+        Refusal: ``policy`` or ``data-unavailable``.
+        ModelError: the study's model cannot be built, or not be trained privately.
+    """
+    from client.cache import Shape
+    from client.tuning import mib, room
+
+    most = site.file.device.memory_mib
+    needed = mib(room(study).bytes)
+    if needed > most:
+        raise Refusal.of_public(
+            RefusalCode.POLICY,
+            "one patient's images and the study's model need more memory than this site gives",
+            where="[device] memory_mib",
+            found=f"{needed} MiB",
+            wanted=f"at most {most} MiB",
+            remedy="allow more, if the machine has it; or ask the coordinator for smaller images, "
+            "fewer images or copies of a patient, or a smaller model",
+        )
+    images = (
+        site.dataset(study).declared_patients
+        * Shape(study.data.image_size, study.data.channels).bytes
+    )
+    if images > site.file.site.cache_bytes:
+        raise Refusal.of_public(
+            RefusalCode.POLICY,
+            "the study's images, one of each declared patient, need more disk than this site gives",
+            where="[site] cache_gib",
+            found=f"{images / 2**30:.3g} GiB",
+            wanted=f"at most {site.file.site.cache_gib:g} GiB",
+            remedy="allow more, if the disk has it; or ask the coordinator for smaller images",
+        )
 
 
 def require_bounds(plan: Plan, policy: Policy) -> None:
@@ -109,17 +167,19 @@ def within(hours: str | None, now: time) -> bool:
     return now >= begin or now < end
 
 
-def _require_ours(plan: Plan, site: Site, offer: Offer) -> None:
+def _require_numbers(plan: Plan, site: Site) -> None:
+    """Refuse a plan whose public numbers are not this site's."""
     from common.model import weights_count
 
+    declared = site.dataset(plan.study).declared_patients
     told = {
-        "site": (plan.site, offer.site),
-        "declared_patients": (plan.declared_patients, offer.declared_patients),
-        "known_key": (plan.known_key, offer.known_key),
+        "site": (plan.site, site.name),
+        "declared_patients": (plan.declared_patients, declared),
+        "known_key": (plan.known_key, site.known_seed is not None),
         "weights": (plan.weights, weights_count(plan.study)),
         "weight": (
             plan.weight,
-            offer.declared_patients if plan.study.aggregation.weights == "declared" else 1,
+            declared if plan.study.aggregation.weights == "declared" else 1,
         ),
     }
     for name, (found, ours) in told.items():
@@ -131,7 +191,6 @@ def _require_ours(plan: Plan, site: Site, offer: Offer) -> None:
                 found=found,
                 wanted=ours,
             )
-    _require_same_numerics(plan, offer)
     if plan.declared_patients < plan.study.data.min_patients:
         raise Refusal.of_public(
             RefusalCode.DATA_UNAVAILABLE,

@@ -41,11 +41,19 @@ class SiteName(Section):
         state: the state folder, relative to the site file.
         same_person: text file of PatientIDs that are one person, a person a line, relative to
             the site file.
+        cache_gib: that decoded images may take on disk in all, GiB; they are deleted with the
+            last study that uses them.
     """
 
     name: Slug
     state: Path = Path("state")
     same_person: Path | None = None
+    cache_gib: float = Field(default=64.0, gt=0, le=1_000_000)
+
+    @property
+    def cache_bytes(self) -> int:
+        """The same in bytes."""
+        return int(self.cache_gib * 2**30)
 
 
 class DataSet(Section):

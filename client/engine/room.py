@@ -83,9 +83,7 @@ def fitting(
         memory: bytes.
         items: of each patient.
     """
-    one, two = (
-        room_of(sketch, shape, loss, patients=count, items=items).bytes for count in (1, 2)
-    )
+    one, two = (room_of(sketch, shape, loss, patients=count, items=items).bytes for count in (1, 2))
     if one > memory:
         return 0
     most = max(1, min(MOST_PATIENTS, MOST_IMAGES // items))

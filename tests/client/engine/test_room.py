@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 from client.engine.room import fitting, room_of
@@ -82,14 +81,12 @@ def test_a_true_step_takes_no_more_memory_than_was_told(
 ) -> None:
     given = [(study(side, **model), patients) for side, patients, model in cases]
     told = [
-        room_of(
-            sketch(each), (1, *each.data.image_size), LOSS, patients=patients, items=1
-        ).bytes
+        room_of(sketch(each), (1, *each.data.image_size), LOSS, patients=patients, items=1).bytes
         for each, patients in given
     ]
     texts = json.dumps([(each.model_dump_json(), patients) for each, patients in given])
     command = [sys.executable, "-c", STEPS, texts]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - our own
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     taken = [int(line) for line in done.stdout.split()]
     assert len(taken) == len(told)
     for real, bound in zip(taken, told, strict=True):
@@ -145,7 +142,5 @@ def test_a_tile_that_fits_takes_no_more_than_the_memory() -> None:
 
 def test_larger_images_fit_less_often() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).to("meta")
-    small, large = (
-        fitting(model, (1, side, side), LOSS, 2 * MIB, items=1) for side in (32, 128)
-    )
+    small, large = (fitting(model, (1, side, side), LOSS, 2 * MIB, items=1) for side in (32, 128))
     assert small > 3 * large > 0
