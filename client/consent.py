@@ -39,7 +39,10 @@ def consider(site: Site, plan: Plan) -> None:
     """
     policy = site.file.policy
     automatic = policy.approval == "automatic"
-    (require_trainable if automatic else require_acceptable)(plan, site)
+    if automatic:
+        require_trainable(plan, site)
+    else:
+        require_acceptable(plan, site)
     with site.store.transaction():
         if automatic:
             _require_place(site)
