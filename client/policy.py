@@ -84,16 +84,16 @@ def require_room(study: Study, site: Site) -> None:
         ModelError: the study's model cannot be built, or not be trained privately.
     """
     from client.cache import Shape
-    from client.tuning import mib, room
+    from client.tuning import mib, needed
 
     most = site.file.device.memory_mib
-    needed = mib(room(study).bytes)
-    if needed > most:
+    found = mib(needed(study, most * 2**20))
+    if found > most:
         raise Refusal.of_public(
             RefusalCode.POLICY,
             "one patient's images and the study's model need more memory than this site gives",
             where="[device] memory_mib",
-            found=f"{needed} MiB",
+            found=f"{found} MiB",
             wanted=f"at most {most} MiB",
             remedy="allow more, if the machine has it; or ask the coordinator for smaller images, "
             "fewer images or copies of a patient, or a smaller model",

@@ -17,11 +17,11 @@ from client.engine.alone import is_alone
 from client.engine.choice import example_of, measured
 from client.engine.clipped import Patients, clipped_sum, place
 from client.engine.probe import require_sound
-from client.engine.room import Room, fitting, room_of
+from client.engine.room import COPIES, Room, fitting, room_of
 from client.gradients import summed_loss
 from common.errors import ModelError
 from common.files import canonical_json, sha256, write_atomic
-from common.model import seeded_model, sketch
+from common.model import seeded_model, sketch, weights_count
 from common.numerics import MOST_PATIENTS, EngineChoice, NumericsRecord, record
 from common.strategies import AggregationSettings
 from common.study import Augmentation, Evaluation, NoPrivacy, Study, StudyInfo, Training
@@ -36,6 +36,7 @@ PROBED_PATIENTS: Final = 3
 TRIED_WORK: Final = 2**36
 """Floating-point operations of a step that is tried for an offer, of which nobody has approved: a
 few seconds on one thread, and a trial is some ten steps. What takes more has a smaller tile."""
+_WEIGHT_BYTES: Final = 4
 LITTLE_WORK: Final = 2**33
 """The same while the last measurement is not long ago."""
 
@@ -129,13 +130,7 @@ def room(study: Study) -> Room:
     Raises:
         ModelError: the model cannot be built, or not be trained privately.
     """
-    return _room(_computed(study))
-
-
-@lru_cache(maxsize=64)
-def _room(study: Study) -> Room:
-    loss, items = summed_loss(study.training.class_weights), images_of(study)
-    return room_of(sketch(study), _shape(study), loss, patients=1, items=items)
+    return _room(_of_any_batch(study))
 
 
 def modelled(study: Study, memory: int, *, work: int = TRIED_WORK) -> EngineChoice:
@@ -152,31 +147,54 @@ def modelled(study: Study, memory: int, *, work: int = TRIED_WORK) -> EngineChoi
     Raises:
         ModelError: as there.
     """
-    return _modelled(_computed(study), memory, work, torch.get_num_threads())
-
-
-@lru_cache(maxsize=64)
-def _modelled(study: Study, memory: int, work: int, _threads: int) -> EngineChoice:
-    loss, items = summed_loss(study.training.class_weights), images_of(study)
-    fits = fitting(sketch(study), _shape(study), loss, memory, items=items)
-    if not fits:
+    alike, items = _of_any_batch(study), images_of(study)
+    single = needed(alike, memory)
+    if single > memory:
         raise ModelError(
             "one patient's images do not fit into memory at once",
             where="[device] memory_mib; [model], [data] image_size, [training]",
-            found=f"{mib(_room(study).bytes)} MiB for {items} images of a patient in a step",
+            found=f"{mib(single)} MiB for {items} images of a patient in a step",
             wanted=f"at most {mib(memory)} MiB, since a patient's images are clipped together",
             remedy="allow more memory_mib, or take fewer images or copies, or a smaller model",
         )
-    most = min(fits, max(1, work // max(1, _room(study).work)))
-    tiles = [tile_of(batch, most) for batch in (study.training.batch_size, MOST_PATIENTS)]
-    for tile in dict.fromkeys(tiles):
-        if tile == 1:
-            break  # a patient in a tile alone has nobody beside
-        choice, model = EngineChoice(tile=tile), _probed(study)
-        example = _example(study, model, min(tile, PROBED_PATIENTS))
-        if is_alone(place(model, choice), example, loss, choice):
-            return choice
-    return EngineChoice(tile=1)
+    most = min(_fits(alike, memory), max(1, work // max(1, _room(alike).work)))
+    tiles = (tile_of(batch, most) for batch in (study.training.batch_size, MOST_PATIENTS))
+    found = (tile for tile in tiles if _alone_in(alike, tile, torch.get_num_threads()))
+    return EngineChoice(tile=next(found, 1))
+
+
+def needed(study: Study, memory: int) -> int:
+    """Bytes that one patient's share of a step takes; where its weights alone are beyond a memory,
+    what these take.
+
+    Raises:
+        ModelError: as :func:`room`.
+    """
+    weights = COPIES * _WEIGHT_BYTES * weights_count(study)
+    return weights if weights > memory else room(study).bytes
+
+
+@lru_cache(maxsize=64)
+def _room(study: Study) -> Room:
+    loss, items = summed_loss(study.training.class_weights), images_of(study)
+    return room_of(sketch(study), _shape(study), loss, patients=1, items=items)
+
+
+@lru_cache(maxsize=64)
+def _fits(study: Study, memory: int) -> int:
+    loss, items = summed_loss(study.training.class_weights), images_of(study)
+    return fitting(sketch(study), _shape(study), loss, memory, items=items)
+
+
+@lru_cache(maxsize=64)
+def _alone_in(study: Study, tile: int, _threads: int) -> bool:
+    """Whether a patient's bits are the same wherever in a tile, as far as a trial tells."""
+    if tile == 1:
+        return True  # nobody is beside
+    choice, model = EngineChoice(tile=tile), _probed(study)
+    example = _example(study, model, min(tile, PROBED_PATIENTS))
+    loss = summed_loss(study.training.class_weights)
+    return is_alone(place(model, choice), example, loss, choice)
 
 
 def mib(size: int) -> int:
@@ -212,6 +230,13 @@ def _probed(study: Study) -> nn.Module:
     Whoever proposes study after study, all alike but for a name, gets no other answer.
     """
     return seeded_model(study, 0)
+
+
+def _of_any_batch(study: Study) -> Study:
+    """The same of any expected number of patients: a coordinator may name a million."""
+    alike = _computed(study)
+    batch = alike.training.model_copy(update={"batch_size": 1})
+    return alike.model_copy(update={"training": batch})
 
 
 def _computed(study: Study) -> Study:

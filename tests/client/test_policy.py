@@ -13,6 +13,7 @@ import pytest
 
 from client.policy import require_acceptable, require_allowed, within
 from client.site import Site
+from common.accounting import exceeds
 from common.errors import Refusal, RefusalCode
 from common.numerics import EngineChoice
 from common.plan import Plan
@@ -144,23 +145,29 @@ def test_the_accountant_is_not_asked_about_what_the_policy_forbids(
 ) -> None:
     """Its work grows with epsilon and steps, and those are the coordinator's wish."""
     asked: list[float] = []
-    monkeypatch.setattr("common.privacy.exceeds", lambda *given: asked.append(given[-1]) or True)
+
+    def counting(*given: float) -> bool:
+        asked.append(given[-1])
+        return exceeds(*given)  # type: ignore[arg-type] # a count among them
+
+    monkeypatch.setattr("common.privacy.exceeds", counting)
     hospital.policy = {"max_epsilon_per_study": 7.0}
     with hospital.open() as site:
         plan = plan_for(site, small_study(privacy={"epsilon": 6.0}))
+        asked.clear()
         dear = plan.model_copy(update=mechanism(plan, epsilon_training=7.5))
         assert verdict(site, dear) == (RefusalCode.POLICY, "[policy] max_epsilon_per_study")
         assert asked == []
-        assert verdict(site, plan) == (RefusalCode.WRONG_PLAN, "epsilon_training")
-        assert asked == [6.0]
+        require_acceptable(plan, site)
+        assert asked[0] == 6.0
 
 
 VAST: dict[str, Any] = {
     "model": {"name": "scattering", "scales": 6, "orientations": 32}
     | dict.fromkeys(("widths", "hidden", "norm", "pooling")),
-    "data": {"image_size": [512, 512]},
+    "data": {"image_size": [256, 256]},
 }
-"""Few weights, and hundreds of MiB for one image on its way through the fixed filters."""
+"""Few weights, and some hundred MiB for one image on its way through the fixed filters."""
 
 
 def test_what_one_patient_takes_is_held_against_the_sites_own_memory(hospital: Hospital) -> None:
@@ -169,7 +176,7 @@ def test_what_one_patient_takes_is_held_against_the_sites_own_memory(hospital: H
     with hospital.open() as site:
         plan = plan_for(site, vast)
         require_acceptable(plan, site)
-    hospital.memory_mib = 256
+    hospital.memory_mib = 64
     try:
         with hospital.open() as site:
             assert verdict(site, plan) == (RefusalCode.POLICY, "[device] memory_mib")

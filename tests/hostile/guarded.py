@@ -97,7 +97,7 @@ HELD: Final[dict[str, str]] = {
     ANSWER + "require_room(study, site)": (
         "an offer for a study that takes more memory than the site gives"
     ),
-    ROOM + "needed > most": "a plan of few weights that takes more memory than the site gives",
+    ROOM + "found > most": "a plan of few weights that takes more memory than the site gives",
     ROOM + "images > site.file.site.cache_bytes": (
         "a plan of images that take more disk than the site gives"
     ),
