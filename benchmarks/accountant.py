@@ -1,10 +1,9 @@
 """What the accountant takes at its worst, within what a study and a policy may ask for.
 
-A proposal is counted before anybody has approved of it. So the loss distributions of many plans are
-composed, with the most steps and about the least delta that a study may have: as many steps as a
-study may have, or as keep the Renyi bound below LARGE, above which nothing is composed. Each runs in
-a process of its own, whose peak of memory is taken. The ratio is the most memory over what is
-allowed.
+A proposal is counted before anybody has approved of it. So the losses of many plans are composed,
+with the least delta that a study may have and as many steps, or as keep the Renyi bound below
+``LARGE``, above which nothing is composed. Each runs in a process of its own, whose peak of memory
+is taken. The ratio is the most memory over what is allowed; exits with 1 where it is more.
 """
 
 from __future__ import annotations
@@ -16,7 +15,14 @@ import sys
 import time
 from typing import Final
 
-from common.accounting import LARGE, LEAST_NOISE, epsilon_of
+from common.accounting import (
+    LARGE,
+    LEAST_NOISE,
+    SampledGaussian,
+    epsilon_of,
+    renyi,
+    renyi_epsilon,
+)
 from common.bounds import BY_KEY
 
 DELTA: Final = 1e-12
@@ -37,8 +43,6 @@ def measured(rate: float, noise: float, count: int) -> tuple[float, float]:
 
 def dearest(rate: float, noise: float) -> int:
     """The most steps that are composed at all."""
-    from common.accounting import SampledGaussian, renyi, renyi_epsilon
-
     once = renyi(SampledGaussian(sampling_rate=rate, noise_multiplier=noise, count=1))
     low, high = 1, STEPS + 1
     while high - low > 1:

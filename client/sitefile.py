@@ -148,7 +148,8 @@ class Device(Section):
 
     Attributes:
         threads: of torch within an operation.
-        memory_mib: that activations and gradients of a tile of patients may take, MiB.
+        memory_mib: that a model with the activations and gradients of a tile of patients may
+            take, MiB.
         kernels: ``measured`` times how gradients are formed fastest here, once a study's
             shape; ``modelled`` derives it from the shape alone, so that two machines agree.
         nice: how far the worker stands back behind other programs, as ``nice`` counts.

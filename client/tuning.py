@@ -164,8 +164,11 @@ def modelled(study: Study, memory: int, *, work: int = TRIED_WORK) -> EngineChoi
 
 
 def needed(study: Study, memory: int) -> int:
-    """Bytes that one patient's share of a step takes; where its weights alone are beyond a memory,
-    what these take.
+    """Bytes that one patient's share of a step takes, or its weights where these are too many.
+
+    Args:
+        study: as for :func:`choose`.
+        memory: bytes; beyond it weights are too many, and nothing else is counted.
 
     Raises:
         ModelError: as :func:`room`.
