@@ -88,7 +88,7 @@ def fitting(
         return 0
     most = max(1, min(MOST_PATIENTS, MOST_IMAGES // items))
     guess = min(most, 1 + (memory - one) // max(two - one, 1))
-    fits = 2 ** (guess.bit_length() - 1)
+    fits = 1 << (guess.bit_length() - 1)
     while fits > 1 and room_of(sketch, shape, loss, patients=fits, items=items).bytes > memory:
         fits //= 2  # kernels change with the size of a tile
     return fits
@@ -147,4 +147,4 @@ def _arrays(values: object) -> list[torch.Tensor]:
 
 def _memory_of(array: torch.Tensor) -> int:
     """What tells an array's memory from another's while it is there."""
-    return array.untyped_storage()._cdata  # noqa: SLF001 - as above
+    return int(array.untyped_storage()._cdata)  # noqa: SLF001 - as above

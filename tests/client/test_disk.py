@@ -11,6 +11,7 @@ import pytest
 from client.administration import approve, deny, show, stop
 from client.consent import settle
 from client.site import Site
+from client.troubles import trouble
 from common.errors import ConsiliumError, DataError
 from common.messages import Request
 from common.plan import Plan
@@ -109,6 +110,22 @@ def test_images_of_a_study_that_runs_are_never_deleted_for_another(hospital: Hos
         stop(site, first.hash, by=BY)
         approve(site, second.hash, by=BY)
         assert sorted(held(hospital).values()) == of(8)
+
+
+def test_what_a_policy_approves_by_itself_is_held_to_the_cap_too(hospital: Hospital) -> None:
+    """The declared patients' images fit, those that there are do not: the people are told."""
+    hospital.policy = {"approval": "automatic"}
+    hospital.cache_gib = 5 * 2 * 16 * 16 / 2**30
+    with hospital.open() as site:
+        plan = plan_for(site, sized(16))
+        assert code_of(site, proposal(plan)) == "ok"
+        settle(site)
+        assert held(hospital) == {}
+        assert code_of(site, asking(plan)) == "silence"
+        found = trouble(site)
+        assert found is not None
+        assert found.error == "DataError"
+        assert site.ledger.head().length == 0
 
 
 def test_a_round_of_a_study_that_runs_never_fails_for_the_cap(hospital: Hospital) -> None:
