@@ -74,7 +74,8 @@ def studies(site: Site) -> tuple[StudyRow, ...]:
 def show(site: Site, study: str, *, plan_hash: str | None = None, by: str = "") -> Shown:
     """One plan in plain words, with whom it would find; of one that runs, with whom it has found.
 
-    Reads the patients of a plan whose cohort is not frozen, which may take minutes.
+    Reads the headers and labels for a plan whose cohort is not frozen, which may take minutes;
+    decodes no image, and writes nothing.
 
     Args:
         site: an open site.
@@ -93,7 +94,8 @@ def show(site: Site, study: str, *, plan_hash: str | None = None, by: str = "") 
         _require_only_one(site, study, waiting=True)
     approval = _find(site, study, plan_hash, by=by)
     row = _row(site, approval, Accounts(site.store))
-    return Shown(row, explain(site, approval, _drafted(site, approval)), approval.plan.text)
+    drafted, images = _drafted(site, approval)
+    return Shown(row, explain(site, approval, drafted, images), approval.plan.text)
 
 
 def approve(
@@ -101,7 +103,7 @@ def approve(
 ) -> Approved:
     """Approve a plan for today's patients, or approve it again.
 
-    Loads the cohort, which may take minutes.
+    Tries the study's model and decodes the images, which may take minutes.
 
     Args:
         site: an open site.
@@ -471,10 +473,13 @@ def _spending(site: Site, approval: Approval, accounts: Accounts) -> Spending:
     )
 
 
-def _drafted(site: Site, approval: Approval) -> Draft | None:
-    """Whom a plan would find today; None where it is frozen, over, or nobody can be read."""
+def _drafted(site: Site, approval: Approval) -> tuple[Draft | None, int]:
+    """Whom a plan would find today, and bytes of their images on disk.
+
+    None where it is frozen, over, or nobody can be read.
+    """
     if approval.frozen or approval.state in _ENDED:
-        return None
+        return None, 0
     with suppress(ConsiliumError):
         return consent.preview(site, approval.plan)
-    return None
+    return None, 0

@@ -34,7 +34,7 @@ from client.daemon.limits import require_memory
 from client.dataset import Cohort, Patient
 from client.evaluation import release, score
 from client.ledger import Charge
-from client.policy import require_allowed, within
+from client.policy import require_allowed, require_room, within
 from client.sampling import RoundStreams
 from client.site import Site
 from client.training import local_change
@@ -209,7 +209,9 @@ def _answer(site: Site, request: Request, purpose: Purpose) -> tuple[Reply, bool
     _require_form(request)
     site.receipts.take(request)
     if request.purpose == "offer":
-        offer = site.offer(_offered_study(request))
+        study = _offered_study(request)
+        require_room(study, site)
+        offer = site.offer(study)
         document = canonical_json(offer.model_dump(mode="json")).decode()
         return _sign(site, request, document=document), False
     if request.purpose == "propose":

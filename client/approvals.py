@@ -231,10 +231,17 @@ class Approvals:
         )
         return [(row["plan_hash"], row["study"]) for row in rows]
 
+    def waiting(self) -> int:
+        """How many plans wait for a person."""
+        rows = self._store.execute("SELECT count(*) FROM approvals WHERE state = 'pending'")
+        return int(rows.fetchone()[0])
+
     def running(self) -> list[Approval]:
         """The plans whose rounds may still come, in the order in which they were proposed."""
-        approved = self._select("WHERE state = 'approved' ORDER BY rowid")
-        return [each for each in approved if each.standing == "approved"]
+        return self._select(
+            "WHERE state = 'approved' AND (expires_at IS NULL OR expires_at > ?) ORDER BY rowid",
+            self._now(),
+        )
 
     def _select(self, which: str, *values: object) -> list[Approval]:
         newest = self._newest()

@@ -8,6 +8,7 @@ sensitive as the originals. Its files are readable by their owner alone::
                                    a reason
     <keyed name>/<token>.f16       float16, little-endian, (rows, channels, height, width)
     <keyed name>/lock              held while the folder is read or filled
+    lock                           shared while any is filled; held alone while some are deleted
 
 A new data file is written beside the old one and the index then takes its place in one
 step: whoever is killed at whatever moment leaves the old cache or the new one. An image
@@ -27,8 +28,9 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -49,7 +51,7 @@ from common.errors import DataError
 from common.files import sha256, sync_folder, write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from client.identity import Pseudonyms
 
@@ -142,6 +144,7 @@ def fill(
     pseudonyms: Pseudonyms,
     workers: int = 1,
     progress: Progress = silent,
+    most: int | None = None,
 ) -> Cached:
     """The decoded images of ``files``, of which only new and changed ones are decoded.
 
@@ -153,26 +156,30 @@ def fill(
         pseudonyms: whose key hides which files these are.
         workers: processes to decode with.
         progress: told of every file that is decoded.
+        most: bytes that they may take on disk; None for no bound. While a cache is filled, what
+            it held before is there too.
 
     A file that is not the one that was scanned any more, or that cannot be decoded, has no
     rows; that is no error, and nothing to the others.
 
     Raises:
-        DataError: the cache cannot be written, or processes cannot be started.
+        DataError: the cache cannot be written or would be too large, or processes cannot be
+            started.
     """
-    home = cache / pseudonyms.of_folder(str(folder.resolve()), shape.recipe)
+    home = home_of(cache, folder, shape, pseudonyms)
     named: dict[str, list[Found]] = defaultdict(list)
     for each in files:
         named[pseudonyms.of_file(each.sha256, shape.recipe)].append(each)
     spoilt: dict[str, Refused] = {}
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(home):
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(cache, fcntl.LOCK_SH), _locked(_made(home)):
             index = _Index.load(home, shape)
             if list(index.entries) != list(named):
+                _require_room(_foreseen(named, index, shape), most)
                 new = [each for name in named if name not in index.entries for each in named[name]]
                 decoded = _decoded(folder, shape, new, workers, progress)
-                index, spoilt = _refill(home, index, named, decoded, shape)
+                index, spoilt = _refill(home, index, named, decoded, shape, most=most)
             images = index.open(home, shape)
     except OSError as error:
         raise DataError(
@@ -189,6 +196,68 @@ def fill(
         tuple(_verdict(each, entry) for each, entry in zip(files, found, strict=True)),
         tuple(entry.digest if isinstance(entry, Rows) else "" for entry in found),
     )
+
+
+def home_of(cache: Path, folder: Path, shape: Shape, pseudonyms: Pseudonyms) -> Path:
+    """Where the images of a folder are kept in a shape."""
+    return cache / pseudonyms.of_folder(str(folder.resolve()), shape.recipe)
+
+
+def bytes_of(files: Iterable[Found], shape: Shape) -> int:
+    """What the images of some files would take on disk, as far as their headers tell."""
+    frames = {each.sha256: each.header.frames for each in files}
+    return shape.bytes * sum(min(each, shape.most_frames) for each in frames.values())
+
+
+def size_of(home: Path) -> int:
+    """Bytes that a cache takes on disk; 0 where there is none."""
+    try:
+        return sum(path.stat().st_size for path in home.iterdir())
+    except FileNotFoundError:
+        return 0
+
+
+def delete_others(cache: Path, keep: Collection[Path]) -> None:
+    """Delete every cache but some; who has one mapped still reads it.
+
+    While one is filled by whomever nothing is deleted: it is done the next time.
+    """
+    if not any(path.is_dir() and path not in keep for path in _inside(cache)):
+        return
+    with suppress(BlockingIOError), _locked(cache, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        for home in _inside(cache):
+            if home.is_dir() and home not in keep:
+                shutil.rmtree(home)
+
+
+def _inside(cache: Path) -> list[Path]:
+    return list(cache.iterdir()) if cache.is_dir() else []
+
+
+def _made(home: Path) -> Path:
+    """A folder, made if it is not there: no other process deletes it under the shared lock."""
+    home.mkdir(mode=0o700, exist_ok=True)
+    return home
+
+
+def _foreseen(named: Mapping[str, Sequence[Found]], index: _Index, shape: Shape) -> int:
+    """Bytes of a cache of these files: what is known is counted, the rest told by headers."""
+    new = [group[0] for name, group in named.items() if name not in index.entries]
+    known = (index.entries[name] for name in named if name in index.entries)
+    rows = sum(entry.number for entry in known if isinstance(entry, Rows))
+    return rows * shape.bytes + bytes_of(new, shape)
+
+
+def _require_room(size: int, most: int | None) -> None:
+    if most is not None and size > most:
+        raise DataError(
+            "the decoded images would take too much of the disk",
+            where="[site] cache_gib",
+            found=f"{size / 2**30:.3g} GiB or more for this study",
+            wanted=f"at most {max(most, 0) / 2**30:.3g} GiB, with what other studies have",
+            remedy="allow more, if the disk has it; or wait until other studies are over; or ask "
+            "for smaller images",
+        )
 
 
 class Rows(NamedTuple):
@@ -270,6 +339,8 @@ def _refill(
     named: Mapping[str, Sequence[Found]],
     decoded: Iterator[Half | Refused],
     shape: Shape,
+    *,
+    most: int | None,
 ) -> tuple[_Index, dict[str, Refused]]:
     """Write a data file in the order of ``named``: what is known is copied, the rest decoded.
 
@@ -304,6 +375,7 @@ def _refill(
                 digest = entry.digest if isinstance(entry, Rows) else sha256(pixels)
                 entries[name] = Rows(total, len(content), digest)
                 total += len(content)
+                _require_room(total * shape.bytes, most)  # a header may say less than there is
     sync_folder(home)
     index = _Index(token, entries)
     index.save(home)
@@ -392,11 +464,11 @@ def _tidy(home: Path, *, keep: str) -> None:
 
 
 @contextmanager
-def _locked(home: Path) -> Iterator[None]:
-    """One process at a time; the system lets go of the lock of a process that dies."""
+def _locked(home: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """One process at a time, unless they share it; a process that dies lets go of it."""
     descriptor = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, how)
         yield
     finally:
         os.close(descriptor)

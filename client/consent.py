@@ -9,16 +9,17 @@ others.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 import structlog
 
-from client import accounts, amendments, membership, troubles
+from client import accounts, amendments, disk, membership, troubles
 from client.approvals import POLICY, Approval, State, timestamp
 from client.cache import decoders
 from client.daemon.limits import require_memory
 from client.membership import Draft, Place
-from client.policy import require_acceptable
+from client.policy import require_acceptable, require_trainable
 from client.site import Site
 from common.errors import Refusal, RefusalCode, SiteError
 from common.plan import Plan
@@ -37,16 +38,19 @@ def consider(site: Site, plan: Plan) -> None:
     Raises:
         Refusal: the plan cannot be approved here, whoever decides.
     """
-    require_acceptable(plan, site)
     policy = site.file.policy
     automatic = policy.approval == "automatic"
+    if automatic:
+        require_trainable(plan, site)
+    else:
+        require_acceptable(plan, site)
     with site.store.transaction():
         if automatic:
             _require_place(site)
         else:
             _require_room(site)
-        accounts.foresee(site.store, plan)
         if automatic:
+            accounts.foresee(site.store, plan)
             expires = timestamp(policy.approval_days)
             site.approvals.add(plan, site.new_study_key(plan.hash), expires=expires)
             _note(site, "study.approved", plan, expires, POLICY)
@@ -65,18 +69,28 @@ def approve(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str,
 
     Raises:
         Refusal: the policy forbids it, or too many studies run.
+        ModelError: the study's model cannot be trained privately here.
         SiteError: a part holds more patients than the site file says it may.
-        ConsiliumError: images, labels or lists cannot be read.
+        ConsiliumError: images, labels or lists cannot be read, or there is no room for them.
     """
     plan = approval.plan
-    require_acceptable(plan, site)
+    require_trainable(plan, site)
     site.forget()
-    today = membership.places(site.cohort(plan.study))
+    try:
+        return _approved(site, approval, days=days, by=by)
+    finally:
+        disk.tidy(site)  # if it was not approved after all, its images are not kept
+
+
+def _approved(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str, Draft]:
+    plan = approval.plan
+    today = membership.places(site.cohort(plan.study, most=disk.left(site, plan.study)))
     expires = timestamp(days)
     runs = approval.standing == "approved"
     with site.store.transaction():
         if not runs:
             _require_place(site)
+        accounts.foresee(site.store, plan)
         key = approval.key if runs else None
         site.approvals.add(plan, key or site.new_study_key(plan.hash), by=by, expires=expires)
         drafted = _draft(site, plan, today)
@@ -87,13 +101,20 @@ def approve(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str,
     return expires, drafted
 
 
-def preview(site: Site, plan: Plan) -> Draft:
-    """Who would stand in a plan if it were approved now.
+def preview(site: Site, plan: Plan) -> tuple[Draft, int]:
+    """Who would stand in a plan if it were approved now, and what its images would take on disk.
+
+    Nothing is decoded, and nothing written: whoever's files cannot be decoded is found later.
+
+    Returns:
+        The draft, and bytes.
 
     Raises:
         ConsiliumError: images, labels or lists cannot be read.
     """
-    return _draft(site, plan, membership.places(site.cohort(plan.study)))
+    found = disk.look(site, plan.study)
+    today = {patient: Place(part, "") for patient, part in found.parts.items()}
+    return _draft(site, plan, today), found.bytes
 
 
 def settle(site: Site) -> None:
@@ -108,6 +129,8 @@ def settle(site: Site) -> None:
             if not approval.frozen:
                 site.pace.begin(approval.plan.numerics.ticks.train)
                 _freeze_or_tell(site, approval)
+        with suppress(OSError):
+            disk.tidy(site)
     finally:
         site.pace.rest()
 
@@ -124,10 +147,10 @@ def freeze(site: Site, approval: Approval) -> None:
     """Freeze the cohort of an approved plan for the patients of this moment.
 
     Raises:
-        ConsiliumError: images, labels or lists cannot be read.
+        ConsiliumError: images, labels or lists cannot be read, or there is no room for them.
     """
     plan = approval.plan
-    today = membership.places(site.cohort(plan.study))
+    today = membership.places(site.cohort(plan.study, most=disk.left(site, plan.study)))
     with site.store.transaction():
         if not site.approvals.require(plan.hash).frozen:  # else another process was faster
             _freeze(site, plan, _draft(site, plan, today))
@@ -139,19 +162,21 @@ def end(site: Site, plan: Plan, state: State, *, by: str) -> None:
         site.approvals.end(plan.hash, state, by=by)
         _note(site, f"study.{state}", plan, "", by)
     site.store.erase()
+    with suppress(OSError):
+        disk.tidy(site)
 
 
 def close(site: Site, plan_hash: str, acknowledged: int) -> None:
     """End a study that its coordinator is done with; nothing of it will be asked for again.
 
-    A plan that nobody had decided on is forgotten: else a coordinator could fill the store
-    with plans that it takes back.
+    A plan that was never charged is forgotten, whatever had been decided: nothing of it was
+    released, and else a coordinator could fill the store with plans that it takes back.
     """
     approval = site.approvals.find(plan_hash)
     with site.store.transaction():
         site.replies.acknowledge(plan_hash, acknowledged)
         if approval is not None and approval.state != "closed":
-            if approval.state == "pending" and membership.forget(site.store, plan_hash):
+            if membership.forget(site.store, plan_hash):
                 accounts.forget(site.store, approval.plan)
                 amendments.forget(site.store, plan_hash)
                 site.approvals.forget(plan_hash)
@@ -209,7 +234,7 @@ def _require_place(site: Site) -> None:
 
 
 def _require_room(site: Site) -> None:
-    waiting = sum(each.state == "pending" for each in site.approvals.all())
+    waiting = site.approvals.waiting()
     if waiting >= MOST_PENDING:
         raise Refusal(
             RefusalCode.POLICY,

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.archive import Found, Rejected, require_folder, scan
-from client.cache import Shape, fill
+from client.cache import Shape, bytes_of, fill
 from client.cache import decoders as today
 from client.dicom import Derived, Reason, Rules, Unusable
 from client.identity import Pseudonyms, position
@@ -43,9 +43,11 @@ __all__ = [
     "Part",
     "Patient",
     "Split",
+    "Survey",
     "each_once",
     "load_cohort",
     "select",
+    "survey",
 ]
 
 Part = Literal["train", "validation", "test"]
@@ -165,6 +167,7 @@ def load_cohort(
     without: Collection[str] = (),
     persons: Mapping[str, str] = MappingProxyType({}),
     decoders: str = "",
+    most: int | None = None,
 ) -> Cohort:
     """Read a folder and its labels into a cohort, which may be empty.
 
@@ -185,10 +188,12 @@ def load_cohort(
         persons: pseudonyms that are another's person: both are one patient, by that other's.
         decoders: :attr:`client.cache.Shape.decoders` of a cohort that was read before, to read
             its pixels again; empty for those of today.
+        most: bytes that the decoded images may take on disk; None for no bound.
 
     Raises:
         DataError: the site's own failure: the folder is gone or cannot be listed, before or
-            after its files were read; the cache cannot be written; no process can be started.
+            after its files were read; the cache cannot be written, or would be too large; no
+            process can be started.
         LabelError: the site's own failure: the label file as a whole cannot be used.
     """
     root = require_folder(images)
@@ -206,6 +211,7 @@ def load_cohort(
         pseudonyms=pseudonyms,
         workers=workers,
         progress=progress,
+        most=most,
     )
     # Whoever's file could not be read is left out for good, so not on the word of a folder
     # that went away meanwhile.
@@ -224,6 +230,60 @@ def load_cohort(
         fingerprint=_fingerprint(patients, split),
         split=split,
         rejected=tuple(sorted(unused, key=lambda each: each.path)),
+    )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What headers and labels tell of a cohort, nothing being decoded or written.
+
+    Attributes:
+        parts: by pseudonym, where a patient would stand, if an image of the patient can be
+            decoded. Sensitive.
+        bytes: that the decoded images would take on disk, at most.
+    """
+
+    parts: dict[str, Part] = field(repr=False)
+    bytes: int
+
+
+def survey(
+    images: Path,
+    labels: LabelFile,
+    *,
+    pseudonyms: Pseudonyms,
+    classes: tuple[str, ...],
+    rules: Rules,
+    shape: Shape,
+    split: Split,
+    workers: int = 1,
+    without: Collection[str] = (),
+    persons: Mapping[str, str] = MappingProxyType({}),
+) -> Survey:
+    """Read a folder and its labels as :func:`load_cohort`, but for the images themselves.
+
+    Args:
+        images: as there, and so all that is not named here.
+        labels: as there.
+        pseudonyms: as there.
+        classes: as there.
+        rules: which files are used.
+        shape: of a decoded image.
+        split: as there.
+        workers: as there.
+        without: as there.
+        persons: as there.
+
+    Raises:
+        DataError: as there, but for the cache.
+        LabelError: as there.
+    """
+    known = read_labels(labels, classes)
+    found = scan(images, decode=False, workers=workers).found
+    chosen, _ = select(found, rules, known, pseudonyms, without=without, persons=persons)
+    return Survey(
+        {each.pseudonym: split.part_of(each.pseudonym) for each in chosen},
+        bytes_of((each.file for each in chosen), shape),
     )
 
 

@@ -29,6 +29,8 @@ name = {name_text}
 state = "state"
 # A list of PatientIDs that are one person, a person a line, separated by commas.
 # same_person = "same-person.csv"
+# The most that decoded images may take on disk, GiB. They are deleted when their study is over.
+cache_gib = 64
 
 [data.{dataset}]
 images = {images}
@@ -75,7 +77,8 @@ approval_days = 180
 threads = {threads}
 # How far the work stands back behind other programs: 0 to 19.
 nice = 10
-# For activations and gradients, MiB; a larger model needs more.
+# For a model with its activations and gradients, MiB. A study that needs more is refused before
+# anything of it is built.
 memory_mib = 1024
 # The most that the worker process may take in all, MiB; without it, no limit.
 # memory_limit_mib = 8192

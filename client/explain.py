@@ -54,19 +54,22 @@ _NAMES: Final = {
 """What a person calls the entries of a plan; others are called by their place in it."""
 
 
-def explain(site: Site, approval: Approval, drafted: Draft | None = None) -> Sections:
+def explain(
+    site: Site, approval: Approval, drafted: Draft | None = None, images: int = 0
+) -> Sections:
     """A recorded plan and what it would mean at this site today.
 
     Args:
         site: an open site; its ledger says what the patients have spent.
         approval: the plan and how it stands.
         drafted: whom it would find, where its cohort is not frozen and could be read.
+        images: bytes that its decoded images would then take on disk.
     """
     plan = approval.plan
     sections = (
         ("READ THIS FIRST", (*plan.warnings, *_unusual(plan), *_beyond(site, approval, drafted))),
         ("The study", _study(site, approval)),
-        ("What is computed, and from whom", _computed(site, approval, drafted)),
+        ("What is computed, and from whom", _computed(site, approval, drafted, images)),
         ("What leaves this site", _leaves(plan)),
         ("When it leaves", _times(plan)),
         ("What it can cost a patient", _cost(plan)),
@@ -154,7 +157,9 @@ def _coordinator(site: Site) -> str:
     return f"{card.name} at {card.address}"
 
 
-def _computed(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str, ...]:
+def _computed(
+    site: Site, approval: Approval, drafted: Draft | None, images: int
+) -> tuple[str, ...]:
     plan = approval.plan
     study = plan.study
     height, width = study.data.image_size
@@ -166,6 +171,7 @@ def _computed(site: Site, approval: Approval, drafted: Draft | None) -> tuple[st
         f"patients: {plan.declared_patients} declared for training, and never more than "
         f"{plan.most_patients} in it or in evaluation; both numbers are public",
         *_cohort(site, approval, drafted),
+        *(() if drafted is None else (_disk(site, images),)),
         f"task: {study.task.kind} as {', '.join(study.task.classes)}",
         f"a model ({study.model.name}, {plan.weights} weights) is trained in {training.rounds} "
         f"rounds of {training.local_steps} steps, each on {training.batch_size} patients on average"
@@ -212,6 +218,20 @@ def _cohort(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str,
     if not trained + evaluated:
         lines.append("THERE IS NOBODY IN IT: what leaves is noise alone")
     return tuple(lines)
+
+
+def _disk(site: Site, images: int) -> str:
+    most = site.file.site.cache_gib
+    room = "" if images <= site.file.site.cache_bytes else ", which is MORE THAN THERE IS ROOM FOR"
+    return (
+        f"no image was decoded yet: these numbers are what headers and labels tell. To approve "
+        f"decodes the images, which takes at most {_size(images)} on this disk until the study is "
+        f"over{room}; all studies together may take {most:g} GiB ([site] cache_gib)"
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{-(-count // 2**20)} MiB"
 
 
 def _rounds(numbers: tuple[int, ...]) -> str:

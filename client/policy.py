@@ -20,18 +20,25 @@ from common.errors import Refusal, RefusalCode
 from common.numerics import NumericsRecord, differences
 from common.plan import Offer, Plan
 from common.privacy import NoMechanism, PatientMechanism, understated
+from common.study import Study
 
 
 def require_acceptable(plan: Plan, site: Site) -> None:
-    """Refuse a plan that this site would not approve.
+    """Refuse a plan that this site would not let wait for a person.
+
+    What is cheap comes first: public numbers, then the policy, then what the model would take,
+    told from shapes. Only what all of that allows is counted by the accountant, whose work
+    grows with the numbers that a policy allows.
 
     Raises:
         Refusal: as :func:`require_allowed`, and ``wrong-plan`` for a mechanism that costs more
             than it says.
-        ModelError: the study's model cannot be trained privately here.
     """
-    agreed, offer = arithmetic(site.store, plan).numerics, site.offer(plan.study)
-    _require_ours(plan, site, offer, agreed)
+    _require_numbers(plan, site)
+    require_bounds(plan, site.file.policy)
+    require_room(plan.study, site)
+    offer = site.offer(plan.study)
+    _require_same_numerics(arithmetic(site.store, plan).numerics, offer)
     _require_same_ticks(plan, offer)
     fault = understated(plan.mechanism, plan.study, plan.declared_patients, plan.most_patients)
     if fault is not None:
@@ -41,11 +48,22 @@ def require_acceptable(plan: Plan, site: Site) -> None:
             where=fault,
             remedy="the coordinator must calibrate the noise anew",
         )
-    require_allowed(plan, site)
+
+
+def require_trainable(plan: Plan, site: Site) -> None:
+    """Refuse a plan that cannot be approved here: the model is tried on made-up numbers.
+
+    It may take minutes, and is left until a person, or a policy in a person's place, approves.
+
+    Raises:
+        Refusal: as :func:`require_acceptable`.
+        ModelError: the study's model cannot be trained privately here.
+    """
+    require_acceptable(plan, site)
     if isinstance(plan.mechanism, PatientMechanism):
         from client.tuning import check
 
-        check(plan.study, agreed.choice)
+        check(plan.study, arithmetic(site.store, plan).numerics.choice)
 
 
 def require_allowed(plan: Plan, site: Site) -> None:
@@ -55,8 +73,48 @@ def require_allowed(plan: Plan, site: Site) -> None:
         Refusal: ``wrong-plan``, ``numerics``, ``policy`` or ``data-unavailable``.
     """
     agreed = arithmetic(site.store, plan).numerics
-    _require_ours(plan, site, site.offer(plan.study, agreed.choice), agreed)
+    _require_numbers(plan, site)
     require_bounds(plan, site.file.policy)
+    _require_same_numerics(agreed, site.offer(plan.study, agreed.choice))
+
+
+def require_room(study: Study, site: Site) -> None:
+    """Refuse a study of which one patient's share of a step does not fit, or whose images do not.
+
+    Both follow from the study's shapes and the site file. Nothing is built or run for it.
+
+    Raises:
+        Refusal: ``policy`` or ``data-unavailable``.
+        ModelError: the study's model cannot be built, or not be trained privately.
+    """
+    from client.cache import Shape
+    from client.tuning import mib, needed
+
+    most = site.file.device.memory_mib
+    found = mib(needed(study, most * 2**20))
+    if found > most:
+        raise Refusal.of_public(
+            RefusalCode.POLICY,
+            "one patient's images and the study's model need more memory than this site gives",
+            where="[device] memory_mib",
+            found=f"{found} MiB",
+            wanted=f"at most {most} MiB",
+            remedy="allow more, if the machine has it; or ask the coordinator for smaller images, "
+            "fewer images or copies of a patient, or a smaller model",
+        )
+    images = (
+        site.dataset(study).declared_patients
+        * Shape(study.data.image_size, study.data.channels).bytes
+    )
+    if images > site.file.site.cache_bytes:
+        raise Refusal.of_public(
+            RefusalCode.POLICY,
+            "the study's images, one of each declared patient, need more disk than this site gives",
+            where="[site] cache_gib",
+            found=f"{images / 2**30:.3g} GiB",
+            wanted=f"at most {site.file.site.cache_gib:g} GiB",
+            remedy="allow more, if the disk has it; or ask the coordinator for smaller images",
+        )
 
 
 def require_bounds(plan: Plan, policy: Policy) -> None:
@@ -113,18 +171,19 @@ def within(hours: str | None, now: time) -> bool:
     return now >= begin or now < end
 
 
-def _require_ours(plan: Plan, site: Site, offer: Offer, agreed: NumericsRecord) -> None:
+def _require_numbers(plan: Plan, site: Site) -> None:
+    """Refuse a plan whose public numbers are not this site's."""
     from common.model import weights_count
 
-    settings = plan.study.aggregation
-    weight = offer.declared_patients if settings.weights == "declared" else 1
+    data, settings = site.dataset(plan.study), plan.study.aggregation
+    weight = data.declared_patients if settings.weights == "declared" else 1
     if settings.max_share < 1:  # then it may be lowered, and only that
         weight = min(weight, plan.weight)
     told = {
-        "site": (plan.site, offer.site),
-        "declared_patients": (plan.declared_patients, offer.declared_patients),
-        "most_patients": (plan.most_patients, offer.most_patients),
-        "known_key": (plan.known_key, offer.known_key),
+        "site": (plan.site, site.name),
+        "declared_patients": (plan.declared_patients, data.declared_patients),
+        "most_patients": (plan.most_patients, data.most_patients),
+        "known_key": (plan.known_key, site.known_seed is not None),
         "weights": (plan.weights, weights_count(plan.study)),
         "weight": (plan.weight, weight),
     }
@@ -137,7 +196,6 @@ def _require_ours(plan: Plan, site: Site, offer: Offer, agreed: NumericsRecord) 
                 found=found,
                 wanted=ours,
             )
-    _require_same_numerics(agreed, offer)
     if plan.declared_patients < plan.study.data.min_patients:
         raise Refusal.of_public(
             RefusalCode.DATA_UNAVAILABLE,

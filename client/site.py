@@ -143,7 +143,14 @@ class Site:
             )
         return found
 
-    def cohort(self, study: Study, progress: Progress = silent, decoders: str = "") -> Cohort:
+    def cohort(
+        self,
+        study: Study,
+        progress: Progress = silent,
+        decoders: str = "",
+        *,
+        most: int | None = None,
+    ) -> Cohort:
         """The site's patients for a study, as they are now.
 
         Args:
@@ -154,6 +161,11 @@ class Site:
 
         They are read again when files have changed, or the list of those who take no part, or of
         those who are one person. Who was found to be one person has one account from then on.
+
+        Args:
+            study: an approved one: its images are decoded and kept.
+            progress: told of every file.
+            most: bytes that the decoded images may take on disk; None for no bound.
 
         Raises:
             Refusal: ``data-unavailable``.
@@ -191,6 +203,7 @@ class Site:
                 progress=progress,
                 derived=data.derived,
                 decoders=decoders,
+                most=most,
             )
             self._roots[images] = root
         return self._cohorts[wanted]
@@ -334,6 +347,13 @@ class Site:
         """Read cohorts again when they are asked for."""
         self._cohorts.clear()
         self._read_at = ""
+
+    def let_go(self) -> None:
+        """Hold no images in memory whose file was deleted: the disk keeps them until then."""
+        for wanted, cohort in list(self._cohorts.items()):
+            file = getattr(cohort.images, "filename", None)
+            if file is not None and not Path(file).exists():
+                del self._cohorts[wanted]
 
     def close(self) -> None:
         """Close the store and the log; of a site that serves, the log says that it stops."""

@@ -46,11 +46,19 @@ class SiteName(Section):
         state: the state folder, relative to the site file.
         same_person: text file of PatientIDs that are one person, a person a line, relative to
             the site file.
+        cache_gib: that decoded images may take on disk in all, GiB; they are deleted with the
+            last study that uses them.
     """
 
     name: Slug
     state: Path = Path("state")
     same_person: Path | None = None
+    cache_gib: float = Field(default=64.0, gt=0, le=1_000_000)
+
+    @property
+    def cache_bytes(self) -> int:
+        """The same in bytes."""
+        return int(self.cache_gib * 2**30)
 
 
 class DataSet(Section):
@@ -188,7 +196,8 @@ class Device(Section):
 
     Attributes:
         threads: of torch within an operation.
-        memory_mib: that activations and gradients of a tile of patients may take, MiB.
+        memory_mib: that a model with the activations and gradients of a tile of patients may
+            take, MiB.
         kernels: ``measured`` times how gradients are formed fastest here, once a study's
             shape; ``modelled`` derives it from the shape alone, so that two machines agree.
         nice: how far the worker stands back behind other programs, as ``nice`` counts.

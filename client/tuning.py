@@ -14,13 +14,14 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from client.engine.alone import is_alone
-from client.engine.choice import example_of, fitting, measured
+from client.engine.choice import example_of, measured
 from client.engine.clipped import Patients, clipped_sum, place
 from client.engine.probe import require_sound
+from client.engine.room import COPIES, Room, fitting, room_of
 from client.gradients import summed_loss
 from common.errors import ModelError
 from common.files import canonical_json, sha256, write_atomic
-from common.model import build_model, initial_weights, load_flat
+from common.model import seeded_model, sketch, weights_count
 from common.numerics import MOST_PATIENTS, EngineChoice, NumericsRecord, decisive, record
 from common.strategies import AggregationSettings
 from common.study import Augmentation, Evaluation, NoPrivacy, Study, StudyInfo, Training
@@ -32,6 +33,12 @@ REST_SECONDS: Final = 60.0
 MOST_KEPT: Final = 32
 """Shapes of study whose choice is kept; of more, the newest."""
 PROBED_PATIENTS: Final = 3
+TRIED_WORK: Final = 2**36
+"""Floating-point operations of a step that is tried for an offer, of which nobody has approved: a
+few seconds on one thread, and a trial is some ten steps. What takes more has a smaller tile."""
+_WEIGHT_BYTES: Final = 4
+LITTLE_WORK: Final = 2**33
+"""The same while the last measurement is not long ago."""
 
 
 @dataclass
@@ -80,7 +87,7 @@ class Choices:
 
     def _chosen(self, study: Study, memory: int) -> EngineChoice:
         if time.monotonic() < self._rested:
-            return modelled(study, memory)
+            return modelled(study, memory, work=LITTLE_WORK)
         try:
             return choose(study, memory=memory)
         finally:
@@ -108,6 +115,8 @@ def choose(study: Study, *, memory: int) -> EngineChoice:
         ModelError: the model cannot be built, not be trained privately, or not in this memory.
     """
     choice = modelled(study, memory)
+    if room(study).work > TRIED_WORK:
+        return choice
     model, loss = _probed(study), summed_loss(study.training.class_weights)
     example = _example(study, model, choice.tile)
     found = measured(model, example, loss, choice, seconds=TIMED_SECONDS)
@@ -115,41 +124,85 @@ def choose(study: Study, *, memory: int) -> EngineChoice:
     return found if alone else choice
 
 
-def modelled(study: Study, memory: int) -> EngineChoice:
+def room(study: Study) -> Room:
+    """What one patient's share of a step takes, from shapes alone: nothing is built or run.
+
+    Raises:
+        ModelError: the model cannot be built, or not be trained privately.
+    """
+    return _room(_of_any_batch(study))
+
+
+def modelled(study: Study, memory: int, *, work: int = TRIED_WORK) -> EngineChoice:
     """A way to form a study's gradients that follows from shapes alone.
 
     Where this machine computes a patient otherwise beside others, patients are taken one by one.
+    Nothing is built before it is known to fit, and no step is tried that would take long.
 
     Args:
         study: as for :func:`choose`.
         memory: as there.
+        work: floating-point operations that a step may take that is tried.
 
     Raises:
         ModelError: as there.
     """
-    return _modelled(_computed(study), memory, torch.get_num_threads())
-
-
-@lru_cache(maxsize=64)
-def _modelled(study: Study, memory: int, _threads: int) -> EngineChoice:
-    model, loss = _probed(study), summed_loss(study.training.class_weights)
-    single = example_of(_shape(study), 2, 1, model)
-    found = fitting(model, single, loss, memory)
-    if found < images_of(study):
+    alike, items = _of_any_batch(study), images_of(study)
+    single = needed(alike, memory)
+    if single > memory:
         raise ModelError(
             "one patient's images do not fit into memory at once",
             where="[device] memory_mib; [model], [data] image_size, [training]",
-            found=f"{images_of(study)} images of a patient in a step, of which {max(found, 0)} fit",
-            wanted="all of a patient's, since they are clipped together",
+            found=f"{mib(single)} MiB for {items} images of a patient in a step",
+            wanted=f"at most {mib(memory)} MiB, since a patient's images are clipped together",
             remedy="allow more memory_mib, or take fewer images or copies, or a smaller model",
         )
-    fits = found // images_of(study)
-    for tile in (tile_of(study.training.batch_size, fits), tile_of(MOST_PATIENTS, fits)):
-        choice = EngineChoice(tile=tile)
-        example = _example(study, model, min(tile, PROBED_PATIENTS))
-        if is_alone(place(model, choice), example, loss, choice):
-            return choice
-    return EngineChoice(tile=1)
+    most = min(_fits(alike, memory), max(1, work // max(1, _room(alike).work)))
+    tiles = (tile_of(batch, most) for batch in (study.training.batch_size, MOST_PATIENTS))
+    found = (tile for tile in tiles if _alone_in(alike, tile, torch.get_num_threads()))
+    return EngineChoice(tile=next(found, 1))
+
+
+def needed(study: Study, memory: int) -> int:
+    """Bytes that one patient's share of a step takes, or its weights where these are too many.
+
+    Args:
+        study: as for :func:`choose`.
+        memory: bytes; beyond it weights are too many, and nothing else is counted.
+
+    Raises:
+        ModelError: as :func:`room`.
+    """
+    weights = COPIES * _WEIGHT_BYTES * weights_count(study)
+    return weights if weights > memory else room(study).bytes
+
+
+@lru_cache(maxsize=64)
+def _room(study: Study) -> Room:
+    loss, items = summed_loss(study.training.class_weights), images_of(study)
+    return room_of(sketch(study), _shape(study), loss, patients=1, items=items)
+
+
+@lru_cache(maxsize=64)
+def _fits(study: Study, memory: int) -> int:
+    loss, items = summed_loss(study.training.class_weights), images_of(study)
+    return fitting(sketch(study), _shape(study), loss, memory, items=items)
+
+
+@lru_cache(maxsize=64)
+def _alone_in(study: Study, tile: int, _threads: int) -> bool:
+    """Whether a patient's bits are the same wherever in a tile, as far as a trial tells."""
+    if tile == 1:
+        return True  # nobody is beside
+    choice, model = EngineChoice(tile=tile), _probed(study)
+    example = _example(study, model, min(tile, PROBED_PATIENTS))
+    loss = summed_loss(study.training.class_weights)
+    return is_alone(place(model, choice), example, loss, choice)
+
+
+def mib(size: int) -> int:
+    """Bytes in MiB, rounded up."""
+    return -(-size // 2**20)
 
 
 def check(study: Study, choice: EngineChoice) -> None:
@@ -179,9 +232,14 @@ def _probed(study: Study) -> nn.Module:
 
     Whoever proposes study after study, all alike but for a name, gets no other answer.
     """
-    model = build_model(study)
-    load_flat(model, initial_weights(study, 0))
-    return model
+    return seeded_model(study, 0)
+
+
+def _of_any_batch(study: Study) -> Study:
+    """The same of any expected number of patients: a coordinator may name a million."""
+    alike = _computed(study)
+    batch = alike.training.model_copy(update={"batch_size": 1})
+    return alike.model_copy(update={"training": batch})
 
 
 def _computed(study: Study) -> Study:

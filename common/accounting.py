@@ -41,6 +41,10 @@ LEAST_NOISE: Final = 0.3
 _DECIMALS: Final = 4
 SAME: Final = 1e-6
 """Relative difference that two machines' arithmetic may show in an epsilon."""
+LARGE: Final = 100.0
+"""Epsilon above which its Renyi bound is taken: at most a fifth more, and composing a loss that is
+spread so wide takes minutes and gigabytes. Below it takes a few seconds and 300 MiB at most, with
+the most steps and the least delta that a study may have (``make bench NAME=accountant``)."""
 _ROUGH_ORDERS: Final = (1.1, 1.25, 1.5, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512)
 """Renyi orders that tell quickly what is out of reach by far."""
 
@@ -70,18 +74,22 @@ def epsilon(events: tuple[tuple[SampledGaussian, int], ...], delta: float) -> fl
     """The smallest epsilon known such that the composition is (epsilon, delta) private.
 
     It is the privacy loss distribution's, on a grid fine enough for the loss of one step.
-    Where that loss is too small for any affordable grid, the Renyi bound may be the smaller.
+    Where that loss is too small for any affordable grid, the Renyi bound may be the smaller; above
+    :data:`LARGE` it is taken at once.
 
     Args:
         events: each event and how many times it happened.
         delta: the failure probability.
     """
+    if not events:
+        return 0.0
+    rough = [event.count * times * _at_rough_orders(event) for event, times in events]
+    if _best(_ROUGH_ORDERS, np.sum(rough, axis=0), delta) > LARGE:
+        return renyi_epsilon(np.sum([times * renyi(event) for event, times in events], 0), delta)
     # Like Opacus below: a second or two, which processes that only read plans do not spend.
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
     from dp_accounting.pld import PLDAccountant
 
-    if not events:
-        return 0.0
     loss = min(event.sampling_rate / event.noise_multiplier for event, _ in events)
     accountant = PLDAccountant(value_discretization_interval=1e-3 if loss > 5e-3 else 1e-4)
     with _every_number():
@@ -169,6 +177,10 @@ def _every_number() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(True)
+
+
+def _at_rough_orders(event: SampledGaussian) -> npt.NDArray[np.float64]:
+    return _divergences_at(_ROUGH_ORDERS, event.sampling_rate, event.noise_multiplier)
 
 
 def renyi(event: SampledGaussian) -> npt.NDArray[np.float64]:

@@ -41,11 +41,31 @@ _BATCH_NORMS: Final = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)  # noq
 def build_model(study: Study) -> nn.Module:
     """The study's network, in training mode, its weights not yet meaningful.
 
-    It maps float32 (batch, channels, height, width) to logits (batch, classes).
+    It maps float32 (batch, channels, height, width) to logits (batch, classes). Nothing is built
+    before its shapes are known to fit together.
 
     Raises:
         ModelError: the image size does not fit, or the model cannot be trained privately.
     """
+    weights_count(study)
+    return _built(study)
+
+
+def sketch(study: Study) -> nn.Module:
+    """The study's network without numbers, on torch's ``meta`` device: shapes alone.
+
+    It takes no memory and computes nothing, whatever the study asks for.
+
+    Raises:
+        ModelError: as :func:`build_model`.
+    """
+    with torch.device("meta"):
+        model = _built(study)
+    _check_image_size(model, study.model.name, study.data.channels, study.data.image_size)
+    return model
+
+
+def _built(study: Study) -> nn.Module:
     spec, data = study.model, study.data
     classes = len(study.task.classes)
     if spec.name == "cnn":
@@ -55,7 +75,6 @@ def build_model(study: Study) -> nn.Module:
     else:
         model = _monai(spec, data.channels, classes)
     check_private(model)
-    _check_image_size(model, spec.name, data.channels, data.image_size)
     return model
 
 
@@ -92,12 +111,12 @@ def flatten(model: nn.Module) -> npt.NDArray[np.float32]:
 
 @lru_cache(maxsize=16)
 def weights_count(study: Study) -> int:
-    """How many weights the study's model has.
+    """How many weights the study's model has, of which none is made for it.
 
     Raises:
         ModelError: as :func:`build_model`.
     """
-    return sum(value.numel() for value in build_model(study).parameters())
+    return sum(value.numel() for value in sketch(study).parameters())
 
 
 def load_flat(model: nn.Module, weights: npt.NDArray[np.float32]) -> None:
@@ -118,9 +137,14 @@ def load_flat(model: nn.Module, weights: npt.NDArray[np.float32]) -> None:
 
 def initial_weights(study: Study, seed: int) -> npt.NDArray[np.float32]:
     """The flat float32 weights of round zero: torch's own initialisation, from ``seed``."""
+    return flatten(seeded_model(study, seed))
+
+
+def seeded_model(study: Study, seed: int) -> nn.Module:
+    """The study's network with the weights of round zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return flatten(build_model(study))
+        return build_model(study)
 
 
 def _scattering(
@@ -234,7 +258,7 @@ def _too_small(name: str, image_size: tuple[int, int], fits: int | None) -> Mode
 def _accepts(model: nn.Module, channels: int, image_size: tuple[int, int]) -> bool:
     try:
         with torch.no_grad():
-            model(torch.zeros(1, channels, *image_size))
+            model(torch.zeros(1, channels, *image_size, device="meta"))
     except (RuntimeError, ValueError):
         return False
     return True

@@ -12,8 +12,9 @@ from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch.nn import functional
 
 from benchmarks.step.models import Setting
-from client.engine.choice import fitting, measured
+from client.engine.choice import measured
 from client.engine.clipped import ClippedSum, place
+from client.engine.room import fitting
 from client.gradients import summed_loss
 from client.tuning import TIMED_SECONDS, tile_of
 from common.numerics import EngineChoice
@@ -28,7 +29,8 @@ _LOSS: Final = summed_loss(None)
 def choose(setting: Setting) -> EngineChoice:
     """The kernels that are fastest here."""
     model = setting.build()
-    fits = fitting(model, setting.batch[slice(0, 2)], _LOSS, MEMORY)
+    shape = tuple(setting.batch.inputs.shape[2:])
+    fits = fitting(setting.build().to("meta"), shape, _LOSS, MEMORY, items=1)
     choice = EngineChoice(tile=tile_of(len(setting.batch), fits))
     some = setting.batch[slice(0, choice.tile)]
     return measured(model, some, _LOSS, choice, seconds=TIMED_SECONDS)

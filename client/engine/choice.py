@@ -1,4 +1,4 @@
-"""Which kernel serves which layer, in which layout, how many images fit.
+"""Which kernel serves which layer, in which layout.
 
 No kernel is best everywhere, and which one is depends on the machine (Bu, Mao and Xu 2022 count
 operations; a count knows neither caches nor libraries): so the candidates are timed, layer by
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from client.engine.books import Book, Weighing
-from client.engine.clipped import Loss, Patients, backward, clipped_sum, place
+from client.engine.clipped import Loss, Patients, clipped_sum, place
 from client.engine.rule import Layer
 from client.engine.sheet import Sheet
 from common.numerics import EngineChoice
@@ -30,8 +30,6 @@ HOPELESS: Final = 1.5
 """A kernel that takes so many times the best one's time is not timed again."""
 SLOW: Final = 8
 """Where one step takes this part of the time allowed, nothing is timed."""
-MOST_IMAGES: Final = 256
-"""Images that are worked on at once, at most."""
 LAYOUTS: Final[tuple[Literal["contiguous", "channels_last"], ...]] = ("contiguous", "channels_last")
 
 
@@ -130,41 +128,6 @@ def measured(
             step = partial(clipped_sum, place(model, each), example, loss, 1.0, each)
             least[number] = min(least[number], _seconds(step))
     return tried[least.index(min(least))]
-
-
-def fitting(model: nn.Module, example: Patients, loss: Loss, memory: int) -> int:
-    """The most images at once whose activations and gradients stay within bounds.
-
-    What autograd saves for one patient more is counted; as much again is allowed for the
-    gradients that come back, and the layers' own.
-
-    Args:
-        model: as for :func:`client.engine.clipped.clipped_sum`.
-        example: at least two patients of random input, one item each.
-        loss: as there.
-        memory: bytes.
-
-    Returns:
-        Below 1 where not even one fits.
-    """
-    one, two = (_saved(model, example[slice(0, count)], loss) for count in (1, 2))
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    each = 2 * max(two - one, 1)
-    return int(min(MOST_IMAGES, (memory - 2 * weights) // each))
-
-
-def _saved(model: nn.Module, patients: Patients, loss: Loss) -> int:
-    sizes: dict[int, int] = {}
-
-    def pack(value: torch.Tensor) -> torch.Tensor:
-        storage = value.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        return value
-
-    alone = replace(patients, inputs=patients.inputs.clone())  # not a part of a larger array
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-        backward(model, alone, loss, lambda *_: Book())
-    return sum(sizes.values())
 
 
 def example_of(shape: tuple[int, ...], patients: int, items: int, like: nn.Module) -> Patients:

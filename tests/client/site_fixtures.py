@@ -80,6 +80,8 @@ class Hospital:
         most: patients that a part may hold; None for twice those declared.
         opt_out: the list that each data set names, relative to the folder.
         same_person: the list of PatientIDs that are one person, relative to the folder.
+        memory_mib: of the device.
+        cache_gib: that decoded images may take.
     """
 
     folder: Path
@@ -97,6 +99,8 @@ class Hospital:
     seed: int | None = SEED
     opt_out: str | None = None
     same_person: str | None = None
+    memory_mib: int = 1024
+    cache_gib: float = 64.0
 
     def __post_init__(self) -> None:
         for place in set(self.datasets.values()):
@@ -115,7 +119,7 @@ class Hospital:
     def site_file(self) -> dict[str, Any]:
         """What the administrator writes."""
         return {
-            "site": {"name": self.name}
+            "site": {"name": self.name, "cache_gib": self.cache_gib}
             | ({"same_person": self.same_person} if self.same_person else {}),
             "data": {
                 name: {
@@ -131,7 +135,11 @@ class Hospital:
                 for name, place in self.datasets.items()
             },
             "policy": POLICY | self.policy,
-            "device": {"threads": self.threads, "kernels": self.kernels},
+            "device": {
+                "threads": self.threads,
+                "kernels": self.kernels,
+                "memory_mib": self.memory_mib,
+            },
         }
 
     def rows(self, table: str) -> list[dict[str, Any]]:

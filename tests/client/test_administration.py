@@ -382,6 +382,7 @@ def test_a_study_that_was_charged_can_be_approved_again_within_its_own_cost(
 
 def test_a_study_that_is_over_cannot_be_approved(site: Site) -> None:
     plan = running(site)
+    assert code_of(site, asking(plan)) == "ok"
     assert code_of(site, Request("small", plan.hash, 3, "close", acknowledged=3)) == "ok"
     for call in (approve, deny, stop):
         with pytest.raises(SiteError, match="is over"):

@@ -507,7 +507,7 @@ def test_a_study_that_does_not_fit_into_memory_costs_nothing(tmp_path: Path) -> 
     training = {"images_per_patient": 64, "augmentation": {"copies": 4, "flip": True}}
     study = small_study(training=training, data={"image_size": [512, 512]})
     with Hospital(tmp_path / "north").open() as site:
-        assert code_of(site, offer_request(study)) == "malformed"
+        assert code_of(site, offer_request(study)) == "policy"
         assert site.ledger.head() == LedgerHead()
 
 

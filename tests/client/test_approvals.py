@@ -78,16 +78,16 @@ def test_what_is_expired_or_stopped_does_not_run(store: Store, plan: Plan) -> No
 class Clock(datetime):
     """What the site takes for the clock."""
 
-    time = datetime(2026, 3, 10, tzinfo=UTC)
+    moment = datetime(2026, 3, 10, tzinfo=UTC)
 
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
         assert tz is UTC
-        return cls.time
+        return cls.moment
 
     @classmethod
     def stands(cls, text: str) -> None:
-        cls.time = datetime.fromisoformat(f"2026-{text}+00:00")
+        cls.moment = datetime.fromisoformat(f"2026-{text}+00:00")
 
 
 @pytest.fixture

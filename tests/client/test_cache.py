@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,37 @@ def test_an_undecodable_file_keeps_its_reason_and_takes_no_row(
         verdict = cached.rows[1]
         assert isinstance(verdict, Rejected)
         assert verdict.reason is Reason.UNDECODABLE
+
+
+@pytest.mark.parametrize("spare", [0, -1])
+def test_a_cache_takes_no_more_than_it_may(folder: Path, spare: int) -> None:
+    """Three images of 4 x 4 float16 numbers; what there was stays where they are too many."""
+    known, _ = filled(folder)
+    (folder / "images" / "0").unlink()
+    files = scan(folder / "images", decode=False).found
+    most = 2 * 4 * 4 * 2 + spare
+    where = folder / "cache", folder / "images", files, SHAPE
+    if spare < 0:
+        with pytest.raises(DataError, match="too much of the disk"):
+            fill(*where, pseudonyms=Pseudonyms(KEY), most=most)
+        assert values(known) == [0, 0.2, 0.4]
+        assert len(list(folder.glob("cache/*/*.f16"))) == 1
+    else:
+        assert values(fill(*where, pseudonyms=Pseudonyms(KEY), most=most)) == [0.2, 0.4]
+
+
+def test_a_header_that_says_less_than_there_is_fills_no_disk(
+    tmp_path: Path, write_dicom: WriteDicom
+) -> None:
+    """What is written is counted too."""
+    write_dicom(tmp_path / "images" / "0", np.zeros((3, 4, 4), np.uint8))
+    (file,) = scan(tmp_path / "images", decode=False).found
+    assert file.header.frames == 3
+    few = replace(file, header=replace(file.header, frames=1))
+    where = tmp_path / "cache", tmp_path / "images", [few], SHAPE
+    with pytest.raises(DataError, match="too much of the disk"):
+        fill(*where, pseudonyms=Pseudonyms(KEY), most=2 * 4 * 4 * 2)
+    assert not list(tmp_path.glob("cache/*/*.f16"))
 
 
 def test_a_damaged_cache_is_filled_anew(folder: Path) -> None:

@@ -121,13 +121,13 @@ def test_the_ledger_before_and_after_is_what_the_ledger_then_says(site: Site) ->
     """Two studies on the same patients, one run in part and stopped: the forecast comes true."""
     limits = site.file.policy.limits
     first = proposed(site)
-    drafted = preview(site, first)
+    drafted, _ = preview(site, first)
     assert (drafted.before, drafted.after) == pytest.approx((0.0, first.mechanism.epsilon))
     approve(site, first.hash, by=BY)
     answered(site, asking(first))
     stop(site, first.hash, by=BY)
     second = proposed(site, study={"title": "Another"}, privacy={"epsilon": 1.0})
-    drafted = preview(site, second)
+    drafted, _ = preview(site, second)
     before, after = drafted.before, drafted.after
     assert before == pytest.approx(site.ledger.most_spent(limits))
     assert after > before
@@ -150,9 +150,11 @@ def test_what_cannot_be_read_is_said_and_what_is_found_is_counted(
     site: Site, hospital: Hospital
 ) -> None:
     plan = proposed(site)
-    counted = preview(site, plan)
+    counted, images = preview(site, plan)
     said = words(site, plan)["What is computed, and from whom"]
     assert f"{counted.count('train')} for training, {counted.count('validation')} for" in said
+    assert images == 16 * 16 * 2 * sum(hospital.patients.values())
+    assert "at most 1 MiB on this disk until the study is over; all studies together" in said
     (hospital.folder / "images").rename(hospital.folder / "away")
     site.forget()
     assert "cannot be read now" in words(site, plan)["What is computed, and from whom"]

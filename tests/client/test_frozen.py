@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client import cache
+from client import cache, disk
 from client.approvals import Approval
 from client.site import Site
 from common.plan import Plan
@@ -68,6 +68,7 @@ def test_after_an_update_a_study_that_runs_reads_the_old_pixels_and_a_new_one_th
         before = seen(site, plan)
     update("99.1", shade=0.25)
     with hospital.open() as site:
+        disk.tidy(site)
         assert seen(site, plan) == before
         assert code_of(site, asking(plan, 2)) == "ok"
         after = approved(site, NEXT)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from client.policy import require_acceptable, require_allowed, within
 from client.site import Site
+from common.accounting import exceeds
 from common.errors import Refusal, RefusalCode
 from common.numerics import EngineChoice
 from common.plan import Plan
@@ -138,10 +142,104 @@ def test_a_study_for_more_patients_than_are_declared_is_declined(site: Site) -> 
     assert verdict(site, plan)[0] is RefusalCode.DATA_UNAVAILABLE
 
 
-def test_a_plan_may_not_turn_privacy_off_for_a_private_study(site: Site) -> None:
-    free = plan_for(site, small_study(**FREE)).mechanism
-    plan = plan_for(site, small_study()).model_copy(update={"mechanism": free})
-    assert verdict(site, plan) == (RefusalCode.WRONG_PLAN, "mode")
+def test_a_plan_may_not_turn_privacy_off_for_a_private_study(hospital: Hospital) -> None:
+    hospital.policy = {"allow_no_privacy": True}
+    with hospital.open() as site:
+        free = plan_for(site, small_study(**FREE)).mechanism
+        plan = plan_for(site, small_study()).model_copy(update={"mechanism": free})
+        assert verdict(site, plan) == (RefusalCode.WRONG_PLAN, "mode")
+
+
+def test_the_accountant_is_not_asked_about_what_the_policy_forbids(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its work grows with epsilon and steps, and those are the coordinator's wish."""
+    asked: list[float] = []
+
+    def counting(*given: float) -> bool:
+        asked.append(given[-1])
+        return exceeds(*given)  # type: ignore[arg-type] # a count among them
+
+    monkeypatch.setattr("common.privacy.exceeds", counting)
+    hospital.policy = {"max_epsilon_per_study": 7.0}
+    with hospital.open() as site:
+        plan = plan_for(site, small_study(privacy={"epsilon": 6.0}))
+        asked.clear()
+        dear = plan.model_copy(update=mechanism(plan, epsilon_training=7.5))
+        assert verdict(site, dear) == (RefusalCode.POLICY, "[policy] max_epsilon_per_study")
+        assert asked == []
+        require_acceptable(plan, site)
+        assert asked[0] == 6.0
+
+
+VAST: dict[str, Any] = {
+    "model": {"name": "scattering", "scales": 6, "orientations": 32}
+    | dict.fromkeys(("widths", "hidden", "norm", "pooling")),
+    "data": {"image_size": [256, 256]},
+}
+"""Few weights, and some hundred MiB for one image on its way through the fixed filters."""
+
+
+def test_what_one_patient_takes_is_held_against_the_sites_own_memory(hospital: Hospital) -> None:
+    vast = small_study(**VAST)
+    hospital.policy = {}
+    with hospital.open() as site:
+        plan = plan_for(site, vast)
+        require_acceptable(plan, site)
+    hospital.memory_mib = 64
+    try:
+        with hospital.open() as site:
+            assert verdict(site, plan) == (RefusalCode.POLICY, "[device] memory_mib")
+    finally:
+        hospital.memory_mib = 1024
+
+
+def test_nothing_is_built_or_run_for_what_does_not_fit(tmp_path: Path) -> None:
+    """In a process of its own, whose memory could not hold it: what is built there, ends it."""
+    given = small_study(
+        **VAST | {"data": {"image_size": [4096, 4096]}, "training": {"images_per_patient": 4}}
+    )
+    hospital = Hospital(tmp_path / "north", {"P00": 1})
+    hospital.open().close()
+    command = [sys.executable, "-c", ASKED, str(hospital.folder), given.model_dump_json()]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "policy"
+
+
+ASKED = """
+import resource, sys
+from pathlib import Path
+import client.tuning
+from client.answering import answer
+from client.site import open_site
+from common.study import Study
+from tests.client.site_fixtures import SEED, offer_request
+
+with open_site(Path(sys.argv[1]) / "site.toml", known_seed=SEED) as site:
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    now = int(status["VmSize"].split()[0]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (now + 2**28, now + 2**28))
+    print(answer(site, offer_request(Study.model_validate_json(sys.argv[2]))).code)
+"""
+
+
+def test_images_of_all_declared_patients_have_to_fit_on_the_disk(hospital: Hospital) -> None:
+    """A public number for a public answer: how many images there are is not looked at."""
+    hospital.policy = {}
+    with hospital.open() as site:
+        plan = plan_for(site, small_study())
+    height, width = plan.study.data.image_size
+    needed = 2 * height * width * hospital.declared
+    try:
+        for least, fits in ((needed, True), (needed - 1, False)):
+            hospital.cache_gib = least / 2**30
+            with hospital.open() as site:
+                if fits:
+                    require_acceptable(plan, site)
+                else:
+                    assert verdict(site, plan) == (RefusalCode.POLICY, "[site] cache_gib")
+    finally:
+        hospital.cache_gib = 64.0
 
 
 def test_a_round_is_held_against_the_policy_and_its_cost_is_not_computed_again(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -32,7 +34,7 @@ def mechanism(rate: float) -> PatientMechanism:
 
 
 @pytest.fixture(scope="module")
-def images() -> npt.NDArray[np.float32]:
+def images() -> npt.NDArray[Any]:
     """Two of each patient; a pixel says which it is, from zero to one."""
     numbers = np.arange(2 * PATIENTS, dtype=np.float32) / (2 * PATIENTS)
     return np.broadcast_to(numbers[:, None, None, None], (2 * PATIENTS, 1, 8, 8)).copy()

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from client.tuning import MOST_KEPT, Choices, check, choose, modelled, tile_of
+from client.tuning import (
+    MOST_KEPT,
+    TRIED_WORK,
+    Choices,
+    check,
+    choose,
+    modelled,
+    room,
+    tile_of,
+)
 from common.errors import ModelError
 from common.numerics import MOST_PATIENTS, EngineChoice, record
 from common.study import Study
@@ -131,7 +140,7 @@ def test_a_machine_that_computes_a_patient_otherwise_beside_others_takes_them_on
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("client.tuning.is_alone", lambda *_: False)
-    given = study(batch_size=63)
+    given = small_study(data={"image_size": [12, 20]})  # a shape that no other test has tried
     assert modelled(given, MEMORY).tile == 1
     assert choose(given, memory=MEMORY) == modelled(given, MEMORY)
 
@@ -146,6 +155,24 @@ def test_less_memory_makes_smaller_tiles() -> None:
 def test_a_patients_images_that_do_not_fit_at_once_are_an_error() -> None:
     with pytest.raises(ModelError, match="do not fit into memory"):
         modelled(study(images_per_patient=64), 60_000)
+
+
+def test_what_would_take_hours_to_try_is_not_tried_for_an_offer() -> None:
+    """Patients are taken one by one then, which needs no trial."""
+    wide = small_study(
+        model={"widths": [128, 256, 256], "norm": "none", "pooling": "average"},
+        data={"image_size": [384, 384]},
+    )
+    assert room(wide).work > TRIED_WORK
+    assert modelled(wide, 2**33).tile == 1
+    assert choose(wide, memory=2**33) == EngineChoice(tile=1)
+
+
+def test_what_takes_longer_to_try_has_a_smaller_tile() -> None:
+    given = study(batch_size=64)
+    each = room(given).work
+    found = [modelled(given, MEMORY, work=work).tile for work in (64 * each, 20 * each, 1)]
+    assert found == [64, 16, 1]
 
 
 def test_what_is_chosen_is_sound() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from common.model import (
     flatten,
     initial_weights,
     load_flat,
+    sketch,
     weights_count,
 )
 from common.study import Study
@@ -169,6 +171,21 @@ def test_a_model_of_more_weights_than_can_travel_is_refused_before_it_is_built()
         build_model(study((4096, 4096), hidden=65_536))
     with pytest.raises(ModelError, match="too many weights"):
         build_model(study((4096, 4096), name="scattering", scales=1, orientations=32))
+
+
+def test_a_sketch_has_shapes_and_no_numbers() -> None:
+    """The same shapes as the model; to make it takes no memory, and its size is known from it."""
+    for name, side in (("scattering", 16), ("cnn", 16), ("resnet18", 16), ("densenet121", 32)):
+        given = study((side, side), name=name)
+        made = list(sketch(given).named_parameters())
+        assert {each.device.type for _, each in made} == {"meta"}
+        built = list(build_model(given).named_parameters())
+        assert [(key, each.shape) for key, each in made] == [
+            (key, each.shape) for key, each in built
+        ]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert weights_count(study((512, 512), widths=[64], hidden=30)) > 125_000_000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 50 * 1024
 
 
 def test_flat_weights_go_in_and_come_out_in_the_parameters_order() -> None:

@@ -11,6 +11,10 @@ from tests.hostile.case import Case, planned
 from tests.hostile.sound import Sent, Sound, canonical, changed, sent, weights
 
 DEEP: Final = "[" * 100_000
+LARGE: Final[dict[str, Any]] = {"image_size": [1024, 1024]}
+VAST: Final = {"name": "scattering", "scales": 6, "orientations": 32}
+"""Filters that take 64 planes of an image's size, and leave few features."""
+_ALONE: Final[dict[str, Any]] = dict.fromkeys(("widths", "hidden", "norm", "pooling"))
 TRAVERSAL: Final = "../../etc"
 
 
@@ -227,6 +231,12 @@ ENVELOPE: Final = (
         "a reply that can be taken for the plan's",
         lambda s: sent(s.offer(plan_hash=s.plan.hash)),
         "malformed",
+    ),
+    Case(
+        "an offer for a study that takes more memory than the site gives",
+        "a site that dies for want of memory for what nobody has approved",
+        lambda s: sent(s.offer(canonical(_study(model=_ALONE | VAST, data=LARGE)))),
+        "policy",
     ),
     Case("an offer for no study", "a crash", lambda s: sent(s.offer("")), "malformed"),
     Case("an offer for brackets", "a crash by depth", lambda s: sent(s.offer(DEEP)), "malformed"),

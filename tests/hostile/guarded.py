@@ -14,7 +14,8 @@ PROPOSE, APPROVED = "client.answering._propose: ", "client.approvals.Approvals.r
 LEDGER, BEYOND = "client.ledger.Ledger.", "client.ledger.Ledger._refuse_beyond_plan: "
 ACCEPTABLE, ALLOWED = "client.policy.require_acceptable: ", "client.policy.require_allowed: "
 BOUNDS = "client.policy.require_bounds: "
-OURS, BROUGHT = "client.policy._require_ours: ", "client.receipts.Receipts._brought: "
+TRAINABLE, ROOM = "client.policy.require_trainable: ", "client.policy.require_room: "
+OURS, BROUGHT = "client.policy._require_numbers: ", "client.receipts.Receipts._brought: "
 TAKE, HERE = "client.receipts.Receipts.take: ", "client.receipts.Receipts._require_here: "
 RECORD, FIELD = "common.messages._from_record: ", "common.messages._well_formed: "
 ARRAY, STATED = "common.messages._read_arrays: ", "common.privacy.understated: "
@@ -96,7 +97,10 @@ HELD: Final[dict[str, str]] = {
     ARRAYS + "not np.isfinite(arrays).all()": "a weight that is not a number",
     "client.approvals.Approvals.require_heard: "
     "not (proposed and approval.standing == 'expired')": "a stored reply of a stopped study",
-    "client.consent.consider: require_acceptable(plan, site)": "less noise",
+    "client.consent.consider: require_trainable(plan, site)": "less noise",
+    "client.consent.consider: require_acceptable(plan, site)": (
+        "less noise, where a person is asked"
+    ),
     "client.consent.consider: _require_room(site)": "one plan more than may wait for a person",
     "client.consent.consider: _require_place(site)": "one plan more than may run at once",
     "client.consent._require_place: running >= most": "one plan more than may run at once",
@@ -107,11 +111,34 @@ HELD: Final[dict[str, str]] = {
     LEDGER + "require_chargeable: row['identity'] != charge.identity": (
         "the same round with other arrays"
     ),
-    ACCEPTABLE + "_require_ours(plan, site, offer, agreed)": "another kernel",
+    TRAINABLE + "require_acceptable(plan, site)": "less noise",
+    ACCEPTABLE + "_require_numbers(plan, site)": "another site's plan",
+    ACCEPTABLE + "require_room(plan.study, site)": (
+        "a plan of few weights that takes more memory than the site gives"
+    ),
+    ACCEPTABLE + "_require_same_numerics(arithmetic(site.store, plan).numerics, offer)": (
+        "another kernel"
+    ),
+    ACCEPTABLE + "_require_same_ticks(plan, offer)": "a shorter tick",
+    "client.policy._require_same_ticks: plan.numerics.ticks != offer.numerics.ticks": (
+        "a shorter tick"
+    ),
+    ANSWER + "require_room(study, site)": (
+        "an offer for a study that takes more memory than the site gives"
+    ),
+    ROOM + "found > most": "a plan of few weights that takes more memory than the site gives",
+    ROOM + "images > site.file.site.cache_bytes": (
+        "a plan of images that take more disk than the site gives"
+    ),
     ACCEPTABLE + "fault is not None": "less noise",
-    ALLOWED + "require_bounds(plan, site.file.policy)": "a larger delta than the policy's",
-    ACCEPTABLE + "require_allowed(plan, site)": "a larger delta than the policy's",
-    ALLOWED + "_require_ours(plan, site, site.offer(plan.study, agreed.choice), agreed)": (
+    ALLOWED + "require_bounds(plan, site.file.policy)": (
+        "a round under a policy that has become tighter"
+    ),
+    ACCEPTABLE + "require_bounds(plan, site.file.policy)": "a larger delta than the policy's",
+    ALLOWED + "_require_numbers(plan, site)": (
+        "a round of a site that declares another number by now"
+    ),
+    ALLOWED + "_require_same_numerics(agreed, site.offer(plan.study, agreed.choice))": (
         "a round on a machine that computes otherwise"
     ),
     BOUNDS + "study.task.kind not in policy.tasks": (
@@ -130,11 +157,6 @@ HELD: Final[dict[str, str]] = {
     OURS + "told['known_key']": "the known key",
     OURS + "told['weights']": "fewer weights than the model has",
     OURS + "told['weight']": "a larger weight in the average",
-    OURS + "_require_same_numerics(agreed, offer)": "more threads",
-    ACCEPTABLE + "_require_same_ticks(plan, offer)": "a shorter tick",
-    "client.policy._require_same_ticks: plan.numerics.ticks != offer.numerics.ticks": (
-        "a shorter tick"
-    ),
     OURS + "plan.declared_patients < plan.study.data.min_patients": (
         "more patients than the site declares"
     ),
@@ -320,19 +342,19 @@ ELSEWHERE: Final[dict[str, str]] = {
     "client.answering._require_still_approved: "
     "site.approvals.require(approval.plan.hash).key != approval.key": WHILE_COMPUTING,
     ROUND + "check(plan.study, agreed.numerics.choice)": UNTRAINABLE,
-    ACCEPTABLE + "check(plan.study, agreed.choice)": UNTRAINABLE,
+    TRAINABLE + "check(plan.study, arithmetic(site.store, plan).numerics.choice)": UNTRAINABLE,
     "client.answering._until_the_tick: _require_may_leave(site, request)": WHILE_WAITING,
     "client.answering._require_may_leave: site.approvals.require_heard(request.plan_hash)": (
         WHILE_WAITING
     ),
     "client.answering._require_may_leave: site.store.fact('paused')": WHILE_WAITING,
-    "client.consent.approve: require_acceptable(plan, site)": (
+    "client.consent.approve: require_trainable(plan, site)": (
         "a person's approval: tests/client/test_administration.py"
     ),
-    "client.consent.approve: _require_place(site)": (
+    "client.consent._approved: _require_place(site)": (
         "a person's approval: tests/client/test_administration.py"
     ),
-    "client.consent.approve: _require_uncrowded(plan, drafted)": (
+    "client.consent._approved: _require_uncrowded(plan, drafted)": (
         "a person's approval: tests/client/test_crowded.py"
     ),
     "client.consent._require_uncrowded: drafted.crowded": (

@@ -14,6 +14,7 @@ from common.plan import Offer, Plan, write_plan
 from tests.client.site_fixtures import Hospital
 from tests.common.studies import small_study
 from tests.hostile.case import Case, planned
+from tests.hostile.documents import VAST
 from tests.hostile.sound import changed, sent
 
 MOST: Final = 4000
@@ -66,6 +67,14 @@ def _affordable(case: Case) -> Case:
     return replace(case, hospital=_tighten(max_epsilon_total=20.0))
 
 
+def _small_disk(hospital: Hospital) -> None:
+    hospital.cache_gib = 1e-6
+
+
+def _declares_fewer(hospital: Hospital) -> None:
+    hospital.declared -= 1
+
+
 CHEAPER: Final = "one step more of each patient's gradient than the noise was measured for"
 WIDER: Final = "a patient's pull on the model grows while the stated cost stays"
 
@@ -83,12 +92,15 @@ MECHANISM: Final = (
         "gradients that show single patients",
         ("mechanism.step.noise_multiplier", lambda noise: 0.9 * noise),
     ),
-    planned(
-        "hardly any noise",
-        "wrong-plan",
-        "gradients as they are",
-        ("mechanism.step.noise_multiplier", 0.2),
-        ("mechanism.epsilon_training", 900.0),
+    replace(
+        planned(
+            "hardly any noise",
+            "wrong-plan",
+            "gradients as they are",
+            ("mechanism.step.noise_multiplier", 0.2),
+            ("mechanism.epsilon_training", 900.0),
+        ),
+        hospital=_tighten(max_epsilon_per_study=1000.0, max_epsilon_total=1000.0),
     ),
     planned(
         "no noise at all",
@@ -107,6 +119,15 @@ MECHANISM: Final = (
         "wrong-plan",
         "samples that are too large so often that delta does not pay for them",
         ("mechanism.most_sampled", 6),
+    ),
+    replace(
+        planned(
+            "less noise, where a person is asked",
+            "wrong-plan",
+            "a person who is shown a plan that is not what it says",
+            ("mechanism.step.noise_multiplier", lambda noise: 0.9 * noise),
+        ),
+        hospital=_tighten(approval="ask"),
     ),
     planned("a larger clip norm", "wrong-plan", WIDER, ("mechanism.clip_norm", 10.0)),
     planned(
@@ -196,11 +217,14 @@ MECHANISM: Final = (
         "three looks at each validation patient",
         ("study.evaluation.rounds", [1, 2, 3]),
     ),
-    planned(
-        'mode "none" slipped in beside a private study',
-        "wrong-plan",
-        "gradients as they are",
-        ("mechanism", {"mode": "none", "sampling_rate": 0.25, "divisor": 5.0}),
+    replace(
+        planned(
+            'mode "none" slipped in beside a private study',
+            "wrong-plan",
+            "gradients as they are",
+            ("mechanism", {"mode": "none", "sampling_rate": 0.25, "divisor": 5.0}),
+        ),
+        hospital=_tighten(allow_no_privacy=True),
     ),
     planned(
         'a private mechanism under mode "none"',
@@ -331,6 +355,28 @@ POLICY: Final = (
             "a sum of one, which is the site's own update",
             aggregation={"min_sites": 1},
         )
+    ),
+    planned(
+        "a plan of few weights that takes more memory than the site gives",
+        "policy",
+        "a site that dies for want of memory before anybody has approved",
+        ("study.model", lambda model: model | VAST),
+        ("study.data.image_size", [1024, 1024]),
+        ("weights", 2 * (1 + 6 * 32) * 16 * 16 + 2),
+    ),
+    Case(
+        "a plan of images that take more disk than the site gives",
+        "a full disk before anybody has approved",
+        lambda s: sent(s.proposal(changed(s.plan.text, ("study.study.title", "Large")))),
+        "policy",
+        hospital=_small_disk,
+    ),
+    Case(
+        "a round of a site that declares another number by now",
+        "noise for patients who are not there any more",
+        lambda s: sent(s.train()),
+        "wrong-plan",
+        hospital=_declares_fewer,
     ),
     Case(
         "one plan more than may run at once",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
 from torch import nn
 
-from client.engine.choice import MOST_IMAGES, example_of, fitting, measured
+from client.engine.choice import example_of, measured
 from client.engine.clipped import Patients, clipped_sum, place
 from common.numerics import EngineChoice
 from tests.client.engine.loop import LAYOUTS, exact, gradients_of, layers_of, loss, patients_of
@@ -106,22 +104,6 @@ def test_every_choice_gives_the_same_sum_but_for_rounding() -> None:
     for choice in every_choice():
         found = clipped_sum(place(model, choice), patients, loss, clip_norm, choice)
         assert float((found - wanted).norm()) <= 1e-5 * float(wanted.norm())
-
-
-def test_less_memory_fits_fewer_images() -> None:
-    model, patients = exact(network).float(), example_of((1, 8, 8), 2, 1, nn.Linear(1, 1))
-    budgets = [MANY, 10_000_000, 1_000_000, 200_000, 1]
-    found = [fitting(model, patients, loss, memory) for memory in budgets]
-    assert found[0] == MOST_IMAGES
-    assert all(more >= fewer for more, fewer in pairwise(found))
-    assert found[1] > found[2] > found[3] > 0 >= found[4]
-
-
-def test_larger_images_fit_less_often() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    small, large = (example_of((1, side, side), 2, 1, model) for side in (16, 32))
-    found = [fitting(model, each, loss, 500_000) for each in (small, large)]
-    assert found[0] > 3 * found[1] > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
