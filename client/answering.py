@@ -309,7 +309,7 @@ def _release(
 ) -> Reply:
     """Compute a round from patients. No code leaves from here: any failure is silence."""
     plan = approval.plan
-    site.pace.begin(plan.numerics.ticks.of(charge.part))
+    site.pace.begin(agreed.numerics.ticks.of(charge.part))
     cohort, patients = _begin(site, approval, charge)
     reach("charge.committed", request.round)
     site.note_charges()

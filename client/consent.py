@@ -49,8 +49,8 @@ def consider(site: Site, plan: Plan) -> None:
             _require_place(site)
         else:
             _require_room(site)
+        accounts.foresee(site.store, plan)
         if automatic:
-            accounts.foresee(site.store, plan)
             expires = timestamp(policy.approval_days)
             site.approvals.add(plan, site.new_study_key(plan.hash), expires=expires)
             _note(site, "study.approved", plan, expires, POLICY)
@@ -90,7 +90,6 @@ def _approved(site: Site, approval: Approval, *, days: int, by: str) -> tuple[st
     with site.store.transaction():
         if not runs:
             _require_place(site)
-        accounts.foresee(site.store, plan)
         key = approval.key if runs else None
         site.approvals.add(plan, key or site.new_study_key(plan.hash), by=by, expires=expires)
         drafted = _draft(site, plan, today)

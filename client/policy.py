@@ -37,9 +37,9 @@ def require_acceptable(plan: Plan, site: Site) -> None:
     _require_numbers(plan, site)
     require_bounds(plan, site.file.policy)
     require_room(plan.study, site)
-    offer = site.offer(plan.study)
-    _require_same_numerics(arithmetic(site.store, plan).numerics, offer)
-    _require_same_ticks(plan, offer)
+    agreed, offer = arithmetic(site.store, plan).numerics, site.offer(plan.study)
+    _require_same_numerics(agreed, offer)
+    _require_same_ticks(agreed, offer)
     fault = understated(plan.mechanism, plan.study, plan.declared_patients, plan.most_patients)
     if fault is not None:
         raise Refusal(
@@ -219,14 +219,14 @@ def _require_same_numerics(agreed: NumericsRecord, offer: Offer) -> None:
         )
 
 
-def _require_same_ticks(plan: Plan, offer: Offer) -> None:
+def _require_same_ticks(agreed: NumericsRecord, offer: Offer) -> None:
     """Shorter ones would show how long a round takes, longer ones keep the site from its work."""
-    if plan.numerics.ticks != offer.numerics.ticks:
+    if agreed.ticks != offer.numerics.ticks:
         raise Refusal.of_public(
             RefusalCode.NUMERICS,
             "the plan gives rounds another time than this site has measured",
             where="numerics.ticks",
-            found=plan.numerics.ticks,
+            found=agreed.ticks,
             wanted=offer.numerics.ticks,
             remedy="the coordinator must ask for the site's offer anew",
         )

@@ -181,6 +181,22 @@ def test_a_cache_takes_no_more_than_it_may(folder: Path, spare: int) -> None:
         assert values(fill(*where, pseudonyms=Pseudonyms(KEY), most=most)) == [0.2, 0.4]
 
 
+def test_what_would_take_too_much_is_not_decoded_to_find_out(folder: Path) -> None:
+    counter = Counter()
+    files = scan(folder / "images", decode=False).found
+    with pytest.raises(DataError, match="too much of the disk"):
+        fill(
+            folder / "cache",
+            folder / "images",
+            files,
+            SHAPE,
+            pseudonyms=Pseudonyms(KEY),
+            progress=counter,
+            most=3 * 4 * 4 * 2 - 1,
+        )
+    assert counter.decoded == 0
+
+
 def test_a_header_that_says_less_than_there_is_fills_no_disk(
     tmp_path: Path, write_dicom: WriteDicom
 ) -> None:

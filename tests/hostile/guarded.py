@@ -116,13 +116,9 @@ HELD: Final[dict[str, str]] = {
     ACCEPTABLE + "require_room(plan.study, site)": (
         "a plan of few weights that takes more memory than the site gives"
     ),
-    ACCEPTABLE + "_require_same_numerics(arithmetic(site.store, plan).numerics, offer)": (
-        "another kernel"
-    ),
-    ACCEPTABLE + "_require_same_ticks(plan, offer)": "a shorter tick",
-    "client.policy._require_same_ticks: plan.numerics.ticks != offer.numerics.ticks": (
-        "a shorter tick"
-    ),
+    ACCEPTABLE + "_require_same_numerics(agreed, offer)": "another kernel",
+    ACCEPTABLE + "_require_same_ticks(agreed, offer)": "a shorter tick",
+    "client.policy._require_same_ticks: agreed.ticks != offer.numerics.ticks": ("a shorter tick"),
     ANSWER + "require_room(study, site)": (
         "an offer for a study that takes more memory than the site gives"
     ),
