@@ -121,6 +121,14 @@ def test_a_new_store_beside_a_log_is_refused_where_nothing_was_charged_yet(
     assert "a store that knows nothing" in refused(hospital).details["found"]
 
 
+def test_a_store_and_a_log_that_are_both_emptied_are_no_new_site_while_keys_are_there(
+    hospital: Hospital, plan: Plan, tmp_path: Path
+) -> None:
+    emptied(hospital.state, tmp_path)
+    (hospital.state / audit.FILE).unlink()
+    assert refused(hospital).details["found"] == "a store without its tables"
+
+
 @pytest.mark.parametrize("lost", ["emptied", "gone", "cut", "older"])
 def test_a_store_whose_log_lost_lines_is_not_gone_on_with(
     hospital: Hospital, plan: Plan, tmp_path: Path, lost: str
@@ -165,12 +173,14 @@ def test_a_kill_between_a_charge_and_its_line_costs_nothing(
 
     assert exit_code(child, kill_at=moment) == -signal.SIGKILL
     assert inspect_state(hospital.state, "north").sound
-    with hospital.open() as site:
-        assert code_of(site, asking(plan, 2)) == "ok"
-    noted = [each.fields for each in audit.entries(hospital.state) if each.event == audit.CHARGED]
-    rows = hospital.rows("charges")
-    assert [each["charge"] for each in noted] == [row["length"] for row in rows] == [1, 2]
-    assert [each["head"] for each in noted] == [row["hash"] for row in rows]
+    for code in ("", "ok"):
+        with hospital.open() as site:
+            assert not code or code_of(site, asking(plan, 2)) == code
+        lines = (each for each in audit.entries(hospital.state) if each.event == audit.CHARGED)
+        noted = [(each.fields["charge"], each.fields["head"]) for each in lines]
+        rows = hospital.rows("charges")
+        assert noted == [(row["length"], row["hash"]) for row in rows]
+        assert len(noted) == 2
     assert inspect_state(hospital.state, "north").sound
 
 
