@@ -170,7 +170,13 @@ def test_more_noise_than_needed_is_welcome(study: Study, calibrated: PatientMech
         (lambda it: {"step": event(0.2, it.step.noise_multiplier)}, "sampling_rate"),
         (lambda it: {"step": event(0.25, it.step.noise_multiplier, 2)}, "count"),
         (lambda it: {"step": event(0.25, 0.99 * it.step.noise_multiplier)}, "epsilon_training"),
-        (lambda _: {"step": event(0.25, calibrate(8.0, DELTA, 0.25, 6))}, "epsilon_training"),
+        (
+            lambda _: {  # enough noise for the whole of delta, of which the cap takes a tenth
+                "step": event(0.25, calibrate(8.0, DELTA, 0.25, 6)),
+                "epsilon_training": 8.0,
+            },
+            "epsilon_training",
+        ),
         (lambda it: {"step": event(0.25, 1e-9)}, "epsilon_training"),
         (lambda it: {"evaluation": None, "cell_noise": 0.0}, "evaluation"),
         (lambda it: {"evaluation": event(0.5, it.evaluation.noise_multiplier)}, "evaluation"),
