@@ -291,12 +291,16 @@ def test_a_study_waits_for_a_person_is_stopped_and_goes_on(scene: Scene) -> None
         scene.cli("result", name)
 
     scene.said.clear()
-    scene.cli("resume", name)
+    with pytest.raises(CoordinatorError, match="takes no part in the study"):
+        scene.cli("resume", name, "--amend", "elsewhere")
+    scene.cli("resume", name, "--amend", "south")
     with pytest.raises(CoordinatorError, match="under way already"):
         scene.cli("resume", name)
     watched = scene.cli("watch", name).stdout
     assert "stopped by the local operator" in watched
     assert "south: a person has yet to decide" in watched
+    assert "new numerics for south wanted by the local operator" in watched
+    assert "south: its numerics stay as they are, it computes as was agreed on" in watched
     assert "completed" in watched
 
 
