@@ -33,8 +33,9 @@ def mechanism(rate: float) -> PatientMechanism:
 @pytest.fixture(scope="module")
 def images() -> npt.NDArray[np.float32]:
     """Two of each patient; a pixel says which it is, from zero to one."""
-    numbers = np.arange(2 * PATIENTS, dtype=np.float32) / (2 * PATIENTS)
-    return np.broadcast_to(numbers[:, None, None, None], (2 * PATIENTS, 1, 8, 8)).copy()
+    numbers = np.arange(2 * PATIENTS) / (2 * PATIENTS)
+    whole = np.broadcast_to(numbers[:, None, None, None], (2 * PATIENTS, 1, 8, 8))
+    return whole.astype(np.float32)
 
 
 def cohort(count: int = PATIENTS, images_each: int = 2) -> tuple[Patient, ...]:
