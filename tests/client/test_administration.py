@@ -567,3 +567,19 @@ def test_every_message_and_decision_stands_in_the_log(site: Site) -> None:
     assert (again["again"], again["epsilon"], again["hash"]) == (True, 0, first["hash"])
     assert (refused["code"], refused["size"]) == ("round-out-of-order", 0)
     assert lines[-1].fields["why"] == "stopped"
+
+
+def test_a_person_cannot_approve_what_the_policy_does_not_allow_any_more(
+    hospital: Hospital,
+) -> None:
+    """The plan waited, and the policy was tightened meanwhile: by hand it is no more allowed."""
+    with hospital.open() as site:
+        plan = proposed(site)
+    hospital.policy |= {"max_epsilon_per_study": 7.0}
+    with hospital.open() as site:
+        with pytest.raises(Refusal):
+            approve(site, plan.hash, by=BY)
+        assert key_of(hospital) is None
+        assert [row["state"] for row in hospital.rows("approvals")] == ["pending"]
+        assert hospital.rows("members") == []
+        assert code_of(site, asking(plan)) == "pending"

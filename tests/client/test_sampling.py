@@ -36,8 +36,9 @@ def mechanism(rate: float) -> PatientMechanism:
 @pytest.fixture(scope="module")
 def images() -> npt.NDArray[Any]:
     """Two of each patient; a pixel says which it is, from zero to one."""
-    numbers = np.arange(2 * PATIENTS, dtype=np.float32) / (2 * PATIENTS)
-    return np.broadcast_to(numbers[:, None, None, None], (2 * PATIENTS, 1, 8, 8)).copy()
+    numbers = np.arange(2 * PATIENTS) / (2 * PATIENTS)
+    whole = np.broadcast_to(numbers[:, None, None, None], (2 * PATIENTS, 1, 8, 8))
+    return whole.astype(np.float32)
 
 
 def cohort(count: int = PATIENTS, images_each: int = 2) -> tuple[Patient, ...]:
@@ -146,3 +147,23 @@ def test_without_privacy_patients_are_sampled_alike(images: npt.NDArray[np.float
         )
         counts.append([batch.labels.tolist() for batch in batches])
     assert counts[0] == counts[1]
+
+
+def test_a_patient_takes_part_where_the_coin_is_below_the_rate_and_not_at_it(
+    images: npt.NDArray[np.float32],
+) -> None:
+    own = STREAMS.of_patients(0)
+    (someone,) = cohort(1)
+    coin = own.coin(someone.pseudonym)
+
+    def taken(rate: float) -> int:
+        each = mechanism(rate)
+        batches = draw(small_study(), each, images, (someone,), streams=STREAMS, step=0, tile=1)
+        return len(list(batches))
+
+    assert 0.0 < coin < 1.0
+    assert [taken(rate) for rate in (np.nextafter(coin, 0), coin, np.nextafter(coin, 1))] == [
+        0,
+        0,
+        1,
+    ]

@@ -313,8 +313,8 @@ SHARED: Final[dict[str, Shared]] = {
 WHILE_COMPUTING: Final = "a decision while a round is computed: tests/client/test_answering.py"
 AMENDED: Final = "a person's consent, or another process's: tests/client/test_amendments.py"
 WHILE_WAITING: Final = "a decision while a reply waits: tests/client/test_pacing.py"
-LIMIT: Final = "a worker's limit: tests/client/daemon"
-UNTRAINABLE: Final = "no model of a study needs it: tests/client/test_tuning.py"
+LIMIT: Final = "a worker's limit: tests/client/test_silence.py"
+UNTRAINABLE: Final = "no model of a study needs it; what it finds: tests/client/test_tuning.py"
 SAME_PLAN: Final = "both numbers come from one plan: tests/client/test_ledger.py"
 ELSEWHERE: Final[dict[str, str]] = {
     "client.answering._failing_in_silence: require_memory(error)": LIMIT,

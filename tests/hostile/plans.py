@@ -100,7 +100,7 @@ MECHANISM: Final = (
             ("mechanism.step.noise_multiplier", 0.2),
             ("mechanism.epsilon_training", 900.0),
         ),
-        hospital=_tighten(max_epsilon_per_study=1000.0, max_epsilon_total=1000.0),
+        hospital=_tighten(max_epsilon_per_study=1000.0),
     ),
     planned(
         "no noise at all",
