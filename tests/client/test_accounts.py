@@ -21,9 +21,11 @@ from client.accounts import (
     event_of,
     everyone_joined,
     foresee,
+    foreseen,
     forget,
     join,
     joined,
+    stated,
 )
 from client.store import Store
 from common.accounting import (
@@ -319,3 +321,21 @@ def test_costs_are_kept_for_what_was_charged_and_forgotten_for_what_was_not(
         forget(store, second)
         assert kept() >= of(third) - of(first, second)
         assert not kept() & (of(second) - of(first, third))
+
+
+def test_what_a_plan_foresees_and_states_for_each_part_by_hand() -> None:
+    """Three rounds of two steps, and one evaluation with half of epsilon 8."""
+    plan = write_plan(small_study(), OFFER, 106)
+    assert (foreseen(plan, "train"), foreseen(plan, "validation")) == (6, 1)
+    assert 7.9 < stated(plan, "train") < 8.0
+    assert 3.9 < stated(plan, "validation") < 4.0
+    step, evaluation = event_of(plan, "train"), event_of(plan, "validation")
+    assert step is not None
+    assert evaluation is not None
+    assert (step.sampling_rate, step.count) == (0.25, 2)
+    assert (evaluation.sampling_rate, evaluation.count) == (1.0, 1)
+    free = write_plan(small_study(privacy={"mode": "none"}), OFFER, 106)
+    assert (foreseen(free, "train"), foreseen(free, "validation")) == (3, 1)
+    assert (event_of(free, "train"), stated(free, "validation")) == (None, math.inf)
+    unseen = write_plan(small_study(evaluation={"rounds": "none"}), OFFER, 106)
+    assert foreseen(unseen, "validation") is None

@@ -502,3 +502,15 @@ def test_neither_a_draft_nor_a_place_shows_who_is_in_it(books: Books) -> None:
     assert "pseudonym" not in repr(drafted)
     assert "'a'" not in repr(drafted)
     assert "digest" not in repr(secret)
+
+
+def test_who_is_joined_with_a_stranger_stays_in_the_one_plan_that_was_theirs(books: Books) -> None:
+    """What the plan states is the figure that counts; the filter's alone would be too much."""
+    books.limits = Limits(8.0, 8.0, 1e-5)
+    books.approve(DEAR, stands("ab"))
+    books.charge(DEAR, 1)
+    join(books.store, {"stranger": "b"})
+    assert books.limits.spent(whole(DEAR)) > 8.0
+    assert overdrawn(books.store, DEAR, [DEAR], books.limits) == frozenset()
+    join(books.store, {"a": "b"})
+    assert overdrawn(books.store, DEAR, [DEAR], books.limits) == {"a", "b"}

@@ -183,7 +183,8 @@ class _Plain(ast.NodeTransformer):
     def visit_arguments(self, node: ast.arguments) -> ast.AST:
         # Which of them must be named is the caller's comfort.
         node.args, node.posonlyargs = [*node.posonlyargs, *node.args, *node.kwonlyargs], []
-        node.kwonlyargs = []
+        node.defaults += [each for each in node.kw_defaults if each is not None]
+        node.kwonlyargs, node.kw_defaults = [], []
         return self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST:

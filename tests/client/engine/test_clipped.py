@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from client.engine.books import Book, Factored
-from client.engine.clipped import KAPPA, Patients, Tile, by_choice, clipped_sum, place
+from client.engine.clipped import KAPPA, Patients, Tile, by_choice, clipped_sum, place, weighing
 from client.engine.rule import Layer
+from client.engine.sheet import Sheet
 from common.numerics import EngineChoice
 from common.privacy import GAMMA
 from tests.client.engine.loop import (
@@ -338,3 +339,15 @@ def test_activations_of_sixteen_bits_let_no_patient_exceed_the_clip_norm(name: s
                 clip_norm = below * float(free.norm())
                 found = clipped_sum(model, patient, loss, clip_norm, choice).double()
                 assert float(found.norm()) <= clip_norm * (1 + GAMMA / 4)
+
+
+def test_what_each_patient_counts_for_by_hand() -> None:
+    """C over the largest of C, the norm and gross over 256; nothing for who is not there."""
+    sheet = Sheet({}, 5, torch.device("cpu"))
+    sheet.squared = torch.tensor([0.25, 4.0, math.inf, 1.0, 9.0], dtype=torch.float64)
+    sheet.gross = torch.tensor([0.0, 0.0, 0.0, 1024.0, 0.0], dtype=torch.float64)
+    taken = torch.tensor([True, True, True, True, False])
+    clipped = weighing(sheet, taken, 1.0)
+    assert clipped.factors.tolist() == [1.0, 0.5, 0.0, 0.25, 0.0]
+    assert clipped.counted.tolist() == [True, True, False, True, False]
+    assert weighing(sheet, taken, math.inf).factors.tolist() == [1.0, 1.0, 0.0, 1.0, 0.0]
