@@ -12,6 +12,7 @@ import torch
 from client.dataset import Patient
 from client.engine.clipped import Patients, Tile, outputs, place
 from client.tuning import images_of
+from common.denormals import flushed
 from common.errors import Refusal, RefusalCode
 from common.model import build_model, load_flat
 from common.numerics import EngineChoice
@@ -20,6 +21,7 @@ from common.randomness import Stream
 from common.study import Study
 
 
+@flushed()
 def score(
     study: Study,
     weights: npt.NDArray[np.float32],

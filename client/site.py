@@ -224,17 +224,14 @@ class Site:
             choice: of a plan that was approved, which is kept to; else one is made here.
         """
         # Not with the module: who opens a site to administer it computes nothing.
-        import torch
-
         from client.ticks import Crowd
-        from common.denormals import flush
+        from common.denormals import set_threads
 
-        flush()  # before anything is computed on this thread
         if self.recorded is not None:
-            torch.set_num_threads(self.recorded.threads)
+            set_threads(self.recorded.threads)
             return record(self.recorded.threads, self.recorded.choice, self.recorded.ticks)
         device = self.file.device
-        torch.set_num_threads(device.threads)
+        set_threads(device.threads)
         if choice is not None:
             return record(device.threads, choice)
         computed = self._choices.of(

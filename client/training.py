@@ -21,6 +21,7 @@ from client.gradients import GradientSum
 from client.noise import noised
 from client.sampling import RoundStreams, draw
 from client.tuning import check
+from common.denormals import flushed
 from common.faults import reach
 from common.model import build_model, load_flat
 from common.numerics import EngineChoice
@@ -30,6 +31,7 @@ from common.study import Study
 Flat = npt.NDArray[np.float32]
 
 
+@flushed()
 def local_change(
     study: Study,
     mechanism: PatientMechanism | NoMechanism,

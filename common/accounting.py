@@ -12,9 +12,6 @@ opinion, privacy random variables (Gopi et al. 2021), is held against both by th
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Final
@@ -92,13 +89,11 @@ def epsilon(events: tuple[tuple[SampledGaussian, int], ...], delta: float) -> fl
 
     loss = min(event.sampling_rate / event.noise_multiplier for event, _ in events)
     accountant = PLDAccountant(value_discretization_interval=1e-3 if loss > 5e-3 else 1e-4)
-    with _every_number():
-        for event, times in events:
-            gaussian = GaussianDpEvent(event.noise_multiplier)
-            sampled = PoissonSampledDpEvent(event.sampling_rate, gaussian)
-            whole = event.sampling_rate == 1.0
-            accountant.compose(gaussian if whole else sampled, event.count * times)
-        found = float(accountant.get_epsilon(delta))
+    for event, times in events:
+        gaussian = GaussianDpEvent(event.noise_multiplier)
+        sampled = PoissonSampledDpEvent(event.sampling_rate, gaussian)
+        accountant.compose(gaussian if event.sampling_rate == 1.0 else sampled, event.count * times)
+    found = float(accountant.get_epsilon(delta))
     if loss > 5e-4:
         return found
     divergences = np.sum([times * renyi(event) for event, times in events], axis=0)
@@ -152,35 +147,12 @@ def _divergences_at(
 ) -> npt.NDArray[np.float64]:
     from opacus.accountants.analysis.rdp import compute_rdp
 
-    with _every_number():
-        found = np.asarray(
-            compute_rdp(q=rate, noise_multiplier=noise_multiplier, steps=1, orders=orders),
-            dtype=np.float64,
-        )
+    found = np.asarray(
+        compute_rdp(q=rate, noise_multiplier=noise_multiplier, steps=1, orders=orders),
+        dtype=np.float64,
+    )
     # What cannot be computed bounds nothing; a comparison with it would always be false.
     return np.where(np.isnan(found), np.inf, found)
-
-
-@contextmanager
-def _every_number() -> Iterator[None]:
-    """Count with numbers near zero as they are.
-
-    A process that computes gradients counts them as zero (:mod:`common.denormals`): then the
-    divergence of a high order is not a number, and two processes would come to two epsilons.
-    """
-    torch = sys.modules.get("torch")
-    if torch is None or float(np.nextafter(0.0, 1.0)) * 1.0 != 0.0:
-        yield
-        return
-    torch.set_flush_denormal(False)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(True)
-
-
-def _at_rough_orders(event: SampledGaussian) -> npt.NDArray[np.float64]:
-    return _divergences_at(_ROUGH_ORDERS, event.sampling_rate, event.noise_multiplier)
 
 
 def renyi(event: SampledGaussian) -> npt.NDArray[np.float64]:

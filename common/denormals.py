@@ -2,13 +2,16 @@
 
 A processor may take a hundred times as long for such a number, so that weights which make a
 patient's numbers that small would show in the time. The setting is a thread's own, and a thread
-has it from the one that started it: so it is made when this module is loaded, which whatever
-computes loads first, and made and tried again by every thread that begins to compute
-(:func:`require_flushed`).
+has it from the one that started it. So it is made before torch starts threads
+(:func:`set_threads`), which keep it, and on the calling thread while a model is computed
+(:func:`flushed`), but no longer: accountants work with such numbers, and go wrong without them.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -21,17 +24,30 @@ SMALLEST: Final = ((torch.int32, torch.float32), (torch.int64, torch.float64))
 """The integer 1, read as a number, is the smallest above zero."""
 
 
-def flush() -> bool:
-    """Count such numbers as zero on this thread, and on those that it starts from now on.
+@contextmanager
+def flushed() -> Iterator[None]:
+    """Count them as zero on this thread while the body lasts; also a decorator."""
+    before = _half_of(sys.float_info.min) == 0.0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
-    Returns:
-        Whether the processor can.
-    """
-    return bool(torch.set_flush_denormal(True))
+
+def _half_of(number: float) -> float:
+    return number / 2.0
 
 
-def are_flushed() -> bool:
-    """Whether every thread of an operation counts them as zero, in float32 and float64."""
+def set_threads(count: int) -> None:
+    """Have torch's operations on this thread use so many threads, each with the setting."""
+    with flushed():
+        torch.set_num_threads(count)
+        are_zero()  # starts those that are missing
+
+
+def are_zero() -> bool:
+    """Whether every thread of an operation counts them as zero now, in float32 and float64."""
     many = EACH * torch.get_num_threads()
     for whole, real in SMALLEST:
         tiny = torch.ones(many, dtype=whole).view(real)
@@ -41,19 +57,20 @@ def are_flushed() -> bool:
 
 
 def require_flushed() -> None:
-    """Have them count as zero on this thread and on all that share its operations.
+    """Refuse to compute where they would not count as zero.
 
     Raises:
         SiteError: the processor cannot, or threads were started before it was asked to.
     """
-    if not flush() or not are_flushed():
-        raise SiteError(
-            "numbers near zero cannot be made to count as zero here",
-            where="the processor, or a thread of torch that began before",
-            found="a number that is not normal comes out of an operation",
-            wanted="zero, on every thread: else how long a round takes could tell of a patient",
-            remedy="start the process anew; if that does not help, use another machine",
-        )
+    with flushed():
+        if not are_zero():
+            raise SiteError(
+                "numbers near zero cannot be made to count as zero here",
+                where="the processor, or a thread of torch that began before",
+                found="a number that is not normal comes out of an operation",
+                wanted="zero, on every thread: else how long a round takes could tell of a patient",
+                remedy="start the process anew; if that does not help, use another machine",
+            )
 
 
-flush()
+set_threads(torch.get_num_threads())  # before anything else has it start threads

@@ -179,15 +179,15 @@ def decisive(numerics: NumericsRecord) -> dict[str, Any]:
 
 
 def apply(numerics: NumericsRecord) -> None:
-    """Make this process, and the calling thread, compute as the record says.
+    """Make this process compute as the record says.
 
     Raises:
         SiteError: numbers near zero cannot be made to count as zero here.
     """
     import torch
 
-    from common.denormals import require_flushed
+    from common.denormals import require_flushed, set_threads
 
-    torch.set_num_threads(numerics.threads)
+    set_threads(numerics.threads)
     torch.use_deterministic_algorithms(mode=True)
     require_flushed()

@@ -65,14 +65,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "integration" not in item.path.parts)
 
 
-@pytest.fixture(autouse=True)
-def _all_numbers_are_there(request: pytest.FixtureRequest) -> None:
-    """Hypothesis draws no floats where the smallest count as zero (:mod:`common.denormals`)."""
-    torch = sys.modules.get("torch")
-    if torch is not None and hasattr(request.function, "hypothesis"):
-        torch.set_flush_denormal(False)
-
-
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""

@@ -31,7 +31,7 @@ from client.engine.books import Book, Weighing
 from client.engine.rule import Layer
 from client.engine.sheet import Sheet
 from client.engine.tape import Enter, Tape, watched
-from common import denormals  # noqa: F401 - before anything is computed
+from common.denormals import flushed
 from common.numerics import EngineChoice
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -135,6 +135,7 @@ class ClippedSum:
         """Begin another sum, in the memory of the last."""
         self.total.zero_()
 
+    @flushed()
     def add(self, patients: Patients) -> None:
         """Add some patients' clipped gradients to the total.
 
@@ -215,6 +216,7 @@ def by_choice(choice: EngineChoice) -> Enter:
     return enter
 
 
+@flushed()
 def backward(model: nn.Module, patients: Patients, loss: Loss, enter: Enter) -> dict[Layer, Book]:
     """One forward and backward pass over some patients: a book for each layer."""
     items = patients.inputs.shape[1]
@@ -230,6 +232,7 @@ def backward(model: nn.Module, patients: Patients, loss: Loss, enter: Enter) -> 
 
 
 @torch.no_grad()
+@flushed()
 def outputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """What a model puts out for a tile of items, computed as in a pass: alone, to the last bit."""
 

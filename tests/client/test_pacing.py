@@ -260,11 +260,12 @@ def test_what_a_person_decides_while_a_reply_waits_keeps_it_here(
         assert answer(world.site, asking(world.plan)) is None
 
 
-def test_only_a_site_that_serves_waits(tmp_path: Path) -> None:
+def test_only_a_site_that_serves_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A simulation's sites, and the administrator's, do not; the worker's is opened to serve."""
     hospital = Hospital(tmp_path / "north", seed=None)
     with hospital.open() as site:
         plan, time = approved(site, STUDY), Time()
-        site.pace = Pace(waits=site.serves, clock=time.read, sleep=time.sleep)
+        monkeypatch.setattr(site.pace, "_clock", time.read)
+        monkeypatch.setattr(site.pace, "_sleep", time.sleep)
         assert answered(site, asking(plan)).code == "ok"
     assert time.rests == []

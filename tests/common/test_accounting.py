@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import resource
-import subprocess
-import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -178,36 +176,6 @@ def test_nothing_released_costs_nothing() -> None:
 def test_a_release_that_nothing_bounds_costs_everything() -> None:
     assert math.isinf(renyi_epsilon(np.full(len(ORDERS), math.inf), DELTA))
     assert math.isinf(filter_epsilon(np.full(len(ORDERS), math.inf), DELTA, 4.0))
-
-
-PROGRAM = """
-import math, sys
-import numpy as np
-from common.accounting import SampledGaussian, epsilon, renyi
-if sys.argv[1:] == ["flushed"]:
-    import common.denormals
-events = [SampledGaussian(sampling_rate=q, noise_multiplier=s, count=3)
-          for q, s in ((0.25, 2.0), (0.02, 0.8), (1e-3, 0.5))]
-print([renyi(event).tolist() for event in events])
-print(epsilon(tuple((event, 40) for event in events), 1e-9))
-print(float(np.nextafter(0.0, 1.0)) * 1.0 == 0.0, file=sys.stderr)
-"""
-
-
-def test_a_process_that_counts_small_numbers_as_zero_accounts_like_any_other() -> None:
-    """One that computes gradients does; a coordinator and a supervisor do not."""
-    (plain, before), (flushed, after) = (
-        (done.stdout, done.stderr.split()[-1])
-        for how in ([], ["flushed"])
-        for done in [
-            subprocess.run(
-                [sys.executable, "-c", PROGRAM, *how], capture_output=True, text=True, check=True
-            )
-        ]
-    )
-    assert (before, after) == ("False", "True"), "the setting is as it was, afterwards too"
-    assert "nan" not in plain
-    assert flushed == plain
 
 
 def test_a_divergence_that_cannot_be_computed_bounds_nothing(

@@ -6,59 +6,91 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import client.evaluation
+import client.training
 from common import denormals
-from common.denormals import are_flushed, flush, require_flushed
+from common.denormals import are_zero, flushed
 from common.errors import SiteError
 from common.numerics import EngineChoice, apply, record
+from tests.client.site_fixtures import Hospital, answered, approved, asking
+from tests.common.studies import small_study
 
 
-@pytest.fixture(autouse=True)
-def _restored() -> object:
-    yield
-    flush()
+def _smallest(kind: torch.dtype) -> torch.Tensor:
+    whole = torch.int32 if kind == torch.float32 else torch.int64
+    return torch.ones(8, dtype=whole).view(kind)
 
 
-def test_they_are_zero_in_both_types_and_normal_numbers_stay() -> None:
-    require_flushed()
-    for tiny, normal, kind in ((1e-40, 1.2e-38, torch.float32), (1e-310, 2.3e-308, torch.float64)):
-        bits = torch.int32 if kind == torch.float32 else torch.int64
-        torch.set_flush_denormal(False)
-        small, large = torch.full((8,), tiny, dtype=kind), torch.full((8,), normal, dtype=kind)
-        assert (small.view(bits) != 0).all()
-        flush()
-        assert (small * 1.0).view(bits).eq(0).all()
-        assert torch.equal((large * 1.0).view(bits), large.view(bits))
+@pytest.mark.parametrize(("kind", "least"), [(torch.float32, 2e-38), (torch.float64, 3e-308)])
+def test_they_are_zero_while_a_body_lasts_and_normal_numbers_stay(
+    kind: torch.dtype, least: float
+) -> None:
+    whole = torch.int32 if kind == torch.float32 else torch.int64
+    normal = torch.full((8,), least, dtype=kind)
+    assert not are_zero()
+    with flushed():
+        assert are_zero()
+        assert (_smallest(kind) * 1.0).view(whole).eq(0).all()
+        assert torch.equal((normal * 1.0).view(whole), normal.view(whole))
+        with flushed():
+            pass
+        assert are_zero()
+    assert not are_zero()
+    assert (_smallest(kind) * 1.0).view(whole).ne(0).all()
 
 
-def test_a_thread_that_was_told_nothing_is_found_out() -> None:
-    torch.set_flush_denormal(False)
-    assert not are_flushed()
+def test_training_and_evaluation_count_them_as_zero_and_accountants_do_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Accountants need such numbers: with them as zero, a study came out as costing nothing."""
+    seen: list[bool] = []
+
+    def looking(name: str, module: Any) -> None:  # noqa: ANN401 - a module
+        original = getattr(module, name)
+
+        def look(*args: Any, **named: Any) -> Any:  # noqa: ANN401 - another function's
+            seen.append(are_zero())
+            return original(*args, **named)
+
+        monkeypatch.setattr(module, name, look)
+
+    looking("draw", client.training)
+    looking("noised", client.training)
+    looking("outputs", client.evaluation)
+    study = small_study(evaluation={"rounds": [1]}, training={"local_steps": 1})
+    with Hospital(tmp_path / "north").open() as site:
+        plan = approved(site, study)
+        for purpose in ("train", "evaluate"):
+            assert answered(site, asking(plan, 1, purpose)).code == "ok"  # type: ignore[arg-type] # one of Purpose's
+        assert seen == [True] * len(seen)
+        assert len(seen) > 2
+        assert not are_zero()
+        approved(site, small_study(study={"name": "other"}, training={"rounds": 7}))
+        assert not are_zero()
+        assert site.ledger.spent_on(plan) > 0
 
 
-def test_applying_a_record_makes_them_zero_on_whichever_thread_applies_it() -> None:
+def test_applying_a_record_makes_them_zero_on_whichever_thread_computes() -> None:
     """As a thread of Flower or gRPC, which was started before."""
 
-    def before() -> bool:
-        torch.set_flush_denormal(False)
-        return are_flushed()
-
-    def after() -> bool:
+    def found() -> bool:
         apply(record(1, EngineChoice()))
-        return are_flushed()
+        with flushed():
+            return are_zero()
 
     with ThreadPoolExecutor(1) as pool:
-        assert not pool.submit(before).result()
-        assert pool.submit(after).result()
+        assert pool.submit(found).result()
 
 
 def test_a_process_in_which_it_cannot_be_had_computes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(denormals, "are_flushed", lambda: False)
+    monkeypatch.setattr(denormals, "are_zero", lambda: False)
     with pytest.raises(SiteError, match="near zero"):
         apply(record(1, EngineChoice()))
 
@@ -67,7 +99,7 @@ PARALLEL = """
 import threading, torch
 torch.set_num_threads(4)
 {first}
-from common.denormals import are_flushed, require_flushed
+from common.denormals import are_zero, flushed, require_flushed
 from common.errors import SiteError
 
 def found():
@@ -75,7 +107,8 @@ def found():
         require_flushed()
     except SiteError:
         return "refused"
-    assert are_flushed()
+    with flushed():
+        assert are_zero()
     return "zero"
 
 print(found())
