@@ -155,6 +155,10 @@ def _divergences_at(
     return np.where(np.isnan(found), np.inf, found)
 
 
+def _at_rough_orders(event: SampledGaussian) -> npt.NDArray[np.float64]:
+    return _divergences_at(_ROUGH_ORDERS, event.sampling_rate, event.noise_multiplier)
+
+
 def renyi(event: SampledGaussian) -> npt.NDArray[np.float64]:
     """Renyi divergences of an event at :data:`ORDERS`, float64; they add under composition."""
     return _divergences_at(ORDERS, event.sampling_rate, event.noise_multiplier) * event.count

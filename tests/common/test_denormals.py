@@ -66,7 +66,7 @@ def test_training_and_evaluation_count_them_as_zero_and_accountants_do_not(
     with Hospital(tmp_path / "north").open() as site:
         plan = approved(site, study)
         for purpose in ("train", "evaluate"):
-            assert answered(site, asking(plan, 1, purpose)).code == "ok"  # type: ignore[arg-type] # one of Purpose's
+            assert answered(site, asking(plan, 1, purpose)).code == "ok"  # one of Purpose's
         assert seen == [True] * len(seen)
         assert len(seen) > 2
         assert not are_zero()
