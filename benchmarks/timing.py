@@ -82,7 +82,7 @@ declared_patients = {declared}
 split = {split}
 [policy]
 max_epsilon_per_study = 8.0
-max_epsilon_total = 50.0
+max_epsilon_total = 20.0
 delta = 1e-5
 approval = "automatic"
 [device]
