@@ -219,9 +219,9 @@ def _floods(who: Hospital) -> None:
         who.post("/v1/fleet/pull-messages", body)
 
 
-OWN: Final = ("node", "rate", "size", "malformed", "slow", "replay", "connections", "object")
+OWN: Final = ("node", "rate", "size", "malformed", "slow-body", "replay", "connections", "object")
 KNOCKS: Final[tuple[Move[Hospital], ...]] = (
-    Move("two hundred polls at once", _many_polls, ("connections", "rate")),
+    Move("two hundred polls at once", _many_polls, ("connections",)),
     Move("a hundred and fifty requests in a row", _floods, OWN),
     Move("one signature twice", _replays, ("replay", *OWN)),
     Move("speaks for another node", lambda who: who.post("/v1/fleet/pull-messages",

@@ -26,6 +26,8 @@ from flwr.supercore.primitives.asymmetric import sign_message
 
 TIMEOUT: Final = 5.0
 """Seconds that the stranger waits for an answer, which need not come."""
+LONG: Final = 24.0
+"""Seconds after which whoever says nothing, or little, must have been hung up on."""
 CALL: Final = "/v1/fleet/pull-messages"
 ESCAPES: Final = "\x1b]0;owned\x07\x1b[2J\u202egnp"
 
@@ -113,11 +115,13 @@ def _new_key() -> ec.EllipticCurvePrivateKey:
 
 def _opens_and_is_silent(who: Stranger) -> None:
     with who.plain() as line:
+        line.settimeout(LONG)
         _heard(line)
 
 
 def _half_a_handshake(who: Stranger) -> None:
     with who.plain() as line:
+        line.settimeout(LONG)
         line.sendall(bytes.fromhex("16030102000100"))
         _heard(line)
 
@@ -135,7 +139,7 @@ def _another_authority(who: Stranger) -> None:
 
 def _trickles(who: Stranger, *before: bytes) -> None:
     parts = [*before, b"POST /v1/fleet/pull-messages HTTP/1.1\r\n"]
-    who.say(*parts, *[f"x-{number}: y\r\n".encode() for number in range(20)], pause=0.2)
+    who.say(*parts, *[f"x-{number}: y\r\n".encode() for number in range(int(LONG))], pause=1.0)
 
 
 def _second_request_trickles(who: Stranger) -> None:
@@ -191,15 +195,19 @@ def _bomb(who: Stranger) -> bytes:
 
 STRANGE: Final = ("unknown-key", "unsigned", "rate", "signature", "skew")
 """Reasons that a gateway gives whom it does not know; after many, no other than its rate."""
-LINES: Final = ("slow", "tls", "connections", "plain-http", "malformed", "closed")
+LINES: Final = (
+    *("slow-tls", "slow-headers", "slow-body", "slow-answer", "tls", "no-http", "plain-http"),
+    *("connections", "pipelined", "malformed"),
+)
+"""Reasons that it gives whose connection or request is none."""
 
 SCRIPT: Final[tuple[Move[Stranger], ...]] = (
-    Move("opens a connection and is silent", _opens_and_is_silent, LINES),
-    Move("begins a handshake and stops", _half_a_handshake, LINES),
+    Move("opens a connection and is silent", _opens_and_is_silent, ("slow-tls",)),
+    Move("begins a handshake and stops", _half_a_handshake, ("slow-tls",)),
     Move("speaks plain HTTP", _plain_http, ("plain-http",)),
     Move("trusts another authority", _another_authority, ("other-authority",)),
-    Move("trickles headers", _trickles, LINES),
-    Move("trickles a second request's headers", _second_request_trickles, LINES),
+    Move("trickles headers", _trickles, ("slow-headers",)),
+    Move("trickles a second request's headers", _second_request_trickles, ("slow-headers",)),
     Move("trickles a body", _body_trickles, STRANGE),
     Move("a body without an end", lambda who: who.say(
         f"POST {CALL} HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n".encode(),
@@ -236,9 +244,9 @@ SCRIPT: Final[tuple[Move[Stranger], ...]] = (
          (*LINES, *STRANGE, "path", "method")),
     Move("an upgrade", lambda who: who.post(
         connection="upgrade", upgrade="websocket"), (*LINES, *STRANGE)),
-    Move("asks and never reads", _never_reads, LINES),
+    Move("asks and never reads", _never_reads, ("pipelined",)),
     Move("two hundred connections", _many_held, ("connections",)),
-    Move("three hundred connections without a word", _many_half, LINES),
+    Move("three hundred connections without a word", _many_half, ("connections",)),
     Move("sixty requests in a row", _floods, STRANGE),
     Move("a body that grows when it is unpacked", _bomb, STRANGE),
     Move("starts a run", lambda who: who.post("/v1/control/start-run"), ("path",)),
