@@ -110,9 +110,15 @@ def _require_next(before: Arithmetic, amendment: Amendment) -> None:
 
 
 def _require_ours(site: Site, plan: Plan, numerics: NumericsRecord) -> None:
-    """Refuse what is not as this site computes today, as :mod:`client.policy` does in a round."""
-    today = site.numerics(plan.study, numerics.choice)
-    changed = differences(today, numerics)
+    """Refuse what is not what this site offers today, as :mod:`client.policy` does of a plan.
+
+    How gradients are formed is the site's own choice too, which fits into its memory; and so are
+    the ticks, which it has measured.
+    """
+    offered = site.offer(plan.study).numerics
+    changed = differences(offered, numerics)
+    if offered.ticks != numerics.ticks:
+        changed["ticks"] = str(offered.ticks), str(numerics.ticks)
     if changed:
         raise Refusal(
             RefusalCode.NUMERICS,

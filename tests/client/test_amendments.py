@@ -21,7 +21,7 @@ from client.training import local_change
 from common.amendment import Amendment, amend, in_force
 from common.errors import Refusal, SiteError
 from common.messages import LedgerHead, Request
-from common.numerics import NumericsRecord
+from common.numerics import NumericsRecord, Ticks
 from common.plan import Plan
 from tests.client.site_fixtures import Hospital, answered, approved, asking, code_of, offer_of
 from tests.common.studies import exit_code, small_study
@@ -151,6 +151,11 @@ def with_threads(amendment: Amendment, threads: int) -> NumericsRecord:
     return amendment.numerics.model_copy(update={"threads": threads})
 
 
+def with_tile(amendment: Amendment, tile: int) -> NumericsRecord:
+    choice = amendment.numerics.choice.model_copy(update={"tile": tile})
+    return amendment.numerics.model_copy(update={"choice": choice})
+
+
 Spoil = Callable[[Plan, Amendment], dict[str, Any]]
 
 
@@ -177,6 +182,12 @@ def _with(**changes: Any) -> Spoil:  # noqa: ANN401 - an amendment's fields
             },
             "numerics",
         ),
+        (
+            lambda plan, sound: {
+                "document": sound.model_copy(update={"numerics": with_tile(sound, 1)}).text
+            },
+            "numerics",  # the site alone knows what fits into its memory
+        ),
         (lambda plan, sound: {"document": sound.text + "\n"}, "malformed"),
         (lambda plan, sound: {"document": plan.text}, "malformed"),
         (lambda plan, sound: {"document": ""}, "malformed"),
@@ -195,6 +206,33 @@ def test_an_amendment_that_is_wrong_in_one_thing_changes_nothing(
         assert code_of(site, amending(plan, sound, **spoil(plan, sound))) == code
         assert hospital.rows("amendments") == []
         assert code_of(site, asking(plan, 2)) == "numerics"
+
+
+def test_an_amendment_never_gives_replies_another_tick_than_the_site_has_measured(
+    tmp_path: Path,
+) -> None:
+    """A shorter one would show how long a round takes, by one message that nobody decides on."""
+    hospital = Hospital(tmp_path / "north", seed=None)
+    plan = moved(hospital)
+    with hospital.open() as site:
+        sound = amendment_for(site, plan, after=1)
+        assert sound.numerics.ticks.train > 0
+        hasty = sound.numerics.model_copy(update={"ticks": Ticks(train=0, evaluate=0)})
+        spoilt = sound.model_copy(update={"numerics": hasty})
+        assert code_of(site, amending(plan, spoilt)) == "numerics"
+        assert code_of(site, amending(plan, sound)) == "ok"
+        assert amendments.arithmetic(site.store, plan).numerics.ticks == sound.numerics.ticks
+
+
+def test_nobody_amends_how_a_site_forms_gradients_that_computes_as_ever(
+    hospital: Hospital,
+) -> None:
+    with hospital.open() as site:
+        plan = approved(site, STUDY)
+        sound = amend(plan, amendments.arithmetic(site.store, plan), plan.numerics, 0)
+        other = sound.model_copy(update={"numerics": with_tile(sound, 1)})
+        assert plan.numerics.choice.tile != 1
+        assert code_of(site, amending(plan, other)) == "numerics"
 
 
 def test_amendments_are_a_chain_and_the_same_one_is_agreed_on_once(hospital: Hospital) -> None:
