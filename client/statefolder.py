@@ -47,7 +47,10 @@ def require_private(state: Path) -> None:
     """
     secret = (path for pattern in _SECRET for path in sorted(state.glob(pattern)))
     for path in (state, *secret):
-        mode = S_IMODE(path.stat().st_mode)
+        try:
+            mode = S_IMODE(path.stat().st_mode)
+        except FileNotFoundError:  # SQLite's own, which another process has just closed
+            continue
         if mode & _OTHERS:
             raise SiteError(
                 "others on this machine can get at the site's secrets",
