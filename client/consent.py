@@ -178,6 +178,7 @@ def close(site: Site, plan_hash: str, acknowledged: int) -> None:
             if membership.forget(site.store, plan_hash):
                 accounts.forget(site.store, approval.plan)
                 amendments.forget(site.store, plan_hash)
+                troubles.keep_crowded(site, plan_hash, {})
                 site.approvals.forget(plan_hash)
             else:
                 site.approvals.close(plan_hash)

@@ -79,9 +79,11 @@ def keep_crowded(site: Site, plan_hash: str, held: Mapping[str, int]) -> None:
         plan_hash: which plan.
         held: how many patients each of these parts held; empty for none.
     """
-    known, new = site.store.fact(_CROWDED + plan_hash), json.dumps(dict(held)) if held else ""
-    if new != known:
-        site.store.keep(_CROWDED + plan_hash, new)
+    name = _CROWDED + plan_hash
+    if held:
+        site.store.keep(name, json.dumps(dict(held)))
+    else:
+        site.store.drop(name)
 
 
 def crowded(site: Site) -> Iterator[tuple[str, str]]:
