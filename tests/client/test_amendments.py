@@ -16,6 +16,7 @@ import pytest
 from client import amendments
 from client.administration import approve, show, status
 from client.answering import answer
+from client.pacing import Pace
 from client.site import Site
 from client.training import local_change
 from common.amendment import Amendment, amend, in_force
@@ -222,6 +223,52 @@ def test_an_amendment_never_gives_replies_another_tick_than_the_site_has_measure
         assert code_of(site, amending(plan, spoilt)) == "numerics"
         assert code_of(site, amending(plan, sound)) == "ok"
         assert amendments.arithmetic(site.store, plan).numerics.ticks == sound.numerics.ticks
+
+
+def test_what_follows_an_amendment_is_over_at_its_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that has become slower has longer ones; what is shown says so too."""
+    hospital = Hospital(tmp_path / "north", seed=None)
+    plan = moved(hospital)
+    slower = Ticks(train=7_000, evaluate=9_000)
+    assert plan.numerics.ticks.train < slower.train
+    monkeypatch.setattr("client.ticks.Clocks.of", lambda *_: slower)
+    with hospital.open() as site:
+        amendment = amendment_for(site, plan, after=1)
+        (told,) = (
+            each
+            for each in amendments.changes(plan.numerics, amendment.numerics)
+            if each.startswith("ticks, ms")
+        )
+        assert told.endswith("now 7000 of a round, 9000 of an evaluation")
+        assert code_of(site, amending(plan, amendment)) == "ok"
+        assert "a round 7 s after" in show(site, "small").text
+        now = [100.0]
+        site.pace = Pace(
+            waits=True,
+            clock=lambda: now[0],
+            sleep=lambda seconds: now.append(now.pop() + seconds),
+        )
+        assert code_of(site, Request("small", plan.hash, 1, "close", acknowledged=1)) == "ok"
+        assert now == [107.0]
+
+
+def test_who_consents_to_what_does_not_wait_any_more_is_told(hospital: Hospital) -> None:
+    """Else a person who was shown one would be told that it is in force, and none would be."""
+    hospital.policy = {"approval": "ask"}
+    with hospital.open() as site:
+        plan = plan_of(site)
+        approve(site, "small", plan_hash=plan.hash, by=BY)
+    hospital.threads = 2
+    with hospital.open() as site:
+        shown, newer = (amendment_for(site, plan, after=after) for after in (0, 1))
+        assert code_of(site, amending(plan, shown)) == "pending"
+        assert code_of(site, amending(plan, newer)) == "pending"
+        with pytest.raises(Refusal, match="does not wait any more"):
+            amendments.consent(site, plan, shown, by=BY)
+        assert amendments.arithmetic(site.store, plan).number == 0
+    assert events(hospital, "numerics.amended") == []
 
 
 def test_nobody_amends_how_a_site_forms_gradients_that_computes_as_ever(
