@@ -247,6 +247,20 @@ def test_what_others_can_get_at_is_refused_and_not_narrowed_in_silence(
     hospital.open().close()
 
 
+@pytest.mark.parametrize("name", ["signing.key", "patients.key"])
+def test_a_key_in_the_place_of_another_is_refused(hospital: Hospital, name: str) -> None:
+    """Under another key for patients everybody has spent nothing, and lines go on as ever."""
+    hospital.open().close()
+    path = hospital.state / name
+    own = path.read_bytes()
+    path.write_bytes(bytes(len(own)))
+    error = refused(hospital)
+    assert "not the one that its ledger was begun with" in str(error)
+    assert path.read_bytes() == bytes(len(own))
+    path.write_bytes(own)
+    hospital.open().close()
+
+
 def test_what_another_process_has_just_removed_is_no_fault(
     hospital: Hospital, monkeypatch: pytest.MonkeyPatch
 ) -> None:
