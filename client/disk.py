@@ -78,12 +78,17 @@ def look(site: Site, study: Study) -> Survey:
 
 
 def _homes(site: Site) -> set[Path]:
+    """Where the images of the studies that run are kept.
+
+    While the site file does not name a study's data set, which ones are its images cannot be
+    told: it may be named again, so all that there are count.
+    """
     found: set[Path] = set()
     for approval in site.approvals.running():
         try:
             found.add(_home(site, approval.plan.study, approval.decoders))
         except Refusal:
-            continue  # the site file has no such data set any more
+            found.update(cache.others(site.state / "cache", ()))
     return found
 
 
