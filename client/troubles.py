@@ -91,7 +91,7 @@ def crowded(site: Site) -> Iterator[tuple[str, str]]:
     told = set()
     for plan in (each.plan for each in site.approvals.running()):
         kept, name = site.store.fact(_CROWDED + plan.hash), plan.study.data.dataset
-        held = json.loads(kept) if kept else {}
+        held = read_json(kept) if kept else {}
         data = site.file.data.get(name)
         if data is not None and max(held.values(), default=0) > data.most_patients:
             told.add(too_many(name, data.most_patients, held))
