@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from client.approvals import POLICY, timestamp
 from common.amendment import Amendment, Arithmetic, in_force, read_amendment
 from common.errors import Refusal, RefusalCode
-from common.numerics import NumericsRecord, differences
+from common.numerics import NumericsRecord, Ticks, differences
 
 if TYPE_CHECKING:
     from client.site import Site
@@ -71,16 +71,21 @@ def consent(site: Site, plan: Plan, amendment: Amendment, *, by: str) -> None:
     """Put an amendment that waits in force.
 
     Raises:
-        Refusal: the site does not compute so any more: the coordinator must propose another.
+        Refusal: the site does not compute so any more, or another has come in its place: the
+            coordinator must propose it anew.
     """
     _require_ours(site, plan, amendment.numerics)
     with site.store.transaction():
-        site.store.execute(
-            "UPDATE amendments SET decided_by = ?, decided_at = ? WHERE hash = ?",
+        decided = site.store.execute(
+            "UPDATE amendments SET decided_by = ?, decided_at = ?"
+            " WHERE plan_hash = ? AND hash = ? AND decided_by = ''",
             by,
             timestamp(),
+            plan.hash,
             amendment.hash,
         )
+        if not decided.rowcount:  # another process has taken one in meanwhile
+            raise Refusal(RefusalCode.WRONG_PLAN, "an amendment that does not wait any more")
         _note(site, "numerics.amended", plan, amendment, by)
 
 
@@ -90,11 +95,15 @@ def forget(store: Store, plan_hash: str) -> None:
 
 
 def changes(before: NumericsRecord, after: NumericsRecord) -> tuple[str, ...]:
-    """What an amendment changes, a line each."""
-    return tuple(
-        f"{name}: {old} before, now {new}"
-        for name, (old, new) in sorted(differences(before, after).items())
-    )
+    """What an amendment changes, a line each; of the ticks too, which decide no bit."""
+    changed = differences(before, after)
+    if before.ticks != after.ticks:
+        changed["ticks, ms"] = _in_words(before.ticks), _in_words(after.ticks)
+    return tuple(f"{name}: {old} before, now {new}" for name, (old, new) in sorted(changed.items()))
+
+
+def _in_words(ticks: Ticks) -> str:
+    return f"{ticks.train} of a round, {ticks.evaluate} of an evaluation"
 
 
 def _require_next(before: Arithmetic, amendment: Amendment) -> None:
@@ -110,9 +119,15 @@ def _require_next(before: Arithmetic, amendment: Amendment) -> None:
 
 
 def _require_ours(site: Site, plan: Plan, numerics: NumericsRecord) -> None:
-    """Refuse what is not as this site computes today, as :mod:`client.policy` does in a round."""
-    today = site.numerics(plan.study, numerics.choice)
-    changed = differences(today, numerics)
+    """Refuse what is not what this site offers today, as :mod:`client.policy` does of a plan.
+
+    How gradients are formed is the site's own choice too, which fits into its memory; and so are
+    the ticks, which it has measured.
+    """
+    offered = site.offer(plan.study).numerics
+    changed = differences(offered, numerics)
+    if offered.ticks != numerics.ticks:
+        changed["ticks"] = str(offered.ticks), str(numerics.ticks)
     if changed:
         raise Refusal(
             RefusalCode.NUMERICS,

@@ -126,7 +126,8 @@ def settle(site: Site) -> None:
     try:
         for approval in site.approvals.running():
             if not approval.frozen:
-                site.pace.begin(approval.plan.numerics.ticks.train)
+                agreed = amendments.arithmetic(site.store, approval.plan)
+                site.pace.begin(agreed.numerics.ticks.train)
                 _freeze_or_tell(site, approval)
         with suppress(OSError):
             disk.tidy(site)
@@ -178,6 +179,7 @@ def close(site: Site, plan_hash: str, acknowledged: int) -> None:
             if membership.forget(site.store, plan_hash):
                 accounts.forget(site.store, approval.plan)
                 amendments.forget(site.store, plan_hash)
+                troubles.keep_crowded(site, plan_hash, {})
                 site.approvals.forget(plan_hash)
             else:
                 site.approvals.close(plan_hash)

@@ -9,6 +9,7 @@ and its rounds never fail for the cap: who may be read then was there when it wa
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from client import cache
 from client.accounts import join
@@ -18,6 +19,9 @@ from client.dicom import Rules
 from client.site import Site
 from common.errors import Refusal
 from common.study import Study
+
+DELETING: Final = 1000
+"""The tick of deleting images, milliseconds: no plan is left that could say another."""
 
 
 def shape_of(study: Study, decoders: str = "") -> Shape:
@@ -38,8 +42,15 @@ def left(site: Site, study: Study) -> int:
 
 
 def tidy(site: Site) -> None:
-    """Delete the decoded images that no running study uses."""
-    cache.delete_others(site.state / "cache", _homes(site))
+    """Delete the decoded images that no running study uses.
+
+    It takes as long as there are many, so whoever serves and waits is busy for a time that is
+    always the same.
+    """
+    folder, homes = site.state / "cache", _homes(site)
+    if site.known_seed is None and cache.others(folder, homes):
+        site.pace.begin(DELETING)
+    cache.delete_others(folder, homes)
     site.let_go()
 
 
@@ -67,12 +78,17 @@ def look(site: Site, study: Study) -> Survey:
 
 
 def _homes(site: Site) -> set[Path]:
+    """Where the images of the studies that run are kept.
+
+    While the site file does not name a study's data set, which ones are its images cannot be
+    told: it may be named again, so all that there are count.
+    """
     found: set[Path] = set()
     for approval in site.approvals.running():
         try:
             found.add(_home(site, approval.plan.study, approval.decoders))
         except Refusal:
-            continue  # the site file has no such data set any more
+            found.update(cache.others(site.state / "cache", ()))
     return found
 
 

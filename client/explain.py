@@ -22,6 +22,7 @@ from common.amendment import Amendment
 from common.bounds import FIELDS, MECHANISM, Stated, stated
 from common.enrolment import COORDINATOR_CARD, read_coordinator_card
 from common.errors import Refusal
+from common.numerics import Ticks
 from common.plan import Plan
 from common.privacy import PatientMechanism
 
@@ -71,7 +72,7 @@ def explain(
         ("The study", _study(site, approval)),
         ("What is computed, and from whom", _computed(site, approval, drafted, images)),
         ("What leaves this site", _leaves(plan)),
-        ("When it leaves", _times(plan)),
+        ("When it leaves", _times(plan, arithmetic(site.store, plan).numerics.ticks)),
         ("What it can cost a patient", _cost(plan)),
         ("Every number", _numbers(plan, site.file.policy)),
         ("This site's ledger", _ledger(site, approval, drafted)),
@@ -264,8 +265,7 @@ def _leaves(plan: Plan) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _times(plan: Plan) -> tuple[str, ...]:
-    ticks = plan.numerics.ticks
+def _times(plan: Plan, ticks: Ticks) -> tuple[str, ...]:
     if not isinstance(plan.mechanism, PatientMechanism) or not ticks.train:
         return ("as soon as it is ready: how long that took may tell how many patients there are",)
     lines = [

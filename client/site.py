@@ -55,6 +55,7 @@ from client.statefolder import (
     require_held,
     require_keys,
     require_private,
+    require_same_keys,
     require_store,
 )
 from client.store import FILE, Store
@@ -432,6 +433,7 @@ def _opened(folder: Path, file: SiteFile, state: Path, known_seed: int | None) -
         require_keys(state, store)
         _keep_seed(state, known_seed)
         secrets = {use: _kept(state / f"{use}.key", _secret(file, use, known_seed)) for use in KEYS}
+        require_same_keys(state, store, secrets)
         key = SigningKey(secrets["signing"])
         remembered = remembered_log(store)
         audit = AuditLog(state, key)

@@ -5,11 +5,13 @@ is durable in the store before the log has a line for it, and the store keeps th
 once the log is on the disk. So whenever the process dies, keys have a store, the log speaks of no
 charge that the store lacks, and the store remembers no line that the log lacks. Where one of these
 does not hold, something was emptied, taken away, or put back from an older copy: the site does not
-open, since it would let patients spend again what they have spent.
+open, since it would let patients spend again what they have spent. Nor does it with other keys than
+the store was begun with: the ledger would know nobody.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from stat import S_IMODE
@@ -20,12 +22,15 @@ from client.audit import AuditHead, AuditLog
 from client.recount import ChargeRow, broken_chain
 from client.store import FILE, LOST, Store, gone
 from common.errors import SiteError
+from common.files import sha256
 from common.messages import HASH_OF_NOTHING
 
 KEYS: Final = ("signing", "patients")
 """Of each there is a file ``NAME.key``."""
 LOG_HEAD: Final = "audit-log"
 """The fact under which the audit log's head stands: its length and its hash."""
+KEPT_KEYS: Final = "keys"
+"""The fact under which a hash of all keys stands."""
 _OTHERS: Final = 0o077
 _SECRET: Final = ("*.key", f"{FILE}*", f"{audit.FILE}")
 
@@ -47,7 +52,10 @@ def require_private(state: Path) -> None:
     """
     secret = (path for pattern in _SECRET for path in sorted(state.glob(pattern)))
     for path in (state, *secret):
-        mode = S_IMODE(path.stat().st_mode)
+        try:
+            mode = S_IMODE(path.stat().st_mode)
+        except FileNotFoundError:  # SQLite's own, which another process has just closed
+            continue
         if mode & _OTHERS:
             raise SiteError(
                 "others on this machine can get at the site's secrets",
@@ -82,6 +90,31 @@ def require_keys(state: Path, store: Store) -> None:
             "a key of the site is gone: a new one would make its patients strangers to the ledger",
             where=state,
             found=f"no {' and no '.join(missing)}",
+            remedy="bring back the newest state folder, whole",
+        )
+
+
+def require_same_keys(state: Path, store: Store, secrets: Mapping[str, bytes]) -> None:
+    """A store is of the keys that it was begun with: under others its patients are strangers.
+
+    Args:
+        state: the folder.
+        store: open; of a new one, these become the keys.
+        secrets: by use.
+
+    Raises:
+        SiteError: a key was put in the place of another.
+    """
+    parts = (use.encode() + b" " + secrets[use] for use in KEYS)
+    found, known = sha256(b"consilium/1 keys " + b" ".join(parts)), store.fact(KEPT_KEYS)
+    if not known and remembered_log(store) is None:  # before the first line
+        store.keep(KEPT_KEYS, found)
+    elif found != known:
+        raise SiteError(
+            "a key of the site is not the one that its ledger was begun with",
+            where=state,
+            found=f"another {' or '.join(_key_files())}",
+            wanted="the keys under which the ledger knows its patients",
             remedy="bring back the newest state folder, whole",
         )
 

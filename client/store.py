@@ -229,6 +229,10 @@ class Store:
         """Keep a value under a name, in place of the one before."""
         self.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)
 
+    def drop(self, name: str) -> None:
+        """Keep nothing under a name."""
+        self.execute("DELETE FROM facts WHERE name = ?", name)
+
     def erase(self) -> None:
         """Leave no trace of what was overwritten: the write-ahead log still holds it.
 

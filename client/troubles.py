@@ -79,9 +79,11 @@ def keep_crowded(site: Site, plan_hash: str, held: Mapping[str, int]) -> None:
         plan_hash: which plan.
         held: how many patients each of these parts held; empty for none.
     """
-    known, new = site.store.fact(_CROWDED + plan_hash), json.dumps(dict(held)) if held else ""
-    if new != known:
-        site.store.keep(_CROWDED + plan_hash, new)
+    name = _CROWDED + plan_hash
+    if held:
+        site.store.keep(name, json.dumps(dict(held)))
+    else:
+        site.store.drop(name)
 
 
 def crowded(site: Site) -> Iterator[tuple[str, str]]:
@@ -89,7 +91,7 @@ def crowded(site: Site) -> Iterator[tuple[str, str]]:
     told = set()
     for plan in (each.plan for each in site.approvals.running()):
         kept, name = site.store.fact(_CROWDED + plan.hash), plan.study.data.dataset
-        held = json.loads(kept) if kept else {}
+        held = read_json(kept) if kept else {}
         data = site.file.data.get(name)
         if data is not None and max(held.values(), default=0) > data.most_patients:
             told.add(too_many(name, data.most_patients, held))

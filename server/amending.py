@@ -17,15 +17,15 @@ from typing import Any, Final
 from common.amendment import Amendment, amend, in_force, read_amendment
 from common.bounded import seconds
 from common.documents import read_json
-from common.errors import CheckpointError, Refusal, RefusalCode
+from common.errors import CheckpointError, Refusal, RefusalCode, StudyError
 from common.files import canonical_json, write_atomic
 from common.messages import LedgerHead, Request
 from common.numerics import differences
-from common.plan import Plan
+from common.plan import Offer, Plan
 from common.study import Study
 from server.asking import Absence
 from server.hearing import Desk, hear
-from server.plans import Plans, read_offer
+from server.plans import Plans, demand_time, read_offer
 from server.verify import NOTHING, OFFER
 
 FILE: Final = "amendments.json"
@@ -204,9 +204,20 @@ def _written(
             desk.tell("amendment.refused", site=site, reason="the one before waits for an answer")
         elif not differences(before.numerics, offer.numerics):
             desk.tell("amendment.refused", site=site, reason="it computes as was agreed on")
+        elif (late := _too_late(study, offer)) is not None:
+            desk.tell("amendment.refused", site=site, reason=late)
         else:
             amendment = amend(asked.plans[site], before, offer.numerics, completed)
             yield Amended(site, amendment)
+
+
+def _too_late(study: Study, offer: Offer) -> str | None:
+    """Why the site's replies would never be in time on the machine that it has now."""
+    try:
+        demand_time(study, offer)
+    except StudyError as error:
+        return f"{error.what} ({error.details['found']}, wanted {error.details['wanted']})"
+    return None
 
 
 def _store(folder: Path, known: Iterable[Amended]) -> None:

@@ -103,7 +103,7 @@ def _plan(
     try:
         _demand_agreed(study, offer, agreed)
         _demand_patients(study, offer)
-        _demand_time(study, offer)
+        demand_time(study, offer)
         return write_plan(study, offer, weights)
     except (StudyError, PrivacyError) as error:
         details = error.details
@@ -141,8 +141,12 @@ def _demand_patients(study: Study, offer: Offer) -> None:
         )
 
 
-def _demand_time(study: Study, offer: Offer) -> None:
-    """A site's replies leave at its tick: one that is never in time is not asked at all."""
+def demand_time(study: Study, offer: Offer) -> None:
+    """A site's replies leave at its tick: one that is never in time is not asked at all.
+
+    Raises:
+        StudyError: its tick is no shorter than a round's time-out.
+    """
     ticks = offer.numerics.ticks
     tick = max(ticks.train, ticks.evaluate if study.evaluation_rounds else 0) / 1000
     if tick >= seconds(study.aggregation.round_timeout):

@@ -16,12 +16,13 @@ import pytest
 from client import amendments
 from client.administration import approve, show, status
 from client.answering import answer
+from client.pacing import Pace
 from client.site import Site
 from client.training import local_change
 from common.amendment import Amendment, amend, in_force
 from common.errors import Refusal, SiteError
 from common.messages import LedgerHead, Request
-from common.numerics import NumericsRecord
+from common.numerics import NumericsRecord, Ticks
 from common.plan import Plan
 from tests.client.site_fixtures import Hospital, answered, approved, asking, code_of, offer_of
 from tests.common.studies import exit_code, small_study
@@ -151,6 +152,11 @@ def with_threads(amendment: Amendment, threads: int) -> NumericsRecord:
     return amendment.numerics.model_copy(update={"threads": threads})
 
 
+def with_tile(amendment: Amendment, tile: int) -> NumericsRecord:
+    choice = amendment.numerics.choice.model_copy(update={"tile": tile})
+    return amendment.numerics.model_copy(update={"choice": choice})
+
+
 Spoil = Callable[[Plan, Amendment], dict[str, Any]]
 
 
@@ -177,6 +183,12 @@ def _with(**changes: Any) -> Spoil:  # noqa: ANN401 - an amendment's fields
             },
             "numerics",
         ),
+        (
+            lambda plan, sound: {
+                "document": sound.model_copy(update={"numerics": with_tile(sound, 1)}).text
+            },
+            "numerics",  # the site alone knows what fits into its memory
+        ),
         (lambda plan, sound: {"document": sound.text + "\n"}, "malformed"),
         (lambda plan, sound: {"document": plan.text}, "malformed"),
         (lambda plan, sound: {"document": ""}, "malformed"),
@@ -195,6 +207,79 @@ def test_an_amendment_that_is_wrong_in_one_thing_changes_nothing(
         assert code_of(site, amending(plan, sound, **spoil(plan, sound))) == code
         assert hospital.rows("amendments") == []
         assert code_of(site, asking(plan, 2)) == "numerics"
+
+
+def test_an_amendment_never_gives_replies_another_tick_than_the_site_has_measured(
+    tmp_path: Path,
+) -> None:
+    """A shorter one would show how long a round takes, by one message that nobody decides on."""
+    hospital = Hospital(tmp_path / "north", seed=None)
+    plan = moved(hospital)
+    with hospital.open() as site:
+        sound = amendment_for(site, plan, after=1)
+        assert sound.numerics.ticks.train > 0
+        hasty = sound.numerics.model_copy(update={"ticks": Ticks(train=0, evaluate=0)})
+        spoilt = sound.model_copy(update={"numerics": hasty})
+        assert code_of(site, amending(plan, spoilt)) == "numerics"
+        assert code_of(site, amending(plan, sound)) == "ok"
+        assert amendments.arithmetic(site.store, plan).numerics.ticks == sound.numerics.ticks
+
+
+def test_what_follows_an_amendment_is_over_at_its_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that has become slower has longer ones; what is shown says so too."""
+    hospital = Hospital(tmp_path / "north", seed=None)
+    plan = moved(hospital)
+    slower = Ticks(train=7_000, evaluate=9_000)
+    assert plan.numerics.ticks.train < slower.train
+    monkeypatch.setattr("client.ticks.Clocks.of", lambda *_: slower)
+    with hospital.open() as site:
+        amendment = amendment_for(site, plan, after=1)
+        (told,) = (
+            each
+            for each in amendments.changes(plan.numerics, amendment.numerics)
+            if each.startswith("ticks, ms")
+        )
+        assert told.endswith("now 7000 of a round, 9000 of an evaluation")
+        assert code_of(site, amending(plan, amendment)) == "ok"
+        assert "a round 7 s after" in show(site, "small").text
+        now = [100.0]
+        site.pace = Pace(
+            waits=True,
+            clock=lambda: now[0],
+            sleep=lambda seconds: now.append(now.pop() + seconds),
+        )
+        assert code_of(site, Request("small", plan.hash, 1, "close", acknowledged=1)) == "ok"
+        assert now == [107.0]
+
+
+def test_who_consents_to_what_does_not_wait_any_more_is_told(hospital: Hospital) -> None:
+    """Else a person who was shown one would be told that it is in force, and none would be."""
+    hospital.policy = {"approval": "ask"}
+    with hospital.open() as site:
+        plan = plan_of(site)
+        approve(site, "small", plan_hash=plan.hash, by=BY)
+    hospital.threads = 2
+    with hospital.open() as site:
+        shown, newer = (amendment_for(site, plan, after=after) for after in (0, 1))
+        assert code_of(site, amending(plan, shown)) == "pending"
+        assert code_of(site, amending(plan, newer)) == "pending"
+        with pytest.raises(Refusal, match="does not wait any more"):
+            amendments.consent(site, plan, shown, by=BY)
+        assert amendments.arithmetic(site.store, plan).number == 0
+    assert events(hospital, "numerics.amended") == []
+
+
+def test_nobody_amends_how_a_site_forms_gradients_that_computes_as_ever(
+    hospital: Hospital,
+) -> None:
+    with hospital.open() as site:
+        plan = approved(site, STUDY)
+        sound = amend(plan, amendments.arithmetic(site.store, plan), plan.numerics, 0)
+        other = sound.model_copy(update={"numerics": with_tile(sound, 1)})
+        assert plan.numerics.choice.tile != 1
+        assert code_of(site, amending(plan, other)) == "numerics"
 
 
 def test_amendments_are_a_chain_and_the_same_one_is_agreed_on_once(hospital: Hospital) -> None:

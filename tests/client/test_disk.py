@@ -142,6 +142,23 @@ def test_a_round_of_a_study_that_runs_never_fails_for_the_cap(hospital: Hospital
         assert sorted(held(hospital).values()) == of(16)
 
 
+def test_images_stay_while_the_site_file_does_not_name_their_data_set(hospital: Hospital) -> None:
+    """They were decoded by what was installed then, and cannot be had again otherwise."""
+    with hospital.open() as site:
+        plan = proposed(site, 8)
+        approve(site, plan.hash, by=BY)
+        assert sorted(held(hospital).values()) == of(8)
+    named, hospital.datasets = hospital.datasets, {"another": "."}
+    with hospital.open() as site:
+        settle(site)
+        assert sorted(held(hospital).values()) == of(8)
+    hospital.datasets = named
+    with hospital.open() as site:
+        settle(site)
+        assert sorted(held(hospital).values()) == of(8)
+        assert code_of(site, asking(plan)) == "ok"
+
+
 @pytest.mark.parametrize("how", ["closed", "stopped", "expired"])
 def test_images_go_with_the_last_plan_that_uses_them(
     site: Site, hospital: Hospital, how: str

@@ -15,6 +15,7 @@ from client.answering import answer
 from client.approvals import Approval
 from client.consent import freeze, settle
 from client.dataset import Cohort
+from client.disk import DELETING
 from client.pacing import Pace, ticks_until
 from client.site import Site
 from common.errors import DataError
@@ -218,6 +219,18 @@ def test_the_end_of_a_study_waits(world: World) -> None:
     began = world.time.now
     assert answered(world.site, Request("small", world.plan.hash, 0, "close")).code == "ok"
     assert world.over(began) == pytest.approx(1)
+
+
+def test_deleting_images_is_over_at_a_public_time(world: World) -> None:
+    """It takes as long as there are many, and what is asked next waits for it."""
+    assert answered(world.site, Request("small", world.plan.hash, 0, "close")).code == "ok"
+    assert list(world.hospital.state.glob("cache/*/*.f16"))
+    began = world.time.now
+    settle(world.site)
+    assert not list(world.hospital.state.glob("cache/*/*.f16"))
+    assert world.time.now - began == pytest.approx(DELETING / 1000)
+    settle(world.site)
+    assert world.time.now - began == pytest.approx(DELETING / 1000)
 
 
 def test_freezing_a_cohort_is_over_at_a_tick(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,7 @@ def test_an_offer_holds_public_numbers_whatever_the_true_count(hospital: Hospita
         "site": "north",
         "public_key": key,
         "declared_patients": 20,
+        "most_patients": 40,
         "known_key": True,
         "numerics": record(1, EngineChoice(tile=4)).model_dump(),
     }

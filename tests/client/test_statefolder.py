@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import signal
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from client import administration, audit
 from client.inspection import inspect_state
+from client.statefolder import require_private
 from client.store import Store
 from common.errors import SiteError
 from common.plan import Plan
@@ -244,6 +245,36 @@ def test_what_others_can_get_at_is_refused_and_not_narrowed_in_silence(
     assert path.stat().st_mode & 0o777 == mode
     path.chmod(mode & 0o700)
     hospital.open().close()
+
+
+@pytest.mark.parametrize("name", ["signing.key", "patients.key"])
+def test_a_key_in_the_place_of_another_is_refused(hospital: Hospital, name: str) -> None:
+    """Under another key for patients everybody has spent nothing, and lines go on as ever."""
+    hospital.open().close()
+    path = hospital.state / name
+    own = path.read_bytes()
+    path.write_bytes(bytes(len(own)))
+    error = refused(hospital)
+    assert "not the one that its ledger was begun with" in str(error)
+    assert path.read_bytes() == bytes(len(own))
+    path.write_bytes(own)
+    hospital.open().close()
+
+
+def test_what_another_process_has_just_removed_is_no_fault(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's own files go when the last process lets go of the store, as a command does."""
+    listed = Path.glob
+
+    def glob(folder: Path, pattern: str) -> Iterator[Path]:
+        yield from listed(folder, pattern)
+        yield folder / f"{pattern.rstrip('*')}-gone"
+
+    with hospital.open():
+        pass
+    monkeypatch.setattr(Path, "glob", glob)
+    require_private(hospital.state)
 
 
 def test_a_simulations_folder_may_be_read_by_others(hospital: Hospital) -> None:

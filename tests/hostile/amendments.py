@@ -6,11 +6,12 @@ from typing import Any, Final
 
 from common.amendment import Amendment
 from common.messages import LedgerHead, Request
+from common.numerics import Ticks
 from tests.client.site_fixtures import Hospital
 from tests.hostile.case import Case
 from tests.hostile.sound import Sound, sent
 
-BESIDE: Final = frozenset({"study", "ledger", "document", "threads"})
+BESIDE: Final = frozenset({"study", "ledger", "document", "threads", "ticks"})
 """Changes that are of no field of the amendment itself."""
 
 
@@ -29,7 +30,12 @@ def amending(name: str, code: str, gain: str, **changes: Any) -> Case:  # noqa: 
             number=1,
             before=plan.hash,
             after=1,
-            numerics=plan.numerics.model_copy(update={"threads": changes.get("threads", 2)}),
+            numerics=plan.numerics.model_copy(
+                update={
+                    "threads": changes.get("threads", 2),
+                    "ticks": changes.get("ticks", plan.numerics.ticks),
+                }
+            ),
         ).model_copy(update={key: changes[key] for key in changes if key not in BESIDE})
         document = changes.get("document", lambda text: text)(amendment.text)
         return sent(
@@ -94,6 +100,12 @@ AMENDMENTS: Final = (
         "malformed",
         "two hashes for one amendment",
         document=lambda text: text + "\n",
+    ),
+    amending(
+        "an amendment to another tick",
+        "numerics",
+        "how long a round takes",
+        ticks=Ticks(train=1, evaluate=1),
     ),
     amending(
         "an amendment to what the site does not compute with",

@@ -334,6 +334,7 @@ ELSEWHERE: Final[dict[str, str]] = {
     "client.answering._release: _require_still_approved(site, approval)": WHILE_COMPUTING,
     "client.answering._release: amendments.arithmetic(site.store, plan) != agreed": AMENDED,
     "client.amendments.consent: _require_ours(site, plan, amendment.numerics)": AMENDED,
+    "client.amendments.consent: not decided.rowcount": AMENDED,
     AMEND + "not automatic": AMENDED,
     "client.answering._require_still_approved: "
     "site.approvals.require(approval.plan.hash).key != approval.key": WHILE_COMPUTING,

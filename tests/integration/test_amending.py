@@ -11,8 +11,11 @@ import pytest
 from client.app import build
 from common.errors import CheckpointError, RoundError
 from common.flower import context
+from common.numerics import Ticks
+from common.plan import Offer
 from server import amending
 from server.app import Commission, conduct
+from server.plans import read_offer
 from simulations.grid import LocalGrid
 from tests.client.site_fixtures import SEED, Hospital
 from tests.common.studies import small_study
@@ -100,6 +103,27 @@ def test_a_study_goes_on_with_what_both_sides_agreed_on_and_its_result_says_so(
     (row,) = study.hospitals["north"].rows("amendments")
     assert (row["hash"], row["decided_by"]) == (told["amendment"], "policy")
     assert study.hospitals["south"].rows("amendments") == []
+
+
+def test_a_machine_that_would_never_be_in_time_is_not_agreed_on(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its replies leave at a tick that is longer than a round waits for it."""
+
+    def slow(*asked: Any) -> Any:  # noqa: ANN401 - an offer or an absence
+        offer = read_offer(*asked)
+        assert isinstance(offer, Offer)
+        numerics = offer.numerics.model_copy(update={"ticks": Ticks(train=30_000)})
+        return offer.model_copy(update={"numerics": numerics})
+
+    monkeypatch.setattr(amending, "read_offer", slow)
+    amending.wish(study.folder, ["north"])
+    with pytest.raises(RoundError, match="too few usable"):
+        study.conduct()
+    (told,) = study.told("amendment.refused")
+    assert "take longer than the study waits" in str(told["reason"])
+    assert "a tick of 30 s, wanted less than 20s" in str(told["reason"])
+    assert amending.stored(study.folder) == ()
 
 
 def test_who_dies_before_the_answer_is_known_comes_to_the_same_amendment(
