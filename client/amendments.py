@@ -110,9 +110,15 @@ def _require_next(before: Arithmetic, amendment: Amendment) -> None:
 
 
 def _require_ours(site: Site, plan: Plan, numerics: NumericsRecord) -> None:
-    """Refuse what is not as this site computes today, as :mod:`client.policy` does in a round."""
-    today = site.numerics(plan.study, numerics.choice)
+    """Refuse what is not as this site would offer today: no choice or tick of anybody else's.
+
+    Shorter ticks would show how long a round takes, longer ones keep the site from its work; how
+    gradients are formed decides how much memory and time they take.
+    """
+    today = site.numerics(plan.study)
     changed = differences(today, numerics)
+    if numerics.ticks != today.ticks:
+        changed["ticks"] = str(today.ticks), str(numerics.ticks)
     if changed:
         raise Refusal(
             RefusalCode.NUMERICS,

@@ -126,7 +126,8 @@ def settle(site: Site) -> None:
     try:
         for approval in site.approvals.running():
             if not approval.frozen:
-                site.pace.begin(approval.plan.numerics.ticks.train)
+                agreed = amendments.arithmetic(site.store, approval.plan).numerics
+                site.pace.begin(agreed.ticks.train)
                 _freeze_or_tell(site, approval)
         with suppress(OSError):
             disk.tidy(site)
