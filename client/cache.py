@@ -222,16 +222,17 @@ def delete_others(cache: Path, keep: Collection[Path]) -> None:
 
     While one is filled by whomever nothing is deleted: it is done the next time.
     """
-    if not any(path.is_dir() and path not in keep for path in _inside(cache)):
+    if not others(cache, keep):
         return
     with suppress(BlockingIOError), _locked(cache, fcntl.LOCK_EX | fcntl.LOCK_NB):
-        for home in _inside(cache):
-            if home.is_dir() and home not in keep:
-                shutil.rmtree(home)
+        for home in others(cache, keep):
+            shutil.rmtree(home)
 
 
-def _inside(cache: Path) -> list[Path]:
-    return list(cache.iterdir()) if cache.is_dir() else []
+def others(cache: Path, keep: Collection[Path]) -> list[Path]:
+    """Every cache but some."""
+    inside = cache.iterdir() if cache.is_dir() else ()
+    return [path for path in inside if path.is_dir() and path not in keep]
 
 
 def _made(home: Path) -> Path:

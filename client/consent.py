@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 MOST_PENDING: Final = 64
 """Plans that may wait for a person at once; a coordinator cannot fill the store with more."""
+DELETING: Final = 1000
+"""Milliseconds that decoded images are given to go: how many there are takes longer."""
 
 
 def consider(site: Site, plan: Plan) -> None:
@@ -129,6 +131,8 @@ def settle(site: Site) -> None:
                 agreed = amendments.arithmetic(site.store, approval.plan).numerics
                 site.pace.begin(agreed.ticks.train)
                 _freeze_or_tell(site, approval)
+        if disk.is_untidy(site):  # an approval expired
+            site.pace.begin(DELETING)
         with suppress(OSError):
             disk.tidy(site)
     finally:
@@ -179,11 +183,14 @@ def close(site: Site, plan_hash: str, acknowledged: int) -> None:
             if membership.forget(site.store, plan_hash):
                 accounts.forget(site.store, approval.plan)
                 amendments.forget(site.store, plan_hash)
+                troubles.forget(site.store, plan_hash)
                 site.approvals.forget(plan_hash)
             else:
                 site.approvals.close(plan_hash)
             _note(site, "study.closed", approval.plan, "", "coordinator")
     site.store.erase()
+    with suppress(OSError):
+        disk.tidy(site)
 
 
 def _draft(site: Site, plan: Plan, today: Mapping[str, Place]) -> Draft:

@@ -43,6 +43,11 @@ def tidy(site: Site) -> None:
     site.let_go()
 
 
+def is_untidy(site: Site) -> bool:
+    """Whether there are decoded images that no running study uses."""
+    return bool(cache.others(site.state / "cache", _homes(site)))
+
+
 def look(site: Site, study: Study) -> Survey:
     """Who would be in a study, and what its images would take, from headers and labels alone.
 

@@ -10,6 +10,7 @@ from client.administration import approve, show, status
 from client.consent import settle
 from client.site import Site
 from common.errors import SiteError
+from common.messages import Request
 from tests.client.site_fixtures import Hospital, approved, asking, code_of, plan_for, proposal
 from tests.common.studies import small_study
 
@@ -100,3 +101,16 @@ def test_what_leaves_is_the_same_with_one_patient_too_many(tmp_path: Path) -> No
             seen.append((codes, site.ledger.head().length, site.audit.head.length))
     assert seen[0] == seen[1]
     assert seen[0][0] == ["ok"] * 4
+
+
+def test_nothing_of_a_plan_that_is_taken_back_is_kept(tmp_path: Path) -> None:
+    """A coordinator may propose and take back any number of plans."""
+    hospital = crowded(tmp_path / "north", most=23)
+    with hospital.open() as site:
+        before = hospital.rows("facts")
+        plan = approved(site, STUDY)
+        settle(site)
+        assert len(hospital.rows("facts")) > len(before)
+        closing = Request(plan.study.study.name, plan.hash, 0, "close")
+        assert code_of(site, closing) == "ok"
+        assert hospital.rows("facts") == before
