@@ -173,14 +173,16 @@ def end(site: Site, plan: Plan, state: State, *, by: str) -> None:
 def close(site: Site, plan_hash: str, acknowledged: int) -> None:
     """End a study that its coordinator is done with; nothing of it will be asked for again.
 
-    A plan that was never charged is forgotten, whatever had been decided: nothing of it was
-    released, and else a coordinator could fill the store with plans that it takes back.
+    A plan that was never charged is forgotten: nothing of it was released, and else a coordinator
+    could fill the store with plans that it takes back. What a person has denied is not: else it
+    could be proposed again as if nobody had said no.
     """
     approval = site.approvals.find(plan_hash)
     with site.store.transaction():
         site.replies.acknowledge(plan_hash, acknowledged)
         if approval is not None and approval.state != "closed":
-            if membership.forget(site.store, plan_hash):
+            denied = approval.state == "denied"
+            if not denied and membership.forget(site.store, plan_hash):
                 accounts.forget(site.store, approval.plan)
                 amendments.forget(site.store, plan_hash)
                 troubles.forget(site.store, plan_hash)
