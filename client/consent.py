@@ -136,7 +136,9 @@ def settle(site: Site) -> None:
         with suppress(OSError):
             disk.tidy(site)
     finally:
-        site.pace.rest()
+        ticks = site.pace.rest()
+        if ticks > 1:
+            log.warning("reading.overran", site=site.name, ticks=ticks)
 
 
 def _freeze_or_tell(site: Site, approval: Approval) -> None:

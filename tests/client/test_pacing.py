@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 import client.answering
 from client import administration, audit
@@ -258,8 +259,10 @@ def test_freezing_a_cohort_is_over_at_a_tick(world: World, monkeypatch: pytest.M
 
     monkeypatch.setattr("client.consent.freeze", slow)
     began = world.time.now
-    settle(world.site)
+    with structlog.testing.capture_logs() as logged:
+        settle(world.site)
     assert world.over(began) == pytest.approx(4)
+    assert [each["ticks"] for each in logged if each["event"] == "reading.overran"] == [4]
     settle(world.site)
     assert world.over(began) == pytest.approx(4)
 
