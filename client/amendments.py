@@ -119,15 +119,15 @@ def _require_next(before: Arithmetic, amendment: Amendment) -> None:
 
 
 def _require_ours(site: Site, plan: Plan, numerics: NumericsRecord) -> None:
-    """Refuse what is not what this site offers today, as :mod:`client.policy` does of a plan.
+    """Refuse what is not as this site would offer today: no choice or tick of anybody else's.
 
-    How gradients are formed is the site's own choice too, which fits into its memory; and so are
-    the ticks, which it has measured.
+    Shorter ticks would show how long a round takes, longer ones keep the site from its work; how
+    gradients are formed decides how much memory and time they take.
     """
-    offered = site.offer(plan.study).numerics
-    changed = differences(offered, numerics)
-    if offered.ticks != numerics.ticks:
-        changed["ticks"] = str(offered.ticks), str(numerics.ticks)
+    today = site.numerics(plan.study)
+    changed = differences(today, numerics)
+    if numerics.ticks != today.ticks:
+        changed["ticks"] = str(today.ticks), str(numerics.ticks)
     if changed:
         raise Refusal(
             RefusalCode.NUMERICS,

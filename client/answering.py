@@ -256,8 +256,8 @@ def _close(site: Site, request: Request) -> None:
         raise Refusal(RefusalCode.NOT_APPROVED, "the end of a plan that was never proposed")
     if approval.plan.study.study.name != request.study:
         raise Refusal(RefusalCode.WRONG_PLAN, "the plan that is to end belongs to another study")
-    agreed = amendments.arithmetic(site.store, approval.plan)
-    site.pace.begin(agreed.numerics.ticks.train)  # what is overwritten is patients' too
+    agreed = amendments.arithmetic(site.store, approval.plan).numerics
+    site.pace.begin(agreed.ticks.train)  # what is overwritten and deleted is patients' too
     close(site, request.plan_hash, request.acknowledged)
 
 

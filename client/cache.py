@@ -230,8 +230,8 @@ def delete_others(cache: Path, keep: Collection[Path]) -> None:
 
 
 def others(cache: Path, keep: Collection[Path]) -> list[Path]:
-    """The caches that there are, but for some."""
-    inside = list(cache.iterdir()) if cache.is_dir() else []
+    """Every cache but some."""
+    inside = cache.iterdir() if cache.is_dir() else ()
     return [path for path in inside if path.is_dir() and path not in keep]
 
 

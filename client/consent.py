@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 MOST_PENDING: Final = 64
 """Plans that may wait for a person at once; a coordinator cannot fill the store with more."""
+DELETING: Final = 1000
+"""Milliseconds that decoded images are given to go: how many there are takes longer."""
 
 
 def consider(site: Site, plan: Plan) -> None:
@@ -126,13 +128,17 @@ def settle(site: Site) -> None:
     try:
         for approval in site.approvals.running():
             if not approval.frozen:
-                agreed = amendments.arithmetic(site.store, approval.plan)
-                site.pace.begin(agreed.numerics.ticks.train)
+                agreed = amendments.arithmetic(site.store, approval.plan).numerics
+                site.pace.begin(agreed.ticks.train)
                 _freeze_or_tell(site, approval)
+        if disk.is_untidy(site):  # an approval expired
+            site.pace.begin(DELETING)
         with suppress(OSError):
             disk.tidy(site)
     finally:
-        site.pace.rest()
+        ticks = site.pace.rest()
+        if ticks > 1:
+            log.warning("reading.overran", site=site.name, ticks=ticks)
 
 
 def _freeze_or_tell(site: Site, approval: Approval) -> None:
@@ -169,22 +175,26 @@ def end(site: Site, plan: Plan, state: State, *, by: str) -> None:
 def close(site: Site, plan_hash: str, acknowledged: int) -> None:
     """End a study that its coordinator is done with; nothing of it will be asked for again.
 
-    A plan that was never charged is forgotten, whatever had been decided: nothing of it was
-    released, and else a coordinator could fill the store with plans that it takes back.
+    A plan that was never charged is forgotten: nothing of it was released, and else a coordinator
+    could fill the store with plans that it takes back. What a person has denied is not: else it
+    could be proposed again as if nobody had said no.
     """
     approval = site.approvals.find(plan_hash)
     with site.store.transaction():
         site.replies.acknowledge(plan_hash, acknowledged)
         if approval is not None and approval.state != "closed":
-            if membership.forget(site.store, plan_hash):
+            denied = approval.state == "denied"
+            if not denied and membership.forget(site.store, plan_hash):
                 accounts.forget(site.store, approval.plan)
                 amendments.forget(site.store, plan_hash)
-                troubles.keep_crowded(site, plan_hash, {})
+                troubles.forget(site.store, plan_hash)
                 site.approvals.forget(plan_hash)
             else:
                 site.approvals.close(plan_hash)
             _note(site, "study.closed", approval.plan, "", "coordinator")
     site.store.erase()
+    with suppress(OSError):
+        disk.tidy(site)
 
 
 def _draft(site: Site, plan: Plan, today: Mapping[str, Place]) -> Draft:

@@ -9,7 +9,6 @@ and its rounds never fail for the cap: who may be read then was there when it wa
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 from client import cache
 from client.accounts import join
@@ -19,9 +18,6 @@ from client.dicom import Rules
 from client.site import Site
 from common.errors import Refusal
 from common.study import Study
-
-DELETING: Final = 1000
-"""The tick of deleting images, milliseconds: no plan is left that could say another."""
 
 
 def shape_of(study: Study, decoders: str = "") -> Shape:
@@ -42,16 +38,14 @@ def left(site: Site, study: Study) -> int:
 
 
 def tidy(site: Site) -> None:
-    """Delete the decoded images that no running study uses.
-
-    It takes as long as there are many, so whoever serves and waits is busy for a time that is
-    always the same.
-    """
-    folder, homes = site.state / "cache", _homes(site)
-    if site.known_seed is None and cache.others(folder, homes):
-        site.pace.begin(DELETING)
-    cache.delete_others(folder, homes)
+    """Delete the decoded images that no running study uses; it takes longer the more there are."""
+    cache.delete_others(site.state / "cache", _homes(site))
     site.let_go()
+
+
+def is_untidy(site: Site) -> bool:
+    """Whether there are decoded images that no running study uses."""
+    return bool(cache.others(site.state / "cache", _homes(site)))
 
 
 def look(site: Site, study: Study) -> Survey:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -167,8 +167,12 @@ class Receipts:
         found out from what lies beside it, whatever a coordinator has come to believe meanwhile.
         """
         if self._longest is None:
-            kept = (each.heads(self._seals) for _, each in read_receipts(self._state) if each)
-            self._longest = _longest([heads for heads in kept if heads])
+            longest: tuple[Heads, ...] = ()
+            for _, each in _lines(self._state / FILE):  # not all at once: there may be millions
+                heads = each.heads(self._seals) if each else None
+                if heads:
+                    longest = _longest([*longest, heads])
+            self._longest = longest
         return self._longest
 
     def _require_here(self, heads: Heads) -> None:
@@ -204,11 +208,17 @@ def read_receipts(state: Path, name: str = FILE) -> list[tuple[int, Receipt | No
 
     What a crash left half written, which lacks its last brace, is passed over.
     """
-    path = state / name
+    return list(_lines(state / name))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Receipt | None]]:
     if not path.exists():
-        return []
-    lines = enumerate(path.read_bytes().split(b"\n"), start=1)
-    return [(number, _read(line)) for number, line in lines if line.endswith(b"}")]
+        return
+    with path.open("rb") as file:
+        for number, ended in enumerate(file, start=1):
+            line = ended.removesuffix(b"\n")
+            if line.endswith(b"}"):
+                yield number, _read(line)
 
 
 def _add(path: Path, line: bytes) -> None:

@@ -17,6 +17,7 @@ import structlog
 
 from client.approvals import timestamp
 from client.site import Site
+from client.store import Store
 from common.documents import read_json
 from common.errors import ConsiliumError, DataError, LabelError, SiteError
 from common.logs import place
@@ -84,6 +85,11 @@ def keep_crowded(site: Site, plan_hash: str, held: Mapping[str, int]) -> None:
         site.store.keep(name, json.dumps(dict(held)))
     else:
         site.store.drop(name)
+
+
+def forget(store: Store, plan_hash: str) -> None:
+    """Keep nothing of a plan."""
+    store.execute("DELETE FROM facts WHERE name = ?", _CROWDED + plan_hash)
 
 
 def crowded(site: Site) -> Iterator[tuple[str, str]]:

@@ -117,6 +117,10 @@ def _judged(
         return whole
     if not without:
         return _of_one(whole, f"only {', '.join(shares)} was counted, and nobody else confirms it")
+    for site in sorted(without):
+        rest = without[site]
+        if shares[site] > MOST_OF_IT and not rest.meaningful:
+            return _of_one(whole, f"it rests on {site} alone: without {site}, {rest.why}")
     moved = {site: _distance(whole.value, rest) for site, rest in without.items()}
     first = max(moved, key=lambda site: (moved[site], site))
     if moved[first] > MOVED:
@@ -126,16 +130,15 @@ def _judged(
             f"{first} alone decides it: without {first} it is {rest.value:.3f} "
             f"({rest.low:.3f} to {rest.high:.3f})",
         )
-    for site in sorted(without):
-        rest = without[site]
-        if shares[site] > MOST_OF_IT and not rest.meaningful:
-            return _of_one(whole, f"it rests on {site} alone: without {site}, {rest.why}")
     return whole
 
 
 def _distance(value: float, rest: Estimate) -> float:
-    """How far a figure is from that of the rest, where more than chance lies between them."""
-    if rest.value is None or rest.low <= value <= rest.high:
+    """How far a figure is from that of the rest, where more than chance lies between them.
+
+    An interval so wide that the rest has no figure excuses nobody: anything lies in it.
+    """
+    if rest.value is None or (rest.meaningful and rest.low <= value <= rest.high):
         return 0.0
     return abs(value - rest.value)
 

@@ -17,7 +17,8 @@ MOST_DEATHS: Final = 3
 """Workers that a request may take down before it is given up."""
 
 MOST_WAITING: Final = 64
-"""Requests that may wait for the worker; an honest coordinator has one a study."""
+"""Requests that may wait for the worker, and replies for the coordinator; an honest one has one a
+study."""
 MOST_BYTES: Final = 2**29
 """What they may hold together; beyond it nothing more is taken until half of it is done."""
 
@@ -123,7 +124,8 @@ class Hub:
             return None
         if not reply:
             return None
-        self.outbox[job.identity] = Outgoing(job, code, reply)
+        # Without the request, which nobody needs any more: replies may wait for long.
+        self.outbox[job.identity] = Outgoing(replace(job, request=b""), code, reply)
         return self.outbox[job.identity]
 
     def died(self, *, killed: bool = False) -> Job | None:
@@ -196,14 +198,17 @@ class Hub:
         self._silenced[study] -= 1
 
     def has_room(self, *, again: bool = False) -> bool:
-        """Whether more requests may come.
+        """Whether more requests may come; replies count that the coordinator does not take.
 
         Args:
             again: whether there was none a moment ago, when there must be more of it.
         """
         share = 2 if again else 1
+        replies = [*self.outbox.values(), *([self.sending] if self.sending else [])]
         held = sum(len(job.request) for job in self.waiting.values())
-        return len(self.waiting) < MOST_WAITING // share and held < MOST_BYTES // share
+        held += sum(len(each.reply) for each in replies)
+        many = len(self.waiting) + len(replies)
+        return many < MOST_WAITING // share and held < MOST_BYTES // share
 
     @property
     def replies(self) -> int:

@@ -163,7 +163,7 @@ def test_a_billion_declared_patients_are_left_out_before_round_one(
         return replace(
             reply,
             document=json.dumps(
-                json.loads(reply.document) | {"declared_patients": 10**9},
+                json.loads(reply.document) | {"declared_patients": 10**9, "most_patients": 10**9},
                 sort_keys=True,
                 separators=(",", ":"),
             ),

@@ -158,6 +158,19 @@ def test_a_denied_plan_is_told_so_until_a_person_thinks_better_of_it(site: Site)
     assert code_of(site, proposal(plan)) == "ok"
 
 
+def test_who_takes_a_denied_plan_back_cannot_propose_it_again(
+    site: Site, hospital: Hospital
+) -> None:
+    """Else a no would hold for as long as the coordinator likes."""
+    plan = proposed(site)
+    deny(site, "small", by=BY)
+    assert code_of(site, Request("small", plan.hash, 0, "close")) == "ok"
+    assert code_of(site, proposal(plan)) == "not-approved"
+    hospital.policy = {"approval": "automatic"}
+    with hospital.open() as again:
+        assert code_of(again, proposal(plan)) == "not-approved"
+
+
 def test_an_approval_of_another_hash_shows_both(site: Site) -> None:
     plan = proposed(site)
     other = "ab" * 32

@@ -22,7 +22,7 @@ from client.training import local_change
 from common.amendment import Amendment, amend, in_force
 from common.errors import Refusal, SiteError
 from common.messages import LedgerHead, Request
-from common.numerics import NumericsRecord, Ticks
+from common.numerics import EngineChoice, NumericsRecord, Ticks
 from common.plan import Plan
 from tests.client.site_fixtures import Hospital, answered, approved, asking, code_of, offer_of
 from tests.common.studies import exit_code, small_study
@@ -164,6 +164,13 @@ def _with(**changes: Any) -> Spoil:  # noqa: ANN401 - an amendment's fields
     return lambda _plan, sound: {"document": sound.model_copy(update=changes).text}
 
 
+def _numerics(**changes: Any) -> Spoil:  # noqa: ANN401 - a record's fields
+    """A record that the site has never offered, though it could compute so."""
+    return lambda plan, sound: _with(numerics=sound.numerics.model_copy(update=changes))(
+        plan, sound
+    )
+
+
 @pytest.mark.parametrize(
     ("spoil", "code"),
     [
@@ -189,6 +196,8 @@ def _with(**changes: Any) -> Spoil:  # noqa: ANN401 - an amendment's fields
             },
             "numerics",  # the site alone knows what fits into its memory
         ),
+        (_numerics(ticks=Ticks(train=86_400_000, evaluate=100)), "numerics"),
+        (_numerics(choice=EngineChoice(tile=64)), "numerics"),
         (lambda plan, sound: {"document": sound.text + "\n"}, "malformed"),
         (lambda plan, sound: {"document": plan.text}, "malformed"),
         (lambda plan, sound: {"document": ""}, "malformed"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -238,4 +239,5 @@ def test_plans_that_were_never_charged_leave_nothing_and_slow_nothing(
             assert code_of(site, Request("side-8", each.hash, 0, "close")) == "ok"
     for table in ("approvals", "members", "costs", "replies", "charges"):
         assert hospital.rows(table) == []
-    assert set(taken[10:]) == {taken[10]}
+    # Of ten the middle one: once a minute the time is kept, which takes a few statements more.
+    assert median(taken[10:20]) == median(taken[-10:])

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 import client.answering
 from client import administration, audit
 from client.answering import answer
 from client.approvals import Approval
-from client.consent import freeze, settle
+from client.consent import DELETING, freeze, settle
 from client.dataset import Cohort
-from client.disk import DELETING
 from client.pacing import Pace, ticks_until
 from client.site import Site
 from common.errors import DataError
@@ -197,7 +198,7 @@ def test_a_reply_is_durable_before_it_waits_and_noted_after(world: World) -> Non
         (len(world.hospital.rows("replies")), [*audit.entries(world.hospital.state)][-1].event)
     )
     assert answered(world.site, asking(world.plan)).code == "ok"
-    assert seen == [(1, "message.in")]
+    assert seen == [(1, "round.charged")]
     assert [*audit.entries(world.hospital.state)][-1].event == "message.out"
 
 
@@ -221,13 +222,28 @@ def test_the_end_of_a_study_waits(world: World) -> None:
     assert world.over(began) == pytest.approx(1)
 
 
-def test_deleting_images_is_over_at_a_public_time(world: World) -> None:
-    """It takes as long as there are many, and what is asked next waits for it."""
+def test_decoded_images_are_deleted_within_a_tick(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes as long as there are many; what is asked next waits for it."""
+    deleting = shutil.rmtree
+
+    def slow(home: Path) -> None:
+        world.time.now += 0.9 * world.tick
+        deleting(home)
+
+    monkeypatch.setattr("client.cache.shutil.rmtree", slow)
+    began = world.time.now
     assert answered(world.site, Request("small", world.plan.hash, 0, "close")).code == "ok"
-    assert list(world.hospital.state.glob("cache/*/*.f16"))
+    settle(world.site)
+    assert world.over(began) == pytest.approx(1)
+    assert not [each for each in (world.hospital.state / "cache").iterdir() if each.is_dir()]
+
+
+def test_images_of_a_study_that_expired_are_deleted_within_a_tick(world: World) -> None:
+    world.site.store.execute("UPDATE approvals SET state = 'expired'")
     began = world.time.now
     settle(world.site)
-    assert not list(world.hospital.state.glob("cache/*/*.f16"))
     assert world.time.now - began == pytest.approx(DELETING / 1000)
     settle(world.site)
     assert world.time.now - began == pytest.approx(DELETING / 1000)
@@ -243,8 +259,10 @@ def test_freezing_a_cohort_is_over_at_a_tick(world: World, monkeypatch: pytest.M
 
     monkeypatch.setattr("client.consent.freeze", slow)
     began = world.time.now
-    settle(world.site)
+    with structlog.testing.capture_logs() as logged:
+        settle(world.site)
     assert world.over(began) == pytest.approx(4)
+    assert [each["ticks"] for each in logged if each["event"] == "reading.overran"] == [4]
     settle(world.site)
     assert world.over(began) == pytest.approx(4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -362,3 +363,21 @@ def test_what_a_crash_left_of_a_receipt_is_passed_over(site: Site) -> None:
 def test_a_folder_that_is_no_state_folder_cannot_be_inspected(tmp_path: Path) -> None:
     with pytest.raises(SiteError, match="cannot be inspected"):
         inspect_state(tmp_path, "north")
+
+
+def test_receipts_without_end_take_no_memory_when_the_site_opens(
+    site: Site, hospital: Hospital
+) -> None:
+    """A coordinator may sign for each of any number of replies."""
+    plan = approved(site, STUDY)
+    first = answered(site, asking(plan))
+    assert code_of(site, signed(asking(plan, 2), first)) == "ok"
+    kept = (site.state / receipts.FILE).read_bytes()
+    (site.state / receipts.FILE).write_bytes(kept * 4000)
+    with hospital.open() as again:
+        tracemalloc.start()
+        assert code_of(again, asking(plan, 3)) == "ok"
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < len(kept) * 4000
+        assert code_of(again, signed(asking(plan, 3, "evaluate"), first)) == "ok"

@@ -6,12 +6,12 @@ from typing import Any, Final
 
 from common.amendment import Amendment
 from common.messages import LedgerHead, Request
-from common.numerics import Ticks
+from common.numerics import EngineChoice, Ticks
 from tests.client.site_fixtures import Hospital
 from tests.hostile.case import Case
 from tests.hostile.sound import Sound, sent
 
-BESIDE: Final = frozenset({"study", "ledger", "document", "threads", "ticks"})
+BESIDE: Final = frozenset({"study", "ledger", "document", "record"})
 """Changes that are of no field of the amendment itself."""
 
 
@@ -30,12 +30,7 @@ def amending(name: str, code: str, gain: str, **changes: Any) -> Case:  # noqa: 
             number=1,
             before=plan.hash,
             after=1,
-            numerics=plan.numerics.model_copy(
-                update={
-                    "threads": changes.get("threads", 2),
-                    "ticks": changes.get("ticks", plan.numerics.ticks),
-                }
-            ),
+            numerics=plan.numerics.model_copy(update={"threads": 2} | changes.get("record", {})),
         ).model_copy(update={key: changes[key] for key in changes if key not in BESIDE})
         document = changes.get("document", lambda text: text)(amendment.text)
         return sent(
@@ -87,7 +82,7 @@ AMENDMENTS: Final = (
         "an amendment that changes nothing",
         "wrong-plan",
         "other noise for a round as often as one likes",
-        threads=1,
+        record={"threads": 1},
     ),
     amending(
         "no amendment",
@@ -105,12 +100,24 @@ AMENDMENTS: Final = (
         "an amendment to another tick",
         "numerics",
         "how long a round takes",
-        ticks=Ticks(train=1, evaluate=1),
+        record={"ticks": Ticks(train=1, evaluate=1)},
     ),
     amending(
         "an amendment to what the site does not compute with",
         "numerics",
         "a person's consent to what cannot be",
-        threads=3,
+        record={"threads": 3},
+    ),
+    amending(
+        "an amendment to a tick that the site has not measured",
+        "numerics",
+        "replies that leave as soon as they are done, or a site that sleeps for a day",
+        record={"ticks": Ticks(train=86_400_000, evaluate=1)},
+    ),
+    amending(
+        "an amendment to a way of forming gradients that the site has not chosen",
+        "numerics",
+        "memory beyond what the site gives, and rounds that overrun their tick",
+        record={"choice": EngineChoice(tile=64)},
     ),
 )

@@ -42,6 +42,34 @@ def test_a_few_large_ones_are_as_good_as_many() -> None:
     assert not hub.has_room()
 
 
+def test_replies_that_nobody_takes_leave_no_room_and_keep_no_request() -> None:
+    """A coordinator may hand out requests without end, and refuse every reply."""
+    hub = Hub()
+    for number in range(MOST_WAITING):
+        assert hub.has_room()
+        hub.arrive(job(number, size=1000))
+        hub.take()
+        assert hub.answered(number, "malformed", b"reply") is not None
+        hub.send()
+    assert not hub.has_room()
+    assert hub.sending is not None
+    held = [each.job.request for each in (*hub.outbox.values(), hub.sending)]
+    assert held == [b""] * MOST_WAITING
+    while hub.replies >= MOST_WAITING // 2:
+        assert not hub.has_room(again=True)
+        hub.pushed()
+        hub.send()
+    assert hub.has_room(again=True)
+
+
+def test_large_replies_that_nobody_takes_leave_no_room_either() -> None:
+    hub = Hub()
+    hub.arrive(job(1))
+    hub.take()
+    hub.answered(1, "ok", bytes(MOST_BYTES))
+    assert not hub.has_room()
+
+
 def test_a_flood_waits_at_the_coordinator_and_is_answered_in_the_end(tmp_path: Path) -> None:
     async def flood() -> None:
         hospital = Hospital(tmp_path, patients={"P00": 1, "P01": 1})

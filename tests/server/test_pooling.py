@@ -74,6 +74,19 @@ def test_a_figure_for_which_only_one_site_speaks_rests_on_it() -> None:
     assert str(found.why).startswith("it rests on large alone: without large, noise exceeds signal")
 
 
+def test_where_the_others_know_too_little_one_site_makes_no_figure() -> None:
+    """Three hospitals under noise, and a fourth with a third of the patients, all told apart."""
+    chance = release([2, 1, 2, 1, 2, 1, 2, 1, 2, 1], [1, 2, 1, 2, 1, 2, 1, 2, 1, 2], 2.0)
+    honest = dict.fromkeys(("east", "north", "south"), chance)
+    perfect = release([0] * 9 + [22], [22] + [0] * 9, 2.0)
+    assert not pool(honest, CLASSES).figures.auc.meaningful
+    auc = pool({**honest, "mallory": perfect}, CLASSES).figures.auc
+    assert auc.value is not None
+    assert auc.value > 0.65
+    assert not auc.meaningful
+    assert str(auc.why).startswith("mallory alone decides it")
+
+
 def test_the_figures_of_a_single_site_are_its_own() -> None:
     figures = pool({"north": GOOD}, CLASSES).figures
     assert figures.auc.why == "only north was counted, and nobody else confirms it"
