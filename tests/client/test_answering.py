@@ -621,7 +621,7 @@ def test_what_came_is_on_the_disk_before_a_round_is_computed_and_what_goes_befor
         monkeypatch.setattr("client.answering.local_change", computing)
         answered(site, asking(plan))
         assert on_disk[-1] == log.stat().st_size
-        assert events() == ["message.in", "message.out"]
+        assert events() == ["round.charged", "message.out"]
         assert code_of(site, asking(plan, seed=1)) == "round-conflict"
         assert on_disk[-1] == log.stat().st_size
-    assert [each[-1] for each in seen] == ["message.in"]
+    assert seen == [["message.in", "round.charged"]]
