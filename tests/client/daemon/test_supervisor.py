@@ -38,7 +38,7 @@ QUICK = Programs("tests.client.daemon.standin", "tests.client.daemon.quick_worke
 CARD = CoordinatorCard.model_construct(name="centre", address="127.0.0.1:1", ca="", signing_key="")
 LONG = small_study(training={"local_steps": 600}, privacy={"mode": "none"})
 WIDE = small_study(
-    data={"dataset": "chest-xray", "modalities": ["DX"], "image_size": [512, 512]},
+    data={"dataset": "chest-xray", "modalities": ["DX"], "image_size": [1024, 1024]},
     model={"name": "cnn", "widths": [64], "norm": "none", "pooling": "average"},
     privacy={"mode": "none"},
 )
@@ -150,7 +150,7 @@ async def test_a_worker_killed_in_its_work_costs_nothing(tmp_path: Path) -> None
 @in_a_loop
 async def test_a_worker_that_needs_more_memory_than_allowed_says_so(tmp_path: Path) -> None:
     """It answers with no code: the remedy is named at the site, and nothing leaves."""
-    hospital = Hospital(tmp_path, policy={"allow_no_privacy": True})
+    hospital = Hospital(tmp_path, policy={"allow_no_privacy": True}, memory_mib=2048)
     with hospital.open() as site:
         plan = approved(site, WIDE)
     async with running(hospital, memory_limit_mib=700) as (supervisor, centre):
