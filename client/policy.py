@@ -39,7 +39,6 @@ def require_acceptable(plan: Plan, site: Site) -> None:
     require_room(plan.study, site)
     agreed, offer = arithmetic(site.store, plan).numerics, site.offer(plan.study)
     _require_same_numerics(agreed, offer)
-    _require_same_ticks(agreed, offer)
     fault = understated(plan.mechanism, plan.study, plan.declared_patients, plan.most_patients)
     if fault is not None:
         raise Refusal(
@@ -48,6 +47,7 @@ def require_acceptable(plan: Plan, site: Site) -> None:
             where=fault,
             remedy="the coordinator must calibrate the noise anew",
         )
+    _require_same_ticks(agreed, offer)
 
 
 def require_trainable(plan: Plan, site: Site) -> None:

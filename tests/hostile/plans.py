@@ -231,7 +231,6 @@ MECHANISM: Final = (
         "wrong-plan",
         "a study that reports as private what it does not calibrate",
         ("study.privacy", {"mode": "none"}),
-        ("numerics.ticks", {"train": 0, "evaluate": 0}),
     ),
 )
 

@@ -59,14 +59,6 @@ def test_nor_where_the_one_that_was_read_was_taken_back_meanwhile(site: Site) ->
     assert code_of(site, asking(later)) == "pending"
 
 
-def test_nor_where_it_is_named_as_the_hash_of_the_one_that_was_read_begins(site: Site) -> None:
-    read = proposed(site)
-    later = proposed(site, name=read.hash[:12])
-    with pytest.raises(SiteError, match="several plans of this name"):
-        approve(site, read.hash[:12], by=BY)
-    assert code_of(site, asking(later)) == "pending"
-
-
 def test_stopping_a_study_stops_all_its_plans(site: Site, hospital: Hospital) -> None:
     first, second = proposed(site), proposed(site, "Once more")
     for plan in (first, second):

@@ -81,11 +81,21 @@ def test_a_message_of_an_unknown_type_is_noted_and_gets_silence(attacker: Attack
     assert noted[: 2 * len(kinds)] == ["message.in", "message.silence"] * len(kinds)
 
 
-def test_ten_megabytes_of_junk_are_refused_as_any_other_junk(attacker: Attacker) -> None:
+def test_four_megabytes_of_junk_are_refused_as_any_other_junk(attacker: Attacker) -> None:
     sound = attacker.advance(1)
-    content = RecordDict({"fields": ConfigRecord({"junk": os.urandom(10 * 2**20)})})
+    content = RecordDict({"fields": ConfigRecord({"junk": os.urandom(4 * 2**20)})})
     answer = attacker.answer(attacker.send(("train", content)))
     require_a_code_alone(answer.content, "malformed", sound.ledger, attacker.key)
+
+
+def test_what_is_larger_than_any_honest_part_is_not_read_and_ends_nothing(
+    attacker: Attacker,
+) -> None:
+    sound = attacker.advance(1)
+    content = RecordDict({"fields": ConfigRecord({"junk": os.urandom(10 * 2**20)})})
+    pushed = attacker.send(("train", content))
+    assert attacker.ask(sound.offer()).code == "ok"
+    assert attacker.grid.pull_messages([pushed]) == []
 
 
 def test_an_error_in_the_place_of_content_is_noted_and_gets_silence(attacker: Attacker) -> None:
