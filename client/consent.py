@@ -131,10 +131,8 @@ def settle(site: Site) -> None:
                 agreed = amendments.arithmetic(site.store, approval.plan).numerics
                 site.pace.begin(agreed.ticks.train)
                 _freeze_or_tell(site, approval)
-        if disk.is_untidy(site):  # an approval expired
-            site.pace.begin(DELETING)
         with suppress(OSError):
-            disk.tidy(site)
+            disk.tidy(site, tick=DELETING)  # an approval may have expired
     finally:
         ticks = site.pace.rest()
         if ticks > 1:

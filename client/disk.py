@@ -37,15 +37,18 @@ def left(site: Site, study: Study) -> int:
     return site.file.site.cache_bytes - sum(map(cache.size_of, others))
 
 
-def tidy(site: Site) -> None:
-    """Delete the decoded images that no running study uses; it takes longer the more there are."""
-    cache.delete_others(site.state / "cache", _homes(site))
+def tidy(site: Site, *, tick: int = 0) -> None:
+    """Delete the decoded images that no running study uses; it takes longer the more there are.
+
+    Args:
+        site: an open site.
+        tick: milliseconds at which it is over where there are any; 0 for no waiting.
+    """
+    folder, homes = site.state / "cache", _homes(site)
+    if tick and cache.others(folder, homes):
+        site.pace.begin(tick)
+    cache.delete_others(folder, homes)
     site.let_go()
-
-
-def is_untidy(site: Site) -> bool:
-    """Whether there are decoded images that no running study uses."""
-    return bool(cache.others(site.state / "cache", _homes(site)))
 
 
 def look(site: Site, study: Study) -> Survey:

@@ -28,11 +28,10 @@ from client.training import local_change
 from client.tuning import images_of
 from common import numerics
 from common.accounting import SampledGaussian
-from common.cap import least_cap
 from common.files import canonical_json, sha256, write_atomic
 from common.model import initial_weights
 from common.numerics import LONGEST_TICK, NumericsRecord, Ticks
-from common.privacy import PatientMechanism
+from common.privacy import PatientMechanism, most_sampled
 from common.settings import Section
 from common.study import PatientPrivacy, Study
 
@@ -77,13 +76,8 @@ class Crowd(NamedTuple):
 
 
 def largest_sample(study: Study, crowd: Crowd) -> int:
-    """The most patients whom a step of a private study works on."""
-    privacy, training = study.privacy, study.training
-    if not isinstance(privacy, PatientPrivacy):
-        return crowd.most
-    rate = min(1.0, training.batch_size / crowd.declared)
-    steps = training.rounds * training.local_steps
-    return least_cap(crowd.most, rate, steps, privacy.epsilon, privacy.delta)
+    """The most patients whom a step works on: the plan's own cap."""
+    return most_sampled(study, crowd.declared, crowd.most)
 
 
 def largest_evaluation(study: Study, crowd: Crowd) -> int:

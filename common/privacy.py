@@ -121,8 +121,23 @@ def mechanism(
     privacy = study.privacy
     if isinstance(privacy, NoPrivacy):
         return NoMechanism(sampling_rate=rate, divisor=divisor)
-    cap = _cap(study, privacy, rate, most_patients)
+    cap = most_sampled(study, declared_patients, most_patients)
     return _patient_mechanism(study, privacy, rate, divisor, cap)
+
+
+def most_sampled(study: Study, declared_patients: int, most_patients: int) -> int:
+    """How many patients a step of a study works on at one site, at most.
+
+    Args:
+        study: as for :func:`mechanism`; without privacy, a step may work on all.
+        declared_patients: as there.
+        most_patients: as there.
+    """
+    privacy = study.privacy
+    if isinstance(privacy, NoPrivacy):
+        return most_patients
+    rate = min(1.0, study.training.batch_size / declared_patients)
+    return least_cap(most_patients, rate, _steps(study), privacy.epsilon, privacy.delta)
 
 
 def understated(
@@ -153,7 +168,8 @@ def understated(
         "count": proposed.step.count == 1 and (evaluation is None or evaluation.count == 1),
         "evaluation": (evaluation is not None) == bool(study.evaluation_rounds)
         and (evaluation is None or evaluation.sampling_rate == 1.0),
-        "most_sampled": proposed.most_sampled == _cap(study, privacy, rate, most_patients),
+        "most_sampled": proposed.most_sampled
+        == most_sampled(study, declared_patients, most_patients),
         "clip_norm": proposed.clip_norm == privacy.clip_norm,
         "divisor": proposed.divisor == rate * declared_patients,
         "cell_noise": proposed.cell_noise == cell_noise,
@@ -187,10 +203,6 @@ def _covers(
 
 def _steps(study: Study) -> int:
     return study.training.rounds * study.training.local_steps
-
-
-def _cap(study: Study, privacy: PatientPrivacy, rate: float, most_patients: int) -> int:
-    return least_cap(most_patients, rate, _steps(study), privacy.epsilon, privacy.delta)
 
 
 def _patient_mechanism(

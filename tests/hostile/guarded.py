@@ -201,9 +201,8 @@ HELD: Final[dict[str, str]] = {
         "an evaluation said to be of a sample"
     ),
     STATED
-    + "holds['most_sampled'] proposed.most_sampled == _cap(study, privacy, rate, most_patients)": (
-        "a larger cap on a sample"
-    ),
+    + "holds['most_sampled'] proposed.most_sampled"
+    + " == most_sampled(study, declared_patients, most_patients)": "a larger cap on a sample",
     STATED + "holds['clip_norm'] proposed.clip_norm == privacy.clip_norm": "a larger clip norm",
     STATED + "holds['divisor'] proposed.divisor == rate * declared_patients": "another divisor",
     STATED + "holds['cell_noise'] proposed.cell_noise == cell_noise": (
