@@ -58,6 +58,12 @@ STUDIES = {
         model={"name": "scattering", "widths": None, "norm": None, "pooling": None},
         data={"image_size": [16, 16]},
     ),
+    "three classes": small_study(
+        task={"classes": ["normal", "bacterial", "viral"]},
+        model={"name": "resnet18", "norm": "group", "widths": None, "pooling": None},
+        data={"image_size": [16, 16]},
+        fixed_point={"dtype": "int64", "fraction_bits": 30},
+    ),
 }
 STREAMS = RoundStreams(bytes(range(32)))
 
@@ -86,8 +92,9 @@ def released(study: Study) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]
     )
     shape = (IMAGES, 1, *study.data.image_size)
     pixels = Stream(bytes(32)).uniform(int(np.prod(shape))).reshape(shape).astype(np.float16)
+    classes = len(study.task.classes)
     patients = tuple(
-        Patient(sha256(bytes([place])), place % 2, (2 * place, 2 * place + 1), "0" * 64)
+        Patient(sha256(bytes([place])), place % classes, (2 * place, 2 * place + 1), "0" * 64)
         for place in range(PATIENTS)
     )
     weights, choice = initial_weights(study, 1), EngineChoice(tile=4)
@@ -95,7 +102,7 @@ def released(study: Study) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]
         study, mechanism, weights, pixels, patients, round_number=2, streams=STREAMS, choice=choice
     )
     scores, labels = score(study, weights, pixels, patients, choice=choice)
-    counts = histogram(scores, labels, classes=2, bins=study.evaluation.bins)
+    counts = histogram(scores, labels, classes=classes, bins=study.evaluation.bins)
     noisy = release(counts, mechanism, STREAMS.stream("evaluation"))
     return study.fixed_point.encode(change).astype(np.int64), noisy.reshape(-1)
 
@@ -126,6 +133,11 @@ KNOWN: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
         (242522, -232254, 233477, 1422462, 261975, 285592426),
         (-3, 4, 5, 0, -1, 0, 7, 1),
     ),
+    "three classes": (
+        (-12120008, -41764696, 26347450, 64391144, 28287372, 376293203892224),
+        (-3, -3, 3, -1, 0, 8, 2, 1, 0, 6, 1, 2, -3, -2, 3, 0, 0, 2, -1, 0, 1, 4, 1, 3, 1, 2, 3)
+        + (0, 1, 6, 0, -2, -1, 3, 2, -2),
+    ),
 }
 BITS: dict[str, dict[str, str]] = {
     "AMD EPYC, torch AVX512, normals 35bec7feff671a7e, "
@@ -133,6 +145,7 @@ BITS: dict[str, dict[str, str]] = {
         "plain": "6f4b55d76e1e7bb1935ac70d82dec2f3c05fc9ed2743a3786a3edf6d5e36d5a9",
         "all at once": "183ddbf333d56751fec29f17ec08c67de3aede3cd2b28bf24a2cd61769418fa2",
         "scattering": "21c07baca1566ffeadf02f71e1c0b1b1018ce98756ad03c3e1ef4b5b69a9b64e",
+        "three classes": "ec7badfabddf6f6c8ddce2150bb376b9a8c2bfc0b973656a12281416d3f2a137",
     },
 }
 
