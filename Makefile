@@ -92,7 +92,7 @@ bench: $(INSTALLED) ## run the benchmarks, or one of them: make bench NAME=foo
 	$(BIN)/python -m benchmarks $(NAME)
 
 # Hours for all of them. Not in CI: see CONTRIBUTING.md.
-mutants: $(INSTALLED) ## change a module in one place after another; which change does no test notice? NAME=client/ledger ARGS="--sample 0"
+mutants: $(INSTALLED) ## change a module in one place after another; which change does no test notice? NAME=client/records/ledger ARGS="--sample 0"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mutants]'
 	nice $(BIN)/python -m tests.mutants $(NAME) $(ARGS)
 

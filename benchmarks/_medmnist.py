@@ -17,12 +17,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Final
 
-from client.parallel import silent
-from common.logs import configure
-from simulations.cli import find_study
-from simulations.npz import read_source, write_divided
-from simulations.order import Order
-from simulations.run import conduct
+from client.data.parallel import silent
+from common.process.logs import configure
+from simulations.cli.app import find_study
+from simulations.hospitals.npz import read_source, write_divided
+from simulations.runs.run import conduct
+from simulations.runs.run_settings import Order
 
 SEEDS: Final = (0, 1, 2, 3, 4)
 FIGURES: Final = ("AUC", "accuracy")

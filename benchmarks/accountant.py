@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Final
 
-from common.accounting import (
+from common.privacy.accounting import (
     LARGE,
     LEAST_NOISE,
     SampledGaussian,
@@ -23,7 +23,7 @@ from common.accounting import (
     renyi,
     renyi_epsilon,
 )
-from common.bounds import BY_KEY
+from common.study.bounds import BY_KEY
 
 DELTA: Final = 1e-12
 RATES: Final = (1.0, 0.5, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, ndtri
 
-from common.histogram import histogram, one_vs_rest, pool, pooled_variance
-from common.intervals import Z
-from common.metrics import evaluate
+from common.figures.histogram import histogram, one_vs_rest, pool, pooled_variance
+from common.figures.intervals import Z
+from common.figures.metrics import evaluate
 
 SITES = 4
 RELEASES = 500

@@ -12,15 +12,15 @@ from typing import Final
 
 import torch
 
-from client.parallel import silent
-from common.privacy import PatientMechanism, mechanism
-from common.randomness import known_secret
-from common.study import Study, load_study
-from simulations.audit.checks import NOISE, PART, SAMPLES, check_all
-from simulations.audit.faults import FAULTS, Fault
+from client.data.parallel import silent
+from common.privacy.mechanisms import PatientMechanism, mechanism
+from common.privacy.randomness import known_secret
+from common.study.study_file import Study, load_study
 from simulations.audit.mechanism import audit_mechanism
 from simulations.audit.parts import PRODUCTION
-from simulations.cli import find_study
+from simulations.audit.premises import NOISE, PART, SAMPLES, check_all
+from simulations.cli.app import find_study
+from tests.planted_faults import FAULTS, Fault
 
 STUDY: Final = "pneumonia"
 DECLARED: Final = 1040

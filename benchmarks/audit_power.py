@@ -16,15 +16,15 @@ from typing import Final
 
 import torch
 
-from client.parallel import silent
-from common.privacy import PatientMechanism, mechanism
-from common.randomness import known_secret
-from common.study import Study, load_study
-from simulations.audit.faults import halved_noise
+from client.data.parallel import silent
+from common.privacy.mechanisms import PatientMechanism, mechanism
+from common.privacy.randomness import known_secret
+from common.study.study_file import Study, load_study
 from simulations.audit.findings import MechanismFinding
 from simulations.audit.mechanism import audit_mechanism
 from simulations.audit.parts import PRODUCTION, Parts
-from simulations.cli import find_study
+from simulations.cli.app import find_study
+from tests.planted_faults import halved_noise
 
 STUDIES: Final = ("pneumonia-epsilon3", "pneumonia")
 DECLARED: Final = 1040

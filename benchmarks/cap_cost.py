@@ -18,13 +18,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Final
 
-import common.cap
+import common.privacy.cap
 from benchmarks._medmnist import data_file, measure
-from common.accounting import calibrate
-from common.cap import composed
-from common.privacy import PatientMechanism, mechanism
-from common.study import PatientPrivacy, load_study
-from simulations.cli import find_study
+from common.privacy.accounting import calibrate
+from common.privacy.cap import composed
+from common.privacy.mechanisms import PatientMechanism, mechanism
+from common.study.study_file import PatientPrivacy, load_study
+from simulations.cli.app import find_study
 
 STUDIES: Final = ("demo", "breast", "pneumonia", "pneumonia-epsilon3", "pneumonia-epsilon1")
 TRAINED: Final = ("pneumonia", "pneumonia-epsilon1")
@@ -58,7 +58,7 @@ def noise(name: str) -> dict[str, object]:
 def auc(study: str, seed: int, data: Path, *, capped: bool) -> float:
     """Test AUC of one run; call it in a process of its own, which stays as it is left here."""
     if not capped:
-        vars(common.cap)["SHARE"] = _NEXT_TO_NOTHING
+        vars(common.privacy.cap)["SHARE"] = _NEXT_TO_NOTHING
     return measure(study, seed, data)["AUC"]
 
 

@@ -47,15 +47,15 @@ def peak_mib() -> float:
 def ours(strategy: str, sites: int) -> float:
     """MiB that a study of ``sites`` sites adds to this process at its peak."""
     from common.checkpoint import Checkpoint, write
-    from common.flower import Context, Message, context
-    from common.messages import Reply, reply_to_record, request_from_record
     from common.numerics import EngineChoice, NumericsRecord
     from common.plan import Offer, write_plan
-    from common.signing import SigningKey
-    from common.study import Study
-    from server.hearing import Desk
-    from server.rounds import run_rounds
-    from simulations.grid import LocalGrid
+    from common.study.study_file import Study
+    from common.wire.flower import Context, Message, context
+    from common.wire.messages import Reply, reply_to_record, request_from_record
+    from common.wire.signing import SigningKey
+    from server.study.context import Desk
+    from server.study.rounds import run_rounds
+    from simulations.grids.in_process import LocalGrid
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     study = Study.model_validate(STUDY | {"aggregation": {"strategy": strategy}})
@@ -116,7 +116,7 @@ def ours(strategy: str, sites: int) -> float:
 
 def peer(sites: int) -> float:
     """MiB that Flower's FedAvg, fed with all replies, adds to this process at its peak."""
-    from common.flower import Array, ArrayRecord, Message, RecordDict, identify
+    from common.wire.flower import Array, ArrayRecord, Message, RecordDict, identify
 
     # isort: split
     from flwr.app import MetricRecord

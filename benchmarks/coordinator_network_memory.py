@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.network.ours import link
-from common import logs
+from common.process import logs
 
 WEIGHTS: Final = 11_000_000
 FEW, MANY = 4, 24

@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
-from client.parallel import silent
-from common.logs import configure
-from simulations.cli import find_study
-from simulations.demonstration import make_hospitals
-from simulations.order import Order
-from simulations.result import Kind, Result
-from simulations.run import conduct
+from client.data.parallel import silent
+from common.process.logs import configure
+from simulations.cli.app import find_study
+from simulations.reports.result import Kind, Result
+from simulations.runs.demonstration import make_hospitals
+from simulations.runs.run import conduct
+from simulations.runs.run_settings import Order
 
 SEEDS = (0, 1, 2)
 RATES = (1.0, 1 / 3, 3.0)

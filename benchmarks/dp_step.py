@@ -27,11 +27,11 @@ import torch
 
 from benchmarks.step.contenders import CLIP, CONTENDERS, choose, prepare
 from benchmarks.step.models import MODELS, Setting, in_float64
-from client.noise import noised
-from common.accounting import SampledGaussian
+from client.training.noise import noised
 from common.numerics import EngineChoice
-from common.privacy import PatientMechanism
-from common.randomness import Stream
+from common.privacy.accounting import SampledGaussian
+from common.privacy.mechanisms import PatientMechanism
+from common.privacy.randomness import Stream
 
 AGREE: Final = 1e-6
 """Relative difference of two float64 clipped sums that is rounding (Opacus adds 1e-6 to norms)."""

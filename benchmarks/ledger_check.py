@@ -48,7 +48,7 @@ def plans() -> list[Any]:
     """The plans of the studies, which differ in their batches and so in their noise."""
     from common.numerics import EngineChoice, record
     from common.plan import Offer, write_plan
-    from common.study import Study
+    from common.study.study_file import Study
 
     offer = Offer(
         site="north",
@@ -70,7 +70,7 @@ def plans() -> list[Any]:
 
 def charge(plan: Any, number: int) -> Any:  # noqa: ANN401 - imported late, as all of a site
     """The charge of a round of training."""
-    from client.ledger import Charge
+    from client.records.ledger import Charge
     from common.files import sha256
 
     event = plan.mechanism.step.model_copy(update={"count": plan.study.training.local_steps})
@@ -80,26 +80,26 @@ def charge(plan: Any, number: int) -> Any:  # noqa: ANN401 - imported late, as a
 
 def limits() -> Any:  # noqa: ANN401 - as above
     """A policy that lets all the studies run."""
-    from client.accounts import Limits
+    from client.records.accounts import Limits
 
     return Limits(epsilon_per_study=1.0, epsilon_total=6.0, delta=1e-5)
 
 
 def today(members: list[str]) -> Any:  # noqa: ANN401 - as above
     """Where patients stand: one in five evaluates."""
-    from client.membership import Place
+    from client.records.membership import Place
 
     return {one: Place("train" if int(one) % 5 else "validation", one) for one in members}
 
 
 def fill(path: Path) -> None:
     """Approve the studies, of which a patient stands in one to all, and run their rounds."""
-    from client.accounts import Accounts
-    from client.approvals import Approvals
-    from client.ledger import Ledger
-    from client.membership import draft, freeze
-    from client.store import Store
-    from common.randomness import StudyKey
+    from client.records.accounts import Accounts
+    from client.records.approvals import Approvals
+    from client.records.ledger import Ledger
+    from client.records.membership import draft, freeze
+    from client.records.store import Store
+    from common.privacy.randomness import StudyKey
 
     with Store(path) as store:
         ledger = Ledger(store)
@@ -125,9 +125,9 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 def check(path: Path) -> list[float]:
     """Milliseconds of each of several rounds' checks in a store that was just opened."""
-    from client.ledger import Ledger
-    from client.membership import depart
-    from client.store import Store
+    from client.records.ledger import Ledger
+    from client.records.membership import depart
+    from client.records.store import Store
 
     plan, store, taken = plans()[0], Store(path), []
     ledger, there = Ledger(store), today([str(patient) for patient in range(PATIENTS)])
@@ -148,7 +148,7 @@ def check(path: Path) -> list[float]:
 
 def recompute() -> float:
     """Milliseconds to compose the privacy losses of all that the ledger holds anew."""
-    from common.accounting import epsilon
+    from common.privacy.accounting import epsilon
 
     events = tuple((plan.mechanism.step, 2 * ROUNDS) for plan in plans())
     return milliseconds(lambda: epsilon.__wrapped__(events, 1e-5))

@@ -20,20 +20,20 @@ from benchmarks.network.coordinator import CARD, key_file
 from benchmarks.network.ours import cpu_seconds
 from benchmarks.network_round import say
 from client.daemon.fleet import load_node_key, public_node_key
-from client.parallel import silent
-from common import logs
-from common.claim import LOCK
-from common.enrolment import SiteCard
-from common.signing import SigningKey
-from simulations.archives import read_hospitals
-from simulations.network import (
+from client.data.parallel import silent
+from common.process import logs
+from common.process.claim import LOCK
+from common.wire.enrolment import SiteCard
+from common.wire.signing import SigningKey
+from simulations.hospitals.archives import read_hospitals
+from simulations.hospitals.synth import Size, write_synthetic
+from simulations.runs.network import (
     NetworkOrder,
     coordinate,
     exchange_cards,
     serve_coordinator,
     serve_site,
 )
-from simulations.synth import Size, write_synthetic
 
 SITES: Final = 32
 SETTLE_SECONDS: Final = 20.0

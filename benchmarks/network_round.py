@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.network import stock
 from benchmarks.network.ours import exchange, link
-from common import logs
+from common.process import logs
 
 MODEL: Final = 1_000_000
 """Entries of float32: 4 MB."""

@@ -1,6 +1,6 @@
 """What unpredictable noise costs beside torch's ordinary noise, in milliseconds.
 
-``client.noise.noised`` (ChaCha20, 64-bit radii and angles, added in float64) against
+``client.training.noise.noised`` (ChaCha20, 64-bit radii and angles, added in float64) against
 ``torch.randn`` scaled and added in float32, for the numbers of weights of the models that
 ``benchmarks/dp_step.py`` measures. Turn about in one process; the ratio is the median of the
 pairs' ratios. A private step of ResNet-18 takes at least three times as long as its ordinary
@@ -19,10 +19,10 @@ from typing import Final
 
 import torch
 
-from client.noise import noised
-from common.accounting import SampledGaussian
-from common.privacy import PatientMechanism
-from common.randomness import Stream
+from client.training.noise import noised
+from common.privacy.accounting import SampledGaussian
+from common.privacy.mechanisms import PatientMechanism
+from common.privacy.randomness import Stream
 
 WEIGHTS: Final = {
     "seed CNN": 240_000,

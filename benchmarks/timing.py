@@ -31,21 +31,22 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from client.answering import answer
 from client.app import build
 from client.daemon.frames import Frame
-from client.daemon.limits import Limits
 from client.daemon.worker import Order, respond
-from client.pacing import Pace
+from client.memory import Limits
+from client.requests.handler import answer
 from client.site import Site, open_site
-from common import flower, logs
+from client.training.pacing import Pace
 from common.files import canonical_json
-from common.flower import Message
-from common.messages import Purpose, Reply, Request, reply_from_record, request_to_record
-from common.model import build_model, flatten, weights_count
+from common.models.networks import build_model, flatten, weights_count
 from common.plan import Offer, Plan, write_plan
-from common.study import Study
-from simulations.dicom_writer import Equipment, Instance, byte_dataset, to_bytes, uid
+from common.process import logs
+from common.study.study_file import Study
+from common.wire import flower
+from common.wire.flower import Message
+from common.wire.messages import Purpose, Reply, Request, reply_from_record, request_to_record
+from simulations.hospitals.dicom_writer import Equipment, Instance, byte_dataset, to_bytes, uid
 
 Filter = Literal["overflow", "denormal"]
 FILTERS: Final[tuple[Filter, ...]] = ("overflow", "denormal")

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import structlog
 
-from client import noting
-from client.answering import answer_record
+from client.requests import journal
+from client.requests.handler import answer_record
 from client.site import Site, open_site
 from common.errors import ConsiliumError
-from common.flower import ClientApp, Context, Error, ErrorCode, Message, RecordDict
-from common.logs import place
-from common.messages import Purpose
+from common.process.logs import place
+from common.wire.flower import ClientApp, Context, Error, ErrorCode, Message, RecordDict
+from common.wire.messages import Purpose
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ class SiteApp(ClientApp):
         self._sites = sites
 
     def __call__(self, message: Message, context: Context) -> Message:
-        """Answer a message; see :func:`client.answering.answer_record`."""
+        """Answer a message; see :func:`client.requests.handler.answer_record`."""
         try:
             return super().__call__(message, context)
         except ConsiliumError as error:
@@ -51,7 +51,7 @@ class SiteApp(ClientApp):
             why = type(error).__name__
         with suppress(Exception):  # a site that cannot be opened has no audit log either
             content = RecordDict() if message.has_error() else message.content
-            noting.unanswered(_site(self._sites, context), content, why)
+            journal.unanswered(_site(self._sites, context), content, why)
         return _silence(message)
 
 

@@ -17,7 +17,7 @@ The state folder holds what must outlive the process and never leaves the hospit
 
 The files belong together: under another ``patients.key`` the ledger would know nobody, and
 without the ledger nobody would have spent anything. So a folder that lacks one of them, or
-that belongs to another seed, is refused (:mod:`client.statefolder`).
+that belongs to another seed, is refused (:mod:`client.records.state_folder`).
 """
 
 from __future__ import annotations
@@ -30,24 +30,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from client import membership
-from client.accounts import everyone_joined, join
-from client.approvals import CLOCK, Approval, Approvals, timestamp
-from client.archive import Root, require_folder
-from client.audit import CHARGED, AuditLog
-from client.cache import decoders as today
-from client.dataset import Cohort, load_cohort
-from client.identity import Pseudonyms
-from client.ledger import Ledger
-from client.optout import OptOuts
-from client.pacing import Pace
-from client.parallel import Progress, silent
-from client.persons import Persons
-from client.receipts import Receipts
-from client.replies import Replies
-from client.seal import Seals
-from client.sitefile import DataSet, SiteFile, load_site_file
-from client.statefolder import (
+from client.data.archive import Root, require_folder
+from client.data.cache import decoders as today
+from client.data.cohort import Cohort, load_cohort
+from client.data.parallel import Progress, silent
+from client.data.persons import Persons
+from client.data.pseudonyms import Pseudonyms
+from client.data.watching import entries_of
+from client.records import membership
+from client.records.accounts import everyone_joined, join
+from client.records.approvals import CLOCK, Approval, Approvals, timestamp
+from client.records.audit_log import CHARGED, AuditLog
+from client.records.ledger import Ledger
+from client.records.opt_out import OptOuts
+from client.records.receipts import Receipts
+from client.records.replies import Replies
+from client.records.seals import Seals
+from client.records.state_folder import (
     KEYS,
     is_used,
     keep_remembered,
@@ -58,20 +57,21 @@ from client.statefolder import (
     require_same_keys,
     require_store,
 )
-from client.store import FILE, Store
-from client.watching import entries_of
+from client.records.store import FILE, Store
+from client.sitefile import DataSet, SiteFile, load_site_file
+from client.training.pacing import Pace
 from common.errors import Refusal, RefusalCode, SiteError
 from common.files import canonical_json, sha256, sha256_file, write_atomic
-from common.messages import LedgerHead
 from common.numerics import EngineChoice, NumericsRecord, installed, record
 from common.plan import Offer
-from common.randomness import KEY_BYTES, StudyKey, known_secret
-from common.signing import SigningKey
-from common.study import Study
+from common.privacy.randomness import KEY_BYTES, StudyKey, known_secret
+from common.study.study_file import Study
+from common.wire.messages import LedgerHead
+from common.wire.signing import SigningKey
 
 if TYPE_CHECKING:
-    from client.ticks import Clocks
-    from client.tuning import Choices
+    from client.training.ticks import Clocks
+    from client.training.tuning import Choices
 
 WORKERS: Final = len(os.sched_getaffinity(0))
 MOST_COHORTS: Final = 2
@@ -225,8 +225,8 @@ class Site:
             choice: of a plan that was approved, which is kept to; else one is made here.
         """
         # Not with the module: who opens a site to administer it computes nothing.
-        from client.ticks import Crowd
-        from common.denormals import set_threads
+        from client.training.ticks import Crowd
+        from common.process.denormals import set_threads
 
         if self.recorded is not None:
             set_threads(self.recorded.threads)
@@ -250,13 +250,13 @@ class Site:
 
     @cached_property
     def _choices(self) -> Choices:
-        from client.tuning import Choices  # which imports torch
+        from client.training.tuning import Choices  # which imports torch
 
         return Choices(self.state / "kernels.json")
 
     @cached_property
     def _clocks(self) -> Clocks:
-        from client.ticks import Clocks  # which imports torch
+        from client.training.ticks import Clocks  # which imports torch
 
         return Clocks(self.state / "ticks.json")
 

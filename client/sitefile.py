@@ -9,16 +9,16 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from client.accounts import Limits
-from client.dataset import LabelFile, Split
-from client.dicom import Derived
-from client.labels import Key
-from common.bounds import range_of
-from common.cap import MOST_EPSILON
+from client.data.cohort import LabelFile, Split
+from client.data.dicom import Derived
+from client.data.labels import Key
+from client.records.accounts import Limits
 from common.errors import SiteError
 from common.plan import require_room
+from common.privacy.cap import MOST_EPSILON
 from common.settings import Section, load_toml
-from common.study import Patients, Slug
+from common.study.bounds import range_of
+from common.study.study_file import Patients, Slug
 
 ShareOfPatients = Annotated[float, Field(ge=0, le=1)]
 _DELTA_TIMES_PATIENTS: Final = 0.1
@@ -153,7 +153,8 @@ class Policy(Section):
         allow_known_key: take randomness that follows from a known seed: not private.
         allow_no_privacy: take part in studies with ``mode = "none"``.
         tasks: kinds of task that the site takes part in.
-        ranges: by the keys of :mod:`common.bounds`, what a number of a study or a plan may be;
+        ranges: by the keys of :mod:`common.study.bounds`, what a number of a study or a plan may
+        be;
             of one that is left out, whatever a study may say.
     """
 

@@ -22,10 +22,10 @@ from safetensors.numpy import load, save
 
 from common.documents import read_json
 from common.errors import CheckpointError
-from common.faults import reach
 from common.files import canonical_json, sha256, write_atomic
-from common.messages import LedgerHead
-from common.study import Study
+from common.process.killpoints import reach
+from common.study.study_file import Study
+from common.wire.messages import LedgerHead
 
 FORMAT: Final = 1
 KEPT: Final = 3

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from common.faults import reach
+from common.process.killpoints import reach
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:

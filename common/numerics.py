@@ -6,7 +6,7 @@ that a restart, a replay and a simulation compute the same bits as the first run
 What decides no bit is not in it, so that an update of it ends no study: Consilium's own
 version, since :data:`ARITHMETIC` counts the versions of what it computes; the accountant's,
 since a plan holds the noise itself; those of what reads images, since a study keeps what was
-decoded for it (:mod:`client.cache`). A site notes these in its audit log
+decoded for it (:mod:`client.data.cache`). A site notes these in its audit log
 (:func:`installed`). Numerics that did change are amended by consent of both sides
 (:mod:`common.amendment`).
 
@@ -24,13 +24,13 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from common.files import sha256
-from common.randomness import KEY_BYTES, Stream
+from common.privacy.randomness import KEY_BYTES, Stream
 from common.settings import Section
-from common.study import Slug, Words
+from common.study.study_file import Slug, Words
 
 ARITHMETIC: Final = 1
 """Version of this project's own arithmetic: raised whenever a change of the code changes a bit
-of an update or of a histogram, as ``tests/client/test_arithmetic.py`` finds out."""
+of an update or of a histogram, as ``tests/client/training/test_arithmetic.py`` finds out."""
 
 COUNTED: Final = ("torch", "numpy", "monai")
 """Distributions whose version can change a bit of the result."""
@@ -158,7 +158,7 @@ def _instructions() -> str:
     """
     import torch
 
-    from common import denormals  # noqa: F401 - before anything is computed
+    from common.process import denormals  # noqa: F401 - before anything is computed
 
     normals = Stream(bytes(KEY_BYTES)).normal(_DEVIATES).tobytes()
     return f"torch {torch.backends.cpu.get_cpu_capability()}, normals {sha256(normals)[:16]}"
@@ -186,7 +186,7 @@ def apply(numerics: NumericsRecord) -> None:
     """
     import torch
 
-    from common.denormals import require_flushed, set_threads
+    from common.process.denormals import require_flushed, set_threads
 
     set_threads(numerics.threads)
     torch.use_deterministic_algorithms(mode=True)

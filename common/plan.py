@@ -11,14 +11,14 @@ from typing import Final, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from common.bounds import require_mechanism
 from common.errors import Refusal, RefusalCode
+from common.figures.histogram import release_shape
 from common.files import canonical_json, sha256
-from common.histogram import release_shape
 from common.numerics import NumericsRecord
-from common.privacy import Mechanism, NoMechanism, mechanism
+from common.privacy.mechanisms import Mechanism, NoMechanism, mechanism
 from common.settings import Section
-from common.study import Patients, Slug, Study
+from common.study.bounds import require_mechanism
+from common.study.study_file import Patients, Slug, Study
 
 FORMAT: Final = 1
 

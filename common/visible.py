@@ -5,8 +5,8 @@ there: an escape sequence that colours, hides or moves text, a control that turn
 reading around, a newline that begins a line of its own. Each such character is written as
 its number, ``\x1b`` or ``\u202e``, so that a person sees that it is there.
 
-There are two ways out, and each calls this: consoles (:mod:`common.console`) and logs
-(:mod:`common.logs`).
+There are two ways out, and each calls this: consoles (:mod:`common.process.console`) and logs
+(:mod:`common.process.logs`).
 """
 
 from __future__ import annotations

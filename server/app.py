@@ -2,7 +2,7 @@
 
 One app serves simulation and deployment. Where to read and write stands in Flower's run
 configuration: ``study`` (the study file), ``run`` (the run folder), ``roster``
-(:mod:`server.roster`), ``seed``, and ``resume`` ("1" to go on with a run).
+(:mod:`server.study.roster`), ``seed``, and ``resume`` ("1" to go on with a run).
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from common import checkpoint
-from common.bounded import seconds
 from common.checkpoint import Checkpoint, study_hash
 from common.errors import CheckpointError
 from common.files import canonical_json, sha256, write_atomic
-from common.flower import Context
-from common.messages import LedgerHead, Request
 from common.plan import Plan
-from common.study import Study, load_study
-from server import amending
-from server import plans as round_zero
-from server.aggregation import MEMORY_NOTES, needs_every_reply
-from server.asking import SIMULATION, Habits
-from server.hearing import Desk, Observer, hear, nobody
-from server.receipts import Receipts
-from server.roster import read_roster
-from server.rounds import run_rounds, shared_weights
-from server.verify import NOTHING
-from server.weighing import counted
+from common.study.bounded import seconds
+from common.study.study_file import Study, load_study
+from common.wire.flower import Context
+from common.wire.messages import LedgerHead, Request
+from server.study import amending
+from server.study import plans as round_zero
+from server.study.aggregation import MEMORY_NOTES, needs_every_reply
+from server.study.context import Desk, Observer, hear, nobody
+from server.study.dispatch import SIMULATION, Habits
+from server.study.receipts import Receipts
+from server.study.roster import read_roster
+from server.study.rounds import run_rounds, shared_weights
+from server.study.verify import NOTHING
+from server.study.weighing import counted
 
 # isort: split
-# Only after common.flower, which tells Flower to stay off the network.
+# Only after common.wire.flower, which tells Flower to stay off the network.
 from flwr.serverapp import Grid, ServerApp
 
 FOLDER: Final = "coordinator"
@@ -170,7 +170,9 @@ def conduct(
 
 
 def _first_weights(study: Study, seed: int) -> npt.NDArray[np.float32]:
-    from common.model import initial_weights  # a study that goes on starts sooner without torch
+    from common.models.networks import (
+        initial_weights,  # a study that goes on starts sooner without torch
+    )
 
     return initial_weights(study, seed)
 

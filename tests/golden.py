@@ -3,7 +3,8 @@
 Four whole runs from seed 0: ``demo``, ``network`` (over sockets), ``breast`` and
 ``pneumonia-epsilon3``. A change that moves code about and changes no behaviour ends in the same
 bits. They hold for one kind of processor and one version of torch (see
-``tests/client/test_arithmetic.py``, which is quicker and part of every test run); on another machine
+``tests/client/training/test_arithmetic.py``, which is quicker and part of every test run); on
+another machine
 record them first, at the commit that is to be compared with: ``make golden ARGS=--record``.
 
 The images of the last two lie in a folder that ``MEDMNIST`` names, as ``breastmnist.npz`` and
@@ -21,7 +22,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final
 
-from tests.client.test_arithmetic import machine
+from tests.client.training.test_arithmetic import machine
 
 KNOWN: Final = Path(__file__).with_name("golden.toml")
 BINARIES: Final = Path(sys.executable).parent

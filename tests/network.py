@@ -13,16 +13,16 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.daemon.fleet import Fleet, load_node_key, public_node_key
-from common.enrolment import CoordinatorCard, SiteCard
-from common.flower import Message
-from common.ports import free_port
+from common.process.ports import free_port
+from common.wire.enrolment import CoordinatorCard, SiteCard
+from common.wire.flower import Message
 from server.daemon.authority import coordinator_card, init, server_context
 from server.daemon.settings import Home
-from server.gateway import Gateway, GatewaySettings
-from server.link.admission import Admitted
-from server.link.grid import FleetGrid
-from server.link.notices import Board, Line
-from server.link.superlink import SuperLink
+from server.gateway.authentication import Admitted
+from server.gateway.gateway import Gateway, GatewaySettings
+from server.superlink.grid import FleetGrid
+from server.superlink.notifications import Board, Line
+from server.superlink.superlink import SuperLink
 from tests.waiting import PATIENCE, until
 
 SIGNING_KEY = "ab" * 32

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from client.administration import approve
+from client.administration.service import approve
 from tests.client.site_fixtures import Hospital, answered, asking, plan_for, proposal
 from tests.common.studies import small_study
 
@@ -86,8 +86,18 @@ HEAVY = ("torch", "monai", "opacus", "dp_accounting", "matplotlib")
 
 LIGHT = (
     *("common.plan", "client.daemon.serving", "client.daemon.connection", "client.daemon.worker"),
-    *("client.enrolling", "client.cli", "client.commands", "client.inspection"),
-    *("server.daemon.supervisor", "server.daemon.conducting", "server.cli", "server.commands"),
+    *(
+        "client.administration.enrolment",
+        "client.cli.app",
+        "client.cli.commands",
+        "client.records.verify",
+    ),
+    *(
+        "server.daemon.supervisor",
+        "server.daemon.study_process",
+        "server.cli.app",
+        "server.cli.commands",
+    ),
 )
 """What a process that computes nothing begins with, or one that computes only later."""
 
@@ -146,10 +156,10 @@ def test_a_site_is_administered_without_what_computes(root: Path, tmp_path: Path
 
 PLANTED = {
     "common/plain.py": "import client\n",
-    "common/inner.py": "def late():\n    from simulations.grid import Grid\n",
-    "client/typed.py": "if TYPE_CHECKING:\n    import server.rounds as rounds\n",
+    "common/inner.py": "def late():\n    from simulations.grids.in_process import Grid\n",
+    "client/typed.py": "if TYPE_CHECKING:\n    import server.study.rounds as rounds\n",
     "client/deep/up.py": "from ... import server\n",
-    "server/loaded.py": "importlib.import_module('client.dicom')\n",
+    "server/loaded.py": "importlib.import_module('client.data.dicom')\n",
     "server/named.py": "from importlib import import_module\nimport_module('pydicom.pixels')\n",
     "server/reader.py": "from monai import data\n",
     "simulations/test.py": "__import__('tests.conftest')\n",
@@ -175,10 +185,10 @@ def test_the_check_finds_every_way_of_importing(tmp_path: Path) -> None:
 
     assert sorted(violations(tmp_path, FORBIDDEN)) == [
         "client/deep/up.py:1 imports server",
-        "client/typed.py:2 imports server.rounds",
-        "common/inner.py:2 imports simulations.grid.Grid",
+        "client/typed.py:2 imports server.study.rounds",
+        "common/inner.py:2 imports simulations.grids.in_process.Grid",
         "common/plain.py:1 imports client",
-        "server/loaded.py:1 imports client.dicom",
+        "server/loaded.py:1 imports client.data.dicom",
         "server/named.py:2 imports pydicom.pixels",
         "server/reader.py:1 imports monai.data",
         "simulations/test.py:1 imports tests.conftest",

@@ -31,12 +31,15 @@ SHOWING: Final = {
 }
 PARSING: Final = {"json.loads", "json.load", "tomllib.loads", "tomllib.load", "json.JSONDecoder"}
 EXCEPT: Final = {
-    ("common/console.py", "typer.echo"): "show_json, which escapes",
-    ("server/link/superlink.py", "sys.stderr.write"): "escapes what a process said, line by line",
-    ("server/link/launcher.py", "sys.stderr.write"): "is that process",
+    ("common/process/console.py", "typer.echo"): "show_json, which escapes",
+    (
+        "server/superlink/superlink.py",
+        "sys.stderr.write",
+    ): "escapes what a process said, line by line",
+    ("server/superlink/launcher.py", "sys.stderr.write"): "is that process",
     ("common/documents.py", "tomllib.loads"): "the place itself",
-    ("common/enrolment.py", "json.loads"): "looks for keys that stand twice, after read_json",
-    ("client/chain.py", "json.JSONDecoder"): "a part of a line, and foresees any depth",
+    ("common/wire/enrolment.py", "json.loads"): "looks for keys that stand twice, after read_json",
+    ("client/records/chain.py", "json.JSONDecoder"): "a part of a line, and foresees any depth",
 }
 
 

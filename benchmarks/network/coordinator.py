@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from client.daemon.fleet import load_node_key, public_node_key
-from common import logs
-from common.enrolment import SiteCard
-from common.ports import free_port
+from common.process import logs
+from common.process.ports import free_port
+from common.wire.enrolment import SiteCard
 from server.daemon.authority import coordinator_card, init, server_context
 from server.daemon.settings import Home
-from server.gateway import Gateway, GatewaySettings
-from server.link.admission import Admitted
-from server.link.notices import Board
-from server.link.superlink import SuperLink
+from server.gateway.authentication import Admitted
+from server.gateway.gateway import Gateway, GatewaySettings
+from server.superlink.notifications import Board
+from server.superlink.superlink import SuperLink
 
 CARD: Final = "COORDINATOR.json"
 
@@ -35,7 +35,7 @@ class Book:
         self.sites: dict[bytes, Admitted] = {}
 
     def lookup(self, node_key_pem: bytes) -> Admitted | None:
-        """As :class:`server.link.admission.Admission`."""
+        """As :class:`server.gateway.authentication.Admission`."""
         return self.sites.get(node_key_pem)
 
 

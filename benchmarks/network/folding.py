@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from common.flower import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from server.aggregation import WeightedSum
-from server.link.grid import FleetGrid
+from common.wire.flower import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from server.study.aggregation import WeightedSum
+from server.superlink.grid import FleetGrid
 
 
 def fold_round(grid: FleetGrid, update: npt.NDArray[Any]) -> int:

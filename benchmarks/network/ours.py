@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.network.coordinator import new_superlink
-from common.flower import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from common.wire.flower import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from server.daemon.settings import load_home
-from server.link.grid import FleetGrid
-from server.link.notices import Line
-from server.link.superlink import SuperLink
+from server.superlink.grid import FleetGrid
+from server.superlink.notifications import Line
+from server.superlink.superlink import SuperLink
 
 
 @dataclass(frozen=True)

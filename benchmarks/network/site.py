@@ -14,9 +14,9 @@ from typing import Final
 
 from benchmarks.network.coordinator import CARD, key_file
 from client.daemon.fleet import Fleet, load_node_key
-from common.enrolment import read_coordinator_card
 from common.errors import LinkError
-from common.flower import Message, RecordDict
+from common.wire.enrolment import read_coordinator_card
+from common.wire.flower import Message, RecordDict
 
 TRIES: Final = 5
 

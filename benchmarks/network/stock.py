@@ -19,9 +19,9 @@ from typing import Final
 
 from benchmarks.network.coordinator import key_file
 from client.daemon.fleet import load_node_key, public_node_key
-from common.ports import free_port
+from common.process.ports import free_port
 from server.daemon.authority import init
-from server.link.wire import trust
+from server.superlink.wire import trust
 
 # isort: split
 import httpx

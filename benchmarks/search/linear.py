@@ -27,10 +27,10 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from benchmarks._medmnist import data_file
-from common.accounting import calibrate
-from common.cap import composed
-from common.scattering import Scattering
-from simulations.partition import dirichlet_partition
+from common.models.scattering import Scattering
+from common.privacy.accounting import calibrate
+from common.privacy.cap import composed
+from simulations.hospitals.partition import dirichlet_partition
 
 Indices = npt.NDArray[np.int64]
 FIRST_SEED: Final = 10

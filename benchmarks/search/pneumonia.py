@@ -24,8 +24,8 @@ import numpy as np
 import tomli_w
 
 from benchmarks._medmnist import data_file, measure
-from common.study import load_study
-from simulations.cli import find_study
+from common.study.study_file import load_study
+from simulations.cli.app import find_study
 
 CNN: Final[dict[str, dict[str, Any]]] = {
     "model": {"name": "cnn"},

@@ -14,9 +14,9 @@ from torch.nn import functional
 from benchmarks.step.models import Setting
 from client.engine.choice import measured
 from client.engine.clipped import ClippedSum, place
-from client.engine.room import fitting
-from client.gradients import summed_loss
-from client.tuning import TIMED_SECONDS, tile_of
+from client.training.footprint import fitting
+from client.training.gradients import summed_loss
+from client.training.tuning import TIMED_SECONDS, tile_of
 from common.numerics import EngineChoice
 
 CLIP: Final = 1.0

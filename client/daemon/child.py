@@ -18,7 +18,7 @@ import structlog
 from client.daemon import frames
 from client.daemon.backoff import Backoff
 from client.daemon.frames import BrokenFrame, Frame
-from common.logs import place
+from common.process.logs import place
 
 HEALTHY: Final = 30.0
 """Seconds that a process must have lived for its death to count as the first."""

@@ -38,15 +38,16 @@ from client.daemon.fleet import (
     load_node_key,
 )
 from client.daemon.frames import BrokenFrame, Frame
-from client.daemon.limits import EXIT_UNUSABLE
-from common import flower, logs
-from common.enrolment import COORDINATOR_CARD, read_coordinator_card
+from client.memory import EXIT_UNUSABLE
 from common.errors import ConsiliumError, LinkError
 from common.files import sha256
-from common.flower import Message, RecordDict
-from common.logs import place
-from common.messages import request_from_record
-from common.parent import die_with_parent
+from common.process import logs
+from common.process.logs import place
+from common.process.parent import die_with_parent
+from common.wire import flower
+from common.wire.enrolment import COORDINATOR_CARD, read_coordinator_card
+from common.wire.flower import Message, RecordDict
+from common.wire.messages import request_from_record
 
 SHORTEST_PULL: Final = 2.0
 """Seconds: a pull that gives nothing sooner was not held by the coordinator."""

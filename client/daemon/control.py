@@ -1,6 +1,6 @@
 """The control service: what the administrator may ask, on a socket that is the daemon's alone.
 
-What concerns the site is done by :mod:`client.administration` in threads of their own, what
+What concerns the site is done by :mod:`client.administration.service` in threads of their own, what
 concerns the processes by the supervisor. Ending a study does both: first nothing of it is
 let out any more, then it is decided and noted, after which the site itself is silent.
 """
@@ -17,17 +17,18 @@ from typing import Final
 
 import structlog
 
-from client import administration, audit
-from client.administration import Left, Spending, StudyRow
+from client.administration import service
+from client.administration.service import Left, Spending, StudyRow
+from client.consent.rejected import Declined
 from client.daemon.conditions import now
-from client.daemon.desk import Desk
+from client.daemon.executor import Desk
 from client.daemon.place import known_coordinator
 from client.daemon.supervisor import Supervisor
-from client.declined import Declined
+from client.records import audit_log
 from common.control import site_pb2 as pb
 from common.control.site_pb2_grpc import SiteServicer
-from common.enrolment import CoordinatorCard
 from common.errors import ConsiliumError, SiteError
+from common.wire.enrolment import CoordinatorCard
 
 SERVICE: Final = "consilium.site.v1.Site"
 FOLLOWING: Final = 1.0
@@ -63,7 +64,7 @@ class Control(SiteServicer):
 
     async def Status(self, request: pb.StatusRequest, context: object) -> pb.StatusReply:
         """Everything at a glance."""
-        site = await self._quick.ask(administration.status)
+        site = await self._quick.ask(service.status)
         supervisor = self._supervisor
         place = supervisor.place
         warnings = [*self._faults, *site.warnings, *self._own_warnings()]
@@ -88,8 +89,8 @@ class Control(SiteServicer):
 
     async def Studies(self, request: pb.StudiesRequest, context: object) -> pb.StudiesReply:
         """Every plan that was ever proposed."""
-        rows = await self._quick.ask(administration.studies)
-        refused = await self._quick.ask(administration.declined)
+        rows = await self._quick.ask(service.studies)
+        refused = await self._quick.ask(service.declined)
         return pb.StudiesReply(
             studies=[_row(each) for each in rows], declined=[_declined(each) for each in refused]
         )
@@ -98,7 +99,7 @@ class Control(SiteServicer):
         """One plan in plain words; whom it would find has to be read, which may take minutes."""
         shown = await self._slow.ask(
             partial(
-                administration.show,
+                service.show,
                 study=request.study,
                 plan_hash=request.plan_hash or None,
                 by=request.by,
@@ -126,7 +127,7 @@ class Control(SiteServicer):
             )
         approved = await self._slow.ask(
             partial(
-                administration.approve,
+                service.approve,
                 study=request.study,
                 plan_hash=request.plan_hash,
                 days=request.days or None,
@@ -146,30 +147,30 @@ class Control(SiteServicer):
 
     async def Deny(self, request: pb.DenyRequest, context: object) -> pb.StopReply:
         """Say no to a plan, which its coordinator is told; one that runs is stopped."""
-        reply = await self._end(administration.deny, request.study, request.by)
+        reply = await self._end(service.deny, request.study, request.by)
         if reply.state == "denied":
             self._supervisor.renew()
         return reply
 
     async def Stop(self, request: pb.StopRequest, context: object) -> pb.StopReply:
         """End a study now."""
-        return await self._end(administration.stop, request.study, request.by)
+        return await self._end(service.stop, request.study, request.by)
 
     async def Pause(self, request: pb.PauseRequest, context: object) -> pb.PauseReply:
         """Take no new work."""
         self._supervisor.pause(True)
-        await self._quick.ask(partial(administration.pause, by=request.by))
+        await self._quick.ask(partial(service.pause, by=request.by))
         return pb.PauseReply()
 
     async def Resume(self, request: pb.ResumeRequest, context: object) -> pb.ResumeReply:
         """Take work again."""
-        await self._quick.ask(partial(administration.resume, by=request.by))
+        await self._quick.ask(partial(service.resume, by=request.by))
         self._supervisor.pause(False)
         return pb.ResumeReply()
 
     async def Ledger(self, request: pb.LedgerRequest, context: object) -> pb.LedgerReply:
         """What the patients have spent."""
-        report = await self._quick.ask(administration.ledger)
+        report = await self._quick.ask(service.ledger)
         return pb.LedgerReply(
             studies=[_spending(each) for each in report.studies],
             limit_per_study=report.limit_per_study,
@@ -195,7 +196,7 @@ class Control(SiteServicer):
 
     async def OptOut(self, request: pb.OptOutRequest, context: object) -> pb.OptOutReply:
         """Leave patients out; studies that hold them go on without them."""
-        task = partial(administration.opt_out, patients=list(request.patients), by=request.by)
+        task = partial(service.opt_out, patients=list(request.patients), by=request.by)
         done = await self._quick.ask(task)
         return pb.OptOutReply(
             added=done.added, known=done.known, left=done.left, unknown=done.unknown
@@ -231,7 +232,7 @@ class Control(SiteServicer):
                 fields={name: str(value) for name, value in entry.fields.items()},
                 hash=entry.hash,
             )
-            for entry in audit.entries(self._supervisor.place.state, after)
+            for entry in audit_log.entries(self._supervisor.place.state, after)
         ]
 
     def _own_warnings(self) -> Iterable[tuple[str, str]]:

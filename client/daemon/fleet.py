@@ -32,16 +32,16 @@ from cryptography.hazmat.primitives.serialization import (
 
 from client.daemon import bounded
 from client.daemon.conditions import UNREACHED
-from common.bundle import foreign
 from common.documents import read_json
 from common.errors import LinkError, SiteError
 from common.files import sha256, write_atomic
-from common.flower import Message, message_from_objects
-from common.logs import place
-from common.transfer import Gone, NotYet, deliver, fetch, pool
+from common.process.logs import place
+from common.wire.bundle import foreign
+from common.wire.flower import Message, message_from_objects
+from common.wire.transfer import Gone, NotYet, deliver, fetch, pool
 
 # isort: split
-# Only after common.flower, which tells Flower to stay off the network.
+# Only after common.wire.flower, which tells Flower to stay off the network.
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import (
     HEARTBEAT_DEFAULT_INTERVAL,
@@ -78,7 +78,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 if TYPE_CHECKING:
     from flwr.supercore.protobuf.client import ProtobufRequestContext
 
-    from common.enrolment import CoordinatorCard
+    from common.wire.enrolment import CoordinatorCard
 
 HEARTBEAT_SECONDS: Final = 30.0
 HOLD_SECONDS: Final = 20.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.sitefile import SiteFile, load_site_file
-from common.enrolment import COORDINATOR_CARD, CoordinatorCard, read_coordinator_card
+from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, read_coordinator_card
 
 
 @dataclass(frozen=True)

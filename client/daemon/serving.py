@@ -8,17 +8,17 @@ from typing import Final
 
 import structlog
 
-from client import administration
+from client.administration import service
 from client.daemon.control import SERVICE, Control
-from client.daemon.desk import Desk
+from client.daemon.executor import Desk
 from client.daemon.metrics import Metrics
 from client.daemon.place import Place, Programs
 from client.daemon.supervisor import Supervisor, until_told
-from client.inspection import inspect_state
-from common.claim import Owner, claimed, notify
+from client.records.verify import inspect_state
 from common.control.site_pb2_grpc import add_SiteServicer_to_server
 from common.control.sockets import add_health, listen, new_server
 from common.errors import SiteError
+from common.process.claim import Owner, claimed, notify
 
 SOCKET: Final = "control.sock"
 GRACE: Final = 0.5
@@ -47,7 +47,7 @@ async def _serve(place: Place, programs: Programs) -> None:
         metrics.serve(place.file.metrics.listen)
     keys = (place.path, place.state, place.known_seed)
     quick, slow = Desk(*keys, keep_open=True), Desk(*keys, keep_open=False)
-    paused = await quick.ask(administration.is_paused)
+    paused = await quick.ask(service.is_paused)
     chain, faults = await asyncio.to_thread(_verified, place)
     supervisor = Supervisor(place, metrics, programs, quick.note)
     server = new_server()

@@ -19,18 +19,18 @@ from typing import Final, get_args
 
 import structlog
 
+from client.consent.policy import within
 from client.daemon.child import Child
 from client.daemon.conditions import UNREACHED, Condition, death, now
 from client.daemon.frames import Frame
-from client.daemon.hub import MOST_DEATHS, Hub, Job, Stopped
-from client.daemon.limits import EXIT_UNUSABLE, Limits
 from client.daemon.metrics import Metrics
 from client.daemon.place import Place, Programs
+from client.daemon.request_queue import MOST_DEATHS, Hub, Job, Stopped
 from client.daemon.worker import Order
-from client.policy import within
-from common import logs
-from common.claim import notify, watchdog_seconds
-from common.messages import Purpose
+from client.memory import EXIT_UNUSABLE, Limits
+from common.process import logs
+from common.process.claim import notify, watchdog_seconds
+from common.wire.messages import Purpose
 
 TICK: Final = 10.0
 """Seconds between two looks at the clock."""

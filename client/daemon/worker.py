@@ -21,19 +21,20 @@ import structlog
 
 from client.daemon import frames
 from client.daemon.frames import Frame
-from client.daemon.limits import (
+from client.memory import (
     EXIT_MEMORY,
     EXIT_UNUSABLE,
     Limits,
     MemoryLimit,
     exhausted,
 )
-from common import flower, logs
 from common.documents import read_json
 from common.errors import ConsiliumError
-from common.flower import ClientApp, Message
-from common.logs import place
-from common.parent import die_with_parent
+from common.process import logs
+from common.process.logs import place
+from common.process.parent import die_with_parent
+from common.wire import flower
+from common.wire.flower import ClientApp, Message
 
 SILENCE: Final = "silence"
 """In the place of a reply's code: nothing is to be sent."""
@@ -78,7 +79,7 @@ class Order:
 def serve(end: socket.socket, order: Order) -> None:
     """Open the site and answer until the other end closes."""
     from client.app import build
-    from client.consent import settle
+    from client.consent.decisions import settle
     from client.site import open_site
 
     order.limits.apply()  # with all that is imported in memory: what fails now fails clearly

@@ -31,8 +31,8 @@ from client.engine.books import Book, Weighing
 from client.engine.rule import Layer
 from client.engine.sheet import Sheet
 from client.engine.tape import Enter, Tape, watched
-from common.denormals import flushed
 from common.numerics import EngineChoice
+from common.process.denormals import flushed
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From outputs (items, ...) and targets (items, ...) to the items' losses, summed."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from common.control.faults import Faults
+from common.control.rpc_errors import Faults
 from common.errors import LinkError
 
 LONGEST_PATH: Final = 107

@@ -28,10 +28,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from common.enrolment import CoordinatorCard
 from common.errors import CoordinatorError
 from common.files import write_atomic
-from common.signing import SigningKey
+from common.wire.enrolment import CoordinatorCard
+from common.wire.signing import SigningKey
 from server.daemon import certificates
 from server.daemon.settings import FILE, Home, load_home, new_file
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from common.enrolment import split_address
+from common.wire.enrolment import split_address
 
 AUTHORITY_LIVES: Final = datetime.timedelta(days=3653)
 LIVES: Final = datetime.timedelta(days=365)

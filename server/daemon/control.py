@@ -25,10 +25,10 @@ from common.control.coordinator_pb2_grpc import (
 )
 from common.control.sockets import add_health, listen, new_server
 from common.documents import read_json
-from common.enrolment import SiteCard
 from common.errors import CoordinatorError, SiteError
 from common.settings import checked
-from server.daemon.office import Office, Standing
+from common.wire.enrolment import SiteCard
+from server.daemon.operator_service import Office, Standing
 from server.daemon.operators import operator_of
 from server.daemon.rights import Rights
 from server.daemon.settings import Home

@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from common.enrolment import split_address
 from common.errors import CoordinatorError
-from server.daemon.conductors import ALIVE
-from server.gateway import NODE_HEADER, Gateway
+from common.wire.enrolment import split_address
+from server.daemon.study_supervisor import ALIVE
+from server.gateway.gateway import NODE_HEADER, Gateway
 from server.store import Store
 from server.store.rows import StudyState
 

@@ -24,10 +24,10 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
-from common.enrolment import Address, split_address
 from common.errors import CoordinatorError
 from common.settings import Section, load_toml
-from common.study import Slug
+from common.study.study_file import Slug
+from common.wire.enrolment import Address, split_address
 
 FILE: Final = "coordinator.toml"
 _SQLITE: Final = "sqlite:///"

@@ -17,21 +17,21 @@ from typing import Any, Final
 
 import structlog
 
-from common.claim import Owner, claimed, notify
 from common.errors import ConsiliumError, CoordinatorError
-from common.logs import place
+from common.process.claim import Owner, claimed, notify
+from common.process.logs import place
 from server.daemon import authority, metrics
-from server.daemon.admission import Roll
-from server.daemon.behind import Behind
-from server.daemon.conductors import ALIVE, Conductors
 from server.daemon.control import STOP_SECONDS, serve_locally, serve_operators
-from server.daemon.office import Office
+from server.daemon.operator_service import Office
 from server.daemon.refusals import Refusals
 from server.daemon.settings import Home
-from server.gateway import Gateway, GatewaySettings
-from server.link.notices import Board
-from server.link.passing import DEFAULT_UPDATE, LEAST_UPDATE
+from server.daemon.site_registry import Roll
+from server.daemon.study_supervisor import ALIVE, Conductors
+from server.daemon.superlink_supervisor import Behind
+from server.gateway.fleet_calls import DEFAULT_UPDATE, LEAST_UPDATE
+from server.gateway.gateway import Gateway, GatewaySettings
 from server.store import Store, open_store
+from server.superlink.notifications import Board
 
 FOLLOW_SECONDS: Final = 1.0
 SEEN_SECONDS: Final = 20.0

@@ -26,7 +26,7 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
-from common.messages import SEAL_DIGITS
+from common.wire.messages import SEAL_DIGITS
 
 
 class Moment(TypeDecorator[datetime]):

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, ScalarSelect, Table, delete, insert, select
 
 from common.documents import read_json
-from common.messages import LedgerHead
+from common.wire.messages import LedgerHead
 from server.store.database import Database
 from server.store.models import APPROVALS, KEYS, METRICS, RECEIPTS, ROUNDS
 from server.store.rows import (

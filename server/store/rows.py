@@ -8,8 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from common.enrolment import SiteCard
-from common.messages import LedgerHead
+from common.wire.enrolment import SiteCard
+from common.wire.messages import LedgerHead
 
 
 class SiteState(StrEnum):

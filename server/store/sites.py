@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, Select, insert, select, update
 
-from common.enrolment import SiteCard
 from common.errors import CoordinatorError
+from common.wire.enrolment import SiteCard
 from server.store.database import Database
 from server.store.models import AGREED, KEYS, SITES
 from server.store.rows import KeyRecord, SiteRecord, SiteState

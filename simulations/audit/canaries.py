@@ -20,14 +20,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from client.identity import Pseudonyms
+from client.data.pseudonyms import Pseudonyms
 from client.sitefile import DataSet, load_site_file
 from common.errors import DataError
-from common.randomness import Stream, known_secret
-from common.study import Study
-from simulations.archives import Hospitals
+from common.privacy.randomness import Stream, known_secret
+from common.study.study_file import Study
 from simulations.audit.choices import Kind
-from simulations.dicom_writer import (
+from simulations.hospitals.archives import Hospitals
+from simulations.hospitals.dicom_writer import (
     Equipment,
     Instance,
     Storage,
@@ -36,7 +36,7 @@ from simulations.dicom_writer import (
     to_bytes,
     uid,
 )
-from simulations.testset import TestSet
+from simulations.runs.testset import TestSet
 
 FOLDER: Final = "canaries"
 _DEEP: Final = Storage("explicit", bits=16, low=0, high=65535, shown="window-exact")

@@ -21,18 +21,18 @@ import torch
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from client.dataset import Patient
-from client.sampling import Batch
-from client.training import learning_rate
-from common.messages import OK, reply_from_record, request_from_record
-from common.model import build_model, load_flat
-from common.privacy import PatientMechanism
-from common.study import Study
+from client.data.cohort import Patient
+from client.training.local import learning_rate
+from client.training.sampling import Batch
+from common.models.networks import build_model, load_flat
+from common.privacy.mechanisms import PatientMechanism
+from common.study.study_file import Study
+from common.wire.messages import OK, reply_from_record, request_from_record
 from simulations.audit.parts import clipped_sum
 
 if TYPE_CHECKING:
-    from common.flower import Context, Message
-    from simulations.grid import Client
+    from common.wire.flower import Context, Message
+    from simulations.grids.in_process import Client
 
 _MOST_NUMBERS: Final = 2**27
 """Of gradients that are held at once; of larger models the last weights alone are looked at."""

@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from client.parallel import Job
-from common.accounting import epsilon_of
-from common.cap import composed
-from common.privacy import PatientMechanism
-from common.randomness import Stream, derive
-from common.study import Study
+from client.data.parallel import Job
+from common.privacy.accounting import epsilon_of
+from common.privacy.cap import composed
+from common.privacy.mechanisms import PatientMechanism
+from common.privacy.randomness import Stream, derive
+from common.study.study_file import Study
 from simulations.audit.bounds import (
     Guesses,
     Rates,

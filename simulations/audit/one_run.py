@@ -22,9 +22,8 @@ from scipy.stats import rankdata
 
 from client.site import open_site
 from client.sitefile import load_site_file
-from common.privacy import PatientMechanism, mechanism
-from common.study import Study
-from simulations.archives import Hospitals, read_hospitals
+from common.privacy.mechanisms import PatientMechanism, mechanism
+from common.study.study_file import Study
 from simulations.audit.bounds import (
     Guesses,
     curve_is_refuted_by_guesses,
@@ -37,9 +36,10 @@ from simulations.audit.findings import Bound, Membership, OneRunFinding
 from simulations.audit.listener import Labelled, Listener
 from simulations.audit.mechanism import Claim, climb
 from simulations.audit.tradeoff import TradeOff, worst
-from simulations.order import PROCESSES, Order, Watcher
-from simulations.run import conduct
-from simulations.testset import load_test_set
+from simulations.hospitals.archives import Hospitals, read_hospitals
+from simulations.runs.run import conduct
+from simulations.runs.run_settings import PROCESSES, Order, Watcher
+from simulations.runs.testset import load_test_set
 
 CANARIES: Final = 100
 """For each hospital."""

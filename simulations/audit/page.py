@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 
 from common.files import write_atomic
 from simulations.audit.findings import Findings, Membership
-from simulations.charts import COLOURS, FAINT
-from simulations.plots import Plot, picture, write_figures
-from simulations.report import FIGURES_FOLDER, environment
+from simulations.reports.charts import COLOURS, FAINT
+from simulations.reports.plots import Plot, picture, write_figures
+from simulations.reports.report import FIGURES_FOLDER, environment
 
 FILE: Final = "audit.html"
 SURVIVED: Final = "the claim survived"

@@ -2,7 +2,7 @@
 
 An audit runs what a site runs: sampling, clipped sum and noise are those of ``client``. They are
 held together here so that a test can put a faulty one in a sound one's place, and see which
-detector notices (:mod:`simulations.audit.faults`); production code knows nothing of it.
+detector notices (:mod:`tests.planted_faults`); production code knows nothing of it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from client import noise, sampling
-from client.dataset import Patient
-from client.gradients import GradientSum
-from client.sampling import Batch, RoundStreams
-from client.tuning import images_of
+from client.data.cohort import Patient
+from client.training import noise, sampling
+from client.training.gradients import GradientSum
+from client.training.sampling import Batch, RoundStreams
+from client.training.tuning import images_of
 from common.numerics import EngineChoice
-from common.privacy import PatientMechanism
-from common.study import Study
+from common.privacy.mechanisms import PatientMechanism
+from common.study.study_file import Study
 
 _CHOICE: Final = EngineChoice(tile=64)
 """Kernels as they follow from shapes, as simulated hospitals have them. That others come to the
@@ -37,7 +37,7 @@ def draw(
     streams: RoundStreams,
     step: int,
 ) -> Batch:
-    """All that :func:`client.sampling.draw` draws for a step, in one batch."""
+    """All that :func:`client.training.sampling.draw` draws for a step, in one batch."""
     drawn = list(
         sampling.draw(
             study, mechanism, images, patients, streams=streams, step=step, tile=_CHOICE.tile
@@ -71,7 +71,7 @@ class Parts:
     Attributes:
         draw: as :func:`draw`.
         clipped_sum: as :func:`clipped_sum`.
-        noised: as :func:`client.noise.noised`.
+        noised: as :func:`client.training.noise.noised`.
     """
 
     draw: Callable[..., Batch] = draw

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from simulations.audit.findings import Bound, Findings, OneRunFinding
 from simulations.audit.page import FILE, verdict
-from simulations.report import epsilon
+from simulations.reports.report import epsilon
 
 
 def show(console: Console, findings: Findings, out: Path) -> None:

@@ -23,12 +23,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from client.dataset import Patient
-from client.sampling import RoundStreams
-from common.cap import least_cap
-from common.privacy import PatientMechanism
-from common.randomness import derive
-from common.study import Augmentation, PatientPrivacy, Study
+from client.data.cohort import Patient
+from client.training.sampling import RoundStreams
+from common.privacy.cap import least_cap
+from common.privacy.mechanisms import PatientMechanism
+from common.privacy.randomness import derive
+from common.study.study_file import Augmentation, PatientPrivacy, Study
 from simulations.audit.parts import Parts
 
 LENGTH: Final = 16.0

@@ -20,7 +20,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, JPEGLSLossless
 
-from client.labels import Key
+from client.data.labels import Key
 
 CLASSES: Final = ("normal", "pneumonia")
 NEWCOMER: Final = "X"

@@ -14,7 +14,7 @@ from torch import nn
 
 from client.engine.alone import is_alone
 from client.engine.clipped import Loss, Patients, place
-from client.gradients import summed_loss
+from client.training.gradients import summed_loss
 from common.numerics import EngineChoice
 
 TILES: Final = (1, 4, 8)

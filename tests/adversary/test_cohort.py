@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.dataset import Cohort, LabelFile, Split, load_cohort
-from client.identity import Pseudonyms
-from client.labels import KEYS, Key
-from client.persons import Persons
+from client.data.cohort import Cohort, LabelFile, Split, load_cohort
+from client.data.labels import KEYS, Key
+from client.data.persons import Persons
+from client.data.pseudonyms import Pseudonyms
 from tests.adversary.archives import (
     ALIAS,
     CLASSES,

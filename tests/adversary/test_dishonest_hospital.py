@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.flower import Context, Message
-from common.messages import Reply, reply_from_record, reply_to_record
-from common.randomness import known_secret
-from common.signing import SigningKey
-from simulations.grid import Client
-from simulations.order import Order
-from simulations.report import FILE
-from simulations.result import Result
-from simulations.run import conduct
+from common.privacy.randomness import known_secret
+from common.wire.flower import Context, Message
+from common.wire.messages import Reply, reply_from_record, reply_to_record
+from common.wire.signing import SigningKey
+from simulations.grids.in_process import Client
+from simulations.reports.report import FILE
+from simulations.reports.result import Result
+from simulations.runs.run import conduct
+from simulations.runs.run_settings import Order
 from tests.integration.conftest import SITE_FILE, study_text, write_images
 
 LIAR = "mallory"

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from client.dataset import Patient
+from client.data.cohort import Patient
 from client.engine.books import Book
 from client.engine.clipped import ClippedSum, Patients, Tile, backward, by_choice, clipped_sum
 from client.engine.rule import Layer
 from client.engine.sheet import Sheet
-from client.evaluation import score
-from common.histogram import histogram, sensitivity
-from common.model import build_model, flatten
+from client.training.evaluation import score
+from common.figures.histogram import histogram, sensitivity
+from common.models.networks import build_model, flatten
 from common.numerics import EngineChoice
-from common.privacy import GAMMA
+from common.privacy.mechanisms import GAMMA
 from tests.adversary.engine_search import Attack, attack
 from tests.common.studies import small_study
 

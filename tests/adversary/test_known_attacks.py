@@ -1,7 +1,7 @@
 """Choices that once read patients through the arithmetic of a step, as they were found.
 
 A study's numbers are bounded now, so that most of these plans cannot even be read
-(``common/bounds.py``). Here they go straight to the engine, which has to hold without that.
+(``common/study/bounds.py``). Here they go straight to the engine, which has to hold without that.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from client.engine.clipped import Patients, clipped_sum, place
-from client.gradients import summed_loss
-from common.model import build_model
+from client.training.gradients import summed_loss
+from common.models.networks import build_model
 from common.numerics import EngineChoice
-from common.privacy import GAMMA
-from common.study import Study
+from common.privacy.mechanisms import GAMMA
+from common.study.study_file import Study
 from tests.common.studies import small_study
 
 SCATTERING = {"name": "scattering", "widths": None, "norm": None, "pooling": None}

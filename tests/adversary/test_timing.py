@@ -1,7 +1,7 @@
 """A round takes the processor no longer for a patient whom weights are chosen to find.
 
 The whole of it, 2,000 rounds with reply times and 5 % planted, is ``make bench NAME=timing``. That
-replies leave at ticks is held by ``tests/client/test_pacing.py`` and, of a real daemon, by
+replies leave at ticks is held by ``tests/client/training/test_pacing.py`` and, of a real daemon, by
 ``tests/client/daemon/test_pace.py``.
 """
 
@@ -22,8 +22,8 @@ from benchmarks.timing import (
     study_of,
     two,
 )
-from common.messages import Purpose
-from common.model import build_model, load_flat
+from common.models.networks import build_model, load_flat
+from common.wire.messages import Purpose
 
 ROUNDS = 120
 COARSE = 0.25

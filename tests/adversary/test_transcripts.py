@@ -3,7 +3,7 @@
 The adversary chooses the messages, and their order; what happens to the patient happens in one
 of the two hospitals alone. Whether there is an answer, its code, its document, the shape of its
 array and the ledger's head must be equal, message by message; the seal is never twice the same
-(``tests/client/test_seal.py``). Arrays may
+(``tests/client/records/test_seals.py``). Arrays may
 differ only in the patient's own part, and only while the patient stands in the plan: both sites
 draw from the same known keys, so that everything else is equal to the last bit.
 """
@@ -21,13 +21,13 @@ from typing import Any
 
 import pytest
 
-from client import administration
-from client.answering import answer
-from client.consent import settle
+from client.administration import service
+from client.consent.decisions import settle
+from client.requests.handler import answer
 from client.site import Site
 from common.errors import ConsiliumError
-from common.messages import NO_SEAL, LedgerHead, Purpose, Reply, Request
 from common.plan import Plan
+from common.wire.messages import NO_SEAL, LedgerHead, Purpose, Reply, Request
 from tests.client.site_fixtures import (
     CLASSES,
     Hospital,
@@ -158,7 +158,7 @@ class Game:
     def __init__(self, folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.draw = random.Random(seed)
         self.dies = False
-        monkeypatch.setattr("client.answering.reach", self.reach)
+        monkeypatch.setattr("client.requests.handler.reach", self.reach)
         self.policy = {
             "max_epsilon_total": self.draw.choice((5.0, 6.0, 9.0)),
             "max_open_studies": 3,
@@ -313,14 +313,12 @@ class Game:
                 "UPDATE approvals SET expires_at = '2020' WHERE study = ?", study
             )
         elif what == "pause":
-            (
-                administration.resume
-                if administration.is_paused(world.site)
-                else administration.pause
-            )(world.site, by="somebody")
+            (service.resume if service.is_paused(world.site) else service.pause)(
+                world.site, by="somebody"
+            )
         elif what in ("stop", "approve"):
             with suppress(ConsiliumError):
-                getattr(administration, what)(world.site, study, by="somebody")
+                getattr(service, what)(world.site, study, by="somebody")
         elif what in ("root", "labels", "lists"):
             path = {"root": folder / place / "images", "labels": folder / place / "labels.csv"}.get(
                 what, folder / "list.txt"
@@ -351,7 +349,7 @@ class Game:
         files = sorted(images.glob(f"{patient}-*.dcm"))
         if what == "opt out":
             if (world.hospital.folder / "list.txt").exists():
-                administration.opt_out(world.site, [patient], by="somebody")
+                service.opt_out(world.site, [patient], by="somebody")
         elif what == "erase":
             for file in files:
                 file.unlink()
@@ -433,7 +431,7 @@ def test_a_study_goes_on_when_a_patient_it_shares_with_another_could_not_pay_for
         for plan in plans:
             codes.append(code_of(world.site, proposal(plan)))
             if approval == "ask":
-                administration.approve(world.site, plan.hash, by="somebody")
+                service.approve(world.site, plan.hash, by="somebody")
         for number in range(1, ROUNDS + 1):
             codes += [code_of(world.site, asking(plan, number)) for plan in plans]
         told.append((codes, world.site.ledger.head(), world.site.audit.head.length))

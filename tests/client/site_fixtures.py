@@ -13,13 +13,13 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
-from client.answering import answer
+from client.requests.handler import answer
 from client.site import Site, open_site
 from common.files import canonical_json
-from common.messages import LedgerHead, Purpose, Reply, Request
-from common.model import initial_weights, weights_count
+from common.models.networks import initial_weights, weights_count
 from common.plan import Offer, Plan, write_plan
-from common.study import Study
+from common.study.study_file import Study
+from common.wire.messages import LedgerHead, Purpose, Reply, Request
 from tests.common.studies import toml
 
 CLASSES = ("normal", "pneumonia")

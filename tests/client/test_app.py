@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import client.app
-from client import audit
-from client.administration import stop
+from client.administration.service import stop
 from client.app import build
+from client.records import audit_log
 from client.site import Site
-from common.flower import (
+from common.wire.flower import (
     Array,
     ArrayRecord,
     ClientApp,
@@ -29,7 +29,7 @@ from common.flower import (
     context,
     identify,
 )
-from common.messages import Reply, Request, reply_from_record, request_to_record
+from common.wire.messages import Reply, Request, reply_from_record, request_to_record
 from tests.client.site_fixtures import (
     Hospital,
     approved,
@@ -41,7 +41,7 @@ from tests.client.site_fixtures import (
 from tests.common.studies import small_study
 
 # isort: split
-# Only after common.flower, which tells Flower to stay off the network.
+# Only after common.wire.flower, which tells Flower to stay off the network.
 from flwr.app import MetricRecord
 
 STUDY = small_study()
@@ -220,7 +220,7 @@ def test_a_message_of_a_type_that_nothing_answers_is_noted_and_gets_silence(
     before = site.audit.head.length
     answered = app(message(offer_request(STUDY), kind), node(hospital))
     assert (answered.error.code, answered.error.reason) == (ErrorCode.NODE_UNAVAILABLE, "")
-    came, silent = audit.entries(site.state, before)
+    came, silent = audit_log.entries(site.state, before)
     assert (came.event, came.fields["unreadable"]) == ("message.in", True)
     assert silent.event == "message.silence"
 

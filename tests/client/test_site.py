@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from client.audit import AuditLog
+from client.records.audit_log import AuditLog
 from client.site import open_site
 from common.errors import Refusal, RefusalCode, SiteError
 from common.numerics import EngineChoice, record
-from common.randomness import known_secret
-from common.signing import SigningKey
+from common.privacy.randomness import known_secret
+from common.wire.signing import SigningKey
 from tests.client.site_fixtures import Hospital, approved, offer_of
 from tests.common.studies import exit_code, small_study
 

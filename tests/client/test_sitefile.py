@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from client.accounts import Limits
-from client.dataset import Split
+from client.data.cohort import Split
+from client.records.accounts import Limits
 from client.sitefile import SiteFile, load_site_file
 from common.errors import SiteError
 from tests.common.studies import toml

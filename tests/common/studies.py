@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from common.faults import VARIABLE
-from common.study import Study
+from common.process.killpoints import VARIABLE
+from common.study.study_file import Study
 from tests.waiting import PATIENCE
 
 SMALL: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ from common.checkpoint import (
     write,
 )
 from common.errors import CheckpointError
-from common.messages import LedgerHead
+from common.wire.messages import LedgerHead
 
 
 def state(number: int) -> Checkpoint:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from common.documents import MOST_LEVELS, UnreadableError, levels, read_json, read_toml
 from common.errors import ConsiliumError, Refusal
 from common.plan import Offer, read_plan
-from common.study import Study, load_study
+from common.study.study_file import Study, load_study
 
 DEEP = 100_000
 DEEP_TOML = 5_000

@@ -17,7 +17,7 @@ from common.numerics import (
     installed,
     record,
 )
-from common.randomness import Stream
+from common.privacy.randomness import Stream
 
 CHOICE = EngineChoice(kernels={"0": "ghost"}, tile=64)
 

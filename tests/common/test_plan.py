@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from common.errors import Refusal, RefusalCode
 from common.numerics import EngineChoice, record
 from common.plan import Offer, Plan, read_plan, write_plan
-from common.study import Study
+from common.study.study_file import Study
 from tests.common.studies import small_study
 
 OFFER = Offer(

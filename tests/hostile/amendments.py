@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from common.amendment import Amendment
-from common.messages import LedgerHead, Request
 from common.numerics import EngineChoice, Ticks
+from common.wire.messages import LedgerHead, Request
 from tests.client.site_fixtures import Hospital
 from tests.hostile.case import Case
 from tests.hostile.sound import Sound, sent

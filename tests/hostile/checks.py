@@ -22,19 +22,19 @@ from types import CodeType, FunctionType
 from typing import Any, Final
 
 GUARDED: Final = (
-    "client.amendments",
-    "client.answering",
-    "client.approvals",
-    "client.consent",
-    "client.ledger",
-    "client.policy",
-    "client.receipts",
+    "client.consent.amendments",
+    "client.requests.handler",
+    "client.records.approvals",
+    "client.consent.decisions",
+    "client.records.ledger",
+    "client.consent.policy",
+    "client.records.receipts",
     "client.site:Site.dataset",
     "common.amendment",
-    "common.messages",
+    "common.wire.messages",
     "common.plan",
-    "common.privacy",
-    "common.study",
+    "common.privacy.mechanisms",
+    "common.study.study_file",
 )
 """Modules, and functions of others, whose every check needs a case."""
 CALLS: Final = re.compile(r"_?(require|refuse|take|reserve|check|within|demand)(_\w+)?$")
@@ -43,7 +43,7 @@ DEMANDS: Final = frozenset({"_demand"})
 """Functions that refuse where their first argument does not hold."""
 PREDICATES: Final = frozenset({"_well_formed", "_covers"})
 """Functions whose answer is what is demanded."""
-VERIFYING: Final = ("server.verify",)
+VERIFYING: Final = ("server.study.verify",)
 """Likewise of the coordinator."""
 FAULTS: Final = frozenset(
     {

@@ -8,9 +8,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from client.consent import end
-from common.messages import HASH_OF_NOTHING, NO_SEAL, LedgerHead
-from common.signing import SigningKey
+from client.consent.decisions import end
+from common.wire.messages import HASH_OF_NOTHING, NO_SEAL, LedgerHead
+from common.wire.signing import SigningKey
 from tests.client.site_fixtures import Hospital
 from tests.hostile.case import SILENCE, Case
 from tests.hostile.sound import Sent, Sound, sent

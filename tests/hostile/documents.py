@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from common.messages import LedgerHead
+from common.wire.messages import LedgerHead
 from tests.common.studies import small_study
 from tests.hostile.case import Case, planned
 from tests.hostile.sound import Sent, Sound, canonical, changed, sent, weights

@@ -5,28 +5,52 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-ANSWER, ROUND = "client.answering._answer: ", "client.answering._run_round: "
-WORK = "client.answering._require_at_work: "
-FORM, ORDER = "client.answering._require_form: ", "client.answering._require_in_order: "
-ARRAYS, CLOSE = "client.answering._require_arrays: ", "client.answering._close: "
-AMEND: Final = "client.amendments.take: "
-PROPOSE, APPROVED = "client.answering._propose: ", "client.approvals.Approvals.require: "
-LEDGER, BEYOND = "client.ledger.Ledger.", "client.ledger.Ledger._refuse_beyond_plan: "
-ACCEPTABLE, ALLOWED = "client.policy.require_acceptable: ", "client.policy.require_allowed: "
-BOUNDS = "client.policy.require_bounds: "
-TRAINABLE, ROOM = "client.policy.require_trainable: ", "client.policy.require_room: "
-OURS, BROUGHT = "client.policy._require_numbers: ", "client.receipts.Receipts._brought: "
-TAKE, HERE = "client.receipts.Receipts.take: ", "client.receipts.Receipts._require_here: "
-RECORD, FIELD = "common.messages._from_record: ", "common.messages._well_formed: "
-ARRAY, STATED = "common.messages._read_arrays: ", "common.privacy.understated: "
-DEARER, COVERS = "common.privacy._dearer_than_stated: ", "common.privacy._covers: "
-STUDY: Final = "common.study."
+ANSWER, ROUND = "client.requests.handler._answer: ", "client.requests.handler._run_round: "
+WORK = "client.requests.handler._require_at_work: "
+FORM, ORDER = (
+    "client.requests.handler._require_form: ",
+    "client.requests.handler._require_in_order: ",
+)
+ARRAYS, CLOSE = "client.requests.handler._require_arrays: ", "client.requests.handler._close: "
+AMEND: Final = "client.consent.amendments.take: "
+PROPOSE, APPROVED = (
+    "client.requests.handler._propose: ",
+    "client.records.approvals.Approvals.require: ",
+)
+LEDGER, BEYOND = (
+    "client.records.ledger.Ledger.",
+    "client.records.ledger.Ledger._refuse_beyond_plan: ",
+)
+ACCEPTABLE, ALLOWED = (
+    "client.consent.policy.require_acceptable: ",
+    "client.consent.policy.require_allowed: ",
+)
+BOUNDS = "client.consent.policy.require_bounds: "
+TRAINABLE, ROOM = (
+    "client.consent.policy.require_trainable: ",
+    "client.consent.policy.require_room: ",
+)
+OURS, BROUGHT = (
+    "client.consent.policy._require_numbers: ",
+    "client.records.receipts.Receipts._brought: ",
+)
+TAKE, HERE = (
+    "client.records.receipts.Receipts.take: ",
+    "client.records.receipts.Receipts._require_here: ",
+)
+RECORD, FIELD = "common.wire.messages._from_record: ", "common.wire.messages._well_formed: "
+ARRAY, STATED = "common.wire.messages._read_arrays: ", "common.privacy.mechanisms.understated: "
+DEARER, COVERS = (
+    "common.privacy.mechanisms._dearer_than_stated: ",
+    "common.privacy.mechanisms._covers: ",
+)
+STUDY: Final = "common.study.study_file."
 THIS_LEDGER: Final = "self._ledger.hash_at(heads.ledger.length) != heads.ledger.hash"
 THIS_LOG: Final = "self._audit.hash_at(heads.audit.length) != heads.audit.hash"
 
 HELD: Final[dict[str, str]] = {
     ANSWER + "_require_at_work(site)": "a round for a site that is paused",
-    "client.answering._unreadable: _require_at_work(site)": "junk for a site that is paused",
+    "client.requests.handler._unreadable: _require_at_work(site)": "junk for a site that is paused",
     WORK + "site.store.fact('paused')": "a round for a site that is paused",
     WORK + "not within(site.file.policy.hours, datetime.now().astimezone().time())": (
         "a round outside the site's hours"
@@ -43,14 +67,13 @@ HELD: Final[dict[str, str]] = {
     AMEND + "plan.study.study.name != request.study": "an amendment under another study's name",
     AMEND + "site.ledger.require(request.ledger)": "an amendment that has seen a longer ledger",
     AMEND + "_require_next(before, amendment)": "an amendment out of its turn",
-    "client.amendments._require_next: "
+    "client.consent.amendments._require_next: "
     "(amendment.number, amendment.before) != (before.number + 1, before.identity)": (
         "an amendment on what was never agreed on"
     ),
-    "client.amendments._require_next: not differences(before.numerics, amendment.numerics)": (
-        "an amendment that changes nothing"
-    ),
-    "client.amendments._require_ours: changed": (
+    "client.consent.amendments._require_next: "
+    "not differences(before.numerics, amendment.numerics)": ("an amendment that changes nothing"),
+    "client.consent.amendments._require_ours: changed": (
         "an amendment to what the site does not compute with"
     ),
     "common.amendment.read_amendment: except ValidationError": "no amendment",
@@ -71,10 +94,10 @@ HELD: Final[dict[str, str]] = {
     CLOSE + "approval.plan.study.study.name != request.study": (
         "the end of another study under this plan's hash"
     ),
-    "client.answering._offered_study: study.study.name != request.study": (
+    "client.requests.handler._offered_study: study.study.name != request.study": (
         "an offer asked for under another study's name"
     ),
-    "client.answering._offered_study: except ValidationError": "an offer for no study",
+    "client.requests.handler._offered_study: except ValidationError": "an offer for no study",
     PROPOSE + "plan.hash != request.plan_hash": "a plan under another plan's hash",
     PROPOSE + "plan.study.study.name != request.study": "a plan under another study's name",
     PROPOSE + "site.approvals.require(plan.hash)": "a plan that was denied, again",
@@ -95,16 +118,20 @@ HELD: Final[dict[str, str]] = {
     ARRAYS + "arrays.shape != (plan.weights,)": "a weight less",
     ARRAYS + "request.document": "a metric request for one patient",
     ARRAYS + "not np.isfinite(arrays).all()": "a weight that is not a number",
-    "client.approvals.Approvals.require_heard: "
+    "client.records.approvals.Approvals.require_heard: "
     "not (proposed and approval.standing == 'expired')": "a stored reply of a stopped study",
-    "client.consent.consider: require_trainable(plan, site)": "less noise",
-    "client.consent.consider: require_acceptable(plan, site)": (
+    "client.consent.decisions.consider: require_trainable(plan, site)": "less noise",
+    "client.consent.decisions.consider: require_acceptable(plan, site)": (
         "less noise, where a person is asked"
     ),
-    "client.consent.consider: _require_room(site)": "one plan more than may wait for a person",
-    "client.consent.consider: _require_place(site)": "one plan more than may run at once",
-    "client.consent._require_place: running >= most": "one plan more than may run at once",
-    "client.consent._require_room: waiting >= MOST_PENDING": (
+    "client.consent.decisions.consider: _require_room(site)": (
+        "one plan more than may wait for a person"
+    ),
+    "client.consent.decisions.consider: _require_place(site)": "one plan more than may run at once",
+    "client.consent.decisions._require_place: running >= most": (
+        "one plan more than may run at once"
+    ),
+    "client.consent.decisions._require_room: waiting >= MOST_PENDING": (
         "one plan more than may wait for a person"
     ),
     LEDGER + "require: self.hash_at(seen.length) != seen.hash": "a ledger longer than the site's",
@@ -118,7 +145,9 @@ HELD: Final[dict[str, str]] = {
     ),
     ACCEPTABLE + "_require_same_numerics(agreed, offer)": "another kernel",
     ACCEPTABLE + "_require_same_ticks(agreed, offer)": "a shorter tick",
-    "client.policy._require_same_ticks: agreed.ticks != offer.numerics.ticks": ("a shorter tick"),
+    "client.consent.policy._require_same_ticks: agreed.ticks != offer.numerics.ticks": (
+        "a shorter tick"
+    ),
     ANSWER + "require_room(study, site)": (
         "an offer for a study that takes more memory than the site gives"
     ),
@@ -157,12 +186,12 @@ HELD: Final[dict[str, str]] = {
         "more patients than the site declares"
     ),
     OURS + "found != ours": "another site's plan",
-    "client.policy._require_same_numerics: changed": "another version of what computes",
+    "client.consent.policy._require_same_numerics: changed": "another version of what computes",
     BROUGHT + "not receipt.holds": "a forged receipt",
     BROUGHT + "heads is None": "a receipt for a longer ledger",
     TAKE + "self._require_here(each)": "a receipt for charges that were lost",
     BROUGHT + "_require_nothing_said(request)": "heads without a receipt",
-    "client.receipts._require_nothing_said: "
+    "client.records.receipts._require_nothing_said: "
     "(request.receipt_ledger, request.receipt_seal) != (LedgerHead(), NO_SEAL)": (
         "heads without a receipt"
     ),
@@ -182,7 +211,7 @@ HELD: Final[dict[str, str]] = {
     ARRAY + "array.stype == STORAGE": "weights in the other order",
     ARRAY + "len(array.shape) == 1": "a single number",
     ARRAY + "len(array.data) == count * dtype.itemsize": ("fewer bytes than a vast shape says"),
-    "common.messages._demand: not condition": "a negative round",
+    "common.wire.messages._demand: not condition": "a negative round",
     "common.plan.read_plan: plan.text != text": "a space in a plan",
     "common.plan.read_plan: except ValidationError": "a plan with an unknown field",
     STATED + "proposed == expected": 'a private mechanism under mode "none"',
@@ -230,7 +259,7 @@ HELD: Final[dict[str, str]] = {
         "noise that drowns everything"
     ),
     BOUNDS + "require_ranges(plan, policy)": "a round under a range that has become narrower",
-    "client.policy.require_ranges: ends and (not each.within(ends))": (
+    "client.consent.policy.require_ranges: ends and (not each.within(ends))": (
         "a round under a range that has become narrower"
     ),
     STUDY
@@ -287,7 +316,7 @@ SHARED: Final[dict[str, Shared]] = {
     ),
     AMEND + "_require_ours(site, plan, amendment.numerics)": Shared(
         "an amendment to what the site does not compute with",
-        ("client.amendments.consent: _require_ours(site, plan, amendment.numerics)",),
+        ("client.consent.amendments.consent: _require_ours(site, plan, amendment.numerics)",),
     ),
     OURS + "told['declared_patients']": Shared(
         "more declared patients", (ACCEPTABLE + "fault is not None", OURS + "told['weight']")
@@ -309,52 +338,56 @@ SHARED: Final[dict[str, Shared]] = {
 }
 """One of several in the way."""
 
-WHILE_COMPUTING: Final = "a decision while a round is computed: tests/client/test_answering.py"
-AMENDED: Final = "a person's consent, or another process's: tests/client/test_amendments.py"
-WHILE_WAITING: Final = "a decision while a reply waits: tests/client/test_pacing.py"
-LIMIT: Final = "a worker's limit: tests/client/test_silence.py"
-UNTRAINABLE: Final = "no model of a study needs it; what it finds: tests/client/test_tuning.py"
-SAME_PLAN: Final = "both numbers come from one plan: tests/client/test_ledger.py"
+WHILE_COMPUTING: Final = (
+    "a decision while a round is computed: tests/client/requests/test_handler.py"
+)
+AMENDED: Final = "a person's consent, or another process's: tests/client/consent/test_amendments.py"
+WHILE_WAITING: Final = "a decision while a reply waits: tests/client/training/test_pacing.py"
+LIMIT: Final = "a worker's limit: tests/client/requests/test_silence.py"
+UNTRAINABLE: Final = (
+    "no model of a study needs it; what it finds: tests/client/training/test_tuning.py"
+)
+SAME_PLAN: Final = "both numbers come from one plan: tests/client/records/test_ledger.py"
 ELSEWHERE: Final[dict[str, str]] = {
-    "client.answering._failing_in_silence: require_memory(error)": LIMIT,
-    "client.consent._freeze_or_tell: require_memory(error)": LIMIT,
-    "client.answering._release: site.ledger.is_committed(request.identity)": (
-        "a second process on one state folder: tests/client/test_leaving.py"
+    "client.requests.handler._failing_in_silence: require_memory(error)": LIMIT,
+    "client.consent.decisions._freeze_or_tell: require_memory(error)": LIMIT,
+    "client.requests.handler._release: site.ledger.is_committed(request.identity)": (
+        "a second process on one state folder: tests/client/requests/test_leaving.py"
     ),
-    "client.answering._release: approval.key is None": (
+    "client.requests.handler._release: approval.key is None": (
         "for the types alone: the approval was required above"
     ),
-    "client.answering._begin: _require_still_approved(site, approval)": (
-        "a decision while patients are read: tests/client/test_leaving.py"
+    "client.requests.handler._begin: _require_still_approved(site, approval)": (
+        "a decision while patients are read: tests/client/requests/test_leaving.py"
     ),
-    "client.answering._begin: site.ledger.reserve(charge, plan)": (
-        "every sound round is charged: tests/client/test_answering.py"
+    "client.requests.handler._begin: site.ledger.reserve(charge, plan)": (
+        "every sound round is charged: tests/client/requests/test_handler.py"
     ),
-    "client.answering._release: _require_still_approved(site, approval)": WHILE_COMPUTING,
-    "client.answering._release: amendments.arithmetic(site.store, plan) != agreed": AMENDED,
-    "client.amendments.consent: _require_ours(site, plan, amendment.numerics)": AMENDED,
-    "client.amendments.consent: not decided.rowcount": AMENDED,
+    "client.requests.handler._release: _require_still_approved(site, approval)": WHILE_COMPUTING,
+    "client.requests.handler._release: amendments.arithmetic(site.store, plan) != agreed": AMENDED,
+    "client.consent.amendments.consent: _require_ours(site, plan, amendment.numerics)": AMENDED,
+    "client.consent.amendments.consent: not decided.rowcount": AMENDED,
     AMEND + "not automatic": AMENDED,
-    "client.answering._require_still_approved: "
+    "client.requests.handler._require_still_approved: "
     "site.approvals.require(approval.plan.hash).key != approval.key": WHILE_COMPUTING,
     ROUND + "check(plan.study, agreed.numerics.choice)": UNTRAINABLE,
     TRAINABLE + "check(plan.study, arithmetic(site.store, plan).numerics.choice)": UNTRAINABLE,
-    "client.answering._until_the_tick: _require_may_leave(site, request)": WHILE_WAITING,
-    "client.answering._require_may_leave: site.approvals.require_heard(request.plan_hash)": (
+    "client.requests.handler._until_the_tick: _require_may_leave(site, request)": WHILE_WAITING,
+    "client.requests.handler._require_may_leave: site.approvals.require_heard(request.plan_hash)": (
         WHILE_WAITING
     ),
-    "client.answering._require_may_leave: site.store.fact('paused')": WHILE_WAITING,
-    "client.consent.approve: require_trainable(plan, site)": (
-        "a person's approval: tests/client/test_administration.py"
+    "client.requests.handler._require_may_leave: site.store.fact('paused')": WHILE_WAITING,
+    "client.consent.decisions.approve: require_trainable(plan, site)": (
+        "a person's approval: tests/client/administration/test_service.py"
     ),
-    "client.consent._approved: _require_place(site)": (
-        "a person's approval: tests/client/test_administration.py"
+    "client.consent.decisions._approved: _require_place(site)": (
+        "a person's approval: tests/client/administration/test_service.py"
     ),
-    "client.consent._approved: _require_uncrowded(plan, drafted)": (
-        "a person's approval: tests/client/test_crowded.py"
+    "client.consent.decisions._approved: _require_uncrowded(plan, drafted)": (
+        "a person's approval: tests/client/requests/test_crowded.py"
     ),
-    "client.consent._require_uncrowded: drafted.crowded": (
-        "a person's approval: tests/client/test_crowded.py"
+    "client.consent.decisions._require_uncrowded: drafted.crowded": (
+        "a person's approval: tests/client/requests/test_crowded.py"
     ),
     "common.plan.Offer._no_more_than_most: require_room(self.declared_patients,"
     + " self.most_patients)": "the coordinator's reading of offers: tests/common/test_plan.py",
@@ -362,33 +395,35 @@ ELSEWHERE: Final[dict[str, str]] = {
         "the coordinator's reading of offers: tests/common/test_plan.py"
     ),
     LEDGER + "reserve: self.require_chargeable(charge, plan)": (
-        "once more under the store's lock: tests/client/test_ledger.py"
+        "once more under the store's lock: tests/client/records/test_ledger.py"
     ),
     BEYOND + "charge.event != event": SAME_PLAN,
     ARRAY + "most_weights is None or count <= most_weights": (
         "the coordinator's bound on updates: tests/hostile/test_updates.py"
     ),
-    "common.privacy._calibrate_training: noise <= MOST_NOISE": (
-        "the coordinator's calibration: tests/common/test_privacy.py"
+    "common.privacy.mechanisms._calibrate_training: noise <= MOST_NOISE": (
+        "the coordinator's calibration: tests/common/privacy/test_mechanisms.py"
     ),
-    "common.privacy._calibrate_evaluation: math.isinf(noise)": (
-        "the coordinator's calibration: tests/common/test_privacy.py"
+    "common.privacy.mechanisms._calibrate_evaluation: math.isinf(noise)": (
+        "the coordinator's calibration: tests/common/privacy/test_mechanisms.py"
     ),
     STUDY + "_explain_batch_norm: norm == 'batch'": (
-        "says why; the type allows no such value: tests/common/test_study.py"
+        "says why; the type allows no such value: tests/common/study/test_study_file.py"
     ),
 }
 """No message can come this far; where the check is tested instead."""
 
-ORIGIN, ANSWERED = "server.verify._wrong_origin: ", "server.verify._wrong_answer: "
-CONTENT, ENTRIES = "server.verify._wrong_content: ", "server.verify._wrong_array: "
-HEAD: Final = "server.verify._wrong_ledger: "
+ORIGIN, ANSWERED = "server.study.verify._wrong_origin: ", "server.study.verify._wrong_answer: "
+CONTENT, ENTRIES = "server.study.verify._wrong_content: ", "server.study.verify._wrong_array: "
+HEAD: Final = "server.study.verify._wrong_ledger: "
 VERIFIED: Final[dict[str, str]] = {
     ORIGIN + "reply.site != site": "in another site's name",
     ORIGIN + "not verify(key, reply.signed_bytes, reply.signature)": "no signature",
     ANSWERED + "reply.request != request.identity": "for a request that never was",
     ANSWERED + "found != wanted": "for another round",
-    "server.verify._refused: reply.code not in set(RefusalCode)": "a code that is not in the list",
+    "server.study.verify._refused: reply.code not in set(RefusalCode)": (
+        "a code that is not in the list"
+    ),
     CONTENT + "bool(reply.document) != shape.document": "a document where none is foreseen",
     CONTENT + "reply.arrays is None": "no array",
     CONTENT + "not shape.length": "an array where none was asked",
@@ -398,8 +433,8 @@ VERIFIED: Final[dict[str, str]] = {
     ENTRIES + "shape.saturates and max(-int(array.min()), int(array.max())) == shape.limit": (
         "an entry at the end of its range"
     ),
-    "server.verify._wrong_votes: least < -reach": "fewer patients than none",
-    "server.verify._wrong_votes: most > votes.most + reach": (
+    "server.study.verify._wrong_votes: least < -reach": "fewer patients than none",
+    "server.study.verify._wrong_votes: most > votes.most + reach": (
         "more patients in all classes than it declares"
     ),
     HEAD + "sent.length < known.length": "a ledger that moved back",

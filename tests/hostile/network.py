@@ -17,17 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from client.administration.enrolment import introduce, join
 from client.daemon.fleet import load_node_key
-from client.enrolling import introduce, join
 from client.site import open_site
-from common.flower import Message
-from common.messages import Reply, Request, reply_from_record
-from common.model import weights_count
+from common.models.networks import weights_count
 from common.plan import Offer, write_plan
-from common.ports import free_port
-from server.asking import MESSAGE_TYPES
+from common.process.ports import free_port
+from common.wire.flower import Message
+from common.wire.messages import Reply, Request, reply_from_record
 from server.daemon import authority
-from server.link.grid import FleetGrid
+from server.study.dispatch import MESSAGE_TYPES
+from server.superlink.grid import FleetGrid
 from tests.client.site_fixtures import Hospital, offer_request, proposal
 from tests.common.studies import toml
 from tests.hostile.sound import STUDY, Sent, Sound, sent
@@ -61,7 +61,7 @@ class Daemon:
     def command(self, *arguments: str) -> str:
         """What a command of the hospital's administrator says."""
         done = subprocess.run(
-            [sys.executable, "-m", "client.cli", "--site", "site.toml", *arguments],
+            [sys.executable, "-m", "client.cli.app", "--site", "site.toml", *arguments],
             cwd=self.hospital.folder,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
@@ -181,7 +181,7 @@ def _enrol(served: Coordinator, hospital: Hospital) -> tuple[int, str]:
 @contextmanager
 def _daemon(hospital: Hospital) -> Iterator[Daemon]:
     log = hospital.folder / "daemon.log"
-    command = [sys.executable, "-m", "client.cli", "--site", "site.toml", "serve"]
+    command = [sys.executable, "-m", "client.cli.app", "--site", "site.toml", "serve"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with log.open("wb") as file:
         process = subprocess.Popen(

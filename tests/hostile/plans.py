@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
-from client.consent import MOST_PENDING
-from common.cap import least_cap
+from client.consent.decisions import MOST_PENDING
 from common.plan import Offer, Plan, write_plan
+from common.privacy.cap import least_cap
 from tests.client.site_fixtures import Hospital
 from tests.common.studies import small_study
 from tests.hostile.case import Case, planned

@@ -6,13 +6,13 @@ import pickle
 from collections.abc import Callable
 from typing import Any, Final
 
-from common.flower import Array, ArrayRecord, ConfigRecord, RecordDict
-from common.messages import Purpose, request_to_record
+from common.wire.flower import Array, ArrayRecord, ConfigRecord, RecordDict
+from common.wire.messages import Purpose, request_to_record
 from tests.hostile.case import Case
 from tests.hostile.sound import Sent, Sound, sent, weights
 
 # isort: split
-# Only after common.flower, which tells Flower to stay off the network.
+# Only after common.wire.flower, which tells Flower to stay off the network.
 from flwr.app import MetricRecord
 
 Spoil = Callable[[RecordDict], None]

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from common.files import sha256
-from common.messages import HASH_OF_NOTHING, LedgerHead
+from common.wire.messages import HASH_OF_NOTHING, LedgerHead
 from tests.hostile.amendments import compute_with_two_threads
 from tests.hostile.case import Case
 from tests.hostile.sound import Flat, Sent, Sound, changed, sent, weights

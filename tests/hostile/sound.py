@@ -13,17 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from common.files import canonical_json, sha256
-from common.flower import RecordDict
-from common.messages import (
+from common.models.networks import initial_weights
+from common.plan import Plan
+from common.wire.flower import RecordDict
+from common.wire.messages import (
     LedgerHead,
     Purpose,
     Request,
     receipt_bytes,
     request_to_record,
 )
-from common.model import initial_weights
-from common.plan import Plan
-from common.signing import SigningKey
+from common.wire.signing import SigningKey
 from tests.common.studies import small_study
 
 STUDY = small_study()

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from client.answering import answer_record
+from client.requests.handler import answer_record
 from client.site import Site
-from common.enrolment import COORDINATOR_CARD
-from common.messages import Reply, Request, reply_from_record
+from common.wire.enrolment import COORDINATOR_CARD
+from common.wire.messages import Reply, Request, reply_from_record
 from server.daemon import authority
 from tests.client.site_fixtures import Hospital, plan_for, proposal
 from tests.hostile.case import SILENCE, Case

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-import client.answering
-import client.tuning
-from client.answering import answer_record
+import client.requests.handler
+import client.training.tuning
+from client.requests.handler import answer_record
 from common.errors import RefusalCode
-from common.flower import RecordDict
-from common.messages import NO_SEAL, LedgerHead, Reply, reply_from_record, reply_to_bytes
-from common.signing import verify
+from common.wire.flower import RecordDict
+from common.wire.messages import NO_SEAL, LedgerHead, Reply, reply_from_record, reply_to_bytes
+from common.wire.signing import verify
 from tests.client.site_fixtures import Hospital
 from tests.hostile.case import SILENCE, Case
 from tests.hostile.catalogue import CASES
@@ -31,8 +31,8 @@ FEWEST = 45
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Counts what is computed from patients; everything is computed as ever."""
-    calls = counted(monkeypatch, client.answering, "local_change")
-    return counted(monkeypatch, client.answering, "score", calls)
+    calls = counted(monkeypatch, client.requests.handler, "local_change")
+    return counted(monkeypatch, client.requests.handler, "score", calls)
 
 
 def counted(
@@ -127,10 +127,10 @@ def test_a_flood_of_offers_leaves_nothing_behind(
     Though each is of a shape that the site never saw, it times its kernels for one alone, and
     keeps what it chose for few.
     """
-    timed = counted(monkeypatch, client.tuning, "measured")
+    timed = counted(monkeypatch, client.training.tuning, "measured")
     # However long the flood takes on a busy machine, it is one.
-    resting = partial(client.tuning.Choices, rest=math.inf)
-    monkeypatch.setattr(client.tuning, "Choices", resting)
+    resting = partial(client.training.tuning.Choices, rest=math.inf)
+    monkeypatch.setattr(client.training.tuning, "Choices", resting)
     nothing = Case(
         "a flood", "a full disk", lambda sound: sent(sound.offer()), "ok", hospital=times
     )
@@ -147,7 +147,7 @@ def test_a_flood_of_offers_leaves_nothing_behind(
         assert (computed, timed) == ([], ["measured"])
         assert {path.name for path in hospital.state.iterdir()} == files | {"kernels.json"}
         kept = json.loads((hospital.state / "kernels.json").read_bytes())
-        assert len(kept) == client.tuning.MOST_KEPT
+        assert len(kept) == client.training.tuning.MOST_KEPT
         require_undisturbed(standing, sound, lambda request: asked(site, request))
 
 

@@ -6,8 +6,8 @@ import asyncio
 import json
 from pathlib import Path
 
-from client.daemon.hub import MOST_BYTES, MOST_WAITING, Hub, Job
-from common.messages import Request
+from client.daemon.request_queue import MOST_BYTES, MOST_WAITING, Hub, Job
+from common.wire.messages import Request
 from tests.client.daemon.quick_worker import HABITS
 from tests.client.daemon.test_supervisor import QUICK, running
 from tests.client.site_fixtures import Hospital

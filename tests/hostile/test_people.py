@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from client.administration import approve, deny, stop
+from client.administration.service import approve, deny, stop
 from client.site import Site
 from common.errors import SiteError
-from common.messages import Request
 from common.plan import Plan
+from common.wire.messages import Request
 from tests.client.site_fixtures import Hospital, asking, code_of, plan_for, proposal
 from tests.common.studies import small_study
 

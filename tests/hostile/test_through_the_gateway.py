@@ -13,11 +13,11 @@ from typing import Final
 
 import pytest
 
-from common.bundle import PROJECT, PYPROJECT
 from common.errors import LinkError
 from common.files import sha256
-from common.flower import ConfigRecord, Error, Message, RecordDict
-from server.link import superlink
+from common.wire.bundle import PROJECT, PYPROJECT
+from common.wire.flower import ConfigRecord, Error, Message, RecordDict
+from server.superlink import superlink
 from tests.hostile.case import Case
 from tests.hostile.catalogue import CASES
 from tests.hostile.network import Attacker, attack
@@ -27,7 +27,7 @@ from tests.hostile.test_catalogue import require_a_code_alone
 from tests.waiting import until
 
 # isort: split
-# Only after common.flower, which tells Flower to stay off the network.
+# Only after common.wire.flower, which tells Flower to stay off the network.
 from flwr.app.message import make_message
 from flwr.cli.build import build_fab_from_files
 from flwr.proto.fab_pb2 import Fab

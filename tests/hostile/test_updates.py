@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from client.daemon.fleet import Fleet
-from common.flower import ClientApp, Context, Message, RecordDict
-from common.messages import LedgerHead, Reply, Request, reply_to_record, request_from_record
-from common.signing import SigningKey
-from server.asking import Absence, Habits, Repeat
-from server.hearing import Desk, hear
-from server.verify import Shape
-from simulations.grid import LocalGrid
+from common.wire.flower import ClientApp, Context, Message, RecordDict
+from common.wire.messages import LedgerHead, Reply, Request, reply_to_record, request_from_record
+from common.wire.signing import SigningKey
+from server.study.context import Desk, hear
+from server.study.dispatch import Absence, Habits, Repeat
+from server.study.verify import Shape
+from simulations.grids.in_process import LocalGrid
 from tests.hostile.checks import VERIFYING, checks, off
 from tests.hostile.guarded import VERIFIED
 from tests.hostile.updates import OTHER, SITE, UPDATES, Update, key_of, signed

@@ -15,10 +15,17 @@ from typing import Any, Final
 import numpy as np
 
 from common.files import canonical_json, sha256
-from common.flower import Array, ArrayRecord, ConfigRecord, RecordDict
-from common.messages import HASH_OF_NOTHING, LedgerHead, Purpose, Reply, Request, reply_to_record
-from common.signing import SigningKey
-from server.verify import IMPOSSIBLE
+from common.wire.flower import Array, ArrayRecord, ConfigRecord, RecordDict
+from common.wire.messages import (
+    HASH_OF_NOTHING,
+    LedgerHead,
+    Purpose,
+    Reply,
+    Request,
+    reply_to_record,
+)
+from common.wire.signing import SigningKey
+from server.study.verify import IMPOSSIBLE
 
 NO_REPLY: Final = "sent something that is not a reply"
 SITE, OTHER = "south", "north"

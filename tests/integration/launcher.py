@@ -14,11 +14,9 @@ import sys
 import traceback
 from pathlib import Path
 
-import simulations.run  # here, and not again in every child
-import simulations.screen  # noqa: F401
-from common.privacy import mechanism
-from common.study import load_study
-from simulations.cli import main
+from common.privacy.mechanisms import mechanism
+from common.study.study_file import load_study
+from simulations.cli.app import main
 
 
 def run(folder: Path, arguments: list[str], environment: dict[str, str]) -> None:

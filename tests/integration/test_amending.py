@@ -10,13 +10,13 @@ import pytest
 
 from client.app import build
 from common.errors import CheckpointError, RoundError
-from common.flower import context
 from common.numerics import Ticks
 from common.plan import Offer
-from server import amending
+from common.wire.flower import context
 from server.app import Commission, conduct
-from server.plans import read_offer
-from simulations.grid import LocalGrid
+from server.study import amending
+from server.study.plans import read_offer
+from simulations.grids.in_process import LocalGrid
 from tests.client.site_fixtures import SEED, Hospital
 from tests.common.studies import small_study
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from client.inspection import inspect_state
+from client.records.verify import inspect_state
 from tests.integration.conftest import SITES, Simulate, study_text
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from simulations.archives import read_hospitals
-from simulations.network import NetworkOrder, conduct, coordinate, enrol, followed, simulate
+from simulations.hospitals.archives import read_hospitals
+from simulations.runs.network import NetworkOrder, conduct, coordinate, enrol, followed, simulate
 from tests.integration.conftest import study_text, write_hospitals
 
 SEED = 3

@@ -52,7 +52,7 @@ def command(hospitals: Path, tmp_path: Path) -> list[str]:
     study = tmp_path / "study.toml"
     study.write_text(study_text())
     words = ["run", study, "--hospitals", hospitals, "--out", tmp_path / "run"]
-    return [sys.executable, "-m", "simulations.cli", *(str(word) for word in words)]
+    return [sys.executable, "-m", "simulations.cli.app", *(str(word) for word in words)]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_the_system_sees_no_connection_beyond_loopback(
 
 def test_telemetry_of_the_libraries_is_off_before_they_are_imported(root: Path) -> None:
     program = (
-        "import json, os, sys, simulations.run\n"
+        "import json, os, sys, simulations.runs.run\n"
         "names = ('FLWR_TELEMETRY_ENABLED', 'RAY_USAGE_STATS_ENABLED')\n"
         "json.dump([os.environ.get(name) for name in names], sys.stdout)"
     )

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from client import administration
-from client.audit import entries
+from client.administration import service
+from client.records.audit_log import entries
 from client.site import open_site
-from common.ports import free_port
-from simulations.archives import read_hospitals
-from simulations.network import (
+from common.process.ports import free_port
+from simulations.hospitals.archives import read_hospitals
+from simulations.runs.network import (
     NetworkOrder,
     coordinate,
     daemon,
@@ -94,10 +94,10 @@ def test_a_stock_supernode_runs_the_same_client_and_a_foreign_client_is_refused_
     refused = [line for line in said if THEIRS in line and "not a reply" in line]
     assert refused, said
     with open_site(files[STOCK], known_seed=SEED) as site:
-        (row,) = administration.studies(site)
+        (row,) = service.studies(site)
         assert (row.state, row.round) == ("closed", 3)
         assert 0 < row.epsilon_spent <= row.epsilon
-        assert administration.ledger(site).length == 4
+        assert service.ledger(site).length == 4
     noted = list(entries(files[STOCK].parent / "state"))
     out = [each.fields for each in noted if each.event == "message.out"]
     assert len({(each["purpose"], each["round"]) for each in out}) == 7

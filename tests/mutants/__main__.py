@@ -1,8 +1,9 @@
 """Change a module in one place after another, and see which change no test notices.
 
-``python -m tests.mutants [NAME ...]``: names as in ``pairs.toml``, ``client/ledger``; none for all.
-``--sample N`` tries so many of a module's mutants, chosen by the seed; 0 tries all. Survivors that
-``survivors.toml`` explains are listed apart. Exits with 1 where one is not explained.
+``python -m tests.mutants [NAME ...]``: names as in ``pairs.toml``, ``client/records/ledger``;
+none for all. ``--sample N`` tries so many of a module's mutants, chosen by the seed; 0 tries all.
+Survivors that ``survivors.toml`` explains are listed apart. Exits with 1 where one is not
+explained.
 """
 
 from __future__ import annotations

@@ -17,16 +17,16 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from common.faults import VARIABLE
 from common.files import sha256
-from common.flower import ClientApp, Context, Message, context
-from common.messages import LedgerHead, Reply, Request, reply_to_record, request_from_record
 from common.numerics import EngineChoice, NumericsRecord, Ticks
 from common.plan import Offer, read_plan
-from common.signing import SigningKey
+from common.process.killpoints import VARIABLE
+from common.wire.flower import ClientApp, Context, Message, context
+from common.wire.messages import LedgerHead, Reply, Request, reply_to_record, request_from_record
+from common.wire.signing import SigningKey
 from server.app import build
-from server.hearing import nobody
-from simulations.grid import LocalGrid
+from server.study.context import nobody
+from simulations.grids.in_process import LocalGrid
 
 STUDY = """
 [study]

@@ -12,8 +12,8 @@ import safetensors.numpy
 
 from common.errors import CheckpointError, SiteError
 from common.files import sha256
-from server.app import app
-from server.roster import read_roster
+from server import app
+from server.study.roster import read_roster
 
 # isort: split
 from flwr.serverapp import ServerApp

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from common.flower import ConfigRecord, Message, RecordDict
-from common.messages import reply_from_record
+from common.wire.flower import ConfigRecord, Message, RecordDict
+from common.wire.messages import reply_from_record
 from tests.hostile.case import Case
 from tests.hostile.network import Attacker
 from tests.hostile.sound import changed, sent

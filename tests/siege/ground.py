@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from client.parallel import silent
-from simulations.archives import read_hospitals
-from simulations.network import (
+from client.data.parallel import silent
+from simulations.hospitals.archives import read_hospitals
+from simulations.runs.network import (
     NetworkOrder,
     call,
     coordinate,
@@ -30,8 +30,8 @@ from tests.siege.hospital import Hospital
 MOST_MEMORY: Final = 1500
 """MiB that any process of a daemon may hold at once."""
 LASTING: Final = (
-    *("client.cli", "client.daemon.worker", "client.daemon.connection"),
-    *("server.cli", "server.link.launcher"),
+    *("client.cli.app", "client.daemon.worker", "client.daemon.connection"),
+    *("server.cli.app", "server.superlink.launcher"),
 )
 """What the processes run that must not end; the others' end with a study, or with one file."""
 SEED: Final = 0
@@ -126,7 +126,7 @@ class Town:
         """
         hospitals = read_hospitals(self.order.hospitals)
         for name in hospitals.sites[:2]:
-            site = ["-m", "client.cli", "--site", str(hospitals.site_file(name))]
+            site = ["-m", "client.cli.app", "--site", str(hospitals.site_file(name))]
             call([sys.executable, *site, "audit", "verify"])
 
 
@@ -147,7 +147,7 @@ def town(folder: Path, study: dict[str, Any]) -> Iterator[Town]:
         hospital = Hospital(hospitals.site_file(hospitals.sites[2]), SEED)
         hospital.start()
         stack.callback(hospital.end)
-        yield Town(order, study, _child("server.cli"), daemons, hospital)
+        yield Town(order, study, _child("server.cli.app"), daemons, hospital)
 
 
 def _child(module: str) -> int:

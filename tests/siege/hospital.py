@@ -18,16 +18,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from client.answering import answer
 from client.daemon.fleet import Fleet, load_node_key
+from client.requests.handler import answer
 from client.site import Site, open_site
-from common.enrolment import CoordinatorCard, read_coordinator_card
 from common.errors import ConsiliumError
 from common.files import canonical_json
-from common.flower import Message, RecordDict
-from common.messages import LedgerHead, Reply, reply_to_record, request_from_record
-from common.signing import SigningKey
-from tests.server.link.hostile import FORGERS, Forger, push
+from common.wire.enrolment import CoordinatorCard, read_coordinator_card
+from common.wire.flower import Message, RecordDict
+from common.wire.messages import LedgerHead, Reply, reply_to_record, request_from_record
+from common.wire.signing import SigningKey
+from tests.server.superlink.hostile import FORGERS, Forger, push
 from tests.siege.move import Move
 from tests.siege.stranger import Stranger
 

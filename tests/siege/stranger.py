@@ -16,12 +16,12 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-import common.flower  # noqa: F401
-from common.enrolment import CoordinatorCard, split_address
+import common.wire.flower  # noqa: F401
+from common.wire.enrolment import CoordinatorCard, split_address
 from tests.siege.move import Move
 
 # isort: split
-# Only after common.flower, which tells Flower to stay off the network.
+# Only after common.wire.flower, which tells Flower to stay off the network.
 from flwr.supercore.primitives.asymmetric import sign_message
 
 TIMEOUT: Final = 5.0

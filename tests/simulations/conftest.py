@@ -7,8 +7,8 @@ import math
 import pytest
 
 from common.numerics import EngineChoice, NumericsRecord
-from simulations.plots import Plot, draw_all
-from simulations.result import (
+from simulations.reports.plots import Plot, draw_all
+from simulations.reports.result import (
     CurvePoint,
     FederatedEvaluation,
     Figure,

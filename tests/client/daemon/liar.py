@@ -20,12 +20,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from common.bundle import MANIFEST, PROJECT, PYPROJECT
-from common.enrolment import CoordinatorCard
-from common.flower import ConfigRecord, Message, RecordDict, identify
-from common.ports import free_port
+from common.process.ports import free_port
+from common.wire.bundle import MANIFEST, PROJECT, PYPROJECT
+from common.wire.enrolment import CoordinatorCard
+from common.wire.flower import ConfigRecord, Message, RecordDict, identify
 from server.daemon.authority import coordinator_card, init, server_context
-from tests.common.test_bundle import archive
+from tests.common.wire.test_bundle import archive
 from tests.waiting import PATIENCE, until
 
 # isort: split

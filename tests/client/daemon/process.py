@@ -14,8 +14,8 @@ from pathlib import Path
 
 from client.daemon.place import Programs, place_of
 from client.daemon.serving import serve
-from common import logs
-from common.enrolment import CoordinatorCard
+from common.process import logs
+from common.wire.enrolment import CoordinatorCard
 from tests.waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,7 +51,7 @@ class Daemon:
 
 def command(site_file: Path, *arguments: str, text: str | None = None) -> Done:
     return subprocess.run(
-        [sys.executable, "-m", "client.cli", "--site", str(site_file), *arguments],
+        [sys.executable, "-m", "client.cli.app", "--site", str(site_file), *arguments],
         cwd=ROOT,
         input=text or "",
         capture_output=True,

@@ -19,10 +19,10 @@ import numpy as np
 from client.daemon import frames
 from client.daemon.frames import Frame
 from client.daemon.worker import Order
-from common import flower
-from common.flower import Message
-from common.messages import Reply, reply_to_record, request_from_record
-from common.parent import die_with_parent
+from common.process.parent import die_with_parent
+from common.wire import flower
+from common.wire.flower import Message
+from common.wire.messages import Reply, reply_to_record, request_from_record
 
 HABITS = "worker.json"
 

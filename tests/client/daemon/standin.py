@@ -25,11 +25,11 @@ from client.daemon import frames
 from client.daemon.connection import Connection
 from client.daemon.fleet import ForeignCode, NotAdmitted, Offline, Skewed, Unreadable
 from client.daemon.frames import BrokenFrame, Frame
-from common import flower
 from common.errors import LinkError
-from common.flower import Message
-from common.messages import Reply, Request, reply_from_record, request_to_record
-from common.parent import die_with_parent
+from common.process.parent import die_with_parent
+from common.wire import flower
+from common.wire.flower import Message
+from common.wire.messages import Reply, Request, reply_from_record, request_to_record
 from tests.waiting import PATIENCE
 
 PLACE = "standin.json"

@@ -31,11 +31,11 @@ from client.daemon.fleet import (
     load_node_key,
 )
 from client.daemon.frames import Frame
-from common.enrolment import COORDINATOR_CARD
 from common.errors import LinkError
-from common.flower import Message
+from common.wire.enrolment import COORDINATOR_CARD
+from common.wire.flower import Message
 from tests.client.daemon.liar import BUNDLE, Deceiver, Liar, deceiver, liar
-from tests.common.test_bundle import damaged
+from tests.common.wire.test_bundle import damaged
 from tests.waiting import PATIENCE
 
 # isort: split

@@ -17,17 +17,17 @@ from pathlib import Path
 
 import pytest
 
-from client import audit
-from client.commands import daemon as asked_of
+from client.cli.commands import daemon as asked_of
 from client.daemon.control import Control
-from client.daemon.desk import Desk
+from client.daemon.executor import Desk
 from client.daemon.metrics import Metrics
 from client.daemon.place import Programs, place_of
 from client.daemon.supervisor import Supervisor
+from client.records import audit_log
 from common.control import site_pb2 as pb
 from common.errors import RefusalCode, SiteError
-from common.messages import Request
 from common.plan import Plan
+from common.wire.messages import Request
 from tests.client.daemon.process import REAL, ROOT, Daemon, daemon
 from tests.client.daemon.standin import Coordinator, coordinator
 from tests.client.site_fixtures import SEED, Hospital, asking, offer_request, plan_for, proposal
@@ -114,7 +114,7 @@ class Person:
 def person(site: Daemon, *arguments: str) -> Iterator[Person]:
     keyboard, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "client.cli", "--site", str(site.site_file), *arguments],
+        [sys.executable, "-m", "client.cli.app", "--site", str(site.site_file), *arguments],
         cwd=ROOT,
         stdin=terminal,
         stdout=subprocess.PIPE,
@@ -234,7 +234,7 @@ def test_an_approval_that_expires_while_the_daemon_runs_ends_in_silence(world: W
         )
     for request in (asking(plan), asking(plan, 2)):
         assert world.answers_nothing(request)
-    silent = [each for each in audit.entries(world.hospital.state) if "why" in each.fields][-2:]
+    silent = [each for each in audit_log.entries(world.hospital.state) if "why" in each.fields][-2:]
     assert [(each.event, each.fields["study"], each.fields["why"]) for each in silent] == [
         ("message.silence", "expiring", "expired")
     ] * 2

@@ -36,12 +36,12 @@ from client.daemon.fleet import (
     load_node_key,
     public_node_key,
 )
-from common.enrolment import CoordinatorCard, SiteCard
 from common.errors import SiteError
-from common.flower import Array, ArrayRecord, Message, RecordDict
-from common.ports import free_port
+from common.process.ports import free_port
+from common.wire.enrolment import CoordinatorCard, SiteCard
+from common.wire.flower import Array, ArrayRecord, Message, RecordDict
 from server.daemon.authority import coordinator_card, init, server_context
-from server.link.grid import FleetGrid
+from server.superlink.grid import FleetGrid
 from tests.network import Coordinator, coordinator, reply_to
 from tests.waiting import PATIENCE, until
 
@@ -98,7 +98,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from client.daemon.fleet import Fleet, load_node_key
-from common.enrolment import read_coordinator_card
+from common.wire.enrolment import read_coordinator_card
 
 fleet = Fleet(read_coordinator_card(Path(sys.argv[1])), load_node_key(Path(sys.argv[2])))
 fleet.connect()

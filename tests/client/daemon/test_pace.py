@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from client import audit
-from client.consent import settle
+from client.consent.decisions import settle
+from client.records import audit_log
 from common.plan import Plan
 from tests.client.daemon.process import REAL, Daemon, daemon
 from tests.client.daemon.standin import Coordinator, coordinator
@@ -88,7 +88,7 @@ def test_a_study_that_is_stopped_while_its_reply_waits_is_over_at_once(tmp_path:
         until(lambda: it.centre.pushed)
         assert [each.study for each in it.centre.replies()] == ["later"]
         assert it.worker != first
-        why = [each.fields.get("why") for each in audit.entries(it.hospital.state)]
+        why = [each.fields.get("why") for each in audit_log.entries(it.hospital.state)]
         assert [each for each in why if each] == ["stopped before it was answered", "stopped"]
 
 

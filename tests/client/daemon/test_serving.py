@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from client.daemon.control import SERVICE
 from common.control.sockets import connect
-from common.messages import Request
-from common.ports import free_port
+from common.process.ports import free_port
+from common.wire.messages import Request
 from tests.client.daemon.process import daemon
 from tests.client.daemon.quick_worker import HABITS
 from tests.client.daemon.standin import coordinator
@@ -107,7 +107,7 @@ def test_two_daemons_never_share_a_state_and_none_leaves_anything_running(
 def test_another_user_may_not_ask(site_file: Path, tmp_path: Path) -> None:
     with coordinator(tmp_path / "state"), daemon(site_file):
         code = (
-            "import os, sys; from pathlib import Path; from client.commands import daemon\n"
+            "import os, sys; from pathlib import Path; from client.cli.commands import daemon\n"
             "os.setgid(65534); os.setuid(65534)\n"
             "try:\n    with daemon(Path(sys.argv[1])): pass\n"
             "except Exception as error: print(type(error).__name__, error)"

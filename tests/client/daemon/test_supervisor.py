@@ -18,15 +18,15 @@ from pathlib import Path
 
 import structlog
 
-from client import audit
 from client.daemon.metrics import Metrics
 from client.daemon.place import Place, Programs
 from client.daemon.supervisor import Supervisor
+from client.records import audit_log
 from client.sitefile import load_site_file
-from common.enrolment import CoordinatorCard
 from common.errors import RefusalCode
-from common.flower import Message, RecordDict
-from common.messages import Request, reply_from_record
+from common.wire.enrolment import CoordinatorCard
+from common.wire.flower import Message, RecordDict
+from common.wire.messages import Request, reply_from_record
 from tests.client.daemon.quick_worker import HABITS
 from tests.client.daemon.standin import Coordinator, coordinator
 from tests.client.site_fixtures import SEED, Hospital, approved, asking, offer_request
@@ -106,7 +106,7 @@ async def test_every_message_is_noted_and_what_has_a_type_is_answered(tmp_path: 
         assert supervisor.line.state == "online"
     assert centre.asked[0] == "connect"
     assert centre.asked[-1] == "goodbye"
-    noted = [each.event for each in audit.entries(hospital.state)]
+    noted = [each.event for each in audit_log.entries(hospital.state)]
     assert (noted.count("site.started"), noted.count("site.stopped")) == (1, 1)  # the worker's
     assert [each for each in noted if each.startswith("message.")] == [
         *("message.in", "message.out"),

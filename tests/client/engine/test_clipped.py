@@ -16,7 +16,7 @@ from client.engine.clipped import KAPPA, Patients, Tile, by_choice, clipped_sum,
 from client.engine.rule import Layer
 from client.engine.sheet import Sheet
 from common.numerics import EngineChoice
-from common.privacy import GAMMA
+from common.privacy.mechanisms import GAMMA
 from tests.client.engine.loop import (
     LAYOUTS,
     Layout,

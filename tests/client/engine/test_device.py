@@ -11,7 +11,7 @@ from torch import nn
 from client.engine.clipped import Patients, clipped_sum, place
 from client.engine.convolution import ConvolutionRule
 from common.numerics import EngineChoice
-from common.privacy import GAMMA
+from common.privacy.mechanisms import GAMMA
 from tests.client.engine.loop import (
     LAYOUTS,
     Layout,

@@ -19,7 +19,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.control import site_pb2, site_pb2_grpc
-from common.control.faults import ControlError, asking, decode, encode
+from common.control.rpc_errors import ControlError, asking, decode, encode
 from common.control.sockets import LONGEST_PATH, add_health, connect, listen, new_server
 from common.errors import ConsiliumError, LinkError, Refusal, RefusalCode, SiteError
 from tests.waiting import PATIENCE

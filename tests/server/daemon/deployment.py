@@ -16,11 +16,11 @@ from pathlib import Path
 
 from client.daemon.fleet import Fleet, load_node_key, public_node_key
 from common.control import coordinator_pb2 as pb
-from common.enrolment import CoordinatorCard, SiteCard
 from common.errors import LinkError
-from common.flower import Context, ErrorCode, Message, context, identify
-from common.ports import free_port
-from server.calling import Whom, calling
+from common.process.ports import free_port
+from common.wire.enrolment import CoordinatorCard, SiteCard
+from common.wire.flower import Context, ErrorCode, Message, context, identify
+from server.cli.rpc_client import Whom, calling
 from server.daemon import authority
 from server.daemon.settings import load_home
 from server.store import Store, open_store
@@ -151,7 +151,7 @@ class Deployment:
         """Start the daemon, and wait until it serves."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "server.cli", "--home", str(self.folder), "serve"],
+                [sys.executable, "-m", "server.cli.app", "--home", str(self.folder), "serve"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

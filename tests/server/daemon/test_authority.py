@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from common.enrolment import read_coordinator_card
 from common.errors import CoordinatorError
-from common.signing import verify
+from common.wire.enrolment import read_coordinator_card
+from common.wire.signing import verify
 from server.daemon import authority
 from server.daemon.settings import FILE, Home, load_home
 from tests.server.daemon.tls import ADDRESS, greet, trusting

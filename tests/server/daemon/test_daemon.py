@@ -25,12 +25,12 @@ from typer.testing import CliRunner
 from common.control import coordinator_pb2 as pb
 from common.errors import ConsiliumError, CoordinatorError, LinkError, RefusalCode, StudyError
 from common.files import sha256
-from common.messages import Reply, Request
-from common.ports import free_port
-from server.calling import Whom, calling
-from server.cli import app
+from common.process.ports import free_port
+from common.wire.messages import Reply, Request
+from server.cli.app import app
+from server.cli.rpc_client import Whom, calling
 from server.daemon.control import SERVICE
-from server.gateway import GatewaySettings
+from server.gateway.gateway import GatewaySettings
 from tests.server.conftest import World, as_is
 from tests.server.daemon.deployment import (
     Deployment,
@@ -266,7 +266,7 @@ def test_a_name_is_used_once_and_a_site_must_be_admitted(scene: Scene) -> None:
 
 def test_a_mistake_ends_the_command_with_2_and_one_screen(scene: Scene) -> None:
     home = str(scene.deployment.folder)
-    command = [sys.executable, "-m", "server.cli", "--home", home, "watch", "nowhere"]
+    command = [sys.executable, "-m", "server.cli.app", "--home", home, "watch", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: there is no such study")
@@ -284,7 +284,7 @@ def test_a_study_waits_for_a_person_is_stopped_and_goes_on(scene: Scene) -> None
 
     scene.cli("stop", name)
     assert scene.deployment.row(name).state == "stopped"
-    assert scene.deployment.processes("server.daemon.conducting") == []
+    assert scene.deployment.processes("server.daemon.study_process") == []
     with pytest.raises(CoordinatorError, match="not under way"):
         scene.cli("stop", name)
     with pytest.raises(CoordinatorError, match="no result yet"):
@@ -393,7 +393,14 @@ def test_the_socket_is_its_owners_alone_and_answers_probes(scene: Scene) -> None
 
 
 def test_a_home_has_one_daemon(scene: Scene) -> None:
-    command = [sys.executable, "-m", "server.cli", "--home", str(scene.deployment.folder), "serve"]
+    command = [
+        sys.executable,
+        "-m",
+        "server.cli.app",
+        "--home",
+        str(scene.deployment.folder),
+        "serve",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "another daemon serves this coordinator already" in done.stderr
@@ -516,14 +523,14 @@ def test_systemd_is_told_and_a_study_goes_on_after_a_stop(
         deployment.ask("Start", document=patient(world.study_file.read_text()))
         assert reached.wait(PATIENCE)
         watching = subprocess.Popen(
-            [sys.executable, "-m", "server.cli", "--home", deployment.folder, "watch", "small"],
+            [sys.executable, "-m", "server.cli.app", "--home", deployment.folder, "watch", "small"],
             stdout=subprocess.PIPE,
             text=True,
         )
         assert watching.stdout is not None
         assert "offered to" in watching.stdout.readline()
         assert deployment.end() == 0
-        assert deployment.processes("server.daemon.") + deployment.processes("server.link.") == []
+        assert deployment.processes("server.daemon.") + deployment.processes("server.superlink.") == []
         assert told == [b"READY=1", b"STOPPING=1"]
         deployment.start()
         outcome = deployment.outcome("small")

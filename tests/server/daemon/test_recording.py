@@ -11,12 +11,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.daemon.fleet import public_node_key
-from common.enrolment import SiteCard
 from common.errors import RoundError, StudyError
 from common.files import sha256
-from common.messages import SEAL_DIGITS, LedgerHead
-from server.daemon.conducting import fail
+from common.wire.enrolment import SiteCard
+from common.wire.messages import SEAL_DIGITS, LedgerHead
 from server.daemon.recording import Recorder, StudyStopped, plain
+from server.daemon.study_process import fail
 from server.store import Store, open_store
 
 PLAN = sha256(b"plan")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from common.control import site_pb2, site_pb2_grpc
-from common.control.faults import asking
+from common.control.rpc_errors import asking
 from common.control.sockets import connect, listen, new_server
 from common.errors import CoordinatorError
 from server.daemon import rights

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from common.flower import ClientApp
-from common.messages import Reply, Request
-from common.ports import free_port
+from common.process.ports import free_port
+from common.wire.flower import ClientApp
+from common.wire.messages import Reply, Request
 from server.daemon.authority import init
 from server.daemon.supervisor import Daemon
 from server.store import open_store
@@ -23,7 +23,7 @@ from tests.server.daemon.deployment import (
     deployed,
     patient,
 )
-from tests.server.daemon.test_behind import card_of
+from tests.server.daemon.test_superlink_supervisor import card_of
 from tests.waiting import until
 
 
@@ -79,8 +79,8 @@ def test_whatever_is_killed_a_study_ends_with_the_same_weights(
         deployment.kill()
         killed = True
 
-    once.at(2, lambda: deployment.kill_process("server.daemon.conducting"))
-    once.at(4, lambda: deployment.kill_process("server.link.launcher"))
+    once.at(2, lambda: deployment.kill_process("server.daemon.study_process"))
+    once.at(4, lambda: deployment.kill_process("server.superlink.launcher"))
     once.at(6, kill_daemon)
     with ExitStack() as stack:
         deployment.start()
@@ -104,7 +104,7 @@ def test_whatever_is_killed_a_study_ends_with_the_same_weights(
 def test_ctrl_c_ends_all_processes_without_a_traceback(tmp_path: Path) -> None:
     """A terminal interrupts its whole foreground group; the daemon alone is to hear of it."""
     with deployed(tmp_path / "home") as deployment:
-        assert deployment.processes("server.link.launcher")
+        assert deployment.processes("server.superlink.launcher")
         said = deployment.interrupt()
         first = f"serving on 0.0.0.0:{deployment.address.rpartition(':')[2]}; 0 sites admitted; "
         assert f"{first}next: consilium-coordinator admit SITE.json\n" in said

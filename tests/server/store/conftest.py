@@ -10,8 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from common.enrolment import SiteCard
 from common.files import sha256
+from common.wire.enrolment import SiteCard
 from server.store import Store, open_store
 from tests.server.store.postgres import Server, running
 

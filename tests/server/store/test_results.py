@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from common.errors import CoordinatorError
-from common.messages import NO_SEAL, SEAL_DIGITS, LedgerHead
+from common.wire.messages import NO_SEAL, SEAL_DIGITS, LedgerHead
 from server.store import Store
 from server.store.rows import ApprovalState
 from tests.server.store.conftest import card

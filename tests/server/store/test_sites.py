@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from common.enrolment import SiteCard
 from common.errors import CoordinatorError
+from common.wire.enrolment import SiteCard
 from server.store import Store, open_store
 from server.store.rows import SiteState
 from tests.server.store.conftest import card, node_key

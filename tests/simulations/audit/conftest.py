@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from client.parallel import Job, silent
-from common.privacy import PatientMechanism, mechanism
-from common.study import Study
+from client.data.parallel import Job, silent
+from common.privacy.mechanisms import PatientMechanism, mechanism
+from common.study.study_file import Study
 from tests.common.studies import small_study
 
 DECLARED = 100

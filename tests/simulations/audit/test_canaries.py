@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.dataset import Cohort
-from client.parallel import silent
+from client.data.cohort import Cohort
+from client.data.parallel import silent
 from client.site import open_site
 from client.sitefile import load_site_file
 from common.errors import DataError
-from common.study import Study, load_study
-from simulations.archives import Hospitals, read_hospitals
+from common.study.study_file import Study, load_study
 from simulations.audit.canaries import Canary, insert, make
 from simulations.audit.choices import Kind
-from simulations.testset import TestSet, load_test_set
+from simulations.hospitals.archives import Hospitals, read_hospitals
+from simulations.runs.testset import TestSet, load_test_set
 from tests.integration.conftest import SITES, study_text, write_hospitals
 
 SEED = 3

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from client.sampling import Batch
+from client.training.sampling import Batch
 from common.errors import Refusal
-from common.flower import ConfigRecord, Message, RecordDict, context, identify
-from common.model import build_model, initial_weights, load_flat
+from common.models.networks import build_model, initial_weights, load_flat
+from common.wire.flower import ConfigRecord, Message, RecordDict, context, identify
 from simulations.audit.listener import (
     Labelled,
     Listener,

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.parallel import Job
-from common.randomness import known_secret
-from simulations.audit.faults import halved_noise
+from client.data.parallel import Job
+from common.privacy.randomness import known_secret
 from simulations.audit.findings import MechanismFinding
 from simulations.audit.mechanism import Claim, audit_mechanism, statistics
 from simulations.audit.parts import PRODUCTION, Parts
+from tests.planted_faults import halved_noise
 from tests.simulations.audit.conftest import audited
 
 SEEDS = 4

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.study import load_study
+from common.study.study_file import load_study
 from simulations.audit.choices import Kind
 from simulations.audit.findings import OneRunFinding
 from simulations.audit.mechanism import Claim
 from simulations.audit.one_run import Game, Heard, audit_one_run, membership, prove
-from simulations.order import Watcher
+from simulations.runs.run_settings import Watcher
 from tests.integration.conftest import SITES, study_text, write_hospitals
 
 CLAIM = Claim(rate=0.25, noise_multiplier=2.25, steps=200, delta=1e-5, epsilon=8.0)

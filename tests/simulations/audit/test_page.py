@@ -11,7 +11,7 @@ from simulations.audit.findings import (
     OneRunFinding,
 )
 from simulations.audit.page import draw, render, verdict
-from tests.simulations.test_report import Page
+from tests.simulations.reports.test_report import Page
 
 
 def bound(epsilon: float) -> Bound:

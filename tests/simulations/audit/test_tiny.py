@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.privacy import PatientMechanism
+from common.privacy.mechanisms import PatientMechanism
 from simulations.audit.parts import PRODUCTION, clipped_sum
 from simulations.audit.tiny import LENGTH, canaries, linear, releases
 from tests.simulations.audit.conftest import audited
@@ -76,6 +76,6 @@ def test_no_two_canaries_share_a_direction() -> None:
 
 
 def _streams() -> object:
-    from client.sampling import RoundStreams
+    from client.training.sampling import RoundStreams
 
     return RoundStreams(KEY)

@@ -1,0 +1,1 @@
+"""What the administrator of a site sees, asks and decides."""

@@ -1,0 +1,230 @@
+"""How a site comes to be: its file, its keys, its card, and the coordinator that it joins."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from decimal import ROUND_DOWN, Decimal
+from pathlib import Path
+from typing import Final
+
+from client.daemon.fleet import load_node_key, public_node_key
+from client.data.labels import guess_key
+from client.site import Site, kept_seed, open_site
+from client.sitefile import load_site_file
+from common.errors import SiteError
+from common.files import write_atomic
+from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, SiteCard
+
+SITE_CARD: Final = "SITE.json"
+
+SITE_FILE: Final = """\
+# The site file of {name}: what this hospital offers, and what it allows.
+# Paths are relative to this file. Changes hold from the next start of the daemon on.
+
+[site]
+name = {name_text}
+# What must never be lost, and never leave: keys, ledger, approvals, audit log. Back it up.
+state = "state"
+# A list of PatientIDs that are one person, a person a line, separated by commas.
+# same_person = "same-person.csv"
+# The most that decoded images may take on disk, GiB. They are deleted when their study is over.
+cache_gib = 64
+
+[data.{dataset}]
+images = {images}
+labels = {labels}
+key = {key}                  # what a row of the label file is about
+key_column = {key_column}
+label_column = {label_column}
+# Patients in training, rounded down. This number is public; noise and shares follow from it.
+declared_patients = {declared}
+# Neither training nor validation ever has more patients than this. It is public too: leave room
+# for patients to come. How long a step takes follows from it, not from how many there are.
+most_patients = {most}
+# Patients who take no part stand in state/opt-out.txt, where `consilium-site opt-out` puts
+# them; name a list that you keep elsewhere here, one PatientID a line.
+# opt_out = "opt-out.txt"
+
+[policy]
+# The most that one study, and all studies together, may cost a patient (epsilon).
+max_epsilon_per_study = 3.0
+# A total above 20 protects nobody and is refused.
+max_epsilon_total = 10.0
+# What these patients have spent already, if this hospital has taken part before and the state
+# folder of that time is lost: the max_epsilon_total of that time, if nobody knows better.
+# spent_before = 10.0
+# How likely these bounds may fail: at most 0.1 / declared_patients.
+delta = {delta}
+# The fewest hospitals among whom an update of this site is hidden.
+min_sites = 2
+# "ask": a person approves each study. "automatic": whatever this policy allows is approved.
+approval = "ask"
+approval_days = 180
+# How many approved studies may run at once. What each may still cost is set aside.
+# max_open_studies = 16
+# When the site works on studies, in this machine's time; without it, at any time.
+# hours = "20:00-06:00"
+
+# What each number of a study may be, if you want it narrower than the program does: the smallest
+# and the largest. docs/numbers.md lists all of them.
+# [policy.ranges]
+# clip_norm = [0.1, 10.0]
+# steps = [1, 5000]
+
+[device]
+threads = {threads}
+# How far the work stands back behind other programs: 0 to 19.
+nice = 10
+# For a model with its activations and gradients, MiB. A study that needs more is refused before
+# anything of it is built.
+memory_mib = 1024
+# The most that the worker process may take in all, MiB; without it, no limit.
+# memory_limit_mib = 8192
+# Which graphics card, as CUDA counts; without it, none.
+# gpu = 0
+
+[metrics]
+# For Prometheus: how the daemon is, and nothing that was computed from patients.
+listen = "127.0.0.1:9465"
+"""
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """What an administrator says of a site to be made."""
+
+    name: str
+    images: Path
+    labels: Path
+    declared_patients: int
+    dataset: str
+    label_column: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """What ``init`` has made."""
+
+    site_file: Path
+    card_file: Path
+    card: SiteCard
+
+
+def init(path: Path, hospital: Hospital) -> Made:
+    """Write a site file, draw the site's keys and write ``SITE.json``.
+
+    Args:
+        path: of the site file, which must not exist.
+        hospital: what it is about.
+
+    Raises:
+        SiteError: there is a site already, or something said of it cannot be.
+        LabelError: the label file cannot be used.
+    """
+    _require_new(path)
+    if not hospital.images.is_dir():
+        raise SiteError(
+            "there is no such folder of images",
+            where=hospital.images.absolute(),
+            wanted="a folder with DICOM files, at any depth",
+            remedy="name the folder with --images; see that its disk is there, and that this user "
+            "may read it",
+        )
+    write_atomic(path, _site_file(path, hospital).encode(), mode=0o600)
+    try:
+        load_site_file(path)
+        return introduce(path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def introduce(path: Path, known_seed: int | None = None) -> Made:
+    """Write ``SITE.json`` for a site file that is there; keys are made where there are none.
+
+    Raises:
+        SiteError: the site cannot be opened.
+    """
+    with _open(path, known_seed) as site:
+        node = public_node_key(load_node_key(site.state / "node.key", make=True))
+        declared = {name: data.declared_patients for name, data in site.file.data.items()}
+        card = SiteCard(
+            name=site.name, node_key=node, signing_key=site.key.public, patients=declared
+        )
+    card_file = path.parent / SITE_CARD
+    write_atomic(card_file, card.text.encode())
+    return Made(path, card_file, card)
+
+
+def join(path: Path, card: CoordinatorCard) -> Path:
+    """Make a coordinator this site's; gives where its card is kept now.
+
+    Raises:
+        SiteError: the site cannot be opened.
+    """
+    with _open(path) as site:
+        said = {"fingerprint": card.fingerprint, "signing_key": card.signing_key}
+        site.audit.append("coordinator.joined", name=card.name, **said)
+        place = site.state / COORDINATOR_CARD
+        write_atomic(place, card.text.encode(), mode=0o600)
+    return place
+
+
+def _open(path: Path, known_seed: int | None = None) -> Site:
+    """Open a site with the keys that it has."""
+    state = path.absolute().parent / load_site_file(path).site.state
+    return open_site(path, known_seed=kept_seed(state) if known_seed is None else known_seed)
+
+
+def delta_for(declared_patients: int) -> str:
+    """0.1 / declared_patients to two digits, rounded down: more would not be allowed."""
+    exact = Decimal("0.1") / Decimal(declared_patients)
+    digits = Decimal(1).scaleb(exact.adjusted() - 1)
+    return f"{float(exact.quantize(digits, rounding=ROUND_DOWN)):g}"
+
+
+def _require_new(path: Path) -> None:
+    for there in (path, path.parent / SITE_CARD):
+        if there.exists():
+            raise SiteError(
+                "there is a site here already",
+                where=there,
+                remedy="a site keeps its keys for life: go on with it, or make another elsewhere",
+            )
+
+
+def _site_file(path: Path, hospital: Hospital) -> str:
+    if hospital.declared_patients < 1:
+        raise SiteError(
+            "a site needs patients",
+            where="--declared-patients",
+            found=hospital.declared_patients,
+            wanted="patients in training, rounded down: 1 or more",
+        )
+    key, column = guess_key(hospital.labels, hospital.label_column)
+    return SITE_FILE.format(
+        name=hospital.name,
+        name_text=_text(hospital.name),
+        dataset=hospital.dataset,
+        images=_text(_relative(hospital.images, path)),
+        labels=_text(_relative(hospital.labels, path)),
+        key=_text(key),
+        key_column=_text(column),
+        label_column=_text(hospital.label_column),
+        declared=hospital.declared_patients,
+        most=2 * hospital.declared_patients,
+        delta=delta_for(hospital.declared_patients),
+        threads=max(1, len(os.sched_getaffinity(0)) // 2),
+    )
+
+
+def _text(value: object) -> str:
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def _relative(place: Path, site_file: Path) -> Path:
+    """As the site file names it: relative where it lies below it."""
+    absolute, folder = place.absolute(), site_file.absolute().parent
+    return absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute

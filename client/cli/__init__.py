@@ -1,0 +1,1 @@
+"""``consilium-site``, the command line of a hospital."""

@@ -1,0 +1,182 @@
+"""``consilium-site check``: of a folder and its labels, or of all that a site file names."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from common.errors import SiteError
+from common.process.console import out, progress, show_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from client.data.dicom import Derived
+    from client.data.labels import LabelFile
+    from client.data.report import Report
+    from client.sitefile import DataSet
+
+    Look = Callable[[Path, LabelFile, Derived, Path | None], Report]
+
+
+class KeyKind(StrEnum):
+    """What a row of the label file is about."""
+
+    SOPInstanceUID = "SOPInstanceUID"
+    StudyInstanceUID = "StudyInstanceUID"
+    PatientID = "PatientID"
+    filename = "filename"
+
+
+class DerivedImages(StrEnum):
+    """What to do with images that are not originals; see :class:`client.data.dicom.Derived`."""
+
+    reject = "reject"
+    primary = "primary"
+    accept = "accept"
+
+
+def check(
+    context: typer.Context,
+    *,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of DICOM files. Default: as the site file says.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV file with a key and a label in each row.")
+    ] = None,
+    key: Annotated[
+        KeyKind | None,
+        typer.Option(help="What a row is about. Default: the first of these that has a column."),
+    ] = None,
+    key_column: Annotated[
+        str | None, typer.Option(help="Column of the key. Default: called like the key.")
+    ] = None,
+    label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
+    classes: Annotated[
+        str | None, typer.Option(help="Labels there are: a,b. Default: those that occur.")
+    ] = None,
+    modality: Annotated[
+        list[str] | None, typer.Option(help="Modality to use: CR,DX. Default: any.")
+    ] = None,
+    derived: Annotated[
+        DerivedImages,
+        typer.Option(help="Derived images: reject, use primary ones, or accept with localisers."),
+    ] = DerivedImages.reject,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a core.")] = 0,
+    list_files: Annotated[
+        bool, typer.Option("--list", help="List rejected files; names may hold patients' names.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say which DICOM files a study could use, which not and why. Changes nothing."""
+    from client.data import report as checking
+    from client.data.dicom import Derived, Rules
+
+    known = tuple(_parts([classes])) if classes else None
+    modalities = tuple(_parts(modality or []))
+    processes = workers or len(os.sched_getaffinity(0))
+
+    def look(folder: Path, file: LabelFile, kinds: Derived, same_person: Path | None) -> Report:
+        return checking.check(
+            folder,
+            file,
+            classes=known,
+            rules=Rules(modalities, kinds),
+            same_person=same_person,
+            workers=processes,
+            progress=progress,
+        )
+
+    if images is None and labels is None:
+        _check_site(context.obj, look, list_files=list_files, as_json=as_json)
+        return
+    if images is None or labels is None:
+        raise SiteError(
+            "only one of --images and --labels is named",
+            remedy="name both; or neither, for the data sets of the site file",
+        )
+    file = _label_file(labels, key, key_column, label_column)
+    report = look(images, file, Derived(derived.value), None)
+    _print(report, images, file, list_files=list_files, as_json=as_json)
+    checking.require_usable(images, report)
+
+
+def _check_site(path: Path, look: Look, *, list_files: bool, as_json: bool) -> None:
+    """Every data set of a site file."""
+    from client.data import report as checking
+    from client.sitefile import load_site_file
+
+    site = load_site_file(path)
+    persons = path.parent / site.site.same_person if site.site.same_person else None
+    for name, data in site.data.items():
+        folder, file = path.parent / data.images, site.label_file(name, path.parent)
+        report = look(folder, file, data.derived, persons)
+        if not as_json:
+            out().print(f"data set {name}", style="bold")
+        _print(report, folder, file, list_files=list_files, as_json=as_json)
+        checking.require_usable(folder, report)
+        expected = report.patients * data.split[0]
+        if data.declared_patients > expected:
+            raise SiteError(
+                "the site declares more patients than its archive has in training",
+                where=f"{path}: [data.{name}] declared_patients",
+                found=data.declared_patients,
+                wanted=f"at most about {int(expected)}: {report.patients} patients, of whom the "
+                f"split gives {data.split[0]:.0%} to training",
+                remedy="lower the number: the noise would be too small",
+            )
+        _require_room(path, name, data, report.patients)
+        if not as_json:
+            out().print(
+                f"declares {data.declared_patients} patients in training; about {int(expected)} "
+                f"are; no part may hold more than {data.most_patients}\n"
+            )
+
+
+def _require_room(path: Path, name: str, data: DataSet, patients: int) -> None:
+    """Refuse a bound on patients that a part exceeds; how many it has here is about its share."""
+    for part, share in (("training", data.split[0]), ("validation", data.split[1])):
+        if patients * share > data.most_patients:
+            raise SiteError(
+                "the archive has more patients than the site file says it may",
+                where=f"{path}: [data.{name}] most_patients",
+                found=data.most_patients,
+                wanted=f"more than about {int(patients * share)}: {patients} patients, of whom the "
+                f"split gives {share:.0%} to {part}",
+                remedy="raise the number, with room for patients to come: those beyond it take no "
+                "part; it is public",
+            )
+
+
+def _label_file(
+    path: Path, key: KeyKind | None, key_column: str | None, label_column: str
+) -> LabelFile:
+    from client.data.labels import LabelFile, guess_key
+
+    if key is None and key_column is None:
+        kind, column = guess_key(path, label_column)
+        return LabelFile(path, kind, column, label_column)
+    kind = key.value if key else "SOPInstanceUID"
+    return LabelFile(path, kind, key_column or kind, label_column)
+
+
+def _print(
+    report: Report, images: Path, file: LabelFile, *, list_files: bool, as_json: bool
+) -> None:
+    from client.data import report as checking
+
+    if as_json:
+        show_json(report.as_json(paths=list_files))
+        return
+    checking.show(report, images, file, out())
+    if list_files:
+        checking.show_rejected(report, out())
+
+
+def _parts(values: list[str]) -> list[str]:
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]

@@ -1,0 +1,355 @@
+"""What the command line asks of a running daemon, and how the answers look to a person."""
+
+from __future__ import annotations
+
+import getpass
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.table import Table
+from rich.text import Text
+
+from common.control import site_pb2 as pb
+from common.control.rpc_errors import asking
+from common.control.site_pb2_grpc import SiteStub
+from common.control.sockets import connect
+from common.documents import read_toml
+from common.errors import SiteError
+from common.process.console import err, out, show_json
+from common.visible import visible
+
+DAEMON: Final = "the site's daemon"
+SECONDS: Final = 60
+"""How long a quick question may take."""
+SHORT: Final = 12
+"""Digits of a plan's hash that are shown, and that are enough to name it."""
+
+
+def state_folder(path: Path) -> Path:
+    """The state folder that a site file names, without reading the rest of it.
+
+    Raises:
+        SiteError: there is no such file, or it is not TOML.
+    """
+    try:
+        named = read_toml(path.read_bytes()).get("site", {}).get("state")
+    except FileNotFoundError as error:
+        from client.sitefile import missing  # which takes long to import
+
+        raise missing(path) from error
+    except PermissionError as error:
+        raise SiteError(
+            "this user may not read the site file",
+            where=path,
+            found=f"user {os.getuid()}",
+            remedy="run the command as the user that runs the daemon, with sudo -u",
+        ) from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise SiteError("the site file cannot be read as TOML", where=path, found=error) from error
+    return path.absolute().parent / str(named or "state")
+
+
+@contextmanager
+def daemon(path: Path) -> Iterator[SiteStub]:
+    """The daemon that serves a site file.
+
+    Raises:
+        LinkError: it does not run, or does not answer.
+    """
+    remedy = f"start it: consilium-site --site {path} serve, or systemctl start consilium-site"
+    channel = connect(state_folder(path) / "control.sock", DAEMON, remedy)
+    with channel, asking(DAEMON, remedy):
+        yield SiteStub(channel)
+
+
+def who() -> str:
+    """Who types, for the audit log: of somebody who uses sudo, the name before."""
+    name = os.environ.get("SUDO_USER")
+    if name:
+        return name
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
+def confirmed(question: str, *, yes: bool) -> None:
+    """Ask a person to agree; leaves with exit code 2 where nobody does.
+
+    Raises:
+        SiteError: there is nobody to ask.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise SiteError(
+            "this needs a person's answer, and nobody is at a terminal",
+            remedy="run it at a terminal, or add --yes where it was decided already",
+        )
+    if not typer.confirm(question):
+        raise SiteError("nothing was changed", found="the answer was no")
+
+
+def require_hash(plan_hash: str) -> None:
+    """Refuse what does not name one plan.
+
+    Raises:
+        SiteError: it is too short, or no hexadecimal number.
+    """
+    if len(plan_hash) < SHORT or plan_hash.strip("0123456789abcdefABCDEF"):
+        raise SiteError(
+            "this is not the hash of a plan",
+            where="--hash",
+            found=plan_hash or "nothing",
+            wanted=f"the {SHORT} digits or more that consilium-site show ends with",
+        )
+
+
+def as_json(message: Message) -> None:
+    """Print an answer for a program."""
+    fields = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    show_json(fields)
+
+
+def show_status(status: pb.StatusReply) -> None:
+    """One screen: what a person should mend first, then how everything is."""
+    console = out()
+    console.print(Text(f"site {status.site}", style="bold"), f"- Consilium {status.version}")
+    if status.known_key:
+        console.print(Text("NOT PRIVATE: KNOWN KEY", style="bold red"))
+    for warning in status.warnings:
+        console.print(Text.assemble(("! ", "bold red"), warning.what))
+        if warning.remedy:
+            console.print(Text(f"  do: {warning.remedy}"))
+    console.print()
+    grid = _grid(
+        ("daemon", f"process {status.pid}, since {status.started}"),
+        ("connection", _connection(status.connection)),
+        ("worker", _worker(status.worker)),
+        ("new work", _taking(status.paused)),
+        ("audit log", status.audit),
+    )
+    console.print(grid)
+    console.print()
+    show_studies(status.studies, status.declined)
+
+
+def show_studies(rows: Any, declined: Any) -> None:  # noqa: ANN401 - repeated fields
+    """A table of studies, those that wait for a person first, and those that were refused."""
+    console = out()
+    if rows:
+        _show_rows(rows)
+    elif not declined:
+        console.print("No study was ever proposed to this site.")
+    if declined:
+        console.print("\nRefused before anybody here saw them, the latest first:")
+    for each in declined:
+        console.print(Text(f"  {each.study}  {each.plan_hash[:SHORT] or 'no plan'}  refused"))
+        console.print(Text(f"    {each.why}"))
+
+
+def _show_rows(rows: Any) -> None:  # noqa: ANN401 - a repeated field of studies
+    console = out()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("study", "plan", "state", "round", "epsilon", "of at most", "until", "title"):
+        table.add_column(heading, no_wrap=heading != "title")
+    for row in sorted(rows, key=lambda row: row.state != "pending"):
+        table.add_row(
+            Text(row.name, style="bold"),
+            row.plan_hash[:SHORT],
+            Text(row.state, style="bold yellow" if row.state == "pending" else ""),
+            f"{row.round}/{row.rounds}",
+            epsilon(row.epsilon_spent),
+            epsilon(row.epsilon),
+            row.expires[:10],
+            Text(row.title),
+        )
+    console.print(table)
+    for row in rows:
+        for warning in row.warnings:
+            console.print(Text(f"{row.name}: {warning}", style="bold red"))
+    waiting = [row.name for row in rows if row.state == "pending"]
+    if waiting:
+        console.print(f"\nTo decide: consilium-site show {waiting[0]}, then approve or deny it.")
+
+
+def explained(shown: pb.ShowReply) -> None:
+    """One plan in plain words."""
+    console = out()
+    for warning in shown.warnings:
+        console.print(Text(warning, style="bold red"))
+    console.print(Text(shown.text))
+
+
+def show_study(shown: pb.ShowReply) -> None:
+    """One plan in plain words, and how to approve it."""
+    console = out()
+    explained(shown)
+    if shown.state == "pending":
+        short = shown.plan_hash[:SHORT]
+        console.print(f"\nTo approve: consilium-site approve {shown.study} --hash {short}")
+
+
+def reconsidered(shown: pb.ShowReply, *, yes: bool) -> None:
+    """Say that a person had ended a study, and ask whether it is to run all the same.
+
+    Raises:
+        SiteError: it is not, or there is nobody to ask.
+    """
+    if shown.state not in ("stopped", "denied"):
+        return
+    err().print(f"{shown.study} was {shown.state} by {shown.by}, {shown.decided}.", markup=False)
+    confirmed("Let it run all the same?", yes=yes)
+
+
+def show_approved(approved: pb.ApproveReply) -> None:
+    """What was approved."""
+    out().print(
+        f"Approved: {approved.study}, plan {approved.plan_hash[:SHORT]}, until "
+        f"{approved.expires}, at most epsilon {epsilon(approved.epsilon)} for a patient."
+    )
+    console = out()
+    console.print(f"In it: {approved.patients} patients, a number that does not leave.")
+    if approved.left_out:
+        console.print(
+            f"Left out: {approved.left_out} who have too little epsilon left for the whole study."
+        )
+    console.print("It goes on by itself; consilium-site stop ends it at any time.")
+
+
+def show_ended(ended: pb.StopReply) -> None:
+    """What had left of a study that was ended."""
+    console = out()
+    console.print(
+        f"{ended.study} is {ended.state}. Nothing of it leaves this hospital any more, and the "
+        "key of its noise is erased."
+    )
+    if not ended.replies:
+        console.print("Nothing that was computed from patients had left.")
+        return
+    console.print("What had left, at most:")
+    console.print(
+        _grid(
+            ("rounds", str(ended.rounds)),
+            ("replies", f"{ended.replies}, {ended.bytes} bytes"),
+            ("epsilon", f"{epsilon(ended.epsilon)} for the patient whom it cost most"),
+        )
+    )
+
+
+def show_ledger(ledger: pb.LedgerReply) -> None:
+    """What the patients have spent."""
+    console = out()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("study", "plan", "state", "rounds", "evaluations", "epsilon", "of at most"):
+        table.add_column(heading, no_wrap=True)
+    for each in ledger.studies:
+        table.add_row(
+            Text(each.study, style="bold"),
+            each.plan_hash[:SHORT],
+            each.state,
+            str(each.rounds),
+            str(each.evaluations),
+            epsilon(each.epsilon_spent),
+            epsilon(each.epsilon),
+        )
+    if ledger.studies:
+        console.print(table)
+        for each in ledger.studies:
+            console.print(Text(f"{each.study} {each.plan_hash[:SHORT]}: {_patients(each)}"))
+        console.print()
+    spent = f"epsilon {epsilon(ledger.most_spent)}, the most of any patient"
+    console.print(
+        _grid(
+            ("all studies", f"{spent}; the policy allows {ledger.limit_total:g}"),
+            ("one study", f"the policy allows {ledger.limit_per_study:g}"),
+            ("delta", f"{ledger.delta:g}"),
+            ("charges", f"{ledger.length}, {ledger.head[:SHORT]}"),
+        )
+    )
+
+
+def show_entry(entry: pb.AuditEntry) -> None:
+    """One line of the audit log."""
+    fields = "  ".join(
+        f"{visible(name)}={_short(value)}" for name, value in sorted(entry.fields.items())
+    )
+    event = visible(entry.event)
+    out().print(Text(f"{entry.number:>6}  {entry.at[:19]}Z  {event:<22} {fields}"))
+
+
+def show_opt_out(done: pb.OptOutReply) -> None:
+    """What an opt-out changed."""
+    console = out()
+    console.print(f"{done.added} added to the list; {done.known} stood there already.")
+    for patient in done.unknown:
+        console.print(
+            Text(
+                f"{patient} stands in no cohort that was read here so far: check the spelling; it "
+                "is kept on the list all the same.",
+                style="bold yellow",
+            )
+        )
+    if done.left:
+        console.print(
+            f"They have left {', '.join(done.left)}, which goes on without them; nobody outside "
+            "can tell. What left before cannot be called back, and stays in their accounts."
+        )
+    else:
+        console.print("They stand in no running study, and will stand in none.")
+
+
+def _patients(each: pb.Spending) -> str:
+    words = f"{each.patients} patients in it"
+    words += f"; left: {each.gone}" if each.gone else ""
+    return words + (f"; {each.left_out} could not pay for it" if each.left_out else "")
+
+
+def epsilon(value: float) -> str:
+    """An epsilon for a person."""
+    return "unbounded" if math.isinf(value) else f"{value:.3g}"
+
+
+def _connection(line: pb.Connection) -> str:
+    words = f"{line.state} since {line.since}"
+    if line.address:
+        words += f", to {line.coordinator} at {line.address}"
+    return words + (f"; last message {line.last_message}" if line.last_message else "")
+
+
+def _worker(worker: pb.Worker) -> str:
+    words = f"{worker.state} since {worker.since}"
+    if worker.study:
+        words += f": {worker.study}, round {worker.round}, {worker.purpose}"
+    return words + (f"; started again {worker.restarts} times" if worker.restarts else "")
+
+
+def _taking(paused: pb.Paused) -> str:
+    if paused.by_person:
+        return "none: paused by a person; consilium-site resume"
+    if paused.by_hours:
+        return f"none now: outside the hours {paused.hours} of the site file"
+    return "taken" + (f" within {paused.hours}" if paused.hours else "")
+
+
+def _grid(*rows: tuple[str, str]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        grid.add_row(Text(name, style="bold"), Text(value))
+    return grid
+
+
+def _short(value: str) -> str:
+    """A value on one line: of a hash, the beginning."""
+    is_hash = len(value) >= 2 * SHORT and all(each in "0123456789abcdef" for each in value)
+    return value[:SHORT] if is_hash else visible(value)

@@ -1,0 +1,168 @@
+"""Amendments of a plan's numerics: taken in, consented to, in force.
+
+One waits at most for each plan. Policy consents where it approves plans by itself, else a
+person does, by the amendment's own hash, as ``consilium-site show`` tells it. Nothing here
+looks at a patient, and nothing is charged: see :mod:`common.amendment`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from client.records.approvals import POLICY, timestamp
+from common.amendment import Amendment, Arithmetic, in_force, read_amendment
+from common.errors import Refusal, RefusalCode
+from common.numerics import NumericsRecord, Ticks, differences
+
+if TYPE_CHECKING:
+    from client.records.store import Store
+    from client.site import Site
+    from common.plan import Plan
+    from common.wire.messages import Request
+
+
+def arithmetic(store: Store, plan: Plan) -> Arithmetic:
+    """What a plan's rounds are computed with, by all that both sides agreed on."""
+    return in_force(plan, agreed(store, plan.hash))
+
+
+def agreed(store: Store, plan_hash: str) -> list[Amendment]:
+    """The amendments that this site consented to, in their order."""
+    return _select(store, plan_hash, "decided_by != ''")
+
+
+def waiting(store: Store, plan_hash: str) -> Amendment | None:
+    """The amendment that a person has yet to decide on."""
+    return next(iter(_select(store, plan_hash, "decided_by = ''")), None)
+
+
+def take(site: Site, request: Request) -> None:
+    """Take in an amendment that the coordinator proposes; policy consents or a person must.
+
+    Raises:
+        Silence: the plan's approval ended.
+        Refusal: it is not this plan's next, not as this site computes today, or it waits.
+    """
+    plan = site.approvals.require(request.plan_hash).plan
+    amendment = read_amendment(request.document)
+    if amendment.plan != plan.hash:
+        raise Refusal(RefusalCode.WRONG_PLAN, "an amendment of another plan")
+    if plan.study.study.name != request.study:
+        raise Refusal(RefusalCode.WRONG_PLAN, "an amendment under another study's name")
+    site.ledger.require(request.ledger)
+    before = arithmetic(site.store, plan)
+    if before.identity == amendment.hash:
+        return
+    _require_next(before, amendment)
+    _require_ours(site, plan, amendment.numerics)
+    automatic = site.file.policy.approval == "automatic"
+    with site.store.transaction():
+        known = waiting(site.store, plan.hash)
+        if known is None or known.hash != amendment.hash:
+            _keep(site.store, amendment)
+            _note(site, "numerics.proposed", plan, amendment, POLICY)
+        if automatic:
+            consent(site, plan, amendment, by=POLICY)
+    if not automatic:
+        raise Refusal(RefusalCode.PENDING, "a person has yet to consent to the amendment")
+
+
+def consent(site: Site, plan: Plan, amendment: Amendment, *, by: str) -> None:
+    """Put an amendment that waits in force.
+
+    Raises:
+        Refusal: the site does not compute so any more, or another has come in its place: the
+            coordinator must propose it anew.
+    """
+    _require_ours(site, plan, amendment.numerics)
+    with site.store.transaction():
+        decided = site.store.execute(
+            "UPDATE amendments SET decided_by = ?, decided_at = ?"
+            " WHERE plan_hash = ? AND hash = ? AND decided_by = ''",
+            by,
+            timestamp(),
+            plan.hash,
+            amendment.hash,
+        )
+        if not decided.rowcount:  # another process has taken one in meanwhile
+            raise Refusal(RefusalCode.WRONG_PLAN, "an amendment that does not wait any more")
+        _note(site, "numerics.amended", plan, amendment, by)
+
+
+def forget(store: Store, plan_hash: str) -> None:
+    """Keep nothing of a plan's amendments."""
+    store.execute("DELETE FROM amendments WHERE plan_hash = ?", plan_hash)
+
+
+def changes(before: NumericsRecord, after: NumericsRecord) -> tuple[str, ...]:
+    """What an amendment changes, a line each; of the ticks too, which decide no bit."""
+    changed = differences(before, after)
+    if before.ticks != after.ticks:
+        changed["ticks, ms"] = _in_words(before.ticks), _in_words(after.ticks)
+    return tuple(f"{name}: {old} before, now {new}" for name, (old, new) in sorted(changed.items()))
+
+
+def _in_words(ticks: Ticks) -> str:
+    return f"{ticks.train} of a round, {ticks.evaluate} of an evaluation"
+
+
+def _require_next(before: Arithmetic, amendment: Amendment) -> None:
+    if (amendment.number, amendment.before) != (before.number + 1, before.identity):
+        raise Refusal(
+            RefusalCode.WRONG_PLAN,
+            "an amendment of other numerics than are in force",
+            found=f"amendment {amendment.number} after {amendment.before}",
+            wanted=f"amendment {before.number + 1} after {before.identity}",
+        )
+    if not differences(before.numerics, amendment.numerics):
+        raise Refusal(RefusalCode.WRONG_PLAN, "an amendment that changes nothing")
+
+
+def _require_ours(site: Site, plan: Plan, numerics: NumericsRecord) -> None:
+    """Refuse what is not as this site would offer today: no choice or tick of anybody else's.
+
+    Shorter ticks would show how long a round takes, longer ones keep the site from its work; how
+    gradients are formed decides how much memory and time they take.
+    """
+    today = site.numerics(plan.study)
+    changed = differences(today, numerics)
+    if numerics.ticks != today.ticks:
+        changed["ticks"] = str(today.ticks), str(numerics.ticks)
+    if changed:
+        raise Refusal(
+            RefusalCode.NUMERICS,
+            "this site does not compute as the amendment says",
+            found="; ".join(f"{name}: {mine}" for name, (mine, _) in changed.items()),
+            wanted="; ".join(f"{name}: {asked}" for name, (_, asked) in changed.items()),
+        )
+
+
+def _keep(store: Store, amendment: Amendment) -> None:
+    """In place of the one that waits, if one does."""
+    store.execute(
+        "INSERT OR REPLACE INTO amendments (plan_hash, number, hash, amendment)"
+        " VALUES (?, ?, ?, ?)",
+        amendment.plan,
+        amendment.number,
+        amendment.hash,
+        amendment.text,
+    )
+
+
+def _select(store: Store, plan_hash: str, which: str) -> list[Amendment]:
+    rows = store.execute(
+        f"SELECT amendment FROM amendments WHERE plan_hash = ? AND {which} ORDER BY number",  # noqa: S608 - no value in it
+        plan_hash,
+    )
+    return [read_amendment(row["amendment"]) for row in rows]
+
+
+def _note(site: Site, event: str, plan: Plan, amendment: Amendment, by: str) -> None:
+    site.audit.append(
+        event,
+        study=plan.study.study.name,
+        plan=plan.hash,
+        amendment=amendment.hash,
+        after=amendment.after,
+        by=by,
+    )

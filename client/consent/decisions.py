@@ -1,0 +1,260 @@
+"""What policy and people decide about plans, on an open site.
+
+Each decision is one transaction, whose last act is the line in the audit log: what took
+effect stands there, and who decided it. Whom a plan then finds is no decision: it is read
+afterwards, changes no answer, and stands in the store alone, since the audit log is shown to
+others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from client.consent import amendments, disk, problems
+from client.consent.policy import require_acceptable, require_trainable
+from client.data.cache import decoders
+from client.memory import require_memory
+from client.records import accounts, membership
+from client.records.approvals import POLICY, Approval, State, timestamp
+from client.records.membership import Draft, Place
+from client.site import Site
+from common.errors import Refusal, RefusalCode, SiteError
+from common.plan import Plan
+
+log = structlog.get_logger(__name__)
+
+MOST_PENDING: Final = 64
+"""Plans that may wait for a person at once; a coordinator cannot fill the store with more."""
+DELETING: Final = 1000
+"""Milliseconds that decoded images are given to go: how many there are takes longer."""
+
+
+def consider(site: Site, plan: Plan) -> None:
+    """Hold a plan that is new, or expired, against this site; approve it or let it wait.
+
+    No patient is looked at: what is decided here, and told, follows from public numbers.
+
+    Raises:
+        Refusal: the plan cannot be approved here, whoever decides.
+    """
+    policy = site.file.policy
+    automatic = policy.approval == "automatic"
+    if automatic:
+        require_trainable(plan, site)
+    else:
+        require_acceptable(plan, site)
+    with site.store.transaction():
+        if automatic:
+            _require_place(site)
+        else:
+            _require_room(site)
+        accounts.foresee(site.store, plan)
+        if automatic:
+            expires = timestamp(policy.approval_days)
+            site.approvals.add(plan, site.new_study_key(plan.hash), expires=expires)
+            _note(site, "study.approved", plan, expires, POLICY)
+        else:
+            site.approvals.add(plan)
+            _note(site, "study.proposed", plan, "", POLICY)
+
+
+def approve(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str, Draft]:
+    """Approve a recorded plan for the patients of today.
+
+    Noise is keyed to whoever is in a round, so the key of a plan that runs stays.
+
+    Returns:
+        When the approval ends, and who stands in it.
+
+    Raises:
+        Refusal: the policy forbids it, or too many studies run.
+        ModelError: the study's model cannot be trained privately here.
+        SiteError: a part holds more patients than the site file says it may.
+        ConsiliumError: images, labels or lists cannot be read, or there is no room for them.
+    """
+    plan = approval.plan
+    require_trainable(plan, site)
+    site.forget()
+    try:
+        return _approved(site, approval, days=days, by=by)
+    finally:
+        disk.tidy(site)  # if it was not approved after all, its images are not kept
+
+
+def _approved(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str, Draft]:
+    plan = approval.plan
+    today = membership.places(site.cohort(plan.study, most=disk.left(site, plan.study)))
+    expires = timestamp(days)
+    runs = approval.standing == "approved"
+    with site.store.transaction():
+        if not runs:
+            _require_place(site)
+        key = approval.key if runs else None
+        site.approvals.add(plan, key or site.new_study_key(plan.hash), by=by, expires=expires)
+        drafted = _draft(site, plan, today)
+        _require_uncrowded(plan, drafted)
+        _freeze(site, plan, drafted)
+        _note(site, "study.approved", plan, expires, by)
+    site.store.erase()
+    return expires, drafted
+
+
+def preview(site: Site, plan: Plan) -> tuple[Draft, int]:
+    """Who would stand in a plan if it were approved now, and what its images would take on disk.
+
+    Nothing is decoded, and nothing written: whoever's files cannot be decoded is found later.
+
+    Returns:
+        The draft, and bytes.
+
+    Raises:
+        ConsiliumError: images, labels or lists cannot be read.
+    """
+    found = disk.look(site, plan.study)
+    today = {patient: Place(part, "") for patient, part in found.parts.items()}
+    return _draft(site, plan, today), found.bytes
+
+
+def settle(site: Site) -> None:
+    """Freeze the cohort of every plan that was approved without one.
+
+    Call it after the answer has left. Where the site's images or labels cannot be read now,
+    its people are told, and a plan's first round tries again. How long it takes depends on
+    patients, and what is asked next waits for it: so it too is over at a tick.
+    """
+    try:
+        for approval in site.approvals.running():
+            if not approval.frozen:
+                agreed = amendments.arithmetic(site.store, approval.plan).numerics
+                site.pace.begin(agreed.ticks.train)
+                _freeze_or_tell(site, approval)
+        with suppress(OSError):
+            disk.tidy(site, tick=DELETING)  # an approval may have expired
+    finally:
+        ticks = site.pace.rest()
+        if ticks > 1:
+            log.warning("reading.overran", site=site.name, ticks=ticks)
+
+
+def _freeze_or_tell(site: Site, approval: Approval) -> None:
+    try:
+        freeze(site, approval)
+    except Exception as error:  # noqa: BLE001 - nobody waits for an answer
+        require_memory(error)
+        problems.keep(site, approval.plan.study.study.name, error)
+
+
+def freeze(site: Site, approval: Approval) -> None:
+    """Freeze the cohort of an approved plan for the patients of this moment.
+
+    Raises:
+        ConsiliumError: images, labels or lists cannot be read, or there is no room for them.
+    """
+    plan = approval.plan
+    today = membership.places(site.cohort(plan.study, most=disk.left(site, plan.study)))
+    with site.store.transaction():
+        if not site.approvals.require(plan.hash).frozen:  # else another process was faster
+            _freeze(site, plan, _draft(site, plan, today))
+
+
+def end(site: Site, plan: Plan, state: State, *, by: str) -> None:
+    """End a plan: its key is erased."""
+    with site.store.transaction():
+        site.approvals.end(plan.hash, state, by=by)
+        _note(site, f"study.{state}", plan, "", by)
+    site.store.erase()
+    with suppress(OSError):
+        disk.tidy(site)
+
+
+def close(site: Site, plan_hash: str, acknowledged: int) -> None:
+    """End a study that its coordinator is done with; nothing of it will be asked for again.
+
+    A plan that was never charged is forgotten: nothing of it was released, and else a coordinator
+    could fill the store with plans that it takes back. What a person has denied is not: else it
+    could be proposed again as if nobody had said no.
+    """
+    approval = site.approvals.find(plan_hash)
+    with site.store.transaction():
+        site.replies.acknowledge(plan_hash, acknowledged)
+        if approval is not None and approval.state != "closed":
+            denied = approval.state == "denied"
+            if not denied and membership.forget(site.store, plan_hash):
+                accounts.forget(site.store, approval.plan)
+                amendments.forget(site.store, plan_hash)
+                problems.forget(site.store, plan_hash)
+                site.approvals.forget(plan_hash)
+            else:
+                site.approvals.close(plan_hash)
+            _note(site, "study.closed", approval.plan, "", "coordinator")
+    site.store.erase()
+    with suppress(OSError):
+        disk.tidy(site)
+
+
+def _draft(site: Site, plan: Plan, today: Mapping[str, Place]) -> Draft:
+    read = accounts.Accounts(site.store, [each.plan for each in site.approvals.running()])
+    return membership.draft(read, plan, today, site.file.policy.limits)
+
+
+def _freeze(site: Site, plan: Plan, drafted: Draft) -> None:
+    membership.freeze(site.store, plan.hash, drafted, site.absent())
+    site.approvals.freeze(plan.hash, len(drafted.left_out), decoders())
+    problems.keep_crowded(site, plan.hash, drafted.crowded)
+    log.info("cohort.frozen", study=plan.study.study.name, plan=plan.hash)
+
+
+def _require_uncrowded(plan: Plan, drafted: Draft) -> None:
+    """Refuse what rests on a bound that the hospital does not keep: a person can mend it.
+
+    Where no person is asked nothing changes outside, since it follows from patients.
+    """
+    if drafted.crowded:
+        name, most = plan.study.data.dataset, plan.most_patients
+        what, remedy = problems.too_many(name, most, drafted.crowded)
+        raise SiteError(
+            "a part of the data set holds more patients than the site file says it may",
+            where=f"[data.{name}] most_patients",
+            found=what,
+            wanted=f"at most {most}",
+            remedy=remedy,
+        )
+
+
+def _require_place(site: Site) -> None:
+    """Refuse one study more than may run at once: each sets aside what it may still cost.
+
+    Which plans run is known to whoever proposed them, but for what a person stopped: that a
+    place is free again may tell a person's decision, never a patient.
+    """
+    running, most = len(site.approvals.running()), site.file.policy.max_open_studies
+    if running >= most:
+        raise Refusal.of_public(
+            RefusalCode.POLICY,
+            "as many studies run here as may at once",
+            where="[policy] max_open_studies",
+            found=running,
+            wanted=f"fewer than {most}",
+            remedy="wait until one is over, or stop one",
+        )
+
+
+def _require_room(site: Site) -> None:
+    waiting = site.approvals.waiting()
+    if waiting >= MOST_PENDING:
+        raise Refusal(
+            RefusalCode.POLICY,
+            "too many plans wait for a person",
+            found=waiting,
+            wanted=f"at most {MOST_PENDING}",
+            remedy="approve or deny those that wait",
+        )
+
+
+def _note(site: Site, event: str, plan: Plan, expires: str, by: str) -> None:
+    more = {"expires": expires} if expires else {}
+    site.audit.append(event, study=plan.study.study.name, plan=plan.hash, by=by, **more)

@@ -1,0 +1,94 @@
+"""What decoded images take of the disk: capped, and let go with the last study that uses them.
+
+How large a study's images are is the coordinator's wish, and one wish more costs as much again. So
+nothing is decoded before a plan is approved; whoever is asked to approve is told what it would
+take; all together stay within ``[site] cache_gib``. Images of a study that runs are never deleted,
+and its rounds never fail for the cap: who may be read then was there when it was approved.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from client.data import cache
+from client.data.cache import Shape
+from client.data.cohort import Survey, survey
+from client.data.dicom import Rules
+from client.records.accounts import join
+from client.site import Site
+from common.errors import Refusal
+from common.study.study_file import Study
+
+
+def shape_of(study: Study, decoders: str = "") -> Shape:
+    """What the decoded images of a study look like; decoded as today, or as they once were."""
+    return Shape(study.data.image_size, study.data.channels, decoders or cache.decoders())
+
+
+def left(site: Site, study: Study) -> int:
+    """Bytes that a study's decoded images may take beside those of the others that run.
+
+    Raises:
+        Refusal: ``data-unavailable``.
+    """
+    own = _home(site, study)
+    others = _homes(site) - {own}
+    cache.delete_others(site.state / "cache", others | {own})
+    return site.file.site.cache_bytes - sum(map(cache.size_of, others))
+
+
+def tidy(site: Site, *, tick: int = 0) -> None:
+    """Delete the decoded images that no running study uses; it takes longer the more there are.
+
+    Args:
+        site: an open site.
+        tick: milliseconds at which it is over where there are any; 0 for no waiting.
+    """
+    folder, homes = site.state / "cache", _homes(site)
+    if tick and cache.others(folder, homes):
+        site.pace.begin(tick)
+    cache.delete_others(folder, homes)
+    site.let_go()
+
+
+def look(site: Site, study: Study) -> Survey:
+    """Who would be in a study, and what its images would take, from headers and labels alone.
+
+    Raises:
+        ConsiliumError: as :meth:`client.site.Site.cohort`.
+    """
+    persons = site.persons.read().persons
+    join(site.store, persons)
+    data = site.dataset(study)
+    return survey(
+        site.folder / data.images,
+        site.file.label_file(study.data.dataset, site.folder),
+        pseudonyms=site.pseudonyms,
+        classes=study.task.classes,
+        rules=Rules(study.data.modalities, data.derived),
+        shape=shape_of(study),
+        split=data.parts,
+        workers=site.workers,
+        without=site.absent(),
+        persons=persons,
+    )
+
+
+def _homes(site: Site) -> set[Path]:
+    """Where the images of the studies that run are kept.
+
+    While the site file does not name a study's data set, which ones are its images cannot be
+    told: it may be named again, so all that there are count.
+    """
+    found: set[Path] = set()
+    for approval in site.approvals.running():
+        try:
+            found.add(_home(site, approval.plan.study, approval.decoders))
+        except Refusal:
+            found.update(cache.others(site.state / "cache", ()))
+    return found
+
+
+def _home(site: Site, study: Study, decoders: str = "") -> Path:
+    folder = site.folder / site.dataset(study).images
+    return cache.home_of(site.state / "cache", folder, shape_of(study, decoders), site.pseudonyms)

@@ -1,0 +1,243 @@
+"""The hospital decides: a plan is held against the site's own numbers and its policy.
+
+The plan proposes and the policy bounds. Nothing in a plan is believed: the site computes
+anew what the proposed noise costs, before it approves, and compares every public number with
+its own. An approval binds to the plan's hash, so that a round need not compute the cost again.
+
+Building and trying a study's model takes torch, which only those functions import that do it:
+the supervisor reads the site's hours here, and computes nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import time
+
+from client.consent.amendments import arithmetic
+from client.site import Site
+from client.sitefile import Policy
+from common.errors import Refusal, RefusalCode
+from common.numerics import NumericsRecord, differences
+from common.plan import Offer, Plan
+from common.privacy.mechanisms import NoMechanism, PatientMechanism, understated
+from common.study.bounds import stated
+from common.study.study_file import Study
+
+
+def require_acceptable(plan: Plan, site: Site) -> None:
+    """Refuse a plan that this site would not let wait for a person.
+
+    What is cheap comes first: public numbers, then the policy, then what the model would take,
+    told from shapes. Only what all of that allows is counted by the accountant, whose work
+    grows with the numbers that a policy allows.
+
+    Raises:
+        Refusal: as :func:`require_allowed`, and ``wrong-plan`` for a mechanism that costs more
+            than it says.
+    """
+    _require_numbers(plan, site)
+    require_bounds(plan, site.file.policy)
+    require_room(plan.study, site)
+    agreed, offer = arithmetic(site.store, plan).numerics, site.offer(plan.study)
+    _require_same_numerics(agreed, offer)
+    fault = understated(plan.mechanism, plan.study, plan.declared_patients, plan.most_patients)
+    if fault is not None:
+        raise Refusal(
+            RefusalCode.WRONG_PLAN,
+            "the plan states another mechanism than its study needs",
+            where=fault,
+            remedy="the coordinator must calibrate the noise anew",
+        )
+    _require_same_ticks(agreed, offer)
+
+
+def require_trainable(plan: Plan, site: Site) -> None:
+    """Refuse a plan that cannot be approved here: the model is tried on made-up numbers.
+
+    It may take minutes, and is left until a person, or a policy in a person's place, approves.
+
+    Raises:
+        Refusal: as :func:`require_acceptable`.
+        ModelError: the study's model cannot be trained privately here.
+    """
+    require_acceptable(plan, site)
+    if isinstance(plan.mechanism, PatientMechanism):
+        from client.training.tuning import check
+
+        check(plan.study, arithmetic(site.store, plan).numerics.choice)
+
+
+def require_allowed(plan: Plan, site: Site) -> None:
+    """Refuse a plan that this site would not carry out, or no longer; done in every round.
+
+    Raises:
+        Refusal: ``wrong-plan``, ``numerics``, ``policy`` or ``data-unavailable``.
+    """
+    agreed = arithmetic(site.store, plan).numerics
+    _require_numbers(plan, site)
+    require_bounds(plan, site.file.policy)
+    _require_same_numerics(agreed, site.offer(plan.study, agreed.choice))
+
+
+def require_room(study: Study, site: Site) -> None:
+    """Refuse a study of which one patient's share of a step does not fit, or whose images do not.
+
+    Both follow from the study's shapes and the site file. Nothing is built or run for it.
+
+    Raises:
+        Refusal: ``policy`` or ``data-unavailable``.
+        ModelError: the study's model cannot be built, or not be trained privately.
+    """
+    from client.data.cache import Shape
+    from client.training.tuning import mib, needed
+
+    most = site.file.device.memory_mib
+    found = mib(needed(study, most * 2**20))
+    if found > most:
+        raise Refusal.of_public(
+            RefusalCode.POLICY,
+            "one patient's images and the study's model need more memory than this site gives",
+            where="[device] memory_mib",
+            found=f"{found} MiB",
+            wanted=f"at most {most} MiB",
+            remedy="allow more, if the machine has it; or ask the coordinator for smaller images, "
+            "fewer images or copies of a patient, or a smaller model",
+        )
+    images = (
+        site.dataset(study).declared_patients
+        * Shape(study.data.image_size, study.data.channels).bytes
+    )
+    if images > site.file.site.cache_bytes:
+        raise Refusal.of_public(
+            RefusalCode.POLICY,
+            "the study's images, one of each declared patient, need more disk than this site gives",
+            where="[site] cache_gib",
+            found=f"{images / 2**30:.3g} GiB",
+            wanted=f"at most {site.file.site.cache_gib:g} GiB",
+            remedy="allow more, if the disk has it; or ask the coordinator for smaller images",
+        )
+
+
+def require_bounds(plan: Plan, policy: Policy) -> None:
+    """Refuse a plan that asks for more than a policy allows, whatever the site has and computes.
+
+    Raises:
+        Refusal: ``policy``.
+    """
+    study = plan.study
+    if study.task.kind not in policy.tasks:
+        raise _not_allowed("tasks", study.task.kind, ", ".join(policy.tasks))
+    if study.aggregation.min_sites < policy.min_sites:
+        raise _not_allowed("min_sites", study.aggregation.min_sites, f"at least {policy.min_sites}")
+    require_ranges(plan, policy)
+    if isinstance(plan.mechanism, NoMechanism):
+        if not policy.allow_no_privacy:
+            raise _not_allowed("allow_no_privacy", 'mode = "none"', 'mode = "patient"')
+        return
+    if plan.mechanism.delta > policy.delta:
+        raise _not_allowed("delta", plan.mechanism.delta, f"at most {policy.delta:g}")
+    if plan.mechanism.epsilon > policy.max_epsilon_per_study:
+        raise _not_allowed(
+            "max_epsilon_per_study",
+            f"epsilon {plan.mechanism.epsilon:.3f}",
+            f"at most {policy.max_epsilon_per_study:g}",
+        )
+
+
+def require_ranges(plan: Plan, policy: Policy) -> None:
+    """Refuse a plan with a number outside the range that a policy gives it.
+
+    Raises:
+        Refusal: ``policy``; names the first of them.
+    """
+    for each in stated(plan.study, plan.mechanism):
+        ends = policy.ranges.get(each.bound.key)
+        if ends and not each.within(ends):
+            found = f"{each.bound.name} {each.text}"
+            raise _not_allowed(each.bound.key, found, each.bound.span(*ends), "policy.ranges")
+
+
+def within(hours: str | None, now: time) -> bool:
+    """Whether the site's hours allow it to work on studies.
+
+    Args:
+        hours: as in the site file, ``20:00-06:00``; None allows any time.
+        now: the time of the day where the site stands.
+    """
+    if hours is None:
+        return True
+    begin, end = (time.fromisoformat(each) for each in hours.split("-"))
+    if begin < end:
+        return begin <= now < end
+    return now >= begin or now < end
+
+
+def _require_numbers(plan: Plan, site: Site) -> None:
+    """Refuse a plan whose public numbers are not this site's."""
+    from common.models.networks import weights_count
+
+    data, settings = site.dataset(plan.study), plan.study.aggregation
+    weight = data.declared_patients if settings.weights == "declared" else 1
+    if settings.max_share < 1:  # then it may be lowered, and only that
+        weight = min(weight, plan.weight)
+    told = {
+        "site": (plan.site, site.name),
+        "declared_patients": (plan.declared_patients, data.declared_patients),
+        "most_patients": (plan.most_patients, data.most_patients),
+        "known_key": (plan.known_key, site.known_seed is not None),
+        "weights": (plan.weights, weights_count(plan.study)),
+        "weight": (plan.weight, weight),
+    }
+    for name, (found, ours) in told.items():
+        if found != ours:
+            raise Refusal.of_public(
+                RefusalCode.WRONG_PLAN,
+                "the plan's numbers are not this site's",
+                where=name,
+                found=found,
+                wanted=ours,
+            )
+    if plan.declared_patients < plan.study.data.min_patients:
+        raise Refusal.of_public(
+            RefusalCode.DATA_UNAVAILABLE,
+            "the study needs more patients than this site declares",
+            where="declared_patients",
+            found=plan.declared_patients,
+            wanted=plan.study.data.min_patients,
+        )
+
+
+def _require_same_numerics(agreed: NumericsRecord, offer: Offer) -> None:
+    changed = differences(offer.numerics, agreed)
+    if changed:
+        raise Refusal(
+            RefusalCode.NUMERICS,
+            "this site does not compute as was agreed on",
+            found="; ".join(f"{name}: {mine}" for name, (mine, _) in changed.items()),
+            wanted="; ".join(f"{name}: {planned}" for name, (_, planned) in changed.items()),
+            remedy="bring back the recorded versions and settings, or ask the coordinator to amend "
+            "the study's numerics for this site",
+        )
+
+
+def _require_same_ticks(agreed: NumericsRecord, offer: Offer) -> None:
+    """Shorter ones would show how long a round takes, longer ones keep the site from its work."""
+    if agreed.ticks != offer.numerics.ticks:
+        raise Refusal.of_public(
+            RefusalCode.NUMERICS,
+            "the plan gives rounds another time than this site has measured",
+            where="numerics.ticks",
+            found=agreed.ticks,
+            wanted=offer.numerics.ticks,
+            remedy="the coordinator must ask for the site's offer anew",
+        )
+
+
+def _not_allowed(key: str, found: object, wanted: str, section: str = "policy") -> Refusal:
+    return Refusal.of_public(
+        RefusalCode.POLICY,
+        "the plan asks for more than this site's policy allows",
+        where=f"[{section}] {key}",
+        found=found,
+        wanted=wanted,
+        remedy="decide whether to change the policy; the coordinator cannot",
+    )

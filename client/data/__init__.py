@@ -1,0 +1,1 @@
+"""A site's images, labels and patients: read from its files, without a network or a study key."""

@@ -1,0 +1,289 @@
+"""A folder of DICOM files, read as a hospital keeps it.
+
+Files of any name, with or without an ending, at any depth. Nothing is passed over in
+silence: every file is found usable as far as its own content goes, or rejected with a
+reason. Which of the usable ones a study takes is decided in :mod:`client.data.cohort`.
+
+A file's verdict follows from that file alone. What is wrong with the folder as a whole is an
+error, and is found out without looking at any file (:func:`require_folder`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, deque
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from client.data.dicom import Header, Reason, Unusable, read
+from client.data.parallel import Elsewhere, Progress, ordered_map, silent
+from client.data.pixels import images, is_plain
+from common.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+TO_MOUNT: Final = Path("/etc/fstab")
+"""What is to be mounted on this machine, and where (fstab(5))."""
+MOUNTED: Final = Path("/proc/self/mountinfo")
+"""What is (proc_pid_mountinfo(5)); it also knows a folder that is mounted in another place."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that holds an image.
+
+    Attributes:
+        path: relative to the folder, with ``/``. Sensitive: a name may hold a patient's.
+        sha256: of the content, 64 hexadecimal digits. Sensitive: it identifies the file.
+        header: what the file says about itself. Sensitive.
+    """
+
+    path: str = field(repr=False)
+    sha256: str = field(repr=False)
+    header: Header = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file that is not used, and why. ``path`` is sensitive, the rest is not."""
+
+    path: str = field(repr=False)
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a folder holds; both parts sorted by path."""
+
+    found: tuple[Found, ...]
+    rejected: tuple[Rejected, ...]
+
+
+def scan(folder: Path, *, decode: bool, workers: int = 1, progress: Progress = silent) -> Scan:
+    """Read every file below ``folder``; there may be none.
+
+    Args:
+        folder: where the images are.
+        decode: also decode every image, to find those that cannot be.
+        workers: processes to read with.
+        progress: told of every file.
+
+    Raises:
+        DataError: the folder is not there or cannot be listed, or was not the same to the end.
+    """
+    root = require_folder(folder)
+    paths = sorted(walk(folder))
+    verdicts: list[Found | Rejected] = []
+    with progress("checking files" if decode else "reading files", len(paths), unit="files") as job:
+        for verdict in ordered_map(
+            partial(examine, folder, decode=decode),
+            paths,
+            here=partial(examine, folder, decode=decode, here=True),
+            workers=workers,
+            crashed=crashed,
+        ):
+            verdicts.append(verdict)
+            job.advance()
+    require_folder(folder, root)
+    return Scan(
+        tuple(each for each in verdicts if isinstance(each, Found)),
+        tuple(each for each in verdicts if isinstance(each, Rejected)),
+    )
+
+
+def require_folder(folder: Path, root: Root | None = None) -> Root:
+    """That a folder of images is there and can be listed, whatever files it holds.
+
+    This tells a site's own failure (a disk or a server that is gone) from what is wrong with
+    one patient's files. Nothing here depends on them: an empty folder passes.
+
+    Args:
+        folder: of images.
+        root: what it was before; it must be that still.
+
+    Returns:
+        Which folder it is, as the system counts.
+
+    Raises:
+        DataError: it is none, cannot be listed, is another one than before, or lies where a
+            file system should be mounted that is not.
+    """
+    try:
+        os.statvfs(folder)  # goes to a file server, where stat may answer from memory
+        with os.scandir(folder) as entries:
+            next(entries, None)
+        status = folder.stat()
+        _require_mounted(folder)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(
+            "there is no such folder of images",
+            where=folder,
+            wanted="a folder with DICOM files, at any depth",
+        ) from error
+    except OSError as error:
+        raise _unlisted(folder, error) from error
+    found = Root(status.st_dev, status.st_ino)
+    if root is not None and found != root:
+        raise DataError(
+            "the folder of images was exchanged for another one while it was being read",
+            where=folder,
+            remedy="see that its disk or its server is there; the folder is read again later",
+        )
+    return found
+
+
+def _unlisted(folder: Path, error: OSError) -> DataError:
+    return DataError(
+        "the folder of images cannot be listed",
+        where=folder,
+        found=error.strerror,
+        remedy="see that its disk or its server is there, and that this user may read it",
+    )
+
+
+class Root(NamedTuple):
+    """Which folder a path leads to, whatever it holds."""
+
+    device: int
+    inode: int
+
+
+def _require_mounted(folder: Path) -> None:
+    """That what the system's table mounts at, above or below the folder is mounted.
+
+    Else the empty place where a disk belongs would look like an archive without patients.
+    Where the system does not say what it mounts, nothing can be known.
+    """
+    wanted, mounted = _places(TO_MOUNT, 1), _places(MOUNTED, 4)
+    here = folder.resolve()
+    above = wanted & {here, *here.parents} - {Path(here.anchor)}
+    below = {place for place in wanted if here in place.parents}
+    for place in sorted(above | below):
+        if mounted and place not in mounted:
+            raise DataError(
+                "the file system that holds the folder of images is not mounted",
+                where=folder,
+                wanted=f"a file system at {place}, as {TO_MOUNT} says",
+                remedy=f"mount it: mount {place}",
+            )
+
+
+def _places(table: Path, cell: int) -> set[Path]:
+    """The paths in one cell of each line of a table of the system; none where it has no such."""
+    try:
+        lines = table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return set()
+    cells = (line.split() for line in lines if not line.lstrip().startswith("#"))
+    return {Path(_unescaped(each[cell])) for each in cells if len(each) > cell}
+
+
+def _unescaped(text: str) -> str:
+    """A path as both tables write it: blanks and backslashes by their octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
+def examine(folder: Path, path: str, *, decode: bool, here: bool = False) -> Found | Rejected:
+    """One file: found, or rejected with a reason.
+
+    Args:
+        folder: that its path is relative to.
+        path: of the file.
+        decode: also decode its images.
+        here: this process must not come to harm.
+
+    Raises:
+        Elsewhere: it was to be ``here``, and is not harmless beforehand.
+    """
+    try:
+        reading = read(folder / path, here=here)
+        header = reading.header
+        if decode:
+            if here and not is_plain(reading.dataset):
+                raise Elsewhere
+            shapes = [image.shape for image in images(reading.dataset)]
+            header = replace(header, rows=shapes[0][0], columns=shapes[0][1], frames=len(shapes))
+        return Found(path, reading.sha256, header)
+    except Unusable as verdict:
+        return Rejected(path, verdict.reason, verdict.detail)
+    except (Elsewhere, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a file that nobody foresaw is that file's affair
+        return Rejected(path, Reason.UNDECODABLE, f"{type(error).__name__} while it was read")
+
+
+def crashed(path: str) -> Rejected:
+    """The verdict on a file whose decoder brought its process down."""
+    return Rejected(path, Reason.UNDECODABLE, "its decoder crashed")
+
+
+def walk(folder: Path) -> Iterator[str]:
+    """Every entry below a folder that is not a folder, relative to it.
+
+    Links to folders are followed after everything else, each folder once: a circle of links
+    ends, and no link changes the path under which a file is found that is there without it. A
+    folder below that may not be listed is given like a file, to be rejected like one.
+
+    Raises:
+        DataError: the folder itself is not there or cannot be listed.
+    """
+    require_folder(folder)
+    seen: set[tuple[int, int]] = set()
+    folders, links = [PurePosixPath()], deque[PurePosixPath]()
+    while folders or links:
+        place = folders.pop() if folders else links.popleft()
+        try:
+            status = (folder / place).stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder / place) as entries:
+                inside = sorted(
+                    (each.name, _is_folder(each), each.is_symlink()) for each in entries
+                )
+        except OSError as error:
+            if not place.name:
+                raise _unlisted(folder, error) from error
+            yield str(place)
+            continue
+        for name, is_folder, is_link in inside:
+            if is_folder:
+                (links if is_link else folders).append(place / name)
+            else:
+                yield str(place / name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, for one
+        return False
+
+
+def summary(rejected: Iterable[Rejected]) -> str:
+    """How many files are rejected for each reason: ``158 no-label, 7 not-dicom``."""
+    counts = Counter(each.reason.value for each in rejected)
+    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "no file"
+
+
+def require_dicom(folder: Path, result: Scan) -> None:
+    """What a person is told who names a folder in which no file is DICOM.
+
+    Raises:
+        DataError: there is none.
+    """
+    foreign = (Reason.NOT_DICOM, Reason.UNREADABLE)
+    if result.found or any(each.reason not in foreign for each in result.rejected):
+        return
+    raise DataError(
+        "the folder holds no DICOM file",
+        where=folder,
+        found=summary(result.rejected),
+        wanted="DICOM files (PS3.10), with or without an ending, at any depth",
+        remedy="check that this is the right folder and that its files may be read",
+    )

@@ -1,0 +1,483 @@
+"""Decoded images, kept once in a memory-mapped file.
+
+A cache is a folder whose name, index and entries are keyed by the site: nobody can tell
+from it which files or patients it holds, except by looking at the images, which are as
+sensitive as the originals. Its files are readable by their owner alone::
+
+    <keyed name>/index.json        entries in order: keyed name, first row, rows, SHA-256; or
+                                   a reason
+    <keyed name>/<token>.f16       float16, little-endian, (rows, channels, height, width)
+    <keyed name>/lock              held while the folder is read or filled
+    lock                           shared while any is filled; held alone while some are deleted
+
+A new data file is written beside the old one and the index then takes its place in one
+step: whoever is killed at whatever moment leaves the old cache or the new one. An image
+whose file is gone is gone from the cache after the next filling.
+
+A study keeps what was decoded for it, or could not be, under the versions of that day
+(:attr:`Shape.decoders`): an update of a decoder changes no bit that a running study reads.
+What is decoded after it, for a study to come, stands in a cache of its own. Should a cache be
+lost, it is decoded again by what is installed then, and :attr:`Cached.digests` tell of which
+files other pixels came out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import secrets
+import shutil
+from collections import defaultdict
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.archive import Found, Rejected
+from client.data.dicom import Reason, Unusable, read
+from client.data.parallel import Elsewhere, Progress, ordered_map, silent
+from client.data.pixels import MOST_FRAMES, images, is_plain, to_channels
+from client.data.resize import fit
+from common.documents import read_json
+from common.errors import DataError
+from common.files import sha256, sync_folder, write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from client.data.pseudonyms import Pseudonyms
+
+Half = NDArray[np.float16]
+
+_FORMAT: Final = 2
+_RECIPE: Final = 3
+"""Raised whenever this project changes how stored pixels become cached ones."""
+_DECODERS: Final = (
+    "pydicom",
+    "pylibjpeg",
+    "pylibjpeg-libjpeg",
+    "pylibjpeg-openjpeg",
+    "pylibjpeg-rle",
+    "pyjpegls",
+    "pillow",
+    "numpy",
+)
+_INDEX: Final = "index.json"
+_LOCK: Final = "lock"
+_DTYPE: Final = np.dtype("<f2")
+_MOST: Final = 2**26
+"""Bytes that one file's images may take in the cache: 64 MiB, of which some wait in memory."""
+
+
+@cache
+def decoders() -> str:
+    """What decides, besides a file's content and the shape, what its pixels come to today."""
+    return json.dumps([_RECIPE, *(f"{name} {_version(name)}" for name in _DECODERS)])
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What every cached image looks like.
+
+    Args:
+        size: height and width.
+        channels: 1 or 3.
+        decoders: what it was first decoded with: :func:`decoders` of that day.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    decoders: str = field(default_factory=decoders)
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return (self.channels, *self.size)
+
+    @property
+    def bytes(self) -> int:
+        """Of one image in the cache."""
+        return math.prod(self.image) * _DTYPE.itemsize
+
+    @property
+    def most_frames(self) -> int:
+        """Of a file, in the cache."""
+        return min(MOST_FRAMES, max(1, _MOST // self.bytes))
+
+    @property
+    def recipe(self) -> str:
+        """Everything besides a file's content that decides its cached images."""
+        return json.dumps([self.image, self.decoders])
+
+
+@dataclass(frozen=True, eq=False)
+class Cached:
+    """The images of a list of files.
+
+    Attributes:
+        images: ``(rows, channels, height, width)`` float16 in [0, 1], read-only, on disk.
+            Sensitive.
+        rows: for each file of the list, in its order, the rows of its images; or why it
+            has none.
+        digests: for each, SHA-256 of its images' bytes; empty where it has none. Sensitive.
+    """
+
+    images: Half = field(repr=False)
+    rows: tuple[range | Rejected, ...] = field(repr=False)
+    digests: tuple[str, ...] = field(repr=False)
+
+
+def fill(
+    cache: Path,
+    folder: Path,
+    files: Sequence[Found],
+    shape: Shape,
+    *,
+    pseudonyms: Pseudonyms,
+    workers: int = 1,
+    progress: Progress = silent,
+    most: int | None = None,
+) -> Cached:
+    """The decoded images of ``files``, of which only new and changed ones are decoded.
+
+    Args:
+        cache: where caches are kept; made if absent.
+        folder: the folder that the files' paths are relative to.
+        files: what to decode; its order is the order of the rows.
+        shape: of each image.
+        pseudonyms: whose key hides which files these are.
+        workers: processes to decode with.
+        progress: told of every file that is decoded.
+        most: bytes that they may take on disk; None for no bound. While a cache is filled, what
+            it held before is there too.
+
+    A file that is not the one that was scanned any more, or that cannot be decoded, has no
+    rows; that is no error, and nothing to the others.
+
+    Raises:
+        DataError: the cache cannot be written or would be too large, or processes cannot be
+            started.
+    """
+    home = home_of(cache, folder, shape, pseudonyms)
+    named: dict[str, list[Found]] = defaultdict(list)
+    for each in files:
+        named[pseudonyms.of_file(each.sha256, shape.recipe)].append(each)
+    spoilt: dict[str, Refused] = {}
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(cache, fcntl.LOCK_SH), _locked(_made(home)):
+            index = _Index.load(home, shape)
+            if list(index.entries) != list(named):
+                _require_room(_foreseen(named, index, shape), most)
+                new = [each for name in named if name not in index.entries for each in named[name]]
+                decoded = _decoded(folder, shape, new, workers, progress)
+                index, spoilt = _refill(home, index, named, decoded, shape, most=most)
+            images = index.open(home, shape)
+    except OSError as error:
+        raise DataError(
+            "the cache of decoded images cannot be written",
+            where=cache,
+            found=error.strerror,
+            remedy="make room on the disk, or let this user write there; nothing was lost",
+        ) from error
+    entries = {each.path: index.entries[name] for name, group in named.items() for each in group}
+    entries |= spoilt
+    found = [entries[each.path] for each in files]
+    return Cached(
+        images,
+        tuple(_verdict(each, entry) for each, entry in zip(files, found, strict=True)),
+        tuple(entry.digest if isinstance(entry, Rows) else "" for entry in found),
+    )
+
+
+def home_of(cache: Path, folder: Path, shape: Shape, pseudonyms: Pseudonyms) -> Path:
+    """Where the images of a folder are kept in a shape."""
+    return cache / pseudonyms.of_folder(str(folder.resolve()), shape.recipe)
+
+
+def bytes_of(files: Iterable[Found], shape: Shape) -> int:
+    """What the images of some files would take on disk, as far as their headers tell."""
+    frames = {each.sha256: each.header.frames for each in files}
+    return shape.bytes * sum(min(each, shape.most_frames) for each in frames.values())
+
+
+def size_of(home: Path) -> int:
+    """Bytes that a cache takes on disk; 0 where there is none."""
+    try:
+        return sum(path.stat().st_size for path in home.iterdir())
+    except FileNotFoundError:
+        return 0
+
+
+def delete_others(cache: Path, keep: Collection[Path]) -> None:
+    """Delete every cache but some; who has one mapped still reads it.
+
+    While one is filled by whomever nothing is deleted: it is done the next time.
+    """
+    if not others(cache, keep):
+        return
+    with suppress(BlockingIOError), _locked(cache, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        for home in others(cache, keep):
+            shutil.rmtree(home)
+
+
+def others(cache: Path, keep: Collection[Path]) -> list[Path]:
+    """Every cache but some."""
+    inside = cache.iterdir() if cache.is_dir() else ()
+    return [path for path in inside if path.is_dir() and path not in keep]
+
+
+def _made(home: Path) -> Path:
+    """A folder, made if it is not there: no other process deletes it under the shared lock."""
+    home.mkdir(mode=0o700, exist_ok=True)
+    return home
+
+
+def _foreseen(named: Mapping[str, Sequence[Found]], index: _Index, shape: Shape) -> int:
+    """Bytes of a cache of these files: what is known is counted, the rest told by headers."""
+    new = [group[0] for name, group in named.items() if name not in index.entries]
+    known = (index.entries[name] for name in named if name in index.entries)
+    rows = sum(entry.number for entry in known if isinstance(entry, Rows))
+    return rows * shape.bytes + bytes_of(new, shape)
+
+
+def _require_room(size: int, most: int | None) -> None:
+    if most is not None and size > most:
+        raise DataError(
+            "the decoded images would take too much of the disk",
+            where="[site] cache_gib",
+            found=f"{size / 2**30:.3g} GiB or more for this study",
+            wanted=f"at most {max(most, 0) / 2**30:.3g} GiB, with what other studies have",
+            remedy="allow more, if the disk has it; or wait until other studies are over; or ask "
+            "for smaller images",
+        )
+
+
+class Rows(NamedTuple):
+    """Where a file's images stand, and the SHA-256 of their bytes."""
+
+    first: int
+    number: int
+    digest: str
+
+
+class Refused(NamedTuple):
+    """Why a file has no images."""
+
+    reason: str
+    detail: str
+
+
+_CRASH: Final = Refused(Reason.UNDECODABLE.value, "its decoder crashed")
+_CHANGED: Final = Refused(Reason.UNREADABLE.value, "it changed while the folder was being read")
+
+
+def _verdict(file: Found, entry: Rows | Refused) -> range | Rejected:
+    if isinstance(entry, Rows):
+        return range(entry.first, entry.first + entry.number)
+    return Rejected(file.path, Reason(entry.reason), entry.detail)
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What a cache holds: the name of its data file, and its entries in the order of the rows."""
+
+    data: str
+    entries: Mapping[str, Rows | Refused]
+
+    @property
+    def total(self) -> int:
+        return sum(entry.number for entry in self.entries.values() if isinstance(entry, Rows))
+
+    @classmethod
+    def load(cls, home: Path, shape: Shape) -> _Index:
+        """The folder's index; an empty one where there is none that can be trusted."""
+        try:
+            stored = read_json((home / _INDEX).read_bytes())
+            index = cls(
+                stored["data"], {name: _entry(*entry) for name, *entry in stored["entries"]}
+            )
+            whole = (home / index.data).stat().st_size == index.total * shape.bytes
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls("", {})  # absent, or damaged: it is filled anew
+        return index if whole and stored["format"] == _FORMAT else cls("", {})
+
+    def save(self, home: Path) -> None:
+        kept = {name: entry for name, entry in self.entries.items() if not _passing(entry)}
+        entries = [[name, *entry] for name, entry in kept.items()]
+        stored = {"format": _FORMAT, "data": self.data, "entries": entries}
+        write_atomic(home / _INDEX, json.dumps(stored).encode(), mode=0o600)
+
+    def open(self, home: Path, shape: Shape) -> Half:
+        """The images, mapped into memory for reading."""
+        if not self.total:
+            return np.zeros((0, *shape.image), dtype=np.float16)
+        return np.memmap(home / self.data, _DTYPE, mode="r", shape=(self.total, *shape.image))
+
+
+def _passing(entry: Rows | Refused) -> bool:
+    """Whether a verdict may have been the machine's or the moment's: the file is tried again."""
+    return entry == _CRASH or (isinstance(entry, Refused) and entry.reason == Reason.UNREADABLE)
+
+
+def _entry(first: int | str, second: int | str, digest: str = "") -> Rows | Refused:
+    if isinstance(first, int) and isinstance(second, int):
+        return Rows(first, second, digest)
+    return Refused(str(first), str(second))
+
+
+def _refill(
+    home: Path,
+    old: _Index,
+    named: Mapping[str, Sequence[Found]],
+    decoded: Iterator[Half | Refused],
+    shape: Shape,
+    *,
+    most: int | None,
+) -> tuple[_Index, dict[str, Refused]]:
+    """Write a data file in the order of ``named``: what is known is copied, the rest decoded.
+
+    Several files may have one content. Each is read for itself, so that what becomes of one
+    is nothing to another.
+
+    Returns:
+        The new index, and which files could not be decoded, by path.
+    """
+    known = old.open(home, shape)
+    token = f"{secrets.token_hex(16)}.f16"
+    entries: dict[str, Rows | Refused] = {}
+    spoilt: dict[str, Refused] = {}
+    total = 0
+    with _data_file(home / token) as file:
+        for name, group in named.items():
+            entry = old.entries.get(name)
+            if isinstance(entry, Rows):
+                content: Half | Refused = known[entry.first : entry.first + entry.number]
+            elif entry is not None:
+                content = entry
+            else:
+                contents = list(islice(decoded, len(group)))
+                pairs = zip(group, contents, strict=True)
+                spoilt |= {each.path: made for each, made in pairs if isinstance(made, Refused)}
+                content = min(contents, key=lambda made: isinstance(made, Refused))
+            if isinstance(content, Refused):
+                entries[name] = content
+            else:
+                pixels = content.astype(_DTYPE, order="C").tobytes()
+                file.write(pixels)
+                digest = entry.digest if isinstance(entry, Rows) else sha256(pixels)
+                entries[name] = Rows(total, len(content), digest)
+                total += len(content)
+                _require_room(total * shape.bytes, most)  # a header may say less than there is
+    sync_folder(home)
+    index = _Index(token, entries)
+    index.save(home)
+    _tidy(home, keep=token)
+    return index, spoilt
+
+
+def _decoded(
+    folder: Path, shape: Shape, files: Sequence[Found], workers: int, progress: Progress
+) -> Iterator[Half | Refused]:
+    if not files:
+        return
+    with progress("decoding images", len(files), unit="files") as job:
+        for result in ordered_map(
+            partial(decode, folder, shape),
+            files,
+            here=partial(decode, folder, shape, here=True),
+            workers=workers,
+            crashed=_crashed,
+        ):
+            job.advance()
+            yield result
+
+
+def decode(folder: Path, shape: Shape, file: Found, *, here: bool = False) -> Half | Refused:
+    """The images of one file, ``(frames, channels, height, width)`` float16; or why not.
+
+    Args:
+        folder: that the file's path is relative to.
+        shape: of each image.
+        file: as it was scanned.
+        here: this process must not come to harm.
+
+    Raises:
+        Elsewhere: it was to be ``here``, and is not harmless beforehand.
+    """
+    try:
+        reading = read(folder / file.path, here=here)
+        if reading.sha256 != file.sha256:
+            return _CHANGED
+        if here and not is_plain(reading.dataset):
+            raise Elsewhere
+        frames: list[Half] = []
+        for image in images(reading.dataset):
+            if len(frames) == shape.most_frames:
+                raise Unusable(Reason.TOO_LARGE, f"more than {shape.most_frames} frames")
+            frames.append(_prepared(image, shape))
+        return np.stack(frames)
+    except Unusable as verdict:
+        changed = verdict.reason is Reason.UNREADABLE
+        return _CHANGED if changed else Refused(verdict.reason.value, verdict.detail)
+    except (Elsewhere, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a file that nobody foresaw is that file's affair
+        return Refused(Reason.UNDECODABLE.value, f"{type(error).__name__} while it was decoded")
+
+
+def _prepared(image: NDArray[np.float32], shape: Shape) -> Half:
+    return fit(to_channels(image, shape.channels), shape.size).astype(np.float16)
+
+
+def _crashed(file: Found) -> Refused:
+    del file
+    return _CRASH
+
+
+@contextmanager
+def _data_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file for its owner alone, durable at the end; gone if it is not finished."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _tidy(home: Path, *, keep: str) -> None:
+    """Remove what earlier fillings left; who has it mapped still reads it."""
+    for path in home.iterdir():
+        if path.name not in (keep, _INDEX, _LOCK):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(home: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """One process at a time, unless they share it; a process that dies lets go of it."""
+    descriptor = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,405 @@
+"""The cohort of a study: a site's patients, their labels, their images, their part.
+
+A patient may have any number of images and has one label. Train, validation and test are
+cut by thresholding each patient's own keyed place in [0, 1): adding a patient moves
+nobody, and the cut is the same for every study.
+
+**Each patient's place follows from that patient alone**: from the files that bear the patient's
+identifiers, and from the rows of the label file that name one of these. Whoever cannot be used
+is left out, with a reason for local eyes, and everybody else is as if that patient were not
+there. So nothing that depends on patients is ever an error here; an error is the site's own
+failure, which is found out without looking at any of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.archive import Found, Rejected, require_folder, scan
+from client.data.cache import Shape, bytes_of, fill
+from client.data.cache import decoders as today
+from client.data.dicom import Derived, Reason, Rules, Unusable
+from client.data.labels import LabelFile, Labels, Row, listed, read_labels, require_readable
+from client.data.parallel import Progress, silent
+from client.data.pseudonyms import Pseudonyms, position
+from common.errors import SiteError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+__all__ = [
+    "Cohort",
+    "LabelFile",
+    "Labelled",
+    "Part",
+    "Patient",
+    "Split",
+    "Survey",
+    "each_once",
+    "load_cohort",
+    "select",
+    "survey",
+]
+
+Part = Literal["train", "validation", "test"]
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Shares of train, validation and test; thresholds on a patient's own place in [0, 1).
+
+    Raises:
+        SiteError: a share is negative, or they do not sum to 1.
+    """
+
+    train: float
+    validation: float
+    test: float
+
+    def __post_init__(self) -> None:
+        shares = (self.train, self.validation, self.test)
+        if min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-9):
+            raise SiteError(
+                "the shares of train, validation and test do not cut a whole",
+                where="split",
+                found=list(shares),
+                wanted="three shares from 0 to 1 that sum to 1",
+                remedy="for example split = [0.8, 0.1, 0.1]",
+            )
+
+    def part_of(self, pseudonym: str) -> Part:
+        """The part that a patient stands in, whoever else is there."""
+        place = position(pseudonym)
+        if place < self.train:
+            return "train"
+        # Without a test share nobody falls behind the sum's rounding.
+        return "validation" if not self.test or place < self.train + self.validation else "test"
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One patient. Sensitive, and shown as nothing.
+
+    Attributes:
+        pseudonym: keyed by the site, 64 hexadecimal digits; in memory only.
+        label: index into the study's classes.
+        images: rows of :attr:`Cohort.images`, at least one; ordered by the contents of their
+            files, whatever these are called and wherever they lie.
+        digest: SHA-256 of the contents of the files used, of what they were decoded to and of
+            the label, 64 hexadecimal digits: another one is another patient's record. Never
+            leaves the site.
+    """
+
+    pseudonym: str
+    label: int
+    images: tuple[int, ...]
+    digest: str
+
+    def __repr__(self) -> str:
+        return "Patient(<masked>)"
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """The patients of a site that a study may use. Sensitive, and shown as nothing.
+
+    Attributes:
+        patients: sorted by pseudonym; there may be none.
+        images: ``(rows, channels, height, width)`` float16 in [0, 1], memory-mapped.
+        fingerprint: SHA-256 over who they are, their digests and their parts, 64 hexadecimal
+            digits; never leaves the site.
+        split: how the parts are cut.
+        rejected: files that are not used, with reasons; by path.
+    """
+
+    patients: tuple[Patient, ...]
+    images: NDArray[np.float16]
+    fingerprint: str
+    split: Split
+    rejected: tuple[Rejected, ...] = field(default=())
+
+    def part(self, name: Part) -> tuple[Patient, ...]:
+        """The patients of one part, sorted by pseudonym."""
+        return tuple(each for each in self.patients if self.split.part_of(each.pseudonym) == name)
+
+    def __repr__(self) -> str:
+        return "Cohort(<masked>)"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A file with its patient and that patient's label. Sensitive."""
+
+    file: Found
+    pseudonym: str = field(repr=False)
+    label: int = field(repr=False)
+
+    @property
+    def order(self) -> tuple[str, str]:
+        """By patient, then by content: nothing that renaming a file would change."""
+        return self.pseudonym, self.file.sha256
+
+
+def load_cohort(
+    images: Path,
+    labels: LabelFile,
+    *,
+    pseudonyms: Pseudonyms,
+    classes: tuple[str, ...],
+    modalities: tuple[str, ...],
+    image_size: tuple[int, int],
+    channels: int,
+    split: Split,
+    cache: Path,
+    workers: int = 1,
+    progress: Progress = silent,
+    derived: Derived = Derived.REJECT,
+    without: Collection[str] = (),
+    persons: Mapping[str, str] = MappingProxyType({}),
+    decoders: str = "",
+    most: int | None = None,
+) -> Cohort:
+    """Read a folder and its labels into a cohort, which may be empty.
+
+    Args:
+        images: folder of DICOM files, read recursively.
+        labels: the label file.
+        pseudonyms: under the site's key.
+        classes: labels there are; a patient's label is an index into these.
+        modalities: accepted values of Modality (0008,0060); empty for any.
+        image_size: height and width that every image is brought to.
+        channels: 1 or 3.
+        split: shares of train, validation and test.
+        cache: where decoded images are kept between calls.
+        workers: processes for reading and decoding.
+        progress: told of every file; :func:`common.process.console.progress` shows it.
+        derived: what to do with derived images and localisers.
+        without: pseudonyms of patients who take no part.
+        persons: pseudonyms that are another's person: both are one patient, by that other's.
+        decoders: :attr:`client.data.cache.Shape.decoders` of a cohort that was read before, to read
+            its pixels again; empty for those of today.
+        most: bytes that the decoded images may take on disk; None for no bound.
+
+    Raises:
+        DataError: the site's own failure: the folder is gone or cannot be listed, before or
+            after its files were read; the cache cannot be written, or would be too large; no
+            process can be started.
+        LabelError: the site's own failure: the label file as a whole cannot be used.
+    """
+    root = require_folder(images)
+    known = read_labels(labels, classes)
+    found = scan(images, decode=False, workers=workers, progress=progress)
+    rules = Rules(modalities, derived)
+    chosen, rejected = select(
+        found.found, rules, known, pseudonyms, without=without, persons=persons
+    )
+    cached = fill(
+        cache,
+        images,
+        [each.file for each in chosen],
+        Shape(image_size, channels, decoders or today()),
+        pseudonyms=pseudonyms,
+        workers=workers,
+        progress=progress,
+        most=most,
+    )
+    # Whoever's file could not be read is left out for good, so not on the word of a folder
+    # that went away meanwhile.
+    require_folder(images, root)
+    require_readable(labels)
+    rows = {each.file.path: row for each, row in zip(chosen, cached.rows, strict=True)}
+    places = {path: row for path, row in rows.items() if isinstance(row, range)}
+    pixels = {each.file.path: found for each, found in zip(chosen, cached.digests, strict=True)}
+    spoilt = [row for row in rows.values() if isinstance(row, Rejected)]
+    used, copies = each_once(each for each in chosen if each.file.path in places)
+    unused = [*found.rejected, *rejected, *spoilt, *copies]
+    patients = _patients(used, places, pixels)
+    return Cohort(
+        patients=patients,
+        images=cached.images,
+        fingerprint=_fingerprint(patients, split),
+        split=split,
+        rejected=tuple(sorted(unused, key=lambda each: each.path)),
+    )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What headers and labels tell of a cohort, nothing being decoded or written.
+
+    Attributes:
+        parts: by pseudonym, where a patient would stand, if an image of the patient can be
+            decoded. Sensitive.
+        bytes: that the decoded images would take on disk, at most.
+    """
+
+    parts: dict[str, Part] = field(repr=False)
+    bytes: int
+
+
+def survey(
+    images: Path,
+    labels: LabelFile,
+    *,
+    pseudonyms: Pseudonyms,
+    classes: tuple[str, ...],
+    rules: Rules,
+    shape: Shape,
+    split: Split,
+    workers: int = 1,
+    without: Collection[str] = (),
+    persons: Mapping[str, str] = MappingProxyType({}),
+) -> Survey:
+    """Read a folder and its labels as :func:`load_cohort`, but for the images themselves.
+
+    Args:
+        images: as there, and so all that is not named here.
+        labels: as there.
+        pseudonyms: as there.
+        classes: as there.
+        rules: which files are used.
+        shape: of a decoded image.
+        split: as there.
+        workers: as there.
+        without: as there.
+        persons: as there.
+
+    Raises:
+        DataError: as there, but for the cache.
+        LabelError: as there.
+    """
+    known = read_labels(labels, classes)
+    found = scan(images, decode=False, workers=workers).found
+    chosen, _ = select(found, rules, known, pseudonyms, without=without, persons=persons)
+    return Survey(
+        {each.pseudonym: split.part_of(each.pseudonym) for each in chosen},
+        bytes_of((each.file for each in chosen), shape),
+    )
+
+
+def select(
+    files: Sequence[Found],
+    rules: Rules,
+    labels: Labels,
+    pseudonyms: Pseudonyms,
+    *,
+    without: Collection[str] = (),
+    persons: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[list[Labelled], list[Rejected]]:
+    """The files that a study can use, as far as headers and labels tell.
+
+    A patient who takes no part is as if not there: neither chosen nor rejected. A patient to
+    whom the rows give two labels, or one that is no class, is rejected with all files.
+
+    Returns:
+        What is chosen, sorted by patient and content and with copies, and what is rejected.
+    """
+    by_patient: dict[str, list[tuple[Found, tuple[Row, ...]]]] = defaultdict(list)
+    rejected: list[Rejected] = []
+    for file in files:
+        try:
+            rules.judge(file.header)
+            rows = labels.about(file)
+            if not rows:
+                raise Unusable(Reason.NO_LABEL, f"no row has its {labels.file.key}")
+        except Unusable as verdict:
+            rejected.append(Rejected(file.path, verdict.reason, verdict.detail))
+            continue
+        pseudonym = pseudonyms.of(file.header.patient)
+        pseudonym = persons.get(pseudonym, pseudonym)
+        if pseudonym not in without:
+            by_patient[pseudonym].append((file, rows))
+    chosen: list[Labelled] = []
+    for pseudonym, group in by_patient.items():
+        try:
+            label = _one_label(labels, [row for _, rows in group for row in rows])
+        except Unusable as verdict:
+            rejected += (Rejected(file.path, verdict.reason, verdict.detail) for file, _ in group)
+            continue
+        chosen += (Labelled(file, pseudonym, label) for file, _ in group)
+    return sorted(chosen, key=lambda each: each.order), rejected
+
+
+def _one_label(labels: Labels, rows: Sequence[Row]) -> int:
+    """The one class that all rows about a patient give.
+
+    Raises:
+        Unusable: they give another one too, or none.
+    """
+    given = {labels.label(row) for row in rows}
+    lines = listed(row.line for row in rows)
+    if None in given:
+        raise Unusable(Reason.NO_CLASS, lines)
+    if len(given) > 1:
+        raise Unusable(Reason.TWO_LABELS, lines)
+    (label,) = given
+    assert label is not None
+    return label
+
+
+def each_once(labelled: Iterable[Labelled]) -> tuple[list[Labelled], list[Rejected]]:
+    """Every image of a patient once: not its copies, nor itself encoded in another way.
+
+    Patients are looked at one by one: whatever one patient's files hold, another's stay.
+    """
+    once: list[Labelled] = []
+    copies: list[Rejected] = []
+    seen: set[tuple[str, str]] = set()
+    for each in labelled:
+        content = (each.pseudonym, each.file.sha256)
+        instance = (each.pseudonym, each.file.header.instance)
+        if content in seen:
+            detail = "another file has the same content"
+            copies.append(Rejected(each.file.path, Reason.DUPLICATE, detail))
+        elif instance[1] and instance in seen:
+            detail = "another file of the patient has its SOPInstanceUID (0008,0018)"
+            copies.append(Rejected(each.file.path, Reason.DUPLICATE, detail))
+        else:
+            once.append(each)
+        seen.update((content, instance))
+    return once, copies
+
+
+def _patients(
+    used: Iterable[Labelled], places: Mapping[str, range], pixels: Mapping[str, str]
+) -> tuple[Patient, ...]:
+    by_patient: dict[str, list[Labelled]] = defaultdict(list)
+    for each in used:
+        by_patient[each.pseudonym].append(each)
+    return tuple(
+        Patient(
+            pseudonym=pseudonym,
+            label=files[0].label,
+            images=tuple(row for each in files for row in places[each.file.path]),
+            digest=_digest(files, pixels),
+        )
+        for pseudonym, files in sorted(by_patient.items())
+    )
+
+
+def _digest(files: Sequence[Labelled], pixels: Mapping[str, str]) -> str:
+    """Of one patient's record: what is used of it, and nothing of how files are called.
+
+    Noise is keyed to it, so it holds what is computed on: the decoded pixels.
+    """
+    contents = sorted(f"{each.file.sha256} {pixels[each.file.path]}" for each in files)
+    return _hash("consilium/patient/2", str(files[0].label), *contents)
+
+
+def _fingerprint(patients: Iterable[Patient], split: Split) -> str:
+    lines = (f"{each.pseudonym} {each.digest} {split.part_of(each.pseudonym)}" for each in patients)
+    return _hash("consilium/cohort/2", *lines)
+
+
+def _hash(*lines: str) -> str:
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()

@@ -1,0 +1,299 @@
+"""The label file of a hospital: CSV, one row for an image, a study or a patient.
+
+Written by people and by spreadsheets: UTF-8 with or without a byte order mark, separated
+by comma, semicolon or tab. Every line is a row of its own and is read for itself: whatever
+stands in the row of one patient, the rows of the others say what they say. A row that is
+damaged, or whose label is no class, gives its patient no label that could be used.
+
+What is wrong with the file as a whole is an error when it is read. What is wrong with rows is
+an error for people alone (:meth:`Labels.require_sound`), which names them by their line
+numbers. Cells are never quoted: any of them may hold an identifier, the first row's too if
+the file has no header.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from client.data.pseudonyms import normal
+from client.data.table import Fault, content, read_table
+from common.errors import LabelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from client.data.archive import Found
+
+Key = Literal["SOPInstanceUID", "StudyInstanceUID", "PatientID", "filename"]
+KEYS: Final[tuple[Key, ...]] = get_args(Key)
+
+_SHOWN: Final = 10
+_MOST_CLASSES: Final = 50
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """Where the labels are and how to find an image's.
+
+    Args:
+        path: the CSV file.
+        key: what its key column holds.
+        key_column: the name of that column.
+        label_column: the name of the column with the label.
+    """
+
+    path: Path
+    key: Key
+    key_column: str
+    label_column: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its line in the file, the key (sensitive), the label, and what is wrong with it."""
+
+    line: int
+    key: str = field(repr=False)
+    label: str = field(repr=False)
+    fault: Fault = ""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A label file that has been read.
+
+    Attributes:
+        file: where it came from.
+        classes: the labels there are; a label's index is its place here.
+        rows: all of them, in the file's order. Sensitive.
+    """
+
+    file: LabelFile
+    classes: tuple[str, ...]
+    rows: tuple[Row, ...] = field(repr=False)
+
+    @cached_property
+    def by_key(self) -> Mapping[str, tuple[Row, ...]]:
+        """The rows about each key; rows without one are about nobody."""
+        groups: dict[str, list[Row]] = defaultdict(list)
+        for row in self.rows:
+            if row.key:
+                groups[row.key].append(row)
+        return {key: tuple(group) for key, group in groups.items()}
+
+    def about(self, file: Found) -> tuple[Row, ...]:
+        """The rows that name a file, whatever other files there are.
+
+        A file is named by its whole path below the folder: by a bare name, one patient's row
+        would be about another's file of that name.
+        """
+        if self.file.key == "filename":
+            key = normal(file.path)
+        else:
+            key = getattr(file.header, _ATTRIBUTES[self.file.key])
+        return self.by_key.get(key, ())
+
+    def label(self, row: Row) -> int | None:
+        """The class that a row gives, as an index; None where it gives none of the classes."""
+        known = not row.fault and row.label in self.classes
+        return self.classes.index(row.label) if known else None
+
+    def require_sound(self) -> None:
+        """Hold the rows against what a person wants to be told of.
+
+        Raises:
+            LabelError: there is no row, or one has another length, no key or no label, is
+                not CSV or not UTF-8, has a label that is no class, or contradicts another
+                about the same key.
+        """
+        if not self.rows:
+            raise LabelError(
+                "the label file has a first row and no other", where=self.file.path, wanted="rows"
+            )
+        _require_whole(self.file, self.rows)
+        _require_filled(self.file, self.rows)
+        _require_known(self.file, self.rows, self.classes)
+        _require_distinct(self.file, self.by_key)
+
+
+_ATTRIBUTES: Final = {
+    "SOPInstanceUID": "instance",
+    "StudyInstanceUID": "study",
+    "PatientID": "patient",
+}
+
+
+def read_labels(file: LabelFile, classes: tuple[str, ...] | None) -> Labels:
+    """Read a label file; what its rows say is not judged.
+
+    Args:
+        file: where it is and which columns to take.
+        classes: the study's classes, in its order; None takes the labels that occur, sorted.
+
+    Raises:
+        LabelError: it is missing, cannot be read or is empty, its first row is not CSV in
+            UTF-8 or lacks a column; without ``classes``, too many labels occur.
+    """
+    header, table = read_table(file.path, {file.key_column, file.label_column})
+    key_at = _column(file, header, file.key_column)
+    label_at = _column(file, header, file.label_column)
+    rows: list[Row] = []
+    for line, cells, fault in table:
+        short = len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :])
+        key = _key(file.key, cells[key_at]) if key_at < len(cells) else ""
+        label = normal(cells[label_at]) if label_at < len(cells) else ""
+        rows.append(Row(line, key, label, fault or ("cells" if short else "")))
+    known = classes if classes is not None else _occurring(file, rows)
+    return Labels(file, known, tuple(rows))
+
+
+def require_readable(file: LabelFile) -> None:
+    """That a label file is there and can be read, whatever it holds.
+
+    Raises:
+        LabelError: it is not, or cannot.
+    """
+    content(file.path)
+
+
+def guess_key(path: Path, label_column: str) -> tuple[Key, str]:
+    """The first kind of key that has a column of its name, and that column's name.
+
+    Raises:
+        LabelError: the file cannot be read, or has no such column.
+    """
+    header, _ = read_table(path, {*KEYS, label_column})
+    names = {name.lower(): name for name in header}
+    for key in KEYS:
+        if key.lower() in names:
+            return key, names[key.lower()]
+    raise LabelError(
+        "no column of the label file says which image a row is about",
+        where=path,
+        found=f"{len(header)} columns",
+        wanted="a column called " + ", ".join(KEYS[:-1]) + f" or {KEYS[-1]}",
+        remedy="rename the column, or name it with --key-column and say with --key what it holds",
+    )
+
+
+def fault(
+    file: LabelFile,
+    what: str,
+    lines: Iterable[int],
+    *,
+    found: str | None = None,
+    wanted: str | None = None,
+    remedy: str,
+) -> LabelError:
+    """An error about rows, which it names by their lines."""
+    return LabelError(
+        what, where=f"{file.path}, {listed(lines)}", found=found, wanted=wanted, remedy=remedy
+    )
+
+
+def listed(lines: Iterable[int]) -> str:
+    """Line numbers as they are shown: ``lines 3, 7 and 12 more``."""
+    numbers = sorted(set(lines))
+    shown = ", ".join(str(number) for number in numbers[:_SHOWN])
+    more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
+    return f"line{'s' if len(numbers) > 1 else ''} {shown}{more}"
+
+
+def _column(file: LabelFile, header: list[str], name: str) -> int:
+    places = [place for place, each in enumerate(header) if each == name]
+    if len(places) == 1:
+        return places[0]
+    if places:
+        raise LabelError("two columns of the label file have one name", where=file.path, found=name)
+    similar = next((each for each in header if each.lower() == name.lower()), None)
+    raise LabelError(
+        f'the label file has no column "{name}"',
+        where=f"{file.path}, first row",
+        found=f'"{similar}"' if similar else f"{len(header)} other column names",
+        wanted=f'"{file.key_column}" and "{file.label_column}"',
+        remedy="name the columns in the first row, or set which columns to take",
+    )
+
+
+_FAULTS: Final[dict[Fault, tuple[str, str]]] = {
+    "quotes": (
+        "rows of the label file are not CSV",
+        "look for a quotation mark that is not closed; a cell cannot go on in the next line",
+    ),
+    "encoding": ("rows of the label file are not UTF-8", 'save it again as "CSV UTF-8"'),
+    "cells": (
+        "rows of the label file do not have as many cells as its first row",
+        "mend these rows; a cell that holds the separator needs quotation marks",
+    ),
+}
+
+
+def _require_whole(file: LabelFile, rows: Sequence[Row]) -> None:
+    for name, (what, remedy) in _FAULTS.items():
+        lines = [row.line for row in rows if row.fault == name]
+        if lines:
+            raise fault(file, what, lines, remedy=remedy)
+
+
+def _require_filled(file: LabelFile, rows: Sequence[Row]) -> None:
+    for name, empty in (
+        (file.key_column, [row.line for row in rows if not row.key]),
+        (file.label_column, [row.line for row in rows if not row.label]),
+    ):
+        if empty:
+            raise fault(
+                file,
+                f'rows of the label file have nothing in the column "{name}"',
+                empty,
+                remedy="fill the cells in, or leave these rows out",
+            )
+
+
+def _require_known(file: LabelFile, rows: Sequence[Row], classes: tuple[str, ...]) -> None:
+    outside = [row.line for row in rows if row.label not in classes]
+    if outside:
+        raise fault(
+            file,
+            f"{len(outside)} of {len(rows)} rows have a label that is not one of the classes",
+            outside,
+            found=f'cells of the column "{file.label_column}"; they are not shown, since a wrong '
+            "column may hold identifiers",
+            wanted=", ".join(classes),
+            remedy="mend these labels, or name the column that holds the labels",
+        )
+
+
+def _require_distinct(file: LabelFile, by_key: Mapping[str, tuple[Row, ...]]) -> None:
+    apart = [rows for rows in by_key.values() if len({row.label for row in rows}) > 1]
+    if apart:
+        raise fault(
+            file,
+            f'rows of the label file give one value of the column "{file.key_column}" '
+            "different labels",
+            [row.line for rows in apart for row in rows],
+            wanted=f"one label for each {file.key}",
+            remedy="decide where they differ",
+        )
+
+
+def _occurring(file: LabelFile, rows: Sequence[Row]) -> tuple[str, ...]:
+    labels = tuple(sorted({row.label for row in rows if row.label and not row.fault}))
+    if len(labels) > _MOST_CLASSES:
+        raise LabelError(
+            "the label column holds too many different values to be labels",
+            where=f'{file.path}, column "{file.label_column}"',
+            found=f"{len(labels)} different values in {len(rows)} rows",
+            wanted=f"at most {_MOST_CLASSES} classes",
+            remedy="name the column that holds the labels",
+        )
+    return labels
+
+
+def _key(kind: Key, cell: str) -> str:
+    """A key as it is compared; file names with either slash, relative to the images."""
+    key = normal(cell)
+    return key.replace("\\", "/").removeprefix("./") if kind == "filename" else key

@@ -1,0 +1,291 @@
+"""A function over many files, its results in the files' order, whatever one file does to it.
+
+A decoder is foreign code over bytes that nobody here wrote. It is run in a process of its own,
+bounded in memory and in processor time: whoever brings that process down costs the file that it
+was given, and no other. Threads would not help: decoding holds the interpreter's lock.
+
+What a file may do at worst is bounded for some files beforehand (small, and stored as plain
+numbers). Where there are few files these are opened in the caller's process, since starting
+another takes half a second.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from collections import deque
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+
+from common.errors import DataError
+from common.process.parent import die_with_parent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from multiprocessing.process import BaseProcess
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+INLINE: Final = 256
+"""Of more items than this every one is worked on in processes, if there may be several."""
+AHEAD: Final = 4
+"""Items for each process that may be done before their turn: bounds the results that wait."""
+MOST_AHEAD: Final = 16
+"""And however many processes there are."""
+QUEUED: Final = 2
+"""Items that a process is given at a time, so that it need not wait for the next."""
+MEMORY: Final = 6 * 2**30
+"""Bytes of private memory that a process may take: enough for the largest file that is opened."""
+SECONDS: Final = 600
+"""Of processor time for one item: a guard against a decoder that never ends."""
+
+
+class Elsewhere(Exception):  # noqa: N818 - says where an item is to be worked on
+    """This item is to be worked on in a process of its own."""
+
+
+class Job(Protocol):
+    """Work under way, as :func:`common.process.console.progress` gives it."""
+
+    def advance(self, n: int = 1) -> None:
+        """Count ``n`` more units as done."""
+
+
+class Progress(Protocol):
+    """How the caller wants to hear about work: as :func:`common.process.console.progress`."""
+
+    def __call__(
+        self, description: str, total: int, *, unit: str = ""
+    ) -> AbstractContextManager[Job]:
+        """Begin a job of ``total`` units."""
+
+
+class _Silence:
+    def advance(self, n: int = 1) -> None:
+        """Nothing is shown."""
+
+
+@contextmanager
+def silent(description: str, total: int, *, unit: str = "") -> Iterator[Job]:
+    """Progress that nobody hears of."""
+    del description, total, unit
+    yield _Silence()
+
+
+def ordered_map(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    *,
+    here: Callable[[T], R],
+    workers: int,
+    crashed: Callable[[T], R],
+) -> Iterator[R]:
+    """``function`` of each item, in order.
+
+    Args:
+        function: importable by name, as other processes find it so. Where it raises, the item
+            counts as one that brought its process down.
+        items: what to work on.
+        here: the same for this process; raises :class:`Elsewhere` for an item that it is not
+            sure of.
+        workers: processes at most.
+        crashed: the result for an item that brought its process down.
+
+    Raises:
+        DataError: no process can be started.
+    """
+    workers = max(1, workers)
+    few = workers == 1 or len(items) <= INLINE
+    # One patient's few files may have large results, and must not fill the memory with them.
+    ahead = 1 if few else min(AHEAD * workers, MOST_AHEAD)
+    done: dict[int, R] = {}
+    following = 0
+    with closing(_Crew(function, items, crashed, workers)) as crew:
+        for place in range(len(items)):
+            while place not in done:
+                while following < min(len(items), place + ahead) and crew.has_room:
+                    try:
+                        if not few:
+                            raise Elsewhere
+                        done[following] = here(items[following])
+                    except Elsewhere:
+                        crew.give(following)
+                    following += 1
+                if place not in done:
+                    done.update(crew.take())
+            yield done.pop(place)
+
+
+@dataclass
+class _Worker:
+    """A process and the items that it was given, by their places."""
+
+    process: BaseProcess
+    line: Connection
+    given: deque[int] = field(default_factory=deque)
+    ready: bool = False
+
+    def end(self) -> None:
+        self.line.close()
+        self.process.kill()
+        self.process.join()
+
+
+class _Crew(Generic[T, R]):
+    """Processes that each work on one item after the other; they are started when needed."""
+
+    def __init__(
+        self,
+        function: Callable[[T], R],
+        items: Sequence[T],
+        crashed: Callable[[T], R],
+        size: int,
+    ) -> None:
+        self._function, self._items, self._crashed, self._size = function, items, crashed, size
+        self._workers: list[_Worker] = []
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more item can be given to somebody."""
+        room = any(len(each.given) < QUEUED for each in self._workers)
+        return room or len(self._workers) < self._size
+
+    def give(self, place: int) -> None:
+        """Have an item worked on."""
+        worker = min(self._workers, key=lambda each: len(each.given), default=None)
+        if worker is None or (worker.given and len(self._workers) < self._size):
+            worker = self._start()
+        worker.given.append(place)
+        with suppress(OSError):  # it is gone: who takes its results finds that out
+            worker.line.send(self._items[place])
+
+    def take(self) -> dict[int, R]:
+        """Wait for results of what was given; by the items' places.
+
+        After a crash nothing else goes on beside the items that were with that process, and
+        each is worked on alone: what another file did to the machine's memory is not held
+        against this one.
+        """
+        results: dict[int, R] = {}
+        lost = self._gather(results)
+        if lost:
+            while any(each.given for each in self._workers):
+                lost += self._gather(results)
+            results.update((place, self._alone(place)) for place in lost)
+        return results
+
+    def close(self) -> None:
+        """End all processes, whatever they are at."""
+        while self._workers:
+            self._workers.pop().end()
+
+    def _start(self) -> _Worker:
+        # A fork would copy the locks of this process's threads in whatever state they are.
+        context = multiprocessing.get_context("spawn")
+        line, theirs = context.Pipe()
+        process = context.Process(
+            target=_serve, args=(theirs, self._function, os.getpid()), daemon=True
+        )
+        try:
+            process.start()
+        except OSError as error:
+            raise _cannot_start(error.strerror) from error
+        finally:
+            theirs.close()
+        worker = _Worker(process, line)
+        self._workers.append(worker)
+        return worker
+
+    def _gather(self, results: dict[int, R]) -> list[int]:
+        """Results of those who have some; gives the items of those who are gone."""
+        busy = {each.line: each for each in self._workers if each.given}
+        lost: list[int] = []
+        for line in wait(list(busy)):
+            worker = busy[line]  # type: ignore[index]  # what was waited for are these lines
+            try:
+                said = _heard(worker)
+            except (EOFError, OSError):
+                lost += self._bury(worker)
+                continue
+            if said is not _READY:
+                results[worker.given.popleft()] = said
+        return lost
+
+    def _bury(self, worker: _Worker) -> deque[int]:
+        self._workers.remove(worker)
+        worker.end()
+        if not worker.ready:
+            raise _cannot_start(f"it ended with {worker.process.exitcode} before its first file")
+        return worker.given
+
+    def _alone(self, place: int) -> R:
+        results: dict[int, R] = {}
+        self.give(place)
+        while place not in results:
+            if self._gather(results):
+                return self._crashed(self._items[place])
+        return results[place]
+
+
+def _heard(worker: _Worker) -> Any:  # noqa: ANN401 - whatever the function gives
+    said = worker.line.recv()
+    if not worker.ready:
+        worker.ready = True
+        return _READY
+    return said
+
+
+_READY: Final = object()
+
+
+def _cannot_start(found: str | None) -> DataError:
+    return DataError(
+        "the processes that open images cannot be started",
+        found=found,
+        remedy="see whether this machine has memory left, and whether this user may start more "
+        "processes; no file was at fault",
+    )
+
+
+def _serve(line: Connection, function: Callable[[T], R], parent: int) -> None:
+    """The life of a process: says that it is ready, then gives a result for each item."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent(parent)
+    _bound_memory()
+    line.send(None)
+    # What a decoder says of a file quotes it, and a core dump would hold it.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    try:
+        while True:
+            item = line.recv()
+            _bound_time()
+            line.send(function(item))
+    except BaseException:  # noqa: BLE001 - whatever it was, it costs this item; or the caller is gone
+        os._exit(1)
+
+
+def _bound_memory() -> None:
+    """Bind this process before it sees a file; where memory is short, it is the first to go."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limits = (MEMORY, *resource.getrlimit(resource.RLIMIT_DATA))
+    most = min(limit for limit in limits if limit != resource.RLIM_INFINITY)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _bound_time() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    until = int(time.process_time()) + SECONDS
+    soft = until if hard == resource.RLIM_INFINITY else min(until, hard)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))

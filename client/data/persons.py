@@ -1,0 +1,130 @@
+"""Which PatientIDs are one person, known only by their pseudonyms.
+
+A person may bear several identifiers: of two hospitals that became one, before and after a
+marriage, once mistyped. Only the hospital knows, so it may write it down: a text file, in each
+line the PatientIDs (0010,0020) of one person, separated by comma, semicolon or tab; lines that
+begin with ``#`` and empty ones say nothing. Lines that share an identifier are about one
+person. Whoever stands in no line is a person of one identifier.
+
+The file is read again at every request, so that an edit by hand holds at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from client.data.pseudonyms import lines_of, normal
+from common.errors import SiteError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from client.data.pseudonyms import Pseudonyms
+
+_SEPARATORS: Final = re.compile(r"[,;\t]")
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Which pseudonyms are one person's. Sensitive, and shown as nothing.
+
+    Attributes:
+        persons: of each pseudonym that the file names, the pseudonym that its person goes by:
+            that of the person's first identifier in the file.
+        version: changes with the file's content; never leaves the site.
+    """
+
+    persons: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
+
+    def everything(self, pseudonyms: Iterable[str]) -> frozenset[str]:
+        """The pseudonyms, and all others of the same persons."""
+        given = frozenset(pseudonyms)
+        wanted = {self.persons[each] for each in given if each in self.persons}
+        return given | {name for name, person in self.persons.items() if person in wanted}
+
+    def __repr__(self) -> str:
+        return "Joined(<masked>)"
+
+
+class Persons:
+    """The file of one site.
+
+    Args:
+        path: of the file, which must be there; None where the site file names none.
+        pseudonyms: under the site's key.
+    """
+
+    def __init__(self, path: Path | None, pseudonyms: Pseudonyms) -> None:
+        self._path, self._pseudonyms = path, pseudonyms
+        self._last = Joined()
+
+    def read(self) -> Joined:
+        """Who is whom now.
+
+        Raises:
+            SiteError: the file is missing, cannot be read or is not in UTF-8; nobody counts as
+                two by mistake.
+        """
+        if self._path is None:
+            return self._last
+        content = _content(self._path)
+        version = hashlib.sha256(content).hexdigest()
+        if version != self._last.version:
+            lines = _lines(self._path, content)
+            named = ([self._pseudonyms.of(name) for name in names] for names in lines)
+            self._last = Joined(join(named), version)
+        return self._last
+
+
+def join(groups: Iterable[Iterable[str]]) -> dict[str, str]:
+    """The first member of the person of each member; groups that share a member are one.
+
+    Which member is the first follows from the groups of that person alone, in their order.
+    """
+    person: dict[str, str] = {}
+    members: dict[str, list[str]] = {}
+    order: dict[str, int] = {}
+    for group in groups:
+        names: dict[str, None] = {}
+        for each in group:
+            if each not in person:
+                person[each], members[each], order[each] = each, [each], len(order)
+            names[person[each]] = None
+        if names:
+            first = min(names, key=order.__getitem__)
+            for other in names.keys() - {first}:
+                moved = members.pop(other)
+                members[first] += moved
+                person |= dict.fromkeys(moved, first)
+    return person
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SiteError(
+            "the list of PatientIDs that are one person cannot be read",
+            where=path,
+            found=error.strerror,
+            remedy="bring the file back; where nobody bears two, make an empty one",
+        ) from error
+
+
+def _lines(path: Path, content: bytes) -> Iterator[list[str]]:
+    try:
+        text = lines_of(content)
+    except ValueError:
+        raise SiteError(
+            "the list of PatientIDs that are one person is not in UTF-8",
+            where=path,
+            remedy="save it as plain text in UTF-8, one person a line",
+        ) from None
+    for line in text:
+        if not line.lstrip().startswith("#"):
+            yield [name for name in map(normal, _SEPARATORS.split(line)) if name]

@@ -1,0 +1,170 @@
+"""The pixels of a DICOM file: decoded as pydicom does, then brought to [0, 1].
+
+Grey images take the way of :mod:`client.data.greyscale`. Colour is taken as it is over the
+range of its bits: palettes are looked up and YBR is turned into RGB (PS3.3, C.7.6.3.1).
+Every frame of a file is an image of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from client.data.dicom import Reason, Unusable, quiet
+from client.data.greyscale import Greyscale, Values, lookup, number, stored_range
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pydicom.dataset import Dataset
+
+    Pipeline = Callable[[int], NDArray[np.float32]]
+
+MOST_PIXELS: Final = 2**26
+"""Of a frame: 8192 x 8192, twice the largest detector's."""
+MOST_FRAMES: Final = 4096
+"""Of a file."""
+MOST_DECODED: Final = 2**30
+"""Bytes of a file's pixels as stored, decoded: 1 GiB."""
+
+_NATIVE: Final = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+_PLAIN: Final = ("MONOCHROME1", "MONOCHROME2", "RGB")
+_LUMA: Final = (0.299, 0.587, 0.114)
+
+
+def stored_values(dataset: Dataset) -> Values:
+    """The pixels as stored, before any lookup or window: what ``dataset.pixel_array`` gives.
+
+    Returns:
+        ``(rows, columns)``, ``(frames, rows, columns)``, and both with a last axis of
+        samples for colour; the number type of the file. YBR is already RGB.
+
+    Raises:
+        Unusable: undecodable.
+    """
+    return _decode(dataset)[0]
+
+
+def images(dataset: Dataset) -> Iterator[NDArray[np.float32]]:
+    """Every frame, ``(rows, columns)`` or ``(rows, columns, 3)``, float32 in [0, 1].
+
+    Raises:
+        Unusable: undecodable, or of a kind that no display knows.
+    """
+    stored, photometric = _decode(dataset)
+    with _translated("reading its lookup tables"):
+        axes = 3 if (number(dataset, "SamplesPerPixel") or 1) > 1 else 2
+        frames = stored.reshape(-1, *stored.shape[-axes:])
+        shown = _pipeline(dataset, frames, photometric)
+    for frame in range(len(frames)):
+        with _translated("applying its window"):
+            image = shown(frame)
+        yield image
+
+
+def is_plain(dataset: Dataset) -> bool:
+    """Whether pixels are numbers that NumPy reads as they stand: no decoder, no palette.
+
+    Then whatever is wrong with them is an exception, and they take memory in proportion to
+    the file.
+    """
+    syntax, colours = dataset.file_meta.get("TransferSyntaxUID"), "PhotometricInterpretation"
+    return syntax in _NATIVE and dataset.get(colours) in _PLAIN
+
+
+def to_channels(image: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
+    """An image ``(h, w)`` or ``(h, w, 3)`` as ``(channels, h, w)``; channels are 1 or 3.
+
+    Grey fills three channels alike; colour becomes luminance (ITU-R BT.601).
+    """
+    if image.ndim == 2:
+        return np.repeat(image[np.newaxis], channels, axis=0)
+    if channels == 3:
+        return np.ascontiguousarray(np.moveaxis(image, -1, 0))
+    red, green, blue = (weight * image[..., i] for i, weight in enumerate(_LUMA))
+    return np.asarray(red + green + blue, dtype=np.float32)[np.newaxis]
+
+
+def _decode(dataset: Dataset) -> tuple[Values, str]:
+    """Stored values and the photometric interpretation that they have once decoded."""
+    with _translated("looking for its transfer syntax"):
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is None:
+        raise Unusable(Reason.UNDECODABLE, "it names no transfer syntax (0002,0010)")
+    with _translated(f"decoding {_shown_syntax(syntax)}"):
+        _refuse_giants(dataset)
+        stored, properties = get_decoder(syntax).as_array(dataset)
+    return stored, str(properties["photometric_interpretation"])
+
+
+@contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    """Turn whatever a library raises into a verdict, and keep what it says."""
+    try:
+        with quiet():
+            yield
+    except Unusable:
+        raise
+    except Exception as error:  # over damaged pixels a decoder raises whatever it likes
+        raise Unusable(Reason.UNDECODABLE, f"{type(error).__name__} while {doing}") from error
+
+
+def _refuse_giants(dataset: Dataset) -> None:
+    """Hold what the header claims against what is opened at most, before any of it is made."""
+
+    def claimed(*keywords: str) -> float:
+        return math.prod(abs(number(dataset, keyword) or 1) for keyword in keywords)
+
+    pixels, frames = claimed("Rows", "Columns"), claimed("NumberOfFrames")
+    if pixels > MOST_PIXELS:
+        raise Unusable(Reason.TOO_LARGE, f"a frame has more than {MOST_PIXELS >> 20} MiPixels")
+    if frames > MOST_FRAMES:
+        raise Unusable(Reason.TOO_LARGE, f"more than {MOST_FRAMES} frames")
+    if pixels * frames * claimed("SamplesPerPixel", "BitsAllocated") > 8 * MOST_DECODED:
+        raise Unusable(Reason.TOO_LARGE, f"more than {MOST_DECODED >> 20} MiB of pixels")
+
+
+def _pipeline(dataset: Dataset, frames: Values, photometric: str) -> Pipeline:
+    """What turns a frame, named by its index, into an image."""
+    if photometric == "PALETTE COLOR":
+        return lambda frame: _palette(dataset, frames[frame])
+    if photometric in ("MONOCHROME1", "MONOCHROME2") and frames.ndim == 3:
+        return Greyscale(dataset, frames, inverted=photometric == "MONOCHROME1").image
+    if frames.shape[-1] == 3 and frames.ndim == 4:
+        limits = stored_range(dataset, frames)
+        return lambda frame: _scaled(frames[frame], *limits)
+    raise Unusable(Reason.UNDECODABLE, "its photometric interpretation is not supported")
+
+
+def _palette(dataset: Dataset, frame: Values) -> NDArray[np.float32]:
+    """A frame of places in a palette as its colours."""
+    if "RedPaletteColorLookupTableData" not in dataset:  # a segmented one
+        colours = apply_color_lut(frame, dataset)[..., :3]
+        return _scaled(colours, 0, 2.0 ** (8 * colours.dtype.itemsize) - 1)
+    tables = [
+        lookup(
+            dataset,
+            dataset[f"{colour}PaletteColorLookupTableDescriptor"].value,
+            dataset[f"{colour}PaletteColorLookupTableData"].value,
+        )
+        for colour in ("Red", "Green", "Blue")
+    ]
+    top = max(table.top for table in tables)
+    return _scaled(np.stack([table(frame) for table in tables], axis=-1), 0, top)
+
+
+def _scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
+    scaled = np.clip((values.astype(np.float64) - low) / (high - low), 0, 1)
+    return scaled.astype(np.float32)
+
+
+def _shown_syntax(syntax: Any) -> str:  # noqa: ANN401 - pydicom's UID, which mypy sees as str
+    """A transfer syntax by its registered name; the rest is a file's own text and not shown."""
+    name = str(syntax.name)
+    return name if name != str(syntax) else "an unknown transfer syntax"

@@ -1,0 +1,280 @@
+"""What a folder and its labels would give a study, before any study asks.
+
+Every file is decoded, whatever its modality, so that a damaged one is found now and not
+on the day of the training. The report is for the hospital's own administrator: file names
+may hold patients' names and are listed only when asked for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.table import Table
+from rich.text import Text
+
+from client.data.archive import Rejected, Scan, require_dicom, scan, summary
+from client.data.cohort import each_once, select
+from client.data.dicom import Reason, Rules
+from client.data.labels import LabelFile, Labels, fault, read_labels
+from client.data.parallel import Progress, silent
+from client.data.persons import Persons
+from client.data.pseudonyms import Pseudonyms, normal
+from common.errors import DataError, LabelError
+from common.visible import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from rich.console import Console
+
+_SHOWN: Final = 8
+
+REMEDIES: Final = {
+    Reason.UNREADABLE: "let this user read the files; a link may point nowhere",
+    Reason.TOO_LARGE: "nothing to do; or export them in smaller files",
+    Reason.NOT_DICOM: "nothing to do, if these are notes, lists or pictures",
+    Reason.NO_PIXELS: "nothing to do, if these are reports, plans or a DICOMDIR",
+    Reason.UNDECODABLE: "ask the archive for the files again, uncompressed if it can",
+    Reason.WRONG_MODALITY: "nothing to do, unless --modality should name these too",
+    Reason.DERIVED: "--derived primary takes compressed or processed originals too",
+    Reason.BURNED_IN: "export the images again without text in them",
+    Reason.NO_PATIENT_ID: "export again with a PatientID or a stable pseudonym in its place",
+    Reason.DUPLICATE: "nothing to do: one of each is used",
+    Reason.NO_LABEL: "add rows for these images, if they should be used",
+    Reason.NO_CLASS: "mend the labels of these patients, or their damaged rows",
+    Reason.TWO_LABELS: "decide on one label for each of these patients: they take no part",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a folder gives. Counts only, but for ``rejected``, whose paths are sensitive."""
+
+    files: int
+    used: int
+    images: int
+    patients: int
+    labels: dict[str, int]
+    patients_by_label: dict[str, int]
+    modalities: dict[str, int]
+    sizes: dict[str, int]
+    rejected: tuple[Rejected, ...] = field(repr=False)
+    rows: int
+    rows_without_image: int
+
+    @property
+    def reasons(self) -> dict[Reason, int]:
+        """How many files are rejected for each reason, the whole closed list."""
+        counts = Counter(each.reason for each in self.rejected)
+        return {reason: counts[reason] for reason in Reason}
+
+    def as_json(self, *, paths: bool) -> dict[str, Any]:
+        """The report for a program; with ``paths``, every rejected file by its path."""
+        report: dict[str, Any] = {
+            "files": self.files,
+            "used": self.used,
+            "rejected": len(self.rejected),
+            "reasons": {reason.value: count for reason, count in self.reasons.items()},
+            "images": self.images,
+            "patients": self.patients,
+            "labels": self.labels,
+            "patients_by_label": self.patients_by_label,
+            "modalities": self.modalities,
+            "sizes": self.sizes,
+            "rows": self.rows,
+            "rows_without_image": self.rows_without_image,
+        }
+        if paths:
+            report["rejected_files"] = [
+                {"path": each.path, "reason": each.reason.value, "detail": each.detail}
+                for each in self.rejected
+            ]
+        return report
+
+
+def check(
+    folder: Path,
+    labels: LabelFile,
+    *,
+    classes: tuple[str, ...] | None,
+    rules: Rules,
+    same_person: Path | None = None,
+    workers: int = 1,
+    progress: Progress = silent,
+) -> Report:
+    """Read, decode and count everything.
+
+    A study passes over patients whom it cannot use; here whatever may be a mistake is an error.
+
+    Args:
+        folder: of DICOM files, read recursively.
+        labels: the label file.
+        classes: labels there are; None takes those that occur.
+        rules: which images a study would use.
+        same_person: the list of PatientIDs that are one person, if there is one.
+        workers: processes to read with.
+        progress: told of every file.
+
+    Raises:
+        DataError: no such folder, or no DICOM file in it.
+        LabelError: the label file cannot be used, or a row of it.
+        SiteError: the list of persons cannot be read.
+    """
+    known = read_labels(labels, classes)
+    known.require_sound()
+    pseudonyms = Pseudonyms.throwaway()
+    persons = Persons(same_person, pseudonyms).read().persons
+    found = scan(folder, decode=True, workers=workers, progress=progress)
+    require_dicom(folder, found)
+    _require_paths(known, found)
+    labelled, rejected = select(found.found, rules, known, pseudonyms, persons=persons)
+    chosen, copies = each_once(labelled)
+    headers = [each.file.header for each in chosen]
+    by_patient = {each.pseudonym: known.classes[each.label] for each in chosen}
+    assigned = {row.line for file in found.found for row in known.about(file)}
+    return Report(
+        files=len(found.found) + len(found.rejected),
+        used=len(chosen),
+        images=sum(each.frames for each in headers),
+        patients=len(by_patient),
+        labels=_counts((known.classes[each.label] for each in chosen), known.classes),
+        patients_by_label=_counts(by_patient.values(), known.classes),
+        modalities=_most_common(each.modality or "none" for each in headers),
+        sizes=_most_common(f"{each.rows}x{each.columns}" for each in headers),
+        rejected=tuple(sorted([*found.rejected, *rejected, *copies], key=lambda each: each.path)),
+        rows=len(known.rows),
+        rows_without_image=len(known.rows) - len(assigned),
+    )
+
+
+def _require_paths(labels: Labels, found: Scan) -> None:
+    """Rows that give a file's bare name are about no file, and are mostly meant to be.
+
+    Raises:
+        LabelError: there are such rows.
+    """
+    if labels.file.key != "filename":
+        return
+    bare = {normal(PurePosixPath(each.path).name) for each in found.found if not labels.about(each)}
+    paths = {normal(each.path) for each in found.found}
+    lines = [row.line for row in labels.rows if row.key in bare - paths]
+    if lines:
+        raise fault(
+            labels.file,
+            "rows name files by their bare names, and these lie in folders",
+            lines,
+            wanted="the path below the folder of images, with /",
+            remedy="write the path instead of the bare name in these rows: several files may "
+            "have one name",
+        )
+
+
+def require_usable(folder: Path, report: Report) -> None:
+    """A report of which nothing can be used is an error, and so are patients with two labels.
+
+    Raises:
+        DataError: no file can be used.
+        LabelError: a patient bears more than one label, and would be left out.
+    """
+    apart = sorted({each.detail for each in report.rejected if each.reason is Reason.TWO_LABELS})
+    if apart:
+        raise LabelError(
+            "rows of the label file give a patient more than one label",
+            where="; ".join(apart),
+            wanted="one label for each patient",
+            remedy="decide on one, or leave out the rows that are not meant; a study goes on "
+            "without these patients",
+        )
+    if report.used:
+        return
+    reason = max(report.reasons, key=lambda each: report.reasons[each])
+    strangers = reason is Reason.NO_LABEL and report.rows_without_image == report.rows
+    raise DataError(
+        "no image of the folder can be used",
+        where=folder,
+        found=summary(report.rejected),
+        wanted="DICOM images with a PatientID and a label",
+        remedy="no row of the label file is about any of these images: see that --key and "
+        "--key-column say what its rows hold"
+        if strangers
+        else REMEDIES[reason],
+    )
+
+
+def show(report: Report, folder: Path, labels: LabelFile, console: Console) -> None:
+    """Write a report as a person reads it: what is used, what is not, what to do."""
+    grid = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("folder", str(folder)),
+        ("labels", f"{labels.path}, by {labels.key}"),
+        ("files", f"{report.files} read, {len(report.rejected)} rejected"),
+        ("used", f"{report.used} files with {report.images} images"),
+        ("", _listing(report.labels)),
+        ("patients", str(report.patients)),
+        ("", _listing(report.patients_by_label)),
+        ("modalities", _listing(report.modalities)),
+        ("sizes", _listing(report.sizes)),
+    ):
+        grid.add_row(Text(name, style="bold"), Text(value))
+    console.print(grid)
+    if report.rejected:
+        console.print()
+        console.print(_rejections(report))
+        console.print()
+    for line in advice(report):
+        console.print(Text(f"note: {line}"))
+
+
+def show_rejected(report: Report, console: Console) -> None:
+    """Write every rejected file with its reason; paths may hold patients' names."""
+    for each in report.rejected:
+        detail = f": {each.detail}" if each.detail else ""
+        console.print(Text(visible(f"{each.path}  {each.reason.value}{detail}")))
+
+
+def advice(report: Report) -> list[str]:
+    """What the counts suggest, one sentence each."""
+    notes: list[str] = []
+    if report.rows_without_image:
+        notes.append(
+            f"{report.rows_without_image} of {report.rows} rows of the label file are about no "
+            "image that could be read"
+        )
+    if report.patients == 1 and report.used > 1:
+        notes.append(
+            "all images carry one PatientID and so count as one patient; if they are several, "
+            "the export has overwritten it: ask for one pseudonym a patient"
+        )
+    missing = [name for name, count in report.patients_by_label.items() if not count]
+    if missing and report.used:
+        notes.append(f"no patient has the label {' or '.join(missing)}")
+    return notes
+
+
+def _rejections(report: Report) -> Table:
+    table = Table(
+        "rejected", "reason", "what to do", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for reason, count in report.reasons.items():
+        if count:
+            table.add_row(str(count), reason.value, REMEDIES[reason])
+    return table
+
+
+def _counts(names: Iterable[str], classes: tuple[str, ...]) -> dict[str, int]:
+    counts = Counter(names)
+    return {name: counts[name] for name in classes}
+
+
+def _most_common(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
+
+
+def _listing(counts: dict[str, int]) -> str:
+    shown = ", ".join(f"{count} {name}" for name, count in [*counts.items()][:_SHOWN])
+    more = len(counts) - _SHOWN
+    return f"{shown} and {more} more kinds" if more > 0 else shown or "none"

@@ -1,0 +1,116 @@
+"""A table that a hospital wrote: CSV, of which every line is read for itself.
+
+UTF-8 with or without a byte order mark, separated by comma, semicolon or tab. A line is a row,
+also where a quotation mark is open at its end or its bytes are no text: whatever stands in one
+row, the others say what they say.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from codecs import BOM_UTF8
+from typing import TYPE_CHECKING, Final, Literal
+
+from client.data.pseudonyms import normal
+from common.errors import LabelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Fault = Literal["", "cells", "quotes", "encoding"]
+"""Why a row cannot be taken at its word: another length, not CSV, not UTF-8."""
+
+_DELIMITERS: Final = (",", ";", "\t")
+_LINE_ENDS: Final = re.compile(rb"\r\n|\n|\r")
+
+
+def read_table(
+    path: Path, wanted: set[str]
+) -> tuple[list[str], list[tuple[int, list[str], Fault]]]:
+    """The header, and every row that is not blank with its line and what is wrong with it.
+
+    Args:
+        path: of the file.
+        wanted: names of columns, by which the separator is known.
+
+    Raises:
+        LabelError: the file cannot be read or is empty, or its first row is not CSV in UTF-8.
+    """
+    lines = _lines(content(path))
+    first = next(lines, None)
+    if first is None:
+        raise LabelError("the label file is empty", where=path, wanted="a first row and others")
+    try:
+        head = first[1].decode()
+    except UnicodeDecodeError as error:
+        raise LabelError(
+            "the label file is not UTF-8",
+            where=f"{path}, first row, byte {error.start}",
+            remedy='save it again as "CSV UTF-8"',
+        ) from None
+    delimiter = max(_DELIMITERS, key=lambda each: _promise(head, each, wanted))
+    header, fault = _cells(head, delimiter)
+    if fault:
+        raise LabelError(
+            "the label file is not CSV",
+            where=f"{path}, line {first[0]}",
+            remedy="look for a quotation mark that is not closed",
+        )
+    rows: list[tuple[int, list[str], Fault]] = []
+    for line, said in lines:
+        text = said.decode(errors="surrogateescape")
+        cells, fault = _cells(text, delimiter)
+        if fault or any(cell.strip() for cell in cells):
+            rows.append((line, cells, fault or ("" if _is_text(said) else "encoding")))
+    return [normal(name) for name in header], rows
+
+
+def content(path: Path) -> bytes:
+    """The whole file.
+
+    Raises:
+        LabelError: it is missing, or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise LabelError(
+            "there is no such label file",
+            where=path.absolute(),
+            wanted="a CSV file with a column of keys and a column of labels",
+            remedy="name the file with --labels, or as labels in the site file",
+        ) from error
+    except OSError as error:
+        raise LabelError(
+            "the label file cannot be read", where=path, found=error.strerror
+        ) from error
+
+
+def _lines(whole: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers."""
+    lines = _LINE_ENDS.split(whole.removeprefix(BOM_UTF8))
+    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+
+
+def _cells(text: str, delimiter: str) -> tuple[list[str], Fault]:
+    """The cells of one line; none, where its quotation marks do not close on it."""
+    try:
+        return next(csv.reader([text], delimiter=delimiter, strict=True), []), ""
+    except csv.Error:
+        return [], "quotes"
+
+
+def _is_text(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _promise(head: str, delimiter: str, wanted: set[str]) -> tuple[int, int]:
+    """How well a delimiter explains the first row: wanted names, then the number of cells."""
+    cells, _ = _cells(head, delimiter)
+    return len(wanted & {normal(name) for name in cells}), len(cells)

@@ -1,0 +1,143 @@
+"""What the ledger says, read only: how far it has come, what was charged, what was spent.
+
+Nothing here decides; :class:`client.records.ledger.Ledger` does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+from client.records.accounts import Accounts, Limits, Part, cost, stated
+from client.records.membership import is_single, read
+from client.records.store import Store
+from common.plan import Plan
+from common.privacy.accounting import SampledGaussian, renyi_epsilon
+from common.privacy.mechanisms import PatientMechanism
+from common.wire.messages import HASH_OF_NOTHING, LedgerHead
+
+
+class Figures:
+    """The figures of one site's ledger, in its store.
+
+    Args:
+        store: an open store; its file is the ledger.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def head(self) -> LedgerHead:
+        """How many charges there are, and the hash over all of them.
+
+        It covers public values only: it is sent with every reply.
+        """
+        row = self._store.execute(
+            "SELECT length, hash FROM charges ORDER BY length DESC LIMIT 1"
+        ).fetchone()
+        return LedgerHead(row["length"], row["hash"]) if row else LedgerHead()
+
+    def hash_at(self, length: int) -> str | None:
+        """The hash that the head had at a length; None beyond the end."""
+        if length == 0:
+            return HASH_OF_NOTHING
+        row = self._store.execute("SELECT hash FROM charges WHERE length = ?", length).fetchone()
+        return row["hash"] if row else None
+
+    def last_round(self, plan_hash: str, part: str) -> int:
+        """The highest round charged to a part of a plan's cohort; 0 before any."""
+        row = self._store.execute(
+            "SELECT max(round) AS last FROM charges WHERE plan_hash = ? AND part = ?",
+            plan_hash,
+            part,
+        ).fetchone()
+        return int(row["last"] or 0)
+
+    def is_charged(self, identity: str) -> bool:
+        """Whether the release with this identity has been reserved, or made."""
+        row = self._store.execute("SELECT 1 FROM charges WHERE identity = ?", identity).fetchone()
+        return row is not None
+
+    def is_committed(self, identity: str) -> bool:
+        """Whether the release with this identity has been made."""
+        row = self._store.execute(
+            "SELECT 1 FROM charges WHERE identity = ? AND state = 'committed'", identity
+        ).fetchone()
+        return row is not None
+
+    def cost_of(self, identity: str, delta: float) -> float:
+        """Epsilon of one release alone; 0 where nothing was charged for it."""
+        row = self._store.execute("SELECT * FROM charges WHERE identity = ?", identity).fetchone()
+        if row is None:
+            return 0.0
+        if row["sampling_rate"] is None:
+            return math.inf
+        names = ("sampling_rate", "noise_multiplier", "count")
+        event = SampledGaussian(**{name: row[name] for name in names})
+        return renyi_epsilon(cost(self._store, event), delta)
+
+    def members(self, plan_hash: str) -> dict[str, int]:
+        """How many patients stand in each part of a plan's cohort now; it never leaves."""
+        rows = self._store.execute(
+            "SELECT part, count(*) AS count FROM members WHERE plan_hash = ? AND until IS NULL"
+            " GROUP BY part",
+            plan_hash,
+        )
+        return {row["part"]: row["count"] for row in rows}
+
+    def progress(self, plan_hash: str) -> Counter[tuple[str, str]]:
+        """How many charges a plan has, by part and by state (reserved, committed)."""
+        rows = self._store.execute(
+            "SELECT part, state, count(*) AS count FROM charges WHERE plan_hash = ?"
+            " GROUP BY part, state",
+            plan_hash,
+        )
+        return Counter({(row["part"], row["state"]): row["count"] for row in rows})
+
+    def charged_to(self, plan: Plan, part: Part) -> float:
+        """Epsilon of all that a plan has charged to a part: a public figure, whoever was in it."""
+        if not isinstance(plan.mechanism, PatientMechanism):
+            return math.inf if self.last_round(plan.hash, part) else 0.0
+        rows = self._store.execute(
+            "SELECT sampling_rate, noise_multiplier, sum(count) AS count FROM charges"
+            " WHERE plan_hash = ? AND part = ? GROUP BY sampling_rate, noise_multiplier",
+            plan.hash,
+            part,
+        )
+        total = sum(cost(self._store, SampledGaussian(**dict(row))) for row in rows.fetchall())
+        if isinstance(total, int):
+            return 0.0
+        return min(renyi_epsilon(total, plan.mechanism.composed_delta), stated(plan, part))
+
+    def spent_on(self, plan: Plan, accounts: Accounts | None = None) -> float:
+        """Epsilon that a plan has cost the patient whom it cost most, of this plan alone.
+
+        Whoever stood in both parts of it, one after the other, has paid both, composed.
+
+        Args:
+            plan: which plan.
+            accounts: as they were read already, where they were.
+        """
+        accounts = accounts or Accounts(self._store)
+        # 0.5: of no bound, or of nothing
+        delta, most = getattr(plan.mechanism, "composed_delta", 0.5), 0.0
+        for history in accounts.histories_in(plan.hash):
+            epsilon = renyi_epsilon(accounts.paid(history), delta)
+            places = accounts.places(history)
+            if len(places) == 1 and is_single(history):
+                epsilon = min(epsilon, *(stated(plan, part) for _, part in places))
+            most = max(most, epsilon)
+        return most
+
+    def most_spent(self, limits: Limits) -> float:
+        """What the most charged patient of all has spent, as the policy's total reads it."""
+        accounts = Accounts(self._store)
+        return max((read(accounts, each, limits) for each in accounts.histories()), default=0.0)
+
+    def charges(self, after: int = 0) -> list[dict[str, Any]]:
+        """Every charge beyond a length of the ledger, oldest first, as plain values."""
+        rows = self._store.execute(
+            "SELECT * FROM charges WHERE length > ? ORDER BY length", after
+        ).fetchall()
+        return [dict(row) for row in rows]

@@ -1,0 +1,390 @@
+"""Who stands in a plan's cohort: let in once, by each patient's own account, and out for good.
+
+*In*, when the cohort is frozen: a patient of that day stands in it if that patient alone can
+pay for the plan to its end, an individual privacy filter (Feldman and Zrnic 2021). What counts
+is what the patient has paid, what every other running plan in which the patient stands may still
+take, and what this plan may still take; and in how many plans, since what is set aside for
+samples that are too large suffices for so many (:mod:`common.privacy.cap`). Everybody else is not
+in,
+without a word to anybody outside: whether somebody else is there changes nothing for a patient.
+
+A part never holds more than the plan's ``most_patients``, on which the cap on samples rests. That
+is a public number which the hospital promises never to exceed. Where it does, those beyond, by
+pseudonym, take no part, and its people are told: for a patient to be there then changes the place
+of one other, and the guarantee is that of two patients.
+
+*Out*, before each round: whoever is not in the site's images and labels of that moment as on
+that day, or takes no part any more. The patient pays what was charged until then, and nothing
+after; what was set aside for the rest of the plan is free.
+
+Times are lengths of the ledger, so nothing here depends on a clock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final, Literal, NamedTuple
+
+from client.data.cohort import Cohort, Patient
+from client.records.accounts import STILL, Accounts, History, Limits, Part, joined, stated
+from client.records.store import Store
+from common.files import canonical_json, sha256
+from common.plan import Plan
+from common.privacy.accounting import renyi_epsilon
+from common.privacy.cap import MOST_STUDIES
+from common.privacy.mechanisms import PatientMechanism
+
+OPTED_OUT: Final = "opted out"
+GONE: Final = "no image or label any more"
+CHANGED: Final = "images or label changed"
+MOVED: Final = "another part"
+UNPAID: Final = "cannot pay any more"
+
+
+class Place(NamedTuple):
+    """Where a patient stands, and what of the patient is frozen. Sensitive."""
+
+    part: Literal["train", "validation", "test"]
+    digest: str
+
+    def __repr__(self) -> str:
+        return "Place(<masked>)"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan's cohort as it would be frozen now. Sensitive; stays with the hospital's people.
+
+    Attributes:
+        places: by pseudonym, of who would be in.
+        left_out: pseudonyms of those who cannot pay for the whole plan.
+        before: epsilon that the most charged of those who pay has spent on all studies so far,
+            as the policy's total reads it.
+        after: the same when every running plan, and this one, is over.
+        crowded: of each part that holds more than the plan's ``most_patients``, how many it
+            holds; those beyond are neither in nor left out.
+    """
+
+    places: dict[str, Place] = field(repr=False)
+    left_out: frozenset[str] = field(repr=False)
+    before: float
+    after: float
+    crowded: Mapping[str, int] = field(default_factory=dict, repr=False)
+
+    def count(self, part: str) -> int:
+        """How many would stand in a part."""
+        return sum(place.part == part for place in self.places.values())
+
+
+def places(cohort: Cohort) -> dict[str, Place]:
+    """Where each patient of a cohort stands, by pseudonym."""
+    part_of = cohort.split.part_of
+    return {each.pseudonym: Place(part_of(each.pseudonym), each.digest) for each in cohort.patients}
+
+
+def draft(accounts: Accounts, plan: Plan, today: Mapping[str, Place], limits: Limits) -> Draft:
+    """Who of today's patients would stand in a plan; test patients pay nothing and always do.
+
+    Where the plan has no mechanism, which the policy must allow, there is no bound to hold.
+    """
+    crowded, today = _crowded(today, plan), _within(today, plan.most_patients)
+    let_in: dict[str, Place] = {}
+    left_out: set[str] = set()
+    judged: dict[tuple[History, Part], tuple[float, float, float, int]] = {}
+    private, before, after = isinstance(plan.mechanism, PatientMechanism), 0.0, 0.0
+    known_as = Counter(map(accounts.person, today))
+    for patient, place in today.items():
+        if private and place.part != "test" and known_as[accounts.person(patient)] > 1:
+            left_out.add(patient)  # one person twice, whose identifiers nobody joins any more
+            continue
+        if place.part != "test":
+            key = accounts.history(patient), place.part
+            if key not in judged:
+                here = _on_this_plan(accounts, plan, *key)
+                others = accounts.studies(key[0], without=plan.hash)
+                judged[key] = *_judge(accounts, plan, *key, limits), here, others
+            spent, ahead, here, others = judged[key]
+            too_dear = ahead > limits.epsilon_total or here > limits.epsilon_per_study
+            if private and (too_dear or others >= MOST_STUDIES):
+                left_out.add(patient)
+                continue
+            before, after = max(before, spent), max(after, ahead)
+        let_in[patient] = place
+    return Draft(let_in, frozenset(left_out), before, after, crowded)
+
+
+def _within(today: Mapping[str, Place], most: int) -> dict[str, Place]:
+    """Of each part that is used, as many as may be in it: the first by pseudonym."""
+    seen: Counter[str] = Counter()
+    kept = {}
+    for patient in sorted(today):
+        place = today[patient]
+        seen[place.part] += 1
+        if place.part == "test" or seen[place.part] <= most:
+            kept[patient] = place
+    return kept
+
+
+def _crowded(today: Mapping[str, Place], plan: Plan) -> dict[str, int]:
+    held = Counter(place.part for place in today.values() if place.part != "test")
+    return {part: count for part, count in held.items() if count > plan.most_patients}
+
+
+def freeze(store: Store, plan_hash: str, drafted: Draft, absent: Collection[str]) -> None:
+    """Put a draft in the place of whoever stands in a plan; call it in a transaction.
+
+    Who stays in stays since when it was. Who is charged stays charged.
+    """
+    length = _length(store)
+    present = _present(store, plan_hash)
+    staying = _depart(store, plan_hash, present, drafted.places, absent, drafted.left_out)
+    store.execute("DELETE FROM members WHERE plan_hash = ? AND until = since", plan_hash)
+    store.execute_each(
+        "INSERT INTO members (plan_hash, patient, part, digest, since) VALUES (?, ?, ?, ?, ?)",
+        (
+            (plan_hash, patient, place.part, place.digest, length)
+            for patient, place in drafted.places.items()
+            if patient not in staying and patient not in absent
+        ),
+    )
+
+
+def overdrawn(store: Store, plan: Plan, running: Iterable[Plan], limits: Limits) -> frozenset[str]:
+    """Who stands in a plan and cannot pay for the rest of it, having turned out to be joined.
+
+    Nobody else can: what may still come was set aside for each identifier when it was let in.
+    """
+    people = joined(store)
+    if not people or not isinstance(plan.mechanism, PatientMechanism):
+        return frozenset()
+    accounts = Accounts(store, running)
+    there = _present(store, plan.hash).keys() & people.keys()
+    histories = {each: accounts.history(each) for each in there}
+    return frozenset(
+        patient
+        for patient, history in histories.items()
+        if accounts.studies(history, without="") > MOST_STUDIES
+        or (
+            limits.spent(accounts.paid(history) + accounts.reserved(history, without=""))
+            > limits.epsilon_total
+            and not _stands_alone(accounts, history)
+        )
+    )
+
+
+def _stands_alone(accounts: Accounts, history: History) -> bool:
+    """Whether one part of one plan, stood in once, is all there is: its own figure counts."""
+    places = accounts.places(history) | {stay[:2] for stay in history if stay.until == STILL}
+    return len(places) == 1 and is_single(history)
+
+
+def depart(
+    store: Store,
+    plan_hash: str,
+    today: Mapping[str, Place],
+    absent: Collection[str],
+    unpaid: Collection[str] = (),
+) -> int:
+    """Let whoever is not in a plan any more leave it, for good; gives how many leave.
+
+    Args:
+        store: an open store.
+        plan_hash: which plan.
+        today: the site's patients of this moment.
+        absent: pseudonyms of those who take no part.
+        unpaid: pseudonyms of those who cannot pay any more.
+    """
+    with store.transaction():
+        present = _present(store, plan_hash)
+        return len(present) - len(_depart(store, plan_hash, present, today, absent, unpaid))
+
+
+def leavers(
+    store: Store, plan_hash: str, today: Mapping[str, Place], absent: Collection[str]
+) -> bool:
+    """Whether :func:`depart` would let anybody leave."""
+    return any(
+        patient in absent or today.get(patient) != place
+        for patient, place in _present(store, plan_hash).items()
+    )
+
+
+def take_out(store: Store, patients: Collection[str], plans: Iterable[str]) -> tuple[str, ...]:
+    """Let patients leave plans, as those who opted out; gives the plans that held one."""
+    held = []
+    with store.transaction():
+        length = _length(store)
+        for plan_hash in plans:
+            there = _present(store, plan_hash).keys() & set(patients)
+            if there:
+                held.append(plan_hash)
+                _end(store, plan_hash, length, ((OPTED_OUT, patient) for patient in there))
+    return tuple(held)
+
+
+def standing(
+    store: Store, plan_hash: str, cohort: Cohort, part: Part, charge: str
+) -> tuple[Patient, ...]:
+    """The patients of a part who are in a plan now and pay a charge, in the cohort's order.
+
+    Who came after a charge was reserved pays it not, and so is not in its round, even if it is
+    computed only now, after a crash.
+
+    Args:
+        store: an open store.
+        plan_hash: which plan.
+        cohort: of today.
+        part: of the charge.
+        charge: identity of the charge that was reserved.
+    """
+    row = store.execute("SELECT length FROM charges WHERE identity = ?", charge).fetchone()
+    payers = {
+        (each["patient"], each["digest"])
+        for each in store.execute(
+            "SELECT patient, digest FROM members WHERE plan_hash = ? AND part = ?"
+            " AND until IS NULL AND since < ?",
+            plan_hash,
+            part,
+            row["length"],
+        )
+    }
+    return tuple(
+        patient for patient in cohort.part(part) if (patient.pseudonym, patient.digest) in payers
+    )
+
+
+def fingerprint(patients: Iterable[Patient], part: Part) -> str:
+    """A hash over who stands in a part of a cohort, and as what; it never leaves the site.
+
+    Noise is keyed to it, so that no noise ever meets other patients.
+    """
+    frozen = sorted([each.pseudonym, each.digest] for each in patients)
+    return sha256(canonical_json(["consilium/cohort/2", part, frozen]))
+
+
+def departures(store: Store, plan_hash: str) -> Counter[str]:
+    """How many have left a plan, by reason; it never leaves the site."""
+    rows = store.execute(
+        "SELECT why, count(*) FROM members WHERE plan_hash = ? AND until IS NOT NULL GROUP BY why",
+        plan_hash,
+    )
+    return Counter(dict(map(tuple, rows)))
+
+
+def told(departed: Counter[str]) -> str:
+    """Departures in words: how many for which reason; empty for none."""
+    return ", ".join(f"{count} {why}" for why, count in sorted(departed.items()))
+
+
+def is_known(store: Store, pseudonym: str) -> bool:
+    """Whether a patient stands or stood in any cohort that was frozen."""
+    found = store.execute("SELECT 1 FROM members WHERE patient = ? LIMIT 1", pseudonym)
+    return found.fetchone() is not None
+
+
+def forget(store: Store, plan_hash: str) -> bool:
+    """Keep nothing about a plan's cohort; False, and all is kept, where it was charged."""
+    if store.execute("SELECT 1 FROM charges WHERE plan_hash = ?", plan_hash).fetchone():
+        return False
+    store.execute("DELETE FROM members WHERE plan_hash = ?", plan_hash)
+    return True
+
+
+def read(accounts: Accounts, history: History, limits: Limits) -> float:
+    """Epsilon of all that a patient has paid, as the policy's total reads it.
+
+    Where one part of one plan is all there is, it is at most what that plan states.
+    """
+    epsilon, places = limits.spent(accounts.paid(history)), accounts.places(history)
+    if len(places) == 1 and is_single(history):
+        ((plan_hash, part),) = places
+        epsilon = min(epsilon, stated(accounts.plan(plan_hash), part))
+    return epsilon
+
+
+def _judge(
+    accounts: Accounts, plan: Plan, history: History, part: Part, limits: Limits
+) -> tuple[float, float]:
+    """Epsilon of all that a patient has paid, and will have when all that runs is over."""
+    others = accounts.reserved(history, without=plan.hash)
+    after = limits.spent(accounts.paid(history) + others + accounts.remaining(plan, part))
+    alone = accounts.places(history) <= {(plan.hash, part)} and is_single(history)
+    if alone and not others.any():  # nothing but this part of this plan is or will be released
+        after = min(after, stated(plan, part))
+    return read(accounts, history, limits), after
+
+
+def _on_this_plan(accounts: Accounts, plan: Plan, history: History, part: Part) -> float:
+    """Epsilon that a plan will have cost a patient when it is over, of this plan alone.
+
+    More than the plan states where the patient stood in its other part before.
+    """
+    here = tuple(stay for stay in history if stay.plan_hash == plan.hash)
+    if accounts.places(here) <= {(plan.hash, part)} and is_single(here):
+        return stated(plan, part)
+    whole = accounts.paid(here) + accounts.remaining(plan, part)
+    return renyi_epsilon(whole, getattr(plan.mechanism, "composed_delta", 0.5))
+
+
+def is_single(history: History) -> bool:
+    """Whether no two stays are in one part of a plan at a time: one person, and not two."""
+    return all(one[:2] != other[:2] or one.until <= other.since for one, other in pairwise(history))
+
+
+def _present(store: Store, plan_hash: str) -> dict[str, Place]:
+    rows = store.execute(
+        "SELECT patient, part, digest FROM members WHERE plan_hash = ? AND until IS NULL",
+        plan_hash,
+    )
+    return {patient: Place(part, digest) for patient, part, digest in rows}
+
+
+def _depart(  # noqa: PLR0917 - what is looked at for each patient
+    store: Store,
+    plan_hash: str,
+    present: Mapping[str, Place],
+    today: Mapping[str, Place],
+    absent: Collection[str],
+    unpaid: Collection[str] = (),
+) -> set[str]:
+    """Let everybody leave who is not where it was; gives who stays."""
+    out = {*absent, *unpaid}
+    gone = {each for each, place in present.items() if each in out or today.get(each) != place}
+    if gone:
+        why = ((_why(each, present[each], today, absent, unpaid), each) for each in gone)
+        _end(store, plan_hash, _length(store), why)
+    return present.keys() - gone
+
+
+def _why(
+    patient: str,
+    frozen: Place,
+    today: Mapping[str, Place],
+    absent: Collection[str],
+    unpaid: Collection[str],
+) -> str:
+    """Why a patient leaves."""
+    now = today.get(patient)
+    if patient in absent:
+        return OPTED_OUT
+    if patient in unpaid:
+        return UNPAID
+    if now is None:
+        return GONE
+    return MOVED if now.part != frozen.part else CHANGED
+
+
+def _end(store: Store, plan_hash: str, length: int, leaving: Iterable[tuple[str, str]]) -> None:
+    store.execute_each(
+        f"UPDATE members SET until = {length:d}, why = ? WHERE plan_hash = '{plan_hash}'"  # noqa: S608 - a number and a hash of ours
+        " AND patient = ? AND until IS NULL",
+        leaving,
+    )
+
+
+def _length(store: Store) -> int:
+    (length,) = store.execute("SELECT coalesce(max(length), 0) FROM charges").fetchone()
+    return int(length)

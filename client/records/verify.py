@@ -1,0 +1,358 @@
+"""``audit verify``: can the audit log and the ledger be believed? Offline, from files alone.
+
+Each line of the log must be signed by the site, numbered in order and name the hash of the
+line before; each charge that a line of the log names must be in the ledger, cost what its plan
+says, and the plan be the one that its hash names (:mod:`client.records.recount`); each receipt
+must be signed by a coordinator that the site has joined, and speak of lines and charges that are
+there. So an edit, a deletion, a reordering, another site's log, a tail that was cut below a
+receipt, an old ledger that was brought back, an emptied and a cheapened one are each found, and
+named by their line. Whoever holds the site's key can write a whole new log: receipts, kept
+elsewhere too, are what finds that.
+
+A receipt for what this site never sealed says nothing of this site. It is no fault of the log: it
+is told as what it is, a coordinator's signature over something that never was.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Final
+
+from client.records import audit_log, receipts
+from client.records.audit_log import AuditHead, charge_of
+from client.records.chain import breaks, ends_changed, entry_of, is_signed, is_sound
+from client.records.receipts import DISPUTED, Heads, Receipt, read_receipts
+from client.records.recount import ChargeRow, changed_plans, misplaced_members, recount
+from client.records.seals import Seals
+from client.records.state_folder import LOG_HEAD, read_remembered
+from client.records.store import FILE as STORE
+from client.records.store import is_whole
+from common.errors import SiteError
+from common.files import sha256
+from common.wire.enrolment import COORDINATOR_CARD, read_coordinator_card
+from common.wire.messages import HASH_OF_NOTHING, LedgerHead
+from common.wire.signing import SigningKey
+
+JOINED: Final = "coordinator.joined"
+"""The event that names a coordinator's signing key in the log."""
+_NO_LOG: Final = AuditHead()
+_NOTHING: Final[Mapping[str, str]] = {}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is not as the site wrote it.
+
+    Attributes:
+        file: in the state folder.
+        line: counted from 1; of the ledger, the charge; of the plans, the plan; of
+            the patients' stays, the stay.
+        what: in words.
+    """
+
+    file: str
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an inspection found.
+
+    Attributes:
+        head: of the log, as it stands in the file.
+        receipts: how many were held against it.
+        receipted: the last line of the log that a receipt speaks of; beyond it, a cut tail
+            would not be found.
+        charges: of the ledger.
+        coordinators: fingerprints of those whose receipts hold; whoever joined them can tell.
+        torn: bytes at the log's end that a crash left half written; they never counted.
+        faults: what is wrong; empty where everything can be believed.
+        further: of the receipts, those that were kept elsewhere.
+        disputed: what a coordinator has signed for and this site never sent, in words.
+    """
+
+    head: AuditHead
+    receipts: int
+    receipted: int
+    charges: int
+    coordinators: tuple[str, ...]
+    torn: int
+    faults: tuple[Fault, ...]
+    further: int = 0
+    disputed: tuple[str, ...] = ()
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults
+
+
+def inspect(
+    log: bytes,
+    *,
+    site: str,
+    key: SigningKey,
+    coordinators: Mapping[str, str] = _NOTHING,
+    kept: Sequence[tuple[int, Receipt | None]] = (),
+    charges: Sequence[ChargeRow] = (),
+    plans: Mapping[str, str] = _NOTHING,
+    stays: Sequence[tuple[int, int | None]] = (),
+    remembered: AuditHead = _NO_LOG,
+) -> Verdict:
+    """Hold a log and a ledger against their own chains and the coordinator's receipts.
+
+    Args:
+        log: content of ``audit.jsonl``.
+        site: the site's name.
+        key: the site's own, which opens its seals too.
+        coordinators: the joined coordinator's fingerprint by its signing key; those that were
+            joined before are read from the log.
+        kept: receipts with their line numbers; None for a line that is none.
+        charges: the ledger, oldest first.
+        plans: text of each plan by the hash that it is stored under.
+        stays: from and to which charge each patient was in a cohort.
+        remembered: the log's head at the last start or stop, as the store has it.
+    """
+    *lines, tail = log.split(b"\n")
+    hashes = [HASH_OF_NOTHING, *map(sha256, lines)]
+    ledger = [HASH_OF_NOTHING, *(row.hash for row in charges)]
+    faults = [Fault(audit_log.FILE, *each) for each in breaks(lines, hashes, key.public)]
+    found = (
+        *_uncharged(lines, key.public, ledger),
+        *recount(charges, plans),
+        *changed_plans(plans),
+        *misplaced_members(stays, len(charges)),
+    )
+    faults += [Fault(STORE, *each) for each in found]
+    if ends_changed(tail):
+        faults.append(Fault(audit_log.FILE, len(lines) + 1, "its end was changed"))
+        tail = b""
+    lost = _lost("the audit log", remembered, hashes, "its tail was cut")
+    if lost:
+        faults.append(Fault(audit_log.FILE, remembered.length, f"by the site's store, {lost}"))
+    joined = {**_joined(lines, key.public), **coordinators}
+    seals, doubted, disputed, receipted = Seals(key), list[Fault](), list[str](), 0
+    for number, receipt in kept:
+        unsigned = _signature_faults(number, receipt, joined)
+        doubted += unsigned
+        if receipt is None or unsigned:
+            continue
+        heads = receipt.heads(seals)
+        if heads is not None:
+            receipted = max(receipted, heads.audit.length)
+            doubted += _receipt_faults(number, heads, hashes, ledger)
+        elif receipt.site != site:
+            doubted.append(Fault(receipts.FILE, number, "it is another site's"))
+        else:
+            disputed.append(_disputed(receipts.FILE, number, receipt, joined))
+    faults += _once(doubted)
+    return Verdict(
+        head=AuditHead(len(lines), hashes[-1]),
+        receipts=sum(receipt is not None for _, receipt in kept),
+        receipted=receipted,
+        charges=len(charges),
+        coordinators=_signers([each for _, each in kept if each], joined),
+        torn=len(tail),
+        faults=tuple(faults),
+        disputed=tuple(disputed),
+    )
+
+
+def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> Verdict:
+    """Inspect a state folder; nothing in it is changed, and no daemon need run.
+
+    Args:
+        state: the folder.
+        site: the site's name.
+        elsewhere: folders with further ``receipts.jsonl``, kept out of this machine's reach.
+
+    Raises:
+        SiteError: the folder or a file in it cannot be read, or one elsewhere holds no receipts.
+        CoordinatorError: the joined coordinator's card cannot be read.
+    """
+    _require_receipts(elsewhere)
+    log = state / audit_log.FILE
+    card = state / COORDINATOR_CARD
+    coordinator = read_coordinator_card(card) if card.exists() else None
+    try:
+        key = SigningKey((state / "signing.key").read_bytes())
+        content = log.read_bytes() if log.exists() else b""
+        further = [pair for folder in elsewhere for pair in read_receipts(folder)]
+        kept = [*read_receipts(state), *further]
+        evidence = read_receipts(state, DISPUTED)
+        stored = _stored(state / STORE)
+    except (OSError, ValueError, sqlite3.Error) as error:
+        raise SiteError(
+            "the site's state cannot be inspected",
+            where=state,
+            found=type(error).__name__,
+            remedy="name the whole state folder, and let this user read it",
+        ) from error
+    ours = {coordinator.signing_key: coordinator.fingerprint} if coordinator else {}
+    verdict = inspect(
+        content,
+        site=site,
+        key=key,
+        coordinators=ours,
+        kept=kept,
+        charges=stored.charges,
+        plans=stored.plans,
+        stays=stored.stays,
+        remembered=stored.remembered,
+    )
+    emptied = [] if stored.whole else [Fault(STORE, 1, "tables of it are gone: it was emptied")]
+    seals, joined = Seals(key), {**_joined(content.split(b"\n")[:-1], key.public), **ours}
+    return replace(
+        verdict,
+        further=sum(receipt is not None for _, receipt in further),
+        faults=(*emptied, *verdict.faults),
+        disputed=(
+            *verdict.disputed,
+            *(
+                _disputed(DISPUTED, number, each, joined)
+                for number, each in evidence
+                if each and each.holds and each.key in joined and each.heads(seals) is None
+            ),
+        ),
+    )
+
+
+def _require_receipts(folders: Sequence[Path]) -> None:
+    """A folder without receipts would let a log look better founded than it is."""
+    for folder in folders:
+        if not (folder / receipts.FILE).is_file():
+            raise SiteError(
+                "there are no receipts",
+                where=folder,
+                found="no receipts.jsonl there" if folder.is_dir() else "no such folder",
+                wanted="a folder with a copy of this site's receipts.jsonl",
+            )
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The ledger, its plans, the patients' stays, and the log's head as the store remembers it."""
+
+    charges: Sequence[ChargeRow] = ()
+    plans: Mapping[str, str] = field(default_factory=dict)
+    stays: Sequence[tuple[int, int | None]] = ()
+    remembered: AuditHead = _NO_LOG
+    whole: bool = False
+
+
+def _stored(path: Path) -> _Stored:
+    uri = f"{path.resolve().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True)) as store:
+        if not is_whole(store):
+            return _Stored()
+        names = ", ".join(each.name for each in fields(ChargeRow))
+        rows = store.execute(f"SELECT {names} FROM charges ORDER BY length")  # noqa: S608 - our own
+        charges = [ChargeRow(*row) for row in rows]
+        plans = dict(store.execute("SELECT plan_hash, plan FROM approvals ORDER BY rowid"))
+        stays = store.execute("SELECT since, until FROM members ORDER BY rowid").fetchall()
+        kept = store.execute("SELECT value FROM facts WHERE name = ?", (LOG_HEAD,)).fetchone()
+    remembered = read_remembered(kept[0]) if kept else _NO_LOG
+    return _Stored(charges, plans, stays, remembered, whole=True)
+
+
+def _uncharged(
+    lines: Sequence[bytes], key: str, ledger: Sequence[str]
+) -> Iterator[tuple[int, str]]:
+    """The charges that the log has noted and the ledger lacks, and the one gap that a log may have.
+
+    What the ledger has beyond the last that was noted, a crash has left: its line comes at the
+    next opening.
+    """
+    noted: dict[int, str] = {}
+    for number, line in enumerate(lines, start=1):
+        charge = charge_of(line)
+        if charge is None or not is_sound(line, key):
+            continue
+        if ledger[charge.length : charge.length + 1] != [charge.hash]:
+            how = "an older store was brought back, or it was emptied or changed"
+            yield charge.length, f"line {number} of the audit log notes another charge here: {how}"
+            return
+        noted[charge.length] = charge.hash
+    missing = next((each for each in range(1, max(noted, default=0)) if each not in noted), None)
+    if missing:
+        yield missing, "the audit log has no line for this charge, and has one for a later"
+
+
+def _disputed(file: str, number: int, receipt: Receipt, joined: Mapping[str, str]) -> str:
+    return (
+        f"{file}, line {number}: coordinator {joined[receipt.key]} signed for a ledger of "
+        f"{receipt.ledger.length} charges and a log that this site never had"
+    )
+
+
+def _joined(lines: Sequence[bytes], key: str) -> dict[str, str]:
+    """Fingerprints of the coordinators that the site says it has joined, by signing key."""
+    found = {}
+    for entry in (entry_of(line) for line in lines if JOINED.encode() in line):
+        if entry and entry["event"] == JOINED and is_signed(entry, key):
+            found[str(entry.get("signing_key"))] = str(entry.get("fingerprint"))
+    return found
+
+
+def _signers(kept: Sequence[Receipt], joined: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(joined[each.key] for each in kept if each.key in joined))
+
+
+def _signature_faults(
+    number: int, receipt: Receipt | None, joined: Mapping[str, str]
+) -> list[Fault]:
+    if receipt is None:
+        return [Fault(receipts.FILE, number, "it is no receipt")]
+    if receipt.key not in joined:
+        what = "its key is of no coordinator that this site has joined"
+        return [Fault(receipts.FILE, number, what)]
+    if not receipt.holds:
+        return [Fault(receipts.FILE, number, "the coordinator did not sign it")]
+    return []
+
+
+def _once(faults: Sequence[Fault]) -> list[Fault]:
+    """The same fact once, by the first receipt that tells it, with how many more do."""
+    facts: dict[tuple[str, str], list[Fault]] = {}
+    for each in faults:
+        # Of a chain that was rewritten each receipt names another entry.
+        fact = each.what.partition(" had ")[0], each.what.rpartition(": ")[2]
+        facts.setdefault(fact, []).append(each)
+    return [
+        replace(first, what=f"{first.what}; {len(more)} more of the receipts say so")
+        if more
+        else first
+        for first, *more in facts.values()
+    ]
+
+
+def _receipt_faults(
+    number: int, heads: Heads, log: Sequence[str], ledger: Sequence[str]
+) -> list[Fault]:
+    found = []
+    for name, head, hashes, lost in (
+        ("the audit log", heads.audit, log, "its tail was cut"),
+        ("the ledger", heads.ledger, ledger, "an older one was brought back"),
+    ):
+        what = _lost(name, head, hashes, lost)
+        if what:
+            found.append(Fault(receipts.FILE, number, what))
+    return found
+
+
+def _lost(name: str, head: AuditHead | LedgerHead, hashes: Sequence[str], how: str) -> str | None:
+    """What is not there any more of a chain that once had this head."""
+    last = len(hashes) - 1
+    if head.length > last:
+        return f"{name} had {head.length} entries and has {last}: {how}"
+    if hashes[head.length] != head.hash:
+        return f"{name} had another entry {head.length}: it was rewritten"
+    return None

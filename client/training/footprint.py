@@ -1,0 +1,150 @@
+"""How much memory and work a model asks for, told from shapes before anything of it is built.
+
+Who proposes a study decides how large its model and its images are, and nobody has approved of
+either. So before anything is built or run, a step is gone through on torch's ``meta`` device, whose
+arrays have shapes and no numbers: the very code of a step, in milliseconds and next to no memory,
+however large the model is. What each operation would allocate is added up, and taken off again
+when the array is let go.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from client.engine.clipped import Loss, Patients, clipped_sum
+from common.numerics import MOST_PATIENTS, EngineChoice
+
+BESIDE: Final = 2.0
+"""What a step takes over what its arrays add up to: libraries lay convolutions out anew. Measured
+with the shared models, from 1.1 to 1.5 (``tests/client/training/test_footprint.py``)."""
+COPIES: Final = 5
+"""How often the weights are there in a round besides: the model's, what came, its start, what has
+become of them, and their velocity."""
+MOST_IMAGES: Final = 256
+"""Images that are worked on at once, at most."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What one step over some patients takes.
+
+    Attributes:
+        bytes: of memory, at the moment when it takes most.
+        work: floating-point operations of its matrix products and convolutions.
+    """
+
+    bytes: int
+    work: int
+
+
+def room_of(
+    sketch: nn.Module, shape: tuple[int, ...], loss: Loss, *, patients: int, items: int
+) -> Room:
+    """What a step over a tile of patients takes, by the kernels that arithmetic speaks for.
+
+    Args:
+        sketch: a model on the ``meta`` device.
+        shape: of one item: channels, height, width.
+        loss: as for :func:`client.engine.clipped.clipped_sum`.
+        patients: places of the tile.
+        items: of each patient.
+
+    Raises:
+        ModelError: the model cannot be trained privately.
+    """
+    with torch.device("meta"):
+        everyone = Patients(
+            torch.zeros((patients, items, *shape)), torch.zeros(patients, dtype=torch.int64)
+        )
+    with _Watch() as watch:
+        clipped_sum(sketch, everyone, loss, 1.0, EngineChoice(tile=patients))
+    arrays = watch.peak + everyone.inputs.nbytes
+    return Room(bytes=COPIES * _weights(sketch) + int(BESIDE * arrays), work=watch.work)
+
+
+def fitting(
+    sketch: nn.Module, shape: tuple[int, ...], loss: Loss, memory: int, *, items: int
+) -> int:
+    """Patients whose step stays within a memory: a power of two; 0 where not even one does.
+
+    Args:
+        sketch: as for :func:`room_of`.
+        shape: as there.
+        loss: as there.
+        memory: bytes.
+        items: of each patient.
+    """
+    one, two = (room_of(sketch, shape, loss, patients=count, items=items).bytes for count in (1, 2))
+    if one > memory:
+        return 0
+    most = max(1, min(MOST_PATIENTS, MOST_IMAGES // items))
+    guess = min(most, 1 + (memory - one) // max(two - one, 1))
+    fits = 1 << (guess.bit_length() - 1)
+    while fits > 1 and room_of(sketch, shape, loss, patients=fits, items=items).bytes > memory:
+        fits //= 2  # kernels change with the size of a tile
+    return fits
+
+
+def _weights(model: nn.Module) -> int:
+    return sum(each.nbytes for each in model.parameters())
+
+
+class _Watch(TorchDispatchMode):
+    """Adds up what operations allocate and do.
+
+    Attributes:
+        peak: bytes at the moment when there were most.
+        work: floating-point operations.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch's is untyped
+        self.peak = self.work = 0
+        self._live: dict[int, int] = {}
+        self._now = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401 - an operation of torch
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the operation gives
+        named = kwargs or {}
+        given = {_memory_of(each) for each in _arrays((args, named))}
+        found = func(*args, **named)
+        for each in _arrays(found):
+            if _memory_of(each) not in given and _memory_of(each) not in self._live:
+                self._enter(each.untyped_storage())
+        self.peak = max(self.peak, self._now)
+        counted = flop_registry.get(func.overloadpacket)
+        if counted is not None:
+            self.work += int(counted(*args, **named, out_val=found))
+        return found
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()  # noqa: SLF001 - no address without numbers
+        self._live[key] = size
+        self._now += size
+        weakref.finalize(storage, self._leave, key).atexit = False
+
+    def _leave(self, key: int) -> None:
+        self._now -= self._live.pop(key)
+
+
+def _arrays(values: object) -> list[torch.Tensor]:
+    return [each for each in tree_leaves(values) if isinstance(each, torch.Tensor)]
+
+
+def _memory_of(array: torch.Tensor) -> int:
+    """What tells an array's memory from another's while it is there."""
+    return int(array.untyped_storage()._cdata)  # noqa: SLF001 - as above

@@ -1,0 +1,96 @@
+"""Private local training: patient-level DP-SGD for one round at one site.
+
+Abadi et al. 2016 (arXiv:1607.00133), with the patient as the unit: Poisson sampling of
+patients, one clip for each patient's mean gradient over the images drawn, Gaussian noise on
+the sum, division by the public expected batch size. Whatever else enters the step (momentum,
+weight decay, FedProx's term) is a function of weights alone and is added after the noise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from client.data.cohort import Patient
+from client.engine.clipped import place
+from client.training.gradients import GradientSum
+from client.training.noise import noised
+from client.training.sampling import RoundStreams, draw
+from client.training.tuning import check
+from common.models.networks import build_model, load_flat
+from common.numerics import EngineChoice
+from common.privacy.mechanisms import NoMechanism, PatientMechanism
+from common.process.denormals import flushed
+from common.process.killpoints import reach
+from common.study.study_file import Study
+
+Flat = npt.NDArray[np.float32]
+
+
+@flushed()
+def local_change(
+    study: Study,
+    mechanism: PatientMechanism | NoMechanism,
+    weights: Flat,
+    images: npt.NDArray[Any],
+    patients: tuple[Patient, ...],
+    *,
+    round_number: int,
+    streams: RoundStreams,
+    choice: EngineChoice,
+) -> Flat:
+    """Train for one round from the global weights and return what changed.
+
+    Args:
+        study: schedule, model and augmentation.
+        mechanism: sampling rate, clip norm, noise and divisor.
+        weights: flat global weights; not modified.
+        images: (images, channels, height, width) in [0, 1].
+        patients: the training patients.
+        round_number: 1 and up; sets the learning rate.
+        streams: the round's randomness.
+        choice: how gradients are formed.
+
+    Returns:
+        Local weights minus global weights, flat float32; not finite where training runs away,
+        which follows from the weights and the noised sums alone.
+
+    Raises:
+        ModelError: names a module that cannot be trained privately.
+    """
+    if isinstance(mechanism, PatientMechanism):
+        check(study, choice)
+    model = place(build_model(study), choice)
+    start = torch.from_numpy(np.array(weights, dtype=np.float32))
+    current, velocity = start.clone(), torch.zeros_like(start)
+    training, mu = study.training, study.aggregation.proximal_mu
+    rate = learning_rate(study, round_number)
+    gradients = GradientSum(model, mechanism, training.class_weights, choice)
+    for step in range(training.local_steps):
+        load_flat(model, current.numpy())
+        drawn = draw(
+            study, mechanism, images, patients, streams=streams, step=step, tile=choice.tile
+        )
+        total = gradients.over(drawn)
+        gradient = noised(total, mechanism, streams.stream("noise", step)) / mechanism.divisor
+        velocity = training.momentum * velocity + gradient
+        drift = training.weight_decay * current + mu * (current - start)
+        current = current - rate * (velocity + drift)
+        reach("training.step", round_number)
+    return (current - start).numpy()
+
+
+def learning_rate(study: Study, round_number: int) -> float:
+    """The local learning rate in a round: the schedule falls to zero after the last."""
+    training = study.training
+    gone = (round_number - 1) / training.rounds
+    factor = {
+        "constant": 1.0,
+        "linear": 1.0 - gone,
+        "cosine": (1.0 + math.cos(math.pi * gone)) / 2.0,
+    }[training.schedule]
+    return training.learning_rate * factor

@@ -1,0 +1,291 @@
+"""How long a round and an evaluation are given: measured here, on made-up patients.
+
+Whatever a tick follows from is public: the study, a data set's public numbers, and how fast
+this machine is on random input. The largest batch that a step may have, and the largest
+evaluation, go through the very functions that a round goes through, some tiles of them, and the
+rest is multiplied. What is done beside, once for each patient and file, is allowed for. All of it
+times :data:`SAFETY`, rounded up to :data:`STEP`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, TypeAdapter, ValidationError
+
+from client.data.cohort import Patient
+from client.training.evaluation import score
+from client.training.local import local_change
+from client.training.sampling import RoundStreams, draw
+from client.training.tuning import images_of
+from common import numerics
+from common.files import canonical_json, sha256, write_atomic
+from common.models.networks import initial_weights
+from common.numerics import LONGEST_TICK, NumericsRecord, Ticks
+from common.privacy.accounting import SampledGaussian
+from common.privacy.mechanisms import PatientMechanism, most_sampled
+from common.settings import Section
+from common.study.study_file import PatientPrivacy, Study
+
+SAFETY: Final = 1.5
+"""By how much a tick is longer than what was measured: a machine is slower now and then."""
+STEP: Final = 100
+"""Milliseconds of which a tick is a multiple."""
+REPEATS: Final = 3
+"""How often each thing is timed; the longest time counts."""
+LONG: Final = 3.0
+"""Seconds after which nothing is timed again."""
+TILES: Final = 2
+"""Tiles that are timed; a step's others take as long."""
+STEPS: Final = 3
+"""Steps that are timed."""
+COINS: Final = 1000
+"""Patients who toss a coin while it is timed."""
+WRITES: Final = 3
+"""How often something is made durable: the charge, the reply, what is noted."""
+BESIDE: Final = 5e-5
+"""Seconds for each patient that there may be: to look at the entries of some files, and at who
+stands in the cohort."""
+MACHINE: Final = {"threads", "choice", "device", "cpu_capability"}
+"""What of a record speed follows from. Not versions: a plan that is approved anew after an update
+must find the ticks that it has."""
+MOST_KEPT: Final = 32
+"""Shapes of study that are kept; of more, the newest."""
+
+
+class Crowd(NamedTuple):
+    """Public numbers of a data set.
+
+    Attributes:
+        declared: patients in training, rounded down.
+        most: patients in training, at most.
+        validated: patients in validation, at most.
+    """
+
+    declared: int
+    most: int
+    validated: int
+
+
+def largest_sample(study: Study, crowd: Crowd) -> int:
+    """The most patients whom a step works on: the plan's own cap."""
+    return most_sampled(study, crowd.declared, crowd.most)
+
+
+def largest_evaluation(study: Study, crowd: Crowd) -> int:
+    """The most images that an evaluation looks at."""
+    return crowd.validated * study.evaluation.images_per_patient
+
+
+class Speeds(Section):
+    """What was measured for a shape of study, in seconds.
+
+    Attributes:
+        round: of a round without patients, of one step.
+        step: one step more.
+        tile: one tile of patients more, in a step.
+        coin: whether a patient is drawn.
+        evaluation: of an evaluation without patients.
+        images: one tile of images more, in an evaluation.
+        seal: a reply is encoded, and all that is kept of it made durable.
+    """
+
+    round: float = Field(ge=0)
+    step: float = Field(ge=0)
+    tile: float = Field(ge=0)
+    coin: float = Field(ge=0)
+    evaluation: float = Field(ge=0)
+    images: float = Field(ge=0)
+    seal: float = Field(ge=0)
+
+    def ticks(self, study: Study, crowd: Crowd, tile: int) -> Ticks:
+        """The ticks of a study of this shape.
+
+        Args:
+            study: its steps and its batch are counted.
+            crowd: how many patients there may be.
+            tile: patients of a tile.
+        """
+        tiles = math.ceil(largest_sample(study, crowd) / tile)
+        steps = study.training.local_steps
+        train = self.round + steps * (self.step + tiles * self.tile + crowd.most * self.coin)
+        images = math.ceil(largest_evaluation(study, crowd) / (tile * images_of(study)))
+        evaluate = self.evaluation + images * self.images
+        beside = self.seal + crowd.most * BESIDE
+        return Ticks(train=_rounded(train + beside), evaluate=_rounded(evaluate + beside))
+
+
+def _rounded(seconds: float) -> int:
+    return min(LONGEST_TICK, STEP * math.ceil(SAFETY * seconds * 1000 / STEP))
+
+
+_KEPT: Final = TypeAdapter(dict[str, Speeds])
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """What was measured for each shape of study, kept so that a plan finds what its offer said.
+
+    Attributes:
+        path: a JSON file, made when there is something to keep.
+    """
+
+    path: Path
+
+    def of(self, study: Study, crowd: Crowd, computed: NumericsRecord) -> Ticks:
+        """A study's ticks on this machine; none where the study is not private.
+
+        Args:
+            study: a proposed one.
+            crowd: how many patients there may be.
+            computed: how the site would compute; this process does from now on.
+
+        Raises:
+            ModelError: the model cannot be trained privately.
+        """
+        if not isinstance(study.privacy, PatientPrivacy):
+            return Ticks()
+        shape = {
+            "model": study.model.model_dump(mode="json"),
+            "data": [study.data.channels, *study.data.image_size],
+            "classes": len(study.task.classes),
+            "images": study.training.images_per_patient,
+            "augmentation": study.training.augmentation.model_dump(mode="json"),
+            "encoding": study.fixed_point.model_dump(mode="json"),
+            "on": computed.model_dump(mode="json", include=MACHINE),
+        }
+        key, kept = sha256(canonical_json(shape)), self._kept()
+        if key not in kept:
+            numerics.apply(computed)
+            kept[key] = _Trial(study, computed, self.path).speeds()
+            newest = dict(list(kept.items())[-MOST_KEPT:])
+            write_atomic(self.path, _KEPT.dump_json(newest))  # in the order of their coming
+        return kept[key].ticks(study, crowd, computed.choice.tile)
+
+    def _kept(self) -> dict[str, Speeds]:
+        """What was measured; nothing where the file is damaged, so that it is measured again."""
+        try:
+            return _KEPT.validate_json(self.path.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return {}
+
+
+class _Trial:
+    """Made-up patients of a study, and what a round does with them.
+
+    Args:
+        study: whose shape is tried.
+        computed: how the site would compute.
+        beside: a file of the state folder, beside which is written what a reply costs to keep.
+    """
+
+    def __init__(self, study: Study, computed: NumericsRecord, beside: Path) -> None:
+        self._study, self._choice, self._beside = study, computed.choice, beside
+        many = TILES * self._choice.tile * images_of(study)
+        shape = (min(many, COINS), study.data.channels, *study.data.image_size)
+        self._images = np.random.default_rng(0).random(shape, dtype=np.float32).astype(np.float16)
+        classes = len(study.task.classes)
+        self._patients = tuple(
+            Patient(f"{number:064x}", number % classes, self._rows(number), "")
+            for number in range(max(many, COINS))
+        )
+        self._weights = initial_weights(study, 0)
+
+    def _rows(self, number: int) -> tuple[int, ...]:
+        """Two images, so that one of them has to be drawn."""
+        return number % len(self._images), (number + 1) % len(self._images)
+
+    def speeds(self) -> Speeds:
+        """Time everything."""
+        rows = self._choice.tile * images_of(self._study)
+        none = _took(partial(self._train, 1, 0))
+        steps = _took(partial(self._train, STEPS, 0))
+        tiles = _took(partial(self._train, 1, TILES * self._choice.tile))
+        nobody = _took(partial(self._evaluate, 0))
+        images = _took(partial(self._evaluate, TILES * rows))
+        coins = _took(self._toss)
+        return Speeds(
+            round=max(none),
+            step=_more(steps, none, STEPS - 1),
+            tile=_more(tiles, none, TILES),
+            coin=max(coins) / COINS,
+            evaluation=max(nobody),
+            images=_more(images, nobody, TILES),
+            seal=max(_took(self._seal)),
+        )
+
+    def _train(self, steps: int, patients: int) -> None:
+        training = self._study.training.model_copy(update={"local_steps": steps})
+        local_change(
+            self._study.model_copy(update={"training": training}),
+            self._mechanism(1.0),
+            self._weights,
+            self._images,
+            self._patients[:patients],
+            round_number=1,
+            streams=RoundStreams(bytes(32)),
+            choice=self._choice,
+        )
+
+    def _toss(self) -> None:
+        """See of many patients that none is drawn."""
+        rare, tile = self._mechanism(1e-300), self._choice.tile
+        some, streams = self._patients[:COINS], RoundStreams(bytes(32))
+        list(draw(self._study, rare, self._images, some, streams=streams, step=0, tile=tile))
+
+    def _evaluate(self, images: int) -> None:
+        alone = [
+            Patient(each.pseudonym, each.label, each.images[:1], "")
+            for each in self._patients[:images]
+        ]
+        score(self._study, self._weights, self._images, tuple(alone), choice=self._choice)
+
+    def _seal(self) -> None:
+        encoded: npt.NDArray[Any] = self._study.fixed_point.encode(self._weights)
+        place = self._beside.with_name("trial")
+        try:
+            for _ in range(WRITES):
+                write_atomic(place, encoded.tobytes())
+                sha256(encoded.tobytes())
+        finally:
+            place.unlink(missing_ok=True)
+
+    def _mechanism(self, rate: float) -> PatientMechanism:
+        """One that draws everybody, or nobody; its noise takes as long as any."""
+        return PatientMechanism(
+            step=SampledGaussian(sampling_rate=rate, noise_multiplier=1.0, count=1),
+            evaluation=None,
+            most_sampled=10**9,
+            clip_norm=getattr(self._study.privacy, "clip_norm", 1.0),
+            divisor=1.0,
+            cell_noise=0.0,
+            epsilon_training=1.0,
+            epsilon_evaluation=0.0,
+            delta=0.5,
+        )
+
+
+def _took(work: Callable[[], None]) -> list[float]:
+    """Seconds that it took, several times, but for the first; fewer times where it takes long.
+
+    Nobody has approved what is tried here, and what takes long varies by less.
+    """
+    times: list[float] = []
+    while len(times) < 1 + REPEATS and sum(times) < LONG:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return times[1:] or times
+
+
+def _more(longer: list[float], shorter: list[float], times: int) -> float:
+    """What one more costs: the longest of the one over the shortest of the other."""
+    return max(0.0, max(longer) - min(shorter)) / times

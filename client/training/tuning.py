@@ -1,0 +1,290 @@
+"""How a study's gradients are to be formed here, and the check that they are formed rightly."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from client.engine.alone import is_alone
+from client.engine.choice import example_of, measured
+from client.engine.clipped import Patients, clipped_sum, place
+from client.engine.probe import require_sound
+from client.training.footprint import COPIES, Room, fitting, room_of
+from client.training.gradients import summed_loss
+from common.errors import ModelError
+from common.files import canonical_json, sha256, write_atomic
+from common.models.networks import seeded_model, sketch, weights_count
+from common.numerics import MOST_PATIENTS, EngineChoice, NumericsRecord, decisive, record
+from common.study.fixed_point import FixedPoint
+from common.study.strategies import AggregationSettings
+from common.study.study_file import Augmentation, Evaluation, NoPrivacy, Study, StudyInfo, Training
+
+Kernels = Literal["measured", "modelled"]
+TIMED_SECONDS: Final = 60.0
+REST_SECONDS: Final = 60.0
+MOST_KEPT: Final = 32
+"""Shapes of study whose choice is kept; of more, the newest."""
+PROBED_PATIENTS: Final = 3
+TRIED_WORK: Final = 2**36
+"""Floating-point operations of a step that is tried for an offer, of which nobody has approved: a
+few seconds on one thread, and a trial is some ten steps. What takes more has a smaller tile."""
+_WEIGHT_BYTES: Final = 4
+LITTLE_WORK: Final = 2**33
+"""The same while the last measurement is not long ago."""
+
+
+@dataclass
+class Choices:
+    """What was chosen for each shape of study, kept so that it stays and is measured once.
+
+    Whoever asks about shape after shape neither keeps the machine busy nor fills the disk: it
+    measures now and then, and takes the modelled choice in between.
+
+    Attributes:
+        path: a JSON file, made when there is something to keep.
+        rest: seconds from one measurement to the next.
+    """
+
+    path: Path
+    rest: float = REST_SECONDS
+    _rested: float = field(default=-math.inf, init=False, repr=False)
+
+    def of(self, study: Study, *, threads: int, memory: int, kernels: Kernels) -> NumericsRecord:
+        """The numerics record of a study on this machine; torch has that many threads now.
+
+        Args:
+            study: as for :func:`choose`.
+            threads: of torch within an operation.
+            memory: as for :func:`choose`.
+            kernels: whether they are to be timed, where that was not done a moment ago.
+        """
+        if kernels == "modelled":
+            return record(threads, modelled(study, memory))
+        blank = record(threads, EngineChoice())
+        shape = {
+            "model": study.model.model_dump(mode="json"),
+            "data": [study.data.channels, *study.data.image_size],
+            "classes": len(study.task.classes),
+            "images": images_of(study),
+            "batch": study.training.batch_size,
+            "memory": memory,
+            "on": decisive(blank),
+        }
+        key, kept = sha256(canonical_json(shape)), self._kept()
+        if key not in kept:
+            kept[key] = self._chosen(study, memory)
+            newest = dict(list(kept.items())[-MOST_KEPT:])
+            write_atomic(self.path, _KEPT.dump_json(newest))  # in the order of their coming
+        return record(threads, kept[key])
+
+    def _chosen(self, study: Study, memory: int) -> EngineChoice:
+        if time.monotonic() < self._rested:
+            return modelled(study, memory, work=LITTLE_WORK)
+        try:
+            return choose(study, memory=memory)
+        finally:
+            self._rested = time.monotonic() + self.rest
+
+    def _kept(self) -> dict[str, EngineChoice]:
+        """What was measured; nothing where the file is damaged, so that it is measured again."""
+        try:
+            return _KEPT.validate_json(self.path.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return {}
+
+
+_KEPT: Final = TypeAdapter(dict[str, EngineChoice])
+
+
+def choose(study: Study, *, memory: int) -> EngineChoice:
+    """The fastest way to form a study's gradients here, with torch's present threads.
+
+    Args:
+        study: model, image size, images of a patient and batch are taken from it.
+        memory: bytes that activations and gradients of a tile may take.
+
+    Raises:
+        ModelError: the model cannot be built, not be trained privately, or not in this memory.
+    """
+    choice = modelled(study, memory)
+    if room(study).work > TRIED_WORK:
+        return choice
+    model, loss = _probed(study), summed_loss(study.training.class_weights)
+    example = _example(study, model, choice.tile)
+    found = measured(model, example, loss, choice, seconds=TIMED_SECONDS)
+    alone = is_alone(place(model, found), example[slice(0, PROBED_PATIENTS)], loss, found)
+    return found if alone else choice
+
+
+def room(study: Study) -> Room:
+    """What one patient's share of a step takes, from shapes alone: nothing is built or run.
+
+    Raises:
+        ModelError: the model cannot be built, or not be trained privately.
+    """
+    return _room(_of_any_batch(study))
+
+
+def modelled(study: Study, memory: int, *, work: int = TRIED_WORK) -> EngineChoice:
+    """A way to form a study's gradients that follows from shapes alone.
+
+    Where this machine computes a patient otherwise beside others, patients are taken one by one.
+    Nothing is built before it is known to fit, and no step is tried that would take long.
+
+    Args:
+        study: as for :func:`choose`.
+        memory: as there.
+        work: floating-point operations that a step may take that is tried.
+
+    Raises:
+        ModelError: as there.
+    """
+    alike, items = _of_any_batch(study), images_of(study)
+    single = needed(alike, memory)
+    if single > memory:
+        raise ModelError(
+            "one patient's images do not fit into memory at once",
+            where="[device] memory_mib; [model], [data] image_size, [training]",
+            found=f"{mib(single)} MiB for {items} images of a patient in a step",
+            wanted=f"at most {mib(memory)} MiB, since a patient's images are clipped together",
+            remedy="allow more memory_mib, or take fewer images or copies, or a smaller model",
+        )
+    most = min(_fits(alike, memory), max(1, work // max(1, _room(alike).work)))
+    tiles = (tile_of(batch, most) for batch in (study.training.batch_size, MOST_PATIENTS))
+    found = (tile for tile in tiles if _alone_in(alike, tile, torch.get_num_threads()))
+    return EngineChoice(tile=next(found, 1))
+
+
+def needed(study: Study, memory: int) -> int:
+    """Bytes that one patient's share of a step takes, or its weights where these are too many.
+
+    Args:
+        study: as for :func:`choose`.
+        memory: bytes; beyond it weights are too many, and nothing else is counted.
+
+    Raises:
+        ModelError: as :func:`room`.
+    """
+    weights = COPIES * _WEIGHT_BYTES * weights_count(study)
+    return weights if weights > memory else room(study).bytes
+
+
+@lru_cache(maxsize=64)
+def _room(study: Study) -> Room:
+    loss, items = summed_loss(study.training.class_weights), images_of(study)
+    return room_of(sketch(study), _shape(study), loss, patients=1, items=items)
+
+
+@lru_cache(maxsize=64)
+def _fits(study: Study, memory: int) -> int:
+    loss, items = summed_loss(study.training.class_weights), images_of(study)
+    return fitting(sketch(study), _shape(study), loss, memory, items=items)
+
+
+@lru_cache(maxsize=64)
+def _alone_in(study: Study, tile: int, _threads: int) -> bool:
+    """Whether a patient's bits are the same wherever in a tile, as far as a trial tells."""
+    if tile == 1:
+        return True  # nobody is beside
+    choice, model = EngineChoice(tile=tile), _probed(study)
+    example = _example(study, model, min(tile, PROBED_PATIENTS))
+    loss = summed_loss(study.training.class_weights)
+    return is_alone(place(model, choice), example, loss, choice)
+
+
+def mib(size: int) -> int:
+    """Bytes in MiB, rounded up."""
+    return -(-size // 2**20)
+
+
+def check(study: Study, choice: EngineChoice) -> None:
+    """Hold the engine's sums for a study's model against autograd's, once for these threads.
+
+    Raises:
+        ModelError: names the module or parameter at fault.
+    """
+    _check(_computed(study), choice.model_dump_json(), torch.get_num_threads())
+
+
+@lru_cache(maxsize=64)
+def _check(study: Study, choice: str, _threads: int) -> None:
+    model, loss = _probed(study), summed_loss(study.training.class_weights)
+    example, chosen = (
+        _example(study, model, PROBED_PATIENTS),
+        EngineChoice.model_validate_json(choice),
+    )
+    require_sound(model, example, loss, chosen)
+    # The memory of a step is asked for here, before any patient: if there is too little, a site
+    # fails whoever would have been drawn.
+    clipped_sum(place(model, chosen), example, loss, 1.0, chosen)
+
+
+def _probed(study: Study) -> nn.Module:
+    """The study's model with weights that are random and always the same.
+
+    Whoever proposes study after study, all alike but for a name, gets no other answer.
+    """
+    return seeded_model(study, 0)
+
+
+def _of_any_batch(study: Study) -> Study:
+    """The same of any expected number of patients: a coordinator may name a million."""
+    alike = _computed(study)
+    batch = alike.training.model_copy(update={"batch_size": 1})
+    return alike.model_copy(update={"training": batch})
+
+
+def _computed(study: Study) -> Study:
+    """The study, all else being as in any other: what decides how gradients are formed."""
+    training = study.training
+    alike = Training(
+        batch_size=training.batch_size,
+        class_weights=training.class_weights,
+        images_per_patient=training.images_per_patient,
+        augmentation=Augmentation(copies=training.augmentation.copies),
+    )
+    return study.model_copy(
+        update={
+            "study": StudyInfo(name="any", title="any"),
+            "training": alike,
+            "privacy": NoPrivacy(mode="none"),
+            "evaluation": Evaluation(),
+            "aggregation": AggregationSettings(),
+            "fixed_point": FixedPoint(),
+        }
+    )
+
+
+def tile_of(batch: int, fits: int) -> int:
+    """Places of a tile: the largest power of two that an expected batch fills and memory holds.
+
+    Threads and vectors divide a power of two evenly, so that no patient lies across a border.
+
+    Args:
+        batch: expected number of patients in a step.
+        fits: patients of whom activations and gradients fit into memory, at least one.
+    """
+    return int(2 ** (min(MOST_PATIENTS, batch, fits).bit_length() - 1))
+
+
+def images_of(study: Study) -> int:
+    """Images of a patient in a step: those that are drawn, each as often as it is augmented."""
+    return study.training.images_per_patient * study.training.augmentation.copies
+
+
+def _example(study: Study, model: nn.Module, patients: int) -> Patients:
+    """Random input, of all the study's classes in turn."""
+    found = example_of(_shape(study), patients, images_of(study), model)
+    return Patients(found.inputs, torch.arange(patients) % len(study.task.classes))
+
+
+def _shape(study: Study) -> tuple[int, int, int]:
+    return study.data.channels, *study.data.image_size

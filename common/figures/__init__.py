@@ -1,0 +1,1 @@
+"""Figures of a model: from noisy histograms, with intervals."""

@@ -1,0 +1,159 @@
+"""How well scores agree with how often patients are positive, for two classes.
+
+The expected calibration error (Naeini, Cooper and Hauskrecht 2015) is the mean over patients
+of the distance, in each bin of scores, between the mean score and the share of positives. In a
+pooled histogram a bin's centre stands for the mean of its scores; the interval allows for the
+half bin by which the two may differ.
+
+The figure adds up absolute values, so noise can only raise it. What the noise alone is
+expected to add is taken out, and the lower end of the interval allows for as much as noise
+and sampling could have added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from common.figures.intervals import Estimate, Evidence, Z, absent, judged, share, too_wide
+
+_WIDEST = 0.25
+_MEAN_OF_ABSOLUTE = float(np.sqrt(2.0 / np.pi))
+
+
+@dataclass(frozen=True)
+class CalibrationPoint:
+    """One bin of a calibration curve.
+
+    Attributes:
+        score: the mean score of the bin's patients, or the bin's centre.
+        rate: the share of positives among them.
+        patients: how many they are, as read.
+    """
+
+    score: float
+    rate: Estimate
+    patients: float
+
+
+def calibration_error(
+    positives: NDArray[np.integer], negatives: NDArray[np.integer], *, noise_variance: float = 0.0
+) -> Estimate:
+    """Expected calibration error from a pooled histogram of the probability of class 1.
+
+    Args:
+        positives: (bins,) pooled counts of class 1 by increasing score; never clipped.
+        negatives: (bins,) pooled counts of class 0.
+        noise_variance: variance of the noise in each cell, in counts squared.
+    """
+    y, x = positives.astype(np.float64), negatives.astype(np.float64)
+    return _error(y, x, _centres(len(y)), noise_variance=noise_variance, blur=0.5 / len(y))
+
+
+def exact_calibration_error(
+    scores: NDArray[np.floating], labels: NDArray[np.integer], *, bins: int = 10
+) -> Estimate:
+    """Expected calibration error over equal bins, from the scores themselves.
+
+    Args:
+        scores: (patients,) probability of class 1.
+        labels: (patients,) 0 or 1.
+        bins: number of equal bins on [0, 1].
+    """
+    y, x, centres = _by_bin(scores, labels, bins)
+    return _error(y, x, centres, noise_variance=0.0, blur=0.0)
+
+
+def calibration_points(
+    positives: NDArray[np.integer], negatives: NDArray[np.integer], *, noise_variance: float = 0.0
+) -> tuple[CalibrationPoint, ...]:
+    """The calibration curve of a pooled histogram: a point for each bin that has patients."""
+    y, x = positives.astype(np.float64), negatives.astype(np.float64)
+    return _points(y, x, _centres(len(y)), noise_variance)
+
+
+def exact_calibration_points(
+    scores: NDArray[np.floating], labels: NDArray[np.integer], *, bins: int = 10
+) -> tuple[CalibrationPoint, ...]:
+    """The calibration curve of the scores themselves: a point for each bin that has patients."""
+    return _points(*_by_bin(scores, labels, bins), 0.0)
+
+
+def _centres(bins: int) -> NDArray[np.float64]:
+    return (np.arange(bins) + 0.5) / bins
+
+
+def _by_bin(
+    scores: NDArray[np.floating], labels: NDArray[np.integer], bins: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Positives, negatives and the mean score of each bin."""
+    bin_of = np.searchsorted(np.arange(1, bins) / bins, scores, side="right")
+    everyone = np.bincount(bin_of, minlength=bins).astype(np.float64)
+    y = np.bincount(bin_of[labels == 1], minlength=bins).astype(np.float64)
+    total = np.bincount(bin_of, weights=scores, minlength=bins)
+    return y, everyone - y, total / np.maximum(everyone, 1.0)
+
+
+def _points(
+    y: NDArray[np.float64],
+    x: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    noise_variance: float,
+) -> tuple[CalibrationPoint, ...]:
+    noise = (noise_variance, noise_variance)
+    points = []
+    for score, a, b in zip(scores.tolist(), y.tolist(), x.tolist(), strict=True):
+        rate = share(a, b, noise=noise, of="patients in the bin")
+        if rate.value is not None:
+            points.append(CalibrationPoint(score, rate, a + b))
+    return tuple(points)
+
+
+def _error(
+    y: NDArray[np.float64],
+    x: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    *,
+    noise_variance: float,
+    blur: float,
+) -> Estimate:
+    """The error from each bin's gap, ``y - score * (y + x)``, in patients."""
+    total = float(y.sum() + x.sum())
+    evidence = Evidence("patients", total, float(np.sqrt(2.0 * len(y) * noise_variance)))
+    if total <= 0.0:
+        return absent(evidence.lacking(by_noise=noise_variance > 0.0))
+    gaps = np.abs(y * (1.0 - scores) - x * scores)
+    noise = noise_variance * ((1.0 - scores) ** 2 + scores**2)
+    sampling = np.maximum(y, 0.0) * (1.0 - scores) ** 2 + np.maximum(x, 0.0) * scores**2
+    error = max(float((gaps - _added(gaps, np.sqrt(noise))).sum()), 0.0)
+    of_total = (error / total * evidence.noise) ** 2
+    ends = _error_ends(gaps, noise + sampling, of_total)
+    quiet = _error_ends(gaps, sampling, 0.0)
+    return judged(
+        error / total,
+        (ends[0] / total - blur, ends[1] / total + blur),
+        why=evidence.lacking(by_noise=not too_wide(quiet, _WIDEST * total)),
+        widest=_WIDEST,
+    )
+
+
+def _added(gaps: NDArray[np.float64], deviation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much noise adds to each gap on average: that of a folded normal distribution."""
+    if not deviation.any():
+        return np.zeros_like(gaps)
+    ratio = gaps / deviation
+    peak = _MEAN_OF_ABSOLUTE * np.exp(-(ratio**2) / 2.0)
+    folded = deviation * (peak + ratio * (1.0 - 2.0 * ndtr(-ratio)))
+    return np.asarray(folded - gaps)
+
+
+def _error_ends(
+    gaps: NDArray[np.float64], variance: NDArray[np.float64], of_total: float
+) -> tuple[float, float]:
+    """Interval of the sum of the true gaps, given that chance adds to it but never takes away."""
+    reach = Z * float(np.sqrt(variance.sum() + of_total))
+    most_added = _MEAN_OF_ABSOLUTE * float(np.sqrt(variance).sum())
+    return float(gaps.sum()) - most_added - reach, float(gaps.sum()) + reach

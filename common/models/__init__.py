@@ -1,0 +1,1 @@
+"""The models that a study can train, none of which lets patients touch each other."""

@@ -1,0 +1,1 @@
+"""The study file, and what each of its numbers may be."""

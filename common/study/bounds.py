@@ -1,0 +1,367 @@
+"""Every number of a study and of a plan's mechanism, with the ends of what it may be.
+
+The ends are what somebody could honestly want. Numbers far from any that make sense are how
+arithmetic is broken: squares that vanish, sums that overflow, factors that round up. The
+engine's arithmetic holds without these bounds; they are the second wall.
+
+From this one list follow what a study file and a received plan may say, what a hospital's
+``[policy.ranges]`` may narrow, and what ``consilium-site show`` prints and calls unusual.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from common.figures.histogram import release_shape
+from common.study.bounded import Bound, plain
+
+if TYPE_CHECKING:
+    from common.privacy.mechanisms import NoMechanism, PatientMechanism
+    from common.study.study_file import Study
+
+Ends = tuple[float, float]
+
+
+def _at(
+    place: str,
+    name: str,
+    ends: Ends,
+    usual: Ends,
+    why: str,
+    *,
+    key: str | None = None,
+    zero: bool = False,
+    unit: str = "",
+    of: Callable[[Study], float | None] | None = None,
+) -> Bound:
+    key = key or place.rpartition(".")[2]
+    return Bound(place, key, name, *ends, usual, why, zero=zero, unit=unit, of=of)
+
+
+# fmt: off
+# These are tables: where it stands and what it is called, its ends, what is usual; and why.
+FIELDS: Final = (
+    _at("data.min_patients", "fewest patients of a site", (1, 1e6), (1, 1e5),
+        why="a study asks for patients, and no hospital has more"),
+    _at("data.image_size", "image size, pixels", (4, 4096), (16, 1024),
+        why="smaller images show nothing, larger ones fit into no memory"),
+    _at("data.mean", "mean taken off each pixel", (1e-4, 1), (0, 1), zero=True,
+        why="pixels are 0 to 1, and so is their mean"),
+    _at("data.std", "number that each pixel is divided by", (1e-3, 100), (0.05, 1),
+        why="pixels are 0 to 1: less would blow them up, more would wipe them out"),
+    _at("model.scales", "how often scattering halves the image", (1, 6), (1, 4),
+        why="after six halvings nothing is left of an image"),
+    _at("model.orientations", "directions of the wavelets", (2, 32), (4, 16),
+        why="one direction sees half of the edges; more than 32 say the same twice"),
+    _at("model.widths", "channels of a convolution", (1, 4096), (1, 512),
+        why="wider layers fit into no memory"),
+    _at("model.groups", "groups of a normalisation", (1, 4096), (1, 64),
+        why="there are no more groups than channels"),
+    _at("model.hidden", "width of the dense layer", (1, 65_536), (0, 1024), zero=True,
+        why="wider layers fit into no memory"),
+    _at("training.rounds", "rounds of training", (1, 100_000), (1, 1000),
+        why="each round costs privacy and an exchange"),
+    _at("training.local_steps", "steps in a round", (1, 100_000), (1, 200),
+        why="each step costs privacy"),
+    _at("training.batch_size", "patients in a step, on average", (1, 1e6), (16, 10_000),
+        why="no hospital has more patients; with fewer declared, all are taken"),
+    _at("training.learning_rate", "learning rate", (1e-6, 1000), (1e-3, 20),
+        why="less teaches nothing, more only throws the weights about"),
+    _at("training.momentum", "momentum", (1e-3, 0.999), (0, 0.95), zero=True,
+        why="less is none, and more keeps a thousand steps alive"),
+    _at("training.weight_decay", "weight decay", (1e-8, 1), (0, 0.1), zero=True,
+        why="less is none, and more leaves nothing of the weights"),
+    _at("training.class_weights", "weight of a class in the loss", (1e-3, 1000), (0.1, 10),
+        why="it makes rare classes count: no class is a thousand times too rare or too common"),
+    _at("training.images_per_patient", "images of a patient in a step", (1, 64), (1, 8),
+        why="they are averaged: more cost memory and change little"),
+    _at("training.augmentation.rotate", "rotation, degrees", (0.01, 180), (0, 45), zero=True,
+        why="half a turn either way is all there is"),
+    _at("training.augmentation.crop", "shift, share of a side", (1e-3, 0.5), (0, 0.25), zero=True,
+        why="beyond one half the image is gone"),
+    _at("training.augmentation.zoom", "zoom, share of a side", (1e-3, 0.5), (0, 0.25), zero=True,
+        why="beyond one half the image is gone"),
+    _at("training.augmentation.intensity", "change of contrast", (1e-3, 1), (0, 0.5), zero=True,
+        why="beyond 1 light and dark change places"),
+    _at("training.augmentation.copies", "changed copies of an image", (1, 64), (1, 16),
+        why="they are averaged: more cost memory and change little"),
+    _at("privacy.epsilon", "epsilon that the study asks for", (1e-3, 1000), (0.1, 10),
+        why="less drowns everything in noise, more promises nothing at all"),
+    _at("privacy.delta", "delta", (1e-12, 0.1), (1e-9, 1e-2),
+        why="less is lost in the accountant's own rounding, more lets the promise fail too often"),
+    _at("privacy.clip_norm", "clip norm", (1e-3, 1000), (0.1, 10),
+        why="honest gradients have lengths of this kind; the learning rate does the rest"),
+    _at("evaluation.rounds", "evaluations, after rounds", (1, 100_000), (1, 1000),
+        key="evaluation_rounds",
+        why="there are no other rounds"),
+    _at("evaluation.bins", "cells of a histogram", (2, 1000), (4, 100),
+        why="two tell right from wrong; in a thousand there is nothing but noise"),
+    _at("evaluation.images_per_patient", "images of a patient in an evaluation", (1, 64), (1, 16),
+        key="evaluation_images_per_patient",
+        why="they are averaged: more take time and change little"),
+    _at("evaluation.epsilon_share", "evaluation's share of epsilon", (1e-4, 1), (0.01, 1),
+        why="less leaves nothing but noise, more than all there is cannot be had"),
+    _at("aggregation.options.proximal_mu", "FedProx's pull to the start", (1e-6, 100), (0, 10),
+        zero=True,
+        why="less is none, and more lets no weight move"),
+    _at("aggregation.options.server_learning_rate", "coordinator's rate", (1e-4, 100), (0.1, 2),
+        why="1 takes the average as it is; other numbers stay near it"),
+    _at("aggregation.options.server_momentum", "coordinator's momentum", (1e-3, 0.999), (0, 0.99),
+        zero=True,
+        why="less is none, and more keeps a thousand rounds alive"),
+    _at("aggregation.options.eta", "coordinator's rate (eta)", (1e-6, 100), (1e-3, 1),
+        why="less teaches nothing, more only throws the weights about"),
+    _at("aggregation.options.eta_l", "sites' rate as told to it (eta_l)", (1e-6, 1000), (1e-3, 20),
+        why="as the learning rate"),
+    _at("aggregation.options.tau", "coordinator's caution (tau)", (1e-10, 10), (1e-9, 0.1),
+        why="it keeps a division from zero; more stops all learning"),
+    _at("aggregation.options.beta_1", "memory of changes (beta 1)", (1e-3, 0.9999), (0, 0.99),
+        zero=True,
+        why="less is none, and more remembers ten thousand rounds"),
+    _at("aggregation.options.beta_2", "memory of squares (beta 2)", (1e-3, 0.9999), (0, 0.9999),
+        zero=True,
+        why="less is none, and more remembers ten thousand rounds"),
+    _at("aggregation.options.beta", "share of updates cut off", (1e-3, 0.499), (0, 0.4), zero=True,
+        why="half from each end would leave nothing"),
+    _at("aggregation.options.num_malicious_nodes", "sites that may lie", (1, 1000), (0, 100),
+        zero=True,
+        why="there are no more sites"),
+    _at("aggregation.options.num_nodes_to_select", "sites that are kept", (1, 10_000), (1, 1000),
+        why="there are no more sites"),
+    _at("aggregation.min_sites", "fewest sites in a sum", (1, 10_000), (2, 100),
+        why="there are no more sites"),
+    _at("aggregation.max_share", "largest share of one site", (1e-3, 1), (0.1, 1),
+        why="1 caps nothing; less than 1 / min_sites cannot be kept by so few sites"),
+    _at("aggregation.round_timeout", "wait for a round", (0.1, 30 * 86_400), (60, 86_400), unit="s",
+        why="a request lives for 30 days"),
+    _at("aggregation.approval_timeout", "wait for people", (0.1, 365 * 86_400), (3600, 30 * 86_400),
+        unit="s",
+        why="nobody waits for longer than a year"),
+    _at("aggregation.average_decay", "memory of the averaged model", (1e-3, 0.9999), (0, 0.99),
+        zero=True,
+        why="less is none, and more remembers ten thousand rounds"),
+    _at("fixed_point.fraction_bits", "bits after the point of an update's numbers", (8, 46),
+        (16, 40),
+        why="fewer lose the update, with more there is no room for a change of 1"),
+)
+"""Numbers that stand in a study."""
+
+MECHANISM: Final = (
+    _at("step.sampling_rate", "share of the patients in a step", (1e-9, 1), (1e-3, 1),
+        key="step_sampling_rate",
+        why="one patient of a thousand million, or all of them"),
+    _at("sampling_rate", "share of the patients in a step", (1e-9, 1), (1e-3, 1),
+        why="one patient of a thousand million, or all of them"),
+    _at("step.noise_multiplier", "noise on a step, times the clip norm", (0.1, 2000), (0.3, 100),
+        why="less protects nobody, more drowns everything"),
+    _at("step.count", "steps that an entry of the plan stands for", (1, 10_000_000), (1, 1),
+        key="step_count",
+        why="ten times the steps that a study may have"),
+    _at("most_sampled", "patients in a step, at most", (1, 1e9), (1, 100_000),
+        why="a step works on somebody, and no hospital has more patients"),
+    _at("evaluation.sampling_rate", "share of the patients in an evaluation", (1e-9, 1), (1, 1),
+        key="evaluation_sampling_rate",
+        why="one patient of a thousand million, or all of them"),
+    _at("evaluation.noise_multiplier", "noise on an evaluation, times one vote", (0.1, 2000),
+        (0.3, 100), key="evaluation_noise_multiplier",
+        why="less protects nobody, more drowns everything"),
+    _at("evaluation.count", "evaluations that an entry stands for", (1, 10_000_000), (1, 1),
+        key="evaluation_count",
+        why="ten times the steps that a study may have"),
+    _at("divisor", "patients that a sum is divided by", (0.99, 1.01e6), (16, 10_000),
+        why="what a batch may be, give or take a rounding"),
+    _at("cell_noise", "noise on a cell of a histogram", (0.1, 20_000), (0, 1000), zero=True,
+        why="less protects nobody, more drowns everything"),
+    _at("epsilon_training", "epsilon of training", (0, 1000), (0, 10),
+        why="nothing is the least, and no study may ask for more"),
+    _at("epsilon_evaluation", "epsilon of evaluation", (0, 1000), (0, 10),
+        why="nothing is the least, and no study may ask for more"),
+)
+"""Numbers that stand in a plan's mechanism, but for clip norm and delta, which are the study's."""
+
+
+def _step_length(study: Study) -> float | None:
+    training, clip_norm = study.training, getattr(study.privacy, "clip_norm", None)
+    if clip_norm is None:
+        return None
+    return float(training.learning_rate * clip_norm / (1 - training.momentum))
+
+
+def _patient(study: Study) -> int:
+    return study.training.images_per_patient * study.training.augmentation.copies
+
+
+def _image(study: Study) -> int:
+    return math.prod(study.data.image_size) * study.data.channels
+
+
+def _class_rate(study: Study) -> float:
+    return study.training.learning_rate * max(study.training.class_weights or (1.0,))
+
+
+def _forgetting(study: Study) -> float:
+    pull = study.training.weight_decay + study.aggregation.proximal_mu
+    return study.training.learning_rate * pull
+
+
+def _cells(study: Study) -> int:
+    return math.prod(release_shape(len(study.task.classes), study.evaluation.bins))
+
+
+COMBINED: Final = (
+    _at("training.rounds x local_steps", "steps in all", (1, 1_000_000), (1, 20_000), key="steps",
+        of=lambda study: study.training.rounds * study.training.local_steps,
+        why="more take minutes to account for"),
+    _at("data.image_size x channels", "numbers of an image", (16, 2**24), (256, 2**20),
+        key="image_numbers", of=_image,
+        why="larger images fit into no memory"),
+    _at("training.images_per_patient x augmentation.copies",
+        "images of a patient, with changed copies", (1, 256), (1, 64),
+        key="patient_images", of=_patient,
+        why="they are averaged: more cost memory and change little"),
+    _at("data.image_size x channels x training.images_per_patient x augmentation.copies",
+        "numbers of a patient's images in a step", (16, 2**26), (256, 2**22),
+        key="patient_numbers", of=lambda study: _image(study) * _patient(study),
+        why="a patient's images are in memory at once"),
+    _at("training.learning_rate x privacy.clip_norm / (1 - training.momentum)",
+        "how far patients can pull the weights", (1e-6, 1e5), (0.01, 100),
+        key="step_length", of=_step_length,
+        why="less is lost in rounding, more only throws the weights about"),
+    _at("training.learning_rate x the largest of training.class_weights",
+        "learning rate of the heaviest class", (1e-6, 10_000), (1e-3, 100),
+        key="class_rate", of=_class_rate,
+        why="less teaches nothing, more only throws the weights about"),
+    _at("training.learning_rate x (training.weight_decay + aggregation.options.proximal_mu)",
+        "share of the weights that a step forgets", (1e-15, 1), (0, 0.5), zero=True,
+        key="forgetting", of=_forgetting,
+        why="a step that takes away more than all there is makes the weights explode"),
+    _at("task.classes and evaluation.bins", "numbers in a histogram", (4, 1_000_000), (4, 10_000),
+        key="histogram_numbers", of=_cells,
+        why="each gets noise of its own: in more there is nothing else"),
+    _at("evaluation.rounds, how many", "how many evaluations", (1, 100_000), (0, 20), zero=True,
+        key="evaluations", of=lambda study: len(study.evaluation_rounds),
+        why="each round can be evaluated once"),
+)
+"""Numbers that follow from several of a study's: each may be allowed where all together are not."""
+# fmt: on
+
+BOUNDS: Final = (*FIELDS, *COMBINED, *MECHANISM)
+BY_KEY: Final = {bound.key: bound for bound in BOUNDS}
+_BY_PLACE: Final = {bound.place: bound for bound in FIELDS}
+
+
+def bound(place: str) -> Bound:
+    """What the number at a place of a study may be, for its annotation."""
+    return _BY_PLACE[place]
+
+
+def range_of(key: str, ends: Ends) -> Ends:
+    """Check a range that a policy gives a number.
+
+    Raises:
+        ValueError: there is no such number, or the range allows what no study may say, or nothing.
+    """
+    each = BY_KEY.get(key)
+    if each is None:
+        near = difflib.get_close_matches(key, BY_KEY, n=1)
+        raise ValueError(
+            f"{key}: unknown key; "
+            + (f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(BY_KEY))}")
+        )
+    low, high = ends
+    if not (each.allows(low) and each.allows(high) and low <= high):
+        raise ValueError(
+            f"{key} = [{plain(low)}, {plain(high)}]: should be the smallest and the largest number "
+            f"that you allow, within what a study may say: {each.allowed}"
+        )
+    return ends
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a plan says for one bound: a number, or several of a kind.
+
+    Attributes:
+        bound: what it may be.
+        values: the numbers; seconds for a duration.
+    """
+
+    bound: Bound
+    values: tuple[float, ...]
+
+    @property
+    def text(self) -> str:
+        """The numbers, in words."""
+        return ", ".join(map(self.bound.say, self.values))
+
+    @property
+    def usual(self) -> bool:
+        """Whether none needs a second look."""
+        return all(map(self.bound.is_usual, self.values))
+
+    def within(self, ends: Ends) -> bool:
+        """Whether a policy that allows this range allows them all."""
+        return all(ends[0] <= number <= ends[1] for number in self.values)
+
+
+def stated(
+    study: Study, mechanism: PatientMechanism | NoMechanism | None = None
+) -> Iterator[Stated]:
+    """Every number that a study and a mechanism state, in the order of the list.
+
+    What is left out, or does not exist without privacy, is not among them.
+    """
+    for each in BOUNDS:
+        if each.of is not None:
+            found: Any = each.of(study)
+        else:
+            found = _read(mechanism if each in MECHANISM else study, each.place)
+        values = found if isinstance(found, tuple) else (found,)
+        if numbers := tuple(_numbers(each, values)):
+            yield Stated(each, numbers)
+
+
+def require_combined(study: Study) -> None:
+    """Refuse numbers that together are beyond a bound, each by itself within its own.
+
+    Raises:
+        ValueError: names how they are put together, what comes of it, and what would be allowed.
+    """
+    for each in COMBINED:
+        number = each.of(study) if each.of else None
+        if number is not None and not each.allows(number):
+            raise ValueError(
+                f"{each.place} is {each.say(number)}; should be {each.allowed}: {each.why}"
+            )
+
+
+def require_mechanism(mechanism: PatientMechanism | NoMechanism) -> None:
+    """Refuse a mechanism with a number beyond its ends.
+
+    A mechanism by itself may have any: tests compute with hardly any noise.
+
+    Raises:
+        ValueError: names the number, what was found and what would be allowed.
+    """
+    for each in MECHANISM:
+        number = _read(mechanism, each.place)
+        if number is not None and not each.allows(number):
+            raise ValueError(f"{each.place} is {number:g}; should be {each.allowed}: {each.why}")
+
+
+def _read(root: object, place: str) -> Any:  # noqa: ANN401 - whatever stands there
+    for name in place.split("."):
+        root = getattr(root, name, None)
+    return root
+
+
+def _numbers(each: Bound, values: tuple[Any, ...]) -> Iterator[float]:
+    for value in values:
+        if each.unit == "s" and isinstance(value, str):
+            yield each.measure(value)
+        elif value is not None and not isinstance(value, str):
+            yield value

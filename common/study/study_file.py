@@ -1,0 +1,298 @@
+"""The study file: what a coordinator proposes, parsed into frozen models.
+
+What changes privacy stands in ``[privacy]``, ``[training]`` (rounds, local steps, batch
+size) and ``[evaluation]``; the rest changes only what is learned. Everything here is
+public. Unknown keys are errors, and so is a number beyond its ends: :mod:`common.study.bounds`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from common.errors import StudyError
+from common.settings import Section, load_toml
+from common.study.bounds import bound, require_combined
+from common.study.fixed_point import FixedPoint
+from common.study.strategies import AggregationSettings
+from common.visible import is_steering
+
+
+def _slug(text: str) -> str:
+    if re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", text) is None:
+        raise ValueError("should be 1 to 63 lower-case letters, digits and hyphens")
+    return text
+
+
+def reads_as_hash(text: str) -> bool:
+    """Whether a text is taken for the beginning of a plan's hash, and so never for a name."""
+    return re.fullmatch(rf"[0-9a-fA-F]{{{HASH_DIGITS},64}}", text) is not None
+
+
+def _no_hash(text: str) -> str:
+    if reads_as_hash(text):
+        raise ValueError(
+            f"should not read like a plan's hash: {HASH_DIGITS} or more of 0-9 and a-f alone"
+        )
+    return text
+
+
+MOST_CLASSES: Final = 100
+"""Classes of a task."""
+HASH_DIGITS: Final = 8
+"""Digits of a plan's hash that stand for it where a study is named."""
+
+
+def _words(text: str) -> str:
+    if not 1 <= len(text) <= 200 or any(map(is_steering, text)):
+        raise ValueError("should be one line of 1 to 200 characters, none a control character")
+    return text
+
+
+Slug = Annotated[str, AfterValidator(_slug)]
+StudyName = Annotated[Slug, AfterValidator(_no_hash)]
+"""A plan may be named by the first digits of its hash: no study may be called so."""
+Words = Annotated[str, AfterValidator(_words)]
+"""Text that is shown to the person who approves a plan: it is read as it is written."""
+Patients = Annotated[int, Field(ge=1, le=10**9)]
+"""A number of patients; a larger one is nobody's, and some have no float."""
+
+
+Side = Annotated[int, bound("data.image_size")]
+
+
+class StudyInfo(Section):
+    """``[study]``: what the study is called."""
+
+    name: StudyName
+    title: Words
+
+
+class Task(Section):
+    """``[task]``: what the model predicts. For two classes, the second is the positive one."""
+
+    kind: Literal["classification"] = "classification"
+    classes: tuple[Words, ...] = Field(min_length=2, max_length=MOST_CLASSES)
+
+    @model_validator(mode="after")
+    def _classes_differ(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("a class is named twice")
+        return self
+
+
+class DataNeeds(Section):
+    """``[data]``: what a site must be able to offer, and how an image enters the model.
+
+    Attributes:
+        dataset: name of the data set in each site's own file.
+        modalities: DICOM modalities (0008,0060) that are used.
+        min_patients: smallest number of declared training patients of a site.
+        image_size: height and width in pixels.
+        channels: 1 for grey values, 3 for colour.
+        mean: public constant subtracted from intensities in [0, 1].
+        std: public constant that they are divided by.
+    """
+
+    dataset: Slug
+    modalities: tuple[Words, ...] = Field(min_length=1)
+    min_patients: Annotated[int, bound("data.min_patients")] = 1
+    image_size: tuple[Side, Side]
+    channels: Literal[1, 3] = 1
+    mean: Annotated[float, bound("data.mean")] = 0.5
+    std: Annotated[float, bound("data.std")] = 0.25
+
+
+def _explain_batch_norm(norm: object) -> object:
+    if norm == "batch":
+        raise ValueError(
+            "batch normalisation mixes the patients of a batch, so that no gradient belongs to "
+            'one patient; "group" or "none" can be trained privately'
+        )
+    return norm
+
+
+class ModelSpec(Section):
+    """``[model]``: the network; without it, ``scattering``.
+
+    Attributes:
+        name: ``scattering`` is one linear layer on fixed wavelet features, ``cnn`` a small
+            network of 3x3 convolutions, ``resnet18`` and ``densenet121`` are MONAI's with
+            group normalisation.
+        scales: of ``scattering``: how often the image is halved.
+        orientations: of ``scattering``: directions of the wavelets.
+        widths: of ``cnn``: output channels of each convolution.
+        norm: of ``cnn``: ``group`` puts group normalisation after each convolution.
+        groups: number of groups of a group normalisation; left out, 8 or what divides.
+        activation: of ``cnn``: what follows each convolution.
+        pooling: of ``cnn``: ``flatten`` keeps the last feature map, ``average`` its mean.
+        hidden: of ``cnn``: width of the dense layer before the last; 0 leaves it out.
+    """
+
+    name: Literal["scattering", "cnn", "resnet18", "densenet121"] = "scattering"
+    scales: Annotated[int, bound("model.scales")] = 2
+    orientations: Annotated[int, bound("model.orientations")] = 8
+    widths: tuple[Annotated[int, bound("model.widths")], ...] = Field(
+        default=(16, 16, 16), min_length=1, max_length=8
+    )
+    norm: Annotated[Literal["none", "group"], BeforeValidator(_explain_batch_norm)] = "group"
+    groups: Annotated[int, bound("model.groups")] | None = None
+    activation: Literal["relu", "tanh", "elu", "gelu", "silu"] = "relu"
+    pooling: Literal["flatten", "average"] = "average"
+    hidden: Annotated[int, bound("model.hidden")] = 0
+
+
+class Augmentation(Section):
+    """``[training.augmentation]``: random changes of one image at a time.
+
+    Attributes:
+        flip: mirror left and right half of the time.
+        rotate: largest rotation, degrees.
+        crop: largest shift of the cropping window, as a share of the image's side.
+        zoom: largest change of the window's size, as a share of it.
+        intensity: largest relative change of contrast, and change of brightness.
+        copies: augmented copies of an image in a step, averaged before the one clip.
+    """
+
+    flip: bool = False
+    rotate: Annotated[float, bound("training.augmentation.rotate")] = 0.0
+    crop: Annotated[float, bound("training.augmentation.crop")] = 0.0
+    zoom: Annotated[float, bound("training.augmentation.zoom")] = 0.0
+    intensity: Annotated[float, bound("training.augmentation.intensity")] = 0.0
+    copies: Annotated[int, bound("training.augmentation.copies")] = 1
+
+    @property
+    def active(self) -> bool:
+        """Whether any random change is asked for."""
+        return self.moves or self.intensity > 0
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels change place."""
+        return self.flip or bool(self.rotate or self.crop or self.zoom)
+
+
+class Training(Section):
+    """``[training]``: the schedule that every site follows; all of it may be left out.
+
+    The defaults were found by search (evidence in ``docs/utility.md``): one step a round, so
+    that each unit of privacy buys a gradient at the newest weights, on large batches, which
+    give more signal for the same noise. They suit ``scattering`` and ``cnn``.
+
+    Attributes:
+        rounds: global steps of the study.
+        local_steps: steps of private SGD at each site in a round.
+        batch_size: expected number of patients of a site in a batch; a site with fewer takes
+            all in every step.
+        learning_rate: step of the local optimiser in the first round.
+        schedule: how it falls over the rounds, to zero after the last but for ``constant``.
+        momentum: of the local optimiser, within a round.
+        weight_decay: decoupled, added after the noise.
+        class_weights: factor of each class in the loss: public numbers, never counted.
+        images_per_patient: images of a patient drawn in a step, averaged before the clip.
+        augmentation: random changes of an image.
+    """
+
+    rounds: Annotated[int, bound("training.rounds")] = 100
+    local_steps: Annotated[int, bound("training.local_steps")] = 1
+    batch_size: Annotated[int, bound("training.batch_size")] = 512
+    learning_rate: Annotated[float, bound("training.learning_rate")] = 2.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    momentum: Annotated[float, bound("training.momentum")] = 0.0
+    weight_decay: Annotated[float, bound("training.weight_decay")] = 0.0
+    class_weights: tuple[Annotated[float, bound("training.class_weights")], ...] | None = None
+    images_per_patient: Annotated[int, bound("training.images_per_patient")] = 1
+    augmentation: Augmentation = Augmentation()
+
+
+class PatientPrivacy(Section):
+    """``[privacy]`` with ``mode = "patient"``: differential privacy for each patient.
+
+    Attributes:
+        epsilon: the most that a patient of one site can lose in the whole study.
+        delta: with which probability the bound may fail.
+        clip_norm: largest L2 norm of a patient's gradient.
+    """
+
+    mode: Literal["patient"]
+    epsilon: Annotated[float, bound("privacy.epsilon")]
+    delta: Annotated[float, bound("privacy.delta")]
+    clip_norm: Annotated[float, bound("privacy.clip_norm")] = 1.0
+
+
+class NoPrivacy(Section):
+    """``[privacy]`` with ``mode = "none"``: nothing is clipped, noised or charged."""
+
+    mode: Literal["none"]
+
+
+EvaluatedRound = Annotated[int, bound("evaluation.rounds")]
+
+
+class Evaluation(Section):
+    """``[evaluation]``: when sites score their validation patients, and at what cost.
+
+    Attributes:
+        rounds: ``last``, ``none``, or the rounds after which sites evaluate.
+        bins: cells of a score histogram; even, so that 0.5 is an edge.
+        images_per_patient: images of a patient that are scored, at most: the first in an order
+            that follows from their contents.
+        epsilon_share: share of the study's epsilon that evaluation may cost a validation
+            patient, over all evaluations. Training patients are others and pay for training.
+    """
+
+    rounds: Literal["last", "none"] | tuple[EvaluatedRound, ...] = "last"
+    bins: Annotated[int, Field(multiple_of=2), bound("evaluation.bins")] = 10
+    images_per_patient: Annotated[int, bound("evaluation.images_per_patient")] = 4
+    epsilon_share: Annotated[float, bound("evaluation.epsilon_share")] = 0.1
+
+
+class Study(Section):
+    """A whole study file."""
+
+    study: StudyInfo
+    task: Task
+    data: DataNeeds
+    model: ModelSpec = ModelSpec()
+    training: Training = Training()
+    privacy: Annotated[PatientPrivacy | NoPrivacy, Field(discriminator="mode")]
+    evaluation: Evaluation = Evaluation()
+    aggregation: AggregationSettings = AggregationSettings()
+    fixed_point: FixedPoint = FixedPoint()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        weights = self.training.class_weights
+        if weights is not None and len(weights) != len(self.task.classes):
+            raise ValueError(
+                f"training.class_weights has {len(weights)} numbers, "
+                f"task.classes {len(self.task.classes)}"
+            )
+        late = [number for number in self.evaluation_rounds if number > self.training.rounds]
+        if late:
+            raise ValueError(
+                f"evaluation.rounds names round {late[0]}, training ends after round "
+                f"{self.training.rounds}"
+            )
+        require_combined(self)
+        return self
+
+    @property
+    def evaluation_rounds(self) -> tuple[int, ...]:
+        """The rounds after which sites evaluate, ascending."""
+        rounds = self.evaluation.rounds
+        if rounds == "last":
+            return (self.training.rounds,)
+        return () if rounds == "none" else tuple(sorted(set(rounds)))
+
+
+def load_study(path: Path) -> Study:
+    """Read and check a study file.
+
+    Raises:
+        StudyError: the file is missing, is not TOML, or a key has no acceptable value.
+    """
+    return load_toml(path, Study, StudyError)

@@ -1,0 +1,255 @@
+"""The two cards by which a site and a coordinator come to know each other.
+
+Each is a small JSON file that a person mails, made of public things alone. A mail can be
+changed on its way, so both sides show the same fingerprint of a card and compare it by
+telephone: 80 bits of SHA-256 over everything that the card says, in Crockford's base 32,
+which has no letters that sound or look like others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
+from pydantic import AfterValidator, Field
+
+from common.documents import UnreadableError, read_json
+from common.errors import ConsiliumError, CoordinatorError, SiteError
+from common.files import canonical_json
+from common.settings import Section, checked
+from common.study.study_file import Patients, Slug
+
+FORMAT: Final = 1
+LARGEST: Final = 2**16
+"""Bytes of the largest file that can be a card; one takes about a thousand."""
+_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_GROUPS: Final = 4
+_LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of ``host:port``; an IPv6 address stands in brackets, as in a URL.
+
+    Raises:
+        ValueError: it is something else. The message says what was wanted.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or re.fullmatch(r"[0-9]{1,5}", port) is None or int(port) > 65535:
+        raise ValueError("should be host:port, as in consilium.example.org:9092")
+    if host.startswith("[") and host.endswith("]"):
+        return str(ipaddress.IPv6Address(host[1:-1])), int(port)
+    if re.fullmatch(r"[0-9.]+", host):
+        return str(ipaddress.IPv4Address(host)), int(port)
+    if len(host) > 253 or re.fullmatch(rf"{_LABEL}(\.{_LABEL})*", host.lower()) is None:
+        raise ValueError("should be host:port, the host a DNS name or an IP address")
+    return host.lower(), int(port)
+
+
+def _address(text: str) -> str:
+    host, port = split_address(text)
+    if port == 0:
+        raise ValueError("should have a port from 1 to 65535")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _node_key(text: str) -> str:
+    try:
+        key = load_pem_public_key(text.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("should be a public key in PEM") from None
+    if not (isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)):
+        raise ValueError("should be a public key on the curve P-384")
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def _authority(text: str) -> str:
+    try:
+        certificates = x509.load_pem_x509_certificates(text.encode())
+    except ValueError:
+        raise ValueError("should be a certificate in PEM") from None
+    if len(certificates) != 1:
+        raise ValueError("should be one certificate")
+    try:
+        constraints = certificates[0].extensions.get_extension_for_class(x509.BasicConstraints)
+    except (x509.ExtensionNotFound, ValueError):
+        raise ValueError("should be the certificate of a certificate authority") from None
+    if not constraints.value.ca:
+        raise ValueError("should be the certificate of a certificate authority")
+    return certificates[0].public_bytes(Encoding.PEM).decode()
+
+
+def _signing_key(text: str) -> str:
+    if re.fullmatch(r"[0-9a-f]{64}", text) is None:
+        raise ValueError("should be 64 lower-case hexadecimal digits")
+    return text
+
+
+COORDINATOR_CARD: Final = "COORDINATOR.json"
+"""What the file of a coordinator's card is called: by mail, and in a site's state folder."""
+Address = Annotated[str, AfterValidator(_address)]
+"""``host:port`` under which a service is reached."""
+NodeKey = Annotated[str, AfterValidator(_node_key)]
+"""PEM of the public half of a site's EC P-384 key, which Flower knows a node by."""
+SigningKeyText = Annotated[str, AfterValidator(_signing_key)]
+"""The public half of an Ed25519 key, as :class:`common.wire.signing.SigningKey` gives it."""
+
+
+class _Card(Section):
+    """What both cards share: how they are written and what they are known by."""
+
+    @property
+    def text(self) -> str:
+        """The card as it is written to a file."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+    @property
+    def fingerprint(self) -> str:
+        """What two people compare by telephone, as in ``K7QM-2XNF-PA4T-9CRD``."""
+        digest = hashlib.sha256(canonical_json(self.model_dump(mode="json"))).digest()
+        digits = int.from_bytes(digest[:10], "big")
+        letters = [_ALPHABET[digits >> shift & 31] for shift in range(75, -1, -5)]
+        groups = ("".join(letters[start : start + _GROUPS]) for start in range(0, 16, _GROUPS))
+        return "-".join(groups)
+
+
+class SiteCard(_Card):
+    """``SITE.json``: what a coordinator admits a site by.
+
+    Attributes:
+        format: of the card.
+        name: what the site is called.
+        node_key: the public half of the key that the site connects with.
+        signing_key: the public half of the key that the site signs its replies with.
+        patients: what the site declares of each data set, patients in training, which decides
+            how much it counts: the coordinator's people agree to it, or to another number.
+    """
+
+    format: Literal[1] = FORMAT
+    name: Slug
+    node_key: NodeKey
+    signing_key: SigningKeyText
+    patients: dict[Slug, Patients] = Field(default_factory=dict, max_length=100)
+
+
+class CoordinatorCard(_Card):
+    """``COORDINATOR.json``: what a site joins a coordinator by.
+
+    Attributes:
+        format: of the card.
+        name: what the coordinator is called.
+        address: under which sites reach it.
+        ca: certificate of the authority that its server certificates are issued by, PEM.
+        signing_key: the public half of the key that it signs its receipts with.
+    """
+
+    format: Literal[1] = FORMAT
+    name: Slug
+    address: Address
+    ca: Annotated[str, AfterValidator(_authority)]
+    signing_key: SigningKeyText
+
+
+Card = TypeVar("Card", SiteCard, CoordinatorCard)
+
+
+def read_site_card(path: Path) -> SiteCard:
+    """Read a site's card.
+
+    Raises:
+        SiteError: it is missing, or is not the card of a site.
+    """
+    return _read(path, SiteCard, SiteError, "`consilium-site init`")
+
+
+def read_coordinator_card(path: Path) -> CoordinatorCard:
+    """Read a coordinator's card.
+
+    Raises:
+        CoordinatorError: it is missing, or is not the card of a coordinator.
+    """
+    return _read(path, CoordinatorCard, CoordinatorError, "`consilium-coordinator admit`")
+
+
+def _read(path: Path, card: type[Card], error: type[ConsiliumError], made_by: str) -> Card:
+    wanted = f"the file that {made_by} writes"
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+    except FileNotFoundError as cause:
+        raise error("there is no such file", where=path, wanted=wanted) from cause
+    except OSError as cause:
+        raise error("the file cannot be read", where=path, found=cause, wanted=wanted) from cause
+    if b"PRIVATE KEY" in content:
+        raise error(
+            "the file holds a private key, which is a secret no longer",
+            where=path,
+            wanted=wanted,
+            remedy="make a new key, and mail its public half alone",
+        )
+    document = _parse(content, path, error, wanted)
+    _require_kind(document, path, card, error)
+    if document.get("format") != FORMAT:
+        raise error(
+            "the file is not a card of the format that this Consilium reads",
+            where=path,
+            found=f"format {document.get('format', 'not named')}",
+            wanted=f"format {FORMAT}: {wanted}",
+            remedy="where a newer Consilium wrote it, install that version here too",
+        )
+    return checked(document, path, card, error)
+
+
+def _require_kind(
+    document: dict[str, Any], path: Path, card: type[Card], error: type[ConsiliumError]
+) -> None:
+    """The two cards are easily taken for each other: each command wants the other side's."""
+    if card is CoordinatorCard and "node_key" in document and "ca" not in document:
+        raise error(
+            "this is a SITE.json: a site joins with the coordinator's COORDINATOR.json",
+            where=path,
+            wanted="the COORDINATOR.json that the coordinator sends back",
+            remedy="mail SITE.json to the coordinator; it answers with COORDINATOR.json",
+        )
+    if card is SiteCard and "ca" in document and "node_key" not in document:
+        raise error(
+            "this is a COORDINATOR.json: a coordinator admits by the site's SITE.json",
+            where=path,
+            wanted="the SITE.json that `consilium-site init` writes",
+            remedy="ask the site for its SITE.json",
+        )
+
+
+def _parse(content: bytes, path: Path, error: type[ConsiliumError], wanted: str) -> dict[str, Any]:
+    try:
+        if len(content) > LARGEST:
+            raise ValueError(f"more than {LARGEST} bytes")
+        read_json(content)  # which bounds how deep it is
+        document = json.loads(content, object_pairs_hook=_distinct)
+    except UnreadableError as cause:
+        found = "no JSON: a file of another kind, or a part of one" if content else "an empty file"
+        raise error("the file is not a card", where=path, found=found, wanted=wanted) from cause
+    except ValueError as cause:
+        raise error("the file is not a card", where=path, found=cause, wanted=wanted) from cause
+    if not isinstance(document, dict):
+        raise error("the file is not a card", where=path, wanted=wanted)
+    return document
+
+
+def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return document

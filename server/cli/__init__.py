@@ -1,0 +1,1 @@
+"""``consilium-coordinator``, the command line of a study's coordinator."""

@@ -1,0 +1,247 @@
+"""What the longer commands of an operator do: start, watch, result."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.text import Text
+
+from common.control import coordinator_pb2 as pb
+from common.control.coordinator_pb2_grpc import CoordinatorStub
+from common.documents import read_json
+from common.errors import CoordinatorError, LinkError, StudyError
+from common.files import write_atomic
+from common.process.console import err, out, show_error, show_json
+from common.study.study_file import load_study
+from server.cli.event_text import (
+    absences_in_words,
+    amended,
+    as_document,
+    failure,
+    fields_of,
+    line,
+    outcome_tables,
+    share_line,
+)
+from server.cli.rpc_client import Whom, calling
+
+AWAY_SECONDS: Final = 60.0
+"""How long who watches a study waits for a daemon that has ended."""
+AGAIN_SECONDS: Final = 1.0
+
+
+def checked_study(path: Path) -> str:
+    """The text of a study file that can be used.
+
+    Raises:
+        StudyError: it is missing, or a key has no acceptable value.
+        ModelError: its model cannot take its images, or cannot be trained privately.
+    """
+    from common.models.networks import build_model
+
+    study = load_study(path)
+    build_model(study)
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as cause:
+        raise StudyError("the file cannot be read", where=path, found=cause) from cause
+
+
+def numbers_of(words: Iterable[str]) -> dict[str, int]:
+    """Patients by data set, from ``DATASET=NUMBER``.
+
+    Raises:
+        CoordinatorError: a word says something else.
+    """
+    numbers = {}
+    for word in words:
+        dataset, _, number = word.rpartition("=")
+        if not (dataset and number.isascii() and number.isdigit()):
+            raise CoordinatorError(
+                "this is not a number of patients of a data set",
+                where="--patients",
+                found=word,
+                wanted="DATASET=NUMBER, as in chest-xray=400",
+            )
+        numbers[dataset] = int(number)
+    return numbers
+
+
+def agreements(reply: pb.AdmitReply) -> list[str]:
+    """What a site may declare from now on, and what its card says where that is more."""
+    lines = []
+    for each in reply.agreed:
+        lines.append(f"it may declare    {each.patients} patients of {each.dataset}")
+        if each.declared > each.patients:
+            lines.append(
+                f"                  its card says {each.declared}; if that is right: "
+                f"consilium-coordinator agree {reply.site} {each.dataset} {each.declared}"
+            )
+    return lines or ["it may declare    no patients yet: its card names no data set"]
+
+
+def say_started(reply: pb.StartReply, console: Console) -> None:
+    """What was started, and what happens next."""
+    lines = [f"{reply.study} is offered to {', '.join(reply.sites)}, with seed {reply.seed}."]
+    if reply.offline:
+        lines.append(
+            f"Not connected now: {', '.join(reply.offline)}. They are waited for, "
+            f"{reply.round_timeout} for an offer and as long again for each answer."
+        )
+    lines += ["", *_by_how_much(reply)]
+    lines += [
+        "",
+        "Next: each site gets a plan. Where its policy does not approve such plans by itself, a",
+        f"person reads it (consilium-site show {reply.study}) and approves or denies it. The",
+        f"study waits {reply.approval_timeout} for that, then begins with those that approved.",
+        f"Follow it: consilium-coordinator watch {reply.study}",
+    ]
+    for each in lines:
+        console.print(each, markup=False)
+
+
+def _by_how_much(reply: pb.StartReply) -> list[str]:
+    """What each site would count, before anything is asked of it."""
+    known = {share.site for share in reply.shares}
+    lines = [f"Agreed patients of {reply.dataset}, and the share of the average if all take part:"]
+    lines += [f"  {share_line(share)}" for share in reply.shares]
+    lines += [
+        f"  {site}: none agreed on, so it is left out; for the next study: "
+        f"consilium-coordinator agree {site} {reply.dataset} NUMBER"
+        for site in reply.sites
+        if site not in known
+    ]
+    return lines
+
+
+def watch(whom: Whom, study: str, *, after: int, follow: bool, as_json: bool) -> None:
+    """Tell each event of a study as it comes, and at the end how it stands.
+
+    Raises:
+        LinkError: the daemon is not there; one that was and ended is waited for, for a while.
+        ConsiliumError: what the study failed with.
+    """
+    console, away_since = out(), 0.0
+    told = after
+    while True:
+        try:
+            with calling(whom) as daemon:
+                for event in daemon.Watch(pb.WatchRequest(study=study, after=told, follow=follow)):
+                    told, away_since = event.id, 0.0
+                    if as_json:
+                        show_json(as_document(event), indent=None)
+                    else:
+                        _say(event, console)
+                row = standing(daemon, study)
+            break
+        except LinkError as error:
+            if told == after:  # nobody was there in the beginning
+                raise
+            away_since = _wait_for_another(away_since, error)
+    if row.state == "failed" and follow:
+        raise failure(row.why)
+    if row.state == "failed" and not as_json:
+        show_error(failure(row.why))
+    elif not as_json:
+        _say_end(row, console)
+
+
+def _wait_for_another(away_since: float, error: LinkError) -> float:
+    """Pause where a daemon that was watched has ended; gives when it was first away.
+
+    Raises:
+        LinkError: it has been away for too long.
+    """
+    now = time.monotonic()
+    if not away_since:
+        err().print(Text(f"{error.what}; waiting for it to be started again", style="yellow"))
+    elif now - away_since > AWAY_SECONDS:
+        raise error
+    time.sleep(AGAIN_SECONDS)
+    return away_since or now
+
+
+def _say(event: pb.Event, console: Console) -> None:
+    told = event.kind == "study.failed"  # the whole of it is said at the end, as an error
+    warned = event.kind == "study.started" and fields_of(event).get("warnings")
+    style = "bold yellow" if warned else "red" if told else None
+    console.print(Text(line(event), style=style or ""))
+
+
+def _say_end(row: pb.StudyRow, console: Console) -> None:
+    if row.state == "completed":
+        console.print(f"Its result: consilium-coordinator result {row.name}", markup=False)
+    elif row.state == "stopped":
+        console.print(f"Go on with it: consilium-coordinator resume {row.name}", markup=False)
+
+
+def standing(daemon: CoordinatorStub, study: str) -> pb.StudyRow:
+    """How a study stands.
+
+    Raises:
+        CoordinatorError: there is no such study.
+    """
+    rows: Iterable[pb.StudyRow] = daemon.Studies(pb.StudiesRequest()).studies
+    for row in rows:
+        if row.name == study:
+            return row
+    raise CoordinatorError(
+        "there is no such study", found=study, remedy="consilium-coordinator studies lists them"
+    )
+
+
+def result(whom: Whom, study: str, *, folder: Path | None, as_json: bool) -> None:
+    """Fetch a study's result, write its files where that is wished, and show it.
+
+    Raises:
+        CoordinatorError: the study is not completed.
+    """
+    files: dict[str, bytearray] = defaultdict(bytearray)
+    with calling(whom) as daemon:
+        for piece in daemon.Result(pb.ResultRequest(study=study)):
+            if folder is not None or piece.path.endswith(".json"):
+                files[Path(piece.path).name] += piece.content
+    outcome: dict[str, Any] = read_json(files["outcome.json"])
+    if folder is not None:
+        for name, content in files.items():
+            write_atomic(folder / name, bytes(content))
+    if as_json:
+        show_json(outcome)
+    else:
+        show_result(outcome, folder, out())
+
+
+def show_result(outcome: dict[str, Any], folder: Path | None, console: Console) -> None:
+    """Warnings first, then figures, sites and what they paid, and the weights' hash."""
+    for note in outcome["warnings"]:
+        console.print(Text(note, style="bold yellow"))
+    console.print(Text(f"{outcome['study']}: {outcome['rounds']} rounds, {outcome['strategy']}"))
+    figures, sites = outcome_tables(outcome)
+    if figures.row_count:
+        console.print(figures)
+    console.print(sites)
+    for each in outcome["amendments"]:
+        console.print(Text(f"{each['site']}: {amended(each)}", style="yellow"))
+    for words in absences_in_words(outcome):
+        console.print(Text(words, style="dim"))
+    console.print(Text(f"final_weights_sha256  {outcome['final_weights_sha256']}", style="bold"))
+    for name in ("final.safetensors", "outcome.json"):
+        if folder is not None:
+            console.print(Text(str(folder / name)))
+
+
+def as_documents(rows: Iterable[Message]) -> list[dict[str, Any]]:
+    """Rows of a reply, for a script."""
+    return [
+        MessageToDict(
+            row, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+        for row in rows
+    ]

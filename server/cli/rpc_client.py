@@ -1,0 +1,87 @@
+"""How a command reaches the coordinator's daemon: its socket, or the network with a certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from common.control.coordinator_pb2_grpc import CoordinatorStub
+from common.control.rpc_errors import asking
+from common.control.sockets import LARGEST_MESSAGE, connect
+from common.errors import CoordinatorError
+from server.daemon.settings import load_home
+
+DAEMON: Final = "the coordinator's daemon"
+REMEDY: Final = (
+    "start it: consilium-coordinator serve, in a terminal of its own or as a service, and leave "
+    "it running"
+)
+FAR_REMEDY: Final = (
+    "there, see that consilium-coordinator serve runs, and that [control] listen in "
+    "coordinator.toml names this port (not the one that sites use); here, that --identity is "
+    "the folder which that coordinator has made"
+)
+
+
+@dataclass(frozen=True)
+class Whom:
+    """Which daemon a command asks.
+
+    Attributes:
+        home: of a coordinator on this machine.
+        connect: ``host:port`` of one on another machine; None for the one at ``home``.
+        identity: folder with an operator's ``NAME.pem``, ``NAME.key`` and ``ca.pem``.
+    """
+
+    home: Path
+    connect: str | None = None
+    identity: Path | None = None
+
+
+@contextmanager
+def calling(whom: Whom) -> Iterator[CoordinatorStub]:
+    """Calls made inside raise what the daemon raised.
+
+    Raises:
+        ConsiliumError: the daemon is not there, or does not accept us.
+    """
+    if whom.connect is None:
+        channel, daemon, remedy = _local(whom.home), DAEMON, REMEDY
+    else:
+        channel = _remote(whom.connect, whom.identity)
+        daemon, remedy = f"the coordinator at {whom.connect}", FAR_REMEDY
+    with channel, asking(daemon, remedy):
+        yield CoordinatorStub(channel)
+
+
+def _local(home: Path) -> grpc.Channel:
+    return connect(load_home(home).control_socket, DAEMON, REMEDY)
+
+
+def _remote(address: str, identity: Path | None) -> grpc.Channel:
+    folder = identity or Path()
+    names = [path.stem for path in sorted(folder.glob("*.key"))]
+    if len(names) != 1:
+        raise CoordinatorError(
+            "there is no operator's certificate to show",
+            where=folder.absolute(),
+            found=", ".join(names) or "no key",
+            wanted="one NAME.key, with NAME.pem and ca.pem",
+            remedy="pass --identity FOLDER, as consilium-coordinator operator NAME has written it",
+        )
+    try:
+        parts = [folder / "ca.pem", folder / f"{names[0]}.key", folder / f"{names[0]}.pem"]
+        ca, key, chain = (path.read_bytes() for path in parts)
+    except OSError as cause:
+        raise CoordinatorError(
+            "an operator's certificate cannot be read", where=cause.filename, found=cause.strerror
+        ) from cause
+    credentials = grpc.ssl_channel_credentials(ca, key, chain)
+    options = [("grpc.max_receive_message_length", LARGEST_MESSAGE)]
+    channel: grpc.Channel = grpc.secure_channel(address, credentials, options)
+    return channel

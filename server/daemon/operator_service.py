@@ -1,0 +1,343 @@
+"""What operators can have done: sites let in and kept out, studies started, stopped, gone on with.
+
+Each order is written to the store, with who gave it, before it is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from common.documents import read_toml
+from common.errors import CoordinatorError, StudyError
+from common.settings import checked
+from common.study.study_file import Patients, Slug, Study
+from common.wire.enrolment import CoordinatorCard, SiteCard
+from server.daemon import authority
+from server.daemon.settings import Home
+from server.daemon.site_registry import Roll
+from server.daemon.study_supervisor import ALIVE, Conductors
+from server.store import Store
+from server.store.rows import (
+    ApprovalState,
+    EventRecord,
+    RoundRecord,
+    SiteRecord,
+    SiteState,
+    StudyRecord,
+    StudyState,
+)
+from server.study.amending import wish
+from server.study.weighing import Counted, counted, weigh
+
+T = TypeVar("T")
+_AGREED = TypeAdapter(dict[Slug, Patients])
+RESULT: tuple[str, ...] = ("outcome.json", "final.safetensors")
+"""The files of a result, in the study's ``coordinator`` folder."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a study stands.
+
+    Attributes:
+        record: as in the store.
+        title: of the study file.
+        round: the last that was completed.
+        rounds: of the study.
+        undecided: sites where a person has yet to decide.
+        warnings: what every report of it begins with.
+        shares: by how much each site counts, once there are plans.
+        left_out: sites that it went without: which, of what, and why.
+    """
+
+    record: StudyRecord
+    title: str
+    round: int
+    rounds: int
+    undecided: tuple[str, ...]
+    warnings: tuple[str, ...]
+    shares: Mapping[str, Mapping[str, Any]]
+    left_out: tuple[tuple[str, str, str], ...]
+
+
+class Office:
+    """Carries out operators' orders.
+
+    Args:
+        home: the coordinator's.
+        store: the truth.
+        roll: who may come in.
+        register: makes a site known behind the gateway, by its name.
+        change: has a site kept out there.
+        cut: ends what the gateway holds for a node.
+        conductors: the studies' processes.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        store: Store,
+        roll: Roll,
+        *,
+        register: Callable[[str], Awaitable[None]],
+        change: Callable[[SiteRecord], Awaitable[None]],
+        cut: Callable[[int], None],
+        conductors: Conductors,
+    ) -> None:
+        self._home = home
+        self._store = store
+        self._roll = roll
+        self._register = register
+        self._change = change
+        self._cut = cut
+        self._conductors = conductors
+
+    async def admit(
+        self, card: SiteCard, who: str, patients: Mapping[str, int]
+    ) -> tuple[CoordinatorCard, SiteRecord, bool]:
+        """Let a site in; gives what it joins by, its record, and whether it had been removed.
+
+        Raises:
+            SiteError: the keys or the name are another's.
+        """
+        known = {site.name: site.state for site in await _aside(self._store.sites)}
+        _demand_patients(patients)
+        record = await _aside(self._store.admit, card, patients)
+        await self._register(card.name)
+        again = known.get(card.name) is SiteState.SUSPENDED
+        fields = {"by": who, "fingerprint": card.fingerprint, "again": again}
+        agreed = {"agreed": dict(record.agreed)}
+        await self._note(None, "site.admitted", fields | agreed, site=card.name)
+        return authority.coordinator_card(self._home), record, again
+
+    async def agree(self, name: str, dataset: str, patients: int, who: str) -> int | None:
+        """Let a site declare so many patients; gives how many it might before.
+
+        Raises:
+            CoordinatorError: there is no such site, or the number is none.
+        """
+        _demand_patients({dataset: patients})
+        before = (await _aside(self._store.site, name)).agreed.get(dataset)
+        await _aside(self._store.agree, name, dataset, patients)
+        fields = {"by": who, "dataset": dataset, "patients": patients, "before": before}
+        await self._note(None, "site.agreed", fields, site=name)
+        return before
+
+    async def remove(self, name: str, who: str) -> None:
+        """Keep a site out until it is admitted again.
+
+        Raises:
+            CoordinatorError: there is no such site.
+        """
+        site = await _aside(self._store.suspend, name)
+        await self._change(site)
+        for node in self._roll.gone(name):
+            self._cut(node)
+        await self._note(None, "site.suspended", {"by": who}, site=name)
+
+    async def sites(self) -> Sequence[tuple[SiteRecord, bool]]:
+        """Every site, and whether it is connected."""
+        return [(site, self._roll.is_online(site.name)) for site in await _aside(self._store.sites)]
+
+    async def start(
+        self, document: str, sites: Sequence[str], seed: int, who: str
+    ) -> tuple[Study, StudyRecord]:
+        """Start a study with the sites named, or with all that may come in.
+
+        Raises:
+            StudyError: the study file cannot be used, or wants more sites.
+            CoordinatorError: the name was used before, or a site is not admitted.
+        """
+        study = read_study(document)
+        records = await _aside(self._store.sites)
+        active = [site.name for site in records if site.state is SiteState.ACTIVE]
+        chosen = sorted(set(sites)) or active
+        _demand_sites(study, chosen)
+        name = study.study.name
+        record = await _aside(self._store.add_study, name, document, seed, chosen)
+        await self._note(name, "study.offered", {"by": who, "sites": list(record.sites)})
+        self._conductors.begin(name)
+        return study, record
+
+    async def weighed(self, study: Study, sites: Sequence[str]) -> Mapping[str, Counted]:
+        """By how much each site would count if all took part and declared what was agreed on.
+
+        A site on whose patients nothing was agreed is not among them: it cannot take part.
+        """
+        records = await _aside(self._store.sites)
+        agreed = {
+            site.name: site.agreed[study.data.dataset]
+            for site in records
+            if site.name in sites and study.data.dataset in site.agreed
+        }
+        return counted(agreed, weigh(study.aggregation, agreed))
+
+    async def stop(self, name: str, who: str) -> None:
+        """End a study's process, and leave the study where it stands.
+
+        Raises:
+            CoordinatorError: it is not under way.
+        """
+        _demand_state(await _aside(self._store.study, name), under_way=True)
+        await self._conductors.end(name)
+        record = await _aside(self._store.study, name)
+        _demand_state(record, under_way=True)  # it may have ended meanwhile
+        await self._note(name, "study.stopped", {"by": who})
+        await _aside(self._store.set_state, name, StudyState.STOPPED, f"by {who}")
+
+    async def resume(self, name: str, who: str, amend: Sequence[str] = ()) -> None:
+        """Go on with a study; a completed one tells its sites once more that it is over.
+
+        Args:
+            name: of the study.
+            who: says so.
+            amend: sites that have new numerics, which the study is to go on with.
+
+        Raises:
+            CoordinatorError: it is under way, or has no such site.
+        """
+        record = await _aside(self._store.study, name)
+        _demand_state(record, under_way=False)
+        _demand_part(record, amend)
+        await self._conductors.end(name)
+        if amend:
+            await _aside(wish, self._home.studies / name / "coordinator", amend)
+            await self._note(name, "amendment.wanted", {"by": who, "sites": sorted(amend)})
+        await _aside(self._store.set_state, name, StudyState.RUNNING, f"resumed by {who}")
+        await self._note(name, "study.resumed", {"by": who})
+        self._conductors.begin(name)
+
+    async def studies(self) -> Sequence[Standing]:
+        """Every study and how it stands, oldest first."""
+        return await _aside(lambda: [self._standing(each) for each in self._store.studies()])
+
+    async def events(self, name: str, after: int) -> tuple[Sequence[EventRecord], bool]:
+        """A study's events after one of them, and whether there may come more.
+
+        Raises:
+            CoordinatorError: there is no such study.
+        """
+        alive = (await _aside(self._store.study, name)).state in ALIVE
+        return await _aside(self._store.events, name, after), alive
+
+    async def result(self, name: str) -> Sequence[Path]:
+        """The files of a completed study.
+
+        Raises:
+            CoordinatorError: it is not completed.
+        """
+        record = await _aside(self._store.study, name)
+        if record.state is not StudyState.COMPLETED:
+            raise CoordinatorError(
+                "the study has no result yet",
+                where=f"study {name}",
+                found=record.state,
+                wanted=StudyState.COMPLETED,
+                remedy=f"consilium-coordinator watch {name} shows how far it is",
+            )
+        return [self._home.studies / name / "coordinator" / file for file in RESULT]
+
+    def _standing(self, record: StudyRecord) -> Standing:
+        study, name = read_study(record.document), record.name
+        rounds = self._store.rounds(name)
+        said = self._store.approvals(name)
+        started = self._store.events(name, kind="study.started")
+        settled = self._store.events(name, kind="weights.settled")
+        known: Mapping[str, Any] = started[-1].fields if started else {}
+        return Standing(
+            record=record,
+            title=study.study.title,
+            round=max((each.number for each in rounds), default=0),
+            rounds=study.training.rounds,
+            undecided=tuple(one.site for one in said if one.state is ApprovalState.PENDING),
+            warnings=tuple(known.get("warnings", ())),
+            shares=(settled or started)[-1].fields.get("shares", {}) if started else {},
+            left_out=tuple(_left_out(known.get("left_out", {}), rounds)),
+        )
+
+    async def _note(
+        self, study: str | None, kind: str, fields: dict[str, object], *, site: str | None = None
+    ) -> None:
+        await _aside(lambda: self._store.record(study, kind, site=site, fields=fields))
+
+
+def read_study(document: str) -> Study:
+    """The study that a file's text describes.
+
+    Raises:
+        StudyError: it cannot be used; every key at fault is named.
+    """
+    path = Path("study.toml")
+    try:
+        return checked(read_toml(document), path, Study, StudyError)
+    except ValueError as cause:
+        raise StudyError("the file cannot be read as TOML", where=path, found=cause) from cause
+
+
+def _demand_sites(study: Study, chosen: Sequence[str]) -> None:
+    fewest = study.aggregation.min_sites
+    if len(chosen) < fewest:
+        raise StudyError(
+            "there are fewer sites than the study requires",
+            where=f"study {study.study.name}",
+            found=", ".join(chosen) or "no site is admitted",
+            wanted=f"at least {fewest} ([aggregation] min_sites)",
+            remedy="admit more sites (consilium-coordinator admit SITE.json), or lower min_sites",
+        )
+
+
+def _left_out(
+    study: Mapping[str, str], rounds: Sequence[RoundRecord]
+) -> Iterator[tuple[str, str, str]]:
+    """Who was left out of the study, and of its last round and its last evaluation."""
+    for site, reason in study.items():
+        yield site, "the study", reason
+    for purpose, of in (("train", "round"), ("evaluate", "the evaluation after round")):
+        last = [each for each in rounds if each.purpose == purpose][-1:]
+        for record in last:
+            for site, reason in record.absences.items():
+                if site not in study:
+                    yield site, f"{of} {record.number}", reason
+
+
+def _demand_patients(patients: Mapping[str, int]) -> None:
+    try:
+        _AGREED.validate_python(dict(patients))
+    except ValidationError as cause:
+        raise CoordinatorError(
+            "this is not a number of patients of a data set",
+            found=", ".join(f"{dataset} {number}" for dataset, number in patients.items()),
+            wanted="a data set's name as in the site's file, and a number from 1 to 10**9",
+        ) from cause
+
+
+def _demand_part(record: StudyRecord, sites: Sequence[str]) -> None:
+    others = sorted(set(sites) - set(record.sites))
+    if others:
+        raise CoordinatorError(
+            "a site takes no part in the study",
+            where=f"study {record.name}, --amend",
+            found=", ".join(others),
+            wanted=f"one of {', '.join(record.sites)}",
+        )
+
+
+def _demand_state(record: StudyRecord, *, under_way: bool) -> None:
+    if (record.state in ALIVE) != under_way:
+        raise CoordinatorError(
+            "the study is not under way" if under_way else "the study is under way already",
+            where=f"study {record.name}",
+            found=record.state,
+            remedy=f"consilium-coordinator {'resume' if under_way else 'watch'} {record.name}",
+        )
+
+
+async def _aside(function: Callable[..., T], *arguments: object) -> T:
+    """Ask the store without keeping everybody else waiting."""
+    return await asyncio.to_thread(function, *arguments)

@@ -1,1 +1,0 @@
-"""How the coordinator uses Flower: its SuperLink, its grid, and the gateway's rules."""

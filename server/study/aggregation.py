@@ -1,0 +1,167 @@
+"""Exact aggregation of fixed-point updates.
+
+Each update is a vector of whole numbers, each site's weight a whole number of its plan.
+Their weighted sum is kept in 64 bits, into which it was proved to fit before the first
+round, so it is the same whatever order the replies come in, and one vector is held
+whatever their number. The mean is formed once, at the end, in float64.
+
+Where a study caps one site's share, it is the share of those that have answered, so the weights
+of the heaviest are known when all have. Fewer than ``1 / share`` sites can lie above the cap:
+the updates of so many, the heaviest so far, are held back until then.
+
+Medians, trimmed means and Krum need every reply at once (Yin et al. 2018; Blanchard et al.
+2017): for them the replies are gathered, and handed on in the order of the sites' names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from common.study.fixed_point import FixedPoint, Integers
+from common.study.strategies import ORDER_STATISTICS, AggregationSettings, StrategyName, share_of
+from server.study.weighing import capped
+
+Weights = npt.NDArray[np.float32]
+Contribution = tuple[npt.NDArray[np.float64], int]
+"""Weights that a site, or all of them in the mean, would have; and by how much they count."""
+WHOLE: Final = Fraction(1)
+"""The share of whom nothing caps."""
+_CHUNK: Final = 1 << 18
+
+MEMORY_NOTES: Final = {
+    False: "replies were folded as they came: memory does not grow with the number of sites",
+    True: "this strategy needs every reply at once: memory grows with the number of sites",
+}
+
+
+def needs_every_reply(strategy: StrategyName) -> bool:
+    """Whether a strategy is exempt from constant memory."""
+    return strategy in ORDER_STATISTICS
+
+
+class WeightedSum:
+    """The running sum over sites of weight times units: one int64 vector.
+
+    Args:
+        length: number of entries of each update.
+        weights: whole number by which each site counts at most.
+        share: the largest that one site may have of the sum's weight.
+    """
+
+    def __init__(self, length: int, weights: Mapping[str, int], share: Fraction = WHOLE) -> None:
+        self._total = np.zeros(length, dtype=np.int64)
+        self._weights = dict(weights)
+        self._share = share
+        self._sites: set[str] = set()
+        self._heaviest: dict[str, npt.NDArray[Any]] = {}
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Who is in the sum, by name."""
+        return tuple(sorted(self._sites))
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Whose updates are held back until the cap on them is known, by name."""
+        return tuple(sorted(self._heaviest))
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """By how much each of them counts."""
+        return capped({site: self._weights[site] for site in self.sites}, self._share)
+
+    @property
+    def total(self) -> npt.NDArray[np.int64]:
+        """The weighted sum of those that are in it."""
+        if not self._heaviest:
+            return self._total
+        total, weights = self._total.copy(), self.weights
+        for site, units in self._heaviest.items():
+            _add(total, units, weights[site])
+        return total
+
+    def add(self, site: str, units: npt.NDArray[Any]) -> None:
+        """Add a site's units, whatever comes before or after.
+
+        Raises:
+            ValueError: the site is in the sum already.
+        """
+        if site in self._sites:
+            raise ValueError(f"{site} is in the sum already")
+        self._sites.add(site)
+        self._heaviest[site] = units
+        if len(self._heaviest) > math.ceil(1 / self._share) - 1:
+            lightest = min(self._heaviest, key=lambda name: (self._weights[name], name))
+            _add(self._total, self._heaviest.pop(lightest), self._weights[lightest])
+
+    def mean(self, fixed_point: FixedPoint) -> npt.NDArray[np.float64]:
+        """The weighted mean of the changes, float64."""
+        mean = self.total.astype(np.float64)
+        mean /= sum(self.weights.values())
+        mean *= fixed_point.unit
+        return mean
+
+    def contributions(self, current: Weights, fixed_point: FixedPoint) -> list[Contribution]:
+        """One: the weights that the mean change leads to."""
+        mean = self.mean(fixed_point)
+        mean += current
+        return [(mean, 1)]
+
+
+def _add(total: npt.NDArray[np.int64], units: npt.NDArray[Any], weight: int) -> None:
+    for start in range(0, units.size, _CHUNK):  # so that no second vector is formed
+        piece = slice(start, start + _CHUNK)
+        total[piece] += units[piece].astype(np.int64) * np.int64(weight)
+
+
+class Gathered:
+    """Every reply of a round, for strategies that need them all.
+
+    Args:
+        weights: whole number by which each site counts at most.
+        share: the largest that one site may have of their sum.
+    """
+
+    def __init__(self, weights: Mapping[str, int], share: Fraction = WHOLE) -> None:
+        self._weights = dict(weights)
+        self._share = share
+        self._units: dict[str, Integers] = {}
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Who is in it, by name."""
+        return tuple(sorted(self._units))
+
+    def add(self, site: str, units: npt.NDArray[Any]) -> None:
+        """Keep a site's units.
+
+        Raises:
+            ValueError: the site's units are kept already.
+        """
+        if site in self._units:
+            raise ValueError(f"the units of {site} are kept already")
+        self._units[site] = units
+
+    def contributions(self, current: Weights, fixed_point: FixedPoint) -> list[Contribution]:
+        """One for each site: the weights that it would have, in the order of the names."""
+        weights = capped({site: self._weights[site] for site in self.sites}, self._share)
+        return [
+            (fixed_point.decode(self._units[site]) + current, weights[site]) for site in self.sites
+        ]
+
+
+Fold = WeightedSum | Gathered
+
+
+def begin(settings: AggregationSettings, length: int, weights: Mapping[str, int]) -> Fold:
+    """An empty fold of one round's updates, of the kind that the strategy needs."""
+    share = share_of(settings.max_share)
+    if needs_every_reply(settings.strategy):
+        return Gathered(weights, share)
+    return WeightedSum(length, weights, share)

@@ -1,0 +1,232 @@
+"""Amending a running study's numerics, site by site: the coordinator's half.
+
+Whoever operates the coordinator names the sites (``consilium-coordinator resume STUDY --amend
+SITE``), which is this side's consent. The site says in a new offer what it computes with
+today; the amendment that follows is durable before it is proposed, and is proposed again until
+the site has answered, so that both sides come to the same whoever dies in between. A study
+that has none goes on as ever. See :mod:`common.amendment`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from common.amendment import Amendment, amend, in_force, read_amendment
+from common.documents import read_json
+from common.errors import CheckpointError, Refusal, RefusalCode, StudyError
+from common.files import canonical_json, write_atomic
+from common.numerics import differences
+from common.plan import Offer, Plan
+from common.study.bounded import seconds
+from common.study.study_file import Study
+from common.wire.messages import LedgerHead, Request
+from server.study.context import Desk, hear
+from server.study.dispatch import Absence
+from server.study.plans import Plans, demand_time, read_offer
+from server.study.verify import NOTHING, OFFER
+
+FILE: Final = "amendments.json"
+WISHES: Final = "amend.json"
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class Amended:
+    """An amendment of one site's plan, and whether the site has agreed to it."""
+
+    site: str
+    amendment: Amendment
+    agreed: bool = False
+
+
+def wish(folder: Path, sites: Collection[str]) -> None:
+    """Have the next start of a study propose amendments to these sites.
+
+    Args:
+        folder: the study's, at the coordinator.
+        sites: by name.
+    """
+    write_atomic(folder / WISHES, canonical_json(sorted(sites)))
+
+
+def settle(
+    desk: Desk,
+    study: Study,
+    plans: Plans,
+    *,
+    folder: Path,
+    completed: int,
+    ledgers: Mapping[str, LedgerHead],
+) -> tuple[Amended, ...]:
+    """Write what is wished for, propose what no site has answered, and say what is agreed on.
+
+    Args:
+        desk: who is asked.
+        study: that is gone on with.
+        plans: by site, of those that approved.
+        folder: the study's.
+        completed: the last completed round.
+        ledgers: heads of the replies that were folded, by site.
+
+    Raises:
+        CheckpointError: what was written before cannot be read.
+    """
+    known = list(stored(folder))
+    asked = _Asked(desk, study, plans, folder, ledgers)
+    asked.propose(known)
+    wished = _wished(folder) & plans.keys()
+    if wished:
+        known += list(_written(asked, known, wished, completed))
+        _store(folder, known)
+        asked.propose(known)
+    (folder / WISHES).unlink(missing_ok=True)
+    return tuple(known)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Who is asked about what; see :func:`settle`."""
+
+    desk: Desk
+    study: Study
+    plans: Plans
+    folder: Path
+    ledgers: Mapping[str, LedgerHead]
+
+    def propose(self, known: list[Amended]) -> None:
+        """Propose what no site has agreed to; ``known`` becomes what is known then."""
+        waiting = {each.site: each for each in known if not each.agreed and each.site in self.plans}
+        requests = {site: self._request(site, each.amendment) for site, each in waiting.items()}
+        habits, study = self.desk.habits, self.study
+        patience = seconds(study.aggregation.approval_timeout) if habits.repeat else 0.0
+        nothing = dict.fromkeys(requests, NOTHING)
+        for site, answer in hear(self.desk, requests, nothing, patience=patience):
+            mine = waiting[site]
+            place = known.index(mine)
+            if not isinstance(answer, Absence):
+                known[place] = replace(mine, agreed=True)
+                _store(self.folder, known)
+                change = _told(mine.amendment, self.plans[site], known)
+                self.desk.tell("numerics.amended", site=site, **change)
+                continue
+            self.desk.tell("amendment.refused", site=site, reason=answer.reason)
+            if answer.code == RefusalCode.NUMERICS:
+                # It computes otherwise again, and so can agree to this one no more.
+                del known[place]
+                _store(self.folder, known)
+
+    def _request(self, site: str, amendment: Amendment) -> Request:
+        return Request(
+            self.study.study.name,
+            self.plans[site].hash,
+            0,
+            "amend",
+            document=amendment.text,
+            ledger=self.ledgers.get(site, LedgerHead()),
+        )
+
+
+def stored(folder: Path) -> tuple[Amended, ...]:
+    """The amendments of a study, in the order of their writing.
+
+    Raises:
+        CheckpointError: they cannot be read.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return ()
+    try:
+        document = read_json(path.read_bytes())
+        return tuple(
+            Amended(
+                each["site"],
+                read_amendment(canonical_json(each["amendment"]).decode()),
+                bool(each["agreed"]),
+            )
+            for each in document["amendments"]
+        )
+    except (ValueError, KeyError, TypeError, Refusal) as error:
+        raise CheckpointError(
+            "the study's amendments cannot be read",
+            where=path,
+            found=type(error).__name__,
+            remedy="restore the file from a backup",
+        ) from error
+
+
+def told(folder: Path, plans: Plans) -> list[dict[str, Any]]:
+    """What a result says of the amendments that were agreed on: who, from which round, what."""
+    known = stored(folder)
+    return [
+        {"site": each.site, **_told(each.amendment, plans[each.site], known)}
+        for each in known
+        if each.agreed
+    ]
+
+
+def _told(amendment: Amendment, plan: Plan, known: Iterable[Amended]) -> dict[str, Any]:
+    earlier = (
+        each.amendment
+        for each in known
+        if each.amendment.plan == plan.hash and each.amendment.number < amendment.number
+    )
+    changed = differences(in_force(plan, earlier).numerics, amendment.numerics)
+    return {
+        "from_round": amendment.after + 1,
+        "amendment": amendment.hash,
+        "changed": {name: list(values) for name, values in sorted(changed.items())},
+    }
+
+
+def _wished(folder: Path) -> set[str]:
+    path = folder / WISHES
+    return set(read_json(path.read_bytes())) if path.exists() else set()
+
+
+def _written(
+    asked: _Asked, known: Iterable[Amended], wished: Collection[str], completed: int
+) -> Iterable[Amended]:
+    """The amendments that follow from what sites compute with today."""
+    desk, study = asked.desk, asked.study
+    document = canonical_json(study.model_dump(mode="json")).decode()
+    request = Request(study.study.name, "", 0, "offer", document=document)
+    requests = dict.fromkeys(sorted(wished), request)
+    for site, answer in hear(desk, requests, dict.fromkeys(wished, OFFER)):
+        offer = read_offer(desk, site, answer)
+        agreed = [each.amendment for each in known if each.site == site and each.agreed]
+        before = in_force(asked.plans[site], agreed)
+        if isinstance(offer, Absence):
+            desk.tell("amendment.refused", site=site, reason=offer.reason)
+        elif any(each.site == site and not each.agreed for each in known):
+            desk.tell("amendment.refused", site=site, reason="the one before waits for an answer")
+        elif not differences(before.numerics, offer.numerics):
+            desk.tell("amendment.refused", site=site, reason="it computes as was agreed on")
+        elif (late := _too_late(study, offer)) is not None:
+            desk.tell("amendment.refused", site=site, reason=late)
+        else:
+            amendment = amend(asked.plans[site], before, offer.numerics, completed)
+            yield Amended(site, amendment)
+
+
+def _too_late(study: Study, offer: Offer) -> str | None:
+    """Why the site's replies would never be in time on the machine that it has now."""
+    try:
+        demand_time(study, offer)
+    except StudyError as error:
+        return f"{error.what} ({error.details['found']}, wanted {error.details['wanted']})"
+    return None
+
+
+def _store(folder: Path, known: Iterable[Amended]) -> None:
+    entries = [
+        {
+            "site": each.site,
+            "amendment": each.amendment.model_dump(mode="json"),
+            "agreed": each.agreed,
+        }
+        for each in known
+    ]
+    write_atomic(folder / FILE, canonical_json({"format": FORMAT, "amendments": entries}))

@@ -1,0 +1,264 @@
+"""Round zero: sites say what they have, the coordinator writes plans, sites approve them.
+
+Plans are durable before anyone is asked to approve one, and are written once: after a
+restart the stored ones are proposed again, so that whatever a site said of itself in the
+beginning, its numerics record included, holds for the whole study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from common.checkpoint import study_hash
+from common.documents import read_json
+from common.errors import CheckpointError, PrivacyError, Refusal, StudyError
+from common.files import canonical_json, write_atomic
+from common.plan import Offer, Plan, read_plan, write_plan
+from common.study.bounded import seconds
+from common.study.study_file import Study
+from common.wire.messages import LedgerHead, Reply, Request
+from server.study.context import Desk, demand_enough, hear
+from server.study.dispatch import Absence
+from server.study.optimisers import fewest_replies
+from server.study.verify import NOTHING, OFFER
+from server.study.weighing import weigh
+
+FILE: Final = "plans.json"
+FORMAT: Final = 1
+Plans = Mapping[str, Plan]
+
+
+def make_plans(
+    desk: Desk, study: Study, weights: int, agreed: Mapping[str, int]
+) -> tuple[dict[str, Plan], dict[str, str]]:
+    """Ask every site of the roster for its offer and write its plan.
+
+    A site whose offer the study cannot use is gone without, as one that makes none; so is one
+    that declares more patients than were agreed on, since they decide how much it counts.
+
+    Args:
+        desk: who is asked.
+        study: what is proposed.
+        weights: number of weights of the study's model.
+        agreed: the most patients that each site may declare of the study's data set; one that
+            is not named may declare none.
+
+    Returns:
+        Plans by site, in the order of the names; and why the others have none.
+
+    Raises:
+        StudyError: the sum of updates could overflow.
+        RoundError: too few sites made an offer that can be used.
+    """
+    document = canonical_json(study.model_dump(mode="json")).decode()
+    request = Request(study.study.name, "", 0, "offer", document=document)
+    plans: dict[str, Plan] = {}
+    absences: dict[str, str] = {}
+    everyone = sorted(desk.roster)
+    for site, answer in hear(
+        desk, dict.fromkeys(everyone, request), dict.fromkeys(everyone, OFFER)
+    ):
+        offer = read_offer(desk, site, answer)
+        most = agreed.get(site)
+        plan = offer if isinstance(offer, Absence) else _plan(desk, study, offer, weights, most)
+        if isinstance(plan, Absence):
+            absences[site] = plan.reason
+        else:
+            plans[site] = plan
+    fewest = fewest_replies(study.aggregation)
+    demand_enough(study.study.name, 0, "offers", plans, absences, fewest=fewest)
+    plans = _weighed(study, dict(sorted(plans.items())))
+    study.fixed_point.prove_no_overflow(tuple(plan.weight for plan in plans.values()))
+    return plans, absences
+
+
+def read_offer(desk: Desk, site: str, answer: Reply | Absence) -> Offer | Absence:
+    """What a site says of itself, or why it cannot be used."""
+    if isinstance(answer, Absence):
+        return answer
+    try:
+        offer = Offer.model_validate_json(answer.document)
+    except ValidationError:
+        return Absence("an offer that cannot be read")
+    if offer.site != site or offer.public_key != desk.roster[site]:
+        return Absence("an offer in another's name")
+    return offer
+
+
+def _weighed(study: Study, plans: Plans) -> dict[str, Plan]:
+    """The plans with the weights that their sites have beside each other."""
+    declared = {site: plan.declared_patients for site, plan in plans.items()}
+    weights = weigh(study.aggregation, declared)
+    return {site: plan.model_copy(update={"weight": weights[site]}) for site, plan in plans.items()}
+
+
+def _plan(
+    desk: Desk, study: Study, offer: Offer, weights: int, agreed: int | None
+) -> Plan | Absence:
+    """The plan of one site, or why the study goes without it, which is told."""
+    try:
+        _demand_agreed(study, offer, agreed)
+        _demand_patients(study, offer)
+        demand_time(study, offer)
+        return write_plan(study, offer, weights)
+    except (StudyError, PrivacyError) as error:
+        details = error.details
+        wanted = f", wanted {details['wanted']}" if "wanted" in details else ""
+        reason = f"{error.what} ({details['found']}{wanted})"
+        told = f"{reason}; {details['do']}"
+        desk.tell("site.absent", round=0, purpose="offer", site=offer.site, reason=told)
+        return Absence(reason)
+
+
+def _demand_agreed(study: Study, offer: Offer, agreed: int | None) -> None:
+    if agreed is None or offer.declared_patients > agreed:
+        dataset = study.data.dataset
+        raise StudyError(
+            "a hospital declares more patients than were agreed on",
+            where=f"site {offer.site}, data set {dataset}",
+            found=f"{offer.declared_patients} declared patients",
+            wanted="no more than were agreed on: none yet"
+            if agreed is None
+            else f"at most {agreed}, as agreed",
+            remedy=f"telephone the hospital; if the number is right: consilium-coordinator agree "
+            f"{offer.site} {dataset} {offer.declared_patients}, and start the study anew under "
+            "another name",
+        )
+
+
+def _demand_patients(study: Study, offer: Offer) -> None:
+    if offer.declared_patients < study.data.min_patients:
+        raise StudyError(
+            "a hospital has fewer patients than the study requires",
+            where=f"site {offer.site}, data set {study.data.dataset}",
+            found=f"{offer.declared_patients} declared patients",
+            wanted=f"at least {study.data.min_patients} ([data] min_patients)",
+            remedy="leave the site out of the study, or lower min_patients",
+        )
+
+
+def demand_time(study: Study, offer: Offer) -> None:
+    """A site's replies leave at its tick: one that is never in time is not asked at all.
+
+    Raises:
+        StudyError: its tick is no shorter than a round's time-out.
+    """
+    ticks = offer.numerics.ticks
+    tick = max(ticks.train, ticks.evaluate if study.evaluation_rounds else 0) / 1000
+    if tick >= seconds(study.aggregation.round_timeout):
+        raise StudyError(
+            "a hospital's rounds take longer than the study waits for a reply",
+            where=f"site {offer.site}, [aggregation] round_timeout",
+            found=f"a tick of {tick:g} s",
+            wanted=f"less than {study.aggregation.round_timeout}",
+            remedy="make round_timeout several ticks long, or give the site less to do: fewer "
+            "local_steps, a smaller batch_size or model",
+        )
+
+
+def approve(
+    desk: Desk, study: Study, plans: Plans, ledgers: Mapping[str, LedgerHead]
+) -> tuple[frozenset[str], dict[str, str]]:
+    """Propose each site its plan; over a network an answer may take a person's time.
+
+    A site that was heard in a round before has approved: should it be away when a study goes
+    on, the rounds still ask it. The ledger heads that come with approvals are not kept: after a
+    restart a site's stored replies, which are asked for again, are older than what it says
+    today.
+
+    Args:
+        desk: who is asked.
+        study: of the plans.
+        plans: by site.
+        ledgers: heads of the replies that were folded, by site.
+
+    Returns:
+        The sites to be asked in the rounds, and why the others are not.
+
+    Raises:
+        RoundError: too few sites approved.
+    """
+    requests = {
+        site: Request(
+            study.study.name,
+            plan.hash,
+            0,
+            "propose",
+            document=plan.text,
+            ledger=ledgers.get(site, LedgerHead()),
+        )
+        for site, plan in plans.items()
+    }
+    approved: set[str] = set()
+    absences: dict[str, str] = {}
+    patience = seconds(study.aggregation.approval_timeout) if desk.habits.repeat else 0.0
+    for site, answer in hear(desk, requests, dict.fromkeys(plans, NOTHING), patience=patience):
+        if not isinstance(answer, Absence):
+            approved.add(site)
+            desk.tell("approval.given", site=site, plan=plans[site].hash)
+        elif site in ledgers and not answer.code and desk.habits.repeat:
+            approved.add(site)
+        else:
+            absences[site] = answer.reason
+            if answer.code:
+                _tell_refused(desk, site, plans[site], answer)
+    fewest = fewest_replies(study.aggregation)
+    demand_enough(study.study.name, 0, "approvals", approved, absences, fewest=fewest)
+    return frozenset(approved), absences
+
+
+def _tell_refused(desk: Desk, site: str, plan: Plan, answer: Absence) -> None:
+    desk.tell("approval.refused", site=site, plan=plan.hash, code=answer.code, reason=answer.reason)
+
+
+def store(folder: Path, study: Study, seed: int, plans: Plans, left_out: Mapping[str, str]) -> None:
+    """Make the plans durable, before any is proposed, and why other sites have none."""
+    texts = {site: read_json(plan.text) for site, plan in plans.items()}
+    head = {"format": FORMAT, "study": study_hash(study), "seed": seed}
+    document = head | {"plans": texts, "left_out": dict(left_out)}
+    write_atomic(folder / FILE, canonical_json(document))
+
+
+def left_out(folder: Path) -> dict[str, str]:
+    """Why sites have no plan in a study whose plans were read before (:func:`stored`)."""
+    document = read_json((folder / FILE).read_bytes())
+    return {str(site): str(reason) for site, reason in document["left_out"].items()}
+
+
+def stored(folder: Path, study: Study, seed: int) -> dict[str, Plan] | None:
+    """The plans of an earlier start; None where there was none.
+
+    Raises:
+        CheckpointError: they cannot be read, or belong to another study or seed.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        document = read_json(path.read_bytes())
+        dict(document["left_out"])
+        found = {"format": document["format"], "study": document["study"], "seed": document["seed"]}
+        texts = {site: canonical_json(plan).decode() for site, plan in document["plans"].items()}
+        plans = {site: read_plan(text) for site, text in sorted(texts.items())}
+    except (ValueError, KeyError, TypeError, Refusal) as error:
+        raise CheckpointError(
+            "the stored plans cannot be read",
+            where=path,
+            remedy="restore the file from a backup, or start anew with another --out",
+        ) from error
+    wanted = {"format": FORMAT, "study": study_hash(study), "seed": seed}
+    for name, value in found.items():
+        if value != wanted[name]:
+            raise CheckpointError(
+                "this run folder belongs to another study",
+                where=f"{path}, {name}",
+                found=value,
+                wanted=wanted[name],
+                remedy="resume with the study file and seed it was started with, or take "
+                "another --out",
+            )
+    return plans

@@ -1,0 +1,1 @@
+"""``consilium-sim``, the command line of a researcher."""

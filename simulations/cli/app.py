@@ -1,0 +1,250 @@
+"""``consilium-sim``: what the researcher types."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.text import Text
+
+from common.errors import StudyError
+from common.process.console import out, progress, run_cli
+from simulations.audit.choices import Kind, Which
+from simulations.cli import hospitals
+
+if TYPE_CHECKING:
+    from simulations.runs.run_settings import Order
+
+STUDIES: Final = Path(__file__).resolve().parents[1] / "studies"
+DEMO_SEED: Final = 0
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Made-up hospitals on one machine, training one shared model as real ones would.",
+)
+app.add_typer(hospitals.app, name="hospitals")
+
+Out = Annotated[Path, typer.Option("--out", help="Folder that everything is written to.")]
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Argument(help="A study file, or a shipped study's name.")],
+    *,
+    hospitals: Annotated[Path, typer.Option(help="Folder with hospitals.json.")],
+    folder: Out,
+    seed: Annotated[int, typer.Option(min=0, help="What weights and keys follow from.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    site_order: Annotated[
+        str | None,
+        typer.Option(help="Sites in the order of asking, as a,b,c. No result depends on it."),
+    ] = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(help="Train each hospital alone and everything pooled, to compare with."),
+    ] = True,
+    baseline_rate: Annotated[
+        float, typer.Option(min=1e-6, help="Factor on the baselines' learning rate.")
+    ] = 1.0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of every site. Decides the last bits.")
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="Compute as the sites of this finished run did: threads and kernels."),
+    ] = None,
+) -> None:
+    """Run a study, a file or a shipped one's name, on a folder of hospitals; write a report."""
+    from simulations.runs.run_settings import Order
+
+    _carry_out(
+        Order(
+            study=find_study(study),
+            hospitals=hospitals,
+            run=folder,
+            seed=seed,
+            resume=resume,
+            site_order=tuple(site_order.split(",")) if site_order else None,
+            baselines=baselines,
+            baseline_rate=baseline_rate,
+            threads=threads,
+            like=like,
+            command=_typed(),
+        )
+    )
+
+
+@app.command()
+def demo(
+    *,
+    folder: Out = Path("runs/demo"),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Do a finished run again; its hospitals stay.")
+    ] = False,
+) -> None:
+    """Four made-up hospitals train one shared model. Run it again to go on, or to see it again."""
+    from simulations.cli.screen import show
+    from simulations.runs.demonstration import HOSPITALS, finished, make_hospitals, start_afresh
+    from simulations.runs.run_settings import Order
+
+    order = Order(
+        study=find_study("demo"),
+        hospitals=folder / HOSPITALS,
+        run=folder,
+        seed=DEMO_SEED,
+        resume=True,
+        command=_typed(),
+    )
+    if fresh:
+        start_afresh(order)
+    result = finished(folder)
+    if result is not None:
+        out().print(f"{folder} holds a finished run; --fresh does it again.")
+        show(out(), result, folder)
+        return
+    make_hospitals(order.hospitals, seed=DEMO_SEED, progress=progress)
+    _carry_out(order)
+
+
+@app.command()
+def network(
+    *,
+    folder: Out = Path("runs/network"),
+    study: Annotated[
+        str, typer.Option(help="A study file, or a shipped study's name.")
+    ] = "network",
+    seed: Annotated[int, typer.Option(min=0, help="What weights and keys follow from.")] = 0,
+) -> None:
+    """A coordinator and three hospitals over TLS, one study, and the same simulated.
+
+    What an earlier start has left in --out is removed. Exits with 1 where the last weights of
+    network and simulation differ.
+    """
+    from common.process.logs import configure
+    from simulations.runs.network import NetworkOrder, conduct, start_afresh
+
+    configure(level="error")
+    order = NetworkOrder(find_study(study), folder / "hospitals", folder, seed)
+    start_afresh(order, progress)
+    found = conduct(order, lambda line: out().print(line, markup=False))
+    console = out()
+    console.print("\nfinal_weights_sha256", style="bold")
+    console.print(f"  over the network  {found.network}", markup=False)
+    console.print(f"  simulated         {found.simulation}", markup=False)
+    console.print("The same, to the last bit." if found.same else "They differ.", style="bold")
+    console.print(f"Logs of the daemons: {order.logs}", markup=False)
+    if not found.same:
+        raise typer.Exit(1)
+
+
+@app.command()
+def audit(
+    study: Annotated[str, typer.Argument(help="A study file, or a shipped study's name.")],
+    *,
+    hospitals: Annotated[Path, typer.Option(help="Folder with hospitals.json.")],
+    folder: Out,
+    only: Annotated[
+        Which | None, typer.Option(help="One of the two audits; both if left out.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="What everything follows from.")] = 0,
+    canaries: Annotated[
+        int, typer.Option(min=5, help="One-run audit: canaries for each hospital.")
+    ] = 100,
+    kind: Annotated[
+        Kind, typer.Option(help="One-run audit: what the canaries look like.")
+    ] = Kind.PATTERN,
+    runs: Annotated[int, typer.Option(min=1, help="One-run audit: runs of the study.")] = 1,
+    repetitions: Annotated[
+        int, typer.Option(min=2, help="Mechanism audit: tiny studies for each hospital.")
+    ] = 20,
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.999999, help="In all bounds together.")
+    ] = 0.95,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every site.")] = None,
+) -> None:
+    """Try to break a study's privacy claim; write a report. Exits with 1 if the claim is broken."""
+    from common.process.logs import configure
+    from simulations.audit.audit_settings import AuditOrder
+    from simulations.audit.audit_settings import audit as carry_out
+    from simulations.audit.screen import show
+    from simulations.cli.screen import Screen
+
+    configure(level="error")
+    order = AuditOrder(
+        study=find_study(study),
+        hospitals=hospitals,
+        out=folder,
+        only=only,
+        seed=seed,
+        canaries=canaries,
+        kind=kind,
+        runs=runs,
+        repetitions=repetitions,
+        confidence=confidence,
+        threads=threads,
+        command=_typed(),
+    )
+    findings = carry_out(order, Screen())
+    show(out(), findings, folder)
+    if not findings.survived:
+        raise typer.Exit(1)
+
+
+@app.command()
+def studies() -> None:
+    """List the studies that ship, with their files."""
+    from common.study.study_file import load_study
+
+    for path in _shipped():
+        title = Text.assemble((path.stem, "bold"), f"  {load_study(path).study.title}")
+        out().print(title, f"\n  {path}", sep="")
+
+
+def find_study(name: str) -> Path:
+    """The file of a study that is given by its path, or by the name of a shipped one.
+
+    Raises:
+        StudyError: there is neither.
+    """
+    shipped = {path.stem: path for path in _shipped()}
+    path = Path(name)
+    if name in shipped and not path.is_file():
+        return shipped[name]
+    if path.exists() or path.suffix:
+        return path
+    raise StudyError(
+        "there is no such study",
+        found=name,
+        wanted=f"a study file, or one of {', '.join(shipped)}",
+    )
+
+
+def _shipped() -> list[Path]:
+    return sorted(STUDIES.glob("*.toml"))
+
+
+def _carry_out(order: Order) -> None:
+    from common.process.logs import configure
+    from simulations.cli.screen import Screen, show
+    from simulations.runs.run import conduct
+
+    configure(level="error")
+    show(out(), conduct(order, Screen()), order.run)
+
+
+def _typed() -> str:
+    return shlex.join(["consilium-sim", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Entry point of the command."""
+    run_cli(app)
+
+
+if __name__ == "__main__":
+    main()

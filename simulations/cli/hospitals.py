@@ -1,0 +1,95 @@
+"""``consilium-sim hospitals``: make the DICOM archives that a simulation runs on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from common.process.console import out as console
+from common.process.console import progress, run_cli
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Make the hospitals of a simulation: folders of DICOM files and a pooled test set.",
+)
+
+Out = Annotated[
+    Path, typer.Option("--out", help="New or empty folder; hospitals made before are replaced.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")]
+
+
+@app.command()
+def synth(
+    *,
+    out: Out,
+    patients: Annotated[int, typer.Option(help="Of each site, training and validation.")] = 300,
+    test_patients: Annotated[int, typer.Option(help="Of the pooled test set.")] = 600,
+    seed: Seed = 0,
+    size: Annotated[int, typer.Option(help="Pixels; some scanners have larger images.")] = 64,
+    sites: Annotated[int, typer.Option(help="Hospitals; the four scanners in turn.")] = 4,
+) -> None:
+    """Draw chest radiographs at hospitals with different scanners."""
+    from simulations.hospitals.synth import Size, write_synthetic
+
+    wanted = Size(patients=patients, test_patients=test_patients, pixels=size, sites=sites)
+    _show(out, write_synthetic(out, wanted, seed=seed, progress=progress))
+
+
+@app.command("from-npz")
+def from_npz(
+    file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="A MedMNIST file.")],
+    *,
+    out: Out,
+    sites: Annotated[int, typer.Option(help="How many hospitals.")] = 4,
+    alpha: Annotated[
+        float, typer.Option(help="Small: hospitals differ in labels. Large: they are alike.")
+    ] = 0.5,
+    seed: Seed = 0,
+    dataset: Annotated[
+        str | None, typer.Option(help="Name for studies. Default: the file's.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Names of the labels 0, 1, …: normal,pneumonia.")
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="DICOM modality. Default: what the file's name tells.")
+    ] = None,
+) -> None:
+    """Divide a MedMNIST file over hospitals; each image stands as a patient."""
+    from simulations.hospitals.npz import read_source, write_divided
+
+    names = [name.strip() for name in classes.split(",")] if classes is not None else None
+    source = read_source(file, dataset=dataset, classes=names, modality=modality)
+    manifest = write_divided(out, source, sites=sites, alpha=alpha, seed=seed, progress=progress)
+    _show(out, manifest)
+
+
+def _show(folder: Path, manifest: dict[str, Any]) -> None:
+    """Say what was made, a line a hospital."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for name in ("site", "patients", "images", *manifest["classes"], "unusable files"):
+        table.add_column(name, justify="left" if name == "site" else "right")
+    for name, facts in (*manifest["per_site"].items(), ("test", manifest["test"])):
+        labels = [str(facts["labels"].get(each, 0)) for each in manifest["classes"]]
+        unusable = str(sum(facts["unusable"].values()))
+        table.add_row(name, str(facts["patients"]), str(facts["images"]), *labels, unusable)
+    console().print(table)
+    if manifest["redraws"]:
+        console().print(f"divisions drawn again: {manifest['redraws']}", markup=False)
+    console().print(f"written to {folder}", markup=False)
+
+
+def main() -> None:
+    """Run these commands alone."""
+    run_cli(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What a run says on a terminal: how far it is, and at the end one screen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from common.process.console import Job, progress
+from simulations.reports import report
+from simulations.reports.result import CurvePoint, Outcome, Result
+from simulations.runs.run_settings import Watcher
+
+UNITS = {"rounds": "rounds", "baselines": "trainings"}
+DESCRIPTIONS = {"rounds": "training together", "baselines": "baselines, to compare with"}
+
+
+class Screen(Watcher):
+    """Shows a run's progress: a bar on a terminal, plain lines elsewhere."""
+
+    progress = staticmethod(progress)
+
+    def __init__(self) -> None:
+        self._job: Job | None = None
+
+    @contextmanager
+    def phase(self, name: str, total: int) -> Iterator[None]:
+        """A bar for each part of the run."""
+        if not total:
+            yield
+            return
+        with progress(DESCRIPTIONS[name], total, unit=UNITS[name]) as self._job:
+            yield
+        self._job = None
+
+    def resumed(self, number: int) -> None:
+        """The rounds that an earlier start has completed."""
+        if self._job is not None and number:
+            self._job.note(f"going on after round {number}")
+            self._job.advance(number)
+
+    def round_done(self, number: int, point: CurvePoint | None, spent: float | None) -> None:
+        """Another round; now and then with figures."""
+        if self._job is None:
+            return
+        self._job.advance()
+        if point is not None:
+            auc = report.figure(point.auc)
+            cost = (
+                "" if spent is None else f", ε {math.ceil(100 * spent) / 100:.2f} spent on training"
+            )
+            self._job.note(f"round {number}: test AUC {auc}{cost}")
+
+    def baseline_done(self, found: Outcome) -> None:
+        """Another baseline, with its figure."""
+        if self._job is not None:
+            self._job.advance()
+            name = {"alone-private": "alone, private", "alone": "alone, no privacy"}.get(
+                found.kind, "pooled, no privacy"
+            )
+            site = f"{found.site} " if found.site else ""
+            self._job.note(f"{site}{name}: test AUC {report.figure(found.metrics.auc.value)}")
+
+
+def show(console: Console, result: Result, run: Path) -> None:
+    """One screen: warnings, the table, what it cost, and where the report is."""
+    for line in (*result.warnings, *result.hospitals.facts):
+        console.print(Text(line, style="bold yellow" if line.startswith("NOT") else "yellow"))
+    console.print(Panel(Group(_comparison(result), _cost(result)), title=_title(result)))
+    console.print(_where(result, run))
+
+
+def _title(result: Result) -> Text:
+    return Text(f"{result.study.title}: {result.metrics.patients} test patients, kept apart")
+
+
+def _comparison(result: Result) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("model")
+    table.add_column("privacy")
+    for name in ("AUC", "95 % interval", "accuracy"):
+        table.add_column(name, justify="right")
+    for name, privacy, outcome in report.rows(result):
+        auc, accuracy = outcome.metrics.auc, outcome.metrics.accuracy
+        table.add_row(
+            Text(name),
+            privacy,
+            report.figure(auc.value),
+            report.interval(auc),
+            report.figure(accuracy.value),
+            style="bold cyan" if outcome.kind == "shared" else None,
+        )
+    return table
+
+
+def _cost(result: Result) -> Text:
+    if result.delta is None:
+        return Text("\nno privacy: nothing bounds what the updates give away")
+    costs = ", ".join(
+        f"{site} {report.epsilon(value)}" for site, value in sorted(result.epsilon.items())
+    )
+    return Text(f"\nepsilon, evaluation included, at delta {result.delta:g}: {costs}")
+
+
+def _where(result: Result, run: Path) -> Text:
+    seconds = sum(result.seconds.values())
+    return Text.assemble(
+        ("report   ", "dim"),
+        (f"{run / report.FILE}\n", "bold"),
+        ("weights  ", "dim"),
+        f"sha256 {result.final_weights_sha256[:16]}…   ",
+        ("seed ", "dim"),
+        f"{result.seeds.run}   ",
+        ("took ", "dim"),
+        f"{seconds:.0f} s",
+    )

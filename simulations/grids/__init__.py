@@ -1,0 +1,1 @@
+"""Flower grids that need no network."""

@@ -1,0 +1,119 @@
+"""The hospitals of a simulation: a folder with a manifest, one folder a site, and a test set.
+
+``hospitals.json`` says where they came from. The test set is kept apart from every
+hospital; only a simulation has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from client.data.labels import LabelFile, guess_key
+from common.documents import read_json
+from common.errors import DataError
+from common.files import sha256
+
+MANIFEST: Final = "hospitals.json"
+SITE_FILE: Final = "site.toml"
+LABEL_COLUMN: Final = "label"
+FACTS: Final = {
+    "synth": "The pictures were drawn by a program: they are of nobody and have no clinical worth.",
+    "npz": "The file that these hospitals were made from has no patient ids: each image stands "
+    "as a patient.",
+}
+"""What must be said beside every figure, by kind of hospitals."""
+
+
+@dataclass(frozen=True)
+class Hospitals:
+    """Where a simulation's hospitals lie, and where they came from.
+
+    Attributes:
+        folder: that holds the manifest.
+        kind: ``synth`` or ``npz``.
+        seed: they were drawn from.
+        sites: their names, sorted.
+        redraws: how often a partition was drawn again.
+        sha256: of the manifest.
+    """
+
+    folder: Path
+    kind: str
+    seed: int
+    sites: tuple[str, ...]
+    redraws: int
+    sha256: str
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """Lines to be said beside every figure."""
+        return (FACTS[self.kind],) if self.kind in FACTS else ()
+
+    def site_file(self, site: str) -> Path:
+        """The site file of one hospital."""
+        return self.folder / site / SITE_FILE
+
+    @property
+    def test_images(self) -> Path:
+        """The folder of the kept-apart test set."""
+        return self.folder / "test" / "images"
+
+    @property
+    def test_labels(self) -> LabelFile:
+        """Its label file.
+
+        Raises:
+            LabelError: it is missing, or no column says which image a row is about.
+        """
+        path = self.folder / "test" / "labels.csv"
+        key, column = guess_key(path, LABEL_COLUMN)
+        return LabelFile(path, key, column, LABEL_COLUMN)
+
+
+def read_hospitals(folder: Path) -> Hospitals:
+    """Read the manifest of a folder of hospitals.
+
+    Raises:
+        DataError: there is none, it cannot be read, or a hospital that it names is missing.
+    """
+    path = folder / MANIFEST
+    try:
+        data = path.read_bytes()
+        hospitals = _read(folder, read_json(data), sha256(data))
+    except FileNotFoundError as cause:
+        raise DataError(
+            "this is not a folder of hospitals",
+            where=folder,
+            wanted=f"a folder with {MANIFEST}",
+            remedy="make one with consilium-sim hospitals synth --out DIR, or from-npz",
+        ) from cause
+    except (ValueError, KeyError, TypeError) as cause:
+        raise DataError(
+            "the manifest of the hospitals cannot be read", where=path, found=repr(cause)
+        ) from cause
+    for site in hospitals.sites:
+        if not hospitals.site_file(site).is_file():
+            raise DataError(
+                "a hospital of the manifest has no site file",
+                where=hospitals.site_file(site),
+                remedy="make the hospitals again into an empty folder",
+            )
+    return hospitals
+
+
+def _read(folder: Path, document: Mapping[str, Any], digest: str) -> Hospitals:
+    return Hospitals(
+        folder=folder,
+        kind=str(document["kind"]),
+        seed=int(document["seed"]),
+        sites=tuple(sorted(str(name) for name in document["sites"])),
+        redraws=_redraws(document.get("redraws", 0)),
+        sha256=digest,
+    )
+
+
+def _redraws(value: int | list[Any]) -> int:
+    return len(value) if isinstance(value, list) else int(value)

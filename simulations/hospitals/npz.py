@@ -1,0 +1,268 @@
+"""A MedMNIST file becomes the DICOM archives of several hospitals.
+
+MedMNIST v2 (Yang et al. 2023, doi:10.1038/s41597-022-01721-8): one ``.npz`` with images and
+labels of an official train, validation and test split. Train and validation are pooled and
+divided over the hospitals; test is kept apart. The file has no patient ids, so that each
+image stands as a patient. Grey values are stored as they are, without a window: a reader
+gets ``value / 255``.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.labels import Key
+from client.data.parallel import Progress, silent
+from common.errors import DataError
+from common.files import sha256_file
+from common.study.study_file import MOST_CLASSES
+from simulations.hospitals.dicom_writer import Equipment, byte_dataset, to_bytes
+from simulations.hospitals.layout import TEST, File, fresh, write_archive, write_manifest, write_site
+from simulations.hospitals.partition import dirichlet_partition
+from simulations.hospitals.scanners import site_names
+from simulations.hospitals.visit import Visit
+
+SPLIT: Final = (0.9, 0.1, 0.0)
+KEY: Final[Key] = "SOPInstanceUID"
+FACT: Final = "each image is one patient: the file has no patient ids"
+PARTS: Final = ("train", "val", "test")
+
+_PATHS: Final = "{instance}.dcm"
+_PIXELS: Final = "explicit"
+_SLUG: Final = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
+_MODALITY: Final = re.compile(r"^[A-Z]{2,8}$")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of a MedMNIST file: DICOM modality, body part, classes in label order."""
+
+    modality: str
+    body_part: str
+    classes: tuple[str, ...] = ()
+
+
+KNOWN: Final = {
+    "pneumoniamnist": Kind("DX", "CHEST", ("normal", "pneumonia")),
+    "breastmnist": Kind("US", "BREAST", ("malignant", "normal")),
+    "octmnist": Kind("OPT", "EYE"),
+    "retinamnist": Kind("OP", "EYE"),
+    "dermamnist": Kind("XC", "SKIN"),
+    "pathmnist": Kind("SM", "COLON"),
+    "bloodmnist": Kind("SM", "BLOOD"),
+    "tissuemnist": Kind("SM", "KIDNEY"),
+    "organamnist": Kind("CT", "ABDOMEN"),
+    "organcmnist": Kind("CT", "ABDOMEN"),
+    "organsmnist": Kind("CT", "ABDOMEN"),
+}
+_UNKNOWN: Final = Kind("OT", "UNKNOWN")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A MedMNIST file that has been read.
+
+    Attributes:
+        path: of the file.
+        dataset: name that studies use.
+        kind: modality, body part and classes.
+        images: by part, uint8 ``(n, rows, columns)`` or ``(n, rows, columns, 3)``.
+        labels: by part, int64 ``(n,)``, indices into the classes.
+    """
+
+    path: Path
+    dataset: str
+    kind: Kind
+    images: dict[str, NDArray[np.uint8]]
+    labels: dict[str, NDArray[np.int64]]
+
+
+def read_source(
+    path: Path,
+    *,
+    dataset: str | None = None,
+    classes: Sequence[str] | None = None,
+    modality: str | None = None,
+) -> Source:
+    """Read a MedMNIST file and hold that it can be divided.
+
+    Args:
+        path: the ``.npz`` file.
+        dataset: name that studies use; None takes it from the file's name.
+        classes: names of labels 0, 1, …; None takes what is known of the file.
+        modality: DICOM modality; None takes what is known of the file.
+
+    Raises:
+        DataError: missing, not such a file, or with other arrays; a name cannot be used.
+    """
+    arrays = _arrays(path)
+    images = {part: _images(path, arrays, part) for part in PARTS}
+    labels = {part: _labels(path, arrays, part, len(images[part])) for part in PARTS}
+    stem = re.sub(r"_\d+$", "", path.stem.lower())
+    known = KNOWN.get(stem, _UNKNOWN)
+    highest = max(int(each.max()) for each in labels.values())
+    return Source(
+        path=path,
+        dataset=_slug("--dataset", dataset or re.sub(r"[^a-z0-9]+", "-", stem).strip("-")),
+        kind=Kind(
+            _checked("--modality", modality or known.modality, _MODALITY, "two to eight capitals"),
+            known.body_part,
+            _classes(tuple(classes or known.classes), highest, given=bool(classes)),
+        ),
+        images=images,
+        labels=labels,
+    )
+
+
+def write_divided(
+    out: Path,
+    source: Source,
+    *,
+    sites: int,
+    alpha: float,
+    seed: int,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Divide a file's images over hospitals.
+
+    Args:
+        out: new or empty, or hospitals made before, which are replaced.
+        source: what is divided.
+        sites: how many hospitals.
+        alpha: concentration of the Dirichlet distribution over labels.
+        seed: everything follows from it; the same seed gives the same bytes.
+        progress: told of every file.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        DataError: ``out`` cannot be used, or there is no such division.
+    """
+    images = np.concatenate([source.images["train"], source.images["val"]])
+    labels = np.concatenate([source.labels["train"], source.labels["val"]])
+    partition = dirichlet_partition(labels, sites, alpha, np.random.default_rng(seed))
+    total = len(labels) + len(source.labels["test"])
+    with fresh(out) as folder, progress("writing DICOM files", total, unit="files") as job:
+        per_site = {}
+        for name, members in zip(site_names(sites), partition.sites, strict=True):
+            files = _files(name, source, images[members], labels[members], seed)
+            archive = write_archive(folder / name, KEY, files, job)
+            per_site[name] = write_site(folder / name, name, archive, source.dataset, SPLIT)
+        files = _files(TEST, source, source.images["test"], source.labels["test"], seed)
+        archive = write_archive(folder / TEST, KEY, files, job)
+        manifest = {
+            "kind": "npz",
+            "seed": seed,
+            "dataset": source.dataset,
+            "classes": list(source.kind.classes),
+            "sites": list(site_names(sites)),
+            "alpha": alpha,
+            "redraws": partition.redraws,
+            "patients": FACT,
+            "source": {"file": source.path.name, "sha256": sha256_file(source.path)},
+            "per_site": per_site,
+            "test": {"folder": TEST, **archive.facts()},
+        }
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def _files(
+    name: str, source: Source, images: NDArray[np.uint8], labels: NDArray[np.int64], seed: int
+) -> Iterator[File]:
+    """The files of an archive: each image a patient."""
+    kind = source.kind
+    equipment = Equipment("Consilium simulation", "npz", "1", kind.modality, kind.body_part)
+    for serial, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
+        visit = Visit(name, seed, serial)
+        dataset = byte_dataset(visit.describe(name), equipment, _PIXELS, image)
+        row = (visit.key(KEY, _PATHS), kind.classes[label])
+        yield File(visit.path(_PATHS), to_bytes(dataset), row, visit.patient)
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    wanted = [f"{part}_{what}" for part in PARTS for what in ("images", "labels")]
+    try:
+        with zipfile.ZipFile(path):
+            pass  # numpy would take a single array, or a pickle, for the file as well
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in wanted if name not in file.files]
+            if not missing:
+                return {name: file[name] for name in wanted}
+    except FileNotFoundError as error:
+        raise DataError(
+            "there is no such file", where=path, wanted="a MedMNIST .npz file"
+        ) from error
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise DataError(
+            "the file cannot be read as .npz", where=path, wanted="a MedMNIST .npz file"
+        ) from error
+    raise DataError(
+        "the file lacks arrays of MedMNIST",
+        where=path,
+        found="without " + ", ".join(missing),
+        wanted=", ".join(wanted),
+    )
+
+
+def _images(path: Path, arrays: dict[str, NDArray[Any]], part: str) -> NDArray[np.uint8]:
+    images = arrays[f"{part}_images"]
+    colour = images.ndim == 4 and images.shape[-1] == 3
+    if images.dtype == np.uint8 and len(images) and (images.ndim == 3 or colour):
+        return images
+    raise DataError(
+        "these images cannot be written",
+        where=f"{path}, {part}_images",
+        found=f"{images.dtype} {images.shape}",
+        wanted="uint8 (images, rows, columns), or the same with 3 colours; not volumes",
+    )
+
+
+def _labels(
+    path: Path, arrays: dict[str, NDArray[Any]], part: str, count: int
+) -> NDArray[np.int64]:
+    labels = arrays[f"{part}_labels"]
+    single = labels.shape in ((count,), (count, 1)) and np.issubdtype(labels.dtype, np.integer)
+    if single and labels.min() >= 0 and labels.max() < MOST_CLASSES:
+        return labels.reshape(count).astype(np.int64)
+    raise DataError(
+        "these labels cannot be used",
+        where=f"{path}, {part}_labels",
+        found=f"{labels.dtype} {labels.shape} for {count} images",
+        wanted=f"one whole number from 0 to {MOST_CLASSES - 1} for each image; not several labels "
+        "for one",
+    )
+
+
+def _classes(names: tuple[str, ...], highest: int, *, given: bool) -> tuple[str, ...]:
+    """Names of the labels 0 to ``highest``."""
+    if not names:
+        return tuple(f"class{number}" for number in range(highest + 1))
+    distinct = len(set(names)) == len(names) and all(name.strip() == name != "" for name in names)
+    if len(names) == highest + 1 and distinct:
+        return names
+    raise DataError(
+        "the names of the classes do not fit the labels",
+        where="--classes" if given else "the file's labels",
+        found=", ".join(names),
+        wanted=f"{highest + 1} different names, of the labels 0 to {highest} in order",
+    )
+
+
+def _slug(option: str, name: str) -> str:
+    return _checked(option, name, _SLUG, "lower-case letters, digits and hyphens")
+
+
+def _checked(option: str, value: str, pattern: re.Pattern[str], wanted: str) -> str:
+    if pattern.fullmatch(value):
+        return value
+    raise DataError("this name cannot be used", where=option, found=value, wanted=wanted)

@@ -1,0 +1,180 @@
+"""Synthetic hospitals: DICOM archives of drawn chest radiographs, and a pooled test set.
+
+Every hospital has its own scanner, its own way to store and to name files, its own share of
+ill patients, and a few files that nobody can use. What is drawn for an archive follows from
+the seed and the archive's name alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from client.data.labels import Key
+from client.data.parallel import Progress, silent
+from common.errors import DataError
+from simulations.hospitals.dicom_writer import grey_dataset, to_bytes
+from simulations.hospitals.layout import TEST, File, fresh, write_archive, write_manifest, write_site
+from simulations.hospitals.phantom import draw_anatomy, render
+from simulations.hospitals.scanners import Hospital, hospitals, site_names
+from simulations.hospitals.unusable import KINDS, unusable_files
+from simulations.hospitals.visit import Visit
+
+CLASSES: Final = ("normal", "pneumonia")
+DATASET: Final = "chest-xray"
+SPLIT: Final = (0.8, 0.2, 0.0)
+IMAGES: Final = (0.75, 0.18, 0.07)
+"""Share of patients with one, two and three images."""
+TEST_KEY: Final[Key] = "SOPInstanceUID"
+TEST_PATHS: Final = "{instance}.dcm"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is drawn.
+
+    Attributes:
+        patients: at each site, training and validation together.
+        test_patients: in the pooled test set, as many from each scanner.
+        pixels: side of an image; some scanners have larger ones.
+        sites: how many hospitals.
+
+    Raises:
+        DataError: a number is too small.
+    """
+
+    patients: int = 300
+    test_patients: int = 600
+    pixels: int = 64
+    sites: int = 4
+
+    def __post_init__(self) -> None:
+        for option, value, least in (
+            ("--sites", self.sites, 1),
+            ("--patients", self.patients, 13),
+            ("--test-patients", self.test_patients, 2 * len(_scanners(self.sites))),
+            ("--size", self.pixels, 32),
+        ):
+            if value < least:
+                raise DataError(
+                    "a number is too small for hospitals to be drawn",
+                    where=option,
+                    found=value,
+                    wanted=f"at least {least}",
+                )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A patient to be drawn: whose scanner, which class, how many images."""
+
+    hospital: Hospital
+    label: int
+    images: int
+
+
+def write_synthetic(
+    out: Path, size: Size, *, seed: int, progress: Progress = silent
+) -> dict[str, Any]:
+    """Draw hospitals and a pooled test set.
+
+    Args:
+        out: new or empty, or hospitals made before, which are replaced.
+        size: how much.
+        seed: everything follows from it; the same seed gives the same bytes.
+        progress: told of every file.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        DataError: ``out`` cannot be used.
+    """
+    plans = {name: _plan(name, seed, [each], size.patients) for name, each in hospitals(size.sites)}
+    test = _plan(TEST, seed, _scanners(size.sites), size.test_patients)
+    total = sum(each.images for plan in (*plans.values(), test) for each in plan)
+    total += len(KINDS) * size.sites
+    with fresh(out) as folder, progress("drawing hospitals", total, unit="files") as job:
+        per_site = {}
+        for name, hospital in hospitals(size.sites):
+            files = _site_files(name, hospital, plans[name], seed, size.pixels)
+            archive = write_archive(folder / name, hospital.key, files, job)
+            per_site[name] = write_site(folder / name, name, archive, DATASET, SPLIT)
+        archive = write_archive(folder / TEST, TEST_KEY, _files(TEST, test, seed, size.pixels), job)
+        manifest = {
+            "kind": "synth",
+            "seed": seed,
+            "dataset": DATASET,
+            "classes": list(CLASSES),
+            "sites": list(site_names(size.sites)),
+            "redraws": 0,
+            "source": {"drawn_by": "simulations.hospitals.synth", "size": size.pixels},
+            "per_site": per_site,
+            "test": {"folder": TEST, **archive.facts()},
+        }
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def _scanners(sites: int) -> list[Hospital]:
+    """The different hospitals among ``sites``."""
+    return list(dict.fromkeys(hospital for _, hospital in hospitals(sites)))
+
+
+def _generator(name: str, seed: int, purpose: int) -> np.random.Generator:
+    """A generator of one archive's own, whichever others there are."""
+    return np.random.default_rng([seed, purpose, *name.encode()])
+
+
+def _plan(name: str, seed: int, sources: Sequence[Hospital], patients: int) -> list[Planned]:
+    """Who is drawn: as many from each source, each source's share of them ill, in any order."""
+    rng = _generator(name, seed, 0)
+    parts = np.array_split(np.arange(patients), len(sources))
+    planned = []
+    for hospital, part in zip(sources, parts, strict=True):
+        ill = round(hospital.prevalence * len(part))
+        images = 1 + rng.choice(len(IMAGES), size=len(part), p=IMAGES)
+        planned += [
+            Planned(hospital, int(place < ill), int(count)) for place, count in enumerate(images)
+        ]
+    return [planned[place] for place in rng.permutation(patients)]
+
+
+def _site_files(
+    name: str, hospital: Hospital, plan: Sequence[Planned], seed: int, pixels: int
+) -> Iterator[File]:
+    yield from _files(name, plan, seed, pixels)
+    yield from unusable_files(
+        hospital,
+        Visit(name, seed, len(plan) + 1),
+        CLASSES[0],
+        _shape(hospital, pixels),
+        _generator(name, seed, 2),
+    )
+
+
+def _files(name: str, plan: Sequence[Planned], seed: int, pixels: int) -> Iterator[File]:
+    """The usable files of an archive, patient by patient."""
+    rng = _generator(name, seed, 1)
+    for serial, planned in enumerate(plan, start=1):
+        hospital = planned.hospital
+        key, pattern = (TEST_KEY, TEST_PATHS) if name == TEST else (hospital.key, hospital.paths)
+        storage = hospital.storages[serial % len(hospital.storages)]
+        anatomy = draw_anatomy(rng, hospital.look, affected=bool(planned.label))
+        for number in range(1, planned.images + 1):
+            visit = Visit(name, seed, serial, number)
+            picture = render(anatomy, hospital.look, _shape(hospital, pixels), rng)
+            dataset = grey_dataset(
+                visit.describe(hospital.name), hospital.equipment, storage, picture
+            )
+            row = (visit.key(key, pattern), CLASSES[planned.label])
+            yield File(visit.path(pattern), to_bytes(dataset), row, visit.patient)
+
+
+def _shape(hospital: Hospital, pixels: int) -> tuple[int, int]:
+    """Rows and columns of a hospital's images."""
+    return round(pixels * hospital.scale[0]), round(pixels * hospital.scale[1])

@@ -1,0 +1,243 @@
+"""One function a picture: what of a result goes where on a pair of axes.
+
+Colours are from Okabe and Ito's palette, which people with any common colour blindness can
+tell apart; what differs in colour differs in line or marker too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from matplotlib.axes import Axes
+
+from simulations.reports.result import Figure, Kind, Outcome, Result
+
+INK: Final = "#24292f"
+SOFT: Final = "#57606a"
+FAINT: Final = "#8c959f"
+COLOURS: Final[dict[Kind, str]] = {
+    "shared": "#0072B2",
+    "alone-private": "#D55E00",
+    "alone": "#CC79A7",
+    "pooled": "#009E73",
+}
+MARKERS: Final[dict[Kind, str]] = {
+    "shared": "D",
+    "alone-private": "o",
+    "alone": "s",
+    "pooled": "^",
+}
+LINES: Final[dict[Kind, Any]] = {
+    "shared": "-",
+    "alone-private": (0, (4, 1.5)),
+    "alone": (0, (1, 1.2)),
+    "pooled": (0, (6, 1.5, 1, 1.5)),
+}
+SITE_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+SITE_LINES: Final[tuple[Any, ...]] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
+
+
+def comparison(axes: Axes, result: Result) -> None:
+    """AUC of the shared model, of everything pooled and of each hospital alone."""
+    sites = sorted({outcome.site for outcome in result.baselines if outcome.site})
+    names, places = ["shared model"], {None: 0.0}
+    _dot(axes, result.shared.metrics.auc, 0.0, "shared")
+    for row, site in enumerate([None] if result.of_kind("pooled") else [], start=1):
+        names.append("all data pooled")
+        _dot(axes, result.of_kind("pooled")[0].metrics.auc, float(row), "pooled")
+        places[site] = float(row)
+    for site in sites:
+        names.append(f"{site} alone")
+        for outcome in result.baselines:
+            if outcome.site == site:
+                shift = -0.16 if outcome.kind == "alone-private" else 0.16
+                _dot(axes, outcome.metrics.auc, len(names) - 1 + shift, outcome.kind)
+    value = result.shared.metrics.auc.value
+    if value is not None:
+        axes.axvline(value, color=COLOURS["shared"], linewidth=0.9, alpha=0.6, zorder=0)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("AUC on the test set")
+    _legend(axes, result)
+
+
+def _dot(axes: Axes, figure: Figure, y: float, kind: Kind) -> None:
+    if figure.value is None:
+        return
+    axes.hlines(y, figure.low, figure.high, color=COLOURS[kind], linewidth=2.2, alpha=0.55)
+    axes.plot(figure.value, y, MARKERS[kind], color=COLOURS[kind], markersize=7)
+
+
+def _legend(axes: Axes, result: Result) -> None:
+    kinds: list[Kind] = ["shared", "alone-private", "alone", "pooled"]
+    for kind in kinds:
+        if kind == "shared" or result.of_kind(kind):
+            axes.plot([], [], MARKERS[kind], color=COLOURS[kind], label=label(result, kind))
+    _below(axes, handletextpad=0.2)
+
+
+def _below(axes: Axes, **style: Any) -> None:  # noqa: ANN401 - as matplotlib takes it
+    """A legend under the picture, wherever its axes end."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, **style)
+
+
+def label(result: Result, kind: Kind) -> str:
+    """A kind of model in the fewest words that say whether it is private."""
+    epsilon = result.study.epsilon
+    private = "no privacy" if epsilon is None else f"ε = {epsilon:g}"
+    return {
+        "shared": f"shared ({private})",
+        "alone-private": f"alone ({private})",
+        "alone": "alone, no privacy",
+        "pooled": "pooled, no privacy",
+    }[kind]
+
+
+def curves(axes: Axes, result: Result) -> None:
+    """AUC over the rounds."""
+    _curve(axes, result.shared, label(result, "shared"))
+    order: list[Kind] = ["alone-private", "alone", "pooled"]
+    for kind in order:
+        for number, outcome in enumerate(result.of_kind(kind)):
+            _curve(axes, outcome, label(result, kind) if number == 0 else None)
+    axes.set_xlabel("round")
+    axes.set_ylabel("AUC on the test set")
+    _below(axes)
+
+
+def _curve(axes: Axes, outcome: Outcome, text: str | None) -> None:
+    points = [(point.round, point.auc) for point in outcome.curve if point.auc is not None]
+    main = outcome.kind in {"shared", "pooled"}
+    axes.plot(
+        [point[0] for point in points],
+        [point[1] for point in points],
+        color=COLOURS[outcome.kind],
+        linestyle=LINES[outcome.kind],
+        linewidth=2.4 if outcome.kind == "shared" else 1.5,
+        alpha=1.0 if main else 0.75,
+        zorder=3 if outcome.kind == "shared" else 2,
+        label=text,
+    )
+
+
+def roc(axes: Axes, result: Result) -> None:
+    """ROC of the shared model and of the best of each kind of baseline."""
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
+    if len(result.shared.roc) > 1:
+        _roc_by_class(axes, result)
+    else:
+        best = [result.best("alone"), result.best("alone-private"), result.best("pooled")]
+        for outcome in [*(one for one in best if one and one.roc), result.shared]:
+            _roc_line(axes, result, outcome)
+    axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axes.set_aspect("equal")
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], loc="lower right")
+
+
+def _roc_line(axes: Axes, result: Result, outcome: Outcome) -> None:
+    rates = outcome.roc[0].points
+    auc = outcome.metrics.auc.value
+    best = f"{outcome.site} " if outcome.site else ""
+    axes.plot(
+        [point[0] for point in rates],
+        [point[1] for point in rates],
+        color=COLOURS[outcome.kind],
+        linestyle=LINES[outcome.kind],
+        linewidth=2.4 if outcome.kind == "shared" else 1.5,
+        label=f"{best}{label(result, outcome.kind)}: {auc:.3f}",
+    )
+
+
+def _roc_by_class(axes: Axes, result: Result) -> None:
+    for number, roc in enumerate(result.shared.roc):
+        axes.plot(
+            [point[0] for point in roc.points],
+            [point[1] for point in roc.points],
+            color=SITE_COLOURS[number % len(SITE_COLOURS)],
+            linestyle=SITE_LINES[number % len(SITE_LINES)],
+            label=f"{roc.positive} against the rest",
+        )
+
+
+def calibration(axes: Axes, result: Result) -> None:
+    """Observed share against score, of the shared model."""
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
+    cells = [cell for cell in result.shared.reliability if cell.observed.value is not None]
+    scores = [cell.score for cell in cells]
+    low, high = [cell.observed.low for cell in cells], [cell.observed.high for cell in cells]
+    axes.vlines(scores, low, high, color=COLOURS["shared"], linewidth=2.2, alpha=0.45)
+    observed = [cell.observed.value or 0.0 for cell in cells]
+    axes.plot(scores, observed, "o-", color=COLOURS["shared"], linewidth=1.2, markersize=6)
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05))
+    positive = result.study.classes[1]
+    axes.set(xlabel=f"score for {positive}", ylabel=f"share that had {positive}")
+    axes.set_aspect("equal")
+
+
+def epsilon(axes: Axes, result: Result) -> None:
+    """Epsilon of the training after each round, by site."""
+    for number, (name, site) in enumerate(sorted(result.per_site.items())):
+        axes.plot(
+            [0, *(point[0] for point in site.spent)],
+            [0.0, *(point[1] for point in site.spent)],
+            color=SITE_COLOURS[number % len(SITE_COLOURS)],
+            linestyle=SITE_LINES[number % len(SITE_LINES)],
+            # Hospitals of one size spend alike: the wider line shows behind the narrower.
+            linewidth=1.6 + 1.4 * (len(result.per_site) - 1 - number),
+            label=f"{name}: {site.epsilon_training:.3f}",
+        )
+    allowed = result.study.epsilon
+    if allowed is not None:
+        axes.axhline(allowed, color=INK, linewidth=1)
+        axes.annotate(
+            f"most that the study allows: {allowed:g}",
+            (0, allowed),
+            xytext=(2, -4),
+            textcoords="offset points",
+            va="top",
+            fontsize=9,
+        )
+        axes.set_ylim(0, allowed * 1.06)
+    axes.set(xlabel="round", ylabel="ε spent on training")
+    axes.set_xlim(left=0)
+    axes.legend(loc="lower right")
+
+
+FIGURES: Final = {
+    "auc": "AUC",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "f1": "F1",
+    "calibration_error": "calibration error",
+}
+"""The figures of an evaluation, in the order and the words in which they are shown."""
+
+
+def federated(axes: Axes, result: Result) -> None:
+    """Figures from the noised histograms beside the exact ones."""
+    last = result.federated_evaluation[-1]
+    names = [name for name in FIGURES if name in last.figures]
+    for row, name in enumerate(names):
+        exact: Figure = getattr(result.metrics, name)
+        _dot(axes, exact, row - 0.14, "shared")
+        _noisy_dot(axes, last.figures[name], row + 0.16)
+    axes.plot([], [], MARKERS["shared"], color=COLOURS["shared"], label="test set, exact")
+    axes.plot([], [], "o", color=INK, label="hospitals' histograms, noised")
+    axes.set_yticks(range(len(names)), [FIGURES[name] for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(-0.03, 1.03)
+    axes.grid(visible=False, axis="y")
+    _below(axes, handletextpad=0.2)
+
+
+def _noisy_dot(axes: Axes, figure: Figure, y: float) -> None:
+    axes.hlines(y, figure.low, figure.high, color=INK, linewidth=1.6, alpha=0.55)
+    if figure.value is not None:
+        fill = INK if figure.meaningful else "white"
+        axes.plot(figure.value, y, "o", color=INK, markerfacecolor=fill, markersize=6)

@@ -1,0 +1,139 @@
+"""``report.html``: a run told to a person, in one file that asks for nothing from outside.
+
+Pictures are inlined, there is no script, and the page's own policy forbids the browser to
+load anything, so that the file can be mailed, archived and printed.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from common.files import write_atomic
+from simulations.reports.charts import FIGURES, label
+from simulations.reports.plots import Plot, draw_all, write_figures
+from simulations.reports.result import Figure, Kind, Metrics, Outcome, Result
+
+FILE: Final = "report.html"
+FIGURES_FOLDER: Final = "figures"
+TEMPLATES: Final = Path(__file__).resolve().parents[1] / "templates"
+SMALL: Final = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
+
+
+def write_report(run: Path, result: Result) -> Path:
+    """Draw the pictures and write the report and ``figures/*.png`` into the run's folder."""
+    plots = draw_all(result)
+    write_figures(run / FIGURES_FOLDER, plots)
+    path = run / FILE
+    write_atomic(path, render(result, plots).encode())
+    return path
+
+
+def render(result: Result, plots: Sequence[Plot]) -> str:
+    """The report's HTML; the same result gives the same bytes."""
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            result=result,
+            plots={plot.name: plot for plot in plots},
+            rows=rows(result),
+            figures=FIGURES,
+            factor=None if result.study.epsilon is None else worst_odds(result.study.epsilon),
+            declared=sum(site.declared_patients for site in result.per_site.values()),
+            cells=agreement(result),
+            records=len({record.model_dump_json() for record in result.numerics.values()}),
+        )
+    )
+
+
+def environment() -> Environment:
+    """What pages are rendered in: their templates, and the forms that numbers take."""
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(
+        figure=figure,
+        interval=interval,
+        epsilon=epsilon,
+        power=power,
+        inline=inline,
+        number=SMALL.get,
+    )
+    return made
+
+
+def figure(value: float | None) -> str:
+    """Three decimals, or a dash."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def interval(estimate: Figure) -> str:
+    """The two ends of a 95 % interval."""
+    return f"{estimate.low:.3f} – {estimate.high:.3f}"
+
+
+def epsilon(value: float | None) -> str:
+    """Epsilon rounded up, so that no more was spent than is said; infinity without privacy."""
+    return "∞" if value is None else f"{math.ceil(value * 1000) / 1000:.3f}"
+
+
+def power(value: float) -> Markup:
+    """A small number as a power of ten."""
+    digits, exponent = f"{value:e}".split("e")
+    factor = f"{float(digits):g}"
+    shown = "" if factor == "1" else f"{factor} × "
+    return Markup("{}10<sup>{}</sup>").format(shown, f"{int(exponent)}".replace("-", "−"))
+
+
+def inline(plot: Plot) -> Markup:
+    """A picture as part of the page."""
+    data = base64.b64encode(plot.svg).decode()
+    return Markup('<img src="data:image/svg+xml;base64,{}" alt="{}">').format(
+        Markup(data),  # noqa: S704 - base64 of our own picture
+        f"{plot.title}. {plot.text}",
+    )
+
+
+def worst_odds(value: float) -> str:
+    """The factor by which taking part can change anyone's odds about a patient."""
+    factor = math.exp(value)
+    return f"{factor:,.1f}" if factor < 100 else f"{factor:,.0f}"
+
+
+def rows(result: Result) -> list[tuple[str, str, Outcome]]:
+    """What is compared: a name, whether it is private, and the outcome; the shared one first."""
+    table = [("Shared model", _privacy(result, result.shared), result.shared)]
+    order: tuple[Kind, ...] = ("alone-private", "alone", "pooled")
+    for kind in order:
+        for outcome in result.of_kind(kind):
+            name = "All data pooled" if outcome.site is None else f"{outcome.site} alone"
+            table.append((name, _privacy(result, outcome), outcome))
+    return table
+
+
+def _privacy(result: Result, outcome: Outcome) -> str:
+    return label(result, outcome.kind).removeprefix(outcome.kind.split("-")[0]).strip(" ,()")
+
+
+def agreement(result: Result) -> list[tuple[str, Figure, Figure]]:
+    """Each figure of the last federated evaluation beside the exact one on the test set."""
+    if not result.federated_evaluation:
+        return []
+    noisy = result.federated_evaluation[-1].figures
+    exact: Metrics = result.metrics
+    return [
+        (words, getattr(exact, name), noisy[name])
+        for name, words in FIGURES.items()
+        if name in noisy
+    ]

@@ -1,0 +1,49 @@
+"""``consilium-sim demo``: made-up hospitals, the shipped study, and its result, once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+from client.data.parallel import Progress
+from common.errors import CheckpointError
+from simulations.hospitals.archives import MANIFEST
+from simulations.runs.run_settings import RECORD, Order, clear, contents
+from simulations.reports.result import FILE, Result, read_result
+from simulations.hospitals.synth import Size, write_synthetic
+
+HOSPITALS: Final = "hospitals"
+
+
+def finished(run: Path) -> Result | None:
+    """The result that the folder holds; None where there is none yet."""
+    return read_result(run) if (run / FILE).exists() else None
+
+
+def start_afresh(order: Order) -> None:
+    """Remove an earlier run, but not its hospitals.
+
+    Raises:
+        CheckpointError: the folder holds something that no run has written.
+    """
+    if contents(order) and not (order.run / RECORD).exists():
+        raise CheckpointError(
+            "this folder is not that of a run, so nothing in it was removed",
+            where=order.run,
+            remedy="take another --out",
+        )
+    clear(order)
+
+
+def make_hospitals(folder: Path, *, seed: int, progress: Progress) -> None:
+    """Draw the synthetic hospitals, unless they are there.
+
+    Raises:
+        DataError: the folder cannot be used.
+    """
+    if (folder / MANIFEST).exists():
+        return
+    for path in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(path)  # what a start that was killed has left
+    write_synthetic(folder, Size(), seed=seed, progress=progress)

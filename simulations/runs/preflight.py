@@ -1,0 +1,112 @@
+"""Everything that can be known to be wrong before a run, found out before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from client.data.archive import Found, examine, require_dicom, scan, walk
+from client.data.dicom import Reason
+from client.data.labels import LabelFile, read_labels
+from client.sitefile import DataSet, SiteFile, load_site_file
+from common.errors import SiteError, StudyError
+from common.models.networks import build_model
+from common.privacy.mechanisms import NoMechanism, mechanism
+from common.study.study_file import PatientPrivacy, Study
+from simulations.hospitals.archives import Hospitals
+
+_FOREIGN = (Reason.NOT_DICOM, Reason.UNREADABLE)
+
+
+def check_study(study: Study, hospitals: Hospitals) -> None:
+    """Refuse a study that these hospitals could not finish.
+
+    Raises:
+        StudyError: too few hospitals, or one with too few patients.
+        ModelError: the model cannot take the images.
+        SiteError: a hospital lacks the data set, or its policy forbids the study.
+        PrivacyError: the study's epsilon cannot be reached; the message says what could.
+        LabelError: a label file is missing or holds a label outside the classes.
+        DataError: a folder holds no DICOM file.
+    """
+    build_model(study)
+    if len(hospitals.sites) < study.aggregation.min_sites:
+        raise StudyError(
+            "there are fewer hospitals than the study requires",
+            where=hospitals.folder,
+            found=len(hospitals.sites),
+            wanted=f"at least {study.aggregation.min_sites} ([aggregation] min_sites)",
+            remedy="make more hospitals, or lower min_sites",
+        )
+    for name in hospitals.sites:
+        _check_site(study, hospitals.site_file(name))
+    _check_images(study, hospitals.test_images, hospitals.test_labels)
+
+
+def _check_site(study: Study, path: Path) -> None:
+    site = load_site_file(path)
+    data = _dataset(study, site, path)
+    if data.declared_patients < study.data.min_patients:
+        raise StudyError(
+            "a hospital has fewer patients than the study requires",
+            where=f"{path}: [data.{study.data.dataset}] declared_patients",
+            found=data.declared_patients,
+            wanted=f"at least {study.data.min_patients} ([data] min_patients)",
+            remedy="leave the hospital out of the study, or lower min_patients",
+        )
+    _check_policy(study, site, data, path)
+    folder = path.parent
+    _check_images(study, folder / data.images, site.label_file(study.data.dataset, folder))
+
+
+def _dataset(study: Study, site: SiteFile, path: Path) -> DataSet:
+    data = site.data.get(study.data.dataset)
+    if data is None:
+        raise SiteError(
+            "a hospital does not have the data set that the study names",
+            where=path,
+            found=", ".join(sorted(site.data)),
+            wanted=f"{study.data.dataset} ([data] dataset)",
+            remedy="name the data set in the study as the hospitals do",
+        )
+    return data
+
+
+def _check_policy(study: Study, site: SiteFile, data: DataSet, path: Path) -> None:
+    planned, policy = mechanism(study, data.declared_patients, data.most_patients), site.policy
+    if not policy.allow_known_key:
+        raise _forbidden(path, "allow_known_key", "false", "true: a simulation's keys are known")
+    if study.task.kind not in policy.tasks:
+        raise _forbidden(path, "tasks", ", ".join(policy.tasks), study.task.kind)
+    if study.aggregation.min_sites < policy.min_sites:
+        fewest = f"at most {study.aggregation.min_sites}, or a larger min_sites in the study"
+        raise _forbidden(path, "min_sites", f"{policy.min_sites}", fewest)
+    if isinstance(planned, NoMechanism):
+        if not policy.allow_no_privacy:
+            raise _forbidden(path, "allow_no_privacy", "false", 'true, for mode = "none"')
+        return
+    privacy = study.privacy
+    assert isinstance(privacy, PatientPrivacy)
+    if planned.epsilon > policy.max_epsilon_per_study:
+        most = f"{policy.max_epsilon_per_study:g}"
+        raise _forbidden(path, "max_epsilon_per_study", most, f"{planned.epsilon:.3f} or more")
+    if privacy.delta > policy.delta:
+        raise _forbidden(path, "delta", f"{policy.delta:g}", f"{privacy.delta:g} or more")
+
+
+def _forbidden(path: Path, key: str, found: str, wanted: str) -> SiteError:
+    return SiteError(
+        "a hospital's policy forbids the study",
+        where=f"{path}: [policy] {key}",
+        found=found,
+        wanted=wanted,
+        remedy="the hospital decides: make the study cheaper, or change its policy",
+    )
+
+
+def _check_images(study: Study, images: Path, labels: LabelFile) -> None:
+    read_labels(labels, study.task.classes).require_sound()
+    for path in walk(images):
+        verdict = examine(images, path, decode=False)
+        if isinstance(verdict, Found) or verdict.reason not in _FOREIGN:
+            return
+    require_dicom(images, scan(images, decode=False))

@@ -1,0 +1,242 @@
+"""What a researcher asks for, who is told how far it is, and what binds a folder to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+from client.data.parallel import Progress, silent
+from common.checkpoint import study_hash
+from common.documents import read_json
+from common.errors import CheckpointError, ConsiliumError, StudyError
+from common.files import canonical_json, write_atomic
+from common.numerics import NumericsRecord
+from common.study.study_file import Study
+from simulations.hospitals.archives import Hospitals
+from simulations.reports.result import CurvePoint, Outcome, read_result
+
+RECORD: Final = "run.json"
+STUDY: Final = "study.toml"
+HALF_WRITTEN: Final = ".*.tmp"
+"""What a process that was killed leaves of a file that it was writing."""
+FORMAT: Final = 1
+PROCESSES: Final = len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a researcher asks for.
+
+    Attributes:
+        study: the study file.
+        hospitals: folder of the hospitals.
+        run: folder that everything is written to.
+        seed: what first weights and all keys follow from.
+        resume: go on with the run in the folder.
+        site_order: names in the order in which sites are asked; no result depends on it.
+        baselines: whether to train what the shared model is compared with.
+        baseline_rate: factor on the baselines' learning rate.
+        threads: torch threads of every site, instead of those in the site files.
+        like: folder of a finished run whose sites' threads and kernels are taken instead.
+        processes: for decoding and baselines.
+        command: as typed, for the report.
+    """
+
+    study: Path
+    hospitals: Path
+    run: Path
+    seed: int = 0
+    resume: bool = False
+    site_order: tuple[str, ...] | None = None
+    baselines: bool = True
+    baseline_rate: float = 1.0
+    threads: int | None = None
+    like: Path | None = None
+    processes: int = PROCESSES
+    command: str = ""
+
+
+class Watcher:
+    """Is told how far a run is. This one looks away."""
+
+    progress: Progress = staticmethod(silent)
+
+    def resumed(self, number: int) -> None:
+        """An earlier start has completed this many rounds."""
+
+    def round_done(self, number: int, point: CurvePoint | None, spent: float | None) -> None:
+        """A round was completed.
+
+        Args:
+            number: of the round.
+            point: the test set after it, if it was measured.
+            spent: if it was, the most that training has cost any patient.
+        """
+
+    def baseline_done(self, found: Outcome) -> None:
+        """A baseline was trained and measured."""
+
+    @contextmanager
+    def phase(self, name: str, total: int) -> Iterator[None]:
+        """A part of the run begins and, on leaving, ends."""
+        yield
+
+
+@dataclass
+class Clock:
+    """Seconds by phase."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, phase: str) -> Iterator[None]:
+        """Count what happens inside for a phase."""
+        start = perf_counter()
+        yield
+        self.seconds[phase] = round(perf_counter() - start, 3)
+
+
+def check_order(order: Order, hospitals: Hospitals) -> None:
+    """Refuse an order of sites that is not one of these hospitals.
+
+    Raises:
+        StudyError: it does not name every hospital once.
+    """
+    names = order.site_order
+    if names is not None and sorted(names) != list(hospitals.sites):
+        raise StudyError(
+            "--site-order does not name every hospital once",
+            found=", ".join(names),
+            wanted=", ".join(hospitals.sites),
+        )
+
+
+def recorded_in(run: Path, hospitals: Hospitals) -> dict[str, NumericsRecord]:
+    """What the arithmetic of each hospital depended on in a finished run.
+
+    Raises:
+        CheckpointError: there is no result, or it is of other hospitals.
+    """
+    found = read_result(run).numerics
+    if sorted(found) != sorted(hospitals.sites):
+        raise CheckpointError(
+            "the run to be repeated was of other hospitals",
+            where=f"--like {run}",
+            found=", ".join(sorted(found)),
+            wanted=", ".join(hospitals.sites),
+            remedy="name a run of these hospitals, or leave --like out",
+        )
+    return found
+
+
+def _record(order: Order, study: Study, hospitals: Hospitals) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "study": study_hash(study),
+        "hospitals": hospitals.sha256,
+        "seed": order.seed,
+        "threads": order.threads,
+        "like": None if order.like is None else read_result(order.like).final_weights_sha256,
+    }
+
+
+def check_record(order: Order, study: Study, hospitals: Hospitals) -> None:
+    """Refuse to go on with the run of another study.
+
+    Raises:
+        CheckpointError: says what differs.
+    """
+    path = order.run / RECORD
+    if not contents(order):
+        return
+    try:
+        found = read_json(path.read_bytes())
+    except (OSError, ValueError) as cause:
+        raise CheckpointError(
+            "this folder is not that of a run",
+            where=path,
+            found=type(cause).__name__,
+            remedy="take the --out that the run was started with",
+        ) from cause
+    for name, wanted in _record(order, study, hospitals).items():
+        if found.get(name) != wanted:
+            raise CheckpointError(
+                "the checkpoints in this folder belong to another study",
+                where=f"{path}, {name}",
+                found=found.get(name),
+                wanted=wanted,
+                remedy="resume with the study, hospitals, seed and threads that the run was "
+                "started with, or take another --out",
+            )
+
+
+def write_record(order: Order, study: Study, hospitals: Hospitals) -> None:
+    """Bind the folder to the order, before anything else is written there."""
+    for path in order.run.glob(HALF_WRITTEN):
+        path.unlink()
+    if not (order.run / RECORD).exists():
+        write_atomic(order.run / RECORD, canonical_json(_record(order, study, hospitals)))
+    if not (order.run / STUDY).exists():
+        write_atomic(order.run / STUDY, order.study.read_bytes())
+
+
+@contextmanager
+def nothing_left_behind(order: Order) -> Iterator[None]:
+    """Remove what a new run has written if it cannot even begin."""
+    existed, new = order.run.exists(), not contents(order)
+    try:
+        yield
+    except ConsiliumError:
+        if new:
+            clear(order)
+            if not existed and order.run.exists():
+                order.run.rmdir()
+        raise
+
+
+def contents(order: Order) -> list[Path]:
+    """What the run's folder holds besides the hospitals, which may lie in it; sorted."""
+    if not order.run.exists():
+        return []
+    hospitals = order.hospitals.resolve()
+    return sorted(
+        path
+        for path in order.run.iterdir()
+        if path.resolve() != hospitals and not path.match(HALF_WRITTEN)
+    )
+
+
+def clear(order: Order) -> None:
+    """Remove the run, but not the hospitals."""
+    for path in contents(order):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def check_folder(order: Order) -> None:
+    """Refuse to write a new run into a folder that holds something.
+
+    Raises:
+        CheckpointError: it is not empty and nothing is to be resumed.
+    """
+    if order.run.exists() and not order.run.is_dir():
+        raise CheckpointError(
+            "the run's folder is a file", where=order.run, remedy="take another --out"
+        )
+    found = contents(order)
+    if found and not order.resume:
+        raise CheckpointError(
+            "the run's folder is not empty",
+            where=order.run,
+            found=", ".join(path.name for path in found[:5]),
+            wanted="an empty folder, or none",
+            remedy="pass --resume to go on with the run that is there, or take another --out",
+        )

@@ -1,0 +1,183 @@
+"""A run's result, put together from what was planned, published and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Final
+
+from common.privacy.accounting import epsilon as composed
+from common.checkpoint import study_hash
+from common.plan import Plan
+from common.privacy.mechanisms import NoMechanism
+from common.study.study_file import PatientPrivacy, Study
+from simulations.hospitals.archives import Hospitals
+from simulations.runs.curve import curve_rounds
+from simulations.reports.result import (
+    FederatedEvaluation,
+    Figure,
+    HospitalsFacts,
+    Metrics,
+    Outcome,
+    Result,
+    Seeds,
+    SiteFacts,
+    StudyFacts,
+)
+
+DISTRIBUTIONS: Final = (
+    *("consilium", "cryptography", "dp-accounting", "flwr", "monai", "numpy", "opacus"),
+    *("pydicom", "safetensors", "scipy", "torch"),
+)
+"""Whose version a reader needs to get the same again."""
+
+
+def summarise(
+    *,
+    study: Study,
+    hospitals: Hospitals,
+    plans: Mapping[str, Plan],
+    published: Mapping[str, Any],
+    shared: Outcome,
+    baselines: Sequence[Outcome],
+    seed: int,
+    seconds: Mapping[str, float],
+    command: str,
+) -> Result:
+    """Put a result together.
+
+    Args:
+        study: what was run.
+        hospitals: on whom.
+        plans: by site.
+        published: the coordinator's outcome.
+        shared: the shared model on the test set.
+        baselines: what it is compared with.
+        seed: of the run.
+        seconds: by phase.
+        command: as typed.
+    """
+    privacy = study.privacy
+    return Result(
+        warnings=_warnings(plans, published),
+        study=_study_facts(study, plans),
+        hospitals=HospitalsFacts(
+            kind=hospitals.kind,
+            seed=hospitals.seed,
+            sha256=hospitals.sha256,
+            facts=hospitals.facts,
+            redraws=hospitals.redraws,
+        ),
+        final_weights_sha256=published["final_weights_sha256"],
+        numerics={site: plan.numerics for site, plan in plans.items()},
+        metrics=shared.metrics,
+        shared=shared,
+        federated_evaluation=tuple(_evaluation(record) for record in published["evaluations"]),
+        per_site={
+            site: _site_facts(plan, published["shares"][site]["share"])
+            for site, plan in plans.items()
+        },
+        epsilon={site: bound(plan) for site, plan in plans.items()},
+        delta=privacy.delta if isinstance(privacy, PatientPrivacy) else None,
+        baselines=tuple(baselines),
+        versions={name: version(name) for name in DISTRIBUTIONS},
+        seeds=Seeds(run=seed, hospitals=hospitals.seed),
+        seconds=dict(seconds),
+        command=command,
+    )
+
+
+def bound(plan: Plan) -> float | None:
+    """The most that a plan costs a patient of its site; None where nothing bounds it."""
+    return None if isinstance(plan.mechanism, NoMechanism) else plan.mechanism.epsilon
+
+
+def _warnings(plans: Mapping[str, Plan], published: Mapping[str, Any]) -> tuple[str, ...]:
+    """Each site's warnings once, the gravest first, and who was left out of what."""
+    notes = dict.fromkeys(note for plan in plans.values() for note in plan.warnings)
+    left_out: Mapping[str, str] = published["left_out"]
+    missing: dict[tuple[str, str, str], list[int]] = {}
+    for absence in published["absences"]:
+        if absence["site"] not in left_out:
+            key = (absence["site"], absence["purpose"], absence["reason"])
+            missing.setdefault(key, []).append(absence["round"])
+    absences = [
+        f"{site} was missing in {len(rounds)} of the "
+        f"{'rounds' if purpose == 'train' else 'evaluations'}, first in round {rounds[0]}: {reason}"
+        for (site, purpose, reason), rounds in sorted(missing.items())
+    ]
+    gone = (f"{site} was left out of the study: {why}" for site, why in sorted(left_out.items()))
+    return (*notes, *gone, *absences)
+
+
+def _study_facts(study: Study, plans: Mapping[str, Plan]) -> StudyFacts:
+    privacy, training = study.privacy, study.training
+    private = privacy if isinstance(privacy, PatientPrivacy) else None
+    return StudyFacts(
+        name=study.study.name,
+        title=study.study.title,
+        sha256=study_hash(study),
+        classes=study.task.classes,
+        rounds=training.rounds,
+        local_steps=training.local_steps,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        model=study.model.name,
+        weights=next(iter(plans.values())).weights,
+        strategy=study.aggregation.strategy,
+        average_decay=study.aggregation.average_decay,
+        max_share=study.aggregation.max_share,
+        privacy=privacy.mode,
+        epsilon=private.epsilon if private else None,
+        clip_norm=private.clip_norm if private else None,
+    )
+
+
+def _evaluation(record: Mapping[str, Any]) -> FederatedEvaluation:
+    named = Metrics.model_fields.keys() - {"patients"}
+    return FederatedEvaluation(
+        round=record["round"],
+        figures={name: Figure.model_validate(record["metrics"][name]) for name in named},
+    )
+
+
+def _site_facts(plan: Plan, share: float) -> SiteFacts:
+    facts = {
+        "declared_patients": plan.declared_patients,
+        "weight": plan.weight,
+        "share": share,
+        "plan_hash": plan.hash,
+    }
+    mechanism = plan.mechanism
+    if isinstance(mechanism, NoMechanism):
+        return SiteFacts(
+            **facts,
+            epsilon_training=None,
+            epsilon_evaluation=None,
+            noise_multiplier=None,
+            sampling_rate=mechanism.sampling_rate,
+        )
+    return SiteFacts(
+        **facts,
+        epsilon_training=mechanism.epsilon_training,
+        epsilon_evaluation=mechanism.epsilon_evaluation,
+        noise_multiplier=mechanism.step.noise_multiplier,
+        sampling_rate=mechanism.step.sampling_rate,
+        spent=_spent(plan),
+    )
+
+
+def spent_after(plan: Plan, rounds: int) -> float | None:
+    """What training has cost a patient of the plan's site after so many rounds."""
+    mechanism = plan.mechanism
+    if isinstance(mechanism, NoMechanism):
+        return None
+    steps = rounds * plan.study.training.local_steps
+    return composed(((mechanism.step, steps),), mechanism.composed_delta)
+
+
+def _spent(plan: Plan) -> tuple[tuple[int, float], ...]:
+    """Epsilon of the training after each of the rounds that curves show."""
+    numbers = curve_rounds(plan.study.training.rounds)
+    costs = ((number, spent_after(plan, number)) for number in numbers)
+    return tuple((number, cost) for number, cost in costs if cost is not None)

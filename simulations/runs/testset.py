@@ -1,0 +1,183 @@
+"""The kept-apart test set of a simulation, and a model's exact figures on it.
+
+No hospital could compute these: they need every test patient's score in one place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from client.data.archive import summary
+from client.data.cohort import Patient, Split, load_cohort
+from client.training.evaluation import score
+from client.data.pseudonyms import Pseudonyms
+from client.data.parallel import Progress
+from common.figures import metrics
+from common.figures.auc import roc_points
+from common.figures.calibration import exact_calibration_points
+from common.errors import DataError
+from common.files import sha256
+from common.figures.histogram import plane_scores
+from common.figures.intervals import Estimate
+from common.numerics import EngineChoice
+from common.privacy.randomness import known_secret
+from common.study.study_file import Study
+from simulations.hospitals.archives import Hospitals
+from simulations.reports.result import CurvePoint, Figure, Kind, Metrics, Outcome, ReliabilityCell, Roc
+
+ROC_POINTS: Final = 200
+"""At most this many points of a curve are kept for drawing."""
+_CHOICE: Final = EngineChoice(tile=16)
+"""How many images go through the model at once; no hospital computes like this."""
+Scores = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Decoded images as another process opens them: nothing is copied.
+
+    Attributes:
+        path: of the memory-mapped file.
+        shape: (images, channels, height, width).
+        offset: of the first value, bytes.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @classmethod
+    def of(cls, images: npt.NDArray[np.float16]) -> Mapped:
+        """Where a cohort's images are mapped from."""
+        assert isinstance(images, np.memmap)
+        return cls(str(images.filename), images.shape, images.offset)
+
+    def open(self) -> npt.NDArray[np.float16]:
+        """The images, float16, read-only."""
+        return np.memmap(self.path, np.float16, "r", self.offset, self.shape)
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Decoded images and patients of the kept-apart test set."""
+
+    __test__ = False  # pytest collects classes by this name
+
+    images: Mapped
+    patients: tuple[Patient, ...]
+
+
+def load_test_set(
+    study: Study, hospitals: Hospitals, *, seed: int, cache: Path, workers: int, progress: Progress
+) -> TestSet:
+    """Read and decode the test set; every patient of the folder stands in it.
+
+    Raises:
+        DataError: the images cannot be used.
+        LabelError: the labels cannot be used.
+    """
+    cohort = load_cohort(
+        hospitals.test_images,
+        hospitals.test_labels,
+        pseudonyms=Pseudonyms(known_secret(seed, "test", "patients")),
+        classes=study.task.classes,
+        modalities=study.data.modalities,
+        image_size=study.data.image_size,
+        channels=study.data.channels,
+        split=Split(0.0, 0.0, 1.0),
+        cache=cache,
+        workers=workers,
+        progress=progress,
+    )
+    if not cohort.patients:
+        raise DataError(
+            "no image of the test set can be used in this study",
+            where=hospitals.test_images,
+            found=summary(cohort.rejected),
+            wanted="DICOM images of the study's modalities, each with a PatientID and a label",
+            remedy="consilium-site check says what each reason means and what to do",
+        )
+    return TestSet(Mapped.of(cohort.images), cohort.part("test"))
+
+
+def curve_point(
+    study: Study, weights: npt.NDArray[np.float32], test: TestSet, round_number: int
+) -> CurvePoint:
+    """AUC and accuracy of the weights after a round."""
+    found = _exact(study, _scores(study, weights, test))
+    return CurvePoint(round=round_number, auc=found.auc.value, accuracy=found.accuracy.value or 0.0)
+
+
+def outcome(
+    kind: Kind,
+    study: Study,
+    weights: npt.NDArray[np.float32],
+    test: TestSet,
+    *,
+    epsilon: float | None,
+) -> Outcome:
+    """Everything that is said about one trained model on the test set."""
+    scored = _scores(study, weights, test)
+    return Outcome(
+        kind=kind,
+        learning_rate=study.training.learning_rate,
+        epsilon=epsilon,
+        weights_sha256=sha256(weights.astype("<f4").tobytes()),
+        metrics=_metrics(_exact(study, scored), len(test.patients)),
+        roc=_rocs(study, scored),
+        reliability=_reliability(study, scored),
+    )
+
+
+def figure(estimate: Estimate) -> Figure:
+    """A figure as the result keeps it."""
+    return Figure.model_validate(asdict(estimate))
+
+
+def _scores(study: Study, weights: npt.NDArray[np.float32], test: TestSet) -> Scores:
+    return score(study, weights, test.images.open(), test.patients, choice=_CHOICE)
+
+
+def _exact(study: Study, scored: Scores) -> metrics.Metrics:
+    return metrics.exact(*scored, classes=study.task.classes)
+
+
+def _metrics(found: metrics.Metrics, patients: int) -> Metrics:
+    names = {field.name for field in fields(found)} & Metrics.model_fields.keys() - {"patients"}
+    return Metrics(patients=patients, **{name: figure(getattr(found, name)) for name in names})
+
+
+def _rocs(study: Study, scored: Scores) -> tuple[Roc, ...]:
+    scores, labels = plane_scores(scored[0]), scored[1]
+    classes = study.task.classes
+    planes = {1: 0} if len(classes) == 2 else {k: k for k in range(len(classes))}
+    return tuple(
+        Roc(positive=classes[k], points=_thinned(scores[:, plane], labels == k))
+        for k, plane in planes.items()
+    )
+
+
+def _thinned(
+    scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]
+) -> tuple[tuple[float, float], ...]:
+    """A ROC curve at no more points than a picture can show."""
+    cell = np.unique(scores, return_inverse=True)[1]
+    cells = int(cell.max(initial=-1)) + 1
+    counts = (np.bincount(cell[each], minlength=cells) for each in (positive, ~positive))
+    false, true = roc_points(*counts)
+    kept = np.unique(np.linspace(0, len(false) - 1, min(len(false), ROC_POINTS)).astype(int))
+    return tuple((float(false[i]), float(true[i])) for i in kept)
+
+
+def _reliability(study: Study, scored: Scores) -> tuple[ReliabilityCell, ...]:
+    if len(study.task.classes) > 2:
+        return ()
+    points = exact_calibration_points(scored[0][:, 1], scored[1])
+    return tuple(
+        ReliabilityCell(score=point.score, observed=figure(point.rate)) for point in points
+    )

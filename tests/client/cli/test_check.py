@@ -1,0 +1,120 @@
+"""``consilium-site check`` as an administrator runs it: a process, its output, its exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common.visible import UNSEEN
+
+WriteDicom = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, write_dicom: WriteDicom) -> Path:
+    """Two patients, and a note whose name is a patient's."""
+    write_dicom(tmp_path / "images" / "a", PatientID="P1")
+    write_dicom(tmp_path / "images" / "b", PatientID="P2")
+    (tmp_path / "images" / "Doe_Jane.txt").write_text("note")
+    (tmp_path / "labels.csv").write_text("PatientID;label\nP1;ill\nP2;well\n")
+    return tmp_path
+
+
+def check(root: Path, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "client.cli.app", "check"]
+    places = ["--images", str(folder / "images"), "--labels", str(folder / "labels.csv")]
+    return subprocess.run(
+        [*command, *places, *more], cwd=root, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_report_goes_to_standard_output(root: Path, folder: Path) -> None:
+    done = check(root, folder)
+
+    assert done.returncode == 0
+    assert "2 files with 2 images" in done.stdout
+    assert "1 ill, 1 well" in done.stdout
+    assert "Doe_Jane" not in done.stdout + done.stderr
+
+
+def test_json_is_one_object_and_nothing_else(root: Path, folder: Path) -> None:
+    done = check(root, folder, "--json", "--list")
+
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["used"], report["rejected"]) == (0, 2, 1)
+    assert report["rejected_files"][0]["path"] == "Doe_Jane.txt"
+
+
+def test_listing_names_the_files(root: Path, folder: Path) -> None:
+    assert "Doe_Jane.txt  not-dicom" in check(root, folder, "--list").stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--classes", "ill,healthy"], "line 3"),
+        (["--label-column", "diagnosis"], 'no column "diagnosis"'),
+        (["--key", "SOPInstanceUID", "--key-column", "PatientID"], "--key-column"),
+        (["--modality", "MR"], "2 wrong-modality"),
+    ],
+)
+def test_a_mistake_is_explained_and_exits_with_two(
+    root: Path, folder: Path, more: list[str], says: str
+) -> None:
+    done = check(root, folder, *more)
+
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_labels_and_a_folder_without_dicom_exit_with_two(root: Path, folder: Path) -> None:
+    for name in "ab":
+        (folder / "images" / name).unlink()
+    without_dicom = check(root, folder)
+    (folder / "labels.csv").unlink()
+    without_labels = check(root, folder)
+
+    assert without_dicom.returncode == without_labels.returncode == 2
+    assert "holds no DICOM file" in without_dicom.stderr
+    assert "no such label file" in without_labels.stderr
+
+
+FOREIGN = "evil\x1b]0;x\x07\x1b[2K\x9b\u202e\nerror: all is well[bold]"
+
+
+def unharmed(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command wrote, in which nothing steers a terminal."""
+    written = done.stdout + done.stderr
+    unseen = {each for each in written if unicodedata.category(each) in UNSEEN}
+    assert unseen <= {"\n"}, ascii(unseen)
+    return written
+
+
+@pytest.mark.parametrize("more", [["--list"], ["--list", "--json"]])
+def test_names_of_files_and_values_in_them_steer_no_terminal(
+    root: Path, folder: Path, write_dicom: WriteDicom, more: list[str]
+) -> None:
+    (folder / "images" / FOREIGN).write_text("note")
+    write_dicom(folder / "images" / "c", PatientID="P3", Modality="CR\x1b[31m")
+    done = check(root, folder, *more)
+    assert done.returncode == 0
+    written = unharmed(done)
+    assert "[bold]" in written
+    assert "error: all is well" not in {line[:18] for line in written.splitlines()}
+
+
+def test_a_path_in_an_error_steers_no_terminal(root: Path, folder: Path) -> None:
+    done = check(root, folder, "--labels", str(folder / FOREIGN))
+    assert done.returncode == 2
+    written = unharmed(done)
+    assert r"\x1b]0;x\x1b[2K\x9b\u202e" in written  # a bell Rich leaves out
+    assert [line for line in written.splitlines() if line.startswith("error:")] == [
+        "error: there is no such label file"
+    ]

@@ -1,0 +1,69 @@
+"""What a process may take."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from client.daemon.backoff import Backoff
+from client.memory import Limits, MemoryLimit, exhausted, require_memory
+from tests.waiting import PATIENCE
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
+    return done.stdout.strip() or done.stderr
+
+
+def test_the_limits_hold_in_the_process_that_applies_them() -> None:
+    said = run(
+        "import os; from client.memory import Limits, require_memory\n"
+        "Limits(nice=7, memory_mib=300).apply()\n"
+        "print(os.getpriority(os.PRIO_PROCESS, 0))\n"
+        "try: bytearray(400 * 2**20)\n"
+        "except MemoryError as error:\n"
+        "    try: require_memory(error)\n"
+        "    except BaseException as limit: print(type(limit).__name__)"
+    )
+    assert said.split() == ["7", "MemoryLimit"]
+
+
+def test_torch_without_memory_is_told_from_other_failures() -> None:
+    said = run(
+        "import torch; from client.memory import Limits, exhausted\n"
+        "torch.set_num_threads(1)\n"
+        "Limits(memory_mib=1000).apply()\n"
+        "try: torch.zeros(2**30)\n"
+        "except Exception as error: print(exhausted(error))\n"
+        "try: torch.zeros(2) @ torch.zeros(3)\n"
+        "except Exception as error: print(exhausted(error))"
+    )
+    assert said.split() == ["True", "False"]
+
+
+def test_without_a_limit_nothing_is_made_of_it() -> None:
+    require_memory(MemoryError())
+
+
+def test_what_ends_the_worker_passes_every_handler_of_errors() -> None:
+    assert not issubclass(MemoryLimit, Exception)
+    assert not exhausted(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize(("gpu", "seen"), [(None, ""), (0, "0"), (3, "3")])
+def test_a_worker_sees_the_card_that_it_was_given_and_no_other(gpu: int | None, seen: str) -> None:
+    assert Limits(gpu=gpu).environment == {"CUDA_VISIBLE_DEVICES": seen}
+
+
+def test_waits_grow_to_a_bound_and_differ() -> None:
+    backoff = Backoff(first=1, most=60)
+    bounds = [1, 2, 4, 8, 16, 32, 60, 60]
+    waits = [backoff.next() for _ in bounds]
+    assert all(0 <= wait <= bound for wait, bound in zip(waits, bounds, strict=True))
+    assert len(set(waits)) == len(waits)
+    backoff.reset()
+    assert backoff.next() <= 1

@@ -1,0 +1,156 @@
+"""Every event of a study is a line that a person can read."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from common.control import coordinator_pb2 as pb
+from server.cli.event_text import (
+    absences_in_words,
+    as_document,
+    failure,
+    figure,
+    line,
+    remarks,
+    sites_table,
+    studies_table,
+)
+
+AT = "2026-11-20T21:00:00+00:00"
+HASH = "0123456789abcdef" * 4
+
+
+def event(kind: str, *, round: int = 0, site: str = "", **fields: object) -> pb.Event:
+    texts = {name: json.dumps(value) for name, value in fields.items()}
+    return pb.Event(id=5, at=AT, kind=kind, round=round, site=site, fields=texts)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (event("study.offered", sites=["a", "b"], by="ada"), "offered to a, b by ada"),
+        (event("approval.waiting", site="a", plan=HASH), "a: a person has yet to decide"),
+        (event("approval.given", site="a", plan=HASH), "a: approved plan 0123456789ab"),
+        (event("approval.refused", site="a", reason="refused: no"), "a: refused: no"),
+        (event("site.absent", round=2, site="a", purpose="train", reason="offline"), "a: absent"),
+        (
+            event("weights.settled", shares={"a": {"patients": 30, "weight": 10, "share": 0.25}}),
+            "a: 30 patients, weight 10, 25.0 % of the average",
+        ),
+        (
+            event("study.started", sites=["a"], shares={}, left_out={"b": "declares more"}),
+            "b is left out: declares more",
+        ),
+        (event("site.awaited", round=2, site="a", purpose="train"), "a: not connected"),
+        (event("round.started", round=2, rounds=9, sites=1), "round 2 of 9: 1 site asked"),
+        (event("reply.folded", round=2, site="a"), "round 2: a has answered"),
+        (event("study.stopped", by="ada"), "stopped by ada"),
+        (event("study.resumed", by="ada"), "resumed by ada"),
+        (event("study.interrupted", code=-9), "started again"),
+        (event("study.completed", final_weights_sha256=HASH), HASH),
+        (event("study.failed", what="too few", do="wait"), "failed: too few"),
+        (event("something.new", site="a", n=1), "something.new a n=1"),
+        (
+            event("round.completed", round=2, sites=["a"], seconds=1.0, absences={"b": "offline"}),
+            "round 2 done in 1.0 s, 1 site; without b: offline",
+        ),
+    ],
+)
+def test_an_event_in_words(told: pb.Event, words: str) -> None:
+    assert line(told).startswith("21:00:00  ")
+    assert words in line(told)
+
+
+def test_what_is_not_private_is_said_first() -> None:
+    started = event("study.started", round=0, sites=["a"], warnings=["NOT PRIVATE: KNOWN KEY"])
+    assert line(started).startswith("21:00:00  NOT PRIVATE: KNOWN KEY")
+
+
+def test_an_event_for_a_script() -> None:
+    told = as_document(event("round.started", round=2, rounds=9, sites=3))
+    assert told == {
+        "id": 5,
+        "at": "2026-11-20T21:00:00+00:00",
+        "kind": "round.started",
+        "round": 2,
+        "fields": {"rounds": 9, "sites": 3},
+    }
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        ({"value": 0.9, "low": 0.85, "high": 0.95}, "0.900 (0.850 to 0.950)"),
+        ({"value": 0.9, "low": None, "high": None}, "0.900"),
+        ({"value": None, "why": "no patient"}, "not known (no patient)"),
+        (
+            {"value": 0.9, "low": 0.0, "high": 1.0, "meaningful": False, "why": "too noisy"},
+            "0.900 (0.000 to 1.000), means nothing: too noisy",
+        ),
+    ],
+)
+def test_a_figure_has_its_interval(estimate: dict[str, object], text: str) -> None:
+    assert figure(estimate) == text
+
+
+def test_who_was_left_out_of_what_is_a_line_for_each_reason() -> None:
+    def absence(number: int, purpose: str, site: str, reason: str) -> dict[str, object]:
+        return {"round": number, "purpose": purpose, "site": site, "reason": reason}
+
+    outcome = {
+        "left_out": {"d": "declares more"},
+        "absences": [
+            *(absence(number, "train", "d", "declares more") for number in (1, 2, 3)),
+            *(absence(number, "train", "b", "offline") for number in (1, 3)),
+            absence(3, "evaluate", "c", "a histogram that cannot be"),
+        ],
+    }
+    assert absences_in_words(outcome) == [
+        "without d: declares more",
+        "rounds 1 to 3, 2 of them, train: without b: offline",
+        "round 3, evaluate: without c: a histogram that cannot be",
+    ]
+
+
+def test_how_a_study_stands_says_who_counts_by_how_much_and_who_was_left_out() -> None:
+    row = pb.StudyRow(
+        name="small",
+        state="running",
+        shares=[pb.Share(site="a", patients=30, weight=10, share=0.25)],
+        left_out=[pb.LeftOut(site="b", of="the evaluation after round 2", reason="it cannot be")],
+    )
+    assert [str(note) for note in remarks(row)] == [
+        "small: a: 30 patients, weight 10, 25.0 % of the average",
+        "small: the evaluation after round 2 went without b: it cannot be",
+    ]
+
+
+def test_a_row_is_one_line_however_long_its_names() -> None:
+    sites = [f"hospital-number-{number}" for number in range(20)]
+    row = pb.StudyRow(name="study-" * 12, state="completed", rounds=9, sites=sites, started=AT)
+    console = Console(width=100, file=io.StringIO())
+    console.print(studies_table([row]))
+    console.print(sites_table([pb.SiteRow(name="s" * 99, state="active", fingerprint="K7QM" * 5)]))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 4
+    assert AT in lines[1]
+    assert "…" in lines[1]
+    assert "K7QM" * 5 in lines[3]
+
+
+def test_why_a_study_failed_is_an_error_again() -> None:
+    why = json.dumps({"what": "too few", "where": "round 1", "do": "wait"})
+    assert failure(why).render() == "too few\n  where:  round 1\n  do:     wait"
+    row = pb.StudyRow(name="small", state="failed", why=why, warnings=["NOT PRIVATE"])
+    notes = [str(note) for note in remarks(row)]
+    assert notes[0] == "small: NOT PRIVATE"
+    assert notes[1:] == ["small: too few; consilium-coordinator watch small says more"]
+
+
+def test_of_a_failure_an_event_names_no_more_than_what_it_is() -> None:
+    told = event("study.failed", what="too few", where="round 1", found="a: away", do="wait")
+    assert line(told) == "21:00:00  failed: too few"

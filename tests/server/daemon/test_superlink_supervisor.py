@@ -1,0 +1,119 @@
+"""The SuperLink behind the gateway: sites that are removed, and a store that is away, meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+
+from client.daemon.fleet import load_node_key, public_node_key
+from common.process.ports import free_port
+from common.wire.enrolment import SiteCard
+from server.daemon.authority import init
+from server.daemon.operator_service import Office
+from server.daemon.site_registry import Roll
+from server.daemon.study_supervisor import Conductors
+from server.daemon.superlink_supervisor import Behind
+from server.store import Store, open_store
+from server.store.rows import SiteRecord, SiteState
+from tests.server.store.postgres import running
+from tests.waiting import PATIENCE, become
+
+
+def card_of(name: str, folder: Path) -> SiteCard:
+    key = load_node_key(folder / f"{name}.key", make=True)
+    return SiteCard(name=name, node_key=public_node_key(key), signing_key="ab" * 32)
+
+
+class Pausing:
+    """Holds up whoever has just read all sites, as a machine with much to do may."""
+
+    def __init__(self, store: Store) -> None:
+        self._read = store.sites
+        self.read, self.go = threading.Event(), threading.Event()
+        store.sites = self  # type: ignore[method-assign]
+
+    def __call__(self) -> tuple[SiteRecord, ...]:
+        sites = self._read()
+        self.read.set()
+        assert self.go.wait(PATIENCE)
+        return sites
+
+
+def office_of(behind: Behind, store: Store, roll: Roll, folder: Path) -> Office:
+    home = init(folder / "office", "office", f"localhost:{free_port()}").home
+    return Office(
+        home,
+        store,
+        roll,
+        register=behind.register,
+        change=behind.change,
+        cut=lambda node: None,
+        conductors=Conductors(home, store, behind.superlink.port, behind.ready),
+    )
+
+
+async def with_behind(
+    folder: Path, store: Store, use: Callable[[Behind, Roll], Awaitable[None]]
+) -> None:
+    home, roll = init(folder / "home", "demo", f"localhost:{free_port()}").home, Roll()
+    behind = Behind(home, store, roll, lambda: None)
+    keeping = asyncio.create_task(behind.keep())
+    try:
+        await use(behind, roll)
+    finally:
+        keeping.cancel()
+        await asyncio.wait({keeping})
+
+
+def test_a_site_that_is_removed_while_all_are_registered_stays_out(tmp_path: Path) -> None:
+    card = card_of("north", tmp_path)
+
+    with open_store(f"sqlite:///{tmp_path / 'store.sqlite'}") as store:
+        store.admit(card)
+        pausing = Pausing(store)
+
+        async def remove(behind: Behind, roll: Roll) -> None:
+            office = office_of(behind, store, roll, tmp_path)
+            await become(pausing.read.is_set)
+            removing = asyncio.create_task(office.remove("north", "an operator"))
+            await become(lambda: store.site("north").state is SiteState.SUSPENDED)
+            await asyncio.wait({removing}, timeout=0.5)
+            pausing.go.set()
+            await removing
+            await become(behind.ready.is_set)
+            known = roll.lookup(card.node_key.encode())
+            assert known is None or known.state == "suspended"
+
+        asyncio.run(with_behind(tmp_path, store, remove))
+
+
+def test_a_superlink_that_dies_while_the_store_is_away_is_started_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    card = card_of("north", tmp_path)
+
+    with running() as server, open_store(url := server.new_database()) as store:
+        store.admit(card)
+
+        async def survive(behind: Behind, roll: Roll) -> None:
+            await become(behind.ready.is_set)
+            first = behind.superlink.pid
+            assert first is not None
+            with server.away(url), structlog.testing.capture_logs() as logged:
+                os.kill(first, signal.SIGKILL)
+                await become(
+                    lambda: any(entry["event"] == "superlink.not-started" for entry in logged)
+                )
+            await become(behind.ready.is_set)
+            assert behind.superlink.pid != first
+            known = roll.lookup(card.node_key.encode())
+            assert known is not None
+            assert known.state == "admitted"
+
+        asyncio.run(with_behind(tmp_path, store, survive))

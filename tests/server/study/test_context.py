@@ -1,0 +1,195 @@
+"""What a verified answer leads to: a receipt, patience with people, or a reason to go without."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from common.errors import RefusalCode, RoundError
+from common.files import sha256
+from common.study.study_file import load_study
+from common.wire.messages import SEAL_DIGITS, LedgerHead, Reply, Request, receipt_bytes
+from common.wire.signing import SigningKey, verify
+from server.app import FOLDER, Commission, conduct
+from server.study.dispatch import Habits, Repeat
+from server.study.receipts import Receipts
+from simulations.grids.in_process import LocalGrid
+
+# isort: split
+from flwr.proto.node_pb2 import NodeInfo
+
+if TYPE_CHECKING:
+    from tests.server.conftest import World
+
+KEY = SigningKey(bytes(32))
+
+
+class Revived(LocalGrid):
+    """A grid whose nodes may be activated anew."""
+
+    activated = "0"
+
+    def get_nodes(self) -> list[NodeInfo]:
+        nodes = list(super().get_nodes())
+        for node in nodes:
+            node.last_activated_at = self.activated
+        return nodes
+
+
+class Deployed:
+    """A world's study, conducted as over a network.
+
+    Attributes:
+        waited: called whenever the coordinator waits.
+        events: what an observer was told.
+    """
+
+    def __init__(self, world: World, aggregation: str = "") -> None:
+        self.world = world
+        world.grid_type = Revived
+        world.aggregation = 'approval_timeout = "30m"\n' + aggregation
+        self.waited: Callable[[], None] = lambda: None
+        self.events: list[tuple[str, dict[str, object]]] = []
+        self.grid = world.grid()
+
+    def conduct(self, receipts: Receipts | None = None) -> None:
+        world = self.world
+        commission = Commission(
+            study=load_study(world.study_file),
+            folder=world.folder / FOLDER,
+            roster={site: world.key(site).public for site in world.patients},
+            agreed=world.patients,
+            seed=0,
+            resume=True,
+        )
+        habits = Habits(
+            wait=lambda _seconds: self.waited(), repeat=Repeat(look=0.0), poll_seconds=0.0
+        )
+        conduct(
+            self.grid,
+            commission,
+            lambda event, fields: self.events.append((event, fields)),
+            habits=habits,
+            receipts=receipts,
+        )
+
+    def told(self, event: str) -> list[object]:
+        return [fields["site"] for name, fields in self.events if name == event]
+
+
+def declining(world: World, site: str, code: RefusalCode | None) -> None:
+    """Let a site answer every proposal with a code, or approve again."""
+
+    def alter(name: str, request: Request, reply: Reply) -> Reply:
+        if request.purpose == "propose" and name == site and code is not None:
+            return world.sign(replace(reply, code=str(code)))
+        return reply
+
+    world.alter = alter
+
+
+def test_a_study_waits_until_a_person_has_decided(world: World) -> None:
+    deployed = Deployed(world)
+    declining(world, "south", RefusalCode.PENDING)
+    waits = 0
+
+    def decide() -> None:
+        nonlocal waits
+        waits += 1
+        if waits == 3:
+            declining(world, "south", None)
+            Revived.activated = "1"  # as a site's daemon does
+
+    deployed.waited = decide
+    deployed.conduct()
+    assert deployed.told("approval.waiting") == ["south"]
+    assert deployed.told("approval.given") == ["north", "west", "south"]
+    names = [name for name, _ in deployed.events]
+    assert names.index("round.started") > names.index("approval.waiting")
+    rounds = [fields for name, fields in deployed.events if name == "round.completed"]
+    assert rounds[0]["sites"] == ["north", "south", "west"]
+
+
+def test_a_person_who_declines_is_gone_without(world: World) -> None:
+    deployed = Deployed(world)
+    declining(world, "south", RefusalCode.DENIED)
+    deployed.conduct()
+    assert deployed.told("approval.refused") == ["south"]
+    rounds = [fields for name, fields in deployed.events if name == "round.completed"]
+    assert rounds[0]["sites"] == ["north", "west"]
+    assert rounds[0]["absences"] == {"south": "refused: denied the plan (denied)"}
+
+
+def test_a_person_who_never_decides_is_waited_for_as_long_as_the_study_says(world: World) -> None:
+    deployed = Deployed(world)
+    world.aggregation = 'approval_timeout = "0.2s"\n'
+    declining(world, "south", RefusalCode.PENDING)
+    began = time.monotonic()
+    deployed.conduct()
+    assert time.monotonic() - began >= 0.2
+    rounds = [fields for name, fields in deployed.events if name == "round.completed"]
+    absences = {"south": "refused: waits for a person to approve the plan (pending)"}
+    assert rounds[0]["absences"] == absences
+
+
+def test_a_simulation_does_not_wait_for_people(world: World) -> None:
+    world.patients.pop("west")
+    declining(world, "south", RefusalCode.PENDING)
+    with pytest.raises(RoundError, match="too few"):
+        world.run()
+
+
+def test_who_was_heard_before_is_asked_though_it_is_away_when_the_study_goes_on(
+    world: World,
+) -> None:
+    deployed = Deployed(world)
+    world.killed_at("update.folded:2")
+
+    class Away(Revived):
+        """West comes when the proposals have been given up."""
+
+        def get_nodes(self) -> list[NodeInfo]:
+            here = any(name == "round.started" for name, _ in deployed.events)
+            return [node for node in super().get_nodes() if here or node.name != "west"]
+
+    world.grid_type = Away
+    deployed.grid = world.grid()
+    deployed.conduct()
+    last = [fields for name, fields in deployed.events if name == "round.completed"][-1]
+    assert last["sites"] == ["north", "south", "west"]
+    assert deployed.told("site.awaited") == ["west"]
+
+
+def test_each_site_is_receipted_the_newest_it_has_sent(world: World) -> None:
+    deployed = Deployed(world)
+    lengths = {"north": 0, "south": 0, "west": 0}
+
+    def alter(site: str, _request: Request, reply: Reply) -> Reply:
+        lengths[site] += 1
+        digest = sha256(f"{site} {lengths[site]}".encode())
+        seal = f"{lengths[site]:0{SEAL_DIGITS}}"
+        return world.sign(replace(reply, ledger=LedgerHead(lengths[site], digest), seal=seal))
+
+    world.alter = alter
+    deployed.conduct(Receipts(KEY))
+    asked = [request for site, request in world.asked if site == "south"]
+    assert asked[0].receipt == b""
+    for number, request in enumerate(asked[1:], start=1):
+        assert int(request.receipt_seal) == request.receipt_ledger.length == number
+        signed = receipt_bytes("south", request.receipt_ledger, request.receipt_seal)
+        assert verify(KEY.public, signed, request.receipt)
+    assert deployed.told("receipt.signed").count("south") == len(asked)
+
+
+def test_what_is_not_signed_by_the_site_gets_no_receipt(world: World) -> None:
+    deployed = Deployed(world)
+    seal = "9" * SEAL_DIGITS
+    world.alter = lambda site, _request, reply: (
+        replace(reply, seal=seal) if site == "south" else reply
+    )
+    deployed.conduct(Receipts(KEY))
+    assert "south" not in deployed.told("receipt.signed")

@@ -1,0 +1,122 @@
+"""A figure is all sites' figure, or it says whose word it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from common.figures import metrics
+from server.study.pooling import Release, nothing, pool
+
+CLASSES = ("normal", "pneumonia")
+
+
+def release(positives: list[int], negatives: list[int], noise: float = 0.0) -> Release:
+    """A histogram of two classes; scores ascend from left to right."""
+    counts = np.array([[negatives], [positives]], dtype=np.int64)
+    return Release(counts, noise)
+
+
+CHANCE = release([5] * 10, [5] * 10)
+"""50 patients of each class, whose scores say nothing: an AUC of one half."""
+GOOD = release([0, 0, 1, 2, 4, 5, 7, 9, 11, 11], [11, 11, 9, 7, 5, 4, 2, 1, 0, 0])
+"""50 of each class, as a good model scores them."""
+
+
+def test_the_sum_and_its_noise_are_those_of_all_sites() -> None:
+    releases = {"north": release([1, 2], [3, 4], 3.0), "south": release([-5, 6], [0, 1], 4.0)}
+    pooled = pool(releases, CLASSES)
+    assert pooled.counts.tolist() == [[[3, 5]], [[-4, 8]]]
+    assert pooled.variance == pytest.approx(9 + 16 + 2 / 12)
+
+
+def test_sites_that_agree_leave_the_figures_as_they_are() -> None:
+    releases = dict.fromkeys(("east", "north", "south", "west"), GOOD)
+    whole = metrics.evaluate(4 * GOOD.counts, noise_variance=0.0, classes=CLASSES)
+    assert pool(releases, CLASSES).figures == whole
+    assert whole.auc.meaningful
+
+
+def test_two_sites_that_agree_are_enough() -> None:
+    figures = pool({"north": GOOD, "south": GOOD}, CLASSES).figures
+    assert figures.auc.meaningful
+    assert figures.accuracy.meaningful
+
+
+def test_a_figure_that_one_site_moves_is_that_sites_word() -> None:
+    """Nine hospitals at chance, and one, no larger than two of them, that claims perfection."""
+    perfect = release([0] * 9 + [100], [100] + [0] * 9)
+    honest = {f"honest-{number}": CHANCE for number in range(9)}
+    assert pool(honest, CLASSES).figures.auc.meaningful
+    auc = pool({**honest, "mallory": perfect}, CLASSES).figures.auc
+    # Of 550 x 550 pairs 450 x 450 are at one half; with one of mallory's hardly any is lost.
+    assert auc.value == pytest.approx(0.65, abs=0.02)
+    assert not auc.meaningful
+    assert str(auc.why).startswith("mallory alone decides it: without mallory it is 0.500 (0.46")
+
+
+def test_whoever_lies_downwards_is_named_too() -> None:
+    worst = release([100] + [0] * 9, [0] * 9 + [100])
+    honest = dict.fromkeys(("east", "north", "south", "west"), GOOD)
+    auc = pool({**honest, "mallory": worst}, CLASSES).figures.auc
+    assert not auc.meaningful
+    assert str(auc.why).startswith("mallory alone decides it: without mallory it is 0.9")
+
+
+def test_a_figure_for_which_only_one_site_speaks_rests_on_it() -> None:
+    """Nine tiny hospitals under noise say nothing; what one large one says is its own."""
+    tiny = release([0, 1], [1, 0], 6.0)
+    few = {f"tiny-{number}": tiny for number in range(9)}
+    large = release([10, 190], [190, 10], 6.0)
+    assert not pool(few, CLASSES).figures.sensitivity.meaningful
+    found = pool({**few, "large": large}, CLASSES).figures.sensitivity
+    assert not found.meaningful
+    assert str(found.why).startswith("it rests on large alone: without large, noise exceeds signal")
+
+
+def test_where_the_others_know_too_little_one_site_makes_no_figure() -> None:
+    """Three hospitals under noise, and a fourth with a third of the patients, all told apart."""
+    chance = release([2, 1, 2, 1, 2, 1, 2, 1, 2, 1], [1, 2, 1, 2, 1, 2, 1, 2, 1, 2], 2.0)
+    honest = dict.fromkeys(("east", "north", "south"), chance)
+    perfect = release([0] * 9 + [22], [22] + [0] * 9, 2.0)
+    assert not pool(honest, CLASSES).figures.auc.meaningful
+    auc = pool({**honest, "mallory": perfect}, CLASSES).figures.auc
+    assert auc.value is not None
+    assert auc.value > 0.65
+    assert not auc.meaningful
+    assert str(auc.why).startswith("mallory alone decides it")
+
+
+def test_the_figures_of_a_single_site_are_its_own() -> None:
+    figures = pool({"north": GOOD}, CLASSES).figures
+    assert figures.auc.why == "only north was counted, and nobody else confirms it"
+    assert not any(each.meaningful for each in (figures.accuracy, *figures.auc_of))
+    assert figures.patients.value == 100
+
+
+def test_chance_alone_moves_no_figure() -> None:
+    """Four sites of 40 patients from one distribution, a hundred times: hardly any is accused."""
+    generator = np.random.default_rng(7)
+    ill, well = np.linspace(1, 10, 10) / 55, np.linspace(10, 1, 10) / 55
+    accused = 0
+    for _ in range(100):
+        releases = {
+            name: Release(
+                np.array([[generator.multinomial(20, well)], [generator.multinomial(20, ill)]])
+                + np.rint(generator.normal(0, 1, (2, 1, 10))).astype(np.int64),
+                1.0,
+            )
+            for name in "abcd"
+        }
+        why = pool(releases, CLASSES).figures.auc.why
+        accused += why is not None and "alone" in why
+    assert accused <= 3
+
+
+def test_where_nothing_could_be_counted_every_figure_says_why() -> None:
+    pooled = nothing((3, 3, 4), "nobody")
+    assert pooled.counts.shape == (3, 3, 4)
+    figures = pooled.figures
+    each = (figures.patients, figures.auc, figures.f1, *figures.auc_of, *figures.prevalence)
+    assert {(one.value, one.meaningful, one.why) for one in each} == {(None, False, "nobody")}
+    assert len(figures.auc_of) == 3

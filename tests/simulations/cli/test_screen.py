@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from simulations.cli.screen import Screen, show
+from simulations.reports.result import Result
+from tests.simulations.conftest import outcome
+
+
+def shown(result: Result) -> str:
+    console = Console(file=StringIO(), width=100, highlight=False)
+    show(console, result, Path("runs/demo"))
+    file = console.file
+    assert isinstance(file, StringIO)
+    return file.getvalue()
+
+
+def test_one_screen_holds_the_table_the_cost_the_hash_and_the_report(made_result: Result) -> None:
+    said = shown(made_result)
+
+    assert said.splitlines()[0] == made_result.warnings[0]
+    assert "Shared model     ε = 8       0.900  0.870 – 0.930     0.820" in said
+    assert "west alone       ε = 8       0.840" in said
+    assert "All data pooled  no privacy  0.950" in said
+    assert "at delta 1e-05: east 7.999, north 7.999" in said
+    assert "runs/demo/report.html" in said
+    assert "sha256 abababababababab…" in said
+    assert len(said.splitlines()) <= 24
+
+
+def test_without_privacy_no_epsilon_is_claimed(made_result: Result) -> None:
+    said = shown(made_result.model_copy(update={"delta": None}))
+
+    assert "no privacy: nothing bounds what the updates give away" in said
+    assert "at delta" not in said
+
+
+def test_outside_a_terminal_progress_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    with screen.phase("rounds", 4):
+        screen.resumed(2)
+        screen.round_done(3, outcome("shared", 0.9).curve[-1], 4.321)
+        screen.round_done(4, None, None)
+    with screen.phase("baselines", 1):
+        screen.baseline_done(outcome("alone-private", 0.8, "west"))
+    said = capsys.readouterr().err.splitlines()
+
+    assert "going on after round 2" in said
+    assert "round 3: test AUC 0.897, ε 4.33 spent on training" in said
+    assert "training together: 4/4 rounds (100 %)" in said
+    assert "west alone, private: test AUC 0.800" in said
+
+
+def test_a_phase_with_nothing_to_do_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with Screen().phase("baselines", 0):
+        pass
+
+    assert capsys.readouterr().err == ""

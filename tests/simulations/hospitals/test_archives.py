@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from common.errors import DataError
+from simulations.hospitals.archives import read_hospitals
+
+MANIFEST = {"kind": "npz", "seed": 3, "sites": ["south", "north"], "redraws": 7}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "hospitals.json").write_text(json.dumps(MANIFEST))
+    for site in ("north", "south"):
+        (tmp_path / site).mkdir()
+        (tmp_path / site / "site.toml").touch()
+    return tmp_path
+
+
+def test_sites_are_sorted_and_what_must_be_said_is_said(folder: Path) -> None:
+    hospitals = read_hospitals(folder)
+
+    assert hospitals.sites == ("north", "south")
+    assert (hospitals.seed, hospitals.redraws) == (3, 7)
+    assert "each image stands as a patient" in hospitals.facts[0]
+
+
+def test_another_manifest_has_another_hash(folder: Path) -> None:
+    before = read_hospitals(folder).sha256
+    (folder / "hospitals.json").write_text(json.dumps(MANIFEST | {"seed": 4}))
+
+    assert read_hospitals(folder).sha256 != before
+
+
+def test_the_test_sets_label_column_is_found(folder: Path) -> None:
+    (folder / "test").mkdir()
+    (folder / "test" / "labels.csv").write_text("SOPInstanceUID,label\n1.2,normal\n")
+    labels = read_hospitals(folder).test_labels
+
+    assert (labels.key, labels.label_column) == ("SOPInstanceUID", "label")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"kind": "npz"}', '{"kind": 1, "seed": "a"}'])
+def test_a_manifest_that_cannot_be_read_is_named(text: str, folder: Path) -> None:
+    (folder / "hospitals.json").write_text(text)
+
+    with pytest.raises(DataError, match="manifest of the hospitals cannot be read") as caught:
+        read_hospitals(folder)
+    assert str(folder / "hospitals.json") in str(caught.value)
+
+
+def test_a_hospital_without_a_site_file_is_named(folder: Path) -> None:
+    (folder / "south" / "site.toml").unlink()
+
+    with pytest.raises(DataError, match="no site file") as caught:
+        read_hospitals(folder)
+    assert "south" in str(caught.value)
+
+
+def test_a_folder_without_a_manifest_says_how_to_make_hospitals(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="consilium-sim hospitals synth"):
+        read_hospitals(tmp_path)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from common.errors import CheckpointError, DataError
+from simulations.runs.demonstration import start_afresh
+from simulations.runs.run_settings import (
+    RECORD,
+    Clock,
+    Order,
+    Watcher,
+    check_folder,
+    clear,
+    contents,
+    nothing_left_behind,
+)
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Order:
+    """A run whose hospitals lie in its own folder, as the demo's do."""
+    run = tmp_path / "run"
+    (run / "hospitals").mkdir(parents=True)
+    (run / "hospitals" / "hospitals.json").write_text("{}")
+    return Order(study=tmp_path / "study.toml", hospitals=run / "hospitals", run=run)
+
+
+def test_hospitals_in_the_runs_folder_do_not_count_as_its_contents(order: Order) -> None:
+    check_folder(order)
+
+    assert contents(order) == []
+
+
+def test_what_a_killed_process_left_half_written_does_not_count(order: Order) -> None:
+    (order.run / f".{RECORD}.123.tmp").write_text("{")
+
+    assert contents(order) == []
+
+
+def test_clearing_removes_the_run_and_leaves_the_hospitals(order: Order) -> None:
+    (order.run / RECORD).write_text("{}")
+    (order.run / "sites" / "north").mkdir(parents=True)
+    clear(order)
+
+    assert [path.name for path in order.run.iterdir()] == ["hospitals"]
+    assert (order.hospitals / "hospitals.json").exists()
+
+
+def test_a_run_that_cannot_begin_leaves_nothing_behind(order: Order) -> None:
+    with pytest.raises(DataError), nothing_left_behind(order):
+        (order.run / RECORD).write_text("{}")
+        raise DataError("an image cannot be read")
+
+    assert contents(order) == []
+
+
+def test_a_run_that_has_begun_keeps_everything_when_it_fails(order: Order) -> None:
+    (order.run / RECORD).write_text("{}")
+    with pytest.raises(DataError), nothing_left_behind(order):
+        raise DataError("an image cannot be read")
+
+    assert contents(order) == [order.run / RECORD]
+
+
+def test_the_folder_of_a_run_may_not_be_a_file(order: Order, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a file"):
+        check_folder(Order(order.study, order.hospitals, tmp_path / "run/hospitals/hospitals.json"))
+
+
+def test_starting_afresh_removes_a_run_but_no_folder_that_is_none(order: Order) -> None:
+    (order.run / RECORD).write_text("{}")
+    start_afresh(order)
+    assert contents(order) == []
+
+    (order.run / "thesis.txt").write_text("precious")
+    with pytest.raises(CheckpointError, match="nothing in it was removed"):
+        start_afresh(order)
+    assert (order.run / "thesis.txt").exists()
+
+
+def test_a_clock_counts_each_phase_by_itself() -> None:
+    clock, began = Clock(), time.perf_counter()
+    with clock.time("decode"):
+        pass
+    with clock.time("rounds"):
+        pass
+
+    assert set(clock.seconds) == {"decode", "rounds"}
+    assert min(clock.seconds.values()) >= 0
+    rounding = 0.0005 * len(clock.seconds)
+    assert sum(clock.seconds.values()) <= time.perf_counter() - began + rounding
+
+
+def test_a_watcher_may_look_away() -> None:
+    watcher = Watcher()
+    with watcher.phase("rounds", 3), watcher.progress("reading", 3, unit="files") as job:
+        job.advance()
+        watcher.resumed(1)
+        watcher.round_done(2, None, None)
