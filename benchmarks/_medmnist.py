@@ -21,8 +21,8 @@ from client.data.parallel import silent
 from common.process.logs import configure
 from simulations.cli.app import find_study
 from simulations.hospitals.npz import read_source, write_divided
-from simulations.runs.run import conduct
-from simulations.runs.run_settings import Order
+from simulations.runs.run import run_study
+from simulations.runs.run_settings import RunOrder
 
 SEEDS: Final = (0, 1, 2, 3, 4)
 FIGURES: Final = ("AUC", "accuracy")
@@ -42,8 +42,8 @@ def measure(study: str | Path, seed: int, data: Path) -> dict[str, float]:
         source = read_source(data, dataset=None, classes=None, modality=None)
         write_divided(folder / "hospitals", source, sites=4, alpha=0.5, seed=seed, progress=silent)
         path = study if isinstance(study, Path) else find_study(study)
-        result = conduct(
-            Order(
+        result = run_study(
+            RunOrder(
                 path, folder / "hospitals", folder / "run", seed=seed, baselines=False, processes=1
             )
         )

@@ -53,7 +53,7 @@ def ours(strategy: str, sites: int) -> float:
     from common.wire.flower import Context, Message, context
     from common.wire.messages import Reply, reply_to_record, request_from_record
     from common.wire.signing import SigningKey
-    from server.study.context import Desk
+    from server.study.context import StudyContext
     from server.study.rounds import run_rounds
     from simulations.grids.in_process import LocalGrid
 
@@ -104,7 +104,7 @@ def ours(strategy: str, sites: int) -> float:
     before = peak_mib()
     with tempfile.TemporaryDirectory() as folder:
         run_rounds(
-            Desk(LocalGrid(client, nodes), roster, "1h"),
+            StudyContext(LocalGrid(client, nodes), roster, "1h"),
             study,
             plans,
             unavailable={},

@@ -19,8 +19,8 @@ from common.process.logs import configure
 from simulations.cli.app import find_study
 from simulations.reports.result import Kind, Result
 from simulations.runs.demonstration import make_hospitals
-from simulations.runs.run import conduct
-from simulations.runs.run_settings import Order
+from simulations.runs.run import run_study
+from simulations.runs.run_settings import RunOrder
 
 SEEDS = (0, 1, 2)
 RATES = (1.0, 1 / 3, 3.0)
@@ -42,9 +42,9 @@ def best(results: list[Result], kind: Kind) -> float:
 def results(seed: int, folder: Path) -> list[Result]:
     """The demo of one seed, its baselines trained with each learning rate."""
     make_hospitals(folder / "hospitals", seed=seed, progress=silent)
-    order = Order(find_study("demo"), folder / "hospitals", folder / "run", seed=seed)
+    order = RunOrder(find_study("demo"), folder / "hospitals", folder / "run", seed=seed)
     return [
-        conduct(replace(order, baseline_rate=rate, resume=number > 0))
+        run_study(replace(order, baseline_rate=rate, resume=number > 0))
         for number, rate in enumerate(RATES)
     ]
 

@@ -80,16 +80,16 @@ def charge(plan: Any, number: int) -> Any:  # noqa: ANN401 - imported late, as a
 
 def limits() -> Any:  # noqa: ANN401 - as above
     """A policy that lets all the studies run."""
-    from client.records.accounts import Limits
+    from client.records.accounts import PrivacyLimits
 
-    return Limits(epsilon_per_study=1.0, epsilon_total=6.0, delta=1e-5)
+    return PrivacyLimits(epsilon_per_study=1.0, epsilon_total=6.0, delta=1e-5)
 
 
 def today(members: list[str]) -> Any:  # noqa: ANN401 - as above
     """Where patients stand: one in five evaluates."""
-    from client.records.membership import Place
+    from client.records.membership import FrozenPatient
 
-    return {one: Place("train" if int(one) % 5 else "validation", one) for one in members}
+    return {one: FrozenPatient("train" if int(one) % 5 else "validation", one) for one in members}
 
 
 def fill(path: Path) -> None:
@@ -98,10 +98,10 @@ def fill(path: Path) -> None:
     from client.records.approvals import Approvals
     from client.records.ledger import Ledger
     from client.records.membership import draft, freeze
-    from client.records.store import Store
+    from client.records.store import SiteDatabase
     from common.privacy.randomness import StudyKey
 
-    with Store(path) as store:
+    with SiteDatabase(path) as store:
         ledger = Ledger(store)
         store.execute("PRAGMA synchronous = OFF")
         for place, plan in enumerate(plans()):
@@ -127,9 +127,9 @@ def check(path: Path) -> list[float]:
     """Milliseconds of each of several rounds' checks in a store that was just opened."""
     from client.records.ledger import Ledger
     from client.records.membership import depart
-    from client.records.store import Store
+    from client.records.store import SiteDatabase
 
-    plan, store, taken = plans()[0], Store(path), []
+    plan, store, taken = plans()[0], SiteDatabase(path), []
     ledger, there = Ledger(store), today([str(patient) for patient in range(PATIENTS)])
 
     def one(number: int) -> None:

@@ -33,8 +33,8 @@ from scipy import stats
 
 from client.app import build
 from client.daemon.frames import Frame
-from client.daemon.worker import Order, respond
-from client.memory import Limits
+from client.daemon.worker import WorkerSettings, respond
+from client.memory import ProcessLimits
 from client.requests.handler import answer
 from client.site import Site, open_site
 from client.training.pacing import Pace
@@ -146,7 +146,7 @@ class Side:
     """
 
     site: Site
-    order: Order
+    order: WorkerSettings
     app: flower.ClientApp
     plan: Plan
     planted: float = 0.0
@@ -218,8 +218,8 @@ def two(folder: Path, purpose: Purpose, rounds: int, *, waits: bool) -> Iterator
             approved = answer(site, proposal)
             assert approved is not None, "silent"
             assert approved.code == "ok", approved.code
-            limits = Limits()
-            order = Order(path, site.state, None, limits, os.getpid(), "json")
+            limits = ProcessLimits()
+            order = WorkerSettings(path, site.state, None, limits, os.getpid(), "json")
             sides.append(Side(site, order, build({str(path): site}), plan))
         yield sides[0], sides[1]
 

@@ -24,7 +24,7 @@ class MemoryLimit(BaseException):
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProcessLimits:
     """What ``[device]`` allows the worker.
 
     Attributes:

@@ -30,20 +30,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from client.data.archive import Root, require_folder
+from client.data.archive import Root, entries_of, require_folder
 from client.data.cache import decoders as today
 from client.data.cohort import Cohort, load_cohort
 from client.data.parallel import Progress, silent
 from client.data.persons import Persons
 from client.data.pseudonyms import Pseudonyms
-from client.data.watching import entries_of
 from client.records import membership
 from client.records.accounts import everyone_joined, join
 from client.records.approvals import CLOCK, Approval, Approvals, timestamp
 from client.records.audit_log import CHARGED, AuditLog
 from client.records.ledger import Ledger
 from client.records.opt_out import OptOuts
-from client.records.receipts import Receipts
+from client.records.receipts import SiteReceipts
 from client.records.replies import Replies
 from client.records.seals import Seals
 from client.records.state_folder import (
@@ -57,7 +56,7 @@ from client.records.state_folder import (
     require_same_keys,
     require_store,
 )
-from client.records.store import FILE, Store
+from client.records.store import FILE, SiteDatabase
 from client.sitefile import DataSet, SiteFile, load_site_file
 from client.training.pacing import Pace
 from common.errors import Refusal, RefusalCode, SiteError
@@ -100,7 +99,7 @@ class Site:
     known_seed: int | None
     key: SigningKey = field(repr=False)
     pseudonyms: Pseudonyms = field(repr=False)
-    store: Store = field(repr=False)
+    store: SiteDatabase = field(repr=False)
     audit: AuditLog = field(repr=False)
     workers: int = WORKERS
     recorded: NumericsRecord | None = None
@@ -113,7 +112,7 @@ class Site:
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.store)
         self._seals = Seals(self.key)
-        self.receipts = Receipts(self.state, self.name, self.ledger, self.audit, self._seals)
+        self.receipts = SiteReceipts(self.state, self.name, self.ledger, self.audit, self._seals)
         lists = (self.folder / data.opt_out for data in self.file.data.values() if data.opt_out)
         named = self.file.site.same_person
         self.persons = Persons(self.folder / named if named else None, self.pseudonyms)
@@ -225,7 +224,7 @@ class Site:
             choice: of a plan that was approved, which is kept to; else one is made here.
         """
         # Not with the module: who opens a site to administer it computes nothing.
-        from client.training.ticks import Crowd
+        from client.training.ticks import DataSetSize
         from common.process.denormals import set_threads
 
         if self.recorded is not None:
@@ -245,7 +244,7 @@ class Site:
             return computed  # nothing here is private, and a simulation has no ticks of its own
         data = self.dataset(study)
         crowd = data.declared_patients, data.most_patients, data.most_validated
-        ticks = self._clocks.of(study, Crowd(*crowd), computed)
+        ticks = self._clocks.of(study, DataSetSize(*crowd), computed)
         return computed.model_copy(update={"ticks": ticks})
 
     @cached_property
@@ -427,7 +426,7 @@ def _opened(folder: Path, file: SiteFile, state: Path, known_seed: int | None) -
     if known_seed is None:
         require_private(state)
     require_store(state)
-    store = Store(state / FILE, make=not is_used(state))
+    store = SiteDatabase(state / FILE, make=not is_used(state))
     audit: AuditLog | None = None
     try:
         require_keys(state, store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -12,13 +13,14 @@ from pydantic import AfterValidator, Field, model_validator
 from client.data.cohort import LabelFile, Split
 from client.data.dicom import Derived
 from client.data.labels import Key
-from client.records.accounts import Limits
+from client.records.accounts import PrivacyLimits
 from common.errors import SiteError
 from common.plan import require_room
 from common.privacy.cap import MOST_EPSILON
 from common.settings import Section, load_toml
 from common.study.bounds import range_of
 from common.study.study_file import Patients, Slug
+from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, read_coordinator_card
 
 ShareOfPatients = Annotated[float, Field(ge=0, le=1)]
 _DELTA_TIMES_PATIENTS: Final = 0.1
@@ -182,14 +184,14 @@ class Policy(Section):
         return self
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> PrivacyLimits:
         """What patients may pay from here on, which decides who stands in a study.
 
         What was spent before and what is spent here compose: their epsilons add up, and so do
         their deltas, whatever was chosen after seeing the results.
         """
         left = self.max_epsilon_total - self.spent_before
-        return Limits(self.max_epsilon_per_study, left, self.delta)
+        return PrivacyLimits(self.max_epsilon_per_study, left, self.delta)
 
 
 class Device(Section):
@@ -214,7 +216,7 @@ class Device(Section):
     gpu: int | None = Field(default=None, ge=0)
 
 
-class Metrics(Section):
+class MetricsSettings(Section):
     """``[metrics]``: where the daemon's own figures are served; none is computed from patients.
 
     Attributes:
@@ -231,7 +233,7 @@ class SiteFile(Section):
     data: dict[Slug, DataSet] = Field(min_length=1)
     policy: Policy
     device: Device = Device()
-    metrics: Metrics = Metrics()
+    metrics: MetricsSettings = MetricsSettings()
 
     @model_validator(mode="after")
     def _delta_is_small(self) -> Self:
@@ -277,3 +279,47 @@ def missing(path: Path) -> SiteError:
         remedy="name it: consilium-site --site FILE, or CONSILIUM_SITE in the environment; "
         "consilium-site init makes one",
     )
+
+
+@dataclass(frozen=True)
+class ServedSite:
+    """What is served.
+
+    Attributes:
+        path: the site file.
+        file: its content.
+        state: the state folder.
+        known_seed: where the site's keys follow from a seed.
+        card: of the coordinator; None where the site has joined none.
+    """
+
+    path: Path
+    file: SiteFile
+    state: Path
+    known_seed: int | None = None
+    card: CoordinatorCard | None = None
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The modules that the two processes run."""
+
+    connection: str = "client.daemon.connection"
+    worker: str = "client.daemon.worker"
+
+
+def served_site(path: Path, known_seed: int | None = None) -> ServedSite:
+    """What a site file says is to be served.
+
+    Raises:
+        SiteError: the site file or the coordinator's card cannot be used.
+    """
+    file = load_site_file(path)
+    state = path.absolute().parent / file.site.state
+    return ServedSite(path.absolute(), file, state, known_seed, known_coordinator(state))
+
+
+def known_coordinator(state: Path) -> CoordinatorCard | None:
+    """The coordinator that a site has joined."""
+    path = state / COORDINATOR_CARD
+    return read_coordinator_card(path) if path.exists() else None

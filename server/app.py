@@ -30,9 +30,9 @@ from common.wire.messages import LedgerHead, Request
 from server.study import amending
 from server.study import plans as round_zero
 from server.study.aggregation import MEMORY_NOTES, needs_every_reply
-from server.study.context import Desk, Observer, hear, nobody
-from server.study.dispatch import SIMULATION, Habits
-from server.study.receipts import Receipts
+from server.study.context import Observer, StudyContext, hear, nobody
+from server.study.dispatch import SIMULATION, RetryPolicy
+from server.study.receipts import CoordinatorReceipts
 from server.study.roster import read_roster
 from server.study.rounds import run_rounds, shared_weights
 from server.study.verify import NOTHING
@@ -49,7 +49,7 @@ CLOSING: Final = "1m"
 
 
 @dataclass(frozen=True)
-class Commission:
+class RunConfig:
     """What a coordinator is told to do.
 
     Attributes:
@@ -75,12 +75,12 @@ def build(observer: Observer | None = None) -> ServerApp:
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
-        conduct(grid, read_commission(context.run_config), observer or nobody)
+        run_study(grid, read_run_config(context.run_config), observer or nobody)
 
     return server_app
 
 
-def read_commission(config: Mapping[str, Any]) -> Commission:
+def read_run_config(config: Mapping[str, Any]) -> RunConfig:
     """Read the run configuration and the files that it names.
 
     Raises:
@@ -89,7 +89,7 @@ def read_commission(config: Mapping[str, Any]) -> Commission:
     """
     study = load_study(Path(str(config["study"])))
     roster = read_roster(Path(str(config["roster"])))
-    return Commission(
+    return RunConfig(
         study=study,
         folder=Path(str(config["run"])) / FOLDER,
         roster=roster.keys,
@@ -99,13 +99,13 @@ def read_commission(config: Mapping[str, Any]) -> Commission:
     )
 
 
-def conduct(
+def run_study(
     grid: Grid,
-    commission: Commission,
+    commission: RunConfig,
     observer: Observer = nobody,
     *,
-    habits: Habits = SIMULATION,
-    receipts: Receipts | None = None,
+    habits: RetryPolicy = SIMULATION,
+    receipts: CoordinatorReceipts | None = None,
 ) -> Checkpoint:
     """Run a study to its end, from its beginning or from where it stands.
 
@@ -122,7 +122,7 @@ def conduct(
     """
     study, folder = commission.study, commission.folder
     timeout = study.aggregation.round_timeout
-    desk = Desk(grid, commission.roster, timeout, observer, habits, receipts)
+    desk = StudyContext(grid, commission.roster, timeout, observer, habits, receipts)
     plans, state = _where_it_stands(commission)
     weights = _first_weights(study, commission.seed) if state is None else state.weights
     if plans is None:
@@ -177,7 +177,7 @@ def _first_weights(study: Study, seed: int) -> npt.NDArray[np.float32]:
     return initial_weights(study, seed)
 
 
-def _where_it_stands(commission: Commission) -> tuple[dict[str, Plan] | None, Checkpoint | None]:
+def _where_it_stands(commission: RunConfig) -> tuple[dict[str, Plan] | None, Checkpoint | None]:
     study, folder, seed = commission.study, commission.folder, commission.seed
     if not commission.resume:
         checkpoint.demand_fresh(folder / CHECKPOINTS)
@@ -206,7 +206,7 @@ def _finished(study: Study, state: Checkpoint) -> bool:
     return state.round == study.training.rounds and evaluated >= set(study.evaluation_rounds)
 
 
-def _missing(desk: Desk, plans: Mapping[str, Plan]) -> dict[str, str]:
+def _missing(desk: StudyContext, plans: Mapping[str, Plan]) -> dict[str, str]:
     return dict.fromkeys(sorted(desk.roster.keys() - plans.keys()), "has no plan in this study")
 
 
@@ -273,7 +273,7 @@ def _absences(state: Checkpoint) -> list[dict[str, object]]:
     ]
 
 
-def _close(desk: Desk, study: Study, plans: Mapping[str, Plan], state: Checkpoint) -> None:
+def _close(desk: StudyContext, study: Study, plans: Mapping[str, Plan], state: Checkpoint) -> None:
     requests = {
         site: Request(
             study.study.name,

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from client.daemon.fleet import Fleet, load_node_key, public_node_key
+from client.daemon.fleet import Fleet
+from client.node_key import load_node_key, public_node_key
 from common.process.ports import free_port
 from common.wire.enrolment import CoordinatorCard, SiteCard
 from common.wire.flower import Message
@@ -21,7 +22,7 @@ from server.daemon.settings import Home
 from server.gateway.authentication import Admitted
 from server.gateway.gateway import Gateway, GatewaySettings
 from server.superlink.grid import FleetGrid
-from server.superlink.notifications import Board, Line
+from server.superlink.notifications import NotificationBoard, NotificationLine
 from server.superlink.superlink import SuperLink
 from tests.waiting import PATIENCE, until
 
@@ -75,8 +76,8 @@ class Coordinator:
         self.admit(name, key)
         return Fleet(self.card, key)
 
-    def line(self) -> Line:
-        return Line(self.home.notices_socket)
+    def line(self) -> NotificationLine:
+        return NotificationLine(self.home.notices_socket)
 
 
 def new_superlink(home: Home) -> SuperLink:
@@ -114,7 +115,7 @@ def gateway_of(
     home: Home, superlink: SuperLink, loop: asyncio.AbstractEventLoop, settings: dict[str, float]
 ) -> Iterator[Coordinator]:
     """A gateway before a SuperLink that runs; it admits nobody yet."""
-    book, board = Book(), Board(home.notices_socket)
+    book, board = Book(), NotificationBoard(home.notices_socket)
     refused: list[tuple[str, str | None, str]] = []
     how = {"requests_per_second": 1000.0, "hold_seconds": 20.0} | settings
     gateway = Gateway(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import client.training.local
-from client.data.parallel import Job
+from client.data.parallel import Tracker
 from client.training.noise import noised
 from client.training.sampling import RoundStreams
 from common.privacy.randomness import Stream
@@ -37,7 +37,7 @@ SOUND = (Fault("none", PRODUCTION), Fault("none", PRODUCTION, images_per_patient
 KEY = bytes(range(32))
 
 
-def caught_by(fault: Fault, job: Job) -> set[str]:
+def caught_by(fault: Fault, job: Tracker) -> set[str]:
     study, planned = audited()
     study = fault.afflicted(study)
     audit = audit_mechanism(
@@ -61,12 +61,12 @@ def test_every_planted_fault_has_a_line_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_planted_fault_is_caught(fault: Fault, job: Job) -> None:
+def test_a_planted_fault_is_caught(fault: Fault, job: Tracker) -> None:
     assert caught_by(fault, job) == CAUGHT[fault.name]
 
 
 @pytest.mark.parametrize("fault", SOUND, ids=["one image", "four images"])
-def test_nothing_is_caught_where_nothing_is_planted(fault: Fault, job: Job) -> None:
+def test_nothing_is_caught_where_nothing_is_planted(fault: Fault, job: Tracker) -> None:
     assert caught_by(fault, job) == set()
 
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from client.daemon.fleet import load_node_key, public_node_key
+from client.node_key import load_node_key, public_node_key
 from common.process import logs
 from common.process.ports import free_port
 from common.wire.enrolment import SiteCard
@@ -22,7 +22,7 @@ from server.daemon.authority import coordinator_card, init, server_context
 from server.daemon.settings import Home
 from server.gateway.authentication import Admitted
 from server.gateway.gateway import Gateway, GatewaySettings
-from server.superlink.notifications import Board
+from server.superlink.notifications import NotificationBoard
 from server.superlink.superlink import SuperLink
 
 CARD: Final = "COORDINATOR.json"
@@ -70,7 +70,7 @@ async def serve(folder: Path, sites: int) -> None:
     superlink = new_superlink(home, free_port())
     superlink.start()
     await asyncio.to_thread(superlink.wait_until_healthy)
-    book, board = Book(), Board(home.notices_socket)
+    book, board = Book(), NotificationBoard(home.notices_socket)
     admit(folder, superlink, book, sites)
     await board.start()
     settings = GatewaySettings("127.0.0.1:0", server_context(home), requests_per_second=10_000)

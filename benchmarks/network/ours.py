@@ -19,7 +19,7 @@ from benchmarks.network.coordinator import new_superlink
 from common.wire.flower import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from server.daemon.settings import load_home
 from server.superlink.grid import FleetGrid
-from server.superlink.notifications import Line
+from server.superlink.notifications import NotificationLine
 from server.superlink.superlink import SuperLink
 
 
@@ -42,7 +42,7 @@ class Link:
     @contextlib.contextmanager
     def study(self) -> Iterator[FleetGrid]:
         """A run; one a process."""
-        line = Line(load_home(self.folder / "home").notices_socket)
+        line = NotificationLine(load_home(self.folder / "home").notices_socket)
         grid = self.superlink.open_grid(self.superlink.start_run("bench"), line)
         try:
             yield grid

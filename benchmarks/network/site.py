@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.network.coordinator import CARD, key_file
-from client.daemon.fleet import Fleet, load_node_key
+from client.daemon.fleet import Fleet
+from client.node_key import load_node_key
 from common.errors import LinkError
 from common.wire.enrolment import read_coordinator_card
 from common.wire.flower import Message, RecordDict

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.network.coordinator import key_file
-from client.daemon.fleet import load_node_key, public_node_key
+from client.node_key import load_node_key, public_node_key
 from common.process.ports import free_port
 from server.daemon.authority import init
 from server.superlink.wire import trust

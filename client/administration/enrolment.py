@@ -9,8 +9,8 @@ from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Final
 
-from client.daemon.fleet import load_node_key, public_node_key
 from client.data.labels import guess_key
+from client.node_key import load_node_key, public_node_key
 from client.site import Site, kept_seed, open_site
 from client.sitefile import load_site_file
 from common.errors import SiteError
@@ -92,7 +92,7 @@ listen = "127.0.0.1:9465"
 
 
 @dataclass(frozen=True)
-class Hospital:
+class NewSite:
     """What an administrator says of a site to be made."""
 
     name: str
@@ -104,7 +104,7 @@ class Hospital:
 
 
 @dataclass(frozen=True)
-class Made:
+class CreatedSite:
     """What ``init`` has made."""
 
     site_file: Path
@@ -112,7 +112,7 @@ class Made:
     card: SiteCard
 
 
-def init(path: Path, hospital: Hospital) -> Made:
+def init(path: Path, hospital: NewSite) -> CreatedSite:
     """Write a site file, draw the site's keys and write ``SITE.json``.
 
     Args:
@@ -141,7 +141,7 @@ def init(path: Path, hospital: Hospital) -> Made:
         raise
 
 
-def introduce(path: Path, known_seed: int | None = None) -> Made:
+def introduce(path: Path, known_seed: int | None = None) -> CreatedSite:
     """Write ``SITE.json`` for a site file that is there; keys are made where there are none.
 
     Raises:
@@ -155,7 +155,7 @@ def introduce(path: Path, known_seed: int | None = None) -> Made:
         )
     card_file = path.parent / SITE_CARD
     write_atomic(card_file, card.text.encode())
-    return Made(path, card_file, card)
+    return CreatedSite(path, card_file, card)
 
 
 def join(path: Path, card: CoordinatorCard) -> Path:
@@ -195,7 +195,7 @@ def _require_new(path: Path) -> None:
             )
 
 
-def _site_file(path: Path, hospital: Hospital) -> str:
+def _site_file(path: Path, hospital: NewSite) -> str:
     if hospital.declared_patients < 1:
         raise SiteError(
             "a site needs patients",

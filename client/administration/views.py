@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from client.administration.explain import Sections
-from client.consent.rejected import Declined
+from client.consent.rejected import RejectedProposal
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class Status:
     paused_by: str
     paused_since: str
     studies: tuple[StudyRow, ...]
-    declined: tuple[Declined, ...]
+    declined: tuple[RejectedProposal, ...]
     audit_length: int
     audit_head: str
     torn: int

@@ -56,7 +56,7 @@ def init(
     """Make a site: its file, its keys, and SITE.json for the coordinator."""
     from client.administration import enrolment
 
-    hospital = enrolment.Hospital(name, images, labels, declared_patients, dataset, label_column)
+    hospital = enrolment.NewSite(name, images, labels, declared_patients, dataset, label_column)
     made = enrolment.init(context.obj, hospital)
     console = out()
     console.print(f"Made site {name}: {made.site_file} with its policy, and its keys.")
@@ -96,7 +96,7 @@ def join(
 ) -> None:
     """Name the coordinator that this site connects to."""
     from client.administration import enrolment
-    from client.daemon.place import known_coordinator
+    from client.sitefile import known_coordinator
     from common.wire.enrolment import read_coordinator_card
 
     before = known_coordinator(state_folder(context.obj))
@@ -121,11 +121,11 @@ def serve(
     ] = None,
 ) -> None:
     """Run the daemon until it is told to end."""
-    from client.daemon.place import place_of
     from client.daemon.serving import serve as run
+    from client.sitefile import served_site
     from common.process import logs
 
-    place = place_of(context.obj, known_seed)
+    place = served_site(context.obj, known_seed)
     terminal = err().is_terminal
     logs.configure(logs.form_for(terminal), "info", site=place.file.site.name)
     if known_seed is not None:
@@ -276,10 +276,10 @@ def verify(
     ] = None,
 ) -> None:
     """Hold the audit log and the ledger against their chains and receipts; needs no daemon."""
-    from client.daemon.place import place_of
     from client.records.verify import inspect_state
+    from client.sitefile import served_site
 
-    place = place_of(context.obj)
+    place = served_site(context.obj)
     verdict = inspect_state(place.state, place.file.site.name, elsewhere=tuple(receipts or ()))
     if not verdict.sound:
         shown = [str(each) for each in verdict.faults[:10]]

@@ -15,23 +15,23 @@ from common.errors import Refusal, RefusalCode
 from common.numerics import NumericsRecord, Ticks, differences
 
 if TYPE_CHECKING:
-    from client.records.store import Store
+    from client.records.store import SiteDatabase
     from client.site import Site
     from common.plan import Plan
     from common.wire.messages import Request
 
 
-def arithmetic(store: Store, plan: Plan) -> Arithmetic:
+def arithmetic(store: SiteDatabase, plan: Plan) -> Arithmetic:
     """What a plan's rounds are computed with, by all that both sides agreed on."""
     return in_force(plan, agreed(store, plan.hash))
 
 
-def agreed(store: Store, plan_hash: str) -> list[Amendment]:
+def agreed(store: SiteDatabase, plan_hash: str) -> list[Amendment]:
     """The amendments that this site consented to, in their order."""
     return _select(store, plan_hash, "decided_by != ''")
 
 
-def waiting(store: Store, plan_hash: str) -> Amendment | None:
+def waiting(store: SiteDatabase, plan_hash: str) -> Amendment | None:
     """The amendment that a person has yet to decide on."""
     return next(iter(_select(store, plan_hash, "decided_by = ''")), None)
 
@@ -89,7 +89,7 @@ def consent(site: Site, plan: Plan, amendment: Amendment, *, by: str) -> None:
         _note(site, "numerics.amended", plan, amendment, by)
 
 
-def forget(store: Store, plan_hash: str) -> None:
+def forget(store: SiteDatabase, plan_hash: str) -> None:
     """Keep nothing of a plan's amendments."""
     store.execute("DELETE FROM amendments WHERE plan_hash = ?", plan_hash)
 
@@ -137,7 +137,7 @@ def _require_ours(site: Site, plan: Plan, numerics: NumericsRecord) -> None:
         )
 
 
-def _keep(store: Store, amendment: Amendment) -> None:
+def _keep(store: SiteDatabase, amendment: Amendment) -> None:
     """In place of the one that waits, if one does."""
     store.execute(
         "INSERT OR REPLACE INTO amendments (plan_hash, number, hash, amendment)"
@@ -149,7 +149,7 @@ def _keep(store: Store, amendment: Amendment) -> None:
     )
 
 
-def _select(store: Store, plan_hash: str, which: str) -> list[Amendment]:
+def _select(store: SiteDatabase, plan_hash: str, which: str) -> list[Amendment]:
     rows = store.execute(
         f"SELECT amendment FROM amendments WHERE plan_hash = ? AND {which} ORDER BY number",  # noqa: S608 - no value in it
         plan_hash,

@@ -20,7 +20,7 @@ from client.data.cache import decoders
 from client.memory import require_memory
 from client.records import accounts, membership
 from client.records.approvals import POLICY, Approval, State, timestamp
-from client.records.membership import Draft, Place
+from client.records.membership import Draft, FrozenPatient
 from client.site import Site
 from common.errors import Refusal, RefusalCode, SiteError
 from common.plan import Plan
@@ -115,7 +115,7 @@ def preview(site: Site, plan: Plan) -> tuple[Draft, int]:
         ConsiliumError: images, labels or lists cannot be read.
     """
     found = disk.look(site, plan.study)
-    today = {patient: Place(part, "") for patient, part in found.parts.items()}
+    today = {patient: FrozenPatient(part, "") for patient, part in found.parts.items()}
     return _draft(site, plan, today), found.bytes
 
 
@@ -196,7 +196,7 @@ def close(site: Site, plan_hash: str, acknowledged: int) -> None:
         disk.tidy(site)
 
 
-def _draft(site: Site, plan: Plan, today: Mapping[str, Place]) -> Draft:
+def _draft(site: Site, plan: Plan, today: Mapping[str, FrozenPatient]) -> Draft:
     read = accounts.Accounts(site.store, [each.plan for each in site.approvals.running()])
     return membership.draft(read, plan, today, site.file.policy.limits)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from client.data import cache
-from client.data.cache import Shape
+from client.data.cache import ImageShape
 from client.data.cohort import Survey, survey
 from client.data.dicom import Rules
 from client.records.accounts import join
@@ -20,9 +20,9 @@ from common.errors import Refusal
 from common.study.study_file import Study
 
 
-def shape_of(study: Study, decoders: str = "") -> Shape:
+def shape_of(study: Study, decoders: str = "") -> ImageShape:
     """What the decoded images of a study look like; decoded as today, or as they once were."""
-    return Shape(study.data.image_size, study.data.channels, decoders or cache.decoders())
+    return ImageShape(study.data.image_size, study.data.channels, decoders or cache.decoders())
 
 
 def left(site: Site, study: Study) -> int:

@@ -87,7 +87,7 @@ def require_room(study: Study, site: Site) -> None:
         Refusal: ``policy`` or ``data-unavailable``.
         ModelError: the study's model cannot be built, or not be trained privately.
     """
-    from client.data.cache import Shape
+    from client.data.cache import ImageShape
     from client.training.tuning import mib, needed
 
     most = site.file.device.memory_mib
@@ -104,7 +104,7 @@ def require_room(study: Study, site: Site) -> None:
         )
     images = (
         site.dataset(study).declared_patients
-        * Shape(study.data.image_size, study.data.channels).bytes
+        * ImageShape(study.data.image_size, study.data.channels).bytes
     )
     if images > site.file.site.cache_bytes:
         raise Refusal.of_public(

@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from client.records.approvals import timestamp
-from client.records.store import Store
+from client.records.store import SiteDatabase
 from client.site import Site
 from common.documents import read_json
 from common.errors import ConsiliumError, DataError, LabelError, SiteError
@@ -38,7 +38,7 @@ _DEFECT: Final = (
 
 
 @dataclass(frozen=True)
-class Trouble:
+class Problem:
     """What failed last, and was not followed by work that went well.
 
     Attributes:
@@ -59,7 +59,7 @@ class Trouble:
 def keep(site: Site, study: str, error: Exception) -> None:
     """Log what failed, and keep it for the site's people."""
     reading = isinstance(error, DataError | LabelError | SiteError)
-    new = Trouble(
+    new = Problem(
         timestamp(), study, type(error).__name__, place(error), _READING if reading else _DEFECT
     )
     log.error(
@@ -87,7 +87,7 @@ def keep_crowded(site: Site, plan_hash: str, held: Mapping[str, int]) -> None:
         site.store.drop(name)
 
 
-def forget(store: Store, plan_hash: str) -> None:
+def forget(store: SiteDatabase, plan_hash: str) -> None:
     """Keep nothing of a plan."""
     store.execute("DELETE FROM facts WHERE name = ?", _CROWDED + plan_hash)
 
@@ -121,7 +121,7 @@ def over(site: Site) -> None:
         site.store.keep(_FACT, "")
 
 
-def trouble(site: Site) -> Trouble | None:
+def trouble(site: Site) -> Problem | None:
     """What failed last, if nothing went well since."""
     kept = site.store.fact(_FACT)
-    return Trouble(**read_json(kept)) if kept else None
+    return Problem(**read_json(kept)) if kept else None

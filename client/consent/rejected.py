@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from client.records.store import Store
+from client.records.store import SiteDatabase
 from client.site import Site
 from common.documents import read_json
 from common.errors import ConsiliumError, Refusal, RefusalCode
@@ -28,7 +28,7 @@ _DECIDED: Final = frozenset(
 
 
 @dataclass(frozen=True)
-class Declined:
+class RejectedProposal:
     """A study that was refused before a person saw it.
 
     Attributes:
@@ -55,7 +55,9 @@ def keep(site: Site, request: Request, refused: Refusal) -> None:
     if request.purpose not in ("offer", "propose") or refused.code not in _DECIDED:
         return
     told = "; ".join(f"{name} {value}" for name, value in details(refused).items())
-    new = Declined(request.study, request.plan_hash, ": ".join(filter(None, (refused.what, told))))
+    new = RejectedProposal(
+        request.study, request.plan_hash, ": ".join(filter(None, (refused.what, told)))
+    )
     # A store that fails keeps nobody from refusing.
     with suppress(sqlite3.Error, ConsiliumError, ValueError, TypeError):
         if site.approvals.find(request.plan_hash) is None:
@@ -64,15 +66,15 @@ def keep(site: Site, request: Request, refused: Refusal) -> None:
             site.store.keep(_FACT, json.dumps([asdict(each) for each in latest]))
 
 
-def declined(site: Site) -> tuple[Declined, ...]:
+def declined(site: Site) -> tuple[RejectedProposal, ...]:
     """The latest of them, newest first, without those whose plan was taken after all."""
     known = {approval.plan.hash for approval in site.approvals.all()}
     return tuple(each for each in _kept(site.store) if each.plan_hash not in known)
 
 
-def _kept(store: Store) -> list[Declined]:
-    return [Declined(**each) for each in read_json(store.fact(_FACT) or "[]")]
+def _kept(store: SiteDatabase) -> list[RejectedProposal]:
+    return [RejectedProposal(**each) for each in read_json(store.fact(_FACT) or "[]")]
 
 
-def _same(each: Declined) -> tuple[str, str]:
+def _same(each: RejectedProposal) -> tuple[str, str]:
     return each.study, each.plan_hash

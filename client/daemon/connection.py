@@ -28,17 +28,10 @@ import structlog
 
 from client.daemon import frames
 from client.daemon.backoff import Backoff
-from client.daemon.fleet import (
-    Fleet,
-    ForeignCode,
-    NotAdmitted,
-    Skewed,
-    Unreadable,
-    Untrusted,
-    load_node_key,
-)
+from client.daemon.fleet import Fleet, ForeignCode, NotAdmitted, Skewed, Unreadable, Untrusted
 from client.daemon.frames import BrokenFrame, Frame
 from client.memory import EXIT_UNUSABLE
+from client.node_key import load_node_key
 from common.errors import ConsiliumError, LinkError
 from common.files import sha256
 from common.process import logs
@@ -65,7 +58,7 @@ _STATES: Final[dict[type[LinkError], str]] = {
 log = structlog.get_logger(__name__)
 
 
-class Line(Protocol):
+class FleetLink(Protocol):
     """What is needed of a fleet client: one thread pulls, one pushes, one may connect anew."""
 
     def connect(self) -> None:
@@ -95,7 +88,7 @@ class Line(Protocol):
         """Deactivate the node where the line is up, and close it for good."""
 
 
-class Connection:
+class ConnectionState:
     """The state that the three threads share.
 
     Args:
@@ -103,7 +96,7 @@ class Connection:
         new_line: makes a line to the coordinator.
     """
 
-    def __init__(self, end: socket.socket, new_line: Callable[[], Line]) -> None:
+    def __init__(self, end: socket.socket, new_line: Callable[[], FleetLink]) -> None:
         self._end = end
         self._new_line = new_line
         self._line = new_line()
@@ -314,7 +307,7 @@ def main() -> None:
         told |= {"state": "refused", "remedy": error.details.get("do", "")}
         frames.send(end, Frame("line", told))
         os._exit(EXIT_UNUSABLE)
-    Connection(end, lambda: Fleet(card, key)).serve()
+    ConnectionState(end, lambda: Fleet(card, key)).serve()
     os._exit(0)
 
 

@@ -19,12 +19,12 @@ import structlog
 
 from client.administration import service
 from client.administration.service import Left, Spending, StudyRow
-from client.consent.rejected import Declined
+from client.consent.rejected import RejectedProposal
 from client.daemon.conditions import now
-from client.daemon.executor import Desk
-from client.daemon.place import known_coordinator
+from client.daemon.executor import SiteExecutor
 from client.daemon.supervisor import Supervisor
 from client.records import audit_log
+from client.sitefile import known_coordinator
 from common.control import site_pb2 as pb
 from common.control.site_pb2_grpc import SiteServicer
 from common.errors import ConsiliumError, SiteError
@@ -37,7 +37,7 @@ FOLLOWING: Final = 1.0
 log = structlog.get_logger(__name__)
 
 
-class Control(SiteServicer):
+class SiteControl(SiteServicer):
     """The service.
 
     Args:
@@ -51,8 +51,8 @@ class Control(SiteServicer):
     def __init__(
         self,
         supervisor: Supervisor,
-        quick: Desk,
-        slow: Desk,
+        quick: SiteExecutor,
+        slow: SiteExecutor,
         *,
         chain: str,
         faults: tuple[tuple[str, str], ...] = (),
@@ -314,7 +314,7 @@ def _row(row: StudyRow) -> pb.StudyRow:
     )
 
 
-def _declined(each: Declined) -> pb.Declined:
+def _declined(each: RejectedProposal) -> pb.Declined:
     return pb.Declined(study=each.study, plan_hash=each.plan_hash, why=each.why)
 
 

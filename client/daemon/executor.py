@@ -22,7 +22,7 @@ T = TypeVar("T")
 Task = tuple[Callable[[Site], Any], "Future[Any]"]
 
 
-class Desk:
+class SiteExecutor:
     """One thread and its site.
 
     Args:

@@ -16,25 +16,17 @@ import ssl
 import struct
 import threading
 from collections.abc import Generator, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import httpx
 import structlog
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_ssh_private_key,
-)
 
 from client.daemon import bounded
 from client.daemon.conditions import UNREACHED
 from common.documents import read_json
-from common.errors import LinkError, SiteError
-from common.files import sha256, write_atomic
+from common.errors import LinkError
+from common.files import sha256
 from common.process.logs import place
 from common.wire.bundle import foreign
 from common.wire.flower import Message, message_from_objects
@@ -161,46 +153,6 @@ class Unreadable(LinkError):  # noqa: N818 - a state of the line, by its name
     def __init__(self, message_id: str, size: int) -> None:
         self.message_id, self.size = message_id[:64], size
         super().__init__("what came is no message", found=f"{size} bytes")
-
-
-def new_node_key() -> bytes:
-    """A new private key to connect with, EC P-384.
-
-    In OpenSSH's format, as ``ssh-keygen`` writes it, which a stock ``flower-supernode`` wants.
-    """
-    key = ec.generate_private_key(ec.SECP384R1())
-    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-
-
-def load_node_key(path: Path, *, make: bool = False) -> ec.EllipticCurvePrivateKey:
-    """The key that a site connects with.
-
-    Args:
-        path: of the file, which only its owner can read.
-        make: whether to make one where there is none.
-
-    Raises:
-        SiteError: there is none, or it is no such key.
-    """
-    if make and not path.exists():
-        write_atomic(path, new_node_key(), mode=0o600)
-    try:
-        key = load_ssh_private_key(path.read_bytes(), None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ValueError("another kind of key")
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as cause:
-        raise SiteError(
-            "the key that this site connects with cannot be read",
-            where=path,
-            found=cause.strerror if isinstance(cause, OSError) else "no EC key in OpenSSH's format",
-            remedy="bring it back from a backup, or make the site anew and have it admitted",
-        ) from cause
-    return key
-
-
-def public_node_key(key: ec.EllipticCurvePrivateKey) -> str:
-    """The half that goes into ``SITE.json``, PEM."""
-    return public_key_to_bytes(key.public_key()).decode()
 
 
 class _Client(FleetHttpClient):

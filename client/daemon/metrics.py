@@ -30,7 +30,7 @@ STATES: Final = (
 )
 
 
-class Metrics:
+class DaemonMetrics:
     """The figures, in a registry of their own."""
 
     def __init__(self) -> None:

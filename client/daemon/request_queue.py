@@ -24,7 +24,7 @@ MOST_BYTES: Final = 2**29
 
 
 @dataclass(frozen=True)
-class Job:
+class QueuedRequest:
     """A request in hand.
 
     Attributes:
@@ -55,7 +55,7 @@ class Outgoing:
         reply: the message.
     """
 
-    job: Job
+    job: QueuedRequest
     code: str
     reply: bytes = field(repr=False)
 
@@ -72,20 +72,20 @@ class Stopped:
 
     worker: bool
     connection: bool
-    forgotten: tuple[Job, ...] = ()
+    forgotten: tuple[QueuedRequest, ...] = ()
 
 
-class Hub:
+class RequestQueue:
     """What is in hand; every method leaves it consistent."""
 
     def __init__(self) -> None:
-        self.waiting: dict[str, Job] = {}
+        self.waiting: dict[str, QueuedRequest] = {}
         self.outbox: dict[str, Outgoing] = {}
-        self.working: Job | None = None
+        self.working: QueuedRequest | None = None
         self.sending: Outgoing | None = None
         self._silenced: Counter[str] = Counter()
 
-    def arrive(self, job: Job) -> bool:
+    def arrive(self, job: QueuedRequest) -> bool:
         """Take a request in hand; False where it was already, and now has a newer message."""
         self.outbox.pop(job.identity, None)
         working = self.working
@@ -96,7 +96,7 @@ class Hub:
         self.waiting[job.identity] = replace(job, deaths=before.deaths) if before else job
         return before is None
 
-    def take(self) -> Job | None:
+    def take(self) -> QueuedRequest | None:
         """The next request to work on; None where one is worked on, or none waits."""
         if self.working is not None or not self.waiting:
             return None
@@ -128,7 +128,7 @@ class Hub:
         self.outbox[job.identity] = Outgoing(replace(job, request=b""), code, reply)
         return self.outbox[job.identity]
 
-    def died(self, *, killed: bool = False) -> Job | None:
+    def died(self, *, killed: bool = False) -> QueuedRequest | None:
         """The worker has died; what it worked on goes to the next, before all else.
 
         Args:
@@ -219,7 +219,7 @@ class Hub:
         return self.working is not None and self.working.identity == identity
 
 
-def _is_of(job: Job, study: str) -> bool:
+def _is_of(job: QueuedRequest, study: str) -> bool:
     """Whether a request is of a study, named or by the beginning of its plan's hash.
 
     What reads as a hash is one, whatever a request calls its study.

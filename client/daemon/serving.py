@@ -9,12 +9,12 @@ from typing import Final
 import structlog
 
 from client.administration import service
-from client.daemon.control import SERVICE, Control
-from client.daemon.executor import Desk
-from client.daemon.metrics import Metrics
-from client.daemon.place import Place, Programs
+from client.daemon.control import SERVICE, SiteControl
+from client.daemon.executor import SiteExecutor
+from client.daemon.metrics import DaemonMetrics
 from client.daemon.supervisor import Supervisor, until_told
 from client.records.verify import inspect_state
+from client.sitefile import Programs, ServedSite
 from common.control.site_pb2_grpc import add_SiteServicer_to_server
 from common.control.sockets import add_health, listen, new_server
 from common.errors import SiteError
@@ -29,7 +29,7 @@ OWNER: Final = Owner("site", SiteError, "consilium-site status")
 log = structlog.get_logger(__name__)
 
 
-def serve(place: Place, programs: Programs | None = None) -> None:
+def serve(place: ServedSite, programs: Programs | None = None) -> None:
     """Serve a site until this process is asked to end.
 
     Raises:
@@ -41,17 +41,17 @@ def serve(place: Place, programs: Programs | None = None) -> None:
     log.info("daemon.ended")
 
 
-async def _serve(place: Place, programs: Programs) -> None:
-    metrics = Metrics()
+async def _serve(place: ServedSite, programs: Programs) -> None:
+    metrics = DaemonMetrics()
     if place.file.metrics.listen:
         metrics.serve(place.file.metrics.listen)
     keys = (place.path, place.state, place.known_seed)
-    quick, slow = Desk(*keys, keep_open=True), Desk(*keys, keep_open=False)
+    quick, slow = SiteExecutor(*keys, keep_open=True), SiteExecutor(*keys, keep_open=False)
     paused = await quick.ask(service.is_paused)
     chain, faults = await asyncio.to_thread(_verified, place)
     supervisor = Supervisor(place, metrics, programs, quick.note)
     server = new_server()
-    control = Control(supervisor, quick, slow, chain=chain, faults=faults)
+    control = SiteControl(supervisor, quick, slow, chain=chain, faults=faults)
     add_SiteServicer_to_server(control, server)
     health = await add_health(server, SERVICE)
     listen(server, place.state / SOCKET)
@@ -68,7 +68,7 @@ async def _serve(place: Place, programs: Programs) -> None:
     (place.state / SOCKET).unlink(missing_ok=True)
 
 
-def _verified(place: Place) -> tuple[str, tuple[tuple[str, str], ...]]:
+def _verified(place: ServedSite) -> tuple[str, tuple[tuple[str, str], ...]]:
     """What the audit log's chain and its receipts say: in a line, and as warnings."""
     verdict = inspect_state(place.state, place.file.site.name)
     for each in verdict.disputed:

@@ -23,11 +23,11 @@ from client.consent.policy import within
 from client.daemon.child import Child
 from client.daemon.conditions import UNREACHED, Condition, death, now
 from client.daemon.frames import Frame
-from client.daemon.metrics import Metrics
-from client.daemon.place import Place, Programs
-from client.daemon.request_queue import MOST_DEATHS, Hub, Job, Stopped
-from client.daemon.worker import Order
-from client.memory import EXIT_UNUSABLE, Limits
+from client.daemon.metrics import DaemonMetrics
+from client.daemon.request_queue import MOST_DEATHS, QueuedRequest, RequestQueue, Stopped
+from client.daemon.worker import WorkerSettings
+from client.memory import EXIT_UNUSABLE, ProcessLimits
+from client.sitefile import Programs, ServedSite
 from common.process import logs
 from common.process.claim import notify, watchdog_seconds
 from common.wire.messages import Purpose
@@ -52,14 +52,14 @@ class Supervisor:
 
     def __init__(
         self,
-        place: Place,
-        metrics: Metrics,
+        place: ServedSite,
+        metrics: DaemonMetrics,
         programs: Programs,
         note: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self.place = place
         self._note = note
-        self.hub = Hub()
+        self.hub = RequestQueue()
         self.line = Condition("connecting" if place.card else "none")
         self.work = Condition("starting" if place.card else "none")
         self.worker_fault: Condition | None = None
@@ -71,10 +71,10 @@ class Supervisor:
         self._pulling = self._reached = False
         self._messages = 0
         form = logs.form_for(sys.stderr.isatty())
-        limits = Limits(
+        limits = ProcessLimits(
             place.file.device.nice, place.file.device.memory_limit_mib, place.file.device.gpu
         )
-        order = Order(place.path, place.state, place.known_seed, limits, os.getpid(), form)
+        order = WorkerSettings(place.path, place.state, place.known_seed, limits, os.getpid(), form)
         self.worker = Child(
             "worker",
             [sys.executable, "-m", programs.worker, "{fd}", order.text],
@@ -128,7 +128,7 @@ class Supervisor:
         return self._in_hours
 
     @property
-    def working(self) -> Job | None:
+    def working(self) -> QueuedRequest | None:
         """What the worker is at."""
         return self.hub.working
 
@@ -256,7 +256,7 @@ class Supervisor:
         self._messages += 1
         self.last_message = now()
         fields = frame.fields
-        job = Job(
+        job = QueuedRequest(
             identity=fields["identity"],
             study=fields.get("study", ""),
             plan_hash=fields.get("plan_hash", ""),

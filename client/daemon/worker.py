@@ -24,8 +24,8 @@ from client.daemon.frames import Frame
 from client.memory import (
     EXIT_MEMORY,
     EXIT_UNUSABLE,
-    Limits,
     MemoryLimit,
+    ProcessLimits,
     exhausted,
 )
 from common.documents import read_json
@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkerSettings:
     """What the supervisor starts a worker with.
 
     Attributes:
@@ -58,7 +58,7 @@ class Order:
     site: Path
     state: Path
     known_seed: int | None
-    limits: Limits
+    limits: ProcessLimits
     parent: int
     log_form: logs.Form
 
@@ -73,10 +73,10 @@ class Order:
         """What :attr:`text` says."""
         fields = read_json(text)
         fields |= {key: Path(fields[key]) for key in ("site", "state")}
-        return cls(**fields | {"limits": Limits(**fields["limits"])})
+        return cls(**fields | {"limits": ProcessLimits(**fields["limits"])})
 
 
-def serve(end: socket.socket, order: Order) -> None:
+def serve(end: socket.socket, order: WorkerSettings) -> None:
     """Open the site and answer until the other end closes."""
     from client.app import build
     from client.consent.decisions import settle
@@ -92,7 +92,7 @@ def serve(end: socket.socket, order: Order) -> None:
             settle(site)
 
 
-def respond(app: ClientApp, frame: Frame, order: Order) -> Frame:
+def respond(app: ClientApp, frame: Frame, order: WorkerSettings) -> Frame:
     """The frame that answers a request's."""
     message = flower.message_from_bytes(frame.payload)
     run, node = message.metadata.run_id, message.metadata.dst_node_id
@@ -116,7 +116,7 @@ def said(reply: Message) -> str:
 def main() -> None:
     """Run the worker: arguments are the socket's number and the order."""
     end = socket.socket(fileno=int(sys.argv[1]))
-    order = Order.read(sys.argv[2])
+    order = WorkerSettings.read(sys.argv[2])
     die_with_parent(order.parent)
     logs.configure(order.log_form, "info")
     try:

@@ -10,6 +10,7 @@ error, and is found out without looking at any file (:func:`require_folder`).
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections import Counter, deque
@@ -287,3 +288,27 @@ def require_dicom(folder: Path, result: Scan) -> None:
         wanted="DICOM files (PS3.10), with or without an ending, at any depth",
         remedy="check that this is the right folder and that its files may be read",
     )
+
+
+def entries_of(images: Path, labels: Path) -> str:
+    """A hash that changes with any entry of an archive; never leaves the site.
+
+    Args:
+        images: the folder.
+        labels: the label file.
+
+    Raises:
+        DataError: the folder is not there or cannot be listed.
+    """
+    entries = hashlib.sha256()
+    for path in (labels, *(images / each for each in sorted(walk(images)))):
+        entries.update(_entry(path).encode("utf-8", "surrogateescape"))
+    return entries.hexdigest()
+
+
+def _entry(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:  # gone meanwhile, or a link to nothing: whoever reads it says what that means
+        return f"{path}\0"
+    return f"{path}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}\0"

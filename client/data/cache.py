@@ -15,7 +15,7 @@ step: whoever is killed at whatever moment leaves the old cache or the new one. 
 whose file is gone is gone from the cache after the next filling.
 
 A study keeps what was decoded for it, or could not be, under the versions of that day
-(:attr:`Shape.decoders`): an update of a decoder changes no bit that a running study reads.
+(:attr:`ImageShape.decoders`): an update of a decoder changes no bit that a running study reads.
 What is decoded after it, for a study to come, stands in a cache of its own. Should a cache be
 lost, it is decoded again by what is installed then, and :attr:`Cached.digests` tell of which
 files other pixels came out.
@@ -84,7 +84,7 @@ def decoders() -> str:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ImageShape:
     """What every cached image looks like.
 
     Args:
@@ -139,7 +139,7 @@ def fill(
     cache: Path,
     folder: Path,
     files: Sequence[Found],
-    shape: Shape,
+    shape: ImageShape,
     *,
     pseudonyms: Pseudonyms,
     workers: int = 1,
@@ -170,7 +170,7 @@ def fill(
     named: dict[str, list[Found]] = defaultdict(list)
     for each in files:
         named[pseudonyms.of_file(each.sha256, shape.recipe)].append(each)
-    spoilt: dict[str, Refused] = {}
+    spoilt: dict[str, CacheRefused] = {}
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(cache, fcntl.LOCK_SH), _locked(_made(home)):
@@ -194,16 +194,16 @@ def fill(
     return Cached(
         images,
         tuple(_verdict(each, entry) for each, entry in zip(files, found, strict=True)),
-        tuple(entry.digest if isinstance(entry, Rows) else "" for entry in found),
+        tuple(entry.digest if isinstance(entry, CachedRows) else "" for entry in found),
     )
 
 
-def home_of(cache: Path, folder: Path, shape: Shape, pseudonyms: Pseudonyms) -> Path:
+def home_of(cache: Path, folder: Path, shape: ImageShape, pseudonyms: Pseudonyms) -> Path:
     """Where the images of a folder are kept in a shape."""
     return cache / pseudonyms.of_folder(str(folder.resolve()), shape.recipe)
 
 
-def bytes_of(files: Iterable[Found], shape: Shape) -> int:
+def bytes_of(files: Iterable[Found], shape: ImageShape) -> int:
     """What the images of some files would take on disk, as far as their headers tell."""
     frames = {each.sha256: each.header.frames for each in files}
     return shape.bytes * sum(min(each, shape.most_frames) for each in frames.values())
@@ -241,11 +241,11 @@ def _made(home: Path) -> Path:
     return home
 
 
-def _foreseen(named: Mapping[str, Sequence[Found]], index: _Index, shape: Shape) -> int:
+def _foreseen(named: Mapping[str, Sequence[Found]], index: _Index, shape: ImageShape) -> int:
     """Bytes of a cache of these files: what is known is counted, the rest told by headers."""
     new = [group[0] for name, group in named.items() if name not in index.entries]
     known = (index.entries[name] for name in named if name in index.entries)
-    rows = sum(entry.number for entry in known if isinstance(entry, Rows))
+    rows = sum(entry.number for entry in known if isinstance(entry, CachedRows))
     return rows * shape.bytes + bytes_of(new, shape)
 
 
@@ -261,7 +261,7 @@ def _require_room(size: int, most: int | None) -> None:
         )
 
 
-class Rows(NamedTuple):
+class CachedRows(NamedTuple):
     """Where a file's images stand, and the SHA-256 of their bytes."""
 
     first: int
@@ -269,19 +269,21 @@ class Rows(NamedTuple):
     digest: str
 
 
-class Refused(NamedTuple):
+class CacheRefused(NamedTuple):
     """Why a file has no images."""
 
     reason: str
     detail: str
 
 
-_CRASH: Final = Refused(Reason.UNDECODABLE.value, "its decoder crashed")
-_CHANGED: Final = Refused(Reason.UNREADABLE.value, "it changed while the folder was being read")
+_CRASH: Final = CacheRefused(Reason.UNDECODABLE.value, "its decoder crashed")
+_CHANGED: Final = CacheRefused(
+    Reason.UNREADABLE.value, "it changed while the folder was being read"
+)
 
 
-def _verdict(file: Found, entry: Rows | Refused) -> range | Rejected:
-    if isinstance(entry, Rows):
+def _verdict(file: Found, entry: CachedRows | CacheRefused) -> range | Rejected:
+    if isinstance(entry, CachedRows):
         return range(entry.first, entry.first + entry.number)
     return Rejected(file.path, Reason(entry.reason), entry.detail)
 
@@ -291,14 +293,14 @@ class _Index:
     """What a cache holds: the name of its data file, and its entries in the order of the rows."""
 
     data: str
-    entries: Mapping[str, Rows | Refused]
+    entries: Mapping[str, CachedRows | CacheRefused]
 
     @property
     def total(self) -> int:
-        return sum(entry.number for entry in self.entries.values() if isinstance(entry, Rows))
+        return sum(entry.number for entry in self.entries.values() if isinstance(entry, CachedRows))
 
     @classmethod
-    def load(cls, home: Path, shape: Shape) -> _Index:
+    def load(cls, home: Path, shape: ImageShape) -> _Index:
         """The folder's index; an empty one where there is none that can be trusted."""
         try:
             stored = read_json((home / _INDEX).read_bytes())
@@ -316,33 +318,35 @@ class _Index:
         stored = {"format": _FORMAT, "data": self.data, "entries": entries}
         write_atomic(home / _INDEX, json.dumps(stored).encode(), mode=0o600)
 
-    def open(self, home: Path, shape: Shape) -> Half:
+    def open(self, home: Path, shape: ImageShape) -> Half:
         """The images, mapped into memory for reading."""
         if not self.total:
             return np.zeros((0, *shape.image), dtype=np.float16)
         return np.memmap(home / self.data, _DTYPE, mode="r", shape=(self.total, *shape.image))
 
 
-def _passing(entry: Rows | Refused) -> bool:
+def _passing(entry: CachedRows | CacheRefused) -> bool:
     """Whether a verdict may have been the machine's or the moment's: the file is tried again."""
-    return entry == _CRASH or (isinstance(entry, Refused) and entry.reason == Reason.UNREADABLE)
+    return entry == _CRASH or (
+        isinstance(entry, CacheRefused) and entry.reason == Reason.UNREADABLE
+    )
 
 
-def _entry(first: int | str, second: int | str, digest: str = "") -> Rows | Refused:
+def _entry(first: int | str, second: int | str, digest: str = "") -> CachedRows | CacheRefused:
     if isinstance(first, int) and isinstance(second, int):
-        return Rows(first, second, digest)
-    return Refused(str(first), str(second))
+        return CachedRows(first, second, digest)
+    return CacheRefused(str(first), str(second))
 
 
 def _refill(
     home: Path,
     old: _Index,
     named: Mapping[str, Sequence[Found]],
-    decoded: Iterator[Half | Refused],
-    shape: Shape,
+    decoded: Iterator[Half | CacheRefused],
+    shape: ImageShape,
     *,
     most: int | None,
-) -> tuple[_Index, dict[str, Refused]]:
+) -> tuple[_Index, dict[str, CacheRefused]]:
     """Write a data file in the order of ``named``: what is known is copied, the rest decoded.
 
     Several files may have one content. Each is read for itself, so that what becomes of one
@@ -353,28 +357,30 @@ def _refill(
     """
     known = old.open(home, shape)
     token = f"{secrets.token_hex(16)}.f16"
-    entries: dict[str, Rows | Refused] = {}
-    spoilt: dict[str, Refused] = {}
+    entries: dict[str, CachedRows | CacheRefused] = {}
+    spoilt: dict[str, CacheRefused] = {}
     total = 0
     with _data_file(home / token) as file:
         for name, group in named.items():
             entry = old.entries.get(name)
-            if isinstance(entry, Rows):
-                content: Half | Refused = known[entry.first : entry.first + entry.number]
+            if isinstance(entry, CachedRows):
+                content: Half | CacheRefused = known[entry.first : entry.first + entry.number]
             elif entry is not None:
                 content = entry
             else:
                 contents = list(islice(decoded, len(group)))
                 pairs = zip(group, contents, strict=True)
-                spoilt |= {each.path: made for each, made in pairs if isinstance(made, Refused)}
-                content = min(contents, key=lambda made: isinstance(made, Refused))
-            if isinstance(content, Refused):
+                spoilt |= {
+                    each.path: made for each, made in pairs if isinstance(made, CacheRefused)
+                }
+                content = min(contents, key=lambda made: isinstance(made, CacheRefused))
+            if isinstance(content, CacheRefused):
                 entries[name] = content
             else:
                 pixels = content.astype(_DTYPE, order="C").tobytes()
                 file.write(pixels)
-                digest = entry.digest if isinstance(entry, Rows) else sha256(pixels)
-                entries[name] = Rows(total, len(content), digest)
+                digest = entry.digest if isinstance(entry, CachedRows) else sha256(pixels)
+                entries[name] = CachedRows(total, len(content), digest)
                 total += len(content)
                 _require_room(total * shape.bytes, most)  # a header may say less than there is
     sync_folder(home)
@@ -385,8 +391,8 @@ def _refill(
 
 
 def _decoded(
-    folder: Path, shape: Shape, files: Sequence[Found], workers: int, progress: Progress
-) -> Iterator[Half | Refused]:
+    folder: Path, shape: ImageShape, files: Sequence[Found], workers: int, progress: Progress
+) -> Iterator[Half | CacheRefused]:
     if not files:
         return
     with progress("decoding images", len(files), unit="files") as job:
@@ -401,7 +407,9 @@ def _decoded(
             yield result
 
 
-def decode(folder: Path, shape: Shape, file: Found, *, here: bool = False) -> Half | Refused:
+def decode(
+    folder: Path, shape: ImageShape, file: Found, *, here: bool = False
+) -> Half | CacheRefused:
     """The images of one file, ``(frames, channels, height, width)`` float16; or why not.
 
     Args:
@@ -427,18 +435,20 @@ def decode(folder: Path, shape: Shape, file: Found, *, here: bool = False) -> Ha
         return np.stack(frames)
     except Unusable as verdict:
         changed = verdict.reason is Reason.UNREADABLE
-        return _CHANGED if changed else Refused(verdict.reason.value, verdict.detail)
+        return _CHANGED if changed else CacheRefused(verdict.reason.value, verdict.detail)
     except (Elsewhere, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - a file that nobody foresaw is that file's affair
-        return Refused(Reason.UNDECODABLE.value, f"{type(error).__name__} while it was decoded")
+        return CacheRefused(
+            Reason.UNDECODABLE.value, f"{type(error).__name__} while it was decoded"
+        )
 
 
-def _prepared(image: NDArray[np.float32], shape: Shape) -> Half:
+def _prepared(image: NDArray[np.float32], shape: ImageShape) -> Half:
     return fit(to_channels(image, shape.channels), shape.size).astype(np.float16)
 
 
-def _crashed(file: Found) -> Refused:
+def _crashed(file: Found) -> CacheRefused:
     del file
     return _CRASH
 

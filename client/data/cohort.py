@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.archive import Found, Rejected, require_folder, scan
-from client.data.cache import Shape, bytes_of, fill
+from client.data.cache import ImageShape, bytes_of, fill
 from client.data.cache import decoders as today
 from client.data.dicom import Derived, Reason, Rules, Unusable
 from client.data.labels import LabelFile, Labels, Row, listed, read_labels, require_readable
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cohort",
     "LabelFile",
-    "Labelled",
+    "LabelledFile",
     "Part",
     "Patient",
     "Split",
@@ -137,7 +137,7 @@ class Cohort:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledFile:
     """A file with its patient and that patient's label. Sensitive."""
 
     file: Found
@@ -186,7 +186,8 @@ def load_cohort(
         derived: what to do with derived images and localisers.
         without: pseudonyms of patients who take no part.
         persons: pseudonyms that are another's person: both are one patient, by that other's.
-        decoders: :attr:`client.data.cache.Shape.decoders` of a cohort that was read before, to read
+        decoders: :attr:`client.data.cache.ImageShape.decoders` of a cohort that was read before,
+        to read
             its pixels again; empty for those of today.
         most: bytes that the decoded images may take on disk; None for no bound.
 
@@ -207,7 +208,7 @@ def load_cohort(
         cache,
         images,
         [each.file for each in chosen],
-        Shape(image_size, channels, decoders or today()),
+        ImageShape(image_size, channels, decoders or today()),
         pseudonyms=pseudonyms,
         workers=workers,
         progress=progress,
@@ -254,7 +255,7 @@ def survey(
     pseudonyms: Pseudonyms,
     classes: tuple[str, ...],
     rules: Rules,
-    shape: Shape,
+    shape: ImageShape,
     split: Split,
     workers: int = 1,
     without: Collection[str] = (),
@@ -295,7 +296,7 @@ def select(
     *,
     without: Collection[str] = (),
     persons: Mapping[str, str] = MappingProxyType({}),
-) -> tuple[list[Labelled], list[Rejected]]:
+) -> tuple[list[LabelledFile], list[Rejected]]:
     """The files that a study can use, as far as headers and labels tell.
 
     A patient who takes no part is as if not there: neither chosen nor rejected. A patient to
@@ -319,14 +320,14 @@ def select(
         pseudonym = persons.get(pseudonym, pseudonym)
         if pseudonym not in without:
             by_patient[pseudonym].append((file, rows))
-    chosen: list[Labelled] = []
+    chosen: list[LabelledFile] = []
     for pseudonym, group in by_patient.items():
         try:
             label = _one_label(labels, [row for _, rows in group for row in rows])
         except Unusable as verdict:
             rejected += (Rejected(file.path, verdict.reason, verdict.detail) for file, _ in group)
             continue
-        chosen += (Labelled(file, pseudonym, label) for file, _ in group)
+        chosen += (LabelledFile(file, pseudonym, label) for file, _ in group)
     return sorted(chosen, key=lambda each: each.order), rejected
 
 
@@ -347,12 +348,12 @@ def _one_label(labels: Labels, rows: Sequence[Row]) -> int:
     return label
 
 
-def each_once(labelled: Iterable[Labelled]) -> tuple[list[Labelled], list[Rejected]]:
+def each_once(labelled: Iterable[LabelledFile]) -> tuple[list[LabelledFile], list[Rejected]]:
     """Every image of a patient once: not its copies, nor itself encoded in another way.
 
     Patients are looked at one by one: whatever one patient's files hold, another's stay.
     """
-    once: list[Labelled] = []
+    once: list[LabelledFile] = []
     copies: list[Rejected] = []
     seen: set[tuple[str, str]] = set()
     for each in labelled:
@@ -371,9 +372,9 @@ def each_once(labelled: Iterable[Labelled]) -> tuple[list[Labelled], list[Reject
 
 
 def _patients(
-    used: Iterable[Labelled], places: Mapping[str, range], pixels: Mapping[str, str]
+    used: Iterable[LabelledFile], places: Mapping[str, range], pixels: Mapping[str, str]
 ) -> tuple[Patient, ...]:
-    by_patient: dict[str, list[Labelled]] = defaultdict(list)
+    by_patient: dict[str, list[LabelledFile]] = defaultdict(list)
     for each in used:
         by_patient[each.pseudonym].append(each)
     return tuple(
@@ -387,7 +388,7 @@ def _patients(
     )
 
 
-def _digest(files: Sequence[Labelled], pixels: Mapping[str, str]) -> str:
+def _digest(files: Sequence[LabelledFile], pixels: Mapping[str, str]) -> str:
     """Of one patient's record: what is used of it, and nothing of how files are called.
 
     Noise is keyed to it, so it holds what is computed on: the decoded pixels.

@@ -149,7 +149,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Reading:
+class DicomReading:
     """A file as it was read: its content's SHA-256, its header and its data set."""
 
     sha256: str
@@ -157,7 +157,7 @@ class Reading:
     dataset: FileDataset = field(repr=False)
 
 
-def read(path: Path, *, here: bool = False) -> Reading:
+def read(path: Path, *, here: bool = False) -> DicomReading:
     """Read a file once: hash, header and data set are those of the same bytes.
 
     Args:
@@ -178,7 +178,7 @@ def read(path: Path, *, here: bool = False) -> Reading:
         if truncated:
             raise Unusable(Reason.UNDECODABLE, "the file ends before its pixels")
         raise Unusable(Reason.NO_PIXELS)
-    return Reading(hashlib.sha256(data).hexdigest(), _header(dataset), dataset)
+    return DicomReading(hashlib.sha256(data).hexdigest(), _header(dataset), dataset)
 
 
 def _content(path: Path, most: int, *, here: bool) -> bytes:

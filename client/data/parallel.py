@@ -52,7 +52,7 @@ class Elsewhere(Exception):  # noqa: N818 - says where an item is to be worked o
     """This item is to be worked on in a process of its own."""
 
 
-class Job(Protocol):
+class Tracker(Protocol):
     """Work under way, as :func:`common.process.console.progress` gives it."""
 
     def advance(self, n: int = 1) -> None:
@@ -64,7 +64,7 @@ class Progress(Protocol):
 
     def __call__(
         self, description: str, total: int, *, unit: str = ""
-    ) -> AbstractContextManager[Job]:
+    ) -> AbstractContextManager[Tracker]:
         """Begin a job of ``total`` units."""
 
 
@@ -74,7 +74,7 @@ class _Silence:
 
 
 @contextmanager
-def silent(description: str, total: int, *, unit: str = "") -> Iterator[Job]:
+def silent(description: str, total: int, *, unit: str = "") -> Iterator[Tracker]:
     """Progress that nobody hears of."""
     del description, total, unit
     yield _Silence()

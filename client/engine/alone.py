@@ -16,9 +16,8 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from client.engine.books import Book, Factored
 from client.engine.clipped import Loss, Patients, Tile, backward, by_choice, outputs
-from client.engine.rule import Layer
+from client.engine.rule import Book, Factored, Layer
 from common.errors import ModelError
 from common.numerics import EngineChoice
 

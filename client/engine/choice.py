@@ -18,9 +18,8 @@ from typing import Any, Final, Literal
 import torch
 from torch import nn
 
-from client.engine.books import Book, Weighing
 from client.engine.clipped import Loss, Patients, clipped_sum, place
-from client.engine.rule import Layer
+from client.engine.rule import Book, Layer, Weighing
 from client.engine.sheet import Sheet
 from common.numerics import EngineChoice
 

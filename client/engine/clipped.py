@@ -27,8 +27,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from client.engine.books import Book, Weighing
-from client.engine.rule import Layer
+from client.engine.rule import Book, Layer, Weighing
 from client.engine.sheet import Sheet
 from client.engine.tape import Enter, Tape, watched
 from common.numerics import EngineChoice

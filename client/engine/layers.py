@@ -7,10 +7,9 @@ from typing import Final
 
 from torch import nn
 
-from client.engine.convolution import ConvolutionRule
+from client.engine.convolution import ConvolutionRule, is_even
 from client.engine.linear import EmbeddingRule, LinearRule
 from client.engine.normalisation import GroupRule, LayerRule
-from client.engine.patches import is_even
 from client.engine.rule import Layer, Rule
 from common.errors import ModelError
 

@@ -9,8 +9,7 @@ import torch
 from torch.nn import functional
 
 from client.engine import rows
-from client.engine.books import Book, Factored, Weighing, book_of, sum_squares
-from client.engine.rule import Layer, OneKernel
+from client.engine.rule import Book, Factored, Layer, OneKernel, Weighing, book_of, sum_squares
 
 FAR = 4
 """How many times more memory than another way a kernel may need."""

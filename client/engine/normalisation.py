@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from client.engine.books import Book, sum_of
-from client.engine.rule import Layer, OneKernel
+from client.engine.rule import Book, Layer, OneKernel, sum_of
 
 Record = tuple[torch.Tensor, torch.Tensor]
 

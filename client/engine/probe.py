@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from client.engine.alone import require_alone
-from client.engine.books import Book, Weighing
 from client.engine.clipped import (
     Loss,
     Patients,
@@ -31,7 +30,7 @@ from client.engine.clipped import (
     plain_sum,
 )
 from client.engine.layers import served
-from client.engine.rule import Layer
+from client.engine.rule import Book, Layer, Weighing
 from client.engine.sheet import Sheet
 from common.errors import ModelError
 from common.numerics import EngineChoice

@@ -24,7 +24,7 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-from client.engine.books import Factored, Weighing
+from client.engine.rule import Factored, Weighing
 
 LINE: Final = 64
 """Bytes that the processor fetches, and vector instructions work on, at once."""

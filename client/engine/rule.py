@@ -1,15 +1,116 @@
-"""What a layer is to the engine, and what serves one kind of layer."""
+"""What a layer is to the engine, what serves one kind of layer, and the book of its gradients.
+
+A layer enters into its book while the backward pass goes by. A gradient is either *held*, in the
+bits in which it was formed from that patient alone, or *factored*: a product of inputs and output
+gradients that is never formed for one patient. In both cases the numbers that it is made of are
+float32 at most and everything that follows, norms, factors and sums, is float64. A product of
+four float32 numbers lies between 1e-180 and 1e154, so that no square underflows and none
+overflows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
 import torch
 from torch import nn
 
-from client.engine.books import Book
+Gradients = Mapping[str, torch.Tensor]
+"""A gradient, or a sum of them, for each of a layer's parameters, by the parameter's role."""
+
+BLOCK: Final = 2**15
+"""Numbers of each patient that are worked on in float64 at once: they stay in the cache."""
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """What each patient of a tile counts for in a sum.
+
+    Attributes:
+        factors: float64 (patients,), finite; zero for whoever does not count.
+        counted: bool (patients,), who counts. What others hold is never multiplied: zero times
+            infinity is no number.
+    """
+
+    factors: torch.Tensor
+    counted: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Factored:
+    """Gradients of one parameter that are not formed patient by patient.
+
+    Attributes:
+        squared: float64 (patients,), at least the squared L2 norms, rounding allowed for.
+        gross: float64 (patients,), the sum over positions of input norm times gradient norm:
+            what the rounding of a product is measured by.
+        add: adds the sum of factor times gradient to a float64 array of the parameter's shape.
+    """
+
+    squared: torch.Tensor
+    gross: torch.Tensor
+    add: Callable[[torch.Tensor, Weighing], None]
+
+
+@dataclass(frozen=True)
+class Book:
+    """One layer's share of each patient's gradient.
+
+    Attributes:
+        held: by the parameter's role, gradients that are held: (patients, *parameter).
+        factored: by role, those that are not.
+    """
+
+    held: Gradients = field(default_factory=dict)
+    factored: Mapping[str, Factored] = field(default_factory=dict)
+
+
+def book_of(weight: torch.Tensor | Factored, bias: torch.Tensor | None) -> Book:
+    """The book of a layer that has a weight and perhaps a bias, whose gradients are held."""
+    held = {} if bias is None else {"bias": bias}
+    if isinstance(weight, Factored):
+        return Book(held, {"weight": weight})
+    return Book({"weight": weight, **held})
+
+
+def blocks(array: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The columns of (patients, numbers), some at a time, as float64 that may be written over."""
+    for first in range(0, array.shape[1], BLOCK):
+        part = slice(first, first + BLOCK)
+        yield part, array[:, part].to(torch.float64, copy=True)
+
+
+def sum_squares(array: torch.Tensor) -> torch.Tensor:
+    """Float64 (patients,): the squares' sum over all but the first dimension."""
+    total = torch.zeros(len(array), dtype=torch.float64, device=array.device)
+    for _, part in blocks(array.flatten(1)):
+        total += torch.linalg.vecdot(part, part)
+    return total
+
+
+def add_weighted(total: torch.Tensor, array: torch.Tensor, weighing: Weighing) -> None:
+    """Add the sum over patients of factor times row.
+
+    Args:
+        total: float64 (numbers,); it is added to.
+        array: (patients, numbers).
+        weighing: of the patients.
+    """
+    left_out = ~weighing.counted[:, None]
+    for part, rows in blocks(array):
+        total[part].addmv_(rows.masked_fill_(left_out, 0.0).mT, weighing.factors)
+
+
+def accurate(array: torch.Tensor) -> torch.Tensor:
+    """The array in a type that gradients may be formed in: float32, or float64 as it is."""
+    return array if array.dtype == torch.float64 else array.float()
+
+
+def sum_of(arrays: list[torch.Tensor]) -> torch.Tensor:
+    """The sum of arrays of one shape, of the uses of a layer."""
+    return arrays[0] if len(arrays) == 1 else torch.stack(arrays).sum(dim=0)
 
 
 class Rule(Protocol):

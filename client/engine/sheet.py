@@ -7,8 +7,7 @@ from typing import Final
 
 import torch
 
-from client.engine.books import Book, Factored, Weighing, add_weighted, sum_squares
-from client.engine.rule import Layer
+from client.engine.rule import Book, Factored, Layer, Weighing, add_weighted, sum_squares
 
 SMALL: Final = 2**13
 """Numbers for each patient up to which gradients of many parameters are worked on side by side."""

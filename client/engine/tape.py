@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from client.engine.books import Book, accurate
 from client.engine.layers import RECURRENT, approximate, layer_of, rule_of, served
 from client.engine.recurrent import dense_layers, unrolled
-from client.engine.rule import Layer
-from client.engine.vmapped import Call, VmappedRule, detached, outputs, unwatched
+from client.engine.rule import Book, Layer, accurate
+from client.engine.vmapped import ModuleCall, VmappedRule, detached, outputs, unwatched
 from common.errors import ModelError
 
 Enter = Callable[[Layer, list[Any], int], Book]
@@ -79,7 +78,7 @@ class Tape:
     def observe(self, layer: Layer, *values: Any, **named: Any) -> Any:  # noqa: ANN401 - whatever the module takes and gives
         """Use a module that no rule knows."""
         self._calls[layer] += 1
-        module, call = layer.options, Call(values, named)
+        module, call = layer.options, ModuleCall(values, named)
         call.require_apart(layer, self._patients)
         with unwatched(module):
             found = torch.func.functional_call(module, detached(module), values, named)
@@ -159,7 +158,7 @@ class _Seen(torch.autograd.Function):
     def forward(
         ctx: Any,  # noqa: ANN401 - torch's context is untyped
         _: torch.Tensor,
-        call: Call,
+        call: ModuleCall,
         layer: Layer,
         tape: Tape,
         *found: torch.Tensor,

@@ -15,8 +15,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, vjp, vmap
 
-from client.engine.books import Book, sum_of
-from client.engine.rule import Layer, OneKernel
+from client.engine.rule import Book, Layer, OneKernel, sum_of
 from common.errors import ModelError
 
 Tensors = tuple[torch.Tensor, ...]
@@ -26,7 +25,7 @@ _SETTINGS: Final = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
-class Call:
+class ModuleCall:
     """What a module was called with: tensors of items, and settings beside them.
 
     Attributes:
@@ -43,14 +42,14 @@ class Call:
         every = (*self.values, *self.named.values())
         return tuple(each.detach() for each in every if isinstance(each, torch.Tensor))
 
-    def on(self, tensors: Tensors) -> Call:
+    def on(self, tensors: Tensors) -> ModuleCall:
         """The same call with other tensors in the places of these."""
         left = iter(tensors)
 
         def put(value: Any) -> Any:  # noqa: ANN401 - whatever a module takes
             return next(left) if isinstance(value, torch.Tensor) else value
 
-        return Call(
+        return ModuleCall(
             tuple(put(value) for value in self.values),
             {name: put(value) for name, value in self.named.items()},
         )
@@ -95,7 +94,7 @@ def detached(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def item_gradients(
-    name: str, module: nn.Module, call: Call, gradients: Tensors
+    name: str, module: nn.Module, call: ModuleCall, gradients: Tensors
 ) -> dict[str, torch.Tensor]:
     """Each item's gradient of each parameter: (items, *parameter).
 
@@ -160,7 +159,7 @@ class VmappedRule(OneKernel):
     def book(
         self,
         layer: Layer,
-        records: list[tuple[Call, Tensors]],
+        records: list[tuple[ModuleCall, Tensors]],
         patients: int,
         kernel: str,
     ) -> Book:

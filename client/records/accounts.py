@@ -29,7 +29,7 @@ from typing import Final, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from client.records.store import Store
+from client.records.store import SiteDatabase
 from common.plan import Plan, read_plan
 from common.privacy.accounting import (
     ACCOUNTANT,
@@ -52,7 +52,7 @@ _Event = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
-class Limits:
+class PrivacyLimits:
     """What the site's policy lets its patients lose.
 
     Attributes:
@@ -96,7 +96,7 @@ class Accounts:
         running: the approved plans whose rounds may still come.
     """
 
-    def __init__(self, store: Store, running: Iterable[Plan] = ()) -> None:
+    def __init__(self, store: SiteDatabase, running: Iterable[Plan] = ()) -> None:
         self._store = store
         self._running = {plan.hash: plan for plan in running}
         self._plans = dict(self._running)
@@ -199,7 +199,7 @@ class Accounts:
         )
 
 
-def cost(store: Store, event: SampledGaussian) -> Divergences:
+def cost(store: SiteDatabase, event: SampledGaussian) -> Divergences:
     """The divergences of an event: as stored, else computed and stored."""
     key = (ACCOUNTANT, event.sampling_rate, event.noise_multiplier)
     row = store.execute(
@@ -214,14 +214,14 @@ def cost(store: Store, event: SampledGaussian) -> Divergences:
     return event.count * once
 
 
-def foresee(store: Store, plan: Plan) -> None:
+def foresee(store: SiteDatabase, plan: Plan) -> None:
     """Keep what a plan's events cost, so that whoever reads accounts later computes nothing."""
     for part in PARTS:
         if foreseen(plan, part) and (event := event_of(plan, part)):
             cost(store, event)
 
 
-def forget(store: Store, plan: Plan) -> None:
+def forget(store: SiteDatabase, plan: Plan) -> None:
     """Keep no cost for a plan's sake that nothing was charged for."""
     for part in PARTS:
         if (event := event_of(plan, part)) is not None:
@@ -261,7 +261,7 @@ def stated(plan: Plan, part: Part) -> float:
     return mechanism.epsilon_training if part == "train" else mechanism.epsilon_evaluation
 
 
-def join(store: Store, persons: Mapping[str, str]) -> None:
+def join(store: SiteDatabase, persons: Mapping[str, str]) -> None:
     """Record that identifiers are one person's: what was joined once stays one account.
 
     Args:
@@ -279,7 +279,7 @@ def join(store: Store, persons: Mapping[str, str]) -> None:
             store.execute_each("INSERT OR IGNORE INTO joins VALUES (?, ?)", new)
 
 
-def joined(store: Store) -> dict[str, str]:
+def joined(store: SiteDatabase) -> dict[str, str]:
     """Of everybody who was joined with somebody: one pseudonym that stands for them all."""
     groups: dict[str, set[str]] = {}
     for row in store.execute("SELECT patient, person FROM joins"):
@@ -290,7 +290,7 @@ def joined(store: Store) -> dict[str, str]:
     return {patient: min(group) for patient, group in groups.items()}
 
 
-def everyone_joined(store: Store, patients: Collection[str]) -> frozenset[str]:
+def everyone_joined(store: SiteDatabase, patients: Collection[str]) -> frozenset[str]:
     """These patients and whoever is one person with one of them."""
     people = joined(store)
     meant = {people.get(patient, patient) for patient in patients}
@@ -307,7 +307,7 @@ _Made = tuple[list[int], list[int]]
 """Lengths of the ledger at which charges were made, and the sum of their counts up to each."""
 
 
-def _charges(store: Store) -> dict[tuple[str, Part], dict[_Event, _Made]]:
+def _charges(store: SiteDatabase) -> dict[tuple[str, Part], dict[_Event, _Made]]:
     """The charges of each plan and part, by what they did."""
     made: dict[tuple[str, Part], dict[_Event, _Made]] = {}
     for plan_hash, part, length, rate, noise, count in store.execute(

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
-from client.records.store import Store
+from client.records.store import SiteDatabase
 from common.errors import Refusal, RefusalCode
 from common.plan import Plan, read_plan
 from common.privacy.randomness import StudyKey
@@ -93,7 +93,7 @@ def timestamp(days: int = 0) -> str:
 class Approvals:
     """The approvals of one site, in its store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: SiteDatabase) -> None:
         self._store = store
 
     def find(self, plan_hash: str) -> Approval | None:

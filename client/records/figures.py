@@ -9,23 +9,23 @@ import math
 from collections import Counter
 from typing import Any
 
-from client.records.accounts import Accounts, Limits, Part, cost, stated
+from client.records.accounts import Accounts, Part, PrivacyLimits, cost, stated
 from client.records.membership import is_single, read
-from client.records.store import Store
+from client.records.store import SiteDatabase
 from common.plan import Plan
 from common.privacy.accounting import SampledGaussian, renyi_epsilon
 from common.privacy.mechanisms import PatientMechanism
 from common.wire.messages import HASH_OF_NOTHING, LedgerHead
 
 
-class Figures:
+class LedgerFigures:
     """The figures of one site's ledger, in its store.
 
     Args:
         store: an open store; its file is the ledger.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: SiteDatabase) -> None:
         self._store = store
 
     def head(self) -> LedgerHead:
@@ -130,7 +130,7 @@ class Figures:
             most = max(most, epsilon)
         return most
 
-    def most_spent(self, limits: Limits) -> float:
+    def most_spent(self, limits: PrivacyLimits) -> float:
         """What the most charged patient of all has spent, as the policy's total reads it."""
         accounts = Accounts(self._store)
         return max((read(accounts, each, limits) for each in accounts.histories()), default=0.0)

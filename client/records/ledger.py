@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from client.records.accounts import Part, event_of, foreseen
-from client.records.figures import Figures
+from client.records.figures import LedgerFigures
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json, sha256
 from common.plan import Plan
@@ -33,7 +33,7 @@ class Charge:
     event: SampledGaussian | None
 
 
-class Ledger(Figures):
+class Ledger(LedgerFigures):
     """The charges of one site, in its store.
 
     Args:

@@ -29,8 +29,8 @@ from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
 from client.data.cohort import Cohort, Patient
-from client.records.accounts import STILL, Accounts, History, Limits, Part, joined, stated
-from client.records.store import Store
+from client.records.accounts import STILL, Accounts, History, Part, PrivacyLimits, joined, stated
+from client.records.store import SiteDatabase
 from common.files import canonical_json, sha256
 from common.plan import Plan
 from common.privacy.accounting import renyi_epsilon
@@ -44,14 +44,14 @@ MOVED: Final = "another part"
 UNPAID: Final = "cannot pay any more"
 
 
-class Place(NamedTuple):
+class FrozenPatient(NamedTuple):
     """Where a patient stands, and what of the patient is frozen. Sensitive."""
 
     part: Literal["train", "validation", "test"]
     digest: str
 
     def __repr__(self) -> str:
-        return "Place(<masked>)"
+        return "FrozenPatient(<masked>)"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Draft:
             holds; those beyond are neither in nor left out.
     """
 
-    places: dict[str, Place] = field(repr=False)
+    places: dict[str, FrozenPatient] = field(repr=False)
     left_out: frozenset[str] = field(repr=False)
     before: float
     after: float
@@ -79,19 +79,24 @@ class Draft:
         return sum(place.part == part for place in self.places.values())
 
 
-def places(cohort: Cohort) -> dict[str, Place]:
+def places(cohort: Cohort) -> dict[str, FrozenPatient]:
     """Where each patient of a cohort stands, by pseudonym."""
     part_of = cohort.split.part_of
-    return {each.pseudonym: Place(part_of(each.pseudonym), each.digest) for each in cohort.patients}
+    return {
+        each.pseudonym: FrozenPatient(part_of(each.pseudonym), each.digest)
+        for each in cohort.patients
+    }
 
 
-def draft(accounts: Accounts, plan: Plan, today: Mapping[str, Place], limits: Limits) -> Draft:
+def draft(
+    accounts: Accounts, plan: Plan, today: Mapping[str, FrozenPatient], limits: PrivacyLimits
+) -> Draft:
     """Who of today's patients would stand in a plan; test patients pay nothing and always do.
 
     Where the plan has no mechanism, which the policy must allow, there is no bound to hold.
     """
     crowded, today = _crowded(today, plan), _within(today, plan.most_patients)
-    let_in: dict[str, Place] = {}
+    let_in: dict[str, FrozenPatient] = {}
     left_out: set[str] = set()
     judged: dict[tuple[History, Part], tuple[float, float, float, int]] = {}
     private, before, after = isinstance(plan.mechanism, PatientMechanism), 0.0, 0.0
@@ -116,7 +121,7 @@ def draft(accounts: Accounts, plan: Plan, today: Mapping[str, Place], limits: Li
     return Draft(let_in, frozenset(left_out), before, after, crowded)
 
 
-def _within(today: Mapping[str, Place], most: int) -> dict[str, Place]:
+def _within(today: Mapping[str, FrozenPatient], most: int) -> dict[str, FrozenPatient]:
     """Of each part that is used, as many as may be in it: the first by pseudonym."""
     seen: Counter[str] = Counter()
     kept = {}
@@ -128,12 +133,12 @@ def _within(today: Mapping[str, Place], most: int) -> dict[str, Place]:
     return kept
 
 
-def _crowded(today: Mapping[str, Place], plan: Plan) -> dict[str, int]:
+def _crowded(today: Mapping[str, FrozenPatient], plan: Plan) -> dict[str, int]:
     held = Counter(place.part for place in today.values() if place.part != "test")
     return {part: count for part, count in held.items() if count > plan.most_patients}
 
 
-def freeze(store: Store, plan_hash: str, drafted: Draft, absent: Collection[str]) -> None:
+def freeze(store: SiteDatabase, plan_hash: str, drafted: Draft, absent: Collection[str]) -> None:
     """Put a draft in the place of whoever stands in a plan; call it in a transaction.
 
     Who stays in stays since when it was. Who is charged stays charged.
@@ -152,7 +157,9 @@ def freeze(store: Store, plan_hash: str, drafted: Draft, absent: Collection[str]
     )
 
 
-def overdrawn(store: Store, plan: Plan, running: Iterable[Plan], limits: Limits) -> frozenset[str]:
+def overdrawn(
+    store: SiteDatabase, plan: Plan, running: Iterable[Plan], limits: PrivacyLimits
+) -> frozenset[str]:
     """Who stands in a plan and cannot pay for the rest of it, having turned out to be joined.
 
     Nobody else can: what may still come was set aside for each identifier when it was let in.
@@ -182,9 +189,9 @@ def _stands_alone(accounts: Accounts, history: History) -> bool:
 
 
 def depart(
-    store: Store,
+    store: SiteDatabase,
     plan_hash: str,
-    today: Mapping[str, Place],
+    today: Mapping[str, FrozenPatient],
     absent: Collection[str],
     unpaid: Collection[str] = (),
 ) -> int:
@@ -203,7 +210,7 @@ def depart(
 
 
 def leavers(
-    store: Store, plan_hash: str, today: Mapping[str, Place], absent: Collection[str]
+    store: SiteDatabase, plan_hash: str, today: Mapping[str, FrozenPatient], absent: Collection[str]
 ) -> bool:
     """Whether :func:`depart` would let anybody leave."""
     return any(
@@ -212,7 +219,9 @@ def leavers(
     )
 
 
-def take_out(store: Store, patients: Collection[str], plans: Iterable[str]) -> tuple[str, ...]:
+def take_out(
+    store: SiteDatabase, patients: Collection[str], plans: Iterable[str]
+) -> tuple[str, ...]:
     """Let patients leave plans, as those who opted out; gives the plans that held one."""
     held = []
     with store.transaction():
@@ -226,7 +235,7 @@ def take_out(store: Store, patients: Collection[str], plans: Iterable[str]) -> t
 
 
 def standing(
-    store: Store, plan_hash: str, cohort: Cohort, part: Part, charge: str
+    store: SiteDatabase, plan_hash: str, cohort: Cohort, part: Part, charge: str
 ) -> tuple[Patient, ...]:
     """The patients of a part who are in a plan now and pay a charge, in the cohort's order.
 
@@ -265,7 +274,7 @@ def fingerprint(patients: Iterable[Patient], part: Part) -> str:
     return sha256(canonical_json(["consilium/cohort/2", part, frozen]))
 
 
-def departures(store: Store, plan_hash: str) -> Counter[str]:
+def departures(store: SiteDatabase, plan_hash: str) -> Counter[str]:
     """How many have left a plan, by reason; it never leaves the site."""
     rows = store.execute(
         "SELECT why, count(*) FROM members WHERE plan_hash = ? AND until IS NOT NULL GROUP BY why",
@@ -279,13 +288,13 @@ def told(departed: Counter[str]) -> str:
     return ", ".join(f"{count} {why}" for why, count in sorted(departed.items()))
 
 
-def is_known(store: Store, pseudonym: str) -> bool:
+def is_known(store: SiteDatabase, pseudonym: str) -> bool:
     """Whether a patient stands or stood in any cohort that was frozen."""
     found = store.execute("SELECT 1 FROM members WHERE patient = ? LIMIT 1", pseudonym)
     return found.fetchone() is not None
 
 
-def forget(store: Store, plan_hash: str) -> bool:
+def forget(store: SiteDatabase, plan_hash: str) -> bool:
     """Keep nothing about a plan's cohort; False, and all is kept, where it was charged."""
     if store.execute("SELECT 1 FROM charges WHERE plan_hash = ?", plan_hash).fetchone():
         return False
@@ -293,7 +302,7 @@ def forget(store: Store, plan_hash: str) -> bool:
     return True
 
 
-def read(accounts: Accounts, history: History, limits: Limits) -> float:
+def read(accounts: Accounts, history: History, limits: PrivacyLimits) -> float:
     """Epsilon of all that a patient has paid, as the policy's total reads it.
 
     Where one part of one plan is all there is, it is at most what that plan states.
@@ -306,7 +315,7 @@ def read(accounts: Accounts, history: History, limits: Limits) -> float:
 
 
 def _judge(
-    accounts: Accounts, plan: Plan, history: History, part: Part, limits: Limits
+    accounts: Accounts, plan: Plan, history: History, part: Part, limits: PrivacyLimits
 ) -> tuple[float, float]:
     """Epsilon of all that a patient has paid, and will have when all that runs is over."""
     others = accounts.reserved(history, without=plan.hash)
@@ -334,19 +343,19 @@ def is_single(history: History) -> bool:
     return all(one[:2] != other[:2] or one.until <= other.since for one, other in pairwise(history))
 
 
-def _present(store: Store, plan_hash: str) -> dict[str, Place]:
+def _present(store: SiteDatabase, plan_hash: str) -> dict[str, FrozenPatient]:
     rows = store.execute(
         "SELECT patient, part, digest FROM members WHERE plan_hash = ? AND until IS NULL",
         plan_hash,
     )
-    return {patient: Place(part, digest) for patient, part, digest in rows}
+    return {patient: FrozenPatient(part, digest) for patient, part, digest in rows}
 
 
 def _depart(  # noqa: PLR0917 - what is looked at for each patient
-    store: Store,
+    store: SiteDatabase,
     plan_hash: str,
-    present: Mapping[str, Place],
-    today: Mapping[str, Place],
+    present: Mapping[str, FrozenPatient],
+    today: Mapping[str, FrozenPatient],
     absent: Collection[str],
     unpaid: Collection[str] = (),
 ) -> set[str]:
@@ -361,8 +370,8 @@ def _depart(  # noqa: PLR0917 - what is looked at for each patient
 
 def _why(
     patient: str,
-    frozen: Place,
-    today: Mapping[str, Place],
+    frozen: FrozenPatient,
+    today: Mapping[str, FrozenPatient],
     absent: Collection[str],
     unpaid: Collection[str],
 ) -> str:
@@ -377,7 +386,9 @@ def _why(
     return MOVED if now.part != frozen.part else CHANGED
 
 
-def _end(store: Store, plan_hash: str, length: int, leaving: Iterable[tuple[str, str]]) -> None:
+def _end(
+    store: SiteDatabase, plan_hash: str, length: int, leaving: Iterable[tuple[str, str]]
+) -> None:
     store.execute_each(
         f"UPDATE members SET until = {length:d}, why = ? WHERE plan_hash = '{plan_hash}'"  # noqa: S608 - a number and a hash of ours
         " AND patient = ? AND until IS NULL",
@@ -385,6 +396,6 @@ def _end(store: Store, plan_hash: str, length: int, leaving: Iterable[tuple[str,
     )
 
 
-def _length(store: Store) -> int:
+def _length(store: SiteDatabase) -> int:
     (length,) = store.execute("SELECT coalesce(max(length), 0) FROM charges").fetchone()
     return int(length)

@@ -41,7 +41,7 @@ MOST_DISPUTED: Final = 100
 _SEAL: Final = re.compile(rf"[0-9a-f]{{{SEAL_DIGITS}}}")
 
 
-class Heads(NamedTuple):
+class SiteHeads(NamedTuple):
     """How far the ledger and the audit log had come at one moment."""
 
     ledger: LedgerHead
@@ -71,10 +71,10 @@ class Receipt:
         """Whether its signature is the coordinator's."""
         return verify(self.key, receipt_bytes(self.site, self.ledger, self.seal), self.signature)
 
-    def heads(self, seals: Seals) -> Heads | None:
+    def heads(self, seals: Seals) -> SiteHeads | None:
         """What it speaks of; None where the site did not seal that."""
         audit = seals.opened(self.ledger, self.seal)
-        return None if audit is None else Heads(self.ledger, audit)
+        return None if audit is None else SiteHeads(self.ledger, audit)
 
     @property
     def line(self) -> bytes:
@@ -89,7 +89,7 @@ class Receipt:
         return canonical_json(value) + b"\n"
 
 
-class Receipts:
+class SiteReceipts:
     """The receipts of one site.
 
     Args:
@@ -106,8 +106,8 @@ class Receipts:
         self._state, self._site = state, site
         self._ledger, self._audit, self._seals = ledger, audit, seals
         self._key, self._joined = "", 0
-        self._newest: tuple[Receipt, Heads] | None = None
-        self._longest: tuple[Heads, ...] | None = None
+        self._newest: tuple[Receipt, SiteHeads] | None = None
+        self._longest: tuple[SiteHeads, ...] | None = None
 
     def take(self, request: Request) -> None:
         """Keep a request's receipt; hold it, and the longest that are kept, against what is here.
@@ -119,7 +119,7 @@ class Receipts:
         for each in (*self._brought(request), *self._longest_kept()):
             self._require_here(each)
 
-    def _brought(self, request: Request) -> tuple[Heads, ...]:
+    def _brought(self, request: Request) -> tuple[SiteHeads, ...]:
         """What the receipt that comes with a request speaks of, if one does; it is kept."""
         key = self._coordinator()
         if not key or not request.receipt:
@@ -160,14 +160,14 @@ class Receipts:
             self._joined = written
         return self._key
 
-    def _longest_kept(self) -> tuple[Heads, ...]:
+    def _longest_kept(self) -> tuple[SiteHeads, ...]:
         """With the longest ledger and with the longest log, of whichever coordinator.
 
         The site has sealed each itself, under whatever name. So an old copy of ledger and log is
         found out from what lies beside it, whatever a coordinator has come to believe meanwhile.
         """
         if self._longest is None:
-            longest: tuple[Heads, ...] = ()
+            longest: tuple[SiteHeads, ...] = ()
             for _, each in _lines(self._state / FILE):  # not all at once: there may be millions
                 heads = each.heads(self._seals) if each else None
                 if heads:
@@ -175,7 +175,7 @@ class Receipts:
             self._longest = longest
         return self._longest
 
-    def _require_here(self, heads: Heads) -> None:
+    def _require_here(self, heads: SiteHeads) -> None:
         if (
             self._ledger.hash_at(heads.ledger.length) != heads.ledger.hash
             or self._audit.hash_at(heads.audit.length) != heads.audit.hash
@@ -190,7 +190,7 @@ class Receipts:
                 remedy=LOST,
             )
 
-    def _keep(self, receipt: Receipt, heads: Heads) -> None:
+    def _keep(self, receipt: Receipt, heads: SiteHeads) -> None:
         """Add a line; not waited for: the coordinator signs for the same and more next time."""
         self._newest = receipt, heads
         self._longest = _longest([*self._longest_kept(), heads])
@@ -231,7 +231,7 @@ def _add(path: Path, line: bytes) -> None:
         os.close(file)
 
 
-def _longest(kept: Sequence[Heads]) -> tuple[Heads, ...]:
+def _longest(kept: Sequence[SiteHeads]) -> tuple[SiteHeads, ...]:
     """Those with the longest ledger and with the longest log."""
     if not kept:
         return ()

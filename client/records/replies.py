@@ -6,14 +6,14 @@ the round's checkpoint is durable. The same request gets the same bytes.
 
 from __future__ import annotations
 
-from client.records.store import Store
+from client.records.store import SiteDatabase
 from common.wire.messages import Reply, Request, reply_from_bytes, reply_to_bytes
 
 
 class Replies:
     """The stored replies of one site, in its store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: SiteDatabase) -> None:
         self._store = store
 
     def find(self, request: Request) -> Reply | None:

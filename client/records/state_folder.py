@@ -19,8 +19,8 @@ from typing import Final
 
 from client.records import audit_log
 from client.records.audit_log import AuditHead, AuditLog
-from client.records.recount import ChargeRow, broken_chain
-from client.records.store import FILE, LOST, Store, gone
+from client.records.chain import ChargeRow, broken_chain
+from client.records.store import FILE, LOST, SiteDatabase, gone
 from common.errors import SiteError
 from common.files import sha256
 from common.wire.messages import HASH_OF_NOTHING
@@ -76,7 +76,7 @@ def require_store(state: Path) -> None:
         raise gone(state / FILE, f"only {', '.join((*_keys(state), audit_log.FILE))}")
 
 
-def require_keys(state: Path, store: Store) -> None:
+def require_keys(state: Path, store: SiteDatabase) -> None:
     """A store that knows a study has had keys, and so has a log with lines.
 
     Raises:
@@ -94,7 +94,7 @@ def require_keys(state: Path, store: Store) -> None:
         )
 
 
-def require_same_keys(state: Path, store: Store, secrets: Mapping[str, bytes]) -> None:
+def require_same_keys(state: Path, store: SiteDatabase, secrets: Mapping[str, bytes]) -> None:
     """A store is of the keys that it was begun with: under others its patients are strangers.
 
     Args:
@@ -119,7 +119,7 @@ def require_same_keys(state: Path, store: Store, secrets: Mapping[str, bytes]) -
         )
 
 
-def require_held(store: Store, log: AuditLog, remembered: AuditHead | None) -> None:
+def require_held(store: SiteDatabase, log: AuditLog, remembered: AuditHead | None) -> None:
     """Hold store and log against each other.
 
     Args:
@@ -156,7 +156,7 @@ def require_held(store: Store, log: AuditLog, remembered: AuditHead | None) -> N
         )
 
 
-def remembered_log(store: Store) -> AuditHead | None:
+def remembered_log(store: SiteDatabase) -> AuditHead | None:
     """The log's head as the store remembers it; None in a store that was just made."""
     kept = store.fact(LOG_HEAD)
     return read_remembered(kept) if kept else None
@@ -168,7 +168,7 @@ def read_remembered(kept: str) -> AuditHead:
     return AuditHead(int(length), hash_)
 
 
-def keep_remembered(store: Store, head: AuditHead) -> None:
+def keep_remembered(store: SiteDatabase, head: AuditHead) -> None:
     """Have the store remember the log's head, which is on the disk."""
     store.keep(LOG_HEAD, f"{head.length} {head.hash}")
 

@@ -134,7 +134,7 @@ def is_whole(connection: sqlite3.Connection) -> bool:
     return _objects(connection) == _made()
 
 
-class Store:
+class SiteDatabase:
     """An open site store; close it, or use it as a context manager.
 
     Args:
@@ -244,7 +244,7 @@ class Store:
         """Close the file; a statement after this is an error."""
         self._connection.close()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> SiteDatabase:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,7 +2,7 @@
 
 Each line of the log must be signed by the site, numbered in order and name the hash of the
 line before; each charge that a line of the log names must be in the ledger, cost what its plan
-says, and the plan be the one that its hash names (:mod:`client.records.recount`); each receipt
+says, and the plan be the one that its hash names (:mod:`client.records.chain`); each receipt
 must be signed by a coordinator that the site has joined, and speak of lines and charges that are
 there. So an edit, a deletion, a reordering, another site's log, a tail that was cut below a
 receipt, an old ledger that was brought back, an emptied and a cheapened one are each found, and
@@ -24,9 +24,18 @@ from typing import Final
 
 from client.records import audit_log, receipts
 from client.records.audit_log import AuditHead, charge_of
-from client.records.chain import breaks, ends_changed, entry_of, is_signed, is_sound
-from client.records.receipts import DISPUTED, Heads, Receipt, read_receipts
-from client.records.recount import ChargeRow, changed_plans, misplaced_members, recount
+from client.records.chain import (
+    ChargeRow,
+    breaks,
+    changed_plans,
+    ends_changed,
+    entry_of,
+    is_signed,
+    is_sound,
+    misplaced_members,
+    recount,
+)
+from client.records.receipts import DISPUTED, Receipt, SiteHeads, read_receipts
 from client.records.seals import Seals
 from client.records.state_folder import LOG_HEAD, read_remembered
 from client.records.store import FILE as STORE
@@ -335,7 +344,7 @@ def _once(faults: Sequence[Fault]) -> list[Fault]:
 
 
 def _receipt_faults(
-    number: int, heads: Heads, log: Sequence[str], ledger: Sequence[str]
+    number: int, heads: SiteHeads, log: Sequence[str], ledger: Sequence[str]
 ) -> list[Fault]:
     found = []
     for name, head, hashes, lost in (

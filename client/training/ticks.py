@@ -61,7 +61,7 @@ MOST_KEPT: Final = 32
 """Shapes of study that are kept; of more, the newest."""
 
 
-class Crowd(NamedTuple):
+class DataSetSize(NamedTuple):
     """Public numbers of a data set.
 
     Attributes:
@@ -75,12 +75,12 @@ class Crowd(NamedTuple):
     validated: int
 
 
-def largest_sample(study: Study, crowd: Crowd) -> int:
+def largest_sample(study: Study, crowd: DataSetSize) -> int:
     """The most patients whom a step works on: the plan's own cap."""
     return most_sampled(study, crowd.declared, crowd.most)
 
 
-def largest_evaluation(study: Study, crowd: Crowd) -> int:
+def largest_evaluation(study: Study, crowd: DataSetSize) -> int:
     """The most images that an evaluation looks at."""
     return crowd.validated * study.evaluation.images_per_patient
 
@@ -106,7 +106,7 @@ class Speeds(Section):
     images: float = Field(ge=0)
     seal: float = Field(ge=0)
 
-    def ticks(self, study: Study, crowd: Crowd, tile: int) -> Ticks:
+    def ticks(self, study: Study, crowd: DataSetSize, tile: int) -> Ticks:
         """The ticks of a study of this shape.
 
         Args:
@@ -140,7 +140,7 @@ class Clocks:
 
     path: Path
 
-    def of(self, study: Study, crowd: Crowd, computed: NumericsRecord) -> Ticks:
+    def of(self, study: Study, crowd: DataSetSize, computed: NumericsRecord) -> Ticks:
         """A study's ticks on this machine; none where the study is not private.
 
         Args:

@@ -95,7 +95,7 @@ def asking(daemon: str, remedy: str) -> Iterator[None]:
         raise translated(failure, daemon, remedy) from failure
 
 
-class Faults(grpc.aio.ServerInterceptor):
+class RpcErrors(grpc.aio.ServerInterceptor):
     """Lets a service raise :class:`ConsiliumError`, and nothing else out of it."""
 
     async def intercept_service(

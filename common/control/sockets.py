@@ -14,7 +14,7 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from common.control.rpc_errors import Faults
+from common.control.rpc_errors import RpcErrors
 from common.errors import LinkError
 
 LONGEST_PATH: Final = 107
@@ -26,7 +26,7 @@ LARGEST_MESSAGE: Final = 64 * 2**20
 def new_server(*interceptors: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
     """A gRPC server whose services, and interceptors, may raise ConsiliumErrors."""
     return grpc.aio.server(
-        interceptors=[Faults(), *interceptors],
+        interceptors=[RpcErrors(), *interceptors],
         options=[
             ("grpc.max_receive_message_length", LARGEST_MESSAGE),
             ("grpc.so_reuseport", 0),

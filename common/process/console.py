@@ -126,7 +126,7 @@ def show_error(error: ConsiliumError) -> None:
     err().print(text.append(f"\n{details}" if details else ""), soft_wrap=True)
 
 
-class Job(Protocol):
+class ProgressJob(Protocol):
     """A long piece of work that tells how far it is."""
 
     def advance(self, n: int = 1) -> None:
@@ -137,7 +137,7 @@ class Job(Protocol):
 
 
 @contextmanager
-def progress(description: str, total: int, *, unit: str = "") -> Iterator[Job]:
+def progress(description: str, total: int, *, unit: str = "") -> Iterator[ProgressJob]:
     """Show how far a job is, on standard error.
 
     Args:

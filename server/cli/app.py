@@ -11,7 +11,7 @@ from common.errors import CoordinatorError
 from common.process.console import err, out, run_cli, show_json
 
 if TYPE_CHECKING:
-    from server.cli.rpc_client import Whom
+    from server.cli.rpc_client import Caller
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,9 +39,9 @@ def coordinator(
     ] = None,
 ) -> None:
     """The coordinator's side of Consilium: sites, studies, results."""
-    from server.cli.rpc_client import Whom
+    from server.cli.rpc_client import Caller
 
-    context.obj = Whom(home, connect, identity)
+    context.obj = Caller(home, connect, identity)
 
 
 @app.command()
@@ -330,7 +330,7 @@ def operator(
     )
 
 
-def _here(whom: Whom) -> Path:
+def _here(whom: Caller) -> Path:
     if whom.connect is not None:
         raise CoordinatorError(
             "operators are named at the coordinator itself",

@@ -30,7 +30,7 @@ from server.cli.event_text import (
     outcome_tables,
     share_line,
 )
-from server.cli.rpc_client import Whom, calling
+from server.cli.rpc_client import Caller, calling
 
 AWAY_SECONDS: Final = 60.0
 """How long who watches a study waits for a daemon that has ended."""
@@ -121,7 +121,7 @@ def _by_how_much(reply: pb.StartReply) -> list[str]:
     return lines
 
 
-def watch(whom: Whom, study: str, *, after: int, follow: bool, as_json: bool) -> None:
+def watch(whom: Caller, study: str, *, after: int, follow: bool, as_json: bool) -> None:
     """Tell each event of a study as it comes, and at the end how it stands.
 
     Raises:
@@ -197,7 +197,7 @@ def standing(daemon: CoordinatorStub, study: str) -> pb.StudyRow:
     )
 
 
-def result(whom: Whom, study: str, *, folder: Path | None, as_json: bool) -> None:
+def result(whom: Caller, study: str, *, folder: Path | None, as_json: bool) -> None:
     """Fetch a study's result, write its files where that is wished, and show it.
 
     Raises:

@@ -29,7 +29,7 @@ FAR_REMEDY: Final = (
 
 
 @dataclass(frozen=True)
-class Whom:
+class Caller:
     """Which daemon a command asks.
 
     Attributes:
@@ -44,7 +44,7 @@ class Whom:
 
 
 @contextmanager
-def calling(whom: Whom) -> Iterator[CoordinatorStub]:
+def calling(whom: Caller) -> Iterator[CoordinatorStub]:
     """Calls made inside raise what the daemon raised.
 
     Raises:

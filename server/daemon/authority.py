@@ -40,7 +40,7 @@ RENEWED_BEFORE: Final = datetime.timedelta(days=30)
 
 
 @dataclass(frozen=True)
-class Made:
+class InitReport:
     """What ``init`` found and did.
 
     Attributes:
@@ -54,7 +54,7 @@ class Made:
     kept: tuple[Path, ...]
 
 
-def init(folder: Path, name: str, address: str) -> Made:
+def init(folder: Path, name: str, address: str) -> InitReport:
     """Make a coordinator's home; what is there stays as it is.
 
     Args:
@@ -92,7 +92,7 @@ def init(folder: Path, name: str, address: str) -> Made:
         keep(certificate, partial(_issue, home, key, hosts))
     keep(home.signing_key, lambda: secrets.token_bytes(32))
     keep(home.guard_secret, lambda: secrets.token_hex(32).encode())
-    return Made(home, tuple(made), tuple(kept))
+    return InitReport(home, tuple(made), tuple(kept))
 
 
 def renew(home: Home) -> tuple[Path, ...]:

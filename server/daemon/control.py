@@ -28,7 +28,7 @@ from common.documents import read_json
 from common.errors import CoordinatorError, SiteError
 from common.settings import checked
 from common.wire.enrolment import SiteCard
-from server.daemon.operator_service import Office, Standing
+from server.daemon.operator_service import OperatorService, Standing
 from server.daemon.operators import operator_of
 from server.daemon.rights import Rights
 from server.daemon.settings import Home
@@ -44,7 +44,7 @@ Context = Any
 log = structlog.get_logger(__name__)
 
 
-class Control(CoordinatorServicer):
+class CoordinatorControl(CoordinatorServicer):
     """Answers operators.
 
     Args:
@@ -52,7 +52,7 @@ class Control(CoordinatorServicer):
         office: carries out what they ask.
     """
 
-    def __init__(self, home: Home, office: Office) -> None:
+    def __init__(self, home: Home, office: OperatorService) -> None:
         self._home = home
         self._office = office
 
@@ -161,7 +161,7 @@ class Control(CoordinatorServicer):
         )
 
 
-async def serve_locally(home: Home, office: Office) -> grpc.aio.Server:
+async def serve_locally(home: Home, office: OperatorService) -> grpc.aio.Server:
     """Serve on the home's Unix socket.
 
     Raises:
@@ -173,7 +173,9 @@ async def serve_locally(home: Home, office: Office) -> grpc.aio.Server:
     return server
 
 
-async def serve_operators(home: Home, office: Office) -> tuple[grpc.aio.Server, int] | None:
+async def serve_operators(
+    home: Home, office: OperatorService
+) -> tuple[grpc.aio.Server, int] | None:
     """Serve operators on other machines, where the home says so; gives the port too.
 
     Raises:
@@ -200,8 +202,8 @@ async def serve_operators(home: Home, office: Office) -> tuple[grpc.aio.Server, 
     return server, port
 
 
-async def _server(home: Home, office: Office) -> grpc.aio.Server:
-    control = Control(home, office)
+async def _server(home: Home, office: OperatorService) -> grpc.aio.Server:
+    control = CoordinatorControl(home, office)
     server = new_server(Rights(control.who))
     add_CoordinatorServicer_to_server(control, server)
     await add_health(server, SERVICE)

@@ -15,7 +15,7 @@ from common.errors import CoordinatorError
 from common.wire.enrolment import split_address
 from server.daemon.study_supervisor import ALIVE
 from server.gateway.gateway import NODE_HEADER, Gateway
-from server.store import Store
+from server.store import CoordinatorStore
 from server.store.rows import StudyState
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Meter:
         await self._app(scope, counted_receive, counted_send)
 
 
-class Figures(Collector):
+class CoordinatorMetrics(Collector):
     """Read when Prometheus asks.
 
     Args:
@@ -76,7 +76,7 @@ class Figures(Collector):
 
     def __init__(
         self,
-        store: Store,
+        store: CoordinatorStore,
         online: Callable[[], Mapping[str, bool]],
         gateway: Gateway,
         traffic: Traffic,
@@ -104,7 +104,7 @@ class Figures(Collector):
         yield _counter("gateway_bytes", "Bytes of bodies", "direction", self._traffic.bytes)
 
 
-def serve(listen: str, figures: Figures) -> Callable[[], None]:
+def serve(listen: str, figures: CoordinatorMetrics) -> Callable[[], None]:
     """Answer Prometheus on ``host:port``; gives what ends it.
 
     Raises:
@@ -131,7 +131,7 @@ def serve(listen: str, figures: Figures) -> Callable[[], None]:
     return stop
 
 
-def _training(store: Store, name: str) -> list[int]:
+def _training(store: CoordinatorStore, name: str) -> list[int]:
     return [each.number for each in store.rounds(name) if each.purpose == "train"]
 
 

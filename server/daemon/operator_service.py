@@ -20,9 +20,9 @@ from common.study.study_file import Patients, Slug, Study
 from common.wire.enrolment import CoordinatorCard, SiteCard
 from server.daemon import authority
 from server.daemon.settings import Home
-from server.daemon.site_registry import Roll
-from server.daemon.study_supervisor import ALIVE, Conductors
-from server.store import Store
+from server.daemon.site_registry import SiteRegistry
+from server.daemon.study_supervisor import ALIVE, StudySupervisor
+from server.store import CoordinatorStore
 from server.store.rows import (
     ApprovalState,
     EventRecord,
@@ -66,7 +66,7 @@ class Standing:
     left_out: tuple[tuple[str, str, str], ...]
 
 
-class Office:
+class OperatorService:
     """Carries out operators' orders.
 
     Args:
@@ -82,13 +82,13 @@ class Office:
     def __init__(
         self,
         home: Home,
-        store: Store,
-        roll: Roll,
+        store: CoordinatorStore,
+        roll: SiteRegistry,
         *,
         register: Callable[[str], Awaitable[None]],
         change: Callable[[SiteRecord], Awaitable[None]],
         cut: Callable[[int], None],
-        conductors: Conductors,
+        conductors: StudySupervisor,
     ) -> None:
         self._home = home
         self._store = store

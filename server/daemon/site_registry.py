@@ -18,7 +18,7 @@ ONLINE_SECONDS: Final = 75.0
 """A site that has not called for so long is offline: it calls at least every 30 s."""
 
 
-class Roll:
+class SiteRegistry:
     """The sites, by key and by node."""
 
     def __init__(self) -> None:

@@ -39,16 +39,16 @@ from common.files import write_atomic
 from common.process.logs import configure, form_for, place
 from common.process.parent import die_with_parent
 from common.study.study_file import Study, load_study
-from server.app import FOLDER, Commission, conduct
+from server.app import FOLDER, RunConfig, run_study
 from server.daemon.authority import signing_key
 from server.daemon.recording import Recorder, StudyStopped
 from server.daemon.settings import Home, load_home
 from server.daemon.superlink_supervisor import superlink_of
-from server.store import Store, StoreAway, open_store
+from server.store import CoordinatorStore, StoreAway, open_store
 from server.store.rows import StudyRecord, StudyState
-from server.study.dispatch import Habits, Repeat
-from server.study.receipts import Heads, Receipts
-from server.superlink.notifications import Line
+from server.study.dispatch import Repeat, RetryPolicy
+from server.study.receipts import CoordinatorReceipts, SeenHeads
+from server.superlink.notifications import NotificationLine
 
 AGAIN: Final = 75
 POLL_SECONDS: Final = 2.0
@@ -60,7 +60,7 @@ _OF_THE_FILE: Final = (StudyError, ModelError, PrivacyError)
 log = structlog.get_logger(__name__)
 
 
-def carry_out(home: Home, store: Store, name: str, port: int) -> None:
+def carry_out(home: Home, store: CoordinatorStore, name: str, port: int) -> None:
     """Conduct a study to its end, from wherever it stands.
 
     Raises:
@@ -71,28 +71,28 @@ def carry_out(home: Home, store: Store, name: str, port: int) -> None:
     record = store.study(name)
     recorder = Recorder(store, name)
     with ExitStack() as stack:
-        line = Line(home.notices_socket)
+        line = NotificationLine(home.notices_socket)
         stack.callback(line.close)
         superlink = superlink_of(home, port)
         grid = superlink.open_grid(superlink.start_run(name), line)
         stack.callback(grid.close)
-        conduct(
+        run_study(
             grid,
             _commission(home, store, record),
             recorder,
-            habits=Habits(wait=grid.wait, repeat=Repeat(), poll_seconds=POLL_SECONDS),
-            receipts=Receipts(signing_key(home), partial(_receipted, store)),
+            habits=RetryPolicy(wait=grid.wait, repeat=Repeat(), poll_seconds=POLL_SECONDS),
+            receipts=CoordinatorReceipts(signing_key(home), partial(_receipted, store)),
         )
         recorder.flush()
         _complete(store, recorder, name, home.studies / name / FOLDER / OUTCOME)
         grid.finish("completed")
 
 
-def _commission(home: Home, store: Store, record: StudyRecord) -> Commission:
+def _commission(home: Home, store: CoordinatorStore, record: StudyRecord) -> RunConfig:
     folder = home.studies / record.name
     study, sites = _study_file(folder, record), {site.name: site for site in store.sites()}
     agreed = {name: sites[name].agreed.get(study.data.dataset) for name in record.sites}
-    return Commission(
+    return RunConfig(
         study=study,
         folder=folder / FOLDER,
         roster={name: sites[name].signing_key for name in record.sites},
@@ -111,12 +111,12 @@ def _study_file(folder: Path, record: StudyRecord) -> Study:
     return load_study(path)
 
 
-def _receipted(store: Store, site: str) -> Heads | None:
+def _receipted(store: CoordinatorStore, site: str) -> SeenHeads | None:
     newest = store.newest_receipt(site)
-    return None if newest is None else Heads(newest.ledger, newest.seal)
+    return None if newest is None else SeenHeads(newest.ledger, newest.seal)
 
 
-def _complete(store: Store, recorder: Recorder, name: str, path: Path) -> None:
+def _complete(store: CoordinatorStore, recorder: Recorder, name: str, path: Path) -> None:
     outcome: dict[str, Any] = read_json(path.read_bytes())
     digest = outcome["final_weights_sha256"]
     fields = {"final_weights_sha256": digest, "rounds": outcome["rounds"]}
@@ -124,7 +124,7 @@ def _complete(store: Store, recorder: Recorder, name: str, path: Path) -> None:
     store.set_state(name, StudyState.COMPLETED)  # last: then whoever watches has heard it all
 
 
-def fail(store: Store, name: str, error: ConsiliumError) -> None:
+def fail(store: CoordinatorStore, name: str, error: ConsiliumError) -> None:
     """Say that a study waits for a person to mend something, and what."""
     found = {"what": error.what, **error.details}
     if isinstance(error, _OF_THE_FILE):  # a study is what its file said: it cannot be gone on with
@@ -149,7 +149,7 @@ def run(home: Home, name: str, port: int) -> int:
         return 1
 
 
-def _run(home: Home, store: Store, name: str, port: int) -> int:
+def _run(home: Home, store: CoordinatorStore, name: str, port: int) -> int:
     try:
         carry_out(home, store, name, port)
     except StudyStopped:

@@ -20,7 +20,7 @@ import structlog
 
 from common.errors import EXIT_CODE, CoordinatorError
 from server.daemon.settings import Home
-from server.store import Store
+from server.store import CoordinatorStore
 from server.store.rows import StudyState
 
 ALIVE: Final = frozenset({StudyState.OFFERED, StudyState.WAITING, StudyState.RUNNING})
@@ -32,7 +32,7 @@ STEADY_SECONDS: Final = 60.0
 log = structlog.get_logger(__name__)
 
 
-class Conductors:
+class StudySupervisor:
     """The studies' processes.
 
     Args:
@@ -42,7 +42,9 @@ class Conductors:
         ready: set while there is a SuperLink.
     """
 
-    def __init__(self, home: Home, store: Store, port: int, ready: asyncio.Event) -> None:
+    def __init__(
+        self, home: Home, store: CoordinatorStore, port: int, ready: asyncio.Event
+    ) -> None:
         self._home = home
         self._store = store
         self._port = port

@@ -18,8 +18,8 @@ import structlog
 from common.errors import ConsiliumError
 from common.process.ports import free_port
 from server.daemon.settings import Home
-from server.daemon.site_registry import Roll
-from server.store import Store
+from server.daemon.site_registry import SiteRegistry
+from server.store import CoordinatorStore
 from server.store.rows import SiteRecord
 from server.superlink.superlink import SuperLink
 
@@ -41,7 +41,7 @@ def superlink_of(home: Home, port: int) -> SuperLink:
     )
 
 
-class Behind:
+class SuperLinkSupervisor:
     """Keeps a SuperLink running.
 
     Args:
@@ -51,7 +51,9 @@ class Behind:
         lost: called when it has died, before it is started again.
     """
 
-    def __init__(self, home: Home, store: Store, roll: Roll, lost: Callable[[], None]) -> None:
+    def __init__(
+        self, home: Home, store: CoordinatorStore, roll: SiteRegistry, lost: Callable[[], None]
+    ) -> None:
         (home.state / "superlink").mkdir(mode=0o700, exist_ok=True)
         port = home.file.coordinator.superlink_port or free_port()
         self.superlink = superlink_of(home, port)

@@ -22,16 +22,16 @@ from common.process.claim import Owner, claimed, notify
 from common.process.logs import place
 from server.daemon import authority, metrics
 from server.daemon.control import STOP_SECONDS, serve_locally, serve_operators
-from server.daemon.operator_service import Office
-from server.daemon.refusals import Refusals
+from server.daemon.operator_service import OperatorService
+from server.daemon.recording import Refusals
 from server.daemon.settings import Home
-from server.daemon.site_registry import Roll
-from server.daemon.study_supervisor import ALIVE, Conductors
-from server.daemon.superlink_supervisor import Behind
+from server.daemon.site_registry import SiteRegistry
+from server.daemon.study_supervisor import ALIVE, StudySupervisor
+from server.daemon.superlink_supervisor import SuperLinkSupervisor
 from server.gateway.fleet_calls import DEFAULT_UPDATE, LEAST_UPDATE
 from server.gateway.gateway import Gateway, GatewaySettings
-from server.store import Store, open_store
-from server.superlink.notifications import Board
+from server.store import CoordinatorStore, open_store
+from server.superlink.notifications import NotificationBoard
 
 FOLLOW_SECONDS: Final = 1.0
 SEEN_SECONDS: Final = 20.0
@@ -49,18 +49,18 @@ class Daemon:
         store: its open store.
     """
 
-    def __init__(self, home: Home, store: Store) -> None:
+    def __init__(self, home: Home, store: CoordinatorStore) -> None:
         self.home = home
         self.store = store
-        self.roll = Roll()
-        self.behind = Behind(home, store, self.roll, self._superlink_lost)
+        self.roll = SiteRegistry()
+        self.behind = SuperLinkSupervisor(home, store, self.roll, self._superlink_lost)
         port = self.behind.superlink.port
-        self.conductors = Conductors(home, store, port, self.behind.ready)
+        self.conductors = StudySupervisor(home, store, port, self.behind.ready)
         self.refusals = Refusals(store)
-        self.board = Board(home.notices_socket)
+        self.board = NotificationBoard(home.notices_socket)
         self.tls = authority.server_context(home)
         self.gateway = self._gateway()
-        self.office = Office(
+        self.office = OperatorService(
             home,
             store,
             self.roll,
@@ -120,7 +120,9 @@ class Daemon:
 
     async def _begin(self, stack: AsyncExitStack) -> list[asyncio.Task[None]]:
         """Start everything; what fails to start stops all the rest."""
-        figures = metrics.Figures(self.store, lambda: self.roll.online, self.gateway, self.traffic)
+        figures = metrics.CoordinatorMetrics(
+            self.store, lambda: self.roll.online, self.gateway, self.traffic
+        )
         stack.callback(metrics.serve(self.home.file.metrics.listen, figures))
         tasks = [await self._task(stack, self.behind.keep())]
         await self._until(self.behind.ready, tasks)
@@ -232,7 +234,7 @@ def serve(home: Home, ready: Callable[[str, int], None]) -> None:
             asyncio.run(_serve(home, store, ready))
 
 
-async def _serve(home: Home, store: Store, ready: Callable[[str, int], None]) -> None:
+async def _serve(home: Home, store: CoordinatorStore, ready: Callable[[str, int], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -158,7 +158,7 @@ class Replays:
         return True
 
 
-class Doorkeeper:
+class Authenticator:
     """Knows callers by their headers.
 
     Args:

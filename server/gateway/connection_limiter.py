@@ -26,7 +26,7 @@ Client = tuple[str, int]
 
 
 @dataclass(eq=False)
-class Place:
+class HeldConnection:
     """What one connection takes up.
 
     Attributes:
@@ -44,7 +44,7 @@ class Place:
     site: str | None = None
 
 
-class Crowd:
+class ConnectionLimiter:
     """All places.
 
     Args:
@@ -59,17 +59,17 @@ class Crowd:
         self._of_site = of_site
         self._share = max(1, int(most * STRANGERS))
         self._refused = refused
-        self._places: dict[Client, Place] = {}
-        self._strangers: dict[str, dict[Place, None]] = {}
-        self._sites: dict[str, dict[Place, None]] = {}
+        self._places: dict[Client, HeldConnection] = {}
+        self._strangers: dict[str, dict[HeldConnection, None]] = {}
+        self._sites: dict[str, dict[HeldConnection, None]] = {}
 
     def __len__(self) -> int:
         """Connections that are held."""
         return len(self._places)
 
-    def enter(self, client: Client, now: float, cut: Callable[[], object]) -> Place:
+    def enter(self, client: Client, now: float, cut: Callable[[], object]) -> HeldConnection:
         """Hold a connection from now on; another one may be cut for it."""
-        place = Place(client, network_of(client[0]), now, cut)
+        place = HeldConnection(client, network_of(client[0]), now, cut)
         there = self._strangers.get(place.network, {})
         if len(there) >= self._share:
             self._make_room(there)
@@ -106,7 +106,7 @@ class Crowd:
             self._make_room(there)
         self._strangers.setdefault(place.network, {})[place] = None
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: HeldConnection) -> None:
         """A connection has ended."""
         if self._places.get(place.client) is place:
             del self._places[place.client]
@@ -124,13 +124,13 @@ class Crowd:
         for place in late:
             self._end(place)
 
-    def _make_room(self, places: dict[Place, None]) -> None:
+    def _make_room(self, places: dict[HeldConnection, None]) -> None:
         """End the one that was there, or unused, for longest."""
         place = next(iter(places))
         self._refused(place.site, place.client[0])
         self._end(place)
 
-    def _end(self, place: Place) -> None:
+    def _end(self, place: HeldConnection) -> None:
         self.leave(place)  # the place is free at once, whenever the socket is
         place.cut()
 
@@ -148,11 +148,11 @@ def network_of(address: str) -> str:
     return str(ipaddress.ip_network((parsed, IPV6_NETWORK), strict=False))
 
 
-def _largest(places: dict[str, dict[Place, None]]) -> dict[Place, None]:
+def _largest(places: dict[str, dict[HeldConnection, None]]) -> dict[HeldConnection, None]:
     return max(places.values(), key=len, default={})
 
 
-def _drop(places: dict[str, dict[Place, None]], name: str, place: Place) -> None:
+def _drop(places: dict[str, dict[HeldConnection, None]], name: str, place: HeldConnection) -> None:
     there = places.get(name, {})
     there.pop(place, None)
     if not there:

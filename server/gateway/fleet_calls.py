@@ -18,10 +18,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from server.gateway.authentication import Admitted, Denied
-from server.gateway.long_poll import Waiting
-from server.gateway.object_access import Custody
-from server.gateway.shared_objects import Shared
-from server.gateway.superlink_client import Answer, Behind
+from server.gateway.long_poll import LongPoll
+from server.gateway.object_access import ObjectAccess
+from server.gateway.shared_objects import SharedObjects
+from server.gateway.superlink_client import Answer, SuperLinkClient
 
 # isort: split
 # Only after common.wire.flower, which tells Flower to stay off the network.
@@ -73,7 +73,7 @@ CALLS: Final[dict[str, type[Message]]] = {
 
 
 @dataclass(frozen=True)
-class Call:
+class FleetCall:
     """A request that was let in.
 
     Attributes:
@@ -93,7 +93,7 @@ class Call:
     request: Request
 
 
-class Passage:
+class FleetCalls:
     """Passes on calls that were let in.
 
     Args:
@@ -103,15 +103,15 @@ class Passage:
     """
 
     def __init__(
-        self, behind: Behind, complete: Callable[[str], None], hold_seconds: float
+        self, behind: SuperLinkClient, complete: Callable[[str], None], hold_seconds: float
     ) -> None:
         self._behind = behind
         self._complete = complete
         self._hold_seconds = hold_seconds
-        self._custody = Custody()
-        self._waiting = Waiting()
-        self._shared = Shared()
-        self._rules: dict[str, Callable[[Call], Awaitable[Response]]] = {
+        self._custody = ObjectAccess()
+        self._waiting = LongPoll()
+        self._shared = SharedObjects()
+        self._rules: dict[str, Callable[[FleetCall], Awaitable[Response]]] = {
             "activate-node": self._activate,
             "pull-messages": self._pull_messages,
             "push-messages": self._push_messages,
@@ -122,7 +122,7 @@ class Passage:
         self.largest_update = DEFAULT_UPDATE
         """Bytes of the largest update that a running study expects."""
 
-    async def take(self, call: Call) -> Response:
+    async def take(self, call: FleetCall) -> Response:
         """Pass on a call, and give its answer.
 
         Raises:
@@ -144,27 +144,27 @@ class Passage:
         """Answer every poll now."""
         self._waiting.release_all()
 
-    async def _activate(self, call: Call) -> Response:
+    async def _activate(self, call: FleetCall) -> Response:
         response = await self._forward(call)
         if response.status_code == 200:
             self._custody.begin(call.site.node_id)
             self._waiting.work_for([call.site.node_id])
         return response
 
-    async def _forward(self, call: Call) -> Response:
+    async def _forward(self, call: FleetCall) -> Response:
         return _response(await self._ask(call))
 
-    async def _ask(self, call: Call) -> Answer:
+    async def _ask(self, call: FleetCall) -> Answer:
         return await self._behind.post(PREFIX + call.name, call.body, call.headers)
 
-    async def _pull_object(self, call: Call) -> Response:
+    async def _pull_object(self, call: FleetCall) -> Response:
         wanted = call.message
         if not self._custody.may_fetch(call.site.node_id, wanted.object_id, time.monotonic()):
             raise Denied(403, "object", call.site.name)
         key = (wanted.run_id, wanted.object_id)
         return _response(await self._shared.get(key, lambda: self._ask(call)))
 
-    async def _pull_messages(self, call: Call) -> Response:
+    async def _pull_messages(self, call: FleetCall) -> Response:
         """Answer a poll when there is work, or when it has been held for long enough."""
         node = call.site.node_id
         spread = random.uniform(0.9, 1.0)  # noqa: S311 - so that not all sites poll at once
@@ -194,7 +194,7 @@ class Passage:
             self._custody.handed_out(node, key, objects, time.monotonic())
         return bool(pulled.messages_list)
 
-    async def _push_messages(self, call: Call) -> Response:
+    async def _push_messages(self, call: FleetCall) -> Response:
         messages, trees = call.message.messages_list, call.message.message_object_trees
         if len(messages) != 1 or len(trees) != 1:
             raise Denied(400, "malformed", call.site.name)
@@ -216,7 +216,7 @@ class Passage:
                 raise Denied(429, "replies", call.site.name)
         return response
 
-    async def _push_object(self, call: Call) -> Response:
+    async def _push_object(self, call: FleetCall) -> Response:
         node, told = call.site.node_id, call.message
         most = self.largest_update + BESIDE
         size = len(told.object_content)
@@ -236,7 +236,7 @@ class Passage:
                 self._complete(answered)
         return response
 
-    async def _confirm(self, call: Call) -> Response:
+    async def _confirm(self, call: FleetCall) -> Response:
         node, message = call.site.node_id, call.message.message_object_id
         if not self._custody.may_confirm(node, message):
             raise Denied(403, "object", call.site.name)

@@ -35,11 +35,18 @@ from starlette.routing import Route
 
 from common.errors import CoordinatorError, LinkError
 from common.wire.enrolment import split_address
-from server.gateway.authentication import HEADERS, STRANGE, Admission, Admitted, Denied, Doorkeeper
-from server.gateway.connection_limiter import Crowd
-from server.gateway.fleet_calls import CALLS, PREFIX, PROTOBUF, Call, Passage
-from server.gateway.rates import Rates
-from server.gateway.superlink_client import Behind
+from server.gateway.authentication import (
+    HEADERS,
+    STRANGE,
+    Admission,
+    Admitted,
+    Authenticator,
+    Denied,
+)
+from server.gateway.connection_limiter import ConnectionLimiter
+from server.gateway.fleet_calls import CALLS, PREFIX, PROTOBUF, FleetCall, FleetCalls
+from server.gateway.rates import RateLimiter
+from server.gateway.superlink_client import SuperLinkClient
 from server.gateway.tls_listener import server
 from server.superlink.control_auth import HEADER as GUARD
 from server.superlink.wire import trust
@@ -50,7 +57,7 @@ from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.proto.message_pb2 import PushObjectRequest
 
 if TYPE_CHECKING:
-    from server.superlink.notifications import Board
+    from server.superlink.notifications import NotificationBoard
     from server.superlink.superlink import SuperLink
 
 NODE_HEADER: Final = "consilium-node"
@@ -102,7 +109,7 @@ class Gateway:
         admission: Admission,
         superlink: SuperLink,
         settings: GatewaySettings,
-        notices: Board,
+        notices: NotificationBoard,
         on_refused: OnRefused | None = None,
     ) -> None:
         self._superlink = superlink
@@ -110,15 +117,17 @@ class Gateway:
         self._notices = notices
         self._on_refused = on_refused
         began = datetime.datetime.now(datetime.UTC)
-        self._door = Doorkeeper(admission, began, time.monotonic())
-        self._rates = Rates(settings.requests_per_second)
-        self._crowd = Crowd(settings.connections, settings.connections_per_site, self._crowded)
-        self._behind = Behind(
+        self._door = Authenticator(admission, began, time.monotonic())
+        self._rates = RateLimiter(settings.requests_per_second)
+        self._crowd = ConnectionLimiter(
+            settings.connections, settings.connections_per_site, self._crowded
+        )
+        self._behind = SuperLinkClient(
             superlink.address,
             trust(superlink.ca),
             {GUARD: superlink.guard, "content-type": PROTOBUF, "accept": PROTOBUF},
         )
-        self._passage = Passage(self._behind, notices.complete, settings.hold_seconds)
+        self._passage = FleetCalls(self._behind, notices.complete, settings.hold_seconds)
         self._nodes: dict[int, str] = {}  # which site each node is, or was, as far as was heard
         self.refusals: Counter[str] = Counter()
         """How often each reason was given."""
@@ -207,7 +216,9 @@ class Gateway:
 
         return endpoint
 
-    async def _admit(self, request: Request, address: str, name: str, kind: type[Message]) -> Call:
+    async def _admit(
+        self, request: Request, address: str, name: str, kind: type[Message]
+    ) -> FleetCall:
         now = time.monotonic()
         largest = OBJECT if kind is PushObjectRequest else SMALL
         if int(request.headers.get("content-length", "0")) > largest:
@@ -227,7 +238,7 @@ class Gateway:
         else:
             self._demand_own(message, site)
         headers = {name: request.headers[name] for name in HEADERS}
-        return Call(name, site, message, body, headers, request)
+        return FleetCall(name, site, message, body, headers, request)
 
     def _demand_own(self, message: Any, site: Admitted) -> None:  # noqa: ANN401 - has a node
         """A number that is no other site's was the caller's before the SuperLink began anew."""

@@ -41,7 +41,7 @@ class Hold:
             self._event.clear()
 
 
-class Waiting:
+class LongPoll:
     """Who waits, and what for."""
 
     def __init__(self) -> None:

@@ -48,7 +48,7 @@ class _Node:
                 del self.replies[session]
 
 
-class Custody:
+class ObjectAccess:
     """Of every node's objects. Times are seconds on a clock that never goes back."""
 
     def __init__(self) -> None:

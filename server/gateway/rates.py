@@ -23,7 +23,7 @@ class _Bucket:
     filled: float
 
 
-class Buckets:
+class TokenBuckets:
     """One bucket for each name.
 
     Args:
@@ -55,7 +55,7 @@ class Buckets:
         return True
 
 
-class Rates:
+class RateLimiter:
     """What callers may ask.
 
     Args:
@@ -63,9 +63,9 @@ class Rates:
     """
 
     def __init__(self, requests_per_second: float) -> None:
-        self._sites = Buckets(requests_per_second, requests_per_second * BURST_SECONDS)
-        self._refusals = Buckets(REFUSALS_PER_SECOND, MOST_REFUSALS)
-        self._words = Buckets(WORDS_PER_SECOND, MOST_WORDS)
+        self._sites = TokenBuckets(requests_per_second, requests_per_second * BURST_SECONDS)
+        self._refusals = TokenBuckets(REFUSALS_PER_SECOND, MOST_REFUSALS)
+        self._words = TokenBuckets(WORDS_PER_SECOND, MOST_WORDS)
 
     def hears(self, address: str, now: float) -> bool:
         """Whether an address was not refused too often."""

@@ -20,7 +20,7 @@ KEPT: Final = 2**27
 Key = tuple[int, str]
 
 
-class Shared:
+class SharedObjects:
     """Answers that carry a large object.
 
     Args:

@@ -98,7 +98,7 @@ class _Connection(asyncio.Protocol):
             self.close()
 
 
-class Behind:
+class SuperLinkClient:
     """Connections to the SuperLink.
 
     Args:

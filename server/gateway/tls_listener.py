@@ -24,7 +24,7 @@ import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from server.gateway.connection_limiter import Client, Crowd, Place
+from server.gateway.connection_limiter import Client, ConnectionLimiter, HeldConnection
 
 HEADER_BYTES: Final = 2**16
 """Of all of a request that is not its body, trailers included; Flower's take about a thousand."""
@@ -55,7 +55,7 @@ OnEnded = Callable[[str, str | None, str], None]
 log = structlog.get_logger()
 
 
-class Connection(HttpToolsProtocol):
+class HttpConnection(HttpToolsProtocol):
     """uvicorn's connection, here with deadlines, few headers, and one request at a time.
 
     Args:
@@ -69,8 +69,8 @@ class Connection(HttpToolsProtocol):
     def __init__(
         self,
         *arguments: Any,  # noqa: ANN401 - uvicorn's
-        place: Place,
-        crowd: Crowd,
+        place: HeldConnection,
+        crowd: ConnectionLimiter,
         ended: OnEnded,
         **options: Any,  # noqa: ANN401
     ) -> None:
@@ -186,7 +186,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, tls: ssl.SSLContext, crowd: Crowd, ended: OnEnded
+        self, config: uvicorn.Config, tls: ssl.SSLContext, crowd: ConnectionLimiter, ended: OnEnded
     ) -> None:
         super().__init__(config)
         self._tls, self._crowd, self._ended = tls, crowd, ended
@@ -221,7 +221,7 @@ class Server(uvicorn.Server):
         now = time.monotonic()
         self._crowd.tidy(now)
         for connection in list(self.server_state.connections):
-            cast(Connection, connection).look(now)
+            cast(HttpConnection, connection).look(now)
         return await super().on_tick(counter)
 
     @contextlib.contextmanager
@@ -253,7 +253,7 @@ class Server(uvicorn.Server):
         assert task is not None
         place = self._crowd.enter(client, time.monotonic(), task.cancel)
         new = partial(
-            Connection,
+            HttpConnection,
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
@@ -279,7 +279,7 @@ class Server(uvicorn.Server):
                 raise
 
 
-def server(app: Any, tls: ssl.SSLContext, crowd: Crowd, ended: OnEnded) -> Server:  # noqa: ANN401
+def server(app: Any, tls: ssl.SSLContext, crowd: ConnectionLimiter, ended: OnEnded) -> Server:  # noqa: ANN401
     """A server of ``app``, any ASGI app, that is ready to be given its socket.
 
     Args:

@@ -8,6 +8,6 @@
 from __future__ import annotations
 
 from server.store.database import StoreAway
-from server.store.store import Store, open_store
+from server.store.store import CoordinatorStore, open_store
 
-__all__ = ["Store", "StoreAway", "open_store"]
+__all__ = ["CoordinatorStore", "StoreAway", "open_store"]

@@ -9,7 +9,7 @@ from server.store.sites import SiteStore
 from server.store.studies import StudyStore
 
 
-class Store(SiteStore, StudyStore, ResultStore, EventStore):
+class CoordinatorStore(SiteStore, StudyStore, ResultStore, EventStore):
     """The coordinator's store: the truth about sites, studies and what became of them.
 
     Threads share one; a process opens its own. What a method has written is on the disk when
@@ -31,14 +31,14 @@ class Store(SiteStore, StudyStore, ResultStore, EventStore):
         """Close the database."""
         self._database.close()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> CoordinatorStore:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str) -> CoordinatorStore:
     """Open a store, making it or upgrading its schema where that is needed.
 
     Args:
@@ -47,4 +47,4 @@ def open_store(url: str) -> Store:
     Raises:
         CoordinatorError: it cannot be opened, or was made by a newer version.
     """
-    return Store(Database(url))
+    return CoordinatorStore(Database(url))

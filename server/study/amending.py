@@ -23,7 +23,7 @@ from common.plan import Offer, Plan
 from common.study.bounded import seconds
 from common.study.study_file import Study
 from common.wire.messages import LedgerHead, Request
-from server.study.context import Desk, hear
+from server.study.context import StudyContext, hear
 from server.study.dispatch import Absence
 from server.study.plans import Plans, demand_time, read_offer
 from server.study.verify import NOTHING, OFFER
@@ -53,7 +53,7 @@ def wish(folder: Path, sites: Collection[str]) -> None:
 
 
 def settle(
-    desk: Desk,
+    desk: StudyContext,
     study: Study,
     plans: Plans,
     *,
@@ -90,7 +90,7 @@ def settle(
 class _Asked:
     """Who is asked about what; see :func:`settle`."""
 
-    desk: Desk
+    desk: StudyContext
     study: Study
     plans: Plans
     folder: Path

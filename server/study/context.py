@@ -15,15 +15,15 @@ import structlog
 from common.errors import RefusalCode, RoundError
 from common.process.logs import place
 from common.wire.messages import Reply, Request
-from server.study.dispatch import SIMULATION, UNREADABLE, Absence, Asking, Habits, Memory
-from server.study.verify import Shape, fault
+from server.study.dispatch import SIMULATION, UNREADABLE, Absence, Dispatcher, Memory, RetryPolicy
+from server.study.verify import ReplyShape, fault
 
 # isort: split
 # Only after server.study.dispatch, whose common.wire.flower tells Flower to stay off the network.
 from flwr.serverapp import Grid
 
 if TYPE_CHECKING:
-    from server.study.receipts import Receipts
+    from server.study.receipts import CoordinatorReceipts
 
 Observer = Callable[[str, dict[str, object]], None]
 PENDING_SECONDS: Final = 60.0
@@ -42,7 +42,7 @@ def nobody(event: str, fields: dict[str, object]) -> None:
 
 
 @dataclass(frozen=True)
-class Desk:
+class StudyContext:
     """How a study's coordinator reaches the sites, and who looks on.
 
     Attributes:
@@ -59,8 +59,8 @@ class Desk:
     roster: Mapping[str, str]
     timeout: str
     observer: Observer = nobody
-    habits: Habits = SIMULATION
-    receipts: Receipts | None = None
+    habits: RetryPolicy = SIMULATION
+    receipts: CoordinatorReceipts | None = None
     memory: Memory = field(default_factory=Memory)
 
     def tell(self, event: str, **fields: object) -> None:
@@ -69,12 +69,12 @@ class Desk:
         _log.info(event, **shown)
         self.observer(event, fields)
 
-    def ask(self, requests: Mapping[str, Request], most_weights: int) -> Asking:
+    def ask(self, requests: Mapping[str, Request], most_weights: int) -> Dispatcher:
         """Put a question to sites, with a receipt for what each has sent before."""
         receipts = self.receipts
         if receipts is not None:
             requests = {site: receipts.attach(site, each) for site, each in requests.items()}
-        return Asking(
+        return Dispatcher(
             self.grid,
             requests,
             timeout=self.timeout,
@@ -104,9 +104,9 @@ class Desk:
 
 
 def hear(
-    desk: Desk,
+    desk: StudyContext,
     requests: Mapping[str, Request],
-    shapes: Mapping[str, Shape],
+    shapes: Mapping[str, ReplyShape],
     *,
     patience: float = 0.0,
 ) -> Iterator[tuple[str, Reply | Absence]]:
@@ -143,7 +143,7 @@ def hear(
 
 
 def _verdict(
-    desk: Desk, request: Request, site: str, shape: Shape, answer: Reply | Absence
+    desk: StudyContext, request: Request, site: str, shape: ReplyShape, answer: Reply | Absence
 ) -> Reply | Absence:
     if isinstance(answer, Absence):
         return answer
@@ -156,7 +156,9 @@ def _verdict(
     return Absence(reason, code=answer.code if refused else "")
 
 
-def _fault(answer: Reply, *, request: Request, site: str, key: str, shape: Shape) -> str | None:
+def _fault(
+    answer: Reply, *, request: Request, site: str, key: str, shape: ReplyShape
+) -> str | None:
     """Why a reply cannot be used; one that cannot even be looked at concerns its site alone."""
     try:
         return fault(answer, request=request, site=site, key=key, shape=shape)

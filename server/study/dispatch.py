@@ -25,7 +25,7 @@ from common.process.logs import place
 from common.study.bounded import seconds
 from common.wire.flower import ErrorCode, Message, RecordDict
 from common.wire.messages import Purpose, Reply, Request, reply_from_record, request_to_record
-from server.study.timeouts import Patience
+from server.study.timeouts import ReplyTimeouts
 
 # isort: split
 # Only after common.wire.flower, which tells Flower to stay off the network.
@@ -97,7 +97,7 @@ class Repeat:
 
 
 @dataclass(frozen=True)
-class Habits:
+class RetryPolicy:
     """What differs between a simulation, which loses nothing, and a network.
 
     Attributes:
@@ -112,7 +112,7 @@ class Habits:
     poll_seconds: float = POLL_SECONDS
 
 
-SIMULATION: Final = Habits()
+SIMULATION: Final = RetryPolicy()
 
 
 @dataclass
@@ -125,7 +125,7 @@ class Memory:
     """
 
     strays: dict[str, None] = field(default_factory=dict)
-    patience: Patience = field(default_factory=Patience)
+    patience: ReplyTimeouts = field(default_factory=ReplyTimeouts)
 
 
 @dataclass
@@ -156,7 +156,7 @@ class _Asked:
         return now >= self.again or activated != self.activated
 
 
-class Asking:
+class Dispatcher:
     """One question to several sites, until each has answered or its time is over.
 
     Iterating yields each site of ``requests`` once, with its reply, well formed and not
@@ -179,7 +179,7 @@ class Asking:
         *,
         timeout: str,
         most_weights: int,
-        habits: Habits = SIMULATION,
+        habits: RetryPolicy = SIMULATION,
         memory: Memory | None = None,
         awaited: Callable[[str], None] = lambda site: None,
     ) -> None:

@@ -21,7 +21,7 @@ from common.plan import Offer, Plan, read_plan, write_plan
 from common.study.bounded import seconds
 from common.study.study_file import Study
 from common.wire.messages import LedgerHead, Reply, Request
-from server.study.context import Desk, demand_enough, hear
+from server.study.context import StudyContext, demand_enough, hear
 from server.study.dispatch import Absence
 from server.study.optimisers import fewest_replies
 from server.study.verify import NOTHING, OFFER
@@ -33,7 +33,7 @@ Plans = Mapping[str, Plan]
 
 
 def make_plans(
-    desk: Desk, study: Study, weights: int, agreed: Mapping[str, int]
+    desk: StudyContext, study: Study, weights: int, agreed: Mapping[str, int]
 ) -> tuple[dict[str, Plan], dict[str, str]]:
     """Ask every site of the roster for its offer and write its plan.
 
@@ -76,7 +76,7 @@ def make_plans(
     return plans, absences
 
 
-def read_offer(desk: Desk, site: str, answer: Reply | Absence) -> Offer | Absence:
+def read_offer(desk: StudyContext, site: str, answer: Reply | Absence) -> Offer | Absence:
     """What a site says of itself, or why it cannot be used."""
     if isinstance(answer, Absence):
         return answer
@@ -97,7 +97,7 @@ def _weighed(study: Study, plans: Plans) -> dict[str, Plan]:
 
 
 def _plan(
-    desk: Desk, study: Study, offer: Offer, weights: int, agreed: int | None
+    desk: StudyContext, study: Study, offer: Offer, weights: int, agreed: int | None
 ) -> Plan | Absence:
     """The plan of one site, or why the study goes without it, which is told."""
     try:
@@ -161,7 +161,7 @@ def demand_time(study: Study, offer: Offer) -> None:
 
 
 def approve(
-    desk: Desk, study: Study, plans: Plans, ledgers: Mapping[str, LedgerHead]
+    desk: StudyContext, study: Study, plans: Plans, ledgers: Mapping[str, LedgerHead]
 ) -> tuple[frozenset[str], dict[str, str]]:
     """Propose each site its plan; over a network an answer may take a person's time.
 
@@ -211,7 +211,7 @@ def approve(
     return frozenset(approved), absences
 
 
-def _tell_refused(desk: Desk, site: str, plan: Plan, answer: Absence) -> None:
+def _tell_refused(desk: StudyContext, site: str, plan: Plan, answer: Absence) -> None:
     desk.tell("approval.refused", site=site, plan=plan.hash, code=answer.code, reason=answer.reason)
 
 

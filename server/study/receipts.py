@@ -16,19 +16,19 @@ from common.wire.signing import SigningKey
 
 
 @dataclass(frozen=True)
-class Heads:
+class SeenHeads:
     """How far a site's ledger had come, and its audit log: that part the site alone can read."""
 
     ledger: LedgerHead
     seal: str
 
 
-def _nothing(_site: str) -> Heads | None:
+def _nothing(_site: str) -> SeenHeads | None:
     """What is known of a site where no store remembers."""
     return None
 
 
-class Receipts:
+class CoordinatorReceipts:
     """What the coordinator has seen of each site, and signs for.
 
     Args:
@@ -37,12 +37,14 @@ class Receipts:
             each time: other studies of the same site may be under way.
     """
 
-    def __init__(self, key: SigningKey, known: Callable[[str], Heads | None] = _nothing) -> None:
+    def __init__(
+        self, key: SigningKey, known: Callable[[str], SeenHeads | None] = _nothing
+    ) -> None:
         self._key = key
         self._stored = known
-        self._heads: dict[str, Heads] = {}
+        self._heads: dict[str, SeenHeads] = {}
 
-    def note(self, reply: Reply) -> tuple[Heads, bytes] | None:
+    def note(self, reply: Reply) -> tuple[SeenHeads, bytes] | None:
         """Remember the heads of a verified reply; gives them with a signature where they are new.
 
         Heads that cannot follow those that are known are not signed for, nor are the known ones
@@ -50,7 +52,7 @@ class Receipts:
         one that came last counts, be it of a reply that the site had stored: the site holds what
         it is handed against the longest that it was ever handed.
         """
-        heads = Heads(reply.ledger, reply.seal)
+        heads = SeenHeads(reply.ledger, reply.seal)
         if reply.code == RefusalCode.LEDGER_BEHIND or not _follows(heads, self._known(reply.site)):
             return None
         self._heads[reply.site] = heads
@@ -63,17 +65,17 @@ class Receipts:
             return request
         return request.with_receipt(heads.ledger, heads.seal, self._sign(site, heads))
 
-    def _known(self, site: str) -> Heads | None:
+    def _known(self, site: str) -> SeenHeads | None:
         ours, stored = self._heads.get(site), self._stored(site)
         if ours is None or (stored and stored.ledger.length > ours.ledger.length):
             return stored  # another study has heard more
         return ours
 
-    def _sign(self, site: str, heads: Heads) -> bytes:
+    def _sign(self, site: str, heads: SeenHeads) -> bytes:
         return self._key.sign(receipt_bytes(site, heads.ledger, heads.seal))
 
 
-def _follows(heads: Heads, known: Heads | None) -> bool:
+def _follows(heads: SeenHeads, known: SeenHeads | None) -> bool:
     """Whether a site can have come from the known heads to these, and not the other way."""
     if known is None:
         return True

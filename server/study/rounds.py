@@ -22,7 +22,7 @@ from common.process.killpoints import reach
 from common.study.study_file import Study
 from common.wire.messages import LedgerHead, Purpose, Request
 from server.study import aggregation
-from server.study.context import Desk, demand_enough, hear
+from server.study.context import StudyContext, demand_enough, hear
 from server.study.dispatch import Absence
 from server.study.optimisers import fewest_replies, step
 from server.study.pooling import Release, nothing, pool
@@ -32,7 +32,7 @@ Save = Callable[[Checkpoint], None]
 
 
 def run_rounds(
-    desk: Desk,
+    desk: StudyContext,
     study: Study,
     plans: Mapping[str, Plan],
     *,
@@ -101,7 +101,7 @@ def run_rounds(
 
 
 def evaluate(
-    desk: Desk,
+    desk: StudyContext,
     study: Study,
     plans: Mapping[str, Plan],
     unavailable: Mapping[str, str],

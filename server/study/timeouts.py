@@ -22,7 +22,7 @@ class _Known:
     activated: str | None = None
 
 
-class Patience:
+class ReplyTimeouts:
     """What is known of the sites' ways to answer, over the rounds of a study."""
 
     def __init__(self) -> None:

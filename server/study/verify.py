@@ -63,7 +63,7 @@ class Votes:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ReplyShape:
     """The array that a reply must carry; no array at all where ``length`` is 0.
 
     Attributes:
@@ -83,21 +83,21 @@ class Shape:
     votes: Votes | None = None
 
 
-NOTHING: Final = Shape()
-OFFER: Final = Shape(document=True)
+NOTHING: Final = ReplyShape()
+OFFER: Final = ReplyShape(document=True)
 
 
-def update_shape(plan: Plan) -> Shape:
+def update_shape(plan: Plan) -> ReplyShape:
     """What a site sends back for a round of training."""
     fixed_point = plan.study.fixed_point
-    return Shape(fixed_point.dtype, plan.weights, fixed_point.limit, saturates=True)
+    return ReplyShape(fixed_point.dtype, plan.weights, fixed_point.limit, saturates=True)
 
 
-def histogram_shape(plan: Plan) -> Shape:
+def histogram_shape(plan: Plan) -> ReplyShape:
     """What a site sends back for an evaluation."""
     shape = plan.histogram_shape
     votes = Votes(shape, most_validated(plan), math.sqrt(pooled_variance([cell_noise(plan)])))
-    return Shape("int64", math.prod(shape), MOST_COUNT, votes=votes)
+    return ReplyShape("int64", math.prod(shape), MOST_COUNT, votes=votes)
 
 
 def most_validated(plan: Plan) -> int:
@@ -111,7 +111,7 @@ def cell_noise(plan: Plan) -> float:
     return mechanism.cell_noise if isinstance(mechanism, PatientMechanism) else 0.0
 
 
-def fault(reply: Reply, *, request: Request, site: str, key: str, shape: Shape) -> str | None:
+def fault(reply: Reply, *, request: Request, site: str, key: str, shape: ReplyShape) -> str | None:
     """Why a reply cannot be used; None for one that can.
 
     Args:
@@ -156,7 +156,7 @@ def _refused(reply: Reply) -> str | None:
     return f"refused: {_REFUSALS[RefusalCode(reply.code)]} ({reply.code})"
 
 
-def _wrong_content(reply: Reply, shape: Shape) -> str | None:
+def _wrong_content(reply: Reply, shape: ReplyShape) -> str | None:
     if bool(reply.document) != shape.document:
         return "no document" if shape.document else "a document that was not asked for"
     if reply.arrays is None:
@@ -166,7 +166,7 @@ def _wrong_content(reply: Reply, shape: Shape) -> str | None:
     return _wrong_array(reply.arrays, shape)
 
 
-def _wrong_array(array: npt.NDArray[Any], shape: Shape) -> str | None:
+def _wrong_array(array: npt.NDArray[Any], shape: ReplyShape) -> str | None:
     if array.dtype.name != shape.dtype:
         return f"an array of {array.dtype.name}, not {shape.dtype}"
     if array.size != shape.length:

@@ -71,7 +71,7 @@ def _derive(secret: bytes, purpose: str) -> bytes:
     return hmac.digest(secret, f"consilium {purpose}".encode(), hashlib.sha256)
 
 
-class Guard:
+class ControlAuth:
     """An ASGI app that lets through to another only what bears the secret.
 
     Args:

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from flwr.proto.message_pb2 import Message as MessageProto
     from flwr.proto.message_pb2 import ObjectTree
 
-    from server.superlink.notifications import Line
+    from server.superlink.notifications import NotificationLine
 
 Status = Literal["completed", "failed", "stopped"]
 _STATUSES: Final[dict[Status, str]] = {
@@ -75,7 +75,9 @@ HEARTBEAT_SECONDS: Final = 20.0
 log = structlog.get_logger()
 
 
-def open_task(address: str, ca: str, guard: str, token: str, notices: Line | None) -> FleetGrid:
+def open_task(
+    address: str, ca: str, guard: str, token: str, notices: NotificationLine | None
+) -> FleetGrid:
     """Begin a task that was taken; see :meth:`server.superlink.superlink.SuperLink.open_grid`."""
     interceptor = RuntimeTokenHttpInterceptor(token=token)
     runtime = client(RuntimeHttpClient, address, ca, guard, [interceptor])
@@ -96,7 +98,9 @@ class FleetGrid(HttpGrid):
         notices: how to hear of replies, if at all.
     """
 
-    def __init__(self, runtime: RuntimeHttpClient, token: str, notices: Line | None) -> None:
+    def __init__(
+        self, runtime: RuntimeHttpClient, token: str, notices: NotificationLine | None
+    ) -> None:
         super().__init__(token=token)
         self._client = runtime
         self._notices = notices

@@ -21,7 +21,7 @@ import common.wire.flower  # noqa: F401
 from common.errors import CoordinatorError
 from common.process import logs
 from common.process.parent import die_with_parent
-from server.superlink.control_auth import Guard, read_secret, superexec_secret
+from server.superlink.control_auth import ControlAuth, read_secret, superexec_secret
 
 # isort: split
 # Only after common.wire.flower, which tells Flower to stay off the network.
@@ -115,7 +115,7 @@ def serve(port: int, cert: Path, key: Path, ca: Path, secret: bytes) -> None:
     """Serve until told to stop."""
     in_one_thread()
     config = configuration(port, cert, key, ca, secret)
-    app = Guard(lean(create_app(config, SuperLinkLifespan)), secret)
+    app = ControlAuth(lean(create_app(config, SuperLinkLifespan)), secret)
     settings = uvicorn.Config(
         app,
         host=HOST,

@@ -31,7 +31,7 @@ LONGEST_LINE: Final = 2**20
 log = structlog.get_logger()
 
 
-class Board:
+class NotificationBoard:
     """The gateway's end: hears of requests, tells of replies.
 
     Args:
@@ -101,7 +101,7 @@ class Board:
             writer.close()
 
 
-class Line:
+class NotificationLine:
     """A study's end: tells of requests, hears of replies. A thread of its own listens.
 
     Args:

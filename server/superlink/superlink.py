@@ -49,7 +49,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 
 if TYPE_CHECKING:
     from common.wire.enrolment import SiteCard
-    from server.superlink.notifications import Line
+    from server.superlink.notifications import NotificationLine
 
 START_SECONDS: Final = 60.0
 """How long a SuperLink may take to start; it takes about five."""
@@ -221,7 +221,7 @@ class SuperLink:
                     return False
                 raise
 
-    def open_grid(self, run_id: int, notices: Line | None) -> FleetGrid:
+    def open_grid(self, run_id: int, notices: NotificationLine | None) -> FleetGrid:
         """The grid of a run that this object started; this process serves that run alone.
 
         Args:

@@ -11,7 +11,7 @@ from common.checkpoint import study_hash
 from common.errors import CheckpointError, StudyError
 from common.privacy.randomness import known_secret
 from common.study.study_file import NoPrivacy, Study, load_study
-from simulations.audit.choices import Kind, Which
+from simulations.audit.choices import CanaryKind, Which
 from simulations.audit.findings import (
     Check,
     Findings,
@@ -59,7 +59,7 @@ class AuditOrder:
     only: Which | None = None
     seed: int = 0
     canaries: int = CANARIES
-    kind: Kind = Kind.PATTERN
+    kind: CanaryKind = CanaryKind.PATTERN
     runs: int = 1
     repetitions: int = REPETITIONS
     confidence: float = CONFIDENCE

@@ -54,7 +54,7 @@ class Guesses:
 
 
 @dataclass(frozen=True)
-class Rates:
+class ErrorRates:
     """What a test did that says *in* above a threshold chosen on other canaries.
 
     Attributes:
@@ -70,9 +70,9 @@ class Rates:
     accused: int
 
     @property
-    def reversed(self) -> Rates:
+    def reversed(self) -> ErrorRates:
         """The same test, saying *out* below the threshold."""
-        return Rates(self.others, self.others - self.accused, self.members, self.missed)
+        return ErrorRates(self.others, self.others - self.accused, self.members, self.missed)
 
     @property
     def missed(self) -> int:
@@ -128,27 +128,27 @@ def curve_is_refuted_by_guesses(guesses: Guesses, curve: TradeOff, failure: floa
     return False
 
 
-def curve_is_refuted_by_rates(rates: Rates, curve: TradeOff, failure: float) -> bool:
+def curve_is_refuted_by_rates(rates: ErrorRates, curve: TradeOff, failure: float) -> bool:
     """Whether a test is better than any on a mechanism with this trade-off curve can be."""
     caught, accused = _intervals(rates, failure)
     return caught > curve.most(accused)
 
 
-def rates_epsilon(rates: Rates, delta: float, failure: float) -> float:
+def rates_epsilon(rates: ErrorRates, delta: float, failure: float) -> float:
     """The epsilon that a test's rates prove: ``log((TPR - delta) / FPR)``, or its mirror image."""
     return max(
         _one_sided(rates, delta, failure / 2), _one_sided(rates.reversed, delta, failure / 2)
     )
 
 
-def _one_sided(rates: Rates, delta: float, failure: float) -> float:
+def _one_sided(rates: ErrorRates, delta: float, failure: float) -> float:
     caught, accused = _intervals(rates, failure)
     if caught <= delta:
         return 0.0
     return min(max(0.0, math.log((caught - delta) / accused)), MOST_EPSILON)
 
 
-def _intervals(rates: Rates, failure: float) -> tuple[float, float]:
+def _intervals(rates: ErrorRates, failure: float) -> tuple[float, float]:
     """True positives at least, false positives at most; both hold but with ``failure``."""
     at_least = at_most(rates.missed, rates.members, failure / 2)
     return 1.0 - at_least, at_most(rates.accused, rates.others, failure / 2)

@@ -12,7 +12,7 @@ class Which(StrEnum):
     MECHANISM = "mechanism"
 
 
-class Kind(StrEnum):
+class CanaryKind(StrEnum):
     """What the canaries of the one-run audit look like.
 
     ``pattern``: bright and dark gratings that no scanner makes, labelled at random.

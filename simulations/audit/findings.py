@@ -15,7 +15,7 @@ FORMAT: Final = 1
 FILE: Final = "audit.json"
 
 
-class Bound(Section):
+class LowerBound(Section):
     """A lower bound on epsilon.
 
     Attributes:
@@ -58,7 +58,7 @@ class MechanismFinding(Section):
     steps: int
     canaries: int
     repetitions: int
-    bounds: tuple[Bound, ...]
+    bounds: tuple[LowerBound, ...]
 
     @property
     def empirical(self) -> float:
@@ -130,7 +130,7 @@ class OneRunFinding(Section):
     inserted: int
     sites: tuple[str, ...]
     runs: int
-    bounds: tuple[Bound, ...]
+    bounds: tuple[LowerBound, ...]
     ceiling: float
     membership: Membership
 

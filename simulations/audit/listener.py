@@ -45,7 +45,7 @@ Flat = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class LabelledImages:
     """One image a patient, with labels.
 
     Attributes:
@@ -57,7 +57,7 @@ class Labelled:
     labels: tuple[int, ...]
 
     @classmethod
-    def of(cls, images: npt.NDArray[Any], patients: Sequence[Patient]) -> Labelled:
+    def of(cls, images: npt.NDArray[Any], patients: Sequence[Patient]) -> LabelledImages:
         """The first image of each patient of a cohort."""
         return cls(
             images[[one.images[0] for one in patients]], tuple(one.label for one in patients)
@@ -71,9 +71,9 @@ class Labelled:
             pixels = (pixels - study.data.mean) / study.data.std
             yield Batch(pixels.unsqueeze(1), torch.tensor(self.labels[part], dtype=torch.int64))
 
-    def some(self, count: int) -> Labelled:
+    def some(self, count: int) -> LabelledImages:
         """The first of them."""
-        return Labelled(self.pictures[:count], self.labels[:count])
+        return LabelledImages(self.pictures[:count], self.labels[:count])
 
 
 class Listener:
@@ -95,8 +95,8 @@ class Listener:
         self,
         study: Study,
         mechanisms: Mapping[str, PatientMechanism],
-        canaries: Mapping[str, Labelled],
-        others: Mapping[str, Labelled],
+        canaries: Mapping[str, LabelledImages],
+        others: Mapping[str, LabelledImages],
     ) -> None:
         self._study, self._mechanisms = study, mechanisms
         self._canaries, self._others = canaries, others
@@ -149,7 +149,7 @@ class Listener:
 
 
 def summed(
-    study: Study, weights: Flat, data: Labelled, mechanism: PatientMechanism
+    study: Study, weights: Flat, data: LabelledImages, mechanism: PatientMechanism
 ) -> torch.Tensor:
     """The sum of patients' clipped gradients in units of the clip norm, flat float32."""
     model = build_model(study)
@@ -161,7 +161,7 @@ def summed(
 
 
 def clipped_gradients(
-    study: Study, weights: Flat, data: Labelled, clip_norm: float, kept: int
+    study: Study, weights: Flat, data: LabelledImages, clip_norm: float, kept: int
 ) -> torch.Tensor:
     """Each image's gradient, clipped to 1, its last ``kept`` entries: float32 (images, kept)."""
     model = build_model(study)

@@ -18,22 +18,22 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from client.data.parallel import Job
+from client.data.parallel import Tracker
 from common.privacy.accounting import epsilon_of
 from common.privacy.cap import composed
 from common.privacy.mechanisms import PatientMechanism
 from common.privacy.randomness import Stream, derive
 from common.study.study_file import Study
 from simulations.audit.bounds import (
+    ErrorRates,
     Guesses,
-    Rates,
     at_most,
     curve_is_refuted_by_guesses,
     curve_is_refuted_by_rates,
     rates_epsilon,
     tail_guesses,
 )
-from simulations.audit.findings import Bound, MechanismFinding
+from simulations.audit.findings import LowerBound, MechanismFinding
 from simulations.audit.parts import PRODUCTION, Parts
 from simulations.audit.tiny import canaries, capped, releases
 from simulations.audit.tradeoff import TradeOff, sampled_gaussian
@@ -121,7 +121,7 @@ def audit_mechanism(
     site: str,
     key: bytes,
     failure: float,
-    job: Job,
+    job: Tracker,
     repetitions: int = REPETITIONS,
     side: int = SIDE,
     parts: Parts = PRODUCTION,
@@ -178,7 +178,7 @@ def statistics(released: npt.NDArray[np.float32], claim: Claim) -> dict[str, Sco
     return {"likelihood": evidence.sum(axis=0), "spread": values.std(axis=0)}
 
 
-def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tuple[Bound, ...]:
+def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tuple[LowerBound, ...]:
     """The three bounds, each allowed a third of the failures."""
     each = failure / BOUNDS
     name, share = _best_share(claim, chosen_on, each)
@@ -189,7 +189,7 @@ def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tup
         chosen_on, each, lambda rates, failure: rates_epsilon(rates, claim.delta, failure), _TAILS
     )
     return (
-        Bound(
+        LowerBound(
             name="trade-off curve, guesses",
             epsilon=_reached(
                 claim, lambda curve: curve_is_refuted_by_guesses(guesses, curve, each)
@@ -200,7 +200,7 @@ def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tup
             source="Mahloujifar, Melis and Chaudhuri 2024",
             detail=f"{guesses.right} of {guesses.made} guesses right ({name})",
         ),
-        Bound(
+        LowerBound(
             name="trade-off curve, rates",
             epsilon=_reached(claim, lambda curve: curve_is_refuted_by_rates(rates, curve, each)),
             confidence=1 - each,
@@ -209,7 +209,7 @@ def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tup
             source="Nasr et al. 2023; Clopper and Pearson 1934",
             detail=_told(rates, at[0]),
         ),
-        Bound(
+        LowerBound(
             name="epsilon and delta, rates",
             epsilon=rates_epsilon(_rates(judged_on, *plain), claim.delta, each),
             confidence=1 - each,
@@ -268,7 +268,7 @@ def _guesses(seen: Seen, name: str, share: float) -> Guesses:
 def _best_threshold(
     seen: Seen,
     failure: float,
-    worth: Callable[[Rates, float], float],
+    worth: Callable[[ErrorRates, float], float],
     places: npt.NDArray[np.float64],
 ) -> tuple[str, float]:
     """The statistic and the threshold that are worth most, of those among ``places``."""
@@ -280,21 +280,21 @@ def _best_threshold(
     return max(choices, key=lambda choice: worth(_rates(seen, *choice), failure))
 
 
-def _rates(seen: Seen, name: str, threshold: float) -> Rates:
+def _rates(seen: Seen, name: str, threshold: float) -> ErrorRates:
     called = seen.scores[name] > threshold
     members = int(seen.members.sum())
     caught = int((called & seen.members).sum())
-    return Rates(members, caught, len(called) - members, int(called.sum()) - caught)
+    return ErrorRates(members, caught, len(called) - members, int(called.sum()) - caught)
 
 
-def _gaussian(rates: Rates, failure: float) -> float:
+def _gaussian(rates: ErrorRates, failure: float) -> float:
     """How many standard deviations apart two normal scores would lie: for choosing alone."""
     missed = at_most(rates.missed, rates.members, failure / 2)
     accused = at_most(rates.accused, rates.others, failure / 2)
     return float(norm.isf(accused) - norm.ppf(missed)) if max(missed, accused) < 1 else -np.inf
 
 
-def _told(rates: Rates, name: str) -> str:
+def _told(rates: ErrorRates, name: str) -> str:
     return (
         f"{rates.caught} of {rates.members} members and {rates.accused} of {rates.others} others "
         f"called in ({name})"

@@ -31,14 +31,14 @@ from simulations.audit.bounds import (
     tail_guesses,
 )
 from simulations.audit.canaries import Canary, insert, make
-from simulations.audit.choices import Kind
-from simulations.audit.findings import Bound, Membership, OneRunFinding
-from simulations.audit.listener import Labelled, Listener
+from simulations.audit.choices import CanaryKind
+from simulations.audit.findings import LowerBound, Membership, OneRunFinding
+from simulations.audit.listener import LabelledImages, Listener
 from simulations.audit.mechanism import Claim, climb
 from simulations.audit.tradeoff import TradeOff, worst
 from simulations.hospitals.archives import Hospitals, read_hospitals
-from simulations.runs.run import conduct
-from simulations.runs.run_settings import PROCESSES, Order, Watcher
+from simulations.runs.run import run_study
+from simulations.runs.run_settings import PROCESSES, RunOrder, Watcher
 from simulations.runs.testset import load_test_set
 
 CANARIES: Final = 100
@@ -72,7 +72,7 @@ class Game:
     out: Path
     seed: int
     canaries: int
-    kind: Kind
+    kind: CanaryKind
     runs: int
     failure: float
     threads: int | None = None
@@ -151,7 +151,7 @@ def play(game: Game, study: Study, hospitals: Hospitals, number: int, watcher: W
         {site: _labelled(canaries) for site, canaries in made.items()},
         {site: _others(game, study, hospitals, site, seed) for site in hospitals.sites},
     )
-    order = Order(
+    order = RunOrder(
         study=game.study,
         hospitals=folder / "hospitals",
         run=folder / "run",
@@ -160,7 +160,7 @@ def play(game: Game, study: Study, hospitals: Hospitals, number: int, watcher: W
         threads=game.threads,
         processes=game.processes,
     )
-    conduct(order, watcher, tap=listener.tap)
+    run_study(order, watcher, tap=listener.tap)
     if listener.failure is not None:
         raise listener.failure
     return Heard(
@@ -169,7 +169,7 @@ def play(game: Game, study: Study, hospitals: Hospitals, number: int, watcher: W
     )
 
 
-def prove(claims: Sequence[Claim], heard: Heard, failure: float) -> tuple[Bound, ...]:
+def prove(claims: Sequence[Claim], heard: Heard, failure: float) -> tuple[LowerBound, ...]:
     """The two bounds, each the best over the numbers of guesses; half of the failures each."""
     each = failure / BOUNDS / len(SHARES)
     games = [_guesses(heard, share) for share in SHARES]
@@ -180,7 +180,7 @@ def prove(claims: Sequence[Claim], heard: Heard, failure: float) -> tuple[Bound,
     rungs = [-1 if rung is None else rung for rung in reached]
     top = int(np.argmax(rungs))
     return (
-        Bound(
+        LowerBound(
             name="epsilon and delta, one run",
             epsilon=proved[best],
             confidence=1 - failure / BOUNDS,
@@ -188,7 +188,7 @@ def prove(claims: Sequence[Claim], heard: Heard, failure: float) -> tuple[Bound,
             source="Steinke, Nasr and Jagielski 2023, theorem 5.2",
             detail=_told(games[best]),
         ),
-        Bound(
+        LowerBound(
             name="trade-off curve, one run",
             epsilon=0.0 if rungs[top] < 0 else max(claim.cost(rungs[top]) for claim in claims),
             confidence=1 - failure / BOUNDS,
@@ -235,15 +235,15 @@ def _told(guesses: Guesses) -> str:
     return f"{guesses.right} of {guesses.made} guesses right, on {guesses.canaries} canaries"
 
 
-def _labelled(canaries: Sequence[Canary]) -> Labelled:
+def _labelled(canaries: Sequence[Canary]) -> LabelledImages:
     pictures = np.stack([one.picture for one in canaries])
-    return Labelled(pictures, tuple(one.label for one in canaries))
+    return LabelledImages(pictures, tuple(one.label for one in canaries))
 
 
-def _others(game: Game, study: Study, hospitals: Hospitals, site: str, seed: int) -> Labelled:
+def _others(game: Game, study: Study, hospitals: Hospitals, site: str, seed: int) -> LabelledImages:
     """A hospital's own training patients, as the guarantee lets an adversary know them."""
     state = game.out / f"known-{seed}" / site
     with open_site(hospitals.site_file(site), state, seed) as opened:
         opened.workers = game.processes
         cohort = opened.cohort(study)
-    return Labelled.of(cohort.images, cohort.part("train"))
+    return LabelledImages.of(cohort.images, cohort.part("train"))

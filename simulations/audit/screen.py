@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from simulations.audit.findings import Bound, Findings, OneRunFinding
+from simulations.audit.findings import Findings, LowerBound, OneRunFinding
 from simulations.audit.page import FILE, verdict
 from simulations.reports.report import epsilon
 
@@ -61,7 +61,7 @@ def _table(first: str) -> Table:
     return table
 
 
-def _rows(table: Table, name: str, claimed: float, bounds: Sequence[Bound]) -> None:
+def _rows(table: Table, name: str, claimed: float, bounds: Sequence[LowerBound]) -> None:
     for place, bound in enumerate(bounds):
         table.add_row(
             name if place == 0 else "",

@@ -12,11 +12,11 @@ from rich.text import Text
 
 from common.errors import StudyError
 from common.process.console import out, progress, run_cli
-from simulations.audit.choices import Kind, Which
+from simulations.audit.choices import CanaryKind, Which
 from simulations.cli import hospitals
 
 if TYPE_CHECKING:
-    from simulations.runs.run_settings import Order
+    from simulations.runs.run_settings import RunOrder
 
 STUDIES: Final = Path(__file__).resolve().parents[1] / "studies"
 DEMO_SEED: Final = 0
@@ -60,10 +60,10 @@ def run(
     ] = None,
 ) -> None:
     """Run a study, a file or a shipped one's name, on a folder of hospitals; write a report."""
-    from simulations.runs.run_settings import Order
+    from simulations.runs.run_settings import RunOrder
 
     _carry_out(
-        Order(
+        RunOrder(
             study=find_study(study),
             hospitals=hospitals,
             run=folder,
@@ -90,9 +90,9 @@ def demo(
     """Four made-up hospitals train one shared model. Run it again to go on, or to see it again."""
     from simulations.cli.screen import show
     from simulations.runs.demonstration import HOSPITALS, finished, make_hospitals, start_afresh
-    from simulations.runs.run_settings import Order
+    from simulations.runs.run_settings import RunOrder
 
-    order = Order(
+    order = RunOrder(
         study=find_study("demo"),
         hospitals=folder / HOSPITALS,
         run=folder,
@@ -126,12 +126,12 @@ def network(
     network and simulation differ.
     """
     from common.process.logs import configure
-    from simulations.runs.network import NetworkOrder, conduct, start_afresh
+    from simulations.runs.network import NetworkOrder, run_network, start_afresh
 
     configure(level="error")
     order = NetworkOrder(find_study(study), folder / "hospitals", folder, seed)
     start_afresh(order, progress)
-    found = conduct(order, lambda line: out().print(line, markup=False))
+    found = run_network(order, lambda line: out().print(line, markup=False))
     console = out()
     console.print("\nfinal_weights_sha256", style="bold")
     console.print(f"  over the network  {found.network}", markup=False)
@@ -156,8 +156,8 @@ def audit(
         int, typer.Option(min=5, help="One-run audit: canaries for each hospital.")
     ] = 100,
     kind: Annotated[
-        Kind, typer.Option(help="One-run audit: what the canaries look like.")
-    ] = Kind.PATTERN,
+        CanaryKind, typer.Option(help="One-run audit: what the canaries look like.")
+    ] = CanaryKind.PATTERN,
     runs: Annotated[int, typer.Option(min=1, help="One-run audit: runs of the study.")] = 1,
     repetitions: Annotated[
         int, typer.Option(min=2, help="Mechanism audit: tiny studies for each hospital.")
@@ -228,13 +228,13 @@ def _shipped() -> list[Path]:
     return sorted(STUDIES.glob("*.toml"))
 
 
-def _carry_out(order: Order) -> None:
+def _carry_out(order: RunOrder) -> None:
     from common.process.logs import configure
     from simulations.cli.screen import Screen, show
-    from simulations.runs.run import conduct
+    from simulations.runs.run import run_study
 
     configure(level="error")
-    show(out(), conduct(order, Screen()), order.run)
+    show(out(), run_study(order, Screen()), order.run)
 
 
 def _typed() -> str:

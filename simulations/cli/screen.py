@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from common.process.console import Job, progress
+from common.process.console import ProgressJob, progress
 from simulations.reports import report
 from simulations.reports.result import CurvePoint, Outcome, Result
 from simulations.runs.run_settings import Watcher
@@ -27,7 +27,7 @@ class Screen(Watcher):
     progress = staticmethod(progress)
 
     def __init__(self) -> None:
-        self._job: Job | None = None
+        self._job: ProgressJob | None = None
 
     @contextmanager
     def phase(self, name: str, total: int) -> Iterator[None]:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from client.data.labels import Key
-from client.data.parallel import Job
+from client.data.parallel import Tracker
 from common.documents import read_json
 from common.errors import DataError
 from simulations.hospitals.archives import FACTS, LABEL_COLUMN, MANIFEST, SITE_FILE
@@ -123,7 +123,7 @@ def most_patients(declared: int) -> int:
     return 2 * declared + 20
 
 
-def write_archive(folder: Path, key: Key, files: Iterable[File], job: Job) -> Archive:
+def write_archive(folder: Path, key: Key, files: Iterable[File], job: Tracker) -> Archive:
     """Write files below ``folder/images``, and their label file."""
     rows: dict[str, str] = {}
     patients: dict[str, str] = {}

@@ -42,7 +42,7 @@ _MODALITY: Final = re.compile(r"^[A-Z]{2,8}$")
 
 
 @dataclass(frozen=True)
-class Kind:
+class MedMnistKind:
     """What is known of a MedMNIST file: DICOM modality, body part, classes in label order."""
 
     modality: str
@@ -51,19 +51,19 @@ class Kind:
 
 
 KNOWN: Final = {
-    "pneumoniamnist": Kind("DX", "CHEST", ("normal", "pneumonia")),
-    "breastmnist": Kind("US", "BREAST", ("malignant", "normal")),
-    "octmnist": Kind("OPT", "EYE"),
-    "retinamnist": Kind("OP", "EYE"),
-    "dermamnist": Kind("XC", "SKIN"),
-    "pathmnist": Kind("SM", "COLON"),
-    "bloodmnist": Kind("SM", "BLOOD"),
-    "tissuemnist": Kind("SM", "KIDNEY"),
-    "organamnist": Kind("CT", "ABDOMEN"),
-    "organcmnist": Kind("CT", "ABDOMEN"),
-    "organsmnist": Kind("CT", "ABDOMEN"),
+    "pneumoniamnist": MedMnistKind("DX", "CHEST", ("normal", "pneumonia")),
+    "breastmnist": MedMnistKind("US", "BREAST", ("malignant", "normal")),
+    "octmnist": MedMnistKind("OPT", "EYE"),
+    "retinamnist": MedMnistKind("OP", "EYE"),
+    "dermamnist": MedMnistKind("XC", "SKIN"),
+    "pathmnist": MedMnistKind("SM", "COLON"),
+    "bloodmnist": MedMnistKind("SM", "BLOOD"),
+    "tissuemnist": MedMnistKind("SM", "KIDNEY"),
+    "organamnist": MedMnistKind("CT", "ABDOMEN"),
+    "organcmnist": MedMnistKind("CT", "ABDOMEN"),
+    "organsmnist": MedMnistKind("CT", "ABDOMEN"),
 }
-_UNKNOWN: Final = Kind("OT", "UNKNOWN")
+_UNKNOWN: Final = MedMnistKind("OT", "UNKNOWN")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ class Source:
 
     path: Path
     dataset: str
-    kind: Kind
+    kind: MedMnistKind
     images: dict[str, NDArray[np.uint8]]
     labels: dict[str, NDArray[np.int64]]
 
@@ -112,7 +112,7 @@ def read_source(
     return Source(
         path=path,
         dataset=_slug("--dataset", dataset or re.sub(r"[^a-z0-9]+", "-", stem).strip("-")),
-        kind=Kind(
+        kind=MedMnistKind(
             _checked("--modality", modality or known.modality, _MODALITY, "two to eight capitals"),
             known.body_part,
             _classes(tuple(classes or known.classes), highest, given=bool(classes)),

@@ -18,7 +18,7 @@ from simulations.hospitals.phantom import Scanner
 
 
 @dataclass(frozen=True)
-class Hospital:
+class SyntheticHospital:
     """What is special about one synthetic hospital.
 
     Attributes:
@@ -42,7 +42,7 @@ class Hospital:
     paths: str
 
 
-NORTH: Final = Hospital(
+NORTH: Final = SyntheticHospital(
     name="north",
     look=Scanner(
         contrast=0.42,
@@ -67,7 +67,7 @@ NORTH: Final = Hospital(
     key="SOPInstanceUID",
     paths="{study}/{instance}.dcm",
 )
-EAST: Final = Hospital(
+EAST: Final = SyntheticHospital(
     name="east",
     look=Scanner(
         contrast=0.34,
@@ -92,7 +92,7 @@ EAST: Final = Hospital(
     key="PatientID",
     paths="{patient}/ST{visit:03d}/IM{number:03d}",
 )
-SOUTH: Final = Hospital(
+SOUTH: Final = SyntheticHospital(
     name="south",
     look=Scanner(
         contrast=0.48,
@@ -128,7 +128,7 @@ SOUTH: Final = Hospital(
     key="filename",
     paths="cxr_{serial:05d}_{number}.dcm",
 )
-WEST: Final = Hospital(
+WEST: Final = SyntheticHospital(
     name="west",
     look=Scanner(
         contrast=0.40,
@@ -165,6 +165,6 @@ def site_names(count: int) -> tuple[str, ...]:
     return tuple([*names, *(f"site-{number:02d}" for number in range(5, count + 1))][:count])
 
 
-def hospitals(count: int) -> Iterator[tuple[str, Hospital]]:
+def hospitals(count: int) -> Iterator[tuple[str, SyntheticHospital]]:
     """``count`` sites and what is special about each: the four in turn."""
     return zip(site_names(count), islice(cycle(FOUR), count), strict=True)

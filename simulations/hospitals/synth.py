@@ -20,7 +20,7 @@ from common.errors import DataError
 from simulations.hospitals.dicom_writer import grey_dataset, to_bytes
 from simulations.hospitals.layout import TEST, File, fresh, write_archive, write_manifest, write_site
 from simulations.hospitals.phantom import draw_anatomy, render
-from simulations.hospitals.scanners import Hospital, hospitals, site_names
+from simulations.hospitals.scanners import SyntheticHospital, hospitals, site_names
 from simulations.hospitals.unusable import KINDS, unusable_files
 from simulations.hospitals.visit import Visit
 
@@ -72,7 +72,7 @@ class Size:
 class Planned:
     """A patient to be drawn: whose scanner, which class, how many images."""
 
-    hospital: Hospital
+    hospital: SyntheticHospital
     label: int
     images: int
 
@@ -120,7 +120,7 @@ def write_synthetic(
     return manifest
 
 
-def _scanners(sites: int) -> list[Hospital]:
+def _scanners(sites: int) -> list[SyntheticHospital]:
     """The different hospitals among ``sites``."""
     return list(dict.fromkeys(hospital for _, hospital in hospitals(sites)))
 
@@ -130,7 +130,7 @@ def _generator(name: str, seed: int, purpose: int) -> np.random.Generator:
     return np.random.default_rng([seed, purpose, *name.encode()])
 
 
-def _plan(name: str, seed: int, sources: Sequence[Hospital], patients: int) -> list[Planned]:
+def _plan(name: str, seed: int, sources: Sequence[SyntheticHospital], patients: int) -> list[Planned]:
     """Who is drawn: as many from each source, each source's share of them ill, in any order."""
     rng = _generator(name, seed, 0)
     parts = np.array_split(np.arange(patients), len(sources))
@@ -145,7 +145,7 @@ def _plan(name: str, seed: int, sources: Sequence[Hospital], patients: int) -> l
 
 
 def _site_files(
-    name: str, hospital: Hospital, plan: Sequence[Planned], seed: int, pixels: int
+    name: str, hospital: SyntheticHospital, plan: Sequence[Planned], seed: int, pixels: int
 ) -> Iterator[File]:
     yield from _files(name, plan, seed, pixels)
     yield from unusable_files(
@@ -175,6 +175,6 @@ def _files(name: str, plan: Sequence[Planned], seed: int, pixels: int) -> Iterat
             yield File(visit.path(pattern), to_bytes(dataset), row, visit.patient)
 
 
-def _shape(hospital: Hospital, pixels: int) -> tuple[int, int]:
+def _shape(hospital: SyntheticHospital, pixels: int) -> tuple[int, int]:
     """Rows and columns of a hospital's images."""
     return round(pixels * hospital.scale[0]), round(pixels * hospital.scale[1])

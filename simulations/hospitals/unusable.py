@@ -13,7 +13,7 @@ from pydicom.uid import BasicTextSRStorage, ExplicitVRLittleEndian
 from simulations.hospitals.dicom_writer import Equipment, byte_dataset, grey_dataset, to_bytes
 from simulations.hospitals.layout import File
 from simulations.hospitals.phantom import Image, draw_anatomy, render
-from simulations.hospitals.scanners import Hospital
+from simulations.hospitals.scanners import SyntheticHospital
 from simulations.hospitals.visit import Visit
 
 KINDS: Final = (
@@ -39,7 +39,7 @@ _CHANGES: Final[dict[str, dict[str, object]]] = {
 
 
 def unusable_files(
-    hospital: Hospital, first: Visit, label: str, shape: tuple[int, int], rng: np.random.Generator
+    hospital: SyntheticHospital, first: Visit, label: str, shape: tuple[int, int], rng: np.random.Generator
 ) -> Iterator[File]:
     """One file of each of :data:`KINDS`, each of a patient of its own.
 
@@ -62,27 +62,27 @@ def unusable_files(
         yield File(visit.path(hospital.paths), data, row, None, kind)
 
 
-def _unnamed(hospital: Hospital, kind: str) -> bool:
+def _unnamed(hospital: SyntheticHospital, kind: str) -> bool:
     """Whether no row of the label file can be about the file."""
     return kind == "unlabelled" or (kind == "no-patient-id" and hospital.key == "PatientID")
 
 
-def _dataset(hospital: Hospital, visit: Visit, kind: str, picture: Image) -> Dataset:
+def _dataset(hospital: SyntheticHospital, visit: Visit, kind: str, picture: Image) -> Dataset:
     instance = visit.describe(hospital.name, **_CHANGES.get(kind, {}))
     return grey_dataset(instance, hospital.equipment, hospital.storages[0], picture)
 
 
-def _image(hospital: Hospital, visit: Visit, kind: str, picture: Image) -> bytes:
+def _image(hospital: SyntheticHospital, visit: Visit, kind: str, picture: Image) -> bytes:
     return to_bytes(_dataset(hospital, visit, kind, picture))
 
 
-def _truncated(hospital: Hospital, visit: Visit, kind: str, picture: Image) -> bytes:
+def _truncated(hospital: SyntheticHospital, visit: Visit, kind: str, picture: Image) -> bytes:
     """A transfer that broke off in the middle of the pixels."""
     whole = _image(hospital, visit, kind, picture)
     return whole[: len(whole) * 6 // 10]
 
 
-def _report(hospital: Hospital, visit: Visit, kind: str, picture: Image) -> bytes:
+def _report(hospital: SyntheticHospital, visit: Visit, kind: str, picture: Image) -> bytes:
     """A structured report, which has no pixels."""
     dataset = _dataset(hospital, visit, kind, picture)
     for keyword in ("PixelData", "VOILUTSequence"):
@@ -94,7 +94,7 @@ def _report(hospital: Hospital, visit: Visit, kind: str, picture: Image) -> byte
     return to_bytes(dataset)
 
 
-def _letter(hospital: Hospital, visit: Visit, kind: str, picture: Image) -> bytes:
+def _letter(hospital: SyntheticHospital, visit: Visit, kind: str, picture: Image) -> bytes:
     """A scanned letter: of another modality."""
     pixels = np.rint(255 * (1 - 0.1 * picture)).astype(np.uint8)
     return to_bytes(
@@ -102,7 +102,7 @@ def _letter(hospital: Hospital, visit: Visit, kind: str, picture: Image) -> byte
     )
 
 
-_CONTENTS: Final[dict[str, Callable[[Hospital, Visit, str, Image], bytes]]] = {
+_CONTENTS: Final[dict[str, Callable[[SyntheticHospital, Visit, str, Image], bytes]]] = {
     "no-pixels": _report,
     "truncated": _truncated,
     "other-modality": _letter,

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from common.files import write_atomic
 from simulations.reports.charts import FIGURES, label
 from simulations.reports.plots import Plot, draw_all, write_figures
-from simulations.reports.result import Figure, Kind, Metrics, Outcome, Result
+from simulations.reports.result import Figure, Kind, Outcome, Result, ResultMetrics
 
 FILE: Final = "report.html"
 FIGURES_FOLDER: Final = "figures"
@@ -131,7 +131,7 @@ def agreement(result: Result) -> list[tuple[str, Figure, Figure]]:
     if not result.federated_evaluation:
         return []
     noisy = result.federated_evaluation[-1].figures
-    exact: Metrics = result.metrics
+    exact: ResultMetrics = result.metrics
     return [
         (words, getattr(exact, name), noisy[name])
         for name, words in FIGURES.items()

@@ -43,7 +43,7 @@ class Figure(Section):
     why: str | None = None
 
 
-class Metrics(Section):
+class ResultMetrics(Section):
     """How good a model is on a set of patients, at threshold 0.5 for two classes.
 
     Attributes:
@@ -114,7 +114,7 @@ class Outcome(Section):
     learning_rate: float
     epsilon: float | None
     weights_sha256: str = Hash
-    metrics: Metrics
+    metrics: ResultMetrics
     curve: tuple[CurvePoint, ...] = ()
     roc: tuple[Roc, ...] = ()
     reliability: tuple[ReliabilityCell, ...] = ()
@@ -126,7 +126,7 @@ class FederatedEvaluation(Section):
 
     Attributes:
         round: after which sites evaluated.
-        figures: by the same names as in :class:`Metrics`, noise included in the intervals.
+        figures: by the same names as in :class:`ResultMetrics`, noise included in the intervals.
     """
 
     round: int
@@ -214,7 +214,7 @@ class Result(Section):
     hospitals: HospitalsFacts
     final_weights_sha256: str = Hash
     numerics: dict[str, NumericsRecord]
-    metrics: Metrics
+    metrics: ResultMetrics
     shared: Outcome
     federated_evaluation: tuple[FederatedEvaluation, ...]
     per_site: dict[str, SiteFacts]

@@ -9,7 +9,7 @@ from typing import Final
 from client.data.parallel import Progress
 from common.errors import CheckpointError
 from simulations.hospitals.archives import MANIFEST
-from simulations.runs.run_settings import RECORD, Order, clear, contents
+from simulations.runs.run_settings import RECORD, RunOrder, clear, contents
 from simulations.reports.result import FILE, Result, read_result
 from simulations.hospitals.synth import Size, write_synthetic
 
@@ -21,7 +21,7 @@ def finished(run: Path) -> Result | None:
     return read_result(run) if (run / FILE).exists() else None
 
 
-def start_afresh(order: Order) -> None:
+def start_afresh(order: RunOrder) -> None:
     """Remove an earlier run, but not its hospitals.
 
     Raises:

@@ -107,7 +107,7 @@ def start_afresh(order: NetworkOrder, progress: Progress) -> None:
     write_synthetic(order.hospitals, size, seed=order.seed, progress=progress)
 
 
-def conduct(order: NetworkOrder, say: Say) -> Comparison:
+def run_network(order: NetworkOrder, say: Say) -> Comparison:
     """Enrol the hospitals, run the study over the network, simulate it, and compare.
 
     Raises:

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from client.data.archive import walk
-from client.data.parallel import Job, Progress
+from client.data.parallel import Tracker, Progress
 
 
-class Reading:
+class ReadingProgress:
     """How much there is to read.
 
     Args:
@@ -26,7 +26,7 @@ class Reading:
         return sum(self._steps.values())
 
     @contextmanager
-    def of(self, name: str, job: Job) -> Iterator[Progress]:
+    def of(self, name: str, job: Tracker) -> Iterator[Progress]:
         """What to show the reading of one folder on; what was known already counts at the end."""
         share = _Share(job, self._steps[name])
         yield share
@@ -36,12 +36,12 @@ class Reading:
 class _Share:
     """The part of a job that one folder is; itself a way to show progress."""
 
-    def __init__(self, job: Job, steps: int) -> None:
+    def __init__(self, job: Tracker, steps: int) -> None:
         self._job = job
         self._left = steps
 
     @contextmanager
-    def __call__(self, description: str, total: int, *, unit: str = "") -> Iterator[Job]:
+    def __call__(self, description: str, total: int, *, unit: str = "") -> Iterator[Tracker]:
         """Begin a job within the job."""
         del description, total, unit
         yield self

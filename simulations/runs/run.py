@@ -39,7 +39,7 @@ from simulations.grids.in_process import RUN_ID, Client, LocalGrid
 from simulations.runs.run_settings import (
     STUDY,
     Clock,
-    Order,
+    RunOrder,
     Watcher,
     check_folder,
     check_order,
@@ -48,7 +48,7 @@ from simulations.runs.run_settings import (
     recorded_in,
     write_record,
 )
-from simulations.runs.reading import Reading
+from simulations.runs.reading import ReadingProgress
 from simulations.reports.report import write_report
 from simulations.reports.result import CurvePoint, Outcome, Result, write_result
 from simulations.runs.testset import TestSet, curve_point, load_test_set, outcome
@@ -71,7 +71,7 @@ def untapped(client: Client) -> Client:
 class Prepared:
     """What a run works with once everything was read and found right."""
 
-    order: Order
+    order: RunOrder
     study: Study
     hospitals: Hospitals
     sites: Mapping[str, Site]
@@ -82,7 +82,7 @@ class Prepared:
         return self.sites[site].cohort(self.study)
 
 
-def conduct(order: Order, watcher: Watcher | None = None, *, tap: Tap = untapped) -> Result:
+def run_study(order: RunOrder, watcher: Watcher | None = None, *, tap: Tap = untapped) -> Result:
     """Run a study to its end and write result and report.
 
     Args:
@@ -117,11 +117,11 @@ def conduct(order: Order, watcher: Watcher | None = None, *, tap: Tap = untapped
 
 
 def _prepare(
-    order: Order, study: Study, hospitals: Hospitals, stack: ExitStack, watcher: Watcher
+    order: RunOrder, study: Study, hospitals: Hospitals, stack: ExitStack, watcher: Watcher
 ) -> Prepared:
     """Open every site and decode every image, so that nothing is found wrong later."""
     folders = {name: hospitals.folder / name for name in hospitals.sites}
-    reading = Reading({**folders, TEST: hospitals.test_images.parent})
+    reading = ReadingProgress({**folders, TEST: hospitals.test_images.parent})
     sites, recorded = {}, {} if order.like is None else recorded_in(order.like, hospitals)
     with watcher.progress("reading the hospitals", reading.total, unit="steps") as job:
         for name in hospitals.sites:
@@ -211,7 +211,7 @@ def _nodes(prepared: Prepared) -> dict[int, tuple[str, Any]]:
     return nodes
 
 
-def _config(order: Order) -> dict[str, str]:
+def _config(order: RunOrder) -> dict[str, str]:
     has_begun = (_coordinator(order.run) / round_zero.FILE).exists()
     return {
         "study": str(order.run / STUDY),

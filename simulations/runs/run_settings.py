@@ -30,7 +30,7 @@ PROCESSES: Final = len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
-class Order:
+class RunOrder:
     """What a researcher asks for.
 
     Attributes:
@@ -102,7 +102,7 @@ class Clock:
         self.seconds[phase] = round(perf_counter() - start, 3)
 
 
-def check_order(order: Order, hospitals: Hospitals) -> None:
+def check_order(order: RunOrder, hospitals: Hospitals) -> None:
     """Refuse an order of sites that is not one of these hospitals.
 
     Raises:
@@ -135,7 +135,7 @@ def recorded_in(run: Path, hospitals: Hospitals) -> dict[str, NumericsRecord]:
     return found
 
 
-def _record(order: Order, study: Study, hospitals: Hospitals) -> dict[str, Any]:
+def _record(order: RunOrder, study: Study, hospitals: Hospitals) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "study": study_hash(study),
@@ -146,7 +146,7 @@ def _record(order: Order, study: Study, hospitals: Hospitals) -> dict[str, Any]:
     }
 
 
-def check_record(order: Order, study: Study, hospitals: Hospitals) -> None:
+def check_record(order: RunOrder, study: Study, hospitals: Hospitals) -> None:
     """Refuse to go on with the run of another study.
 
     Raises:
@@ -176,7 +176,7 @@ def check_record(order: Order, study: Study, hospitals: Hospitals) -> None:
             )
 
 
-def write_record(order: Order, study: Study, hospitals: Hospitals) -> None:
+def write_record(order: RunOrder, study: Study, hospitals: Hospitals) -> None:
     """Bind the folder to the order, before anything else is written there."""
     for path in order.run.glob(HALF_WRITTEN):
         path.unlink()
@@ -187,7 +187,7 @@ def write_record(order: Order, study: Study, hospitals: Hospitals) -> None:
 
 
 @contextmanager
-def nothing_left_behind(order: Order) -> Iterator[None]:
+def nothing_left_behind(order: RunOrder) -> Iterator[None]:
     """Remove what a new run has written if it cannot even begin."""
     existed, new = order.run.exists(), not contents(order)
     try:
@@ -200,7 +200,7 @@ def nothing_left_behind(order: Order) -> Iterator[None]:
         raise
 
 
-def contents(order: Order) -> list[Path]:
+def contents(order: RunOrder) -> list[Path]:
     """What the run's folder holds besides the hospitals, which may lie in it; sorted."""
     if not order.run.exists():
         return []
@@ -212,7 +212,7 @@ def contents(order: Order) -> list[Path]:
     )
 
 
-def clear(order: Order) -> None:
+def clear(order: RunOrder) -> None:
     """Remove the run, but not the hospitals."""
     for path in contents(order):
         if path.is_dir() and not path.is_symlink():
@@ -221,7 +221,7 @@ def clear(order: Order) -> None:
             path.unlink()
 
 
-def check_folder(order: Order) -> None:
+def check_folder(order: RunOrder) -> None:
     """Refuse to write a new run into a folder that holds something.
 
     Raises:

@@ -17,7 +17,7 @@ from simulations.reports.result import (
     FederatedEvaluation,
     Figure,
     HospitalsFacts,
-    Metrics,
+    ResultMetrics,
     Outcome,
     Result,
     Seeds,
@@ -134,7 +134,7 @@ def _study_facts(study: Study, plans: Mapping[str, Plan]) -> StudyFacts:
 
 
 def _evaluation(record: Mapping[str, Any]) -> FederatedEvaluation:
-    named = Metrics.model_fields.keys() - {"patients"}
+    named = ResultMetrics.model_fields.keys() - {"patients"}
     return FederatedEvaluation(
         round=record["round"],
         figures={name: Figure.model_validate(record["metrics"][name]) for name in named},

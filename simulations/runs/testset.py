@@ -28,7 +28,7 @@ from common.numerics import EngineChoice
 from common.privacy.randomness import known_secret
 from common.study.study_file import Study
 from simulations.hospitals.archives import Hospitals
-from simulations.reports.result import CurvePoint, Figure, Kind, Metrics, Outcome, ReliabilityCell, Roc
+from simulations.reports.result import CurvePoint, Figure, Kind, ResultMetrics, Outcome, ReliabilityCell, Roc
 
 ROC_POINTS: Final = 200
 """At most this many points of a curve are kept for drawing."""
@@ -147,9 +147,9 @@ def _exact(study: Study, scored: Scores) -> metrics.Metrics:
     return metrics.exact(*scored, classes=study.task.classes)
 
 
-def _metrics(found: metrics.Metrics, patients: int) -> Metrics:
-    names = {field.name for field in fields(found)} & Metrics.model_fields.keys() - {"patients"}
-    return Metrics(patients=patients, **{name: figure(getattr(found, name)) for name in names})
+def _metrics(found: metrics.Metrics, patients: int) -> ResultMetrics:
+    names = {field.name for field in fields(found)} & ResultMetrics.model_fields.keys() - {"patients"}
+    return ResultMetrics(patients=patients, **{name: figure(getattr(found, name)) for name in names})
 
 
 def _rocs(study: Study, scored: Scores) -> tuple[Roc, ...]:

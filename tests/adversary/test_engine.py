@@ -14,9 +14,8 @@ import pytest
 import torch
 
 from client.data.cohort import Patient
-from client.engine.books import Book
 from client.engine.clipped import ClippedSum, Patients, Tile, backward, by_choice, clipped_sum
-from client.engine.rule import Layer
+from client.engine.rule import Book, Layer
 from client.engine.sheet import Sheet
 from client.training.evaluation import score
 from common.figures.histogram import histogram, sensitivity

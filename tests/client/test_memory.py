@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from client.daemon.backoff import Backoff
-from client.memory import Limits, MemoryLimit, exhausted, require_memory
+from client.memory import MemoryLimit, ProcessLimits, exhausted, require_memory
 from tests.waiting import PATIENCE
 
 
@@ -22,7 +22,7 @@ def run(code: str) -> str:
 def test_the_limits_hold_in_the_process_that_applies_them() -> None:
     said = run(
         "import os; from client.memory import Limits, require_memory\n"
-        "Limits(nice=7, memory_mib=300).apply()\n"
+        "ProcessLimits(nice=7, memory_mib=300).apply()\n"
         "print(os.getpriority(os.PRIO_PROCESS, 0))\n"
         "try: bytearray(400 * 2**20)\n"
         "except MemoryError as error:\n"
@@ -36,7 +36,7 @@ def test_torch_without_memory_is_told_from_other_failures() -> None:
     said = run(
         "import torch; from client.memory import Limits, exhausted\n"
         "torch.set_num_threads(1)\n"
-        "Limits(memory_mib=1000).apply()\n"
+        "ProcessLimits(memory_mib=1000).apply()\n"
         "try: torch.zeros(2**30)\n"
         "except Exception as error: print(exhausted(error))\n"
         "try: torch.zeros(2) @ torch.zeros(3)\n"
@@ -56,7 +56,7 @@ def test_what_ends_the_worker_passes_every_handler_of_errors() -> None:
 
 @pytest.mark.parametrize(("gpu", "seen"), [(None, ""), (0, "0"), (3, "3")])
 def test_a_worker_sees_the_card_that_it_was_given_and_no_other(gpu: int | None, seen: str) -> None:
-    assert Limits(gpu=gpu).environment == {"CUDA_VISIBLE_DEVICES": seen}
+    assert ProcessLimits(gpu=gpu).environment == {"CUDA_VISIBLE_DEVICES": seen}
 
 
 def test_waits_grow_to_a_bound_and_differ() -> None:

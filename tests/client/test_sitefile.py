@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from client.data.cohort import Split
-from client.records.accounts import Limits
+from client.records.accounts import PrivacyLimits
 from client.sitefile import SiteFile, load_site_file
 from common.errors import SiteError
 from tests.common.studies import toml
@@ -57,7 +57,7 @@ def test_a_site_file_is_read_with_what_it_leaves_out_set_to_the_careful_choice(
     assert not policy.allow_no_privacy
     assert policy.min_sites == 2
     assert policy.ranges == {}
-    assert policy.limits == Limits(8.0, 20.0, 1e-5)
+    assert policy.limits == PrivacyLimits(8.0, 20.0, 1e-5)
     assert file.device.threads == 1
     assert file.data["chest-xray"].parts == Split(0.9, 0.1, 0.0)
     assert file.data["chest-xray"].most_patients == 440
@@ -65,7 +65,7 @@ def test_a_site_file_is_read_with_what_it_leaves_out_set_to_the_careful_choice(
 
 def test_what_was_spent_before_is_gone_from_the_total(tmp_path: Path) -> None:
     policy = read(tmp_path, policy={"spent_before": 12.5}).policy
-    assert policy.limits == Limits(8.0, 7.5, 1e-5)
+    assert policy.limits == PrivacyLimits(8.0, 7.5, 1e-5)
 
 
 def test_the_label_file_is_relative_to_the_site_file(tmp_path: Path) -> None:

@@ -32,11 +32,11 @@ TRAINABLE, ROOM = (
 )
 OURS, BROUGHT = (
     "client.consent.policy._require_numbers: ",
-    "client.records.receipts.Receipts._brought: ",
+    "client.records.receipts.SiteReceipts._brought: ",
 )
 TAKE, HERE = (
-    "client.records.receipts.Receipts.take: ",
-    "client.records.receipts.Receipts._require_here: ",
+    "client.records.receipts.SiteReceipts.take: ",
+    "client.records.receipts.SiteReceipts._require_here: ",
 )
 RECORD, FIELD = "common.wire.messages._from_record: ", "common.wire.messages._well_formed: "
 ARRAY, STATED = "common.wire.messages._read_arrays: ", "common.privacy.mechanisms.understated: "

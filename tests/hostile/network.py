@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from client.administration.enrolment import introduce, join
-from client.daemon.fleet import load_node_key
+from client.node_key import load_node_key
 from client.site import open_site
 from common.models.networks import weights_count
 from common.plan import Offer, write_plan

@@ -6,7 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 
-from client.daemon.request_queue import MOST_BYTES, MOST_WAITING, Hub, Job
+from client.daemon.request_queue import MOST_BYTES, MOST_WAITING, QueuedRequest, RequestQueue
 from common.wire.messages import Request
 from tests.client.daemon.quick_worker import HABITS
 from tests.client.daemon.test_supervisor import QUICK, running
@@ -16,12 +16,12 @@ from tests.waiting import become
 ASKED = 2 * MOST_WAITING
 
 
-def job(number: int, size: int = 1) -> Job:
-    return Job(f"{number:064}", "small", "ab" * 32, number, "train", number, bytes(size))
+def job(number: int, size: int = 1) -> QueuedRequest:
+    return QueuedRequest(f"{number:064}", "small", "ab" * 32, number, "train", number, bytes(size))
 
 
 def test_there_is_room_for_so_many_and_again_when_half_are_done() -> None:
-    hub = Hub()
+    hub = RequestQueue()
     for number in range(MOST_WAITING):
         assert hub.has_room()
         hub.arrive(job(number))
@@ -35,7 +35,7 @@ def test_there_is_room_for_so_many_and_again_when_half_are_done() -> None:
 
 
 def test_a_few_large_ones_are_as_good_as_many() -> None:
-    hub = Hub()
+    hub = RequestQueue()
     hub.arrive(job(1, MOST_BYTES // 2))
     assert hub.has_room()
     hub.arrive(job(2, MOST_BYTES // 2))
@@ -44,7 +44,7 @@ def test_a_few_large_ones_are_as_good_as_many() -> None:
 
 def test_replies_that_nobody_takes_leave_no_room_and_keep_no_request() -> None:
     """A coordinator may hand out requests without end, and refuse every reply."""
-    hub = Hub()
+    hub = RequestQueue()
     for number in range(MOST_WAITING):
         assert hub.has_room()
         hub.arrive(job(number, size=1000))
@@ -63,7 +63,7 @@ def test_replies_that_nobody_takes_leave_no_room_and_keep_no_request() -> None:
 
 
 def test_large_replies_that_nobody_takes_leave_no_room_either() -> None:
-    hub = Hub()
+    hub = RequestQueue()
     hub.arrive(job(1))
     hub.take()
     hub.answered(1, "ok", bytes(MOST_BYTES))

@@ -16,9 +16,9 @@ from client.daemon.fleet import Fleet
 from common.wire.flower import ClientApp, Context, Message, RecordDict
 from common.wire.messages import LedgerHead, Reply, Request, reply_to_record, request_from_record
 from common.wire.signing import SigningKey
-from server.study.context import Desk, hear
-from server.study.dispatch import Absence, Habits, Repeat
-from server.study.verify import Shape
+from server.study.context import StudyContext, hear
+from server.study.dispatch import Absence, Repeat, RetryPolicy
+from server.study.verify import ReplyShape
 from simulations.grids.in_process import LocalGrid
 from tests.hostile.checks import VERIFYING, checks, off
 from tests.hostile.guarded import VERIFIED
@@ -183,7 +183,7 @@ class Line:
     """A real gateway, and a site behind it that sends whatever is due."""
 
     served: Coordinator
-    desk: Desk
+    desk: StudyContext
     fleet: Fleet
     due: Update | None = None
     times: int = 1
@@ -200,7 +200,7 @@ class Line:
                 self.fleet.push(Message(content, reply_to=message))
 
     def hear(self, request: Request) -> list[tuple[str, Reply | Absence]]:
-        shape = Shape("int32", 106, 2**31 - 1, saturates=True)
+        shape = ReplyShape("int32", 106, 2**31 - 1, saturates=True)
         return list(hear(self.desk, {SITE: request}, {SITE: shape}))
 
 
@@ -226,9 +226,9 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
         grid = served.superlink.open_grid(served.superlink.start_run("small"), word)
         fleet = served.site(SITE, tmp_path_factory.mktemp("south"))
         fleet.connect()
-        habits = Habits(wait=grid.wait, repeat=Repeat(), poll_seconds=1.0)
+        habits = RetryPolicy(wait=grid.wait, repeat=Repeat(), poll_seconds=1.0)
         roster = {site: key_of(site).public for site in (SITE, OTHER)}
-        it = Line(served, Desk(grid, roster, "30m", habits=habits), fleet)
+        it = Line(served, StudyContext(grid, roster, "30m", habits=habits), fleet)
         ended = threading.Event()
         thread = threading.Thread(target=it.serve, args=(ended,), daemon=True)
         thread.start()

@@ -13,7 +13,7 @@ from common.errors import CheckpointError, RoundError
 from common.numerics import Ticks
 from common.plan import Offer
 from common.wire.flower import context
-from server.app import Commission, conduct
+from server.app import RunConfig, run_study
 from server.study import amending
 from server.study.plans import read_offer
 from simulations.grids.in_process import LocalGrid
@@ -36,7 +36,7 @@ class Study:
         self.hospitals = {name: Hospital(folder / name, name=name) for name in NAMES}
         self.events: list[tuple[str, dict[str, object]]] = []
 
-    def conduct(self, *, until: int = 0, resume: bool = True) -> dict[str, Any]:
+    def run_study(self, *, until: int = 0, resume: bool = True) -> dict[str, Any]:
         """Go on to the end, or until a round is over; gives the outcome."""
         keys = {}
         for name, hospital in self.hospitals.items():
@@ -64,8 +64,8 @@ class Study:
             for number, (name, hospital) in enumerate(self.hospitals.items(), start=1)
         }
         agreed = dict.fromkeys(keys, 10**6)
-        commission = Commission(STUDY, self.folder, keys, agreed, 0, resume)
-        conduct(LocalGrid(build(), places), commission, observe)
+        commission = RunConfig(STUDY, self.folder, keys, agreed, 0, resume)
+        run_study(LocalGrid(build(), places), commission, observe)
         outcome: dict[str, Any] = json.loads((self.folder / "outcome.json").read_bytes())
         return outcome
 
@@ -78,7 +78,7 @@ def study(tmp_path: Path) -> Study:
     """One round is over, and then the north gets a machine that computes otherwise."""
     made = Study(tmp_path)
     with pytest.raises(Stopped):
-        made.conduct(until=1, resume=False)
+        made.run_study(until=1, resume=False)
     made.hospitals["north"].threads = 2
     return made
 
@@ -87,10 +87,10 @@ def test_a_study_goes_on_with_what_both_sides_agreed_on_and_its_result_says_so(
     study: Study,
 ) -> None:
     with pytest.raises(RoundError, match="too few usable"):
-        study.conduct()  # who computes otherwise than agreed is absent
+        study.run_study()  # who computes otherwise than agreed is absent
     plans = json.loads((study.folder / "plans.json").read_bytes())
     amending.wish(study.folder, ["north"])
-    outcome = study.conduct()
+    outcome = study.run_study()
     assert json.loads((study.folder / "plans.json").read_bytes()) == plans
     (told,) = outcome["amendments"]
     assert (told["site"], told["from_round"]) == ("north", 2)
@@ -119,7 +119,7 @@ def test_a_machine_that_would_never_be_in_time_is_not_agreed_on(
     monkeypatch.setattr(amending, "read_offer", slow)
     amending.wish(study.folder, ["north"])
     with pytest.raises(RoundError, match="too few usable"):
-        study.conduct()
+        study.run_study()
     (told,) = study.told("amendment.refused")
     assert "take longer than the study waits" in str(told["reason"])
     assert "a tick of 30 s, wanted less than 20s" in str(told["reason"])
@@ -141,17 +141,17 @@ def test_who_dies_before_the_answer_is_known_comes_to_the_same_amendment(
     store = amending._store  # noqa: SLF001 - the moment at which it dies
     monkeypatch.setattr(amending, "_store", once)
     with pytest.raises(Stopped):
-        study.conduct()
+        study.run_study()
     (written,) = amending.stored(study.folder)
     assert not written.agreed
-    outcome = study.conduct()
+    outcome = study.run_study()
     assert [each["amendment"] for each in outcome["amendments"]] == [written.amendment.hash]
     assert amending.stored(study.folder)[0].agreed
 
 
 def test_a_site_that_computes_as_ever_is_not_amended(study: Study) -> None:
     amending.wish(study.folder, ["north", "south"])
-    outcome = study.conduct()
+    outcome = study.run_study()
     assert [each["site"] for each in outcome["amendments"]] == ["north"]
     (refused,) = study.told("amendment.refused")
     assert refused == {"site": "south", "reason": "it computes as was agreed on"}
@@ -162,14 +162,14 @@ def test_an_amendment_that_can_be_agreed_to_no_more_makes_room_for_the_next(stud
     amending.wish(study.folder, ["north"])
     north.policy = {"approval": "ask"}
     with pytest.raises(RoundError):
-        study.conduct()  # a person has yet to consent
+        study.run_study()  # a person has yet to consent
     north.threads, north.policy = 3, {}
     amending.wish(study.folder, ["north"])
-    outcome = study.conduct()
+    outcome = study.run_study()
     assert [each["changed"] for each in outcome["amendments"]] == [{"threads": ["1", "3"]}]
 
 
 def test_amendments_that_are_damaged_stop_the_study(study: Study) -> None:
     (study.folder / amending.FILE).write_text('{"amendments": [{}]}')
     with pytest.raises(CheckpointError, match="amendments cannot be read"):
-        study.conduct()
+        study.run_study()

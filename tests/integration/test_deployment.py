@@ -11,7 +11,14 @@ from contextlib import ExitStack
 import pytest
 
 from simulations.hospitals.archives import read_hospitals
-from simulations.runs.network import NetworkOrder, conduct, coordinate, enrol, followed, simulate
+from simulations.runs.network import (
+    NetworkOrder,
+    coordinate,
+    enrol,
+    followed,
+    run_network,
+    simulate,
+)
 from tests.integration.conftest import study_text, write_hospitals
 
 SEED = 3
@@ -29,7 +36,7 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> NetworkOrder:
 
 def test_three_daemons_and_a_simulation_end_with_the_same_weights(order: NetworkOrder) -> None:
     said: list[str] = []
-    found = conduct(order, said.append)
+    found = run_network(order, said.append)
     assert found.same
     assert len(found.network) == 64
     outcome = json.loads((order.result / "outcome.json").read_bytes())

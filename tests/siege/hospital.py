@@ -18,7 +18,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from client.daemon.fleet import Fleet, load_node_key
+from client.daemon.fleet import Fleet
+from client.node_key import load_node_key
 from client.requests.handler import answer
 from client.site import Site, open_site
 from common.errors import ConsiliumError

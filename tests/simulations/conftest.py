@@ -14,10 +14,10 @@ from simulations.reports.result import (
     Figure,
     HospitalsFacts,
     Kind,
-    Metrics,
     Outcome,
     ReliabilityCell,
     Result,
+    ResultMetrics,
     Roc,
     Seeds,
     SiteFacts,
@@ -32,8 +32,8 @@ def figure(value: float, half_width: float = 0.03) -> Figure:
     return Figure(value=value, low=value - half_width, high=min(1.0, value + half_width))
 
 
-def metrics(auc: float) -> Metrics:
-    return Metrics(
+def metrics(auc: float) -> ResultMetrics:
+    return ResultMetrics(
         patients=400,
         auc=figure(auc),
         accuracy=figure(auc - 0.08),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from client.administration.enrolment import Hospital as Description
+from client.administration.enrolment import NewSite as Description
 from client.administration.enrolment import delta_for, init
 from client.records.receipts import DISPUTED, Receipt
 from client.site import open_site

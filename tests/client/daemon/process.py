@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client.daemon.place import Programs, place_of
 from client.daemon.serving import serve
+from client.sitefile import Programs, served_site
 from common.process import logs
 from common.wire.enrolment import CoordinatorCard
 from tests.waiting import PATIENCE, until
@@ -91,7 +91,7 @@ def daemon(
 def main() -> None:
     path, worker, seed = sys.argv[1:]
     logs.configure("json", "info", site="north")
-    place = place_of(Path(path), int(seed) if seed else None)
+    place = served_site(Path(path), int(seed) if seed else None)
     card = CoordinatorCard.model_construct(
         name="centre", address="127.0.0.1:1", ca="", signing_key=""
     )

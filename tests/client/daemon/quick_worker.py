@@ -18,7 +18,7 @@ import numpy as np
 
 from client.daemon import frames
 from client.daemon.frames import Frame
-from client.daemon.worker import Order
+from client.daemon.worker import WorkerSettings
 from common.process.parent import die_with_parent
 from common.wire import flower
 from common.wire.flower import Message
@@ -50,7 +50,7 @@ def answer(frame: Frame, habits: dict[str, object]) -> Frame:
 
 
 def main() -> None:
-    end, order = socket.socket(fileno=int(sys.argv[1])), Order.read(sys.argv[2])
+    end, order = socket.socket(fileno=int(sys.argv[1])), WorkerSettings.read(sys.argv[2])
     die_with_parent(order.parent)
     frames.send(end, Frame("ready"))
     while (frame := frames.receive(end)) is not None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.daemon import frames
-from client.daemon.connection import Connection
+from client.daemon.connection import ConnectionState
 from client.daemon.fleet import ForeignCode, NotAdmitted, Offline, Skewed, Unreadable
 from client.daemon.frames import BrokenFrame, Frame
 from common.errors import LinkError
@@ -213,7 +213,7 @@ def main() -> None:
     end = socket.socket(fileno=int(sys.argv[1]))
     die_with_parent(int(sys.argv[3]))
     port = json.loads((Path(sys.argv[2]) / PLACE).read_text())
-    Connection(end, lambda: TcpLine(port)).serve()
+    ConnectionState(end, lambda: TcpLine(port)).serve()
     os._exit(0)
 
 

@@ -21,16 +21,10 @@ import structlog
 
 from client.daemon import bounded, connection, fleet, frames
 from client.daemon.backoff import Backoff
-from client.daemon.connection import Connection
-from client.daemon.fleet import (
-    Fleet,
-    ForeignCode,
-    NotAdmitted,
-    Offline,
-    Unreadable,
-    load_node_key,
-)
+from client.daemon.connection import ConnectionState
+from client.daemon.fleet import Fleet, ForeignCode, NotAdmitted, Offline, Unreadable
 from client.daemon.frames import Frame
+from client.node_key import load_node_key
 from common.errors import LinkError
 from common.wire.enrolment import COORDINATOR_CARD
 from common.wire.flower import Message
@@ -358,7 +352,7 @@ def test_who_lets_a_site_in_and_says_nothing_sound_is_asked_ever_more_rarely(
 
     monkeypatch.setattr(connection, "Backoff", Impatient)
     ours, its = socket.socketpair()
-    serving = threading.Thread(target=Connection(its, Garbler).serve)
+    serving = threading.Thread(target=ConnectionState(its, Garbler).serve)
     serving.start()
     with ours:
         frames.send(ours, Frame("go"))

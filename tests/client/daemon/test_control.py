@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 
 from client.cli.commands import daemon as asked_of
-from client.daemon.control import Control
-from client.daemon.executor import Desk
-from client.daemon.metrics import Metrics
-from client.daemon.place import Programs, place_of
+from client.daemon.control import SiteControl
+from client.daemon.executor import SiteExecutor
+from client.daemon.metrics import DaemonMetrics
 from client.daemon.supervisor import Supervisor
 from client.records import audit_log
+from client.sitefile import Programs, served_site
 from common.control import site_pb2 as pb
 from common.errors import RefusalCode, SiteError
 from common.plan import Plan
@@ -246,10 +246,12 @@ def test_an_opt_out_waits_for_no_approval(tmp_path: Path) -> None:
     hospital.open().close()
 
     async def opt_out() -> pb.OptOutReply:
-        place, approved = place_of(tmp_path / "site.toml", SEED), threading.Event()
+        place, approved = served_site(tmp_path / "site.toml", SEED), threading.Event()
         keys = (place.path, place.state, SEED)
-        quick, slow = Desk(*keys, keep_open=True), Desk(*keys, keep_open=False)
-        control = Control(Supervisor(place, Metrics(), Programs()), quick, slow, chain="whole")
+        quick, slow = SiteExecutor(*keys, keep_open=True), SiteExecutor(*keys, keep_open=False)
+        control = SiteControl(
+            Supervisor(place, DaemonMetrics(), Programs()), quick, slow, chain="whole"
+        )
         approving = asyncio.ensure_future(slow.ask(lambda _: approved.wait(PATIENCE)))
         asked = control.OptOut(pb.OptOutRequest(patients=["P01"], by="a person"), None)
         try:

@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from client.daemon.metrics import Metrics
+from client.daemon.metrics import DaemonMetrics
 from common.errors import SiteError
 from tests.waiting import PATIENCE
 
@@ -15,7 +15,7 @@ from tests.waiting import PATIENCE
 def test_the_figures_are_of_processes_and_messages_alone() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    metrics = Metrics()
+    metrics = DaemonMetrics()
     metrics.line("online")
     metrics.answered("train", "ok")
     metrics.restarted("worker")
@@ -42,5 +42,5 @@ def test_a_place_where_nobody_can_listen_is_named(where: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         listen = f"127.0.0.1:{server.getsockname()[1]}" if where == "taken" else where
         with pytest.raises(SiteError, match="metrics cannot be served") as caught:
-            Metrics().serve(listen)
+            DaemonMetrics().serve(listen)
     assert listen in caught.value.details["found"]

@@ -8,21 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.daemon.request_queue import MOST_DEATHS, Hub, Job, Stopped
+from client.daemon.request_queue import MOST_DEATHS, QueuedRequest, RequestQueue, Stopped
 
-FIRST = Job("one", "small", "a" * 64, 1, "train", 1, b"request 1")
-SECOND = Job("two", "large", "b" * 64, 1, "train", 2, b"request 2")
+FIRST = QueuedRequest("one", "small", "a" * 64, 1, "train", 1, b"request 1")
+SECOND = QueuedRequest("two", "large", "b" * 64, 1, "train", 2, b"request 2")
 
 
-def at_work(*jobs: Job) -> Hub:
-    hub = Hub()
+def at_work(*jobs: QueuedRequest) -> RequestQueue:
+    hub = RequestQueue()
     for job in jobs:
         hub.arrive(job)
     hub.take()
     return hub
 
 
-def sending(*jobs: Job) -> Hub:
+def sending(*jobs: QueuedRequest) -> RequestQueue:
     hub = at_work(*jobs)
     hub.answered(jobs[0].message, "ok", b"reply")
     hub.send()
@@ -38,7 +38,7 @@ def test_requests_are_worked_on_one_at_a_time_in_the_order_of_their_coming() -> 
 
 
 def test_a_request_in_hand_is_not_taken_twice_and_its_newest_message_counts() -> None:
-    hub = Hub()
+    hub = RequestQueue()
     newer = replace(FIRST, message=3, request=b"request 3")
     assert hub.arrive(FIRST)
     assert not hub.arrive(newer)
@@ -174,11 +174,11 @@ STEPS = st.lists(
 def test_whatever_happens_a_request_is_in_hand_once_or_has_a_newer_message(
     steps: list[tuple[str, str]],
 ) -> None:
-    hub, message = Hub(), 0
+    hub, message = RequestQueue(), 0
     for step, name in steps:
         if step == "arrive":
             message += 1
-            hub.arrive(Job(name, name, name * 8, 1, "train", message, b"request"))
+            hub.arrive(QueuedRequest(name, name, name * 8, 1, "train", message, b"request"))
         elif step == "answer" and hub.working:
             hub.answered(hub.working.message, "ok", b"reply")
         elif step == "stop":

@@ -18,11 +18,10 @@ from pathlib import Path
 
 import structlog
 
-from client.daemon.metrics import Metrics
-from client.daemon.place import Place, Programs
+from client.daemon.metrics import DaemonMetrics
 from client.daemon.supervisor import Supervisor
 from client.records import audit_log
-from client.sitefile import load_site_file
+from client.sitefile import Programs, ServedSite, load_site_file
 from common.errors import RefusalCode
 from common.wire.enrolment import CoordinatorCard
 from common.wire.flower import Message, RecordDict
@@ -46,11 +45,11 @@ REQUEST = Request("small", "a" * 64, 1, "train")
 Test = Callable[[Path], Awaitable[None]]
 
 
-def place(hospital: Hospital, **changes: object) -> Place:
+def place(hospital: Hospital, **changes: object) -> ServedSite:
     path = hospital.folder / "site.toml"
     document = hospital.site_file()
     path.write_text(toml(document | {"device": {**document["device"], **changes}}))
-    return Place(path, load_site_file(path), hospital.state, SEED, CARD)
+    return ServedSite(path, load_site_file(path), hospital.state, SEED, CARD)
 
 
 @asynccontextmanager
@@ -63,7 +62,7 @@ async def running(
     **device: object,
 ) -> AsyncIterator[tuple[Supervisor, Coordinator]]:
     with coordinator(hospital.state) as centre:
-        supervisor = Supervisor(place(hospital, **device), Metrics(), programs, note)
+        supervisor = Supervisor(place(hospital, **device), DaemonMetrics(), programs, note)
         async with supervisor.running(paused=paused):
             yield supervisor, centre
 
@@ -325,7 +324,7 @@ async def test_a_coordinator_that_was_never_reached_is_named_with_what_to_check(
     hospital = small(tmp_path)
     with coordinator(hospital.state) as centre:
         centre.down = True
-        supervisor = Supervisor(place(hospital), Metrics(), QUICK, lambda *_, **__: None)
+        supervisor = Supervisor(place(hospital), DaemonMetrics(), QUICK, lambda *_, **__: None)
         async with supervisor.running(paused=False):
             await become(lambda: supervisor.line.state == "offline")
             assert supervisor.line.why == f"never reached {CARD.address}"

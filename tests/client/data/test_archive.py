@@ -25,7 +25,7 @@ from client.data.archive import (
     walk,
 )
 from client.data.dicom import Reason
-from client.data.parallel import Job, silent
+from client.data.parallel import Tracker, silent
 from common.errors import DataError
 
 WriteDicom = Callable[..., Path]
@@ -172,7 +172,7 @@ def test_nor_is_a_scan_of_such_a_folder_one(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
 
     @contextmanager
-    def exchange(description: str, total: int, *, unit: str = "") -> Iterator[Job]:
+    def exchange(description: str, total: int, *, unit: str = "") -> Iterator[Tracker]:
         (tmp_path / "images").rename(tmp_path / "old")
         (tmp_path / "images").mkdir()
         with silent(description, total, unit=unit) as job:

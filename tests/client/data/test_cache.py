@@ -16,16 +16,16 @@ import pytest
 from pydicom.uid import JPEGLSLossless
 
 from client.data.archive import Found, Rejected, scan
-from client.data.cache import Cached, Refused, Shape, decode, fill
+from client.data.cache import Cached, CacheRefused, ImageShape, decode, fill
 from client.data.dicom import Reason
-from client.data.parallel import Job
+from client.data.parallel import Tracker
 from client.data.pseudonyms import Pseudonyms
 from common.errors import DataError
 
 WriteDicom = Callable[..., Path]
 
 KEY = bytes(range(32))
-SHAPE = Shape((4, 4), 1)
+SHAPE = ImageShape((4, 4), 1)
 
 FILL = """
 import sys
@@ -48,12 +48,12 @@ class Counter:
             os.kill(os.getpid(), signal.SIGKILL)
 
     @contextmanager
-    def __call__(self, description: str, total: int, *, unit: str = "") -> Iterator[Job]:
+    def __call__(self, description: str, total: int, *, unit: str = "") -> Iterator[Tracker]:
         assert (description, unit) == ("decoding images", "files")
         yield self
 
 
-def filled(folder: Path, *, die_after: int = -1, shape: Shape = SHAPE) -> tuple[Cached, int]:
+def filled(folder: Path, *, die_after: int = -1, shape: ImageShape = SHAPE) -> tuple[Cached, int]:
     """The cache of ``folder/images`` in ``folder/cache``, and how many files were decoded."""
     counter = Counter(die_after)
     files = scan(folder / "images", decode=False).found
@@ -146,7 +146,7 @@ def test_renaming_a_file_decodes_nothing(folder: Path) -> None:
 def test_another_size_is_another_cache(folder: Path) -> None:
     filled(folder)
 
-    assert filled(folder, shape=Shape((2, 2), 3))[0].images.shape == (3, 3, 2, 2)
+    assert filled(folder, shape=ImageShape((2, 2), 3))[0].images.shape == (3, 3, 2, 2)
     assert filled(folder)[1] == 0
 
 
@@ -316,7 +316,7 @@ def test_what_becomes_of_a_file_is_nothing_to_another_with_the_same_content(
 def test_more_frames_than_a_study_of_such_images_may_hold_are_too_large(
     folder: Path, write_dicom: WriteDicom
 ) -> None:
-    large = Shape((4096, 4096), 1)
+    large = ImageShape((4096, 4096), 1)
     write_dicom(folder / "images" / "3", np.zeros((large.most_frames + 1, 1, 1), np.uint8))
     (found,) = (each for each in scan(folder / "images", decode=False).found if each.path == "3")
 
@@ -356,8 +356,8 @@ def test_a_file_that_ends_the_process_that_decodes_it_costs_itself_alone(
 
 
 def decode_or_crash(
-    folder: Path, shape: Shape, file: Found, *, here: bool = False
-) -> np.ndarray[Any, np.dtype[np.float16]] | Refused:
+    folder: Path, shape: ImageShape, file: Found, *, here: bool = False
+) -> np.ndarray[Any, np.dtype[np.float16]] | CacheRefused:
     """A decoder that has a fault."""
     if not here:
         os.abort()

@@ -25,7 +25,7 @@ from client.data.cohort import (
 )
 from client.data.dicom import Derived, Reason
 from client.data.labels import Key
-from client.data.parallel import Job, silent
+from client.data.parallel import Tracker, silent
 from client.data.pseudonyms import Pseudonyms, position
 from common.errors import DataError, LabelError, SiteError
 
@@ -330,7 +330,7 @@ def test_a_failure_of_the_site_while_it_reads_leaves_nobody_out(
     """The files are gone with the folder that held them: no patient has left."""
 
     @contextmanager
-    def interfere(description: str, total: int, *, unit: str = "") -> Iterator[Job]:
+    def interfere(description: str, total: int, *, unit: str = "") -> Iterator[Tracker]:
         if description == job:
             failure(folder)
         with silent(description, total, unit=unit) as running:

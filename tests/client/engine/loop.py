@@ -10,9 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from client.engine.books import Book
 from client.engine.clipped import Patients, backward, clipped_sum, place
-from client.engine.rule import Layer
+from client.engine.rule import Book, Layer
 from common.numerics import EngineChoice
 
 Layout = Literal["contiguous", "channels_last"]

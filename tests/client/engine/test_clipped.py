@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from client.engine.books import Book, Factored
 from client.engine.clipped import KAPPA, Patients, Tile, by_choice, clipped_sum, place, weighing
-from client.engine.rule import Layer
+from client.engine.rule import Book, Factored, Layer
 from client.engine.sheet import Sheet
 from common.numerics import EngineChoice
 from common.privacy.mechanisms import GAMMA

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from client.engine.books import Book
 from client.engine.clipped import Patients, clipped_sum
 from client.engine.linear import LinearRule
 from client.engine.rows import MOST_TERMS
-from client.engine.rule import Layer
+from client.engine.rule import Book, Layer
 from common.numerics import EngineChoice
 from tests.client.engine.loop import (
     Net,

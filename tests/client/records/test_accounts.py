@@ -15,7 +15,7 @@ from client.records.accounts import (
     PARTS,
     STILL,
     Accounts,
-    Limits,
+    PrivacyLimits,
     Stay,
     cost,
     event_of,
@@ -27,7 +27,7 @@ from client.records.accounts import (
     joined,
     stated,
 )
-from client.records.store import Store
+from client.records.store import SiteDatabase
 from common.numerics import EngineChoice, record
 from common.plan import Offer, Plan, write_plan
 from common.privacy.accounting import (
@@ -62,14 +62,14 @@ def test_the_total_is_read_at_what_caps_on_samples_leave_of_delta() -> None:
     spent = 5 * renyi(EVENTS["one"])
     left = 0.9 * 1e-5
     wanted = filter_epsilon(spent, left, filter_order(20.0, left))
-    assert Limits(8.0, 20.0, 1e-5).spent(spent) == pytest.approx(wanted, rel=1e-12)
+    assert PrivacyLimits(8.0, 20.0, 1e-5).spent(spent) == pytest.approx(wanted, rel=1e-12)
     whole = filter_epsilon(spent, 1e-5, filter_order(20.0, 1e-5))
     assert wanted > whole + 1e-3
 
 
-def opened(folder: str | Path) -> Store:
+def opened(folder: str | Path) -> SiteDatabase:
     """A store with two plans."""
-    store = Store(Path(folder) / "site.sqlite")
+    store = SiteDatabase(Path(folder) / "site.sqlite")
     for plan in EVENTS:
         store.execute(
             "INSERT INTO approvals (plan_hash, study, plan, state)"
@@ -80,7 +80,12 @@ def opened(folder: str | Path) -> Store:
 
 
 def stay(  # noqa: PLR0917 - a row
-    store: Store, patient: str, plan: str, part: str, since: int = 0, until: int | None = None
+    store: SiteDatabase,
+    patient: str,
+    plan: str,
+    part: str,
+    since: int = 0,
+    until: int | None = None,
 ) -> None:
     store.execute(
         "INSERT INTO members (plan_hash, patient, part, digest, since, until)"
@@ -93,7 +98,7 @@ def stay(  # noqa: PLR0917 - a row
     )
 
 
-def charge(store: Store, number: int, plan: str, part: str, *, bounded: bool = True) -> None:
+def charge(store: SiteDatabase, number: int, plan: str, part: str, *, bounded: bool = True) -> None:
     event = EVENTS[plan]
     store.execute(
         "INSERT INTO charges (length, hash, plan_hash, round, part, identity, sampling_rate,"
@@ -253,7 +258,7 @@ def test_the_total_reads_one_order_that_follows_from_the_policy_alone(
     total: float, delta: float
 ) -> None:
     """Whatever was released at the others, however little: the best order is not taken."""
-    limits, delta = Limits(total, total, delta), composed(delta)
+    limits, delta = PrivacyLimits(total, total, delta), composed(delta)
     place = fixed_order(total, delta)
     order = ORDERS[place]
     for released in (0.01, 0.5, total):
@@ -269,7 +274,7 @@ def test_the_total_reads_one_order_that_follows_from_the_policy_alone(
 
 def test_the_total_reads_the_fixed_order_where_another_would_be_the_better() -> None:
     """Rare draws with little noise: the best order afterwards would say far less."""
-    limits = Limits(20.0, 20.0, 1e-5)
+    limits = PrivacyLimits(20.0, 20.0, 1e-5)
     released = 40 * renyi(SampledGaussian(sampling_rate=0.02, noise_multiplier=0.8, count=1))
     assert limits.spent(released) > 1.2 * renyi_epsilon(released, limits.delta)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from client.records.approvals import Approvals, Silence
-from client.records.store import Store
+from client.records.store import SiteDatabase
 from common.errors import Refusal, RefusalCode
 from common.numerics import EngineChoice, record
 from common.plan import Offer, Plan, write_plan
@@ -20,8 +20,8 @@ KEY = StudyKey(bytes(range(100, 132)))
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "site.sqlite") as opened:
+def store(tmp_path: Path) -> Iterator[SiteDatabase]:
+    with SiteDatabase(tmp_path / "site.sqlite") as opened:
         yield opened
 
 
@@ -50,13 +50,13 @@ def refused(approvals: Approvals, plan: Plan, code: RefusalCode = RefusalCode.NO
     return caught.value.details["found"]
 
 
-def test_a_plan_with_a_key_may_run(store: Store, plan: Plan) -> None:
+def test_a_plan_with_a_key_may_run(store: SiteDatabase, plan: Plan) -> None:
     Approvals(store).add(plan, KEY)
     found = Approvals(store).require(plan.hash)
     assert (found.plan, found.frozen, found.state, found.key) == (plan, "", "approved", KEY)
 
 
-def test_a_plan_that_is_recorded_anew_is_frozen_anew(store: Store, plan: Plan) -> None:
+def test_a_plan_that_is_recorded_anew_is_frozen_anew(store: SiteDatabase, plan: Plan) -> None:
     approvals = Approvals(store)
     approvals.add(plan, KEY)
     approvals.freeze(plan.hash, 3, "pillow 1")
@@ -66,7 +66,7 @@ def test_a_plan_that_is_recorded_anew_is_frozen_anew(store: Store, plan: Plan) -
     assert not approvals.require(plan.hash).frozen
 
 
-def test_what_is_expired_or_stopped_does_not_run(store: Store, plan: Plan) -> None:
+def test_what_is_expired_or_stopped_does_not_run(store: SiteDatabase, plan: Plan) -> None:
     approvals = Approvals(store)
     plans = [plan, plan_titled("Another"), plan_titled("A third")]
     for each, expires in zip(plans, ("", "2020-01-01T00:00:00Z", ""), strict=True):
@@ -97,14 +97,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
     return Clock
 
 
-def standing(store: Store, plan: Plan) -> tuple[str, bool]:
+def standing(store: SiteDatabase, plan: Plan) -> tuple[str, bool]:
     """The state that is stored, and whether the key is there."""
     row = store.execute("SELECT * FROM approvals WHERE plan_hash = ?", plan.hash).fetchone()
     return row["state"], row["study_key"] is not None
 
 
 def test_what_was_found_expired_stays_so_whatever_the_clock_says_then(
-    store: Store, plan: Plan, clock: type[Clock]
+    store: SiteDatabase, plan: Plan, clock: type[Clock]
 ) -> None:
     approvals = Approvals(store)
     clock.stands("03-10T12:00:00")
@@ -122,7 +122,7 @@ def test_what_was_found_expired_stays_so_whatever_the_clock_says_then(
 
 
 def test_the_newest_time_that_was_seen_says_what_is_over(
-    store: Store, plan: Plan, clock: type[Clock]
+    store: SiteDatabase, plan: Plan, clock: type[Clock]
 ) -> None:
     """A clock that is set back by less than a day stands still until it has caught up."""
     approvals = Approvals(store)
@@ -135,7 +135,7 @@ def test_the_newest_time_that_was_seen_says_what_is_over(
 
 
 def test_where_the_clock_was_set_back_by_days_nothing_that_ends_goes_on(
-    store: Store, plan: Plan, clock: type[Clock]
+    store: SiteDatabase, plan: Plan, clock: type[Clock]
 ) -> None:
     """When it would be over, nobody can tell; what is approved then goes by the new clock."""
     approvals, endless = Approvals(store), plan_titled("Without an end")
@@ -154,7 +154,9 @@ def test_where_the_clock_was_set_back_by_days_nothing_that_ends_goes_on(
     assert len(approvals.running()) == 2
 
 
-def test_the_time_is_written_once_a_minute_and_no_more(store: Store, clock: type[Clock]) -> None:
+def test_the_time_is_written_once_a_minute_and_no_more(
+    store: SiteDatabase, clock: type[Clock]
+) -> None:
     approvals = Approvals(store)
     assert approvals.is_time()
     approvals.expire()
@@ -163,12 +165,12 @@ def test_the_time_is_written_once_a_minute_and_no_more(store: Store, clock: type
     assert approvals.is_time()
 
 
-def test_a_plan_that_waits_for_a_person_may_not(store: Store, plan: Plan) -> None:
+def test_a_plan_that_waits_for_a_person_may_not(store: SiteDatabase, plan: Plan) -> None:
     Approvals(store).add(plan)
     assert refused(Approvals(store), plan, RefusalCode.PENDING) == "pending"
 
 
-def test_a_changed_plan_is_another_one(store: Store, plan: Plan) -> None:
+def test_a_changed_plan_is_another_one(store: SiteDatabase, plan: Plan) -> None:
     approvals = Approvals(store)
     approvals.add(plan, KEY)
     changed = plan_titled("Hardly anything more")
@@ -176,7 +178,7 @@ def test_a_changed_plan_is_another_one(store: Store, plan: Plan) -> None:
     assert refused(approvals, changed) == "never proposed"
 
 
-def test_closing_ends_a_study_and_erases_its_key(store: Store, plan: Plan) -> None:
+def test_closing_ends_a_study_and_erases_its_key(store: SiteDatabase, plan: Plan) -> None:
     approvals = Approvals(store)
     approvals.add(plan, KEY)
     approvals.close(plan.hash)
@@ -186,7 +188,7 @@ def test_closing_ends_a_study_and_erases_its_key(store: Store, plan: Plan) -> No
     assert found.key is None
 
 
-def test_closing_a_study_leaves_the_others(store: Store, plan: Plan) -> None:
+def test_closing_a_study_leaves_the_others(store: SiteDatabase, plan: Plan) -> None:
     approvals = Approvals(store)
     other = plan_titled("Another")
     approvals.add(plan, KEY)
@@ -196,7 +198,7 @@ def test_closing_a_study_leaves_the_others(store: Store, plan: Plan) -> None:
     assert approvals.require(plan.hash).key == KEY
 
 
-def test_the_key_is_not_shown(store: Store, plan: Plan) -> None:
+def test_the_key_is_not_shown(store: SiteDatabase, plan: Plan) -> None:
     Approvals(store).add(plan, KEY)
     shown = repr(Approvals(store).find(plan.hash))
     assert repr(KEY.secret) not in shown

@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from client.records.accounts import Part
 from client.records.approvals import Approvals
 from client.records.ledger import Charge, Ledger
-from client.records.membership import Draft, Place, freeze
-from client.records.store import Store
+from client.records.membership import Draft, FrozenPatient, freeze
+from client.records.store import SiteDatabase
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json, sha256
 from common.numerics import EngineChoice, record
@@ -74,7 +74,7 @@ class Books:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.store = Store(path)
+        self.store = SiteDatabase(path)
 
     @property
     def ledger(self) -> Ledger:
@@ -91,7 +91,7 @@ class Books:
 
     def reopen(self) -> None:
         self.store.close()
-        self.store = Store(self.path)
+        self.store = SiteDatabase(self.path)
 
 
 @pytest.fixture
@@ -162,7 +162,9 @@ def test_the_head_does_not_depend_on_who_or_how_many_stand_in_the_plan(
     for patients in ("", "ab", "abcdefgh"):
         books = Books(tmp_path / f"of {patients}")
         books.approve(plan)
-        drafted = Draft({name: Place("train", "") for name in patients}, frozenset(), 0.0, 0.0)
+        drafted = Draft(
+            {name: FrozenPatient("train", "") for name in patients}, frozenset(), 0.0, 0.0
+        )
         freeze(books.store, plan.hash, drafted, ())
         books.spend(plan)
         with books.store.transaction():
@@ -197,7 +199,7 @@ def test_an_old_store_brought_back_is_behind(books: Books, plan: Plan, tmp_path:
     newest = books.ledger.head()
     books.store.close()
     shutil.copy(tmp_path / "backup.sqlite", books.path)
-    books.store = Store(books.path)
+    books.store = SiteDatabase(books.path)
     assert refusal(books.ledger.require, newest) is RefusalCode.LEDGER_BEHIND
 
 

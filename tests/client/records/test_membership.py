@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from client.records import membership
-from client.records.accounts import Accounts, Limits, Part, event_of, join, stated
+from client.records.accounts import Accounts, Part, PrivacyLimits, event_of, join, stated
 from client.records.approvals import Approvals
 from client.records.ledger import Charge, Ledger
 from client.records.membership import (
@@ -25,7 +25,7 @@ from client.records.membership import (
     OPTED_OUT,
     UNPAID,
     Draft,
-    Place,
+    FrozenPatient,
     depart,
     departures,
     draft,
@@ -37,7 +37,7 @@ from client.records.membership import (
     overdrawn,
     take_out,
 )
-from client.records.store import Store
+from client.records.store import SiteDatabase
 from common.files import sha256
 from common.numerics import EngineChoice, record
 from common.plan import Offer, Plan, write_plan
@@ -54,7 +54,7 @@ OFFER = Offer(
     known_key=False,
     numerics=record(1, EngineChoice()),
 )
-AMPLE, TIGHT = Limits(8.0, 100.0, 1e-5), Limits(8.0, 10.0, 1e-5)
+AMPLE, TIGHT = PrivacyLimits(8.0, 100.0, 1e-5), PrivacyLimits(8.0, 10.0, 1e-5)
 
 
 def plan_titled(title: str, **sections: Any) -> Plan:  # noqa: ANN401 - sections of a study
@@ -70,27 +70,27 @@ PLANS = (DEAR, CHEAP, OTHER)
 """Three rounds of two steps each."""
 
 
-def stands(patients: str, part: Part = "train") -> dict[str, Place]:
+def stands(patients: str, part: Part = "train") -> dict[str, FrozenPatient]:
     """Patients of one letter each, all in one part."""
-    return {patient: Place(part, patient) for patient in patients}
+    return {patient: FrozenPatient(part, patient) for patient in patients}
 
 
 class Books:
     """A site's store, and plans that are approved, frozen and charged in it."""
 
-    def __init__(self, path: Path, limits: Limits = TIGHT) -> None:
+    def __init__(self, path: Path, limits: PrivacyLimits = TIGHT) -> None:
         self.path, self.limits = path, limits
-        self.store = Store(path)
+        self.store = SiteDatabase(path)
 
     @property
     def approvals(self) -> Approvals:
         return Approvals(self.store)
 
-    def draft(self, plan: Plan, today: Mapping[str, Place]) -> Draft:
+    def draft(self, plan: Plan, today: Mapping[str, FrozenPatient]) -> Draft:
         running = [each.plan for each in self.approvals.running()]
         return draft(Accounts(self.store, running), plan, today, self.limits)
 
-    def approve(self, plan: Plan, today: Mapping[str, Place]) -> str:
+    def approve(self, plan: Plan, today: Mapping[str, FrozenPatient]) -> str:
         """Approve a plan and freeze it; who is in it."""
         with self.store.transaction():
             self.approvals.add(plan, StudyKey(bytes(32)))
@@ -159,7 +159,7 @@ def test_the_rest_is_free_when_the_plan_ends_or_the_patient_leaves(books: Books,
 
 def test_what_a_plan_has_taken_already_is_a_part_of_its_whole_cost(books: Books) -> None:
     """Approved anew after two of its three rounds, by who took part and by who comes now."""
-    books.limits = Limits(8.0, 8.0, 1e-5)
+    books.limits = PrivacyLimits(8.0, 8.0, 1e-5)
     books.approve(DEAR, stands("ab"))
     books.run(DEAR, 2)
     assert books.approve(DEAR, stands("abc")) == "abc"
@@ -172,7 +172,7 @@ def test_one_part_of_one_plan_alone_is_judged_by_the_tight_figure_of_the_plan(
     books: Books,
 ) -> None:
     """The Renyi bound for it is above 8, the privacy loss distribution's below."""
-    books.limits = Limits(8.0, 8.0, 1e-5)
+    books.limits = PrivacyLimits(8.0, 8.0, 1e-5)
     assert stated(DEAR, "train") < 8.0 < books.limits.spent(whole(DEAR))
     assert books.approve(DEAR, stands("ab")) == "ab"
     assert books.draft(DEAR, stands("ab")).after == stated(DEAR, "train")
@@ -201,7 +201,7 @@ def test_who_trained_and_evaluates_later_in_the_same_plan_has_paid_both(books: B
 
 
 def test_who_would_train_and_then_evaluate_must_be_able_to_pay_both(books: Books) -> None:
-    books.limits = Limits(8.0, 8.0, 1e-5)
+    books.limits = PrivacyLimits(8.0, 8.0, 1e-5)
     books.approve(DEAR, stands("a"))
     books.run(DEAR)
     assert books.draft(DEAR, stands("ab", "validation")).places.keys() == {"b"}
@@ -209,11 +209,11 @@ def test_who_would_train_and_then_evaluate_must_be_able_to_pay_both(books: Books
 
 def test_who_was_in_the_other_part_is_held_to_the_limit_for_one_study_too(books: Books) -> None:
     dearest = max(stated(OTHER, "train"), stated(OTHER, "validation"))
-    books.limits = Limits(dearest * 1.0001, 100.0, 1e-5)
+    books.limits = PrivacyLimits(dearest * 1.0001, 100.0, 1e-5)
     books.approve(OTHER, stands("a"))
     books.run(OTHER)
     assert books.draft(OTHER, stands("ab", "validation")).places.keys() == {"b"}
-    books.limits = Limits(8.0, 100.0, 1e-5)
+    books.limits = PrivacyLimits(8.0, 100.0, 1e-5)
     assert books.draft(OTHER, stands("ab", "validation")).places.keys() == {"a", "b"}
 
 
@@ -225,7 +225,7 @@ def test_who_was_joined_once_is_one_person_though_the_list_was_lost(books: Books
 
 
 def test_who_is_joined_while_studies_run_leaves_what_both_together_cannot_pay(books: Books) -> None:
-    books.limits = Limits(8.0, 8.0, 1e-5)
+    books.limits = PrivacyLimits(8.0, 8.0, 1e-5)
     books.approve(DEAR, stands("ac"))
     books.approve(CHEAP, stands("b"))
     books.run(CHEAP)
@@ -242,8 +242,8 @@ def test_the_test_part_pays_nothing_and_a_plan_without_a_mechanism_holds_nobody_
     books: Books,
 ) -> None:
     free = plan_titled("free", privacy={"mode": "none"})
-    books.limits = Limits(8.0, 0.1, 1e-5)
-    tested = {"a": Place("test", "a")}
+    books.limits = PrivacyLimits(8.0, 0.1, 1e-5)
+    tested = {"a": FrozenPatient("test", "a")}
     assert books.draft(DEAR, stands("b") | tested).places == tested
     assert books.approve(free, stands("a")) == "a"
     assert np.isinf(
@@ -256,7 +256,10 @@ def test_who_leaves_is_said_why_and_never_comes_back_by_itself(books: Books) -> 
     books.limits = AMPLE
     books.approve(DEAR, stands("abcde"))
     books.charge(DEAR, 1)
-    today = stands("abcde") | {"b": Place("train", "other"), "c": Place("validation", "c")}
+    today = stands("abcde") | {
+        "b": FrozenPatient("train", "other"),
+        "c": FrozenPatient("validation", "c"),
+    }
     del today["d"]
     assert depart(books.store, DEAR.hash, today, {"a"}) == 4
     assert departures(books.store, DEAR.hash) == {OPTED_OUT: 1, CHANGED: 1, MOVED: 1, GONE: 1}
@@ -326,7 +329,7 @@ def test_a_part_holds_no_more_than_the_plans_bound(books: Books) -> None:
     today = (
         stands("cabed")
         | stands("wxz", "validation")
-        | {name: Place("test", name) for name in "klmnop"}
+        | {name: FrozenPatient("test", name) for name in "klmnop"}
     )
     drafted = books.draft(plan, today)
     assert "".join(sorted(drafted.places)) == "abcklmnopwxz"
@@ -378,7 +381,9 @@ class Studies(RuleBasedStateMachine):
     )
     def approve(self, which: int, today: dict[str, Part]) -> None:
         plan = PLANS[which]
-        let_in = self.books.approve(plan, {name: Place(today[name], name) for name in today})
+        let_in = self.books.approve(
+            plan, {name: FrozenPatient(today[name], name) for name in today}
+        )
         self.inside[plan.hash] = {patient: today[patient] for patient in let_in}
         self.running.add(plan.hash)
 
@@ -411,7 +416,7 @@ class Studies(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.books.store.close()
-        self.books.store = Store(self.books.path)
+        self.books.store = SiteDatabase(self.books.path)
 
     @invariant()
     def nobody_has_paid_more_than_the_total(self) -> None:
@@ -442,12 +447,12 @@ def test_who_could_pay_at_the_best_order_afterwards_alone_is_left_out(books: Boo
     books.run(DEAR)
     both = whole(DEAR) + whole(OTHER)
     totals = [renyi_epsilon(both, 1e-5) * (1 + percent / 100) for percent in range(1, 100)]
-    fits = [Limits(8.0, total, 1e-5).spent(both) <= total for total in totals]
+    fits = [PrivacyLimits(8.0, total, 1e-5).spent(both) <= total for total in totals]
     enough = fits.index(True)
     assert enough > 0, "there are totals under which the best order alone would do"
-    books.limits = Limits(8.0, totals[enough - 1], 1e-5)
+    books.limits = PrivacyLimits(8.0, totals[enough - 1], 1e-5)
     assert books.draft(OTHER, stands("ab")).left_out == {"a"}
-    books.limits = Limits(8.0, totals[enough], 1e-5)
+    books.limits = PrivacyLimits(8.0, totals[enough], 1e-5)
     assert books.draft(OTHER, stands("ab")).left_out == frozenset()
 
 
@@ -457,9 +462,9 @@ def test_who_will_have_spent_exactly_the_limit_is_in_and_who_a_hair_more_is_not(
 ) -> None:
     most = stated(DEAR, "train")
     for limit, let_in in ((most, {"a"}), (math.nextafter(most, 0), set())):
-        books.limits = Limits(limit, 100.0, 1e-5)
+        books.limits = PrivacyLimits(limit, 100.0, 1e-5)
         if bound == "all studies":
-            books.limits = Limits(100.0, limit, 1e-5)
+            books.limits = PrivacyLimits(100.0, limit, 1e-5)
         assert books.draft(DEAR, stands("a")).places.keys() == let_in
 
 
@@ -496,7 +501,7 @@ def test_who_stood_in_a_plan_is_forgotten_where_nothing_was_charged_alone(books:
 def test_neither_a_draft_nor_a_place_shows_who_is_in_it(books: Books) -> None:
     books.approve(DEAR, stands("a"))
     books.run(DEAR)
-    secret = Place("train", "digest-of-somebody")
+    secret = FrozenPatient("train", "digest-of-somebody")
     drafted = books.draft(OTHER, {"pseudonym-b": secret} | stands("a"))
     assert drafted.left_out == {"a"}
     assert "pseudonym" not in repr(drafted)
@@ -506,7 +511,7 @@ def test_neither_a_draft_nor_a_place_shows_who_is_in_it(books: Books) -> None:
 
 def test_who_is_joined_with_a_stranger_stays_in_the_one_plan_that_was_theirs(books: Books) -> None:
     """What the plan states is the figure that counts; the filter's alone would be too much."""
-    books.limits = Limits(8.0, 8.0, 1e-5)
+    books.limits = PrivacyLimits(8.0, 8.0, 1e-5)
     books.approve(DEAR, stands("ab"))
     books.charge(DEAR, 1)
     join(books.store, {"stranger": "b"})

@@ -27,7 +27,7 @@ from common.errors import SiteError
 from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard
 from common.wire.messages import HASH_OF_NOTHING, NO_SEAL, LedgerHead, Reply, Request, receipt_bytes
 from common.wire.signing import SigningKey
-from server.study.receipts import Receipts
+from server.study.receipts import CoordinatorReceipts
 from tests.client.site_fixtures import (
     Hospital,
     answered,
@@ -247,7 +247,7 @@ def test_an_old_state_folder_stays_refused_whatever_the_coordinator_makes_of_the
     site: Site, hospital: Hospital, tmp_path: Path
 ) -> None:
     """Charges that were lost are never spent again: not in the study, not in a new one."""
-    plan, coordinator = approved(site, STUDY), Receipts(COORDINATOR)
+    plan, coordinator = approved(site, STUDY), CoordinatorReceipts(COORDINATOR)
 
     def tell(asked: Site, request: Request) -> str:
         reply = answered(asked, coordinator.attach("north", request))

@@ -11,7 +11,7 @@ import pytest
 
 from client.records.approvals import Approvals
 from client.records.replies import Replies
-from client.records.store import Store
+from client.records.store import SiteDatabase
 from common.wire.messages import LedgerHead, Reply, Request, reply_to_bytes
 from tests.client.records.test_approvals import plan_titled
 
@@ -37,8 +37,8 @@ def reply(asked: Request) -> Reply:
     )
 
 
-def store_with(path: Path, *asked: Request) -> Store:
-    store = Store(path / "site.sqlite")
+def store_with(path: Path, *asked: Request) -> SiteDatabase:
+    store = SiteDatabase(path / "site.sqlite")
     for plan in (PLAN, OTHER):
         Approvals(store).add(plan)
     for each in asked:
@@ -48,7 +48,7 @@ def store_with(path: Path, *asked: Request) -> Store:
 
 def test_the_same_request_gets_the_same_bytes_after_a_restart(tmp_path: Path) -> None:
     store_with(tmp_path, request(3)).close()
-    with Store(tmp_path / "site.sqlite") as store:
+    with SiteDatabase(tmp_path / "site.sqlite") as store:
         found = Replies(store).find(replace(request(3), acknowledged=1, ledger=LedgerHead(1, "x")))
     assert found is not None
     assert reply_to_bytes(found) == reply_to_bytes(reply(request(3)))

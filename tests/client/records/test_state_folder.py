@@ -13,7 +13,7 @@ import pytest
 from client.administration import service
 from client.records import audit_log
 from client.records.state_folder import require_private
-from client.records.store import Store
+from client.records.store import SiteDatabase
 from client.records.verify import inspect_state
 from common.errors import SiteError
 from common.plan import Plan
@@ -64,7 +64,7 @@ def emptied(state: Path, _: Path) -> None:
 
 def newly_made(state: Path, _: Path) -> None:
     (state / STORE).unlink()
-    Store(state / STORE).close()
+    SiteDatabase(state / STORE).close()
 
 
 def older(state: Path, before: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from client.records.store import Store
+from client.records.store import SiteDatabase
 from common.errors import SiteError
 from tests.common.studies import exit_code
 
@@ -18,7 +18,7 @@ MEMBER = "INSERT INTO members (plan_hash, patient, part, digest, since, until) V
 
 
 def plans(path: Path) -> list[str]:
-    with Store(path) as store:
+    with SiteDatabase(path) as store:
         return [
             row["plan_hash"]
             for row in store.execute("SELECT plan_hash FROM approvals ORDER BY rowid")
@@ -26,13 +26,13 @@ def plans(path: Path) -> list[str]:
 
 
 def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
-    with Store(tmp_path / "new" / "site.sqlite") as store:
+    with SiteDatabase(tmp_path / "new" / "site.sqlite") as store:
         store.execute(APPROVAL, "one", "approved")
     assert plans(tmp_path / "new" / "site.sqlite") == ["one"]
 
 
 def test_it_is_made_for_power_cuts(tmp_path: Path) -> None:
-    with Store(tmp_path / "site.sqlite") as store:
+    with SiteDatabase(tmp_path / "site.sqlite") as store:
         settings = {
             name: store.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("journal_mode", "synchronous", "foreign_keys", "secure_delete")
@@ -46,7 +46,7 @@ def test_it_is_made_for_power_cuts(tmp_path: Path) -> None:
 
 
 def test_all_its_files_are_its_owners_alone(tmp_path: Path) -> None:
-    with Store(tmp_path / "site.sqlite") as store:
+    with SiteDatabase(tmp_path / "site.sqlite") as store:
         store.execute(APPROVAL, "one", "approved")
         modes = {each.name: each.stat().st_mode & 0o777 for each in tmp_path.iterdir()}
     assert modes.keys() >= {"site.sqlite", "site.sqlite-wal"}
@@ -55,7 +55,7 @@ def test_all_its_files_are_its_owners_alone(tmp_path: Path) -> None:
 
 def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
     path = tmp_path / "site.sqlite"
-    with Store(path) as store:
+    with SiteDatabase(path) as store:
         with pytest.raises(KeyboardInterrupt), store.transaction():
             store.execute(APPROVAL, "one", "approved")
             raise KeyboardInterrupt
@@ -67,7 +67,7 @@ def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
 
 def test_a_transaction_within_another_is_a_part_of_it(tmp_path: Path) -> None:
     path = tmp_path / "site.sqlite"
-    with Store(path) as store, pytest.raises(KeyboardInterrupt), store.transaction():
+    with SiteDatabase(path) as store, pytest.raises(KeyboardInterrupt), store.transaction():
         with store.transaction():
             store.execute(APPROVAL, "one", "approved")
         raise KeyboardInterrupt
@@ -78,7 +78,7 @@ def test_a_kill_in_a_transaction_undoes_it_and_one_after_it_undoes_nothing(tmp_p
     path = tmp_path / "site.sqlite"
 
     def child() -> None:
-        store = Store(path)
+        store = SiteDatabase(path)
         with store.transaction():
             store.execute(APPROVAL, "kept", "approved")
         with store.transaction():
@@ -91,7 +91,7 @@ def test_a_kill_in_a_transaction_undoes_it_and_one_after_it_undoes_nothing(tmp_p
 
 def test_what_was_overwritten_is_in_no_file_after_erasing(tmp_path: Path) -> None:
     key = bytes(range(100, 132))
-    with Store(tmp_path / "site.sqlite") as store:
+    with SiteDatabase(tmp_path / "site.sqlite") as store:
         store.execute(APPROVAL, "one", "approved")
         store.execute("UPDATE approvals SET study_key = ?", key)
         assert any(key in each.read_bytes() for each in tmp_path.iterdir())
@@ -101,7 +101,7 @@ def test_what_was_overwritten_is_in_no_file_after_erasing(tmp_path: Path) -> Non
 
 
 def test_a_state_outside_the_list_and_a_charge_of_no_plan_are_refused(tmp_path: Path) -> None:
-    with Store(tmp_path / "site.sqlite") as store:
+    with SiteDatabase(tmp_path / "site.sqlite") as store:
         with pytest.raises(sqlite3.IntegrityError):
             store.execute(APPROVAL, "one", "perhaps")
         with pytest.raises(sqlite3.IntegrityError):
@@ -109,7 +109,7 @@ def test_a_state_outside_the_list_and_a_charge_of_no_plan_are_refused(tmp_path: 
 
 
 def test_a_patient_is_in_a_plan_once_and_leaves_no_earlier_than_it_came(tmp_path: Path) -> None:
-    with Store(tmp_path / "site.sqlite") as store:
+    with SiteDatabase(tmp_path / "site.sqlite") as store:
         store.execute(APPROVAL, "one", "approved")
         store.execute(MEMBER + "('one', 'patient', 'train', '', 0, 2)")
         store.execute(MEMBER + "('one', 'patient', 'train', '', 3, NULL)")
@@ -122,22 +122,22 @@ def test_a_patient_is_in_a_plan_once_and_leaves_no_earlier_than_it_came(tmp_path
 def test_a_file_that_is_no_store_is_an_error_that_instructs(tmp_path: Path) -> None:
     (tmp_path / "site.sqlite").write_bytes(b"not a database, and long enough to be sure of it" * 50)
     with pytest.raises(SiteError, match="cannot be read") as caught:
-        Store(tmp_path / "site.sqlite")
+        SiteDatabase(tmp_path / "site.sqlite")
     assert "bring back the newest state folder" in caught.value.details["do"]
 
 
 def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
-    with Store(tmp_path / "site.sqlite") as store:
+    with SiteDatabase(tmp_path / "site.sqlite") as store:
         store.execute("PRAGMA user_version = 99")
     with pytest.raises(SiteError, match="another version") as caught:
-        Store(tmp_path / "site.sqlite")
+        SiteDatabase(tmp_path / "site.sqlite")
     assert caught.value.details["found"] == "schema 99"
 
 
 def test_a_fact_is_kept_in_place_of_the_one_before(tmp_path: Path) -> None:
-    with Store(tmp_path / "site.sqlite") as store:
+    with SiteDatabase(tmp_path / "site.sqlite") as store:
         assert store.fact("paused") == ""
         store.keep("paused", "by somebody")
         store.keep("paused", "by nobody")
-    with Store(tmp_path / "site.sqlite") as store:
+    with SiteDatabase(tmp_path / "site.sqlite") as store:
         assert store.fact("paused") == "by nobody"

@@ -12,7 +12,7 @@ import structlog
 
 from client.administration.service import status
 from client.consent.decisions import settle
-from client.memory import EXIT_MEMORY, Limits, MemoryLimit
+from client.memory import EXIT_MEMORY, MemoryLimit, ProcessLimits
 from client.requests.handler import answer
 from client.site import Site
 from common.errors import ModelError
@@ -135,7 +135,7 @@ def test_a_worker_that_passes_its_memory_limit_ends_and_is_not_merely_silent(
 
     def child() -> None:
         with hospital.open() as opened:
-            Limits(memory_mib=16 * 2**10).apply()
+            ProcessLimits(memory_mib=16 * 2**10).apply()
             try:
                 if when == "a round is computed":
                     monkeypatch.setattr("client.requests.handler.local_change", hungry)

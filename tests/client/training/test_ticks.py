@@ -14,7 +14,7 @@ from client.training.ticks import (
     MOST_KEPT,
     STEP,
     Clocks,
-    Crowd,
+    DataSetSize,
     Speeds,
     largest_evaluation,
     largest_sample,
@@ -31,7 +31,7 @@ SPEEDS = Speeds(round=0.1, step=0.2, tile=1.0, coin=1e-4, evaluation=0.5, images
 ON = record(1, EngineChoice(tile=4))
 
 
-HUNDRED, NINE_HUNDRED = Crowd(100, 200, 50), Crowd(900, 1800, 450)
+HUNDRED, NINE_HUNDRED = DataSetSize(100, 200, 50), DataSetSize(900, 1800, 450)
 
 
 def study(**training: Any) -> Study:  # noqa: ANN401 - keys of a section
@@ -56,7 +56,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[Study]:
 
 def test_a_tick_counts_the_steps_and_tiles_of_the_largest_batch() -> None:
     """By hand: one tile of 4 for each 4 of the cap; a coin for each patient that there may be."""
-    given, crowd = study(batch_size=16, local_steps=3), Crowd(1000, 2000, 500)
+    given, crowd = study(batch_size=16, local_steps=3), DataSetSize(1000, 2000, 500)
     tiles = -(-largest_sample(given, crowd) // 4)
     train = 0.1 + 3 * (0.2 + tiles * 1.0 + 2000 * 1e-4) + 0.05 + 2000 * ticks.BESIDE
     assert largest_evaluation(given, crowd) == 500 * given.evaluation.images_per_patient
@@ -71,8 +71,8 @@ def test_the_largest_batch_is_the_plans_cap() -> None:
     given = study(batch_size=16)
     planned = mechanism(given, 1000, 2000)
     assert isinstance(planned, PatientMechanism)
-    assert largest_sample(given, Crowd(1000, 2000, 500)) == planned.most_sampled
-    assert largest_sample(study(batch_size=512), Crowd(9, 18, 5)) == 18
+    assert largest_sample(given, DataSetSize(1000, 2000, 500)) == planned.most_sampled
+    assert largest_sample(study(batch_size=512), DataSetSize(9, 18, 5)) == 18
 
 
 def test_a_tick_is_a_day_at_most() -> None:

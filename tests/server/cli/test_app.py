@@ -14,7 +14,7 @@ from common.errors import CoordinatorError, LinkError, ModelError, StudyError
 from common.study.study_file import load_study
 from server.cli.app import app
 from server.cli.commands import checked_study, say_started
-from server.cli.rpc_client import Whom, calling
+from server.cli.rpc_client import Caller, calling
 from server.daemon.authority import coordinator_card
 from server.daemon.settings import load_home
 
@@ -70,7 +70,7 @@ def test_an_operators_certificate_is_kept_from_others(tmp_path: Path) -> None:
 def test_without_a_certificate_nothing_is_asked_over_the_network(tmp_path: Path) -> None:
     with (
         pytest.raises(CoordinatorError, match="no operator's certificate"),
-        calling(Whom(tmp_path, "localhost:9", tmp_path)),
+        calling(Caller(tmp_path, "localhost:9", tmp_path)),
     ):
         pass
 

@@ -14,16 +14,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from client.daemon.fleet import Fleet, load_node_key, public_node_key
+from client.daemon.fleet import Fleet
+from client.node_key import load_node_key, public_node_key
 from common.control import coordinator_pb2 as pb
 from common.errors import LinkError
 from common.process.ports import free_port
 from common.wire.enrolment import CoordinatorCard, SiteCard
 from common.wire.flower import Context, ErrorCode, Message, context, identify
-from server.cli.rpc_client import Whom, calling
+from server.cli.rpc_client import Caller, calling
 from server.daemon import authority
 from server.daemon.settings import load_home
-from server.store import Store, open_store
+from server.store import CoordinatorStore, open_store
 from tests.waiting import PATIENCE, until
 
 DATASET = "chest-xray"
@@ -128,7 +129,7 @@ class Deployment:
         file.write_text(text)
         self.home = load_home(folder)
         self.card = authority.coordinator_card(self.home)
-        self.whom = Whom(folder)
+        self.whom = Caller(folder)
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "daemon.log"
         self._starts = 0
@@ -235,7 +236,7 @@ class Deployment:
         with self.store() as store:
             return [event.kind for event in store.events(study)]
 
-    def store(self) -> Store:
+    def store(self) -> CoordinatorStore:
         return open_store(self.home.store_url)
 
 

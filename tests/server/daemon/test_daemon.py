@@ -28,7 +28,7 @@ from common.files import sha256
 from common.process.ports import free_port
 from common.wire.messages import Reply, Request
 from server.cli.app import app
-from server.cli.rpc_client import Whom, calling
+from server.cli.rpc_client import Caller, calling
 from server.daemon.control import SERVICE
 from server.gateway.gateway import GatewaySettings
 from tests.server.conftest import World, as_is
@@ -407,15 +407,17 @@ def test_a_home_has_one_daemon(scene: Scene) -> None:
 
 
 @pytest.fixture
-def ada(scene: Scene, tmp_path: Path) -> Iterator[Whom]:
+def ada(scene: Scene, tmp_path: Path) -> Iterator[Caller]:
     """An operator with a certificate."""
     said = scene.cli("operator", "ada", "--out", tmp_path).stdout
     assert "--identity ada" in said
-    yield Whom(tmp_path / "no-home", f"localhost:{OPERATORS}", tmp_path / "ada")
+    yield Caller(tmp_path / "no-home", f"localhost:{OPERATORS}", tmp_path / "ada")
     (scene.deployment.home.operators / "ada.pem").unlink(missing_ok=True)
 
 
-def test_an_operator_asks_over_the_network_and_is_named_in_events(scene: Scene, ada: Whom) -> None:
+def test_an_operator_asks_over_the_network_and_is_named_in_events(
+    scene: Scene, ada: Caller
+) -> None:
     name, path = scene.study()
     with calling(ada) as daemon:
         daemon.Start(pb.StartRequest(document=path.read_text(), sites=["north", "south"]))
@@ -426,7 +428,7 @@ def test_an_operator_asks_over_the_network_and_is_named_in_events(scene: Scene, 
     assert scene.events(name)[-1]["fields"]["by"] == "ada"
 
 
-def test_an_operator_who_was_shut_out_is_refused_everything(scene: Scene, ada: Whom) -> None:
+def test_an_operator_who_was_shut_out_is_refused_everything(scene: Scene, ada: Caller) -> None:
     (scene.deployment.home.operators / "ada.pem").unlink()
     service = pb.DESCRIPTOR.services_by_name["Coordinator"]
     for method in service.methods:
@@ -439,7 +441,9 @@ def test_an_operator_who_was_shut_out_is_refused_everything(scene: Scene, ada: W
     assert scene.deployment.logged("control.refused")
 
 
-def test_an_operator_who_is_shut_out_while_watching_hears_no_more(scene: Scene, ada: Whom) -> None:
+def test_an_operator_who_is_shut_out_while_watching_hears_no_more(
+    scene: Scene, ada: Caller
+) -> None:
     name, path = scene.study()
     answering = threading.Event()
 
@@ -478,7 +482,7 @@ def test_a_daemon_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "consilium-coordinator serve" in caught.value.details["do"]
 
 
-def test_an_address_where_nobody_answers_is_named(scene: Scene, ada: Whom) -> None:
+def test_an_address_where_nobody_answers_is_named(scene: Scene, ada: Caller) -> None:
     wrong = f"127.0.0.1:{free_port()}"
     with pytest.raises(LinkError, match=wrong) as caught, calling(replace(ada, connect=wrong)) as c:
         c.Sites(pb.SitesRequest())
@@ -530,7 +534,9 @@ def test_systemd_is_told_and_a_study_goes_on_after_a_stop(
         assert watching.stdout is not None
         assert "offered to" in watching.stdout.readline()
         assert deployment.end() == 0
-        assert deployment.processes("server.daemon.") + deployment.processes("server.superlink.") == []
+        assert (
+            deployment.processes("server.daemon.") + deployment.processes("server.superlink.") == []
+        )
         assert told == [b"READY=1", b"STOPPING=1"]
         deployment.start()
         outcome = deployment.outcome("small")

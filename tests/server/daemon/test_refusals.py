@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from server.daemon.refusals import MOST_KINDS, Refusals
+from server.daemon.recording import MOST_KINDS, Refusals
 from server.store import open_store
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from server.daemon.site_registry import Roll
+from server.daemon.site_registry import SiteRegistry
 from server.store.rows import SiteRecord, SiteState
 
 NOW = datetime.now(UTC)
@@ -15,13 +15,13 @@ def site(state: SiteState = SiteState.ACTIVE, key: str = "key") -> SiteRecord:
 
 
 def test_nobody_is_known_before_they_were_entered() -> None:
-    roll = Roll()
+    roll = SiteRegistry()
     assert roll.lookup(b"key") is None
     assert not roll.change(site())
 
 
 def test_a_site_is_known_by_its_key() -> None:
-    roll = Roll()
+    roll = SiteRegistry()
     roll.enter(site(), 7)
     found = roll.lookup(b"key")
     assert found is not None
@@ -29,7 +29,7 @@ def test_a_site_is_known_by_its_key() -> None:
 
 
 def test_a_suspended_site_keeps_its_node_and_comes_back_to_it() -> None:
-    roll = Roll()
+    roll = SiteRegistry()
     roll.enter(site(), 7)
     assert roll.heard(7) == "north"
     assert roll.change(site(SiteState.SUSPENDED))
@@ -44,7 +44,7 @@ def test_a_suspended_site_keeps_its_node_and_comes_back_to_it() -> None:
 
 
 def test_a_key_that_was_replaced_is_nobodys() -> None:
-    roll = Roll()
+    roll = SiteRegistry()
     roll.enter(site(), 7)
     roll.enter(site(key="new"), 8)
     assert roll.lookup(b"key") is None
@@ -53,7 +53,7 @@ def test_a_key_that_was_replaced_is_nobodys() -> None:
 
 
 def test_only_the_first_call_after_a_while_is_a_coming() -> None:
-    roll = Roll()
+    roll = SiteRegistry()
     roll.enter(site(), 7)
     assert [roll.heard(7), roll.heard(7)] == ["north", None]
     assert roll.online == {"north": True}

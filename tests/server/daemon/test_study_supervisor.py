@@ -11,7 +11,7 @@ import structlog
 from common.process.ports import free_port
 from common.wire.enrolment import SiteCard
 from server.daemon.authority import init
-from server.daemon.study_supervisor import Conductors
+from server.daemon.study_supervisor import StudySupervisor
 from server.store import open_store
 from tests.server.daemon.test_superlink_supervisor import card_of
 from tests.waiting import become
@@ -31,7 +31,7 @@ def test_a_study_without_room_for_its_process_gets_it_later(tmp_path: Path) -> N
         async def begin() -> None:
             ready = asyncio.Event()
             ready.set()
-            conductors = Conductors(home, store, free_port(), ready)
+            conductors = StudySupervisor(home, store, free_port(), ready)
             await asyncio.to_thread(store.study, "small")  # its connection and thread are there
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             with structlog.testing.capture_logs() as logged:

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import structlog
 
-from client.daemon.fleet import load_node_key, public_node_key
+from client.node_key import load_node_key, public_node_key
 from common.process.ports import free_port
 from common.wire.enrolment import SiteCard
 from server.daemon.authority import init
-from server.daemon.operator_service import Office
-from server.daemon.site_registry import Roll
-from server.daemon.study_supervisor import Conductors
-from server.daemon.superlink_supervisor import Behind
-from server.store import Store, open_store
+from server.daemon.operator_service import OperatorService
+from server.daemon.site_registry import SiteRegistry
+from server.daemon.study_supervisor import StudySupervisor
+from server.daemon.superlink_supervisor import SuperLinkSupervisor
+from server.store import CoordinatorStore, open_store
 from server.store.rows import SiteRecord, SiteState
 from tests.server.store.postgres import running
 from tests.waiting import PATIENCE, become
@@ -33,7 +33,7 @@ def card_of(name: str, folder: Path) -> SiteCard:
 class Pausing:
     """Holds up whoever has just read all sites, as a machine with much to do may."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: CoordinatorStore) -> None:
         self._read = store.sites
         self.read, self.go = threading.Event(), threading.Event()
         store.sites = self  # type: ignore[method-assign]
@@ -45,24 +45,28 @@ class Pausing:
         return sites
 
 
-def office_of(behind: Behind, store: Store, roll: Roll, folder: Path) -> Office:
+def office_of(
+    behind: SuperLinkSupervisor, store: CoordinatorStore, roll: SiteRegistry, folder: Path
+) -> OperatorService:
     home = init(folder / "office", "office", f"localhost:{free_port()}").home
-    return Office(
+    return OperatorService(
         home,
         store,
         roll,
         register=behind.register,
         change=behind.change,
         cut=lambda node: None,
-        conductors=Conductors(home, store, behind.superlink.port, behind.ready),
+        conductors=StudySupervisor(home, store, behind.superlink.port, behind.ready),
     )
 
 
 async def with_behind(
-    folder: Path, store: Store, use: Callable[[Behind, Roll], Awaitable[None]]
+    folder: Path,
+    store: CoordinatorStore,
+    use: Callable[[SuperLinkSupervisor, SiteRegistry], Awaitable[None]],
 ) -> None:
-    home, roll = init(folder / "home", "demo", f"localhost:{free_port()}").home, Roll()
-    behind = Behind(home, store, roll, lambda: None)
+    home, roll = init(folder / "home", "demo", f"localhost:{free_port()}").home, SiteRegistry()
+    behind = SuperLinkSupervisor(home, store, roll, lambda: None)
     keeping = asyncio.create_task(behind.keep())
     try:
         await use(behind, roll)
@@ -78,7 +82,7 @@ def test_a_site_that_is_removed_while_all_are_registered_stays_out(tmp_path: Pat
         store.admit(card)
         pausing = Pausing(store)
 
-        async def remove(behind: Behind, roll: Roll) -> None:
+        async def remove(behind: SuperLinkSupervisor, roll: SiteRegistry) -> None:
             office = office_of(behind, store, roll, tmp_path)
             await become(pausing.read.is_set)
             removing = asyncio.create_task(office.remove("north", "an operator"))
@@ -101,7 +105,7 @@ def test_a_superlink_that_dies_while_the_store_is_away_is_started_when_it_is_bac
     with running() as server, open_store(url := server.new_database()) as store:
         store.admit(card)
 
-        async def survive(behind: Behind, roll: Roll) -> None:
+        async def survive(behind: SuperLinkSupervisor, roll: SiteRegistry) -> None:
             await become(behind.ready.is_set)
             first = behind.superlink.pid
             assert first is not None

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from client.daemon.fleet import public_node_key
+from client.node_key import public_node_key
 from server.gateway.authentication import (
     HEADERS,
     MOST_AHEAD,
@@ -19,8 +19,8 @@ from server.gateway.authentication import (
     MOST_SPANS,
     REMEMBERED_SECONDS,
     Admitted,
+    Authenticator,
     Denied,
-    Doorkeeper,
     Spans,
 )
 
@@ -44,7 +44,7 @@ class Gateway:
     def __init__(self, wrong: float = 0.0) -> None:
         self.now = 0.0
         self.wrong = wrong
-        self.door = Doorkeeper(Everyone(), self.wall, self.now)
+        self.door = Authenticator(Everyone(), self.wall, self.now)
 
     @property
     def right(self) -> datetime.datetime:

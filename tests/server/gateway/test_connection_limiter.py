@@ -7,7 +7,13 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.gateway.connection_limiter import STRANGER_SECONDS, Client, Crowd, Place, network_of
+from server.gateway.connection_limiter import (
+    STRANGER_SECONDS,
+    Client,
+    ConnectionLimiter,
+    HeldConnection,
+    network_of,
+)
 
 
 class Door:
@@ -16,7 +22,7 @@ class Door:
     def __init__(self, most: int, of_site: int = 3) -> None:
         self.cut: list[Client] = []
         self.refused: list[tuple[str | None, str]] = []
-        self.crowd = Crowd(
+        self.crowd = ConnectionLimiter(
             most, of_site, lambda site, address: self.refused.append((site, address))
         )
 
@@ -110,7 +116,7 @@ def test_whatever_happens_no_limit_is_passed_and_no_place_is_lost(
     moves: list[tuple[str, int]],
 ) -> None:
     door = Door(8, of_site=3)
-    places: dict[Client, Place] = {}
+    places: dict[Client, HeldConnection] = {}
 
     def gone(client: Client) -> Callable[[], object]:
         return lambda: places.pop(client, None)

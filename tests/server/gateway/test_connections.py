@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from client.daemon.fleet import public_node_key
+from client.node_key import public_node_key
 from server.daemon.authority import init
 from server.gateway import connection_limiter, tls_listener
 from server.gateway import gateway as gateway_module

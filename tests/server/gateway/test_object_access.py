@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from server.gateway.object_access import MOST_REPLIES, REPLY_SECONDS, REQUEST_SECONDS, Custody
+from server.gateway.object_access import MOST_REPLIES, REPLY_SECONDS, REQUEST_SECONDS, ObjectAccess
 
 
 def test_a_node_fetches_what_was_handed_to_it_until_it_has_confirmed() -> None:
-    custody = Custody()
+    custody = ObjectAccess()
     custody.handed_out(1, "m", ["a", "b"], now=0)
     assert custody.may_fetch(1, "a", now=1)
     assert not custody.may_fetch(2, "a", now=1)
@@ -20,7 +20,7 @@ def test_a_node_fetches_what_was_handed_to_it_until_it_has_confirmed() -> None:
 
 
 def test_a_request_that_is_not_used_is_forgotten() -> None:
-    custody = Custody()
+    custody = ObjectAccess()
     custody.handed_out(1, "old", ["a"], now=0)
     custody.handed_out(1, "used", ["b"], now=0)
     assert custody.may_fetch(1, "b", now=REQUEST_SECONDS)
@@ -30,7 +30,7 @@ def test_a_request_that_is_not_used_is_forgotten() -> None:
 
 
 def test_the_last_object_completes_a_reply() -> None:
-    custody = Custody()
+    custody = ObjectAccess()
     assert custody.announced(1, "s", "request", ["a", "b"], now=0)
     assert not custody.may_bring(2, "s", "a", 10, most=100)
     assert not custody.may_bring(1, "other", "a", 10, most=100)
@@ -43,7 +43,7 @@ def test_the_last_object_completes_a_reply() -> None:
 
 
 def test_a_reply_stays_below_its_size() -> None:
-    custody = Custody()
+    custody = ObjectAccess()
     custody.announced(1, "s", "request", ["a", "b"], now=0)
     assert custody.may_bring(1, "s", "a", 60, most=100)
     with pytest.raises(OverflowError):
@@ -51,7 +51,7 @@ def test_a_reply_stays_below_its_size() -> None:
 
 
 def test_a_node_brings_a_few_replies_at_once_and_old_ones_expire() -> None:
-    custody = Custody()
+    custody = ObjectAccess()
     for number in range(MOST_REPLIES):
         assert custody.announced(1, str(number), "r", ["a"], now=0)
     assert not custody.announced(1, "more", "r", ["a"], now=1)
@@ -60,7 +60,7 @@ def test_a_node_brings_a_few_replies_at_once_and_old_ones_expire() -> None:
 
 
 def test_a_node_that_connects_anew_has_no_request_and_goes_on_bringing_its_reply() -> None:
-    custody = Custody()
+    custody = ObjectAccess()
     custody.handed_out(1, "m", ["a"], now=0)
     custody.announced(1, "s", "r", ["b"], now=0)
     custody.begin(1)
@@ -70,7 +70,7 @@ def test_a_node_that_connects_anew_has_no_request_and_goes_on_bringing_its_reply
 
 
 def test_what_a_killed_node_was_bringing_does_not_keep_it_from_announcing() -> None:
-    custody = Custody()
+    custody = ObjectAccess()
     for number in range(MOST_REPLIES):
         assert custody.announced(1, str(number), "r", ["a"], now=0)
     custody.begin(1)

@@ -7,13 +7,13 @@ from server.gateway.rates import (
     MOST_KNOWN,
     MOST_REFUSALS,
     MOST_WORDS,
-    Buckets,
-    Rates,
+    RateLimiter,
+    TokenBuckets,
 )
 
 
 def test_a_bucket_gives_what_it_holds_and_what_drips_into_it() -> None:
-    buckets = Buckets(rate=2.0, capacity=3.0)
+    buckets = TokenBuckets(rate=2.0, capacity=3.0)
     assert [buckets.take("a", 0.0) for _ in range(4)] == [True, True, True, False]
     assert buckets.take("b", 0.0)
     assert buckets.take("a", 0.5)
@@ -22,7 +22,7 @@ def test_a_bucket_gives_what_it_holds_and_what_drips_into_it() -> None:
 
 
 def test_few_names_are_kept() -> None:
-    buckets = Buckets(rate=1.0, capacity=1.0)
+    buckets = TokenBuckets(rate=1.0, capacity=1.0)
     for number in range(MOST_KNOWN + 10):
         buckets.take(str(number), 0.0)
     assert buckets.level("0", 0.0) == 1.0
@@ -30,14 +30,14 @@ def test_few_names_are_kept() -> None:
 
 
 def test_a_site_may_save_up_for_a_large_model() -> None:
-    rates = Rates(2.0)
+    rates = RateLimiter(2.0)
     asked = [rates.serves("site", 0.0) for _ in range(int(2 * BURST_SECONDS) + 1)]
     assert asked == [True] * int(2 * BURST_SECONDS) + [False]
     assert rates.serves("other", 0.0)
 
 
 def test_an_address_that_is_always_refused_is_not_heard() -> None:
-    rates = Rates(1.0)
+    rates = RateLimiter(1.0)
     for _ in range(int(MOST_REFUSALS)):
         assert rates.hears("here", 0.0)
         rates.refused("here", 0.0)
@@ -47,7 +47,7 @@ def test_an_address_that_is_always_refused_is_not_heard() -> None:
 
 
 def test_the_log_is_not_filled_by_one_address() -> None:
-    rates = Rates(1.0)
+    rates = RateLimiter(1.0)
     said = [rates.worth_a_word("here", "unknown-key", 0.0) for _ in range(int(MOST_WORDS) + 1)]
     assert said == [True] * int(MOST_WORDS) + [False]
     assert rates.worth_a_word("here", "replay", 0.0)

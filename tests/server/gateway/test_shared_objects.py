@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from server.gateway.shared_objects import SMALLEST, Shared
+from server.gateway.shared_objects import SMALLEST, SharedObjects
 from server.gateway.superlink_client import Answer
 
 
@@ -27,7 +27,7 @@ class Source:
 
 def test_who_asks_while_it_comes_or_later_gets_the_same() -> None:
     async def run() -> int:
-        shared, source = Shared(), Source(b"x" * SMALLEST)
+        shared, source = SharedObjects(), Source(b"x" * SMALLEST)
         await asyncio.gather(*(shared.get((1, "a"), source.fetch) for _ in range(5)))
         await shared.get((1, "a"), source.fetch)
         return source.asked
@@ -38,7 +38,7 @@ def test_who_asks_while_it_comes_or_later_gets_the_same() -> None:
 @pytest.mark.parametrize("source", [Source(b"small"), Source(b"x" * SMALLEST, status=403)])
 def test_small_objects_and_refusals_are_not_kept(source: Source) -> None:
     async def run() -> None:
-        shared = Shared()
+        shared = SharedObjects()
         for _ in range(2):
             await shared.get((1, "a"), source.fetch)
 
@@ -48,7 +48,7 @@ def test_small_objects_and_refusals_are_not_kept(source: Source) -> None:
 
 def test_what_was_not_used_for_longest_goes_first() -> None:
     async def run() -> tuple[int, int]:
-        shared = Shared(kept=2 * SMALLEST)
+        shared = SharedObjects(kept=2 * SMALLEST)
         sources = {name: Source(b"x" * SMALLEST) for name in "abc"}
         for name in "abac":
             await shared.get((1, name), sources[name].fetch)
@@ -61,7 +61,7 @@ def test_what_was_not_used_for_longest_goes_first() -> None:
 
 def test_what_failed_is_tried_again() -> None:
     async def run() -> int:
-        shared, source = Shared(), Source(b"")
+        shared, source = SharedObjects(), Source(b"")
         for _ in range(2):
             with pytest.raises(ConnectionResetError):
                 await shared.get((1, "a"), source.fetch)

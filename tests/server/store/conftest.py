@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from common.files import sha256
 from common.wire.enrolment import SiteCard
-from server.store import Store, open_store
+from server.store import CoordinatorStore, open_store
 from tests.server.store.postgres import Server, running
 
 
@@ -32,7 +32,7 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
+def store(store_url: str) -> Iterator[CoordinatorStore]:
     with open_store(store_url) as store:
         yield store
 

@@ -14,7 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from common.errors import CoordinatorError
-from server.store import Store, open_store
+from server.store import CoordinatorStore, open_store
 from server.store.database import Database
 from server.store.models import METADATA
 from tests.server.store.conftest import card
@@ -217,7 +217,7 @@ def test_a_wrong_password_is_not_shown(postgresql: Server) -> None:
     assert "wr0ng-one" not in str(caught.value)
 
 
-def test_a_password_is_not_in_the_place(store: Store) -> None:
+def test_a_password_is_not_in_the_place(store: CoordinatorStore) -> None:
     assert PASSWORD not in store.place
 
 

@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 
 from common.errors import CoordinatorError
-from server.store import Store, open_store
+from server.store import CoordinatorStore, open_store
 from tests.server.store.conftest import card
 from tests.server.store.test_database import go, worker
 from tests.waiting import PATIENCE
 
 
 @pytest.fixture
-def ready(store: Store) -> Store:
+def ready(store: CoordinatorStore) -> CoordinatorStore:
     store.admit(card("north", 1))
     store.add_study("cxr", "", 1, ["north"])
     return store
 
 
-def test_an_event_comes_back_with_all_it_says(ready: Store) -> None:
+def test_an_event_comes_back_with_all_it_says(ready: CoordinatorStore) -> None:
     fields = {"seconds": 1.5, "sites": ["north"], "Straße": None}
     number = ready.record("cxr", "round.completed", round=3, site="north", fields=fields)
 
@@ -34,7 +34,7 @@ def test_an_event_comes_back_with_all_it_says(ready: Store) -> None:
     assert abs(event.at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
-def test_events_are_followed_from_the_last_one_seen(ready: Store) -> None:
+def test_events_are_followed_from_the_last_one_seen(ready: CoordinatorStore) -> None:
     assert ready.newest_event() == 0
     numbers = [ready.record("cxr", f"kind{number}") for number in range(5)]
 
@@ -45,7 +45,7 @@ def test_events_are_followed_from_the_last_one_seen(ready: Store) -> None:
     assert ready.events("cxr", numbers[-1]) == ()
 
 
-def test_events_of_no_study_are_among_all_and_in_no_studys(ready: Store) -> None:
+def test_events_of_no_study_are_among_all_and_in_no_studys(ready: CoordinatorStore) -> None:
     ready.record(None, "gateway.refused", fields={"reason": "unknown key"})
     ready.record("cxr", "study.started")
 
@@ -54,7 +54,7 @@ def test_events_of_no_study_are_among_all_and_in_no_studys(ready: Store) -> None
     assert [event.study for event in ready.events(kind="gateway.refused")] == [None]
 
 
-def test_an_event_of_a_study_that_is_not_there_is_refused(ready: Store) -> None:
+def test_an_event_of_a_study_that_is_not_there_is_refused(ready: CoordinatorStore) -> None:
     with pytest.raises(CoordinatorError):
         ready.record("none", "study.started")
 
@@ -66,7 +66,7 @@ def test_a_number_is_never_used_again(store_url: str) -> None:
         assert store.record(None, "two") > first
 
 
-def test_threads_share_a_store(ready: Store) -> None:
+def test_threads_share_a_store(ready: CoordinatorStore) -> None:
     with ThreadPoolExecutor(8) as threads:
         numbers = list(threads.map(lambda n: ready.record("cxr", "x", round=n), range(80)))
 

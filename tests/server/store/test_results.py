@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import CoordinatorError
 from common.wire.messages import NO_SEAL, SEAL_DIGITS, LedgerHead
-from server.store import Store
+from server.store import CoordinatorStore
 from server.store.rows import ApprovalState
 from tests.server.store.conftest import card
 
@@ -20,7 +20,7 @@ def seal(number: int) -> str:
 
 
 @pytest.fixture
-def ready(store: Store) -> Store:
+def ready(store: CoordinatorStore) -> CoordinatorStore:
     for number, name in enumerate(("south", "north")):
         store.admit(card(name, number))
     store.add_study("cxr", "", 1, ["north", "south"])
@@ -28,7 +28,7 @@ def ready(store: Store) -> Store:
     return store
 
 
-def test_the_last_word_of_a_site_counts(ready: Store) -> None:
+def test_the_last_word_of_a_site_counts(ready: CoordinatorStore) -> None:
     ready.put_approval("cxr", "south", PLAN, ApprovalState.APPROVED)
     ready.put_approval("cxr", "north", PLAN, "pending")
     ready.put_approval("cxr", "north", PLAN, "refused", "its policy forbids it")
@@ -43,7 +43,7 @@ def test_the_last_word_of_a_site_counts(ready: Store) -> None:
     assert ready.approvals("other") == ()
 
 
-def test_rounds_are_kept_in_order_and_once(ready: Store) -> None:
+def test_rounds_are_kept_in_order_and_once(ready: CoordinatorStore) -> None:
     absences = {"south": "did not answer"}
     ready.put_round("cxr", 2, "evaluate", sites=["north"], absences=absences, seconds=0.5)
     ready.put_round("cxr", 2, "train", sites=["north"], absences={}, seconds=9)
@@ -60,7 +60,7 @@ def test_rounds_are_kept_in_order_and_once(ready: Store) -> None:
     assert (rounds[1].absences, rounds[1].seconds) == (absences, 2.5)
 
 
-def test_figures_come_back_as_they_were(ready: Store) -> None:
+def test_figures_come_back_as_they_were(ready: CoordinatorStore) -> None:
     figures = {"auc": 0.1 + 0.2, "interval": [0.5, None], "classes": {"ill": 1}}
     ready.put_metrics("cxr", 3, {})
     ready.put_metrics("cxr", 3, figures)
@@ -69,7 +69,7 @@ def test_figures_come_back_as_they_were(ready: Store) -> None:
     assert [(each.round, each.figures) for each in ready.metrics("cxr")] == [(0, {}), (3, figures)]
 
 
-def test_receipts_stay_and_the_longest_is_the_newest(ready: Store) -> None:
+def test_receipts_stay_and_the_longest_is_the_newest(ready: CoordinatorStore) -> None:
     for study, site, length in (("cxr", "north", 5), ("other", "north", 7), ("cxr", "north", 6)):
         signature = bytes([0, length])
         ready.put_receipt(study, site, LedgerHead(length - 1, "aa" * 32), seal(length), signature)
@@ -82,7 +82,7 @@ def test_receipts_stay_and_the_longest_is_the_newest(ready: Store) -> None:
     assert newest.seal == seal(7)
 
 
-def test_what_came_later_with_a_shorter_ledger_is_not_newer(ready: Store) -> None:
+def test_what_came_later_with_a_shorter_ledger_is_not_newer(ready: CoordinatorStore) -> None:
     for charges, number in ((3, 9), (3, 12), (1, 40)):
         ledger = LedgerHead(charges, "aa" * 32)
         ready.put_receipt("cxr", "north", ledger, seal(number), bytes(64))
@@ -91,7 +91,9 @@ def test_what_came_later_with_a_shorter_ledger_is_not_newer(ready: Store) -> Non
     assert (newest.ledger.length, newest.seal) == (3, seal(12))
 
 
-def test_a_site_that_made_new_keys_is_held_to_nothing_that_it_never_sent(ready: Store) -> None:
+def test_a_site_that_made_new_keys_is_held_to_nothing_that_it_never_sent(
+    ready: CoordinatorStore,
+) -> None:
     ready.put_receipt("cxr", "north", LedgerHead(9, "aa" * 32), seal(9), bytes(64))
     ready.suspend("north")
     ready.admit(card("north", 7))
@@ -102,7 +104,7 @@ def test_a_site_that_made_new_keys_is_held_to_nothing_that_it_never_sent(ready: 
     assert newest.seal == seal(1)
 
 
-def test_nothing_is_kept_of_what_is_not_there(ready: Store) -> None:
+def test_nothing_is_kept_of_what_is_not_there(ready: CoordinatorStore) -> None:
     writes: tuple[Callable[[], None], ...] = (
         lambda: ready.put_approval("none", "north", PLAN, "pending"),
         lambda: ready.put_approval("cxr", "west", PLAN, "pending"),

@@ -9,12 +9,12 @@ import pytest
 
 from common.errors import CoordinatorError
 from common.wire.enrolment import SiteCard
-from server.store import Store, open_store
+from server.store import CoordinatorStore, open_store
 from server.store.rows import SiteState
 from tests.server.store.conftest import card, node_key
 
 
-def told(store: Store, refused: SiteCard) -> str:
+def told(store: CoordinatorStore, refused: SiteCard) -> str:
     before = store.sites()
     with pytest.raises(CoordinatorError) as caught:
         store.admit(refused)
@@ -23,7 +23,7 @@ def told(store: Store, refused: SiteCard) -> str:
     return str(caught.value)
 
 
-def test_an_admitted_site_is_known_by_name_and_by_key(store: Store) -> None:
+def test_an_admitted_site_is_known_by_name_and_by_key(store: CoordinatorStore) -> None:
     admitted = store.admit(card("north", 1))
 
     assert admitted.state is SiteState.ACTIVE
@@ -33,17 +33,17 @@ def test_an_admitted_site_is_known_by_name_and_by_key(store: Store) -> None:
     assert store.sites() == (admitted,)
 
 
-def test_admitting_twice_changes_nothing(store: Store) -> None:
+def test_admitting_twice_changes_nothing(store: CoordinatorStore) -> None:
     assert store.admit(card("north", 1)) == store.admit(card("north", 1))
     assert len(store.keys("north")) == 1
 
 
-def test_a_key_that_nobody_has_is_nobodys(store: Store) -> None:
+def test_a_key_that_nobody_has_is_nobodys(store: CoordinatorStore) -> None:
     store.admit(card("north", 1))
     assert store.site_by_node_key(node_key(2)) is None
 
 
-def test_an_unknown_site_is_named_with_those_there_are(store: Store) -> None:
+def test_an_unknown_site_is_named_with_those_there_are(store: CoordinatorStore) -> None:
     store.admit(card("north", 1))
     for ask in (store.site, store.suspend, store.keys):
         with pytest.raises(CoordinatorError, match="no such site") as caught:
@@ -51,7 +51,7 @@ def test_an_unknown_site_is_named_with_those_there_are(store: Store) -> None:
         assert (caught.value.details["found"], caught.value.details["wanted"]) == ("nort", "north")
 
 
-def test_a_removed_site_stays_with_its_history_and_can_come_back(store: Store) -> None:
+def test_a_removed_site_stays_with_its_history_and_can_come_back(store: CoordinatorStore) -> None:
     store.admit(card("north", 1))
     removed = store.suspend("north")
 
@@ -62,7 +62,7 @@ def test_a_removed_site_stays_with_its_history_and_can_come_back(store: Store) -
     assert len(store.keys("north")) == 1
 
 
-def test_other_keys_for_a_name_need_the_old_ones_removed_first(store: Store) -> None:
+def test_other_keys_for_a_name_need_the_old_ones_removed_first(store: CoordinatorStore) -> None:
     store.admit(card("north", 1))
     assert "consilium-coordinator remove north" in told(store, card("north", 2))
     assert "remove" in told(store, card("north", 2, signing=1))
@@ -79,7 +79,7 @@ def test_other_keys_for_a_name_need_the_old_ones_removed_first(store: Store) -> 
 
 
 @pytest.mark.parametrize("refused", [card("south", 1, signing=7), card("south", 7, signing=1)])
-def test_a_key_of_another_site_is_refused(store: Store, refused: SiteCard) -> None:
+def test_a_key_of_another_site_is_refused(store: CoordinatorStore, refused: SiteCard) -> None:
     store.admit(card("north", 1))
     store.suspend("north")
 
@@ -87,7 +87,7 @@ def test_a_key_of_another_site_is_refused(store: Store, refused: SiteCard) -> No
 
 
 @pytest.mark.parametrize("refused", [card("south", 1, signing=7), card("north", 1)])
-def test_a_retired_key_never_comes_back(store: Store, refused: SiteCard) -> None:
+def test_a_retired_key_never_comes_back(store: CoordinatorStore, refused: SiteCard) -> None:
     store.admit(card("north", 1))
     store.suspend("north")
     store.admit(card("north", 2))
@@ -96,14 +96,14 @@ def test_a_retired_key_never_comes_back(store: Store, refused: SiteCard) -> None
     told(store, refused)
 
 
-def test_a_node_key_alone_may_be_changed(store: Store) -> None:
+def test_a_node_key_alone_may_be_changed(store: CoordinatorStore) -> None:
     store.admit(card("north", 1))
     store.suspend("north")
 
     assert store.admit(card("north", 2, signing=1)).node_key == node_key(2)
 
 
-def test_a_known_node_key_with_another_signing_key_is_refused(store: Store) -> None:
+def test_a_known_node_key_with_another_signing_key_is_refused(store: CoordinatorStore) -> None:
     store.admit(card("north", 1))
     store.suspend("north")
 
@@ -128,7 +128,7 @@ def test_when_a_site_called_is_written_down_but_not_each_time(store_url: str) ->
         assert later > first
 
 
-def test_of_two_sites_that_want_one_key_one_gets_it(store: Store) -> None:
+def test_of_two_sites_that_want_one_key_one_gets_it(store: CoordinatorStore) -> None:
     def admit(name: str) -> str:
         try:
             return store.admit(card(name, 1)).name
@@ -146,7 +146,7 @@ def declaring(**patients: int) -> SiteCard:
     return card("north", 1).model_copy(update={"patients": patients})
 
 
-def test_what_a_card_declares_is_agreed_on_where_nothing_else_was(store: Store) -> None:
+def test_what_a_card_declares_is_agreed_on_where_nothing_else_was(store: CoordinatorStore) -> None:
     admitted = store.admit(declaring(xray=400, retina=70))
     assert admitted.agreed == admitted.declared == {"retina": 70, "xray": 400}
     assert admitted.card == declaring(xray=400, retina=70)
@@ -154,7 +154,7 @@ def test_what_a_card_declares_is_agreed_on_where_nothing_else_was(store: Store) 
     assert store.site_by_node_key(node_key(1)) == admitted
 
 
-def test_another_number_may_be_agreed_on(store: Store) -> None:
+def test_another_number_may_be_agreed_on(store: CoordinatorStore) -> None:
     admitted = store.admit(declaring(xray=10**9), {"xray": 400, "retina": 50})
     assert admitted.agreed == {"retina": 50, "xray": 400}
     assert admitted.declared == {"xray": 10**9}
@@ -162,7 +162,7 @@ def test_another_number_may_be_agreed_on(store: Store) -> None:
     assert store.site("north").declared == {"xray": 10**9}
 
 
-def test_no_later_card_raises_what_was_agreed_on(store: Store) -> None:
+def test_no_later_card_raises_what_was_agreed_on(store: CoordinatorStore) -> None:
     store.admit(declaring(xray=400))
     store.suspend("north")
     again = store.admit(declaring(xray=10**9, skin=10))
@@ -172,6 +172,6 @@ def test_no_later_card_raises_what_was_agreed_on(store: Store) -> None:
     assert store.site("north").agreed == {"skin": 10, "xray": 400}
 
 
-def test_nothing_is_agreed_with_a_site_that_is_not_there(store: Store) -> None:
+def test_nothing_is_agreed_with_a_site_that_is_not_there(store: CoordinatorStore) -> None:
     with pytest.raises(CoordinatorError, match="no such site"):
         store.agree("north", "xray", 500)

@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from common.errors import CoordinatorError
-from server.store import Store
+from server.store import CoordinatorStore
 from server.store.rows import StudyRecord, StudyState
 from server.store.studies import LARGEST_SEED
 from tests.server.store.conftest import card
 
 
 @pytest.fixture
-def ready(store: Store) -> Store:
+def ready(store: CoordinatorStore) -> CoordinatorStore:
     """A store with two sites, and one that was removed."""
     for number, name in enumerate(("south", "north", "gone")):
         store.admit(card(name, number))
@@ -22,7 +22,7 @@ def ready(store: Store) -> Store:
     return store
 
 
-def test_a_new_study_is_offered(ready: Store) -> None:
+def test_a_new_study_is_offered(ready: CoordinatorStore) -> None:
     document = '[study]\nname = "cxr"\ntitle = "Lungenentzündung"\n'
     study = ready.add_study("cxr", document, LARGEST_SEED, ["south", "north", "south"])
 
@@ -34,7 +34,7 @@ def test_a_new_study_is_offered(ready: Store) -> None:
 
 
 @pytest.mark.parametrize("state", [StudyState.OFFERED, StudyState.COMPLETED])
-def test_a_name_is_used_once(ready: Store, state: StudyState) -> None:
+def test_a_name_is_used_once(ready: CoordinatorStore, state: StudyState) -> None:
     ready.add_study("cxr", "first", 1, ["north"])
     ready.set_state("cxr", state)
     with pytest.raises(CoordinatorError, match="a name is used once") as caught:
@@ -46,7 +46,9 @@ def test_a_name_is_used_once(ready: Store, state: StudyState) -> None:
 @pytest.mark.parametrize(
     ("sites", "says"), [([], "has no site"), (["north", "gone", "west"], "gone, west")]
 )
-def test_a_study_is_for_admitted_sites(ready: Store, sites: list[str], says: str) -> None:
+def test_a_study_is_for_admitted_sites(
+    ready: CoordinatorStore, sites: list[str], says: str
+) -> None:
     with pytest.raises(CoordinatorError, match=says) as caught:
         ready.add_study("cxr", "", 1, sites)
     assert caught.value.details["wanted"] == "north, south"
@@ -54,19 +56,19 @@ def test_a_study_is_for_admitted_sites(ready: Store, sites: list[str], says: str
 
 
 @pytest.mark.parametrize("seed", [-1, LARGEST_SEED + 1])
-def test_a_seed_that_no_database_holds_is_refused(ready: Store, seed: int) -> None:
+def test_a_seed_that_no_database_holds_is_refused(ready: CoordinatorStore, seed: int) -> None:
     with pytest.raises(CoordinatorError, match="seed"):
         ready.add_study("cxr", "", seed, ["north"])
 
 
-def test_a_study_that_is_not_there_is_named(ready: Store) -> None:
+def test_a_study_that_is_not_there_is_named(ready: CoordinatorStore) -> None:
     with pytest.raises(CoordinatorError, match="no such study"):
         ready.study("cxr")
     with pytest.raises(CoordinatorError, match="no such study"):
         ready.set_state("cxr", "running")
 
 
-def test_a_state_comes_with_its_reason(ready: Store) -> None:
+def test_a_state_comes_with_its_reason(ready: CoordinatorStore) -> None:
     before = ready.add_study("cxr", "", 1, ["north"])
     after = ready.set_state("cxr", StudyState.STOPPED, "stopped by ada")
 
@@ -77,7 +79,7 @@ def test_a_state_comes_with_its_reason(ready: Store) -> None:
         ready.set_state("cxr", "asleep")
 
 
-def test_studies_are_listed_by_state_oldest_first(ready: Store) -> None:
+def test_studies_are_listed_by_state_oldest_first(ready: CoordinatorStore) -> None:
     for name in ("one", "two", "three"):
         ready.add_study(name, "", 1, ["north"])
     ready.set_state("two", "running")
@@ -88,7 +90,7 @@ def test_studies_are_listed_by_state_oldest_first(ready: Store) -> None:
     assert ready.studies([]) == ()
 
 
-def test_of_two_that_would_change_a_state_one_does(ready: Store) -> None:
+def test_of_two_that_would_change_a_state_one_does(ready: CoordinatorStore) -> None:
     ready.add_study("cxr", "", 1, ["north"])
     ready.set_state("cxr", "running")
 

@@ -14,9 +14,9 @@ from common.files import sha256
 from common.study.study_file import load_study
 from common.wire.messages import SEAL_DIGITS, LedgerHead, Reply, Request, receipt_bytes
 from common.wire.signing import SigningKey, verify
-from server.app import FOLDER, Commission, conduct
-from server.study.dispatch import Habits, Repeat
-from server.study.receipts import Receipts
+from server.app import FOLDER, RunConfig, run_study
+from server.study.dispatch import Repeat, RetryPolicy
+from server.study.receipts import CoordinatorReceipts
 from simulations.grids.in_process import LocalGrid
 
 # isort: split
@@ -56,9 +56,9 @@ class Deployed:
         self.events: list[tuple[str, dict[str, object]]] = []
         self.grid = world.grid()
 
-    def conduct(self, receipts: Receipts | None = None) -> None:
+    def run_study(self, receipts: CoordinatorReceipts | None = None) -> None:
         world = self.world
-        commission = Commission(
+        commission = RunConfig(
             study=load_study(world.study_file),
             folder=world.folder / FOLDER,
             roster={site: world.key(site).public for site in world.patients},
@@ -66,10 +66,10 @@ class Deployed:
             seed=0,
             resume=True,
         )
-        habits = Habits(
+        habits = RetryPolicy(
             wait=lambda _seconds: self.waited(), repeat=Repeat(look=0.0), poll_seconds=0.0
         )
-        conduct(
+        run_study(
             self.grid,
             commission,
             lambda event, fields: self.events.append((event, fields)),
@@ -105,7 +105,7 @@ def test_a_study_waits_until_a_person_has_decided(world: World) -> None:
             Revived.activated = "1"  # as a site's daemon does
 
     deployed.waited = decide
-    deployed.conduct()
+    deployed.run_study()
     assert deployed.told("approval.waiting") == ["south"]
     assert deployed.told("approval.given") == ["north", "west", "south"]
     names = [name for name, _ in deployed.events]
@@ -117,7 +117,7 @@ def test_a_study_waits_until_a_person_has_decided(world: World) -> None:
 def test_a_person_who_declines_is_gone_without(world: World) -> None:
     deployed = Deployed(world)
     declining(world, "south", RefusalCode.DENIED)
-    deployed.conduct()
+    deployed.run_study()
     assert deployed.told("approval.refused") == ["south"]
     rounds = [fields for name, fields in deployed.events if name == "round.completed"]
     assert rounds[0]["sites"] == ["north", "west"]
@@ -129,7 +129,7 @@ def test_a_person_who_never_decides_is_waited_for_as_long_as_the_study_says(worl
     world.aggregation = 'approval_timeout = "0.2s"\n'
     declining(world, "south", RefusalCode.PENDING)
     began = time.monotonic()
-    deployed.conduct()
+    deployed.run_study()
     assert time.monotonic() - began >= 0.2
     rounds = [fields for name, fields in deployed.events if name == "round.completed"]
     absences = {"south": "refused: waits for a person to approve the plan (pending)"}
@@ -158,7 +158,7 @@ def test_who_was_heard_before_is_asked_though_it_is_away_when_the_study_goes_on(
 
     world.grid_type = Away
     deployed.grid = world.grid()
-    deployed.conduct()
+    deployed.run_study()
     last = [fields for name, fields in deployed.events if name == "round.completed"][-1]
     assert last["sites"] == ["north", "south", "west"]
     assert deployed.told("site.awaited") == ["west"]
@@ -175,7 +175,7 @@ def test_each_site_is_receipted_the_newest_it_has_sent(world: World) -> None:
         return world.sign(replace(reply, ledger=LedgerHead(lengths[site], digest), seal=seal))
 
     world.alter = alter
-    deployed.conduct(Receipts(KEY))
+    deployed.run_study(CoordinatorReceipts(KEY))
     asked = [request for site, request in world.asked if site == "south"]
     assert asked[0].receipt == b""
     for number, request in enumerate(asked[1:], start=1):
@@ -191,5 +191,5 @@ def test_what_is_not_signed_by_the_site_gets_no_receipt(world: World) -> None:
     world.alter = lambda site, _request, reply: (
         replace(reply, seal=seal) if site == "south" else reply
     )
-    deployed.conduct(Receipts(KEY))
+    deployed.run_study(CoordinatorReceipts(KEY))
     assert "south" not in deployed.told("receipt.signed")

@@ -20,7 +20,7 @@ from common.wire.flower import (
     context,
 )
 from common.wire.messages import Reply, Request, reply_to_record, request_from_record
-from server.study.dispatch import Absence, Asking, Habits, Memory, Repeat
+from server.study.dispatch import Absence, Dispatcher, Memory, Repeat, RetryPolicy
 from simulations.grids.in_process import LocalGrid
 
 # isort: split
@@ -34,7 +34,7 @@ REQUEST = Request("small", "", 1, "train", arrays=np.zeros(4, dtype=np.float32))
 
 def answering(grid: LocalGrid, *sites: str, timeout: str = "0.1s") -> dict[str, str]:
     """What each site said: its round, or the reason for its absence."""
-    answers = Asking(grid, dict.fromkeys(sites, REQUEST), timeout=timeout, most_weights=4)
+    answers = Dispatcher(grid, dict.fromkeys(sites, REQUEST), timeout=timeout, most_weights=4)
     return {
         site: answer.reason if isinstance(answer, Absence) else f"round {answer.round}"
         for site, answer in answers
@@ -198,9 +198,9 @@ class Lossy(LocalGrid):
             self.later.pop(moment)()
 
     @property
-    def habits(self) -> Habits:
+    def habits(self) -> RetryPolicy:
         """Those of a network."""
-        return Habits(wait=self.wait, repeat=Repeat())
+        return RetryPolicy(wait=self.wait, repeat=Repeat())
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def lossy(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Lossy]
 def over(
     grid: Lossy, *sites: str, timeout: str = "20s", memory: Memory | None = None
 ) -> dict[str, str]:
-    asking = Asking(
+    asking = Dispatcher(
         grid,
         dict.fromkeys(sites, REQUEST),
         timeout=timeout,
@@ -321,7 +321,7 @@ def test_who_is_silent_is_waited_for_ever_shorter_until_it_is_back(
 
 def test_a_site_that_was_put_off_is_asked_until_it_says(lossy: Callable[..., Lossy]) -> None:
     grid = lossy("north", "south")
-    asking = Asking(
+    asking = Dispatcher(
         grid, dict.fromkeys(("north", "south"), REQUEST), timeout="1s", most_weights=4,
         habits=grid.habits,
     )  # fmt: skip
@@ -336,7 +336,7 @@ def test_a_site_that_was_put_off_is_asked_until_it_says(lossy: Callable[..., Los
 
 def test_a_site_that_never_says_is_absent_for_that_reason(lossy: Callable[..., Lossy]) -> None:
     grid = lossy("north")
-    asking = Asking(
+    asking = Dispatcher(
         grid, {"north": REQUEST}, timeout="20s", most_weights=4, habits=grid.habits
     )  # fmt: skip
     answers = iter(asking)

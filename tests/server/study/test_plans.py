@@ -16,7 +16,7 @@ from common.numerics import Ticks
 from common.plan import Offer, read_plan
 from common.study.study_file import PatientPrivacy, load_study
 from common.wire.messages import Reply, Request
-from server.study.context import Desk
+from server.study.context import StudyContext
 from server.study.plans import make_plans
 
 if TYPE_CHECKING:
@@ -135,7 +135,9 @@ def test_a_hospital_may_declare_less_than_was_agreed_on(world: World) -> None:
 
 def test_a_hospital_with_which_nothing_was_agreed_may_declare_nobody(world: World) -> None:
     study = load_study(world.study_file)
-    desk = Desk(world.grid(), {site: world.key(site).public for site in world.patients}, "1s")
+    desk = StudyContext(
+        world.grid(), {site: world.key(site).public for site in world.patients}, "1s"
+    )
     plans, absences = make_plans(desk, study, 100, {"north": 100, "west": 210})
     assert plans.keys() == {"north", "west"}
     assert absences["south"] == (
@@ -221,7 +223,9 @@ def test_a_hospital_where_epsilon_cannot_be_reached_is_gone_without(world: World
     privacy = PatientPrivacy(mode="patient", epsilon=0.1, delta=1e-6, clip_norm=1.0)
     study = study.model_copy(update={"privacy": privacy})
     world.patients = {"north": 50, "south": 50_000, "west": 50_000}
-    desk = Desk(world.grid(), {site: world.key(site).public for site in world.patients}, "1s")
+    desk = StudyContext(
+        world.grid(), {site: world.key(site).public for site in world.patients}, "1s"
+    )
     plans, absences = make_plans(desk, study, 100, world.patients)
     assert list(plans) == ["south", "west"]
     assert absences["north"].startswith("this epsilon cannot be reached")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from server.study.timeouts import Patience
+from server.study.timeouts import ReplyTimeouts
 
 HALF_AN_HOUR = 1800.0
 
 
 def test_a_site_is_waited_for_as_long_as_the_study_says() -> None:
-    assert Patience().seconds("north", HALF_AN_HOUR) == HALF_AN_HOUR
+    assert ReplyTimeouts().seconds("north", HALF_AN_HOUR) == HALF_AN_HOUR
 
 
 def test_each_silence_halves_the_waiting_down_to_a_minute() -> None:
-    patience, waits = Patience(), []
+    patience, waits = ReplyTimeouts(), []
     for _ in range(7):
         waits.append(patience.seconds("north", HALF_AN_HOUR))
         patience.silent("north", "monday")
@@ -21,7 +21,7 @@ def test_each_silence_halves_the_waiting_down_to_a_minute() -> None:
 
 
 def test_who_needs_long_is_waited_for_twice_as_long_as_that() -> None:
-    patience = Patience()
+    patience = ReplyTimeouts()
     patience.answered("north", 300)
     for _ in range(9):
         patience.silent("north", "monday")
@@ -29,13 +29,13 @@ def test_who_needs_long_is_waited_for_twice_as_long_as_that() -> None:
 
 
 def test_a_short_time_out_is_not_made_longer() -> None:
-    patience = Patience()
+    patience = ReplyTimeouts()
     patience.silent("north", "monday")
     assert patience.seconds("north", 5) == 5
 
 
 def test_who_answers_or_comes_back_has_all_the_time_again() -> None:
-    patience = Patience()
+    patience = ReplyTimeouts()
     patience.silent("north", "monday")
     patience.answered("north", 1)
     assert patience.seconds("north", HALF_AN_HOUR) == HALF_AN_HOUR
@@ -46,6 +46,6 @@ def test_who_answers_or_comes_back_has_all_the_time_again() -> None:
 
 
 def test_who_was_never_there_is_back_when_it_comes() -> None:
-    patience = Patience()
+    patience = ReplyTimeouts()
     patience.silent("north", None)
     assert patience.is_back("north", "monday")

@@ -11,10 +11,10 @@ import pytest
 from common.errors import RefusalCode
 from common.wire.messages import SEAL_DIGITS, LedgerHead, Reply, Request
 from common.wire.signing import SigningKey
-from server.study.verify import IMPOSSIBLE, NOTHING, OFFER, Shape, Votes, _wrong_array, fault
+from server.study.verify import IMPOSSIBLE, NOTHING, OFFER, ReplyShape, Votes, _wrong_array, fault
 
 KEY, OTHER = SigningKey(b"n" * 32), SigningKey(b"s" * 32)
-SHAPE = Shape("int32", 3, 100)
+SHAPE = ReplyShape("int32", 3, 100)
 REQUEST = Request(
     "small",
     "f" * 64,
@@ -40,7 +40,7 @@ def reply(key: SigningKey = KEY, **changes: Any) -> Reply:  # noqa: ANN401 - any
     return changed.with_signature(key.sign(changed.signed_bytes))
 
 
-def fault_of(answer: Reply, shape: Shape = SHAPE) -> str | None:
+def fault_of(answer: Reply, shape: ReplyShape = SHAPE) -> str | None:
     return fault(answer, request=REQUEST, site="north", key=KEY.public, shape=shape)
 
 
@@ -142,7 +142,7 @@ def test_a_histogram_lies_within_what_declared_patients_and_noise_allow(
     array = np.zeros(20, dtype=np.int64)
     for cell, count in counts.items():
         array[cell] = count
-    found = fault_of(reply(arrays=array), Shape("int64", 20, 2**40, votes=votes))
+    found = fault_of(reply(arrays=array), ReplyShape("int64", 20, 2**40, votes=votes))
     if reason is None:
         assert found is None
     else:
@@ -153,7 +153,7 @@ def test_each_plane_counts_every_patient_once() -> None:
     """With three classes a patient stands in three planes: 100 patients are 300 votes."""
     counts = np.zeros((3, 3, 4), dtype=np.int64)
     counts[0, :, 2] = 100
-    shape = Shape("int64", 36, 2**40, votes=Votes(counts.shape, most=100, noise=0.0))
+    shape = ReplyShape("int64", 36, 2**40, votes=Votes(counts.shape, most=100, noise=0.0))
     assert fault_of(reply(arrays=counts.reshape(-1)), shape) is None
     counts[1, 1, 0] = 1
     found = fault_of(reply(arrays=counts.reshape(-1)), shape)
@@ -166,7 +166,7 @@ def test_each_plane_counts_every_patient_once() -> None:
 def test_honest_noise_is_never_beyond_what_is_allowed() -> None:
     """2000 releases of a site with as many patients as there may be, wherever they lie."""
     generator = np.random.default_rng(3)
-    shape = Shape("int64", 20, 2**40, votes=NOISY)
+    shape = ReplyShape("int64", 20, 2**40, votes=NOISY)
     for _ in range(2000):
         counts = generator.multinomial(100, generator.dirichlet(np.full(20, 0.2)))
         noisy = np.rint(counts + generator.normal(0, 2.98, 20)).astype(np.int64)

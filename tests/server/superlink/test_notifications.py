@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.superlink.notifications import Board, Line
+from server.superlink.notifications import NotificationBoard, NotificationLine
 from tests.waiting import PATIENCE, until
 
 
@@ -29,7 +29,7 @@ class Gateway:
     def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
         self.heard: list[int] = []
         self._loop = loop
-        self._board = Board(path)
+        self._board = NotificationBoard(path)
         self._board.subscribe(self.heard.extend)
         asyncio.run_coroutine_threadsafe(self._board.start(), loop).result(PATIENCE)
 
@@ -40,19 +40,19 @@ class Gateway:
         asyncio.run_coroutine_threadsafe(self._board.stop(), self._loop).result(PATIENCE)
 
 
-def told(line: Line, nodes: list[int], gateway: Gateway) -> bool:
+def told(line: NotificationLine, nodes: list[int], gateway: Gateway) -> bool:
     line.pushed(nodes)
     return set(gateway.heard) >= set(nodes)
 
 
-def heard(line: Line, message_id: str) -> bool:
+def heard(line: NotificationLine, message_id: str) -> bool:
     line.wait(0.05)
     return line.complete(message_id)
 
 
 def test_each_side_hears_the_other(tmp_path: Path, loop: asyncio.AbstractEventLoop) -> None:
     gateway = Gateway(tmp_path / "notices.sock", loop)
-    line = Line(tmp_path / "notices.sock")
+    line = NotificationLine(tmp_path / "notices.sock")
     line.expect({"a": 1, "b": 2})
     until(lambda: told(line, [1, 2], gateway))
     line.take("a")
@@ -70,7 +70,7 @@ def test_waiting_ends_at_the_notice_and_at_the_limit(
     tmp_path: Path, loop: asyncio.AbstractEventLoop
 ) -> None:
     gateway = Gateway(tmp_path / "notices.sock", loop)
-    line = Line(tmp_path / "notices.sock")
+    line = NotificationLine(tmp_path / "notices.sock")
     until(lambda: told(line, [1], gateway))
     line.wait(0.1)
     assert not line.wait(0.05)
@@ -88,7 +88,7 @@ def test_after_a_restart_of_the_gateway_both_look_for_themselves(
 ) -> None:
     path = tmp_path / "notices.sock"
     first = Gateway(path, loop)
-    line = Line(path)
+    line = NotificationLine(path)
     until(lambda: told(line, [5], first))
     line.expect({"a": 5})
     line.take("a")
@@ -104,9 +104,9 @@ def test_after_a_restart_of_the_gateway_both_look_for_themselves(
 
 def test_the_gateway_outlives_a_study(tmp_path: Path, loop: asyncio.AbstractEventLoop) -> None:
     gateway = Gateway(tmp_path / "notices.sock", loop)
-    Line(tmp_path / "notices.sock").close()
+    NotificationLine(tmp_path / "notices.sock").close()
     gateway.complete("a")
-    line = Line(tmp_path / "notices.sock")
+    line = NotificationLine(tmp_path / "notices.sock")
     until(lambda: told(line, [3], gateway))
     line.close()
     gateway.stop()

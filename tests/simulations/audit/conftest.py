@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from client.data.parallel import Job, silent
+from client.data.parallel import Tracker, silent
 from common.privacy.mechanisms import PatientMechanism, mechanism
 from common.study.study_file import Study
 from tests.common.studies import small_study
@@ -35,6 +35,6 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def job() -> Iterator[Job]:
+def job() -> Iterator[Tracker]:
     with silent("audit", 1) as quiet:
         yield quiet

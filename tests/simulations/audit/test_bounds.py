@@ -10,8 +10,8 @@ from scipy.stats import binom
 
 from simulations.audit.bounds import (
     MOST_EPSILON,
+    ErrorRates,
     Guesses,
-    Rates,
     at_most,
     curve_is_refuted_by_guesses,
     curve_is_refuted_by_rates,
@@ -85,19 +85,19 @@ def test_a_perfect_test_proves_the_log_of_the_two_intervals() -> None:
     most = 1 - 0.0125**0.01
     wanted = math.log((1 - most - 1e-5) / most)
 
-    assert rates_epsilon(Rates(100, 100, 100, 0), 1e-5, 0.05) == pytest.approx(wanted)
+    assert rates_epsilon(ErrorRates(100, 100, 100, 0), 1e-5, 0.05) == pytest.approx(wanted)
 
 
 def test_members_that_are_all_called_in_prove_by_those_that_are_called_out() -> None:
     """10 of 100 members missed against 100 of 100 others is worth what its mirror image is."""
-    rates = Rates(100, 100, 100, 10)
+    rates = ErrorRates(100, 100, 100, 10)
 
-    assert rates.reversed == Rates(100, 90, 100, 0)
+    assert rates.reversed == ErrorRates(100, 90, 100, 0)
     assert rates_epsilon(rates, 0.0, 0.05) == rates_epsilon(rates.reversed, 0.0, 0.05) > 2
 
 
 def test_a_test_that_is_never_wrong_on_many_proves_no_more_than_is_said() -> None:
-    assert rates_epsilon(Rates(10**9, 10**9, 10**9, 0), 1e-5, 0.05) < MOST_EPSILON
+    assert rates_epsilon(ErrorRates(10**9, 10**9, 10**9, 0), 1e-5, 0.05) < MOST_EPSILON
 
 
 def test_the_highest_scores_are_called_in_and_as_many_of_the_lowest_out() -> None:
@@ -134,7 +134,7 @@ def test_of_100_games_few_refute_the_gaussian_that_they_were_played_on() -> None
 
 def test_rates_refute_what_the_intervals_leave_no_room_for() -> None:
     """At distance 2 and threshold 1, 84 % of members and 16 % of others lie above."""
-    rates = Rates(10_000, 8413, 10_000, 1587)
+    rates = ErrorRates(10_000, 8413, 10_000, 1587)
 
     assert not curve_is_refuted_by_rates(rates, sampled_gaussian(1.0, 1 / 2.0, 1), 0.05)
     assert curve_is_refuted_by_rates(rates, sampled_gaussian(1.0, 1 / 1.8, 1), 0.05)

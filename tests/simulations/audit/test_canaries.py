@@ -13,7 +13,7 @@ from client.sitefile import load_site_file
 from common.errors import DataError
 from common.study.study_file import Study, load_study
 from simulations.audit.canaries import Canary, insert, make
-from simulations.audit.choices import Kind
+from simulations.audit.choices import CanaryKind
 from simulations.hospitals.archives import Hospitals, read_hospitals
 from simulations.runs.testset import TestSet, load_test_set
 from tests.integration.conftest import SITES, study_text, write_hospitals
@@ -45,14 +45,14 @@ def test_set(folder: Path, study: Study, hospitals: Hospitals) -> TestSet:
     return load_test_set(study, hospitals, seed=SEED, cache=cache, workers=1, progress=silent)
 
 
-@pytest.fixture(scope="module", params=list(Kind))
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return Kind(request.param)
+@pytest.fixture(scope="module", params=list(CanaryKind))
+def kind(request: pytest.FixtureRequest) -> CanaryKind:
+    return CanaryKind(request.param)
 
 
 @pytest.fixture(scope="module")
 def made(
-    study: Study, hospitals: Hospitals, test_set: TestSet, kind: Kind
+    study: Study, hospitals: Hospitals, test_set: TestSet, kind: CanaryKind
 ) -> dict[str, tuple[Canary, ...]]:
     return make(study, hospitals, count=EACH, kind=kind, seed=SEED, test=test_set)
 
@@ -63,7 +63,7 @@ def cohort(
     study: Study,
     hospitals: Hospitals,
     made: dict[str, tuple[Canary, ...]],
-    kind: Kind,
+    kind: CanaryKind,
 ) -> Cohort:
     """What the first hospital reads once the canaries are in."""
     copy = folder / f"with-{kind}"
@@ -97,7 +97,7 @@ def test_canaries_that_are_in_train_and_those_that_are_out_are_nowhere(
 
 
 def test_copies_may_hold_the_canaries_too_and_the_hospitals_promise_stays(
-    cohort: Cohort, study: Study, hospitals: Hospitals, folder: Path, kind: Kind
+    cohort: Cohort, study: Study, hospitals: Hospitals, folder: Path, kind: CanaryKind
 ) -> None:
     assert cohort.patients
     for site in SITES:
@@ -144,7 +144,7 @@ def test_the_same_seed_makes_the_same_canaries(
     hospitals: Hospitals,
     test_set: TestSet,
     made: dict[str, tuple[Canary, ...]],
-    kind: Kind,
+    kind: CanaryKind,
 ) -> None:
     again = make(study, hospitals, count=EACH, kind=kind, seed=SEED, test=test_set)
 
@@ -157,7 +157,7 @@ def test_mislabelled_canaries_bear_another_label_than_their_image(
     study: Study, hospitals: Hospitals, test_set: TestSet
 ) -> None:
     """The bright square of the second class is brighter by far."""
-    made = make(study, hospitals, count=EACH, kind=Kind.MISLABELLED, seed=SEED, test=test_set)
+    made = make(study, hospitals, count=EACH, kind=CanaryKind.MISLABELLED, seed=SEED, test=test_set)
 
     for one in made[SITES[0]]:
         is_bright = one.picture[0, 4:12, 4:12].mean() > 0.35
@@ -168,4 +168,4 @@ def test_more_mislabelled_canaries_than_test_patients_are_refused(
     study: Study, hospitals: Hospitals, test_set: TestSet
 ) -> None:
     with pytest.raises(DataError, match="fewer patients than mislabelled canaries"):
-        make(study, hospitals, count=50, kind=Kind.MISLABELLED, seed=SEED, test=test_set)
+        make(study, hospitals, count=50, kind=CanaryKind.MISLABELLED, seed=SEED, test=test_set)

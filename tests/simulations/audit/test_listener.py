@@ -9,7 +9,7 @@ from common.errors import Refusal
 from common.models.networks import build_model, initial_weights, load_flat
 from common.wire.flower import ConfigRecord, Message, RecordDict, context, identify
 from simulations.audit.listener import (
-    Labelled,
+    LabelledImages,
     Listener,
     clipped_gradients,
     evidence,
@@ -27,7 +27,7 @@ def test_a_canarys_gradient_is_the_one_that_the_site_clips(clip_norm: float) -> 
     )
     weights = initial_weights(study, 1)
     pictures = np.random.default_rng(0).random((3, 1, 8, 8)).astype(np.float32)
-    data = Labelled(pictures, (0, 1, 1))
+    data = LabelledImages(pictures, (0, 1, 1))
     batch = next(data.batches(study, 3))
 
     found = clipped_gradients(study, weights, data, clip_norm, kept=weights.size)
@@ -44,7 +44,7 @@ def test_a_canarys_gradient_is_the_one_that_the_site_clips(clip_norm: float) -> 
 def test_of_a_large_model_the_last_weights_are_kept() -> None:
     study, _ = audited()
     weights = initial_weights(study, 1)
-    data = Labelled(np.zeros((2, 1, 8, 8), dtype=np.float32), (0, 1))
+    data = LabelledImages(np.zeros((2, 1, 8, 8), dtype=np.float32), (0, 1))
 
     whole = clipped_gradients(study, weights, data, 1.0, kept=weights.size)
 
@@ -87,7 +87,7 @@ def test_what_the_others_add_on_average_is_taken_away() -> None:
 def test_the_sum_over_many_batches_is_that_of_each_patients_clipped_gradient() -> None:
     study, planned = audited()
     pictures = np.random.default_rng(1).random((700, 1, 8, 8)).astype(np.float16)
-    data = Labelled(pictures, tuple(number % 2 for number in range(700)))
+    data = LabelledImages(pictures, tuple(number % 2 for number in range(700)))
     weights = initial_weights(study, 0)
 
     each = clipped_gradients(study, weights, data, planned.clip_norm, weights.size)
@@ -102,8 +102,8 @@ def test_a_listener_tells_who_is_in_where_noise_is_low() -> None:
     step = planned.step.model_copy(update={"noise_multiplier": 0.01})
     planned = planned.model_copy(update={"step": step})
     pictures = np.random.default_rng(0).random((9, 1, 8, 8)).astype(np.float32)
-    canaries = Labelled(pictures[:6], (0, 1, 0, 1, 0, 1))
-    others = Labelled(pictures[6:], (0, 0, 1))
+    canaries = LabelledImages(pictures[:6], (0, 1, 0, 1, 0, 1))
+    others = LabelledImages(pictures[6:], (0, 0, 1))
     weights = initial_weights(study, 0)
     members = np.array([True, False, False, True, True, False])
     gradients = clipped_gradients(study, weights, canaries, planned.clip_norm, weights.size)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.data.parallel import Job
+from client.data.parallel import Tracker
 from common.privacy.randomness import known_secret
 from simulations.audit.findings import MechanismFinding
 from simulations.audit.mechanism import Claim, audit_mechanism, statistics
@@ -17,7 +17,7 @@ SEEDS = 4
 HALF = replace(PRODUCTION, noised=halved_noise)
 
 
-def found(epsilon: float, parts: Parts, job: Job) -> list[MechanismFinding]:
+def found(epsilon: float, parts: Parts, job: Tracker) -> list[MechanismFinding]:
     """Small audits of one claim; the benchmark has more and larger ones."""
     study, planned = audited(privacy={"epsilon": epsilon})
     return [
@@ -38,7 +38,7 @@ def found(epsilon: float, parts: Parts, job: Job) -> list[MechanismFinding]:
 
 @pytest.mark.parametrize("epsilon", [pytest.param(3.0, marks=pytest.mark.long), 8.0])
 def test_the_sound_mechanism_is_bounded_from_half_its_claim_and_called_broken_at_most_once(
-    epsilon: float, job: Job
+    epsilon: float, job: Tracker
 ) -> None:
     audits = found(epsilon, PRODUCTION, job)
 
@@ -47,7 +47,7 @@ def test_the_sound_mechanism_is_bounded_from_half_its_claim_and_called_broken_at
 
 
 @pytest.mark.parametrize("epsilon", [pytest.param(3.0, marks=pytest.mark.long), 8.0])
-def test_halved_noise_is_called_broken_in_all_seeds_but_one(epsilon: float, job: Job) -> None:
+def test_halved_noise_is_called_broken_in_all_seeds_but_one(epsilon: float, job: Tracker) -> None:
     audits = found(epsilon, HALF, job)
 
     assert sum(not one.survived for one in audits) >= SEEDS - 1

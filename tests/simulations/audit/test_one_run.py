@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.study.study_file import load_study
-from simulations.audit.choices import Kind
+from simulations.audit.choices import CanaryKind
 from simulations.audit.findings import OneRunFinding
 from simulations.audit.mechanism import Claim
 from simulations.audit.one_run import Game, Heard, audit_one_run, membership, prove
@@ -29,7 +29,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> OneRunFinding:
         out=folder / "runs",
         seed=0,
         canaries=8,
-        kind=Kind.PATTERN,
+        kind=CanaryKind.PATTERN,
         runs=2,
         failure=0.05,
         threads=1,

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from simulations.audit.findings import (
-    Bound,
     Check,
     Findings,
+    LowerBound,
     MechanismFinding,
     Membership,
     OneRunFinding,
@@ -14,8 +14,8 @@ from simulations.audit.page import draw, render, verdict
 from tests.simulations.reports.test_report import Page
 
 
-def bound(epsilon: float) -> Bound:
-    return Bound(
+def bound(epsilon: float) -> LowerBound:
+    return LowerBound(
         name="trade-off curve, rates",
         epsilon=epsilon,
         confidence=0.975,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simulations.hospitals.phantom import FAINT, MIMICS, Anatomy, Opacity, draw_anatomy, render
-from simulations.hospitals.scanners import FOUR, NORTH, Hospital
+from simulations.hospitals.scanners import FOUR, NORTH, SyntheticHospital
 
 PLAIN = Anatomy(
     width=1.0,
@@ -25,7 +25,7 @@ SILENT = replace(NORTH.look, noise=0.0)
 
 
 @pytest.mark.parametrize("hospital", FOUR, ids=lambda each: each.name)
-def test_every_scanner_gives_a_picture_between_black_and_white(hospital: Hospital) -> None:
+def test_every_scanner_gives_a_picture_between_black_and_white(hospital: SyntheticHospital) -> None:
     rng = np.random.default_rng(0)
     for affected in (False, True):
         anatomy = draw_anatomy(rng, hospital.look, affected=affected)
@@ -38,7 +38,7 @@ def test_every_scanner_gives_a_picture_between_black_and_white(hospital: Hospita
 
 
 @pytest.mark.parametrize("hospital", FOUR, ids=lambda each: each.name)
-def test_the_ill_have_opacities_and_a_few_others_one_scar(hospital: Hospital) -> None:
+def test_the_ill_have_opacities_and_a_few_others_one_scar(hospital: SyntheticHospital) -> None:
     rng = np.random.default_rng(1)
     least, most = hospital.look.lesions
     ill = [draw_anatomy(rng, hospital.look, affected=True) for _ in range(400)]

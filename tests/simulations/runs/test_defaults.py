@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.study.study_file import PatientPrivacy, load_study
-from simulations.runs.run_settings import Order
-from simulations.runs.run import conduct
+from simulations.runs.run_settings import RunOrder
+from simulations.runs.run import run_study
 from tests.common.studies import toml
 from tests.integration.conftest import STUDY, write_hospitals
 
@@ -19,8 +19,8 @@ def test_a_study_that_leaves_training_settings_out_is_trained_to_its_end(tmp_pat
     study = load_study(path)
     assert isinstance(study.privacy, PatientPrivacy)
     write_hospitals(tmp_path / "hospitals")
-    result = conduct(
-        Order(path, tmp_path / "hospitals", tmp_path / "run", baselines=False, threads=1)
+    result = run_study(
+        RunOrder(path, tmp_path / "hospitals", tmp_path / "run", baselines=False, threads=1)
     )
     assert result.study.rounds == study.training.rounds
     assert result.study.strategy == "fedavgm"

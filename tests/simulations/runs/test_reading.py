@@ -3,7 +3,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from simulations.runs.reading import Reading
+from simulations.runs.reading import ReadingProgress
 
 
 class Count:
@@ -21,7 +21,7 @@ def test_every_file_counts_twice_whatever_a_cache_knew_already(tmp_path: Path) -
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    reading, job = Reading({"a": tmp_path / "a", "b": tmp_path / "b"}), Count()
+    reading, job = ReadingProgress({"a": tmp_path / "a", "b": tmp_path / "b"}), Count()
 
     assert reading.total == 6
     with ExitStack() as stack:
@@ -35,7 +35,7 @@ def test_every_file_counts_twice_whatever_a_cache_knew_already(tmp_path: Path) -
 def test_a_folder_never_counts_more_than_its_share(tmp_path: Path) -> None:
     (tmp_path / "1").touch()
     job = Count()
-    with Reading({"a": tmp_path}).of("a", job) as progress, progress("reading", 1) as part:
+    with ReadingProgress({"a": tmp_path}).of("a", job) as progress, progress("reading", 1) as part:
         part.advance(7)
 
     assert job.done == 2

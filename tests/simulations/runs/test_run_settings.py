@@ -10,7 +10,7 @@ from simulations.runs.demonstration import start_afresh
 from simulations.runs.run_settings import (
     RECORD,
     Clock,
-    Order,
+    RunOrder,
     Watcher,
     check_folder,
     clear,
@@ -20,27 +20,27 @@ from simulations.runs.run_settings import (
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> Order:
+def order(tmp_path: Path) -> RunOrder:
     """A run whose hospitals lie in its own folder, as the demo's do."""
     run = tmp_path / "run"
     (run / "hospitals").mkdir(parents=True)
     (run / "hospitals" / "hospitals.json").write_text("{}")
-    return Order(study=tmp_path / "study.toml", hospitals=run / "hospitals", run=run)
+    return RunOrder(study=tmp_path / "study.toml", hospitals=run / "hospitals", run=run)
 
 
-def test_hospitals_in_the_runs_folder_do_not_count_as_its_contents(order: Order) -> None:
+def test_hospitals_in_the_runs_folder_do_not_count_as_its_contents(order: RunOrder) -> None:
     check_folder(order)
 
     assert contents(order) == []
 
 
-def test_what_a_killed_process_left_half_written_does_not_count(order: Order) -> None:
+def test_what_a_killed_process_left_half_written_does_not_count(order: RunOrder) -> None:
     (order.run / f".{RECORD}.123.tmp").write_text("{")
 
     assert contents(order) == []
 
 
-def test_clearing_removes_the_run_and_leaves_the_hospitals(order: Order) -> None:
+def test_clearing_removes_the_run_and_leaves_the_hospitals(order: RunOrder) -> None:
     (order.run / RECORD).write_text("{}")
     (order.run / "sites" / "north").mkdir(parents=True)
     clear(order)
@@ -49,7 +49,7 @@ def test_clearing_removes_the_run_and_leaves_the_hospitals(order: Order) -> None
     assert (order.hospitals / "hospitals.json").exists()
 
 
-def test_a_run_that_cannot_begin_leaves_nothing_behind(order: Order) -> None:
+def test_a_run_that_cannot_begin_leaves_nothing_behind(order: RunOrder) -> None:
     with pytest.raises(DataError), nothing_left_behind(order):
         (order.run / RECORD).write_text("{}")
         raise DataError("an image cannot be read")
@@ -57,7 +57,7 @@ def test_a_run_that_cannot_begin_leaves_nothing_behind(order: Order) -> None:
     assert contents(order) == []
 
 
-def test_a_run_that_has_begun_keeps_everything_when_it_fails(order: Order) -> None:
+def test_a_run_that_has_begun_keeps_everything_when_it_fails(order: RunOrder) -> None:
     (order.run / RECORD).write_text("{}")
     with pytest.raises(DataError), nothing_left_behind(order):
         raise DataError("an image cannot be read")
@@ -65,12 +65,12 @@ def test_a_run_that_has_begun_keeps_everything_when_it_fails(order: Order) -> No
     assert contents(order) == [order.run / RECORD]
 
 
-def test_the_folder_of_a_run_may_not_be_a_file(order: Order, tmp_path: Path) -> None:
+def test_the_folder_of_a_run_may_not_be_a_file(order: RunOrder, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is a file"):
-        check_folder(Order(order.study, order.hospitals, tmp_path / "run/hospitals/hospitals.json"))
+        check_folder(RunOrder(order.study, order.hospitals, tmp_path / "run/hospitals/hospitals.json"))
 
 
-def test_starting_afresh_removes_a_run_but_no_folder_that_is_none(order: Order) -> None:
+def test_starting_afresh_removes_a_run_but_no_folder_that_is_none(order: RunOrder) -> None:
     (order.run / RECORD).write_text("{}")
     start_afresh(order)
     assert contents(order) == []

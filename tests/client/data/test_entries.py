@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from client.data.watching import entries_of
+from client.data.archive import entries_of
 
 
 def rewritten(folder: Path) -> None:

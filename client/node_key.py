@@ -1,0 +1,59 @@
+"""The key that a site connects with: EC P-384, as Flower's node authentication wants it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_ssh_private_key,
+)
+
+from common.errors import SiteError
+from common.files import write_atomic
+
+
+def new_node_key() -> bytes:
+    """A new private key to connect with, EC P-384.
+
+    In OpenSSH's format, as ``ssh-keygen`` writes it, which a stock ``flower-supernode`` wants.
+    """
+    key = ec.generate_private_key(ec.SECP384R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+
+
+def load_node_key(path: Path, *, make: bool = False) -> ec.EllipticCurvePrivateKey:
+    """The key that a site connects with.
+
+    Args:
+        path: of the file, which only its owner can read.
+        make: whether to make one where there is none.
+
+    Raises:
+        SiteError: there is none, or it is no such key.
+    """
+    if make and not path.exists():
+        write_atomic(path, new_node_key(), mode=0o600)
+    try:
+        key = load_ssh_private_key(path.read_bytes(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ValueError("another kind of key")
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as cause:
+        raise SiteError(
+            "the key that this site connects with cannot be read",
+            where=path,
+            found=cause.strerror if isinstance(cause, OSError) else "no EC key in OpenSSH's format",
+            remedy="bring it back from a backup, or make the site anew and have it admitted",
+        ) from cause
+    return key
+
+
+def public_node_key(key: ec.EllipticCurvePrivateKey) -> str:
+    """The half that goes into ``SITE.json``, PEM."""
+    public = key.public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()

@@ -1,0 +1,171 @@
+"""The layout that ``ARCHITECTURE.md`` draws: small folders, few imports, no circles, clear names.
+
+A *room* is a folder of a package, or a module that stands beside the folders. Imports that only
+say what something is called (under ``TYPE_CHECKING``) count for how much a module knows, and not
+for circles: nothing is run because of them.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+PACKAGES = ("client", "common", "server", "simulations")
+MOST_MODULES = 14
+MOST_IMPORTS = 15
+GENERATED = ("_pb2", "_pb2_grpc")
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Every module of the packages, by its dotted name; a package by its own."""
+    return {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+        for package in PACKAGES
+        for path in sorted((root / package).rglob("*.py"))
+    }
+
+
+def imports(path: Path, known: Mapping[str, Path], *, types: bool) -> set[str]:
+    """The project's modules that a module imports, inside functions too."""
+    return {
+        name for name in _imported(ast.parse(path.read_text()), types=types) if name in known
+    } - {name for name, other in known.items() if other == path}
+
+
+def _imported(tree: ast.AST, *, types: bool) -> Iterator[str]:
+    for node in ast.iter_child_nodes(tree):
+        match node:
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")) if not types:
+                continue
+            case ast.Import(names=aliases):
+                yield from (alias.name for alias in aliases)
+            case ast.ImportFrom(module=str(module), names=aliases):
+                yield module
+                yield from (f"{module}.{alias.name}" for alias in aliases)
+        yield from _imported(node, types=types)
+
+
+def graph(root: Path, *, types: bool) -> dict[str, set[str]]:
+    """Which module imports which; a package counts where something of its own is taken."""
+    known = modules(root)
+    empty = {
+        name
+        for name, path in known.items()
+        if path.name == "__init__.py" and len(ast.parse(path.read_text()).body) <= 1
+    }
+    return {name: imports(path, known, types=types) - empty for name, path in known.items()}
+
+
+def room_of(name: str) -> str:
+    """``client.data`` of ``client.data.dicom``; ``client.site`` of itself."""
+    parts = name.split(".")
+    return ".".join(parts[:2])
+
+
+def rooms(arrows: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The same between rooms."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, others in arrows.items():
+        found[room_of(name)] |= {room_of(other) for other in others} - {room_of(name)}
+    return found
+
+
+def circle(arrows: Mapping[str, set[str]]) -> list[str]:
+    """One circle of arrows, from a node back to itself; empty where there is none."""
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def public_classes(root: Path) -> dict[str, list[str]]:
+    """Where each public class of the packages is defined."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, path in modules(root).items():
+        if name.endswith(GENERATED):
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found[node.name].append(name)
+    return found
+
+
+def test_a_folder_holds_no_more_modules_than_can_be_seen_at_once(root: Path) -> None:
+    found: dict[Path, int] = defaultdict(int)
+    for path in modules(root).values():
+        found[path.parent.relative_to(root)] += path.name != "__init__.py"
+
+    assert {folder: count for folder, count in found.items() if count > MOST_MODULES} == {}
+
+
+def test_no_module_needs_to_know_more_than_a_few_others(root: Path) -> None:
+    known = {
+        name: len(others)
+        for name, others in graph(root, types=True).items()
+        if len(others) > MOST_IMPORTS
+    }
+
+    assert known == {}
+
+
+def test_modules_import_each_other_in_no_circle(root: Path) -> None:
+    assert circle(graph(root, types=False)) == []
+
+
+def test_rooms_import_each_other_in_no_circle(root: Path) -> None:
+    assert circle(rooms(graph(root, types=False))) == []
+
+
+def test_a_class_s_name_means_one_thing(root: Path) -> None:
+    assert {name: where for name, where in public_classes(root).items() if len(where) > 1} == {}
+
+
+PLANTED = {
+    "client/data/one.py": "from common.wire import two\n\nclass Thing: ...\n",
+    "client/data/three.py": "def late():\n    import client.site\n",
+    "client/site.py": "from client.data.one import Thing\n\nclass Other: ...\n",
+    "common/wire/two.py": (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from client.site import Other\n"
+        "class Thing: ...\n"
+    ),
+}
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    for name, source in PLANTED.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+        (path.parent / "__init__.py").write_text('"""A room."""\n')
+    return tmp_path
+
+
+def test_the_check_sees_imports_wherever_they_stand(planted: Path) -> None:
+    assert graph(planted, types=True)["client.data.one"] == {"common.wire.two"}
+    assert graph(planted, types=True)["client.data.three"] == {"client.site"}
+    assert graph(planted, types=True)["common.wire.two"] == {"client.site"}
+    assert graph(planted, types=False)["common.wire.two"] == set()
+
+
+def test_the_check_finds_a_circle_of_rooms_where_no_module_is_in_one(planted: Path) -> None:
+    arrows = graph(planted, types=False)
+
+    assert circle(arrows) == []
+    assert set(circle(rooms(arrows))) == {"client.data", "client.site"}
+    assert set(circle(graph(planted, types=True))) == {
+        *("client.data.one", "common.wire.two", "client.site"),
+    }
+
+
+def test_the_check_finds_two_classes_of_one_name(planted: Path) -> None:
+    assert public_classes(planted)["Thing"] == ["client.data.one", "common.wire.two"]
