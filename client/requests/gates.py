@@ -19,12 +19,11 @@ from client.records.approvals import Approval, Silence
 from client.records.ledger import Charge
 from client.requests import proposals
 from client.site import Site
-from client.training.tuning import check
+from client.training.local import Probed, require_probed
 from common import numerics
 from common.amendment import Arithmetic
 from common.errors import Refusal, RefusalCode
 from common.plan import Plan
-from common.privacy.mechanisms import PatientMechanism
 from common.wire.messages import Purpose, Reply, Request
 
 
@@ -36,11 +35,13 @@ class Due:
         approval: of its plan.
         charge: what it costs each patient who takes part.
         arithmetic: the numerics that it is computed with.
+        probed: the study and its sound model.
     """
 
     approval: Approval
     charge: Charge
     arithmetic: Arithmetic
+    probed: Probed
 
 
 def admit(site: Site, request: Request, purpose: Purpose) -> Reply | Due | str:
@@ -91,11 +92,11 @@ def admit(site: Site, request: Request, purpose: Purpose) -> Reply | Due | str:
     require_allowed(plan, site)
     agreed = amendments.arithmetic(site.store, plan)
     numerics.apply(agreed.numerics)
-    if isinstance(plan.mechanism, PatientMechanism):
-        check(plan.study, agreed.numerics.choice)  # a model that is refused costs nobody anything
+    # Before the charge: a model that is refused costs nobody anything.
+    probed = require_probed(plan.study, plan.mechanism, agreed.numerics.choice)
     charge = Charge(plan.hash, request.round, part, request.identity, event_of(plan, part))
     site.ledger.require_chargeable(charge, plan)
-    return Due(approval, charge, agreed)
+    return Due(approval, charge, agreed, probed)
 
 
 def require_at_work(site: Site) -> None:

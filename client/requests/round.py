@@ -92,7 +92,7 @@ def _require_still_approved(site: Site, approval: Approval) -> None:
 
 def _arrays(request: Request, due: Due, cohort: Cohort, patients: tuple[Patient, ...]) -> Any:  # noqa: ANN401 - int32 or int64
     """A round's change in fixed point, or the noised histogram of an evaluation."""
-    approval, part, choice = due.approval, due.charge.part, due.arithmetic.numerics.choice
+    approval, part = due.approval, due.charge.part
     if approval.key is None:  # pragma: no cover - `require` has seen to it
         raise Silence("the study key is erased")
     plan, weights = approval.plan, np.asarray(request.arrays, dtype=np.float32)
@@ -110,17 +110,15 @@ def _arrays(request: Request, due: Due, cohort: Cohort, patients: tuple[Patient,
     )
     if part == "train":
         change = local_change(
-            plan.study,
-            plan.mechanism,
+            due.probed,
             weights,
             cohort.images,
             patients,
             round_number=request.round,
             streams=streams,
-            choice=choice,
         )
         return plan.study.fixed_point.encode(change)
-    scores, labels = score(plan.study, weights, cohort.images, patients, choice=choice)
+    scores, labels = score(plan.study, weights, cohort.images, patients, choice=due.probed.choice)
     classes, _, bins = plan.histogram_shape
     counts = histogram(scores, labels, classes=classes, bins=bins)
     return release(counts, plan.mechanism, streams.stream("evaluation")).reshape(-1)

@@ -10,7 +10,8 @@ FORM, ORDER = "client.requests.gates._require_form: ", "client.requests.gates._r
 ARRAYS: Final = "client.requests.gates._require_arrays: "
 COMPUTE, BEGIN = "client.requests.round.compute: ", "client.requests.round._begin: "
 OFFER, CLOSE = "client.requests.proposals.offer: ", "client.requests.proposals.close: "
-AMEND: Final = "client.consent.amendments.take: "
+AMEND, CONSENT = "client.consent.amendments.take: ", "client.consent.amendments.consent: "
+SAME: Final = "require_same(amendment.numerics, site.numerics(plan.study), ticks=True)"
 PROPOSE, APPROVED = (
     "client.requests.proposals.propose: ",
     "client.records.approvals.Approvals.require: ",
@@ -73,9 +74,7 @@ HELD: Final[dict[str, str]] = {
     ),
     "client.consent.amendments._require_next: "
     "not differences(before.numerics, amendment.numerics)": ("an amendment that changes nothing"),
-    "client.consent.amendments._require_ours: changed": (
-        "an amendment to what the site does not compute with"
-    ),
+    "client.consent.amendments.require_same: changed": "another version of what computes",
     "common.amendment.read_amendment: except ValidationError": "no amendment",
     "common.amendment.read_amendment: found.text != text": (
         "an amendment that is not in canonical form"
@@ -141,11 +140,7 @@ HELD: Final[dict[str, str]] = {
     ACCEPTABLE + "require_room(plan.study, site)": (
         "a plan of few weights that takes more memory than the site gives"
     ),
-    ACCEPTABLE + "_require_same_numerics(agreed, offer)": "another kernel",
-    ACCEPTABLE + "_require_same_ticks(agreed, offer)": "a shorter tick",
-    "client.consent.policy._require_same_ticks: agreed.ticks != offer.numerics.ticks": (
-        "a shorter tick"
-    ),
+    ACCEPTABLE + "require_same(agreed, today, ticks=True)": "a shorter tick",
     OFFER + "require_room(study, site)": (
         "an offer for a study that takes more memory than the site gives"
     ),
@@ -161,7 +156,7 @@ HELD: Final[dict[str, str]] = {
     ALLOWED + "_require_numbers(plan, site)": (
         "a round of a site that declares another number by now"
     ),
-    ALLOWED + "_require_same_numerics(agreed, site.offer(plan.study, agreed.choice))": (
+    ALLOWED + "require_same(agreed, site.numerics(plan.study, agreed.choice))": (
         "a round on a machine that computes otherwise"
     ),
     BOUNDS + "study.task.kind not in policy.tasks": (
@@ -184,7 +179,6 @@ HELD: Final[dict[str, str]] = {
         "more patients than the site declares"
     ),
     OURS + "found != ours": "another site's plan",
-    "client.consent.policy._require_same_numerics: changed": "another version of what computes",
     BROUGHT + "not receipt.holds": "a forged receipt",
     BROUGHT + "heads is None": "a receipt for a longer ledger",
     TAKE + "self._require_here(each)": "a receipt for charges that were lost",
@@ -286,6 +280,9 @@ class Shared:
 
 
 SHARED: Final[dict[str, Shared]] = {
+    ACCEPTABLE + "require_same(agreed, today)": Shared(
+        "another kernel", (ACCEPTABLE + "require_same(agreed, today, ticks=True)",)
+    ),
     APPROVED + "approval is not None": Shared(
         "a round of an unknown plan",
         (APPROVED + "standing == 'approved'", APPROVED + "approval.key is not None"),
@@ -312,9 +309,9 @@ SHARED: Final[dict[str, Shared]] = {
         "a round more than approved, after the last",
         (ORDER + "request.round not in foreseen",),
     ),
-    AMEND + "_require_ours(site, plan, amendment.numerics)": Shared(
+    AMEND + SAME: Shared(
         "an amendment to what the site does not compute with",
-        ("client.consent.amendments.consent: _require_ours(site, plan, amendment.numerics)",),
+        (CONSENT + SAME,),
     ),
     OURS + "told['declared_patients']": Shared(
         "more declared patients", (ACCEPTABLE + "fault is not None", OURS + "told['weight']")
@@ -363,13 +360,15 @@ ELSEWHERE: Final[dict[str, str]] = {
     ),
     COMPUTE + "_require_still_approved(site, due.approval)": WHILE_COMPUTING,
     COMPUTE + "amendments.arithmetic(site.store, plan) != due.arithmetic": AMENDED,
-    "client.consent.amendments.consent: _require_ours(site, plan, amendment.numerics)": AMENDED,
-    "client.consent.amendments.consent: not decided.rowcount": AMENDED,
+    CONSENT + SAME: AMENDED,
+    CONSENT + "not decided.rowcount": AMENDED,
     AMEND + "not automatic": AMENDED,
     "client.requests.round._require_still_approved: "
     "site.approvals.require(approval.plan.hash).key != approval.key": WHILE_COMPUTING,
-    ADMIT + "check(plan.study, agreed.numerics.choice)": UNTRAINABLE,
-    TRAINABLE + "check(plan.study, arithmetic(site.store, plan).numerics.choice)": UNTRAINABLE,
+    TRAINABLE
+    + "require_probed(plan.study, plan.mechanism, arithmetic(site.store, plan).numerics.choice)": (
+        UNTRAINABLE
+    ),
     "client.requests.handler._until_the_tick: _require_may_leave(site, request)": WHILE_WAITING,
     "client.requests.handler._require_may_leave: site.approvals.require_heard(request.plan_hash)": (
         WHILE_WAITING
