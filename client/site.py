@@ -259,12 +259,8 @@ class Site:
 
         return Clocks(self.state / "ticks.json")
 
-    def offer(self, study: Study, choice: EngineChoice | None = None) -> Offer:
+    def offer(self, study: Study) -> Offer:
         """What the site says of itself: public numbers only.
-
-        Args:
-            study: as for :meth:`numerics`.
-            choice: as there.
 
         Raises:
             Refusal: ``data-unavailable``.
@@ -276,7 +272,7 @@ class Site:
             declared_patients=data.declared_patients,
             most_patients=data.most_patients,
             known_key=self.known_seed is not None,
-            numerics=self.numerics(study, choice),
+            numerics=self.numerics(study),
         )
 
     def new_study_key(self, plan_hash: str) -> StudyKey:

@@ -54,7 +54,7 @@ def take(site: Site, request: Request) -> None:
     if before.identity == amendment.hash:
         return
     _require_next(before, amendment)
-    _require_ours(site, plan, amendment.numerics)
+    require_same(amendment.numerics, site.numerics(plan.study), ticks=True)
     automatic = site.file.policy.approval == "automatic"
     with site.store.transaction():
         known = waiting(site.store, plan.hash)
@@ -74,7 +74,7 @@ def consent(site: Site, plan: Plan, amendment: Amendment, *, by: str) -> None:
         Refusal: the site does not compute so any more, or another has come in its place: the
             coordinator must propose it anew.
     """
-    _require_ours(site, plan, amendment.numerics)
+    require_same(amendment.numerics, site.numerics(plan.study), ticks=True)
     with site.store.transaction():
         decided = site.store.execute(
             "UPDATE amendments SET decided_by = ?, decided_at = ?"
@@ -89,6 +89,31 @@ def consent(site: Site, plan: Plan, amendment: Amendment, *, by: str) -> None:
         _note(site, "numerics.amended", plan, amendment, by)
 
 
+def require_same(asked: NumericsRecord, today: NumericsRecord, *, ticks: bool = False) -> None:
+    """Refuse numerics other than this site computes with today.
+
+    Args:
+        asked: of a plan or of an amendment.
+        today: what this site would offer.
+        ticks: whether the time slots must be the same too. Shorter ones would show how long a
+            round takes, longer ones keep the site from its work.
+
+    Raises:
+        Refusal: ``numerics``.
+    """
+    changed = _changed(today, asked, ticks=ticks)
+    if changed:
+        raise Refusal.of_public(
+            RefusalCode.NUMERICS,
+            "this site computes with other numerics than the study asks for",
+            where="numerics (versions and settings that decide the last bits)",
+            found="; ".join(f"{name}: {ours}" for name, (ours, _) in changed.items()),
+            wanted="; ".join(f"{name}: {theirs}" for name, (_, theirs) in changed.items()),
+            remedy="restore the agreed versions and settings, or ask the coordinator to request a "
+            "new offer or to amend the study's numerics for this site",
+        )
+
+
 def forget(store: SiteDatabase, plan_hash: str) -> None:
     """Keep nothing of a plan's amendments."""
     store.execute("DELETE FROM amendments WHERE plan_hash = ?", plan_hash)
@@ -96,10 +121,17 @@ def forget(store: SiteDatabase, plan_hash: str) -> None:
 
 def changes(before: NumericsRecord, after: NumericsRecord) -> tuple[str, ...]:
     """What an amendment changes, a line each; of the ticks too, which decide no bit."""
+    changed = sorted(_changed(before, after, ticks=True).items())
+    return tuple(f"{name}: {old} before, now {new}" for name, (old, new) in changed)
+
+
+def _changed(
+    before: NumericsRecord, after: NumericsRecord, *, ticks: bool
+) -> dict[str, tuple[str, str]]:
     changed = differences(before, after)
-    if before.ticks != after.ticks:
+    if ticks and before.ticks != after.ticks:
         changed["ticks, ms"] = _in_words(before.ticks), _in_words(after.ticks)
-    return tuple(f"{name}: {old} before, now {new}" for name, (old, new) in sorted(changed.items()))
+    return changed
 
 
 def _in_words(ticks: Ticks) -> str:
@@ -116,25 +148,6 @@ def _require_next(before: Arithmetic, amendment: Amendment) -> None:
         )
     if not differences(before.numerics, amendment.numerics):
         raise Refusal(RefusalCode.WRONG_PLAN, "an amendment that changes nothing")
-
-
-def _require_ours(site: Site, plan: Plan, numerics: NumericsRecord) -> None:
-    """Refuse what is not as this site would offer today: no choice or tick of anybody else's.
-
-    Shorter ticks would show how long a round takes, longer ones keep the site from its work; how
-    gradients are formed decides how much memory and time they take.
-    """
-    today = site.numerics(plan.study)
-    changed = differences(today, numerics)
-    if numerics.ticks != today.ticks:
-        changed["ticks"] = str(today.ticks), str(numerics.ticks)
-    if changed:
-        raise Refusal(
-            RefusalCode.NUMERICS,
-            "this site does not compute as the amendment says",
-            found="; ".join(f"{name}: {mine}" for name, (mine, _) in changed.items()),
-            wanted="; ".join(f"{name}: {asked}" for name, (_, asked) in changed.items()),
-        )
 
 
 def _keep(store: SiteDatabase, amendment: Amendment) -> None:

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from datetime import time
 
-from client.consent.amendments import arithmetic
+from client.consent.amendments import arithmetic, require_same
 from client.site import Site
 from client.sitefile import Policy
 from common.errors import Refusal, RefusalCode
-from common.numerics import NumericsRecord, differences
-from common.plan import Offer, Plan
-from common.privacy.mechanisms import NoMechanism, PatientMechanism, understated
+from common.plan import Plan
+from common.privacy.mechanisms import NoMechanism, understated
 from common.study.bounds import stated
 from common.study.study_file import Study
 
@@ -37,8 +36,8 @@ def require_acceptable(plan: Plan, site: Site) -> None:
     _require_numbers(plan, site)
     require_bounds(plan, site.file.policy)
     require_room(plan.study, site)
-    agreed, offer = arithmetic(site.store, plan).numerics, site.offer(plan.study)
-    _require_same_numerics(agreed, offer)
+    agreed, today = arithmetic(site.store, plan).numerics, site.numerics(plan.study)
+    require_same(agreed, today)
     fault = understated(plan.mechanism, plan.study, plan.declared_patients, plan.most_patients)
     if fault is not None:
         raise Refusal(
@@ -47,7 +46,8 @@ def require_acceptable(plan: Plan, site: Site) -> None:
             where=fault,
             remedy="the coordinator must calibrate the noise anew",
         )
-    _require_same_ticks(agreed, offer)
+    # Last: a study that was changed after its offer has other ticks, which would hide the reason.
+    require_same(agreed, today, ticks=True)
 
 
 def require_trainable(plan: Plan, site: Site) -> None:
@@ -60,10 +60,9 @@ def require_trainable(plan: Plan, site: Site) -> None:
         ModelError: the study's model cannot be trained privately here.
     """
     require_acceptable(plan, site)
-    if isinstance(plan.mechanism, PatientMechanism):
-        from client.training.tuning import check
+    from client.training.local import require_probed
 
-        check(plan.study, arithmetic(site.store, plan).numerics.choice)
+    require_probed(plan.study, plan.mechanism, arithmetic(site.store, plan).numerics.choice)
 
 
 def require_allowed(plan: Plan, site: Site) -> None:
@@ -75,7 +74,7 @@ def require_allowed(plan: Plan, site: Site) -> None:
     agreed = arithmetic(site.store, plan).numerics
     _require_numbers(plan, site)
     require_bounds(plan, site.file.policy)
-    _require_same_numerics(agreed, site.offer(plan.study, agreed.choice))
+    require_same(agreed, site.numerics(plan.study, agreed.choice))
 
 
 def require_room(study: Study, site: Site) -> None:
@@ -203,32 +202,6 @@ def _require_numbers(plan: Plan, site: Site) -> None:
             where="declared_patients",
             found=plan.declared_patients,
             wanted=plan.study.data.min_patients,
-        )
-
-
-def _require_same_numerics(agreed: NumericsRecord, offer: Offer) -> None:
-    changed = differences(offer.numerics, agreed)
-    if changed:
-        raise Refusal(
-            RefusalCode.NUMERICS,
-            "this site does not compute as was agreed on",
-            found="; ".join(f"{name}: {mine}" for name, (mine, _) in changed.items()),
-            wanted="; ".join(f"{name}: {planned}" for name, (_, planned) in changed.items()),
-            remedy="bring back the recorded versions and settings, or ask the coordinator to amend "
-            "the study's numerics for this site",
-        )
-
-
-def _require_same_ticks(agreed: NumericsRecord, offer: Offer) -> None:
-    """Shorter ones would show how long a round takes, longer ones keep the site from its work."""
-    if agreed.ticks != offer.numerics.ticks:
-        raise Refusal.of_public(
-            RefusalCode.NUMERICS,
-            "the plan gives rounds another time than this site has measured",
-            where="numerics.ticks",
-            found=agreed.ticks,
-            wanted=offer.numerics.ticks,
-            remedy="the coordinator must ask for the site's offer anew",
         )
 
 

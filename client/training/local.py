@@ -9,6 +9,7 @@ weight decay, FedProx's term) is a function of weights alone and is added after 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,29 +32,53 @@ from common.study.study_file import Study
 Flat = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Probed:
+    """How a study is trained, its model found sound; made by :func:`require_probed` alone.
+
+    Attributes:
+        study: schedule, model and augmentation.
+        mechanism: sampling rate, clip norm, noise and divisor.
+        choice: how gradients are formed.
+    """
+
+    study: Study
+    mechanism: PatientMechanism | NoMechanism
+    choice: EngineChoice
+
+
+def require_probed(
+    study: Study, mechanism: PatientMechanism | NoMechanism, choice: EngineChoice
+) -> Probed:
+    """Refuse a model whose clipped sums would be wrong: tried once a process, on made-up numbers.
+
+    Raises:
+        ModelError: names the module or parameter at fault.
+    """
+    if isinstance(mechanism, PatientMechanism):  # without privacy nothing is clipped
+        check(study, choice)
+    return Probed(study, mechanism, choice)
+
+
 @flushed()
 def local_change(
-    study: Study,
-    mechanism: PatientMechanism | NoMechanism,
+    probed: Probed,
     weights: Flat,
     images: npt.NDArray[Any],
     patients: tuple[Patient, ...],
     *,
     round_number: int,
     streams: RoundStreams,
-    choice: EngineChoice,
 ) -> Flat:
     """Train for one round from the global weights and return what changed.
 
     Args:
-        study: schedule, model and augmentation.
-        mechanism: sampling rate, clip norm, noise and divisor.
+        probed: what is trained, and how. The gates probe it, before a patient is read or charged.
         weights: flat global weights; not modified.
         images: (images, channels, height, width) in [0, 1].
         patients: the training patients.
         round_number: 1 and up; sets the learning rate.
         streams: the round's randomness.
-        choice: how gradients are formed.
 
     Returns:
         Local weights minus global weights, flat float32; not finite where training runs away,
@@ -62,21 +87,22 @@ def local_change(
     Raises:
         ModelError: names a module that cannot be trained privately.
     """
-    if isinstance(mechanism, PatientMechanism):
-        check(study, choice)
+    study, mechanism, choice = probed.study, probed.mechanism, probed.choice
     model = place(build_model(study), choice)
-    start = torch.from_numpy(np.array(weights, dtype=np.float32))
+    start = torch.from_numpy(np.array(weights, dtype=np.float32))  # a copy: it may be read-only
     current, velocity = start.clone(), torch.zeros_like(start)
     training, mu = study.training, study.aggregation.proximal_mu
     rate = learning_rate(study, round_number)
     gradients = GradientSum(model, mechanism, training.class_weights, choice)
     for step in range(training.local_steps):
-        load_flat(model, current.numpy())
+        load_flat(model, current)
         drawn = draw(
             study, mechanism, images, patients, streams=streams, step=step, tile=choice.tile
         )
         total = gradients.over(drawn)
         gradient = noised(total, mechanism, streams.stream("noise", step)) / mechanism.divisor
+        # After the noise: momentum, weight decay and FedProx's pull (Li et al. 2020,
+        # arXiv:1812.06127) see weights and noised sums alone, so they cost no privacy.
         velocity = training.momentum * velocity + gradient
         drift = training.weight_decay * current + mu * (current - start)
         current = current - rate * (velocity + drift)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,7 +23,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from client.data.cohort import Patient
 from client.training.evaluation import score
-from client.training.local import local_change
+from client.training.local import local_change, require_probed
 from client.training.sampling import RoundStreams, draw
 from client.training.tuning import images_of
 from common import numerics
@@ -189,6 +189,7 @@ class _Trial:
 
     def __init__(self, study: Study, computed: NumericsRecord, beside: Path) -> None:
         self._study, self._choice, self._beside = study, computed.choice, beside
+        self._probed = require_probed(study, self._mechanism(1.0), self._choice)
         many = TILES * self._choice.tile * images_of(study)
         shape = (min(many, COINS), study.data.channels, *study.data.image_size)
         self._images = np.random.default_rng(0).random(shape, dtype=np.float32).astype(np.float16)
@@ -225,14 +226,12 @@ class _Trial:
     def _train(self, steps: int, patients: int) -> None:
         training = self._study.training.model_copy(update={"local_steps": steps})
         local_change(
-            self._study.model_copy(update={"training": training}),
-            self._mechanism(1.0),
+            replace(self._probed, study=self._study.model_copy(update={"training": training})),
             self._weights,
             self._images,
             self._patients[:patients],
             round_number=1,
             streams=RoundStreams(bytes(32)),
-            choice=self._choice,
         )
 
     def _toss(self) -> None:

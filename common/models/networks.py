@@ -119,14 +119,16 @@ def weights_count(study: Study) -> int:
     return sum(value.numel() for value in sketch(study).parameters())
 
 
-def load_flat(model: nn.Module, weights: npt.NDArray[np.float32]) -> None:
-    """Put a flat float32 array into the model's parameters.
+def load_flat(model: nn.Module, weights: npt.NDArray[np.float32] | torch.Tensor) -> None:
+    """Put flat float32 weights into the model's parameters.
 
     Raises:
         ValueError: the array has another length than the model has weights.
     """
     start = 0
-    values = torch.from_numpy(np.array(weights, dtype=np.float32))
+    # An array is copied, since it may be read-only; a round's own tensor is read as it is.
+    given = weights if isinstance(weights, torch.Tensor) else np.array(weights, dtype=np.float32)
+    values = torch.as_tensor(given)
     if values.numel() != sum(value.numel() for value in model.parameters()):
         raise ValueError(f"{values.numel()} weights do not fit the model")
     with torch.no_grad():

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from client.data.cohort import Cohort, Patient
 from client.training.sampling import RoundStreams
-from client.training.local import local_change
+from client.training.local import local_change, require_probed
 from common import numerics
 from common.checkpoint import Checkpoint, study_hash
 from common.errors import RoundError
@@ -216,15 +216,14 @@ def _round(
     """One round of a federation of one."""
     study, number, name = baseline.study, state.round + 1, baseline.name
     secret = derive(known_secret(baseline.seed, name, "baseline"), round=number)
+    choice = baseline.holdings[0].numerics.choice
     change = local_change(
-        study,
-        planned,
+        require_probed(study, planned, choice),
         state.weights,
         images,
         patients,
         round_number=number,
         streams=RoundStreams(secret),
-        choice=baseline.holdings[0].numerics.choice,
     )
     settings = study.aggregation
     fold = begin(settings, change.size, {name: 1})

@@ -158,7 +158,7 @@ class Game:
     def __init__(self, folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.draw = random.Random(seed)
         self.dies = False
-        monkeypatch.setattr("client.requests.handler.reach", self.reach)
+        monkeypatch.setattr("client.requests.round.reach", self.reach)
         self.policy = {
             "max_epsilon_total": self.draw.choice((5.0, 6.0, 9.0)),
             "max_open_studies": 3,

@@ -23,7 +23,10 @@ from typing import Any, Final
 
 GUARDED: Final = (
     "client.consent.amendments",
+    "client.requests.gates",
     "client.requests.handler",
+    "client.requests.proposals",
+    "client.requests.round",
     "client.records.approvals",
     "client.consent.decisions",
     "client.records.ledger",

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-ANSWER, ROUND = "client.requests.handler._answer: ", "client.requests.handler._run_round: "
-WORK = "client.requests.handler._require_at_work: "
-FORM, ORDER = (
-    "client.requests.handler._require_form: ",
-    "client.requests.handler._require_in_order: ",
-)
-ARRAYS, CLOSE = "client.requests.handler._require_arrays: ", "client.requests.handler._close: "
-AMEND: Final = "client.consent.amendments.take: "
+ADMIT, WORK = "client.requests.gates.admit: ", "client.requests.gates.require_at_work: "
+FORM, ORDER = "client.requests.gates._require_form: ", "client.requests.gates._require_in_order: "
+ARRAYS: Final = "client.requests.gates._require_arrays: "
+COMPUTE, BEGIN = "client.requests.round.compute: ", "client.requests.round._begin: "
+OFFER, CLOSE = "client.requests.proposals.offer: ", "client.requests.proposals.close: "
+AMEND, CONSENT = "client.consent.amendments.take: ", "client.consent.amendments.consent: "
+SAME: Final = "require_same(amendment.numerics, site.numerics(plan.study), ticks=True)"
 PROPOSE, APPROVED = (
-    "client.requests.handler._propose: ",
+    "client.requests.proposals.propose: ",
     "client.records.approvals.Approvals.require: ",
 )
 LEDGER, BEYOND = (
@@ -49,20 +48,22 @@ THIS_LEDGER: Final = "self._ledger.hash_at(heads.ledger.length) != heads.ledger.
 THIS_LOG: Final = "self._audit.hash_at(heads.audit.length) != heads.audit.hash"
 
 HELD: Final[dict[str, str]] = {
-    ANSWER + "_require_at_work(site)": "a round for a site that is paused",
-    "client.requests.handler._unreadable: _require_at_work(site)": "junk for a site that is paused",
+    ADMIT + "require_at_work(site)": "a round for a site that is paused",
+    "client.requests.handler._unreadable: gates.require_at_work(site)": (
+        "junk for a site that is paused"
+    ),
     WORK + "site.store.fact('paused')": "a round for a site that is paused",
     WORK + "not within(site.file.policy.hours, datetime.now().astimezone().time())": (
         "a round outside the site's hours"
     ),
-    ANSWER
+    ADMIT
     + "site.approvals.require_heard(request.plan_hash, proposed=request.purpose == 'propose')": (
         "a stored reply of a stopped study"
     ),
-    ANSWER + "request.purpose != purpose": "an evaluation in a message for training",
-    ANSWER + "_require_form(request)": "a plan with weights beside it",
-    ANSWER + "site.receipts.take(request)": "a forged receipt",
-    ANSWER + "amendments.take(site, request)": "an amendment out of its turn",
+    ADMIT + "request.purpose != purpose": "an evaluation in a message for training",
+    ADMIT + "_require_form(request)": "a plan with weights beside it",
+    ADMIT + "site.receipts.take(request)": "a forged receipt",
+    ADMIT + "amendments.take(site, request)": "an amendment out of its turn",
     AMEND + "amendment.plan != plan.hash": "an amendment of another plan",
     AMEND + "plan.study.study.name != request.study": "an amendment under another study's name",
     AMEND + "site.ledger.require(request.ledger)": "an amendment that has seen a longer ledger",
@@ -73,9 +74,7 @@ HELD: Final[dict[str, str]] = {
     ),
     "client.consent.amendments._require_next: "
     "not differences(before.numerics, amendment.numerics)": ("an amendment that changes nothing"),
-    "client.consent.amendments._require_ours: changed": (
-        "an amendment to what the site does not compute with"
-    ),
+    "client.consent.amendments.require_same: changed": "another version of what computes",
     "common.amendment.read_amendment: except ValidationError": "no amendment",
     "common.amendment.read_amendment: found.text != text": (
         "an amendment that is not in canonical form"
@@ -94,18 +93,16 @@ HELD: Final[dict[str, str]] = {
     CLOSE + "approval.plan.study.study.name != request.study": (
         "the end of another study under this plan's hash"
     ),
-    "client.requests.handler._offered_study: study.study.name != request.study": (
-        "an offer asked for under another study's name"
-    ),
-    "client.requests.handler._offered_study: except ValidationError": "an offer for no study",
+    OFFER + "study.study.name != request.study": ("an offer asked for under another study's name"),
+    OFFER + "except ValidationError": "an offer for no study",
     PROPOSE + "plan.hash != request.plan_hash": "a plan under another plan's hash",
     PROPOSE + "plan.study.study.name != request.study": "a plan under another study's name",
     PROPOSE + "site.approvals.require(plan.hash)": "a plan that was denied, again",
     PROPOSE + "site.ledger.require(request.ledger)": "a proposal that has seen a longer ledger",
-    ROUND + "_require_in_order(site, request, plan, part)": "a round in another study's name",
-    ROUND + "_require_arrays(request, plan)": "the same round with a document",
-    ROUND + "require_allowed(plan, site)": "a round of a task that the policy takes no more",
-    ROUND + "site.ledger.require_chargeable(charge, plan)": ("the same round with other arrays"),
+    ADMIT + "_require_in_order(site, request, plan, part)": "a round in another study's name",
+    ADMIT + "_require_arrays(request, plan)": "the same round with a document",
+    ADMIT + "require_allowed(plan, site)": "a round of a task that the policy takes no more",
+    ADMIT + "site.ledger.require_chargeable(charge, plan)": ("the same round with other arrays"),
     ORDER + "request.study != plan.study.study.name": "a round in another study's name",
     ORDER + "site.ledger.require(request.ledger)": "a ledger longer than the site's",
     ORDER + "request.round not in foreseen": "a round more than approved",
@@ -143,12 +140,8 @@ HELD: Final[dict[str, str]] = {
     ACCEPTABLE + "require_room(plan.study, site)": (
         "a plan of few weights that takes more memory than the site gives"
     ),
-    ACCEPTABLE + "_require_same_numerics(agreed, offer)": "another kernel",
-    ACCEPTABLE + "_require_same_ticks(agreed, offer)": "a shorter tick",
-    "client.consent.policy._require_same_ticks: agreed.ticks != offer.numerics.ticks": (
-        "a shorter tick"
-    ),
-    ANSWER + "require_room(study, site)": (
+    ACCEPTABLE + "require_same(agreed, today, ticks=True)": "a shorter tick",
+    OFFER + "require_room(study, site)": (
         "an offer for a study that takes more memory than the site gives"
     ),
     ROOM + "found > most": "a plan of few weights that takes more memory than the site gives",
@@ -163,7 +156,7 @@ HELD: Final[dict[str, str]] = {
     ALLOWED + "_require_numbers(plan, site)": (
         "a round of a site that declares another number by now"
     ),
-    ALLOWED + "_require_same_numerics(agreed, site.offer(plan.study, agreed.choice))": (
+    ALLOWED + "require_same(agreed, site.numerics(plan.study, agreed.choice))": (
         "a round on a machine that computes otherwise"
     ),
     BOUNDS + "study.task.kind not in policy.tasks": (
@@ -186,7 +179,6 @@ HELD: Final[dict[str, str]] = {
         "more patients than the site declares"
     ),
     OURS + "found != ours": "another site's plan",
-    "client.consent.policy._require_same_numerics: changed": "another version of what computes",
     BROUGHT + "not receipt.holds": "a forged receipt",
     BROUGHT + "heads is None": "a receipt for a longer ledger",
     TAKE + "self._require_here(each)": "a receipt for charges that were lost",
@@ -288,6 +280,9 @@ class Shared:
 
 
 SHARED: Final[dict[str, Shared]] = {
+    ACCEPTABLE + "require_same(agreed, today)": Shared(
+        "another kernel", (ACCEPTABLE + "require_same(agreed, today, ticks=True)",)
+    ),
     APPROVED + "approval is not None": Shared(
         "a round of an unknown plan",
         (APPROVED + "standing == 'approved'", APPROVED + "approval.key is not None"),
@@ -301,7 +296,7 @@ SHARED: Final[dict[str, Shared]] = {
     APPROVED + "self.require_heard(plan_hash)": Shared(
         "a round of a stopped study",
         (
-            ANSWER
+            ADMIT
             + "site.approvals.require_heard(request.plan_hash,"
             + " proposed=request.purpose == 'propose')",
         ),
@@ -314,9 +309,9 @@ SHARED: Final[dict[str, Shared]] = {
         "a round more than approved, after the last",
         (ORDER + "request.round not in foreseen",),
     ),
-    AMEND + "_require_ours(site, plan, amendment.numerics)": Shared(
+    AMEND + SAME: Shared(
         "an amendment to what the site does not compute with",
-        ("client.consent.amendments.consent: _require_ours(site, plan, amendment.numerics)",),
+        (CONSENT + SAME,),
     ),
     OURS + "told['declared_patients']": Shared(
         "more declared patients", (ACCEPTABLE + "fault is not None", OURS + "told['weight']")
@@ -325,7 +320,7 @@ SHARED: Final[dict[str, Shared]] = {
         "metrics for fields", (RECORD + "set(config) != set(wanted)",)
     ),
     FIELD + "value in get_args(Purpose)": Shared(
-        "an unknown purpose", (ANSWER + "request.purpose != purpose",)
+        "an unknown purpose", (ADMIT + "request.purpose != purpose",)
     ),
     FIELD + "len(value) in (0, SIGNATURE_BYTES)": Shared(
         "a receipt without end", (BROUGHT + "not receipt.holds", BROUGHT + "heads is None")
@@ -351,27 +346,29 @@ SAME_PLAN: Final = "both numbers come from one plan: tests/client/records/test_l
 ELSEWHERE: Final[dict[str, str]] = {
     "client.requests.handler._failing_in_silence: require_memory(error)": LIMIT,
     "client.consent.decisions._freeze_or_tell: require_memory(error)": LIMIT,
-    "client.requests.handler._release: site.ledger.is_committed(request.identity)": (
+    COMPUTE + "site.ledger.is_committed(request.identity)": (
         "a second process on one state folder: tests/client/requests/test_leaving.py"
     ),
-    "client.requests.handler._release: approval.key is None": (
+    "client.requests.round._arrays: approval.key is None": (
         "for the types alone: the approval was required above"
     ),
-    "client.requests.handler._begin: _require_still_approved(site, approval)": (
+    BEGIN + "_require_still_approved(site, approval)": (
         "a decision while patients are read: tests/client/requests/test_leaving.py"
     ),
-    "client.requests.handler._begin: site.ledger.reserve(charge, plan)": (
+    BEGIN + "site.ledger.reserve(charge, plan)": (
         "every sound round is charged: tests/client/requests/test_handler.py"
     ),
-    "client.requests.handler._release: _require_still_approved(site, approval)": WHILE_COMPUTING,
-    "client.requests.handler._release: amendments.arithmetic(site.store, plan) != agreed": AMENDED,
-    "client.consent.amendments.consent: _require_ours(site, plan, amendment.numerics)": AMENDED,
-    "client.consent.amendments.consent: not decided.rowcount": AMENDED,
+    COMPUTE + "_require_still_approved(site, due.approval)": WHILE_COMPUTING,
+    COMPUTE + "amendments.arithmetic(site.store, plan) != due.arithmetic": AMENDED,
+    CONSENT + SAME: AMENDED,
+    CONSENT + "not decided.rowcount": AMENDED,
     AMEND + "not automatic": AMENDED,
-    "client.requests.handler._require_still_approved: "
+    "client.requests.round._require_still_approved: "
     "site.approvals.require(approval.plan.hash).key != approval.key": WHILE_COMPUTING,
-    ROUND + "check(plan.study, agreed.numerics.choice)": UNTRAINABLE,
-    TRAINABLE + "check(plan.study, arithmetic(site.store, plan).numerics.choice)": UNTRAINABLE,
+    TRAINABLE
+    + "require_probed(plan.study, plan.mechanism, arithmetic(site.store, plan).numerics.choice)": (
+        UNTRAINABLE
+    ),
     "client.requests.handler._until_the_tick: _require_may_leave(site, request)": WHILE_WAITING,
     "client.requests.handler._require_may_leave: site.approvals.require_heard(request.plan_hash)": (
         WHILE_WAITING

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import client.requests.handler
+import client.requests.round
 import client.training.tuning
 from client.requests.handler import answer_record
 from common.errors import RefusalCode
@@ -31,8 +31,8 @@ FEWEST = 45
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Counts what is computed from patients; everything is computed as ever."""
-    calls = counted(monkeypatch, client.requests.handler, "local_change")
-    return counted(monkeypatch, client.requests.handler, "score", calls)
+    calls = counted(monkeypatch, client.requests.round, "local_change")
+    return counted(monkeypatch, client.requests.round, "score", calls)
 
 
 def counted(

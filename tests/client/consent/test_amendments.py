@@ -365,7 +365,7 @@ def test_what_is_amended_while_it_is_computed_does_not_leave(
                 assert code_of(other, amending(plan, amendment_for(other, plan))) == "ok"
             return local_change(*arguments, **named)
 
-        monkeypatch.setattr("client.requests.handler.local_change", trained_and_amended)
+        monkeypatch.setattr("client.requests.round.local_change", trained_and_amended)
         assert code_of(site, asking(plan)) == "silence"
     assert hospital.rows("replies") == []
     assert [row["state"] for row in hospital.rows("charges")] == ["reserved"]

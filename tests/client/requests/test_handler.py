@@ -522,7 +522,7 @@ def test_what_is_stopped_while_it_is_computed_does_not_leave(
             stop(other, "small", by="the administrator")
         return local_change(*arguments, **named)
 
-    monkeypatch.setattr("client.requests.handler.local_change", trained_and_stopped)
+    monkeypatch.setattr("client.requests.round.local_change", trained_and_stopped)
     assert code_of(site, asking(plan)) == "silence"
     assert [row["state"] for row in hospital.rows("charges")] == ["reserved"]
     assert hospital.rows("replies") == []
@@ -543,7 +543,7 @@ def test_what_is_stopped_and_approved_anew_while_it_is_computed_does_not_leave(
     with hospital.open() as site:
         plan = approved(site, STUDY)
         with monkeypatch.context() as patched:
-            patched.setattr("client.requests.handler.local_change", trained_and_renewed)
+            patched.setattr("client.requests.round.local_change", trained_and_renewed)
             assert code_of(site, asking(plan)) == "silence"
         assert [row["state"] for row in hospital.rows("charges")] == ["reserved"]
         assert hospital.rows("replies") == []
@@ -618,7 +618,7 @@ def test_what_came_is_on_the_disk_before_a_round_is_computed_and_what_goes_befor
 
     with log.open("rb") as there:
         monkeypatch.setattr(os, "fsync", syncing)
-        monkeypatch.setattr("client.requests.handler.local_change", computing)
+        monkeypatch.setattr("client.requests.round.local_change", computing)
         answered(site, asking(plan))
         assert on_disk[-1] == log.stat().st_size
         assert events() == ["round.charged", "message.out"]

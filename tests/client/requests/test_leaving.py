@@ -341,11 +341,11 @@ def test_who_came_after_a_round_was_reserved_is_not_in_it_and_pays_from_the_next
     with hospital.open() as opened:
         plan = approved(opened, STUDY)
         assert code_of(opened, asking(plan)) == "ok"
-        monkeypatch.setattr("client.requests.handler.local_change", dying)
+        monkeypatch.setattr("client.requests.round.local_change", dying)
         with pytest.raises(KeyboardInterrupt):
             code_of(opened, asking(plan, 2))
     write_images(hospital.folder, hospital.patients | {f"P{n}": 1 for n in range(50, 60)})
-    monkeypatch.setattr("client.requests.handler.local_change", watching)
+    monkeypatch.setattr("client.requests.round.local_change", watching)
     with hospital.open() as opened:
         approve(opened, plan.study.study.name, by="a person")
         assert code_of(opened, asking(plan, 2)) == "ok"
@@ -363,12 +363,12 @@ def test_a_round_that_another_process_answered_meanwhile_is_not_released_twice(
         plan = approved(slow, STUDY)
 
         def overtaken(*given: Any, **named: Any) -> Any:  # noqa: ANN401 - as the function has them
-            monkeypatch.setattr("client.requests.handler.local_change", local_change)
+            monkeypatch.setattr("client.requests.round.local_change", local_change)
             assert code_of(quick, asking(plan)) == "ok"
             assert code_of(quick, asking(plan, 2, acknowledged=1)) == "ok"
             return local_change(*given, **named)
 
-        monkeypatch.setattr("client.requests.handler.local_change", overtaken)
+        monkeypatch.setattr("client.requests.round.local_change", overtaken)
         assert code_of(slow, asking(plan)) == "silence"
     assert [row["round"] for row in hospital.rows("charges")] == [1, 2]
 
@@ -395,7 +395,7 @@ def test_who_opts_out_while_patients_are_read_is_not_in_the_round(
             return cohort
 
         monkeypatch.setattr(opened, "cohort_for", read_and_opted_out)
-        monkeypatch.setattr("client.requests.handler.local_change", watching)
+        monkeypatch.setattr("client.requests.round.local_change", watching)
         assert code_of(opened, asking(plan)) == "ok"
         gone = opened.pseudonyms.of("P00")
     assert seen == [23]
@@ -418,7 +418,7 @@ def test_who_opts_out_while_a_round_is_computed_has_paid_for_it_and_is_in_none_t
 
     with hospital.open() as opened:
         plan = approved(opened, STUDY)
-        monkeypatch.setattr("client.requests.handler.local_change", computing)
+        monkeypatch.setattr("client.requests.round.local_change", computing)
         assert [code_of(opened, asking(plan, number)) for number in (1, 2)] == ["ok", "ok"]
         gone = opened.pseudonyms.of("P00")
     assert seen == [24, 23]

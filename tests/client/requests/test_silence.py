@@ -96,7 +96,7 @@ def test_what_fails_while_it_is_computed_is_silence_too(
     def failing(*_: Any, **__: Any) -> Any:  # noqa: ANN401 - as it is called
         raise ModelError("of patient P07")
 
-    monkeypatch.setattr("client.requests.handler.local_change", failing)
+    monkeypatch.setattr("client.requests.round.local_change", failing)
     with structlog.testing.capture_logs() as logs:
         assert code_of(site, asking(plan)) == "silence"
     assert "P07" not in str(logs)
@@ -138,7 +138,7 @@ def test_a_worker_that_passes_its_memory_limit_ends_and_is_not_merely_silent(
             ProcessLimits(memory_mib=16 * 2**10).apply()
             try:
                 if when == "a round is computed":
-                    monkeypatch.setattr("client.requests.handler.local_change", hungry)
+                    monkeypatch.setattr("client.requests.round.local_change", hungry)
                     answer(opened, asking(plan))
                 else:
                     monkeypatch.setattr(opened, "cohort", hungry)

@@ -20,7 +20,7 @@ import torch
 
 from client.data.cohort import Patient
 from client.training.evaluation import release, score
-from client.training.local import local_change
+from client.training.local import local_change, require_probed
 from client.training.sampling import RoundStreams
 from common.figures.histogram import histogram
 from common.files import sha256
@@ -98,9 +98,8 @@ def released(study: Study) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]
         for place in range(PATIENTS)
     )
     weights, choice = initial_weights(study, 1), EngineChoice(tile=4)
-    change = local_change(
-        study, mechanism, weights, pixels, patients, round_number=2, streams=STREAMS, choice=choice
-    )
+    probed = require_probed(study, mechanism, choice)
+    change = local_change(probed, weights, pixels, patients, round_number=2, streams=STREAMS)
     scores, labels = score(study, weights, pixels, patients, choice=choice)
     counts = histogram(scores, labels, classes=classes, bins=study.evaluation.bins)
     noisy = release(counts, mechanism, STREAMS.stream("evaluation"))

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from client.data.cohort import Patient
 from client.training.gradients import GradientSum
-from client.training.local import learning_rate, local_change
+from client.training.local import learning_rate, local_change, require_probed
 from client.training.sampling import Batch, RoundStreams, draw
 from common.models.networks import build_model, initial_weights, load_flat
 from common.numerics import EngineChoice
@@ -225,14 +225,12 @@ def train(
 ) -> Flat:
     """One round from some first weights."""
     return local_change(
-        study,
-        mechanism,
+        require_probed(study, mechanism, CHOICE),
         initial_weights(study, 1) if weights is None else weights,
         images,
         patients() if cohort is None else cohort,
         round_number=round_number,
         streams=streams,
-        choice=CHOICE,
     )
 
 

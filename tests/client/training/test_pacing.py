@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-import client.requests.handler
+import client.requests.round
 from client.administration import service
 from client.consent.decisions import DELETING, freeze, settle
 from client.data.cohort import Cohort
@@ -135,13 +135,13 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def taking(world: World, monkeypatch: pytest.MonkeyPatch, seconds: float, name: str) -> None:
     """From here on a function of the round takes so long, on the world's clock."""
-    original = getattr(client.requests.handler, name)
+    original = getattr(client.requests.round, name)
 
     def slow(*args: Any, **named: Any) -> Any:  # noqa: ANN401 - another function's
         world.time.now += seconds
         return original(*args, **named)
 
-    monkeypatch.setattr(client.requests.handler, name, slow)
+    monkeypatch.setattr(client.requests.round, name, slow)
 
 
 @pytest.mark.parametrize(("share", "ticks"), [(0.0, 1), (0.9, 1), (1.1, 2), (3.3, 4), (4.7, 8)])
@@ -171,7 +171,7 @@ def test_the_silence_of_a_site_that_fails_is_over_at_the_tick_too(
         world.time.now += 0.3 * world.tick
         raise DataError("a patient's file")
 
-    monkeypatch.setattr(client.requests.handler, "local_change", failing)
+    monkeypatch.setattr(client.requests.round, "local_change", failing)
     began = world.time.now
     assert answer(world.site, asking(world.plan)) is None
     assert world.over(began) == pytest.approx(1)
