@@ -1,4 +1,4 @@
-"""The key that a site connects with: EC P-384, as Flower's node authentication wants it."""
+"""The key with which a site connects: EC P-384, which Flower's node authentication requires."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def load_node_key(path: Path, *, make: bool = False) -> ec.EllipticCurvePrivateK
             raise ValueError("another kind of key")
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as cause:
         raise SiteError(
-            "the key that this site connects with cannot be read",
+            "the connection key of this site cannot be read",
             where=path,
-            found=cause.strerror if isinstance(cause, OSError) else "no EC key in OpenSSH's format",
-            remedy="bring it back from a backup, or make the site anew and have it admitted",
+            found=cause.strerror if isinstance(cause, OSError) else "no EC key in OpenSSH format",
+            remedy="restore it from a backup; without one, make a new site and have it admitted",
         ) from cause
     return key
 

@@ -25,31 +25,31 @@ from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, read_coordi
 ShareOfPatients = Annotated[float, Field(ge=0, le=1)]
 _DELTA_TIMES_PATIENTS: Final = 0.1
 _ROOM: Final = 2
-"""Patients that a part may hold, over those declared, where the site file does not say."""
+"""Default of ``most_patients``, as a multiple of the declared patients."""
 
 
 def _hours(text: str) -> str:
     if re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", text) is None:
-        raise ValueError('should be two times of the day, as in "20:00-06:00"')
+        raise ValueError('should be two times of day, for example "20:00-06:00"')
     if text[:5] == text[6:]:
-        raise ValueError("should begin and end at different times; leave it out to allow any")
+        raise ValueError("should begin and end at different times; leave it out to allow any time")
     return text
 
 
 Hours = Annotated[str, AfterValidator(_hours)]
-"""From when to when, in the machine's own time; may pass midnight."""
+"""Start and end, in the machine's local time; may pass midnight."""
 
 
 class SiteName(Section):
-    """``[site]``: what the site is called, and where it keeps what must last.
+    """``[site]``: the site's name, and where it keeps its state.
 
     Attributes:
         name: its name in every study.
         state: the state folder, relative to the site file.
-        same_person: text file of PatientIDs that are one person, a person a line, relative to
-            the site file.
-        cache_gib: that decoded images may take on disk in all, GiB; they are deleted with the
-            last study that uses them.
+        same_person: text file that lists the PatientIDs of one person, one person per line;
+            relative to the site file.
+        cache_gib: disk space for all decoded images, GiB; they are deleted with the last study
+            that uses them.
     """
 
     name: Slug
@@ -73,11 +73,11 @@ class DataSet(Section):
         key_column: the column that holds it.
         label_column: the column that holds the class.
         declared_patients: patients in training, rounded down; this number is public.
-        most_patients: neither training nor validation ever has more; this number is public too.
-            Left out, twice what is declared.
+        most_patients: training and validation each have at most this many; this number is public
+            too. Default: twice the declared patients.
         split: shares of train, validation and test.
         derived: whether derived images and localisers are used.
-        opt_out: text file of patients who take no part, a PatientID a line, relative to the
+        opt_out: text file of patients who opted out, one PatientID per line, relative to the
             site file.
     """
 
@@ -127,37 +127,36 @@ def _narrower(ranges: dict[str, Range]) -> dict[str, Range]:
 def _protecting(total: float) -> float:
     if not total <= MOST_EPSILON:
         raise ValueError(
-            f"should be at most {MOST_EPSILON:g}: a larger total protects nobody, and the account "
-            "over all studies is not proven for it"
+            f"should be at most {MOST_EPSILON:g}: a larger total protects no patient, and the "
+            "accounting over all studies is not proven for it"
         )
     return total
 
 
 Range = tuple[float, float]
-"""The smallest and the largest number that is allowed; seconds for a duration."""
+"""The smallest and the largest allowed number; a duration is in seconds."""
 
 
 class Policy(Section):
     """``[policy]``: what the hospital allows, whatever a coordinator proposes.
 
     Attributes:
-        max_epsilon_per_study: the most that a study may cost a patient.
-        max_epsilon_total: the most over all studies, at most 20.
+        max_epsilon_per_study: maximum privacy cost of one study for a patient (epsilon).
+        max_epsilon_total: maximum privacy cost of all studies together, at most 20.
         delta: the failure probability of both.
-        spent_before: epsilon that these patients have spent already under a state folder that is
-            lost; of ``max_epsilon_total``, what is left beyond it may be spent here.
-        min_sites: the smallest aggregate that the site joins.
+        spent_before: epsilon that these patients have already spent under a state folder that was
+            lost; only the rest of ``max_epsilon_total`` can be spent here.
+        min_sites: minimum number of hospitals combined in one result.
         approval: ``ask`` waits for a person; ``automatic`` approves what the policy allows.
-        approval_days: how long an approval holds.
-        max_open_studies: how many approved studies may run at once; each sets aside what it may
-            still cost its patients, so that others cannot use it.
-        hours: when the site works on studies; left out, at any time.
-        allow_known_key: take randomness that follows from a known seed: not private.
+        approval_days: how long an approval is valid.
+        max_open_studies: how many approved studies may run at once; each reserves the privacy
+            budget that it may still need, so that other studies cannot use it.
+        hours: when the site works on studies; default: any time.
+        allow_known_key: allow randomness from a known seed: not private.
         allow_no_privacy: take part in studies with ``mode = "none"``.
         tasks: kinds of task that the site takes part in.
-        ranges: by the keys of :mod:`common.study.bounds`, what a number of a study or a plan may
-        be;
-            of one that is left out, whatever a study may say.
+        ranges: by the keys of :mod:`common.study.bounds`, the allowed range of a study's or a
+            plan's number; a key that is not listed allows any number.
     """
 
     max_epsilon_per_study: float = Field(gt=0)
@@ -178,34 +177,34 @@ class Policy(Section):
     def _something_is_left(self) -> Self:
         if self.spent_before >= self.max_epsilon_total:
             raise ValueError(
-                f"spent_before {self.spent_before:g} leaves nothing of max_epsilon_total "
-                f"{self.max_epsilon_total:g}: these patients can take part in no more studies"
+                f"spent_before {self.spent_before:g} uses up max_epsilon_total "
+                f"{self.max_epsilon_total:g}: these patients cannot take part in any more studies"
             )
         return self
 
     @property
     def limits(self) -> PrivacyLimits:
-        """What patients may pay from here on, which decides who stands in a study.
+        """What patients may still pay, which decides who is in a study.
 
         What was spent before and what is spent here compose: their epsilons add up, and so do
-        their deltas, whatever was chosen after seeing the results.
+        their deltas, also if later studies were chosen after seeing earlier results.
         """
         left = self.max_epsilon_total - self.spent_before
         return PrivacyLimits(self.max_epsilon_per_study, left, self.delta)
 
 
 class Device(Section):
-    """``[device]``: what the site computes with; fixes the numerics record.
+    """``[device]``: what the site computes with; part of the numerics record.
 
     Attributes:
-        threads: of torch within an operation.
-        memory_mib: that a model with the activations and gradients of a tile of patients may
-            take, MiB.
-        kernels: ``measured`` times how gradients are formed fastest here, once a study's
-            shape; ``modelled`` derives it from the shape alone, so that two machines agree.
-        nice: how far the worker stands back behind other programs, as ``nice`` counts.
-        memory_limit_mib: of the whole worker process, MiB; left out, none.
-        gpu: which GPU the worker sees, as CUDA counts; left out, none.
+        threads: torch threads within one operation.
+        memory_mib: memory for a model with the activations and gradients of a tile of patients,
+            MiB.
+        kernels: ``measured`` times the ways to form gradients once for each shape of study;
+            ``modelled`` chooses by the shape alone, so that two machines agree.
+        nice: CPU priority of the worker: 0 normal, 19 lowest.
+        memory_limit_mib: memory limit of the whole worker process, MiB; default: none.
+        gpu: CUDA number of the GPU that the worker uses; default: no GPU.
     """
 
     threads: int = Field(default=1, ge=1)
@@ -217,10 +216,10 @@ class Device(Section):
 
 
 class MetricsSettings(Section):
-    """``[metrics]``: where the daemon's own figures are served; none is computed from patients.
+    """``[metrics]``: where the daemon serves its own metrics; none is computed from patients.
 
     Attributes:
-        listen: ``host:port``; left out, nowhere.
+        listen: ``host:port``; default: not served.
     """
 
     listen: str | None = Field(default=None, pattern=r"^[^\s:]+:[0-9]{1,5}$")
@@ -272,25 +271,25 @@ def load_site_file(path: Path) -> SiteFile:
 
 
 def missing(path: Path) -> SiteError:
-    """What whoever names a site file that is not there is told."""
+    """The error for a site file that does not exist."""
     return SiteError(
-        "there is no such site file",
+        "the site file does not exist",
         where=path.absolute(),
-        remedy="name it: consilium-site --site FILE, or CONSILIUM_SITE in the environment; "
-        "consilium-site init makes one",
+        remedy="give its path with consilium-site --site FILE or the environment variable "
+        "CONSILIUM_SITE, or create one with consilium-site init",
     )
 
 
 @dataclass(frozen=True)
 class ServedSite:
-    """What is served.
+    """The site that a daemon serves.
 
     Attributes:
         path: the site file.
         file: its content.
         state: the state folder.
-        known_seed: where the site's keys follow from a seed.
-        card: of the coordinator; None where the site has joined none.
+        known_seed: the seed from which the site's keys follow; None for secret keys.
+        card: of the coordinator; None if the site has joined none.
     """
 
     path: Path
@@ -309,7 +308,7 @@ class Programs:
 
 
 def served_site(path: Path, known_seed: int | None = None) -> ServedSite:
-    """What a site file says is to be served.
+    """Read the site file and the coordinator's card.
 
     Raises:
         SiteError: the site file or the coordinator's card cannot be used.

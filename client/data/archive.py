@@ -1,11 +1,11 @@
 """A folder of DICOM files, read as a hospital keeps it.
 
-Files of any name, with or without an ending, at any depth. Nothing is passed over in
-silence: every file is found usable as far as its own content goes, or rejected with a
-reason. Which of the usable ones a study takes is decided in :mod:`client.data.cohort`.
+Files of any name, with or without an extension, at any depth. Every file is either usable, as
+far as its own content shows, or rejected with a reason; none is skipped silently. Which of the
+usable files a study takes is decided in :mod:`client.data.cohort`.
 
-A file's verdict follows from that file alone. What is wrong with the folder as a whole is an
-error, and is found out without looking at any file (:func:`require_folder`).
+A file's verdict follows from that file alone. A problem with the folder as a whole is an error,
+and is found without looking at any file (:func:`require_folder`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 TO_MOUNT: Final = Path("/etc/fstab")
-"""What is to be mounted on this machine, and where (fstab(5))."""
+"""Which file systems this machine should mount, and where (fstab(5))."""
 MOUNTED: Final = Path("/proc/self/mountinfo")
-"""What is (proc_pid_mountinfo(5)); it also knows a folder that is mounted in another place."""
+"""Which are mounted (proc_pid_mountinfo(5)); bind mounts of a folder are listed too."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a folder holds; both parts sorted by path."""
+    """The content of a folder; both parts sorted by path."""
 
     found: tuple[Found, ...]
     rejected: tuple[Rejected, ...]
@@ -75,7 +75,7 @@ def scan(folder: Path, *, decode: bool, workers: int = 1, progress: Progress = s
         progress: told of every file.
 
     Raises:
-        DataError: the folder is not there or cannot be listed, or was not the same to the end.
+        DataError: the folder is missing, cannot be listed, or was replaced while it was read.
     """
     root = require_folder(folder)
     paths = sorted(walk(folder))
@@ -98,67 +98,69 @@ def scan(folder: Path, *, decode: bool, workers: int = 1, progress: Progress = s
 
 
 def require_folder(folder: Path, root: Root | None = None) -> Root:
-    """That a folder of images is there and can be listed, whatever files it holds.
+    """Require that a folder of images exists and can be listed, whatever files it holds.
 
-    This tells a site's own failure (a disk or a server that is gone) from what is wrong with
-    one patient's files. Nothing here depends on them: an empty folder passes.
+    This separates a failure of the site (a disk or a file server that is away) from a problem
+    with one patient's files. Nothing here depends on patients: an empty folder passes.
 
     Args:
         folder: of images.
-        root: what it was before; it must be that still.
+        root: which folder it was before; it must still be the same.
 
     Returns:
-        Which folder it is, as the system counts.
+        Which folder it is: device and inode.
 
     Raises:
-        DataError: it is none, cannot be listed, is another one than before, or lies where a
-            file system should be mounted that is not.
+        DataError: it is missing, cannot be listed, was replaced by another, or its file system
+            is not mounted.
     """
     try:
-        os.statvfs(folder)  # goes to a file server, where stat may answer from memory
+        # statvfs asks the file server; stat may answer from the client's cache after it is gone.
+        os.statvfs(folder)
         with os.scandir(folder) as entries:
             next(entries, None)
         status = folder.stat()
         _require_mounted(folder)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
-            "there is no such folder of images",
+            "the image folder does not exist",
             where=folder,
             wanted="a folder with DICOM files, at any depth",
+            remedy="check the path, and that its disk or file server is mounted",
         ) from error
     except OSError as error:
         raise _unlisted(folder, error) from error
     found = Root(status.st_dev, status.st_ino)
     if root is not None and found != root:
         raise DataError(
-            "the folder of images was exchanged for another one while it was being read",
+            "the image folder was replaced by another one while it was being read",
             where=folder,
-            remedy="see that its disk or its server is there; the folder is read again later",
+            remedy="check that its disk or file server is mounted; the folder is read again later",
         )
     return found
 
 
 def _unlisted(folder: Path, error: OSError) -> DataError:
     return DataError(
-        "the folder of images cannot be listed",
+        "the image folder cannot be listed",
         where=folder,
         found=error.strerror,
-        remedy="see that its disk or its server is there, and that this user may read it",
+        remedy="check that its disk or file server is mounted, and that this user may read it",
     )
 
 
 class Root(NamedTuple):
-    """Which folder a path leads to, whatever it holds."""
+    """Which folder a path leads to."""
 
     device: int
     inode: int
 
 
 def _require_mounted(folder: Path) -> None:
-    """That what the system's table mounts at, above or below the folder is mounted.
+    """Require that every fstab mount at, above or below the folder is mounted.
 
-    Else the empty place where a disk belongs would look like an archive without patients.
-    Where the system does not say what it mounts, nothing can be known.
+    Otherwise the empty mount point of a missing disk would look like an archive from which all
+    patients have left. Without the system's tables this cannot be checked.
     """
     wanted, mounted = _places(TO_MOUNT, 1), _places(MOUNTED, 4)
     here = folder.resolve()
@@ -167,15 +169,15 @@ def _require_mounted(folder: Path) -> None:
     for place in sorted(above | below):
         if mounted and place not in mounted:
             raise DataError(
-                "the file system that holds the folder of images is not mounted",
+                "the file system of the image folder is not mounted",
                 where=folder,
-                wanted=f"a file system at {place}, as {TO_MOUNT} says",
+                wanted=f"a file system at {place}, as in {TO_MOUNT}",
                 remedy=f"mount it: mount {place}",
             )
 
 
 def _places(table: Path, cell: int) -> set[Path]:
-    """The paths in one cell of each line of a table of the system; none where it has no such."""
+    """The paths in one column of a system table; none if the table does not exist."""
     try:
         lines = table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -185,7 +187,7 @@ def _places(table: Path, cell: int) -> set[Path]:
 
 
 def _unescaped(text: str) -> str:
-    """A path as both tables write it: blanks and backslashes by their octal numbers."""
+    """A path of either table: blanks and backslashes are written as octal numbers."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
@@ -196,10 +198,10 @@ def examine(folder: Path, path: str, *, decode: bool, here: bool = False) -> Fou
         folder: that its path is relative to.
         path: of the file.
         decode: also decode its images.
-        here: this process must not come to harm.
+        here: the file is opened in this process, which must not be harmed.
 
     Raises:
-        Elsewhere: it was to be ``here``, and is not harmless beforehand.
+        Elsewhere: ``here``, and the file is not known to be harmless.
     """
     try:
         reading = read(folder / path, here=here)
@@ -214,24 +216,24 @@ def examine(folder: Path, path: str, *, decode: bool, here: bool = False) -> Fou
         return Rejected(path, verdict.reason, verdict.detail)
     except (Elsewhere, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - a file that nobody foresaw is that file's affair
-        return Rejected(path, Reason.UNDECODABLE, f"{type(error).__name__} while it was read")
+    except Exception as error:  # noqa: BLE001 - a malformed file must cost that file only
+        return Rejected(path, Reason.UNDECODABLE, f"{type(error).__name__} while reading it")
 
 
 def crashed(path: str) -> Rejected:
-    """The verdict on a file whose decoder brought its process down."""
+    """The verdict on a file whose decoder crashed."""
     return Rejected(path, Reason.UNDECODABLE, "its decoder crashed")
 
 
 def walk(folder: Path) -> Iterator[str]:
     """Every entry below a folder that is not a folder, relative to it.
 
-    Links to folders are followed after everything else, each folder once: a circle of links
-    ends, and no link changes the path under which a file is found that is there without it. A
-    folder below that may not be listed is given like a file, to be rejected like one.
+    Links to folders are followed last, each folder once: so a circle of links ends, and a file's
+    path does not change when somebody adds a link to its folder. A folder below that cannot be
+    listed is given like a file, and is rejected like one.
 
     Raises:
-        DataError: the folder itself is not there or cannot be listed.
+        DataError: the folder itself is missing or cannot be listed.
     """
     require_folder(folder)
     seen: set[tuple[int, int]] = set()
@@ -273,7 +275,7 @@ def summary(rejected: Iterable[Rejected]) -> str:
 
 
 def require_dicom(folder: Path, result: Scan) -> None:
-    """What a person is told who names a folder in which no file is DICOM.
+    """Require at least one DICOM file, for commands that a person runs.
 
     Raises:
         DataError: there is none.
@@ -282,11 +284,11 @@ def require_dicom(folder: Path, result: Scan) -> None:
     if result.found or any(each.reason not in foreign for each in result.rejected):
         return
     raise DataError(
-        "the folder holds no DICOM file",
+        "the folder has no DICOM files",
         where=folder,
         found=summary(result.rejected),
-        wanted="DICOM files (PS3.10), with or without an ending, at any depth",
-        remedy="check that this is the right folder and that its files may be read",
+        wanted="DICOM files (PS3.10), with or without an extension, at any depth",
+        remedy="check that this is the right folder and that this user may read its files",
     )
 
 
@@ -298,7 +300,7 @@ def entries_of(images: Path, labels: Path) -> str:
         labels: the label file.
 
     Raises:
-        DataError: the folder is not there or cannot be listed.
+        DataError: the folder is missing or cannot be listed.
     """
     entries = hashlib.sha256()
     for path in (labels, *(images / each for each in sorted(walk(images)))):
@@ -309,6 +311,6 @@ def entries_of(images: Path, labels: Path) -> str:
 def _entry(path: Path) -> str:
     try:
         status = path.stat()
-    except OSError:  # gone meanwhile, or a link to nothing: whoever reads it says what that means
+    except OSError:  # deleted meanwhile, or a dangling link: reading it gives the verdict
         return f"{path}\0"
     return f"{path}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}\0"

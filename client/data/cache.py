@@ -1,24 +1,23 @@
 """Decoded images, kept once in a memory-mapped file.
 
-A cache is a folder whose name, index and entries are keyed by the site: nobody can tell
-from it which files or patients it holds, except by looking at the images, which are as
-sensitive as the originals. Its files are readable by their owner alone::
+A cache is a folder. Its name, index and entries are keyed by the site, so they do not tell which
+files or patients it holds; only the images do, which are as sensitive as the originals. Only the
+owner can read its files::
 
     <keyed name>/index.json        entries in order: keyed name, first row, rows, SHA-256; or
                                    a reason
     <keyed name>/<token>.f16       float16, little-endian, (rows, channels, height, width)
     <keyed name>/lock              held while the folder is read or filled
-    lock                           shared while any is filled; held alone while some are deleted
+    lock                           shared while any is filled; exclusive while some are deleted
 
-A new data file is written beside the old one and the index then takes its place in one
-step: whoever is killed at whatever moment leaves the old cache or the new one. An image
-whose file is gone is gone from the cache after the next filling.
+A new data file is written beside the old one, then the index is replaced in one step: a process
+killed at any moment leaves the old cache or the new one. An image whose file was deleted leaves
+the cache at the next filling.
 
-A study keeps what was decoded for it, or could not be, under the versions of that day
+A study keeps what was decoded for it, or could not be, with the versions of that day
 (:attr:`ImageShape.decoders`): an update of a decoder changes no bit that a running study reads.
-What is decoded after it, for a study to come, stands in a cache of its own. Should a cache be
-lost, it is decoded again by what is installed then, and :attr:`Cached.digests` tell of which
-files other pixels came out.
+Later studies have a cache of their own. If a cache is lost, its images are decoded again with the
+installed versions, and :attr:`Cached.digests` show which files gave other pixels.
 """
 
 from __future__ import annotations
@@ -186,7 +185,7 @@ def fill(
             "the cache of decoded images cannot be written",
             where=cache,
             found=error.strerror,
-            remedy="make room on the disk, or let this user write there; nothing was lost",
+            remedy="free disk space, or give this user write access there; no data was lost",
         ) from error
     entries = {each.path: index.entries[name] for name, group in named.items() for each in group}
     entries |= spoilt
@@ -252,12 +251,12 @@ def _foreseen(named: Mapping[str, Sequence[Found]], index: _Index, shape: ImageS
 def _require_room(size: int, most: int | None) -> None:
     if most is not None and size > most:
         raise DataError(
-            "the decoded images would take too much of the disk",
+            "the decoded images would take too much disk space",
             where="[site] cache_gib",
             found=f"{size / 2**30:.3g} GiB or more for this study",
-            wanted=f"at most {max(most, 0) / 2**30:.3g} GiB, with what other studies have",
-            remedy="allow more, if the disk has it; or wait until other studies are over; or ask "
-            "for smaller images",
+            wanted=f"at most {max(most, 0) / 2**30:.3g} GiB beside the running studies",
+            remedy="increase cache_gib if the disk has room, wait until other studies have ended, "
+            "or ask the coordinator for smaller images",
         )
 
 
@@ -416,10 +415,10 @@ def decode(
         folder: that the file's path is relative to.
         shape: of each image.
         file: as it was scanned.
-        here: this process must not come to harm.
+        here: the file is opened in this process, which must not be harmed.
 
     Raises:
-        Elsewhere: it was to be ``here``, and is not harmless beforehand.
+        Elsewhere: ``here``, and the file is not known to be harmless.
     """
     try:
         reading = read(folder / file.path, here=here)
@@ -438,10 +437,8 @@ def decode(
         return _CHANGED if changed else CacheRefused(verdict.reason.value, verdict.detail)
     except (Elsewhere, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - a file that nobody foresaw is that file's affair
-        return CacheRefused(
-            Reason.UNDECODABLE.value, f"{type(error).__name__} while it was decoded"
-        )
+    except Exception as error:  # noqa: BLE001 - a malformed file must cost that file only
+        return CacheRefused(Reason.UNDECODABLE.value, f"{type(error).__name__} while decoding it")
 
 
 def _prepared(image: NDArray[np.float32], shape: ImageShape) -> Half:

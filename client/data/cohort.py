@@ -70,7 +70,7 @@ class Split:
         shares = (self.train, self.validation, self.test)
         if min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-9):
             raise SiteError(
-                "the shares of train, validation and test do not cut a whole",
+                "the shares of train, validation and test do not sum to 1",
                 where="split",
                 found=list(shares),
                 wanted="three shares from 0 to 1 that sum to 1",
@@ -78,11 +78,11 @@ class Split:
             )
 
     def part_of(self, pseudonym: str) -> Part:
-        """The part that a patient stands in, whoever else is there."""
+        """The part of a patient, which does not depend on any other patient."""
         place = position(pseudonym)
         if place < self.train:
             return "train"
-        # Without a test share nobody falls behind the sum's rounding.
+        # The shares may sum to just below 1: without a test share nobody may fall beyond the sum.
         return "validation" if not self.test or place < self.train + self.validation else "test"
 
 
@@ -312,7 +312,7 @@ def select(
             rules.judge(file.header)
             rows = labels.about(file)
             if not rows:
-                raise Unusable(Reason.NO_LABEL, f"no row has its {labels.file.key}")
+                raise Unusable(Reason.NO_LABEL, f"no row with its {labels.file.key}")
         except Unusable as verdict:
             rejected.append(Rejected(file.path, verdict.reason, verdict.detail))
             continue
@@ -363,7 +363,7 @@ def each_once(labelled: Iterable[LabelledFile]) -> tuple[list[LabelledFile], lis
             detail = "another file has the same content"
             copies.append(Rejected(each.file.path, Reason.DUPLICATE, detail))
         elif instance[1] and instance in seen:
-            detail = "another file of the patient has its SOPInstanceUID (0008,0018)"
+            detail = "another file of the patient has the same SOPInstanceUID (0008,0018)"
             copies.append(Rejected(each.file.path, Reason.DUPLICATE, detail))
         else:
             once.append(each)

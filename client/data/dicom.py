@@ -47,7 +47,7 @@ _FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 _LOGGERS: Final = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "rle", "jpeg_ls", "PIL")
 
 for _name in _LOGGERS:
-    # For good: what they log quotes values from the file, and some are a patient's.
+    # Permanently: what they log quotes values from the file, and some identify a patient.
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
 
@@ -135,7 +135,7 @@ class Rules:
         if header.burned_in:
             raise Unusable(Reason.BURNED_IN, "Burned In Annotation (0028,0301) is YES")
         if not header.patient:
-            raise Unusable(Reason.NO_PATIENT_ID, "PatientID (0010,0020) is empty or absent")
+            raise Unusable(Reason.NO_PATIENT_ID, "PatientID (0010,0020) is empty or missing")
 
     def _judge_type(self, image_type: tuple[str, ...]) -> None:
         if self.derived is Derived.ACCEPT:
@@ -176,14 +176,14 @@ def read(path: Path, *, here: bool = False) -> DicomReading:
     dataset, truncated = _parse(data)
     if not any(keyword in dataset for keyword in PIXELS):
         if truncated:
-            raise Unusable(Reason.UNDECODABLE, "the file ends before its pixels")
+            raise Unusable(Reason.UNDECODABLE, "the file ends before its pixel data")
         raise Unusable(Reason.NO_PIXELS)
     return DicomReading(hashlib.sha256(data).hexdigest(), _header(dataset), dataset)
 
 
 def _content(path: Path, most: int, *, here: bool) -> bytes:
     try:
-        # Neither a pipe in the place of a file nor what it becomes meanwhile is waited for.
+        # O_NONBLOCK: opening a named pipe would otherwise wait for a writer, perhaps forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)

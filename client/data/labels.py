@@ -1,14 +1,14 @@
 """The label file of a hospital: CSV, one row for an image, a study or a patient.
 
-Written by people and by spreadsheets: UTF-8 with or without a byte order mark, separated
-by comma, semicolon or tab. Every line is a row of its own and is read for itself: whatever
-stands in the row of one patient, the rows of the others say what they say. A row that is
-damaged, or whose label is no class, gives its patient no label that could be used.
+Written by hand or by spreadsheets: UTF-8 with or without a byte order mark, separated by comma,
+semicolon or tab. Every line is one row and is read by itself: a mistake in the row of one patient
+changes nothing in the rows of others. A row that is damaged, or whose label is not a class, gives
+its patient no usable label.
 
-What is wrong with the file as a whole is an error when it is read. What is wrong with rows is
-an error for people alone (:meth:`Labels.require_sound`), which names them by their line
-numbers. Cells are never quoted: any of them may hold an identifier, the first row's too if
-the file has no header.
+A problem with the file as a whole is an error when it is read. Problems with rows are errors only
+for a person at the command line (:meth:`Labels.require_sound`), and are named by their line
+numbers. Cells are never quoted: any of them may hold an identifier, also in the first row if the
+file has no header.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ class Labels:
         return {key: tuple(group) for key, group in groups.items()}
 
     def about(self, file: Found) -> tuple[Row, ...]:
-        """The rows that name a file, whatever other files there are.
+        """The rows that name a file; other files do not matter.
 
-        A file is named by its whole path below the folder: by a bare name, one patient's row
-        would be about another's file of that name.
+        A file is named by its whole path below the folder. With a bare name, one patient's row
+        could also mean another patient's file of the same name.
         """
         if self.file.key == "filename":
             key = normal(file.path)
@@ -103,7 +103,7 @@ class Labels:
         return self.classes.index(row.label) if known else None
 
     def require_sound(self) -> None:
-        """Hold the rows against what a person wants to be told of.
+        """Report every mistake in the rows to a person.
 
         Raises:
             LabelError: there is no row, or one has another length, no key or no label, is
@@ -112,7 +112,7 @@ class Labels:
         """
         if not self.rows:
             raise LabelError(
-                "the label file has a first row and no other", where=self.file.path, wanted="rows"
+                "the label file has a header row but no other rows", where=self.file.path
             )
         _require_whole(self.file, self.rows)
         _require_filled(self.file, self.rows)
@@ -128,7 +128,7 @@ _ATTRIBUTES: Final = {
 
 
 def read_labels(file: LabelFile, classes: tuple[str, ...] | None) -> Labels:
-    """Read a label file; what its rows say is not judged.
+    """Read a label file; its rows are not checked.
 
     Args:
         file: where it is and which columns to take.
@@ -152,10 +152,10 @@ def read_labels(file: LabelFile, classes: tuple[str, ...] | None) -> Labels:
 
 
 def require_readable(file: LabelFile) -> None:
-    """That a label file is there and can be read, whatever it holds.
+    """Require that a label file exists and can be read, whatever its rows say.
 
     Raises:
-        LabelError: it is not, or cannot.
+        LabelError: it is missing or cannot be read.
     """
     content(file.path)
 
@@ -172,11 +172,11 @@ def guess_key(path: Path, label_column: str) -> tuple[Key, str]:
         if key.lower() in names:
             return key, names[key.lower()]
     raise LabelError(
-        "no column of the label file says which image a row is about",
+        "the label file has no column that identifies the images",
         where=path,
         found=f"{len(header)} columns",
-        wanted="a column called " + ", ".join(KEYS[:-1]) + f" or {KEYS[-1]}",
-        remedy="rename the column, or name it with --key-column and say with --key what it holds",
+        wanted="a column named " + ", ".join(KEYS[:-1]) + f" or {KEYS[-1]}",
+        remedy="rename the column, or give its name with --key-column and its kind with --key",
     )
 
 
@@ -208,26 +208,29 @@ def _column(file: LabelFile, header: list[str], name: str) -> int:
     if len(places) == 1:
         return places[0]
     if places:
-        raise LabelError("two columns of the label file have one name", where=file.path, found=name)
+        raise LabelError(
+            "two columns of the label file have the same name", where=file.path, found=name
+        )
     similar = next((each for each in header if each.lower() == name.lower()), None)
     raise LabelError(
         f'the label file has no column "{name}"',
         where=f"{file.path}, first row",
         found=f'"{similar}"' if similar else f"{len(header)} other column names",
         wanted=f'"{file.key_column}" and "{file.label_column}"',
-        remedy="name the columns in the first row, or set which columns to take",
+        remedy="correct the column names in the first row, or the names in the settings",
     )
 
 
 _FAULTS: Final[dict[Fault, tuple[str, str]]] = {
     "quotes": (
         "rows of the label file are not CSV",
-        "look for a quotation mark that is not closed; a cell cannot go on in the next line",
+        "look for an opening quotation mark without a closing one; a cell cannot contain a "
+        "line break",
     ),
     "encoding": ("rows of the label file are not UTF-8", 'save it again as "CSV UTF-8"'),
     "cells": (
-        "rows of the label file do not have as many cells as its first row",
-        "mend these rows; a cell that holds the separator needs quotation marks",
+        "rows of the label file have more or fewer cells than its first row",
+        "correct these rows; a cell that contains the separator needs quotation marks",
     ),
 }
 
@@ -247,9 +250,9 @@ def _require_filled(file: LabelFile, rows: Sequence[Row]) -> None:
         if empty:
             raise fault(
                 file,
-                f'rows of the label file have nothing in the column "{name}"',
+                f'rows of the label file have an empty cell in the column "{name}"',
                 empty,
-                remedy="fill the cells in, or leave these rows out",
+                remedy="fill in these cells, or delete these rows",
             )
 
 
@@ -260,10 +263,10 @@ def _require_known(file: LabelFile, rows: Sequence[Row], classes: tuple[str, ...
             file,
             f"{len(outside)} of {len(rows)} rows have a label that is not one of the classes",
             outside,
-            found=f'cells of the column "{file.label_column}"; they are not shown, since a wrong '
-            "column may hold identifiers",
+            found=f'values of the column "{file.label_column}"; they are not shown, since a wrong '
+            "column may contain identifiers",
             wanted=", ".join(classes),
-            remedy="mend these labels, or name the column that holds the labels",
+            remedy="correct these labels, or give the name of the column with the labels",
         )
 
 
@@ -272,11 +275,11 @@ def _require_distinct(file: LabelFile, by_key: Mapping[str, tuple[Row, ...]]) ->
     if apart:
         raise fault(
             file,
-            f'rows of the label file give one value of the column "{file.key_column}" '
-            "different labels",
+            "rows of the label file give different labels for the same value of the column "
+            f'"{file.key_column}"',
             [row.line for rows in apart for row in rows],
             wanted=f"one label for each {file.key}",
-            remedy="decide where they differ",
+            remedy="keep the correct label in these rows",
         )
 
 
@@ -284,11 +287,11 @@ def _occurring(file: LabelFile, rows: Sequence[Row]) -> tuple[str, ...]:
     labels = tuple(sorted({row.label for row in rows if row.label and not row.fault}))
     if len(labels) > _MOST_CLASSES:
         raise LabelError(
-            "the label column holds too many different values to be labels",
+            "the label column has too many different values",
             where=f'{file.path}, column "{file.label_column}"',
             found=f"{len(labels)} different values in {len(rows)} rows",
             wanted=f"at most {_MOST_CLASSES} classes",
-            remedy="name the column that holds the labels",
+            remedy="give the name of the column with the labels",
         )
     return labels
 

@@ -1,12 +1,11 @@
-"""A function over many files, its results in the files' order, whatever one file does to it.
+"""A function over many files in their order; a file that crashes a decoder costs only itself.
 
-A decoder is foreign code over bytes that nobody here wrote. It is run in a process of its own,
-bounded in memory and in processor time: whoever brings that process down costs the file that it
-was given, and no other. Threads would not help: decoding holds the interpreter's lock.
+A decoder is foreign code that reads bytes from outside. It runs in a process of its own with
+limits on memory and processor time: a file that crashes this process costs that file and no other.
+Threads would not help: decoding holds the interpreter's lock.
 
-What a file may do at worst is bounded for some files beforehand (small, and stored as plain
-numbers). Where there are few files these are opened in the caller's process, since starting
-another takes half a second.
+Some files are known to be harmless: small, and stored as plain numbers. If there are few files,
+these are opened in the caller's process, because starting another takes half a second.
 """
 
 from __future__ import annotations
@@ -170,9 +169,8 @@ class _Crew(Generic[T, R]):
     def take(self) -> dict[int, R]:
         """Wait for results of what was given; by the items' places.
 
-        After a crash nothing else goes on beside the items that were with that process, and
-        each is worked on alone: what another file did to the machine's memory is not held
-        against this one.
+        After a crash, each item of that process is tried again alone, while no other process
+        works: a file must not be rejected because another file used up the machine's memory.
         """
         results: dict[int, R] = {}
         lost = self._gather(results)
@@ -188,7 +186,7 @@ class _Crew(Generic[T, R]):
             self._workers.pop().end()
 
     def _start(self) -> _Worker:
-        # A fork would copy the locks of this process's threads in whatever state they are.
+        # spawn: a fork would copy locks that other threads hold, and nobody would release them.
         context = multiprocessing.get_context("spawn")
         line, theirs = context.Pipe()
         process = context.Process(
@@ -248,10 +246,10 @@ _READY: Final = object()
 
 def _cannot_start(found: str | None) -> DataError:
     return DataError(
-        "the processes that open images cannot be started",
+        "the processes that decode images cannot be started",
         found=found,
-        remedy="see whether this machine has memory left, and whether this user may start more "
-        "processes; no file was at fault",
+        remedy="check that this machine has free memory and that this user may start more "
+        "processes; no image file is the cause",
     )
 
 
@@ -261,7 +259,7 @@ def _serve(line: Connection, function: Callable[[T], R], parent: int) -> None:
     die_with_parent(parent)
     _bound_memory()
     line.send(None)
-    # What a decoder says of a file quotes it, and a core dump would hold it.
+    # What a decoder prints may quote a patient's values: it must not reach a terminal or a log.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
@@ -275,8 +273,8 @@ def _serve(line: Connection, function: Callable[[T], R], parent: int) -> None:
 
 
 def _bound_memory() -> None:
-    """Bind this process before it sees a file; where memory is short, it is the first to go."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """Limit this process before it reads a file; if memory is short, it is killed first."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold a patient's image
     limits = (MEMORY, *resource.getrlimit(resource.RLIMIT_DATA))
     most = min(limit for limit in limits if limit != resource.RLIM_INFINITY)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))

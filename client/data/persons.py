@@ -1,12 +1,12 @@
-"""Which PatientIDs are one person, known only by their pseudonyms.
+"""Which PatientIDs belong to one person, known only by their pseudonyms.
 
-A person may bear several identifiers: of two hospitals that became one, before and after a
-marriage, once mistyped. Only the hospital knows, so it may write it down: a text file, in each
-line the PatientIDs (0010,0020) of one person, separated by comma, semicolon or tab; lines that
-begin with ``#`` and empty ones say nothing. Lines that share an identifier are about one
-person. Whoever stands in no line is a person of one identifier.
+A person may have several identifiers: from two hospitals that merged, from before and after a
+marriage, or from a typing mistake. Only the hospital knows, so it may list them in a text file:
+each line has the PatientIDs (0010,0020) of one person, separated by comma, semicolon or tab; empty
+lines and lines that begin with ``#`` are ignored. Lines that share an identifier are about one
+person. An identifier that is not listed is a person of its own.
 
-The file is read again at every request, so that an edit by hand holds at once.
+The file is read again at every request, so that an edit by hand takes effect at once.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ class Persons:
         self._last = Joined()
 
     def read(self) -> Joined:
-        """Who is whom now.
+        """Which identifiers are one person's now.
 
         Raises:
-            SiteError: the file is missing, cannot be read or is not in UTF-8; nobody counts as
-                two by mistake.
+            SiteError: the file is missing, cannot be read or is not UTF-8. An unreadable list
+                must not make one person count as two.
         """
         if self._path is None:
             return self._last
@@ -109,10 +109,10 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SiteError(
-            "the list of PatientIDs that are one person cannot be read",
+            "the list of PatientIDs of the same person cannot be read",
             where=path,
             found=error.strerror,
-            remedy="bring the file back; where nobody bears two, make an empty one",
+            remedy="restore the file; if no person has two PatientIDs, create an empty file",
         ) from error
 
 
@@ -121,9 +121,9 @@ def _lines(path: Path, content: bytes) -> Iterator[list[str]]:
         text = lines_of(content)
     except ValueError:
         raise SiteError(
-            "the list of PatientIDs that are one person is not in UTF-8",
+            "the list of PatientIDs of the same person is not UTF-8 text",
             where=path,
-            remedy="save it as plain text in UTF-8, one person a line",
+            remedy="save it as plain text in UTF-8, with one person per line",
         ) from None
     for line in text:
         if not line.lstrip().startswith("#"):

@@ -96,7 +96,7 @@ def _decode(dataset: Dataset) -> tuple[Values, str]:
     with _translated("looking for its transfer syntax"):
         syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
-        raise Unusable(Reason.UNDECODABLE, "it names no transfer syntax (0002,0010)")
+        raise Unusable(Reason.UNDECODABLE, "the transfer syntax (0002,0010) is missing")
     with _translated(f"decoding {_shown_syntax(syntax)}"):
         _refuse_giants(dataset)
         stored, properties = get_decoder(syntax).as_array(dataset)
@@ -111,7 +111,7 @@ def _translated(doing: str) -> Iterator[None]:
             yield
     except Unusable:
         raise
-    except Exception as error:  # over damaged pixels a decoder raises whatever it likes
+    except Exception as error:  # damaged pixels can make a decoder raise anything
         raise Unusable(Reason.UNDECODABLE, f"{type(error).__name__} while {doing}") from error
 
 

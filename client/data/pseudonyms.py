@@ -1,9 +1,10 @@
-"""Keyed pseudonyms: the only form in which a patient is known past the reader.
+"""Keyed pseudonyms: the only form in which patients are known after the files were read.
 
-A pseudonym is HMAC-SHA256 (RFC 2104, FIPS 198-1) of an identifier under a key that the
-site draws once and never shows. Everything else that must not be linkable without the
-key (the name of a cached image, the place in the split) is derived with a purpose of
-its own in the message, so that no value of one purpose says anything about another.
+A pseudonym is HMAC-SHA256 (RFC 2104, FIPS 198-1) of an identifier under a key that the site draws
+once and never shows. A plain hash would not do: PatientIDs are short, and anyone could hash them
+all and compare. Everything else that must not be linkable without the key (the name of a cached
+image, the place in the split) has its own purpose in the message, so that a value of one purpose
+says nothing about a value of another.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Pseudonyms:
                 "the key for pseudonyms has the wrong length",
                 found=f"{len(key)} bytes",
                 wanted=f"{KEY_BYTES} bytes",
-                remedy="restore the key file from its backup; a new key makes every patient a "
-                "stranger to the ledger",
+                remedy="restore the latest full backup of the state folder; with a new key the "
+                "privacy ledger would recognise no patient",
             )
         self._key = bytes(key)
 

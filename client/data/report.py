@@ -1,8 +1,8 @@
-"""What a folder and its labels would give a study, before any study asks.
+"""What a study could use of a folder and its labels, before any study asks.
 
-Every file is decoded, whatever its modality, so that a damaged one is found now and not
-on the day of the training. The report is for the hospital's own administrator: file names
-may hold patients' names and are listed only when asked for.
+Every file is decoded, of any modality, so that a damaged one is found now and not on the day of
+the training. The report is for the hospital's own administrator: file names may contain patients'
+names and are listed only on request.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 _SHOWN: Final = 8
 
 REMEDIES: Final = {
-    Reason.UNREADABLE: "let this user read the files; a link may point nowhere",
-    Reason.TOO_LARGE: "nothing to do; or export them in smaller files",
-    Reason.NOT_DICOM: "nothing to do, if these are notes, lists or pictures",
-    Reason.NO_PIXELS: "nothing to do, if these are reports, plans or a DICOMDIR",
-    Reason.UNDECODABLE: "ask the archive for the files again, uncompressed if it can",
-    Reason.WRONG_MODALITY: "nothing to do, unless --modality should name these too",
-    Reason.DERIVED: "--derived primary takes compressed or processed originals too",
+    Reason.UNREADABLE: "let this user read the files; check for broken links",
+    Reason.TOO_LARGE: "nothing to do, or export them as smaller files",
+    Reason.NOT_DICOM: "nothing to do if these are notes, lists or pictures",
+    Reason.NO_PIXELS: "nothing to do if these are reports, plans or a DICOMDIR",
+    Reason.UNDECODABLE: "export the files again, uncompressed if possible",
+    Reason.WRONG_MODALITY: "nothing to do, or add their modality with --modality",
+    Reason.DERIVED: "to use compressed or processed originals too: --derived primary",
     Reason.BURNED_IN: "export the images again without text in them",
     Reason.NO_PATIENT_ID: "export again with a PatientID or a stable pseudonym in its place",
-    Reason.DUPLICATE: "nothing to do: one of each is used",
-    Reason.NO_LABEL: "add rows for these images, if they should be used",
-    Reason.NO_CLASS: "mend the labels of these patients, or their damaged rows",
-    Reason.TWO_LABELS: "decide on one label for each of these patients: they take no part",
+    Reason.DUPLICATE: "nothing to do: one copy of each is used",
+    Reason.NO_LABEL: "add rows for these images if they should be used",
+    Reason.NO_CLASS: "correct the labels of these patients, or their damaged rows",
+    Reason.TWO_LABELS: "choose one label for each of these patients; until then they are left out",
 }
 
 
@@ -108,7 +108,7 @@ def check(
 ) -> Report:
     """Read, decode and count everything.
 
-    A study passes over patients whom it cannot use; here whatever may be a mistake is an error.
+    A study leaves out patients that it cannot use; here every possible mistake is an error.
 
     Args:
         folder: of DICOM files, read recursively.
@@ -152,7 +152,7 @@ def check(
 
 
 def _require_paths(labels: Labels, found: Scan) -> None:
-    """Rows that give a file's bare name are about no file, and are mostly meant to be.
+    """Refuse rows with a bare file name: they match no file, but were probably meant to.
 
     Raises:
         LabelError: there are such rows.
@@ -165,16 +165,16 @@ def _require_paths(labels: Labels, found: Scan) -> None:
     if lines:
         raise fault(
             labels.file,
-            "rows name files by their bare names, and these lie in folders",
+            "rows name files without their folders",
             lines,
-            wanted="the path below the folder of images, with /",
-            remedy="write the path instead of the bare name in these rows: several files may "
-            "have one name",
+            wanted="the path below the image folder, with /",
+            remedy="write the whole path in these rows: several folders may have a file with the "
+            "same name",
         )
 
 
 def require_usable(folder: Path, report: Report) -> None:
-    """A report of which nothing can be used is an error, and so are patients with two labels.
+    """Refuse a folder with nothing usable, or with patients that have two labels.
 
     Raises:
         DataError: no file can be used.
@@ -186,27 +186,26 @@ def require_usable(folder: Path, report: Report) -> None:
             "rows of the label file give a patient more than one label",
             where="; ".join(apart),
             wanted="one label for each patient",
-            remedy="decide on one, or leave out the rows that are not meant; a study goes on "
-            "without these patients",
+            remedy="choose one label, or delete the wrong rows; until then studies leave these "
+            "patients out",
         )
     if report.used:
         return
     reason = max(report.reasons, key=lambda each: report.reasons[each])
     strangers = reason is Reason.NO_LABEL and report.rows_without_image == report.rows
     raise DataError(
-        "no image of the folder can be used",
+        "no image in the folder can be used",
         where=folder,
         found=summary(report.rejected),
         wanted="DICOM images with a PatientID and a label",
-        remedy="no row of the label file is about any of these images: see that --key and "
-        "--key-column say what its rows hold"
+        remedy="no row of the label file matches any of these images: check --key and --key-column"
         if strangers
         else REMEDIES[reason],
     )
 
 
 def show(report: Report, folder: Path, labels: LabelFile, console: Console) -> None:
-    """Write a report as a person reads it: what is used, what is not, what to do."""
+    """Print a report for a person: what is used, what is not, what to do."""
     grid = Table.grid(padding=(0, 2))
     for name, value in (
         ("folder", str(folder)),
@@ -230,7 +229,7 @@ def show(report: Report, folder: Path, labels: LabelFile, console: Console) -> N
 
 
 def show_rejected(report: Report, console: Console) -> None:
-    """Write every rejected file with its reason; paths may hold patients' names."""
+    """Print every rejected file with its reason; paths may contain patients' names."""
     for each in report.rejected:
         detail = f": {each.detail}" if each.detail else ""
         console.print(Text(visible(f"{each.path}  {each.reason.value}{detail}")))
@@ -241,13 +240,13 @@ def advice(report: Report) -> list[str]:
     notes: list[str] = []
     if report.rows_without_image:
         notes.append(
-            f"{report.rows_without_image} of {report.rows} rows of the label file are about no "
-            "image that could be read"
+            f"{report.rows_without_image} of {report.rows} rows of the label file match no "
+            "readable image"
         )
     if report.patients == 1 and report.used > 1:
         notes.append(
-            "all images carry one PatientID and so count as one patient; if they are several, "
-            "the export has overwritten it: ask for one pseudonym a patient"
+            "all images have the same PatientID and count as one patient; if they are from several "
+            "patients, the export has overwritten it: export again with one pseudonym per patient"
         )
     missing = [name for name, count in report.patients_by_label.items() if not count]
     if missing and report.used:

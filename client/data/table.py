@@ -1,8 +1,8 @@
-"""A table that a hospital wrote: CSV, of which every line is read for itself.
+"""A CSV table from a hospital, in which every line is read by itself.
 
-UTF-8 with or without a byte order mark, separated by comma, semicolon or tab. A line is a row,
-also where a quotation mark is open at its end or its bytes are no text: whatever stands in one
-row, the others say what they say.
+UTF-8 with or without a byte order mark, separated by comma, semicolon or tab. A line is always one
+row, also if a quotation mark is open at its end or its bytes are not text: an open quotation mark
+in one patient's row must not swallow the rows of others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Fault = Literal["", "cells", "quotes", "encoding"]
-"""Why a row cannot be taken at its word: another length, not CSV, not UTF-8."""
+"""Why a row cannot be used: wrong number of cells, not CSV, not UTF-8."""
 
 _DELIMITERS: Final = (",", ";", "\t")
 _LINE_ENDS: Final = re.compile(rb"\r\n|\n|\r")
@@ -41,7 +41,7 @@ def read_table(
     lines = _lines(content(path))
     first = next(lines, None)
     if first is None:
-        raise LabelError("the label file is empty", where=path, wanted="a first row and others")
+        raise LabelError("the label file is empty", where=path, wanted="a header row and others")
     try:
         head = first[1].decode()
     except UnicodeDecodeError as error:
@@ -56,7 +56,7 @@ def read_table(
         raise LabelError(
             "the label file is not CSV",
             where=f"{path}, line {first[0]}",
-            remedy="look for a quotation mark that is not closed",
+            remedy="look for an opening quotation mark without a closing one",
         )
     rows: list[tuple[int, list[str], Fault]] = []
     for line, said in lines:
@@ -77,14 +77,17 @@ def content(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise LabelError(
-            "there is no such label file",
+            "the label file does not exist",
             where=path.absolute(),
-            wanted="a CSV file with a column of keys and a column of labels",
-            remedy="name the file with --labels, or as labels in the site file",
+            wanted="a CSV file with a key column and a label column",
+            remedy="give its path with --labels, or as labels in the site file",
         ) from error
     except OSError as error:
         raise LabelError(
-            "the label file cannot be read", where=path, found=error.strerror
+            "the label file cannot be read",
+            where=path,
+            found=error.strerror,
+            remedy="let this user read it",
         ) from error
 
 
@@ -111,6 +114,6 @@ def _is_text(line: bytes) -> bool:
 
 
 def _promise(head: str, delimiter: str, wanted: set[str]) -> tuple[int, int]:
-    """How well a delimiter explains the first row: wanted names, then the number of cells."""
+    """How well a delimiter fits the first row: wanted names, then the number of cells."""
     cells, _ = _cells(head, delimiter)
     return len(wanted & {normal(name) for name in cells}), len(cells)

@@ -1,21 +1,20 @@
 """Which plans this site has approved and until when, and each study's key.
 
 An approval binds to the hash of the whole plan, and ends on a day: a changed plan is a new one.
-Its cohort is frozen afterwards (:mod:`client.records.membership`), so that the answer to a
-proposal is there before any patient is read. A plan waits, is approved or denied, and ends by
-being
-stopped, by its expiry or by the coordinator's own word::
+Its cohort is frozen afterwards (:mod:`client.records.membership`), so that a proposal is answered
+before any patient is read. A plan waits, is approved or denied, and ends when a person stops it,
+when it expires, or when the coordinator closes it::
 
     pending ──> approved ──> closed          the coordinator is done
        │           ├───────> stopped         a person ended it     ┐ silence, until it is
-       └─> denied  └───────> expired         its time is over      ┘ approved anew
+       └─> denied  └───────> expired         its time is over      ┘ approved again
 
-Whether its time is over says the newest time that was ever seen, which the store keeps: a clock
-that is set back makes nothing last longer. What was found expired is so for good, and its key is
-erased (:meth:`Approvals.expire`).
+Expiry is decided by the newest time that was ever seen, which the store keeps: setting the clock
+back makes no approval last longer. An expired plan stays expired, and its key is erased
+(:meth:`Approvals.expire`).
 
-Who asks about a plan that was approved and is not any more gets no answer at all, so that
-nobody outside can tell one reason from another, nor from a machine that is switched off.
+A request about a plan that is not approved any more gets no answer at all, so that nobody outside
+can tell one reason from another, or from a machine that is switched off.
 """
 
 from __future__ import annotations
@@ -31,19 +30,19 @@ from common.privacy.randomness import StudyKey
 
 State = Literal["pending", "approved", "expired", "denied", "stopped", "closed"]
 POLICY: Final = "policy"
-"""Who decided where no person did."""
+"""Recorded as who decided if no person did."""
 CLOCK: Final = "clock"
-"""Who decided that an approval is over."""
+"""Recorded as who decided if an approval expired."""
 NEWEST_TIME: Final = "newest-time"
-"""The fact under which the newest time stands that was ever seen, to the minute."""
+"""The fact that holds the newest time that was ever seen, to the minute."""
 SET_BACK_DAYS: Final = 1
-"""A clock that is behind by no more was wrong about its zone, and stands still meanwhile."""
+"""A clock that is behind by no more had a wrong time zone: the newest time counts meanwhile."""
 _MINUTE: Final = len("2026-01-01T00:00")
 SILENT: Final[frozenset[State]] = frozenset({"stopped", "expired"})
 
 
 class Silence(Exception):  # noqa: N818 - nothing went wrong
-    """The site gives no answer; what it says stays here."""
+    """The site gives no answer; the reason never leaves it."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ class Approvals:
     ) -> None:
         """Record a proposal: approved where it has a key, else waiting for a person.
 
-        A plan that expired is recorded anew, and its cohort is to be frozen anew.
+        An expired plan is recorded again, and its cohort must be frozen again.
         """
         self._store.execute(
             "INSERT INTO approvals (plan_hash, study, plan, study_key, state, decided_by,"
@@ -176,7 +175,7 @@ class Approvals:
     def end(self, plan_hash: str, state: State, *, by: str) -> None:
         """End a plan and erase its key: its noise can never be drawn again.
 
-        What is closed stays closed. Erase the store afterwards, outside a transaction.
+        A closed plan stays closed. Erase the store afterwards, outside a transaction.
         """
         self._store.execute(
             "UPDATE approvals SET state = ?, study_key = NULL, decided_by = ?, decided_at = ?"
@@ -196,11 +195,11 @@ class Approvals:
         self._store.execute("DELETE FROM approvals WHERE plan_hash = ?", plan_hash)
 
     def expire(self) -> list[tuple[str, str]]:
-        """End, for good, what the clock says is over; gives plan and study of what this ended.
+        """End permanently what is over by the clock; gives plan and study of what this ended.
 
-        Where the clock was set back by more than :data:`SET_BACK_DAYS`, nobody can tell when an
-        approval is over: all that have an end are. Erase the store afterwards, outside a
-        transaction.
+        If the clock was set back by more than :data:`SET_BACK_DAYS`, nobody can tell when an
+        approval is over: every approval with an end is ended. Erase the store afterwards, outside
+        a transaction.
         """
         with self._store.transaction():
             over = self._over()
@@ -210,7 +209,7 @@ class Approvals:
         return over
 
     def is_time(self) -> bool:
-        """Whether :meth:`expire` has anything to do: mostly it has not, and nothing is written."""
+        """Whether :meth:`expire` has anything to do, which saves a write for most requests."""
         return self._now()[:_MINUTE] != self._newest()[:_MINUTE] or bool(self._over())
 
     def _now(self) -> str:

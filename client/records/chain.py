@@ -1,9 +1,10 @@
-"""The audit log's own chain: is each line signed, in its place, and the one after the line before?
+"""Checks of the audit log's hash chain and of the ledger's.
 
-Nothing but the log and the site's public key is needed for it. The ledger is counted again
-beside it: is each charge the one that was made, at what its plan costs? A charge's hash covers
-which round of which plan it was for, and the charge before it. What it cost, from which the
-accounts are added up, follows from the plan, and the plan from the hash that it is stored under.
+The log: is each line signed, in its place, and does it name the line before? This needs only the
+log and the site's public key. The ledger: is each charge the one that was made, at the cost that
+its plan states? A charge's hash covers the round and plan that it was for, and the charge before
+it. Its cost, from which the accounts are added up, follows from the plan, and the plan is checked
+against the hash under which it is stored.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _SIGNATURE: Final = re.compile(r"[0-9a-f]{128}")
 
 
 def breaks(lines: Sequence[bytes], hashes: Sequence[str], key: str) -> list[Finding]:
-    """Each break of the chain once: what follows a break and holds together is not named.
+    """Each break of the chain once: sound lines after a break are not named.
 
     Args:
         lines: of the log, without their ends.
@@ -43,20 +44,20 @@ def breaks(lines: Sequence[bytes], hashes: Sequence[str], key: str) -> list[Find
         what = None
         sound = entry is not None and is_signed(entry, key)
         if entry is None:
-            what = "it is no entry of an audit log"
+            what = "this is not an audit log entry"
         elif not sound:
-            what, foreign = "it was changed, or another site signed it", foreign + 1
+            what, foreign = "it was changed, or signed by another site", foreign + 1
         elif entry["number"] != before + 1:
             what = _gap(entry["number"], number, before)
         elif previous_is_sound and entry["previous"] != hashes[number - 1]:
-            # What a changed line is followed by names the hash that it had before.
-            what = "it follows another line than the one before it"
+            # The line after a changed line names the old hash: that is the same break, not another.
+            what = "it does not follow the line before it"
         if what:
             found.append((number, what))
         before = entry["number"] if entry and sound else before + 1
         previous_is_sound = sound
     if len(lines) > 1 and foreign == len(lines):
-        return [(1, "no line is signed by this site: the log is another site's")]
+        return [(1, "no line is signed by this site: the log belongs to another site")]
     return found
 
 
@@ -88,9 +89,9 @@ def is_sound(line: bytes, key: str) -> bool:
 
 
 def ends_changed(tail: bytes) -> bool:
-    """Whether what stands after the last line's end is a line whose end was changed.
+    """Whether the bytes after the last newline are a line whose end was changed.
 
-    What a crash leaves is the beginning of a line; a whole one with more behind it is not.
+    A crash leaves the beginning of a line. A whole line with more bytes after it is no crash.
     """
     text = tail.decode("latin-1")  # the beginning of a line may end within a character
     try:
@@ -102,19 +103,19 @@ def ends_changed(tail: bytes) -> bool:
 
 def _gap(found: int, number: int, before: int) -> str:
     if found > before + 1:
-        return f"one or more lines are missing before line {number}: entry {found} stands here"
-    return f"entry {found} stands here: lines were removed, added or moved"
+        return f"one or more lines are missing before line {number}: this is entry {found}"
+    return f"this is entry {found}: lines were removed, added or moved"
 
 
 Finding = tuple[int, str]
 """A row, counted from 1, and what is wrong with it."""
 NOTHING_BOUNDS = (None, None, 1)
-"""What stands for the cost of a release that no mechanism protects."""
+"""The stored cost of a release without privacy protection."""
 
 
 @dataclass(frozen=True)
 class ChargeRow:
-    """A charge as it stands in the store: its public part, and what it cost."""
+    """A charge as stored: its public part, and its cost."""
 
     length: int
     hash: str
@@ -128,7 +129,7 @@ class ChargeRow:
 
 
 def recount(charges: Sequence[ChargeRow], plans: Mapping[str, str]) -> Iterator[Finding]:
-    """What is not as it was charged.
+    """The charges that were changed.
 
     Args:
         charges: the ledger, oldest first.
@@ -143,7 +144,7 @@ def recount(charges: Sequence[ChargeRow], plans: Mapping[str, str]) -> Iterator[
 
 
 def broken_chain(charges: Sequence[ChargeRow]) -> Iterator[Finding]:
-    """The charges that do not follow the one before, whatever they cost.
+    """The charges that do not follow the one before; their cost is not checked.
 
     Args:
         charges: the ledger, oldest first.
@@ -157,7 +158,7 @@ def broken_chain(charges: Sequence[ChargeRow]) -> Iterator[Finding]:
 
 
 def misplaced_members(stays: Sequence[tuple[int, int | None]], charges: int) -> Iterator[Finding]:
-    """The stays that no ledger of this length can hold: whose they are, no finding says.
+    """The stays that are impossible in a ledger of this length; no finding names a patient.
 
     Args:
         stays: from and to which length of the ledger a patient was in a cohort, in the order in
@@ -170,7 +171,7 @@ def misplaced_members(stays: Sequence[tuple[int, int | None]], charges: int) -> 
 
 
 def changed_plans(plans: Mapping[str, str]) -> Iterator[Finding]:
-    """The plans, in the order in which they are stored, that their hash does not name."""
+    """The plans, in the order in which they are stored, that do not match their hash."""
     for number, (hash_, text) in enumerate(plans.items(), start=1):
         if sha256(text.encode()) != hash_:
             yield number, f"plan {hash_} was changed"
@@ -187,7 +188,7 @@ def _plan(hash_: str, plans: Mapping[str, str]) -> Plan | None:
 def _misplaced(row: ChargeRow, number: int, previous: str) -> str | None:
     public = [previous, row.plan_hash, row.round, row.part, row.identity]
     if row.length != number:
-        return f"charge {row.length} stands here"
+        return f"this is charge {row.length}"
     if sha256(canonical_json(public)) != row.hash:
         return "the charge was changed"
     return None
@@ -195,8 +196,8 @@ def _misplaced(row: ChargeRow, number: int, previous: str) -> str | None:
 
 def _miscounted(row: ChargeRow, plan: Plan | None) -> str | None:
     if plan is None:
-        return "what it cost cannot be told: its plan is missing, was changed or cannot be read"
+        return "its cost cannot be checked: its plan is missing, was changed or cannot be read"
     event = event_of(plan, row.part)
     found = row.sampling_rate, row.noise_multiplier, row.count
     made = (event.sampling_rate, event.noise_multiplier, event.count) if event else NOTHING_BOUNDS
-    return None if found == made else "what it cost was changed: its plan says otherwise"
+    return None if found == made else "its cost was changed: its plan states another"

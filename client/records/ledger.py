@@ -1,12 +1,12 @@
-"""The ledger: what has been released, round by round, in the order in which it was.
+"""The privacy ledger: what has been released, round by round, in order.
 
-A round's cost is reserved durably before training starts and committed together with the
-reply, so that a crash leaves it spent (never unspent). Each charge belongs to a part of one
-approved plan, and is made alike whoever stands there, or nobody: it follows from the plan
-alone. So the ledger's head, which goes out with every reply, tells nothing of a patient.
+A round's cost is reserved durably before training starts and committed together with the reply,
+so after a crash it counts as spent, never as unspent. Each charge belongs to a part of one
+approved plan and follows from the plan alone, whichever patients are in the cohort, even none. So
+the ledger's head, which goes out with every reply, tells nothing about a patient.
 
-Whom a charge has cost something is :mod:`client.records.accounts`; who may stand in a plan at
-all, so that no charge ever takes anybody beyond the policy, is :mod:`client.records.membership`.
+Which patients paid for a charge is in :mod:`client.records.accounts`; which may be in a plan, so
+that no charge takes a patient beyond the policy, in :mod:`client.records.membership`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from common.wire.messages import LedgerHead
 
 @dataclass(frozen=True)
 class Charge:
-    """One release: event None stands for a release that nothing bounds."""
+    """One release; ``event`` is None for a release without privacy protection."""
 
     plan_hash: str
     round: int
@@ -41,28 +41,28 @@ class Ledger(LedgerFigures):
     """
 
     def require(self, seen: LedgerHead) -> None:
-        """Refuse to go on where the coordinator says that it has seen a longer or another ledger.
+        """Refuse if the coordinator says that it has seen a longer or another ledger.
 
-        It need not be true, and ends nothing: a receipt over what this site has sealed would show
-        it, and was held against what is here before (:mod:`client.records.receipts`).
+        Its word alone proves nothing and ends nothing. A receipt over what this site has sealed
+        would prove it, and was checked before (:mod:`client.records.receipts`).
 
         Raises:
-            Refusal: ``ledger-behind``: an old backup was brought back, or that is what it says.
+            Refusal: ``ledger-behind``: an old backup was restored, or the coordinator says so.
         """
         if self.hash_at(seen.length) != seen.hash:
             raise Refusal(
                 RefusalCode.LEDGER_BEHIND,
-                "the coordinator says that this site had another ledger",
+                "the coordinator says that this site had another privacy ledger",
                 found=f"{self.head().length} charges",
-                wanted=f"charge {seen.length} as the coordinator says it has seen it",
-                remedy="if an older state folder was brought back, bring back the newest, whole; "
-                "if none was, nothing is lost here: ask the coordinator what it has seen",
+                wanted=f"charge {seen.length}, as the coordinator says it has seen it",
+                remedy="if an older backup was restored here, stop the daemon and restore the "
+                "latest full backup; if not, nothing is lost: ask the coordinator what it has seen",
             )
 
     def require_chargeable(self, charge: Charge, plan: Plan) -> None:
-        """Refuse a charge that the plan does not foresee, or a round that had other arrays.
+        """Refuse a charge that is not in the plan, or a round that had other arrays.
 
-        Nobody's account is looked at: who stands in the plan can pay for all of it.
+        No account is looked at: each patient in the plan can pay for all of it.
 
         Raises:
             Refusal: ``round-conflict`` or ``round-out-of-order``.
@@ -77,13 +77,14 @@ class Ledger(LedgerFigures):
             self._refuse_beyond_plan(charge, plan)
         elif row["identity"] != charge.identity:
             raise Refusal(
-                RefusalCode.ROUND_CONFLICT, "this round was already run with other arrays"
+                RefusalCode.ROUND_CONFLICT,
+                "this round was already run with other weights or arrays",
             )
 
     def reserve(self, charge: Charge, plan: Plan) -> None:
         """Record a charge durably, before anything is computed from patients.
 
-        A charge that is already there, from before a crash, is not made again.
+        A charge that already exists, from before a crash, is not made twice.
 
         Raises:
             Refusal: as :meth:`require_chargeable`.
@@ -127,7 +128,7 @@ class Ledger(LedgerFigures):
         if charge.event != event or not within:
             raise Refusal(
                 RefusalCode.ROUND_OUT_OF_ORDER,
-                "a charge would be more than the plan foresees",
-                found=f"{spent} of its steps charged",
-                wanted=f"{whole} in all, with the plan's own noise and sampling",
+                "the charge is not in the plan, or is more than the plan allows",
+                found=f"{spent} of its steps charged already",
+                wanted=f"at most {whole} in total, with the plan's own noise and sampling",
             )

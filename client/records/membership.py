@@ -1,21 +1,21 @@
-"""Who stands in a plan's cohort: let in once, by each patient's own account, and out for good.
+"""Which patients are in a plan's cohort: each joins once, if its own account can pay for it.
 
-*In*, when the cohort is frozen: a patient of that day stands in it if that patient alone can
-pay for the plan to its end, an individual privacy filter (Feldman and Zrnic 2021). What counts
-is what the patient has paid, what every other running plan in which the patient stands may still
-take, and what this plan may still take; and in how many plans, since what is set aside for
-samples that are too large suffices for so many (:mod:`common.privacy.cap`). Everybody else is not
-in,
-without a word to anybody outside: whether somebody else is there changes nothing for a patient.
+*Joining*, when the cohort is frozen: a patient of that day joins if that patient alone can pay for
+the plan to its end, an individual privacy filter (Feldman and Zrnic 2021, arXiv:2008.11193). What
+counts is what the patient has paid, what every other running plan of the patient may still charge,
+and what this plan may still charge; and the number of plans, because the delta set aside for
+samples that are too large suffices for a limited number (:mod:`common.privacy.cap`). All other
+patients are left out, and nothing outside shows it. Whether one patient is there changes nothing
+for another.
 
-A part never holds more than the plan's ``most_patients``, on which the cap on samples rests. That
-is a public number which the hospital promises never to exceed. Where it does, those beyond, by
-pseudonym, take no part, and its people are told: for a patient to be there then changes the place
-of one other, and the guarantee is that of two patients.
+A part never holds more than the plan's ``most_patients``, on which the cap on samples rests. It is
+a public number that the hospital promises not to exceed. If it does, those beyond, by pseudonym,
+are left out, and ``status`` tells the administrator. One more patient can then push out another,
+and the guarantee is that of two patients.
 
-*Out*, before each round: whoever is not in the site's images and labels of that moment as on
-that day, or takes no part any more. The patient pays what was charged until then, and nothing
-after; what was set aside for the rest of the plan is free.
+*Leaving*, before each round: a patient whose images or label changed since that day or are gone,
+or who opted out. The patient pays what was charged until then, and nothing after. What was
+reserved for the rest of the plan is free again.
 
 Times are lengths of the ledger, so nothing here depends on a clock.
 """
@@ -38,14 +38,14 @@ from common.privacy.cap import MOST_STUDIES
 from common.privacy.mechanisms import PatientMechanism
 
 OPTED_OUT: Final = "opted out"
-GONE: Final = "no image or label any more"
+GONE: Final = "images or label missing"
 CHANGED: Final = "images or label changed"
-MOVED: Final = "another part"
-UNPAID: Final = "cannot pay any more"
+MOVED: Final = "moved to another part"
+UNPAID: Final = "privacy budget used up"
 
 
 class FrozenPatient(NamedTuple):
-    """Where a patient stands, and what of the patient is frozen. Sensitive."""
+    """A patient's part, and the digest of the patient's frozen record. Sensitive."""
 
     part: Literal["train", "validation", "test"]
     digest: str
@@ -56,16 +56,16 @@ class FrozenPatient(NamedTuple):
 
 @dataclass(frozen=True)
 class Draft:
-    """A plan's cohort as it would be frozen now. Sensitive; stays with the hospital's people.
+    """A plan's cohort as it would be frozen now. Sensitive; it never leaves the hospital.
 
     Attributes:
-        places: by pseudonym, of who would be in.
+        places: by pseudonym, of the patients who would be in.
         left_out: pseudonyms of those who cannot pay for the whole plan.
         before: epsilon that the most charged of those who pay has spent on all studies so far,
-            as the policy's total reads it.
+            as counted for the policy's total.
         after: the same when every running plan, and this one, is over.
-        crowded: of each part that holds more than the plan's ``most_patients``, how many it
-            holds; those beyond are neither in nor left out.
+        crowded: for each part with more than the plan's ``most_patients``, how many it has; those
+            beyond are neither in ``places`` nor in ``left_out``.
     """
 
     places: dict[str, FrozenPatient] = field(repr=False)
@@ -75,12 +75,12 @@ class Draft:
     crowded: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def count(self, part: str) -> int:
-        """How many would stand in a part."""
+        """How many would be in a part."""
         return sum(place.part == part for place in self.places.values())
 
 
 def places(cohort: Cohort) -> dict[str, FrozenPatient]:
-    """Where each patient of a cohort stands, by pseudonym."""
+    """Part and digest of each patient of a cohort, by pseudonym."""
     part_of = cohort.split.part_of
     return {
         each.pseudonym: FrozenPatient(part_of(each.pseudonym), each.digest)
@@ -91,9 +91,9 @@ def places(cohort: Cohort) -> dict[str, FrozenPatient]:
 def draft(
     accounts: Accounts, plan: Plan, today: Mapping[str, FrozenPatient], limits: PrivacyLimits
 ) -> Draft:
-    """Who of today's patients would stand in a plan; test patients pay nothing and always do.
+    """Which of today's patients would be in a plan; test patients pay nothing and always are.
 
-    Where the plan has no mechanism, which the policy must allow, there is no bound to hold.
+    Without a privacy mechanism, which the policy must allow, there is no limit to keep.
     """
     crowded, today = _crowded(today, plan), _within(today, plan.most_patients)
     let_in: dict[str, FrozenPatient] = {}
@@ -103,7 +103,8 @@ def draft(
     known_as = Counter(map(accounts.person, today))
     for patient, place in today.items():
         if private and place.part != "test" and known_as[accounts.person(patient)] > 1:
-            left_out.add(patient)  # one person twice, whose identifiers nobody joins any more
+            # One person twice: joined before, but no longer in the list of persons.
+            left_out.add(patient)
             continue
         if place.part != "test":
             key = accounts.history(patient), place.part
@@ -122,7 +123,7 @@ def draft(
 
 
 def _within(today: Mapping[str, FrozenPatient], most: int) -> dict[str, FrozenPatient]:
-    """Of each part that is used, as many as may be in it: the first by pseudonym."""
+    """The first patients of each charged part by pseudonym, up to the plan's bound."""
     seen: Counter[str] = Counter()
     kept = {}
     for patient in sorted(today):
@@ -139,9 +140,9 @@ def _crowded(today: Mapping[str, FrozenPatient], plan: Plan) -> dict[str, int]:
 
 
 def freeze(store: SiteDatabase, plan_hash: str, drafted: Draft, absent: Collection[str]) -> None:
-    """Put a draft in the place of whoever stands in a plan; call it in a transaction.
+    """Replace a plan's cohort by a draft; call it in a transaction.
 
-    Who stays in stays since when it was. Who is charged stays charged.
+    A patient who stays keeps the first ``since``. Charges already paid stay paid.
     """
     length = _length(store)
     present = _present(store, plan_hash)
@@ -160,9 +161,9 @@ def freeze(store: SiteDatabase, plan_hash: str, drafted: Draft, absent: Collecti
 def overdrawn(
     store: SiteDatabase, plan: Plan, running: Iterable[Plan], limits: PrivacyLimits
 ) -> frozenset[str]:
-    """Who stands in a plan and cannot pay for the rest of it, having turned out to be joined.
+    """The patients of a plan who cannot pay for the rest of it because they were joined later.
 
-    Nobody else can: what may still come was set aside for each identifier when it was let in.
+    Only joined ones can be: for each identifier the rest of the plan was reserved when it joined.
     """
     people = joined(store)
     if not people or not isinstance(plan.mechanism, PatientMechanism):
@@ -183,7 +184,7 @@ def overdrawn(
 
 
 def _stands_alone(accounts: Accounts, history: History) -> bool:
-    """Whether one part of one plan, stood in once, is all there is: its own figure counts."""
+    """Whether a single stay in one part of one plan is all there is: its own epsilon counts."""
     places = accounts.places(history) | {stay[:2] for stay in history if stay.until == STILL}
     return len(places) == 1 and is_single(history)
 
@@ -195,13 +196,13 @@ def depart(
     absent: Collection[str],
     unpaid: Collection[str] = (),
 ) -> int:
-    """Let whoever is not in a plan any more leave it, for good; gives how many leave.
+    """Remove patients from a plan who are not in it any more, permanently; gives how many.
 
     Args:
         store: an open store.
         plan_hash: which plan.
         today: the site's patients of this moment.
-        absent: pseudonyms of those who take no part.
+        absent: pseudonyms of those who opted out.
         unpaid: pseudonyms of those who cannot pay any more.
     """
     with store.transaction():
@@ -212,7 +213,7 @@ def depart(
 def leavers(
     store: SiteDatabase, plan_hash: str, today: Mapping[str, FrozenPatient], absent: Collection[str]
 ) -> bool:
-    """Whether :func:`depart` would let anybody leave."""
+    """Whether :func:`depart` would remove a patient."""
     return any(
         patient in absent or today.get(patient) != place
         for patient, place in _present(store, plan_hash).items()
@@ -222,7 +223,7 @@ def leavers(
 def take_out(
     store: SiteDatabase, patients: Collection[str], plans: Iterable[str]
 ) -> tuple[str, ...]:
-    """Let patients leave plans, as those who opted out; gives the plans that held one."""
+    """Remove patients who opted out from plans; gives the plans that had one."""
     held = []
     with store.transaction():
         length = _length(store)
@@ -239,8 +240,8 @@ def standing(
 ) -> tuple[Patient, ...]:
     """The patients of a part who are in a plan now and pay a charge, in the cohort's order.
 
-    Who came after a charge was reserved pays it not, and so is not in its round, even if it is
-    computed only now, after a crash.
+    A patient who came after a charge was reserved does not pay it, and so is not in its round,
+    even if the round is computed only now, after a crash.
 
     Args:
         store: an open store.
@@ -266,9 +267,10 @@ def standing(
 
 
 def fingerprint(patients: Iterable[Patient], part: Part) -> str:
-    """A hash over who stands in a part of a cohort, and as what; it never leaves the site.
+    """A hash over the patients in a part of a cohort and their records; it never leaves the site.
 
-    Noise is keyed to it, so that no noise ever meets other patients.
+    Noise is keyed to it, so that the same noise is never added for other patients: the difference
+    of two such sums would be free of noise.
     """
     frozen = sorted([each.pseudonym, each.digest] for each in patients)
     return sha256(canonical_json(["consilium/cohort/2", part, frozen]))
@@ -289,13 +291,13 @@ def told(departed: Counter[str]) -> str:
 
 
 def is_known(store: SiteDatabase, pseudonym: str) -> bool:
-    """Whether a patient stands or stood in any cohort that was frozen."""
+    """Whether a patient is or was in any cohort that was frozen."""
     found = store.execute("SELECT 1 FROM members WHERE patient = ? LIMIT 1", pseudonym)
     return found.fetchone() is not None
 
 
 def forget(store: SiteDatabase, plan_hash: str) -> bool:
-    """Keep nothing about a plan's cohort; False, and all is kept, where it was charged."""
+    """Delete a plan's cohort; False, and nothing is deleted, if anything was charged."""
     if store.execute("SELECT 1 FROM charges WHERE plan_hash = ?", plan_hash).fetchone():
         return False
     store.execute("DELETE FROM members WHERE plan_hash = ?", plan_hash)
@@ -303,9 +305,9 @@ def forget(store: SiteDatabase, plan_hash: str) -> bool:
 
 
 def read(accounts: Accounts, history: History, limits: PrivacyLimits) -> float:
-    """Epsilon of all that a patient has paid, as the policy's total reads it.
+    """Epsilon of all that a patient has paid, as counted for the policy's total.
 
-    Where one part of one plan is all there is, it is at most what that plan states.
+    If one part of one plan is all there is, it is at most what that plan states.
     """
     epsilon, places = limits.spent(accounts.paid(history)), accounts.places(history)
     if len(places) == 1 and is_single(history):
@@ -327,9 +329,9 @@ def _judge(
 
 
 def _on_this_plan(accounts: Accounts, plan: Plan, history: History, part: Part) -> float:
-    """Epsilon that a plan will have cost a patient when it is over, of this plan alone.
+    """Epsilon that this plan alone will have cost a patient when it is over.
 
-    More than the plan states where the patient stood in its other part before.
+    More than the plan states if the patient was in its other part before.
     """
     here = tuple(stay for stay in history if stay.plan_hash == plan.hash)
     if accounts.places(here) <= {(plan.hash, part)} and is_single(here):
@@ -359,7 +361,7 @@ def _depart(  # noqa: PLR0917 - what is looked at for each patient
     absent: Collection[str],
     unpaid: Collection[str] = (),
 ) -> set[str]:
-    """Let everybody leave who is not where it was; gives who stays."""
+    """Remove each patient who changed, left or cannot pay; gives those who stay."""
     out = {*absent, *unpaid}
     gone = {each for each, place in present.items() if each in out or today.get(each) != place}
     if gone:

@@ -1,14 +1,13 @@
-"""Patients who take no part: who they are, known only by their pseudonyms.
+"""Patients who opted out, known only by their pseudonyms.
 
-The lists are text files, one PatientID (0010,0020) a line; empty lines and lines that begin
-with ``#`` say nothing. What follows a ``#`` within a line may be a remark or a part of the
-identifier: both are taken for patients, since one too many is left out rather than one too
-few. Each data set may name a file of its own, and ``opt-out.txt`` in the
-state folder is always read. A patient on any of them takes no part with any data set, nor under
-any other identifier that :mod:`client.data.persons` joins with that one: the wish is a person's,
-not an archive's.
+The lists are text files with one PatientID (0010,0020) a line; empty lines and lines that begin
+with ``#`` are ignored. Text after a ``#`` within a line may be a comment or a part of the
+identifier. Both readings count as patients: better to leave out one too many than one too few.
+Each data set may name its own file, and ``opt-out.txt`` in the state folder is always read. A
+patient on any list takes no part with any data set, nor under any other identifier that
+:mod:`client.data.persons` joins with it: the person opted out, not one archive's record.
 
-The files are read again at every request, so that an edit by hand holds at once.
+The files are read again at every request, so that an edit by hand takes effect at once.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from common.errors import SiteError
 from common.files import write_atomic
 
 FILE: Final = "opt-out.txt"
-_HEADING: Final = "# Patients who take no part in any study: one PatientID a line.\n"
+_HEADING: Final = "# Patients who opted out of all studies: one PatientID per line.\n"
 
 
 @dataclass(frozen=True)
 class Absent:
-    """Who takes no part.
+    """The patients who opted out.
 
     Attributes:
         pseudonyms: of the patients, and all others of the same persons; never leaves the site.
-        version: changes with the files' content, and with who is whom; never leaves the site
-            either, since it is a plain hash of identifiers.
+        version: changes with the content of the files. It is a plain hash of identifiers, so it
+            never leaves the site either.
     """
 
     pseudonyms: frozenset[str]
@@ -64,11 +63,11 @@ class OptOuts:
         self._listed: frozenset[str] = frozenset()
 
     def read(self) -> Absent:
-        """Who takes no part now.
+        """The patients who have opted out now.
 
         Raises:
-            SiteError: a file is missing or is no text, also that of the persons; nobody is left
-                out by mistake.
+            SiteError: a list, or the list of persons, is missing or is not text. An unreadable
+                list must not count as an empty one.
         """
         joined = self._persons.read()
         contents = [(path, _content(path)) for path in self._named]
@@ -111,10 +110,10 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SiteError(
-            "the list of patients who take no part cannot be read",
+            "the opt-out list cannot be read",
             where=path,
             found=error.strerror,
-            remedy="bring the file back; where nobody is on the list, make an empty one",
+            remedy="restore the file; if no patient has opted out, create an empty file",
         ) from error
 
 
@@ -123,9 +122,9 @@ def _names(path: Path, content: bytes) -> list[str]:
         text = lines_of(content)
     except ValueError:
         raise SiteError(
-            "the list of patients who take no part is not in UTF-8",
+            "the opt-out list is not UTF-8 text",
             where=path,
-            remedy="save it as plain text in UTF-8, one PatientID a line",
+            remedy="save it as plain text in UTF-8, with one PatientID per line",
         ) from None
     lines = (normal(line) for line in text)
     named = [line for line in lines if line and not line.startswith("#")]
@@ -141,9 +140,9 @@ def _require_line(patient: str) -> None:
     name = normal(patient)
     if not name or name.startswith("#") or len(name.splitlines()) != 1:
         raise SiteError(
-            "a PatientID cannot stand in the list of patients who take no part",
+            "this PatientID cannot be written to the opt-out list",
             found="an identifier that is empty, has several lines or begins with #",
-            wanted="a PatientID (0010,0020), as the images have it",
+            wanted="a PatientID (0010,0020) exactly as in the images",
         )
 
 
@@ -152,8 +151,8 @@ def _write(path: Path, text: str) -> None:
         write_atomic(path, text.encode(), mode=0o600)
     except OSError as error:
         raise SiteError(
-            "the list of patients who take no part cannot be written",
+            "the opt-out list cannot be written",
             where=path,
             found=error.strerror,
-            remedy="let this user write there; nobody was put on the list",
+            remedy="give this user write access there and try again; no patient was added",
         ) from error

@@ -1,17 +1,17 @@
 """The coordinator's receipts: its signature that a site has sent it these two heads.
 
-A receipt comes back beside a request. It counts only for heads that this site has sealed itself
-(:mod:`client.records.seals`): a coordinator may sign whatever it likes, and what this site never
-sent is refused, kept as evidence in ``disputed.jsonl``, and forgotten for all else.
+A receipt comes with a request. It counts only for heads that this site has sealed itself
+(:mod:`client.records.seals`). A coordinator can sign anything: a receipt for what this site never
+sent is refused, kept as evidence in ``disputed.jsonl``, and used for nothing else.
 
-One that counts is kept in ``receipts.jsonl``, and is held against the ledger and the audit log at
-hand before anything else is done, as is the longest that was ever kept: what either speaks of and
-is not here means that an old state folder was brought back. Charges are lost then that must not
-be spent again, so the site refuses every request, of new studies too, until the newest state
-folder is back. What is kept lets a log whose tail was cut be found out later, without anybody's
-help (:mod:`client.records.verify`).
+A receipt that counts is kept in ``receipts.jsonl``. Before anything else is done, it is compared
+with the ledger and the audit log on disk, and so is the longest that was ever kept. If one of them
+names what is not on disk, an old state folder was restored. Charges are missing then, and the same
+budget must not be spent twice, so the site refuses every request, also of new studies, until the
+latest state folder is restored. The kept receipts also show later that a log's tail was cut
+(:mod:`client.records.verify`).
 
-A site that has not joined a coordinator knows no key to verify a receipt with, and keeps none.
+A site that has not joined a coordinator has no key to verify a receipt with, and keeps none.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from common.wire.signing import verify
 FILE: Final = "receipts.jsonl"
 DISPUTED: Final = "disputed.jsonl"
 MOST_DISPUTED: Final = 100
-"""Pieces of evidence that are kept: one would be enough."""
+"""Pieces of evidence that are kept. One would prove the case, so a flood of them is not stored."""
 _SEAL: Final = re.compile(rf"[0-9a-f]{{{SEAL_DIGITS}}}")
 
 
@@ -110,11 +110,11 @@ class SiteReceipts:
         self._longest: tuple[SiteHeads, ...] | None = None
 
     def take(self, request: Request) -> None:
-        """Keep a request's receipt; hold it, and the longest that are kept, against what is here.
+        """Keep a request's receipt; compare it and the longest kept ones with what is on disk.
 
         Raises:
-            Refusal: ``malformed`` for one that does not verify, or speaks of what this site
-                never sent; ``ledger-behind`` where one speaks of what is not here any more.
+            Refusal: ``malformed`` for one that does not verify, or names what this site never
+                sent; ``ledger-behind`` if one names what is not on disk any more.
         """
         for each in (*self._brought(request), *self._longest_kept()):
             self._require_here(each)
@@ -131,15 +131,15 @@ class SiteReceipts:
         if self._newest and receipt == self._newest[0]:
             return (self._newest[1],)
         if not receipt.holds:
-            raise Refusal(RefusalCode.MALFORMED, "a receipt that the coordinator did not sign")
+            raise Refusal(RefusalCode.MALFORMED, "a receipt with an invalid signature")
         heads = receipt.heads(self._seals)
         if heads is None:
             self._dispute(receipt)
             raise Refusal(
                 RefusalCode.MALFORMED,
-                "a receipt for what this site never sent",
-                found="the coordinator's signature over heads without this site's seal",
-                remedy=f"{DISPUTED} has it: ask the coordinator why it signed that",
+                "a receipt for something that this site never sent",
+                found="the coordinator's signature over values that this site did not seal",
+                remedy=f"ask the coordinator why it signed this; the receipt is in {DISPUTED}",
             )
         self._keep(receipt, heads)
         return (heads,)
@@ -161,10 +161,10 @@ class SiteReceipts:
         return self._key
 
     def _longest_kept(self) -> tuple[SiteHeads, ...]:
-        """With the longest ledger and with the longest log, of whichever coordinator.
+        """The receipts with the longest ledger and with the longest log, of any coordinator.
 
-        The site has sealed each itself, under whatever name. So an old copy of ledger and log is
-        found out from what lies beside it, whatever a coordinator has come to believe meanwhile.
+        The site has sealed each itself, under any name it had. So an old copy of ledger and log is
+        noticed from the receipts beside it, without asking a coordinator.
         """
         if self._longest is None:
             longest: tuple[SiteHeads, ...] = ()
@@ -184,20 +184,20 @@ class SiteReceipts:
             seen = f"{heads.ledger.length} charges, {heads.audit.length} lines"
             raise Refusal(
                 RefusalCode.LEDGER_BEHIND,
-                "ledger or audit log are not those that this site has sent from",
+                "the privacy ledger or the audit log does not match what this site has sent",
                 found=here,
-                wanted=f"{seen}, under this site's own seal",
+                wanted=f"{seen}, as this site itself sealed",
                 remedy=LOST,
             )
 
     def _keep(self, receipt: Receipt, heads: SiteHeads) -> None:
-        """Add a line; not waited for: the coordinator signs for the same and more next time."""
+        """Add a line, without fsync: the next receipt covers the same and more."""
         self._newest = receipt, heads
         self._longest = _longest([*self._longest_kept(), heads])
         _add(self._state / FILE, receipt.line)
 
     def _dispute(self, receipt: Receipt) -> None:
-        """Keep evidence, once, and not without end: how much comes, the coordinator decides."""
+        """Keep evidence once, and up to a limit: a coordinator could send any number of these."""
         there = read_receipts(self._state, DISPUTED)
         if len(there) < MOST_DISPUTED and receipt not in [each for _, each in there]:
             _add(self._state / DISPUTED, receipt.line)
@@ -255,4 +255,6 @@ def _require_nothing_said(request: Request) -> None:
     if request.receipt:
         return
     if (request.receipt_ledger, request.receipt_seal) != (LedgerHead(), NO_SEAL):
-        raise Refusal(RefusalCode.MALFORMED, "heads without a receipt that speaks of them")
+        raise Refusal(
+            RefusalCode.MALFORMED, "ledger and audit log values without a receipt for them"
+        )

@@ -1,12 +1,12 @@
 """What must hold of a state folder before a site opens on it.
 
-Its parts belong together. The store is made first, then the keys, then the audit log; each charge
-is durable in the store before the log has a line for it, and the store keeps the log's head only
-once the log is on the disk. So whenever the process dies, keys have a store, the log speaks of no
-charge that the store lacks, and the store remembers no line that the log lacks. Where one of these
-does not hold, something was emptied, taken away, or put back from an older copy: the site does not
-open, since it would let patients spend again what they have spent. Nor does it with other keys than
-the store was begun with: the ledger would know nobody.
+Its parts belong together. The store is made first, then the keys, then the audit log. A charge is
+durable in the store before the log has a line for it, and the store keeps the log's head only
+after the log is on disk. So whenever the process dies: if there are keys there is a store, the log
+names no charge that the store lacks, and the store remembers no line that the log lacks. If one of
+these is not true, something was emptied, deleted or replaced by an older copy. The site then does
+not open, because patients could spend the same budget twice. It does not open with other keys
+either: the ledger would recognise no patient.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Final
 from client.records import audit_log
 from client.records.audit_log import AuditHead, AuditLog
 from client.records.chain import ChargeRow, broken_chain
-from client.records.store import FILE, LOST, SiteDatabase, gone
+from client.records.store import FILE, LOST, RESTORE, SiteDatabase, gone
 from common.errors import SiteError
 from common.files import sha256
 from common.wire.messages import HASH_OF_NOTHING
@@ -28,27 +28,27 @@ from common.wire.messages import HASH_OF_NOTHING
 KEYS: Final = ("signing", "patients")
 """Of each there is a file ``NAME.key``."""
 LOG_HEAD: Final = "audit-log"
-"""The fact under which the audit log's head stands: its length and its hash."""
+"""The fact that holds the audit log's head: its length and its hash."""
 KEPT_KEYS: Final = "keys"
-"""The fact under which a hash of all keys stands."""
+"""The fact that holds a hash of all keys."""
 _OTHERS: Final = 0o077
 _SECRET: Final = ("*.key", f"{FILE}*", f"{audit_log.FILE}")
 
 
 def is_used(state: Path) -> bool:
-    """Whether a site has had this folder: a store that is missing now was lost."""
+    """Whether a site has used this folder: if its store is missing now, it was lost."""
     log = state / audit_log.FILE
     return bool(_keys(state)) or (log.exists() and log.stat().st_size > 0)
 
 
 def require_private(state: Path) -> None:
-    """Refuse a folder, or a secret in it, that other accounts of the machine can get at.
+    """Refuse a folder, or a secret in it, that other accounts of the machine can read or change.
 
-    Nothing is narrowed silently: whoever could read a key may have read it, and whoever could
-    write to the folder may have changed the ledger. That is for people to find out.
+    The mode is not corrected silently: an account that could read a key may have read it, and one
+    that could write may have changed the ledger. The administrator has to find that out.
 
     Raises:
-        SiteError: its mode lets others in.
+        SiteError: its mode allows access to others.
     """
     secret = (path for pattern in _SECRET for path in sorted(state.glob(pattern)))
     for path in (state, *secret):
@@ -58,52 +58,52 @@ def require_private(state: Path) -> None:
             continue
         if mode & _OTHERS:
             raise SiteError(
-                "others on this machine can get at the site's secrets",
+                "other accounts of this machine have access to the site's secrets",
                 where=path,
                 found=f"mode {mode:04o}",
-                wanted=f"mode {mode & ~_OTHERS:04o}: its owner alone",
-                remedy=f"find out who may have read or changed it; then chmod -R go= {state}",
+                wanted=f"mode {mode & ~_OTHERS:04o}: access for the owner only",
+                remedy=f"find out who may have read or changed it, then run: chmod -R go= {state}",
             )
 
 
 def require_store(state: Path) -> None:
-    """The store is made before the keys, so keys or a log without a store have lost it.
+    """The store is made before the keys: keys or a log without a store mean that it was lost.
 
     Raises:
-        SiteError: it is gone.
+        SiteError: it is missing.
     """
     if is_used(state) and not (state / FILE).exists():
         raise gone(state / FILE, f"only {', '.join((*_keys(state), audit_log.FILE))}")
 
 
 def require_keys(state: Path, store: SiteDatabase) -> None:
-    """A store that knows a study has had keys, and so has a log with lines.
+    """A store that knows a study once had keys, and so did a log with lines.
 
     Raises:
-        SiteError: a key is gone.
+        SiteError: a key is missing.
     """
     there, log = _keys(state), state / audit_log.FILE
     missing = [name for name in _key_files() if name not in there]
     noted = log.exists() and log.stat().st_size > 0
     if missing and (noted or store.execute("SELECT 1 FROM approvals").fetchone()):
         raise SiteError(
-            "a key of the site is gone: a new one would make its patients strangers to the ledger",
+            "a key of the site is missing; with a new key the ledger would recognise no patient",
             where=state,
             found=f"no {' and no '.join(missing)}",
-            remedy="bring back the newest state folder, whole",
+            remedy=RESTORE,
         )
 
 
 def require_same_keys(state: Path, store: SiteDatabase, secrets: Mapping[str, bytes]) -> None:
-    """A store is of the keys that it was begun with: under others its patients are strangers.
+    """A store belongs to its first keys: with other keys it would recognise no patient.
 
     Args:
         state: the folder.
-        store: open; of a new one, these become the keys.
+        store: open; a new one remembers these keys.
         secrets: by use.
 
     Raises:
-        SiteError: a key was put in the place of another.
+        SiteError: a key was replaced by another.
     """
     parts = (use.encode() + b" " + secrets[use] for use in KEYS)
     found, known = sha256(b"consilium/1 keys " + b" ".join(parts)), store.fact(KEPT_KEYS)
@@ -111,16 +111,16 @@ def require_same_keys(state: Path, store: SiteDatabase, secrets: Mapping[str, by
         store.keep(KEPT_KEYS, found)
     elif found != known:
         raise SiteError(
-            "a key of the site is not the one that its ledger was begun with",
+            "a key of the site does not belong to its privacy ledger",
             where=state,
             found=f"another {' or '.join(_key_files())}",
-            wanted="the keys under which the ledger knows its patients",
-            remedy="bring back the newest state folder, whole",
+            wanted="the keys with which the ledger recognises its patients",
+            remedy=RESTORE,
         )
 
 
 def require_held(store: SiteDatabase, log: AuditLog, remembered: AuditHead | None) -> None:
-    """Hold store and log against each other.
+    """Check that store and log belong together.
 
     Args:
         store: open.
@@ -128,17 +128,17 @@ def require_held(store: SiteDatabase, log: AuditLog, remembered: AuditHead | Non
         remembered: the log's head as the store had it before the log was opened.
 
     Raises:
-        SiteError: one of them is not the one that the other belongs to.
+        SiteError: they do not.
     """
     path, charged = log.path.parent / FILE, log.charged
     if log.head.length and remembered_log(store) is None:
-        raise gone(path, f"a store that knows nothing, beside a log of {log.head.length} lines")
+        raise gone(path, f"an empty database beside an audit log of {log.head.length} lines")
     if remembered and log.hash_at(remembered.length) != remembered.hash:
         raise SiteError(
-            "the audit log is not the one that the site's store belongs to",
+            "the audit log does not belong to this site's database",
             where=log.path,
-            found=f"{log.head.length} lines, and not line {remembered.length} as it was written",
-            wanted=f"line {remembered.length}, whose SHA-256 is {remembered.hash}",
+            found=f"{log.head.length} lines, without line {remembered.length} as it was written",
+            wanted=f"line {remembered.length} with SHA-256 {remembered.hash}",
             remedy=LOST,
         )
     names = ", ".join(field.name for field in fields(ChargeRow))
@@ -151,7 +151,7 @@ def require_held(store: SiteDatabase, log: AuditLog, remembered: AuditHead | Non
     if hashes[charged.length : charged.length + 1] != [charged.hash]:
         raise gone(
             path,
-            f"{len(charges)} charges, while the audit log has noted charge {charged.length} "
+            f"{len(charges)} charges, but the audit log records charge {charged.length} "
             f"({charged.hash})",
         )
 
@@ -163,13 +163,13 @@ def remembered_log(store: SiteDatabase) -> AuditHead | None:
 
 
 def read_remembered(kept: str) -> AuditHead:
-    """A head as it stands in the store."""
+    """Read a head as the store keeps it."""
     length, hash_ = kept.split(" ")
     return AuditHead(int(length), hash_)
 
 
 def keep_remembered(store: SiteDatabase, head: AuditHead) -> None:
-    """Have the store remember the log's head, which is on the disk."""
+    """Remember the log's head, which is already on disk."""
     store.keep(LOG_HEAD, f"{head.length} {head.hash}")
 
 

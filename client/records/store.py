@@ -1,8 +1,8 @@
 """A site's durable memory: one SQLite file that survives a power cut.
 
-Write-ahead log, ``synchronous = FULL``, foreign keys, and ``secure_delete`` so that an
-erased study key does not linger in a free page. Approvals, ledger and stored replies share
-it, so that a charge is committed and its reply stored in one transaction.
+Write-ahead log, ``synchronous = FULL``, foreign keys, and ``secure_delete``, which overwrites an
+erased study key in the file. Approvals, ledger and stored replies are in the same file, so a
+charge is committed and its reply is stored in one transaction.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from common.files import sync_folder
 
 SCHEMA_VERSION: Final = 5
 FILE: Final = "site.sqlite"
+RESTORE: Final = "stop the daemon and restore the latest full backup of the state folder"
 LOST: Final = (
-    "stop the daemon and bring back the newest state folder, whole. Where it is lost for good, "
-    "nobody knows what these patients have spent, and this site answers nothing any more; a new "
-    "site must not begin at nothing: see [policy] spent_before in docs/site.md"
+    f"{RESTORE}. Without a backup this site cannot continue. A new site starts with an empty "
+    "privacy ledger: your data protection officer must approve it, and it must set "
+    "[policy] spent_before (docs/site.md)"
 )
-"""What to do where charges are missing that were made: they must not be spent again."""
+"""What to do when recorded charges are missing: the same budget must not be spent twice."""
 _PATIENCE_SECONDS: Final = 60.0
 """How long to wait for another process of the site: freezing a large cohort takes seconds."""
 _SCHEMA: Final = """
@@ -102,12 +103,12 @@ empty while the patient is in; both are lengths of the ledger."""
 
 
 def gone(path: Path, found: str) -> SiteError:
-    """What is said where what the patients have spent is not there any more."""
+    """The error for a record of charges that is missing or incomplete."""
     return SiteError(
-        "the site's ledger is gone: what its patients have spent is not known",
+        "the privacy ledger is missing or incomplete: what the patients have spent is unknown",
         where=path,
         found=found,
-        wanted="the store that belongs to the keys and the audit log beside it",
+        wanted="the site.sqlite that belongs to the keys and the audit log in the same folder",
         remedy=LOST,
     )
 
@@ -157,7 +158,7 @@ class SiteDatabase:
             self._prepare(path, make=make)
         except sqlite3.DatabaseError as error:
             raise SiteError(
-                "the site's store cannot be read",
+                "the site's database cannot be read",
                 where=path,
                 found=error,
                 remedy=LOST,
@@ -165,7 +166,7 @@ class SiteDatabase:
 
     def _prepare(self, path: Path, *, make: bool) -> None:
         if not make and not self._connection.execute("PRAGMA user_version").fetchone()[0]:
-            raise gone(path, "a store without its tables")  # and not a byte of it is touched
+            raise gone(path, "site.sqlite without tables")  # before any PRAGMA changes a byte
         for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             self._connection.execute(f"PRAGMA {setting}")
         self._connection.execute("PRAGMA secure_delete = ON")
@@ -173,14 +174,14 @@ class SiteDatabase:
         if found == 0:
             found = self._make(path)
         if found == SCHEMA_VERSION and not is_whole(self._connection):
-            raise gone(path, "a store without all of its tables")
+            raise gone(path, "site.sqlite with missing or changed tables")
         if found != SCHEMA_VERSION:
             raise SiteError(
-                "the site's store was made by another version of Consilium",
+                "this site's database was made by another version of Consilium",
                 where=path,
                 found=f"schema {found}",
                 wanted=f"schema {SCHEMA_VERSION}",
-                remedy="install the version that made it",
+                remedy="install the version of Consilium that made it",
             )
 
     def _make(self, path: Path) -> int:

@@ -1,16 +1,15 @@
-"""``audit verify``: can the audit log and the ledger be believed? Offline, from files alone.
+"""``audit verify``: are the audit log and the privacy ledger unchanged? Offline, from files alone.
 
-Each line of the log must be signed by the site, numbered in order and name the hash of the
-line before; each charge that a line of the log names must be in the ledger, cost what its plan
-says, and the plan be the one that its hash names (:mod:`client.records.chain`); each receipt
-must be signed by a coordinator that the site has joined, and speak of lines and charges that are
-there. So an edit, a deletion, a reordering, another site's log, a tail that was cut below a
-receipt, an old ledger that was brought back, an emptied and a cheapened one are each found, and
-named by their line. Whoever holds the site's key can write a whole new log: receipts, kept
-elsewhere too, are what finds that.
+Each line of the log must be signed by the site, numbered in order and name the hash of the line
+before. Each charge that the log names must be in the ledger and cost what its plan says, and the
+plan must match its hash (:mod:`client.records.chain`). Each receipt must be signed by a
+coordinator that the site has joined, and name lines and charges that exist. So these are found,
+and named by their line: an edit, a deletion, a new order, another site's log, a tail cut below a
+receipt, an old ledger that was restored, an emptied ledger, a charge made cheaper. Anyone with the
+site's key can write a complete new log: only receipts, also those kept elsewhere, reveal that.
 
-A receipt for what this site never sealed says nothing of this site. It is no fault of the log: it
-is told as what it is, a coordinator's signature over something that never was.
+A receipt for what this site never sealed says nothing about this site. It is not a fault of the
+log: it is reported as a coordinator's signature over something that never existed.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ _NOTHING: Final[Mapping[str, str]] = {}
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is not as the site wrote it.
+    """Something that was changed after the site wrote it.
 
     Attributes:
         file: in the state folder.
@@ -83,9 +82,9 @@ class Verdict:
         charges: of the ledger.
         coordinators: fingerprints of those whose receipts hold; whoever joined them can tell.
         torn: bytes at the log's end that a crash left half written; they never counted.
-        faults: what is wrong; empty where everything can be believed.
+        faults: what is wrong; empty if verification passed.
         further: of the receipts, those that were kept elsewhere.
-        disputed: what a coordinator has signed for and this site never sent, in words.
+        disputed: what a coordinator has signed for but this site never sent, in words.
     """
 
     head: AuditHead
@@ -116,7 +115,7 @@ def inspect(
     stays: Sequence[tuple[int, int | None]] = (),
     remembered: AuditHead = _NO_LOG,
 ) -> Verdict:
-    """Hold a log and a ledger against their own chains and the coordinator's receipts.
+    """Check a log and a ledger against their own hash chains and the coordinator's receipts.
 
     Args:
         log: content of ``audit.jsonl``.
@@ -142,11 +141,13 @@ def inspect(
     )
     faults += [Fault(STORE, *each) for each in found]
     if ends_changed(tail):
-        faults.append(Fault(audit_log.FILE, len(lines) + 1, "its end was changed"))
+        faults.append(Fault(audit_log.FILE, len(lines) + 1, "the end of this line was changed"))
         tail = b""
     lost = _lost("the audit log", remembered, hashes, "its tail was cut")
     if lost:
-        faults.append(Fault(audit_log.FILE, remembered.length, f"by the site's store, {lost}"))
+        faults.append(
+            Fault(audit_log.FILE, remembered.length, f"compared with the site's database, {lost}")
+        )
     joined = {**_joined(lines, key.public), **coordinators}
     seals, doubted, disputed, receipted = Seals(key), list[Fault](), list[str](), 0
     for number, receipt in kept:
@@ -159,7 +160,7 @@ def inspect(
             receipted = max(receipted, heads.audit.length)
             doubted += _receipt_faults(number, heads, hashes, ledger)
         elif receipt.site != site:
-            doubted.append(Fault(receipts.FILE, number, "it is another site's"))
+            doubted.append(Fault(receipts.FILE, number, "this receipt belongs to another site"))
         else:
             disputed.append(_disputed(receipts.FILE, number, receipt, joined))
     faults += _once(doubted)
@@ -176,7 +177,7 @@ def inspect(
 
 
 def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> Verdict:
-    """Inspect a state folder; nothing in it is changed, and no daemon need run.
+    """Inspect a state folder; nothing in it is changed, and the daemon need not run.
 
     Args:
         state: the folder.
@@ -200,10 +201,10 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
         stored = _stored(state / STORE)
     except (OSError, ValueError, sqlite3.Error) as error:
         raise SiteError(
-            "the site's state cannot be inspected",
+            "the state folder cannot be verified",
             where=state,
             found=type(error).__name__,
-            remedy="name the whole state folder, and let this user read it",
+            remedy="give the path of a complete state folder that this user can read",
         ) from error
     ours = {coordinator.signing_key: coordinator.fingerprint} if coordinator else {}
     verdict = inspect(
@@ -217,7 +218,11 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
         stays=stored.stays,
         remembered=stored.remembered,
     )
-    emptied = [] if stored.whole else [Fault(STORE, 1, "tables of it are gone: it was emptied")]
+    emptied = (
+        []
+        if stored.whole
+        else [Fault(STORE, 1, "tables are missing or changed: the database was emptied")]
+    )
     seals, joined = Seals(key), {**_joined(content.split(b"\n")[:-1], key.public), **ours}
     return replace(
         verdict,
@@ -235,13 +240,13 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
 
 
 def _require_receipts(folders: Sequence[Path]) -> None:
-    """A folder without receipts would let a log look better founded than it is."""
+    """A folder without receipts would make the result look better checked than it is."""
     for folder in folders:
         if not (folder / receipts.FILE).is_file():
             raise SiteError(
-                "there are no receipts",
+                "no receipts found",
                 where=folder,
-                found="no receipts.jsonl there" if folder.is_dir() else "no such folder",
+                found="a folder without receipts.jsonl" if folder.is_dir() else "no such folder",
                 wanted="a folder with a copy of this site's receipts.jsonl",
             )
 
@@ -275,10 +280,10 @@ def _stored(path: Path) -> _Stored:
 def _uncharged(
     lines: Sequence[bytes], key: str, ledger: Sequence[str]
 ) -> Iterator[tuple[int, str]]:
-    """The charges that the log has noted and the ledger lacks, and the one gap that a log may have.
+    """The first charge that the log names and the ledger lacks; else the first that it skips.
 
-    What the ledger has beyond the last that was noted, a crash has left: its line comes at the
-    next opening.
+    Charges in the ledger beyond the last that the log names were left by a crash: their lines are
+    written when the site opens again.
     """
     noted: dict[int, str] = {}
     for number, line in enumerate(lines, start=1):
@@ -286,13 +291,13 @@ def _uncharged(
         if charge is None or not is_sound(line, key):
             continue
         if ledger[charge.length : charge.length + 1] != [charge.hash]:
-            how = "an older store was brought back, or it was emptied or changed"
-            yield charge.length, f"line {number} of the audit log notes another charge here: {how}"
+            how = "an older database was restored, or it was emptied or changed"
+            yield charge.length, f"line {number} of the audit log records another charge: {how}"
             return
         noted[charge.length] = charge.hash
     missing = next((each for each in range(1, max(noted, default=0)) if each not in noted), None)
     if missing:
-        yield missing, "the audit log has no line for this charge, and has one for a later"
+        yield missing, "the audit log has no line for this charge, but has one for a later charge"
 
 
 def _disputed(file: str, number: int, receipt: Receipt, joined: Mapping[str, str]) -> str:
@@ -319,12 +324,12 @@ def _signature_faults(
     number: int, receipt: Receipt | None, joined: Mapping[str, str]
 ) -> list[Fault]:
     if receipt is None:
-        return [Fault(receipts.FILE, number, "it is no receipt")]
+        return [Fault(receipts.FILE, number, "this is not a receipt")]
     if receipt.key not in joined:
-        what = "its key is of no coordinator that this site has joined"
+        what = "its key belongs to no coordinator that this site has joined"
         return [Fault(receipts.FILE, number, what)]
     if not receipt.holds:
-        return [Fault(receipts.FILE, number, "the coordinator did not sign it")]
+        return [Fault(receipts.FILE, number, "the coordinator's signature is invalid")]
     return []
 
 
@@ -332,11 +337,11 @@ def _once(faults: Sequence[Fault]) -> list[Fault]:
     """The same fact once, by the first receipt that tells it, with how many more do."""
     facts: dict[tuple[str, str], list[Fault]] = {}
     for each in faults:
-        # Of a chain that was rewritten each receipt names another entry.
+        # Each receipt names another entry of one rewritten chain: compare all but the number.
         fact = each.what.partition(" had ")[0], each.what.rpartition(": ")[2]
         facts.setdefault(fact, []).append(each)
     return [
-        replace(first, what=f"{first.what}; {len(more)} more of the receipts say so")
+        replace(first, what=f"{first.what}; {len(more)} more receipts show the same")
         if more
         else first
         for first, *more in facts.values()
@@ -349,7 +354,7 @@ def _receipt_faults(
     found = []
     for name, head, hashes, lost in (
         ("the audit log", heads.audit, log, "its tail was cut"),
-        ("the ledger", heads.ledger, ledger, "an older one was brought back"),
+        ("the ledger", heads.ledger, ledger, "an older one was restored"),
     ):
         what = _lost(name, head, hashes, lost)
         if what:
@@ -358,10 +363,10 @@ def _receipt_faults(
 
 
 def _lost(name: str, head: AuditHead | LedgerHead, hashes: Sequence[str], how: str) -> str | None:
-    """What is not there any more of a chain that once had this head."""
+    """What is missing of a chain that once had this head; None if nothing is."""
     last = len(hashes) - 1
     if head.length > last:
-        return f"{name} had {head.length} entries and has {last}: {how}"
+        return f"{name} had {head.length} entries and now has {last}: {how}"
     if hashes[head.length] != head.hash:
         return f"{name} had another entry {head.length}: it was rewritten"
     return None

@@ -80,8 +80,8 @@ def test_a_lost_ledger_is_not_begun_anew(hospital: Hospital) -> None:
     hospital.open().close()
     (hospital.state / "site.sqlite").unlink()
     error = refusal(hospital)
-    assert "ledger is gone" in error.what
-    assert "bring back the newest state folder" in error.details["do"]
+    assert "ledger is missing" in error.what
+    assert "restore the latest full backup" in error.details["do"]
     assert "spent_before" in error.details["do"]
     assert not (hospital.state / "site.sqlite").exists()
 
@@ -94,7 +94,7 @@ def test_a_lost_key_is_not_replaced_once_patients_are_known_by_it(
         approved(site, small_study(**FREE))
     (hospital.state / lost).unlink()
     error = refusal(hospital)
-    assert "strangers to the ledger" in error.what
+    assert "recognise no patient" in error.what
     assert error.details["found"] == f"no {lost}"
 
 

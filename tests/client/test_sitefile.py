@@ -95,7 +95,7 @@ def test_the_label_file_is_relative_to_the_site_file(tmp_path: Path) -> None:
         ({"data": {"split": [1.5, -0.5, 0.0]}}, "data.chest-xray.split"),
         ({"policy": {"max_epsilon_total": None}}, "policy.max_epsilon_total: missing"),
         ({"policy": {"max_epsilon_total": float("inf")}}, "policy.max_epsilon_total"),
-        ({"policy": {"spent_before": 20.0}}, "leaves nothing of max_epsilon_total 20"),
+        ({"policy": {"spent_before": 20.0}}, "uses up max_epsilon_total 20"),
         ({"policy": {"spent_before": -1.0}}, "policy.spent_before = -1"),
         ({"policy": {"spent_before": float("nan")}}, "policy.spent_before"),
         ({"policy": {"max_epsilon_per_study": 0}}, "policy.max_epsilon_per_study = 0"),
@@ -137,7 +137,7 @@ def test_delta_is_held_to_a_tenth_of_one_patient_of_every_data_set(tmp_path: Pat
 
 
 def test_a_missing_site_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SiteError, match="no such site file"):
+    with pytest.raises(SiteError, match="site file does not exist"):
         load_site_file(tmp_path / "absent.toml")
 
 

@@ -345,7 +345,7 @@ def test_who_left_a_cohort_stays_charged_and_is_told_of_here_alone(
     assert sorted(row["until"] for row in rows if row["until"] is not None) == [1, 2]
     (spending,) = service.ledger(site).studies
     assert (spending.patients, spending.left_out) == (22, 0)
-    assert spending.gone == "1 no image or label any more, 1 opted out"
+    assert spending.gone == "1 images or label missing, 1 opted out"
     assert spending.gone in show(site, "small").text
     assert not any("left" in event or "opted" in event for event in events(site))
 
@@ -478,7 +478,7 @@ def test_an_opt_out_list_that_is_missing_lets_no_patient_be_read(tmp_path: Path)
 
 @pytest.mark.parametrize("patient", ["", "  ", "#1", "P01\nP02", "P01\x85P02"])
 def test_what_cannot_be_a_line_of_the_list_is_refused(site: Site, patient: str) -> None:
-    with pytest.raises(SiteError, match="cannot stand"):
+    with pytest.raises(SiteError, match="cannot be written"):
         opt_out(site, ["P01", patient], by=BY)
     assert not (site.state / "opt-out.txt").exists()
 

@@ -84,8 +84,8 @@ def test_init_never_replaces_a_site(made: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"images": Path("nowhere")}, "no such folder of images"),
-        ({"labels": Path("nowhere.csv")}, "no such label file"),
+        ({"images": Path("nowhere")}, "the image folder does not exist"),
+        ({"labels": Path("nowhere.csv")}, "the label file does not exist"),
         ({"declared_patients": 0}, "a site needs patients"),
         ({"name": "North!"}, "site.name"),
     ],
@@ -257,7 +257,7 @@ def test_the_printed_audit_log_steers_no_terminal_and_has_a_line_an_entry(tmp_pa
 
 def test_receipts_that_were_kept_elsewhere_are_counted(made: Path, tmp_path: Path) -> None:
     verify = ["audit", "verify", "--receipts", str(tmp_path)]
-    for folder, found in ((tmp_path / "x", "no such folder"), (tmp_path, "no receipts.jsonl")):
+    for folder, found in ((tmp_path / "x", "no such folder"), (tmp_path, "without receipts.jsonl")):
         done = command(made, *verify[:-1], str(folder))
         assert done.returncode == 2
         assert found in done.stderr

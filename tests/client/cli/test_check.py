@@ -82,8 +82,8 @@ def test_missing_labels_and_a_folder_without_dicom_exit_with_two(root: Path, fol
     without_labels = check(root, folder)
 
     assert without_dicom.returncode == without_labels.returncode == 2
-    assert "holds no DICOM file" in without_dicom.stderr
-    assert "no such label file" in without_labels.stderr
+    assert "has no DICOM files" in without_dicom.stderr
+    assert "the label file does not exist" in without_labels.stderr
 
 
 FOREIGN = "evil\x1b]0;x\x07\x1b[2K\x9b\u202e\nerror: all is well[bold]"
@@ -116,5 +116,5 @@ def test_a_path_in_an_error_steers_no_terminal(root: Path, folder: Path) -> None
     written = unharmed(done)
     assert r"\x1b]0;x\x1b[2K\x9b\u202e" in written  # a bell Rich leaves out
     assert [line for line in written.splitlines() if line.startswith("error:")] == [
-        "error: there is no such label file"
+        "error: the label file does not exist"
     ]

@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_told_and_not_approved_and_leaves_nothing(
     with hospital.open() as site:
         plan = proposed(site, 16)
         assert "MORE THAN THERE IS ROOM FOR" in show(site, plan.hash, by=BY).text
-        with pytest.raises(DataError, match="too much of the disk") as caught:
+        with pytest.raises(DataError, match="too much disk space") as caught:
             approve(site, plan.hash, by=BY)
         assert caught.value.details["where"] == "[site] cache_gib"
         assert code_of(site, asking(plan)) == "pending"
@@ -104,7 +104,7 @@ def test_images_of_a_study_that_runs_are_never_deleted_for_another(hospital: Hos
         first, second = proposed(site, 16), proposed(site, 8)
         approve(site, first.hash, by=BY)
         before = held(hospital)
-        with pytest.raises(ConsiliumError, match="too much of the disk"):
+        with pytest.raises(ConsiliumError, match="too much disk space"):
             approve(site, second.hash, by=BY)
         assert held(hospital) == before
         assert code_of(site, asking(first)) == "ok"

@@ -173,7 +173,7 @@ def test_a_cache_takes_no_more_than_it_may(folder: Path, spare: int) -> None:
     most = 2 * 4 * 4 * 2 + spare
     where = folder / "cache", folder / "images", files, SHAPE
     if spare < 0:
-        with pytest.raises(DataError, match="too much of the disk"):
+        with pytest.raises(DataError, match="too much disk space"):
             fill(*where, pseudonyms=Pseudonyms(KEY), most=most)
         assert values(known) == [0, 0.2, 0.4]
         assert len(list(folder.glob("cache/*/*.f16"))) == 1
@@ -184,7 +184,7 @@ def test_a_cache_takes_no_more_than_it_may(folder: Path, spare: int) -> None:
 def test_what_would_take_too_much_is_not_decoded_to_find_out(folder: Path) -> None:
     counter = Counter()
     files = scan(folder / "images", decode=False).found
-    with pytest.raises(DataError, match="too much of the disk"):
+    with pytest.raises(DataError, match="too much disk space"):
         fill(
             folder / "cache",
             folder / "images",
@@ -206,7 +206,7 @@ def test_a_header_that_says_less_than_there_is_fills_no_disk(
     assert file.header.frames == 3
     few = replace(file, header=replace(file.header, frames=1))
     where = tmp_path / "cache", tmp_path / "images", [few], SHAPE
-    with pytest.raises(DataError, match="too much of the disk"):
+    with pytest.raises(DataError, match="too much disk space"):
         fill(*where, pseudonyms=Pseudonyms(KEY), most=2 * 4 * 4 * 2)
     assert not list(tmp_path.glob("cache/*/*.f16"))
 

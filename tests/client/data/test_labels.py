@@ -210,7 +210,7 @@ def test_a_damaged_row_gives_no_class_and_leaves_the_others_as_they_are(
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(LabelError, match="no such label file"):
+    with pytest.raises(LabelError, match="label file does not exist"):
         read_labels(LabelFile(tmp_path / "none.csv", "PatientID", "PatientID", "label"), CLASSES)
 
 

@@ -233,7 +233,7 @@ def test_a_line_that_is_gone_is_one_fact_and_each_receipt_no_other(gone: int) ->
     (fact,) = more
     assert "rewritten" in fact.what
     others = LINES - gone - 1
-    assert (f"{others} more of the receipts say so" in fact.what) == bool(others)
+    assert (f"{others} more receipts show the same" in fact.what) == bool(others)
 
 
 @given(st.integers(0, len(LOG) - 1), st.integers(1, LINES))
@@ -272,7 +272,7 @@ def test_another_sites_log_is_found(tmp_path: Path) -> None:
 def test_a_receipt_that_was_made_up_is_found() -> None:
     _, sound = receipt(LOG, 3)
     forged = replace(sound, seal=Seals(KEY).seal(LedgerHead(), AuditHead(4, "00" * 32)))
-    for kept, what in ((forged, "did not sign"), (None, "no receipt")):
+    for kept, what in ((forged, "signature is invalid"), (None, "not a receipt")):
         found = inspect(LOG, site="north", key=KEY, coordinators=JOINED, kept=[(7, kept)])
         assert [(each.line, each.file) for each in found.faults] == [(7, "receipts.jsonl")]
         assert what in found.faults[0].what
@@ -305,7 +305,9 @@ def test_another_sites_receipt_is_found() -> None:
     other = Seals(SigningKey(b"s" * 32)).seal(LedgerHead(), AuditHead(3, "00" * 32))
     kept = [(4, receipt_for(other, site="south"))]
     found = inspect(LOG, site="north", key=KEY, coordinators=JOINED, kept=kept)
-    assert [(each.line, each.what) for each in found.faults] == [(4, "it is another site's")]
+    assert [(each.line, each.what) for each in found.faults] == [
+        (4, "this receipt belongs to another site")
+    ]
     assert found.disputed == ()
 
 

@@ -130,7 +130,7 @@ def test_a_receipt_that_the_coordinator_did_not_sign_is_refused_and_noted(
     assert code_of(site, forged) == "malformed"
     assert len(hospital.rows("charges")) == 1
     assert read_receipts(site.state) == []
-    assert '"why":"a receipt that the coordinator did not sign"' in site.audit.path.read_text()
+    assert '"why":"a receipt with an invalid signature"' in site.audit.path.read_text()
 
 
 NEVER: dict[str, Callable[[Reply, Reply], tuple[LedgerHead, str]]] = {
@@ -181,7 +181,7 @@ def test_a_coordinators_bare_word_ends_nothing_and_tells_nobody_to_give_anything
     with structlog.testing.capture_logs() as logs:
         assert code_of(site, asking(plan, 2, ledger=LedgerHead(9, "00" * 32))) == "ledger-behind"
     (refused,) = (each for each in logs if each["event"] == "request.refused")
-    assert "if none was, nothing is lost here: ask the coordinator" in refused["do"]
+    assert "if not, nothing is lost: ask the coordinator" in refused["do"]
     assert code_of(site, signed(asking(plan, 2), first)) == "ok"
 
 
@@ -240,7 +240,7 @@ def test_an_old_state_folder_is_refused_before_anything_is_done(
     faults = inspect_state(hospital.state, "north").faults
     assert len(faults) == 2
     assert all(each.file == receipts.FILE for each in faults)
-    assert any("an older one was brought back" in each.what for each in faults)
+    assert any("an older one was restored" in each.what for each in faults)
 
 
 def test_an_old_state_folder_stays_refused_whatever_the_coordinator_makes_of_the_refusals(
@@ -361,7 +361,7 @@ def test_what_a_crash_left_of_a_receipt_is_passed_over(site: Site) -> None:
 
 
 def test_a_folder_that_is_no_state_folder_cannot_be_inspected(tmp_path: Path) -> None:
-    with pytest.raises(SiteError, match="cannot be inspected"):
+    with pytest.raises(SiteError, match="cannot be verified"):
         inspect_state(tmp_path, "north")
 
 

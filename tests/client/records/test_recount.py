@@ -51,7 +51,7 @@ def test_a_charge_that_was_made_cheaper_is_found(site: Site, charge: int, cheape
     charged(site, STUDY)
     site.store.execute(f"UPDATE charges SET {cheaper} WHERE length = ?", charge)
     assert [str(each) for each in inspected(site).faults] == [
-        f"site.sqlite, line {charge}: what it cost was changed: its plan says otherwise"
+        f"site.sqlite, line {charge}: its cost was changed: its plan states another"
     ]
 
 

@@ -106,7 +106,7 @@ def test_a_store_that_lost_charges_is_neither_believed_nor_called_sound(
     LOSSES[loss](hospital.state, tmp_path / "before")
     for _ in range(2):  # the first attempt makes nothing whole
         error = refused(hospital)
-        assert "ledger is gone" in error.what
+        assert "ledger is missing" in error.what
         assert error.details["where"] == str(hospital.state / STORE)
         assert "newest state folder" in error.details["do"]
     found = inspect_state(hospital.state, "north")
@@ -120,7 +120,7 @@ def test_a_new_store_beside_a_log_is_refused_where_nothing_was_charged_yet(
     with hospital.open() as site:
         approved(site, STUDY)
     newly_made(hospital.state, tmp_path)
-    assert "a store that knows nothing" in refused(hospital).details["found"]
+    assert "an empty database" in refused(hospital).details["found"]
 
 
 def test_a_store_and_a_log_that_are_both_emptied_are_no_new_site_while_keys_are_there(
@@ -128,7 +128,7 @@ def test_a_store_and_a_log_that_are_both_emptied_are_no_new_site_while_keys_are_
 ) -> None:
     emptied(hospital.state, tmp_path)
     (hospital.state / audit_log.FILE).unlink()
-    assert refused(hospital).details["found"] == "a store without its tables"
+    assert refused(hospital).details["found"] == "site.sqlite without tables"
 
 
 @pytest.mark.parametrize("lost", ["emptied", "gone", "cut", "older"])
@@ -144,7 +144,7 @@ def test_a_store_whose_log_lost_lines_is_not_gone_on_with(
     else:
         lines = log.read_bytes().splitlines(keepends=True)
         log.write_bytes(b"".join(lines[:-1]) if lost == "cut" else b"")
-    assert "audit log is not the one" in refused(hospital).what
+    assert "audit log does not belong" in refused(hospital).what
     assert not inspect_state(hospital.state, "north").sound
 
 
@@ -193,8 +193,8 @@ def test_a_charge_that_the_log_passed_over_is_found(hospital: Hospital, plan: Pl
         site.audit.append(audit_log.CHARGED, charge=4, head="ab" * 32)
     (fault,) = inspect_state(hospital.state, "north").faults
     assert (fault.file, fault.line) == (STORE, 4)
-    assert "notes another charge here" in fault.what
-    assert "noted charge 4" in refused(hospital).details["found"]
+    assert "records another charge" in fault.what
+    assert "records charge 4" in refused(hospital).details["found"]
 
 
 @pytest.mark.parametrize(("before", "left_out"), [(0.5, 0), (1.5, len(PATIENTS))])
@@ -258,7 +258,7 @@ def test_a_key_in_the_place_of_another_is_refused(hospital: Hospital, name: str)
     own = path.read_bytes()
     path.write_bytes(bytes(len(own)))
     error = refused(hospital)
-    assert "not the one that its ledger was begun with" in str(error)
+    assert "does not belong to its privacy ledger" in str(error)
     assert path.read_bytes() == bytes(len(own))
     path.write_bytes(own)
     hospital.open().close()

@@ -123,7 +123,7 @@ def test_a_file_that_is_no_store_is_an_error_that_instructs(tmp_path: Path) -> N
     (tmp_path / "site.sqlite").write_bytes(b"not a database, and long enough to be sure of it" * 50)
     with pytest.raises(SiteError, match="cannot be read") as caught:
         SiteDatabase(tmp_path / "site.sqlite")
-    assert "bring back the newest state folder" in caught.value.details["do"]
+    assert "restore the latest full backup" in caught.value.details["do"]
 
 
 def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
