@@ -1,8 +1,8 @@
 """What the administrator of a site asks and decides, on an open site.
 
-Every function here is plain: whoever holds the site open calls it, a daemon's control service
-or a test, and turns what it gives into a message or a page. All of it stays at the hospital.
-A decision is noted in the audit log with who made it, never with a patient's identifier.
+Plain functions: a daemon's control service or a test calls them, and turns what they return into a
+message or a page. All of it stays at the hospital. A decision is noted in the audit log with the
+name of the person who made it, never with a patient's identifier.
 """
 
 from __future__ import annotations
@@ -10,91 +10,65 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
 
 import structlog
 
-from client.administration.explain import bytes_of, explain, explain_amendment
+from client.administration.explain import explain, explain_amendment
+from client.administration.lookup import amended, find, is_called, require_only_one
 from client.administration.views import (
     Approved,
     LedgerReport,
     Left,
     OptedOut,
     Shown,
-    Spending,
     Status,
     StudyRow,
+    left_of,
+    row_of,
+    spending_of,
 )
 from client.consent import amendments, decisions, problems
 from client.consent.rejected import declined
-from client.records import audit_log, membership
+from client.records import membership
 from client.records.accounts import Accounts
 from client.records.approvals import Approval, State, timestamp
 from client.records.membership import Draft
 from client.site import Site
 from common.amendment import Amendment
 from common.errors import ConsiliumError, SiteError
-from common.plan import Plan
-from common.study.study_file import reads_as_hash
 
 log = structlog.get_logger(__name__)
-
-__all__ = [
-    "Approved",
-    "LedgerReport",
-    "Left",
-    "OptedOut",
-    "Shown",
-    "Spending",
-    "Status",
-    "StudyRow",
-    "approve",
-    "declined",
-    "deny",
-    "is_paused",
-    "ledger",
-    "opt_out",
-    "pause",
-    "resume",
-    "show",
-    "status",
-    "stop",
-    "studies",
-]
-_SHOWN_DIGITS: Final = 12
-"""Digits of a plan's hash that stand for what was shown."""
-_ENDED: Final = frozenset({"closed"})
 
 
 def studies(site: Site) -> tuple[StudyRow, ...]:
     """Every plan that was ever proposed here, newest first."""
     accounts = Accounts(site.store)
-    return tuple(_row(site, each, accounts) for each in reversed(site.approvals.all()))
+    return tuple(row_of(site, each, accounts) for each in reversed(site.approvals.all()))
 
 
 def show(site: Site, study: str, *, plan_hash: str | None = None, by: str = "") -> Shown:
-    """One plan in plain words, with whom it would find; of one that runs, with whom it has found.
+    """One plan in plain words, with the cohort that it has, or would have now.
 
-    Reads the headers and labels for a plan whose cohort is not frozen, which may take minutes;
+    For a plan whose cohort is not frozen this reads headers and labels, which may take minutes. It
     decodes no image, and writes nothing.
 
     Args:
         site: an open site.
         study: a study's name, or the beginning of a plan's hash, eight digits or more. Of
-            several plans of one name, the one that waits, else the newest.
+            several plans with one name, the one that waits for a decision, else the newest.
         plan_hash: as in :func:`approve`.
         by: who is about to approve it.
 
     Raises:
         SiteError: there is no such plan, or its hash is another, or several of that name wait.
     """
-    amended = _amended(site, study, plan_hash)
-    if amended is not None:
-        return _shown_amendment(site, *amended)
+    amendment = amended(site, study, plan_hash)
+    if amendment is not None:
+        return _shown_amendment(site, *amendment)
     if plan_hash is None:
-        _require_only_one(site, study, waiting=True)
-    approval = _find(site, study, plan_hash, by=by)
-    row = _row(site, approval, Accounts(site.store))
+        require_only_one(site, study, waiting=True)
+    approval = find(site, study, plan_hash, by=by)
+    row = row_of(site, approval, Accounts(site.store))
     drafted, images = _drafted(site, approval)
     return Shown(row, explain(site, approval, drafted, images), approval.plan.text)
 
@@ -119,12 +93,12 @@ def approve(
         Refusal: the policy forbids it, or too many studies run.
         ConsiliumError: images, labels or lists cannot be read.
     """
-    amended = _amended(site, study, plan_hash)
-    if amended is not None:
-        return _amend(site, *amended, by=by)
+    amendment = amended(site, study, plan_hash)
+    if amendment is not None:
+        return _amend(site, *amendment, by=by)
     if plan_hash is None:
-        _require_only_one(site, study)
-    approval = _find(site, study, plan_hash, by=by)
+        require_only_one(site, study)
+    approval = find(site, study, plan_hash, by=by)
     _require_open(approval)
     most = site.file.policy.approval_days
     if days is not None and not 1 <= days <= most:
@@ -133,6 +107,7 @@ def approve(
             where="[policy] approval_days",
             found=f"{days} days",
             wanted=f"1 to {most} days",
+            remedy="name fewer days, or raise approval_days in the site file",
         )
     expires, drafted = decisions.approve(site, approval, days=days or most, by=by)
     plan = approval.plan
@@ -147,59 +122,54 @@ def approve(
 
 
 def deny(site: Site, study: str, *, by: str) -> Left:
-    """Say no to the plans of a study that wait; where none does, it is stopped.
+    """Refuse the plans of a study that wait for a decision; where none does, stop the study.
 
     Raises:
         SiteError: there is no such plan, or it is over.
     """
-    approval = _find(site, study)
+    approval = find(site, study)
     _require_open(approval)
     waited = approval.state in ("pending", "denied")
     return _end(site, study, approval, "denied" if waited else "stopped", by=by)
 
 
 def stop(site: Site, study: str, *, by: str) -> Left:
-    """End a study now: its keys are erased, and from here on the site is silent about it.
+    """End a study now: its keys are erased, and from now on the site is silent about it.
 
-    All running plans of that name end: how many there are, a coordinator decides.
-
-    Whoever runs a worker ends it too: what it computes is not let out any more, but it may
-    compute for a while.
+    All running plans of that name end, since a coordinator decides how many there are. The caller
+    also ends the worker: what that computes no longer leaves, but it may compute for a while.
 
     Raises:
         SiteError: there is no such plan, or it was never approved, or it is over.
     """
-    approval = _find(site, study, running=True)
+    approval = find(site, study, running=True)
     _require_open(approval)
     if approval.state in ("pending", "denied"):
         raise SiteError(
             "the study does not run",
             where=f"study {approval.plan.study.study.name}",
             found=approval.state,
-            remedy="consilium-site deny says no to a plan that waits",
+            remedy="to refuse a plan that waits for a decision: consilium-site deny",
         )
     return _end(site, study, approval, "stopped", by=by)
 
 
 def _end(site: Site, study: str, approval: Approval, state: State, *, by: str) -> Left:
-    """End a plan, and with it those of the same name that stand as it did; what left of all."""
+    """End a plan, and all plans of its name in the same state; what had left of all of them."""
     alike = (each for each in site.approvals.all() if each.state == approval.state)
-    others = (each.plan for each in alike if _is_called(each.plan, study))
+    others = (each.plan for each in alike if is_called(each.plan, study))
     plans = [approval.plan, *(plan for plan in others if plan.hash != approval.plan.hash)]
     for plan in plans:
         decisions.end(site, plan, state, by=by)
-    first, *more = (_left(site, plan, state) for plan in plans)
-    return replace(
-        first,
-        rounds=first.rounds + sum(each.rounds for each in more),
-        replies=first.replies + sum(each.replies for each in more),
-        bytes=first.bytes + sum(each.bytes for each in more),
-        epsilon=first.epsilon + sum(each.epsilon for each in more),
-    )
+    left = [left_of(site, plan, state) for plan in plans]
+    # Epsilons too: each is of another patient perhaps, so that the sum is a bound for all.
+    summed = ("rounds", "replies", "bytes", "epsilon")
+    totals = {name: sum(getattr(each, name) for each in left) for name in summed}
+    return replace(left[0], **totals)
 
 
 def pause(site: Site, *, by: str) -> None:
-    """Take no new work until :func:`resume`; outlives a restart."""
+    """Take no new work until :func:`resume`, also after a restart."""
     with site.store.transaction():
         site.store.keep("paused", f"{timestamp()} {by}")
         site.audit.append("site.paused", by=by)
@@ -220,16 +190,16 @@ def is_paused(site: Site) -> bool:
 def opt_out(site: Site, patients: Sequence[str], *, by: str) -> OptedOut:
     """Leave patients out of every study from now on; those that run go on without them.
 
-    Who said so is logged, and not in the audit log, which is shown to others: no line of it
-    comes of a patient.
+    The program's log names the person who asked for it. The audit log does not: it is shown to
+    others, and no line of it may follow from a patient.
 
     Args:
         site: an open site.
         patients: PatientIDs (0010,0020) as the images have them.
-        by: who says so.
+        by: the person who asks for it.
 
     Raises:
-        SiteError: the list cannot be read or written, or an identifier is none.
+        SiteError: the list cannot be read or written, or an identifier is not one.
     """
     absent = site.opt_outs.read().pseudonyms
     new = {name: site.pseudonyms.of(name) for name in patients}
@@ -250,7 +220,7 @@ def ledger(site: Site) -> LedgerReport:
     policy, head, accounts = site.file.policy, site.ledger.head(), Accounts(site.store)
     charged = {row["plan_hash"] for row in site.ledger.charges()}
     spendings = (
-        _spending(site, approval, accounts)
+        spending_of(site, approval, accounts)
         for approval in site.approvals.all()
         if approval.state not in ("pending", "denied") or approval.plan.hash in charged
     )
@@ -266,20 +236,15 @@ def ledger(site: Site) -> LedgerReport:
 
 
 def status(site: Site) -> Status:
-    """How the site stands."""
-    since, _, by = site.store.fact("paused").partition(" ")
-    torn = site.state / audit_log.TORN
-    head = site.audit.refresh()
+    """The state of the site."""
+    _, _, by = site.store.fact("paused").partition(" ")
     return Status(
         site=site.name,
         known_key=site.known_seed is not None,
         paused_by=by,
-        paused_since=since,
         studies=studies(site),
         declined=declined(site),
-        audit_length=head.length,
-        audit_head=head.hash,
-        torn=torn.stat().st_size if torn.exists() else 0,
+        audit_length=site.audit.refresh().length,
         warnings=_warnings(site),
     )
 
@@ -293,60 +258,31 @@ def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
         found.append((what, trouble.remedy))
     found += problems.crowded(site)
     if site.known_seed is not None:
-        remedy = "never give this site patients' images; start it without a known seed"
+        remedy = "use no images of patients with this site, or start it without --known-seed"
         found.append(("NOT PRIVATE: KNOWN KEY", remedy))
     for approval in site.approvals.running():
         if amendments.waiting(site.store, approval.plan.hash) is not None:
             name = approval.plan.study.study.name
-            what = f"{name} waits for consent to this site's new numerics, and goes on without it"
-            found.append((what, f"consilium-site show {name} says what is to change"))
+            what = f"{name} waits for your consent to this site's new numerics"
+            found.append(
+                (
+                    what,
+                    f"read what would change: consilium-site show {name}; until you "
+                    "consent, the study continues without this site",
+                )
+            )
     if site.file.policy.allow_no_privacy:
-        remedy = "take allow_no_privacy out of the site file's [policy]"
+        remedy = "remove allow_no_privacy from [policy] in the site file"
         found.append(("the policy allows studies without privacy", remedy))
     if site.file.policy.approval == "automatic":
-        remedy = 'set approval = "ask" in the site file\'s [policy] to be asked'
-        found.append(("plans within the policy are approved without a person", remedy))
+        remedy = 'to be asked, set approval = "ask" in [policy] of the site file'
+        found.append(("plans that the policy allows are approved without a person", remedy))
     return tuple(found)
-
-
-def _find(
-    site: Site, study: str, plan_hash: str | None = None, *, running: bool = False, by: str = ""
-) -> Approval:
-    """The plan that is meant; of several, the one to be decided on, else the newest.
-
-    That somebody wanted another hash approved is noted.
-    """
-    found = [each for each in site.approvals.all() if _is_called(each.plan, study)]
-    if not found:
-        names = sorted({each.plan.study.study.name for each in site.approvals.all()})
-        raise SiteError(
-            "no such study was ever proposed here",
-            where="study",
-            found=study,
-            wanted=f"one of {', '.join(names)}" if names else "a study; none was proposed yet",
-        )
-    if plan_hash is not None:
-        matching = [each for each in found if _is_hash(each.plan, plan_hash)]
-        if len(matching) != 1:  # of two that begin alike, neither is meant
-            site.audit.append("approval.refused", study=study, wanted=plan_hash, by=by)
-            raise _another_hash(study, found, plan_hash)
-        found = matching
-    wanted = "approved" if running else "pending"
-    return next((each for each in reversed(found) if each.state == wanted), found[-1])
-
-
-def _amended(site: Site, study: str, named: str | None) -> tuple[Approval, Amendment] | None:
-    """The running plan of a study whose amendment waits and is named by its own hash."""
-    for approval in site.approvals.running():
-        found = amendments.waiting(site.store, approval.plan.hash)
-        if found and named and _is_called(approval.plan, study) and _begins(found.hash, named):
-            return approval, found
-    return None
 
 
 def _shown_amendment(site: Site, approval: Approval, amendment: Amendment) -> Shown:
     row = replace(
-        _row(site, approval, Accounts(site.store)), plan_hash=amendment.hash, state="pending"
+        row_of(site, approval, Accounts(site.store)), plan_hash=amendment.hash, state="pending"
     )
     return Shown(row, explain_amendment(site, approval.plan, amendment), amendment.text)
 
@@ -365,121 +301,22 @@ def _amend(site: Site, approval: Approval, amendment: Amendment, *, by: str) -> 
     )
 
 
-def _require_only_one(site: Site, study: str, *, waiting: bool = False) -> None:
-    """A plan that came after the one that was shown must not be approved in its place.
-
-    A coordinator may give any number of plans one name, or the beginning of another's hash.
-    """
-    called = [each for each in site.approvals.all() if _is_called(each.plan, study)]
-    found = [each.plan.hash for each in called if each.state == "pending" or not waiting]
-    if len(found) > 1:
-        raise SiteError(
-            "several plans of this name were proposed here",
-            where=f"study {study}",
-            found=f"SHA-256 {', '.join(reversed(found))}",
-            wanted="one of them",
-            remedy="read each with consilium-site show and its hash in place of the name, then "
-            "approve one with --hash",
-        )
-
-
-def _is_called(plan: Plan, study: str) -> bool:
-    """Whether a plan is meant: what reads as a hash is no study's name."""
-    if reads_as_hash(study):
-        return plan.hash.startswith(study.lower())
-    return plan.study.study.name == study
-
-
-def _is_hash(plan: Plan, plan_hash: str) -> bool:
-    return _begins(plan.hash, plan_hash)
-
-
-def _begins(whole: str, named: str) -> bool:
-    return len(named) >= _SHOWN_DIGITS and whole.startswith(named.lower())
-
-
-def _another_hash(study: str, found: Sequence[Approval], plan_hash: str) -> SiteError:
-    hashes = ", ".join(each.plan.hash for each in reversed(found))
-    return SiteError(
-        "the plan is another than the one that was to be approved",
-        where=f"study {study}",
-        found=f"SHA-256 {hashes}",
-        wanted=f"SHA-256 {plan_hash}",
-        remedy="read the plan again with consilium-site show, then approve the hash it shows",
-    )
-
-
 def _require_open(approval: Approval) -> None:
-    if approval.state in _ENDED:
+    if approval.state == "closed":
         raise SiteError(
             "the study is over",
             where=f"study {approval.plan.study.study.name}",
             found=f"closed {approval.decided}",
-            remedy="nothing of it leaves any more; a new study needs a new plan",
+            remedy="nothing of it leaves any more; to continue, ask the coordinator for a new plan",
         )
 
 
-def _row(site: Site, approval: Approval, accounts: Accounts) -> StudyRow:
-    plan = approval.plan
-    return StudyRow(
-        name=plan.study.study.name,
-        title=plan.study.study.title,
-        plan_hash=plan.hash,
-        state=approval.standing,
-        round=site.ledger.last_round(plan.hash, "train"),
-        rounds=plan.study.training.rounds,
-        epsilon_spent=site.ledger.spent_on(plan, accounts),
-        epsilon=plan.mechanism.epsilon,
-        proposed=approval.proposed,
-        decided=approval.decided if approval.by else "",
-        by=approval.by,
-        expires=approval.expires,
-        warnings=plan.warnings,
-    )
-
-
-def _left(site: Site, plan: Plan, state: str) -> Left:
-    progress = site.ledger.progress(plan.hash)
-    rounds, evaluations = progress["train", "committed"], progress["validation", "committed"]
-    update, counts = bytes_of(plan)
-    return Left(
-        study=plan.study.study.name,
-        plan_hash=plan.hash,
-        state=state,
-        rounds=rounds,
-        replies=rounds + evaluations,
-        bytes=rounds * update + evaluations * counts,
-        epsilon=site.ledger.spent_on(plan),
-    )
-
-
-def _spending(site: Site, approval: Approval, accounts: Accounts) -> Spending:
-    plan, progress = approval.plan, site.ledger.progress(approval.plan.hash)
-    by_part = {
-        part: progress[part, "committed"] + progress[part, "reserved"]
-        for part in ("train", "validation")
-    }
-    members = site.ledger.members(plan.hash)
-    return Spending(
-        study=plan.study.study.name,
-        plan_hash=plan.hash,
-        state=approval.standing,
-        rounds=by_part["train"],
-        evaluations=by_part["validation"],
-        epsilon_spent=site.ledger.spent_on(plan, accounts),
-        epsilon=plan.mechanism.epsilon,
-        patients=members.get("train", 0) + members.get("validation", 0),
-        gone=membership.told(membership.departures(site.store, plan.hash)),
-        left_out=approval.left_out,
-    )
-
-
 def _drafted(site: Site, approval: Approval) -> tuple[Draft | None, int]:
-    """Whom a plan would find today, and bytes of their images on disk.
+    """The cohort that a plan would have today, and bytes of its images on disk.
 
-    None where it is frozen, over, or nobody can be read.
+    None where it is frozen, over, or cannot be read.
     """
-    if approval.frozen or approval.state in _ENDED:
+    if approval.frozen or approval.state == "closed":
         return None, 0
     with suppress(ConsiliumError):
         return decisions.preview(site, approval.plan)

@@ -1,19 +1,27 @@
-"""What the administrator of a site sees, as plain values.
+"""What the administrator of a site sees, as plain values, and how they follow from the records.
 
-Times are ISO 8601 in UTC. An epsilon is infinite where nothing bounds what is released.
+Times are ISO 8601 in UTC. An epsilon is infinite where nothing bounds what is released. A field of
+this module has the name of the field of ``site.proto`` that carries it to the command line. What
+is sensitive is left out of ``repr``, which a protobuf message could not do: a log or a traceback
+that shows a view shows no count of patients.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from client.administration.explain import Sections
+from client.administration.explain import Sections, bytes_of
 from client.consent.rejected import RejectedProposal
+from client.records import membership
+from client.records.accounts import Accounts
+from client.records.approvals import Approval
+from client.site import Site
+from common.plan import Plan
 
 
 @dataclass(frozen=True)
 class StudyRow:
-    """One plan and how it stands.
+    """One plan and its state.
 
     Attributes:
         name: of its study.
@@ -28,7 +36,7 @@ class StudyRow:
         decided: when its state was last decided.
         by: who decided; ``policy`` for what was approved without a person.
         expires: when its approval ends; empty where there is none.
-        warnings: what every mention of it begins with.
+        warnings: shown wherever the plan is mentioned.
     """
 
     name: str
@@ -51,7 +59,7 @@ class Shown:
     """A plan in plain words.
 
     Attributes:
-        row: how it stands.
+        row: its state.
         sections: the words.
         document: the plan in its canonical form: what the hash is over.
     """
@@ -75,8 +83,8 @@ class Approved:
     """An approval that was given.
 
     Attributes:
-        patients: how many stand in training and evaluation. Sensitive, as the next.
-        left_out: how many do not, since they cannot pay for the whole study.
+        patients: how many are in training and evaluation. Sensitive, as the next.
+        left_out: how many are not, since they cannot pay for the whole study.
     """
 
     study: str
@@ -94,9 +102,9 @@ class Left:
     Attributes:
         study: its name.
         plan_hash: its plan.
-        state: what it is in now: stopped, or denied where it had never been approved.
-        rounds: of training whose update was made.
-        replies: updates and histograms that were made; they may all have left.
+        state: its state now: stopped, or denied where it had never been approved.
+        rounds: of training whose update was computed.
+        replies: updates and histograms that were computed; they may all have left.
         bytes: of their arrays.
         epsilon: the largest that any of its patients has spent on it.
     """
@@ -117,8 +125,8 @@ class OptedOut:
     Attributes:
         added: patients who were not on the list before.
         known: those who were.
-        left: running studies that they stood in and have left, by name. Sensitive, as the next.
-        unknown: of those who were added, who stands in no cohort that was read here. Sensitive.
+        left: names of the running studies that they were in and have left. Sensitive.
+        unknown: those added who are in no cohort that was loaded here. Sensitive.
     """
 
     added: int
@@ -129,16 +137,16 @@ class OptedOut:
 
 @dataclass(frozen=True)
 class Spending:
-    """What one plan has cost the patient whom it cost most.
+    """What one plan has cost its most charged patient.
 
     Attributes:
         rounds: of training that were charged.
         evaluations: that were charged.
         epsilon_spent: so far.
         epsilon: the most that it may cost.
-        patients: who stand in training and evaluation now. Sensitive, as the next two.
-        gone: who stood in it and left, by reason.
-        left_out: who never did, since they could not pay for all of it.
+        patients: how many are in training and evaluation now. Sensitive, as the next two.
+        gone: how many were in it and left, by reason.
+        left_out: how many never were, since they could not pay for all of it.
     """
 
     study: str
@@ -161,7 +169,7 @@ class LedgerReport:
         studies: every plan that was ever approved here, oldest first.
         limit_per_study: the policy's.
         limit_total: the policy's.
-        delta: with which probability the bounds may fail.
+        delta: the probability that the limits may fail.
         most_spent: the account of the most charged patient, over all studies.
         length: number of charges.
         head: hash over all of them.
@@ -178,28 +186,82 @@ class LedgerReport:
 
 @dataclass(frozen=True)
 class Status:
-    """How the site stands, whatever carries its messages.
+    """The state of the site itself, without its processes.
 
     Attributes:
         site: its name.
         known_key: NOT PRIVATE: its keys follow from a seed that others know.
-        paused_by: who told it to take no new work; empty while it works.
-        paused_since: when.
+        paused_by: the person who paused it; empty while it works.
         studies: all plans, newest first.
         declined: proposals that were refused before a person saw them, newest first.
         audit_length: lines of the audit log.
-        audit_head: hash of its last line.
-        torn: bytes of lines that crashes left half written, set aside.
-        warnings: what a person should know, and what to do about it.
+        warnings: what a person should know, each with what to do about it.
     """
 
     site: str
     known_key: bool
     paused_by: str
-    paused_since: str
     studies: tuple[StudyRow, ...]
     declined: tuple[RejectedProposal, ...]
     audit_length: int
-    audit_head: str
-    torn: int
     warnings: tuple[tuple[str, str], ...]
+
+
+def row_of(site: Site, approval: Approval, accounts: Accounts) -> StudyRow:
+    """A plan and its state."""
+    plan = approval.plan
+    return StudyRow(
+        name=plan.study.study.name,
+        title=plan.study.study.title,
+        plan_hash=plan.hash,
+        state=approval.standing,
+        round=site.ledger.last_round(plan.hash, "train"),
+        rounds=plan.study.training.rounds,
+        epsilon_spent=site.ledger.spent_on(plan, accounts),
+        epsilon=plan.mechanism.epsilon,
+        proposed=approval.proposed,
+        decided=approval.decided if approval.by else "",
+        by=approval.by,
+        expires=approval.expires,
+        warnings=plan.warnings,
+    )
+
+
+def left_of(site: Site, plan: Plan, state: str) -> Left:
+    """What has left of a plan at most."""
+    # Committed replies: whether one of them was sent is not known for certain after a crash.
+    progress = site.ledger.progress(plan.hash)
+    rounds, evaluations = progress["train", "committed"], progress["validation", "committed"]
+    update, counts = bytes_of(plan)
+    return Left(
+        study=plan.study.study.name,
+        plan_hash=plan.hash,
+        state=state,
+        rounds=rounds,
+        replies=rounds + evaluations,
+        bytes=rounds * update + evaluations * counts,
+        epsilon=site.ledger.spent_on(plan),
+    )
+
+
+def spending_of(site: Site, approval: Approval, accounts: Accounts) -> Spending:
+    """What a plan has cost."""
+    plan, progress = approval.plan, site.ledger.progress(approval.plan.hash)
+    # Reserved rounds count: they are charged before anything is computed (spent before used).
+    by_part = {
+        part: progress[part, "committed"] + progress[part, "reserved"]
+        for part in ("train", "validation")
+    }
+    members = site.ledger.members(plan.hash)
+    return Spending(
+        study=plan.study.study.name,
+        plan_hash=plan.hash,
+        state=approval.standing,
+        rounds=by_part["train"],
+        evaluations=by_part["validation"],
+        epsilon_spent=site.ledger.spent_on(plan, accounts),
+        epsilon=plan.mechanism.epsilon,
+        patients=members.get("train", 0) + members.get("validation", 0),
+        gone=membership.told(membership.departures(site.store, plan.hash)),
+        left_out=approval.left_out,
+    )

@@ -1,4 +1,4 @@
-"""How a process of the daemon is, in words that a person can act on."""
+"""The state of a process of the daemon, in words that a person can act on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ UNREACHED: Final = "the coordinator cannot be reached"
 
 
 def now() -> str:
-    """The time, as the daemon tells it: ISO 8601, UTC."""
+    """The time as status shows it: ISO 8601, UTC."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(frozen=True)
 class Condition:
-    """How a process is, since when, and what a person could do about it."""
+    """The state of a process, since when, why, and what a person can do about it."""
 
     state: str
     why: str = ""
@@ -28,7 +28,7 @@ class Condition:
 
 
 def death(status: int, limit: int | None) -> Condition:
-    """What a worker's exit status says, and what to do about it.
+    """What the exit status of a worker means, and what to do about it.
 
     Args:
         status: negative for a signal.
@@ -38,15 +38,17 @@ def death(status: int, limit: int | None) -> Condition:
         return Condition(
             "restarting",
             f"the worker needed more memory than its limit of {limit} MiB",
-            "raise [device] memory_limit_mib, or lower [device] memory_mib, and start again",
+            "raise [device] memory_limit_mib, or lower [device] memory_mib, and restart the daemon",
         )
     if status == -signal.SIGKILL:
         return Condition(
             "restarting",
             "the worker was killed",
-            "see the system's log: where memory ran out, lower [device] memory_mib",
+            "look in the system log; if memory ran out, lower [device] memory_mib",
         )
     name = signal.Signals(-status).name if status < 0 else f"exit code {status}"
     return Condition(
-        "restarting", f"the worker ended by itself: {name}", "see the lines of the log above"
+        "restarting",
+        f"the worker ended by itself: {name}",
+        "read the log lines before it",
     )

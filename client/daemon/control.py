@@ -1,8 +1,8 @@
-"""The control service: what the administrator may ask, on a socket that is the daemon's alone.
+"""The control service: what the administrator can ask, on a socket in the state folder.
 
-What concerns the site is done by :mod:`client.administration.service` in threads of their own, what
-concerns the processes by the supervisor. Ending a study does both: first nothing of it is
-let out any more, then it is decided and noted, after which the site itself is silent.
+:mod:`client.administration.service` does what concerns the site, in threads of their own; the
+supervisor does what concerns the processes. Ending a study needs both: first nothing of it leaves
+any more, then the decision is stored and noted, and after that the site itself is silent.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import structlog
+from google.protobuf.message import Message
 
 from client.administration import service
-from client.administration.service import Left, Spending, StudyRow
-from client.consent.rejected import RejectedProposal
+from client.administration.views import Left
+from client.consent.rejected import declined
 from client.daemon.conditions import now
 from client.daemon.executor import SiteExecutor
 from client.daemon.supervisor import Supervisor
@@ -32,7 +33,9 @@ from common.wire.enrolment import CoordinatorCard
 
 SERVICE: Final = "consilium.site.v1.Site"
 FOLLOWING: Final = 1.0
-"""Seconds between two looks at the audit log for whoever follows it."""
+"""Seconds between two looks at the audit log for a caller that follows it."""
+
+M = TypeVar("M", bound=Message)
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +48,7 @@ class SiteControl(SiteServicer):
         quick: answers what takes no time.
         slow: does what may take minutes.
         chain: what was found about the audit log when the daemon started.
-        faults: what a person should mend about it, each with its remedy.
+        faults: what is wrong with it, each with its remedy.
     """
 
     def __init__(
@@ -66,37 +69,37 @@ class SiteControl(SiteServicer):
         """Everything at a glance."""
         site = await self._quick.ask(service.status)
         supervisor = self._supervisor
-        place = supervisor.place
         warnings = [*self._faults, *site.warnings, *self._own_warnings()]
-        return pb.StatusReply(
-            site=site.site,
+        return _message(
+            pb.StatusReply,
+            site,
             version=version("consilium"),
             pid=os.getpid(),
             started=self._started,
             warnings=[pb.Notice(what=what, remedy=remedy) for what, remedy in warnings],
             connection=self._connection(),
             worker=self._worker(),
-            studies=[_row(each) for each in site.studies],
+            studies=[_message(pb.StudyRow, each) for each in site.studies],
             paused=pb.Paused(
                 by_person=bool(site.paused_by),
                 by_hours=not supervisor.in_hours,
-                hours=place.file.policy.hours or "",
+                hours=supervisor.served.file.policy.hours or "",
             ),
-            audit=f"{site.audit_length} lines; at the daemon's start {self._chain}",
-            known_key=site.known_key,
-            declined=[_declined(each) for each in site.declined],
+            audit=f"{site.audit_length} lines; when the daemon started: {self._chain}",
+            declined=[_message(pb.Declined, each) for each in site.declined],
         )
 
     async def Studies(self, request: pb.StudiesRequest, context: object) -> pb.StudiesReply:
         """Every plan that was ever proposed."""
         rows = await self._quick.ask(service.studies)
-        refused = await self._quick.ask(service.declined)
+        refused = await self._quick.ask(declined)
         return pb.StudiesReply(
-            studies=[_row(each) for each in rows], declined=[_declined(each) for each in refused]
+            studies=[_message(pb.StudyRow, each) for each in rows],
+            declined=[_message(pb.Declined, each) for each in refused],
         )
 
     async def Show(self, request: pb.ShowRequest, context: object) -> pb.ShowReply:
-        """One plan in plain words; whom it would find has to be read, which may take minutes."""
+        """One plan in plain words; its cohort has to be read, which may take minutes."""
         shown = await self._slow.ask(
             partial(
                 service.show,
@@ -105,25 +108,16 @@ class SiteControl(SiteServicer):
                 by=request.by,
             )
         )
-        return pb.ShowReply(
-            plan_hash=shown.row.plan_hash,
-            state=shown.row.state,
-            text=shown.text,
-            epsilon=shown.row.epsilon,
-            document=shown.document,
-            study=shown.row.name,
-            warnings=shown.row.warnings,
-            decided=shown.row.decided,
-            by=shown.row.by,
-        )
+        row = shown.row
+        return _message(pb.ShowReply, row, study=row.name, text=shown.text, document=shown.document)
 
     async def Approve(self, request: pb.ApproveRequest, context: object) -> pb.ApproveReply:
         """Approve a plan; the coordinator is then made to ask again at once."""
         if not request.plan_hash:
             raise SiteError(
-                "an approval is of one plan, and names its hash",
+                "an approval is for one plan, and names its hash",
                 where=f"study {request.study}",
-                remedy="read it with consilium-site show, which ends with its hash",
+                remedy="read the plan with consilium-site show; the hash is at the end",
             )
         approved = await self._slow.ask(
             partial(
@@ -136,17 +130,10 @@ class SiteControl(SiteServicer):
         )
         self._supervisor.renew()
         log.info("study.approved", study=approved.study, until=approved.expires)
-        return pb.ApproveReply(
-            study=approved.study,
-            plan_hash=approved.plan_hash,
-            expires=approved.expires,
-            epsilon=approved.epsilon,
-            patients=approved.patients,
-            left_out=approved.left_out,
-        )
+        return _message(pb.ApproveReply, approved)
 
     async def Deny(self, request: pb.DenyRequest, context: object) -> pb.StopReply:
-        """Say no to a plan, which its coordinator is told; one that runs is stopped."""
+        """Refuse a plan and tell its coordinator; stop one that runs, and tell nobody."""
         reply = await self._end(service.deny, request.study, request.by)
         if reply.state == "denied":
             self._supervisor.renew()
@@ -171,15 +158,8 @@ class SiteControl(SiteServicer):
     async def Ledger(self, request: pb.LedgerRequest, context: object) -> pb.LedgerReply:
         """What the patients have spent."""
         report = await self._quick.ask(service.ledger)
-        return pb.LedgerReply(
-            studies=[_spending(each) for each in report.studies],
-            limit_per_study=report.limit_per_study,
-            limit_total=report.limit_total,
-            delta=report.delta,
-            most_spent=report.most_spent,
-            length=report.length,
-            head=report.head,
-        )
+        studies = [_message(pb.Spending, each) for each in report.studies]
+        return _message(pb.LedgerReply, report, studies=studies)
 
     async def Audit(
         self, request: pb.AuditRequest, context: object
@@ -195,30 +175,22 @@ class SiteControl(SiteServicer):
             await asyncio.sleep(FOLLOWING)
 
     async def OptOut(self, request: pb.OptOutRequest, context: object) -> pb.OptOutReply:
-        """Leave patients out; studies that hold them go on without them."""
+        """Leave patients out; running studies continue without them."""
         task = partial(service.opt_out, patients=list(request.patients), by=request.by)
-        done = await self._quick.ask(task)
-        return pb.OptOutReply(
-            added=done.added, known=done.known, left=done.left, unknown=done.unknown
-        )
+        return _message(pb.OptOutReply, await self._quick.ask(task))
 
     async def _end(self, decide: Callable[..., Left], study: str, by: str) -> pb.StopReply:
         supervisor = self._supervisor
-        supervisor.hub.silence(study)  # first: the decision may have to wait for the store
+        supervisor.requests.silence(study)  # first: the decision may have to wait for the store
         try:
             before = supervisor.stop(study)
             left = await self._quick.ask(partial(decide, study=study, by=by))
             after = supervisor.stop(left.study)  # what came in between; the rest meets silence
         finally:
-            supervisor.hub.speak(study)
-        return pb.StopReply(
-            study=left.study,
-            plan_hash=left.plan_hash,
-            state=left.state,
-            rounds=left.rounds,
-            replies=left.replies,
-            bytes=left.bytes,
-            epsilon=left.epsilon,
+            supervisor.requests.speak(study)
+        return _message(
+            pb.StopReply,
+            left,
             worker_killed=before.worker or after.worker,
             connection_killed=before.connection or after.connection,
         )
@@ -232,7 +204,7 @@ class SiteControl(SiteServicer):
                 fields={name: str(value) for name, value in entry.fields.items()},
                 hash=entry.hash,
             )
-            for entry in audit_log.entries(self._supervisor.place.state, after)
+            for entry in audit_log.entries(self._supervisor.served.state, after)
         ]
 
     def _own_warnings(self) -> Iterable[tuple[str, str]]:
@@ -243,46 +215,44 @@ class SiteControl(SiteServicer):
             yield fault.why, fault.remedy
         for what in supervisor.dropped:
             yield (
-                f"a request was given up, since every worker died of it: {what}",
-                "mend what the worker died of; the coordinator will ask again",
+                f"a request was given up, because the worker process died at each attempt: {what}",
+                "fix what ended the worker, see the log; the coordinator will ask again",
             )
         if line.remedy:
             yield line.why, line.remedy
         joined = self._joined()
-        if joined and joined != supervisor.place.card:
+        if joined and joined != supervisor.served.card:
             yield (
                 f"this site has joined {joined.name} since the daemon started",
-                "start the daemon again",
+                "restart the daemon",
             )
-        elif not supervisor.place.card:
+        elif not supervisor.served.card:
             yield (
-                "this site has joined no coordinator: only these commands are served",
-                "consilium-site join COORDINATOR.json, then start the daemon again",
+                "this site has not joined a coordinator: the daemon answers only these commands",
+                "consilium-site join COORDINATOR.json, then restart the daemon",
             )
 
     def _joined(self) -> CoordinatorCard | None:
-        """The coordinator that would be connected to after a start anew."""
+        """The coordinator that the daemon would connect to after a restart."""
         with suppress(ConsiliumError):
-            return known_coordinator(self._supervisor.place.state)
+            return known_coordinator(self._supervisor.served.state)
         return None
 
     def _connection(self) -> pb.Connection:
         line = self._supervisor.line
-        card = self._supervisor.place.card
-        return pb.Connection(
-            state=line.state,
+        card = self._supervisor.served.card
+        return _message(
+            pb.Connection,
+            line,
             coordinator=card.name if card else "",
             address=card.address if card else "",
-            since=line.since,
-            why=line.why,
-            remedy=line.remedy,
             last_message=self._supervisor.last_message,
             pid=self._supervisor.connection.pid or 0,
         )
 
     def _worker(self) -> pb.Worker:
         supervisor = self._supervisor
-        job, fault = supervisor.working, supervisor.worker_fault
+        job, fault = supervisor.requests.working, supervisor.worker_fault
         return pb.Worker(
             state=supervisor.work.state,
             study=job.study if job else "",
@@ -296,38 +266,8 @@ class SiteControl(SiteServicer):
         )
 
 
-def _row(row: StudyRow) -> pb.StudyRow:
-    return pb.StudyRow(
-        name=row.name,
-        title=row.title,
-        plan_hash=row.plan_hash,
-        state=row.state,
-        round=row.round,
-        rounds=row.rounds,
-        epsilon_spent=row.epsilon_spent,
-        epsilon=row.epsilon,
-        decided=row.decided,
-        expires=row.expires,
-        proposed=row.proposed,
-        by=row.by,
-        warnings=row.warnings,
-    )
-
-
-def _declined(each: RejectedProposal) -> pb.Declined:
-    return pb.Declined(study=each.study, plan_hash=each.plan_hash, why=each.why)
-
-
-def _spending(each: Spending) -> pb.Spending:
-    return pb.Spending(
-        study=each.study,
-        plan_hash=each.plan_hash,
-        state=each.state,
-        rounds=each.rounds,
-        evaluations=each.evaluations,
-        epsilon_spent=each.epsilon_spent,
-        epsilon=each.epsilon,
-        patients=each.patients,
-        gone=each.gone,
-        left_out=each.left_out,
-    )
+def _message(kind: type[M], view: object, **more: Any) -> M:  # noqa: ANN401 - a message's fields
+    """A message whose fields are those of a view, by name, but for ``more``."""
+    # getattr without a default: a field of the proto that nothing fills is an error, not a zero.
+    fields = kind.DESCRIPTOR.fields_by_name.keys() - more.keys()
+    return kind(**{name: getattr(view, name) for name in fields}, **more)

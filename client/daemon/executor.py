@@ -1,8 +1,8 @@
-"""A thread of its own that has the site open and does what the administrator asks.
+"""A thread that has the site open and does what the administrator asks.
 
-SQLite and torch want one thread; the supervisor's must stay free. There are two desks: one
-for what is quick, with the site open for as long as the daemon lives, and one for what may
-take minutes, which opens the site each time and so keeps no patient's images in memory.
+SQLite and torch want one thread; the supervisor's must stay free. The daemon has two executors: one
+for quick tasks, with the site open for as long as the daemon lives, and one for tasks of minutes,
+which opens the site for each task and so keeps no patient's images in memory.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class SiteExecutor:
         self._open = partial(open_site, path, state, known_seed, serves=keep_open)
         self._keep_open = keep_open
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
-        # A daemon's: what takes minutes must not keep the process from ending.
+        # No ThreadPoolExecutor: the interpreter joins its threads as it ends, so that an approval
+        # which decodes images would keep the daemon from ending for minutes.
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -47,11 +48,11 @@ class SiteExecutor:
         return await asyncio.wrap_future(future)
 
     def note(self, event: str, **fields: object) -> None:
-        """Have a line written into the audit log; nobody waits for it."""
+        """Have a line written into the audit log, without waiting for it."""
         self._tasks.put((lambda site: site.audit.append(event, **fields), Future()))
 
     def close(self, patience: float) -> bool:
-        """Let no more be asked; False where the last task still runs."""
+        """Take no more tasks; False where the last one still runs."""
         self._tasks.put(None)
         self._thread.join(patience)
         return not self._thread.is_alive()
@@ -63,9 +64,10 @@ class SiteExecutor:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
+                # Opened at the first task, so that what keeps it from opening is told to a caller.
                 site = site or self._open()
                 result = task(site)
-            except BaseException as error:  # noqa: BLE001 - whoever asked gets it
+            except BaseException as error:  # noqa: BLE001 - the caller gets it
                 future.set_exception(error)
             else:
                 future.set_result(result)

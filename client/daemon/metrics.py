@@ -1,7 +1,7 @@
-"""What the daemon tells Prometheus: how its own processes are, and nothing of any patient.
+"""What the daemon tells Prometheus: the state of its own processes, and nothing about patients.
 
-Counts of messages and bytes are what a coordinator sees as well. No duration is told: how
-long training took says how many patients there are.
+A coordinator sees the same counts of messages and bytes. No duration is told: how long training
+took would tell how many patients there are.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class DaemonMetrics:
         """Answer on ``host:port`` from now on.
 
         Raises:
-            SiteError: nobody can listen there.
+            SiteError: this address cannot be used.
         """
         host, _, port = listen.rpartition(":")
         try:
@@ -92,5 +92,5 @@ class DaemonMetrics:
                 "the metrics cannot be served",
                 where="[metrics] listen",
                 found=f"{listen}: {getattr(error, 'strerror', None) or 'no such port'}",
-                remedy="name another port, or leave the setting out",
+                remedy="choose another port, or remove the setting",
             ) from error

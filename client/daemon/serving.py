@@ -29,58 +29,58 @@ OWNER: Final = Owner("site", SiteError, "consilium-site status")
 log = structlog.get_logger(__name__)
 
 
-def serve(place: ServedSite, programs: Programs | None = None) -> None:
+def serve(served: ServedSite, programs: Programs | None = None) -> None:
     """Serve a site until this process is asked to end.
 
     Raises:
         SiteError: the state cannot be used, another daemon serves it, or the metrics cannot
             be served.
     """
-    with claimed(place.state, OWNER):
-        asyncio.run(_serve(place, programs or Programs()))
+    with claimed(served.state, OWNER):
+        asyncio.run(_serve(served, programs or Programs()))
     log.info("daemon.ended")
 
 
-async def _serve(place: ServedSite, programs: Programs) -> None:
+async def _serve(served: ServedSite, programs: Programs) -> None:
     metrics = DaemonMetrics()
-    if place.file.metrics.listen:
-        metrics.serve(place.file.metrics.listen)
-    keys = (place.path, place.state, place.known_seed)
+    if served.file.metrics.listen:
+        metrics.serve(served.file.metrics.listen)
+    keys = (served.path, served.state, served.known_seed)
     quick, slow = SiteExecutor(*keys, keep_open=True), SiteExecutor(*keys, keep_open=False)
     paused = await quick.ask(service.is_paused)
-    chain, faults = await asyncio.to_thread(_verified, place)
-    supervisor = Supervisor(place, metrics, programs, quick.note)
+    chain, faults = await asyncio.to_thread(_verified, served)
+    supervisor = Supervisor(served, metrics, programs, quick.note)
     server = new_server()
     control = SiteControl(supervisor, quick, slow, chain=chain, faults=faults)
     add_SiteServicer_to_server(control, server)
     health = await add_health(server, SERVICE)
-    listen(server, place.state / SOCKET)
+    listen(server, served.state / SOCKET)
     async with supervisor.running(paused=paused):
         await server.start()
         notify("READY=1")
-        log.info("daemon.started", state=str(place.state), pid=os.getpid(), audit=chain)
+        log.info("daemon.started", state=str(served.state), pid=os.getpid(), audit=chain)
         await until_told()
         log.info("daemon.ending")
         await health.enter_graceful_shutdown()
         await server.stop(GRACE)
-    for desk in (quick, slow):
-        desk.close(GRACE)
-    (place.state / SOCKET).unlink(missing_ok=True)
+    for executor in (quick, slow):
+        executor.close(GRACE)
+    (served.state / SOCKET).unlink(missing_ok=True)
 
 
-def _verified(place: ServedSite) -> tuple[str, tuple[tuple[str, str], ...]]:
+def _verified(served: ServedSite) -> tuple[str, tuple[tuple[str, str], ...]]:
     """What the audit log's chain and its receipts say: in a line, and as warnings."""
-    verdict = inspect_state(place.state, place.file.site.name)
+    verdict = inspect_state(served.state, served.file.site.name)
     for each in verdict.disputed:
         log.warning("receipt.disputed", what=each)
-    ask = "ask the coordinator why; consilium-site audit verify shows all of them"
+    ask = "ask the coordinator why; to see all of them: consilium-site audit verify"
     disputed = tuple((each, ask) for each in verdict.disputed[:1])
     if verdict.sound:
-        whole = f"whole up to line {verdict.head.length}"
-        return f"{whole}, {verdict.receipts} receipts hold", disputed
+        whole = f"verified up to line {verdict.head.length}"
+        return f"{whole}, {verdict.receipts} receipts verified", disputed
     for fault in verdict.faults:
         log.error("audit.broken", fault=str(fault))
-    remedy = "do not mend it: keep a copy of the state folder, and run consilium-site audit verify"
+    remedy = "do not repair it: copy the state folder, then run consilium-site audit verify"
     first = str(verdict.faults[0])
-    broken = (f"the audit log is broken: {first}", remedy)
-    return f"NOT to be believed: {first}", (broken, *disputed)
+    broken = (f"the audit log or the ledger was changed: {first}", remedy)
+    return f"verification FAILED: {first}", (broken, *disputed)

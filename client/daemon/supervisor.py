@@ -1,8 +1,8 @@
 """The supervisor: keeps a connection and a worker, and hands messages from one to the other.
 
-Whatever either process does, dies of or says arrives here as an event; each is handled in
-one go on one thread, so that what an administrator stops is stopped before anything else is
-sent. The supervisor itself reads no image and opens no socket to the network.
+Everything that either process says, and its death, arrives here as an event. One thread handles
+each event as a whole, so that what an administrator stops is stopped before anything else is sent.
+The supervisor itself reads no image and opens no socket to the network.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from common.wire.messages import Purpose
 TICK: Final = 10.0
 """Seconds between two looks at the clock."""
 ENDING: Final = 1.0
-"""Seconds that the connection has to say goodbye."""
+"""Seconds that the connection has to deactivate its node when the daemon ends."""
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +44,7 @@ class Supervisor:
     """The middle of a site's daemon; see :meth:`running`.
 
     Args:
-        place: what is served.
+        served: the site.
         metrics: where to count.
         programs: what the two processes run.
         note: writes a line into the audit log.
@@ -52,37 +52,36 @@ class Supervisor:
 
     def __init__(
         self,
-        place: ServedSite,
+        served: ServedSite,
         metrics: DaemonMetrics,
         programs: Programs,
         note: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
-        self.place = place
+        self.served = served
         self._note = note
-        self.hub = RequestQueue()
-        self.line = Condition("connecting" if place.card else "none")
-        self.work = Condition("starting" if place.card else "none")
+        self.requests = RequestQueue()
+        self.line = Condition("connecting" if served.card else "none")
+        self.work = Condition("starting" if served.card else "none")
         self.worker_fault: Condition | None = None
         self.dropped: list[str] = []
         self.last_message = ""
         self._metrics = metrics
         self._paused = False
-        self._in_hours = True
+        self.in_hours = True  # whether the site's hours allow work now
         self._pulling = self._reached = False
         self._messages = 0
         form = logs.form_for(sys.stderr.isatty())
-        limits = ProcessLimits(
-            place.file.device.nice, place.file.device.memory_limit_mib, place.file.device.gpu
-        )
-        order = WorkerSettings(place.path, place.state, place.known_seed, limits, os.getpid(), form)
+        device, keys = served.file.device, (served.path, served.state, served.known_seed)
+        limits = ProcessLimits(device.nice, device.memory_limit_mib, device.gpu)
+        settings = WorkerSettings(*keys, limits, os.getpid(), form)
         self.worker = Child(
             "worker",
-            [sys.executable, "-m", programs.worker, "{fd}", order.text],
+            [sys.executable, "-m", programs.worker, "{fd}", settings.text],
             environment=limits.environment,
             heard=self._heard_worker,
             died=self._worker_died,
         )
-        state, parent = str(place.state), str(os.getpid())
+        state, parent = str(served.state), str(os.getpid())
         self.connection = Child(
             "connection",
             [sys.executable, "-m", programs.connection, "{fd}", state, parent, form],
@@ -98,16 +97,16 @@ class Supervisor:
             paused: whether a person told the site to take no new work.
         """
         self._paused = paused
-        if self.place.card:
+        if self.served.card:
             self._look_at_the_clock()
             self.worker.start()
             self.connection.start()
         else:
             log.warning(
                 "daemon.not_joined",
-                why="this site has joined no coordinator: only the control service is up",
-                do="consilium-site join COORDINATOR.json, then start again; where a stock "
-                "SuperNode carries the messages, nothing",
+                why="this site has not joined a coordinator: only the control service runs",
+                do="consilium-site join COORDINATOR.json, then restart the daemon; with a stock "
+                "SuperNode, do nothing",
             )
         clock = asyncio.create_task(self._keep_time())
         try:
@@ -119,18 +118,8 @@ class Supervisor:
 
     @property
     def held(self) -> bool:
-        """Whether no new work is taken, because of a person or of the hours."""
-        return self._paused or not self._in_hours
-
-    @property
-    def in_hours(self) -> bool:
-        """Whether the site's hours allow work now."""
-        return self._in_hours
-
-    @property
-    def working(self) -> QueuedRequest | None:
-        """What the worker is at."""
-        return self.hub.working
+        """Whether no new work is taken: a person paused the site, or its hours say so."""
+        return self._paused or not self.in_hours
 
     def pause(self, paused: bool) -> None:
         """Take no new work, or take it again."""
@@ -138,12 +127,12 @@ class Supervisor:
         self._dispatch()
 
     def stop(self, study: str) -> Stopped:
-        """Let nothing more of a study out: end whoever is at it, forget what waits.
+        """Let nothing more of a study out: end the processes that work on it, forget what waits.
 
         Args:
             study: a name, or the beginning of a plan's hash.
         """
-        stopped = self.hub.stop(study)
+        stopped = self.requests.stop(study)
         for job in stopped.forgotten:
             about = {"study": job.study, "plan": job.plan_hash, "round": job.round}
             about |= {"purpose": job.purpose, "hash": job.identity}
@@ -158,19 +147,20 @@ class Supervisor:
         return stopped
 
     def renew(self) -> None:
-        """A person decided on a plan that waits: let the coordinator ask again at once."""
+        """A person decided on a plan that waits: make the coordinator ask again at once."""
         self.connection.send(Frame("renew"))
 
     def _dispatch(self) -> None:
-        """Give everyone what there is for them; harmless at any time."""
-        pulling = not self.held and self.hub.has_room(again=not self._pulling)
+        """Give each process the work that waits for it; may be called at any time."""
+        pulling = not self.held and self.requests.has_room(again=not self._pulling)
         if pulling != self._pulling and self.line.state != "restarting":
             self._pulling = pulling
             self.connection.send(Frame("go" if pulling else "hold"))
-        if self.work.state == "idle" and not self.held and (job := self.hub.take()) is not None:
+        idle = self.work.state == "idle" and not self.held
+        if idle and (job := self.requests.take()) is not None:
             self.work = Condition("working")
             self.worker.send(Frame("request", {"message": job.message}, job.request))
-        if self._connected and (outgoing := self.hub.send()) is not None:
+        if self._connected and (outgoing := self.requests.send()) is not None:
             self.connection.send(Frame("push", {}, outgoing.reply))
 
     @property
@@ -190,18 +180,18 @@ class Supervisor:
         self._dispatch()
 
     def _answered(self, frame: Frame) -> None:
-        job, code = self.hub.working, frame.fields["code"]
+        job, code = self.requests.working, frame.fields["code"]
         if job is not None:
             known = job.purpose in get_args(Purpose)
             self._metrics.answered(job.purpose if known else "unknown", code)
             self.worker_fault = None
-        self.hub.answered(frame.fields["message"], code, frame.payload)
+        self.requests.answered(frame.fields["message"], code, frame.payload)
 
     def _worker_died(self, status: int, killed: bool) -> None:
         self._metrics.restarted("worker")
-        given_up = self.hub.died(killed=killed)
+        given_up = self.requests.died(killed=killed)
         if not killed and status != EXIT_UNUSABLE:
-            self.worker_fault = death(status, self.place.file.device.memory_limit_mib)
+            self.worker_fault = death(status, self.served.file.device.memory_limit_mib)
             log.error("worker.died", why=self.worker_fault.why, do=self.worker_fault.remedy)
         if given_up is not None:
             about = {"study": given_up.study, "round": given_up.round}
@@ -224,7 +214,7 @@ class Supervisor:
             case "pushed":
                 self._pushed(wanted=frame.fields["wanted"])
             case "unpushable":
-                self.hub.pushed()
+                self.requests.pushed()
             case "unreadable":
                 self._note("message.in", unreadable=True, purpose="unknown", **frame.fields)
                 self._note("message.silence", why="Unreadable", purpose="unknown")
@@ -240,11 +230,11 @@ class Supervisor:
         if fields.get("found"):
             why = f"{why}: {fields['found']}"
         self._reached = self._reached or state == "online"
-        if fields.get("what") == UNREACHED and not self._reached and self.place.card:
-            why = f"never reached {self.place.card.address}"
+        if fields.get("what") == UNREACHED and not self._reached and self.served.card:
+            why = f"{self.served.card.address} was never reached"
             remedy = "check the address and the firewall; the site tries again by itself"
         if state == "connecting" and self.line.state != "paused":
-            return  # one more try: what is known about the line stays
+            return  # one more try: the reason why it was lost stays in the status
         if (state, why) == (self.line.state, self.line.why):
             return
         self.line = Condition(state, why, remedy)
@@ -265,7 +255,7 @@ class Supervisor:
             message=self._messages,
             request=frame.payload,
         )
-        again = not self.hub.arrive(job)
+        again = not self.requests.arrive(job)
         log.info(
             "request.arrived",
             study=job.study,
@@ -276,7 +266,7 @@ class Supervisor:
         )
 
     def _pushed(self, *, wanted: bool) -> None:
-        sent = self.hub.pushed()
+        sent = self.requests.pushed()
         if sent is not None:
             self._metrics.sent(len(sent.reply) if wanted else 0)
             log.info(
@@ -292,7 +282,8 @@ class Supervisor:
     def _connection_died(self, status: int, killed: bool) -> None:
         self._metrics.restarted("connection")
         self._metrics.line("restarting")
-        self.hub.line_lost()
+        self.requests.line_lost()
+        # Where the process said why before it ended, or was ended by us, that reason stays.
         known = status == EXIT_UNUSABLE or (killed and self.line.state == "restarting")
         why, remedy = (self.line.why, self.line.remedy) if known else ("its process ended", "")
         self.line = Condition("restarting", why, remedy)
@@ -307,11 +298,11 @@ class Supervisor:
             self._dispatch()
 
     def _look_at_the_clock(self) -> None:
-        hours = self.place.file.policy.hours
+        hours = self.served.file.policy.hours
         inside = within(hours, datetime.now().astimezone().time())
-        if inside != self._in_hours:
+        if inside != self.in_hours:
             log.info("daemon.hours", hours=hours, working=inside)
-        self._in_hours = inside
+        self.in_hours = inside
 
 
 async def until_told() -> None:

@@ -1,10 +1,9 @@
 """The worker: opens the site, and answers one message after the other until it is killed.
 
-``python -m client.daemon.worker`` is started by the supervisor with one end of a pair of
-sockets. It says ``ready`` when the site is open, and then has one ``reply`` for each
-``request``; whom a plan that it has just approved finds, it looks up when the answer is handed
-over. It runs the ``ClientApp`` that any of Flower's nodes would run, behind the same
-gates. It has no network: replies go to the supervisor.
+The supervisor starts ``python -m client.daemon.worker`` with one end of a pair of sockets. The
+worker sends ``ready`` when the site is open, and then one ``reply`` for each ``request``. It runs
+the ``ClientApp`` that any of Flower's nodes would run, behind the same gates. It has no network:
+replies go to the supervisor.
 """
 
 from __future__ import annotations
@@ -76,30 +75,31 @@ class WorkerSettings:
         return cls(**fields | {"limits": ProcessLimits(**fields["limits"])})
 
 
-def serve(end: socket.socket, order: WorkerSettings) -> None:
+def serve(end: socket.socket, settings: WorkerSettings) -> None:
     """Open the site and answer until the other end closes."""
     from client.app import build
     from client.consent.decisions import settle
     from client.site import open_site
 
-    order.limits.apply()  # with all that is imported in memory: what fails now fails clearly
-    with open_site(order.site, order.state, order.known_seed, serves=True) as site:
+    settings.limits.apply()  # with all that is imported in memory: what fails now fails clearly
+    with open_site(settings.site, settings.state, settings.known_seed, serves=True) as site:
         structlog.contextvars.bind_contextvars(site=site.name)
-        app = build({str(order.site): site})
+        app = build({str(settings.site): site})
         frames.send(end, Frame("ready"))
         while (frame := frames.receive(end)) is not None:
-            frames.send(end, respond(app, frame, order))
+            frames.send(end, respond(app, frame, settings))
+            # After the reply: how long it takes to read a new plan's cohort must not be seen.
             settle(site)
 
 
-def respond(app: ClientApp, frame: Frame, order: WorkerSettings) -> Frame:
+def respond(app: ClientApp, frame: Frame, settings: WorkerSettings) -> Frame:
     """The frame that answers a request's."""
     message = flower.message_from_bytes(frame.payload)
     run, node = message.metadata.run_id, message.metadata.dst_node_id
     flower.identify(run, node)
-    where = {"site": str(order.site), "state": str(order.state)}
-    if order.known_seed is not None:
-        where["known-seed"] = str(order.known_seed)
+    where = {"site": str(settings.site), "state": str(settings.state)}
+    if settings.known_seed is not None:
+        where["known-seed"] = str(settings.known_seed)
     reply = app(message, flower.context(run, node, node=where, run={}))
     code = said(reply)
     payload = b"" if code == SILENCE else flower.message_bytes(reply)
@@ -114,13 +114,13 @@ def said(reply: Message) -> str:
 
 
 def main() -> None:
-    """Run the worker: arguments are the socket's number and the order."""
+    """Run the worker: arguments are the socket's number and the settings."""
     end = socket.socket(fileno=int(sys.argv[1]))
-    order = WorkerSettings.read(sys.argv[2])
-    die_with_parent(order.parent)
-    logs.configure(order.log_form, "info")
+    settings = WorkerSettings.read(sys.argv[2])
+    die_with_parent(settings.parent)
+    logs.configure(settings.log_form, "info")
     try:
-        serve(end, order)
+        serve(end, settings)
     except ConsiliumError as error:
         log.error("worker.unusable", error=type(error).__name__, why=error.what)
         frames.send(end, Frame("unusable", {"what": error.what, "remedy": error.details.get("do")}))

@@ -81,7 +81,7 @@ def test_a_flood_waits_at_the_coordinator_and_is_answered_in_the_end(tmp_path: P
             most: list[int] = []
 
             def answered(fewest: int) -> bool:
-                most.append(len(supervisor.hub.waiting))
+                most.append(len(supervisor.requests.waiting))
                 return len(centre.pushed) >= fewest
 
             await become(lambda: answered(0) and most[-1] >= MOST_WAITING, "a full queue")

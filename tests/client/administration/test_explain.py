@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from client.administration.explain import changes, shown_epsilon
+from client.administration.cost import shown_epsilon
+from client.administration.differences import changes
 from client.administration.service import approve, show, stop
 from client.consent.decisions import preview
 from client.site import Site
@@ -56,19 +57,19 @@ def test_a_plan_is_shown_with_its_own_figures(site: Site) -> None:
     shown = words(site, plan)
     assert list(shown) == [
         "The study",
-        "What is computed, and from whom",
+        "What is computed, and from which patients",
         "What leaves this site",
         "When it leaves",
         "What it can cost a patient",
         "Every number",
-        "This site's ledger",
-        "What the arithmetic depends on",
-        "What differs from the plan approved before",
+        "This site's privacy ledger",
+        "Numerics (versions and settings that decide the last bits)",
+        "Changes since the plan approved before",
         "What you can do",
-        "This very plan",
+        "This plan",
     ]
     assert "Hardly anything to learn" in shown["The study"]
-    computed = shown["What is computed, and from whom"]
+    computed = shown["What is computed, and from which patients"]
     for part in (
         "chest-xray",
         "20 declared",
@@ -78,16 +79,17 @@ def test_a_plan_is_shown_with_its_own_figures(site: Site) -> None:
     ):
         assert part in computed
     leaves = shown["What leaves this site"]
-    assert (
-        f"3 times the change of the model's weights, with noise: {plan.weights} numbers" in leaves
-    )
-    assert f"at most {3 * 4 * plan.weights + 8 * 8} bytes in all" in leaves
+    assert f"3 x the change of the model's weights, with noise: {plan.weights} numbers" in leaves
+    assert f"at most {3 * 4 * plan.weights + 8 * 8} bytes in total" in leaves
     ticks = plan.numerics.ticks
-    assert f"a round {ticks.train / 1000:g} s after" in shown["When it leaves"]
-    assert f"a histogram {ticks.evaluate / 1000:g} s after" in shown["When it leaves"]
-    assert plan.hash in shown["This very plan"]
-    assert "pending" in shown["This very plan"]
-    assert plan.numerics.versions["torch"] in shown["What the arithmetic depends on"]
+    assert f"a round: {ticks.train / 1000:g} s after" in shown["When it leaves"]
+    assert f"a histogram: {ticks.evaluate / 1000:g} s after" in shown["When it leaves"]
+    assert plan.hash in shown["This plan"]
+    assert "pending" in shown["This plan"]
+    assert (
+        plan.numerics.versions["torch"]
+        in shown["Numerics (versions and settings that decide the last bits)"]
+    )
     assert show(site, "small").document == plan.text
     assert show(site, "small").text.startswith("The study\n  Hardly anything to learn\n")
 
@@ -97,7 +99,7 @@ def test_a_plan_that_does_not_wait_says_what_that_tells(tmp_path: Path) -> None:
     hospital = Hospital(tmp_path / "south", policy={"approval": "ask"})
     with hospital.open() as site:
         shown = words(site, proposed(site))
-    assert shown["When it leaves"].startswith("as soon as it is ready: how long that took may tell")
+    assert shown["When it leaves"].startswith("as soon as it is ready: the time this takes can")
 
 
 def test_the_cost_is_the_plans_and_its_meaning_is_the_definitions(site: Site) -> None:
@@ -131,19 +133,17 @@ def test_the_ledger_before_and_after_is_what_the_ledger_then_says(site: Site) ->
     before, after = drafted.before, drafted.after
     assert before == pytest.approx(site.ledger.most_spent(limits))
     assert after > before
-    ledger = words(site, second)["This site's ledger"]
-    assert f"epsilon {shown_epsilon(before)} today" in ledger
-    assert f"and {shown_epsilon(after)} when this study, and all that run, are over" in ledger
+    ledger = words(site, second)["This site's privacy ledger"]
+    assert f"epsilon {shown_epsilon(before)} so far" in ledger
+    assert f"and at most {shown_epsilon(after)} when this study and all running studies" in ledger
     assert "allows 20 in total and 8 for one study" in ledger
     approve(site, second.hash, by=BY)
     for number in (1, 2, 3):
         answered(site, asking(second, number))
     answered(site, asking(second, 3, "evaluate"))
     assert site.ledger.most_spent(limits) == pytest.approx(after)
-    cost = (
-        f"cost the patient whom it cost most epsilon {shown_epsilon(site.ledger.spent_on(second))}"
-    )
-    assert cost in words(site, second)["This site's ledger"]
+    cost = f"cost its most charged patient epsilon {shown_epsilon(site.ledger.spent_on(second))}"
+    assert cost in words(site, second)["This site's privacy ledger"]
 
 
 def test_what_cannot_be_read_is_said_and_what_is_found_is_counted(
@@ -151,13 +151,13 @@ def test_what_cannot_be_read_is_said_and_what_is_found_is_counted(
 ) -> None:
     plan = proposed(site)
     counted, images = preview(site, plan)
-    said = words(site, plan)["What is computed, and from whom"]
+    said = words(site, plan)["What is computed, and from which patients"]
     assert f"{counted.count('train')} for training, {counted.count('validation')} for" in said
     assert images == 16 * 16 * 2 * sum(hospital.patients.values())
-    assert "at most 1 MiB on this disk until the study is over; all studies together" in said
+    assert "at most 1 MiB of disk space until the study is over; all studies together" in said
     (hospital.folder / "images").rename(hospital.folder / "away")
     site.forget()
-    assert "cannot be read now" in words(site, plan)["What is computed, and from whom"]
+    assert "cannot be read now" in words(site, plan)["What is computed, and from which patients"]
 
 
 def test_what_is_not_private_says_so_before_all_else(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_what_is_not_private_says_so_before_all_else(tmp_path: Path) -> None:
         assert [line.split(":")[0] for line in lines] == ["NOT PRIVATE", "NOT PRIVATE"]
         assert shown.text.index("NOT PRIVATE") < shown.text.index("The study")
         assert "WITHOUT NOISE" in shown.text
-        assert "nothing bounds" in shown.text
+        assert "nothing limits" in shown.text
 
 
 def test_what_the_policy_cannot_bear_is_said_before_all_else(hospital: Hospital) -> None:
@@ -179,7 +179,7 @@ def test_what_the_policy_cannot_bear_is_said_before_all_else(hospital: Hospital)
     with hospital.open() as site:
         heading, lines = show(site, plan.hash).sections[0]
         assert heading == "READ THIS FIRST"
-        beginning = "EXCEEDS YOUR POLICY: [policy] max_epsilon_per_study: asked epsilon"
+        beginning = "EXCEEDS YOUR POLICY: [policy] max_epsilon_per_study: requested epsilon"
         assert any(line.startswith(beginning) and "at most 2;" in line for line in lines)
         with pytest.raises(Refusal):
             approve(site, plan.hash, by=BY)
@@ -187,12 +187,12 @@ def test_what_the_policy_cannot_bear_is_said_before_all_else(hospital: Hospital)
 
 def test_what_differs_from_the_plan_approved_before_is_named(site: Site) -> None:
     first = proposed(site)
-    nothing = words(site, first)["What differs from the plan approved before"]
+    nothing = words(site, first)["Changes since the plan approved before"]
     assert nothing == "no other plan of this study was approved here"
     approve(site, first.hash, by=BY)
     stop(site, first.hash, by=BY)
     second = proposed(site, training={"rounds": 4}, study={"title": "Once more"})
-    different = words(site, second)["What differs from the plan approved before"].split("\n")
+    different = words(site, second)["Changes since the plan approved before"].split("\n")
     assert "rounds of training: 3 before, now 4" in different
     assert "title: Hardly anything to learn before, now Once more" in different
     assert any(line.startswith("noise on a step") for line in different)
@@ -242,7 +242,7 @@ def test_a_range_of_the_policy_is_shown_and_what_lies_beyond_cannot_be_approved(
     hospital.policy |= {"ranges": {"clip_norm": [0.01, 0.5], "steps": [1, 100]}}
     with hospital.open() as site:
         shown = words(site, plan)
-        told = "[policy.ranges] clip_norm: asked clip norm 1, allowed 0.01 to 0.5;"
+        told = "[policy.ranges] clip_norm: requested clip norm 1, allowed 0.01 to 0.5;"
         assert shown["READ THIS FIRST"].startswith(f"EXCEEDS YOUR POLICY: {told}")
         lines = shown["Every number"].split("\n")
         assert "clip norm: 1; usual 0.1 to 10; your policy allows 0.01 to 0.5" in lines

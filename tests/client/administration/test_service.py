@@ -12,6 +12,7 @@ import pytest
 
 from client.administration import service
 from client.administration.service import approve, deny, opt_out, show, stop
+from client.consent.rejected import declined
 from client.records import audit_log
 from client.records.ledger import Charge
 from client.site import Site
@@ -134,7 +135,7 @@ def test_a_refusal_by_the_policy_says_here_which_limit_and_is_found_later(
         told = {name: last.fields[name] for name in ("where", "found", "wanted")}
         assert told["where"] == "[policy] max_epsilon_per_study"
         assert told["wanted"] == "at most 3"
-        (kept,) = service.declined(site)
+        (kept,) = declined(site)
         assert (kept.study, kept.plan_hash) == ("small", plan.hash)
         assert all(value in kept.why for value in told.values())
         assert service.status(site).declined == (kept,)
@@ -147,7 +148,7 @@ def test_no_more_refused_proposals_are_kept_than_can_be_read(tmp_path: Path) -> 
         for number in range(22):
             other = small_study(study={"name": f"s{number}"}, data={"dataset": "ct"})
             assert code_of(site, offer_request(other)) == "data-unavailable"
-        names = [each.study for each in service.declined(site)]
+        names = [each.study for each in declined(site)]
         assert names == [f"s{number}" for number in range(21, 1, -1)]
 
 
@@ -195,14 +196,14 @@ def test_the_beginning_of_two_hashes_approves_neither(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A coordinator may look for two plans whose hashes begin alike."""
-    monkeypatch.setattr("client.administration.service._SHOWN_DIGITS", 1)
+    monkeypatch.setattr("client.administration.lookup._SHOWN_DIGITS", 1)
     begun: set[str] = set()
     for number in range(17):  # with one digit, at the latest the 17th begins like another
         digit = proposed(site, small_study(study={"title": f"Number {number}"})).hash[0]
         if digit in begun:
             break
         begun.add(digit)
-    with pytest.raises(SiteError, match="another than"):
+    with pytest.raises(SiteError, match="not the plan"):
         approve(site, "small", plan_hash=digit, by=BY)
 
 
@@ -360,8 +361,8 @@ def test_who_cannot_pay_is_left_out_when_a_person_approves_and_the_person_is_tol
         first, second = proposed(site), proposed(site, small_study(study={"title": "Another"}))
         assert approve(site, first.hash, by=BY).patients == 24
         said = show(site, second.hash).text
-        assert "left out: 24 who have too little" in said
-        assert "THERE IS NOBODY IN IT" in said
+        assert "left out: 24 patients who have too little" in said
+        assert "NO PATIENT IS IN THE COHORT" in said
         given = approve(site, second.hash, by=BY)
         assert (given.patients, given.left_out) == (0, 24)
         assert "left_out" not in repr(given)

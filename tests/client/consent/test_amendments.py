@@ -97,7 +97,7 @@ def test_where_the_policy_asks_a_person_consents_to_the_very_amendment(
         assert code_of(site, amending(plan, amendment)) == "pending"
         assert code_of(site, amending(plan, amendment)) == "pending"
         assert code_of(site, asking(plan)) == "numerics"
-        assert any("waits for consent" in what for what, _ in status(site).warnings)
+        assert any("waits for your consent" in what for what, _ in status(site).warnings)
         told = show(site, "small").text
         assert "TO BE DECIDED: threads: 1 before, now 2" in told
         assert f"consilium-site approve small --hash {amendment.hash[:12]}" in told
@@ -110,7 +110,7 @@ def test_where_the_policy_asks_a_person_consents_to_the_very_amendment(
             approve(site, "small", plan_hash=amendment.hash[:12], by=BY).epsilon
             == plan.mechanism.epsilon
         )
-        assert not any("waits for consent" in what for what, _ in status(site).warnings)
+        assert not any("waits for your consent" in what for what, _ in status(site).warnings)
         assert code_of(site, amending(plan, amendment)) == "ok"
         assert code_of(site, asking(plan)) == "ok"
         assert "amended 1 times" in show(site, "small").text
@@ -252,7 +252,7 @@ def test_what_follows_an_amendment_is_over_at_its_tick(
         )
         assert told.endswith("now 7000 of a round, 9000 of an evaluation")
         assert code_of(site, amending(plan, amendment)) == "ok"
-        assert "a round 7 s after" in show(site, "small").text
+        assert "a round: 7 s after" in show(site, "small").text
         now = [100.0]
         site.pace = Pace(
             waits=True,

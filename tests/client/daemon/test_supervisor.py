@@ -101,7 +101,7 @@ async def test_every_message_is_noted_and_what_has_a_type_is_answered(tmp_path: 
         assert offer.metadata.reply_to_message_id == message
         assert reply_from_record(offer.content).code == "ok"
         assert reply_from_record(malformed.content).code == RefusalCode.MALFORMED
-        await become(lambda: supervisor.work.state == "idle" and not supervisor.hub.replies)
+        await become(lambda: supervisor.work.state == "idle" and not supervisor.requests.replies)
         assert supervisor.line.state == "online"
     assert centre.asked[0] == "connect"
     assert centre.asked[-1] == "goodbye"
@@ -176,7 +176,7 @@ async def test_a_connection_killed_in_its_work_costs_nothing(tmp_path: Path) -> 
         os.kill(first, signal.SIGKILL)
         await become(lambda: supervisor.line.state == "offline")
         done.touch()
-        await become(lambda: supervisor.hub.replies == 1)
+        await become(lambda: supervisor.requests.replies == 1)
         assert not centre.pushed
         centre.down = False
         await become(lambda: centre.pushed)
@@ -210,10 +210,12 @@ async def test_the_same_request_asked_again_is_answered_once_to_the_newest(tmp_p
         centre.ask(REQUEST)
         await become(lambda: supervisor.work.state == "working")
         newest = [centre.ask(REQUEST) for _ in range(2)][-1]
-        await become(lambda: supervisor.hub.working and supervisor.hub.working.message == 3)
+        await become(
+            lambda: supervisor.requests.working and supervisor.requests.working.message == 3
+        )
         done.touch()
         await become(lambda: centre.pushed)
-        await become(lambda: supervisor.work.state == "idle" and not supervisor.hub.waiting)
+        await become(lambda: supervisor.work.state == "idle" and not supervisor.requests.waiting)
 
         assert [each.metadata.reply_to_message_id for each in centre.pushed] == [newest]
 
@@ -248,7 +250,7 @@ async def test_a_study_that_is_stopped_ends_the_worker_that_is_at_it(tmp_path: P
         centre.ask(REQUEST)
         await become(lambda: supervisor.work.state == "working")
         centre.ask(replace(REQUEST, round=2))
-        await become(lambda: supervisor.hub.waiting)
+        await become(lambda: supervisor.requests.waiting)
         before = supervisor.worker.pid
         habits(hospital)
 
@@ -257,7 +259,7 @@ async def test_a_study_that_is_stopped_ends_the_worker_that_is_at_it(tmp_path: P
 
         await become(lambda: supervisor.work.state == "idle")
         assert supervisor.worker.pid != before
-        assert supervisor.hub.working is None
+        assert supervisor.requests.working is None
         centre.ask(Request("other", "b" * 64, 1, "train"))
         await become(lambda: centre.pushed)
         assert [each.study for each in centre.replies()] == ["other"]
@@ -274,7 +276,7 @@ async def test_no_byte_of_a_stopped_study_leaves_after_its_connection(
         centre.rate = 200_000
         centre.ask(REQUEST)
         await become(lambda: centre.received > 50_000)
-        assert supervisor.hub.sending is not None
+        assert supervisor.requests.sending is not None
         before = supervisor.connection.pid
         centre.rate = 0
 
@@ -287,7 +289,7 @@ async def test_no_byte_of_a_stopped_study_leaves_after_its_connection(
         assert centre.received <= after_its_end < 10_000_000
         assert supervisor.connection.pid != before
         assert not centre.pushed
-        assert supervisor.hub.replies == 0
+        assert supervisor.requests.replies == 0
 
 
 @in_a_loop
