@@ -80,7 +80,7 @@ def carry_out(home: Home, store: CoordinatorStore, name: str, port: int) -> None
             grid,
             _commission(home, store, record),
             recorder,
-            habits=RetryPolicy(wait=grid.wait, repeat=Repeat(), poll_seconds=POLL_SECONDS),
+            retries=RetryPolicy(wait=grid.wait, repeat=Repeat(), poll_seconds=POLL_SECONDS),
             receipts=CoordinatorReceipts(signing_key(home), partial(_receipted, store)),
         )
         recorder.flush()

@@ -20,13 +20,12 @@ from common.errors import CheckpointError, Refusal, RefusalCode, StudyError
 from common.files import canonical_json, write_atomic
 from common.numerics import differences
 from common.plan import Offer, Plan
-from common.study.bounded import seconds
 from common.study.study_file import Study
 from common.wire.messages import LedgerHead, Request
-from server.study.context import StudyContext, hear
-from server.study.dispatch import Absence
-from server.study.plans import Plans, demand_time, read_offer
-from server.study.verify import NOTHING, OFFER
+from server.study.collect import Absence, collect
+from server.study.context import StudyContext
+from server.study.plans import Plans, demand_time, offers
+from server.study.verify import NOTHING
 
 FILE: Final = "amendments.json"
 WISHES: Final = "amend.json"
@@ -53,7 +52,7 @@ def wish(folder: Path, sites: Collection[str]) -> None:
 
 
 def settle(
-    desk: StudyContext,
+    context: StudyContext,
     study: Study,
     plans: Plans,
     *,
@@ -64,7 +63,7 @@ def settle(
     """Write what is wished for, propose what no site has answered, and say what is agreed on.
 
     Args:
-        desk: who is asked.
+        context: who is asked.
         study: that is gone on with.
         plans: by site, of those that approved.
         folder: the study's.
@@ -75,7 +74,7 @@ def settle(
         CheckpointError: what was written before cannot be read.
     """
     known = list(stored(folder))
-    asked = _Asked(desk, study, plans, folder, ledgers)
+    asked = _Asked(context, study, plans, folder, ledgers)
     asked.propose(known)
     wished = _wished(folder) & plans.keys()
     if wished:
@@ -90,7 +89,7 @@ def settle(
 class _Asked:
     """Who is asked about what; see :func:`settle`."""
 
-    desk: StudyContext
+    context: StudyContext
     study: Study
     plans: Plans
     folder: Path
@@ -100,19 +99,18 @@ class _Asked:
         """Propose what no site has agreed to; ``known`` becomes what is known then."""
         waiting = {each.site: each for each in known if not each.agreed and each.site in self.plans}
         requests = {site: self._request(site, each.amendment) for site, each in waiting.items()}
-        habits, study = self.desk.habits, self.study
-        patience = seconds(study.aggregation.approval_timeout) if habits.repeat else 0.0
         nothing = dict.fromkeys(requests, NOTHING)
-        for site, answer in hear(self.desk, requests, nothing, patience=patience):
+        timeout = self.study.aggregation.approval_timeout
+        for site, answer in collect(self.context, requests, nothing, approval_timeout=timeout):
             mine = waiting[site]
             place = known.index(mine)
             if not isinstance(answer, Absence):
                 known[place] = replace(mine, agreed=True)
                 _store(self.folder, known)
                 change = _told(mine.amendment, self.plans[site], known)
-                self.desk.tell("numerics.amended", site=site, **change)
+                self.context.tell("numerics.amended", site=site, **change)
                 continue
-            self.desk.tell("amendment.refused", site=site, reason=answer.reason)
+            self.context.tell("amendment.refused", site=site, reason=answer.reason)
             if answer.code == RefusalCode.NUMERICS:
                 # It computes otherwise again, and so can agree to this one no more.
                 del known[place]
@@ -190,22 +188,20 @@ def _written(
     asked: _Asked, known: Iterable[Amended], wished: Collection[str], completed: int
 ) -> Iterable[Amended]:
     """The amendments that follow from what sites compute with today."""
-    desk, study = asked.desk, asked.study
-    document = canonical_json(study.model_dump(mode="json")).decode()
-    request = Request(study.study.name, "", 0, "offer", document=document)
-    requests = dict.fromkeys(sorted(wished), request)
-    for site, answer in hear(desk, requests, dict.fromkeys(wished, OFFER)):
-        offer = read_offer(desk, site, answer)
+    context, study = asked.context, asked.study
+    for site, offer in offers(context, study, wished):
         agreed = [each.amendment for each in known if each.site == site and each.agreed]
         before = in_force(asked.plans[site], agreed)
         if isinstance(offer, Absence):
-            desk.tell("amendment.refused", site=site, reason=offer.reason)
+            context.tell("amendment.refused", site=site, reason=offer.reason)
         elif any(each.site == site and not each.agreed for each in known):
-            desk.tell("amendment.refused", site=site, reason="the one before waits for an answer")
+            context.tell(
+                "amendment.refused", site=site, reason="the one before waits for an answer"
+            )
         elif not differences(before.numerics, offer.numerics):
-            desk.tell("amendment.refused", site=site, reason="it computes as was agreed on")
+            context.tell("amendment.refused", site=site, reason="it computes as was agreed on")
         elif (late := _too_late(study, offer)) is not None:
-            desk.tell("amendment.refused", site=site, reason=late)
+            context.tell("amendment.refused", site=site, reason=late)
         else:
             amendment = amend(asked.plans[site], before, offer.numerics, completed)
             yield Amended(site, amendment)

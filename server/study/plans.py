@@ -7,7 +7,8 @@ beginning, its numerics record included, holds for the whole study.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -21,11 +22,11 @@ from common.plan import Offer, Plan, read_plan, write_plan
 from common.study.bounded import seconds
 from common.study.study_file import Study
 from common.wire.messages import LedgerHead, Reply, Request
-from server.study.context import StudyContext, demand_enough, hear
-from server.study.dispatch import Absence
+from server.study.collect import Absence, collect, too_few
+from server.study.context import StudyContext
 from server.study.optimisers import fewest_replies
 from server.study.verify import NOTHING, OFFER
-from server.study.weighing import weigh
+from server.study.weighing import counted, weigh
 
 FILE: Final = "plans.json"
 FORMAT: Final = 1
@@ -33,7 +34,7 @@ Plans = Mapping[str, Plan]
 
 
 def make_plans(
-    desk: StudyContext, study: Study, weights: int, agreed: Mapping[str, int]
+    context: StudyContext, study: Study, weights: int, agreed: Mapping[str, int]
 ) -> tuple[dict[str, Plan], dict[str, str]]:
     """Ask every site of the roster for its offer and write its plan.
 
@@ -41,7 +42,7 @@ def make_plans(
     that declares more patients than were agreed on, since they decide how much it counts.
 
     Args:
-        desk: who is asked.
+        context: who is asked.
         study: what is proposed.
         weights: number of weights of the study's model.
         agreed: the most patients that each site may declare of the study's data set; one that
@@ -54,38 +55,43 @@ def make_plans(
         StudyError: the sum of updates could overflow.
         RoundError: too few sites made an offer that can be used.
     """
-    document = canonical_json(study.model_dump(mode="json")).decode()
-    request = Request(study.study.name, "", 0, "offer", document=document)
     plans: dict[str, Plan] = {}
     absences: dict[str, str] = {}
-    everyone = sorted(desk.roster)
-    for site, answer in hear(
-        desk, dict.fromkeys(everyone, request), dict.fromkeys(everyone, OFFER)
-    ):
-        offer = read_offer(desk, site, answer)
+    for site, offer in offers(context, study, context.roster):
         most = agreed.get(site)
-        plan = offer if isinstance(offer, Absence) else _plan(desk, study, offer, weights, most)
+        plan = offer if isinstance(offer, Absence) else _plan(context, study, offer, weights, most)
         if isinstance(plan, Absence):
             absences[site] = plan.reason
         else:
             plans[site] = plan
     fewest = fewest_replies(study.aggregation)
-    demand_enough(study.study.name, 0, "offers", plans, absences, fewest=fewest)
+    if len(plans) < fewest:
+        raise too_few(study.study.name, 0, "offer", plans, absences, fewest=fewest)
     plans = _weighed(study, dict(sorted(plans.items())))
     study.fixed_point.prove_no_overflow(tuple(plan.weight for plan in plans.values()))
     return plans, absences
 
 
-def read_offer(desk: StudyContext, site: str, answer: Reply | Absence) -> Offer | Absence:
-    """What a site says of itself, or why it cannot be used."""
+def offers(
+    context: StudyContext, study: Study, sites: Collection[str]
+) -> Iterator[tuple[str, Offer | Absence]]:
+    """What each of these sites offers today, or why it cannot be used."""
+    document = canonical_json(study.model_dump(mode="json")).decode()
+    request = Request(study.study.name, "", 0, "offer", document=document)
+    requests = dict.fromkeys(sorted(sites), request)
+    for site, answer in collect(context, requests, dict.fromkeys(requests, OFFER)):
+        yield site, _read_offer(context, site, answer)
+
+
+def _read_offer(context: StudyContext, site: str, answer: Reply | Absence) -> Offer | Absence:
     if isinstance(answer, Absence):
         return answer
     try:
         offer = Offer.model_validate_json(answer.document)
     except ValidationError:
         return Absence("an offer that cannot be read")
-    if offer.site != site or offer.public_key != desk.roster[site]:
-        return Absence("an offer in another's name")
+    if offer.site != site or offer.public_key != context.roster[site]:
+        return Absence("an offer in another site's name")
     return offer
 
 
@@ -96,8 +102,15 @@ def _weighed(study: Study, plans: Plans) -> dict[str, Plan]:
     return {site: plan.model_copy(update={"weight": weights[site]}) for site, plan in plans.items()}
 
 
+def shares(plans: Plans) -> dict[str, dict[str, object]]:
+    """By how much each of these sites counts, as it is shown."""
+    declared = {site: plan.declared_patients for site, plan in plans.items()}
+    weights = {site: plan.weight for site, plan in plans.items()}
+    return {site: asdict(each) for site, each in counted(declared, weights).items()}
+
+
 def _plan(
-    desk: StudyContext, study: Study, offer: Offer, weights: int, agreed: int | None
+    context: StudyContext, study: Study, offer: Offer, weights: int, agreed: int | None
 ) -> Plan | Absence:
     """The plan of one site, or why the study goes without it, which is told."""
     try:
@@ -110,7 +123,7 @@ def _plan(
         wanted = f", wanted {details['wanted']}" if "wanted" in details else ""
         reason = f"{error.what} ({details['found']}{wanted})"
         told = f"{reason}; {details['do']}"
-        desk.tell("site.absent", round=0, purpose="offer", site=offer.site, reason=told)
+        context.tell("site.absent", round=0, purpose="offer", site=offer.site, reason=told)
         return Absence(reason)
 
 
@@ -161,7 +174,7 @@ def demand_time(study: Study, offer: Offer) -> None:
 
 
 def approve(
-    desk: StudyContext, study: Study, plans: Plans, ledgers: Mapping[str, LedgerHead]
+    context: StudyContext, study: Study, plans: Plans, ledgers: Mapping[str, LedgerHead]
 ) -> tuple[frozenset[str], dict[str, str]]:
     """Propose each site its plan; over a network an answer may take a person's time.
 
@@ -171,7 +184,7 @@ def approve(
     today.
 
     Args:
-        desk: who is asked.
+        context: who is asked.
         study: of the plans.
         plans: by site.
         ledgers: heads of the replies that were folded, by site.
@@ -195,24 +208,27 @@ def approve(
     }
     approved: set[str] = set()
     absences: dict[str, str] = {}
-    patience = seconds(study.aggregation.approval_timeout) if desk.habits.repeat else 0.0
-    for site, answer in hear(desk, requests, dict.fromkeys(plans, NOTHING), patience=patience):
+    timeout, nothing = study.aggregation.approval_timeout, dict.fromkeys(plans, NOTHING)
+    for site, answer in collect(context, requests, nothing, approval_timeout=timeout):
         if not isinstance(answer, Absence):
             approved.add(site)
-            desk.tell("approval.given", site=site, plan=plans[site].hash)
-        elif site in ledgers and not answer.code and desk.habits.repeat:
+            context.tell("approval.given", site=site, plan=plans[site].hash)
+        elif site in ledgers and not answer.code and context.retries.repeat:
             approved.add(site)
         else:
             absences[site] = answer.reason
             if answer.code:
-                _tell_refused(desk, site, plans[site], answer)
+                context.tell(
+                    "approval.refused",
+                    site=site,
+                    plan=plans[site].hash,
+                    code=answer.code,
+                    reason=answer.reason,
+                )
     fewest = fewest_replies(study.aggregation)
-    demand_enough(study.study.name, 0, "approvals", approved, absences, fewest=fewest)
+    if len(approved) < fewest:
+        raise too_few(study.study.name, 0, "propose", approved, absences, fewest=fewest)
     return frozenset(approved), absences
-
-
-def _tell_refused(desk: StudyContext, site: str, plan: Plan, answer: Absence) -> None:
-    desk.tell("approval.refused", site=site, plan=plan.hash, code=answer.code, reason=answer.reason)
 
 
 def store(folder: Path, study: Study, seed: int, plans: Plans, left_out: Mapping[str, str]) -> None:
@@ -221,6 +237,21 @@ def store(folder: Path, study: Study, seed: int, plans: Plans, left_out: Mapping
     head = {"format": FORMAT, "study": study_hash(study), "seed": seed}
     document = head | {"plans": texts, "left_out": dict(left_out)}
     write_atomic(folder / FILE, canonical_json(document))
+
+
+def demand_none(folder: Path) -> None:
+    """Refuse to start where a study was started before.
+
+    Raises:
+        CheckpointError: the folder holds plans.
+    """
+    path = folder / FILE
+    if path.exists():
+        raise CheckpointError(
+            "this run folder already holds a study",
+            where=path,
+            remedy="use --resume to continue that study, or another --out to start a new one",
+        )
 
 
 def left_out(folder: Path) -> dict[str, str]:

@@ -1,9 +1,9 @@
-"""The rounds of a study (McMahan et al. 2017; Reddi et al. 2021), from wherever it stands.
+"""The rounds of a study (McMahan et al. 2017; Reddi et al. 2021), from the last completed one.
 
-State goes in and comes out. Starting is resuming from round zero: a run that was killed
-and one that nobody disturbed take the same path, and since the state is durable before the
-next round is asked for, and a site answers the same request with the same bytes, they end
-with the same weights.
+State goes in and comes out. Starting is resuming from round zero: a run that was killed and a
+run that was not take the same path. They end with the same weights, because the state is
+durable before the next round is asked for, and a site answers the same request with the same
+bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,20 +19,23 @@ import numpy.typing as npt
 from common.checkpoint import KEPT, Checkpoint
 from common.plan import Plan
 from common.process.killpoints import reach
+from common.study.bounded import seconds
 from common.study.study_file import Study
 from common.wire.messages import LedgerHead, Purpose, Request
 from server.study import aggregation
-from server.study.context import StudyContext, demand_enough, hear
-from server.study.dispatch import Absence
+from server.study.collect import Replies, collect
+from server.study.context import StudyContext
 from server.study.optimisers import fewest_replies, step
 from server.study.pooling import Release, nothing, pool
-from server.study.verify import IMPOSSIBLE, cell_noise, histogram_shape, update_shape
+from server.study.verify import NOTHING, cell_noise, histogram_shape, update_shape
 
 Save = Callable[[Checkpoint], None]
+CLOSING: Final = "1m"
+"""How long sites that are not connected are waited for when the study is over."""
 
 
 def run_rounds(
-    desk: StudyContext,
+    context: StudyContext,
     study: Study,
     plans: Mapping[str, Plan],
     *,
@@ -40,10 +43,10 @@ def run_rounds(
     state: Checkpoint,
     save: Save,
 ) -> Checkpoint:
-    """Go on with a study until its last round is done and evaluated.
+    """Continue a study until its last round is done and evaluated.
 
     Args:
-        desk: how the sites are reached.
+        context: how the sites are reached.
         study: what is learned, and how.
         plans: of the sites that approved.
         unavailable: why the other sites of the study are not asked.
@@ -56,52 +59,54 @@ def run_rounds(
     Raises:
         RoundError: a round got too few usable replies; the state before it is durable.
     """
-    settings = study.aggregation
+    settings, rounds = study.aggregation, study.training.rounds
     counts = {site: plan.weight for site, plan in plans.items()}
     shapes = {site: update_shape(plan) for site, plan in plans.items()}
     while True:
         if _evaluation_due(study, state):
-            state = evaluate(desk, study, plans, unavailable, state)
+            state = evaluate(context, study, plans, unavailable, state)
             save(state)
-            desk.tell("evaluation.completed", **state.evaluations[-1])
-        if state.round == study.training.rounds:
+            context.tell("evaluation.completed", **state.evaluations[-1])
+        if state.round == rounds:
             return state
         number, started = state.round + 1, time.monotonic()
-        desk.tell("round.started", round=number, rounds=study.training.rounds, sites=len(plans))
-        fold = aggregation.begin(settings, state.weights.size, counts)
-        absences, ledgers = dict(unavailable), dict(state.ledgers)
+        context.tell("round.started", round=number, rounds=rounds, sites=len(plans))
+        # Every site is asked in every round: only patients are sampled, at the sites.
         requests = _requests(
             study, plans, state, purpose="train", number=number, weights=state.weights
         )
-        for site, answer in hear(desk, requests, shapes):
-            if isinstance(answer, Absence):
-                absences[site] = answer.reason
-                continue
-            assert answer.arrays is not None
-            fold.add(site, answer.arrays)
-            ledgers[site] = answer.ledger
-            desk.tell("reply.folded", round=number, site=site)
+        replies = Replies(
+            context, requests, shapes, unavailable=unavailable, fewest=fewest_replies(settings)
+        )
+        fold = aggregation.begin(settings, state.weights.size, counts)
+        for reply in replies:
+            assert reply.arrays is not None
+            fold.add(reply.site, reply.arrays)
+            context.tell("reply.folded", round=number, site=reply.site)
             reach("update.folded", number)
-        fewest = fewest_replies(settings)
-        demand_enough(study.study.name, number, "training", fold.sites, absences, fewest=fewest)
-        reached = fold.contributions(state.weights, study.fixed_point)
-        weights, optimiser = step(settings, number, state.weights, reached, state.optimiser)
-        record = _record(number, started, fold.sites, absences)
+        record = _record(number, started, replies)
         state = replace(
-            state,
-            round=number,
-            weights=weights,
-            average=averaged(settings.average_decay, state.average, weights),
-            optimiser=optimiser,
-            ledgers=ledgers,
+            advance(study, state, fold),
+            ledgers={**state.ledgers, **replies.ledgers},
             rounds=(*state.rounds, record),
         )
+        # Durable before anyone is told or asked for more: a site may forget its replies once a
+        # later request acknowledges them.
         save(state)
-        desk.tell("round.completed", **record, weights=shared_weights(study, state))
+        context.tell("round.completed", **record, weights=shared_weights(study, state))
+
+
+def advance(study: Study, state: Checkpoint, fold: aggregation.Fold) -> Checkpoint:
+    """The state one round later: the server optimiser's step, and the average of the weights."""
+    settings, number = study.aggregation, state.round + 1
+    reached = fold.contributions(state.weights, study.fixed_point)
+    weights, optimiser = step(settings, number, state.weights, reached, state.optimiser)
+    average = _averaged(settings.average_decay, state.average, weights)
+    return replace(state, round=number, weights=weights, average=average, optimiser=optimiser)
 
 
 def evaluate(
-    desk: StudyContext,
+    context: StudyContext,
     study: Study,
     plans: Mapping[str, Plan],
     unavailable: Mapping[str, str],
@@ -109,9 +114,8 @@ def evaluate(
 ) -> Checkpoint:
     """Pool the sites' score histograms of the shared weights, and compute its figures.
 
-    A site whose histogram cannot be an honest one is left out by name. Its stored reply will be
-    the same whenever it is asked, so where too few others are left there are no figures, and
-    the study goes on.
+    A site whose histogram is impossible is left out by name. Where too few others are left
+    there are no figures, and the study continues.
 
     Raises:
         RoundError: too few sites gave a histogram.
@@ -119,38 +123,45 @@ def evaluate(
     number, started = state.round, time.monotonic()
     shapes = {site: histogram_shape(plan) for site, plan in plans.items()}
     shape = next(iter(plans.values())).histogram_shape
-    absences, ledgers = dict(unavailable), dict(state.ledgers)
-    releases: dict[str, Release] = {}
-    left_out: list[str] = []
-    requests = _requests(
-        study,
-        plans,
-        state,
-        purpose="evaluate",
-        number=number,
-        weights=shared_weights(study, state),
-    )
-    for site, answer in hear(desk, requests, shapes):
-        if isinstance(answer, Absence):
-            absences[site] = answer.reason
-            left_out += [site] if answer.reason.startswith(IMPOSSIBLE) else []
-            continue
-        assert answer.arrays is not None
-        releases[site] = Release(answer.arrays.reshape(shape), cell_noise(plans[site]))
-        ledgers[site] = answer.ledger
+    weights = shared_weights(study, state)
+    requests = _requests(study, plans, state, purpose="evaluate", number=number, weights=weights)
     fewest = study.aggregation.min_sites
-    if len(releases) + len(left_out) < fewest:
-        demand_enough(study.study.name, number, "evaluation", releases, absences, fewest=fewest)
+    replies = Replies(context, requests, shapes, unavailable=unavailable, fewest=fewest)
+    releases: dict[str, Release] = {}
+    for reply in replies:
+        assert reply.arrays is not None
+        noise = cell_noise(plans[reply.site])
+        releases[reply.site] = Release(reply.arrays.reshape(shape), noise)
     if len(releases) >= fewest:
         pooled = pool(dict(sorted(releases.items())), study.task.classes)
     else:
-        pooled = nothing(shape, _too_few(len(releases), fewest, left_out))
-    record = _record(number, started, tuple(sorted(releases)), absences) | {
+        pooled = nothing(
+            shape,
+            f"the study needs {fewest} usable histograms and got {len(releases)}; impossible: "
+            f"that of {' and '.join(replies.impossible)}",
+        )
+    record = _record(number, started, replies) | {
         "histogram": pooled.counts.tolist(),
         "noise_variance": pooled.variance,
         "metrics": asdict(pooled.figures),
     }
-    return replace(state, ledgers=ledgers, evaluations=(*state.evaluations, record))
+    return replace(
+        state,
+        ledgers={**state.ledgers, **replies.ledgers},
+        evaluations=(*state.evaluations, record),
+    )
+
+
+def close(
+    context: StudyContext, study: Study, plans: Mapping[str, Plan], state: Checkpoint
+) -> None:
+    """Tell the sites that the study is over; a site that is away is told at the next resume."""
+    requests = _requests(study, plans, state, purpose="close", number=state.round, weights=None)
+    requests = {site: replace(each, acknowledged=state.round) for site, each in requests.items()}
+    if context.retries.repeat and seconds(context.timeout) > seconds(CLOSING):
+        context = replace(context, timeout=CLOSING)
+    for _ in collect(context, requests, dict.fromkeys(plans, NOTHING)):
+        pass  # no answer is needed
 
 
 def shared_weights(study: Study, state: Checkpoint) -> npt.NDArray[np.float32]:
@@ -165,7 +176,7 @@ def shared_weights(study: Study, state: Checkpoint) -> npt.NDArray[np.float32]:
     return (state.average / (1.0 - decay**state.round)).astype(np.float32)
 
 
-def averaged(
+def _averaged(
     decay: float, average: npt.NDArray[np.float64] | None, weights: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float64] | None:
     """The exponential average after one more round, flat float64; None where none is kept."""
@@ -187,44 +198,34 @@ def _requests(
     *,
     purpose: Purpose,
     number: int,
-    weights: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float32] | None,
 ) -> dict[str, Request]:
-    return {
-        site: Request(
-            study.study.name,
-            plan.hash,
-            number,
-            purpose,
-            arrays=weights,
-            acknowledged=acknowledged(state),
-            ledger=state.ledgers.get(site, LedgerHead()),
-        )
+    shared = Request(
+        study.study.name, "", number, purpose, arrays=weights, acknowledged=acknowledged(state)
+    )
+    requests = {
+        site: replace(shared, plan_hash=plan.hash, ledger=state.ledgers.get(site, LedgerHead()))
         for site, plan in plans.items()
     }
+    for each in requests.values():
+        # All carry the same weights: they are hashed once, not once for each site.
+        vars(each)["arrays_hash"] = shared.arrays_hash
+    return requests
 
 
 def acknowledged(state: Checkpoint) -> int:
     """The last round whose replies no restart can need again.
 
-    It is the oldest of the checkpoints that are kept: should the newer ones be damaged,
-    the rounds after it are asked for again, and the sites must still have their replies.
+    It is the oldest of the checkpoints that are kept: if the newer ones are damaged, the
+    rounds after it are asked for again, and the sites must still have their replies.
     """
     return max(0, state.round - KEPT + 1)
 
 
-def _too_few(usable: int, fewest: int, left_out: list[str]) -> str:
-    return (
-        f"{usable} usable histograms, and the study wants {fewest}: what "
-        f"{' and '.join(sorted(left_out))} sent cannot be"
-    )
-
-
-def _record(
-    number: int, started: float, sites: tuple[str, ...], absences: Mapping[str, str]
-) -> dict[str, Any]:
+def _record(number: int, started: float, replies: Replies) -> dict[str, Any]:
     return {
         "round": number,
         "seconds": round(time.monotonic() - started, 3),
-        "sites": list(sites),
-        "absences": dict(sorted(absences.items())),
+        "sites": replies.sites,
+        "absences": dict(sorted(replies.absences.items())),
     }

@@ -43,8 +43,10 @@ Training and validation are shares of the same patients, one to four unless the 
 otherwise, and what is declared is rounded down: an honest site stays far below."""
 TAILS: Final = 7.0
 """Standard deviations that honest noise stays within: one cell in 10**12 does not."""
-IMPOSSIBLE: Final = "a histogram that cannot be: "
+IMPOSSIBLE: Final = "an impossible histogram: "
 """How the verdict on counts begins that no honest site could send."""
+REFUSED: Final = "refused: "
+"""How the verdict on a refusal begins that answers the request and is signed."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def _refused(reply: Reply) -> str | None:
         return None
     if reply.code not in set(RefusalCode):
         return "refused, with a code that is not in the list"
-    return f"refused: {_REFUSALS[RefusalCode(reply.code)]} ({reply.code})"
+    return f"{REFUSED}{_REFUSALS[RefusalCode(reply.code)]} ({reply.code})"
 
 
 def _wrong_content(reply: Reply, shape: ReplyShape) -> str | None:
@@ -171,9 +173,10 @@ def _wrong_array(array: npt.NDArray[Any], shape: ReplyShape) -> str | None:
         return f"an array of {array.dtype.name}, not {shape.dtype}"
     if array.size != shape.length:
         return f"an array of {array.size} entries, not {shape.length}"
-    if max(-int(array.min()), int(array.max())) > shape.limit:
+    largest = max(-int(array.min()), int(array.max()))  # int(): -(-2**31) overflows in int32
+    if largest > shape.limit:
         return f"an entry beyond {shape.limit}"
-    if shape.saturates and max(-int(array.min()), int(array.max())) == shape.limit:
+    if shape.saturates and largest == shape.limit:
         return f"an update that was cut off at the largest entry, {shape.limit}"
     return None if shape.votes is None else _wrong_votes(array, shape.votes)
 

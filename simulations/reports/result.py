@@ -8,12 +8,14 @@ alone, so that it can be drawn again.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import Field, ValidationError
 
 from common.errors import CheckpointError
+from common.figures.intervals import Estimate
 from common.files import write_atomic
 from common.numerics import NumericsRecord
 from common.settings import Section
@@ -41,6 +43,11 @@ class Figure(Section):
     high: float
     meaningful: bool = True
     why: str | None = None
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> Figure:
+        """A figure as the result keeps it."""
+        return cls.model_validate(asdict(estimate))
 
 
 class ResultMetrics(Section):

@@ -18,25 +18,20 @@ import numpy as np
 import numpy.typing as npt
 
 from client.data.cohort import Cohort, Patient
-from client.training.sampling import RoundStreams
-from client.training.local import local_change, require_probed
 from common import numerics
-from common.checkpoint import Checkpoint, study_hash
 from common.errors import RoundError
-from common.wire.flower import identify
-from common.models.networks import initial_weights
 from common.numerics import NumericsRecord
 from common.plan import Offer
-from common.privacy.mechanisms import NoMechanism, PatientMechanism, mechanism
-from common.privacy.randomness import derive, known_secret
+from common.privacy.mechanisms import PatientMechanism, mechanism
 from common.study.strategies import AggregationSettings
 from common.study.study_file import NoPrivacy, Study
-from server.study.aggregation import begin, needs_every_reply
-from server.study.rounds import averaged, shared_weights
-from server.study.optimisers import step
-from simulations.runs.curve import curve_rounds
+from common.wire.flower import identify
+from server.study.aggregation import needs_every_reply
+from server.study.rounds import shared_weights
 from simulations.grids.in_process import RUN_ID
 from simulations.reports.result import CurvePoint, Kind, Outcome
+from simulations.runs.curve import curve_rounds
+from simulations.runs.single_site import single_site_rounds
 from simulations.runs.testset import Mapped, TestSet, curve_point, outcome
 
 MOST_PROCESSES: Final = 8
@@ -183,14 +178,19 @@ def run_baseline(baseline: Baseline) -> Outcome:
         sum(each.declared_patients for each in holdings),
         sum(each.most_patients for each in holdings),
     )
-    wanted, curve = curve_rounds(study.training.rounds), list[CurvePoint]()
-    state = Checkpoint(
-        study_hash(study), baseline.seed, {}, 0, initial_weights(study, baseline.seed)
+    wanted, curve, note = curve_rounds(study.training.rounds), list[CurvePoint](), None
+    rounds = single_site_rounds(
+        study,
+        planned,
+        images,
+        patients,
+        name=baseline.name,
+        seed=baseline.seed,
+        choice=holdings[0].numerics.choice,
     )
-    note = None
+    state = next(rounds)
     try:
-        for _ in range(study.training.rounds):
-            state = _round(baseline, planned, images, patients, state)
+        for state in rounds:
             if state.round in wanted:
                 weights = shared_weights(study, state)
                 curve.append(curve_point(study, weights, baseline.test, state.round))
@@ -204,34 +204,6 @@ def run_baseline(baseline: Baseline) -> Outcome:
         epsilon=planned.epsilon if isinstance(planned, PatientMechanism) else None,
     )
     return found.model_copy(update={"site": baseline.site, "curve": tuple(curve), "note": note})
-
-
-def _round(
-    baseline: Baseline,
-    planned: PatientMechanism | NoMechanism,
-    images: npt.NDArray[np.float16],
-    patients: tuple[Patient, ...],
-    state: Checkpoint,
-) -> Checkpoint:
-    """One round of a federation of one."""
-    study, number, name = baseline.study, state.round + 1, baseline.name
-    secret = derive(known_secret(baseline.seed, name, "baseline"), round=number)
-    choice = baseline.holdings[0].numerics.choice
-    change = local_change(
-        require_probed(study, planned, choice),
-        state.weights,
-        images,
-        patients,
-        round_number=number,
-        streams=RoundStreams(secret),
-    )
-    settings = study.aggregation
-    fold = begin(settings, change.size, {name: 1})
-    fold.add(name, study.fixed_point.encode(change))
-    reached = fold.contributions(state.weights, study.fixed_point)
-    weights, optimiser = step(settings, number, state.weights, reached, state.optimiser)
-    average = averaged(settings.average_decay, state.average, weights)
-    return replace(state, round=number, weights=weights, average=average, optimiser=optimiser)
 
 
 def _together(

@@ -5,7 +5,7 @@ No hospital could compute these: they need every test patient's score in one pla
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
@@ -18,23 +18,17 @@ from client.training.evaluation import score
 from client.data.pseudonyms import Pseudonyms
 from client.data.parallel import Progress
 from common.figures import metrics
-from common.figures.auc import roc_points
-from common.figures.calibration import exact_calibration_points
 from common.errors import DataError
 from common.files import sha256
-from common.figures.histogram import plane_scores
-from common.figures.intervals import Estimate
 from common.numerics import EngineChoice
 from common.privacy.randomness import known_secret
 from common.study.study_file import Study
 from simulations.hospitals.archives import Hospitals
-from simulations.reports.result import CurvePoint, Figure, Kind, ResultMetrics, Outcome, ReliabilityCell, Roc
+from simulations.reports.result import CurvePoint, Figure, Kind, ResultMetrics, Outcome
+from simulations.runs.curve import Scores, reliability, roc_curves
 
-ROC_POINTS: Final = 200
-"""At most this many points of a curve are kept for drawing."""
 _CHOICE: Final = EngineChoice(tile=16)
 """How many images go through the model at once; no hospital computes like this."""
-Scores = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -129,14 +123,9 @@ def outcome(
         epsilon=epsilon,
         weights_sha256=sha256(weights.astype("<f4").tobytes()),
         metrics=_metrics(_exact(study, scored), len(test.patients)),
-        roc=_rocs(study, scored),
-        reliability=_reliability(study, scored),
+        roc=roc_curves(study.task.classes, scored),
+        reliability=reliability(study.task.classes, scored),
     )
-
-
-def figure(estimate: Estimate) -> Figure:
-    """A figure as the result keeps it."""
-    return Figure.model_validate(asdict(estimate))
 
 
 def _scores(study: Study, weights: npt.NDArray[np.float32], test: TestSet) -> Scores:
@@ -149,35 +138,4 @@ def _exact(study: Study, scored: Scores) -> metrics.Metrics:
 
 def _metrics(found: metrics.Metrics, patients: int) -> ResultMetrics:
     names = {field.name for field in fields(found)} & ResultMetrics.model_fields.keys() - {"patients"}
-    return ResultMetrics(patients=patients, **{name: figure(getattr(found, name)) for name in names})
-
-
-def _rocs(study: Study, scored: Scores) -> tuple[Roc, ...]:
-    scores, labels = plane_scores(scored[0]), scored[1]
-    classes = study.task.classes
-    planes = {1: 0} if len(classes) == 2 else {k: k for k in range(len(classes))}
-    return tuple(
-        Roc(positive=classes[k], points=_thinned(scores[:, plane], labels == k))
-        for k, plane in planes.items()
-    )
-
-
-def _thinned(
-    scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]
-) -> tuple[tuple[float, float], ...]:
-    """A ROC curve at no more points than a picture can show."""
-    cell = np.unique(scores, return_inverse=True)[1]
-    cells = int(cell.max(initial=-1)) + 1
-    counts = (np.bincount(cell[each], minlength=cells) for each in (positive, ~positive))
-    false, true = roc_points(*counts)
-    kept = np.unique(np.linspace(0, len(false) - 1, min(len(false), ROC_POINTS)).astype(int))
-    return tuple((float(false[i]), float(true[i])) for i in kept)
-
-
-def _reliability(study: Study, scored: Scores) -> tuple[ReliabilityCell, ...]:
-    if len(study.task.classes) > 2:
-        return ()
-    points = exact_calibration_points(scored[0][:, 1], scored[1])
-    return tuple(
-        ReliabilityCell(score=point.score, observed=figure(point.rate)) for point in points
-    )
+    return ResultMetrics(patients=patients, **{name: Figure.of(getattr(found, name)) for name in names})

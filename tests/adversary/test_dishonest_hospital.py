@@ -137,7 +137,7 @@ def test_cells_of_2_to_the_40_do_not_make_a_perfect_model(run: Callable[..., Run
     assert 0.3 < auc["value"] < 0.7
     assert auc["meaningful"]
     reason = lied.evaluation["absences"][LIAR]
-    assert reason.startswith(f"a histogram that cannot be: {2**40} patients in a cell")
+    assert reason.startswith(f"an impossible histogram: {2**40} patients in a cell")
     assert f"allow {2 * DECLARED}" in reason
     left_out = f"{LIAR} was missing in 1 of the evaluations, first in round 1: {reason}"
     assert left_out in lied.report

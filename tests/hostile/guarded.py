@@ -426,10 +426,8 @@ VERIFIED: Final[dict[str, str]] = {
     CONTENT + "not shape.length": "an array where none was asked",
     ENTRIES + "array.dtype.name != shape.dtype": "long integers",
     ENTRIES + "array.size != shape.length": "an entry less",
-    ENTRIES + "max(-int(array.min()), int(array.max())) > shape.limit": "an entry out of range",
-    ENTRIES + "shape.saturates and max(-int(array.min()), int(array.max())) == shape.limit": (
-        "an entry at the end of its range"
-    ),
+    ENTRIES + "largest > shape.limit": "an entry out of range",
+    ENTRIES + "shape.saturates and largest == shape.limit": "an entry at the end of its range",
     "server.study.verify._wrong_votes: least < -reach": "fewer patients than none",
     "server.study.verify._wrong_votes: most > votes.most + reach": (
         "more patients in all classes than it declares"

@@ -16,8 +16,9 @@ from client.daemon.fleet import Fleet
 from common.wire.flower import ClientApp, Context, Message, RecordDict
 from common.wire.messages import LedgerHead, Reply, Request, reply_to_record, request_from_record
 from common.wire.signing import SigningKey
-from server.study.context import StudyContext, hear
-from server.study.dispatch import Absence, Repeat, RetryPolicy
+from server.study.collect import Absence, collect
+from server.study.context import StudyContext
+from server.study.dispatch import Repeat, RetryPolicy
 from server.study.verify import ReplyShape
 from simulations.grids.in_process import LocalGrid
 from tests.hostile.checks import VERIFYING, checks, off
@@ -183,7 +184,7 @@ class Line:
     """A real gateway, and a site behind it that sends whatever is due."""
 
     served: Coordinator
-    desk: StudyContext
+    context: StudyContext
     fleet: Fleet
     due: Update | None = None
     times: int = 1
@@ -201,7 +202,7 @@ class Line:
 
     def hear(self, request: Request) -> list[tuple[str, Reply | Absence]]:
         shape = ReplyShape("int32", 106, 2**31 - 1, saturates=True)
-        return list(hear(self.desk, {SITE: request}, {SITE: shape}))
+        return list(collect(self.context, {SITE: request}, {SITE: shape}))
 
 
 def sound_reply(request: Request) -> Reply:
@@ -226,9 +227,9 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
         grid = served.superlink.open_grid(served.superlink.start_run("small"), word)
         fleet = served.site(SITE, tmp_path_factory.mktemp("south"))
         fleet.connect()
-        habits = RetryPolicy(wait=grid.wait, repeat=Repeat(), poll_seconds=1.0)
+        retries = RetryPolicy(wait=grid.wait, repeat=Repeat(), poll_seconds=1.0)
         roster = {site: key_of(site).public for site in (SITE, OTHER)}
-        it = Line(served, StudyContext(grid, roster, "30m", habits=habits), fleet)
+        it = Line(served, StudyContext(grid, roster, "30m", retries=retries), fleet)
         ended = threading.Event()
         thread = threading.Thread(target=it.serve, args=(ended,), daemon=True)
         thread.start()

@@ -300,8 +300,8 @@ RECORDS: Final = (
     ),
 )
 OFFERS: Final = (
-    offering("an offer in another's name", "an offer in another's name", site=OTHER),
-    offering("an offer with another key", "an offer in another's name", public_key="00" * 32),
+    offering("an offer in another site's name", "an offer in another site's name", site=OTHER),
+    offering("an offer with another key", "an offer in another site's name", public_key="00" * 32),
     offering(
         "an offer of more patients than there are people",
         "an offer that cannot be read",

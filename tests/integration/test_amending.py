@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from common.plan import Offer
 from common.wire.flower import context
 from server.app import RunConfig, run_study
 from server.study import amending
-from server.study.plans import read_offer
+from server.study.plans import offers
 from simulations.grids.in_process import LocalGrid
 from tests.client.site_fixtures import SEED, Hospital
 from tests.common.studies import small_study
@@ -64,8 +65,8 @@ class Study:
             for number, (name, hospital) in enumerate(self.hospitals.items(), start=1)
         }
         agreed = dict.fromkeys(keys, 10**6)
-        commission = RunConfig(STUDY, self.folder, keys, agreed, 0, resume)
-        run_study(LocalGrid(build(), places), commission, observe)
+        config = RunConfig(STUDY, self.folder, keys, agreed, 0, resume)
+        run_study(LocalGrid(build(), places), config, observe)
         outcome: dict[str, Any] = json.loads((self.folder / "outcome.json").read_bytes())
         return outcome
 
@@ -110,13 +111,13 @@ def test_a_machine_that_would_never_be_in_time_is_not_agreed_on(
 ) -> None:
     """Its replies leave at a tick that is longer than a round waits for it."""
 
-    def slow(*asked: Any) -> Any:  # noqa: ANN401 - an offer or an absence
-        offer = read_offer(*asked)
-        assert isinstance(offer, Offer)
-        numerics = offer.numerics.model_copy(update={"ticks": Ticks(train=30_000)})
-        return offer.model_copy(update={"numerics": numerics})
+    def slow(*asked: Any) -> Iterator[tuple[str, Offer]]:  # noqa: ANN401 - as it is called
+        for site, offer in offers(*asked):
+            assert isinstance(offer, Offer)
+            numerics = offer.numerics.model_copy(update={"ticks": Ticks(train=30_000)})
+            yield site, offer.model_copy(update={"numerics": numerics})
 
-    monkeypatch.setattr(amending, "read_offer", slow)
+    monkeypatch.setattr(amending, "offers", slow)
     amending.wish(study.folder, ["north"])
     with pytest.raises(RoundError, match="too few usable"):
         study.run_study()

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-import server.study.dispatch
 from common.wire.flower import (
-    ConfigRecord,
     Context,
     Error,
     ErrorCode,
     Message,
-    RecordDict,
     context,
 )
-from common.wire.messages import Reply, Request, reply_to_record, request_from_record
-from server.study.dispatch import Absence, Dispatcher, Memory, Repeat, RetryPolicy
+from common.wire.messages import Request
+from server.study.collect import Absence, answers
+from server.study.dispatch import Dispatcher, Memory, Repeat, RetryPolicy
 from simulations.grids.in_process import LocalGrid
 
 # isort: split
@@ -34,22 +31,20 @@ REQUEST = Request("small", "", 1, "train", arrays=np.zeros(4, dtype=np.float32))
 
 def answering(grid: LocalGrid, *sites: str, timeout: str = "0.1s") -> dict[str, str]:
     """What each site said: its round, or the reason for its absence."""
-    answers = Dispatcher(grid, dict.fromkeys(sites, REQUEST), timeout=timeout, most_weights=4)
+    return said(Dispatcher(grid, dict.fromkeys(sites, REQUEST), timeout=timeout))
+
+
+def said(dispatcher: Dispatcher) -> dict[str, str]:
     return {
         site: answer.reason if isinstance(answer, Absence) else f"round {answer.round}"
-        for site, answer in answers
+        for site, answer in answers(dispatcher, most_weights=4)
     }
-
-
-def grid_with(client: object) -> LocalGrid:
-    sites = {1: ("north", context(1, 1, node={}, run={}))}
-    return LocalGrid(client, sites)  # type: ignore[arg-type]
 
 
 def test_each_is_heard_in_the_order_of_the_grid(world: World) -> None:
     grid = world.grid(order=["west", "north", "south"])
-    answers = answering(grid, "north", "south", "west")
-    assert list(answers.items()) == [
+    heard = answering(grid, "north", "south", "west")
+    assert list(heard.items()) == [
         ("west", "round 1"),
         ("north", "round 1"),
         ("south", "round 1"),
@@ -57,8 +52,8 @@ def test_each_is_heard_in_the_order_of_the_grid(world: World) -> None:
 
 
 def test_a_site_that_is_not_there_is_not_waited_for(world: World) -> None:
-    answers = answering(world.grid(), "north", "elsewhere", timeout="30m")
-    assert answers == {"elsewhere": "not connected", "north": "round 1"}
+    heard = answering(world.grid(), "north", "elsewhere", timeout="30m")
+    assert heard == {"elsewhere": "not connected", "north": "round 1"}
 
 
 def test_a_site_that_nobody_asked_is_not_asked(world: World) -> None:
@@ -78,8 +73,8 @@ def test_who_does_not_answer_in_time_is_absent(world: World) -> None:
         number: (name, context(1, number, node={"site": name}, run={}))
         for number, name in enumerate(("north", "south"), start=1)
     }
-    answers = answering(Slow(world.client(), sites), "north", "south")
-    assert answers == {"north": "round 1", "south": "no reply in 0.1s"}
+    heard = answering(Slow(world.client(), sites), "north", "south")
+    assert heard == {"north": "round 1", "south": "no reply in 0.1s"}
 
 
 def test_what_flower_does_not_take_is_an_absence(world: World) -> None:
@@ -96,8 +91,8 @@ def test_what_flower_does_not_take_is_an_absence(world: World) -> None:
 
 def test_even_with_no_time_left_every_reply_that_is_there_is_heard(world: World) -> None:
     """The sites of a simulation run one after the other, however long that takes."""
-    answers = answering(world.grid(), "north", "south", "west", timeout="0s")
-    assert set(answers.values()) == {"round 1"}
+    heard = answering(world.grid(), "north", "south", "west", timeout="0s")
+    assert set(heard.values()) == {"round 1"}
 
 
 def test_the_weights_are_converted_once_and_shared() -> None:
@@ -113,34 +108,6 @@ def test_the_weights_are_converted_once_and_shared() -> None:
     }
     answering(LocalGrid(client, sites), "north", "south")
     assert seen[0] is seen[1]
-
-
-def test_flowers_errors_become_reasons() -> None:
-    def offline(message: Message, _node: Context) -> Message:
-        error = Error(code=ErrorCode.NODE_UNAVAILABLE, reason="never shown")
-        return Message(error, reply_to=message)
-
-    assert answering(grid_with(offline), "north") == {"north": "offline"}
-
-
-def test_a_message_that_is_no_reply_is_an_absence() -> None:
-    def rubbish(message: Message, _node: Context) -> Message:
-        return Message(RecordDict({"fields": ConfigRecord({"n": 1})}), reply_to=message)
-
-    expected = {"north": "sent something that is not a reply"}
-    assert answering(grid_with(rubbish), "north") == expected
-
-
-def test_an_array_longer_than_the_plan_foresees_is_not_read() -> None:
-    def long(message: Message, _node: Context) -> Message:
-        request = request_from_record(message.content)
-        reply = Reply("north", request.identity, "small", "", 1, "train")
-        return Message(
-            reply_to_record(replace(reply, arrays=np.zeros(5, dtype=np.int32))), reply_to=message
-        )
-
-    expected = {"north": "sent something that is not a reply"}
-    assert answering(grid_with(long), "north") == expected
 
 
 class Lossy(LocalGrid):
@@ -189,28 +156,23 @@ class Lossy(LocalGrid):
             return []
         return list(super().pull_messages([message_id]))
 
-    def monotonic(self) -> float:
-        return self.clock
-
     def wait(self, seconds: float) -> None:
         self.clock += seconds
         for moment in [moment for moment in self.later if moment <= self.clock]:
             self.later.pop(moment)()
 
     @property
-    def habits(self) -> RetryPolicy:
-        """Those of a network."""
-        return RetryPolicy(wait=self.wait, repeat=Repeat())
+    def retries(self) -> RetryPolicy:
+        """Those of a network, on the grid's own time."""
+        return RetryPolicy(wait=self.wait, clock=lambda: self.clock, repeat=Repeat())
 
 
 @pytest.fixture
-def lossy(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Lossy]:
+def lossy(world: World) -> Callable[..., Lossy]:
     """Makes the grid to sites of those names."""
 
     def make(*names: str, client: object = None) -> Lossy:
-        grid = Lossy(client or world.client(), names)
-        monkeypatch.setattr(server.study.dispatch, "time", grid)
-        return grid
+        return Lossy(client or world.client(), names)
 
     return make
 
@@ -218,18 +180,15 @@ def lossy(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Lossy]
 def over(
     grid: Lossy, *sites: str, timeout: str = "20s", memory: Memory | None = None
 ) -> dict[str, str]:
-    asking = Dispatcher(
-        grid,
-        dict.fromkeys(sites, REQUEST),
-        timeout=timeout,
-        most_weights=4,
-        habits=grid.habits,
-        memory=memory,
+    return said(
+        Dispatcher(
+            grid,
+            dict.fromkeys(sites, REQUEST),
+            timeout=timeout,
+            retries=grid.retries,
+            memory=memory,
+        )
     )
-    return {
-        site: answer.reason if isinstance(answer, Absence) else f"round {answer.round}"
-        for site, answer in asking
-    }
 
 
 def test_over_a_network_a_site_that_is_not_connected_is_waited_for(
@@ -245,8 +204,8 @@ def test_over_a_network_a_site_that_is_not_connected_is_waited_for(
 def test_who_never_comes_is_absent_at_the_end_of_the_time(lossy: Callable[..., Lossy]) -> None:
     grid = lossy("north", "south")
     del grid.connected["south"]
-    answers = over(grid, "north", "south", timeout="20s")
-    assert answers == {"north": "round 1", "south": "not connected"}
+    heard = over(grid, "north", "south", timeout="20s")
+    assert heard == {"north": "round 1", "south": "not connected"}
     assert grid.clock == 20.0
 
 
@@ -312,34 +271,30 @@ def test_who_is_silent_is_waited_for_ever_shorter_until_it_is_back(
     grid.loses["north"] = 1
     for _ in range(2):
         over(grid, "north", timeout="20s", memory=memory)
-    assert memory.patience.seconds("north", 1800) == 450
+    assert memory.timeouts.seconds("north", 1800) == 450
     grid.connected["north"] = "2"
     grid.loses.clear()
     assert over(grid, "north", memory=memory) == {"north": "round 1"}
-    assert memory.patience.seconds("north", 1800) == 1800
+    assert memory.timeouts.seconds("north", 1800) == 1800
 
 
 def test_a_site_that_was_put_off_is_asked_until_it_says(lossy: Callable[..., Lossy]) -> None:
     grid = lossy("north", "south")
-    asking = Dispatcher(
-        grid, dict.fromkeys(("north", "south"), REQUEST), timeout="1s", most_weights=4,
-        habits=grid.habits,
-    )  # fmt: skip
+    requests = dict.fromkeys(("north", "south"), REQUEST)
+    dispatcher = Dispatcher(grid, requests, timeout="1s", retries=grid.retries)
     heard = []
-    for site, _ in asking:
+    for site, _ in answers(dispatcher, most_weights=4):
         heard.append(site)
         if heard.count("north") < 4 and site == "north":
-            asking.put_off(site, until=grid.clock + 60, pause=10, reason="undecided")
+            dispatcher.put_off(site, until=grid.clock + 60, pause=10, reason="undecided")
     assert sorted(heard) == ["north"] * 4 + ["south"]
     assert grid.clock == 30.0
 
 
 def test_a_site_that_never_says_is_absent_for_that_reason(lossy: Callable[..., Lossy]) -> None:
     grid = lossy("north")
-    asking = Dispatcher(
-        grid, {"north": REQUEST}, timeout="20s", most_weights=4, habits=grid.habits
-    )  # fmt: skip
-    answers = iter(asking)
-    next(answers)
-    asking.put_off("north", until=grid.clock, pause=100, reason="undecided")
-    assert next(answers) == ("north", Absence("undecided"))
+    dispatcher = Dispatcher(grid, {"north": REQUEST}, timeout="20s", retries=grid.retries)
+    heard = iter(answers(dispatcher, most_weights=4))
+    next(heard)
+    dispatcher.put_off("north", until=grid.clock, pause=100, reason="undecided")
+    assert next(heard) == ("north", Absence("undecided"))

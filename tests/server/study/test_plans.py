@@ -135,10 +135,10 @@ def test_a_hospital_may_declare_less_than_was_agreed_on(world: World) -> None:
 
 def test_a_hospital_with_which_nothing_was_agreed_may_declare_nobody(world: World) -> None:
     study = load_study(world.study_file)
-    desk = StudyContext(
+    context = StudyContext(
         world.grid(), {site: world.key(site).public for site in world.patients}, "1s"
     )
-    plans, absences = make_plans(desk, study, 100, {"north": 100, "west": 210})
+    plans, absences = make_plans(context, study, 100, {"north": 100, "west": 210})
     assert plans.keys() == {"north", "west"}
     assert absences["south"] == (
         "a hospital declares more patients than were agreed on "
@@ -223,10 +223,10 @@ def test_a_hospital_where_epsilon_cannot_be_reached_is_gone_without(world: World
     privacy = PatientPrivacy(mode="patient", epsilon=0.1, delta=1e-6, clip_norm=1.0)
     study = study.model_copy(update={"privacy": privacy})
     world.patients = {"north": 50, "south": 50_000, "west": 50_000}
-    desk = StudyContext(
+    context = StudyContext(
         world.grid(), {site: world.key(site).public for site in world.patients}, "1s"
     )
-    plans, absences = make_plans(desk, study, 100, world.patients)
+    plans, absences = make_plans(context, study, 100, world.patients)
     assert list(plans) == ["south", "west"]
     assert absences["north"].startswith("this epsilon cannot be reached")
 
@@ -280,7 +280,7 @@ def test_an_offer_in_another_s_name_is_no_offer(world: World) -> None:
         return world.sign(replace(reply, document=changed.model_dump_json()))
 
     world.alter = impostor
-    with pytest.raises(RoundError, match="an offer in another's name"):
+    with pytest.raises(RoundError, match="an offer in another site's name"):
         world.run()
 
 

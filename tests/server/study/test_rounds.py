@@ -234,7 +234,7 @@ def test_a_histogram_that_cannot_be_is_left_out_by_name_and_the_others_counted(
         assert record["sites"] == ["north", "west"]
         assert record["histogram"] == (2 * (np.arange(20) // 4)).reshape(2, 1, 10).tolist()
     reason = (
-        f"a histogram that cannot be: {2**40} patients in a cell, where its declared patients "
+        f"an impossible histogram: {2**40} patients in a cell, where its declared patients "
         "allow 120, and noise 0 more"
     )
     assert [(each["round"], each["site"], each["reason"]) for each in outcome["absences"]] == [
@@ -255,7 +255,7 @@ def test_where_too_few_histograms_can_be_there_are_no_figures_and_the_study_goes
     auc = outcome["evaluations"][1]["metrics"]["auc"]
     assert (auc["value"], auc["meaningful"]) == (None, False)
     assert auc["why"] == (
-        "1 usable histograms, and the study wants 2: what south and west sent cannot be"
+        "the study needs 2 usable histograms and got 1; impossible: that of south and west"
     )
     assert outcome["evaluations"][1]["sites"] == ["north"]
 

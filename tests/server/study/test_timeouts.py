@@ -12,40 +12,40 @@ def test_a_site_is_waited_for_as_long_as_the_study_says() -> None:
 
 
 def test_each_silence_halves_the_waiting_down_to_a_minute() -> None:
-    patience, waits = ReplyTimeouts(), []
+    timeouts, waits = ReplyTimeouts(), []
     for _ in range(7):
-        waits.append(patience.seconds("north", HALF_AN_HOUR))
-        patience.silent("north", "monday")
+        waits.append(timeouts.seconds("north", HALF_AN_HOUR))
+        timeouts.silent("north", "monday")
     assert waits == [1800, 900, 450, 225, 112.5, 60, 60]
-    assert patience.seconds("south", HALF_AN_HOUR) == HALF_AN_HOUR
+    assert timeouts.seconds("south", HALF_AN_HOUR) == HALF_AN_HOUR
 
 
 def test_who_needs_long_is_waited_for_twice_as_long_as_that() -> None:
-    patience = ReplyTimeouts()
-    patience.answered("north", 300)
+    timeouts = ReplyTimeouts()
+    timeouts.answered("north", 300)
     for _ in range(9):
-        patience.silent("north", "monday")
-    assert patience.seconds("north", HALF_AN_HOUR) == 600
+        timeouts.silent("north", "monday")
+    assert timeouts.seconds("north", HALF_AN_HOUR) == 600
 
 
 def test_a_short_time_out_is_not_made_longer() -> None:
-    patience = ReplyTimeouts()
-    patience.silent("north", "monday")
-    assert patience.seconds("north", 5) == 5
+    timeouts = ReplyTimeouts()
+    timeouts.silent("north", "monday")
+    assert timeouts.seconds("north", 5) == 5
 
 
 def test_who_answers_or_comes_back_has_all_the_time_again() -> None:
-    patience = ReplyTimeouts()
-    patience.silent("north", "monday")
-    patience.answered("north", 1)
-    assert patience.seconds("north", HALF_AN_HOUR) == HALF_AN_HOUR
-    patience.silent("north", "monday")
-    assert not patience.is_back("north", "monday")
-    assert patience.is_back("north", "tuesday")
-    assert patience.seconds("north", HALF_AN_HOUR) == HALF_AN_HOUR
+    timeouts = ReplyTimeouts()
+    timeouts.silent("north", "monday")
+    timeouts.answered("north", 1)
+    assert timeouts.seconds("north", HALF_AN_HOUR) == HALF_AN_HOUR
+    timeouts.silent("north", "monday")
+    assert not timeouts.is_back("north", "monday")
+    assert timeouts.is_back("north", "tuesday")
+    assert timeouts.seconds("north", HALF_AN_HOUR) == HALF_AN_HOUR
 
 
 def test_who_was_never_there_is_back_when_it_comes() -> None:
-    patience = ReplyTimeouts()
-    patience.silent("north", None)
-    assert patience.is_back("north", "monday")
+    timeouts = ReplyTimeouts()
+    timeouts.silent("north", None)
+    assert timeouts.is_back("north", "monday")

@@ -14,7 +14,8 @@ from client.daemon.fleet import Fleet
 from common.wire import flower
 from common.wire.flower import Message, RecordDict, identify, message_from_objects
 from common.wire.messages import Reply, Request, reply_to_record, request_from_record
-from server.study.dispatch import UNREADABLE, Absence, Dispatcher, Repeat, RetryPolicy
+from server.study.collect import UNREADABLE, Absence, answers
+from server.study.dispatch import Dispatcher, Repeat, RetryPolicy
 from server.superlink.grid import FleetGrid
 from tests.network import Coordinator, coordinator
 from tests.server.superlink.hostile import (
@@ -83,16 +84,15 @@ def test_what_cannot_be_read_costs_its_site_alone(
         received = received_by(bad)
         push(bad, received, forger(received))
 
-    asking = Dispatcher(
+    dispatcher = Dispatcher(
         grid,
         dict.fromkeys(("bad", "good"), REQUEST),
         timeout="20s",
-        most_weights=4,
-        habits=RetryPolicy(wait=grid.wait, repeat=Repeat()),
+        retries=RetryPolicy(wait=grid.wait, repeat=Repeat()),
     )
     with structlog.testing.capture_logs() as logged, ThreadPoolExecutor(2) as threads:
         done = [threads.submit(forge), threads.submit(answer, good, "good")]
-        heard = dict(asking)
+        heard = dict(answers(dispatcher, most_weights=4))
         for each in done:
             each.result()
     assert heard["bad"] == Absence(UNREADABLE)

@@ -13,7 +13,8 @@ from common.models.networks import initial_weights
 from common.numerics import EngineChoice
 from common.study.study_file import Study
 from simulations.reports.result import Outcome
-from simulations.runs.testset import ROC_POINTS, Mapped, TestSet, curve_point, outcome
+from simulations.runs.curve import ROC_POINTS
+from simulations.runs.testset import Mapped, TestSet, curve_point, outcome
 
 PATIENTS = 300
 

@@ -1,4 +1,4 @@
-"""What a verified answer leads to: a receipt, patience with people, or a reason to go without."""
+"""What an answer leads to: a usable reply, a receipt, waiting for a person, or an absence."""
 
 from __future__ import annotations
 
@@ -7,15 +7,34 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from common.errors import RefusalCode, RoundError
 from common.files import sha256
 from common.study.study_file import load_study
-from common.wire.messages import SEAL_DIGITS, LedgerHead, Reply, Request, receipt_bytes
+from common.wire.flower import (
+    ConfigRecord,
+    Context,
+    Error,
+    ErrorCode,
+    Message,
+    RecordDict,
+    context,
+)
+from common.wire.messages import (
+    SEAL_DIGITS,
+    LedgerHead,
+    Reply,
+    Request,
+    receipt_bytes,
+    reply_to_record,
+    request_from_record,
+)
 from common.wire.signing import SigningKey, verify
 from server.app import FOLDER, RunConfig, run_study
-from server.study.dispatch import Repeat, RetryPolicy
+from server.study.collect import UNREADABLE, Absence, answers
+from server.study.dispatch import Dispatcher, Repeat, RetryPolicy
 from server.study.receipts import CoordinatorReceipts
 from simulations.grids.in_process import LocalGrid
 
@@ -26,6 +45,7 @@ if TYPE_CHECKING:
     from tests.server.conftest import World
 
 KEY = SigningKey(bytes(32))
+REQUEST = Request("small", "", 1, "train", arrays=np.zeros(4, dtype=np.float32))
 
 
 class Revived(LocalGrid):
@@ -58,7 +78,7 @@ class Deployed:
 
     def run_study(self, receipts: CoordinatorReceipts | None = None) -> None:
         world = self.world
-        commission = RunConfig(
+        config = RunConfig(
             study=load_study(world.study_file),
             folder=world.folder / FOLDER,
             roster={site: world.key(site).public for site in world.patients},
@@ -66,14 +86,14 @@ class Deployed:
             seed=0,
             resume=True,
         )
-        habits = RetryPolicy(
+        retries = RetryPolicy(
             wait=lambda _seconds: self.waited(), repeat=Repeat(look=0.0), poll_seconds=0.0
         )
         run_study(
             self.grid,
-            commission,
+            config,
             lambda event, fields: self.events.append((event, fields)),
-            habits=habits,
+            retries=retries,
             receipts=receipts,
         )
 
@@ -193,3 +213,38 @@ def test_what_is_not_signed_by_the_site_gets_no_receipt(world: World) -> None:
     )
     deployed.run_study(CoordinatorReceipts(KEY))
     assert "south" not in deployed.told("receipt.signed")
+
+
+def answer_of(client: object) -> Reply | Absence:
+    """What one site's client answered, as the coordinator reads it."""
+    sites = {1: ("north", context(1, 1, node={}, run={}))}
+    grid = LocalGrid(client, sites)  # type: ignore[arg-type]
+    dispatcher = Dispatcher(grid, {"north": REQUEST}, timeout="0.1s")
+    ((_, answer),) = answers(dispatcher, most_weights=4)
+    return answer
+
+
+def test_flowers_errors_become_reasons() -> None:
+    def offline(message: Message, _node: Context) -> Message:
+        error = Error(code=ErrorCode.NODE_UNAVAILABLE, reason="never shown")
+        return Message(error, reply_to=message)
+
+    assert answer_of(offline) == Absence("offline")
+
+
+def test_a_message_that_is_no_reply_is_an_absence() -> None:
+    def rubbish(message: Message, _node: Context) -> Message:
+        return Message(RecordDict({"fields": ConfigRecord({"n": 1})}), reply_to=message)
+
+    assert answer_of(rubbish) == Absence(UNREADABLE)
+
+
+def test_an_array_longer_than_the_plan_foresees_is_not_read() -> None:
+    def long(message: Message, _node: Context) -> Message:
+        request = request_from_record(message.content)
+        reply = Reply("north", request.identity, "small", "", 1, "train")
+        return Message(
+            reply_to_record(replace(reply, arrays=np.zeros(5, dtype=np.int32))), reply_to=message
+        )
+
+    assert answer_of(long) == Absence(UNREADABLE)
