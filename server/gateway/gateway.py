@@ -125,7 +125,7 @@ class Gateway:
         self._behind = SuperLinkClient(
             superlink.address,
             trust(superlink.ca),
-            {GUARD: superlink.guard, "content-type": PROTOBUF, "accept": PROTOBUF},
+            {GUARD: superlink.control_secret, "content-type": PROTOBUF, "accept": PROTOBUF},
         )
         self._passage = FleetCalls(self._behind, notices.complete, settings.hold_seconds)
         self._nodes: dict[int, str] = {}  # which site each node is, or was, as far as was heard

@@ -1,1 +1,1 @@
-"""Flower's SuperLink as the coordinator uses it: on loopback, guarded, in a process of its own."""
+"""Flower's SuperLink, on loopback, behind a secret, in a process of its own."""

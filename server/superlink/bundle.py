@@ -1,4 +1,7 @@
-"""The bundle that a run of ours is started with: the codeless one of :mod:`common.wire.bundle`."""
+"""The bundle that our runs are started with: the codeless one of :mod:`common.wire.bundle`.
+
+It carries no Python at all, so that no code reaches a site through Flower.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Who on this machine may talk to the SuperLink: whoever can read a file of its owner's.
+"""Which local processes may talk to the SuperLink: those that can read the owner's secret file.
 
-The SuperLink listens on loopback, where every local account reaches it, and without an
-account plug-in of Flower's anybody may start runs and register nodes there. The guard stands
-before the whole of it and lets through only what bears a secret header; Flower's own tokens
-and signatures are checked behind it as ever. The secret is read from a file that only its
-owner can read, and stands on no command line.
+The SuperLink listens on loopback, where every local account reaches it, and without one of
+Flower's account plug-ins anyone there may start runs and register nodes. So every request must
+carry a secret in a header; Flower checks its own tokens and signatures after that. The secret
+is read from a file that only its owner can read, and is on no command line, where every local
+account could read it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from common.errors import CoordinatorError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-HEADER: Final = "consilium-guard"
+HEADER: Final = "consilium-control-auth"
 HEALTH: Final = "/health"
 _FEWEST_BYTES: Final = 32
 log = structlog.get_logger()
@@ -38,41 +38,46 @@ def read_secret(path: Path) -> bytes:
         secret = path.read_bytes()
     except OSError as cause:
         raise CoordinatorError(
-            "the secret of the SuperLink cannot be read", where=path, found=cause.strerror
+            "the SuperLink's secret cannot be read",
+            where=path,
+            found=cause.strerror,
+            remedy="make sure that the file exists and that the coordinator's user may read it",
         ) from cause
     if others:
         raise CoordinatorError(
-            "the secret of the SuperLink can be read by others",
+            "other accounts can read the SuperLink's secret",
             where=path,
             wanted="a file that only its owner can read",
-            remedy=f"write 32 new random bytes to it, then chmod 600 {path}",
+            remedy=f"write 32 new random bytes to the file, then run: chmod 600 {path}",
         )
     if len(secret) < _FEWEST_BYTES:
         raise CoordinatorError(
-            "the secret of the SuperLink is too short",
+            "the SuperLink's secret is too short",
             where=path,
             found=f"{len(secret)} bytes",
             wanted=f"at least {_FEWEST_BYTES} random bytes",
+            remedy=f"write {_FEWEST_BYTES} new random bytes to the file",
         )
     return secret
 
 
 def header_value(secret: bytes) -> str:
-    """What the guard wants to see in its header."""
-    return _derive(secret, "guard").hex()
+    """The value that every request must carry in :data:`HEADER`."""
+    return _derive(secret, "control-auth").hex()
 
 
 def superexec_secret(secret: bytes) -> bytes:
-    """What Flower signs the taking of tasks with."""
+    """The key that Flower signs requests for tasks with."""
     return _derive(secret, "superexec")
 
 
 def _derive(secret: bytes, purpose: str) -> bytes:
+    # A key for each use: a header that leaks must not let its finder sign requests for tasks.
     return hmac.digest(secret, f"consilium {purpose}".encode(), hashlib.sha256)
 
 
 class ControlAuth:
-    """An ASGI app that lets through to another only what bears the secret.
+    """An ASGI app that passes on to another only requests that carry the secret.
 
     Args:
         app: the SuperLink.
@@ -101,5 +106,6 @@ class ControlAuth:
             return False
         if scope["method"] in ("GET", "HEAD") and scope["path"] == HEALTH:
             return True
+        # Exactly one: of two headers, another reader may take the other one.
         shown = [value for name, value in scope["headers"] if name == HEADER.encode()]
         return len(shown) == 1 and hmac.compare_digest(shown[0], self._wanted)

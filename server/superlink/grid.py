@@ -1,9 +1,9 @@
-"""Flower's grid over the SuperLink, made for a daemon: it waits for word and is never stuck.
+"""Flower's grid over the SuperLink, made for a daemon: it waits for notifications, never forever.
 
 Each pull takes one reply, so that it can be folded and forgotten; the arrays of a round are
-held once whatever the number of sites. A reply is asked for when it was heard to be complete,
-and otherwise every few seconds, and then only of sites that are connected: Flower answers a
-pull for an absent site by throwing its request away.
+held once for any number of sites. A reply is pulled when a notification says that it is
+complete. Without one it is pulled every few seconds, and only from connected sites: Flower
+answers a pull for an absent site by destroying the request.
 """
 
 from __future__ import annotations
@@ -65,59 +65,57 @@ _STATUSES: Final[dict[Status, str]] = {
     "stopped": SubStatus.STOPPED,
 }
 POLL_SECONDS: Final = 5.0
-"""How often to look for a reply that nothing was heard of."""
+"""How often to look for a reply without a notification, should one have been lost."""
 BARE_POLL_SECONDS: Final = 0.25
-"""The same where there is nobody to hear from."""
-PATIENCE_SECONDS: Final = 1.0
-"""How long to wait for the rest of a reply that has begun to arrive; then others' turn."""
+"""The same where nothing sends notifications."""
+PART_SECONDS: Final = 1.0
+"""How long to wait for the rest of a reply that has begun to arrive, before others are pulled."""
 HEARTBEAT_SECONDS: Final = 20.0
-"""A run fails after 60 s without."""
+"""Flower fails a run after 60 s without a heartbeat: two may be lost."""
 log = structlog.get_logger()
 
 
 def open_task(
-    address: str, ca: str, guard: str, token: str, notices: NotificationLine | None
+    address: str,
+    ca: str,
+    control_secret: str,
+    token: str,
+    notifications: NotificationLine | None,
 ) -> FleetGrid:
     """Begin a task that was taken; see :meth:`server.superlink.superlink.SuperLink.open_grid`."""
     interceptor = RuntimeTokenHttpInterceptor(token=token)
-    runtime = client(RuntimeHttpClient, address, ca, guard, [interceptor])
+    runtime = client(RuntimeHttpClient, address, ca, control_secret, [interceptor])
     with translated("to begin a run"):
         begun = runtime.PullTaskInput(PullTaskInputRequest())
     identify(begun.run.run_id, begun.context.node_id, begun.task_id)
-    grid = FleetGrid(runtime, token, notices)
+    grid = FleetGrid(runtime, token, notifications)
     grid.set_run(run_from_proto(begun.run))
     return grid
 
 
 class FleetGrid(HttpGrid):
-    """How a study reaches its sites. Whatever goes wrong on the wire is a ``LinkError``.
+    """How a study reaches its sites. Every error of the connection is a ``LinkError``.
 
     Args:
         runtime: the SuperLink, as the run's task.
         token: of the task.
-        notices: how to hear of replies, if at all.
+        notifications: how to hear of replies, if at all.
     """
 
     def __init__(
-        self, runtime: RuntimeHttpClient, token: str, notices: NotificationLine | None
+        self, runtime: RuntimeHttpClient, token: str, notifications: NotificationLine | None
     ) -> None:
         super().__init__(token=token)
         self._client = runtime
-        self._notices = notices
+        self._notifications = notifications
         self._pool = pool("grid")
         self._asked: dict[str, int] = {}
         self._due: dict[str, float] = {}
         self._partial: dict[str, tuple[MessageProto, ObjectTree]] = {}
         self._online: tuple[float, frozenset[int]] = (0.0, frozenset())
         self._closing = threading.Event()
-        self._lost: str | None = None
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._heart.start()
-
-    @property
-    def lost(self) -> str | None:
-        """Why the run is no longer ours, once a heartbeat has found out."""
-        return self._lost
 
     def get_nodes(self) -> Iterable[NodeInfo]:
         """The sites that are connected.
@@ -156,8 +154,8 @@ class FleetGrid(HttpGrid):
         missing = set(pushed.objects_to_push)
         parts = ((key, one.deflate) for key, one in objects.items() if key in missing)
         deliver(self._pool, parts, self._push_object(run_id, pushed.session_id))
-        if self._notices is not None:
-            self._notices.pushed(one.metadata.dst_node_id for one in messages)
+        if self._notifications is not None:
+            self._notifications.pushed(one.metadata.dst_node_id for one in messages)
         return list(pushed.message_ids)
 
     def _push_object(self, run_id: int, session: str) -> Callable[[str, bytes], None]:
@@ -179,23 +177,23 @@ class FleetGrid(HttpGrid):
     def _expect(self, requests: dict[str, int]) -> None:
         self._asked.update(requests)
         self._due.update(dict.fromkeys(requests, time.monotonic() + self._period))
-        if self._notices is not None:
-            self._notices.expect(requests)
+        if self._notifications is not None:
+            self._notifications.expect(requests)
 
     @property
     def _period(self) -> float:
-        return BARE_POLL_SECONDS if self._notices is None else POLL_SECONDS
+        return BARE_POLL_SECONDS if self._notifications is None else POLL_SECONDS
 
     def wait(self, timeout: float) -> None:
         """Block until a reply is complete, or it is time to look, but not beyond ``timeout``."""
         limit = min(timeout, self._period)
-        if self._notices is None:
+        if self._notifications is None:
             self._closing.wait(limit)
         else:
-            self._notices.wait(limit)
+            self._notifications.wait(limit)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies that have arrived to these requests; one that has not costs nothing.
+        """Replies that have arrived to these requests; looking for one that has not costs nothing.
 
         Raises:
             LinkError: the SuperLink cannot be reached, or has ended the run.
@@ -205,10 +203,10 @@ class FleetGrid(HttpGrid):
             return [message for message in pulled if message is not None]
 
     def _is_due(self, message_id: str) -> bool:
-        notices = self._notices
-        if notices is not None and notices.complete(message_id):
+        notifications = self._notifications
+        if notifications is not None and notifications.complete(message_id):
             return True
-        doubted = notices is not None and notices.doubted(message_id)
+        doubted = notifications is not None and notifications.doubted(message_id)
         if not doubted and time.monotonic() < self._due.get(message_id, 0.0):
             return False
         node = self._asked.get(message_id)
@@ -222,8 +220,8 @@ class FleetGrid(HttpGrid):
     def _pull(self, message_id: str) -> Message | None:
         """One reply; None where it is not there, or not all of it yet."""
         self._due[message_id] = time.monotonic() + self._period
-        if self._notices is not None:
-            self._notices.take(message_id)
+        if self._notifications is not None:
+            self._notifications.take(message_id)
         header = self._partial.pop(message_id, None) or self._header(message_id)
         if header is None:
             return None
@@ -244,8 +242,8 @@ class FleetGrid(HttpGrid):
             self._due.pop(message_id, None)
             self._asked.pop(message_id, None)
             self._partial.pop(message_id, None)
-            if self._notices is not None:
-                self._notices.forget(message_id)
+            if self._notifications is not None:
+                self._notifications.forget(message_id)
 
     def _header(self, message_id: str) -> tuple[MessageProto, ObjectTree] | None:
         pulled = self._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=[message_id]))
@@ -266,7 +264,7 @@ class FleetGrid(HttpGrid):
                 raise Gone
             return answer.object_content if answer.object_available else None
 
-        contents = fetch(self._pool, parts, pull, PATIENCE_SECONDS)
+        contents = fetch(self._pool, parts, pull, PART_SECONDS)
         self._runtime_client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(node=self.node, run_id=run_id, message_object_id=key)
         )
@@ -275,7 +273,7 @@ class FleetGrid(HttpGrid):
         except ValueError as error:
             node = header.metadata.src_node_id
             log.warning("grid.unreadable", node=node, found=str(error))
-            return _local(header, content=RecordDict())  # nobody takes that for an answer
+            return _local(header, content=RecordDict())  # empty: no reply, so the site is absent
 
     def finish(self, status: Status) -> None:
         """Tell Flower how the run ended; nothing goes over the grid after it.
@@ -289,7 +287,7 @@ class FleetGrid(HttpGrid):
             )
 
     def close(self) -> None:
-        """Let go of the SuperLink; without :meth:`finish` the run fails after a minute."""
+        """Disconnect from the SuperLink; without :meth:`finish` the run fails after a minute."""
         self._closing.set()
         self._heart.join(timeout=2)
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -299,18 +297,17 @@ class FleetGrid(HttpGrid):
         while not self._closing.wait(HEARTBEAT_SECONDS):
             runtime = self._client
             try:
-                with translated("a heartbeat"):
+                with translated("to send a heartbeat"):
                     if runtime is not None:
                         runtime.SendTaskHeartbeat(SendTaskHeartbeatRequest())
             except LinkError as error:
-                self._lost = error.what
                 log.warning("run.heartbeat-failed", error=error.what)
 
 
 def _local(
     header: MessageProto, *, content: RecordDict | None = None, error: Error | None = None
 ) -> Message:
-    """What stands for a reply that cannot be had."""
+    """What takes the place of a reply that cannot be read."""
     metadata = Metadata(
         run_id=header.metadata.run_id,
         message_id="",

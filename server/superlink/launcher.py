@@ -1,9 +1,9 @@
 """Flower's SuperLink in a process of ours: ``python -m server.superlink.launcher``.
 
 What ``flower-superlink`` would start, on loopback with TLS, node authentication, its state
-in memory, process isolation (so that it runs no app by itself) and the SuperExec secret,
-and with :mod:`server.superlink.control_auth` before it. It ends when the process that started it
-ends.
+in memory, process isolation (so that it runs no app by itself) and the SuperExec secret.
+Every request passes :mod:`server.superlink.control_auth` first. It ends when the process that
+started it ends.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from starlette.applications import Starlette
 
 HOST: Final = "127.0.0.1"
 KEEP_ALIVE_SECONDS: Final = 120
-"""Longer than its clients keep a connection that nothing goes over."""
+"""Longer than its clients keep an idle connection (60 s), so that they close it first."""
 IDLE_LAYERS: Final = (
     ControlSensitiveResponseMiddleware,
     ControlLicenseMiddleware,
@@ -80,6 +80,8 @@ def configuration(port: int, cert: Path, key: Path, ca: Path, secret: bytes) -> 
         ssl_ca_certfile=str(ca),
         ssl_certfile=str(cert),
         ssl_keyfile=str(key),
+        # A poll costs 3.5 ms of processor time in memory and 10.7 ms on SQLite (flwr 1.41); what
+        # must last is in the coordinator's own store.
         database=FLWR_IN_MEMORY_DB_NAME,
         isolation=ISOLATION_MODE_PROCESS,
         runtime_dependency_install=False,
@@ -87,9 +89,9 @@ def configuration(port: int, cert: Path, key: Path, ca: Path, secret: bytes) -> 
 
 
 def lean(app: Starlette) -> Starlette:
-    """Take away the layers that do nothing here, each of which costs every request time.
+    """Remove the layers that do nothing here and cost time in every request.
 
-    What they are for is off: event logs, tracing, licences and logins of accounts.
+    What they are for is off: event logs, tracing, licences and account logins.
     """
     idle: set[object] = set(IDLE_LAYERS)
     app.user_middleware[:] = [one for one in app.user_middleware if one.cls not in idle]
@@ -99,8 +101,8 @@ def lean(app: Starlette) -> Starlette:
 def in_one_thread() -> None:
     """Run Flower's handlers in the loop's own thread.
 
-    They touch memory alone and take microseconds, while handing each of them, and each of
-    what they depend on, to a thread of a pool takes most of a request's time.
+    They only touch memory and take microseconds. Handing each of them, and each of their
+    dependencies, to a thread of a pool would take most of a request's time.
     """
 
     async def here(
@@ -135,7 +137,7 @@ def serve(port: int, cert: Path, key: Path, ca: Path, secret: bytes) -> None:
 
 def main() -> int:
     """Read the arguments and serve."""
-    parser = argparse.ArgumentParser(description="Flower's SuperLink behind a guard")
+    parser = argparse.ArgumentParser(description="Flower's SuperLink on loopback")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--form", choices=("console", "json"), default="json")

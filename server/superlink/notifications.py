@@ -1,10 +1,10 @@
-"""Word between the gateway and the studies' processes, so that neither asks for nothing.
+"""Notifications between the gateway and the studies' processes, so that neither polls in vain.
 
-Flower is polled from both ends. Here a study's process tells the gateway that it has pushed
-requests for some nodes, and the gateway lets go the polls of those that it holds; the
-gateway tells every study's process that the last part of a reply has arrived. Lines of JSON
-over a Unix stream socket that only its owner may use. A notice may be lost when either side
-restarts; then both look for themselves once, and now and then anyway.
+Flower is polled from both ends. Here a study's process tells the gateway for which nodes it has
+pushed requests, and the gateway answers the polls of these nodes that it holds; the gateway
+tells every study's process when the last part of a reply has arrived. Lines of JSON over a Unix
+stream socket that only its owner may use. A notification may be lost when either side
+restarts. Then both sides look for themselves once, and they look every few seconds anyway.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from common.documents import read_json
 from common.errors import CoordinatorError
 
 RECONNECT_SECONDS: Final = 0.2
+# Linux gives a Unix socket's path 108 bytes, the last of them a zero (unix(7)).
 LONGEST_PATH: Final = 107
 LONGEST_LINE: Final = 2**20
 log = structlog.get_logger()
 
 
 class NotificationBoard:
-    """The gateway's end: hears of requests, tells of replies.
+    """The gateway's end: receives word of requests, tells of replies.
 
     Args:
         path: of the socket; what is there is replaced.
@@ -56,17 +57,18 @@ class NotificationBoard:
         """
         self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
+        # The mode at birth: between bind and chmod another account could connect.
         before = os.umask(0o177)
         try:
             listener.bind(str(self._path))
         except OSError as cause:
             listener.close()
             raise CoordinatorError(
-                "the socket for notices cannot be made",
+                "the notification socket cannot be created",
                 where=self._path,
-                found=cause.strerror or cause,  # a path that is too long has words alone
-                wanted=f"a path of at most {LONGEST_PATH} bytes, where this user may write",
-                remedy="give the coordinator a home with a shorter path",
+                found=cause.strerror or cause,  # a path that is too long has no strerror
+                wanted=f"a path of at most {LONGEST_PATH} bytes in a writable folder",
+                remedy="move the coordinator's home to a shorter path",
             ) from cause
         finally:
             os.umask(before)
@@ -95,14 +97,14 @@ class NotificationBoard:
             while line := await reader.readline():
                 self._on_pushed([int(node) for node in read_json(line)["pushed"]])
         except (ValueError, TypeError, KeyError, OSError, asyncio.CancelledError) as error:
-            log.warning("notices.lost", error=type(error).__name__)
+            log.warning("notifications.lost", error=type(error).__name__)
         finally:
             self._listeners.discard(writer)
             writer.close()
 
 
 class NotificationLine:
-    """A study's end: tells of requests, hears of replies. A thread of its own listens.
+    """A study's end: tells of requests, receives word of replies, in a thread of its own.
 
     Args:
         path: of the gateway's socket, which need not be there yet.
@@ -117,7 +119,7 @@ class NotificationLine:
         self._fresh = False
         self._socket: socket.socket | None = None
         self._closed = False
-        self._thread = threading.Thread(target=self._listen, name="notices", daemon=True)
+        self._thread = threading.Thread(target=self._listen, name="notifications", daemon=True)
         self._thread.start()
 
     def expect(self, requests: dict[str, int]) -> None:
@@ -130,7 +132,7 @@ class NotificationLine:
             self._expected.update(requests)
 
     def take(self, message_id: str) -> None:
-        """Say that the reply is being looked for now, so that only later word counts."""
+        """Say that the reply is being looked for now, so that only later notifications count."""
         with self._changed:
             self._complete.discard(message_id)
             self._doubted.discard(message_id)
@@ -146,27 +148,27 @@ class NotificationLine:
         """Tell that requests for these nodes, and all that belongs to them, were pushed."""
         with self._changed:
             listener = self._socket
-        self._tell(listener, sorted(set(nodes)))  # told again when the line is back
+        self._tell(listener, sorted(set(nodes)))  # told again after a reconnect
 
     def complete(self, message_id: str) -> bool:
-        """Whether the reply to a request was heard to be complete."""
+        """Whether a notification said that the reply to a request is complete."""
         with self._changed:
             return message_id in self._complete
 
     def doubted(self, message_id: str) -> bool:
-        """Whether word of the reply may have been lost: the line was down."""
+        """Whether a notification may have been lost: the connection was down."""
         with self._changed:
             return message_id in self._doubted
 
     def wait(self, timeout: float) -> bool:
-        """Block until more has been heard than at the last call; tells whether it has."""
+        """Block until there is more than at the last call; tells whether there is."""
         with self._changed:
             heard = self._changed.wait_for(lambda: self._fresh or self._closed, timeout)
             self._fresh = False
             return heard
 
     def close(self) -> None:
-        """Hang up."""
+        """Disconnect."""
         with self._changed:
             self._closed = True
             listener = self._socket
@@ -190,7 +192,7 @@ class NotificationLine:
                 time.sleep(RECONNECT_SECONDS)
 
     def _begin(self, listener: socket.socket) -> None:
-        """What was said while the line was down was missed, by both sides."""
+        """Doubt every expected reply, and tell of every request again: both sides missed some."""
         with self._changed:
             self._socket = listener
             self._doubted.update(self._expected)

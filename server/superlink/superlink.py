@@ -1,9 +1,9 @@
-"""A coordinator's own SuperLink: its process, and what is asked of it.
+"""A coordinator's own SuperLink: its process, and the requests to it.
 
-Whoever starts it owns its life; any process that can read the secret may ask it things, so
-that a study's process makes a :class:`SuperLink` of its own without starting one. Nothing in
-it lasts: after a restart nodes are registered and runs begun anew, from the coordinator's
-store.
+The process that starts it also ends it. Any process that can read the secret may send it
+requests: a study's process makes a :class:`SuperLink` of its own without starting one. Nothing
+in it lasts: after a restart nodes are registered and runs started again, from the
+coordinator's store.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from flwr.proto.control_pb2 import (
     ListNodesRequest,
     RegisterNodeRequest,
     StartRunRequest,
-    StopRunRequest,
 )
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
 from flwr.supercore.constant import TaskType
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
     from server.superlink.notifications import NotificationLine
 
 START_SECONDS: Final = 60.0
-"""How long a SuperLink may take to start; it takes about five."""
+"""How long a SuperLink may take to start; it takes about five seconds."""
 POLL_SECONDS: Final = 0.1
 STOP_SECONDS: Final = 3.0
 RECENT_LINES: Final = 100
@@ -90,8 +89,8 @@ class SuperLink:
         return f"{HOST}:{self.port}"
 
     @property
-    def guard(self) -> str:
-        """Value of the header that lets a request in."""
+    def control_secret(self) -> str:
+        """The header value that every request to it must carry."""
         return header_value(self._secret)
 
     @property
@@ -126,7 +125,7 @@ class SuperLink:
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | {"FLWR_HOME": str(self.folder / "flower")},
-            process_group=0,  # Ctrl-C is for the one who ends it
+            process_group=0,  # Ctrl-C goes to the daemon alone, which ends this process in order
         )
         threading.Thread(target=self._relay, args=(self._process,), daemon=True).start()
 
@@ -140,7 +139,7 @@ class SuperLink:
         """Block until it answers.
 
         Raises:
-            LinkError: it ended, or did not answer in time; its last words stand in it.
+            LinkError: it ended, or did not answer in time; with its last output.
         """
         deadline = time.monotonic() + timeout
         while not self.healthy():
@@ -149,8 +148,9 @@ class SuperLink:
                 raise LinkError(
                     "the SuperLink did not start",
                     where=self.address,
-                    found="\n          ".join(list(self._recent)[-15:]) or "nothing was said",
-                    remedy="where the port is in use, end what listens there and start again",
+                    found="\n          ".join(list(self._recent)[-15:]) or "no output",
+                    remedy="read its output above; if the port is in use, stop the program that "
+                    "uses it and start again",
                 )
             time.sleep(POLL_SECONDS)
 
@@ -192,9 +192,9 @@ class SuperLink:
     def start_run(self, study: str) -> int:
         """Begin a run with the codeless bundle and take its task, for :meth:`open_grid`.
 
-        Flower hands out tasks oldest first, whoever asks. So beginning and taking are one
-        step, which one process does at a time; a task that a killed process left untaken is
-        taken first and let go.
+        Flower gives the oldest task to any process that asks. So starting and taking are one
+        step, which one process does at a time; a task that a killed process did not take is
+        taken first and dropped.
 
         Raises:
             LinkError: the SuperLink did not do it.
@@ -205,43 +205,34 @@ class SuperLink:
                 raise LinkError("the SuperLink started no run", where=study)
             while (task := self._acquire()).task.run_id != run_id:
                 if not task.token:
-                    raise LinkError("the run's task was taken by another", where=study)
+                    raise LinkError("another process took the run's task", where=study)
             self._tokens[run_id] = task.token
         log.info("run.started", study=study, run=run_id)
         return run_id
 
-    def stop_run(self, run_id: int) -> bool:
-        """End a run, from whichever process; False where it had ended or is not known."""
-        with self._control() as control:
-            try:
-                with translated("to stop a run"):
-                    return bool(control.StopRun(StopRunRequest(run_id=run_id)).success)
-            except LinkError as error:
-                if isinstance(error.__cause__, httpx.HTTPStatusError):
-                    return False
-                raise
-
-    def open_grid(self, run_id: int, notices: NotificationLine | None) -> FleetGrid:
+    def open_grid(self, run_id: int, notifications: NotificationLine | None) -> FleetGrid:
         """The grid of a run that this object started; this process serves that run alone.
 
         Args:
             run_id: what :meth:`start_run` gave.
-            notices: how to hear of replies; None to ask for them every now and then.
+            notifications: how to hear of replies; None to look for them several times a second.
 
         Raises:
             LinkError: the SuperLink did not do it.
         """
         token = self._tokens.pop(run_id)
-        return open_task(self.address, self.ca, self.guard, token, notices)
+        return open_task(self.address, self.ca, self.control_secret, token, notifications)
 
     def _control(self) -> ControlHttpClient:
-        return client(ControlHttpClient, self.address, self.ca, self.guard)
+        return client(ControlHttpClient, self.address, self.ca, self.control_secret)
 
     def _acquire(self) -> AcquireTaskResponse:
         signing = SuperExecAuthHttpInterceptor(
             master_secret=superexec_secret(self._secret), protected_methods=[_ACQUIRE]
         )
-        with client(RuntimeHttpClient, self.address, self.ca, self.guard, [signing]) as runtime:
+        with client(
+            RuntimeHttpClient, self.address, self.ca, self.control_secret, [signing]
+        ) as runtime:
             request = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
             return runtime.AcquireTask(request)
 

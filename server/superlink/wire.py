@@ -1,4 +1,4 @@
-"""Flower's HTTP clients for our SuperLink: loopback only, guarded, with errors of ours."""
+"""Flower's HTTP clients for our SuperLink: loopback only, with its secret, and our errors."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0)
 LIMITS: Final = httpx.Limits(max_connections=32, keepalive_expiry=60.0)
 
 
-class Guarded:
-    """Adds the secret that the guard wants to every request."""
+class ControlSecret:
+    """Adds the secret of :mod:`server.superlink.control_auth` to every request."""
 
     def __init__(self, value: str) -> None:
         self._value = value
@@ -45,7 +45,7 @@ class Guarded:
 
 
 def trust(ca: str) -> ssl.SSLContext:
-    """TLS that believes one authority and no other."""
+    """TLS that trusts one authority and no other."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_verify_locations(cadata=ca)
@@ -56,23 +56,25 @@ def client(
     kind: type[Client],
     address: str,
     ca: str,
-    guard: str,
+    control_secret: str,
     interceptors: Sequence[ProtobufClientInterceptor] = (),
 ) -> Client:
     """One of Flower's clients.
 
-    Without its retries: they send SIGINT to their own process at a 401 and go on for ever
-    where nobody listens.
+    Without its retries: they send SIGINT to their own process at a 401, and never end where
+    nothing listens.
 
     Args:
         kind: which.
         address: of the SuperLink, ``host:port``.
         ca: certificate of its authority, PEM.
-        guard: what :func:`server.superlink.control_auth.header_value` gave.
+        control_secret: what :func:`server.superlink.control_auth.header_value` gave.
         interceptors: what else a request goes through.
     """
     version = RuntimeVersionHttpInterceptor(component_name="flwr-serverapp")
-    made = kind(f"https://{address}", interceptors=[Guarded(guard), version, *interceptors])
+    made = kind(
+        f"https://{address}", interceptors=[ControlSecret(control_secret), version, *interceptors]
+    )
     made._client.close()  # noqa: SLF001 - it would ask a proxy for an address on loopback
     made._client = httpx.Client(  # noqa: SLF001
         verify=trust(ca), timeout=TIMEOUT, limits=LIMITS, trust_env=False
@@ -82,7 +84,7 @@ def client(
 
 @contextmanager
 def translated(doing: str) -> Generator[None]:
-    """Turn whatever goes wrong on the wire into one kind of error."""
+    """Turn every error of the connection into one kind of error."""
     try:
         yield
     except httpx.HTTPStatusError as cause:
@@ -91,11 +93,11 @@ def translated(doing: str) -> Generator[None]:
         raise LinkError(
             f"the SuperLink refused {doing}",
             found=f"{status} {told.message}" if told else status,
-            remedy="see the coordinator's log; a restart of it goes on with every study",
+            remedy="read the coordinator's log; restarting the coordinator continues every study",
         ) from cause
     except (httpx.HTTPError, ValueError, OSError) as cause:
         raise LinkError(
-            f"the SuperLink was lost at {doing}",
+            f"the SuperLink was lost on an attempt {doing}",
             found=type(cause).__name__,
-            remedy="nothing: the coordinator restarts it and goes on with every study",
+            remedy="nothing to do: the coordinator restarts it and continues every study",
         ) from cause

@@ -191,7 +191,7 @@ def test_when_the_superlink_is_gone_every_call_says_so(tmp_path: Path) -> None:
         line.close()
 
 
-def test_without_notices_replies_are_looked_for(served: Coordinator, tmp_path: Path) -> None:
+def test_without_notifications_replies_are_looked_for(served: Coordinator, tmp_path: Path) -> None:
     other = served.superlink.start_run("other")
     grid = served.superlink.open_grid(other, None)
     fleet = served.site("polled", tmp_path)
