@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.data.cohort import Patient
-from client.training.local import local_change
+from client.training.local import local_change, require_probed
 from client.training.sampling import RoundStreams
 from common.checkpoint import Checkpoint, study_hash
 from common.models.networks import initial_weights
@@ -46,18 +46,17 @@ def single_site_rounds(
         choice: how the model's steps are computed.
     """
     state = Checkpoint(study_hash(study), seed, {}, 0, initial_weights(study, seed))
+    probed = require_probed(study, planned, choice)
     secret = known_secret(seed, name, "baseline")
     yield state
     for number in range(1, study.training.rounds + 1):
         change = local_change(
-            study,
-            planned,
+            probed,
             state.weights,
             images,
             patients,
             round_number=number,
             streams=RoundStreams(derive(secret, round=number)),
-            choice=choice,
         )
         fold = begin(study.aggregation, change.size, {name: 1})
         fold.add(name, study.fixed_point.encode(change))
