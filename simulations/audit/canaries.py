@@ -1,8 +1,8 @@
 """Canaries for a study as it really runs: made-up patients, put into copies of the hospitals.
 
 Each canary is a patient with one image, in or out of its hospital's archive by a fair coin, and
-always one who would train. Either kind (:class:`simulations.audit.choices.CanaryKind`) is out of
-place, so that its gradients stay large.
+always one who would train. Either kind (``CanaryKind``) is unlike real patients, so that its
+gradients stay large.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from client.sitefile import DataSet, load_site_file
 from common.errors import DataError
 from common.privacy.randomness import Stream, known_secret
 from common.study.study_file import Study
-from simulations.audit.choices import CanaryKind
+from simulations.audit.audit_settings import CanaryKind
 from simulations.hospitals.archives import Hospitals
 from simulations.hospitals.dicom_writer import (
     Equipment,

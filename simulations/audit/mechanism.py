@@ -24,6 +24,7 @@ from common.privacy.cap import composed
 from common.privacy.mechanisms import PatientMechanism
 from common.privacy.randomness import Stream, derive
 from common.study.study_file import Study
+from simulations.audit.audit_settings import REPETITIONS
 from simulations.audit.bounds import (
     ErrorRates,
     Guesses,
@@ -42,7 +43,6 @@ Scores = npt.NDArray[np.float64]
 Members = npt.NDArray[np.bool_]
 SIDE: Final = 32
 """Pixels of a side: 1024 canaries a repetition."""
-REPETITIONS: Final = 20
 SHARES: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)
 """Of the canaries, how many may be guessed on."""
 _MIDDLE: Final = np.linspace(0.2, 0.8, 13)

@@ -12,11 +12,18 @@ from rich.text import Text
 
 from common.errors import StudyError
 from common.process.console import out, progress, run_cli
-from simulations.audit.choices import CanaryKind, Which
+from simulations.audit.audit_settings import (
+    CANARIES,
+    CONFIDENCE,
+    REPETITIONS,
+    AuditSettings,
+    CanaryKind,
+    Which,
+)
 from simulations.cli import hospitals
 
 if TYPE_CHECKING:
-    from simulations.runs.run_settings import RunOrder
+    from simulations.runs.run_settings import RunSettings
 
 STUDIES: Final = Path(__file__).resolve().parents[1] / "studies"
 DEMO_SEED: Final = 0
@@ -60,10 +67,10 @@ def run(
     ] = None,
 ) -> None:
     """Run a study, a file or a shipped one's name, on a folder of hospitals; write a report."""
-    from simulations.runs.run_settings import RunOrder
+    from simulations.runs.run_settings import RunSettings
 
     _carry_out(
-        RunOrder(
+        RunSettings(
             study=find_study(study),
             hospitals=hospitals,
             run=folder,
@@ -90,9 +97,9 @@ def demo(
     """Four made-up hospitals train one shared model. Run it again to go on, or to see it again."""
     from simulations.cli.screen import show
     from simulations.runs.demonstration import HOSPITALS, finished, make_hospitals, start_afresh
-    from simulations.runs.run_settings import RunOrder
+    from simulations.runs.run_settings import RunSettings
 
-    order = RunOrder(
+    settings = RunSettings(
         study=find_study("demo"),
         hospitals=folder / HOSPITALS,
         run=folder,
@@ -101,14 +108,14 @@ def demo(
         command=_typed(),
     )
     if fresh:
-        start_afresh(order)
+        start_afresh(settings)
     result = finished(folder)
     if result is not None:
         out().print(f"{folder} holds a finished run; --fresh does it again.")
         show(out(), result, folder)
         return
-    make_hospitals(order.hospitals, seed=DEMO_SEED, progress=progress)
-    _carry_out(order)
+    make_hospitals(settings.hospitals, seed=DEMO_SEED, progress=progress)
+    _carry_out(settings)
 
 
 @app.command()
@@ -126,18 +133,18 @@ def network(
     network and simulation differ.
     """
     from common.process.logs import configure
-    from simulations.runs.network import NetworkOrder, run_network, start_afresh
+    from simulations.runs.network import NetworkSettings, run_network, start_afresh
 
     configure(level="error")
-    order = NetworkOrder(find_study(study), folder / "hospitals", folder, seed)
-    start_afresh(order, progress)
-    found = run_network(order, lambda line: out().print(line, markup=False))
+    settings = NetworkSettings(find_study(study), folder / "hospitals", folder, seed)
+    start_afresh(settings, progress)
+    found = run_network(settings, lambda line: out().print(line, markup=False))
     console = out()
     console.print("\nfinal_weights_sha256", style="bold")
     console.print(f"  over the network  {found.network}", markup=False)
     console.print(f"  simulated         {found.simulation}", markup=False)
     console.print("The same, to the last bit." if found.same else "They differ.", style="bold")
-    console.print(f"Logs of the daemons: {order.logs}", markup=False)
+    console.print(f"Logs of the daemons: {settings.logs}", markup=False)
     if not found.same:
         raise typer.Exit(1)
 
@@ -154,28 +161,27 @@ def audit(
     seed: Annotated[int, typer.Option(min=0, help="What everything follows from.")] = 0,
     canaries: Annotated[
         int, typer.Option(min=5, help="One-run audit: canaries for each hospital.")
-    ] = 100,
+    ] = CANARIES,
     kind: Annotated[
         CanaryKind, typer.Option(help="One-run audit: what the canaries look like.")
     ] = CanaryKind.PATTERN,
     runs: Annotated[int, typer.Option(min=1, help="One-run audit: runs of the study.")] = 1,
     repetitions: Annotated[
         int, typer.Option(min=2, help="Mechanism audit: tiny studies for each hospital.")
-    ] = 20,
+    ] = REPETITIONS,
     confidence: Annotated[
         float, typer.Option(min=0.5, max=0.999999, help="In all bounds together.")
-    ] = 0.95,
+    ] = CONFIDENCE,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of every site.")] = None,
 ) -> None:
     """Try to break a study's privacy claim; write a report. Exits with 1 if the claim is broken."""
     from common.process.logs import configure
-    from simulations.audit.audit_settings import AuditOrder
-    from simulations.audit.audit_settings import audit as carry_out
+    from simulations.audit.audit import audit as carry_out
     from simulations.audit.screen import show
     from simulations.cli.screen import Screen
 
     configure(level="error")
-    order = AuditOrder(
+    settings = AuditSettings(
         study=find_study(study),
         hospitals=hospitals,
         out=folder,
@@ -189,7 +195,7 @@ def audit(
         threads=threads,
         command=_typed(),
     )
-    findings = carry_out(order, Screen())
+    findings = carry_out(settings, Screen())
     show(out(), findings, folder)
     if not findings.survived:
         raise typer.Exit(1)
@@ -228,13 +234,13 @@ def _shipped() -> list[Path]:
     return sorted(STUDIES.glob("*.toml"))
 
 
-def _carry_out(order: RunOrder) -> None:
+def _carry_out(settings: RunSettings) -> None:
     from common.process.logs import configure
     from simulations.cli.screen import Screen, show
     from simulations.runs.run import run_study
 
     configure(level="error")
-    show(out(), run_study(order, Screen()), order.run)
+    show(out(), run_study(settings, Screen()), settings.run)
 
 
 def _typed() -> str:

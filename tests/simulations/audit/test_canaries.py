@@ -12,8 +12,8 @@ from client.site import open_site
 from client.sitefile import load_site_file
 from common.errors import DataError
 from common.study.study_file import Study, load_study
+from simulations.audit.audit_settings import CanaryKind
 from simulations.audit.canaries import Canary, insert, make
-from simulations.audit.choices import CanaryKind
 from simulations.hospitals.archives import Hospitals, read_hospitals
 from simulations.runs.testset import TestSet, load_test_set
 from tests.integration.conftest import SITES, study_text, write_hospitals
