@@ -26,7 +26,7 @@ class CanaryKind(StrEnum):
     """What the canaries of the one-run audit look like.
 
     ``pattern``: bright and dark gratings that no scanner makes, labelled at random.
-    ``mislabelled``: an image of the kept-apart test set with another class.
+    ``mislabelled``: an image of the held-out test set with another class.
     """
 
     PATTERN = "pattern"

@@ -42,6 +42,7 @@ from simulations.runs.testset import load_test_set
 
 SHARES: Final = (1.0, 0.5, 0.25, 0.125, 0.05)
 """Of the canaries, how many are guessed on."""
+# Few false alarms are where an attack hurts (Carlini et al. 2022, arXiv:2112.03570).
 FALSE_ALARMS: Final = (0.001, 0.01, 0.1)
 BOUNDS: Final = 2
 RUNS: Final = "runs"
@@ -80,6 +81,7 @@ def audit_one_run(
         np.concatenate([one.scores for one in seen]), np.concatenate([one.members for one in seen])
     )
     claims = [Claim.of(study, each) for each in planned.values()]
+    # An attacker that is always right: what even it could not show, no attack can.
     perfect = Heard(heard.members.astype(np.float64), heard.members)
     return OneRunFinding(
         claimed=max(claim.epsilon for claim in claims),
@@ -154,6 +156,7 @@ def play(
 
 def prove(claims: Sequence[Claim], heard: Heard, failure: float) -> tuple[LowerBound, ...]:
     """The two bounds, each the best over the numbers of guesses; half of the failures each."""
+    # Each number of guesses gets its part, so that the best of them may be taken (union bound).
     each = failure / BOUNDS / len(SHARES)
     games = [_guesses(heard, share) for share in SHARES]
     delta = claims[0].delta
@@ -175,7 +178,7 @@ def prove(claims: Sequence[Claim], heard: Heard, failure: float) -> tuple[LowerB
             name="trade-off curve, one run",
             epsilon=0.0 if rungs[top] < 0 else max(claim.cost(rungs[top]) for claim in claims),
             confidence=1 - failure / BOUNDS,
-            assumes="that the curve is one of sampled Gaussian steps",
+            assumes="the mechanism consists of sampled Gaussian steps",
             source="Mahloujifar, Melis and Chaudhuri 2024",
             detail=_told(games[top]),
         ),
@@ -186,6 +189,8 @@ def _rung(claims: Sequence[Claim], guesses: Guesses, failure: float) -> int | No
     """The highest rung of noise that the guesses refute for the worst of the sites."""
 
     def curve(rung: int) -> TradeOff:
+        # Canaries of all sites play one game, so the curve must hold for the site that reveals
+        # most.
         return worst(tuple(claim.curve(rung) for claim in claims))
 
     return climb(curve, lambda each: curve_is_refuted_by_guesses(guesses, each, failure))
@@ -227,6 +232,7 @@ def _others(
     settings: AuditSettings, study: Study, hospitals: Hospitals, site: str, seed: int
 ) -> LabelledImages:
     """A hospital's own training patients, as the guarantee lets an adversary know them."""
+    # The original archive with the run's seed: the same patients are in training in the run.
     state = settings.out / RUNS / f"known-{seed}" / site
     with open_site(hospitals.site_file(site), state, seed) as opened:
         opened.workers = settings.processes

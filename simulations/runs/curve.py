@@ -1,4 +1,4 @@
-"""Learning curves on the kept-apart test set: a simulation's alone, and no setting's judge.
+"""Learning curves on the held-out test set: only a simulation has them. They choose no setting.
 
 The coordinator's observer is shown the weights after each round; some rounds are measured
 and the figures kept beside the run, so that a resumed run has the same curve.
@@ -35,7 +35,7 @@ class Curve:
     """The learning curve of a run, kept in a file.
 
     Args:
-        path: JSON; what is there is gone on with.
+        path: JSON; what is there is continued.
         rounds: of the study.
         measure: of weights after a round.
     """
@@ -56,6 +56,7 @@ class Curve:
 
     def see(self, number: int, weights: npt.NDArray[np.float32]) -> CurvePoint | None:
         """Measure the weights after a round if it is one of the measured and not known yet."""
+        # After a crash the newest round is shown again; it may have been measured already.
         if number not in self._wanted or number in self._points:
             return None
         point = self._points[number] = self._measure(weights, number)

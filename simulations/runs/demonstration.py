@@ -29,9 +29,9 @@ def start_afresh(settings: RunSettings) -> None:
     """
     if contents(settings) and not (settings.run / RECORD).exists():
         raise CheckpointError(
-            "this folder is not that of a run, so nothing in it was removed",
+            "this folder does not hold a run, so nothing in it was removed",
             where=settings.run,
-            remedy="take another --out",
+            remedy="choose another --out",
         )
     clear(settings)
 

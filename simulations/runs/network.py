@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """What a network is to do.
+    """What a researcher asks of a network.
 
     Attributes:
         study: study file.
@@ -95,9 +95,9 @@ def start_afresh(settings: NetworkSettings, progress: Progress) -> None:
     marker = settings.out / MARKER
     if settings.out.exists() and any(settings.out.iterdir()) and not marker.exists():
         raise CheckpointError(
-            "this folder is not that of a network, so nothing in it was removed",
+            "this folder is not from consilium-sim network, so nothing in it was removed",
             where=settings.out,
-            remedy="take another --out",
+            remedy="choose another --out",
         )
     if settings.out.exists():
         shutil.rmtree(settings.out)
@@ -179,9 +179,10 @@ def serve_site(
 
 
 def _stay_on_loopback(file: Path, address: str) -> None:
-    """Change what a person would: nobody else is to reach this coordinator."""
+    """Bind the coordinator to loopback: no other machine is to reach it."""
     text = file.read_text(encoding="utf-8")
     port = address.rpartition(":")[2]
+    # Metrics on any free port: networks can run beside each other on one machine.
     for old, new in ((f"0.0.0.0:{port}", address), ("127.0.0.1:9464", f"{LOOPBACK}:0")):
         text = text.replace(f'"{old}"', f'"{new}"')
     file.write_text(text, encoding="utf-8")
@@ -201,7 +202,7 @@ def call(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own commands
     if done.returncode:
         raise LinkError(
-            "a command of the network failed",
+            "a command failed",
             where=" ".join(command[2:]),
             found=f"exit code {done.returncode}\n{done.stderr.strip()}",
         )
@@ -211,11 +212,13 @@ def call(command: Sequence[str]) -> str:
 @contextmanager
 def daemon(log: Path, command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A daemon that writes to a log, and is ended as an init system would end it."""
+    # Appended: a daemon that is killed and started again continues its log.
     with log.open("ab") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)  # noqa: S603 - our own commands
     try:
         yield process
     finally:
+        # As systemd does: asked first, killed after a while.
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(STOP_SECONDS)
@@ -235,7 +238,7 @@ def followed(settings: NetworkSettings, study: str) -> Iterator[str]:
         assert watching.stdout is not None
         try:
             yield from (line.rstrip() for line in watching.stdout)
-        except BaseException:  # whoever listened has gone: do not wait for the study's end
+        except BaseException:  # the listener has gone: do not wait for the study's end
             watching.kill()
             raise
     if watching.returncode:
@@ -252,7 +255,7 @@ def _until_up(process: subprocess.Popen[bytes], log: Path, state: Path) -> None:
             raise LinkError(
                 "a daemon does not answer",
                 where=log,
-                found="\n          ".join(last) or "nothing was said",
+                found="\n          ".join(last) or "the log is empty",
                 wanted=f"an answer within {READY_SECONDS:.0f} s",
             )
         time.sleep(0.05)

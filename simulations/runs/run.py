@@ -1,7 +1,7 @@
 """A whole study in this process: the deployment's two apps over a grid that lives here.
 
 Check everything, open the hospitals, run the rounds, train the baselines, measure the last weights
-on the kept-apart test set, write the result and the report. Resuming is the same path: what is on
+on the held-out test set, write the result and the report. Resuming is the same path: what is on
 disk is continued.
 """
 
@@ -79,6 +79,7 @@ def run_study(
         result = _conclude(prepared, curve, compared, clock)
     with clock.time("report"):
         write_report(settings.run, result)
+    # The report is written before its own seconds are known; only result.json has them.
     result = result.model_copy(update={"seconds": dict(clock.seconds)})
     write_result(settings.run, result)
     return result
@@ -115,6 +116,7 @@ def _known(path: Path, rate: float) -> Outcome | None:
     if not path.exists():
         return None
     found = Outcome.model_validate_json(path.read_bytes())
+    # --baseline-rate may differ from the earlier start's.
     return found if found.learning_rate == rate else None
 
 
@@ -123,6 +125,7 @@ def _conclude(
 ) -> Result:
     """The result, from what the coordinator published and what was measured."""
     folder = coordinator_folder(prepared.settings.run)
+    # What a coordinator hands out is measured, not what this process still holds.
     weights = safetensors.numpy.load_file(folder / "final.safetensors")["weights"]
     plans = stored_plans(prepared)
     costs = [summary.bound(plan) for plan in plans.values()]

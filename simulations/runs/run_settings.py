@@ -1,4 +1,4 @@
-"""What a researcher asks for, who is told how far it is, and what binds a folder to it."""
+"""What a researcher asks of a run, who is told its progress, and what binds a folder to it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ STUDY: Final = "study.toml"
 HALF_WRITTEN: Final = ".*.tmp"
 """What a process that was killed leaves of a file that it was writing."""
 FORMAT: Final = 1
+# Not os.cpu_count(): a container may be allowed fewer processors.
 PROCESSES: Final = len(os.sched_getaffinity(0))
 
 
@@ -111,7 +112,7 @@ def check_site_order(settings: RunSettings, hospitals: Hospitals) -> None:
     names = settings.site_order
     if names is not None and sorted(names) != list(hospitals.sites):
         raise StudyError(
-            "--site-order does not name every hospital once",
+            "--site-order must name every hospital exactly once",
             found=", ".join(names),
             wanted=", ".join(hospitals.sites),
         )
@@ -126,11 +127,11 @@ def recorded_in(run: Path, hospitals: Hospitals) -> dict[str, NumericsRecord]:
     found = read_result(run).numerics
     if sorted(found) != sorted(hospitals.sites):
         raise CheckpointError(
-            "the run to be repeated was of other hospitals",
+            "the run in --like used other hospitals",
             where=f"--like {run}",
             found=", ".join(sorted(found)),
             wanted=", ".join(hospitals.sites),
-            remedy="name a run of these hospitals, or leave --like out",
+            remedy="give a run of these hospitals, or leave out --like",
         )
     return found
 
@@ -142,6 +143,7 @@ def _record(settings: RunSettings, study: Study, hospitals: Hospitals) -> dict[s
         "hospitals": hospitals.sha256,
         "seed": settings.seed,
         "threads": settings.threads,
+        # Weights name the run: the same weights come from the same numerics record.
         "like": None if settings.like is None else read_result(settings.like).final_weights_sha256,
     }
 
@@ -159,10 +161,10 @@ def check_record(settings: RunSettings, study: Study, hospitals: Hospitals) -> N
         found = read_json(path.read_bytes())
     except (OSError, ValueError) as cause:
         raise CheckpointError(
-            "this folder is not that of a run",
+            "this folder does not hold a run",
             where=path,
             found=type(cause).__name__,
-            remedy="take the --out that the run was started with",
+            remedy="give the --out that the run was started with",
         ) from cause
     for name, wanted in _record(settings, study, hospitals).items():
         if found.get(name) != wanted:
@@ -171,13 +173,14 @@ def check_record(settings: RunSettings, study: Study, hospitals: Hospitals) -> N
                 where=f"{path}, {name}",
                 found=found.get(name),
                 wanted=wanted,
-                remedy="resume with the study, hospitals, seed and threads that the run was "
-                "started with, or take another --out",
+                remedy="resume with the same study, hospitals, seed and threads as before, or "
+                "choose another --out",
             )
 
 
 def write_record(settings: RunSettings, study: Study, hospitals: Hospitals) -> None:
     """Bind the folder to the settings, before anything else is written there."""
+    # Left by a process that was killed; the whole file has another name.
     for path in settings.run.glob(HALF_WRITTEN):
         path.unlink()
     if not (settings.run / RECORD).exists():
@@ -193,6 +196,7 @@ def nothing_left_behind(settings: RunSettings) -> Iterator[None]:
     try:
         yield
     except ConsiliumError:
+        # Only after an error: what an interrupted run has decoded is kept for --resume.
         if new:
             clear(settings)
             if not existed and settings.run.exists():
@@ -208,6 +212,7 @@ def contents(settings: RunSettings) -> list[Path]:
     return sorted(
         path
         for path in settings.run.iterdir()
+        # The demo keeps its hospitals in the folder of its run.
         if path.resolve() != hospitals and not path.match(HALF_WRITTEN)
     )
 
@@ -229,7 +234,7 @@ def check_folder(settings: RunSettings) -> None:
     """
     if settings.run.exists() and not settings.run.is_dir():
         raise CheckpointError(
-            "the run's folder is a file", where=settings.run, remedy="take another --out"
+            "the run's folder is a file", where=settings.run, remedy="choose another --out"
         )
     found = contents(settings)
     if found and not settings.resume:
@@ -238,5 +243,5 @@ def check_folder(settings: RunSettings) -> None:
             where=settings.run,
             found=", ".join(path.name for path in found[:5]),
             wanted="an empty folder, or none",
-            remedy="pass --resume to go on with the run that is there, or take another --out",
+            remedy="add --resume to continue the run that is there, or choose another --out",
         )

@@ -151,5 +151,5 @@ def test_a_run_can_be_like_none_but_a_finished_one_of_the_same_hospitals(
     other.mkdir()
     record = next(iter(result.numerics.values()))
     write_result(other, result.model_copy(update={"numerics": {"elsewhere": record}}))
-    with pytest.raises(CheckpointError, match="of other hospitals"):
+    with pytest.raises(CheckpointError, match="used other hospitals"):
         run_study(replace(settings, run=tmp_path / "run", like=other))
