@@ -22,7 +22,7 @@ from common.process.logs import configure
 from simulations.cli.app import find_study
 from simulations.hospitals.npz import read_source, write_divided
 from simulations.runs.run import run_study
-from simulations.runs.run_settings import RunOrder
+from simulations.runs.run_settings import RunSettings
 
 SEEDS: Final = (0, 1, 2, 3, 4)
 FIGURES: Final = ("AUC", "accuracy")
@@ -43,7 +43,7 @@ def measure(study: str | Path, seed: int, data: Path) -> dict[str, float]:
         write_divided(folder / "hospitals", source, sites=4, alpha=0.5, seed=seed, progress=silent)
         path = study if isinstance(study, Path) else find_study(study)
         result = run_study(
-            RunOrder(
+            RunSettings(
                 path, folder / "hospitals", folder / "run", seed=seed, baselines=False, processes=1
             )
         )

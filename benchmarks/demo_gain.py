@@ -20,7 +20,7 @@ from simulations.cli.app import find_study
 from simulations.reports.result import Kind, Result
 from simulations.runs.demonstration import make_hospitals
 from simulations.runs.run import run_study
-from simulations.runs.run_settings import RunOrder
+from simulations.runs.run_settings import RunSettings
 
 SEEDS = (0, 1, 2)
 RATES = (1.0, 1 / 3, 3.0)
@@ -42,9 +42,9 @@ def best(results: list[Result], kind: Kind) -> float:
 def results(seed: int, folder: Path) -> list[Result]:
     """The demo of one seed, its baselines trained with each learning rate."""
     make_hospitals(folder / "hospitals", seed=seed, progress=silent)
-    order = RunOrder(find_study("demo"), folder / "hospitals", folder / "run", seed=seed)
+    settings = RunSettings(find_study("demo"), folder / "hospitals", folder / "run", seed=seed)
     return [
-        run_study(replace(order, baseline_rate=rate, resume=number > 0))
+        run_study(replace(settings, baseline_rate=rate, resume=number > 0))
         for number, rate in enumerate(RATES)
     ]
 

@@ -28,7 +28,7 @@ from common.wire.signing import SigningKey
 from simulations.hospitals.archives import read_hospitals
 from simulations.hospitals.synth import Size, write_synthetic
 from simulations.runs.network import (
-    NetworkOrder,
+    NetworkSettings,
     coordinate,
     exchange_cards,
     serve_coordinator,
@@ -56,32 +56,32 @@ def tree(root: int) -> list[int]:
     return found
 
 
-def admit_stand_ins(order: NetworkOrder, count: int) -> None:
+def admit_stand_ins(settings: NetworkSettings, count: int) -> None:
     """Make keys and cards of sites that only connect, and let them in."""
     for number in range(count):
-        node = load_node_key(key_file(order.out, number), make=True)
+        node = load_node_key(key_file(settings.out, number), make=True)
         signing = SigningKey(os.urandom(32)).public
         card = SiteCard(name=f"idle-{number}", node_key=public_node_key(node), signing_key=signing)
-        path = order.out / "SITE.json"
+        path = settings.out / "SITE.json"
         path.write_text(card.text)
-        coordinate(order, "admit", str(path))
-    (order.out / "COORDINATOR.json").rename(order.out / CARD)
+        coordinate(settings, "admit", str(path))
+    (settings.out / "COORDINATOR.json").rename(settings.out / CARD)
 
 
 def measure(ground: Path) -> dict[str, float]:
     """Parts of a core: of the coordinator, and of one site."""
-    order = NetworkOrder(Path(), ground / "hospitals", ground / "network")
-    order.logs.mkdir(parents=True)
+    settings = NetworkSettings(Path(), ground / "hospitals", ground / "network")
+    settings.logs.mkdir(parents=True)
     size = Size(patients=20, test_patients=12, pixels=32, sites=1)
-    write_synthetic(order.hospitals, size, seed=0, progress=silent)
-    (name,) = read_hospitals(order.hospitals).sites
-    file = read_hospitals(order.hospitals).site_file(name)
+    write_synthetic(settings.hospitals, size, seed=0, progress=silent)
+    (name,) = read_hospitals(settings.hospitals).sites
+    file = read_hospitals(settings.hospitals).site_file(name)
     with ExitStack() as stack:
-        serve_coordinator(order, stack, lambda _: None)
-        exchange_cards(order, file)
-        site = serve_site(order, name, file, stack)
-        admit_stand_ins(order, SITES - 1)
-        others = [sys.executable, "-m", "benchmarks.network.site", str(order.out)]
+        serve_coordinator(settings, stack, lambda _: None)
+        exchange_cards(settings, file)
+        site = serve_site(settings, name, file, stack)
+        admit_stand_ins(settings, SITES - 1)
+        others = [sys.executable, "-m", "benchmarks.network.site", str(settings.out)]
         process = stack.enter_context(
             subprocess.Popen(
                 [*others, *map(str, range(SITES - 1))], stdout=subprocess.PIPE, text=True
@@ -92,7 +92,7 @@ def measure(ground: Path) -> dict[str, float]:
         for _ in range(SITES - 1):
             assert process.stdout.readline().startswith("connected")
         time.sleep(SETTLE_SECONDS)
-        coordinator = int((order.coordinator / "state" / LOCK).read_text())
+        coordinator = int((settings.coordinator / "state" / LOCK).read_text())
         watched = {"coordinator": tree(coordinator), "site": tree(site.pid)}
         begun = time.monotonic()
         before = {who: cpu_seconds(*pids) for who, pids in watched.items()}

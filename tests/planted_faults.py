@@ -1,14 +1,11 @@
 """Faults that a privacy mechanism can have, planted on purpose, to see who notices.
 
-Each replaces one of the functions that an audit puts to the test (:class:`Parts`), or, with
-:func:`halved_noise_at_every_site`, one that the training loop of this process's sites calls. They
-live here, beside the audit; nothing in production refers to them.
+Each replaces one of the functions that an audit puts to the test (:class:`Parts`). They live among
+the tests, so that no installed package contains a mechanism that is not private.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import client.training.local
 from client.data.cohort import Patient
 from client.training.noise import noised
 from client.training.sampling import Batch, RoundStreams
@@ -121,15 +117,3 @@ FAULTS: Final = (
     Fault("noise reused between steps", replace(PRODUCTION, noised=repeated_noise)),
     Fault("batch-mean loss instead of sum", replace(PRODUCTION, clipped_sum=mean_loss)),
 )
-
-
-@contextmanager
-def halved_noise_at_every_site() -> Iterator[None]:
-    """Every site whose training runs in this process adds half the noise, as long as it lasts."""
-    called = vars(client.training.local)
-    sound = called["noised"]
-    called["noised"] = halved_noise
-    try:
-        yield
-    finally:
-        called["noised"] = sound

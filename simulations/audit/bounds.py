@@ -31,6 +31,7 @@ from simulations.audit.tradeoff import TradeOff
 
 MOST_EPSILON: Final = 100.0
 """Larger lower bounds are given as this."""
+# 100 / 2^40 is far below what any figure shows.
 _HALVINGS: Final = 40
 
 
@@ -81,7 +82,7 @@ class ErrorRates:
 
 
 def one_run_p_value(guesses: Guesses, epsilon: float, delta: float) -> float:
-    """How likely so many right guesses are, at most, under (epsilon, delta) privacy.
+    """How likely this number of right guesses is, at most, under (epsilon, delta) privacy.
 
     A pure epsilon-private mechanism is right in at most a share ``1 / (1 + exp(-epsilon))`` of
     the guesses, as randomised response is. Delta adds, for the worst number i of guesses that
@@ -110,7 +111,7 @@ def one_run_epsilon(guesses: Guesses, delta: float, failure: float) -> float:
 
 
 def curve_is_refuted_by_guesses(guesses: Guesses, curve: TradeOff, failure: float) -> bool:
-    """Whether so many right guesses are too many for a mechanism with this trade-off curve.
+    """Whether there are too many right guesses for a mechanism with this trade-off curve.
 
     Walking down from the number that was right, ``right`` and ``wrong`` are the probability
     that a guess is among the right (wrong) ones of a game with at least i right. The curve
@@ -136,6 +137,7 @@ def curve_is_refuted_by_rates(rates: ErrorRates, curve: TradeOff, failure: float
 
 def rates_epsilon(rates: ErrorRates, delta: float, failure: float) -> float:
     """The epsilon that a test's rates prove: ``log((TPR - delta) / FPR)``, or its mirror image."""
+    # The better of two tests: each may fail with half of the probability.
     return max(
         _one_sided(rates, delta, failure / 2), _one_sided(rates.reversed, delta, failure / 2)
     )
@@ -145,11 +147,13 @@ def _one_sided(rates: ErrorRates, delta: float, failure: float) -> float:
     caught, accused = _intervals(rates, failure)
     if caught <= delta:
         return 0.0
+    # From TPR <= exp(epsilon) FPR + delta (Kairouz, Oh and Viswanath 2015, arXiv:1311.0776).
     return min(max(0.0, math.log((caught - delta) / accused)), MOST_EPSILON)
 
 
 def _intervals(rates: ErrorRates, failure: float) -> tuple[float, float]:
     """True positives at least, false positives at most; both hold but with ``failure``."""
+    # Two intervals, each with half of the failure (union bound).
     at_least = at_most(rates.missed, rates.members, failure / 2)
     return 1.0 - at_least, at_most(rates.accused, rates.others, failure / 2)
 
@@ -171,6 +175,7 @@ def tail_guesses(
         members: bool (canaries,), the truth.
         made: guesses in all, fixed before the scores were seen.
     """
+    # Stable: which of two equal scores is guessed on must not depend on the sorting algorithm.
     order = np.argsort(scores, kind="stable")
     low, high = made // 2, made - made // 2
     right = int(members[order[len(order) - high :]].sum()) + int((~members[order[:low]]).sum())

@@ -1,8 +1,8 @@
 """Canaries for a study as it really runs: made-up patients, put into copies of the hospitals.
 
 Each canary is a patient with one image, in or out of its hospital's archive by a fair coin, and
-always one who would train. Either kind (:class:`simulations.audit.choices.CanaryKind`) is out of
-place, so that its gradients stay large.
+always one who would train. Either kind (``CanaryKind``) is unlike real patients, so that its
+gradients stay large.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from client.sitefile import DataSet, load_site_file
 from common.errors import DataError
 from common.privacy.randomness import Stream, known_secret
 from common.study.study_file import Study
-from simulations.audit.choices import CanaryKind
+from simulations.audit.audit_settings import CanaryKind
 from simulations.hospitals.archives import Hospitals
 from simulations.hospitals.dicom_writer import (
     Equipment,
@@ -39,6 +39,7 @@ from simulations.hospitals.dicom_writer import (
 from simulations.runs.testset import TestSet
 
 FOLDER: Final = "canaries"
+# 16 bits: the picture that trains is the one that the adversary knows.
 _DEEP: Final = Storage("explicit", bits=16, low=0, high=65535, shown="window-exact")
 _GRATINGS: Final = 3
 
@@ -116,7 +117,7 @@ def insert(
 
 
 def _make_room(path: Path, data: DataSet, count: int) -> None:
-    """Let a copy's site file say that it may hold so many patients more; its own bytes from then.
+    """Raise the most patients that a copy's site file allows by the number of canaries.
 
     Noise and sampling follow from what is declared, so the claim stays the hospital's.
     """
@@ -124,11 +125,12 @@ def _make_room(path: Path, data: DataSet, count: int) -> None:
     before, found, after = path.read_text(encoding="utf-8").partition(line)
     if not found:
         raise DataError(
-            "a hospital's site file does not say how many patients it may hold",
+            "a hospital's site file does not set most_patients as expected",
             where=path,
             wanted=line,
-            remedy="write that line below declared_patients, or make the hospitals again",
+            remedy="add that line below declared_patients, or make the hospitals again",
         )
+    # The copy may be a hard link: writing into it would change the hospital itself.
     path.unlink()
     more = f"most_patients = {data.most_patients + count}"
     path.write_text(before + more + after, encoding="utf-8")
@@ -146,6 +148,7 @@ def _patients(study: Study, hospitals: Hospitals, site: str, count: int, seed: i
     """Patient IDs whose keyed place lies in the training part of the hospital."""
     file = load_site_file(hospitals.site_file(site))
     parts = file.data[study.data.dataset].parts
+    # The key of the run: its site will put each of them into the same part.
     pseudonyms = Pseudonyms(known_secret(seed, file.site.name, "patients"))
     found: list[str] = []
     for number in range(1000 * count):
@@ -155,10 +158,10 @@ def _patients(study: Study, hospitals: Hospitals, site: str, count: int, seed: i
         if len(found) == count:
             return found
     raise DataError(
-        "a hospital has next to no patients in training",
+        "a hospital has almost no training patients",
         where=f"{hospitals.site_file(site)}: split",
         found=parts.train,
-        wanted="a larger first share",
+        wanted="a larger first number",
     )
 
 
@@ -182,11 +185,11 @@ def _mislabelled(
 ) -> tuple[npt.NDArray[np.float32], list[int]]:
     if count > len(test.patients):
         raise DataError(
-            "the test set has fewer patients than mislabelled canaries are asked for",
+            "the test set has too few patients for this number of mislabelled canaries",
             where="--canaries",
             found=count,
             wanted=f"at most {len(test.patients)} over all hospitals",
-            remedy="ask for fewer, or take --kind pattern",
+            remedy="use fewer canaries, or --kind pattern",
         )
     chosen = [
         test.patients[place] for place in stream.uniform(len(test.patients)).argsort()[:count]
@@ -241,5 +244,6 @@ def _append(
     writer.writerows(
         {data.key_column: key, data.label_column: classes[place]} for key, place in rows
     )
+    # The same: it may be a hard link.
     path.unlink()
     path.write_text(buffer.getvalue(), encoding="utf-8")

@@ -23,7 +23,7 @@ class LowerBound(Section):
         epsilon: at least this much, with the confidence.
         confidence: of this bound alone.
         assumes: what it takes for granted.
-        source: where the method stands.
+        source: the paper that describes the method.
         detail: the counts that it follows from.
     """
 
@@ -90,7 +90,7 @@ class Check(Section):
 
 
 class Membership(Section):
-    """How well members can be told from others, whatever that proves.
+    """How well members can be told from others, independent of what that proves.
 
     Attributes:
         members: scored canaries that were in.
@@ -119,7 +119,7 @@ class OneRunFinding(Section):
         sites: where they were.
         runs: independent runs of the study.
         bounds: all hold at once with the audit's confidence.
-        ceiling: the most that so many canaries could have shown, had every guess been right.
+        ceiling: the most that this number of canaries can show, if every guess is right.
         membership: the curve beside them.
     """
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from common.wire.flower import Context, Message
     from simulations.grids.in_process import Client
 
+# Half a gigabyte of float32.
 _MOST_NUMBERS: Final = 2**27
 """Of gradients that are held at once; of larger models the last weights alone are looked at."""
 _AT_ONCE: Final = 2**25
@@ -133,6 +134,7 @@ class Listener:
         canaries, others = self._canaries[site], self._others[site]
         known = others.some(_KNOWN)
         kept = min(weights.size, _MOST_NUMBERS // (len(canaries.labels) + len(known.labels)))
+        # A change is minus the rate times noised sums over the divisor: this undoes it.
         length = learning_rate(study, number) * mechanism.clip_norm
         seen = torch.from_numpy(-change * mechanism.divisor / length).float()
         self.scores[site] += evidence(
@@ -217,7 +219,7 @@ def evidence(
     )
     mean = rate * total + coin * canaries.sum(dim=0)
     left = whitened((seen / steps - mean).unsqueeze(0), spread, noise, steps)[0]
-    # Half of a canary's own part stands in the mean, which makes the terms in its square cancel.
+    # Half of a canary's own part is in the mean, which makes the terms in its square cancel.
     return rate * (canaries @ left).double().numpy()
 
 
@@ -226,6 +228,7 @@ def whitened(values: torch.Tensor, spread: torch.Tensor, noise: float, steps: in
 
     The covariance of one step is ``noise**2`` times the identity plus ``spread.T @ spread``.
     """
+    # A system of as many equations as known gradients (hundreds), not weights (thousands).
     inner = (spread @ spread.T).double() + noise**2 * torch.eye(len(spread), dtype=torch.float64)
     along = torch.linalg.solve(inner, (spread @ values.T).double()).float()
     left: torch.Tensor = values - (spread.T @ along).T

@@ -5,7 +5,7 @@ a fair coin, through the site's sampling, clipping and noise, at the site's samp
 and over all its steps. A quarter of the repetitions choose how to guess (statistic, threshold, how
 many guesses), the others alone give the bounds, so that nothing is chosen on what it is then
 judged by. Three bounds are given, each at its share of the allowed failure, so that the largest
-holds too; what each assumes stands beside it.
+holds too; each says what it assumes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from common.privacy.cap import composed
 from common.privacy.mechanisms import PatientMechanism
 from common.privacy.randomness import Stream, derive
 from common.study.study_file import Study
+from simulations.audit.audit_settings import REPETITIONS
 from simulations.audit.bounds import (
     ErrorRates,
     Guesses,
@@ -42,12 +43,12 @@ Scores = npt.NDArray[np.float64]
 Members = npt.NDArray[np.bool_]
 SIDE: Final = 32
 """Pixels of a side: 1024 canaries a repetition."""
-REPETITIONS: Final = 20
 SHARES: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)
 """Of the canaries, how many may be guessed on."""
 _MIDDLE: Final = np.linspace(0.2, 0.8, 13)
 """Quantiles at which a threshold may lie; further out, what looks best is mostly luck."""
 _TAILS: Final = np.concatenate([np.geomspace(1e-4, 0.5, 60), 1.0 - np.geomspace(1e-4, 0.5, 60)])
+# Rungs of noise to a factor of two: neighbours differ by 4 %.
 _OCTAVE: Final = 16
 _OCTAVES: Final = 2
 BOUNDS: Final = 3
@@ -92,6 +93,7 @@ class Claim:
 
     def cost(self, rung: int) -> float:
         """Epsilon with the noise of a rung."""
+        # The plan's own number: refuting the claim's curve must reach the claim exactly.
         if rung == CLAIMED:
             return self.epsilon
         return epsilon_of(self.rate, self.noise_at(rung), self.steps, composed(self.delta))
@@ -126,7 +128,7 @@ def audit_mechanism(
     side: int = SIDE,
     parts: Parts = PRODUCTION,
 ) -> MechanismFinding:
-    """Lower bounds on what one site's training gives away of a patient.
+    """Lower bounds on what one site's training reveals about a patient.
 
     Args:
         study: rounds, steps, clip norm and images of a patient are taken from it.
@@ -149,6 +151,7 @@ def audit_mechanism(
         released = releases(made, tried, members, key=secret, parts=parts)
         seen.append(Seen(statistics(released, claim), members))
         job.advance()
+    # Disjoint repetitions: choosing on what is counted would make bounds too large.
     choosing = max(1, repetitions // 4)
     bounds = prove(claim, _pooled(seen[:choosing]), _pooled(seen[choosing:]), failure)
     return MechanismFinding(
@@ -169,9 +172,10 @@ def statistics(released: npt.NDArray[np.float32], claim: Claim) -> dict[str, Sco
 
     ``likelihood`` is the logarithm of the likelihood ratio under the claim, the best there is
     where the claim holds (Neyman and Pearson 1933). ``spread`` is the standard deviation over
-    the steps, which noise that repeats itself gives away.
+    the steps, which reveals noise that repeats.
     """
     values = released.astype(np.float64)
+    # N(1, s^2) against N(0, s^2), and below mixed with "not drawn in this step".
     evidence = (values - 0.5) / claim.noise_multiplier**2
     if claim.rate < 1.0:
         evidence = np.logaddexp(np.log1p(-claim.rate), np.log(claim.rate) + evidence)
@@ -195,8 +199,8 @@ def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tup
                 claim, lambda curve: curve_is_refuted_by_guesses(guesses, curve, each)
             ),
             confidence=1 - each,
-            assumes="nothing of how canaries depend on one another; that the curve is one of "
-            "sampled Gaussian steps",
+            assumes="the mechanism consists of sampled Gaussian steps; nothing about how canaries "
+            "depend on one another",
             source="Mahloujifar, Melis and Chaudhuri 2024",
             detail=f"{guesses.right} of {guesses.made} guesses right ({name})",
         ),
@@ -204,8 +208,8 @@ def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tup
             name="trade-off curve, rates",
             epsilon=_reached(claim, lambda curve: curve_is_refuted_by_rates(rates, curve, each)),
             confidence=1 - each,
-            assumes="independent canaries, as the claim has them; that the curve is one of "
-            "sampled Gaussian steps",
+            assumes="the mechanism consists of sampled Gaussian steps; independent canaries, as "
+            "the claim implies",
             source="Nasr et al. 2023; Clopper and Pearson 1934",
             detail=_told(rates, at[0]),
         ),
@@ -213,7 +217,7 @@ def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tup
             name="epsilon and delta, rates",
             epsilon=rates_epsilon(_rates(judged_on, *plain), claim.delta, each),
             confidence=1 - each,
-            assumes="independent canaries; nothing of the mechanism",
+            assumes="independent canaries; nothing about the mechanism",
             source="Clopper and Pearson 1934",
             detail=_told(_rates(judged_on, *plain), plain[0]),
         ),
@@ -235,6 +239,7 @@ def climb(curve: Callable[[int], TradeOff], refuted: Callable[[TradeOff], bool])
         curve: the trade-off curve at a rung; the higher the rung, the less the noise.
         refuted: whether a curve is; if one is, so are all on lower rungs.
     """
+    # Rung 0 has four times the claimed noise: if that is not refuted, nothing was shown.
     if not refuted(curve(0)):
         return None
     low, high = 0, _RUNGS + 1
@@ -289,6 +294,7 @@ def _rates(seen: Seen, name: str, threshold: float) -> ErrorRates:
 
 def _gaussian(rates: ErrorRates, failure: float) -> float:
     """How many standard deviations apart two normal scores would lie: for choosing alone."""
+    # Upper ends of intervals: a threshold that looks best by luck has few counts and wide ones.
     missed = at_most(rates.missed, rates.members, failure / 2)
     accused = at_most(rates.accused, rates.others, failure / 2)
     return float(norm.isf(accused) - norm.ppf(missed)) if max(missed, accused) < 1 else -np.inf
@@ -296,6 +302,6 @@ def _gaussian(rates: ErrorRates, failure: float) -> float:
 
 def _told(rates: ErrorRates, name: str) -> str:
     return (
-        f"{rates.caught} of {rates.members} members and {rates.accused} of {rates.others} others "
-        f"called in ({name})"
+        f"judged to be in: {rates.caught} of {rates.members} members, "
+        f"{rates.accused} of {rates.others} others ({name})"
     )

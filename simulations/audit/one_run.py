@@ -11,9 +11,8 @@ the allowed failure, and the best of the bounds counts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -24,6 +23,7 @@ from client.site import open_site
 from client.sitefile import load_site_file
 from common.privacy.mechanisms import PatientMechanism, mechanism
 from common.study.study_file import Study
+from simulations.audit.audit_settings import AuditSettings
 from simulations.audit.bounds import (
     Guesses,
     curve_is_refuted_by_guesses,
@@ -31,52 +31,22 @@ from simulations.audit.bounds import (
     tail_guesses,
 )
 from simulations.audit.canaries import Canary, insert, make
-from simulations.audit.choices import CanaryKind
 from simulations.audit.findings import LowerBound, Membership, OneRunFinding
 from simulations.audit.listener import LabelledImages, Listener
 from simulations.audit.mechanism import Claim, climb
 from simulations.audit.tradeoff import TradeOff, worst
 from simulations.hospitals.archives import Hospitals, read_hospitals
 from simulations.runs.run import run_study
-from simulations.runs.run_settings import PROCESSES, RunOrder, Watcher
+from simulations.runs.run_settings import RunSettings, Watcher
 from simulations.runs.testset import load_test_set
 
-CANARIES: Final = 100
-"""For each hospital."""
 SHARES: Final = (1.0, 0.5, 0.25, 0.125, 0.05)
 """Of the canaries, how many are guessed on."""
+# Few false alarms are where an attack hurts (Carlini et al. 2022, arXiv:2112.03570).
 FALSE_ALARMS: Final = (0.001, 0.01, 0.1)
 BOUNDS: Final = 2
+RUNS: Final = "runs"
 _POINTS: Final = 300
-
-
-@dataclass(frozen=True)
-class Game:
-    """One-run audits that are asked for.
-
-    Attributes:
-        study: the study file.
-        hospitals: folder of the hospitals.
-        out: new folder for the runs.
-        seed: of the first run; the next ones count up.
-        canaries: for each hospital.
-        kind: of canary.
-        runs: how many.
-        failure: probability with which any of the bounds may be wrong.
-        threads: of every site.
-        processes: for decoding.
-    """
-
-    study: Path
-    hospitals: Path
-    out: Path
-    seed: int
-    canaries: int
-    kind: CanaryKind
-    runs: int
-    failure: float
-    threads: int | None = None
-    processes: int = PROCESSES
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,35 +57,42 @@ class Heard:
     members: npt.NDArray[np.bool_]
 
 
-def audit_one_run(game: Game, study: Study, watcher: Watcher) -> OneRunFinding:
+def audit_one_run(
+    settings: AuditSettings, study: Study, failure: float, watcher: Watcher
+) -> OneRunFinding:
     """Play the game and say what it proves.
 
     Args:
-        game: what is asked for.
-        study: what stands in the study file.
+        settings: what is asked for.
+        study: the content of the study file.
+        failure: probability with which any of the bounds may be wrong.
         watcher: told how far the runs are.
 
     Raises:
         ConsiliumError: the study cannot be run, or the canaries cannot be made.
     """
-    hospitals = read_hospitals(game.hospitals)
+    hospitals = read_hospitals(settings.hospitals)
     planned = plans(study, hospitals)
-    seen = [play(game, study, hospitals, number, watcher) for number in range(game.runs)]
+    seen = [
+        play(settings, study, hospitals, planned, number=number, watcher=watcher)
+        for number in range(settings.runs)
+    ]
     heard = Heard(
         np.concatenate([one.scores for one in seen]), np.concatenate([one.members for one in seen])
     )
     claims = [Claim.of(study, each) for each in planned.values()]
+    # An attacker that is always right: what even it could not show, no attack can.
     perfect = Heard(heard.members.astype(np.float64), heard.members)
     return OneRunFinding(
         claimed=max(claim.epsilon for claim in claims),
         delta=claims[0].delta,
-        kind=game.kind.value,
+        kind=settings.kind.value,
         canaries=len(heard.members),
         inserted=int(heard.members.sum()),
         sites=hospitals.sites,
-        runs=game.runs,
-        bounds=prove(claims, heard, game.failure),
-        ceiling=max(bound.epsilon for bound in prove(claims, perfect, game.failure)),
+        runs=settings.runs,
+        bounds=prove(claims, heard, failure),
+        ceiling=max(bound.epsilon for bound in prove(claims, perfect, failure)),
         membership=membership(heard),
     )
 
@@ -132,35 +109,43 @@ def plans(study: Study, hospitals: Hospitals) -> dict[str, PatientMechanism]:
     return found
 
 
-def play(game: Game, study: Study, hospitals: Hospitals, number: int, watcher: Watcher) -> Heard:
+def play(
+    settings: AuditSettings,
+    study: Study,
+    hospitals: Hospitals,
+    planned: Mapping[str, PatientMechanism],
+    *,
+    number: int,
+    watcher: Watcher,
+) -> Heard:
     """One run of the study with canaries, listened to."""
-    folder, seed = game.out / f"run-{number}", game.seed + number
+    folder, seed = settings.out / RUNS / f"run-{number}", settings.seed + number
     test = load_test_set(
         study,
         hospitals,
         seed=seed,
-        cache=game.out / "test-cache",
-        workers=game.processes,
+        cache=settings.out / RUNS / "test-cache",
+        workers=settings.processes,
         progress=watcher.progress,
     )
-    made = make(study, hospitals, count=game.canaries, kind=game.kind, seed=seed, test=test)
+    made = make(study, hospitals, count=settings.canaries, kind=settings.kind, seed=seed, test=test)
     insert(folder / "hospitals", study, hospitals, made)
     listener = Listener(
         study,
-        plans(study, hospitals),
+        planned,
         {site: _labelled(canaries) for site, canaries in made.items()},
-        {site: _others(game, study, hospitals, site, seed) for site in hospitals.sites},
+        {site: _others(settings, study, hospitals, site, seed) for site in hospitals.sites},
     )
-    order = RunOrder(
-        study=game.study,
+    run = RunSettings(
+        study=settings.study,
         hospitals=folder / "hospitals",
         run=folder / "run",
         seed=seed,
         baselines=False,
-        threads=game.threads,
-        processes=game.processes,
+        threads=settings.threads,
+        processes=settings.processes,
     )
-    run_study(order, watcher, tap=listener.tap)
+    run_study(run, watcher, tap=listener.tap)
     if listener.failure is not None:
         raise listener.failure
     return Heard(
@@ -171,6 +156,7 @@ def play(game: Game, study: Study, hospitals: Hospitals, number: int, watcher: W
 
 def prove(claims: Sequence[Claim], heard: Heard, failure: float) -> tuple[LowerBound, ...]:
     """The two bounds, each the best over the numbers of guesses; half of the failures each."""
+    # Each number of guesses gets its part, so that the best of them may be taken (union bound).
     each = failure / BOUNDS / len(SHARES)
     games = [_guesses(heard, share) for share in SHARES]
     delta = claims[0].delta
@@ -192,7 +178,7 @@ def prove(claims: Sequence[Claim], heard: Heard, failure: float) -> tuple[LowerB
             name="trade-off curve, one run",
             epsilon=0.0 if rungs[top] < 0 else max(claim.cost(rungs[top]) for claim in claims),
             confidence=1 - failure / BOUNDS,
-            assumes="that the curve is one of sampled Gaussian steps",
+            assumes="the mechanism consists of sampled Gaussian steps",
             source="Mahloujifar, Melis and Chaudhuri 2024",
             detail=_told(games[top]),
         ),
@@ -203,6 +189,8 @@ def _rung(claims: Sequence[Claim], guesses: Guesses, failure: float) -> int | No
     """The highest rung of noise that the guesses refute for the worst of the sites."""
 
     def curve(rung: int) -> TradeOff:
+        # Canaries of all sites play one game, so the curve must hold for the site that reveals
+        # most.
         return worst(tuple(claim.curve(rung) for claim in claims))
 
     return climb(curve, lambda each: curve_is_refuted_by_guesses(guesses, each, failure))
@@ -240,10 +228,13 @@ def _labelled(canaries: Sequence[Canary]) -> LabelledImages:
     return LabelledImages(pictures, tuple(one.label for one in canaries))
 
 
-def _others(game: Game, study: Study, hospitals: Hospitals, site: str, seed: int) -> LabelledImages:
+def _others(
+    settings: AuditSettings, study: Study, hospitals: Hospitals, site: str, seed: int
+) -> LabelledImages:
     """A hospital's own training patients, as the guarantee lets an adversary know them."""
-    state = game.out / f"known-{seed}" / site
+    # The original archive with the run's seed: the same patients are in training in the run.
+    state = settings.out / RUNS / f"known-{seed}" / site
     with open_site(hospitals.site_file(site), state, seed) as opened:
-        opened.workers = game.processes
+        opened.workers = settings.processes
         cohort = opened.cohort(study)
     return LabelledImages.of(cohort.images, cohort.part("train"))

@@ -1,4 +1,4 @@
-"""``audit.html``: an audit told to a person, on the same kind of page as a run's report."""
+"""``audit.html``: an audit for a reader, on the same kind of page as a run's report."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def render(findings: Findings, plots: tuple[Plot, ...]) -> str:
 
 
 def verdict(findings: Findings) -> str:
-    """In the words that terminal and page share."""
+    """The verdict, in the words of both terminal and page."""
     return SURVIVED if findings.survived else BROKEN
 
 
@@ -59,8 +59,8 @@ def draw(findings: Findings) -> tuple[Plot, ...]:
             "membership",
             "Telling canaries that were in from those that were out",
             "True against false positive rate of the one-run audit's adversary, both on "
-            "logarithmic scales; on the dashed line guessing is blind. The left end is where "
-            "an attack hurts: a few patients named with certainty.",
+            "logarithmic scales. On the dashed line, guesses are no better than chance. The left "
+            "end matters most: there an attack names a few patients with certainty.",
             height=4.6,
             draw=lambda axes: _roc(axes, curve),
         ),
@@ -68,6 +68,7 @@ def draw(findings: Findings) -> tuple[Plot, ...]:
 
 
 def _roc(axes: Axes, curve: Membership) -> None:
+    # Logarithmic axes have no zero: what was never seen is drawn at the edge.
     floor = min(_LEAST_RATE, 1 / max(1, curve.others))
     axes.plot([floor, 1], [floor, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 2)))
     false = [max(floor, point[0]) for point in curve.points]
@@ -76,6 +77,6 @@ def _roc(axes: Axes, curve: Membership) -> None:
     for rate, caught in curve.caught:
         axes.plot(rate, max(floor, caught), "D", color=COLOURS["alone-private"], markersize=6)
     axes.set(xscale="log", yscale="log", xlim=(floor, 1.05), ylim=(floor, 1.05))
-    axes.set_xlabel("others called in (false positives)")
-    axes.set_ylabel("members called in (true positives)")
+    axes.set_xlabel("others judged to be in (false positives)")
+    axes.set_ylabel("members judged to be in (true positives)")
     axes.set_aspect("equal")

@@ -43,6 +43,7 @@ def draw(
             study, mechanism, images, patients, streams=streams, step=step, tile=_CHOICE.tile
         )
     )
+    # An empty draw has no batch that would tell shapes.
     nothing = torch.zeros(0, images_of(study), study.data.channels, *study.data.image_size)
     return Batch(
         torch.cat([nothing, *(each.pixels for each in drawn)]),

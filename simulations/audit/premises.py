@@ -32,6 +32,7 @@ NOISE: Final = "noise"
 PART: Final = "one patient's part"
 _SIDE: Final = 16
 _STEPS: Final = 400
+# Room for float32; a fault changes a part by a share of the clip norm.
 _TOLERANCE: Final = 1e-3
 _SEVERAL: Final = 4
 _PATIENTS: Final = 6
@@ -71,20 +72,25 @@ def check_sampling(
             for k in range(_STEPS)
         ]
     )
-    sizes, wanted = drawn.sum(axis=1), f"batches of a random size, {rate:.1%} of the patients each"
+    sizes, wanted = (
+        drawn.sum(axis=1),
+        f"batches of random size, on average {rate:.1%} of the patients",
+    )
     found = f"{_STEPS} batches of {sizes.mean():.1f} patients, standard deviation {sizes.std():.1f}"
+    # The tests of chance below divide by the variance, which is zero here.
     if rate == 1.0:
         wanted = "every patient in every batch"
         return _check(SAMPLES, site, wanted, found, passed=bool(drawn.all()))
     variance = rate * (1.0 - rate)
     least = min(
         binomtest(int(sizes.sum()), drawn.size, rate).pvalue,
+        # Two-sided: batches of a fixed size vary too little, not too much.
         _two_sided(((sizes - rate * patients) ** 2).sum() / (variance * patients), _STEPS),
         _two_sided(
             ((drawn.sum(axis=0) - rate * _STEPS) ** 2).sum() / (variance * _STEPS), patients
         ),
     )
-    found += f" (for a fair draw {np.sqrt(variance * patients):.1f}); {_chance(least)}"
+    found += f" (for independent draws {np.sqrt(variance * patients):.1f}); {_chance(least)}"
     return _check(SAMPLES, site, wanted, found, passed=least > LEVEL)
 
 
@@ -105,6 +111,7 @@ def check_noise(
     least = min(
         _two_sided(float((drawn**2).sum()), drawn.size),
         kstest(drawn.reshape(-1), "norm").pvalue,
+        # Noise may repeat from step to step, from weight to weight, or in the halves of a step.
         _correlation(drawn[1:], drawn[:-1]),
         _correlation(drawn[:, 1:], drawn[:, :-1]),
         _correlation(drawn[:, : weights // 2], drawn[:, weights // 2 : weights // 2 * 2]),
@@ -122,7 +129,7 @@ def check_noise(
 def check_part(
     study: Study, mechanism: PatientMechanism, *, site: str, key: bytes, parts: Parts
 ) -> Check:
-    """Whether a patient changes a step's sum by at most the clip norm, whoever else is there.
+    """Whether a patient changes a step's sum by at most the clip norm, whichever others are there.
 
     The study's own network and a linear one, images that push hard, one and several images
     of a patient, a clip norm that all exceed: the sum with a patient less the sum without has to
@@ -142,8 +149,8 @@ def check_part(
     return _check(
         PART,
         site,
-        "at most one clip norm, the same whoever else is there",
-        f"at most {longest:.4f} clip norms; {apart:.2g} apart from what the patient gives alone",
+        "at most one clip norm, the same whichever other patients are in the batch",
+        f"at most {longest:.4f} clip norms; differs by {apart:.2g} from the patient alone",
         passed=longest <= 1 + _TOLERANCE and apart <= _TOLERANCE,
     )
 
@@ -197,7 +204,7 @@ def _correlation(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) 
 
 
 def _chance(probability: float) -> str:
-    return f"probability of the like by chance {probability:.2g}"
+    return f"probability by chance {probability:.2g}"
 
 
 def _check(name: str, site: str, wanted: str, found: str, *, passed: bool) -> Check:

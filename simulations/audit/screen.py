@@ -1,4 +1,4 @@
-"""What an audit says on a terminal: one screen, its verdict last."""
+"""What an audit shows on a terminal: one screen, with the verdict last."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def show(console: Console, findings: Findings, out: Path) -> None:
     for line in findings.warnings:
         console.print(Text(line, style="bold yellow" if line.startswith("NOT") else "yellow"))
     if findings.mechanism:
-        console.print(Text("\nThe mechanism, by tiny studies through the sites' own code", "bold"))
+        console.print(Text("\nThe mechanism: tiny studies that run the sites' own code", "bold"))
         table = _table("site")
         for found in findings.mechanism:
             _rows(table, found.site, found.claimed, found.bounds)
@@ -47,17 +47,16 @@ def _whole(console: Console, found: OneRunFinding) -> None:
         for false, true in found.membership.caught
     )
     console.print(Text(f"members caught: {caught}; AUC {found.membership.auc:.3f}"))
-    most = "had every guess been right, so many canaries could have shown"
-    console.print(Text(f"{most} {found.ceiling:.2f}"))
+    console.print(Text(f"the most that this number of canaries can show: {found.ceiling:.2f}"))
 
 
 def _table(first: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(first)
-    for name in ("claimed", "at least"):
+    for name in ("claimed ε", "at least"):
         table.add_column(name, justify="right")
-    table.add_column("bound from")
-    table.add_column("seen")
+    table.add_column("method")
+    table.add_column("counted")
     return table
 
 

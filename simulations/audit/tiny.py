@@ -61,6 +61,7 @@ def canaries(study: Study, mechanism: PatientMechanism, side: int) -> Canaries:
     """``side * side`` canaries for a study, their labels in turn."""
     count, classes = side * side, len(study.task.classes)
     weights = study.training.class_weights or (1.0,) * classes
+    # At zero weights softmax is uniform, so the gradient by the logits has this norm.
     longest = min(weights) * math.sqrt(1.0 - 1.0 / classes)
     data = study.data.model_copy(
         update={
@@ -72,6 +73,7 @@ def canaries(study: Study, mechanism: PatientMechanism, side: int) -> Canaries:
     )
     training = study.training.model_copy(update={"augmentation": Augmentation()})
     labels = [number % classes for number in range(count)]
+    # softmax minus one-hot, at zero weights.
     gradients = torch.full((count, classes), 1.0 / classes)
     gradients[torch.arange(count), torch.tensor(labels)] -= 1.0
     return Canaries(
@@ -132,6 +134,7 @@ def releases(
             batch = parts.draw(study, mechanism, made.images, inside, streams=streams, step=step)
             total = parts.clipped_sum(model, batch, mechanism, study)
             released = parts.noised(total, mechanism, streams.stream("noise", step))
+            # Each canary has a column of its own: its pixel's weights, one for each class.
             along = released.view(-1, len(members)).T * made.directions
             seen.append(along.sum(dim=1).numpy() / mechanism.clip_norm)
     return np.stack(seen)

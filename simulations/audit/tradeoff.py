@@ -39,6 +39,7 @@ class TradeOff:
     def __init__(self, logs: npt.NDArray[np.float64], deltas: npt.NDArray[np.float64]) -> None:
         self.logs, self.deltas = logs, deltas
         self._factors = np.exp(logs)
+        # A curve is convex: the line that is best at a point is nearly best around it.
         best = ((_PROBABILITIES[:, None] - deltas) / self._factors).argmax(axis=1)
         self._corners = _PROBABILITIES.tolist()
         self._lines = [(float(self._factors[k]), float(deltas[k])) for k in best]
@@ -50,8 +51,8 @@ class TradeOff:
     def least(self, probability: float) -> float:
         """The least probability without a patient of what has this probability with the patient.
 
-        Every line is a bound; the best one is looked up, nearly. This stands in the innermost
-        loop of an audit.
+        Every line is a bound; nearly the best one is looked up. An audit calls this in its
+        innermost loop.
         """
         place = min(bisect_left(self._corners, probability), len(self._lines) - 1)
         factor, delta = self._lines[place]
@@ -67,6 +68,7 @@ def sampled_gaussian(rate: float, noise_multiplier: float, steps: int) -> TradeO
         noise_multiplier: standard deviation of the noise over the clip norm.
         steps: composed.
     """
+    # Less noise spreads the losses wider: a fine grid would have too many cells.
     grid = _FINE * max(1.0, noise_multiplier**-2)
     step = privacy_loss_distribution.from_gaussian_mechanism(
         noise_multiplier, sampling_prob=rate, value_discretization_interval=grid

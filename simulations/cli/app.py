@@ -1,4 +1,4 @@
-"""``consilium-sim``: what the researcher types."""
+"""``consilium-sim``: the researcher's commands."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from rich.text import Text
 
 from common.errors import StudyError
 from common.process.console import out, progress, run_cli
-from simulations.audit.choices import CanaryKind, Which
+from simulations.audit.audit_settings import (
+    CANARIES,
+    CONFIDENCE,
+    REPETITIONS,
+    AuditSettings,
+    CanaryKind,
+    Which,
+)
 from simulations.cli import hospitals
 
 if TYPE_CHECKING:
-    from simulations.runs.run_settings import RunOrder
+    from simulations.runs.run_settings import RunSettings
 
 STUDIES: Final = Path(__file__).resolve().parents[1] / "studies"
 DEMO_SEED: Final = 0
@@ -25,45 +32,48 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Made-up hospitals on one machine, training one shared model as real ones would.",
+    help="Simulate hospitals on one machine: they train one shared model, as real hospitals would.",
 )
 app.add_typer(hospitals.app, name="hospitals")
 
-Out = Annotated[Path, typer.Option("--out", help="Folder that everything is written to.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for all output.")]
 
 
 @app.command()
 def run(
-    study: Annotated[str, typer.Argument(help="A study file, or a shipped study's name.")],
+    study: Annotated[str, typer.Argument(help="A study file, or the name of a shipped study.")],
     *,
     hospitals: Annotated[Path, typer.Option(help="Folder with hospitals.json.")],
     folder: Out,
-    seed: Annotated[int, typer.Option(min=0, help="What weights and keys follow from.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights and all keys.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     site_order: Annotated[
         str | None,
-        typer.Option(help="Sites in the order of asking, as a,b,c. No result depends on it."),
+        typer.Option(
+            help="Order in which sites are asked, as a,b,c. The result does not depend on it."
+        ),
     ] = None,
     baselines: Annotated[
         bool,
-        typer.Option(help="Train each hospital alone and everything pooled, to compare with."),
+        typer.Option(help="Also train each hospital alone, and all data pooled, for comparison."),
     ] = True,
     baseline_rate: Annotated[
-        float, typer.Option(min=1e-6, help="Factor on the baselines' learning rate.")
+        float, typer.Option(min=1e-6, help="Multiply the baselines' learning rate by this.")
     ] = 1.0,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of every site. Decides the last bits.")
+        int | None,
+        typer.Option(min=1, help="Threads of every site. Changes the last bits of the result."),
     ] = None,
     like: Annotated[
         Path | None,
-        typer.Option(help="Compute as the sites of this finished run did: threads and kernels."),
+        typer.Option(help="Use the threads and kernels that the sites of this finished run used."),
     ] = None,
 ) -> None:
-    """Run a study, a file or a shipped one's name, on a folder of hospitals; write a report."""
-    from simulations.runs.run_settings import RunOrder
+    """Run a study on a folder of hospitals, and write a report."""
+    from simulations.runs.run_settings import RunSettings
 
     _carry_out(
-        RunOrder(
+        RunSettings(
             study=find_study(study),
             hospitals=hospitals,
             run=folder,
@@ -84,15 +94,15 @@ def demo(
     *,
     folder: Out = Path("runs/demo"),
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Do a finished run again; its hospitals stay.")
+        bool, typer.Option("--fresh", help="Repeat a finished run; keep its hospitals.")
     ] = False,
 ) -> None:
-    """Four made-up hospitals train one shared model. Run it again to go on, or to see it again."""
+    """Four made-up hospitals train one shared model. Run it again to continue."""
     from simulations.cli.screen import show
     from simulations.runs.demonstration import HOSPITALS, finished, make_hospitals, start_afresh
-    from simulations.runs.run_settings import RunOrder
+    from simulations.runs.run_settings import RunSettings
 
-    order = RunOrder(
+    settings = RunSettings(
         study=find_study("demo"),
         hospitals=folder / HOSPITALS,
         run=folder,
@@ -101,14 +111,14 @@ def demo(
         command=_typed(),
     )
     if fresh:
-        start_afresh(order)
+        start_afresh(settings)
     result = finished(folder)
     if result is not None:
-        out().print(f"{folder} holds a finished run; --fresh does it again.")
+        out().print(f"{folder} holds a finished run. To repeat it, add --fresh.")
         show(out(), result, folder)
         return
-    make_hospitals(order.hospitals, seed=DEMO_SEED, progress=progress)
-    _carry_out(order)
+    make_hospitals(settings.hospitals, seed=DEMO_SEED, progress=progress)
+    _carry_out(settings)
 
 
 @app.command()
@@ -116,66 +126,68 @@ def network(
     *,
     folder: Out = Path("runs/network"),
     study: Annotated[
-        str, typer.Option(help="A study file, or a shipped study's name.")
+        str, typer.Option(help="A study file, or the name of a shipped study.")
     ] = "network",
-    seed: Annotated[int, typer.Option(min=0, help="What weights and keys follow from.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights and all keys.")] = 0,
 ) -> None:
-    """A coordinator and three hospitals over TLS, one study, and the same simulated.
+    """Run a study with a coordinator and three hospitals over TLS; compare it with a simulation.
 
-    What an earlier start has left in --out is removed. Exits with 1 where the last weights of
-    network and simulation differ.
+    Deletes earlier output in --out. Exits with 1 if the final weights of network and simulation
+    differ.
     """
     from common.process.logs import configure
-    from simulations.runs.network import NetworkOrder, run_network, start_afresh
+    from simulations.runs.network import NetworkSettings, run_network, start_afresh
 
     configure(level="error")
-    order = NetworkOrder(find_study(study), folder / "hospitals", folder, seed)
-    start_afresh(order, progress)
-    found = run_network(order, lambda line: out().print(line, markup=False))
+    settings = NetworkSettings(find_study(study), folder / "hospitals", folder, seed)
+    start_afresh(settings, progress)
+    found = run_network(settings, lambda line: out().print(line, markup=False))
     console = out()
     console.print("\nfinal_weights_sha256", style="bold")
     console.print(f"  over the network  {found.network}", markup=False)
     console.print(f"  simulated         {found.simulation}", markup=False)
-    console.print("The same, to the last bit." if found.same else "They differ.", style="bold")
-    console.print(f"Logs of the daemons: {order.logs}", markup=False)
+    console.print("Identical, bit for bit." if found.same else "They are different.", style="bold")
+    console.print(f"Logs of the daemons: {settings.logs}", markup=False)
     if not found.same:
         raise typer.Exit(1)
 
 
 @app.command()
 def audit(
-    study: Annotated[str, typer.Argument(help="A study file, or a shipped study's name.")],
+    study: Annotated[str, typer.Argument(help="A study file, or the name of a shipped study.")],
     *,
     hospitals: Annotated[Path, typer.Option(help="Folder with hospitals.json.")],
     folder: Out,
     only: Annotated[
-        Which | None, typer.Option(help="One of the two audits; both if left out.")
+        Which | None, typer.Option(help="Run one of the two audits. Default: both.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="What everything follows from.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
     canaries: Annotated[
-        int, typer.Option(min=5, help="One-run audit: canaries for each hospital.")
-    ] = 100,
+        int,
+        typer.Option(min=5, help="One-run audit: canaries (made-up patients) for each hospital."),
+    ] = CANARIES,
     kind: Annotated[
         CanaryKind, typer.Option(help="One-run audit: what the canaries look like.")
     ] = CanaryKind.PATTERN,
-    runs: Annotated[int, typer.Option(min=1, help="One-run audit: runs of the study.")] = 1,
+    runs: Annotated[
+        int, typer.Option(min=1, help="One-run audit: how often to run the study.")
+    ] = 1,
     repetitions: Annotated[
         int, typer.Option(min=2, help="Mechanism audit: tiny studies for each hospital.")
-    ] = 20,
+    ] = REPETITIONS,
     confidence: Annotated[
-        float, typer.Option(min=0.5, max=0.999999, help="In all bounds together.")
-    ] = 0.95,
+        float, typer.Option(min=0.5, max=0.999999, help="Confidence that all bounds hold together.")
+    ] = CONFIDENCE,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of every site.")] = None,
 ) -> None:
-    """Try to break a study's privacy claim; write a report. Exits with 1 if the claim is broken."""
+    """Try to break a study's privacy claim, and write a report. Exits with 1 if it is broken."""
     from common.process.logs import configure
-    from simulations.audit.audit_settings import AuditOrder
-    from simulations.audit.audit_settings import audit as carry_out
+    from simulations.audit.audit import audit as carry_out
     from simulations.audit.screen import show
     from simulations.cli.screen import Screen
 
     configure(level="error")
-    order = AuditOrder(
+    settings = AuditSettings(
         study=find_study(study),
         hospitals=hospitals,
         out=folder,
@@ -189,7 +201,7 @@ def audit(
         threads=threads,
         command=_typed(),
     )
-    findings = carry_out(order, Screen())
+    findings = carry_out(settings, Screen())
     show(out(), findings, folder)
     if not findings.survived:
         raise typer.Exit(1)
@@ -197,7 +209,7 @@ def audit(
 
 @app.command()
 def studies() -> None:
-    """List the studies that ship, with their files."""
+    """List the shipped studies and their files."""
     from common.study.study_file import load_study
 
     for path in _shipped():
@@ -228,13 +240,13 @@ def _shipped() -> list[Path]:
     return sorted(STUDIES.glob("*.toml"))
 
 
-def _carry_out(order: RunOrder) -> None:
+def _carry_out(settings: RunSettings) -> None:
     from common.process.logs import configure
     from simulations.cli.screen import Screen, show
     from simulations.runs.run import run_study
 
     configure(level="error")
-    show(out(), run_study(order, Screen()), order.run)
+    show(out(), run_study(settings, Screen()), settings.run)
 
 
 def _typed() -> str:

@@ -14,26 +14,33 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Make the hospitals of a simulation: folders of DICOM files and a pooled test set.",
+    help="Make the hospitals of a simulation: folders of DICOM files, and one test set.",
 )
 
 Out = Annotated[
-    Path, typer.Option("--out", help="New or empty folder; hospitals made before are replaced.")
+    Path,
+    typer.Option("--out", help="New or empty folder. Hospitals from an earlier call are replaced."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed. The same seed gives the same files.")]
 
 
 @app.command()
 def synth(
     *,
     out: Out,
-    patients: Annotated[int, typer.Option(help="Of each site, training and validation.")] = 300,
-    test_patients: Annotated[int, typer.Option(help="Of the pooled test set.")] = 600,
+    patients: Annotated[
+        int, typer.Option(help="Patients of each site, for training and validation.")
+    ] = 300,
+    test_patients: Annotated[int, typer.Option(help="Patients of the test set.")] = 600,
     seed: Seed = 0,
-    size: Annotated[int, typer.Option(help="Pixels; some scanners have larger images.")] = 64,
-    sites: Annotated[int, typer.Option(help="Hospitals; the four scanners in turn.")] = 4,
+    size: Annotated[
+        int, typer.Option(help="Image side in pixels. Some scanners have larger images.")
+    ] = 64,
+    sites: Annotated[
+        int, typer.Option(help="Number of hospitals. The four scanners are used in turn.")
+    ] = 4,
 ) -> None:
-    """Draw chest radiographs at hospitals with different scanners."""
+    """Draw chest radiographs for hospitals with different scanners."""
     from simulations.hospitals.synth import Size, write_synthetic
 
     wanted = Size(patients=patients, test_patients=test_patients, pixels=size, sites=sites)
@@ -45,22 +52,23 @@ def from_npz(
     file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="A MedMNIST file.")],
     *,
     out: Out,
-    sites: Annotated[int, typer.Option(help="How many hospitals.")] = 4,
+    sites: Annotated[int, typer.Option(help="Number of hospitals.")] = 4,
     alpha: Annotated[
-        float, typer.Option(help="Small: hospitals differ in labels. Large: they are alike.")
+        float, typer.Option(help="Small: hospitals have different labels. Large: they are alike.")
     ] = 0.5,
     seed: Seed = 0,
     dataset: Annotated[
-        str | None, typer.Option(help="Name for studies. Default: the file's.")
+        str | None,
+        typer.Option(help="Name of the data set in studies. Default: from the file name."),
     ] = None,
     classes: Annotated[
-        str | None, typer.Option(help="Names of the labels 0, 1, …: normal,pneumonia.")
+        str | None, typer.Option(help="Names of labels 0, 1, …, such as normal,pneumonia.")
     ] = None,
     modality: Annotated[
-        str | None, typer.Option(help="DICOM modality. Default: what the file's name tells.")
+        str | None, typer.Option(help="DICOM modality. Default: from the file name.")
     ] = None,
 ) -> None:
-    """Divide a MedMNIST file over hospitals; each image stands as a patient."""
+    """Divide a MedMNIST file among hospitals. Each image counts as one patient."""
     from simulations.hospitals.npz import read_source, write_divided
 
     names = [name.strip() for name in classes.split(",")] if classes is not None else None
@@ -82,7 +90,10 @@ def _show(folder: Path, manifest: dict[str, Any]) -> None:
         table.add_row(name, str(facts["patients"]), str(facts["images"]), *labels, unusable)
     console().print(table)
     if manifest["redraws"]:
-        console().print(f"divisions drawn again: {manifest['redraws']}", markup=False)
+        console().print(
+            f"divisions rejected (too few patients at a hospital): {manifest['redraws']}",
+            markup=False,
+        )
     console().print(f"written to {folder}", markup=False)
 
 

@@ -1,4 +1,4 @@
-"""What a run says on a terminal: how far it is, and at the end one screen."""
+"""What a run shows on a terminal: its progress, and at the end one screen."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from simulations.reports import report
 from simulations.reports.result import CurvePoint, Outcome, Result
 from simulations.runs.run_settings import Watcher
 
-UNITS = {"rounds": "rounds", "baselines": "trainings"}
-DESCRIPTIONS = {"rounds": "training together", "baselines": "baselines, to compare with"}
+UNITS = {"rounds": "rounds", "baselines": "models"}
+DESCRIPTIONS = {"rounds": "training together", "baselines": "training the baselines"}
 
 
 class Screen(Watcher):
@@ -42,7 +42,7 @@ class Screen(Watcher):
     def resumed(self, number: int) -> None:
         """The rounds that an earlier start has completed."""
         if self._job is not None and number:
-            self._job.note(f"going on after round {number}")
+            self._job.note(f"continuing after round {number}")
             self._job.advance(number)
 
     def round_done(self, number: int, point: CurvePoint | None, spent: float | None) -> None:
@@ -77,7 +77,7 @@ def show(console: Console, result: Result, run: Path) -> None:
 
 
 def _title(result: Result) -> Text:
-    return Text(f"{result.study.title}: {result.metrics.patients} test patients, kept apart")
+    return Text(f"{result.study.title}: {result.metrics.patients} held-out test patients")
 
 
 def _comparison(result: Result) -> Table:
@@ -101,7 +101,7 @@ def _comparison(result: Result) -> Table:
 
 def _cost(result: Result) -> Text:
     if result.delta is None:
-        return Text("\nno privacy: nothing bounds what the updates give away")
+        return Text("\nno privacy: nothing limits what the updates reveal")
     costs = ", ".join(
         f"{site} {report.epsilon(value)}" for site, value in sorted(result.epsilon.items())
     )

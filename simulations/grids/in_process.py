@@ -104,6 +104,7 @@ class LocalGrid(Grid):
         Ids that are unknown, or were pulled before, give nothing.
         """
         for message_id in list(message_ids):
+            # A reply can be pulled once, as over Flower's own grid.
             request = self._waiting.pop(message_id, None)
             if request is not None:
                 yield self._answer(request)
@@ -111,7 +112,7 @@ class LocalGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """All replies at once; here nobody keeps anybody waiting, so ``timeout`` is idle."""
+        """All replies at once; nothing waits here, so ``timeout`` has no effect."""
         return list(self.pull_messages(self.push_messages(messages)))
 
     def _push(self, message: Message) -> str:
@@ -119,6 +120,7 @@ class LocalGrid(Grid):
             raise ValueError(f"no node {message.metadata.dst_node_id}")
         self._pushed += 1
         message_id = f"{self._run.run_id}-{self._pushed}"
+        # Flower itself sets the id like this: its metadata has no setter.
         message.metadata.__dict__["_message_id"] = message_id
         self._waiting[message_id] = message
         return message_id
@@ -130,6 +132,8 @@ class LocalGrid(Grid):
         except Exception as error:  # noqa: BLE001 - a node turns whatever happens into a code
             _log.warning("site.failed", site=name, error=type(error).__name__, at=place(error))
             code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+            # No reason: an exception's text could name a patient, and the coordinator would read
+            # it.
             reply = Message(Error(code=code, reason=""), reply_to=request)
         reply.metadata.__dict__["_message_id"] = f"{request.metadata.message_id}-reply"
         return reply

@@ -20,9 +20,10 @@ MANIFEST: Final = "hospitals.json"
 SITE_FILE: Final = "site.toml"
 LABEL_COLUMN: Final = "label"
 FACTS: Final = {
-    "synth": "The pictures were drawn by a program: they are of nobody and have no clinical worth.",
-    "npz": "The file that these hospitals were made from has no patient ids: each image stands "
-    "as a patient.",
+    "synth": "The images were drawn by a program: they show no real patient and have no clinical "
+    "value.",
+    "npz": "The file that these hospitals were made from has no patient ids: each image counts as "
+    "one patient.",
 }
 """What must be said beside every figure, by kind of hospitals."""
 
@@ -58,7 +59,7 @@ class Hospitals:
 
     @property
     def test_images(self) -> Path:
-        """The folder of the kept-apart test set."""
+        """The folder of the held-out test set."""
         return self.folder / "test" / "images"
 
     @property
@@ -97,7 +98,7 @@ def read_hospitals(folder: Path) -> Hospitals:
     for site in hospitals.sites:
         if not hospitals.site_file(site).is_file():
             raise DataError(
-                "a hospital of the manifest has no site file",
+                "a hospital that the manifest names has no site file",
                 where=hospitals.site_file(site),
                 remedy="make the hospitals again into an empty folder",
             )

@@ -1,8 +1,8 @@
 """Writes one made-up image as a DICOM file (PS3.10), its pixels encoded by pydicom.
 
-How a scanner stores grey values stands in :class:`Storage`; what a reader gets back after
-rescale, window or VOI LUT, and the turning over of MONOCHROME1 (PS3.3, C.11) is the picture
-that was put in, within the scanner's bits. The same arguments give the same bytes.
+How a scanner stores grey values is described by :class:`Storage`. After rescale, window or VOI
+LUT, and the inversion of MONOCHROME1 (PS3.3, C.11), a reader gets back the picture that was put
+in, within the scanner's bits. The same arguments give the same bytes.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ STORAGE_CLASSES: Final[dict[str, UID]] = {
 }
 """SOP class of each modality; any other becomes a secondary capture."""
 
+# Named: pydicom would otherwise take whichever plugin is installed, and the bytes would differ.
 _ENCODERS: Final[dict[Syntax, str]] = {
     "rle": "pylibjpeg",
     "jpeg-ls": "pyjpegls",
@@ -152,6 +153,8 @@ def grey_dataset(
     """
     dataset = _header(instance, equipment)
     dataset.PhotometricInterpretation = "MONOCHROME1" if storage.inverted else "MONOCHROME2"
+    # The DX module requires it, and the photometric interpretation decides its value (PS3.3,
+    # C.8.11.3).
     if equipment.modality == "DX":
         dataset.PresentationLUTShape = "INVERSE" if storage.inverted else "IDENTITY"
     _describe_grey(dataset, storage)
@@ -174,6 +177,7 @@ def stored_values(storage: Storage, picture: Picture) -> NDArray[Any]:
     """What the file stores for a picture in [0, 1]: integers of the scanner's bits."""
     turned = 1.0 - picture if storage.inverted else picture
     if storage.shown == "lookup":
+        # The VOI LUT in the file applies gamma, so what is stored is the inverse.
         turned = turned ** (1.0 / storage.gamma)
     values = np.rint(storage.low + (storage.high - storage.low) * turned)
     if storage.signed:
@@ -206,6 +210,7 @@ def _header(instance: Instance, equipment: Equipment) -> Dataset:
     dataset.SeriesNumber, dataset.InstanceNumber = 1, instance.number
     dataset.StudyDate = dataset.ContentDate = instance.date
     dataset.StudyTime = dataset.ContentTime = "120000"
+    # Type 2 attributes must be present and may be empty (PS3.5, 7.4.3).
     dataset.AccessionNumber = dataset.ReferringPhysicianName = ""
     dataset.PatientID = instance.patient
     dataset.PatientName = "SYNTHETIC^PATIENT"
@@ -231,6 +236,7 @@ def _describe_grey(dataset: Dataset, storage: Storage) -> None:
     low, high = storage.low * slope + intercept, storage.high * slope + intercept
     if storage.shown == "window":
         # PS3.3, C.11.2.1.2.1: LINEAR maps centre - 0.5 to the middle of width - 1.
+        # Two windows, as real files have them: a reader that takes another than the first is wrong.
         wide = (high - low) * 1.4
         dataset.WindowCenter = [f"{(low + high + 1) / 2:g}", f"{(low + high + 1) / 2:g}"]
         dataset.WindowWidth = [f"{high - low + 1:g}", f"{wide + 1:g}"]
@@ -248,6 +254,7 @@ def _lookup(storage: Storage) -> Dataset:
     places = (np.arange(entries) - storage.low) / (storage.high - storage.low)
     values = np.rint(4095 * np.clip(places, 0.0, 1.0) ** storage.gamma).astype("<u2")
     item = Dataset()
+    # A 16-bit field: 65536 entries are written as 0 (PS3.3, C.11.1.1.1).
     item.add_new("LUTDescriptor", "US", [entries % 65536, 0, 12])
     item.LUTExplanation = "CHEST"
     item.add_new("LUTData", "OW", values.tobytes())
@@ -269,12 +276,15 @@ def _with_pixels(
             SYNTAXES[syntax],
             values,
             encoding_plugin=_ENCODERS[syntax],
+            # The label file names this UID; pydicom would draw a new one.
             generate_instance_uid=False,
         )
         return dataset
     dataset.file_meta.TransferSyntaxUID = SYNTAXES[syntax]
     data = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    # Implicit VR always has OW (PS3.5, A.1); explicit VR may have OB for 8-bit pixels (A.2).
     dataset.add_new("PixelData", "OB" if bits <= 8 and syntax == "explicit" else "OW", data)
+    # The length of every value is even (PS3.5, 7.1).
     if len(data) % 2:
         dataset.PixelData = data + b"\0"
     return dataset

@@ -115,6 +115,7 @@ class Archive:
 
 def declared_patients(patients: int, train: float) -> int:
     """The public number of patients in training: rounded down to a multiple of ten."""
+    # A product may come out just below a whole number; int() would then cost ten patients.
     return int(patients * train + 1e-9) // 10 * 10
 
 
@@ -198,6 +199,7 @@ def fresh(out: Path) -> Iterator[Path]:
     """
     out = out.absolute()
     _require_ours(out)
+    # Beside ``out``, hence on the same file system: there a rename cannot leave half a folder.
     neighbour = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         neighbour.mkdir(parents=True)
@@ -208,7 +210,7 @@ def fresh(out: Path) -> Iterator[Path]:
             "the hospitals cannot be written",
             where=error.filename or out,
             found=error.strerror,
-            remedy="free some space, or take another --out",
+            remedy="free some disk space, or choose another --out",
         ) from error
     finally:
         shutil.rmtree(neighbour, ignore_errors=True)
@@ -216,6 +218,7 @@ def fresh(out: Path) -> Iterator[Path]:
 
 def _swap(neighbour: Path, out: Path) -> None:
     old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    # Two renames, because a rename cannot replace a folder that is not empty.
     if out.exists():
         out.rename(old)
     neighbour.rename(out)
@@ -227,17 +230,18 @@ def _require_ours(out: Path) -> None:
     if not out.exists():
         return
     if out.is_dir():
+        # A mistyped --out must not delete anyone's files.
         strangers = sorted({path.name for path in out.iterdir()} - _known(out))
         found = ", ".join(strangers[:5])
     else:
         strangers, found = [out.name], "a file"
     if strangers:
         raise DataError(
-            "the folder for the hospitals holds something else",
+            "the folder for the hospitals holds other files",
             where=out,
             found=found,
-            wanted="no folder, an empty one, or hospitals made before",
-            remedy="take another --out",
+            wanted="a new or empty folder, or hospitals from an earlier call",
+            remedy="choose another --out",
         )
 
 

@@ -2,8 +2,8 @@
 
 MedMNIST v2 (Yang et al. 2023, doi:10.1038/s41597-022-01721-8): one ``.npz`` with images and
 labels of an official train, validation and test split. Train and validation are pooled and
-divided over the hospitals; test is kept apart. The file has no patient ids, so that each
-image stands as a patient. Grey values are stored as they are, without a window: a reader
+divided among the hospitals; test is held out. The file has no patient ids, so each
+image counts as one patient. Grey values are stored as they are, without a window: a reader
 gets ``value / 255``.
 """
 
@@ -30,6 +30,7 @@ from simulations.hospitals.partition import dirichlet_partition
 from simulations.hospitals.scanners import site_names
 from simulations.hospitals.visit import Visit
 
+# No test share: the official test split is held out from all hospitals.
 SPLIT: Final = (0.9, 0.1, 0.0)
 KEY: Final[Key] = "SOPInstanceUID"
 FACT: Final = "each image is one patient: the file has no patient ids"
@@ -52,6 +53,7 @@ class MedMnistKind:
 
 KNOWN: Final = {
     "pneumoniamnist": MedMnistKind("DX", "CHEST", ("normal", "pneumonia")),
+    # Its label 1 is "normal, benign" in MedMNIST's own list.
     "breastmnist": MedMnistKind("US", "BREAST", ("malignant", "normal")),
     "octmnist": MedMnistKind("OPT", "EYE"),
     "retinamnist": MedMnistKind("OP", "EYE"),
@@ -106,6 +108,7 @@ def read_source(
     arrays = _arrays(path)
     images = {part: _images(path, arrays, part) for part in PARTS}
     labels = {part: _labels(path, arrays, part, len(images[part])) for part in PARTS}
+    # The larger versions of a file end in their size, such as _64 or _224.
     stem = re.sub(r"_\d+$", "", path.stem.lower())
     known = KNOWN.get(stem, _UNKNOWN)
     highest = max(int(each.max()) for each in labels.values())
@@ -207,7 +210,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             "the file cannot be read as .npz", where=path, wanted="a MedMNIST .npz file"
         ) from error
     raise DataError(
-        "the file lacks arrays of MedMNIST",
+        "arrays of a MedMNIST file are missing",
         where=path,
         found="without " + ", ".join(missing),
         wanted=", ".join(wanted),
@@ -220,7 +223,7 @@ def _images(path: Path, arrays: dict[str, NDArray[Any]], part: str) -> NDArray[n
     if images.dtype == np.uint8 and len(images) and (images.ndim == 3 or colour):
         return images
     raise DataError(
-        "these images cannot be written",
+        "these images cannot be used",
         where=f"{path}, {part}_images",
         found=f"{images.dtype} {images.shape}",
         wanted="uint8 (images, rows, columns), or the same with 3 colours; not volumes",
@@ -238,8 +241,8 @@ def _labels(
         "these labels cannot be used",
         where=f"{path}, {part}_labels",
         found=f"{labels.dtype} {labels.shape} for {count} images",
-        wanted=f"one whole number from 0 to {MOST_CLASSES - 1} for each image; not several labels "
-        "for one",
+        wanted=f"one whole number from 0 to {MOST_CLASSES - 1} for each image, not several "
+        "labels",
     )
 
 
@@ -251,10 +254,10 @@ def _classes(names: tuple[str, ...], highest: int, *, given: bool) -> tuple[str,
     if len(names) == highest + 1 and distinct:
         return names
     raise DataError(
-        "the names of the classes do not fit the labels",
+        "the class names do not match the labels",
         where="--classes" if given else "the file's labels",
         found=", ".join(names),
-        wanted=f"{highest + 1} different names, of the labels 0 to {highest} in order",
+        wanted=f"{highest + 1} different names, for labels 0 to {highest} in this order",
     )
 
 

@@ -4,7 +4,7 @@ Each class is divided over the sites in proportions drawn from a symmetric Diric
 distribution with concentration alpha (Yurochkin et al. 2019, arXiv:1905.12022, section 4;
 the federated form of Hsu et al. 2019, arXiv:1909.06335, section 3.1): a small alpha gives
 each site few of some classes, a large one divides evenly. A draw that leaves a site too
-small is followed by the next draw of the same generator, and how often is told.
+small is rejected; the next draw of the same generator follows, and rejections are counted.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def dirichlet_partition(
 def draw_counts(sizes: Counts, sites: int, alpha: float, rng: np.random.Generator) -> Counts:
     """How many of each class each site gets: int64 ``(classes, sites)``, rows sum to ``sizes``."""
     shares = rng.dirichlet(np.full(sites, alpha), size=len(sizes))
+    # Rounded after summing up: counts rounded one by one would not add up to the class.
     cuts = np.floor(np.cumsum(shares, axis=1)[:, :-1] * sizes[:, None] + 0.5).astype(np.int64)
     edges = np.concatenate(
         [np.zeros((len(sizes), 1), np.int64), np.minimum(cuts, sizes[:, None]), sizes[:, None]],
@@ -104,7 +105,7 @@ def _enough(counts: Counts, floor: Floor) -> bool:
 def _require_possible(sizes: Counts, sites: int, alpha: float, floor: Floor) -> None:
     if sites < 1 or not (alpha > 0 and np.isfinite(alpha)):
         raise DataError(
-            "patients cannot be divided like this",
+            "patients cannot be divided with these numbers",
             where="--sites, --alpha",
             found=f"{sites} sites, alpha {alpha:g}",
             wanted="at least one site, and an alpha above 0",
@@ -112,12 +113,12 @@ def _require_possible(sizes: Counts, sites: int, alpha: float, floor: Floor) -> 
     most = int(min(sizes.sum() // floor.patients, sizes.min() // floor.per_class))
     if sites > most:
         raise DataError(
-            "there are too few patients for so many hospitals",
+            "there are too few patients for this number of hospitals",
             where="--sites",
             found=f"{sites} sites, {int(sizes.sum())} patients, {int(sizes.min())} in the "
             "smallest class",
             wanted=f"at least {floor.patients} patients a site and {floor.per_class} of each class",
-            remedy=f"take at most {most} sites" if most else "take a larger file",
+            remedy=f"use at most {most} sites" if most else "use a larger file",
         )
 
 
@@ -130,11 +131,12 @@ def _hopeless(
         _enough(draw_counts(sizes, sites, larger, rng), floor) for _ in range(_TRIALS)
     ):
         larger *= 2
+    # Only an alpha that was tried is suggested.
     works = f"--alpha {larger:g}" if larger < _LARGEST_ALPHA else "a larger file"
     return DataError(
-        f"no division in {MOST_DRAWS} draws leaves every hospital enough patients",
+        f"none of {MOST_DRAWS} random divisions gives every hospital enough patients",
         where="--sites, --alpha",
         found=f"{sites} sites, alpha {alpha:g}",
         wanted=f"at least {floor.patients} patients a site and {floor.per_class} of each class",
-        remedy=f"take {works}, or fewer sites",
+        remedy=f"use {works}, or fewer sites",
     )

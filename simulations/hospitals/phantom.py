@@ -3,8 +3,8 @@
 A picture is a sum of analytic shapes in thorax coordinates (x to the viewer's right, y
 downwards, both in [-1, 1]), followed by a scanner's chain: collimation, blur, exposure,
 noise. The label decides only whether opacities are drawn into the lungs; everything
-else (ribs, heart, vessels, nipple shadows, lines) stands in both classes. The pictures
-resemble radiographs enough to train on; they are of nobody and have no clinical worth.
+else (ribs, heart, vessels, nipple shadows, lines) occurs in both classes. The pictures
+resemble radiographs enough to train on; they show no real patient and have no clinical value.
 """
 
 from __future__ import annotations
@@ -108,6 +108,8 @@ def draw_anatomy(rng: np.random.Generator, scanner: Scanner, *, affected: bool) 
     """A patient's anatomy, with opacities if ``affected``; a few others have a scar."""
     rare = rng.random()
     if affected:
+        # Without faint opacities and scars a model could be perfect, and figures would compare
+        # nothing.
         strength, (least, most) = (0.2 if rare < FAINT else 1.0), scanner.lesions
         count = int(rng.integers(least, most + 1))
     else:
@@ -232,6 +234,7 @@ def _ribs(anatomy: Anatomy, grid: Grid) -> Image:
 
 def _vessels(anatomy: Anatomy, grid: Grid) -> Image:
     """Smooth texture that fades from the hila outwards; the same in every picture of a patient."""
+    # A generator of its own: the vessels belong to the patient, not to the exposure.
     rng = np.random.default_rng(anatomy.vessels)
     coarse = rng.normal(size=(24, 24))
     rows = np.clip((grid.y + 1.2) / 2.4 * 23, 0, 23)
@@ -266,6 +269,8 @@ def _expose(attenuation: Image, scanner: Scanner, rng: np.random.Generator) -> I
     picture = ndimage.gaussian_filter(attenuation, scanner.blur * columns, mode="nearest")
     picture = np.clip(picture + rng.normal(0.0, 0.02), 0.0, 1.0) ** scanner.gamma
     grain = ndimage.gaussian_filter(rng.normal(size=picture.shape), columns / 160)
+    # Quantum noise grows with the root of the photons; more of them arrive where the picture is
+    # dark.
     picture += scanner.noise * np.sqrt(1.2 - picture) * grain / max(grain.std(), 1e-6)
     picture = scanner.black + (scanner.white - scanner.black) * picture
     border = [int(scanner.collimation * side * rng.uniform(0.4, 1.4)) for side in (rows, columns)]

@@ -58,6 +58,7 @@ NORTH: Final = SyntheticHospital(
         collimation=0.0,
         collimator=0.0,
         ribs=0.08,
+        # Here and at west, ill patients are more often pictured in bed: a shortcut for a model.
         bedside=(0.10, 0.50),
     ),
     equipment=Equipment("Exampla Imaging", "Aurora CR-1", "EI 3.1", "CR", "CHEST"),
@@ -83,13 +84,16 @@ EAST: Final = SyntheticHospital(
         collimation=0.05,
         collimator=0.98,
         ribs=0.06,
+        # The other way round: a model that has learned the bed fails here.
         bedside=(0.50, 0.20),
     ),
     equipment=Equipment("Fictiva Medical", "Meridian DX", "8.0.2", "DX", "CHEST"),
+    # MONOCHROME1: a reader that ignores it sees negatives.
     storages=(Storage("implicit", 10, low=60, high=960, inverted=True),),
     scale=(1.125, 1.0),
     prevalence=0.55,
     key="PatientID",
+    # No file extension, as on DICOM media (PS3.10, 8.2): a reader must look inside.
     paths="{patient}/ST{visit:03d}/IM{number:03d}",
 )
 SOUTH: Final = SyntheticHospital(
@@ -148,6 +152,7 @@ WEST: Final = SyntheticHospital(
     ),
     equipment=Equipment("Specimen Systems", "Vesper CR", "2.9-B", "CR", "CHEST"),
     storages=(
+        # Two ways to store in one archive, as after a software update.
         Storage("rle", 8, low=0, high=255, shown="lookup", gamma=1.4),
         Storage("jpeg-ls", 8, low=0, high=255, shown="lookup", gamma=1.4),
     ),

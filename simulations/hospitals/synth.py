@@ -1,7 +1,7 @@
 """Synthetic hospitals: DICOM archives of drawn chest radiographs, and a pooled test set.
 
 Every hospital has its own scanner, its own way to store and to name files, its own share of
-ill patients, and a few files that nobody can use. What is drawn for an archive follows from
+ill patients, and a few unusable files. What is drawn for an archive follows from
 the seed and the archive's name alone.
 """
 
@@ -61,7 +61,7 @@ class Size:
         ):
             if value < least:
                 raise DataError(
-                    "a number is too small for hospitals to be drawn",
+                    "a number is too small to draw hospitals",
                     where=option,
                     found=value,
                     wanted=f"at least {least}",
@@ -127,6 +127,7 @@ def _scanners(sites: int) -> list[SyntheticHospital]:
 
 def _generator(name: str, seed: int, purpose: int) -> np.random.Generator:
     """A generator of one archive's own, whichever others there are."""
+    # Purposes are 0: who is drawn, 1: their images, 2: unusable files. More of one moves no other.
     return np.random.default_rng([seed, purpose, *name.encode()])
 
 

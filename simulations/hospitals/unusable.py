@@ -79,6 +79,7 @@ def _image(hospital: SyntheticHospital, visit: Visit, kind: str, picture: Image)
 def _truncated(hospital: SyntheticHospital, visit: Visit, kind: str, picture: Image) -> bytes:
     """A transfer that broke off in the middle of the pixels."""
     whole = _image(hospital, visit, kind, picture)
+    # The header is whole: the file looks right until its pixels are read.
     return whole[: len(whole) * 6 // 10]
 
 

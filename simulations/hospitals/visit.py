@@ -11,6 +11,7 @@ from simulations.hospitals.dicom_writer import Instance, uid
 
 _FIRST_DAY: Final = datetime.date(2024, 1, 1)
 _DAYS: Final = 700
+# Has no divisor in common with _DAYS, so that dates spread over all days.
 _STRIDE: Final = 37
 _FOLLOW_UP: Final = 30
 

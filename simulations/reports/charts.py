@@ -50,6 +50,7 @@ def comparison(axes: Axes, result: Result) -> None:
         names.append(f"{site} alone")
         for outcome in result.baselines:
             if outcome.site == site:
+                # With and without privacy side by side, one line a hospital.
                 shift = -0.16 if outcome.kind == "alone-private" else 0.16
                 _dot(axes, outcome.metrics.auc, len(names) - 1 + shift, outcome.kind)
     value = result.shared.metrics.auc.value
@@ -175,7 +176,7 @@ def calibration(axes: Axes, result: Result) -> None:
     axes.plot(scores, observed, "o-", color=COLOURS["shared"], linewidth=1.2, markersize=6)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05))
     positive = result.study.classes[1]
-    axes.set(xlabel=f"score for {positive}", ylabel=f"share that had {positive}")
+    axes.set(xlabel=f"score for {positive}", ylabel=f"share with {positive}")
     axes.set_aspect("equal")
 
 
@@ -195,7 +196,7 @@ def epsilon(axes: Axes, result: Result) -> None:
     if allowed is not None:
         axes.axhline(allowed, color=INK, linewidth=1)
         axes.annotate(
-            f"most that the study allows: {allowed:g}",
+            f"limit of the study: {allowed:g}",
             (0, allowed),
             xytext=(2, -4),
             textcoords="offset points",
@@ -228,7 +229,7 @@ def federated(axes: Axes, result: Result) -> None:
         _dot(axes, exact, row - 0.14, "shared")
         _noisy_dot(axes, last.figures[name], row + 0.16)
     axes.plot([], [], MARKERS["shared"], color=COLOURS["shared"], label="test set, exact")
-    axes.plot([], [], "o", color=INK, label="hospitals' histograms, noised")
+    axes.plot([], [], "o", color=INK, label="hospitals' histograms, with noise")
     axes.set_yticks(range(len(names)), [FIGURES[name] for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(-0.03, 1.03)

@@ -26,7 +26,9 @@ WIDTH: Final = 5.6
 DPI: Final = 200
 STYLE: Final[Any] = {  # matplotlib types the keys as a literal of every name it knows
     "figure.dpi": 100,
+    # Without a salt, matplotlib draws random ids, and the same result would give other bytes.
     "svg.hashsalt": "consilium",
+    # Text as shapes: looks the same where the font is missing.
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -123,6 +125,7 @@ def picture(
         if facts:
             said = textwrap.fill(" ".join(facts), 104)
             canvas.suptitle(said, x=0.01, ha="left", fontsize=7, color=SOFT)
+        # Dates and versions would change the bytes.
         svg = _save(canvas, "svg", {"Date": None, "Creator": None})
         png = _save(canvas, "png", {"Software": None})
     return Plot(name, title, text, svg, png)
@@ -140,7 +143,7 @@ def _specs(result: Result) -> tuple[_Spec, ...]:
         _Spec(
             "comparison",
             "Shared model, hospitals alone, everything pooled",
-            "Area under the ROC curve on the same kept-apart test set, after the same number of "
+            "Area under the ROC curve on the same held-out test set, after the same number of "
             "rounds and steps. Lines are 95 % intervals.",
             1.3 + 0.42 * rows,
             charts.comparison,
@@ -149,8 +152,8 @@ def _specs(result: Result) -> tuple[_Spec, ...]:
         _Spec(
             "learning-curves",
             "Learning over the rounds",
-            "Kept-apart test set, simulation only: no hospital could compute this. No setting "
-            "may be chosen by it.",
+            "On the held-out test set. Only a simulation has one: no hospital could compute this. "
+            "Do not choose settings by it.",
             3.7,
             charts.curves,
             lambda result: bool(result.shared.curve),
@@ -166,8 +169,8 @@ def _specs(result: Result) -> tuple[_Spec, ...]:
         _Spec(
             "calibration",
             "Calibration of the shared model",
-            "How often the model was right to be as sure as it was. On the diagonal, scores can "
-            "be read as probabilities. Lines are 95 % intervals: short where patients are many.",
+            "How often patients with a given score had the finding. On the diagonal, scores can be "
+            "read as probabilities. Lines are 95 % intervals: short where there are many patients.",
             4.6,
             charts.calibration,
             lambda result: bool(result.shared.reliability),
@@ -176,7 +179,7 @@ def _specs(result: Result) -> tuple[_Spec, ...]:
             "epsilon",
             "Privacy spent over the rounds",
             "The epsilon that training has cost a patient of each hospital after each round. "
-            "The evaluations are made on other patients, who pay for those alone.",
+            "Evaluation uses other patients, who pay for evaluation only.",
             3.7,
             charts.epsilon,
             lambda result: any(site.spent for site in result.per_site.values()),
@@ -184,9 +187,9 @@ def _specs(result: Result) -> tuple[_Spec, ...]:
         _Spec(
             "federated-evaluation",
             "What the hospitals could measure themselves",
-            "Figures from the hospitals' noised histograms beside the exact ones from the test "
-            "set. Intervals are 95 %; those of the histograms include the noise. Hollow marks: "
-            "noise has made the figure meaningless.",
+            "Figures from the hospitals' histograms, with noise, beside the exact figures from the "
+            "test set. Intervals are 95 %; those of the histograms include the noise. Hollow "
+            "marks: the noise is too large for the figure to mean anything.",
             3.4,
             charts.federated,
             lambda result: bool(result.federated_evaluation),

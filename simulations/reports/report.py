@@ -1,4 +1,4 @@
-"""``report.html``: a run told to a person, in one file that asks for nothing from outside.
+"""``report.html``: a run for a reader, in one file that loads nothing from elsewhere.
 
 Pictures are inlined, there is no script, and the page's own policy forbids the browser to
 load anything, so that the file can be mailed, archived and printed.

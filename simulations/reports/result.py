@@ -73,7 +73,7 @@ class ResultMetrics(Section):
 
 
 class CurvePoint(Section):
-    """The kept-apart test set after a round: no hospital could compute this."""
+    """The held-out test set after a round: no hospital could compute this."""
 
     round: int
     auc: float | None
@@ -272,7 +272,9 @@ def read_result(run: Path) -> Result:
         return Result.model_validate_json(path.read_bytes())
     except FileNotFoundError as cause:
         raise CheckpointError(
-            "this run has no result yet", where=run, remedy="finish it with run … --resume"
+            "this run has no result yet",
+            where=run,
+            remedy="finish it: consilium-sim run … --resume",
         ) from cause
     except ValidationError as cause:
         raise CheckpointError(

@@ -44,7 +44,7 @@ class Curve:
     """The learning curve of a run, kept in a file.
 
     Args:
-        path: JSON; what is there is gone on with.
+        path: JSON; what is there is continued.
         rounds: of the study.
         measure: of weights after a round.
     """
@@ -65,6 +65,7 @@ class Curve:
 
     def see(self, number: int, weights: npt.NDArray[np.float32]) -> CurvePoint | None:
         """Measure the weights after a round if it is one of the measured and not known yet."""
+        # After a crash the newest round is shown again; it may have been measured already.
         if number not in self._wanted or number in self._points:
             return None
         point = self._points[number] = self._measure(weights, number)

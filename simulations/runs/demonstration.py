@@ -9,7 +9,7 @@ from typing import Final
 from client.data.parallel import Progress
 from common.errors import CheckpointError
 from simulations.hospitals.archives import MANIFEST
-from simulations.runs.run_settings import RECORD, RunOrder, clear, contents
+from simulations.runs.run_settings import RECORD, RunSettings, clear, contents
 from simulations.reports.result import FILE, Result, read_result
 from simulations.hospitals.synth import Size, write_synthetic
 
@@ -21,19 +21,19 @@ def finished(run: Path) -> Result | None:
     return read_result(run) if (run / FILE).exists() else None
 
 
-def start_afresh(order: RunOrder) -> None:
+def start_afresh(settings: RunSettings) -> None:
     """Remove an earlier run, but not its hospitals.
 
     Raises:
         CheckpointError: the folder holds something that no run has written.
     """
-    if contents(order) and not (order.run / RECORD).exists():
+    if contents(settings) and not (settings.run / RECORD).exists():
         raise CheckpointError(
-            "this folder is not that of a run, so nothing in it was removed",
-            where=order.run,
-            remedy="take another --out",
+            "this folder does not hold a run, so nothing in it was removed",
+            where=settings.run,
+            remedy="choose another --out",
         )
-    clear(order)
+    clear(settings)
 
 
 def make_hospitals(folder: Path, *, seed: int, progress: Progress) -> None:

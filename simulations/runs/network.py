@@ -36,8 +36,8 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class NetworkOrder:
-    """What a network is to do.
+class NetworkSettings:
+    """What a researcher asks of a network.
 
     Attributes:
         study: study file.
@@ -85,111 +85,112 @@ class Comparison:
         return self.network == self.simulation
 
 
-def start_afresh(order: NetworkOrder, progress: Progress) -> None:
+def start_afresh(settings: NetworkSettings, progress: Progress) -> None:
     """Remove what an earlier start has left, and draw three small hospitals.
 
     Raises:
         CheckpointError: the folder holds something that no network has written.
         DataError: the hospitals cannot be written.
     """
-    marker = order.out / MARKER
-    if order.out.exists() and any(order.out.iterdir()) and not marker.exists():
+    marker = settings.out / MARKER
+    if settings.out.exists() and any(settings.out.iterdir()) and not marker.exists():
         raise CheckpointError(
-            "this folder is not that of a network, so nothing in it was removed",
-            where=order.out,
-            remedy="take another --out",
+            "this folder is not from consilium-sim network, so nothing in it was removed",
+            where=settings.out,
+            remedy="choose another --out",
         )
-    if order.out.exists():
-        shutil.rmtree(order.out)
-    order.out.mkdir(parents=True)
+    if settings.out.exists():
+        shutil.rmtree(settings.out)
+    settings.out.mkdir(parents=True)
     marker.write_text("consilium-sim network has written this folder and removes it again\n")
     size = Size(patients=120, test_patients=60, pixels=32, sites=3)
-    write_synthetic(order.hospitals, size, seed=order.seed, progress=progress)
+    write_synthetic(settings.hospitals, size, seed=settings.seed, progress=progress)
 
 
-def run_network(order: NetworkOrder, say: Say) -> Comparison:
+def run_network(settings: NetworkSettings, say: Say) -> Comparison:
     """Enrol the hospitals, run the study over the network, simulate it, and compare.
 
     Raises:
         LinkError: a daemon or a command failed; names its log.
         ConsiliumError: the study or the hospitals cannot be used.
     """
-    load_study(order.study)
-    hospitals = read_hospitals(order.hospitals)
-    order.logs.mkdir(parents=True)
+    load_study(settings.study)
+    hospitals = read_hospitals(settings.hospitals)
+    settings.logs.mkdir(parents=True)
     with ExitStack() as stack:
-        enrol(order, hospitals, stack, say)
-        name = load_study(order.study).study.name
+        enrol(settings, hospitals, stack, say)
+        name = load_study(settings.study).study.name
         say(f"starting study {name}")
-        coordinate(order, "start", str(order.study), "--seed", str(order.seed))
-        for line in followed(order, name):
+        coordinate(settings, "start", str(settings.study), "--seed", str(settings.seed))
+        for line in followed(settings, name):
             say(f"  {line}")
-        coordinate(order, "result", name, "--out", str(order.result))
+        coordinate(settings, "result", name, "--out", str(settings.result))
     say("simulating the same study on the same archives with the same keys")
-    simulate(order)
-    return Comparison(_weights(order.result / "outcome.json"), _weights(_simulated(order)))
+    simulate(settings)
+    return Comparison(_weights(settings.result / "outcome.json"), _weights(_simulated(settings)))
 
 
 def enrol(
-    order: NetworkOrder, hospitals: Hospitals, stack: ExitStack, say: Say
+    settings: NetworkSettings, hospitals: Hospitals, stack: ExitStack, say: Say
 ) -> dict[str, subprocess.Popen[bytes]]:
     """Start a coordinator and a daemon for each hospital.
 
     Returns:
         The hospitals' daemons by name; the stack ends them.
     """
-    serve_coordinator(order, stack, say)
+    serve_coordinator(settings, stack, say)
     daemons = {}
     for name in hospitals.sites:
         file = hospitals.site_file(name)
-        exchange_cards(order, file)
-        daemons[name] = serve_site(order, name, file, stack)
+        exchange_cards(settings, file)
+        daemons[name] = serve_site(settings, name, file, stack)
         say(f"{name} has joined")
     return daemons
 
 
-def serve_coordinator(order: NetworkOrder, stack: ExitStack, say: Say) -> str:
+def serve_coordinator(settings: NetworkSettings, stack: ExitStack, say: Say) -> str:
     """Make a coordinator and start it; gives the address that sites reach it by."""
     address = f"{LOOPBACK}:{free_port()}"
     say(f"coordinator on {address}")
-    coordinate(order, "init", "network", "--address", address)
-    _stay_on_loopback(order.coordinator / "coordinator.toml", address)
-    log = order.logs / "coordinator.log"
-    process = stack.enter_context(daemon(log, _coordinator(order, "serve")))
-    _until_up(process, log, order.coordinator / "state")
+    coordinate(settings, "init", "network", "--address", address)
+    _stay_on_loopback(settings.coordinator / "coordinator.toml", address)
+    log = settings.logs / "coordinator.log"
+    process = stack.enter_context(daemon(log, _coordinator(settings, "serve")))
+    _until_up(process, log, settings.coordinator / "state")
     return address
 
 
-def exchange_cards(order: NetworkOrder, file: Path) -> None:
+def exchange_cards(settings: NetworkSettings, file: Path) -> None:
     """Make a hospital's keys, admit it, and let it join."""
-    call(_site(file, "card", "--known-seed", str(order.seed)))
-    coordinate(order, "admit", str(file.parent / "SITE.json"))
+    call(_site(file, "card", "--known-seed", str(settings.seed)))
+    coordinate(settings, "admit", str(file.parent / "SITE.json"))
     call(_site(file, "join", str(file.parent / "COORDINATOR.json"), "--yes"))
 
 
 def serve_site(
-    order: NetworkOrder, name: str, file: Path, stack: ExitStack
+    settings: NetworkSettings, name: str, file: Path, stack: ExitStack
 ) -> subprocess.Popen[bytes]:
     """Start a hospital's daemon."""
-    log = order.logs / f"{name}.log"
-    command = _site(file, "serve", "--known-seed", str(order.seed))
+    log = settings.logs / f"{name}.log"
+    command = _site(file, "serve", "--known-seed", str(settings.seed))
     process = stack.enter_context(daemon(log, command))
     _until_up(process, log, file.parent / "state")
     return process
 
 
-def _stay_on_loopback(settings: Path, address: str) -> None:
-    """Change what a person would: nobody else is to reach this coordinator."""
-    text = settings.read_text(encoding="utf-8")
+def _stay_on_loopback(file: Path, address: str) -> None:
+    """Bind the coordinator to loopback: no other machine is to reach it."""
+    text = file.read_text(encoding="utf-8")
     port = address.rpartition(":")[2]
+    # Metrics on any free port: networks can run beside each other on one machine.
     for old, new in ((f"0.0.0.0:{port}", address), ("127.0.0.1:9464", f"{LOOPBACK}:0")):
         text = text.replace(f'"{old}"', f'"{new}"')
-    settings.write_text(text, encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
 
 
-def coordinate(order: NetworkOrder, *arguments: str) -> str:
+def coordinate(settings: NetworkSettings, *arguments: str) -> str:
     """Run a command of the coordinator; its standard output."""
-    return call(_coordinator(order, *arguments))
+    return call(_coordinator(settings, *arguments))
 
 
 def call(command: Sequence[str]) -> str:
@@ -201,7 +202,7 @@ def call(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own commands
     if done.returncode:
         raise LinkError(
-            "a command of the network failed",
+            "a command failed",
             where=" ".join(command[2:]),
             found=f"exit code {done.returncode}\n{done.stderr.strip()}",
         )
@@ -211,11 +212,13 @@ def call(command: Sequence[str]) -> str:
 @contextmanager
 def daemon(log: Path, command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A daemon that writes to a log, and is ended as an init system would end it."""
+    # Appended: a daemon that is killed and started again continues its log.
     with log.open("ab") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)  # noqa: S603 - our own commands
     try:
         yield process
     finally:
+        # As systemd does: asked first, killed after a while.
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(STOP_SECONDS)
@@ -224,22 +227,22 @@ def daemon(log: Path, command: Sequence[str]) -> Iterator[subprocess.Popen[bytes
             process.wait()
 
 
-def followed(order: NetworkOrder, study: str) -> Iterator[str]:
+def followed(settings: NetworkSettings, study: str) -> Iterator[str]:
     """What ``watch`` says of a study, line by line, until it has ended.
 
     Raises:
         LinkError: the study did not complete.
     """
-    command = _coordinator(order, "watch", study)
+    command = _coordinator(settings, "watch", study)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:  # noqa: S603 - our own command
         assert watching.stdout is not None
         try:
             yield from (line.rstrip() for line in watching.stdout)
-        except BaseException:  # whoever listened has gone: do not wait for the study's end
+        except BaseException:  # the listener has gone: do not wait for the study's end
             watching.kill()
             raise
     if watching.returncode:
-        log = order.logs / "coordinator.log"
+        log = settings.logs / "coordinator.log"
         raise LinkError("the study did not complete", where=study, remedy=f"read {log}")
 
 
@@ -252,25 +255,25 @@ def _until_up(process: subprocess.Popen[bytes], log: Path, state: Path) -> None:
             raise LinkError(
                 "a daemon does not answer",
                 where=log,
-                found="\n          ".join(last) or "nothing was said",
+                found="\n          ".join(last) or "the log is empty",
                 wanted=f"an answer within {READY_SECONDS:.0f} s",
             )
         time.sleep(0.05)
 
 
-def simulate(order: NetworkOrder) -> None:
+def simulate(settings: NetworkSettings) -> None:
     """Run the same study on the same archives, with the same keys, in one process."""
     call(
         [
-            *_module("simulations", "run", str(order.study)),
-            *("--hospitals", str(order.hospitals), "--out", str(order.simulation)),
-            *("--seed", str(order.seed), "--no-baselines"),
+            *_module("simulations", "run", str(settings.study)),
+            *("--hospitals", str(settings.hospitals), "--out", str(settings.simulation)),
+            *("--seed", str(settings.seed), "--no-baselines"),
         ]
     )
 
 
-def _simulated(order: NetworkOrder) -> Path:
-    return order.simulation / "coordinator" / "outcome.json"
+def _simulated(settings: NetworkSettings) -> Path:
+    return settings.simulation / "coordinator" / "outcome.json"
 
 
 def _weights(outcome: Path) -> str:
@@ -278,8 +281,8 @@ def _weights(outcome: Path) -> str:
     return str(document["final_weights_sha256"])
 
 
-def _coordinator(order: NetworkOrder, *arguments: str) -> list[str]:
-    return _module("server", "--home", str(order.coordinator), *arguments)
+def _coordinator(settings: NetworkSettings, *arguments: str) -> list[str]:
+    return _module("server", "--home", str(settings.coordinator), *arguments)
 
 
 def _site(file: Path, *arguments: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before a run, found out before anything is written."""
+"""What can be found wrong before a run: checked before anything is written."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def check_study(study: Study, hospitals: Hospitals) -> None:
         LabelError: a label file is missing or holds a label outside the classes.
         DataError: a folder holds no DICOM file.
     """
+    # First, because it reads no file: does the model take images of this size?
     build_model(study)
     if len(hospitals.sites) < study.aggregation.min_sites:
         raise StudyError(
@@ -66,7 +67,7 @@ def _dataset(study: Study, site: SiteFile, path: Path) -> DataSet:
             where=path,
             found=", ".join(sorted(site.data)),
             wanted=f"{study.data.dataset} ([data] dataset)",
-            remedy="name the data set in the study as the hospitals do",
+            remedy="use the same data set name in the study and in the site files",
         )
     return data
 
@@ -74,7 +75,7 @@ def _dataset(study: Study, site: SiteFile, path: Path) -> DataSet:
 def _check_policy(study: Study, site: SiteFile, data: DataSet, path: Path) -> None:
     planned, policy = mechanism(study, data.declared_patients, data.most_patients), site.policy
     if not policy.allow_known_key:
-        raise _forbidden(path, "allow_known_key", "false", "true: a simulation's keys are known")
+        raise _forbidden(path, "allow_known_key", "false", "true, because a simulation's keys are known")
     if study.task.kind not in policy.tasks:
         raise _forbidden(path, "tasks", ", ".join(policy.tasks), study.task.kind)
     if study.aggregation.min_sites < policy.min_sites:
@@ -99,12 +100,13 @@ def _forbidden(path: Path, key: str, found: str, wanted: str) -> SiteError:
         where=f"{path}: [policy] {key}",
         found=found,
         wanted=wanted,
-        remedy="the hospital decides: make the study cheaper, or change its policy",
+        remedy="change the study to fit the policy, or change the hospital's policy",
     )
 
 
 def _check_images(study: Study, images: Path, labels: LabelFile) -> None:
     read_labels(labels, study.task.classes).require_sound()
+    # One DICOM file is enough here. Which images can be used shows when they are decoded.
     for path in walk(images):
         verdict = examine(images, path, decode=False)
         if isinstance(verdict, Found) or verdict.reason not in _FOREIGN:

@@ -1,4 +1,4 @@
-"""What a researcher asks for, who is told how far it is, and what binds a folder to it."""
+"""What a researcher asks of a run, who is told its progress, and what binds a folder to it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ STUDY: Final = "study.toml"
 HALF_WRITTEN: Final = ".*.tmp"
 """What a process that was killed leaves of a file that it was writing."""
 FORMAT: Final = 1
+# Not os.cpu_count(): a container may be allowed fewer processors.
 PROCESSES: Final = len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
-class RunOrder:
+class RunSettings:
     """What a researcher asks for.
 
     Attributes:
@@ -102,16 +103,16 @@ class Clock:
         self.seconds[phase] = round(perf_counter() - start, 3)
 
 
-def check_order(order: RunOrder, hospitals: Hospitals) -> None:
+def check_site_order(settings: RunSettings, hospitals: Hospitals) -> None:
     """Refuse an order of sites that is not one of these hospitals.
 
     Raises:
         StudyError: it does not name every hospital once.
     """
-    names = order.site_order
+    names = settings.site_order
     if names is not None and sorted(names) != list(hospitals.sites):
         raise StudyError(
-            "--site-order does not name every hospital once",
+            "--site-order must name every hospital exactly once",
             found=", ".join(names),
             wanted=", ".join(hospitals.sites),
         )
@@ -126,117 +127,121 @@ def recorded_in(run: Path, hospitals: Hospitals) -> dict[str, NumericsRecord]:
     found = read_result(run).numerics
     if sorted(found) != sorted(hospitals.sites):
         raise CheckpointError(
-            "the run to be repeated was of other hospitals",
+            "the run in --like used other hospitals",
             where=f"--like {run}",
             found=", ".join(sorted(found)),
             wanted=", ".join(hospitals.sites),
-            remedy="name a run of these hospitals, or leave --like out",
+            remedy="give a run of these hospitals, or leave out --like",
         )
     return found
 
 
-def _record(order: RunOrder, study: Study, hospitals: Hospitals) -> dict[str, Any]:
+def _record(settings: RunSettings, study: Study, hospitals: Hospitals) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "study": study_hash(study),
         "hospitals": hospitals.sha256,
-        "seed": order.seed,
-        "threads": order.threads,
-        "like": None if order.like is None else read_result(order.like).final_weights_sha256,
+        "seed": settings.seed,
+        "threads": settings.threads,
+        # Weights name the run: the same weights come from the same numerics record.
+        "like": None if settings.like is None else read_result(settings.like).final_weights_sha256,
     }
 
 
-def check_record(order: RunOrder, study: Study, hospitals: Hospitals) -> None:
+def check_record(settings: RunSettings, study: Study, hospitals: Hospitals) -> None:
     """Refuse to go on with the run of another study.
 
     Raises:
         CheckpointError: says what differs.
     """
-    path = order.run / RECORD
-    if not contents(order):
+    path = settings.run / RECORD
+    if not contents(settings):
         return
     try:
         found = read_json(path.read_bytes())
     except (OSError, ValueError) as cause:
         raise CheckpointError(
-            "this folder is not that of a run",
+            "this folder does not hold a run",
             where=path,
             found=type(cause).__name__,
-            remedy="take the --out that the run was started with",
+            remedy="give the --out that the run was started with",
         ) from cause
-    for name, wanted in _record(order, study, hospitals).items():
+    for name, wanted in _record(settings, study, hospitals).items():
         if found.get(name) != wanted:
             raise CheckpointError(
                 "the checkpoints in this folder belong to another study",
                 where=f"{path}, {name}",
                 found=found.get(name),
                 wanted=wanted,
-                remedy="resume with the study, hospitals, seed and threads that the run was "
-                "started with, or take another --out",
+                remedy="resume with the same study, hospitals, seed and threads as before, or "
+                "choose another --out",
             )
 
 
-def write_record(order: RunOrder, study: Study, hospitals: Hospitals) -> None:
-    """Bind the folder to the order, before anything else is written there."""
-    for path in order.run.glob(HALF_WRITTEN):
+def write_record(settings: RunSettings, study: Study, hospitals: Hospitals) -> None:
+    """Bind the folder to the settings, before anything else is written there."""
+    # Left by a process that was killed; the whole file has another name.
+    for path in settings.run.glob(HALF_WRITTEN):
         path.unlink()
-    if not (order.run / RECORD).exists():
-        write_atomic(order.run / RECORD, canonical_json(_record(order, study, hospitals)))
-    if not (order.run / STUDY).exists():
-        write_atomic(order.run / STUDY, order.study.read_bytes())
+    if not (settings.run / RECORD).exists():
+        write_atomic(settings.run / RECORD, canonical_json(_record(settings, study, hospitals)))
+    if not (settings.run / STUDY).exists():
+        write_atomic(settings.run / STUDY, settings.study.read_bytes())
 
 
 @contextmanager
-def nothing_left_behind(order: RunOrder) -> Iterator[None]:
+def nothing_left_behind(settings: RunSettings) -> Iterator[None]:
     """Remove what a new run has written if it cannot even begin."""
-    existed, new = order.run.exists(), not contents(order)
+    existed, new = settings.run.exists(), not contents(settings)
     try:
         yield
     except ConsiliumError:
+        # Only after an error: what an interrupted run has decoded is kept for --resume.
         if new:
-            clear(order)
-            if not existed and order.run.exists():
-                order.run.rmdir()
+            clear(settings)
+            if not existed and settings.run.exists():
+                settings.run.rmdir()
         raise
 
 
-def contents(order: RunOrder) -> list[Path]:
+def contents(settings: RunSettings) -> list[Path]:
     """What the run's folder holds besides the hospitals, which may lie in it; sorted."""
-    if not order.run.exists():
+    if not settings.run.exists():
         return []
-    hospitals = order.hospitals.resolve()
+    hospitals = settings.hospitals.resolve()
     return sorted(
         path
-        for path in order.run.iterdir()
+        for path in settings.run.iterdir()
+        # The demo keeps its hospitals in the folder of its run.
         if path.resolve() != hospitals and not path.match(HALF_WRITTEN)
     )
 
 
-def clear(order: RunOrder) -> None:
+def clear(settings: RunSettings) -> None:
     """Remove the run, but not the hospitals."""
-    for path in contents(order):
+    for path in contents(settings):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
 
 
-def check_folder(order: RunOrder) -> None:
+def check_folder(settings: RunSettings) -> None:
     """Refuse to write a new run into a folder that holds something.
 
     Raises:
         CheckpointError: it is not empty and nothing is to be resumed.
     """
-    if order.run.exists() and not order.run.is_dir():
+    if settings.run.exists() and not settings.run.is_dir():
         raise CheckpointError(
-            "the run's folder is a file", where=order.run, remedy="take another --out"
+            "the run's folder is a file", where=settings.run, remedy="choose another --out"
         )
-    found = contents(order)
-    if found and not order.resume:
+    found = contents(settings)
+    if found and not settings.resume:
         raise CheckpointError(
             "the run's folder is not empty",
-            where=order.run,
+            where=settings.run,
             found=", ".join(path.name for path in found[:5]),
             wanted="an empty folder, or none",
-            remedy="pass --resume to go on with the run that is there, or take another --out",
+            remedy="add --resume to continue the run that is there, or choose another --out",
         )

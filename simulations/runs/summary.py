@@ -98,6 +98,7 @@ def _warnings(plans: Mapping[str, Plan], published: Mapping[str, Any]) -> tuple[
     left_out: Mapping[str, str] = published["left_out"]
     missing: dict[tuple[str, str, str], list[int]] = {}
     for absence in published["absences"]:
+        # Who was left out is said once, not for every round after.
         if absence["site"] not in left_out:
             key = (absence["site"], absence["purpose"], absence["reason"])
             missing.setdefault(key, []).append(absence["round"])
@@ -168,11 +169,12 @@ def _site_facts(plan: Plan, share: float) -> SiteFacts:
 
 
 def spent_after(plan: Plan, rounds: int) -> float | None:
-    """What training has cost a patient of the plan's site after so many rounds."""
+    """What training has cost a patient of the plan's site after this many rounds."""
     mechanism = plan.mechanism
     if isinstance(mechanism, NoMechanism):
         return None
     steps = rounds * plan.study.training.local_steps
+    # Not the whole delta: a part of it pays for the cap on samples.
     return composed(((mechanism.step, steps),), mechanism.composed_delta)
 
 

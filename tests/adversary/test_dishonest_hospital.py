@@ -24,7 +24,7 @@ from simulations.grids.in_process import Client
 from simulations.reports.report import FILE
 from simulations.reports.result import Result
 from simulations.runs.run import run_study
-from simulations.runs.run_settings import RunOrder
+from simulations.runs.run_settings import RunSettings
 from tests.integration.conftest import SITE_FILE, study_text, write_images
 
 LIAR = "mallory"
@@ -84,7 +84,7 @@ def run(hospitals: Path, tmp_path: Path) -> Callable[..., Run]:
             evaluation={"bins": BINS, "epsilon_share": None},
         )
         (tmp_path / f"{name}.toml").write_text(study)
-        order = RunOrder(
+        settings = RunSettings(
             study=tmp_path / f"{name}.toml",
             hospitals=hospitals,
             run=tmp_path / name,
@@ -92,7 +92,9 @@ def run(hospitals: Path, tmp_path: Path) -> Callable[..., Run]:
             threads=1,
             command="",
         )
-        return Run(order.run, run_study(order, tap=lambda client: lying(client, purpose, lie)))
+        return Run(
+            settings.run, run_study(settings, tap=lambda client: lying(client, purpose, lie))
+        )
 
     return run
 

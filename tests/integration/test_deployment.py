@@ -12,7 +12,7 @@ import pytest
 
 from simulations.hospitals.archives import read_hospitals
 from simulations.runs.network import (
-    NetworkOrder,
+    NetworkSettings,
     coordinate,
     enrol,
     followed,
@@ -25,43 +25,45 @@ SEED = 3
 
 
 @pytest.fixture
-def order(tmp_path_factory: pytest.TempPathFactory) -> NetworkOrder:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> NetworkSettings:
     tmp_path = tmp_path_factory.mktemp("n")  # short: a path of a Unix socket has 107 bytes
     study, hospitals = tmp_path / "tiny.toml", tmp_path / "hospitals"
     study.write_text(study_text(aggregation={"min_sites": 3}))
     hospitals.mkdir()
     write_hospitals(hospitals)
-    return NetworkOrder(study, hospitals, tmp_path / "network", SEED)
+    return NetworkSettings(study, hospitals, tmp_path / "network", SEED)
 
 
-def test_three_daemons_and_a_simulation_end_with_the_same_weights(order: NetworkOrder) -> None:
+def test_three_daemons_and_a_simulation_end_with_the_same_weights(
+    settings: NetworkSettings,
+) -> None:
     said: list[str] = []
-    found = run_network(order, said.append)
+    found = run_network(settings, said.append)
     assert found.same
     assert len(found.network) == 64
-    outcome = json.loads((order.result / "outcome.json").read_bytes())
+    outcome = json.loads((settings.result / "outcome.json").read_bytes())
     assert outcome["rounds"] == 3
     assert outcome["absences"] == []
     assert any("KNOWN KEY" in note for note in outcome["warnings"])
 
 
 @pytest.mark.long
-def test_killing_every_process_of_the_sites_changes_no_bit(order: NetworkOrder) -> None:
+def test_killing_every_process_of_the_sites_changes_no_bit(settings: NetworkSettings) -> None:
     """In round 1 a worker and another's connection die, in round 2 both of a third."""
-    order.logs.mkdir(parents=True)
+    settings.logs.mkdir(parents=True)
     with ExitStack() as stack:
-        daemons = enrol(order, read_hospitals(order.hospitals), stack, lambda _: None)
-        coordinate(order, "start", str(order.study), "--seed", str(SEED))
+        daemons = enrol(settings, read_hospitals(settings.hospitals), stack, lambda _: None)
+        coordinate(settings, "start", str(settings.study), "--seed", str(SEED))
         done = set()
-        for line in followed(order, "tiny"):
+        for line in followed(settings, "tiny"):
             for number in (1, 2):
                 if f"round {number}" in line and number not in done:
                     done.add(number)
                     _kill(daemons, number)
-        coordinate(order, "result", "tiny", "--out", str(order.result))
-    simulate(order)
-    outcome = json.loads((order.result / "outcome.json").read_bytes())
-    alone = json.loads((order.simulation / "coordinator" / "outcome.json").read_bytes())
+        coordinate(settings, "result", "tiny", "--out", str(settings.result))
+    simulate(settings)
+    outcome = json.loads((settings.result / "outcome.json").read_bytes())
+    alone = json.loads((settings.simulation / "coordinator" / "outcome.json").read_bytes())
     assert done == {1, 2}
     assert outcome["final_weights_sha256"] == alone["final_weights_sha256"]
     assert outcome["absences"] == []

@@ -160,7 +160,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(
 
     assert new.returncode == resumed.returncode == 2
     assert "not empty" in new.stderr
-    assert "not that of a run" in resumed.stderr
+    assert "does not hold a run" in resumed.stderr
     assert contents(run) == {"thesis.txt": b"precious"}
 
 

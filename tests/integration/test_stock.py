@@ -17,7 +17,7 @@ from client.site import open_site
 from common.process.ports import free_port
 from simulations.hospitals.archives import read_hospitals
 from simulations.runs.network import (
-    NetworkOrder,
+    NetworkSettings,
     coordinate,
     daemon,
     exchange_cards,
@@ -46,19 +46,19 @@ def offer(message, context):
 
 
 @pytest.fixture
-def order(tmp_path_factory: pytest.TempPathFactory) -> NetworkOrder:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> NetworkSettings:
     tmp_path = tmp_path_factory.mktemp("n")  # short: a path of a Unix socket has 107 bytes
     study, hospitals = tmp_path / "tiny.toml", tmp_path / "hospitals"
     study.write_text(study_text())
     hospitals.mkdir()
     write_hospitals(hospitals)
     (tmp_path / "network" / "logs").mkdir(parents=True)
-    return NetworkOrder(study, hospitals, tmp_path / "network", SEED)
+    return NetworkSettings(study, hospitals, tmp_path / "network", SEED)
 
 
 @pytest.mark.long
 def test_a_stock_supernode_runs_the_same_client_and_a_foreign_client_is_refused_by_name(
-    order: NetworkOrder, tmp_path: Path
+    settings: NetworkSettings, tmp_path: Path
 ) -> None:
     """One daemon, one stock SuperNode, and one whose environment holds another ``client.app``.
 
@@ -69,24 +69,26 @@ def test_a_stock_supernode_runs_the_same_client_and_a_foreign_client_is_refused_
     a busy machine most of the time goes into those processes. Where a message took more than a
     minute, the coordinator has asked again, and the same stored reply went out twice.
     """
-    files = {name: read_hospitals(order.hospitals).site_file(name) for name in SITES}
+    files = {name: read_hospitals(settings.hospitals).site_file(name) for name in SITES}
     foreign = tmp_path / "foreign" / "client"
     foreign.mkdir(parents=True)
     (foreign / "__init__.py").touch()
     (foreign / "app.py").write_text(FOREIGN)
     with ExitStack() as stack:
-        address = serve_coordinator(order, stack, lambda _: None)
+        address = serve_coordinator(settings, stack, lambda _: None)
         for file in files.values():
-            exchange_cards(order, file)
-        serve_site(order, OURS, files[OURS], stack)
-        node = supernode(order, STOCK, files[STOCK], address, first_on_path=())
+            exchange_cards(settings, file)
+        serve_site(settings, OURS, files[OURS], stack)
+        node = supernode(settings, STOCK, files[STOCK], address, first_on_path=())
         stack.enter_context(node)
-        theirs = supernode(order, THEIRS, files[THEIRS], address, first_on_path=(foreign.parent,))
+        theirs = supernode(
+            settings, THEIRS, files[THEIRS], address, first_on_path=(foreign.parent,)
+        )
         stack.enter_context(theirs)
-        coordinate(order, "start", str(order.study), "--seed", str(SEED))
-        said = list(followed(order, "tiny"))
-        coordinate(order, "result", "tiny", "--out", str(order.result))
-    outcome = json.loads((order.result / "outcome.json").read_bytes())
+        coordinate(settings, "start", str(settings.study), "--seed", str(SEED))
+        said = list(followed(settings, "tiny"))
+        coordinate(settings, "result", "tiny", "--out", str(settings.result))
+    outcome = json.loads((settings.result / "outcome.json").read_bytes())
     assert set(outcome["sites"]) == {OURS, STOCK}
     assert {(each["site"], each["reason"]) for each in outcome["absences"]} == {
         (THEIRS, "sent something that is not a reply")
@@ -106,7 +108,7 @@ def test_a_stock_supernode_runs_the_same_client_and_a_foreign_client_is_refused_
 
 @contextmanager
 def supernode(
-    order: NetworkOrder,
+    settings: NetworkSettings,
     name: str,
     file: Path,
     address: str,
@@ -122,7 +124,7 @@ def supernode(
         *("--superlink", address, "--root-certificates", str(state / "ca.pem")),
         *("--auth-supernode-private-key", str(state / "node.key")),
         *("--port", str(free_port())),
-        *("--node-config", f'site="{file}" known-seed={order.seed}'),
+        *("--node-config", f'site="{file}" known-seed={settings.seed}'),
     ]
     before = os.environ.copy()
     os.environ |= {
@@ -131,7 +133,7 @@ def supernode(
         "PYTHONPATH": os.pathsep.join(str(each) for each in (*first_on_path, ROOT)),
     }
     try:
-        with daemon(order.logs / f"{name}.log", command):
+        with daemon(settings.logs / f"{name}.log", command):
             yield
     finally:
         os.environ.clear()

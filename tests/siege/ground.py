@@ -16,7 +16,7 @@ from typing import Any, Final
 from client.data.parallel import silent
 from simulations.hospitals.archives import read_hospitals
 from simulations.runs.network import (
-    NetworkOrder,
+    NetworkSettings,
     call,
     coordinate,
     exchange_cards,
@@ -91,7 +91,7 @@ class Watch:
 class Town:
     """An honest coordinator, two honest hospitals, and a third which is not."""
 
-    order: NetworkOrder
+    settings: NetworkSettings
     study: dict[str, Any]
     coordinator: int
     daemons: dict[str, subprocess.Popen[bytes]]
@@ -101,7 +101,7 @@ class Town:
     @property
     def logged(self) -> list[dict[str, Any]]:
         """What the coordinator's processes have logged."""
-        lines = (self.order.logs / "coordinator.log").read_text().splitlines()
+        lines = (self.settings.logs / "coordinator.log").read_text().splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def run_study(self) -> None:
@@ -112,10 +112,10 @@ class Town:
         """
         name = f"siege-{len(self.studies) + 1}"
         self.study["study"]["name"] = name
-        file = self.order.out / f"{name}.toml"
+        file = self.settings.out / f"{name}.toml"
         file.write_text(toml(self.study))
-        coordinate(self.order, "start", str(file), "--seed", str(SEED))
-        coordinate(self.order, "watch", name)
+        coordinate(self.settings, "start", str(file), "--seed", str(SEED))
+        coordinate(self.settings, "watch", name)
         self.studies.append(name)
 
     def verify(self) -> None:
@@ -124,7 +124,7 @@ class Town:
         Raises:
             LinkError: one does not hold.
         """
-        hospitals = read_hospitals(self.order.hospitals)
+        hospitals = read_hospitals(self.settings.hospitals)
         for name in hospitals.sites[:2]:
             site = ["-m", "client.cli.app", "--site", str(hospitals.site_file(name))]
             call([sys.executable, *site, "audit", "verify"])
@@ -133,21 +133,23 @@ class Town:
 @contextmanager
 def town(folder: Path, study: dict[str, Any]) -> Iterator[Town]:
     """Found the town: a network of three hospitals, of which one is not served by a daemon."""
-    order = NetworkOrder(folder / "study.toml", folder / "hospitals", folder / "network", SEED)
-    start_afresh(order, silent)
-    order.logs.mkdir(parents=True)
-    hospitals = read_hospitals(order.hospitals)
+    settings = NetworkSettings(
+        folder / "study.toml", folder / "hospitals", folder / "network", SEED
+    )
+    start_afresh(settings, silent)
+    settings.logs.mkdir(parents=True)
+    hospitals = read_hospitals(settings.hospitals)
     with ExitStack() as stack:
-        serve_coordinator(order, stack, lambda _: None)
+        serve_coordinator(settings, stack, lambda _: None)
         daemons = {}
         for name in hospitals.sites:
-            exchange_cards(order, hospitals.site_file(name))
+            exchange_cards(settings, hospitals.site_file(name))
         for name in hospitals.sites[:2]:
-            daemons[name] = serve_site(order, name, hospitals.site_file(name), stack)
+            daemons[name] = serve_site(settings, name, hospitals.site_file(name), stack)
         hospital = Hospital(hospitals.site_file(hospitals.sites[2]), SEED)
         hospital.start()
         stack.callback(hospital.end)
-        yield Town(order, study, _child("server.cli.app"), daemons, hospital)
+        yield Town(settings, study, _child("server.cli.app"), daemons, hospital)
 
 
 def _child(module: str) -> int:

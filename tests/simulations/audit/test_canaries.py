@@ -12,8 +12,8 @@ from client.site import open_site
 from client.sitefile import load_site_file
 from common.errors import DataError
 from common.study.study_file import Study, load_study
+from simulations.audit.audit_settings import CanaryKind
 from simulations.audit.canaries import Canary, insert, make
-from simulations.audit.choices import CanaryKind
 from simulations.hospitals.archives import Hospitals, read_hospitals
 from simulations.runs.testset import TestSet, load_test_set
 from tests.integration.conftest import SITES, study_text, write_hospitals
@@ -115,7 +115,7 @@ def test_a_hospital_that_does_not_say_how_many_it_may_hold_gets_none(
     path = tmp_path / "hospitals" / SITES[0] / "site.toml"
     kept = [line for line in path.read_text().splitlines() if "most_patients" not in line]
     path.write_text("\n".join(kept))
-    with pytest.raises(DataError, match="does not say how many patients it may hold"):
+    with pytest.raises(DataError, match="does not set most_patients"):
         insert(tmp_path / "copy", study, read_hospitals(tmp_path / "hospitals"), made)
 
 
@@ -167,5 +167,5 @@ def test_mislabelled_canaries_bear_another_label_than_their_image(
 def test_more_mislabelled_canaries_than_test_patients_are_refused(
     study: Study, hospitals: Hospitals, test_set: TestSet
 ) -> None:
-    with pytest.raises(DataError, match="fewer patients than mislabelled canaries"):
+    with pytest.raises(DataError, match="too few patients for this number of mislabelled"):
         make(study, hospitals, count=50, kind=CanaryKind.MISLABELLED, seed=SEED, test=test_set)

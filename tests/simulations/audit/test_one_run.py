@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from common.study.study_file import load_study
-from simulations.audit.choices import CanaryKind
+from simulations.audit.audit_settings import AuditSettings
 from simulations.audit.findings import OneRunFinding
 from simulations.audit.mechanism import Claim
-from simulations.audit.one_run import Game, Heard, audit_one_run, membership, prove
+from simulations.audit.one_run import Heard, audit_one_run, membership, prove
 from simulations.runs.run_settings import Watcher
 from tests.integration.conftest import SITES, study_text, write_hospitals
 
@@ -23,19 +23,16 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> OneRunFinding:
     folder = tmp_path_factory.mktemp("one-run")
     (folder / "study.toml").write_text(study_text())
     write_hospitals(folder / "hospitals")
-    game = Game(
+    settings = AuditSettings(
         study=folder / "study.toml",
         hospitals=folder / "hospitals",
-        out=folder / "runs",
-        seed=0,
+        out=folder / "audit",
         canaries=8,
-        kind=CanaryKind.PATTERN,
         runs=2,
-        failure=0.05,
         threads=1,
         processes=1,
     )
-    return audit_one_run(game, load_study(game.study), Watcher())
+    return audit_one_run(settings, load_study(settings.study), 0.05, Watcher())
 
 
 def test_a_finding_counts_the_canaries_of_all_hospitals_and_runs(found: OneRunFinding) -> None:

@@ -21,7 +21,7 @@ def bound(epsilon: float) -> LowerBound:
         confidence=0.975,
         assumes="independent canaries",
         source="Nasr et al. 2023",
-        detail="12 of 20 members and 3 of 21 others called in",
+        detail="judged to be in: 12 of 20 members, 3 of 21 others",
     )
 
 
@@ -82,21 +82,23 @@ def page() -> Page:
 
 def test_the_page_says_claimed_shown_and_verdict(page: Page) -> None:
     assert page.words[0] == "NOT PRIVATE: KNOWN KEY"
-    assert "the claim survived with 95 % confidence in every bound below" in page.text
+    assert (
+        "the claim survived with 95 % confidence that all bounds below hold together" in page.text
+    )
     assert "ε 8.000 claimed for the training" in page.text
     assert "≥ 6.50 shown on the mechanism (north, of 1)" in page.text
     assert "≥ 0.30 shown on the whole study, in one run" in page.text
 
 
 def test_the_membership_rates_stand_beside_what_can_be_told(page: Page) -> None:
-    assert "50 members, 40 others: rates below 2.5 % cannot be told from none" in page.text
+    assert "50 members, 40 others: rates below 2.5 % look the same as zero" in page.text
     assert "0.1 % 0.0 % 1 % 2.0 % 10 % 20.0 %" in page.text
 
 
 def test_what_so_many_canaries_could_have_shown_at_most_stands_beside_the_bounds(
     page: Page,
 ) -> None:
-    assert "90 canaries could have shown 4.30, which is less than what is claimed" in page.text
+    assert "90 canaries could show at most 4.30, which is less than the claim" in page.text
 
 
 def test_nothing_is_loaded_from_outside(page: Page) -> None:

@@ -73,7 +73,7 @@ def test_a_demo_that_was_finished_is_shown_again(tmp_path: Path, made_result: Re
     write_result(tmp_path, made_result)
     said = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)]).output
 
-    assert "holds a finished run; --fresh does it again" in said
+    assert "holds a finished run. To repeat it, add --fresh" in said
     assert "NOT PRIVATE: KNOWN KEY" in said
     assert "Shared model" in said
     assert "0.900" in said

@@ -35,7 +35,7 @@ def test_one_screen_holds_the_table_the_cost_the_hash_and_the_report(made_result
 def test_without_privacy_no_epsilon_is_claimed(made_result: Result) -> None:
     said = shown(made_result.model_copy(update={"delta": None}))
 
-    assert "no privacy: nothing bounds what the updates give away" in said
+    assert "no privacy: nothing limits what the updates reveal" in said
     assert "at delta" not in said
 
 
@@ -49,7 +49,7 @@ def test_outside_a_terminal_progress_is_plain_lines(capsys: pytest.CaptureFixtur
         screen.baseline_done(outcome("alone-private", 0.8, "west"))
     said = capsys.readouterr().err.splitlines()
 
-    assert "going on after round 2" in said
+    assert "continuing after round 2" in said
     assert "round 3: test AUC 0.897, ε 4.33 spent on training" in said
     assert "training together: 4/4 rounds (100 %)" in said
     assert "west alone, private: test AUC 0.800" in said

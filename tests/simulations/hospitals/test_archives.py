@@ -25,7 +25,7 @@ def test_sites_are_sorted_and_what_must_be_said_is_said(folder: Path) -> None:
 
     assert hospitals.sites == ("north", "south")
     assert (hospitals.seed, hospitals.redraws) == (3, 7)
-    assert "each image stands as a patient" in hospitals.facts[0]
+    assert "each image counts as one patient" in hospitals.facts[0]
 
 
 def test_another_manifest_has_another_hash(folder: Path) -> None:

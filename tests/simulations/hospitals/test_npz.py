@@ -80,7 +80,7 @@ def test_the_manifest_tells_where_everything_came_from(tmp_path: Path) -> None:
         "file": "pneumoniamnist.npz",
         "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
     }
-    assert "each image stands as a patient" in (tmp_path / "out" / "README.md").read_text()
+    assert "each image counts as one patient" in (tmp_path / "out" / "README.md").read_text()
     assert sum(facts["patients"] for facts in manifest["per_site"].values()) == 250
     for site in manifest["sites"]:
         facts = manifest["per_site"][site]
@@ -213,7 +213,7 @@ def test_objects_in_a_file_are_not_unpickled(tmp_path: Path) -> None:
 
 def test_nothing_is_written_where_no_division_exists(tmp_path: Path) -> None:
     source = read_source(save(tmp_path))
-    with pytest.raises(DataError, match="take at most 2 sites"):
+    with pytest.raises(DataError, match="use at most 2 sites"):
         write_divided(tmp_path / "out", source, sites=3, alpha=1.0, seed=0)
     assert not (tmp_path / "out").exists()
 

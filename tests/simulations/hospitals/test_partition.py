@@ -79,17 +79,17 @@ def test_a_large_alpha_divides_evenly_and_a_small_one_does_not() -> None:
 
 
 def test_too_many_sites_says_how_many_could_be() -> None:
-    with pytest.raises(DataError, match="take at most 6 sites"):
+    with pytest.raises(DataError, match="use at most 6 sites"):
         dirichlet_partition(np.repeat([0, 1], [168, 456]), 7, 0.5, np.random.default_rng(0))
 
 
 def test_a_file_too_small_for_one_site_says_so() -> None:
-    with pytest.raises(DataError, match="take a larger file"):
+    with pytest.raises(DataError, match="use a larger file"):
         dirichlet_partition(np.repeat([0, 1], [9, 456]), 1, 0.5, np.random.default_rng(0))
 
 
 def test_an_alpha_that_never_works_says_which_does() -> None:
-    with pytest.raises(DataError, match=r"take --alpha \d") as error:
+    with pytest.raises(DataError, match=r"use --alpha \d") as error:
         dirichlet_partition(LABELS, 4, 1e-3, np.random.default_rng(0))
     alpha = float(error.value.details["do"].split()[2].rstrip(","))
     assert dirichlet_partition(LABELS, 4, alpha, np.random.default_rng(0)).redraws < 1000
@@ -97,5 +97,5 @@ def test_an_alpha_that_never_works_says_which_does() -> None:
 
 @pytest.mark.parametrize(("sites", "alpha"), [(0, 0.5), (2, 0.0), (2, -1.0), (2, float("nan"))])
 def test_what_cannot_be_meant_is_refused(sites: int, alpha: float) -> None:
-    with pytest.raises(DataError, match="cannot be divided like this"):
+    with pytest.raises(DataError, match="cannot be divided with these numbers"):
         dirichlet_partition(LABELS, sites, alpha, np.random.default_rng(0))

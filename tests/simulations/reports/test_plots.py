@@ -37,7 +37,7 @@ def test_the_learning_curve_says_that_no_hospital_could_compute_it(
 ) -> None:
     curves = next(plot for plot in made_plots if plot.name == "learning-curves")
 
-    assert "Kept-apart test set, simulation only: no hospital could compute this" in curves.text
+    assert "Only a simulation has one: no hospital could compute this" in curves.text
 
 
 def test_what_must_be_said_beside_every_figure_stands_in_every_picture(

@@ -63,7 +63,9 @@ def test_style_sheet_and_pictures_name_no_address(
 
 def test_the_summary_says_what_was_gained_and_what_it_cost(page: Page) -> None:
     assert "trained one model together over 60 rounds" in page.text
-    assert "reaches 0.840: taking part gained it 0.060. Pooling every image" in page.text
+    assert (
+        "reaches 0.840: taking part improves its AUC by 0.060. With all images pooled" in page.text
+    )
     assert "no hospital's patient paid more than ε = 7.999 at δ = 10 −5" in page.text
     assert "e 8 ≈ 2,981" in page.text
 
@@ -112,7 +114,7 @@ def test_a_study_without_privacy_says_so_and_claims_no_bound(made_result: Result
     page = Page(render(bare, ()))
 
     assert page.words[0] == warning
-    assert "nothing bounds what the updates give away" in page.text
+    assert "nothing limits what the updates reveal" in page.text
     assert "odds" not in page.text
 
 

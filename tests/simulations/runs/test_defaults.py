@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.study.study_file import PatientPrivacy, load_study
-from simulations.runs.run_settings import RunOrder
+from simulations.runs.run_settings import RunSettings
 from simulations.runs.run import run_study
 from tests.common.studies import toml
 from tests.integration.conftest import STUDY, write_hospitals
@@ -20,7 +20,7 @@ def test_a_study_that_leaves_training_settings_out_is_trained_to_its_end(tmp_pat
     assert isinstance(study.privacy, PatientPrivacy)
     write_hospitals(tmp_path / "hospitals")
     result = run_study(
-        RunOrder(path, tmp_path / "hospitals", tmp_path / "run", baselines=False, threads=1)
+        RunSettings(path, tmp_path / "hospitals", tmp_path / "run", baselines=False, threads=1)
     )
     assert result.study.rounds == study.training.rounds
     assert result.study.strategy == "fedavgm"

@@ -11,7 +11,7 @@ import pytest
 from common.errors import CheckpointError
 from common.numerics import Ticks
 from common.study.study_file import PatientPrivacy, load_study
-from simulations.runs.run_settings import RunOrder, Watcher
+from simulations.runs.run_settings import RunSettings, Watcher
 from simulations.reports.result import CurvePoint, Result, read_result, write_result
 from simulations.runs.run import run_study
 from tests.integration.conftest import SITES, study_text, write_hospitals
@@ -33,11 +33,11 @@ class Witness(Watcher):
 
 
 @pytest.fixture(scope="module")
-def order(tmp_path_factory: pytest.TempPathFactory) -> RunOrder:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> RunSettings:
     folder = tmp_path_factory.mktemp("simulation")
     (folder / "study.toml").write_text(study_text())
     write_hospitals(folder / "hospitals")
-    return RunOrder(
+    return RunSettings(
         study=folder / "study.toml",
         hospitals=folder / "hospitals",
         run=folder / "run",
@@ -53,8 +53,8 @@ def witness() -> Witness:
 
 
 @pytest.fixture(scope="module")
-def result(order: RunOrder, witness: Witness) -> Result:
-    return run_study(order, witness)
+def result(settings: RunSettings, witness: Witness) -> Result:
+    return run_study(settings, witness)
 
 
 def test_who_watches_is_told_of_every_round_with_its_figures_and_its_cost(
@@ -67,8 +67,8 @@ def test_who_watches_is_told_of_every_round_with_its_figures_and_its_cost(
     assert costs[-1] == max(site.epsilon_training or 0 for site in result.per_site.values())
 
 
-def test_what_is_returned_is_what_was_written(result: Result, order: RunOrder) -> None:
-    assert read_result(order.run) == result
+def test_what_is_returned_is_what_was_written(result: Result, settings: RunSettings) -> None:
+    assert read_result(settings.run) == result
 
 
 def test_the_last_point_of_the_curve_is_the_result(result: Result) -> None:
@@ -77,14 +77,14 @@ def test_the_last_point_of_the_curve_is_the_result(result: Result) -> None:
     assert (last.auc, last.accuracy) == (result.metrics.auc.value, result.metrics.accuracy.value)
 
 
-def test_the_study_that_was_run_lies_beside_its_result(result: Result, order: RunOrder) -> None:
-    study = load_study(order.run / "study.toml")
+def test_the_study_that_was_run_lies_beside_its_result(result: Result, settings: RunSettings) -> None:
+    study = load_study(settings.run / "study.toml")
 
     assert study.study.name == result.study.name == "tiny"
     assert isinstance(study.privacy, PatientPrivacy)
 
 
-def test_threads_of_the_order_stand_in_every_sites_numerics_record(result: Result) -> None:
+def test_the_threads_asked_for_are_in_every_sites_numerics_record(result: Result) -> None:
     assert {site: record.threads for site, record in result.numerics.items()} == dict.fromkeys(
         SITES, 2
     )
@@ -104,15 +104,15 @@ def test_seconds_are_counted_by_phase(result: Result) -> None:
 
 
 def test_a_run_like_an_earlier_one_takes_its_threads_and_kernels_and_comes_to_the_same_weights(
-    result: Result, order: RunOrder, tmp_path: Path
+    result: Result, settings: RunSettings, tmp_path: Path
 ) -> None:
     """The hospitals' kernels are measured here, so that only the record can make runs agree."""
-    shutil.copytree(order.hospitals, tmp_path / "hospitals")
+    shutil.copytree(settings.hospitals, tmp_path / "hospitals")
     for name in SITES:
         site = tmp_path / "hospitals" / name / "site.toml"
         site.write_text(site.read_text().replace('"modelled"', '"measured"'))
-    fresh = replace(order, hospitals=tmp_path / "hospitals", run=tmp_path / "first", threads=1)
-    first = run_study(replace(fresh, like=order.run))
+    fresh = replace(settings, hospitals=tmp_path / "hospitals", run=tmp_path / "first", threads=1)
+    first = run_study(replace(fresh, like=settings.run))
     assert first.numerics == result.numerics
     assert first.final_weights_sha256 == result.final_weights_sha256
 
@@ -123,7 +123,7 @@ def test_a_run_like_an_earlier_one_takes_its_threads_and_kernels_and_comes_to_th
 
 
 def test_recorded_ticks_stay_in_the_plan_and_nobody_waits_for_them(
-    result: Result, order: RunOrder, tmp_path: Path
+    result: Result, settings: RunSettings, tmp_path: Path
 ) -> None:
     """A plan's hash keys its noise: with other ticks it would be another run.
 
@@ -135,21 +135,21 @@ def test_recorded_ticks_stay_in_the_plan_and_nobody_waits_for_them(
     }
     (tmp_path / "slow").mkdir()
     write_result(tmp_path / "slow", result.model_copy(update={"numerics": slow}))
-    first = run_study(replace(order, run=tmp_path / "first", like=tmp_path / "slow"))
+    first = run_study(replace(settings, run=tmp_path / "first", like=tmp_path / "slow"))
     assert first.numerics == slow
     assert first.final_weights_sha256 != result.final_weights_sha256
-    again = run_study(replace(order, run=tmp_path / "again", like=tmp_path / "first"))
+    again = run_study(replace(settings, run=tmp_path / "again", like=tmp_path / "first"))
     assert again.final_weights_sha256 == first.final_weights_sha256
 
 
 def test_a_run_can_be_like_none_but_a_finished_one_of_the_same_hospitals(
-    result: Result, order: RunOrder, tmp_path: Path
+    result: Result, settings: RunSettings, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError, match="no result yet"):
-        run_study(replace(order, run=tmp_path / "run", like=tmp_path / "nowhere"))
+        run_study(replace(settings, run=tmp_path / "run", like=tmp_path / "nowhere"))
     other = tmp_path / "other"
     other.mkdir()
     record = next(iter(result.numerics.values()))
     write_result(other, result.model_copy(update={"numerics": {"elsewhere": record}}))
-    with pytest.raises(CheckpointError, match="of other hospitals"):
-        run_study(replace(order, run=tmp_path / "run", like=other))
+    with pytest.raises(CheckpointError, match="used other hospitals"):
+        run_study(replace(settings, run=tmp_path / "run", like=other))

@@ -10,7 +10,7 @@ from simulations.runs.demonstration import start_afresh
 from simulations.runs.run_settings import (
     RECORD,
     Clock,
-    RunOrder,
+    RunSettings,
     Watcher,
     check_folder,
     clear,
@@ -20,65 +20,65 @@ from simulations.runs.run_settings import (
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> RunOrder:
+def settings(tmp_path: Path) -> RunSettings:
     """A run whose hospitals lie in its own folder, as the demo's do."""
     run = tmp_path / "run"
     (run / "hospitals").mkdir(parents=True)
     (run / "hospitals" / "hospitals.json").write_text("{}")
-    return RunOrder(study=tmp_path / "study.toml", hospitals=run / "hospitals", run=run)
+    return RunSettings(study=tmp_path / "study.toml", hospitals=run / "hospitals", run=run)
 
 
-def test_hospitals_in_the_runs_folder_do_not_count_as_its_contents(order: RunOrder) -> None:
-    check_folder(order)
+def test_hospitals_in_the_runs_folder_do_not_count_as_its_contents(settings: RunSettings) -> None:
+    check_folder(settings)
 
-    assert contents(order) == []
-
-
-def test_what_a_killed_process_left_half_written_does_not_count(order: RunOrder) -> None:
-    (order.run / f".{RECORD}.123.tmp").write_text("{")
-
-    assert contents(order) == []
+    assert contents(settings) == []
 
 
-def test_clearing_removes_the_run_and_leaves_the_hospitals(order: RunOrder) -> None:
-    (order.run / RECORD).write_text("{}")
-    (order.run / "sites" / "north").mkdir(parents=True)
-    clear(order)
+def test_what_a_killed_process_left_half_written_does_not_count(settings: RunSettings) -> None:
+    (settings.run / f".{RECORD}.123.tmp").write_text("{")
 
-    assert [path.name for path in order.run.iterdir()] == ["hospitals"]
-    assert (order.hospitals / "hospitals.json").exists()
+    assert contents(settings) == []
 
 
-def test_a_run_that_cannot_begin_leaves_nothing_behind(order: RunOrder) -> None:
-    with pytest.raises(DataError), nothing_left_behind(order):
-        (order.run / RECORD).write_text("{}")
+def test_clearing_removes_the_run_and_leaves_the_hospitals(settings: RunSettings) -> None:
+    (settings.run / RECORD).write_text("{}")
+    (settings.run / "sites" / "north").mkdir(parents=True)
+    clear(settings)
+
+    assert [path.name for path in settings.run.iterdir()] == ["hospitals"]
+    assert (settings.hospitals / "hospitals.json").exists()
+
+
+def test_a_run_that_cannot_begin_leaves_nothing_behind(settings: RunSettings) -> None:
+    with pytest.raises(DataError), nothing_left_behind(settings):
+        (settings.run / RECORD).write_text("{}")
         raise DataError("an image cannot be read")
 
-    assert contents(order) == []
+    assert contents(settings) == []
 
 
-def test_a_run_that_has_begun_keeps_everything_when_it_fails(order: RunOrder) -> None:
-    (order.run / RECORD).write_text("{}")
-    with pytest.raises(DataError), nothing_left_behind(order):
+def test_a_run_that_has_begun_keeps_everything_when_it_fails(settings: RunSettings) -> None:
+    (settings.run / RECORD).write_text("{}")
+    with pytest.raises(DataError), nothing_left_behind(settings):
         raise DataError("an image cannot be read")
 
-    assert contents(order) == [order.run / RECORD]
+    assert contents(settings) == [settings.run / RECORD]
 
 
-def test_the_folder_of_a_run_may_not_be_a_file(order: RunOrder, tmp_path: Path) -> None:
+def test_the_folder_of_a_run_may_not_be_a_file(settings: RunSettings, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is a file"):
-        check_folder(RunOrder(order.study, order.hospitals, tmp_path / "run/hospitals/hospitals.json"))
+        check_folder(RunSettings(settings.study, settings.hospitals, tmp_path / "run/hospitals/hospitals.json"))
 
 
-def test_starting_afresh_removes_a_run_but_no_folder_that_is_none(order: RunOrder) -> None:
-    (order.run / RECORD).write_text("{}")
-    start_afresh(order)
-    assert contents(order) == []
+def test_starting_afresh_removes_a_run_but_no_folder_that_is_none(settings: RunSettings) -> None:
+    (settings.run / RECORD).write_text("{}")
+    start_afresh(settings)
+    assert contents(settings) == []
 
-    (order.run / "thesis.txt").write_text("precious")
+    (settings.run / "thesis.txt").write_text("precious")
     with pytest.raises(CheckpointError, match="nothing in it was removed"):
-        start_afresh(order)
-    assert (order.run / "thesis.txt").exists()
+        start_afresh(settings)
+    assert (settings.run / "thesis.txt").exists()
 
 
 def test_a_clock_counts_each_phase_by_itself() -> None:

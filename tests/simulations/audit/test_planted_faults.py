@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import client.training.local
 from client.data.parallel import Tracker
 from client.training.noise import noised
 from client.training.sampling import RoundStreams
@@ -20,7 +19,6 @@ from tests.planted_faults import (
     Fault,
     fixed_size,
     halved_noise,
-    halved_noise_at_every_site,
 )
 from tests.simulations.audit.conftest import DECLARED, audited
 
@@ -94,12 +92,3 @@ def test_half_the_noise_is_half_of_the_same_noise() -> None:
     half = halved_noise(nothing, planned, Stream(KEY)).numpy()
 
     assert np.allclose(half, whole / 2)
-
-
-def test_a_fault_at_every_site_is_gone_afterwards() -> None:
-    sound = vars(client.training.local)["noised"]
-
-    with halved_noise_at_every_site():
-        assert vars(client.training.local)["noised"] is halved_noise
-
-    assert vars(client.training.local)["noised"] is sound is noised

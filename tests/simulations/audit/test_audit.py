@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import simulations.audit.audit_settings
+import simulations.audit.audit
 from common.errors import CheckpointError, StudyError
-from simulations.audit.audit_settings import AuditOrder, audit
-from simulations.audit.choices import Which
+from simulations.audit.audit import audit
+from simulations.audit.audit_settings import AuditSettings, Which
 from simulations.audit.mechanism import audit_mechanism
 from simulations.audit.parts import PRODUCTION
 from simulations.cli.app import app
@@ -84,7 +84,7 @@ def test_halved_noise_breaks_the_claim_and_the_command_exits_with_1(
 ) -> None:
     half = replace(PRODUCTION, noised=halved_noise)
     faulty = functools.partial(audit_mechanism, parts=half)
-    monkeypatch.setattr(simulations.audit.audit_settings, "audit_mechanism", faulty)
+    monkeypatch.setattr(simulations.audit.audit, "audit_mechanism", faulty)
 
     code, said = run(folder, folder / "half", "--only", "mechanism", "--repetitions", "6")
 
@@ -97,15 +97,17 @@ def test_halved_noise_breaks_the_claim_and_the_command_exits_with_1(
 def test_a_study_without_privacy_has_no_claim_to_audit(tmp_path: Path, folder: Path) -> None:
     text = study_text(privacy={"mode": "none", "epsilon": None, "delta": None})
     (tmp_path / "open.toml").write_text(text)
-    order = AuditOrder(tmp_path / "open.toml", folder / "hospitals", tmp_path / "out")
+    settings = AuditSettings(tmp_path / "open.toml", folder / "hospitals", tmp_path / "out")
 
     with pytest.raises(StudyError, match="claims no privacy"):
-        audit(order)
+        audit(settings)
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    order = AuditOrder(folder / "study.toml", folder / "hospitals", tmp_path, only=Which.MECHANISM)
+    settings = AuditSettings(
+        folder / "study.toml", folder / "hospitals", tmp_path, only=Which.MECHANISM
+    )
 
     with pytest.raises(CheckpointError, match="folder is not empty"):
-        audit(order)
+        audit(settings)
