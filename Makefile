@@ -77,8 +77,8 @@ golden: $(INSTALLED) ## four shipped studies end in the same weights as before; 
 	$(BIN)/python -m tests.golden $(ARGS)
 
 # Settings and every exception with its reason: pyproject.toml. Those of proselint, whose file
-# takes no comments: typography is for print (the documents hold commands and code), and "very"
-# makes no sentence harder to read.
+# takes no comments: typography is for print (the documents hold commands and code), words that
+# are repeated across a line of a drawing or a heading are no fault, and neither is "very".
 lint: $(INSTALLED) ## check style, formatting, dependencies, dead code, spelling and the documents' English
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
