@@ -23,6 +23,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # Left empty, pip decides by its own configuration.
 TORCH_SOURCE ?=
 
+# Every folder with Python in it.
+CODE := client common server simulations tests benchmarks
+
 # Extra arguments for pytest: make test ARGS="tests/common -k console".
 ARGS ?=
 
@@ -73,11 +76,18 @@ siege: $(INSTALLED) ## ten minutes of a dishonest coordinator, hospital and stra
 golden: $(INSTALLED) ## four shipped studies end in the same weights as before; MEDMNIST=FOLDER for two of them
 	$(BIN)/python -m tests.golden $(ARGS)
 
-lint: $(INSTALLED) ## check style and formatting
+# Settings and every exception with its reason: pyproject.toml. Those of proselint, whose file
+# takes no comments: typography is for print (the documents hold commands and code), words that
+# are repeated across a line of a drawing or a heading are no fault, and neither is "very".
+lint: $(INSTALLED) ## check style, formatting, dependencies, dead code, spelling and the documents' English
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/deptry .
+	$(BIN)/vulture
+	$(BIN)/codespell *.md docs $(CODE) docker systemd Makefile pyproject.toml
+	$(BIN)/proselint check *.md docs
 
-format: $(INSTALLED) ## mend what can be mended of style and formatting
+format: $(INSTALLED) ## correct what a tool can correct of style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -21,13 +21,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from common.errors import Refusal, RefusalCode
-from common.files import canonical_json, sha256
 from common.numerics import NumericsRecord
-from common.plan import Plan
-from common.settings import Section
+from common.plan import Agreed, Plan, read_agreed
 
 FORMAT: Final = 1
 MOST: Final = 64
@@ -35,7 +32,7 @@ MOST: Final = 64
 _HASH: Final = r"^[0-9a-f]{64}$"
 
 
-class Amendment(Section):
+class Amendment(Agreed):
     """What a site is asked to consent to.
 
     Attributes:
@@ -54,16 +51,6 @@ class Amendment(Section):
     before: str = Field(pattern=_HASH)
     after: int = Field(ge=0, le=2**31 - 1)
     numerics: NumericsRecord
-
-    @property
-    def text(self) -> str:
-        """The canonical form: what is sent, stored and hashed."""
-        return canonical_json(self.model_dump(mode="json")).decode()
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of the canonical form."""
-        return sha256(self.text.encode())
 
 
 @dataclass(frozen=True)
@@ -109,15 +96,5 @@ def amend(plan: Plan, before: Arithmetic, numerics: NumericsRecord, after: int) 
 
 
 def read_amendment(text: str) -> Amendment:
-    """Read an amendment that was received.
-
-    Raises:
-        Refusal: ``malformed``; also for one that is not in canonical form.
-    """
-    try:
-        found = Amendment.model_validate_json(text)
-    except ValidationError as error:
-        raise Refusal(RefusalCode.MALFORMED, "an amendment cannot be read", found=error) from error
-    if found.text != text:
-        raise Refusal(RefusalCode.MALFORMED, "an amendment is not in canonical form")
-    return found
+    """Read an amendment that was received; raises as :func:`common.plan.read_agreed`."""
+    return read_agreed(Amendment, text)

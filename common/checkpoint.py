@@ -102,7 +102,7 @@ def newest(folder: Path) -> Checkpoint | None:
             "none of the checkpoints can be read",
             where=folder,
             found=f"{len(files)} damaged",
-            remedy="restore the folder from a backup, or start the study anew with another --out",
+            remedy="restore the folder from a backup, or start the study again with another --out",
         )
     return None
 
@@ -139,7 +139,7 @@ def demand_fresh(folder: Path) -> None:
             "this run folder already holds a study",
             where=folder,
             found=f"{len(files)} checkpoints, the newest {files[-1].stem}",
-            remedy="pass --resume to go on with it, or another --out to start anew",
+            remedy="use --resume to continue it, or another --out to start a new one",
         )
 
 
@@ -164,7 +164,7 @@ def demand_same(checkpoint: Checkpoint, *, study: str, seed: int, plans: Mapping
                 where=name,
                 found=value,
                 wanted=wanted[name],
-                remedy="resume with the study file and seed it was started with, or take "
+                remedy="resume with the study file and seed that it was started with, or use "
                 "another --out",
             )
 

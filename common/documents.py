@@ -1,9 +1,9 @@
-"""Reading JSON and TOML that comes from elsewhere: bounded in size and depth beforehand.
+"""Reading JSON and TOML that comes from elsewhere: size and depth are limited before parsing.
 
-A document that is nested a million deep brings down a parser that calls itself for each
-level, and whoever walks through what was parsed. Every document is read here, or by
-pydantic, whose parser of JSON has the same bound of its own. Whatever is wrong with one is
-a :class:`ValueError`.
+A document that is nested a million levels deep crashes a parser that calls itself for each
+level, and any code that walks through the result. So every document is read here, or by
+pydantic, whose JSON parser has a depth limit of its own. Every fault is a
+:class:`ValueError`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def read_json(data: bytes | bytearray | str, *, most: int = MOST_BYTES) -> Any: 
             error.errors(include_url=False, include_input=False)[0]["msg"]
         ) from error
     except UnicodeDecodeError as error:
-        raise UnreadableError("bytes that are no text") from error
+        raise UnreadableError("the bytes are not text") from error
 
 
 class UnreadableError(ValueError):
@@ -60,13 +60,13 @@ def read_toml(data: bytes | str, *, most: int = MOST_TOML) -> dict[str, Any]:
     _require_size(len(data), most)
     text = data.decode() if isinstance(data, bytes) else data
     if levels(text) > MOST_LEVELS:
-        raise ValueError(f"nested beyond {MOST_LEVELS} levels")
+        raise ValueError(f"nested more than {MOST_LEVELS} levels deep")
     return tomllib.loads(text)
 
 
 def _require_size(size: int, most: int) -> None:
     if size > most:
-        raise ValueError(f"{size} bytes, more than {most}")
+        raise ValueError(f"{size} bytes; at most {most} are allowed")
 
 
 _QUOTED: Final = re.compile(

@@ -2,7 +2,7 @@
 
 ::
 
-    ConsiliumError            exit code 2: a person can mend it
+    ConsiliumError            exit code 2: a person can fix it
     ├── StudyError            the study file
     ├── SiteError             the site file and its policy
     ├── LabelError            the label file
@@ -30,7 +30,7 @@ EXIT_CODE: Final = 2
 
 
 class ConsiliumError(Exception):
-    """Something a person can mend.
+    """Something that a person can fix.
 
     Args:
         what: one sentence, without a full stop, that says what is wrong.
@@ -65,7 +65,8 @@ class ConsiliumError(Exception):
     def render(self) -> str:
         """The message as it is shown: the sentence, then one line a detail.
 
-        A detail of several lines stands in its own column, so that no value begins a line.
+        A detail of several lines is indented to its column. So no value can begin a line and look
+        like a detail of its own.
         """
         return "\n".join((self.what, *(_aligned(*each) for each in self.details.items())))
 
@@ -118,12 +119,12 @@ class LinkError(ConsiliumError):
 
 
 class RefusalCode(StrEnum):
-    """The closed list of reasons that may leave a site. No text or count goes with one.
+    """The closed list of reasons that may leave a site. No text and no count goes with a code.
 
-    None tells anything of a patient: each follows from messages, plans, the site file, the clock,
-    a person's decision or what the site has sent before, and the remark beside it says from which.
-    Whatever follows from images, labels, lists of patients or accounts, and whatever fails at the
-    site, has no code: the site is silent, and its own people are told.
+    No code reveals anything about a patient: each follows from messages, plans, the site file, the
+    clock, a person's decision or what the site has sent before; the line below a code says which.
+    What follows from images, labels, lists of patients or accounts, and every failure at the site,
+    has no code: the site sends nothing, and tells its own administrator.
     """
 
     MALFORMED = "malformed"

@@ -7,7 +7,7 @@ Nothing in it depends on an exact count of patients.
 
 from __future__ import annotations
 
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -61,7 +61,21 @@ class Offer(Section):
         return self
 
 
-class Plan(Section):
+class Agreed(Section):
+    """A document that both sides know by the hash of its canonical form: a plan, an amendment."""
+
+    @property
+    def text(self) -> str:
+        """The canonical form: what is sent, stored and hashed."""
+        return canonical_json(self.model_dump(mode="json")).decode()
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical form."""
+        return sha256(self.text.encode())
+
+
+class Plan(Agreed):
     """What one site is asked to approve.
 
     Attributes:
@@ -94,16 +108,6 @@ class Plan(Section):
         return self
 
     @property
-    def text(self) -> str:
-        """The canonical form: what is sent, stored and hashed."""
-        return canonical_json(self.model_dump(mode="json")).decode()
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of the canonical form."""
-        return sha256(self.text.encode())
-
-    @property
     def histogram_shape(self) -> tuple[int, int, int]:
         """True class, plane, cell: the shape of one evaluation's release."""
         return release_shape(len(self.study.task.classes), self.study.evaluation.bins)
@@ -115,7 +119,7 @@ class Plan(Section):
         if isinstance(self.mechanism, NoMechanism):
             notes.append('NOT PRIVATE: the study says mode = "none"')
         if self.known_key:
-            notes.append("NOT PRIVATE: KNOWN KEY (a simulation, or a daemon told to be one)")
+            notes.append("NOT PRIVATE: KNOWN KEY (a simulation, or a daemon set up as one)")
         return tuple(notes)
 
 
@@ -144,16 +148,26 @@ def write_plan(study: Study, offer: Offer, weights: int) -> Plan:
     )
 
 
-def read_plan(text: str) -> Plan:
-    """Read a plan that was received.
+Document = TypeVar("Document", bound=Agreed)
+
+
+def read_agreed(kind: type[Document], text: str) -> Document:
+    """Read a plan or an amendment that was received.
 
     Raises:
-        Refusal: ``malformed``; also for a plan that is not in canonical form.
+        Refusal: ``malformed``; also for text that is not in canonical form.
     """
+    name = kind.__name__.lower()
     try:
-        plan = Plan.model_validate_json(text)
+        found = kind.model_validate_json(text)
     except ValidationError as error:
-        raise Refusal(RefusalCode.MALFORMED, "a plan cannot be read", found=error) from error
-    if plan.text != text:
-        raise Refusal(RefusalCode.MALFORMED, "a plan is not in canonical form")
-    return plan
+        raise Refusal(RefusalCode.MALFORMED, f"the {name} cannot be read", found=error) from error
+    # Two texts of one plan would have two hashes, and an approval binds to one hash.
+    if found.text != text:
+        raise Refusal(RefusalCode.MALFORMED, f"the {name} is not in canonical form")
+    return found
+
+
+def read_plan(text: str) -> Plan:
+    """Read a plan that was received; raises as :func:`read_agreed`."""
+    return read_agreed(Plan, text)

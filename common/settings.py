@@ -68,7 +68,7 @@ def _explain(
         f"{number} in {path.name} cannot be used",
         where=path,
         found=("\n" + " " * 10).join(lines),
-        remedy="mend what is named and start again; nothing was changed",
+        remedy="correct the settings listed above and start again; nothing was changed",
     )
 
 
@@ -100,7 +100,7 @@ def _nearest(key: str, siblings: list[str]) -> str:
     near = difflib.get_close_matches(key, siblings, n=1)
     if near:
         return f"; did you mean {near[0]}?"
-    return f"; known are {', '.join(sorted(siblings))}"
+    return f"; known keys: {', '.join(sorted(siblings))}"
 
 
 def _keys(place: tuple[str | int, ...], model: type[BaseModel]) -> tuple[list[str], list[str]]:

@@ -8,6 +8,7 @@ for circles: nothing is run because of them.
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -87,6 +88,33 @@ def circle(arrows: Mapping[str, set[str]]) -> list[str]:
     return []
 
 
+def drawn(text: str) -> dict[str, list[str]]:
+    """The picture of ``ARCHITECTURE.md``: each room and those that it imports, top to bottom.
+
+    A line is ``room -> others``, two spaces in, below the line of its package.
+    """
+    found: dict[str, list[str]] = {}
+    package = ""
+    for line in text.splitlines():
+        if match := re.fullmatch(rf"({'|'.join(PACKAGES)})/", line):
+            package = match[1]
+        elif package and (match := re.fullmatch(r"  (\w+)(?: +->((?: \w+)+))?", line)):
+            others = (match[2] or "").split()
+            found[f"{package}.{match[1]}"] = [f"{package}.{other}" for other in others]
+        else:
+            package = ""
+    return found
+
+
+def to_draw(arrows: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The arrows between rooms of one package; which package may import which is another test."""
+    return {
+        name: {other for other in others if other.split(".")[0] == name.split(".")[0]}
+        for name, others in rooms(arrows).items()
+        if "." in name
+    }
+
+
 def public_classes(root: Path) -> dict[str, list[str]]:
     """Where each public class of the packages is defined."""
     found: dict[str, list[str]] = defaultdict(list)
@@ -123,6 +151,27 @@ def test_modules_import_each_other_in_no_circle(root: Path) -> None:
 
 def test_rooms_import_each_other_in_no_circle(root: Path) -> None:
     assert circle(rooms(graph(root, types=False))) == []
+
+
+def test_the_picture_shows_every_arrow_between_rooms_and_no_other(root: Path) -> None:
+    picture = drawn((root / "ARCHITECTURE.md").read_text())
+
+    assert {room: set(others) for room, others in picture.items()} == to_draw(
+        graph(root, types=False)
+    )
+
+
+def test_the_picture_is_read_downwards(root: Path) -> None:
+    picture = drawn((root / "ARCHITECTURE.md").read_text())
+    place = {room: number for number, room in enumerate(picture)}
+
+    upwards = [
+        f"{room} -> {other}"
+        for room, others in picture.items()
+        for other in others
+        if place[other] < place[room]
+    ]
+    assert upwards == []
 
 
 def test_a_class_s_name_means_one_thing(root: Path) -> None:
@@ -164,6 +213,21 @@ def test_the_check_finds_a_circle_of_rooms_where_no_module_is_in_one(planted: Pa
     assert set(circle(rooms(arrows))) == {"client.data", "client.site"}
     assert set(circle(graph(planted, types=True))) == {
         *("client.data.one", "common.wire.two", "client.site"),
+    }
+
+
+def test_the_picture_is_compared_room_by_room(planted: Path) -> None:
+    picture = "client/\n  site -> data\n  data -> site\n\ncommon/\n  wire\n"
+
+    assert drawn(f"# Title\n\n```text\n{picture}```\n  not -> one\n") == {
+        "client.site": ["client.data"],
+        "client.data": ["client.site"],
+        "common.wire": [],
+    }
+    assert to_draw(graph(planted, types=False)) == {
+        "client.data": {"client.site"},
+        "client.site": {"client.data"},
+        "common.wire": set(),
     }
 
 

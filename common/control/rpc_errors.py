@@ -83,7 +83,7 @@ def translated(failure: grpc.RpcError, daemon: str, remedy: str) -> Exception:
             found="no answer in time" if status is grpc.StatusCode.DEADLINE_EXCEEDED else None,
             remedy=remedy,
         )
-    return ControlError(f"{daemon} answered {status.name}; its log says where it went wrong")
+    return ControlError(f"{daemon} answered {status.name}; its log shows where it failed")
 
 
 @contextmanager
@@ -156,4 +156,4 @@ async def _abort(context: Any, error: Exception, method: str) -> Any:  # noqa: A
             ((METADATA_KEY, encode(error)),),
         )
     log.error("control.failed", method=method, error=type(error).__name__, at=place(error))
-    await context.abort(grpc.StatusCode.INTERNAL, "a defect; the daemon's log says where")
+    await context.abort(grpc.StatusCode.INTERNAL, "a bug; the daemon's log shows where")

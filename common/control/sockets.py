@@ -71,10 +71,10 @@ def listen(server: grpc.aio.Server, path: Path) -> None:
         place.chmod(0o600)
     except (OSError, RuntimeError) as error:
         raise LinkError(
-            "the control socket cannot be made",
+            "the control socket cannot be created",
             where=place,
             found=error.strerror if isinstance(error, OSError) else None,
-            remedy="let this user, and nobody else, write in its folder",
+            remedy="give this user, and no other user, write permission in its folder",
         ) from error
 
 
@@ -95,7 +95,7 @@ def connect(path: Path, daemon: str, remedy: str) -> grpc.Channel:
             probe.connect(str(place))
     except PermissionError as error:
         raise LinkError(
-            f"this user may not ask {daemon}",
+            f"this user is not allowed to use {daemon}",
             where=place,
             found=f"user {os.getuid()}",
             wanted=f"user {_owner(place)}",
@@ -127,6 +127,6 @@ def _require_short(path: Path) -> Path:
             where=place,
             found=f"{length} bytes",
             wanted=f"at most {LONGEST_PATH}",
-            remedy="put the folder elsewhere",
+            remedy="use a state folder with a shorter path",
         )
     return place

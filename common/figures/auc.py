@@ -96,7 +96,9 @@ def area_under_roc(
     spread = np.sqrt(np.multiply(noise, len(positives)))
     scarcer = int(counts.n < counts.m)
     evidence = Evidence(
-        (of, f"others than {of}")[scarcer], (counts.m, counts.n)[scarcer], float(spread[scarcer])
+        (of, f"patients other than {of}")[scarcer],
+        (counts.m, counts.n)[scarcer],
+        float(spread[scarcer]),
     )
     if evidence.count <= 0.0:
         return absent(evidence.lacking(by_noise=sum(noise) > 0.0))

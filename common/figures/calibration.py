@@ -29,9 +29,9 @@ class CalibrationPoint:
     """One bin of a calibration curve.
 
     Attributes:
-        score: the mean score of the bin's patients, or the bin's centre.
+        score: the mean score of the bin's patients.
         rate: the share of positives among them.
-        patients: how many they are, as read.
+        patients: how many they are.
     """
 
     score: float
@@ -50,7 +50,8 @@ def calibration_error(
         noise_variance: variance of the noise in each cell, in counts squared.
     """
     y, x = positives.astype(np.float64), negatives.astype(np.float64)
-    return _error(y, x, _centres(len(y)), noise_variance=noise_variance, blur=0.5 / len(y))
+    centres = (np.arange(len(y)) + 0.5) / len(y)
+    return _error(y, x, centres, noise_variance=noise_variance, blur=0.5 / len(y))
 
 
 def exact_calibration_error(
@@ -67,23 +68,17 @@ def exact_calibration_error(
     return _error(y, x, centres, noise_variance=0.0, blur=0.0)
 
 
-def calibration_points(
-    positives: NDArray[np.integer], negatives: NDArray[np.integer], *, noise_variance: float = 0.0
-) -> tuple[CalibrationPoint, ...]:
-    """The calibration curve of a pooled histogram: a point for each bin that has patients."""
-    y, x = positives.astype(np.float64), negatives.astype(np.float64)
-    return _points(y, x, _centres(len(y)), noise_variance)
-
-
 def exact_calibration_points(
     scores: NDArray[np.floating], labels: NDArray[np.integer], *, bins: int = 10
 ) -> tuple[CalibrationPoint, ...]:
     """The calibration curve of the scores themselves: a point for each bin that has patients."""
-    return _points(*_by_bin(scores, labels, bins), 0.0)
-
-
-def _centres(bins: int) -> NDArray[np.float64]:
-    return (np.arange(bins) + 0.5) / bins
+    points = []
+    y, x, centres = _by_bin(scores, labels, bins)
+    for score, a, b in zip(centres.tolist(), y.tolist(), x.tolist(), strict=True):
+        rate = share(a, b, of="patients in the bin")
+        if rate.value is not None:
+            points.append(CalibrationPoint(score, rate, a + b))
+    return tuple(points)
 
 
 def _by_bin(
@@ -95,21 +90,6 @@ def _by_bin(
     y = np.bincount(bin_of[labels == 1], minlength=bins).astype(np.float64)
     total = np.bincount(bin_of, weights=scores, minlength=bins)
     return y, everyone - y, total / np.maximum(everyone, 1.0)
-
-
-def _points(
-    y: NDArray[np.float64],
-    x: NDArray[np.float64],
-    scores: NDArray[np.float64],
-    noise_variance: float,
-) -> tuple[CalibrationPoint, ...]:
-    noise = (noise_variance, noise_variance)
-    points = []
-    for score, a, b in zip(scores.tolist(), y.tolist(), x.tolist(), strict=True):
-        rate = share(a, b, noise=noise, of="patients in the bin")
-        if rate.value is not None:
-            points.append(CalibrationPoint(score, rate, a + b))
-    return tuple(points)
 
 
 def _error(

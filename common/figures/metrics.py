@@ -158,7 +158,7 @@ def _exact_auc(
 def _no_calibration_error(classes: int) -> Estimate | None:
     if planes(classes) == 1:
         return None
-    return absent("with more than two classes scores are margins, which cannot be calibrated")
+    return absent("with more than two classes, scores are margins and cannot be calibrated")
 
 
 def _metrics(

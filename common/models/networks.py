@@ -96,7 +96,7 @@ def check_private(model: nn.Module) -> None:
     buffers = [name for name, _ in model.named_buffers()]
     if buffers:
         raise ModelError(
-            "a model may hold no state besides its parameters",
+            "a model may hold no state other than its parameters",
             where="buffers",
             found=", ".join(buffers),
             remedy="leave out running statistics",
@@ -196,7 +196,7 @@ def _check_weights(weights: int, where: str) -> None:
             where=where,
             found=f"{weights} weights",
             wanted=f"at most {MOST_WEIGHTS}",
-            remedy="take a smaller image_size, or for cnn smaller widths, a smaller hidden "
+            remedy="use a smaller image_size, or for cnn smaller widths, a smaller hidden "
             'layer or pooling = "average"',
         )
 
@@ -252,8 +252,8 @@ def _too_small(name: str, image_size: tuple[int, int], fits: int | None) -> Mode
         "the model cannot take images of this size",
         where=f"[data] image_size, [model] {name}",
         found="x".join(str(side) for side in image_size),
-        wanted=f"{fits}x{fits} or larger" if fits else "a size that survives every pooling",
-        remedy="enlarge image_size, or use fewer widths or scales",
+        wanted=f"{fits}x{fits} or larger" if fits else "a size that is large enough to pool",
+        remedy="increase image_size, or use fewer widths or scales",
     )
 
 

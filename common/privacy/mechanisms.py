@@ -248,7 +248,7 @@ def _calibrate_training(study: Study, privacy: PatientPrivacy, rate: float, step
         wanted=f"noise of at most {MOST_NOISE:g} times the clip norm",
         remedy=f"allow epsilon {math.ceil(least * 100) / 100:.2f}"
         f"{_fewer(most, study.training.local_steps)}, "
-        "or take a smaller batch_size or find more patients",
+        "or use a smaller batch_size or more patients",
     )
 
 
@@ -262,7 +262,7 @@ def _calibrate_evaluation(share: float, delta: float, evaluations: int) -> float
     noise = calibrate(share, delta, 1.0, evaluations)
     if math.isinf(noise):
         raise PrivacyError(
-            "this epsilon leaves evaluations nothing but noise",
+            "with this epsilon an evaluation would be only noise",
             where="[evaluation] epsilon_share, rounds",
             found=f"epsilon {share:g} for {evaluations} evaluations",
             remedy="evaluate in fewer rounds, or give evaluation a larger share",

@@ -37,9 +37,6 @@ KEY_BYTES: Final = 32
 PAIRS: Final = 2**17
 """Pairs of normal deviates made at once: few megabytes, and enough to keep threads busy. It
 belongs to what a stream is; another value gives other deviates."""
-LARGEST_DEVIATE: Final = math.sqrt(128 * math.log(2))
-"""About 9.42: where the normal distribution is cut off, which moves a pair of deviates with
-probability 2**-64 (a radius comes from 64 bits)."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,9 @@ def box_muller(words: torch.Tensor, deviates: torch.Tensor) -> torch.Tensor:
     """Normal deviates from random words (Box and Muller 1958).
 
     A radius is ``sqrt(-2 log u)`` with ``u = |word + 1/2| / 2**63``, which is never zero and
-    keeps all its bits where it is small, that is, in the tail. An angle is in [-pi, pi].
+    keeps all its bits where it is small, that is, in the tail. An angle is in [-pi, pi]. The
+    largest deviate is ``sqrt(128 log 2)``, about 9.42: the normal distribution is cut off there,
+    which changes a pair of deviates with probability 2**-64.
 
     Args:
         words: int64, an even number, independent and uniform: half for radii, half for angles.

@@ -46,7 +46,7 @@ def claimed(folder: Path, owner: Owner) -> Iterator[None]:
             f"the {owner.who}'s state folder cannot be used",
             where=folder,
             found=cause.strerror,
-            remedy="let this user, and nobody else, write there",
+            remedy="give this user, and no other user, write permission there",
         ) from cause
     try:
         _lock(descriptor, folder, owner)
@@ -61,10 +61,10 @@ def _lock(descriptor: int, folder: Path, owner: Owner) -> None:
     except BlockingIOError as cause:
         holder = os.pread(descriptor, 20, 0).decode().strip()
         raise owner.error(
-            f"another daemon serves this {owner.who} already",
+            f"another daemon is already running for this {owner.who}",
             where=folder,
             found=f"process {holder or 'unknown'}",
-            remedy=f"ask it ({owner.ask}), or stop it before starting another",
+            remedy=f"use the running daemon ({owner.ask}), or stop it before you start another",
         ) from cause
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)

@@ -7,9 +7,9 @@ terminal a job shows a progress bar; in a file or a pipe it writes a few plain l
 exit    meaning
 ======  ======================================================================
 0       done
-1       a defect in Consilium: a traceback, and a line that asks to report it; after an
+1       a bug in Consilium: a traceback, and a line that asks to report it; after an
         audit, a claim that was broken
-2       something the person can mend: one screen that says what to do
+2       something the person can fix: one screen that says what to do
 130     interrupted from the keyboard
 ======  ======================================================================
 """
@@ -50,8 +50,8 @@ PLAIN_LINES: Final = 10
 """Lines of progress that a job writes where there is no terminal."""
 
 DEFECT: Final = (
-    "This is a defect in Consilium, not something you did. Please report it with the lines "
-    "above, after checking that none of them names a patient."
+    "This is a bug in Consilium, not your mistake. Please report it with the lines above. "
+    "First check that none of them names a patient."
 )
 
 

@@ -65,11 +65,11 @@ def require_flushed() -> None:
     with flushed():
         if not are_zero():
             raise SiteError(
-                "numbers near zero cannot be made to count as zero here",
-                where="the processor, or a thread of torch that began before",
-                found="a number that is not normal comes out of an operation",
-                wanted="zero, on every thread: else how long a round takes could tell of a patient",
-                remedy="start the process anew; if that does not help, use another machine",
+                "this process cannot treat very small numbers as zero",
+                where="the processor, or a torch thread that started too early",
+                found="an operation returned a denormal number",
+                wanted="zero, on every thread: else the time of a round could reveal a patient",
+                remedy="start the process again; if that does not help, use another machine",
             )
 
 

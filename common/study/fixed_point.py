@@ -36,8 +36,8 @@ class FixedPoint(Section):
     def _holds_a_weight(self) -> Self:
         if self.limit * self.unit < 1:
             raise ValueError(
-                f"{self.dtype} with {self.fraction_bits} fraction_bits holds no change beyond "
-                f"{self.limit * self.unit:.2g}; take fewer fraction_bits or int64"
+                f"{self.dtype} with {self.fraction_bits} fraction_bits cannot hold a change larger "
+                f"than {self.limit * self.unit:.2g}; use fewer fraction_bits, or int64"
             )
         return self
 

@@ -35,7 +35,7 @@ def reads_as_hash(text: str) -> bool:
 def _no_hash(text: str) -> str:
     if reads_as_hash(text):
         raise ValueError(
-            f"should not read like a plan's hash: {HASH_DIGITS} or more of 0-9 and a-f alone"
+            f"should not look like a plan's hash: {HASH_DIGITS} or more characters, all 0-9 or a-f"
         )
     return text
 
@@ -65,7 +65,7 @@ Side = Annotated[int, bound("data.image_size")]
 
 
 class StudyInfo(Section):
-    """``[study]``: what the study is called."""
+    """``[study]``: the name and title of the study."""
 
     name: StudyName
     title: Words

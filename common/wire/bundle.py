@@ -60,7 +60,7 @@ def _foreign(content: bytes) -> str | None:
         if any(max(entry.file_size, entry.compress_size) > LARGEST for entry in entries):
             return f"a file of more than {LARGEST} bytes"
         if any(entry.compress_type not in PACKED for entry in entries):
-            return "a file that is packed in another way than ours"
+            return "a file compressed with another method"
         texts = {}
         for name in names:  # both, so that nobody after us meets a broken one
             with archive.open(name) as file:
@@ -75,7 +75,7 @@ def _foreign_project(project: dict[str, Any]) -> str | None:
     except (KeyError, TypeError, AttributeError):
         return "no app"
     if components != {"serverapp": SERVER_APP, "clientapp": CLIENT_APP}:
-        return "other apps than those that are installed"
+        return "apps other than the installed ones"
     if dependencies:
         return "dependencies"
     return None

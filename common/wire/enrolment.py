@@ -194,20 +194,20 @@ def _read(path: Path, card: type[Card], error: type[ConsiliumError], made_by: st
         raise error("the file cannot be read", where=path, found=cause, wanted=wanted) from cause
     if b"PRIVATE KEY" in content:
         raise error(
-            "the file holds a private key, which is a secret no longer",
+            "the file holds a private key, which is no longer secret",
             where=path,
             wanted=wanted,
-            remedy="make a new key, and mail its public half alone",
+            remedy="create a new key, and send only its public part",
         )
     document = _parse(content, path, error, wanted)
     _require_kind(document, path, card, error)
     if document.get("format") != FORMAT:
         raise error(
-            "the file is not a card of the format that this Consilium reads",
+            "this version of Consilium cannot read the format of the card",
             where=path,
             found=f"format {document.get('format', 'not named')}",
             wanted=f"format {FORMAT}: {wanted}",
-            remedy="where a newer Consilium wrote it, install that version here too",
+            remedy="if a newer Consilium wrote it, install that version here too",
         )
     return checked(document, path, card, error)
 
@@ -218,14 +218,14 @@ def _require_kind(
     """The two cards are easily taken for each other: each command wants the other side's."""
     if card is CoordinatorCard and "node_key" in document and "ca" not in document:
         raise error(
-            "this is a SITE.json: a site joins with the coordinator's COORDINATOR.json",
+            "this is a SITE.json; to join, you need the coordinator's COORDINATOR.json",
             where=path,
             wanted="the COORDINATOR.json that the coordinator sends back",
-            remedy="mail SITE.json to the coordinator; it answers with COORDINATOR.json",
+            remedy="send SITE.json to the coordinator, who answers with COORDINATOR.json",
         )
     if card is SiteCard and "ca" in document and "node_key" not in document:
         raise error(
-            "this is a COORDINATOR.json: a coordinator admits by the site's SITE.json",
+            "this is a COORDINATOR.json; to admit a site, you need its SITE.json",
             where=path,
             wanted="the SITE.json that `consilium-site init` writes",
             remedy="ask the site for its SITE.json",
@@ -239,7 +239,7 @@ def _parse(content: bytes, path: Path, error: type[ConsiliumError], wanted: str)
         read_json(content)  # which bounds how deep it is
         document = json.loads(content, object_pairs_hook=_distinct)
     except UnreadableError as cause:
-        found = "no JSON: a file of another kind, or a part of one" if content else "an empty file"
+        found = "not JSON, or not the whole file" if content else "an empty file"
         raise error("the file is not a card", where=path, found=found, wanted=wanted) from cause
     except ValueError as cause:
         raise error("the file is not a card", where=path, found=cause, wanted=wanted) from cause
@@ -251,5 +251,5 @@ def _parse(content: bytes, path: Path, error: type[ConsiliumError], wanted: str)
 def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a key appears twice")
     return document

@@ -51,7 +51,7 @@ def test_a_file_becomes_frozen_sections(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ('[pet]\nkind = "cat"\nlifes = 1', "pet.lifes: unknown key; did you mean lives?"),
-        ('[pet]\nkind = "dog"\nlives = 1', "pet.lives: unknown key; known are kind, tricks"),
+        ('[pet]\nkind = "dog"\nlives = 1', "pet.lives: unknown key; known keys: kind, tricks"),
         ('[pet]\nkind = "cow"', "pet.kind = 'cow': should be one of 'cat', 'dog'"),
         ("[pet]\nlives = 1", "pet.kind: missing"),
         (

@@ -75,10 +75,6 @@ HELD: Final[dict[str, str]] = {
     "client.consent.amendments._require_next: "
     "not differences(before.numerics, amendment.numerics)": ("an amendment that changes nothing"),
     "client.consent.amendments.require_same: changed": "another version of what computes",
-    "common.amendment.read_amendment: except ValidationError": "no amendment",
-    "common.amendment.read_amendment: found.text != text": (
-        "an amendment that is not in canonical form"
-    ),
     STUDY + "_no_hash: reads_as_hash(text)": "a study that is called as a plan's hash begins",
     FORM + "asked in ('offer', 'propose', 'amend', 'close') and request.arrays is not None": (
         "a plan with weights beside it"
@@ -204,8 +200,8 @@ HELD: Final[dict[str, str]] = {
     ARRAY + "len(array.shape) == 1": "a single number",
     ARRAY + "len(array.data) == count * dtype.itemsize": ("fewer bytes than a vast shape says"),
     "common.wire.messages._demand: not condition": "a negative round",
-    "common.plan.read_plan: plan.text != text": "a space in a plan",
-    "common.plan.read_plan: except ValidationError": "a plan with an unknown field",
+    "common.plan.read_agreed: found.text != text": "a space in a plan",
+    "common.plan.read_agreed: except ValidationError": "a plan with an unknown field",
     STATED + "proposed == expected": 'a private mechanism under mode "none"',
     STATED + "isinstance(privacy, NoPrivacy)": 'mode "none" slipped in beside a private study',
     STATED + "holds['sampling_rate'] proposed.step.sampling_rate == rate": (

@@ -103,7 +103,7 @@ def made_result() -> Result:
     """Four hospitals, shared AUC 0.90, alone 0.78 to 0.84 private, pooled 0.95."""
     shared = outcome("shared", 0.90)
     return Result(
-        warnings=("NOT PRIVATE: KNOWN KEY (a simulation, or a daemon told to be one)",),
+        warnings=("NOT PRIVATE: KNOWN KEY (a simulation, or a daemon set up as one)",),
         study=StudyFacts(
             name="demo",
             title="Opacities on synthetic chest radiographs",

@@ -193,7 +193,7 @@ def test_what_differs_from_the_plan_approved_before_is_named(site: Site) -> None
     stop(site, first.hash, by=BY)
     second = proposed(site, training={"rounds": 4}, study={"title": "Once more"})
     different = words(site, second)["Changes since the plan approved before"].split("\n")
-    assert "rounds of training: 3 before, now 4" in different
+    assert "training rounds: 3 before, now 4" in different
     assert "title: Hardly anything to learn before, now Once more" in different
     assert any(line.startswith("noise on a step") for line in different)
     assert list(changes(second, second)) == []
@@ -206,7 +206,7 @@ def test_each_number_of_a_plan_is_shown_with_what_is_usual(site: Site) -> None:
     assert told == [each.bound.name for each in stated(plan.study, plan.mechanism)]
     assert "clip norm: 1; usual 0.1 to 10" in lines
     assert "weight decay: 0; usual 0 to 0.1" in lines
-    assert "wait for a round: 30m; usual 1m to 1d" in lines
+    assert "longest wait for a round: 30m; usual 1m to 1d" in lines
     noise = next(line for line in lines if line.startswith("noise on a step"))
     assert isinstance(plan.mechanism, PatientMechanism)
     assert f": {plan.mechanism.step.noise_multiplier:g};" in noise
@@ -221,8 +221,11 @@ def test_each_number_of_a_plan_is_shown_with_what_is_usual(site: Site) -> None:
             {"training": {"class_weights": [1.0, 500.0]}},
             "weight of a class in the loss: 1, 500; usual 0.1 to 10",
         ),
-        ({"data": {"std": 0.001}}, "number that each pixel is divided by: 0.001; usual 0.05 to 1"),
-        ({"aggregation": {"round_timeout": "2s"}}, "wait for a round: 2s; usual 1m to 1d"),
+        (
+            {"data": {"std": 0.001}},
+            "standard deviation that each pixel is divided by: 0.001; usual 0.05 to 1",
+        ),
+        ({"aggregation": {"round_timeout": "2s"}}, "longest wait for a round: 2s; usual 1m to 1d"),
     ],
 )
 def test_an_unusual_number_is_said_before_all_else(
@@ -246,7 +249,7 @@ def test_a_range_of_the_policy_is_shown_and_what_lies_beyond_cannot_be_approved(
         assert shown["READ THIS FIRST"].startswith(f"EXCEEDS YOUR POLICY: {told}")
         lines = shown["Every number"].split("\n")
         assert "clip norm: 1; usual 0.1 to 10; your policy allows 0.01 to 0.5" in lines
-        assert "steps in all: 6; usual 1 to 20000; your policy allows 1 to 100" in lines
+        assert "total steps: 6; usual 1 to 20000; your policy allows 1 to 100" in lines
         with pytest.raises(Refusal) as caught:
             approve(site, plan.hash, by=BY)
         assert caught.value.code == "policy"

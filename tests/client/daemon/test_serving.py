@@ -92,7 +92,7 @@ def test_two_daemons_never_share_a_state_and_none_leaves_anything_running(
         with daemon(site_file) as second:
             assert second.process.wait(PATIENCE) == 1
             said = second.log.read_text()
-        assert "another daemon serves this site already" in said
+        assert "another daemon is already running for this site" in said
         assert f"process {it.process.pid}" in said
 
         children = _children(it.process.pid)

@@ -132,7 +132,7 @@ def test_another_user_is_told_whose_the_daemon_is(tmp_path: Path) -> None:
             [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
         )
 
-    assert done.stdout.startswith("LinkError this user may not ask the daemon")
+    assert done.stdout.startswith("LinkError this user is not allowed to use the daemon")
     assert "user 65534" in done.stdout
 
 

@@ -5,7 +5,6 @@ import pytest
 
 from common.figures.calibration import (
     calibration_error,
-    calibration_points,
     exact_calibration_error,
     exact_calibration_points,
 )
@@ -73,7 +72,10 @@ def test_noise_and_empty_counts_are_told_apart() -> None:
 
 
 def test_points_leave_out_bins_without_patients() -> None:
-    points = calibration_points(np.array([1, 0, 6, -2]), np.array([3, 0, 2, 1]))
+    scores = np.array([0.125] * 4 + [0.625] * 8)
+    points = exact_calibration_points(
+        scores, np.array([1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0]), bins=4
+    )
 
     assert [(point.score, point.patients) for point in points] == [(0.125, 4.0), (0.625, 8.0)]
     assert [point.rate.value for point in points] == [0.25, 0.75]

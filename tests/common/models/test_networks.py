@@ -121,7 +121,7 @@ def test_batch_normalisation_is_refused_by_name_and_with_the_reason(norm: nn.Mod
 
 def test_state_that_would_not_travel_is_refused_by_name() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4, track_running_stats=True))
-    with pytest.raises(ModelError, match="no state besides its parameters") as caught:
+    with pytest.raises(ModelError, match="no state other than its parameters") as caught:
         check_private(model)
     assert "1.running_mean" in caught.value.details["found"]
 

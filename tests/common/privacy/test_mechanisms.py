@@ -146,7 +146,7 @@ def test_an_epsilon_that_no_number_of_rounds_reaches_names_none() -> None:
 
 
 def test_evaluations_that_would_be_nothing_but_noise_are_refused() -> None:
-    with pytest.raises(PrivacyError, match="evaluations nothing but noise") as caught:
+    with pytest.raises(PrivacyError, match="an evaluation would be only noise") as caught:
         mechanism(small_study(evaluation={"epsilon_share": 1e-4}), DECLARED, MOST)
     assert "epsilon_share" in caught.value.details["where"]
 

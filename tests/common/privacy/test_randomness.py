@@ -15,7 +15,6 @@ from scipy import stats
 
 from common.files import canonical_json
 from common.privacy.randomness import (
-    LARGEST_DEVIATE,
     PAIRS,
     Stream,
     StudyKey,
@@ -133,6 +132,10 @@ def test_normal_deviates_are_box_and_mullers() -> None:
     words = np.frombuffer(stream().bytes(32), dtype="<i8").tolist()
     assert stream().normal(4) == pytest.approx(by_hand(words), abs=1e-14)
     assert stream().normal(3) == pytest.approx(by_hand(words)[:3], abs=1e-14)
+
+
+LARGEST_DEVIATE = math.sqrt(128 * math.log(2))
+"""Of the radius whose 64 random bits make the smallest u, 2**-64."""
 
 
 def deviates_of(words: list[int]) -> list[float]:

@@ -91,7 +91,7 @@ def test_a_process_in_which_it_cannot_be_had_computes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(denormals, "are_zero", lambda: False)
-    with pytest.raises(SiteError, match="near zero"):
+    with pytest.raises(SiteError, match="very small numbers"):
         apply(record(1, EngineChoice()))
 
 

@@ -151,7 +151,7 @@ def test_a_refusal_names_key_value_ends_and_reason(tmp_path: Path, each: Bound) 
     assert each.place in found
     assert str(value) in found
     assert f"should be {each.allowed}: {each.why}" in found
-    assert "mend what is named" in caught.value.details["do"]
+    assert "correct the settings listed above" in caught.value.details["do"]
 
 
 TOGETHER: dict[str, tuple[list[Changes], list[Changes]]] = {

@@ -76,7 +76,7 @@ def test_an_unknown_key_is_named_in_every_section(tmp_path: Path, section: str) 
             "aggregation.options.proximal: unknown key; did you mean proximal_mu?",
         ),
         ({"aggregation": {"stratgy": "x"}}, "did you mean strategy?"),
-        ({"fixed_point": {"bits": 8}}, "known are dtype, fraction_bits"),
+        ({"fixed_point": {"bits": 8}}, "known keys: dtype, fraction_bits"),
         ({"training": {"rounds": 0}}, "training.rounds = 0"),
         ({"privacy": {"epsilon": None}}, "privacy.epsilon: missing"),
         ({"privacy": {"mode": None}}, "privacy.mode: missing"),
@@ -94,8 +94,8 @@ def test_an_unknown_key_is_named_in_every_section(tmp_path: Path, section: str) 
         ({"model": {"norm": "batch"}}, "mixes the patients of a batch"),
         ({"study": {"name": "No Slug"}}, "study.name = 'No Slug': should be 1 to 63 lower-case"),
         ({"study": {"name": "x" * 64}}, "should be 1 to 63 lower-case letters"),
-        ({"study": {"name": "deadbeef"}}, "should not read like a plan's hash"),
-        ({"study": {"name": "20261126"}}, "should not read like a plan's hash"),
+        ({"study": {"name": "deadbeef"}}, "should not look like a plan's hash"),
+        ({"study": {"name": "20261126"}}, "should not look like a plan's hash"),
         ({"study": {"title": ""}}, "study.title = ''"),
         ({"study": {"title": "approve me\x1b[8m"}}, "study.title = 'approve me"),
         ({"study": {"title": "costs \u202e8.0"}}, "study.title = 'costs"),
@@ -126,10 +126,10 @@ def test_a_mistake_is_told_by_key_value_and_what_was_meant(
         ({"evaluation": {"rounds": [2, 4]}}, "names round 4, training ends after round 3"),
         (
             {"training": {"rounds": 1001, "local_steps": 1000}},
-            "training.rounds x local_steps is 1001000; should be 1 to 1000000: more take minutes",
+            "training.rounds x local_steps is 1001000; should be 1 to 1000000: the privacy",
         ),
         ({"aggregation": {"options": {"beta": 0.1}}}, "strategy fedavg has no option beta"),
-        ({"fixed_point": {"fraction_bits": 40}}, "holds no change beyond"),
+        ({"fixed_point": {"fraction_bits": 40}}, "cannot hold a change larger"),
     ],
 )
 def test_sections_must_agree(tmp_path: Path, sections: Sections, told: str) -> None:

@@ -202,7 +202,7 @@ def test_a_file_that_is_no_json_is_told_so_in_words(tmp_path: Path) -> None:
     path = tmp_path / "COORDINATOR.json"
     path.write_text("Dear colleague,")
     said = told(path, read_coordinator_card, CoordinatorError)
-    assert "no JSON" in said
+    assert "not JSON" in said
     assert "Expecting" not in said
 
 
@@ -247,7 +247,7 @@ def test_a_private_key_in_a_card_is_refused_without_showing_it(tmp_path: Path) -
     path.write_text(json.dumps(card))
 
     message = told(path, read_site_card, SiteError)
-    assert "a secret no longer" in message
+    assert "no longer secret" in message
     assert not any(line in message for line in secret.decode().splitlines()[1:-1])
 
 

@@ -403,7 +403,7 @@ def test_a_home_has_one_daemon(scene: Scene) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "another daemon serves this coordinator already" in done.stderr
+    assert "another daemon is already running for this coordinator" in done.stderr
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_a_share_is_the_one_that_is_written() -> None:
 
 def test_a_share_that_so_few_sites_cannot_keep_is_refused() -> None:
     AggregationSettings(max_share=0.5, min_sites=2)
-    with pytest.raises(ValidationError, match=r"max_share 0\.49 cannot be kept by min_sites 2"):
+    with pytest.raises(ValidationError, match=r"max_share 0\.49 is impossible with min_sites 2"):
         AggregationSettings(max_share=0.49, min_sites=2)
 
 

@@ -40,7 +40,7 @@ def page(made_result: Result, made_plots: tuple[Plot, ...]) -> Page:
 
 
 def test_the_first_lines_are_the_warnings(page: Page) -> None:
-    assert page.words[0] == "NOT PRIVATE: KNOWN KEY (a simulation, or a daemon told to be one)"
+    assert page.words[0] == "NOT PRIVATE: KNOWN KEY (a simulation, or a daemon set up as one)"
     assert page.words[1] == "The pictures are of nobody."
 
 
