@@ -30,7 +30,7 @@ FEWEST = 45
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Counts what is computed from patients, without changing it."""
+    """Counts what is computed from patients; everything is computed as ever."""
     calls = counted(monkeypatch, client.requests.handler, "local_change")
     return counted(monkeypatch, client.requests.handler, "score", calls)
 
