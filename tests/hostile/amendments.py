@@ -1,4 +1,4 @@
-"""Hostile amendments: what a coordinator might slip in where a site's numerics did change."""
+"""Hostile amendments: what a coordinator might add when a site's numerics really changed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tests.hostile.case import Case
 from tests.hostile.sound import Sound, sent
 
 BESIDE: Final = frozenset({"study", "ledger", "document", "record"})
-"""Changes that are of no field of the amendment itself."""
+"""Changes that concern no field of the amendment itself."""
 
 
 def compute_with_two_threads(hospital: Hospital) -> None:
-    """The site's numerics are others from now on."""
+    """The site's numerics change from now on."""
     hospital.threads = 2
 
 
 def amending(name: str, code: str, gain: str, **changes: Any) -> Case:  # noqa: ANN401 - a field's value
-    """The amendment that an honest coordinator would propose, changed in one thing."""
+    """The amendment that an honest coordinator would propose, with one thing changed."""
 
     def build(sound: Sound) -> Any:  # noqa: ANN401 - a message
         plan = sound.plan
@@ -51,7 +51,7 @@ AMENDMENTS: Final = (
     amending(
         "an amendment of another plan",
         "wrong-plan",
-        "other bits for a study that nobody amended",
+        "other bits for a study that was not amended",
         plan="00" * 32,
     ),
     amending(
@@ -63,7 +63,7 @@ AMENDMENTS: Final = (
     amending(
         "an amendment that has seen a longer ledger",
         "ledger-behind",
-        "rounds on a ledger that forgot some",
+        "rounds on a ledger that lost entries",
         ledger=LedgerHead(9, "00" * 32),
     ),
     amending(
@@ -81,13 +81,13 @@ AMENDMENTS: Final = (
     amending(
         "an amendment that changes nothing",
         "wrong-plan",
-        "other noise for a round as often as one likes",
+        "new noise for the same round, any number of times",
         record={"threads": 1},
     ),
     amending(
         "no amendment",
         "malformed",
-        "whatever a site makes of it",
+        "anything that a site reads into it",
         document=lambda _text: "{}",
     ),
     amending(
@@ -105,7 +105,7 @@ AMENDMENTS: Final = (
     amending(
         "an amendment to what the site does not compute with",
         "numerics",
-        "a person's consent to what cannot be",
+        "a person's consent to something impossible",
         record={"threads": 3},
     ),
     amending(

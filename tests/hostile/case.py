@@ -10,7 +10,7 @@ from tests.client.site_fixtures import Hospital
 from tests.hostile.sound import Sent, Sound, changed, sent
 
 SILENCE = "silence"
-"""What a site answers about a study that it has stopped: nothing."""
+"""The answer of a site about a study that it has stopped: none."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,14 @@ class Case:
 
     Attributes:
         name: what is wrong with it.
-        gain: what an attacker would have of it.
-        build: makes it of what is sound.
+        gain: what an attacker would gain.
+        build: makes it from sound parts.
         code: the refusal that it gets, or silence.
-        after: how many steps of the sound script the site has answered before.
-        hospital: what changes at the closed site before it comes; such a case cannot be sent to
-            a daemon that others are sent to as well.
-        lasts: whether the site refuses everything from then on, whoever asks; likewise.
+        after: how many steps of the sound script the site has answered before it.
+        hospital: what changes at the closed site before it arrives. Such a case cannot share a
+            daemon with other cases.
+        lasts: whether the site refuses every request from then on. Such a case cannot share a
+            daemon either.
     """
 
     name: str
@@ -38,5 +39,5 @@ class Case:
 
 
 def planned(name: str, code: str, gain: str, *changes: tuple[str, Any]) -> Case:
-    """A proposal of the sound plan with values put at places."""
+    """A proposal of the sound plan with some values replaced."""
     return Case(name, gain, lambda s: sent(s.proposal(changed(s.plan.text, *changes))), code)

@@ -1,8 +1,7 @@
 """Everything hostile or broken that a malicious coordinator sends a site, by name.
 
-Plans, numbers, documents, requests, amendments, records and decisions stand in modules of their
-own. The order is one in which all of them can be sent to one site that goes through the sound
-script between them.
+Plans, numbers, documents, requests, amendments, records and decisions have a module each. In the
+order here, all of them can be sent to one site that goes through the sound script between them.
 """
 
 from __future__ import annotations

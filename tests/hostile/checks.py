@@ -1,9 +1,9 @@
-"""The checks of a site, found in its sources, and each switched off by itself.
+"""The checks of a site, found in its sources, each of which can be switched off.
 
 A check is a condition under which something is refused, or a call of a function that refuses.
-Conditions joined by ``or`` and ``and`` are checks of their own. To switch one off, the function
-that holds it is compiled again with the condition decided, and its code put in the place of
-the old one: whoever has imported the function has it changed.
+Conditions joined by ``or`` and ``and`` are separate checks. To switch one off, the function that
+holds it is compiled again with the condition replaced by a constant. The new code replaces the
+old code inside the function object, so that every module that imported the function gets it.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ GUARDED: Final = (
     "common.privacy.mechanisms",
     "common.study.study_file",
 )
-"""Modules, and functions of others, whose every check needs a case."""
+"""Modules, and single functions of other modules, in which every check needs a case."""
 CALLS: Final = re.compile(r"_?(require|refuse|take|reserve|check|within|demand)(_\w+)?$")
-"""Functions whose only work is to refuse, and which are called for nothing else."""
+"""Functions that do nothing but refuse."""
 DEMANDS: Final = frozenset({"_demand"})
-"""Functions that refuse where their first argument does not hold."""
+"""Functions that refuse if their first argument is false."""
 PREDICATES: Final = frozenset({"_well_formed", "_covers"})
-"""Functions whose answer is what is demanded."""
+"""Functions whose result is the condition."""
 VERIFYING: Final = ("server.study.verify",)
-"""Likewise of the coordinator."""
+"""The same at the coordinator."""
 FAULTS: Final = frozenset(
     {
         "_covers",
@@ -64,9 +64,9 @@ FAULTS: Final = frozenset(
 )
 """Functions that return what is wrong instead of raising it."""
 CHOOSING: Final = frozenset({"understated"})
-"""Functions that return a fault or none by one expression."""
+"""Functions that return a fault or None in one expression."""
 TABLES: Final = frozenset({"told", "holds"})
-"""Dictionaries in which each entry is a condition of its own."""
+"""Dictionaries in which each entry is a separate condition."""
 FOREGONE: Final = frozenset({"foreseen"})
 """Names of a condition that is decided before it is used."""
 
@@ -76,7 +76,7 @@ class Check:
     """One check.
 
     Attributes:
-        module: where it stands.
+        module: where it is.
         function: in which function.
         text: its condition as it is written, or the call.
         lines: where a refusal by it comes from, first and last line.
@@ -90,13 +90,13 @@ class Check:
 
     @property
     def name(self) -> str:
-        """What it is called in the table of cases."""
+        """Its name in the table of cases."""
         return f"{self.module}.{self.function}: {self.text}"
 
 
 @contextmanager
 def off(*checks: Check) -> Iterator[None]:
-    """As if these were not there."""
+    """Run the body without these checks."""
     places = {(check.module, check.function) for check in checks}
     kept: list[tuple[FunctionType, CodeType]] = []
     try:
@@ -122,7 +122,7 @@ class _Switch:
 
 
 def checks(places: Iterable[str] = GUARDED) -> tuple[Check, ...]:
-    """Every check of some modules, in the order in which they stand."""
+    """Every check of some modules, in the order of the source."""
     return tuple(check for place in places for check in _checks_of(*place.split(":")))
 
 
@@ -251,7 +251,7 @@ def _compiled(module: str, name: str, switches: list[_Switch]) -> CodeType:
     whole = next(node for node in _tree(module).body if getattr(node, "name", "") == first)
     changed = _Replace(switches).visit(copy.deepcopy(whole))
     alone = ast.fix_missing_locations(ast.Module([changed], []))
-    # The module's own future import holds in it, wherever it is compiled.
+    # Compiled here, the function still needs the future imports of its own module.
     flags = __future__.annotations.compiler_flag
     code: CodeType = compile(alone, f"<{name} without a check>", "exec", flags, dont_inherit=True)
     for part in name.split("."):

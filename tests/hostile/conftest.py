@@ -16,7 +16,7 @@ MEMORY = Path("/dev/shm")
 
 @pytest.fixture(scope="session")
 def quick() -> Iterator[Path]:
-    """A folder in memory where there is such a place: hundreds of sites wait for no disk."""
+    """A folder in memory if the machine has one: hundreds of sites need not wait for a disk."""
     where = MEMORY if MEMORY.is_dir() else None
     folder = Path(tempfile.mkdtemp(prefix="consilium-hostile-", dir=where))
     yield folder
@@ -30,7 +30,7 @@ def standing(quick: Path) -> Standing:
 
 @pytest.fixture
 def place(quick: Path) -> Iterator[Path]:
-    """Where a test's own site may stand."""
+    """A folder for a test's own site."""
     folder = Path(tempfile.mkdtemp(dir=quick))
     yield folder / "site"
     shutil.rmtree(folder)

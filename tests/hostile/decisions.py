@@ -1,4 +1,4 @@
-"""Hostile questions about what people have decided, and receipts of what was never sent."""
+"""Hostile requests about decisions of a person, and receipts for heads that were never sent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _paused(hospital: Hospital) -> None:
 
 
 def _decided(state: str) -> Callable[[Hospital], None]:
-    """The plan has not been approved, or is not any more."""
+    """The plan was not approved, or no longer is."""
     return _written(f"UPDATE approvals SET state = '{state}', study_key = NULL")
 
 
@@ -53,7 +53,7 @@ _expired = _written("UPDATE approvals SET expires_at = '2020-01-01T00:00:00Z'")
 
 
 def asking(name: str, code: str, hospital: Callable[[Hospital], None], build: Build) -> Case:
-    """A question after a decision."""
+    """A request after a decision."""
     return Case(name, TO_KNOW_WHY, build, code, hospital=hospital)
 
 
@@ -102,14 +102,14 @@ DECIDED: Final = (
 def receiving(name: str, code: str, gain: str, receipt: Callable[[Sound], dict[str, Any]]) -> Case:
     """The next round with a receipt.
 
-    One for what the site sealed is kept: it speaks of charges or lines that were lost.
+    A receipt for something that the site sealed is kept: it proves charges or lines that were lost.
     """
     lasts = code == "ledger-behind"
     return Case(name, gain, lambda s: sent(replace(s.train(), **receipt(s))), code, lasts=lasts)
 
 
-ENDED: Final = "a site that takes itself for an old backup, and answers nothing any more"
-FRAMED: Final = "a log that seems to have been cut where it was not"
+ENDED: Final = "a site that believes it is an old backup and answers nothing from then on"
+FRAMED: Final = "a log that looks cut although it is whole"
 RECEIPTS: Final = (
     receiving(
         "a forged receipt",

@@ -1,4 +1,4 @@
-"""Hostile documents: plans that cannot be read, or are not what their envelope says."""
+"""Hostile documents: plans that cannot be read, or that differ from what the message says."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRAVERSAL: Final = "../../etc"
 
 
 def _written(text: str) -> Any:  # noqa: ANN401 - builds a message
-    """A proposal of a text that need not be a plan."""
+    """A proposal of any text, plan or not."""
     return lambda s: sent(s.proposal(text))
 
 
@@ -54,7 +54,7 @@ FORM: Final = (
     planned(
         "a number beyond all arithmetic",
         "malformed",
-        "an overflow where nobody looked for one",
+        "an overflow in a place that is not checked",
         ("study.training.batch_size", 10**400),
     ),
     planned(
@@ -146,7 +146,7 @@ FORM: Final = (
         "a study with a Cyrillic letter in its name",
         "malformed",
         "a study taken for another",
-        ("study.study.name", "ѕmall"),  # noqa: RUF001 - that is the trick
+        ("study.study.name", "ѕmall"),  # noqa: RUF001 - the Cyrillic letter is the attack
     ),
     planned(
         "a title of two lines",
@@ -234,7 +234,7 @@ ENVELOPE: Final = (
     ),
     Case(
         "an offer for a study that takes more memory than the site gives",
-        "a site that dies for want of memory for what nobody has approved",
+        "a site that runs out of memory for something that nobody approved",
         lambda s: sent(s.offer(canonical(_study(model=_ALONE | VAST, data=LARGE)))),
         "policy",
     ),
@@ -248,7 +248,7 @@ ENVELOPE: Final = (
     ),
     Case(
         "an offer for a model beyond all memory",
-        "a site that thrashes",
+        "a site that swaps memory without end",
         lambda s: sent(
             s.offer(canonical(_study(data={"image_size": [4096, 4096]}, model={"hidden": 65_536})))
         ),

@@ -1,7 +1,7 @@
 """A malicious coordinator: a real gateway and SuperLink, a site's daemon as a process, and a grid.
 
-Everything between the two is what a hospital and a coordinator run; what goes over it is up to
-the test.
+Everything between the two is what a hospital and a coordinator really run; the test decides what
+is sent over it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Daemon:
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def command(self, *arguments: str) -> str:
-        """What a command of the hospital's administrator says."""
+        """The output of a command of the hospital's administrator."""
         done = subprocess.run(
             [sys.executable, "-m", "client.cli.app", "--site", "site.toml", *arguments],
             cwd=self.hospital.folder,
@@ -80,10 +80,10 @@ class Daemon:
 
 @dataclass
 class Attacker:
-    """Whoever runs the coordinator, and has the study's run in hand.
+    """An attacker who runs the coordinator and controls the study's run.
 
     Attributes:
-        grid: over which everything is sent.
+        grid: everything is sent over it.
         node: the site's.
         key: that the site signs with, as the coordinator has been told.
         sound: what an honest coordinator would hold now.
@@ -109,15 +109,15 @@ class Attacker:
         return self.push(Message(content, self.node, MESSAGE_TYPES[purpose], ttl=3600.0))
 
     def answer(self, message_id: str) -> Message:
-        """What comes back."""
+        """The message that comes back."""
         return reply_to(self.grid, message_id)
 
     def ask(self, request: Request) -> Reply:
-        """What a well-meant request brings."""
+        """The reply to an honest request."""
         return reply_from_record(self.answer(self.send(sent(request))).content)
 
     def advance(self, step: int) -> Sound:
-        """Go on with the sound script until the site has answered so many steps."""
+        """Go on with the sound script until the site has answered this many steps."""
         sound = self.sound or self._begin()
         while sound.done < step:
             reply = self.ask(sound.step(sound.done))
@@ -129,7 +129,7 @@ class Attacker:
         return sound
 
     def _begin(self) -> Sound:
-        """The offer, the plan, its approval; and a twin of the site, whom nobody will disturb."""
+        """The offer, the plan, its approval; and a twin of the site that is never attacked."""
         offer = Offer.model_validate_json(self.ask(offer_request(STUDY)).document)
         plan = write_plan(STUDY, offer, weights_count(STUDY))
         approval = self.ask(proposal(plan))

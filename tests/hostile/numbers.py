@@ -1,6 +1,6 @@
-"""Hostile numbers: each could be read by a program, and nobody could honestly want it.
+"""Hostile numbers: a program can read each of them, and no one could honestly want it.
 
-Most were found by looking for what breaks arithmetic at the edges of float32.
+Most were found by searching for what breaks arithmetic at the limits of float32.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.hostile.sound import sent
 VANISHES: Final = "squares that are zero: a norm that is too small, and no clipping"
 OVERFLOWS: Final = "a sum that overflows before its noise, or does not, by one patient"
 ROUNDS: Final = "a factor that is rounded up, and a patient who counts twice"
-DROWNS: Final = "an answer for ever that is noise alone"
+DROWNS: Final = "replies that are noise alone, forever"
 
 
 def _number(name: str, gain: str, *changes: tuple[str, Any]) -> Case:
@@ -54,7 +54,7 @@ NUMBERS: Final = (
     _number("noise that drowns everything", DROWNS, ("mechanism.step.noise_multiplier", 5000.0)),
     Case(
         "a round under a range that has become narrower",
-        "an approval that outlives what it was given under",
+        "an approval that outlives the policy under which it was given",
         lambda s: sent(s.train()),
         "policy",
         hospital=_ranges(clip_norm=[0.01, 0.5]),

@@ -1,4 +1,4 @@
-"""Hostile plans: what a coordinator might want approved, and what it might slip in."""
+"""Hostile plans: what a coordinator might want to be approved, and what it might hide in it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST: Final = 4000
 
 
 def proposing(name: str, code: str, gain: str, **sections: dict[str, Any]) -> Case:
-    """A proposal of another study with the very noise that it needs: honest but for its wish."""
+    """A proposal of another study with exactly the noise it needs: only the study is hostile."""
     return Case(name, gain, lambda s: sent(s.proposal(_calibrated(s.plan, sections))), code)
 
 
@@ -45,7 +45,7 @@ def _calibrated_text(text: str, sections: str) -> str:
 
 
 def _full_desk(hospital: Hospital) -> None:
-    """As many plans wait for a person as may."""
+    """The maximum number of plans waits for a person."""
     hospital.policy = hospital.policy | {"approval": "ask"}
     copies = (
         "INSERT INTO approvals (plan_hash, study, plan, state, decided_by)"
@@ -63,7 +63,7 @@ def _tighten(**policy: Any) -> Any:  # noqa: ANN401 - policy values
 
 
 def _affordable(case: Case) -> Case:
-    """The case at a site whose patients can bear it: else they are what keeps it out."""
+    """The case at a site whose patients can pay: else their accounts would keep it out."""
     return replace(case, hospital=_tighten(max_epsilon_total=20.0))
 
 
@@ -235,7 +235,9 @@ MECHANISM: Final = (
 )
 
 OURS: Final = (
-    planned("another site's plan", "wrong-plan", "that site's terms here", ("site", "south")),
+    planned(
+        "another site's plan", "wrong-plan", "the terms of that site, used here", ("site", "south")
+    ),
     planned(
         "more declared patients",
         "wrong-plan",
@@ -277,7 +279,7 @@ OURS: Final = (
     planned(
         "more copies of an image than fit into memory",
         "malformed",
-        "a site that thrashes",
+        "a site that swaps memory without end",
         ("study.training.images_per_patient", 64),
         ("study.training.augmentation.copies", 64),
     ),
@@ -311,13 +313,13 @@ OURS: Final = (
     planned(
         "another version of what computes",
         "numerics",
-        "a weakness that was mended",
+        "a weakness that was fixed",
         ("numerics.versions.torch", "0.1"),
     ),
     planned(
         "another data set",
         "data-unavailable",
-        "images that were not offered",
+        "images that the site did not offer",
         ("study.data.dataset", "mammography"),
     ),
     planned(
@@ -359,35 +361,35 @@ POLICY: Final = (
     planned(
         "a plan of few weights that takes more memory than the site gives",
         "policy",
-        "a site that dies for want of memory before anybody has approved",
+        "a site that runs out of memory before anyone has approved",
         ("study.model", lambda model: model | VAST),
         ("study.data.image_size", [1024, 1024]),
         ("weights", 2 * (1 + 6 * 32) * 16 * 16 + 2),
     ),
     Case(
         "a plan of images that take more disk than the site gives",
-        "a full disk before anybody has approved",
+        "a full disk before anyone has approved",
         lambda s: sent(s.proposal(changed(s.plan.text, ("study.study.title", "Large")))),
         "policy",
         hospital=_small_disk,
     ),
     Case(
         "a round of a site that declares another number by now",
-        "noise for patients who are not there any more",
+        "noise for patients who are no longer there",
         lambda s: sent(s.train()),
         "wrong-plan",
         hospital=_declares_fewer,
     ),
     Case(
         "one plan more than may run at once",
-        "all that patients have left, set aside for studies that never run",
+        "all the budget that patients have left, set aside for studies that never run",
         lambda s: sent(s.proposal(changed(s.plan.text, ("study.study.title", "One more")))),
         "policy",
         hospital=_tighten(max_open_studies=1),
     ),
     Case(
         "one plan more than may wait for a person",
-        "a person who reads none of them any more",
+        "a person who has stopped reading them",
         lambda s: sent(s.proposal(changed(s.plan.text, ("study.study.title", "One more")))),
         "policy",
         hospital=_full_desk,

@@ -1,4 +1,4 @@
-"""Hostile records: what is no request at all, or looks like one that it is not."""
+"""Hostile records: not a request at all, or one that looks like another."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.hostile.sound import Sent, Sound, sent, weights
 from flwr.app import MetricRecord
 
 Spoil = Callable[[RecordDict], None]
-CONFUSED: Final = "a field that is read as something else than was checked"
+CONFUSED: Final = "a field that is checked as one thing and read as another"
 
 
 def spoilt(name: str, gain: str, spoil: Spoil) -> Case:
-    """The next round's content with something done to the record itself."""
+    """The next round's content with the record itself changed."""
 
     def build(sound: Sound) -> Sent:
         content = request_to_record(sound.train())
@@ -40,7 +40,7 @@ def field(name: str, key: str, value: Any, gain: str = CONFUSED) -> Case:  # noq
 
 
 def array(name: str, make: Callable[[bytes, int], Array], gain: str = CONFUSED) -> Case:
-    """The next round with another array, made of the bytes and number of the sound weights."""
+    """The next round with another array, made from the bytes and number of the sound weights."""
 
     def spoil(content: RecordDict) -> None:
         data = weights(2).tobytes()
@@ -50,7 +50,7 @@ def array(name: str, make: Callable[[bytes, int], Array], gain: str = CONFUSED) 
 
 
 def as_type(name: str, purpose: Purpose, build: Callable[[Sound], Sent]) -> Case:
-    """A sound request in a message whose type says another purpose."""
+    """A sound request in a message whose type names another purpose."""
     gain = "one purpose's gates for another's work"
     return Case(name, gain, lambda s: (purpose, build(s)[1]), "malformed")
 

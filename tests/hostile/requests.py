@@ -1,4 +1,4 @@
-"""Hostile rounds: well-formed requests about an approved plan that are wrong in one thing."""
+"""Hostile rounds: well-formed requests about an approved plan with one thing wrong."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ def repeating(name: str, code: str, gain: str, step: int, *, after: int, **chang
 
 
 def arrays(name: str, array: Flat) -> Case:
-    """The next round on other arrays than the model has."""
-    return training(name, "malformed", "a computation on what nobody foresaw", arrays=array)
+    """The next round with arrays that do not fit the model."""
+    return training(
+        name, "malformed", "a computation on something that nobody expected", arrays=array
+    )
 
 
 def _spoilt(value: float) -> Flat:

@@ -1,6 +1,6 @@
-"""A coordinator that means well, and a site that has answered it for a while.
+"""An honest coordinator, and a site that has answered it for a while.
 
-Everything hostile is built from what is sound, changed in one thing.
+Everything hostile is built from something sound, with one thing changed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.common.studies import small_study
 STUDY = small_study()
 Flat = npt.NDArray[Any]
 Sent = tuple[Purpose, RecordDict]
-"""A message: the purpose that its type says, and its content."""
+"""A message: the purpose that its type names, and its content."""
 
 
 def weights(round_number: int) -> npt.NDArray[np.float32]:
@@ -39,13 +39,13 @@ def weights(round_number: int) -> npt.NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Sound:
-    """What the coordinator holds when it has asked a site for a number of things.
+    """What the coordinator holds after it has asked a site for a number of steps.
 
     Attributes:
         plan: approved by the site.
         done: how many steps of :meth:`script` the site has answered.
         heads: the site's ledger head after each step, the first one before any.
-        seals: what the site has sealed of its audit log, likewise.
+        seals: the site's sealed head of its audit log after each step.
         key: what the coordinator signs receipts with.
     """
 
@@ -62,7 +62,7 @@ class Sound:
 
     @property
     def seal(self) -> str:
-        """Likewise of the audit log."""
+        """The newest sealed head of its audit log."""
         return self.seals[self.done]
 
     def at(self, done: int) -> Sound:
@@ -98,7 +98,7 @@ class Sound:
         return replace(sound, **{"ledger": self.ledger} | changes)
 
     def proposal(self, document: str | None = None, **changes: Any) -> Request:  # noqa: ANN401
-        """A plan, the approved one if no other is given, as its own hash says."""
+        """A plan under its own hash; the approved one if no other is given."""
         text = self.plan.text if document is None else document
         sound = Request(
             study=self.plan.study.study.name,
@@ -135,12 +135,12 @@ def sent(request: Request) -> Sent:
 
 
 def canonical(document: object) -> str:
-    """The canonical form, whether or not a model would read it."""
+    """The canonical form of any value, valid or not."""
     return canonical_json(document).decode()
 
 
 def changed(text: str, *changes: tuple[str, Any]) -> str:
-    """A JSON document with values put at places as ``study.training.rounds``.
+    """A JSON document with values replaced at places such as ``study.training.rounds``.
 
     A function is given the value that it replaces.
     """

@@ -1,7 +1,7 @@
-"""A site that stands at any step of the sound script, as often as one likes.
+"""A site at any step of the sound script, any number of times.
 
 The script is run once; after each step the site's folder is kept. A copy of such a folder is a
-site that knows nothing of what the others were sent.
+site that knows nothing of what was sent to the other copies.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REMEMBERED: Final = ("approvals", "amendments", "charges", "members", "replies",
 
 @dataclass(frozen=True)
 class Standing:
-    """The kept folders, and what the sound coordinator was told.
+    """The kept folders, and what the sound coordinator received.
 
     Attributes:
         folder: has a folder for each step.
@@ -49,7 +49,7 @@ class Standing:
 
     @contextmanager
     def at(self, case: Case, place: Path) -> Iterator[tuple[Hospital, Site, Sound]]:
-        """A site in ``place`` that has answered as many steps as a case needs."""
+        """A site in ``place`` that has answered the steps that a case needs."""
         shutil.copytree(self.folder / str(case.after), place, copy_function=_copied)
         hospital = copy.copy(self.hospital)
         hospital.folder = place
@@ -60,7 +60,7 @@ class Standing:
 
 
 def _copied(source: str, target: str) -> None:
-    """Images are never written to: another name for them is enough."""
+    """Images are never written to, so a hard link is enough."""
     if source.endswith(".dcm"):
         os.link(source, target)
     else:
@@ -68,7 +68,7 @@ def _copied(source: str, target: str) -> None:
 
 
 def stand(folder: Path) -> Standing:
-    """Make a hospital, have it approve the plan, and lead it through the script."""
+    """Make a hospital, have it approve the plan, and take it through the script."""
     hospital = Hospital(folder / "first", dict(PATIENTS), policy=dict(POLICY), seed=None)
     replies: list[Reply] = []
     home = authority.init(folder / "coordinator", "tests", "localhost:9093").home
@@ -99,7 +99,7 @@ def asked(site: Site, request: Request) -> Reply:
 
 
 def heard(site: Site, message: Sent) -> Reply | None:
-    """What a site answers to a message; None for nothing."""
+    """What a site answers to a message; None if it is silent."""
     purpose, content = message
     answer = answer_record(site, content, purpose)
     return None if answer is None else reply_from_record(answer)
@@ -111,7 +111,7 @@ def outcome(standing: Standing, case: Case, place: Path) -> str:
         message = case.build(sound)
         try:
             reply = heard(site, message)
-        except Exception as error:  # noqa: BLE001 - where a check is off, anything may happen
+        except Exception as error:  # noqa: BLE001 - with a check off, anything may happen
             return type(error).__name__
     return SILENCE if reply is None else reply.code
 

@@ -62,7 +62,7 @@ def test_the_catalogue_is_long_and_each_case_says_what_it_would_gain() -> None:
 def test_the_sound_script_is_computed_and_charged(
     standing: Standing, computed: list[str], place: Path
 ) -> None:
-    """What counts nothing below counts something here."""
+    """The counter that finds nothing below does find something here."""
     nothing_wrong = Case("nothing", "nothing", lambda sound: sent(sound.train()), "ok")
     with standing.at(nothing_wrong, place) as (hospital, site, sound):
         before = len(hospital.rows("charges"))
@@ -94,7 +94,7 @@ def test_is_refused_with_its_code_alone_and_changes_nothing(
 
 
 def require_a_code_alone(content: RecordDict | None, code: str, head: LedgerHead, key: str) -> None:
-    """A refusal is one record without arrays or text, signed, and says nothing of the patients."""
+    """A refusal is one signed record without arrays or text, and says nothing about patients."""
     assert content is not None
     assert set(content) == {"fields"}
     reply = reply_from_record(content)
@@ -105,7 +105,7 @@ def require_a_code_alone(content: RecordDict | None, code: str, head: LedgerHead
 
 
 def require_undisturbed(standing: Standing, sound: Sound, ask: Callable[[Any], Reply]) -> None:
-    """What was answered is answered with the same bytes, and so is what comes next."""
+    """A stored reply is sent again with the same bytes, and the next step is answered as before."""
     for number in range(sound.done):
         if number >= sound.done - 1:
             again = ask(sound.step(number))
@@ -115,20 +115,20 @@ def require_undisturbed(standing: Standing, sound: Sound, ask: Callable[[Any], R
 
 
 def released(reply: Reply) -> bytes:
-    """All of a reply but what tells how many messages there were before it."""
+    """All of a reply except what depends on the number of messages before it."""
     return reply_to_bytes(replace(reply, seal=NO_SEAL, signature=b""))
 
 
 def test_a_flood_of_offers_leaves_nothing_behind(
     standing: Standing, computed: list[str], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each is answered from public numbers; none is computed for, or in the way.
+    """Each is answered from public numbers; nothing is computed for it, and none blocks a study.
 
-    Though each is of a shape that the site never saw, it times its kernels for one alone, and
-    keeps what it chose for few.
+    Every offer has a shape that the site never saw, but it measures kernels for only one of them,
+    and keeps its choice for only a few.
     """
     timed = counted(monkeypatch, client.training.tuning, "measured")
-    # However long the flood takes on a busy machine, it is one.
+    # On a busy machine the flood may take longer than the usual rest between measurements.
     resting = partial(client.training.tuning.Choices, rest=math.inf)
     monkeypatch.setattr(client.training.tuning, "Choices", resting)
     nothing = Case(
@@ -152,11 +152,11 @@ def test_a_flood_of_offers_leaves_nothing_behind(
 
 
 def times(hospital: Hospital) -> None:
-    """The site file asks for kernels to be timed, which takes up to a minute."""
+    """The site file asks for measured kernels, which takes up to a minute."""
     hospital.kernels = "measured"
 
 
 def test_a_hostile_document_is_no_canonical_study(standing: Standing) -> None:
-    """The builder changes what it says it changes, and nothing else."""
+    """The builder changes only what it says it changes."""
     text = standing.sound.plan.text
     assert changed(text) == text == canonical(standing.sound.plan.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""Each check of the gates by itself keeps a named case out: without it, the case gets further."""
+"""Each check of the gates keeps a named case out: without it, the case gets further."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ FOUND = {check.name: check for check in checks()}
 
 
 def attempt(standing: Standing, case: str, place: Path, *without: Check) -> str:
-    """What a case gets without some checks."""
+    """The answer to a case when some checks are off."""
     with off(*without):
         return outcome(standing, NAMED[case], place)
 
 
 def test_every_check_is_held_by_a_case() -> None:
-    """A new check needs a case; one that is gone needs none."""
+    """A new check needs a case; a removed check must leave the table."""
     told = [*HELD, *SHARED, *ELSEWHERE]
     assert sorted(told) == sorted(FOUND)
     assert len(told) == len(set(told))
@@ -45,7 +45,7 @@ def test_without_the_check_the_case_is_not_kept_out(
 def test_a_check_that_others_stand_beside_is_the_last_one_in_the_way(
     name: str, standing: Standing, place: Path
 ) -> None:
-    """Alone it may be off; without it and those beside it, the case gets further."""
+    """Switched off alone, others still refuse the case; with all of them off, it gets further."""
     shared = SHARED[name]
     own = NAMED[shared.case].code
     beside = [FOUND[other] for other in shared.others]

@@ -1,4 +1,4 @@
-"""A coordinator that asks faster than a site can work fills neither its memory nor its queue."""
+"""A coordinator that sends faster than a site can work fills neither its memory nor its queue."""
 
 from __future__ import annotations
 

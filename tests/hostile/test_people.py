@@ -1,4 +1,4 @@
-"""What a malicious coordinator might try on the person who decides, and learn from the decision."""
+"""How a coordinator might trick the person who decides, or learn from the decision."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ PROBES: list[Changes] = [
 def test_nothing_tells_who_is_among_the_patients_before_a_person_consents_or_after(
     site: Site, sections: Changes
 ) -> None:
-    """Which labels there are, and whether anybody was imaged in such a way, stays here."""
+    """Which labels there are, and whether any patient has such an image, stays at the site."""
     plan = plan_for(site, small_study(**sections))
     assert code_of(site, proposal(plan)) == code_of(site, proposal(plan)) == "pending"
     assert approve(site, "small", by=BY).left_out == 0

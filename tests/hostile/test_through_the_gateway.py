@@ -1,7 +1,7 @@
 """The catalogue from a malicious coordinator, through a real gateway, to a site's daemon.
 
-One daemon for all, in the order of the catalogue. Whatever happens at the site is read at the
-site: its ledger, its audit log, and what its worker has logged.
+One daemon for all cases, in the order of the catalogue. What happens at the site is read at the
+site: from its ledger, its audit log and the log of its worker.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from flwr.proto.fab_pb2 import Fab
 
 SENT: Final = tuple(case for case in CASES if case.hospital is None and not case.lasts)
 UNSENDABLE: Final = {"a document with half a character": LinkError}
-"""What not even Flower's wire can carry."""
+"""Content that even Flower's wire format cannot carry."""
 FEWEST: Final = 40
 
 
@@ -121,7 +121,7 @@ def test_a_message_for_another_node_reaches_nobody(attacker: Attacker) -> None:
 
 
 def test_all_that_was_computed_is_what_was_approved(attacker: Attacker) -> None:
-    """Releases, charges and noise are those of a site to whom nothing of this ever happened."""
+    """Releases, charges and noise are those of a site that was never attacked."""
     sound = attacker.advance(STEPS)
     daemon = attacker.daemon
     twin = attacker.undisturbed()
@@ -142,7 +142,7 @@ def test_all_that_was_computed_is_what_was_approved(attacker: Attacker) -> None:
 
 
 def test_a_stopped_study_is_silent_while_the_site_answers_others(attacker: Attacker) -> None:
-    """A question that is put after it is answered; it is not."""
+    """A request that is sent later gets an answer; requests of the stopped study get none."""
     sound = attacker.advance(1)
     attacker.daemon.command("stop", sound.plan.study.study.name)
     asked = [attacker.send(sent(request)) for request in (sound.step(0), sound.train())]
@@ -156,7 +156,7 @@ def test_a_stopped_study_is_silent_while_the_site_answers_others(attacker: Attac
 def test_a_run_that_brings_code_reaches_no_worker(
     attacker: Attacker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It comes last: a process serves one run, and this one is the attacker's other."""
+    """It comes last: a process serves one run, and this is the attacker's second run."""
     sound = attacker.advance(1)
     audited = len(attacker.daemon.audited)
     content = build_fab_from_files({PROJECT: PYPROJECT.encode(), "evil.py": b"import os"})[0]

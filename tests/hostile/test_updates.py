@@ -1,4 +1,4 @@
-"""Whatever a malicious site sends, the coordinator names it and goes on as if it were away."""
+"""When a malicious site sends anything, the coordinator names it and goes on as if it were away."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ AWAY = signed("it declines", "refused: cannot compute as the plan says (numerics
 
 @dataclass
 class Hostile(World):
-    """A world in which one site is malicious in one thing.
+    """A world in which one site sends one malicious reply.
 
     Attributes:
-        update: what it sends in the place of what it was asked for.
+        update: what it sends instead of the reply.
         absences: who was found absent at which purpose, and why.
         reasons: what the outcome says of the malicious site.
     """
@@ -91,7 +91,7 @@ def world(folder: Path, update: Update | None) -> Hostile:
 
 @pytest.fixture(scope="module")
 def without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, Any]]:
-    """How the study ends where the site declines, by what it declines."""
+    """How the study ends when the site declines a request, by its purpose."""
     folder = tmp_path_factory.mktemp("without")
     return {
         purpose: world(folder / purpose, replace(AWAY, purpose=purpose)).end()
@@ -110,7 +110,9 @@ def test_is_named_and_nothing_of_it_is_folded(
 ) -> None:
     hostile = world(tmp_path / "run", update)
     assert hostile.end() == without[update.purpose]
-    if update.purpose == "offer":  # told in the outcome: a site without a plan is asked no more
+    if (
+        update.purpose == "offer"
+    ):  # it is in the outcome: a site without a plan is asked nothing more
         (reason,) = hostile.reasons
     else:
         ((site, purpose, reason),) = hostile.absences
@@ -131,7 +133,7 @@ def test_every_check_of_a_reply_is_held_by_an_update() -> None:
 def test_without_the_check_the_update_is_not_kept_out(name: str, tmp_path: Path) -> None:
     update = BY_NAME[VERIFIED[name]]
     hostile = world(tmp_path / "run", update)
-    with off(CHECKS[name]), suppress(Exception):  # where a check is off, anything may happen
+    with off(CHECKS[name]), suppress(Exception):  # with a check off, anything may happen
         hostile.end()
     assert not any(reason.startswith(update.reason) for _, _, reason in hostile.absences)
 
@@ -152,7 +154,7 @@ def test_what_is_sent_twice_is_folded_once(tmp_path: Path) -> None:
 
 
 class Long(Hostile):
-    """Its updates are of long integers, of whose sum there is less room."""
+    """Its updates are 64-bit integers, which leave less room for their sum."""
 
     def answer(self, site: str, request: Request) -> Reply:
         reply = super().answer(site, request)
@@ -164,7 +166,7 @@ class Long(Hostile):
 def test_patients_that_overflow_the_sum_leave_their_site_out_and_nobody_else(
     tmp_path: Path,
 ) -> None:
-    """One site may declare so many that the sum of all could not be held."""
+    """One site could declare so many patients that the sum of all sites would overflow."""
     hostile = Long(tmp_path / "run", rounds=3, evaluations=f"[{ROUND}]")
     hostile.aggregation = "\n[fixed_point]\ndtype = 'int64'\n"
     hostile.agreed = dict(hostile.patients)
@@ -242,7 +244,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
 
 
 def request(number: int) -> Request:
-    """A round's request, another each time."""
+    """A round's request, different for each number."""
     arrays = np.full(106, number, np.float32)
     head = LedgerHead(4, "22" * 32)
     return Request("small", "ab" * 32, ROUND, "train", arrays=arrays, ledger=head)
@@ -254,7 +256,7 @@ OVER_THE_WIRE = [update for update in UPDATES if update.purpose == "train"]
 @pytest.mark.matrix(update=lambda update: update.reason)
 @pytest.mark.parametrize("update", OVER_THE_WIRE, ids=lambda update: update.name)
 def test_is_named_when_it_comes_through_the_gateway(update: Update, line: Line) -> None:
-    """From a site that was admitted, and whose connection is as good as any."""
+    """From a site that was admitted and has a normal connection."""
     line.due = update
     ((site, absence),) = line.hear(request(OVER_THE_WIRE.index(update)))
     assert site == SITE

@@ -1,7 +1,7 @@
 """Everything hostile or broken that an admitted site sends a coordinator, by name.
 
-Each is made of the reply that the site would have sent, by a site that holds its own key and no
-other's; the coordinator must name it and go on as if the site had been away.
+Each is made from the reply that an honest site would have sent. The malicious site holds only its
+own key. The coordinator must name it and go on as if the site had been away.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Update:
     Attributes:
         name: what is wrong with it.
         reason: how the absence of the site is explained, or the beginning of it.
-        spoil: makes it of the request and the sound reply, which is signed.
+        spoil: makes it from the request and the sound, signed reply.
         purpose: of the request that it answers.
     """
 
@@ -69,7 +69,7 @@ def unsigned(name: str, reason: str, **changes: Any) -> Update:  # noqa: ANN401
 
 
 def offering(name: str, reason: str, **changes: Any) -> Update:  # noqa: ANN401
-    """A signed offer that says something else of the site."""
+    """A signed offer with other statements about the site."""
 
     def spoil(_: Request, reply: Reply) -> RecordDict:
         said = json.loads(reply.document) | changes
@@ -86,7 +86,7 @@ def array(name: str, reason: str, make: Callable[[Any], Any], purpose: Purpose =
 
 
 def record(name: str, spoil: Callable[[RecordDict], object]) -> Update:
-    """The sound reply's record with something done to it."""
+    """The sound reply's record, changed."""
 
     def make(_: Request, reply: Reply) -> RecordDict:
         content = reply_to_record(reply)
@@ -117,7 +117,7 @@ def _other_identity(request: Request, reply: Reply) -> RecordDict:
 
 
 def _last_rounds(request: Request, reply: Reply) -> RecordDict:
-    """What it answered a round before, replayed."""
+    """Its answer of the round before, replayed."""
     before = replace(request, round=request.round - 1)
     return _signed(replace(reply, round=before.round, request=before.identity))
 
