@@ -55,7 +55,7 @@ def consider(site: Site, plan: Plan) -> None:
         accounts.foresee(site.store, plan)
         if automatic:
             expires = timestamp(policy.approval_days)
-            site.approvals.add(plan, site.new_study_key(plan.hash), expires=expires)
+            site.approvals.add(plan, site.keys.new_study_key(plan.hash), expires=expires)
             _note(site, "study.approved", plan, expires, POLICY)
         else:
             site.approvals.add(plan)
@@ -78,7 +78,7 @@ def approve(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str,
     """
     plan = approval.plan
     require_trainable(plan, site)
-    site.forget()
+    site.cohorts.forget()
     try:
         return _approved(site, approval, days=days, by=by)
     finally:
@@ -87,14 +87,14 @@ def approve(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str,
 
 def _approved(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str, Draft]:
     plan = approval.plan
-    today = membership.places(site.cohort(plan.study, most=disk.left(site, plan.study)))
+    today = membership.places(site.cohorts.read(plan.study, most=disk.left(site, plan.study)))
     expires = timestamp(days)
     runs = approval.standing == "approved"
     with site.store.transaction():
         if not runs:
             _require_place(site)
         key = approval.key if runs else None
-        site.approvals.add(plan, key or site.new_study_key(plan.hash), by=by, expires=expires)
+        site.approvals.add(plan, key or site.keys.new_study_key(plan.hash), by=by, expires=expires)
         drafted = _draft(site, plan, today)
         _require_uncrowded(plan, drafted)
         _freeze(site, plan, drafted)
@@ -155,7 +155,7 @@ def freeze(site: Site, approval: Approval) -> None:
         ConsiliumError: images, labels or lists cannot be read, or there is no room for them.
     """
     plan = approval.plan
-    today = membership.places(site.cohort(plan.study, most=disk.left(site, plan.study)))
+    today = membership.places(site.cohorts.read(plan.study, most=disk.left(site, plan.study)))
     with site.store.transaction():
         if not site.approvals.require(plan.hash).frozen:  # else another process was faster
             _freeze(site, plan, _draft(site, plan, today))
@@ -202,7 +202,7 @@ def _draft(site: Site, plan: Plan, today: Mapping[str, FrozenPatient]) -> Draft:
 
 
 def _freeze(site: Site, plan: Plan, drafted: Draft) -> None:
-    membership.freeze(site.store, plan.hash, drafted, site.absent())
+    membership.freeze(site.store, plan.hash, drafted, site.cohorts.absent())
     site.approvals.freeze(plan.hash, len(drafted.left_out), decoders())
     problems.keep_crowded(site, plan.hash, drafted.crowded)
     log.info("cohort.frozen", study=plan.study.study.name, plan=plan.hash)

@@ -48,18 +48,18 @@ def tidy(site: Site, *, tick: int = 0) -> None:
     if tick and cache.others(folder, homes):
         site.pace.begin(tick)
     cache.delete_others(folder, homes)
-    site.let_go()
+    site.cohorts.let_go()
 
 
 def look(site: Site, study: Study) -> Survey:
     """Who would be in a study, and what its images would take, from headers and labels alone.
 
     Raises:
-        ConsiliumError: as :meth:`client.site.Site.cohort`.
+        ConsiliumError: as :meth:`client.cohorts.Cohorts.read`.
     """
-    persons = site.persons.read().persons
+    persons = site.cohorts.persons.read().persons
     join(site.store, persons)
-    data = site.dataset(study)
+    data = site.file.dataset(study)
     return survey(
         site.folder / data.images,
         site.file.label_file(study.data.dataset, site.folder),
@@ -68,8 +68,8 @@ def look(site: Site, study: Study) -> Survey:
         rules=Rules(study.data.modalities, data.derived),
         shape=shape_of(study),
         split=data.parts,
-        workers=site.workers,
-        without=site.absent(),
+        workers=site.cohorts.workers,
+        without=site.cohorts.absent(),
         persons=persons,
     )
 
@@ -90,5 +90,5 @@ def _homes(site: Site) -> set[Path]:
 
 
 def _home(site: Site, study: Study, decoders: str = "") -> Path:
-    folder = site.folder / site.dataset(study).images
+    folder = site.folder / site.file.dataset(study).images
     return cache.home_of(site.state / "cache", folder, shape_of(study, decoders), site.pseudonyms)

@@ -102,7 +102,7 @@ def require_room(study: Study, site: Site) -> None:
             "fewer images or copies of a patient, or a smaller model",
         )
     images = (
-        site.dataset(study).declared_patients
+        site.file.dataset(study).declared_patients
         * ImageShape(study.data.image_size, study.data.channels).bytes
     )
     if images > site.file.site.cache_bytes:
@@ -174,7 +174,7 @@ def _require_numbers(plan: Plan, site: Site) -> None:
     """Refuse a plan whose public numbers are not this site's."""
     from common.models.networks import weights_count
 
-    data, settings = site.dataset(plan.study), plan.study.aggregation
+    data, settings = site.file.dataset(plan.study), plan.study.aggregation
     weight = data.declared_patients if settings.weights == "declared" else 1
     if settings.max_share < 1:  # then it may be lowered, and only that
         weight = min(weight, plan.weight)

@@ -61,7 +61,7 @@ def admit(site: Site, request: Request, purpose: Purpose) -> Reply | Due | str:
         Refusal: with the code of the gate.
         ModelError: of a study's model, tried on made-up numbers.
     """
-    site.expire()
+    site.records.expire()
     require_at_work(site)
     # Before anything that has a code: a stopped study must look like a machine that is off.
     site.approvals.require_heard(request.plan_hash, proposed=request.purpose == "propose")

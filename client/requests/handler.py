@@ -104,7 +104,9 @@ def _answered(site: Site, request: Request, purpose: Purpose) -> Reply:
                         reply = compute(site, request, due)
                         problems.over(site)
                 case document:
-                    unsigned = egress.answer(request, site.name, *site.heads(), document=document)
+                    unsigned = egress.answer(
+                        request, site.name, *site.records.heads(), document=document
+                    )
                     reply = egress.let_out(unsigned, None, site.key)
     except Refusal as refused:
         return _decline(site, request, refused)
@@ -177,7 +179,7 @@ def _decline(site: Site, request: Request, refused: Refusal) -> Reply:
         **do,
     )
     rejected.keep(site, request, refused)
-    ledger, seal = site.heads()
+    ledger, seal = site.records.heads()
     unsigned = egress.refusal(request, site.name, ledger, refused.code, seal)
     reply = egress.let_out(unsigned, None, site.key)
     journal.goes(site, request, reply, why=refused.what, details=told)

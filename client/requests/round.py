@@ -44,11 +44,11 @@ def compute(site: Site, request: Request, due: Due) -> Reply:
     reach("charge.committed", request.round)
     # After the charge: a log that names a charge which the store lacks looks like a store that
     # was put back from an older copy.
-    site.note_charges()
+    site.records.note_charges()
     site.replies.acknowledge(plan.hash, request.acknowledged)
     reach("reservation.made", request.round)
     arrays = _arrays(request, due, cohort, patients)
-    unsigned = egress.answer(request, site.name, *site.heads(), arrays=arrays)
+    unsigned = egress.answer(request, site.name, *site.records.heads(), arrays=arrays)
     reply = egress.let_out(unsigned, plan, site.key)
     with site.store.transaction():
         _require_still_approved(site, due.approval)
@@ -70,13 +70,13 @@ def _begin(site: Site, due: Due) -> tuple[Cohort, tuple[Patient, ...]]:
     approval, charge, plan = due.approval, due.charge, due.approval.plan
     if not approval.frozen:
         freeze(site, approval)
-    cohort = site.cohort_for(site.approvals.require(plan.hash))
+    cohort = site.cohorts.of(site.approvals.require(plan.hash))
     today = membership.places(cohort)
     with site.store.transaction():
         _require_still_approved(site, approval)
         running = [each.plan for each in site.approvals.running()]
         unpaid = membership.overdrawn(site.store, plan, running, site.file.policy.limits)
-        left = membership.depart(site.store, plan.hash, today, site.absent(), unpaid)
+        left = membership.depart(site.store, plan.hash, today, site.cohorts.absent(), unpaid)
         site.ledger.reserve(charge, plan)
         patients = membership.standing(site.store, plan.hash, cohort, charge.part, charge.identity)
     if left:

@@ -244,6 +244,6 @@ def _others(game: Game, study: Study, hospitals: Hospitals, site: str, seed: int
     """A hospital's own training patients, as the guarantee lets an adversary know them."""
     state = game.out / f"known-{seed}" / site
     with open_site(hospitals.site_file(site), state, seed) as opened:
-        opened.workers = game.processes
-        cohort = opened.cohort(study)
+        opened.cohorts.workers = game.processes
+        cohort = opened.cohorts.read(study)
     return LabelledImages.of(cohort.images, cohort.part("train"))

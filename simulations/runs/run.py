@@ -79,7 +79,7 @@ class Prepared:
 
     def cohort(self, site: str) -> Cohort:
         """A hospital's patients; read once."""
-        return self.sites[site].cohort(self.study)
+        return self.sites[site].cohorts.read(self.study)
 
 
 def run_study(order: RunOrder, watcher: Watcher | None = None, *, tap: Tap = untapped) -> Result:
@@ -127,13 +127,13 @@ def _prepare(
         for name in hospitals.sites:
             state = order.run / "sites" / name
             site = stack.enter_context(open_site(hospitals.site_file(name), state, order.seed))
-            site.workers = order.processes
+            site.cohorts.workers = order.processes
             site.recorded = recorded.get(name)
             if order.threads is not None:
                 device = site.file.device.model_copy(update={"threads": order.threads})
                 site.file = site.file.model_copy(update={"device": device})
             with reading.of(name, job) as progress:
-                site.cohort(study, progress)
+                site.cohorts.read(study, progress)
             sites[name] = site
         with reading.of(TEST, job) as progress:
             test = load_test_set(

@@ -187,7 +187,7 @@ HELD: Final[dict[str, str]] = {
     "(request.receipt_ledger, request.receipt_seal) != (LedgerHead(), NO_SEAL)": (
         "heads without a receipt"
     ),
-    "client.site.Site.dataset: found is None": "another data set",
+    "client.sitefile.SiteFile.dataset: found is None": "another data set",
     RECORD + "set(content) <= {'fields', 'arrays'}": "a metric record beside the request",
     RECORD + "'fields' in content": "an empty message",
     RECORD + "set(config) != set(wanted)": "an unknown field",
