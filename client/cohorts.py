@@ -11,12 +11,11 @@ from client.data.cache import decoders as today
 from client.data.cohort import Cohort, load_cohort
 from client.data.parallel import Progress, silent
 from client.data.persons import Persons
-from client.data.pseudonyms import Pseudonyms
 from client.records import membership
 from client.records.accounts import everyone_joined, join
 from client.records.approvals import Approval, timestamp
 from client.records.opt_out import OptOuts
-from client.records.store import SiteDatabase
+from client.site_records import SiteRecords
 from client.sitefile import SiteFile
 from common.files import canonical_json, sha256
 from common.study.study_file import Study
@@ -31,9 +30,7 @@ class Cohorts:
     Args:
         folder: where the site file is; its relative paths start here.
         file: the parsed site file.
-        state: the state folder.
-        pseudonyms: under the site's key.
-        store: of the accounts, which joined persons share.
+        records: the site's keys, and the accounts that joined persons share.
 
     Attributes:
         workers: processes that decode images.
@@ -41,21 +38,14 @@ class Cohorts:
         opt_outs: who takes no part.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        file: SiteFile,
-        state: Path,
-        pseudonyms: Pseudonyms,
-        store: SiteDatabase,
-    ) -> None:
+    def __init__(self, folder: Path, file: SiteFile, records: SiteRecords) -> None:
         self.workers = len(os.sched_getaffinity(0))
-        self._folder, self._file, self._cache = folder, file, state / "cache"
-        self._pseudonyms, self._store = pseudonyms, store
+        self._folder, self._file, self._cache = folder, file, records.state / "cache"
+        self._pseudonyms, self._store = records.keys.pseudonyms, records.store
         named = file.site.same_person
-        self.persons = Persons(folder / named if named else None, pseudonyms)
+        self.persons = Persons(folder / named if named else None, self._pseudonyms)
         lists = (folder / data.opt_out for data in file.data.values() if data.opt_out)
-        self.opt_outs = OptOuts(lists, state, pseudonyms, self.persons)
+        self.opt_outs = OptOuts(lists, records.state, self._pseudonyms, self.persons)
         self._held: dict[str, Cohort] = {}
         self._roots: dict[Path, Root] = {}
         self._read_at = ""
@@ -70,8 +60,8 @@ class Cohorts:
     ) -> Cohort:
         """The site's patients for a study, as they are now.
 
-        They are read again when files have changed, or the list of those who take no part, or of
-        those who are one person. Who was found to be one person has one account from then on.
+        They are read again when the files, the opt-out lists or the list of persons changed.
+        Identifiers that were found to be one person share one privacy account from then on.
 
         Args:
             study: an approved one: its images are decoded and kept.
@@ -93,12 +83,14 @@ class Cohorts:
         images = self._folder / data.images
         labels = self._file.label_file(study.data.dataset, self._folder)
         root = require_folder(images, self._roots.get(images))
+        # All that a cohort follows from: where any of it changes, the files are read again.
         wanted = study.data.model_dump_json() + study.task.model_dump_json()
         wanted += sha256(canonical_json([sorted(absent), sorted(persons.items())]))
         wanted += entries_of(images, labels.path) + decoders
         if wanted not in self._held:
             while len(self._held) >= MOST_COHORTS:  # the one that was read first
                 del self._held[next(iter(self._held))]
+            # Before the files are read: what changed meanwhile counts as not seen.
             self._read_at = self._read_at or timestamp()
             self._held[wanted] = load_cohort(
                 images,
@@ -122,7 +114,7 @@ class Cohorts:
         return self._held[wanted]
 
     def absent(self) -> frozenset[str]:
-        """Pseudonyms of those who take no part, and of whoever is one person with them.
+        """Pseudonyms of the patients who opted out, under every identifier of theirs.
 
         Raises:
             SiteError: a list cannot be read.

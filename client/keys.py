@@ -52,8 +52,12 @@ def open_keys(state: Path, store: SiteDatabase, site: str, known_seed: int | Non
         SiteError: a key is missing, damaged or another one, or the keys are of another kind.
     """
     require_keys(state, store)
+    # Before a key is made: a folder must never hold one key of its own and one that others know.
     _keep_seed(state, known_seed)
-    secrets = {use: _kept(state / f"{use}.key", _secret(site, use, known_seed)) for use in KEYS}
+    secrets: dict[str, bytes] = {}
+    for use in KEYS:
+        known = None if known_seed is None else known_secret(known_seed, site, use)
+        secrets[use] = _kept(state / f"{use}.key", known or os.urandom(KEY_BYTES))
     require_same_keys(state, store, secrets)
     signing, pseudonyms = SigningKey(secrets["signing"]), Pseudonyms(secrets["patients"])
     return SiteKeys(site, known_seed, signing, pseudonyms)
@@ -66,27 +70,22 @@ def kept_seed(state: Path) -> int | None:
 
 
 def _keep_seed(state: Path, known_seed: int | None) -> None:
-    """Keys that others know are never taken for a site's own, nor the other way round."""
+    """Keys that others know never pass as a site's own, nor the other way round."""
     marker = state / _SEED
-    wanted = None if known_seed is None else str(known_seed)
     if not (state / f"{KEYS[0]}.key").exists():
-        if wanted is not None:
-            write_atomic(marker, wanted.encode(), mode=0o600)
+        if known_seed is not None:
+            write_atomic(marker, str(known_seed).encode(), mode=0o600)
         else:
             marker.unlink(missing_ok=True)
-    found = marker.read_text() if marker.exists() else None
-    if found != wanted:
+    found = kept_seed(state)
+    if found != known_seed:
         raise SiteError(
             "the state folder was made with keys of another kind",
             where=state,
             found="the site's own keys" if found is None else f"keys that follow from seed {found}",
-            wanted="the site's own keys" if wanted is None else f"keys from seed {wanted}",
-            remedy="take another state folder: keys that others know protect nobody",
+            wanted="the site's own keys" if known_seed is None else f"keys from seed {known_seed}",
+            remedy="use another state folder; keys that others know protect no patient",
         )
-
-
-def _secret(site: str, use: str, known_seed: int | None) -> bytes:
-    return os.urandom(KEY_BYTES) if known_seed is None else known_secret(known_seed, site, use)
 
 
 def _kept(path: Path, secret: bytes) -> bytes:
@@ -100,6 +99,6 @@ def _kept(path: Path, secret: bytes) -> bytes:
             where=path,
             found=f"{len(kept)} bytes",
             wanted=f"{KEY_BYTES} bytes",
-            remedy="bring back the newest state folder, whole",
+            remedy="restore the latest full backup of the state folder",
         )
     return kept

@@ -48,16 +48,15 @@ class Site:
         folder: where the site file is; its relative paths start here.
         file: the parsed site file.
         records: what must outlive the process.
-        recorded: what the arithmetic is to depend on, where an earlier run is repeated.
         serves: whether it is open to serve, which the log says, and not for one command.
         pace: what it waits for after it has looked at patients; a site that serves does.
         cohorts: what it reads of its patients.
+        measured: what its arithmetic depends on.
     """
 
     folder: Path
     file: SiteFile
     records: SiteRecords = field(repr=False)
-    recorded: NumericsRecord | None = None
     serves: bool = False
     pace: Pace = field(default_factory=Pace, repr=False)
 
@@ -69,8 +68,9 @@ class Site:
         self.store, self.audit, self.ledger = records.store, records.audit, records.ledger
         self.approvals, self.replies = records.approvals, records.replies
         self.receipts = records.receipts
-        self.cohorts = Cohorts(self.folder, self.file, self.state, self.pseudonyms, self.store)
-        self._numerics = SiteNumerics(self.state)
+        self.cohorts = Cohorts(self.folder, self.file, records)
+        # Nothing is private where the key is known, and a simulation waits for nothing.
+        self.measured = SiteNumerics(self.state, timed=self.known_seed is None)
 
     @property
     def name(self) -> str:
@@ -88,15 +88,7 @@ class Site:
             Refusal: ``data-unavailable``.
             ModelError: the model cannot be trained privately, or not in this memory.
         """
-        return self._numerics.of(
-            study,
-            self.file.device,
-            self.file.dataset(study),
-            # Nothing is private where the key is known, and a simulation waits for nothing.
-            timed=self.known_seed is None,
-            choice=choice,
-            earlier=self.recorded,
-        )
+        return self.measured.of(study, self.file.device, self.file.dataset(study), choice)
 
     def offer(self, study: Study) -> Offer:
         """What the site tells about itself: public numbers only.
@@ -155,6 +147,7 @@ def open_site(
     state = path.parent / file.site.state if state is None else state
     try:
         records = open_records(state, file.site.name, known_seed)
+        # Only a site that serves waits for ticks: a command's answer goes to the site's own staff.
         site = Site(path.parent, file, records, serves=serves, pace=Pace(waits=serves))
         _note_opening(site, path)
     except OSError as error:

@@ -23,20 +23,18 @@ class SiteNumerics:
 
     Args:
         state: the state folder.
+        timed: whether rounds wait for ticks; a simulation has none of its own.
+
+    Attributes:
+        recorded: of a run that is repeated, whose threads, choice and ticks are kept to.
     """
 
-    def __init__(self, state: Path) -> None:
-        self._state = state
+    def __init__(self, state: Path, *, timed: bool) -> None:
+        self._state, self._timed = state, timed
+        self.recorded: NumericsRecord | None = None
 
     def of(
-        self,
-        study: Study,
-        device: Device,
-        data: DataSet,
-        *,
-        timed: bool,
-        choice: EngineChoice | None = None,
-        earlier: NumericsRecord | None = None,
+        self, study: Study, device: Device, data: DataSet, choice: EngineChoice | None = None
     ) -> NumericsRecord:
         """What this machine's arithmetic depends on in a study; torch has its threads from now on.
 
@@ -44,9 +42,7 @@ class SiteNumerics:
             study: a proposed or an approved one.
             device: of the site file.
             data: the data set that the study asks for.
-            timed: whether rounds wait for ticks; a simulation has none of its own.
             choice: of a plan that was approved, which is kept to; else one is made here.
-            earlier: of a run that is repeated, whose threads, choice and ticks are kept to.
 
         Raises:
             ModelError: the model cannot be trained privately, or not in this memory.
@@ -54,28 +50,24 @@ class SiteNumerics:
         from client.training.ticks import DataSetSize
         from common.process.denormals import set_threads
 
+        earlier = self.recorded
         threads = device.threads if earlier is None else earlier.threads
         set_threads(threads)
         if earlier is not None:
             return record(threads, earlier.choice, earlier.ticks)
         if choice is not None:
             return record(threads, choice)
+        choices, clocks = self._measured
         memory = device.memory_mib * 2**20
-        computed = self._choices.of(study, threads=threads, memory=memory, kernels=device.kernels)
-        if not timed:
+        computed = choices.of(study, threads=threads, memory=memory, kernels=device.kernels)
+        if not self._timed:
             return computed
         crowd = DataSetSize(data.declared_patients, data.most_patients, data.most_validated)
-        ticks = self._clocks.of(study, crowd, computed)
-        return computed.model_copy(update={"ticks": ticks})
+        return computed.model_copy(update={"ticks": clocks.of(study, crowd, computed)})
 
     @cached_property
-    def _choices(self) -> Choices:
+    def _measured(self) -> tuple[Choices, Clocks]:
+        from client.training.ticks import Clocks
         from client.training.tuning import Choices
 
-        return Choices(self._state / "kernels.json")
-
-    @cached_property
-    def _clocks(self) -> Clocks:
-        from client.training.ticks import Clocks
-
-        return Clocks(self._state / "ticks.json")
+        return Choices(self._state / "kernels.json"), Clocks(self._state / "ticks.json")

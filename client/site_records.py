@@ -97,6 +97,7 @@ def open_records(state: Path, site: str, known_seed: int | None) -> SiteRecords:
     if known_seed is None:
         require_private(state)
     require_store(state)
+    # The store, then keys, then the log: what is missing later then tells what was lost.
     store = SiteDatabase(state / FILE, make=not is_used(state))
     audit: AuditLog | None = None
     try:

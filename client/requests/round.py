@@ -39,6 +39,7 @@ def compute(site: Site, request: Request, due: Due) -> Reply:
         Exception: whatever fails; nothing of it may be told to the coordinator.
     """
     plan, charge = due.approval.plan, due.charge
+    # Before the first file is opened: the time that it takes would tell of its patient.
     site.pace.begin(due.arithmetic.numerics.ticks.of(charge.part))
     cohort, patients = _begin(site, due)
     reach("charge.committed", request.round)
@@ -52,6 +53,7 @@ def compute(site: Site, request: Request, due: Due) -> Reply:
     reply = egress.let_out(unsigned, plan, site.key)
     with site.store.transaction():
         _require_still_approved(site, due.approval)
+        # Noise is keyed to the amendment: the next request draws other noise for the same round.
         if amendments.arithmetic(site.store, plan) != due.arithmetic:
             raise Silence("amended while it was computed")
         if site.ledger.is_committed(request.identity):
@@ -70,6 +72,7 @@ def _begin(site: Site, due: Due) -> tuple[Cohort, tuple[Patient, ...]]:
     approval, charge, plan = due.approval, due.charge, due.approval.plan
     if not approval.frozen:
         freeze(site, approval)
+    # Read before the transaction: reading may take minutes, in which nothing else could be stored.
     cohort = site.cohorts.of(site.approvals.require(plan.hash))
     today = membership.places(cohort)
     with site.store.transaction():
@@ -86,6 +89,7 @@ def _begin(site: Site, due: Due) -> tuple[Cohort, tuple[Patient, ...]]:
 
 def _require_still_approved(site: Site, approval: Approval) -> None:
     """While patients were read or a round was computed, a person may have stopped the study."""
+    # Another key: it expired and was approved again, and the noise would follow from the old key.
     if site.approvals.require(approval.plan.hash).key != approval.key:
         raise Silence("approved again while it was computed")
 

@@ -60,7 +60,7 @@ def score(
     places = tile.patients.inputs.flatten(0, 1)
     for first in range(0, len(rows), len(places)):
         some = rows[first : first + len(places)]
-        places.zero_()
+        places.zero_()  # nothing of the images before may change a bit of these
         pixels = torch.from_numpy(np.asarray(images[some], dtype=np.float32))
         places[: len(some)] = (pixels - study.data.mean) / study.data.std
         found: npt.NDArray[np.float64] = outputs(model, places).double().softmax(dim=1).numpy()

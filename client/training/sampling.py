@@ -66,6 +66,7 @@ class PatientStreams:
     def coin(self, pseudonym: str) -> float:
         """Uniform in [0, 1), 53 bits: the patient takes part where it is below the rate."""
         word = int.from_bytes(self._expand(pseudonym, b"coin")[:8], "little")
+        # float64 has 53 bits: with more, rounding could give 1.0, which no sampling rate exceeds.
         return float(word >> 11) * 2.0**-53
 
     def stream(self, pseudonym: str) -> Stream:
@@ -120,8 +121,11 @@ def draw(
         rate, most = mechanism.sampling_rate, len(patients)
     else:
         rate, most = mechanism.step.sampling_rate, mechanism.most_sampled
+    # Poisson sampling, one coin a patient: the accountant assumes it (Mironov, Talwar and Zhang
+    # 2019, arXiv:1908.10530), and batches of one size have other guarantees.
     own = streams.of_patients(step)
     chosen = [patient for patient in patients if own.coin(patient.pseudonym) < rate]
+    # None, and not the first of them: else whether one patient is in would follow from the others.
     if len(chosen) > most:
         return
     for first in range(0, len(chosen), tile):

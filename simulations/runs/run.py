@@ -128,7 +128,7 @@ def _prepare(
             state = order.run / "sites" / name
             site = stack.enter_context(open_site(hospitals.site_file(name), state, order.seed))
             site.cohorts.workers = order.processes
-            site.recorded = recorded.get(name)
+            site.measured.recorded = recorded.get(name)
             if order.threads is not None:
                 device = site.file.device.model_copy(update={"threads": order.threads})
                 site.file = site.file.model_copy(update={"device": device})

@@ -250,10 +250,7 @@ HELD: Final[dict[str, str]] = {
     "common.plan.Plan._mechanism_is_bounded: require_mechanism(self.mechanism)": (
         "noise that drowns everything"
     ),
-    BOUNDS + "require_ranges(plan, policy)": "a round under a range that has become narrower",
-    "client.consent.policy.require_ranges: ends and (not each.within(ends))": (
-        "a round under a range that has become narrower"
-    ),
+    BOUNDS + "ends and (not each.within(ends))": ("a round under a range that has become narrower"),
     STUDY
     + "Study._sections_agree: weights is not None and len(weights) != len(self.task.classes)": (
         "weights of classes for a patient"
