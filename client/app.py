@@ -81,6 +81,7 @@ def build(opened: dict[str, Site] | None = None) -> ClientApp:
 
 def _silence(message: Message) -> Message:
     """To the coordinator, the site looks offline."""
+    # Flower's own error for a node that is gone, with no text: a text would tell why.
     return Message(Error(ErrorCode.NODE_UNAVAILABLE, ""), reply_to=message)
 
 

@@ -77,6 +77,8 @@ class Cohorts:
             SiteError: a list of patients cannot be read.
         """
         persons = self.persons.read().persons
+        # For the accounts they stay joined, even if the list forgets it: what was released about
+        # one identifier was released about the person.
         join(self._store, persons)
         absent = self.absent()
         data, decoders = self._file.dataset(study), decoders or today()

@@ -40,6 +40,7 @@ class SiteKeys:
 
     def new_study_key(self, plan_hash: str) -> StudyKey:
         """The key that a newly approved study's randomness follows from."""
+        # One for each plan, so that no two studies ever share noise.
         if self.known_seed is None:
             return StudyKey.generate()
         return StudyKey(known_secret(self.known_seed, self.site, f"study {plan_hash}"))

@@ -57,6 +57,7 @@ def exhausted(error: BaseException) -> bool:
     """Whether an error says that memory was refused: Python's, NumPy's, torch's on any device."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
+    # On the CPU torch raises a plain RuntimeError: its words are all there is.
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
 
 

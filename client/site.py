@@ -164,6 +164,7 @@ def _note_opening(site: Site, path: Path) -> None:
     """That it serves, and the site file where it is not what it was at the last opening."""
     if site.serves:
         site.audit.append("site.started", pid=os.getpid(), installed=installed())
+    # By its hash alone: the log is shown to others, and the file names folders.
     settings = sha256_file(path)
     if settings != site.store.fact("site-file"):
         site.audit.append("configuration.changed", site_file=settings)

@@ -52,7 +52,9 @@ class SiteNumerics:
 
         earlier = self.recorded
         threads = device.threads if earlier is None else earlier.threads
+        # Before anything is measured: kernels and last bits depend on the number of threads.
         set_threads(threads)
+        # A plan's hash keys its noise, so a run that is repeated must state the same record.
         if earlier is not None:
             return record(threads, earlier.choice, earlier.ticks)
         if choice is not None:

@@ -65,6 +65,7 @@ def take(site: Site, request: Request) -> None:
             _note(site, "numerics.proposed", plan, amendment, POLICY)
         if automatic:
             consent(site, plan, amendment, by=POLICY)
+    # Stored all the same: the coordinator asks again until a person has decided.
     if not automatic:
         raise Refusal(
             RefusalCode.PENDING, "a person at the site has not consented to the amendment yet"

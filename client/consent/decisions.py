@@ -42,10 +42,12 @@ def consider(site: Site, plan: Plan) -> None:
     """
     policy = site.file.policy
     automatic = policy.approval == "automatic"
+    # Trying the model may take minutes: a plan that waits for a person is not tried before.
     if automatic:
         require_trainable(plan, site)
     else:
         require_acceptable(plan, site)
+    # Under the store's lock: two proposals at once must not both get the last place.
     with site.store.transaction():
         if automatic:
             _require_place(site)

@@ -38,6 +38,7 @@ def require_acceptable(plan: Plan, site: Site) -> None:
     require_room(plan.study, site)
     agreed, today = arithmetic(site.store, plan).numerics, site.numerics(plan.study)
     require_same(agreed, today)
+    # Computed, not believed: a plan that understates its cost would pass a policy that forbids it.
     fault = understated(plan.mechanism, plan.study, plan.declared_patients, plan.most_patients)
     if fault is not None:
         raise Refusal(
@@ -102,6 +103,7 @@ def require_room(study: Study, site: Site) -> None:
             remedy="raise the limit if the machine has the memory, or ask the coordinator for "
             "smaller images, fewer images or copies of a patient, or a smaller model",
         )
+    # From the declared number, which is public: how many images there are is not looked at.
     images = (
         site.file.dataset(study).declared_patients
         * ImageShape(study.data.image_size, study.data.channels).bytes
@@ -182,12 +184,9 @@ def _require_numbers(plan: Plan, site: Site) -> None:
     }
     for name, (found, ours) in told.items():
         if found != ours:
+            what = "a public number in the plan is not this site's"
             raise Refusal.of_public(
-                RefusalCode.WRONG_PLAN,
-                "a public number in the plan is not this site's",
-                where=name,
-                found=found,
-                wanted=ours,
+                RefusalCode.WRONG_PLAN, what, where=name, found=found, wanted=ours
             )
     if plan.declared_patients < plan.study.data.min_patients:
         raise Refusal.of_public(

@@ -99,6 +99,7 @@ def crowded(site: Site) -> Iterator[tuple[str, str]]:
     for plan in (each.plan for each in site.approvals.running()):
         kept, name = site.store.fact(_CROWDED + plan.hash), plan.study.data.dataset
         held = read_json(kept) if kept else {}
+        # The site file of today: once its number is raised, there is nothing left to tell.
         data = site.file.data.get(name)
         if data is not None and max(held.values(), default=0) > data.most_patients:
             told.add(too_many(name, data.most_patients, held))

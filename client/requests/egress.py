@@ -71,6 +71,7 @@ def let_out(reply: Reply, plan: Plan | None, key: SigningKey) -> Reply:
         _check_offer(reply, key)
     else:
         _require(reply.arrays is None and not reply.document, "content where none is foreseen")
+    # Over site, study, plan, round, purpose and content: no part can be moved into another reply.
     return reply.with_signature(key.sign(reply.signed_bytes))
 
 

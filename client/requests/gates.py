@@ -122,9 +122,7 @@ def _require_form(request: Request) -> None:
     if asked == "close" and request.document:
         raise Refusal(RefusalCode.MALFORMED, "the request has a document and needs none")
     if request.acknowledged > (max(number - 1, 0) if asked == "train" else number):
-        raise Refusal(
-            RefusalCode.MALFORMED, "the request acknowledges rounds that are still to come"
-        )
+        raise Refusal(RefusalCode.MALFORMED, "the request acknowledges rounds to come")
 
 
 def _require_in_order(site: Site, request: Request, plan: Plan, part: Part) -> None:

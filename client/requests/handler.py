@@ -169,6 +169,7 @@ def _unreadable(site: Site, content: RecordDict, nobody: Request, refused: Refus
 def _decline(site: Site, request: Request, refused: Refusal) -> Reply:
     """A code, and nothing else, leaves; the words stay at the site."""
     told, do = rejected.details(refused), {}
+    # The one refusal that only the site's own staff can end: its ledger lost charges.
     if refused.code == RefusalCode.LEDGER_BEHIND:
         do = {"do": refused.details["do"]}
     log.warning(

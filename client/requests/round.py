@@ -113,13 +113,9 @@ def _arrays(request: Request, due: Due, cohort: Cohort, patients: tuple[Patient,
         )
     )
     if part == "train":
+        number = request.round
         change = local_change(
-            due.probed,
-            weights,
-            cohort.images,
-            patients,
-            round_number=request.round,
-            streams=streams,
+            due.probed, weights, cohort.images, patients, round_number=number, streams=streams
         )
         return plan.study.fixed_point.encode(change)
     scores, labels = score(plan.study, weights, cohort.images, patients, choice=due.probed.choice)

@@ -65,6 +65,7 @@ def score(
         places[: len(some)] = (pixels - study.data.mean) / study.data.std
         found: npt.NDArray[np.float64] = outputs(model, places).double().softmax(dim=1).numpy()
         each[first : first + len(some)] = found[: len(some)]
+    # The mean over a patient's images: one vote each, however many images there are.
     votes = np.zeros((len(patients), each.shape[1]))
     end = 0
     for number, mine in enumerate(rows_of):

@@ -120,6 +120,7 @@ class _Watch(TorchDispatchMode):
         named = kwargs or {}
         given = {_memory_of(each) for each in _arrays((args, named))}
         found = func(*args, **named)
+        # What an operation gives back may be what it was given, changed in place: no more memory.
         for each in _arrays(found):
             if _memory_of(each) not in given and _memory_of(each) not in self._live:
                 self._enter(each.untyped_storage())

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,7 @@ class RoundStreams:
         secret: 32 bytes that follow from the study key, plan, round, arrays and cohort.
     """
 
-    secret: bytes
-
-    def __repr__(self) -> str:
-        return "RoundStreams(secret=…)"
+    secret: bytes = field(repr=False)
 
     def stream(self, purpose: str, step: int = 0) -> Stream:
         """The stream for one purpose in one step."""
@@ -58,10 +55,7 @@ class PatientStreams:
         secret: 32 bytes, a pseudorandom key in the sense of RFC 5869.
     """
 
-    secret: bytes
-
-    def __repr__(self) -> str:
-        return "PatientStreams(secret=…)"
+    secret: bytes = field(repr=False)
 
     def coin(self, pseudonym: str) -> float:
         """Uniform in [0, 1), 53 bits: the patient takes part where it is below the rate."""

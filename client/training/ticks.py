@@ -215,14 +215,10 @@ class _Trial:
 
     def _train(self, steps: int, patients: int) -> None:
         training = self._study.training.model_copy(update={"local_steps": steps})
-        local_change(
-            replace(self._probed, study=self._study.model_copy(update={"training": training})),
-            self._weights,
-            self._images,
-            self._patients[:patients],
-            round_number=1,
-            streams=RoundStreams(bytes(32)),
-        )
+        study = self._study.model_copy(update={"training": training})
+        probed, some = replace(self._probed, study=study), self._patients[:patients]
+        streams = RoundStreams(bytes(32))
+        local_change(probed, self._weights, self._images, some, round_number=1, streams=streams)
 
     def _toss(self) -> None:
         """See of many patients that none is drawn."""
@@ -273,6 +269,7 @@ def _took(work: Callable[[], None]) -> list[float]:
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
+    # Not the first, in which libraries allocate and choose; unless one took so long that it is all.
     return times[1:] or times
 
 

@@ -136,6 +136,7 @@ def choose(study: Study, *, memory: int) -> EngineChoice:
     model, loss = _probed(study), summed_loss(study.training.class_weights)
     example = _example(study, model, choice.tile)
     found = measured(model, example, loss, choice, seconds=TIMED_SECONDS)
+    # Kernels that were timed must compute a patient alone, as the modelled ones were tried to.
     alone = is_alone(place(model, found), example[slice(0, PROBED_PATIENTS)], loss, found)
     return found if alone else choice
 
