@@ -1,12 +1,12 @@
-"""Flower's ``ClientApp`` for a site: reads a message, answers it, and is never code that came in.
+"""Flower's ``ClientApp`` for a site: it reads a message and answers it, and runs no sent code.
 
 ``Context.node_config`` names the site: ``site`` (path of the site file), ``state`` (folder
 of what must outlive the process; by default what the site file names) and, in simulations
 alone, ``known-seed``.
 
-Where the site keeps silent, the message that comes back is Flower's own for a node that is
-not there. A daemon does not send even that. So it is with whatever the site's gates cannot
-answer, such as a message of a type that nothing here answers: no word of it was signed.
+Where the site is silent, the reply is Flower's own for a node that is offline; a daemon does not
+send even that. The same holds for every message that the gates cannot answer, such as one of an
+unknown type: nothing of it was signed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 class SiteApp(ClientApp):
-    """A client app that keeps silent about whatever it has no answer to.
+    """A client app that is silent where it has no answer.
 
     Args:
         sites: those that are open, by the path of their file; more are added.
@@ -71,23 +71,23 @@ def build(opened: dict[str, Site] | None = None) -> ClientApp:
         return reply
 
     app = SiteApp(sites)
-    app.query("offer")(replying("offer"))
-    app.query("propose")(replying("propose"))
-    app.query("amend")(replying("amend"))
-    app.query("close")(replying("close"))
+    asked: tuple[Purpose, ...] = ("offer", "propose", "amend", "close")
+    for purpose in asked:
+        app.query(purpose)(replying(purpose))
     app.train()(replying("train"))
     app.evaluate()(replying("evaluate"))
     return app
 
 
 def _silence(message: Message) -> Message:
-    """Outside it looks as if nobody were here."""
+    """To the coordinator, the site looks offline."""
+    # Flower's own error for a node that is gone, with no text: a text would tell why.
     return Message(Error(ErrorCode.NODE_UNAVAILABLE, ""), reply_to=message)
 
 
 def _site(sites: dict[str, Site], context: Context) -> Site:
     path = str(context.node_config["site"])
-    if path not in sites:
+    if path not in sites:  # opened once: a site keeps its cohorts and measured kernels
         seed = context.node_config.get("known-seed")
         state = context.node_config.get("state")
         sites[path] = open_site(

@@ -1,7 +1,7 @@
-"""What a process of the daemon may take of the machine.
+"""How much memory, CPU and GPU a process of the daemon may use.
 
-Threads are the site file's and torch's affair, since results depend on them; the graphics
-card is given by ``CUDA_VISIBLE_DEVICES`` when the process is started.
+Threads are not set here: results depend on them, so they are part of the numerics record. The
+GPU is chosen by ``CUDA_VISIBLE_DEVICES``, which is read when the process starts.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 EXIT_MEMORY: Final = 77
-"""What a process exits with that passed its memory limit."""
+"""Exit code of a process that passed its memory limit."""
 EXIT_UNUSABLE: Final = 78
-"""And one that cannot use the site's files, having said why."""
+"""Exit code of a process that cannot use the site's files; the log says why."""
 _NO_MEMORY: Final = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate")
 
 
@@ -28,7 +28,7 @@ class ProcessLimits:
     """What ``[device]`` allows the worker.
 
     Attributes:
-        nice: 0 (as the daemon) to 19 (only what nobody else wants).
+        nice: CPU priority: 0 normal, 19 lowest.
         memory_mib: of private memory, for each process; None for no limit.
         gpu: which card, as CUDA counts; None for none.
     """
@@ -45,10 +45,11 @@ class ProcessLimits:
     def apply(self) -> None:
         """Bind the calling process, and all that it will start."""
         if self.nice:
-            with contextlib.suppress(PermissionError):  # it is nicer than that already
+            with contextlib.suppress(PermissionError):  # its priority is lower already
                 os.setpriority(os.PRIO_PROCESS, 0, self.nice)
         if self.memory_mib is not None:
             limit = self.memory_mib * 2**20
+            # RLIMIT_DATA, not RLIMIT_AS: mapped images are address space, and no private memory.
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
@@ -56,6 +57,7 @@ def exhausted(error: BaseException) -> bool:
     """Whether an error says that memory was refused: Python's, NumPy's, torch's on any device."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
+    # On the CPU torch raises a plain RuntimeError: its words are all there is.
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
 
 

@@ -14,12 +14,12 @@ from client.data.cohort import LabelFile, Split
 from client.data.dicom import Derived
 from client.data.labels import Key
 from client.records.accounts import PrivacyLimits
-from common.errors import SiteError
+from common.errors import Refusal, RefusalCode, SiteError
 from common.plan import require_room
 from common.privacy.cap import MOST_EPSILON
 from common.settings import Section, load_toml
 from common.study.bounds import range_of
-from common.study.study_file import Patients, Slug
+from common.study.study_file import Patients, Slug, Study
 from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, read_coordinator_card
 
 ShareOfPatients = Annotated[float, Field(ge=0, le=1)]
@@ -254,6 +254,24 @@ class SiteFile(Section):
             key_column=data.key_column,
             label_column=data.label_column,
         )
+
+    def dataset(self, study: Study) -> DataSet:
+        """The data set that a study asks for.
+
+        Raises:
+            Refusal: ``data-unavailable``: the site has none of that name.
+        """
+        found = self.data.get(study.data.dataset)
+        if found is None:
+            raise Refusal.of_public(
+                RefusalCode.DATA_UNAVAILABLE,
+                "the study asks for a data set that this site does not have",
+                where=f"site {self.site.name}",
+                found=", ".join(sorted(self.data)),
+                wanted=study.data.dataset,
+                remedy="name a [data.…] section of the site file after the study's data set",
+            )
+        return found
 
 
 def load_site_file(path: Path) -> SiteFile:

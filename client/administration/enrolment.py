@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from client.data.labels import guess_key
+from client.keys import kept_seed
 from client.node_key import load_node_key, public_node_key
-from client.site import Site, kept_seed, open_site
+from client.site import Site, open_site
 from client.sitefile import load_site_file
 from common.errors import SiteError
 from common.files import write_atomic

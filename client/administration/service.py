@@ -201,12 +201,12 @@ def opt_out(site: Site, patients: Sequence[str], *, by: str) -> OptedOut:
     Raises:
         SiteError: the list cannot be read or written, or an identifier is not one.
     """
-    absent = site.opt_outs.read().pseudonyms
+    absent = site.cohorts.opt_outs.read().pseudonyms
     new = {name: site.pseudonyms.of(name) for name in patients}
-    added, known = site.opt_outs.add(patients)
+    added, known = site.cohorts.opt_outs.add(patients)
     log.info("patients.opted-out", by=by)
     names = {each.plan.hash: each.plan.study.study.name for each in site.approvals.running()}
-    held = membership.take_out(site.store, site.absent(), names)
+    held = membership.take_out(site.store, site.cohorts.absent(), names)
     unknown = tuple(
         name
         for name, pseudonym in new.items()

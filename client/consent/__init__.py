@@ -1,1 +1,1 @@
-"""What a site takes part in: its policy, its people's decisions, and what was refused."""
+"""What a site takes part in: its policy, its staff's decisions, and what was refused."""

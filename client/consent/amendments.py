@@ -1,8 +1,8 @@
 """Amendments of a plan's numerics: taken in, consented to, in force.
 
-One waits at most for each plan. Policy consents where it approves plans by itself, else a
-person does, by the amendment's own hash, as ``consilium-site show`` tells it. Nothing here
-looks at a patient, and nothing is charged: see :mod:`common.amendment`.
+At most one waits for each plan. The policy consents where it approves plans by itself; else a
+person does, by the amendment's hash, which ``consilium-site show`` shows. Nothing here reads a
+patient, and nothing is charged: see :mod:`common.amendment`.
 """
 
 from __future__ import annotations
@@ -46,13 +46,15 @@ def take(site: Site, request: Request) -> None:
     plan = site.approvals.require(request.plan_hash).plan
     amendment = read_amendment(request.document)
     if amendment.plan != plan.hash:
-        raise Refusal(RefusalCode.WRONG_PLAN, "an amendment of another plan")
+        raise Refusal(RefusalCode.WRONG_PLAN, "the amendment is for another plan than the request")
     if plan.study.study.name != request.study:
-        raise Refusal(RefusalCode.WRONG_PLAN, "an amendment under another study's name")
+        raise Refusal(RefusalCode.WRONG_PLAN, "the amendment is for another study than the request")
     site.ledger.require(request.ledger)
     before = arithmetic(site.store, plan)
-    if before.identity == amendment.hash:
+    if before.identity == amendment.hash:  # asked again after a lost reply: it is in force
         return
+    # Each follows the last: noise is keyed to the amendment in force, so both sides must have the
+    # same one.
     _require_next(before, amendment)
     require_same(amendment.numerics, site.numerics(plan.study), ticks=True)
     automatic = site.file.policy.approval == "automatic"
@@ -63,16 +65,19 @@ def take(site: Site, request: Request) -> None:
             _note(site, "numerics.proposed", plan, amendment, POLICY)
         if automatic:
             consent(site, plan, amendment, by=POLICY)
+    # Stored all the same: the coordinator asks again until a person has decided.
     if not automatic:
-        raise Refusal(RefusalCode.PENDING, "a person has yet to consent to the amendment")
+        raise Refusal(
+            RefusalCode.PENDING, "a person at the site has not consented to the amendment yet"
+        )
 
 
 def consent(site: Site, plan: Plan, amendment: Amendment, *, by: str) -> None:
     """Put an amendment that waits in force.
 
     Raises:
-        Refusal: the site does not compute so any more, or another has come in its place: the
-            coordinator must propose it anew.
+        Refusal: the site computes differently by now, or a newer amendment replaced this one: the
+            coordinator must propose it again.
     """
     require_same(amendment.numerics, site.numerics(plan.study), ticks=True)
     with site.store.transaction():
@@ -85,7 +90,7 @@ def consent(site: Site, plan: Plan, amendment: Amendment, *, by: str) -> None:
             amendment.hash,
         )
         if not decided.rowcount:  # another process has taken one in meanwhile
-            raise Refusal(RefusalCode.WRONG_PLAN, "an amendment that does not wait any more")
+            raise Refusal(RefusalCode.WRONG_PLAN, "the amendment was replaced or decided already")
         _note(site, "numerics.amended", plan, amendment, by)
 
 
@@ -106,7 +111,7 @@ def require_same(asked: NumericsRecord, today: NumericsRecord, *, ticks: bool = 
         raise Refusal.of_public(
             RefusalCode.NUMERICS,
             "this site computes with other numerics than the study asks for",
-            where="numerics (versions and settings that decide the last bits)",
+            where="numerics",
             found="; ".join(f"{name}: {ours}" for name, (ours, _) in changed.items()),
             wanted="; ".join(f"{name}: {theirs}" for name, (_, theirs) in changed.items()),
             remedy="restore the agreed versions and settings, or ask the coordinator to request a "
@@ -142,12 +147,12 @@ def _require_next(before: Arithmetic, amendment: Amendment) -> None:
     if (amendment.number, amendment.before) != (before.number + 1, before.identity):
         raise Refusal(
             RefusalCode.WRONG_PLAN,
-            "an amendment of other numerics than are in force",
+            "the amendment does not follow the numerics in force",
             found=f"amendment {amendment.number} after {amendment.before}",
             wanted=f"amendment {before.number + 1} after {before.identity}",
         )
     if not differences(before.numerics, amendment.numerics):
-        raise Refusal(RefusalCode.WRONG_PLAN, "an amendment that changes nothing")
+        raise Refusal(RefusalCode.WRONG_PLAN, "the amendment changes nothing")
 
 
 def _keep(store: SiteDatabase, amendment: Amendment) -> None:

@@ -1,9 +1,8 @@
-"""What policy and people decide about plans, on an open site.
+"""What the policy and the site's staff decide about plans.
 
-Each decision is one transaction, whose last act is the line in the audit log: what took
-effect stands there, and who decided it. Whom a plan then finds is no decision: it is read
-afterwards, changes no answer, and stands in the store alone, since the audit log is shown to
-others.
+Each decision is one transaction that ends with its line in the audit log: what took effect, and who
+decided it. Which patients a plan then finds is no decision: they are read afterwards, change no
+answer, and are kept in the store alone, since the audit log is shown to others.
 """
 
 from __future__ import annotations
@@ -39,14 +38,16 @@ def consider(site: Site, plan: Plan) -> None:
     No patient is looked at: what is decided here, and told, follows from public numbers.
 
     Raises:
-        Refusal: the plan cannot be approved here, whoever decides.
+        Refusal: the plan cannot be approved here, by a person or by the policy.
     """
     policy = site.file.policy
     automatic = policy.approval == "automatic"
+    # Trying the model may take minutes: a plan that waits for a person is not tried before.
     if automatic:
         require_trainable(plan, site)
     else:
         require_acceptable(plan, site)
+    # Under the store's lock: two proposals at once must not both get the last place.
     with site.store.transaction():
         if automatic:
             _require_place(site)
@@ -55,7 +56,7 @@ def consider(site: Site, plan: Plan) -> None:
         accounts.foresee(site.store, plan)
         if automatic:
             expires = timestamp(policy.approval_days)
-            site.approvals.add(plan, site.new_study_key(plan.hash), expires=expires)
+            site.approvals.add(plan, site.keys.new_study_key(plan.hash), expires=expires)
             _note(site, "study.approved", plan, expires, POLICY)
         else:
             site.approvals.add(plan)
@@ -65,10 +66,10 @@ def consider(site: Site, plan: Plan) -> None:
 def approve(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str, Draft]:
     """Approve a recorded plan for the patients of today.
 
-    Noise is keyed to whoever is in a round, so the key of a plan that runs stays.
+    Noise is keyed to the patients of a round too, so a plan that runs keeps its key.
 
     Returns:
-        When the approval ends, and who stands in it.
+        When the approval ends, and its cohort.
 
     Raises:
         Refusal: the policy forbids it, or too many studies run.
@@ -78,7 +79,7 @@ def approve(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str,
     """
     plan = approval.plan
     require_trainable(plan, site)
-    site.forget()
+    site.cohorts.forget()  # a person approves the patients of this moment
     try:
         return _approved(site, approval, days=days, by=by)
     finally:
@@ -87,14 +88,15 @@ def approve(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str,
 
 def _approved(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str, Draft]:
     plan = approval.plan
-    today = membership.places(site.cohort(plan.study, most=disk.left(site, plan.study)))
+    today = membership.places(site.cohorts.read(plan.study, most=disk.left(site, plan.study)))
     expires = timestamp(days)
     runs = approval.standing == "approved"
     with site.store.transaction():
         if not runs:
             _require_place(site)
+        # A new key for the same rounds would draw other noise for what was released already.
         key = approval.key if runs else None
-        site.approvals.add(plan, key or site.new_study_key(plan.hash), by=by, expires=expires)
+        site.approvals.add(plan, key or site.keys.new_study_key(plan.hash), by=by, expires=expires)
         drafted = _draft(site, plan, today)
         _require_uncrowded(plan, drafted)
         _freeze(site, plan, drafted)
@@ -104,9 +106,9 @@ def _approved(site: Site, approval: Approval, *, days: int, by: str) -> tuple[st
 
 
 def preview(site: Site, plan: Plan) -> tuple[Draft, int]:
-    """Who would stand in a plan if it were approved now, and what its images would take on disk.
+    """Who would be in a plan if it were approved now, and what its images would take on disk.
 
-    Nothing is decoded, and nothing written: whoever's files cannot be decoded is found later.
+    Nothing is decoded or written: files that cannot be decoded are found later.
 
     Returns:
         The draft, and bytes.
@@ -122,9 +124,9 @@ def preview(site: Site, plan: Plan) -> tuple[Draft, int]:
 def settle(site: Site) -> None:
     """Freeze the cohort of every plan that was approved without one.
 
-    Call it after the answer has left. Where the site's images or labels cannot be read now,
-    its people are told, and a plan's first round tries again. How long it takes depends on
-    patients, and what is asked next waits for it: so it too is over at a tick.
+    Call it after the answer has left. Where the site's images or labels cannot be read now, its
+    staff is told, and the plan's first round tries again. How long it takes depends on patients,
+    and the next request waits for it: so it too ends at a tick.
     """
     try:
         for approval in site.approvals.running():
@@ -155,7 +157,7 @@ def freeze(site: Site, approval: Approval) -> None:
         ConsiliumError: images, labels or lists cannot be read, or there is no room for them.
     """
     plan = approval.plan
-    today = membership.places(site.cohort(plan.study, most=disk.left(site, plan.study)))
+    today = membership.places(site.cohorts.read(plan.study, most=disk.left(site, plan.study)))
     with site.store.transaction():
         if not site.approvals.require(plan.hash).frozen:  # else another process was faster
             _freeze(site, plan, _draft(site, plan, today))
@@ -166,17 +168,17 @@ def end(site: Site, plan: Plan, state: State, *, by: str) -> None:
     with site.store.transaction():
         site.approvals.end(plan.hash, state, by=by)
         _note(site, f"study.{state}", plan, "", by)
-    site.store.erase()
-    with suppress(OSError):
+    site.store.erase()  # the key's bytes are still in SQLite's write-ahead log
+    with suppress(OSError):  # the decision holds; images are deleted at the next chance
         disk.tidy(site)
 
 
 def close(site: Site, plan_hash: str, acknowledged: int) -> None:
     """End a study that its coordinator is done with; nothing of it will be asked for again.
 
-    A plan that was never charged is forgotten: nothing of it was released, and else a coordinator
-    could fill the store with plans that it takes back. What a person has denied is not: else it
-    could be proposed again as if nobody had said no.
+    A plan that was never charged is forgotten: nothing of it was released, and a coordinator could
+    else fill the store with plans that it takes back. A plan that a person denied is kept: else it
+    could be proposed again as if nobody had denied it.
     """
     approval = site.approvals.find(plan_hash)
     with site.store.transaction():
@@ -202,22 +204,22 @@ def _draft(site: Site, plan: Plan, today: Mapping[str, FrozenPatient]) -> Draft:
 
 
 def _freeze(site: Site, plan: Plan, drafted: Draft) -> None:
-    membership.freeze(site.store, plan.hash, drafted, site.absent())
+    membership.freeze(site.store, plan.hash, drafted, site.cohorts.absent())
     site.approvals.freeze(plan.hash, len(drafted.left_out), decoders())
     problems.keep_crowded(site, plan.hash, drafted.crowded)
     log.info("cohort.frozen", study=plan.study.study.name, plan=plan.hash)
 
 
 def _require_uncrowded(plan: Plan, drafted: Draft) -> None:
-    """Refuse what rests on a bound that the hospital does not keep: a person can mend it.
+    """Refuse a plan whose bound on patients this hospital exceeds: a person can raise the bound.
 
-    Where no person is asked nothing changes outside, since it follows from patients.
+    Where the policy approves by itself there is no refusal, since it would follow from patients.
     """
     if drafted.crowded:
         name, most = plan.study.data.dataset, plan.most_patients
         what, remedy = problems.too_many(name, most, drafted.crowded)
         raise SiteError(
-            "a part of the data set holds more patients than the site file says it may",
+            "a part of the data set holds more patients than the site file allows",
             where=f"[data.{name}] most_patients",
             found=what,
             wanted=f"at most {most}",
@@ -228,18 +230,18 @@ def _require_uncrowded(plan: Plan, drafted: Draft) -> None:
 def _require_place(site: Site) -> None:
     """Refuse one study more than may run at once: each sets aside what it may still cost.
 
-    Which plans run is known to whoever proposed them, but for what a person stopped: that a
-    place is free again may tell a person's decision, never a patient.
+    The coordinator knows which of its plans run, except those that a person stopped: a free place
+    may tell a person's decision, never anything of a patient.
     """
     running, most = len(site.approvals.running()), site.file.policy.max_open_studies
     if running >= most:
         raise Refusal.of_public(
             RefusalCode.POLICY,
-            "as many studies run here as may at once",
+            "this site runs as many studies as its policy allows at once",
             where="[policy] max_open_studies",
             found=running,
             wanted=f"fewer than {most}",
-            remedy="wait until one is over, or stop one",
+            remedy="wait until a study ends, or stop one",
         )
 
 
@@ -248,10 +250,10 @@ def _require_room(site: Site) -> None:
     if waiting >= MOST_PENDING:
         raise Refusal(
             RefusalCode.POLICY,
-            "too many plans wait for a person",
+            "too many plans wait for a person's decision",
             found=waiting,
             wanted=f"at most {MOST_PENDING}",
-            remedy="approve or deny those that wait",
+            remedy="approve or deny some of the plans that wait",
         )
 
 

@@ -1,9 +1,9 @@
-"""What decoded images take of the disk: capped, and let go with the last study that uses them.
+"""Disk space of decoded images: capped, and freed with the last study that uses them.
 
-How large a study's images are is the coordinator's wish, and one wish more costs as much again. So
-nothing is decoded before a plan is approved; whoever is asked to approve is told what it would
-take; all together stay within ``[site] cache_gib``. Images of a study that runs are never deleted,
-and its rounds never fail for the cap: who may be read then was there when it was approved.
+The coordinator decides how large a study's images are, and each size is decoded once more. So
+nothing is decoded before a plan is approved, the person who approves is told what it would take,
+and all together stay within ``[site] cache_gib``. Images of a running study are never deleted, and
+its rounds never fail for the cap: the patients that they read were counted at its approval.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def left(site: Site, study: Study) -> int:
     """
     own = _home(site, study)
     others = _homes(site) - {own}
+    # First, so that the images of ended studies take none of the room.
     cache.delete_others(site.state / "cache", others | {own})
     return site.file.site.cache_bytes - sum(map(cache.size_of, others))
 
@@ -45,21 +46,21 @@ def tidy(site: Site, *, tick: int = 0) -> None:
         tick: milliseconds at which it is over where there are any; 0 for no waiting.
     """
     folder, homes = site.state / "cache", _homes(site)
-    if tick and cache.others(folder, homes):
+    if tick and cache.others(folder, homes):  # how long it takes tells how many images there were
         site.pace.begin(tick)
     cache.delete_others(folder, homes)
-    site.let_go()
+    site.cohorts.let_go()
 
 
 def look(site: Site, study: Study) -> Survey:
     """Who would be in a study, and what its images would take, from headers and labels alone.
 
     Raises:
-        ConsiliumError: as :meth:`client.site.Site.cohort`.
+        ConsiliumError: as :meth:`client.cohorts.Cohorts.read`.
     """
-    persons = site.persons.read().persons
+    persons = site.cohorts.persons.read().persons
     join(site.store, persons)
-    data = site.dataset(study)
+    data = site.file.dataset(study)
     return survey(
         site.folder / data.images,
         site.file.label_file(study.data.dataset, site.folder),
@@ -68,8 +69,8 @@ def look(site: Site, study: Study) -> Survey:
         rules=Rules(study.data.modalities, data.derived),
         shape=shape_of(study),
         split=data.parts,
-        workers=site.workers,
-        without=site.absent(),
+        workers=site.cohorts.workers,
+        without=site.cohorts.absent(),
         persons=persons,
     )
 
@@ -90,5 +91,5 @@ def _homes(site: Site) -> set[Path]:
 
 
 def _home(site: Site, study: Study, decoders: str = "") -> Path:
-    folder = site.folder / site.dataset(study).images
+    folder = site.folder / site.file.dataset(study).images
     return cache.home_of(site.state / "cache", folder, shape_of(study, decoders), site.pseudonyms)

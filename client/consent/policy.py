@@ -1,11 +1,11 @@
-"""The hospital decides: a plan is held against the site's own numbers and its policy.
+"""The hospital decides: a plan is compared with the site's own numbers and its policy.
 
-The plan proposes and the policy bounds. Nothing in a plan is believed: the site computes
-anew what the proposed noise costs, before it approves, and compares every public number with
-its own. An approval binds to the plan's hash, so that a round need not compute the cost again.
+The plan proposes, and the policy limits it. Nothing in a plan is taken on trust: before it
+approves, the site computes the cost of the proposed noise itself and compares every public number
+with its own. An approval holds for the plan's hash, so a round need not compute the cost again.
 
-Building and trying a study's model takes torch, which only those functions import that do it:
-the supervisor reads the site's hours here, and computes nothing.
+Building and trying a model needs torch, so only the functions that do it import it: the supervisor
+reads the site's hours here and computes nothing.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ def require_acceptable(plan: Plan, site: Site) -> None:
     require_room(plan.study, site)
     agreed, today = arithmetic(site.store, plan).numerics, site.numerics(plan.study)
     require_same(agreed, today)
+    # Computed, not believed: a plan that understates its cost would pass a policy that forbids it.
     fault = understated(plan.mechanism, plan.study, plan.declared_patients, plan.most_patients)
     if fault is not None:
         raise Refusal(
             RefusalCode.WRONG_PLAN,
-            "the plan states another mechanism than its study needs",
+            "the plan's noise settings do not match its study",
             where=fault,
-            remedy="the coordinator must calibrate the noise anew",
+            remedy="ask the coordinator to calculate the noise again",
         )
     # Last: a study that was changed after its offer has other ticks, which would hide the reason.
     require_same(agreed, today, ticks=True)
@@ -53,7 +54,7 @@ def require_acceptable(plan: Plan, site: Site) -> None:
 def require_trainable(plan: Plan, site: Site) -> None:
     """Refuse a plan that cannot be approved here: the model is tried on made-up numbers.
 
-    It may take minutes, and is left until a person, or a policy in a person's place, approves.
+    It may take minutes, so it waits until a person or an automatic policy approves.
 
     Raises:
         Refusal: as :func:`require_acceptable`.
@@ -66,7 +67,7 @@ def require_trainable(plan: Plan, site: Site) -> None:
 
 
 def require_allowed(plan: Plan, site: Site) -> None:
-    """Refuse a plan that this site would not carry out, or no longer; done in every round.
+    """Refuse a plan that this site does not carry out, or not any more; done in every round.
 
     Raises:
         Refusal: ``wrong-plan``, ``numerics``, ``policy`` or ``data-unavailable``.
@@ -74,6 +75,7 @@ def require_allowed(plan: Plan, site: Site) -> None:
     agreed = arithmetic(site.store, plan).numerics
     _require_numbers(plan, site)
     require_bounds(plan, site.file.policy)
+    # With the agreed choice: kernels that are timed again may differ, and would end the study.
     require_same(agreed, site.numerics(plan.study, agreed.choice))
 
 
@@ -94,25 +96,26 @@ def require_room(study: Study, site: Site) -> None:
     if found > most:
         raise Refusal.of_public(
             RefusalCode.POLICY,
-            "one patient's images and the study's model need more memory than this site gives",
+            "one patient's images and the study's model need more memory than this site allows",
             where="[device] memory_mib",
             found=f"{found} MiB",
             wanted=f"at most {most} MiB",
-            remedy="allow more, if the machine has it; or ask the coordinator for smaller images, "
-            "fewer images or copies of a patient, or a smaller model",
+            remedy="raise the limit if the machine has the memory, or ask the coordinator for "
+            "smaller images, fewer images or copies of a patient, or a smaller model",
         )
+    # From the declared number, which is public: how many images there are is not looked at.
     images = (
-        site.dataset(study).declared_patients
+        site.file.dataset(study).declared_patients
         * ImageShape(study.data.image_size, study.data.channels).bytes
     )
     if images > site.file.site.cache_bytes:
         raise Refusal.of_public(
             RefusalCode.POLICY,
-            "the study's images, one of each declared patient, need more disk than this site gives",
+            "the images of all declared patients, one each, need more disk than this site allows",
             where="[site] cache_gib",
             found=f"{images / 2**30:.3g} GiB",
             wanted=f"at most {site.file.site.cache_gib:g} GiB",
-            remedy="allow more, if the disk has it; or ask the coordinator for smaller images",
+            remedy="raise the limit if the disk has room, or ask for smaller images",
         )
 
 
@@ -127,7 +130,13 @@ def require_bounds(plan: Plan, policy: Policy) -> None:
         raise _not_allowed("tasks", study.task.kind, ", ".join(policy.tasks))
     if study.aggregation.min_sites < policy.min_sites:
         raise _not_allowed("min_sites", study.aggregation.min_sites, f"at least {policy.min_sites}")
-    require_ranges(plan, policy)
+    # Ranges bound each number that the coordinator chooses: a study may be private and still waste
+    # the site's budget, memory or time.
+    for each in stated(study, plan.mechanism):
+        ends = policy.ranges.get(each.bound.key)
+        if ends and not each.within(ends):
+            found = f"{each.bound.name} {each.text}"
+            raise _not_allowed(each.bound.key, found, each.bound.span(*ends), "policy.ranges")
     if isinstance(plan.mechanism, NoMechanism):
         if not policy.allow_no_privacy:
             raise _not_allowed("allow_no_privacy", 'mode = "none"', 'mode = "patient"')
@@ -142,30 +151,17 @@ def require_bounds(plan: Plan, policy: Policy) -> None:
         )
 
 
-def require_ranges(plan: Plan, policy: Policy) -> None:
-    """Refuse a plan with a number outside the range that a policy gives it.
-
-    Raises:
-        Refusal: ``policy``; names the first of them.
-    """
-    for each in stated(plan.study, plan.mechanism):
-        ends = policy.ranges.get(each.bound.key)
-        if ends and not each.within(ends):
-            found = f"{each.bound.name} {each.text}"
-            raise _not_allowed(each.bound.key, found, each.bound.span(*ends), "policy.ranges")
-
-
 def within(hours: str | None, now: time) -> bool:
     """Whether the site's hours allow it to work on studies.
 
     Args:
         hours: as in the site file, ``20:00-06:00``; None allows any time.
-        now: the time of the day where the site stands.
+        now: the time of day at the site.
     """
     if hours is None:
         return True
     begin, end = (time.fromisoformat(each) for each in hours.split("-"))
-    if begin < end:
+    if begin < end:  # else the hours pass midnight
         return begin <= now < end
     return now >= begin or now < end
 
@@ -174,9 +170,9 @@ def _require_numbers(plan: Plan, site: Site) -> None:
     """Refuse a plan whose public numbers are not this site's."""
     from common.models.networks import weights_count
 
-    data, settings = site.dataset(plan.study), plan.study.aggregation
+    data, settings = site.file.dataset(plan.study), plan.study.aggregation
     weight = data.declared_patients if settings.weights == "declared" else 1
-    if settings.max_share < 1:  # then it may be lowered, and only that
+    if settings.max_share < 1:  # the cap on a site's share may lower its weight, never raise it
         weight = min(weight, plan.weight)
     told = {
         "site": (plan.site, site.name),
@@ -188,12 +184,9 @@ def _require_numbers(plan: Plan, site: Site) -> None:
     }
     for name, (found, ours) in told.items():
         if found != ours:
+            what = "a public number in the plan is not this site's"
             raise Refusal.of_public(
-                RefusalCode.WRONG_PLAN,
-                "the plan's numbers are not this site's",
-                where=name,
-                found=found,
-                wanted=ours,
+                RefusalCode.WRONG_PLAN, what, where=name, found=found, wanted=ours
             )
     if plan.declared_patients < plan.study.data.min_patients:
         raise Refusal.of_public(
@@ -212,5 +205,5 @@ def _not_allowed(key: str, found: object, wanted: str, section: str = "policy") 
         where=f"[{section}] {key}",
         found=found,
         wanted=wanted,
-        remedy="decide whether to change the policy; the coordinator cannot",
+        remedy="change the policy if you agree; the coordinator cannot change it",
     )

@@ -1,7 +1,7 @@
-"""What last kept the site from its work, for its people to mend: nobody outside is told.
+"""The site's latest failure, for its own staff to fix; the coordinator is not told.
 
-A site that fails is silent, as a machine that is off: a code for it might tell of a patient. What
-failed is kept by its type and place, never by its words, which may count rows or name a file.
+A site that fails looks offline: an error code might tell something of a patient. A failure is kept
+by its type and place, never by its words, which may count rows or name a file.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ _FACT: Final = "trouble"
 _CROWDED: Final = "crowded "
 _PARTS: Final = {"train": "training", "validation": "validation"}
 _READING: Final = (
-    "run consilium-site check: the folder of images, the label file and the lists must be there "
-    "and readable; the site is silent until they are, and then goes on by itself"
+    "Run consilium-site check. The image folder, the label file and the lists of patients must "
+    "exist and be readable. Until then the coordinator gets no answer; after that the site "
+    "continues by itself"
 )
 _DEFECT: Final = (
-    "make sure that the disk has room and the state folder can be written; if it goes on, report "
-    "the place that is named here; the site is silent about such requests"
+    "Check that the disk has free space and that the state folder is writable. If the failure "
+    "comes again, report the place named here. The coordinator gets no answer to such requests"
 )
 
 
@@ -57,7 +58,7 @@ class Problem:
 
 
 def keep(site: Site, study: str, error: Exception) -> None:
-    """Log what failed, and keep it for the site's people."""
+    """Log what failed, and keep it for the site's staff."""
     reading = isinstance(error, DataError | LabelError | SiteError)
     new = Problem(
         timestamp(), study, type(error).__name__, place(error), _READING if reading else _DEFECT
@@ -72,8 +73,8 @@ def keep(site: Site, study: str, error: Exception) -> None:
 def keep_crowded(site: Site, plan_hash: str, held: Mapping[str, int]) -> None:
     """Keep which parts held more than ``most_patients`` as a plan's cohort was frozen.
 
-    The site's people are told, and nobody outside: it follows from patients. Whoever is beyond
-    takes no part.
+    Only the site's own staff is told, since it follows from patients. Patients beyond the number
+    take no part.
 
     Args:
         site: an open site.
@@ -98,6 +99,7 @@ def crowded(site: Site) -> Iterator[tuple[str, str]]:
     for plan in (each.plan for each in site.approvals.running()):
         kept, name = site.store.fact(_CROWDED + plan.hash), plan.study.data.dataset
         held = read_json(kept) if kept else {}
+        # The site file of today: once its number is raised, there is nothing left to tell.
         data = site.file.data.get(name)
         if data is not None and max(held.values(), default=0) > data.most_patients:
             told.add(too_many(name, data.most_patients, held))
@@ -108,16 +110,16 @@ def too_many(dataset: str, most: int, held: Mapping[str, int]) -> tuple[str, str
     """What is said of a data set with more patients than it may have, and what to do."""
     parts = " and ".join(f"{count} in {_PARTS[part]}" for part, count in held.items())
     return (
-        f"data set {dataset} has {parts}, and most_patients says {most}: those beyond take no "
-        "part, and a patient may lose twice what a study states",
-        f"raise most_patients in [data.{dataset}] of the site file, with room for patients to "
-        "come; it is public, and a study that runs under the old number ends here",
+        f"data set {dataset} has {parts}, but most_patients is {most}: patients beyond that take "
+        "no part, and a patient may lose twice the privacy that a study states",
+        f"raise most_patients in [data.{dataset}] of the site file, and leave room for new "
+        "patients; the number is public, and running studies that use the old number end here",
     )
 
 
 def over(site: Site) -> None:
     """Work went well again."""
-    if site.store.fact(_FACT):
+    if site.store.fact(_FACT):  # mostly there is none, and no round writes to the disk for it
         site.store.keep(_FACT, "")
 
 

@@ -1,7 +1,7 @@
-"""The latest proposals that were refused before a person saw them, for that person to find.
+"""The latest proposals that were refused before a person saw them, so that staff can find them.
 
-Only what concerns public numbers is kept: names that the coordinator gave, the hash of its plan
-and the site's own settings. It stays at the hospital.
+Only public numbers are kept: names that the coordinator gave, the hash of its plan and the site's
+own settings. They stay at the hospital.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def details(refused: Refusal) -> dict[str, str]:
     if not refused.public:
         return {}
     names = ("where", "found", "wanted")
+    # Cut: some of it is the coordinator's text, which could fill the log.
     return {name: refused.details[name][:_LONGEST] for name in names if name in refused.details}
 
 
@@ -61,7 +62,8 @@ def keep(site: Site, request: Request, refused: Refusal) -> None:
     # A store that fails keeps nobody from refusing.
     with suppress(sqlite3.Error, ConsiliumError, ValueError, TypeError):
         if site.approvals.find(request.plan_hash) is None:
-            others = (each for each in _kept(site.store) if _same(each) != _same(new))
+            mine = new.study, new.plan_hash
+            others = (each for each in _kept(site.store) if (each.study, each.plan_hash) != mine)
             latest = [new, *others][:MOST]
             site.store.keep(_FACT, json.dumps([asdict(each) for each in latest]))
 
@@ -74,7 +76,3 @@ def declined(site: Site) -> tuple[RejectedProposal, ...]:
 
 def _kept(store: SiteDatabase) -> list[RejectedProposal]:
     return [RejectedProposal(**each) for each in read_json(store.fact(_FACT) or "[]")]
-
-
-def _same(each: RejectedProposal) -> tuple[str, str]:
-    return each.study, each.plan_hash

@@ -1,13 +1,11 @@
 """The one door out of a site.
 
-Every reply passes here: it is held against the plan (keys, shape, dtype, range, schema),
-then signed with the site's key over study, plan, round and content. Whatever else is handed
-to it does not leave, nor does anything in its place: a code could say what a result held.
+Every reply passes here. It is compared with the plan (keys, shape, dtype, range, schema), then
+signed with the site's key over study, plan, round and content. Anything else does not leave, and no
+code leaves in its place: a code could tell what a result held.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 from pydantic import ValidationError
@@ -30,10 +28,11 @@ def answer(
     ledger: LedgerHead,
     seal: str = NO_SEAL,
     *,
+    code: str = OK,
     arrays: np.ndarray | None = None,
     document: str = "",
 ) -> Reply:
-    """A reply to a request, not yet checked or signed."""
+    """A reply to a request, not yet checked or signed; a refusal has its code and nothing else."""
     return Reply(
         site=site,
         request=request.identity,
@@ -41,22 +40,12 @@ def answer(
         plan_hash=request.plan_hash,
         round=request.round,
         purpose=request.purpose,
+        code=code,
         arrays=arrays,
         document=document,
         ledger=ledger,
         seal=seal,
     )
-
-
-def refusal(
-    request: Request,
-    site: str,
-    ledger: LedgerHead,
-    code: RefusalCode,
-    seal: str = NO_SEAL,
-) -> Reply:
-    """A reply that says no, with a code and nothing else."""
-    return replace(answer(request, site, ledger, seal), code=str(code))
 
 
 def let_out(reply: Reply, plan: Plan | None, key: SigningKey) -> Reply:
@@ -70,6 +59,7 @@ def let_out(reply: Reply, plan: Plan | None, key: SigningKey) -> Reply:
     Raises:
         EgressError: the reply holds something that the plan does not foresee: nothing leaves.
     """
+    # A code follows from public things alone (RefusalCode says which); nothing may go with it.
     if reply.code != OK:
         _require(reply.code in set(RefusalCode), "a code outside the closed list")
         _require(reply.arrays is None and not reply.document, "more than a code")
@@ -81,6 +71,7 @@ def let_out(reply: Reply, plan: Plan | None, key: SigningKey) -> Reply:
         _check_offer(reply, key)
     else:
         _require(reply.arrays is None and not reply.document, "content where none is foreseen")
+    # Over site, study, plan, round, purpose and content: no part can be moved into another reply.
     return reply.with_signature(key.sign(reply.signed_bytes))
 
 
@@ -118,6 +109,7 @@ def _check_offer(reply: Reply, key: SigningKey) -> None:
         raise EgressError("an offer that cannot be read") from error
     _require(offer.site == reply.site, "an offer of another site")
     _require(offer.public_key == key.public, "an offer with another key")
+    # One form for each offer, so that nothing can travel in spaces or in the order of its fields.
     canonical = canonical_json(offer.model_dump(mode="json")).decode()
     _require(reply.document == canonical, "an offer that is not in canonical form")
 

@@ -61,13 +61,16 @@ def admit(site: Site, request: Request, purpose: Purpose) -> Reply | Due | str:
         Refusal: with the code of the gate.
         ModelError: of a study's model, tried on made-up numbers.
     """
-    site.expire()
+    # First, so that no gate sees an approval whose time is over.
+    site.records.expire()
     require_at_work(site)
     # Before anything that has a code: a stopped study must look like a machine that is off.
     site.approvals.require_heard(request.plan_hash, proposed=request.purpose == "propose")
+    # Else an evaluation in a message for training would pass whatever routes by the message's type.
     if request.purpose != purpose:
         raise Refusal(RefusalCode.MALFORMED, "the message is for another purpose than its request")
     _require_form(request)
+    # Before the stored reply: a site that lost charges must not answer as if it had them.
     site.receipts.take(request)
     match request.purpose:
         case "offer":
@@ -108,18 +111,18 @@ def require_at_work(site: Site) -> None:
 
 
 def _require_form(request: Request) -> None:
-    """Refuse what no honest coordinator says beside a question, whoever would look at it."""
+    """Refuse fields that an honest coordinator leaves empty, even where nothing would read them."""
     asked, number = request.purpose, request.round
     if asked in ("offer", "propose", "amend", "close") and request.arrays is not None:
-        raise Refusal(RefusalCode.MALFORMED, "an array that was not asked for")
+        raise Refusal(RefusalCode.MALFORMED, "the request has an array and needs none")
     if asked in ("offer", "propose", "amend") and number:
-        raise Refusal(RefusalCode.MALFORMED, "a round before there are any")
+        raise Refusal(RefusalCode.MALFORMED, "the request has a round number and needs none")
     if asked == "offer" and request.plan_hash:
-        raise Refusal(RefusalCode.MALFORMED, "a plan before there is one")
+        raise Refusal(RefusalCode.MALFORMED, "the request names a plan and needs none")
     if asked == "close" and request.document:
-        raise Refusal(RefusalCode.MALFORMED, "a document that was not asked for")
+        raise Refusal(RefusalCode.MALFORMED, "the request has a document and needs none")
     if request.acknowledged > (max(number - 1, 0) if asked == "train" else number):
-        raise Refusal(RefusalCode.MALFORMED, "an acknowledgement of rounds to come")
+        raise Refusal(RefusalCode.MALFORMED, "the request acknowledges rounds to come")
 
 
 def _require_in_order(site: Site, request: Request, plan: Plan, part: Part) -> None:
@@ -129,15 +132,17 @@ def _require_in_order(site: Site, request: Request, plan: Plan, part: Part) -> N
     training = plan.study.training
     foreseen = range(1, training.rounds + 1) if part == "train" else plan.study.evaluation_rounds
     if request.round not in foreseen:
-        raise Refusal(RefusalCode.ROUND_OUT_OF_ORDER, "the plan foresees no such round")
+        raise Refusal(RefusalCode.ROUND_OUT_OF_ORDER, "the plan has no such round")
     last = site.ledger.last_round(plan.hash, part)
     if request.round < last:
         raise Refusal(
             RefusalCode.ROUND_OUT_OF_ORDER,
-            "a later round was run already",
+            "a later round has run already",
             found=request.round,
             wanted=f"{last} or later",
         )
+    # Its reply is deleted by now. Computed again, on the patients of today, it would be a second
+    # release for one charge.
     if site.ledger.is_committed(request.identity):
         raise Refusal(
             RefusalCode.ROUND_OUT_OF_ORDER, "this round was answered and acknowledged already"
@@ -147,6 +152,6 @@ def _require_in_order(site: Site, request: Request, plan: Plan, part: Part) -> N
 def _require_arrays(request: Request, plan: Plan) -> None:
     arrays = request.arrays
     if arrays is None or arrays.dtype != np.float32 or arrays.shape != (plan.weights,):
-        raise Refusal(RefusalCode.MALFORMED, "the weights have another type or length")
+        raise Refusal(RefusalCode.MALFORMED, "the weights have the wrong type or length")
     if request.document or not np.isfinite(arrays).all():
         raise Refusal(RefusalCode.MALFORMED, "the weights are not all finite")

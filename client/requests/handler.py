@@ -35,9 +35,10 @@ from common.wire.messages import (
 )
 
 SLOW: Final = (
-    "nothing, if the images were read again; where it comes often, the machine is busier than when "
-    "the tick was measured, and replies may tell how much longer rounds take: give it less to do, "
-    "or stop the study and have it proposed anew"
+    "Do nothing if the images were read again. If this happens often, the machine is busier than "
+    "when the time slot (tick) was measured, and the time of a reply may show how long a round "
+    "took: give the machine less work, or stop the study and ask the coordinator to propose it "
+    "again"
 )
 
 log = structlog.get_logger(__name__)
@@ -57,33 +58,33 @@ def answer_record(site: Site, content: RecordDict, purpose: Purpose) -> RecordDi
 
 
 def answer(site: Site, request: Request, purpose: Purpose | None = None) -> Reply | None:
-    """The signed reply to a request; a refusal where anything is not as it should be.
+    """The signed reply to a request; a refusal where a gate does not let it pass.
 
-    No exception leaves this function: what went wrong is logged at the site, by name and
-    place, and the coordinator learns a code where that follows from public things, else nothing.
+    No exception leaves this function. What failed is logged at the site, by type and place. The
+    coordinator gets a code where that follows from public things, and else nothing.
 
     Args:
         site: an open site.
         request: what is asked.
-        purpose: what the message that carried it says that it is for, where there was one.
+        purpose: of the message that carried it, where there was one.
 
     Returns:
         None where the site is silent: it takes no work now, the plan's approval ended, or the
         site itself fails.
 
     Raises:
-        MemoryLimit: in a worker with a memory limit alone, which it ends.
+        MemoryLimit: only in a worker with a memory limit, which then ends.
     """
     bound = log.bind(
         site=site.name, study=request.study, round=request.round, purpose=request.purpose
     )
     try:
         with _failing_in_silence(site, request):
-            journal.came(site, request)
+            journal.came(site, request)  # first: what cannot be noted must not be done
             reply = _answered(site, request, purpose or request.purpose)
     except Silence as silence:
         bound.info("request.silent", why=str(silence))
-        with suppress(OSError):
+        with suppress(OSError):  # a full disk: nothing leaves, so nothing has to be noted
             journal.kept_silent(site, request, str(silence))
         return None
     if reply.code == OK:
@@ -100,11 +101,14 @@ def _answered(site: Site, request: Request, purpose: Purpose) -> Reply:
                 case Reply() as reply:
                     again = True
                 case gates.Due() as due:
+                    # Inside the other one, which lets refusals pass: from here on none may leave.
                     with _failing_in_silence(site, request):
                         reply = compute(site, request, due)
                         problems.over(site)
                 case document:
-                    unsigned = egress.answer(request, site.name, *site.heads(), document=document)
+                    unsigned = egress.answer(
+                        request, site.name, *site.records.heads(), document=document
+                    )
                     reply = egress.let_out(unsigned, None, site.key)
     except Refusal as refused:
         return _decline(site, request, refused)
@@ -116,7 +120,7 @@ def _answered(site: Site, request: Request, purpose: Purpose) -> Reply:
 
 @contextmanager
 def _until_the_tick(site: Site, request: Request) -> Iterator[None]:
-    """Whatever came of looking at patients, it is over at a public time."""
+    """Work on patients ends at a public time, whether it answers, refuses or fails."""
     try:
         yield
     finally:
@@ -124,7 +128,7 @@ def _until_the_tick(site: Site, request: Request) -> Iterator[None]:
         if ticks > 1:
             about = {"study": request.study, "round": request.round, "purpose": request.purpose}
             log.warning("round.overran", site=site.name, ticks=ticks, do=SLOW, **about)
-    if ticks:
+    if ticks:  # else nothing waited, and every gate has just looked
         _require_may_leave(site, request)
 
 
@@ -137,9 +141,9 @@ def _require_may_leave(site: Site, request: Request) -> None:
 
 @contextmanager
 def _failing_in_silence(site: Site, request: Request) -> Iterator[None]:
-    """Whatever fails in here is told to the site's own people, and to nobody else.
+    """Tell only the site's own staff of what fails in here.
 
-    A code would tell that it failed, and what fails may depend on a patient.
+    A code would tell the coordinator that it failed, and that may depend on a patient.
     """
     try:
         yield
@@ -163,8 +167,9 @@ def _unreadable(site: Site, content: RecordDict, nobody: Request, refused: Refus
 
 
 def _decline(site: Site, request: Request, refused: Refusal) -> Reply:
-    """A code, which is all that leaves; the words stay here."""
+    """A code, and nothing else, leaves; the words stay at the site."""
     told, do = rejected.details(refused), {}
+    # The one refusal that only the site's own staff can end: its ledger lost charges.
     if refused.code == RefusalCode.LEDGER_BEHIND:
         do = {"do": refused.details["do"]}
     log.warning(
@@ -177,8 +182,7 @@ def _decline(site: Site, request: Request, refused: Refusal) -> Reply:
         **do,
     )
     rejected.keep(site, request, refused)
-    ledger, seal = site.heads()
-    unsigned = egress.refusal(request, site.name, ledger, refused.code, seal)
+    unsigned = egress.answer(request, site.name, *site.records.heads(), code=str(refused.code))
     reply = egress.let_out(unsigned, None, site.key)
     journal.goes(site, request, reply, why=refused.what, details=told)
     return reply

@@ -1,15 +1,14 @@
-"""What the audit log says of messages.
+"""What the audit log says about messages.
 
-Each message takes a line before anything is done for it, and one before its reply leaves, or that
-none does; a charge for it takes one between. How many lines there are, nobody outside can tell
-(:mod:`client.records.seals`); nor does any line come of who the patients are.
+Each message gets a line before anything is done for it, and a line before its reply leaves or
+before the site stays silent. A charge gets a line in between. Outsiders cannot count the lines
+(:mod:`client.records.seals`), and no line depends on who the patients are.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Final
 
 from client.records.accounts import Part
 from client.site import Site
@@ -17,8 +16,6 @@ from common.files import sha256
 from common.privacy.cap import composed
 from common.wire.flower import RecordDict
 from common.wire.messages import OK, Reply, Request, fingerprint
-
-_NOTHING: Final[Mapping[str, str]] = {}
 
 
 def came(site: Site, request: Request) -> None:
@@ -44,7 +41,7 @@ def goes(
     *,
     again: bool = False,
     why: str = "",
-    details: Mapping[str, str] = _NOTHING,
+    details: Mapping[str, str] | None = None,
 ) -> None:
     """Note a reply before it leaves.
 
@@ -62,7 +59,8 @@ def goes(
     size = len(reply.document.encode()) + (0 if reply.arrays is None else reply.arrays.nbytes)
     more: dict[str, object] = {"again": True} if again else {}
     if why:
-        more |= {"why": why, **details}
+        more |= {"why": why, **(details or {})}
+    # Only arrays follow from patients, so only they have a cost.
     if reply.code == OK and reply.arrays is not None:
         more |= _epsilon(site, reply, again=again)
     digest = sha256(reply.signed_bytes)
@@ -77,9 +75,9 @@ def kept_silent(site: Site, request: Request, why: str) -> None:
 
 
 def unanswered(site: Site, content: RecordDict, why: str) -> None:
-    """Note what arrived and nothing here answers, and that it gets no answer.
+    """Note a message that nothing here answers, and that it gets no answer.
 
-    Not its type: nobody has looked at what whoever sent it calls it.
+    Not its type, which is the sender's own unchecked text.
     """
     unreadable(site, content, "unknown")
     site.audit.append("message.silence", why=why, purpose="unknown")
@@ -91,8 +89,9 @@ def _about(request: Request) -> dict[str, object]:
 
 
 def _epsilon(site: Site, reply: Reply, *, again: bool) -> dict[str, object]:
-    """Of this release, and of the plan so far for whoever stood in that part; None: unbounded."""
+    """The epsilon of this release, and of the plan so far for that part; None: unbounded."""
     delta = site.file.policy.delta
+    # The same bytes again are no second release.
     alone = 0.0 if again else site.ledger.cost_of(reply.request, composed(delta))
     approval = site.approvals.find(reply.plan_hash)
     part: Part = "train" if reply.purpose == "train" else "validation"

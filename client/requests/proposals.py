@@ -43,6 +43,7 @@ def propose(site: Site, request: Request) -> None:
     if plan.hash != request.plan_hash or plan.study.study.name != request.study:
         raise Refusal(RefusalCode.WRONG_PLAN, "the request names another plan than it carries")
     site.ledger.require(request.ledger)
+    # A plan that is known was decided or waits: `require` tells which, and nothing is asked twice.
     found = site.approvals.find(plan.hash)
     if found is None or found.standing == "expired":
         decisions.consider(site, plan)

@@ -39,19 +39,21 @@ def compute(site: Site, request: Request, due: Due) -> Reply:
         Exception: whatever fails; nothing of it may be told to the coordinator.
     """
     plan, charge = due.approval.plan, due.charge
+    # Before the first file is opened: the time that it takes would tell of its patient.
     site.pace.begin(due.arithmetic.numerics.ticks.of(charge.part))
     cohort, patients = _begin(site, due)
     reach("charge.committed", request.round)
     # After the charge: a log that names a charge which the store lacks looks like a store that
     # was put back from an older copy.
-    site.note_charges()
+    site.records.note_charges()
     site.replies.acknowledge(plan.hash, request.acknowledged)
     reach("reservation.made", request.round)
     arrays = _arrays(request, due, cohort, patients)
-    unsigned = egress.answer(request, site.name, *site.heads(), arrays=arrays)
+    unsigned = egress.answer(request, site.name, *site.records.heads(), arrays=arrays)
     reply = egress.let_out(unsigned, plan, site.key)
     with site.store.transaction():
         _require_still_approved(site, due.approval)
+        # Noise is keyed to the amendment: the next request draws other noise for the same round.
         if amendments.arithmetic(site.store, plan) != due.arithmetic:
             raise Silence("amended while it was computed")
         if site.ledger.is_committed(request.identity):
@@ -70,13 +72,14 @@ def _begin(site: Site, due: Due) -> tuple[Cohort, tuple[Patient, ...]]:
     approval, charge, plan = due.approval, due.charge, due.approval.plan
     if not approval.frozen:
         freeze(site, approval)
-    cohort = site.cohort_for(site.approvals.require(plan.hash))
+    # Read before the transaction: reading may take minutes, in which nothing else could be stored.
+    cohort = site.cohorts.of(site.approvals.require(plan.hash))
     today = membership.places(cohort)
     with site.store.transaction():
         _require_still_approved(site, approval)
         running = [each.plan for each in site.approvals.running()]
         unpaid = membership.overdrawn(site.store, plan, running, site.file.policy.limits)
-        left = membership.depart(site.store, plan.hash, today, site.absent(), unpaid)
+        left = membership.depart(site.store, plan.hash, today, site.cohorts.absent(), unpaid)
         site.ledger.reserve(charge, plan)
         patients = membership.standing(site.store, plan.hash, cohort, charge.part, charge.identity)
     if left:
@@ -86,6 +89,7 @@ def _begin(site: Site, due: Due) -> tuple[Cohort, tuple[Patient, ...]]:
 
 def _require_still_approved(site: Site, approval: Approval) -> None:
     """While patients were read or a round was computed, a person may have stopped the study."""
+    # Another key: it expired and was approved again, and the noise would follow from the old key.
     if site.approvals.require(approval.plan.hash).key != approval.key:
         raise Silence("approved again while it was computed")
 
@@ -109,13 +113,9 @@ def _arrays(request: Request, due: Due, cohort: Cohort, patients: tuple[Patient,
         )
     )
     if part == "train":
+        number = request.round
         change = local_change(
-            due.probed,
-            weights,
-            cohort.images,
-            patients,
-            round_number=request.round,
-            streams=streams,
+            due.probed, weights, cohort.images, patients, round_number=number, streams=streams
         )
         return plan.study.fixed_point.encode(change)
     scores, labels = score(plan.study, weights, cohort.images, patients, choice=due.probed.choice)

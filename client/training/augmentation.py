@@ -54,6 +54,7 @@ def augment(images: torch.Tensor, settings: Augmentation, draws: torch.Tensor) -
         images = warp(images, maps.to(images.dtype))
     gains = (1 + contrast * settings.intensity).to(images.dtype).view(-1, 1, 1, 1)
     offsets = (brightness * settings.intensity).to(images.dtype).view(-1, 1, 1, 1)
+    # Each image's own mean: one over the batch would mix patients.
     middle = images.mean(dim=(1, 2, 3), keepdim=True)
     return (images - middle) * gains + middle + offsets
 
@@ -66,6 +67,7 @@ def _affine_maps(
     aspect: float,
 ) -> torch.Tensor:
     """The maps (images, 2, 3) from output to input, in (row, column) order and [-1, 1]."""
+    # Coordinates run from -1 to 1 along both sides, so turning needs the ratio of the sides.
     maps = torch.zeros(len(angles), 2, 3, dtype=torch.float64)
     sides = torch.where(mirrored, -1.0, 1.0)
     maps[:, 0, 0] = torch.cos(angles) * zooms

@@ -60,11 +60,12 @@ def score(
     places = tile.patients.inputs.flatten(0, 1)
     for first in range(0, len(rows), len(places)):
         some = rows[first : first + len(places)]
-        places.zero_()
+        places.zero_()  # nothing of the images before may change a bit of these
         pixels = torch.from_numpy(np.asarray(images[some], dtype=np.float32))
         places[: len(some)] = (pixels - study.data.mean) / study.data.std
         found: npt.NDArray[np.float64] = outputs(model, places).double().softmax(dim=1).numpy()
         each[first : first + len(some)] = found[: len(some)]
+    # The mean over a patient's images: one vote each, however many images there are.
     votes = np.zeros((len(patients), each.shape[1]))
     end = 0
     for number, mine in enumerate(rows_of):

@@ -1,10 +1,10 @@
-"""How much memory and work a model asks for, told from shapes before anything of it is built.
+"""How much memory and work a model needs, computed from shapes before anything is built.
 
-Who proposes a study decides how large its model and its images are, and nobody has approved of
-either. So before anything is built or run, a step is gone through on torch's ``meta`` device, whose
-arrays have shapes and no numbers: the very code of a step, in milliseconds and next to no memory,
-however large the model is. What each operation would allocate is added up, and taken off again
-when the array is let go.
+The coordinator decides how large a model and its images are, before anyone at the site approved
+them: it must not be able to fill the site's memory by asking. So a step first runs on torch's
+``meta`` device, whose arrays have shapes and no numbers: the same code as a real step, in
+milliseconds and almost no memory. The size of each array is added when it is made, and subtracted
+when it is freed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from client.engine.clipped import Loss, Patients, clipped_sum
 from common.numerics import MOST_PATIENTS, EngineChoice
 
 BESIDE: Final = 2.0
-"""What a step takes over what its arrays add up to: libraries lay convolutions out anew. Measured
+"""Memory of a step over the sum of its arrays: libraries copy the inputs of convolutions. Measured
 with the shared models, from 1.1 to 1.5 (``tests/client/training/test_footprint.py``)."""
 COPIES: Final = 5
-"""How often the weights are there in a round besides: the model's, what came, its start, what has
-become of them, and their velocity."""
+"""Copies of the weights in a round: the model's, those received, the start, the current ones and
+their velocity."""
 MOST_IMAGES: Final = 256
-"""Images that are worked on at once, at most."""
+"""Most images that are worked on at once."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def room_of(
     with _Watch() as watch:
         clipped_sum(sketch, everyone, loss, 1.0, EngineChoice(tile=patients))
     arrays = watch.peak + everyone.inputs.nbytes
-    return Room(bytes=COPIES * _weights(sketch) + int(BESIDE * arrays), work=watch.work)
+    weights = sum(each.nbytes for each in sketch.parameters())
+    return Room(bytes=COPIES * weights + int(BESIDE * arrays), work=watch.work)
 
 
 def fitting(
@@ -87,15 +88,12 @@ def fitting(
     if one > memory:
         return 0
     most = max(1, min(MOST_PATIENTS, MOST_IMAGES // items))
+    # From the line through one and two patients; what is fixed is counted once.
     guess = min(most, 1 + (memory - one) // max(two - one, 1))
     fits = 1 << (guess.bit_length() - 1)
     while fits > 1 and room_of(sketch, shape, loss, patients=fits, items=items).bytes > memory:
         fits //= 2  # kernels change with the size of a tile
     return fits
-
-
-def _weights(model: nn.Module) -> int:
-    return sum(each.nbytes for each in model.parameters())
 
 
 class _Watch(TorchDispatchMode):
@@ -122,6 +120,7 @@ class _Watch(TorchDispatchMode):
         named = kwargs or {}
         given = {_memory_of(each) for each in _arrays((args, named))}
         found = func(*args, **named)
+        # What an operation gives back may be what it was given, changed in place: no more memory.
         for each in _arrays(found):
             if _memory_of(each) not in given and _memory_of(each) not in self._live:
                 self._enter(each.untyped_storage())
@@ -132,6 +131,7 @@ class _Watch(TorchDispatchMode):
         return found
 
     def _enter(self, storage: torch.UntypedStorage) -> None:
+        # By storage: a view has an address of its own and takes no memory.
         key, size = storage._cdata, storage.nbytes()  # noqa: SLF001 - no address without numbers
         self._live[key] = size
         self._now += size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -36,9 +35,9 @@ class GradientSum:
         choice: EngineChoice,
     ) -> None:
         self._model, self._loss, self._choice = model, summed_loss(class_weights), choice
-        private = isinstance(mechanism, PatientMechanism)
-        norm = mechanism.clip_norm if isinstance(mechanism, PatientMechanism) else math.inf
-        self._clipped = ClippedSum(model, self._loss, norm, choice) if private else None
+        self._clipped: ClippedSum | None = None
+        if isinstance(mechanism, PatientMechanism):
+            self._clipped = ClippedSum(model, self._loss, mechanism.clip_norm, choice)
 
     def over(self, batches: Iterable[Batch]) -> torch.Tensor:
         """The sum over all patients of some batches, which may be none.
@@ -66,6 +65,7 @@ class GradientSum:
 
     def _finite(self, patients: Patients) -> torch.Tensor:
         """The gradients' sum; where it is not finite, without the patients whose own is not."""
+        # Nothing is clipped here, so one patient whose gradient overflows would spoil the sum.
         total = plain_sum(self._model, patients, self._loss)
         if torch.isfinite(total).all():
             return total

@@ -100,6 +100,8 @@ def local_change(
             study, mechanism, images, patients, streams=streams, step=step, tile=choice.tile
         )
         total = gradients.over(drawn)
+        # Over the public expected number, not the drawn one (Abadi et al. 2016, algorithm 1): how
+        # many were drawn is sensitive.
         gradient = noised(total, mechanism, streams.stream("noise", step)) / mechanism.divisor
         # After the noise: momentum, weight decay and FedProx's pull (Li et al. 2020,
         # arXiv:1812.06127) see weights and noised sums alone, so they cost no privacy.
@@ -114,6 +116,7 @@ def learning_rate(study: Study, round_number: int) -> float:
     """The local learning rate in a round: the schedule falls to zero after the last."""
     training = study.training
     gone = (round_number - 1) / training.rounds
+    # The cosine of Loshchilov and Hutter 2017 (arXiv:1608.03983), without restarts.
     factor = {
         "constant": 1.0,
         "linear": 1.0 - gone,

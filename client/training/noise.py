@@ -35,6 +35,7 @@ def noised(
         return total.float()
     deviation = mechanism.noise_deviation
     result = torch.empty_like(total, dtype=torch.float32)
+    # In blocks: noise in float64 takes twice the memory of a model's float32 weights.
     parts = zip(total.split(2 * PAIRS), result.split(2 * PAIRS), strict=True)
     for (before, after), noise in zip(parts, stream.normal_blocks(total.numel()), strict=True):
         after.copy_(noise.mul_(deviation).add_(before.cpu()))

@@ -1,14 +1,14 @@
-"""When something that was done with patients is over, as far as anybody outside can see.
+"""Replies leave at public times, so that no time tells anything of a patient.
 
-How long it took may tell of a patient: how many there are, how many were drawn, what one file
-cost to read. So whatever begins to look at patients (a round, an evaluation, the freezing of a
-cohort) keeps the site busy until its *tick* has passed, a public length of time that stands in
-the plan (:mod:`client.training.ticks`); where it was not done by then, until two ticks have
-passed, or four, eight ... What it began at follows from public things, and so does what comes
-after it. An overrun tells how often the tick had to be doubled, and nothing finer.
+How long work takes may tell how many patients there are, how many were drawn, or what one file
+cost to read (a timing side channel). So work that reads patients (a round, an evaluation, the
+freezing of a cohort) keeps the site busy until its time slot, the *tick*, is over. The tick is a
+public length of time in the plan (:mod:`client.training.ticks`). If the work is not done by then,
+the site is busy for two ticks, or four, eight and so on. Its beginning follows from public things,
+and so does what comes after it. An overrun tells how often the tick was doubled, and nothing finer.
 
-A reply is durable before it waits: should the process die meanwhile, it is sent when it is asked
-for again.
+A reply is durable before it waits: if the process dies meanwhile, the reply is sent when it is
+asked for again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable
 def ticks_until(elapsed: float, tick: float) -> int:
     """The least of 1, 2, 4, 8 ... ticks that are not over after so many seconds."""
     count = 1
+    # Doubled, not increased: one tick more at a time would tell how long the work took to a tick.
     while count * tick < elapsed:
         count *= 2
     return count

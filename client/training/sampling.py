@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,7 @@ class RoundStreams:
         secret: 32 bytes that follow from the study key, plan, round, arrays and cohort.
     """
 
-    secret: bytes
-
-    def __repr__(self) -> str:
-        return "RoundStreams(secret=…)"
+    secret: bytes = field(repr=False)
 
     def stream(self, purpose: str, step: int = 0) -> Stream:
         """The stream for one purpose in one step."""
@@ -58,14 +55,12 @@ class PatientStreams:
         secret: 32 bytes, a pseudorandom key in the sense of RFC 5869.
     """
 
-    secret: bytes
-
-    def __repr__(self) -> str:
-        return "PatientStreams(secret=…)"
+    secret: bytes = field(repr=False)
 
     def coin(self, pseudonym: str) -> float:
         """Uniform in [0, 1), 53 bits: the patient takes part where it is below the rate."""
         word = int.from_bytes(self._expand(pseudonym, b"coin")[:8], "little")
+        # float64 has 53 bits: with more, rounding could give 1.0, which no sampling rate exceeds.
         return float(word >> 11) * 2.0**-53
 
     def stream(self, pseudonym: str) -> Stream:
@@ -120,8 +115,11 @@ def draw(
         rate, most = mechanism.sampling_rate, len(patients)
     else:
         rate, most = mechanism.step.sampling_rate, mechanism.most_sampled
+    # Poisson sampling, one coin a patient: the accountant assumes it (Mironov, Talwar and Zhang
+    # 2019, arXiv:1908.10530), and batches of one size have other guarantees.
     own = streams.of_patients(step)
     chosen = [patient for patient in patients if own.coin(patient.pseudonym) < rate]
+    # None, and not the first of them: else whether one patient is in would follow from the others.
     if len(chosen) > most:
         return
     for first in range(0, len(chosen), tile):

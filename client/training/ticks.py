@@ -1,10 +1,9 @@
-"""How long a round and an evaluation are given: measured here, on made-up patients.
+"""The time slot (tick) of a round and of an evaluation, measured on made-up patients.
 
-Whatever a tick follows from is public: the study, a data set's public numbers, and how fast
-this machine is on random input. The largest batch that a step may have, and the largest
-evaluation, go through the very functions that a round goes through, some tiles of them, and the
-rest is multiplied. What is done beside, once for each patient and file, is allowed for. All of it
-times :data:`SAFETY`, rounded up to :data:`STEP`.
+A tick follows from public things alone: the study, a data set's public numbers, and how fast this
+machine is on random input. Some tiles of the largest batch and of the largest evaluation go through
+the functions that a round uses, and the rest is multiplied. Work for each patient and file besides
+is allowed for. The sum is multiplied by :data:`SAFETY` and rounded up to :data:`STEP`.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from client.data.cohort import Patient
 from client.training.evaluation import score
 from client.training.local import local_change, require_probed
 from client.training.sampling import RoundStreams, draw
-from client.training.tuning import images_of
+from client.training.tuning import images_of, remembered
 from common import numerics
-from common.files import canonical_json, sha256, write_atomic
+from common.files import sha256, write_atomic
 from common.models.networks import initial_weights
 from common.numerics import LONGEST_TICK, NumericsRecord, Ticks
 from common.privacy.accounting import SampledGaussian
@@ -36,7 +35,7 @@ from common.settings import Section
 from common.study.study_file import PatientPrivacy, Study
 
 SAFETY: Final = 1.5
-"""By how much a tick is longer than what was measured: a machine is slower now and then."""
+"""How much longer a tick is than what was measured: a machine is sometimes slower."""
 STEP: Final = 100
 """Milliseconds of which a tick is a multiple."""
 REPEATS: Final = 3
@@ -52,13 +51,11 @@ COINS: Final = 1000
 WRITES: Final = 3
 """How often something is made durable: the charge, the reply, what is noted."""
 BESIDE: Final = 5e-5
-"""Seconds for each patient that there may be: to look at the entries of some files, and at who
-stands in the cohort."""
+"""Seconds for each patient that there may be: to look at the entries of some files and at the
+cohort."""
 MACHINE: Final = {"threads", "choice", "device", "cpu_capability"}
-"""What of a record speed follows from. Not versions: a plan that is approved anew after an update
-must find the ticks that it has."""
-MOST_KEPT: Final = 32
-"""Shapes of study that are kept; of more, the newest."""
+"""Fields of a numerics record that speed follows from. Not versions: a plan that is approved again
+after an update must find the ticks that it has."""
 
 
 class DataSetSize(NamedTuple):
@@ -162,20 +159,13 @@ class Clocks:
             "encoding": study.fixed_point.model_dump(mode="json"),
             "on": computed.model_dump(mode="json", include=MACHINE),
         }
-        key, kept = sha256(canonical_json(shape)), self._kept()
-        if key not in kept:
-            numerics.apply(computed)
-            kept[key] = _Trial(study, computed, self.path).speeds()
-            newest = dict(list(kept.items())[-MOST_KEPT:])
-            write_atomic(self.path, _KEPT.dump_json(newest))  # in the order of their coming
-        return kept[key].ticks(study, crowd, computed.choice.tile)
 
-    def _kept(self) -> dict[str, Speeds]:
-        """What was measured; nothing where the file is damaged, so that it is measured again."""
-        try:
-            return _KEPT.validate_json(self.path.read_bytes())
-        except (FileNotFoundError, ValidationError):
-            return {}
+        def measured() -> Speeds:
+            numerics.apply(computed)
+            return _Trial(study, computed, self.path).speeds()
+
+        speeds = remembered(self.path, _KEPT, shape, measured)
+        return speeds.ticks(study, crowd, computed.choice.tile)
 
 
 class _Trial:
@@ -225,17 +215,14 @@ class _Trial:
 
     def _train(self, steps: int, patients: int) -> None:
         training = self._study.training.model_copy(update={"local_steps": steps})
-        local_change(
-            replace(self._probed, study=self._study.model_copy(update={"training": training})),
-            self._weights,
-            self._images,
-            self._patients[:patients],
-            round_number=1,
-            streams=RoundStreams(bytes(32)),
-        )
+        study = self._study.model_copy(update={"training": training})
+        probed, some = replace(self._probed, study=study), self._patients[:patients]
+        streams = RoundStreams(bytes(32))
+        local_change(probed, self._weights, self._images, some, round_number=1, streams=streams)
 
     def _toss(self) -> None:
         """See of many patients that none is drawn."""
+        # No coin of 53 bits but 0 is below it: nobody is drawn, and only the coins take time.
         rare, tile = self._mechanism(1e-300), self._choice.tile
         some, streams = self._patients[:COINS], RoundStreams(bytes(32))
         list(draw(self._study, rare, self._images, some, streams=streams, step=0, tile=tile))
@@ -282,9 +269,11 @@ def _took(work: Callable[[], None]) -> list[float]:
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
+    # Not the first, in which libraries allocate and choose; unless one took so long that it is all.
     return times[1:] or times
 
 
 def _more(longer: list[float], shorter: list[float], times: int) -> float:
     """What one more costs: the longest of the one over the shortest of the other."""
+    # Pessimistic: a tick that is too short shows how long a round took, one too long only waits.
     return max(0.0, max(longer) - min(shorter)) / times

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -27,6 +28,7 @@ from common.study.fixed_point import FixedPoint
 from common.study.strategies import AggregationSettings
 from common.study.study_file import Augmentation, Evaluation, NoPrivacy, Study, StudyInfo, Training
 
+T = TypeVar("T")
 Kernels = Literal["measured", "modelled"]
 TIMED_SECONDS: Final = 60.0
 REST_SECONDS: Final = 60.0
@@ -45,8 +47,8 @@ LITTLE_WORK: Final = 2**33
 class Choices:
     """What was chosen for each shape of study, kept so that it stays and is measured once.
 
-    Whoever asks about shape after shape neither keeps the machine busy nor fills the disk: it
-    measures now and then, and takes the modelled choice in between.
+    A coordinator that asks about shape after shape cannot keep the machine busy or fill the disk:
+    the site measures once in :attr:`rest` seconds, and models the choice in between.
 
     Attributes:
         path: a JSON file, made when there is something to keep.
@@ -76,14 +78,11 @@ class Choices:
             "images": images_of(study),
             "batch": study.training.batch_size,
             "memory": memory,
-            "on": decisive(blank),
+            "on": decisive(blank),  # after an update kernels are timed again
         }
-        key, kept = sha256(canonical_json(shape)), self._kept()
-        if key not in kept:
-            kept[key] = self._chosen(study, memory)
-            newest = dict(list(kept.items())[-MOST_KEPT:])
-            write_atomic(self.path, _KEPT.dump_json(newest))  # in the order of their coming
-        return record(threads, kept[key])
+        return record(
+            threads, remembered(self.path, _KEPT, shape, partial(self._chosen, study, memory))
+        )
 
     def _chosen(self, study: Study, memory: int) -> EngineChoice:
         if time.monotonic() < self._rested:
@@ -93,15 +92,32 @@ class Choices:
         finally:
             self._rested = time.monotonic() + self.rest
 
-    def _kept(self) -> dict[str, EngineChoice]:
-        """What was measured; nothing where the file is damaged, so that it is measured again."""
-        try:
-            return _KEPT.validate_json(self.path.read_bytes())
-        except (FileNotFoundError, ValidationError):
-            return {}
-
 
 _KEPT: Final = TypeAdapter(dict[str, EngineChoice])
+
+
+def remembered(
+    path: Path, form: TypeAdapter[dict[str, T]], shape: object, measure: Callable[[], T]
+) -> T:
+    """What was measured for a shape of study; measured now where the file does not have it.
+
+    Args:
+        path: a JSON file of the newest :data:`MOST_KEPT` shapes, made when there is something to
+            keep.
+        form: of the file.
+        shape: what the measurement depends on.
+        measure: does it.
+    """
+    key = sha256(canonical_json(shape))
+    try:
+        kept = form.validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):  # a damaged file is measured again
+        kept = {}
+    if key not in kept:
+        kept[key] = measure()
+        newest = dict(list(kept.items())[-MOST_KEPT:])  # in the order in which they came
+        write_atomic(path, form.dump_json(newest))
+    return kept[key]
 
 
 def choose(study: Study, *, memory: int) -> EngineChoice:
@@ -115,11 +131,12 @@ def choose(study: Study, *, memory: int) -> EngineChoice:
         ModelError: the model cannot be built, not be trained privately, or not in this memory.
     """
     choice = modelled(study, memory)
-    if room(study).work > TRIED_WORK:
+    if room(study).work > TRIED_WORK:  # an offer would keep the machine busy, approved by nobody
         return choice
     model, loss = _probed(study), summed_loss(study.training.class_weights)
     example = _example(study, model, choice.tile)
     found = measured(model, example, loss, choice, seconds=TIMED_SECONDS)
+    # Kernels that were timed must compute a patient alone, as the modelled ones were tried to.
     alone = is_alone(place(model, found), example[slice(0, PROBED_PATIENTS)], loss, found)
     return found if alone else choice
 
@@ -155,7 +172,7 @@ def modelled(study: Study, memory: int, *, work: int = TRIED_WORK) -> EngineChoi
             where="[device] memory_mib; [model], [data] image_size, [training]",
             found=f"{mib(single)} MiB for {items} images of a patient in a step",
             wanted=f"at most {mib(memory)} MiB, since a patient's images are clipped together",
-            remedy="allow more memory_mib, or take fewer images or copies, or a smaller model",
+            remedy="raise memory_mib, or use fewer images or copies, or a smaller model",
         )
     most = min(_fits(alike, memory), max(1, work // max(1, _room(alike).work)))
     tiles = (tile_of(batch, most) for batch in (study.training.batch_size, MOST_PATIENTS))
@@ -214,6 +231,7 @@ def check(study: Study, choice: EngineChoice) -> None:
     _check(_computed(study), choice.model_dump_json(), torch.get_num_threads())
 
 
+# By threads too: libraries split sums among them, and other splits round otherwise.
 @lru_cache(maxsize=64)
 def _check(study: Study, choice: str, _threads: int) -> None:
     model, loss = _probed(study), summed_loss(study.training.class_weights)
@@ -222,15 +240,15 @@ def _check(study: Study, choice: str, _threads: int) -> None:
         EngineChoice.model_validate_json(choice),
     )
     require_sound(model, example, loss, chosen)
-    # The memory of a step is asked for here, before any patient: if there is too little, a site
-    # fails whoever would have been drawn.
+    # Allocates the memory of a step once before any patient is read: where there is too little, the
+    # site fails for every sample alike, and its failure tells nothing of who was drawn.
     clipped_sum(place(model, chosen), example, loss, 1.0, chosen)
 
 
 def _probed(study: Study) -> nn.Module:
     """The study's model with weights that are random and always the same.
 
-    Whoever proposes study after study, all alike but for a name, gets no other answer.
+    So a coordinator cannot try its luck with the same study under many names.
     """
     return seeded_model(study, 0)
 

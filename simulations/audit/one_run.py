@@ -235,6 +235,6 @@ def _others(
     # The original archive with the run's seed: the same patients are in training in the run.
     state = settings.out / RUNS / f"known-{seed}" / site
     with open_site(hospitals.site_file(site), state, seed) as opened:
-        opened.workers = settings.processes
-        cohort = opened.cohort(study)
+        opened.cohorts.workers = settings.processes
+        cohort = opened.cohorts.read(study)
     return LabelledImages.of(cohort.images, cohort.part("train"))

@@ -39,14 +39,14 @@ def prepare(
         for name in hospitals.sites:
             state = settings.run / "sites" / name
             site = stack.enter_context(open_site(hospitals.site_file(name), state, settings.seed))
-            site.workers = settings.processes
+            site.cohorts.workers = settings.processes
             # With --like, the site offers this numerics record and measures no kernels of its own.
-            site.recorded = recorded.get(name)
+            site.measured.recorded = recorded.get(name)
             if settings.threads is not None:
                 device = site.file.device.model_copy(update={"threads": settings.threads})
                 site.file = site.file.model_copy(update={"device": device})
             with reading.of(name, job) as progress:
-                site.cohort(study, progress)
+                site.cohorts.read(study, progress)
             sites[name] = site
         with reading.of(TEST, job) as progress:
             test = load_test_set(

@@ -89,7 +89,7 @@ def _compare(prepared: Prepared, watcher: Watcher) -> tuple[Outcome, ...]:
     """Every baseline's outcome; those that an earlier start has measured are read."""
     settings, study = prepared.settings, prepared.study
     holdings = [
-        Holding.of(site.offer(study), site.cohort(study))
+        Holding.of(site.offer(study), site.cohorts.read(study))
         for _, site in sorted(prepared.sites.items())
     ]
     planned = plan_baselines(

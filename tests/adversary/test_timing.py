@@ -70,8 +70,8 @@ def test_the_filters_find_a_bright_image_and_no_other(kind: str) -> None:
 @pytest.mark.parametrize("purpose", ["train", "evaluate"])
 def test_no_more_processor_time_for_the_target(tmp_path: Path, purpose: Purpose) -> None:
     with two(tmp_path, purpose, 10 + ROUNDS + ROUNDS // 2, waits=False) as (ours, theirs):
-        assert len(ours.site.cohort(ours.plan.study).patients) == PATIENTS + 1
-        assert len(theirs.site.cohort(theirs.plan.study).patients) == PATIENTS
+        assert len(ours.site.cohorts.read(ours.plan.study).patients) == PATIENTS + 1
+        assert len(theirs.site.cohorts.read(theirs.plan.study).patients) == PATIENTS
         measure((ours, theirs), purpose, range(1, 11))
         ours.planted = COARSE
         measure((ours, theirs), purpose, range(11, 11 + ROUNDS // 2))

@@ -10,7 +10,7 @@ import pytest
 
 from client.records.audit_log import AuditLog
 from client.site import open_site
-from common.errors import Refusal, RefusalCode, SiteError
+from common.errors import SiteError
 from common.numerics import EngineChoice, record
 from common.privacy.randomness import known_secret
 from common.wire.signing import SigningKey
@@ -36,8 +36,8 @@ def test_its_own_keys_are_drawn_once_and_kept(hospital: Hospital) -> None:
     hospital.seed = None
     with hospital.open() as site:
         key, pseudonym = site.key.public, site.pseudonyms.of("P01")
-        drawn = site.new_study_key("plan")
-        assert site.new_study_key("plan") != drawn
+        drawn = site.keys.new_study_key("plan")
+        assert site.keys.new_study_key("plan") != drawn
     with hospital.open() as site:
         assert (site.key.public, site.pseudonyms.of("P01")) == (key, pseudonym)
     for name in ("signing.key", "patients.key", "site.sqlite"):
@@ -48,7 +48,7 @@ def test_its_own_keys_are_drawn_once_and_kept(hospital: Hospital) -> None:
 def test_known_keys_follow_from_seed_and_name_alone(hospital: Hospital, tmp_path: Path) -> None:
     with hospital.open() as site:
         assert site.key.public == SigningKey(known_secret(7, "north", "signing")).public
-        assert site.new_study_key("plan").secret == known_secret(7, "north", "study plan")
+        assert site.keys.new_study_key("plan").secret == known_secret(7, "north", "study plan")
         pseudonym = site.pseudonyms.of("P01")
     moved = tmp_path / "moved"
     with open_site(tmp_path / "site.toml", moved, 7) as site:
@@ -150,68 +150,11 @@ def test_the_device_decides_the_numerics(hospital: Hospital) -> None:
         assert site.numerics(small_study()) == record(2, EngineChoice(tile=4))
 
 
-def test_a_data_set_that_is_not_there_is_refused_with_those_that_are(hospital: Hospital) -> None:
-    with hospital.open() as site, pytest.raises(Refusal) as caught:
-        site.cohort(small_study(data={"dataset": "hand"}))
-    assert caught.value.code is RefusalCode.DATA_UNAVAILABLE
-    assert caught.value.details["found"] == "chest-xray"
-
-
-def test_a_cohort_is_read_once_and_once_more_for_other_needs(hospital: Hospital) -> None:
-    with hospital.open() as site:
-        cohort = site.cohort(small_study())
-        assert site.cohort(small_study(training={"rounds": 2})) is cohort
-        larger = site.cohort(small_study(data={"image_size": [12, 10]}))
-    assert cohort.images.shape == (8, 1, 8, 8)
-    assert larger.images.shape == (8, 1, 12, 10)
-    assert [each.pseudonym for each in larger.patients] == [
-        each.pseudonym for each in cohort.patients
-    ]
-
-
 def test_no_secret_and_no_patient_is_shown(hospital: Hospital) -> None:
     with hospital.open() as site:
-        site.cohort(small_study())
+        site.cohorts.read(small_study())
         shown = repr(site)
     for secret in ("signing", "patients"):
         assert known_secret(7, "north", secret).hex() not in shown
     assert "P01" not in shown
-    assert "_cohorts" not in shown
-
-
-def test_no_more_cohorts_are_held_than_a_site_works_on(hospital: Hospital) -> None:
-    """What was read is not read again at once, but the first of many is."""
-    studies = [small_study(data={"min_patients": 1, "image_size": [8, 8 * n]}) for n in (1, 2, 3)]
-    with hospital.open() as site:
-        first, second, third = (site.cohort(study) for study in studies)
-        assert site.cohort(studies[1]) is second
-        assert site.cohort(studies[2]) is third
-        assert site.cohort(studies[0]) is not first
-        assert site.cohort(studies[2]) is third
-
-
-def test_identifiers_that_the_site_joins_are_one_patient_from_the_next_look_on(
-    hospital: Hospital,
-) -> None:
-    hospital.same_person = "same-person.csv"
-    path = hospital.folder / "same-person.csv"
-    path.write_text("P01,P03\n")
-    with hospital.open() as site:
-        first = {each.pseudonym: len(each.images) for each in site.cohort(small_study()).patients}
-        path.write_text("P01,P03\nP05,P03\n")
-        second = {each.pseudonym: len(each.images) for each in site.cohort(small_study()).patients}
-        person, gone = site.pseudonyms.of("P01"), site.pseudonyms.of("P05")
-        assert (first[person], second[person]) == (2, 3)
-        assert gone in first.keys() - second.keys()
-        site.opt_outs.add(["P05"])
-        assert person not in {each.pseudonym for each in site.cohort(small_study()).patients}
-        path.unlink()
-        with pytest.raises(SiteError, match="one person"):
-            site.cohort(small_study())
-
-
-def test_without_anybody_left_a_cohort_is_empty(hospital: Hospital) -> None:
-    with hospital.open() as site:
-        cohort = site.cohort(small_study(data={"modalities": ["PT"]}))
-    assert cohort.patients == ()
-    assert cohort.images.shape == (0, 1, 8, 8)
+    assert "cohorts" not in shown

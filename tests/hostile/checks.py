@@ -32,7 +32,7 @@ GUARDED: Final = (
     "client.records.ledger",
     "client.consent.policy",
     "client.records.receipts",
-    "client.site:Site.dataset",
+    "client.sitefile:SiteFile.dataset",
     "common.amendment",
     "common.wire.messages",
     "common.plan",

@@ -183,7 +183,7 @@ HELD: Final[dict[str, str]] = {
     "(request.receipt_ledger, request.receipt_seal) != (LedgerHead(), NO_SEAL)": (
         "heads without a receipt"
     ),
-    "client.site.Site.dataset: found is None": "another data set",
+    "client.sitefile.SiteFile.dataset: found is None": "another data set",
     RECORD + "set(content) <= {'fields', 'arrays'}": "a metric record beside the request",
     RECORD + "'fields' in content": "an empty message",
     RECORD + "set(config) != set(wanted)": "an unknown field",
@@ -246,10 +246,7 @@ HELD: Final[dict[str, str]] = {
     "common.plan.Plan._mechanism_is_bounded: require_mechanism(self.mechanism)": (
         "noise that drowns everything"
     ),
-    BOUNDS + "require_ranges(plan, policy)": "a round under a range that has become narrower",
-    "client.consent.policy.require_ranges: ends and (not each.within(ends))": (
-        "a round under a range that has become narrower"
-    ),
+    BOUNDS + "ends and (not each.within(ends))": ("a round under a range that has become narrower"),
     STUDY
     + "Study._sections_agree: weights is not None and len(weights) != len(self.task.classes)": (
         "weights of classes for a patient"

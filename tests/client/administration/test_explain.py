@@ -156,7 +156,7 @@ def test_what_cannot_be_read_is_said_and_what_is_found_is_counted(
     assert images == 16 * 16 * 2 * sum(hospital.patients.values())
     assert "at most 1 MiB of disk space until the study is over; all studies together" in said
     (hospital.folder / "images").rename(hospital.folder / "away")
-    site.forget()
+    site.cohorts.forget()
     assert "cannot be read now" in words(site, plan)["What is computed, and from which patients"]
 
 

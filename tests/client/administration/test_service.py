@@ -319,7 +319,7 @@ def test_who_came_later_is_in_it_when_a_person_approves_anew(
     plan = running(site)
     first = answered(site, asking(plan))
     write_images(hospital.folder, hospital.patients | {"P99": 1})
-    site.forget()
+    site.cohorts.forget()
     assert code_of(site, asking(plan, 2)) == "ok"
     newcomer = site.pseudonyms.of("P99")
     assert newcomer not in {row["patient"] for row in hospital.rows("members")}
@@ -338,7 +338,7 @@ def test_who_left_a_cohort_stays_charged_and_is_told_of_here_alone(
     assert code_of(site, asking(plan)) == "ok"
     for image in hospital.folder.glob("images/P01-*.dcm"):
         image.unlink()
-    site.forget()
+    site.cohorts.forget()
     assert code_of(site, asking(plan, 2)) == "ok"
     opt_out(site, ["P02"], by=BY)
     rows = hospital.rows("members")
@@ -465,7 +465,7 @@ def test_an_opt_out_by_hand_holds_at_the_next_request(tmp_path: Path) -> None:
         other = approved(site, small_study(study={"title": "Later"}))
         assert code_of(site, asking(other)) == "ok"
         pseudonym = site.pseudonyms.of("P03")
-        assert pseudonym not in {each.pseudonym for each in site.cohort(STUDY).patients}
+        assert pseudonym not in {each.pseudonym for each in site.cohorts.read(STUDY).patients}
 
 
 def test_an_opt_out_list_that_is_missing_lets_no_patient_be_read(tmp_path: Path) -> None:

@@ -68,14 +68,14 @@ def test_the_plan_that_follows_from_the_offer_is_allowed(site: Site) -> None:
         (
             lambda plan: {"numerics": plan.numerics.model_copy(update={"threads": 2})},
             "numerics",
-            "",
+            "numerics",
         ),
         (
             lambda plan: {
                 "numerics": plan.numerics.model_copy(update={"choice": EngineChoice(tile=1)})
             },
             "numerics",
-            "",
+            "numerics",
         ),
         (lambda plan: step(plan, sampling_rate=0.2), "wrong-plan", "sampling_rate"),
         (lambda plan: step(plan, noise_multiplier=0.5), "wrong-plan", "epsilon_training"),

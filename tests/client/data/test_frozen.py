@@ -49,7 +49,7 @@ def update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Update]:
 
 def seen(site: Site, plan: Plan) -> tuple[bytes, tuple[str, ...]]:
     """The pixels that a plan's next round reads, and whom they are of."""
-    cohort = site.cohort_for(approval_of(site, plan))
+    cohort = site.cohorts.of(approval_of(site, plan))
     return cohort.images.tobytes(), tuple(each.digest for each in cohort.patients)
 
 

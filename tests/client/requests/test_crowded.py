@@ -41,7 +41,7 @@ def test_a_person_is_told_and_cannot_approve(tmp_path: Path) -> None:
         assert code_of(site, proposal(plan)) == "pending"
         shown = dict(show(site, plan.hash).sections)
         (line,) = (each for each in shown["READ THIS FIRST"] if each.startswith("TOO MANY"))
-        assert "24 in training, and most_patients says 23" in line
+        assert "24 in training, but most_patients is 23" in line
         with pytest.raises(SiteError, match="holds more patients than") as caught:
             approve(site, plan.hash, by="the administrator")
         assert caught.value.details["where"] == "[data.chest-xray] most_patients"
@@ -64,7 +64,7 @@ def test_without_a_person_those_beyond_take_no_part_and_the_people_are_told(
         plan = approved(site, STUDY)
         settle(site)
         (warning,) = told(site)
-        assert "24 in training, and most_patients says 23" in warning[0]
+        assert "24 in training, but most_patients is 23" in warning[0]
         assert "raise most_patients in [data.chest-xray]" in warning[1]
         everyone = sorted(site.pseudonyms.of(patient) for patient in hospital.patients)
         assert sorted(row["patient"] for row in hospital.rows("members")) == everyone[:23]

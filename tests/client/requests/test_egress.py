@@ -171,7 +171,7 @@ def test_an_offer_holds_public_numbers_and_nothing_else(reply: Reply) -> None:
 
 @pytest.mark.parametrize("code", RefusalCode)
 def test_a_refusal_is_a_code_and_nothing_else(code: RefusalCode) -> None:
-    sent = egress.let_out(egress.refusal(request(), "north", HEAD, code), None, KEY)
+    sent = egress.let_out(egress.answer(request(), "north", HEAD, code=code), None, KEY)
     assert sent.code == str(code)
     assert verify(KEY.public, sent.signed_bytes, sent.signature)
 
@@ -187,5 +187,5 @@ def test_a_refusal_is_a_code_and_nothing_else(code: RefusalCode) -> None:
     ids=str,
 )
 def test_a_refusal_that_says_more_stays(change: dict[str, Any]) -> None:
-    reply = egress.refusal(request(), "north", HEAD, RefusalCode.POLICY)
+    reply = egress.answer(request(), "north", HEAD, code=RefusalCode.POLICY)
     refused(replace(reply, **change))

@@ -30,7 +30,7 @@ def test_a_model_that_is_not_sound_is_refused_before_a_patient_is_read_or_charge
 
         tuning._check.cache_clear()  # noqa: SLF001 - as in a process that has just started
         monkeypatch.setattr(tuning, "require_sound", unsound)
-        monkeypatch.setattr(site, "cohort", reading)
+        monkeypatch.setattr(site.cohorts, "read", reading)
         number = plan.study.evaluation_rounds[0] if purpose == "evaluate" else 1
         assert code_of(site, asking(plan, number, purpose)) == "malformed"
         assert hospital.rows("charges") == []

@@ -119,7 +119,7 @@ def test_without_privacy_the_histogram_counts_every_validation_patient_once(
     with hospital.open() as site:
         plan = approved(site, small_study(**FREE))
         reply = answered(site, asking(plan, 3, "evaluate"))
-        patients = site.cohort(plan.study).part("validation")
+        patients = site.cohorts.read(plan.study).part("validation")
     assert reply.arrays is not None
     by_class = reply.arrays.reshape(2, 1, 4).sum(axis=(1, 2)).tolist()
     assert by_class == [sum(each.label == label for each in patients) for label in (0, 1)]
@@ -374,7 +374,7 @@ def test_with_one_patient_more_nothing_differs_but_the_private_results(tmp_path:
                 Request("small", plan.hash, 3, "close", acknowledged=3),
             ]
             replies = [answered(site, request) for request in requests]
-            counted = len(site.cohort(STUDY).patients)
+            counted = len(site.cohorts.read(STUDY).patients)
         charges = [
             {key: value for key, value in row.items() if key != "reserved_at"}
             for row in hospital.rows("charges")

@@ -148,7 +148,7 @@ def test_noise_is_keyed_to_who_is_in_the_round_now(hospital: Hospital) -> None:
     """One weight and the same arrays, with one patient less: other noise, in that part alone."""
     with hospital.open() as site:
         plan = approved(site, STUDY)
-        cohort = site.cohort(STUDY)
+        cohort = site.cohorts.read(STUDY)
         known = {site.pseudonyms.of(name): name for name in hospital.patients}
         (someone, *_) = (known[each.pseudonym] for each in cohort.part("train"))
     copy = shutil.copytree(hospital.folder, hospital.folder.with_name("less"))
@@ -204,14 +204,14 @@ def test_what_is_stopped_while_patients_are_read_is_not_charged(
     """The person is at another process; by then the request has passed every gate."""
     plan = approved(site, STUDY)
     settle(site)
-    read = site.cohort_for
+    read = site.cohorts.of
 
     def read_and_stopped(approval: Approval) -> Cohort:
         with hospital.open() as other:
             stop(other, "small", by="the administrator")
         return read(approval)
 
-    monkeypatch.setattr(site, "cohort_for", read_and_stopped)
+    monkeypatch.setattr(site.cohorts, "of", read_and_stopped)
     assert code_of(site, asking(plan)) == "silence"
     assert hospital.rows("charges") == []
 
@@ -245,7 +245,7 @@ def test_an_opt_out_of_one_identifier_takes_out_the_person_for_good(
     assert code_of(site, asking(plan)) == "ok"
     gone = {row["patient"] for row in hospital.rows("members") if row["until"] is not None}
     assert gone == {one, other}
-    assert not {one, other} & {each.pseudonym for each in site.cohort(STUDY).patients}
+    assert not {one, other} & {each.pseudonym for each in site.cohorts.read(STUDY).patients}
 
 
 def test_who_turns_out_to_be_one_person_leaves_as_two_and_comes_back_as_one(
@@ -315,7 +315,7 @@ def test_who_left_does_not_come_back_when_the_files_do(site: Site, hospital: Hos
         assert code_of(opened, asking(plan, 2)) == "ok"
         file.write_bytes(content)
         assert code_of(opened, asking(plan, 3)) == "ok"
-        cohort = opened.cohort(STUDY)
+        cohort = opened.cohorts.read(STUDY)
         charge = hospital.rows("charges")[-1]["identity"]
         there = standing(opened.store, plan.hash, cohort, "train", charge)
         assert set(cohort.patients) - set(there) == {
@@ -387,14 +387,14 @@ def test_who_opts_out_while_patients_are_read_is_not_in_the_round(
     with hospital.open() as opened:
         plan = approved(opened, STUDY)
         settle(opened)
-        read = opened.cohort_for
+        read = opened.cohorts.of
 
         def read_and_opted_out(approval: Approval) -> Cohort:
             cohort = read(approval)
             (opened.state / "opt-out.txt").write_text("P00\n")
             return cohort
 
-        monkeypatch.setattr(opened, "cohort_for", read_and_opted_out)
+        monkeypatch.setattr(opened.cohorts, "of", read_and_opted_out)
         monkeypatch.setattr("client.requests.round.local_change", watching)
         assert code_of(opened, asking(plan)) == "ok"
         gone = opened.pseudonyms.of("P00")

@@ -141,7 +141,7 @@ def test_a_worker_that_passes_its_memory_limit_ends_and_is_not_merely_silent(
                     monkeypatch.setattr("client.requests.round.local_change", hungry)
                     answer(opened, asking(plan))
                 else:
-                    monkeypatch.setattr(opened, "cohort", hungry)
+                    monkeypatch.setattr(opened.cohorts, "read", hungry)
                     settle(opened)
             except MemoryLimit:
                 os._exit(EXIT_MEMORY)

@@ -181,13 +181,13 @@ def test_patients_are_not_read_before_the_tick_has_begun(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading them counts, and takes as long as there are many."""
-    reading = world.site.cohort_for
+    reading = world.site.cohorts.of
 
     def slow(approval: Approval) -> Cohort:
         world.time.now += 1.5 * world.tick
         return reading(approval)
 
-    monkeypatch.setattr(world.site, "cohort_for", slow)
+    monkeypatch.setattr(world.site.cohorts, "of", slow)
     began = world.time.now
     assert answered(world.site, asking(world.plan)).code == "ok"
     assert world.over(began) == pytest.approx(2)

@@ -11,7 +11,6 @@ import pytest
 from client.consent.policy import require_acceptable
 from client.training import ticks
 from client.training.ticks import (
-    MOST_KEPT,
     STEP,
     Clocks,
     DataSetSize,
@@ -19,6 +18,7 @@ from client.training.ticks import (
     largest_evaluation,
     largest_sample,
 )
+from client.training.tuning import MOST_KEPT
 from common.errors import Refusal
 from common.numerics import LONGEST_TICK, EngineChoice, Ticks, record
 from common.plan import Plan

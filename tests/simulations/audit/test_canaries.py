@@ -69,7 +69,7 @@ def cohort(
     copy = folder / f"with-{kind}"
     insert(copy, study, hospitals, made)
     with open_site(copy / SITES[0] / "site.toml", folder / f"state-{kind}", SEED) as site:
-        return site.cohort(study)
+        return site.cohorts.read(study)
 
 
 def test_every_hospital_gets_its_own_canaries_and_about_half_are_in(
@@ -89,7 +89,7 @@ def test_canaries_that_are_in_train_and_those_that_are_out_are_nowhere(
     folder: Path,
 ) -> None:
     with open_site(hospitals.site_file(SITES[0]), folder / "state", SEED) as site:
-        before = site.cohort(study)
+        before = site.cohorts.read(study)
     inside = sum(one.inside for one in made[SITES[0]])
 
     assert len(cohort.part("train")) == len(before.part("train")) + inside
