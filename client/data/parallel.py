@@ -220,6 +220,7 @@ class _Crew(Generic[T, R]):
     def _bury(self, worker: _Worker) -> deque[int]:
         self._workers.remove(worker)
         worker.end()
+        # A process that ended before any file is the machine's fault, not a file's: no verdict.
         if not worker.ready:
             raise _cannot_start(f"it ended with {worker.process.exitcode} before its first file")
         return worker.given
@@ -255,6 +256,7 @@ def _cannot_start(found: str | None) -> DataError:
 
 def _serve(line: Connection, function: Callable[[T], R], parent: int) -> None:
     """The life of a process: says that it is ready, then gives a result for each item."""
+    # Ctrl-C goes to the whole group: the parent ends its workers, without a traceback from each.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(parent)
     _bound_memory()
@@ -275,6 +277,7 @@ def _serve(line: Connection, function: Callable[[T], R], parent: int) -> None:
 def _bound_memory() -> None:
     """Limit this process before it reads a file; if memory is short, it is killed first."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold a patient's image
+    # RLIMIT_DATA, not RLIMIT_AS: libraries reserve far more address space than they use.
     limits = (MEMORY, *resource.getrlimit(resource.RLIMIT_DATA))
     most = min(limit for limit in limits if limit != resource.RLIM_INFINITY)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
@@ -284,6 +287,7 @@ def _bound_memory() -> None:
 
 def _bound_time() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    # Of this process's whole life so far, since the limit counts from its start.
     until = int(time.process_time()) + SECONDS
     soft = until if hard == resource.RLIM_INFINITY else min(until, hard)
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))

@@ -74,6 +74,7 @@ class Pseudonyms:
         return self._digest("cached-folder", f"{path}\0{settings}".encode())[:32]
 
     def _digest(self, purpose: str, message: bytes) -> str:
+        # Purposes contain no zero byte, so no message of one purpose equals one of another.
         tagged = b"consilium/" + purpose.encode() + b"\0" + message
         return hmac.new(self._key, tagged, hashlib.sha256).hexdigest()
 
@@ -81,6 +82,7 @@ class Pseudonyms:
         return "Pseudonyms(<masked>)"
 
     def __reduce__(self) -> str:
+        # Decoders run in other processes: the key must not reach one by accident.
         raise TypeError("a key for pseudonyms is not pickled")
 
 
@@ -96,6 +98,7 @@ def position(pseudonym: str) -> float:
     key can tell where a patient falls. 53 bits, the precision of a float64.
     """
     digest = hmac.new(pseudonym.encode(), b"consilium/split", hashlib.sha256).digest()
+    # 53 bits are exact in a float64; more would round, and 2^64 - 1 would become 1.0.
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 

@@ -60,6 +60,7 @@ def read_table(
         )
     rows: list[tuple[int, list[str], Fault]] = []
     for line, said in lines:
+        # Undecodable bytes are kept as they are, so that the row still has its key and its fault.
         text = said.decode(errors="surrogateescape")
         cells, fault = _cells(text, delimiter)
         if fault or any(cell.strip() for cell in cells):
@@ -100,6 +101,7 @@ def _lines(whole: bytes) -> Iterator[tuple[int, bytes]]:
 def _cells(text: str, delimiter: str) -> tuple[list[str], Fault]:
     """The cells of one line; none, where its quotation marks do not close on it."""
     try:
+        # One reader for each line: a reader over the file would join lines after an open quotation.
         return next(csv.reader([text], delimiter=delimiter, strict=True), []), ""
     except csv.Error:
         return [], "quotes"

@@ -89,6 +89,7 @@ class OptOuts:
         Raises:
             SiteError: an identifier cannot be a line of the file, or the file cannot be written.
         """
+        # All are checked before any is written, so that an error means that nothing was added.
         for patient in patients:
             _require_line(patient)
         self.read()
@@ -99,6 +100,7 @@ class OptOuts:
         added = [name for pseudonym, name in new.items() if pseudonym not in self._listed]
         if added:
             before = path.read_text(encoding="utf-8") if path.exists() else _HEADING
+            # Else the new identifier would be glued to the last one, and neither patient left out.
             if before and not before.endswith("\n"):
                 before += "\n"
             _write(path, before + "".join(f"{name}\n" for name in added))
@@ -128,6 +130,7 @@ def _names(path: Path, content: bytes) -> list[str]:
         ) from None
     lines = (normal(line) for line in text)
     named = [line for line in lines if line and not line.startswith("#")]
+    # "P01 # asked by phone" may be a remark or an identifier: both readings are left out.
     return named + [normal(line.split("#", 1)[0]) for line in named if "#" in line]
 
 
