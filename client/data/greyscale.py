@@ -209,13 +209,12 @@ def lookup(dataset: Dataset, descriptor: Sequence[int], data: bytes | Sequence[i
     """
     count, first, bits = (int(value) for value in descriptor)
     count = count or 1 << 16  # 0 stands for 65536, which 16 bits cannot hold (PS3.3, C.11.1.1.1)
-    words = np.frombuffer(data, dtype=_word(dataset)) if isinstance(data, bytes) else data
+    words: Any = data
+    if isinstance(data, bytes):
+        little = dataset.file_meta.TransferSyntaxUID.is_little_endian
+        words = np.frombuffer(data, dtype="<u2" if little else ">u2")
     packed = np.atleast_1d(np.asarray(words)).astype("<u2").tobytes()
     kind = "<u2" if len(packed) >= 2 * count else "u1"
     entries = np.frombuffer(packed, dtype=kind, count=count).astype(np.float64)
     # Some writers state fewer bits than their entries have: no value may come out above 1.
     return Lookup(entries, first, max(2.0**bits - 1, float(entries.max())))
-
-
-def _word(dataset: Dataset) -> str:
-    return "<u2" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">u2"

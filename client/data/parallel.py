@@ -20,7 +20,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from common.errors import DataError
 from common.process.parent import die_with_parent
@@ -209,12 +209,13 @@ class _Crew(Generic[T, R]):
         for line in wait(list(busy)):
             worker = busy[line]  # type: ignore[index]  # what was waited for are these lines
             try:
-                said = _heard(worker)
+                said = worker.line.recv()
             except (EOFError, OSError):
                 lost += self._bury(worker)
                 continue
-            if said is not _READY:
+            if worker.ready:  # what a process sends first says only that it has started
                 results[worker.given.popleft()] = said
+            worker.ready = True
         return lost
 
     def _bury(self, worker: _Worker) -> deque[int]:
@@ -232,17 +233,6 @@ class _Crew(Generic[T, R]):
             if self._gather(results):
                 return self._crashed(self._items[place])
         return results[place]
-
-
-def _heard(worker: _Worker) -> Any:  # noqa: ANN401 - whatever the function gives
-    said = worker.line.recv()
-    if not worker.ready:
-        worker.ready = True
-        return _READY
-    return said
-
-
-_READY: Final = object()
 
 
 def _cannot_start(found: str | None) -> DataError:

@@ -13,9 +13,12 @@ import hashlib
 import hmac
 import secrets
 import unicodedata
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from common.errors import SiteError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KEY_BYTES: Final = 32
 _WIDE: Final = (b"\xff\xfe", b"\xfe\xff")
@@ -102,17 +105,38 @@ def position(pseudonym: str) -> float:
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
-def lines_of(content: bytes) -> list[str]:
-    """The lines of a list that people write, each read by itself.
+def read_list(path: Path, name: str, *, if_empty: str) -> bytes:
+    """The content of a list of PatientIDs.
+
+    Raises:
+        SiteError: it cannot be read: an unreadable list must not count as an empty one.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SiteError(
+            f"{name} cannot be read",
+            where=path,
+            found=error.strerror,
+            remedy=f"restore the file; {if_empty}, create an empty file",
+        ) from error
+
+
+def lines_of(path: Path, content: bytes, name: str, *, each: str) -> list[str]:
+    """The lines of a list of PatientIDs, each read by itself.
 
     A line that is not UTF-8 is taken as Latin-1, which spreadsheets write: one line, which is
     about one patient, must not make the whole list unreadable.
 
     Raises:
-        ValueError: the file is in UTF-16, so that no line of it can be read.
+        SiteError: the file is in UTF-16, so that no line of it can be read.
     """
     if content.startswith(_WIDE):
-        raise ValueError("UTF-16")
+        raise SiteError(
+            f"{name} is not UTF-8 text",
+            where=path,
+            remedy=f"save it as plain text in UTF-8, with one {each} per line",
+        )
     found = []
     for line in content.removeprefix(b"\xef\xbb\xbf").splitlines():
         try:

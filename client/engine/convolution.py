@@ -141,11 +141,6 @@ def _channels_last(module: Any, value: torch.Tensor) -> bool:  # noqa: ANN401 - 
     return module.groups == 1 and value.shape[1] > 1 and value.stride(1) == 1
 
 
-def is_in_order(layer: Layer, value: torch.Tensor) -> bool:
-    """Whether the features of a patch come in the weight's order."""
-    return is_pointwise(layer.options) or not _channels_last(layer.options, value)
-
-
 def in_order(layer: Layer, value: torch.Tensor, formed: torch.Tensor) -> torch.Tensor:
     """(..., out, features of a patch) in the weight's order."""
     before = formed.shape[:-3]
@@ -271,10 +266,6 @@ def _backward(
     return chosen
 
 
-def _weight_gradient(layer: Layer, value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    return _backward(layer, value, gradient, (False, True))
-
-
 def _added(layer: Layer, records: list[Record], patients: int, kernel: str) -> torch.Tensor:
     """A layer that is used more than once: its gradients add before the norm is taken."""
     form = _looped if kernel == "looped" else _patches
@@ -301,7 +292,7 @@ def _ghost(
 
     def add(total: torch.Tensor, weighing: Weighing) -> None:
         grouped = total.view(groups, out, wide)
-        if is_in_order(layer, value):
+        if is_pointwise(layer.options) or not _channels_last(layer.options, value):
             found.add(grouped, weighing)
             return
         # Patches of channels_last images have their features in another order than the weight.
@@ -328,7 +319,8 @@ def _patches(
 def _looped(
     layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int
 ) -> torch.Tensor:
-    return torch.stack(rows.each_alone(partial(_weight_gradient, layer), value, gradient, patients))
+    form = partial(_backward, layer, wanted=(False, True))
+    return torch.stack(rows.each_alone(form, value, gradient, patients))
 
 
 _KERNELS: dict[str, Callable[..., torch.Tensor | Factored]] = {

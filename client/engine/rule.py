@@ -104,12 +104,6 @@ def add_weighted(total: torch.Tensor, array: torch.Tensor, weighing: Weighing) -
         total[part].addmv_(rows.masked_fill_(left_out, 0.0).mT, weighing.factors)
 
 
-def accurate(array: torch.Tensor) -> torch.Tensor:
-    """The array in a type that gradients may be formed in: float32, or float64 as it is."""
-    # bfloat16 has 8 bits: sums formed in it let a patient's vector exceed the clip norm.
-    return array if array.dtype == torch.float64 else array.float()
-
-
 def sum_of(arrays: list[torch.Tensor]) -> torch.Tensor:
     """The sum of arrays of one shape, of the uses of a layer."""
     return arrays[0] if len(arrays) == 1 else torch.stack(arrays).sum(dim=0)

@@ -13,7 +13,7 @@ from torch import nn
 
 from client.engine.layers import RECURRENT, approximate, layer_of, rule_of, served
 from client.engine.recurrent import dense_layers, unrolled
-from client.engine.rule import Book, Layer, accurate
+from client.engine.rule import Book, Layer
 from client.engine.vmapped import ModuleCall, VmappedRule, detached, outputs, unwatched
 from common.errors import ModelError
 
@@ -153,7 +153,9 @@ class _Use(torch.autograd.Function):
 
 def _accurate(array: torch.Tensor) -> torch.Tensor:
     """What gradients are made of, in a type that they may be formed and summed in."""
-    return accurate(array) if array.is_floating_point() else array
+    # bfloat16 has 8 bits: sums formed in it let a patient's vector exceed the clip norm.
+    half = array.is_floating_point() and array.dtype != torch.float64
+    return array.float() if half else array
 
 
 class _Seen(torch.autograd.Function):

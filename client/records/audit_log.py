@@ -244,7 +244,12 @@ class AuditLog:
         self._end = size - (len(tail) - len(whole))
         if whole:
             last = whole.split(b"\n")[-2]
-            self._head = AuditHead(_number(last) or _lines(self.path), sha256(last))
+            entry = _entry(last)
+            number = entry.number if entry and isinstance(entry.number, int) else 0
+            if not number:
+                with self.path.open("rb") as file:
+                    number = sum(line.endswith(b"\n") for line in file)
+            self._head = AuditHead(number, sha256(last))
             self._recent[self._head.length] = self._head.hash
             self._charged = self._last_charge()
         self._set_aside(tail[len(whole) :])
@@ -309,16 +314,6 @@ def charge_of(line: bytes) -> LedgerHead | None:
         return None
     number, head = entry.fields.get("charge"), entry.fields.get("head")
     return LedgerHead(number, head) if isinstance(number, int) and isinstance(head, str) else None
-
-
-def _number(line: bytes) -> int | None:
-    entry = _entry(line)
-    return entry.number if entry and isinstance(entry.number, int) else None
-
-
-def _lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(1 for line in file if line.endswith(b"\n"))
 
 
 def _write_all(file: int, data: bytes) -> None:
