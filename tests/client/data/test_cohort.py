@@ -435,7 +435,7 @@ def test_without_a_test_share_nobody_is_in_test() -> None:
 
 @pytest.mark.parametrize("shares", [(0.5, 0.5, 0.5), (1.2, -0.2, 0), (float("nan"), 0.5, 0.5)])
 def test_shares_that_cut_no_whole_are_refused(shares: tuple[float, float, float]) -> None:
-    with pytest.raises(SiteError, match="whole"):
+    with pytest.raises(SiteError, match="do not sum to 1"):
         Split(*shares)
 
 
