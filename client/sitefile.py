@@ -98,6 +98,7 @@ class DataSet(Section):
 
     @model_validator(mode="after")
     def _split_is_whole(self) -> Self:
+        # pydantic collects ValueErrors and names their key; a SiteError would pass through it.
         try:
             Split(*self.split)
         except SiteError as error:

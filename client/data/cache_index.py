@@ -79,6 +79,7 @@ class Index:
 
     def save(self, home: Path) -> None:
         """Replace the folder's index in one step, without verdicts that may have been temporary."""
+        # A crash or an unreadable file is tried again next time; a wrong file stays wrong.
         kept = {name: entry for name, entry in self.entries.items() if not _passing(entry)}
         entries = [[name, *entry] for name, entry in kept.items()]
         stored = {"format": _FORMAT, "data": self.data, "entries": entries}

@@ -1,14 +1,14 @@
 """The cohort of a study: a site's patients, their labels, their images, their part.
 
-A patient may have any number of images and has one label. Train, validation and test are
-cut by thresholding each patient's own keyed place in [0, 1): adding a patient moves
-nobody, and the cut is the same for every study.
+A patient may have any number of images and has one label. The parts train, validation and test
+follow from thresholds on each patient's own keyed number in [0, 1): adding a patient moves no other
+patient, and the parts are the same for every study.
 
-**Each patient's place follows from that patient alone**: from the files that bear the patient's
-identifiers, and from the rows of the label file that name one of these. Whoever cannot be used
-is left out, with a reason for local eyes, and everybody else is as if that patient were not
-there. So nothing that depends on patients is ever an error here; an error is the site's own
-failure, which is found out without looking at any of them.
+**Each patient's place follows from that patient alone**: from the files with the patient's
+identifiers, and from the rows of the label file that name one of these. A patient who cannot be
+used is left out, with a reason that stays at the site, and for all others it is as if that patient
+were not there. So nothing that depends on patients is ever an error here. An error is a failure of
+the site itself, and is found without looking at any patient.
 """
 
 from __future__ import annotations
@@ -162,10 +162,10 @@ def load_cohort(
         most: bytes that the decoded images may take on disk; None for no bound.
 
     Raises:
-        DataError: the site's own failure: the folder is gone or cannot be listed, before or
+        DataError: a failure of the site: the folder is missing or cannot be listed, before or
             after its files were read; the cache cannot be written, or would be too large; no
             process can be started.
-        LabelError: the site's own failure: the label file as a whole cannot be used.
+        LabelError: a failure of the site: the label file as a whole cannot be used.
     """
     root = require_folder(images)
     known = read_labels(labels, classes)

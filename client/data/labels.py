@@ -33,6 +33,7 @@ KEYS: Final[tuple[Key, ...]] = get_args(Key)
 
 _SHOWN: Final = 10
 _MOST_CLASSES: Final = 50
+"""A column with more different values is taken for identifiers, given by mistake."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,7 @@ def listed(lines: Iterable[int]) -> str:
 
 
 def _column(file: LabelFile, header: list[str], name: str) -> int:
+    # Two columns of one name: taking the first would train on the wrong labels without a word.
     places = [place for place, each in enumerate(header) if each == name]
     if len(places) == 1:
         return places[0]

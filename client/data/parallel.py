@@ -163,7 +163,7 @@ class _Crew(Generic[T, R]):
         if worker is None or (worker.given and len(self._workers) < self._size):
             worker = self._start()
         worker.given.append(place)
-        with suppress(OSError):  # it is gone: who takes its results finds that out
+        with suppress(OSError):  # the process has died: _gather notices
             worker.line.send(self._items[place])
 
     def take(self) -> dict[int, R]:
@@ -203,7 +203,7 @@ class _Crew(Generic[T, R]):
         return worker
 
     def _gather(self, results: dict[int, R]) -> list[int]:
-        """Results of those who have some; gives the items of those who are gone."""
+        """Collect results that are ready; gives the items of processes that died."""
         busy = {each.line: each for each in self._workers if each.given}
         lost: list[int] = []
         for line in wait(list(busy)):

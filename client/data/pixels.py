@@ -50,6 +50,7 @@ def images(dataset: Dataset) -> Iterator[NDArray[np.float32]]:
         frames = stored.reshape(-1, *stored.shape[-axes:])
         shown = _pipeline(dataset, frames, photometric)
     for frame in range(len(frames)):
+        # Yielded outside: an exception of the caller must not become a verdict on the file.
         with _translated("applying its window"):
             image = shown(frame)
         yield image
@@ -140,7 +141,8 @@ def _pipeline(dataset: Dataset, frames: Values, photometric: str) -> Pipeline:
 
 def _palette(dataset: Dataset, frame: Values) -> NDArray[np.float32]:
     """A frame of places in a palette as its colours."""
-    if "RedPaletteColorLookupTableData" not in dataset:  # a segmented one
+    # Segmented tables (PS3.3, C.7.9.2) are a small program to unpack: pydicom does that.
+    if "RedPaletteColorLookupTableData" not in dataset:
         colours = apply_color_lut(frame, dataset)[..., :3]
         return _scaled(colours, 0, 2.0 ** (8 * colours.dtype.itemsize) - 1)
     tables = [

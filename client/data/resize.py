@@ -33,6 +33,7 @@ def fit(image: Image, size: tuple[int, int]) -> Image:
         max(1, min(size[0], round(height * scale))),
         max(1, min(size[1], round(width * scale))),
     )
+    # Proportions stay, and the border is black: stretching would change the shape of organs.
     canvas = np.zeros((len(image), *size), dtype=np.float32)
     top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
     for channel, filled in zip(image, canvas, strict=True):

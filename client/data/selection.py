@@ -46,8 +46,8 @@ def select(
 ) -> tuple[list[LabelledFile], list[Rejected]]:
     """The files that a study can use, as far as headers and labels tell.
 
-    A patient who takes no part is as if not there: neither chosen nor rejected. A patient to
-    whom the rows give two labels, or one that is no class, is rejected with all files.
+    A patient who opted out is as if not there: neither chosen nor rejected. A patient with two
+    labels, or with one that is not a class, is rejected with all files.
 
     Returns:
         What is chosen, sorted by patient and content and with copies, and what is rejected.
@@ -98,9 +98,9 @@ def _one_label(labels: Labels, rows: Sequence[Row]) -> int:
 
 
 def each_once(labelled: Iterable[LabelledFile]) -> tuple[list[LabelledFile], list[Rejected]]:
-    """Every image of a patient once: not its copies, nor itself encoded in another way.
+    """Every image of a patient once, without copies, also those encoded in another way.
 
-    Patients are looked at one by one: whatever one patient's files hold, another's stay.
+    Patients are looked at one by one: one patient's files never remove another's.
     """
     once: list[LabelledFile] = []
     copies: list[Rejected] = []

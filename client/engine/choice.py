@@ -1,10 +1,10 @@
 """Which kernel serves which layer, in which layout.
 
-No kernel is best everywhere, and which one is depends on the machine (Bu, Mao and Xu 2022 count
-operations; a count knows neither caches nor libraries): so the candidates are timed, layer by
-layer. Timing needs no patient, only shapes. What it finds goes into the numerics record, so
-that a restart, a replay and a simulation compute with the same kernels and come to the same
-bits. Where nothing is to be timed, each rule's model of the cost chooses.
+No kernel is best everywhere, and the best one depends on the machine (Bu, Mao and Xu 2022 count
+operations, but a count knows neither caches nor libraries). So the candidates are timed, layer by
+layer. Timing needs only shapes, no patient. The result goes into the numerics record, so that a
+restart, a replay and a simulation use the same kernels and get the same bits. If nothing may be
+timed, each rule's model of the cost chooses.
 """
 
 from __future__ import annotations

@@ -6,14 +6,14 @@ model's parameters. So adding or removing a patient changes the sum by at most t
 however many images there are of the patient and however often each is augmented.
 
 *Alone.* Libraries round a row of a product differently when there are fewer rows beside it, and
-by where it lies in memory. So a pass always works on a *tile*: as many patients each time, in one
-array that begins where the library has its arrays begin, places left over filled with zeros. A
-patient's gradient is then the same bits in every place and beside whomever; that it is so on the
-running machine is what :mod:`client.engine.probe` holds.
+depending on its address in memory. So a pass always works on a *tile*: the same number of patients
+each time, in one array with the library's own alignment, and unused places filled with zeros. A
+patient's gradient then has the same bits at every place and beside any others.
+:mod:`client.engine.probe` checks that this is true on the running machine.
 
-*Exactly enough.* The bits that a gradient is made of are the patient's vector; norms, factors and
-sums are float64, so that nothing underflows, nothing overflows, and the sum is off the sum of the
-vectors by at most ``2^-53 K kappa C`` for each patient, K terms being added in a tile.
+*Exactly enough.* The bits that a gradient is made of are the patient's vector. Norms, factors and
+sums are float64, so nothing underflows or overflows, and the sum differs from the sum of the
+vectors by at most ``2^-53 K kappa C`` for each patient, where K terms are added in a tile.
 ``docs/privacy.md`` proves it.
 """
 
@@ -87,7 +87,7 @@ class Tile:
         self.taken = torch.zeros(places, dtype=torch.bool, device=inputs.device)
 
     def hold(self, patients: Patients, first: int = 0) -> Tile:
-        """Hold these patients, from a place on, and nobody else."""
+        """Hold these patients, from a place on, and no others."""
         places = slice(first, first + len(patients))
         for array, given in (
             (self.patients.inputs, patients.inputs),

@@ -83,8 +83,8 @@ def rows_of(
 ) -> rows.Rows:
     """Patches against output gradients, of some patients, each group by itself.
 
-    Where the convolution is transposed, patches are of the output's gradient and the input
-    stands in the gradient's place, as the weight's own order (in, out, ...) has it.
+    In a transposed convolution the patches are those of the output's gradient, and the input takes
+    the gradient's place, as in the weight's own order (in, out, ...).
     """
     images, module = len(value) // patients, layer.options
     of = slice(chosen.start * images, chosen.stop * images)

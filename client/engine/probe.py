@@ -1,11 +1,12 @@
 """What the engine checks on random input before a model's first step.
 
-That each patient's gradient and norm, formed in a batch, are those that autograd gives for the
-patient alone, for every parameter; that no patient's output depends on another patient, and
-none on chance; and that on this machine, in a tile as training has it, all that is computed of a
-patient is the same bits in every place, beside whomever and at whatever address
-(:mod:`client.engine.alone`). A model that fails is refused, by the name of the parameter or of
-the module at fault.
+- Each patient's gradient and norm, formed in a batch, equal those that autograd gives for the
+  patient alone, for every parameter.
+- No patient's output depends on another patient, or on random numbers of the module's own.
+- On this machine, in a tile as in training, everything that is computed of a patient has the same
+  bits at every place, beside any others and at any address (:mod:`client.engine.alone`).
+
+A model that fails is refused, and the error names the parameter or module at fault.
 """
 
 from __future__ import annotations

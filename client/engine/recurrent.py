@@ -60,7 +60,7 @@ def unrolled(
     call: Call,
     apart: Apart,
 ) -> Callable[..., Any]:
-    """What stands in for the module's forward."""
+    """The function that replaces the module's forward."""
 
     def forward(value: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:  # noqa: ANN401 - as torch has it
         steps = _batch_first(module, value)

@@ -51,8 +51,8 @@ Chunks = Callable[[slice], Rows]
 def chunks(patients: int, bytes_each: int) -> Iterator[slice]:
     """The patients, a few at a time, so that ``bytes_each`` stays within :data:`CHUNK_BYTES`.
 
-    There are as many in each, a power of two, whoever they are: what is computed of one does
-    not depend on how many there are.
+    Every chunk has the same number of patients, so that what is computed of one patient does not
+    depend on how many there are.
     """
     # Only divisors: a last, smaller chunk might be computed, and rounded, by another kernel.
     fits = max(1, min(patients, CHUNK_BYTES // max(1, bytes_each)))
@@ -74,7 +74,7 @@ class Exact:
     gradients: torch.Tensor
 
     def weighed(self, weighing: Weighing, chosen: slice) -> Exact:
-        """Whoever does not count left out, the others' gradients times their factors."""
+        """Zeros for patients who do not count; the others' gradients times their factors."""
         counted, factors = weighing.counted[chosen], weighing.factors[chosen]
         each = len(self.inputs) // len(factors)
 

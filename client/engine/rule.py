@@ -28,9 +28,9 @@ class Weighing:
     """What each patient of a tile counts for in a sum.
 
     Attributes:
-        factors: float64 (patients,), finite; zero for whoever does not count.
-        counted: bool (patients,), who counts. What others hold is never multiplied: zero times
-            infinity is no number.
+        factors: float64 (patients,), finite; zero for a patient who does not count.
+        counted: bool (patients,), who counts. The gradients of others are never multiplied: zero
+            times infinity is NaN.
     """
 
     factors: torch.Tensor

@@ -221,7 +221,7 @@ def cost(store: SiteDatabase, event: SampledGaussian) -> Divergences:
 
 
 def foresee(store: SiteDatabase, plan: Plan) -> None:
-    """Keep what a plan's events cost, so that whoever reads accounts later computes nothing."""
+    """Store what a plan's events cost, so that reading accounts later computes nothing."""
     for part in PARTS:
         if foreseen(plan, part) and (event := event_of(plan, part)):
             cost(store, event)

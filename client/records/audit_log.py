@@ -278,7 +278,7 @@ class AuditLog:
             os.close(aside)
         # Cut only after the copy is durable: a crash in between leaves the bytes twice, not never.
         os.ftruncate(self._file, self._end)
-        self._write("log.mended", {"size": len(torn), "hash": sha256(torn)})
+        self._write("log.repaired", {"size": len(torn), "hash": sha256(torn)})
 
 
 def entries(folder: Path, after: int = 0) -> Iterator[Entry]:

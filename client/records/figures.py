@@ -107,8 +107,9 @@ class LedgerFigures:
             part,
         )
         total = sum(cost(self._store, SampledGaussian(**dict(row))) for row in rows.fetchall())
-        if isinstance(total, int):
+        if isinstance(total, int):  # the sum of no rows
             return 0.0
+        # Both are upper bounds: Renyi for what was charged, and the tighter PLD for the whole plan.
         return min(renyi_epsilon(total, plan.mechanism.composed_delta), stated(plan, part))
 
     def spent_on(self, plan: Plan, accounts: Accounts | None = None) -> float:

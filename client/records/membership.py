@@ -13,7 +13,7 @@ a public number that the hospital promises not to exceed. If it does, those beyo
 are left out, and ``status`` tells the administrator. One more patient can then push out another,
 and the guarantee is that of two patients.
 
-*Leaving*, before each round: a patient whose images or label changed since that day or are gone,
+*Leaving*, before each round: a patient whose images or label changed since that day or are missing,
 or who opted out. The patient pays what was charged until then, and nothing after. What was
 reserved for the rest of the plan is free again.
 
@@ -107,6 +107,7 @@ def draft(
             # One person twice: joined before, but no longer in the list of persons.
             left_out.add(patient)
             continue
+        # Nothing is ever released about test patients, so they pay nothing.
         if place.part != "test":
             key = accounts.history(patient), place.part
             if key not in judged:
@@ -253,6 +254,7 @@ def standing(
         part: of the charge.
         charge: identity of the charge that was reserved.
     """
+    # Also by digest: a record that changed since the freezing is another one, which never joined.
     row = store.execute("SELECT length FROM charges WHERE identity = ?", charge).fetchone()
     payers = {
         (each["patient"], each["digest"])

@@ -19,7 +19,7 @@ from typing import Final
 from client.records import audit_log
 from client.records.audit_log import AuditHead, AuditLog
 from client.records.chain import broken_chain, stored_charges
-from client.records.store import FILE, LOST, RESTORE, SiteDatabase, gone
+from client.records.store import FILE, LOST, RESTORE, SiteDatabase, ledger_lost
 from common.errors import SiteError
 from common.files import sha256
 from common.wire.messages import HASH_OF_NOTHING
@@ -73,7 +73,7 @@ def require_store(state: Path) -> None:
         SiteError: it is missing.
     """
     if is_used(state) and not (state / FILE).exists():
-        raise gone(state / FILE, f"only {', '.join((*_keys(state), audit_log.FILE))}")
+        raise ledger_lost(state / FILE, f"only {', '.join((*_keys(state), audit_log.FILE))}")
 
 
 def require_keys(state: Path, store: SiteDatabase) -> None:
@@ -134,7 +134,7 @@ def require_held(store: SiteDatabase, log: AuditLog, remembered: AuditHead | Non
     """
     path, charged = log.path.parent / FILE, log.charged
     if log.head.length and remembered_log(store) is None:
-        raise gone(path, f"an empty database beside an audit log of {log.head.length} lines")
+        raise ledger_lost(path, f"an empty database beside an audit log of {log.head.length} lines")
     if remembered and log.hash_at(remembered.length) != remembered.hash:
         raise SiteError(
             "the audit log does not belong to this site's database",
@@ -147,12 +147,12 @@ def require_held(store: SiteDatabase, log: AuditLog, remembered: AuditHead | Non
     charges = stored_charges(store)
     broken = next(iter(broken_chain(charges)), None)
     if broken:
-        raise gone(path, f"charge {broken[0]}: {broken[1]}")
+        raise ledger_lost(path, f"charge {broken[0]}: {broken[1]}")
     # The ledger may be longer than the log by a charge that a crash left without its line. It is
     # never shorter: that is a store from an older backup, in which patients have spent less.
     hashes = [HASH_OF_NOTHING, *(row.hash for row in charges)]
     if hashes[charged.length : charged.length + 1] != [charged.hash]:
-        raise gone(
+        raise ledger_lost(
             path,
             f"{len(charges)} charges, but the audit log records charge {charged.length} "
             f"({charged.hash})",

@@ -102,7 +102,7 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT 
 empty while the patient is in; both are lengths of the ledger."""
 
 
-def gone(path: Path, found: str) -> SiteError:
+def ledger_lost(path: Path, found: str) -> SiteError:
     """The error for a record of charges that is missing or incomplete."""
     return SiteError(
         "the privacy ledger is missing or incomplete: what the patients have spent is unknown",
@@ -168,7 +168,8 @@ class SiteDatabase:
 
     def _prepare(self, path: Path, *, make: bool) -> None:
         if not make and not self._connection.execute("PRAGMA user_version").fetchone()[0]:
-            raise gone(path, "site.sqlite without tables")  # before any PRAGMA changes a byte
+            # Before the PRAGMAs below write to the file, which the administrator may still need.
+            raise ledger_lost(path, "site.sqlite without tables")
         # FULL: with NORMAL a power cut may undo a committed charge whose noise is already computed,
         # and the patients would spend it again.
         for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
@@ -179,7 +180,7 @@ class SiteDatabase:
         if found == 0:
             found = self._make(path)
         if found == SCHEMA_VERSION and not is_whole(self._connection):
-            raise gone(path, "site.sqlite with missing or changed tables")
+            raise ledger_lost(path, "site.sqlite with missing or changed tables")
         if found != SCHEMA_VERSION:
             raise SiteError(
                 "this site's database was made by another version of Consilium",

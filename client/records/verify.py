@@ -76,12 +76,12 @@ class Verdict:
     """What an inspection found.
 
     Attributes:
-        head: of the log, as it stands in the file.
+        head: of the log in the file.
         receipts: how many were held against it.
         receipted: the last line of the log that a receipt speaks of; beyond it, a cut tail
             would not be found.
         charges: of the ledger.
-        coordinators: fingerprints of those whose receipts hold; whoever joined them can tell.
+        coordinators: fingerprints of those whose receipts hold, to compare with their cards.
         torn: bytes at the log's end that a crash left half written; they never counted.
         faults: what is wrong; empty if verification passed.
         further: of the receipts, those that were kept elsewhere.
@@ -145,6 +145,7 @@ def inspect(
     if ends_changed(tail):
         faults.append(Fault(audit_log.FILE, len(lines) + 1, "the end of this line was changed"))
         tail = b""
+    # Without any receipt too: the store remembers the log's head at the last start or stop.
     lost = _lost("the audit log", remembered, hashes, "its tail was cut")
     if lost:
         faults.append(
