@@ -24,6 +24,7 @@ def new_node_key() -> bytes:
     In OpenSSH's format, as ``ssh-keygen`` writes it, which a stock ``flower-supernode`` wants.
     """
     key = ec.generate_private_key(ec.SECP384R1())
+    # Without a passphrase: the daemon starts unattended. The file is readable by its owner only.
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 
 

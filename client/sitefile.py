@@ -10,9 +10,9 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from client.data.cohort import LabelFile, Split
+from client.data.cohort import Split
 from client.data.dicom import Derived
-from client.data.labels import Key
+from client.data.labels import Key, LabelFile
 from client.records.accounts import PrivacyLimits
 from common.errors import Refusal, RefusalCode, SiteError
 from common.plan import require_room
@@ -24,6 +24,8 @@ from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, read_coordi
 
 ShareOfPatients = Annotated[float, Field(ge=0, le=1)]
 _DELTA_TIMES_PATIENTS: Final = 0.1
+"""Delta is at most this divided by the patients: with 1 / patients, publishing one patient's whole
+record would count as private."""
 _ROOM: Final = 2
 """Default of ``most_patients``, as a multiple of the declared patients."""
 
@@ -96,6 +98,7 @@ class DataSet(Section):
 
     @model_validator(mode="after")
     def _split_is_whole(self) -> Self:
+        # pydantic collects ValueErrors and names their key; a SiteError would pass through it.
         try:
             Split(*self.split)
         except SiteError as error:

@@ -77,6 +77,7 @@ def scan(folder: Path, *, decode: bool, workers: int = 1, progress: Progress = s
     Raises:
         DataError: the folder is missing, cannot be listed, or was replaced while it was read.
     """
+    # Before and after: files that a dismounted disk took away must not look like erased patients.
     root = require_folder(folder)
     paths = sorted(walk(folder))
     verdicts: list[Found | Rejected] = []
@@ -182,6 +183,7 @@ def _places(table: Path, cell: int) -> set[Path]:
         lines = table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return set()
+    # fstab has comments, mountinfo has none; both separate their cells by blanks.
     cells = (line.split() for line in lines if not line.lstrip().startswith("#"))
     return {Path(_unescaped(each[cell])) for each in cells if len(each) > cell}
 
@@ -207,6 +209,7 @@ def examine(folder: Path, path: str, *, decode: bool, here: bool = False) -> Fou
         reading = read(folder / path, here=here)
         header = reading.header
         if decode:
+            # A decoder is foreign code that can crash or hang: never in the site's own process.
             if here and not is_plain(reading.dataset):
                 raise Elsewhere
             shapes = [image.shape for image in images(reading.dataset)]
@@ -242,6 +245,7 @@ def walk(folder: Path) -> Iterator[str]:
         place = folders.pop() if folders else links.popleft()
         try:
             status = (folder / place).stat()
+            # By inode: a link may lead back to a folder above, under ever longer paths.
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
@@ -302,6 +306,8 @@ def entries_of(images: Path, labels: Path) -> str:
     Raises:
         DataError: the folder is missing or cannot be listed.
     """
+    # Size, times and inode, not contents: reading an archive of a terabyte takes hours. The
+    # change time (ctime) cannot be set back, so a rewritten file with its old date is noticed too.
     entries = hashlib.sha256()
     for path in (labels, *(images / each for each in sorted(walk(images)))):
         entries.update(_entry(path).encode("utf-8", "surrogateescape"))

@@ -25,38 +25,45 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import os
 import secrets
 import shutil
 from collections import defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.data.archive import Found, Rejected
+from client.data.cache_index import (
+    CHANGED,
+    CRASHED,
+    DTYPE,
+    CachedRows,
+    CacheRefused,
+    Half,
+    Index,
+    data_file,
+    locked,
+    tidy,
+)
 from client.data.dicom import Reason, Unusable, read
 from client.data.parallel import Elsewhere, Progress, ordered_map, silent
 from client.data.pixels import MOST_FRAMES, images, is_plain, to_channels
 from client.data.resize import fit
-from common.documents import read_json
 from common.errors import DataError
-from common.files import sha256, sync_folder, write_atomic
+from common.files import sha256, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from client.data.pseudonyms import Pseudonyms
 
-Half = NDArray[np.float16]
-
-_FORMAT: Final = 2
 _RECIPE: Final = 3
 """Raised whenever this project changes how stored pixels become cached ones."""
 _DECODERS: Final = (
@@ -69,9 +76,6 @@ _DECODERS: Final = (
     "pillow",
     "numpy",
 )
-_INDEX: Final = "index.json"
-_LOCK: Final = "lock"
-_DTYPE: Final = np.dtype("<f2")
 _MOST: Final = 2**26
 """Bytes that one file's images may take in the cache: 64 MiB, of which some wait in memory."""
 
@@ -104,7 +108,7 @@ class ImageShape:
     @property
     def bytes(self) -> int:
         """Of one image in the cache."""
-        return math.prod(self.image) * _DTYPE.itemsize
+        return math.prod(self.image) * DTYPE.itemsize
 
     @property
     def most_frames(self) -> int:
@@ -166,14 +170,15 @@ def fill(
             started.
     """
     home = home_of(cache, folder, shape, pseudonyms)
+    # By content: two files with the same bytes are decoded into the same rows.
     named: dict[str, list[Found]] = defaultdict(list)
     for each in files:
         named[pseudonyms.of_file(each.sha256, shape.recipe)].append(each)
     spoilt: dict[str, CacheRefused] = {}
     try:
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(cache, fcntl.LOCK_SH), _locked(_made(home)):
-            index = _Index.load(home, shape)
+        # The shared lock keeps others from deleting this cache, the second from filling it too.
+        with locked(cache, fcntl.LOCK_SH), locked(home):
+            index = Index.load(home, shape)
             if list(index.entries) != list(named):
                 _require_room(_foreseen(named, index, shape), most)
                 new = [each for name in named if name not in index.entries for each in named[name]]
@@ -189,12 +194,15 @@ def fill(
         ) from error
     entries = {each.path: index.entries[name] for name, group in named.items() for each in group}
     entries |= spoilt
-    found = [entries[each.path] for each in files]
-    return Cached(
-        images,
-        tuple(_verdict(each, entry) for each, entry in zip(files, found, strict=True)),
-        tuple(entry.digest if isinstance(entry, CachedRows) else "" for entry in found),
-    )
+    rows, digests = list[range | Rejected](), list[str]()
+    for path, entry in ((each.path, entries[each.path]) for each in files):
+        if isinstance(entry, CachedRows):
+            rows.append(range(entry.first, entry.first + entry.number))
+            digests.append(entry.digest)
+        else:
+            rows.append(Rejected(path, Reason(entry.reason), entry.detail))
+            digests.append("")
+    return Cached(images, tuple(rows), tuple(digests))
 
 
 def home_of(cache: Path, folder: Path, shape: ImageShape, pseudonyms: Pseudonyms) -> Path:
@@ -223,7 +231,7 @@ def delete_others(cache: Path, keep: Collection[Path]) -> None:
     """
     if not others(cache, keep):
         return
-    with suppress(BlockingIOError), _locked(cache, fcntl.LOCK_EX | fcntl.LOCK_NB):
+    with suppress(BlockingIOError), locked(cache, fcntl.LOCK_EX | fcntl.LOCK_NB):
         for home in others(cache, keep):
             shutil.rmtree(home)
 
@@ -234,13 +242,7 @@ def others(cache: Path, keep: Collection[Path]) -> list[Path]:
     return [path for path in inside if path.is_dir() and path not in keep]
 
 
-def _made(home: Path) -> Path:
-    """A folder, made if it is not there: no other process deletes it under the shared lock."""
-    home.mkdir(mode=0o700, exist_ok=True)
-    return home
-
-
-def _foreseen(named: Mapping[str, Sequence[Found]], index: _Index, shape: ImageShape) -> int:
+def _foreseen(named: Mapping[str, Sequence[Found]], index: Index, shape: ImageShape) -> int:
     """Bytes of a cache of these files: what is known is counted, the rest told by headers."""
     new = [group[0] for name, group in named.items() if name not in index.entries]
     known = (index.entries[name] for name in named if name in index.entries)
@@ -260,92 +262,15 @@ def _require_room(size: int, most: int | None) -> None:
         )
 
 
-class CachedRows(NamedTuple):
-    """Where a file's images stand, and the SHA-256 of their bytes."""
-
-    first: int
-    number: int
-    digest: str
-
-
-class CacheRefused(NamedTuple):
-    """Why a file has no images."""
-
-    reason: str
-    detail: str
-
-
-_CRASH: Final = CacheRefused(Reason.UNDECODABLE.value, "its decoder crashed")
-_CHANGED: Final = CacheRefused(
-    Reason.UNREADABLE.value, "it changed while the folder was being read"
-)
-
-
-def _verdict(file: Found, entry: CachedRows | CacheRefused) -> range | Rejected:
-    if isinstance(entry, CachedRows):
-        return range(entry.first, entry.first + entry.number)
-    return Rejected(file.path, Reason(entry.reason), entry.detail)
-
-
-@dataclass(frozen=True)
-class _Index:
-    """What a cache holds: the name of its data file, and its entries in the order of the rows."""
-
-    data: str
-    entries: Mapping[str, CachedRows | CacheRefused]
-
-    @property
-    def total(self) -> int:
-        return sum(entry.number for entry in self.entries.values() if isinstance(entry, CachedRows))
-
-    @classmethod
-    def load(cls, home: Path, shape: ImageShape) -> _Index:
-        """The folder's index; an empty one where there is none that can be trusted."""
-        try:
-            stored = read_json((home / _INDEX).read_bytes())
-            index = cls(
-                stored["data"], {name: _entry(*entry) for name, *entry in stored["entries"]}
-            )
-            whole = (home / index.data).stat().st_size == index.total * shape.bytes
-        except (OSError, ValueError, KeyError, TypeError):
-            return cls("", {})  # absent, or damaged: it is filled anew
-        return index if whole and stored["format"] == _FORMAT else cls("", {})
-
-    def save(self, home: Path) -> None:
-        kept = {name: entry for name, entry in self.entries.items() if not _passing(entry)}
-        entries = [[name, *entry] for name, entry in kept.items()]
-        stored = {"format": _FORMAT, "data": self.data, "entries": entries}
-        write_atomic(home / _INDEX, json.dumps(stored).encode(), mode=0o600)
-
-    def open(self, home: Path, shape: ImageShape) -> Half:
-        """The images, mapped into memory for reading."""
-        if not self.total:
-            return np.zeros((0, *shape.image), dtype=np.float16)
-        return np.memmap(home / self.data, _DTYPE, mode="r", shape=(self.total, *shape.image))
-
-
-def _passing(entry: CachedRows | CacheRefused) -> bool:
-    """Whether a verdict may have been the machine's or the moment's: the file is tried again."""
-    return entry == _CRASH or (
-        isinstance(entry, CacheRefused) and entry.reason == Reason.UNREADABLE
-    )
-
-
-def _entry(first: int | str, second: int | str, digest: str = "") -> CachedRows | CacheRefused:
-    if isinstance(first, int) and isinstance(second, int):
-        return CachedRows(first, second, digest)
-    return CacheRefused(str(first), str(second))
-
-
 def _refill(
     home: Path,
-    old: _Index,
+    old: Index,
     named: Mapping[str, Sequence[Found]],
     decoded: Iterator[Half | CacheRefused],
     shape: ImageShape,
     *,
     most: int | None,
-) -> tuple[_Index, dict[str, CacheRefused]]:
+) -> tuple[Index, dict[str, CacheRefused]]:
     """Write a data file in the order of ``named``: what is known is copied, the rest decoded.
 
     Several files may have one content. Each is read for itself, so that what becomes of one
@@ -355,11 +280,12 @@ def _refill(
         The new index, and which files could not be decoded, by path.
     """
     known = old.open(home, shape)
+    # A new name each time: a process that has the old file mapped reads on undisturbed.
     token = f"{secrets.token_hex(16)}.f16"
     entries: dict[str, CachedRows | CacheRefused] = {}
     spoilt: dict[str, CacheRefused] = {}
     total = 0
-    with _data_file(home / token) as file:
+    with data_file(home / token) as file:
         for name, group in named.items():
             entry = old.entries.get(name)
             if isinstance(entry, CachedRows):
@@ -367,6 +293,7 @@ def _refill(
             elif entry is not None:
                 content = entry
             else:
+                # One copy may be unreadable while another is fine. Each file's verdict is its own.
                 contents = list(islice(decoded, len(group)))
                 pairs = zip(group, contents, strict=True)
                 spoilt |= {
@@ -376,16 +303,18 @@ def _refill(
             if isinstance(content, CacheRefused):
                 entries[name] = content
             else:
-                pixels = content.astype(_DTYPE, order="C").tobytes()
+                pixels = content.astype(DTYPE, order="C").tobytes()
                 file.write(pixels)
+                # A known image keeps its digest: patients' records, and so noise, are keyed to it.
                 digest = entry.digest if isinstance(entry, CachedRows) else sha256(pixels)
                 entries[name] = CachedRows(total, len(content), digest)
                 total += len(content)
                 _require_room(total * shape.bytes, most)  # a header may say less than there is
+    # The data file's name must be durable before an index that names it.
     sync_folder(home)
-    index = _Index(token, entries)
+    index = Index(token, entries)
     index.save(home)
-    _tidy(home, keep=token)
+    tidy(home, keep=token)
     return index, spoilt
 
 
@@ -400,7 +329,7 @@ def _decoded(
             files,
             here=partial(decode, folder, shape, here=True),
             workers=workers,
-            crashed=_crashed,
+            crashed=lambda _: CRASHED,
         ):
             job.advance()
             yield result
@@ -422,8 +351,9 @@ def decode(
     """
     try:
         reading = read(folder / file.path, here=here)
+        # The scan's label and patient belong to the bytes of the scan, not to these.
         if reading.sha256 != file.sha256:
-            return _CHANGED
+            return CHANGED
         if here and not is_plain(reading.dataset):
             raise Elsewhere
         frames: list[Half] = []
@@ -434,7 +364,7 @@ def decode(
         return np.stack(frames)
     except Unusable as verdict:
         changed = verdict.reason is Reason.UNREADABLE
-        return _CHANGED if changed else CacheRefused(verdict.reason.value, verdict.detail)
+        return CHANGED if changed else CacheRefused(verdict.reason.value, verdict.detail)
     except (Elsewhere, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - a malformed file must cost that file only
@@ -443,43 +373,6 @@ def decode(
 
 def _prepared(image: NDArray[np.float32], shape: ImageShape) -> Half:
     return fit(to_channels(image, shape.channels), shape.size).astype(np.float16)
-
-
-def _crashed(file: Found) -> CacheRefused:
-    del file
-    return _CRASH
-
-
-@contextmanager
-def _data_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file for its owner alone, durable at the end; gone if it is not finished."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-def _tidy(home: Path, *, keep: str) -> None:
-    """Remove what earlier fillings left; who has it mapped still reads it."""
-    for path in home.iterdir():
-        if path.name not in (keep, _INDEX, _LOCK):
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(home: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
-    """One process at a time, unless they share it; a process that dies lets go of it."""
-    descriptor = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, how)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @cache

@@ -1,57 +1,44 @@
 """The cohort of a study: a site's patients, their labels, their images, their part.
 
-A patient may have any number of images and has one label. Train, validation and test are
-cut by thresholding each patient's own keyed place in [0, 1): adding a patient moves
-nobody, and the cut is the same for every study.
+A patient may have any number of images and has one label. The parts train, validation and test
+follow from thresholds on each patient's own keyed number in [0, 1): adding a patient moves no other
+patient, and the parts are the same for every study.
 
-**Each patient's place follows from that patient alone**: from the files that bear the patient's
-identifiers, and from the rows of the label file that name one of these. Whoever cannot be used
-is left out, with a reason for local eyes, and everybody else is as if that patient were not
-there. So nothing that depends on patients is ever an error here; an error is the site's own
-failure, which is found out without looking at any of them.
+**Each patient's place follows from that patient alone**: from the files with the patient's
+identifiers, and from the rows of the label file that name one of these. A patient who cannot be
+used is left out, with a reason that stays at the site, and for all others it is as if that patient
+were not there. So nothing that depends on patients is ever an error here. An error is a failure of
+the site itself, and is found without looking at any patient.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.archive import Found, Rejected, require_folder, scan
+from client.data.archive import Rejected, require_folder, scan
 from client.data.cache import ImageShape, bytes_of, fill
 from client.data.cache import decoders as today
-from client.data.dicom import Derived, Reason, Rules, Unusable
-from client.data.labels import LabelFile, Labels, Row, listed, read_labels, require_readable
+from client.data.dicom import Derived, Rules
+from client.data.labels import LabelFile, read_labels, require_readable
 from client.data.parallel import Progress, silent
 from client.data.pseudonyms import Pseudonyms, position
+from client.data.selection import LabelledFile, each_once, select
 from common.errors import SiteError
+from common.files import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-__all__ = [
-    "Cohort",
-    "LabelFile",
-    "LabelledFile",
-    "Part",
-    "Patient",
-    "Split",
-    "Survey",
-    "each_once",
-    "load_cohort",
-    "select",
-    "survey",
-]
 
 Part = Literal["train", "validation", "test"]
-PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 
 @dataclass(frozen=True)
@@ -116,15 +103,12 @@ class Cohort:
     Attributes:
         patients: sorted by pseudonym; there may be none.
         images: ``(rows, channels, height, width)`` float16 in [0, 1], memory-mapped.
-        fingerprint: SHA-256 over who they are, their digests and their parts, 64 hexadecimal
-            digits; never leaves the site.
         split: how the parts are cut.
         rejected: files that are not used, with reasons; by path.
     """
 
     patients: tuple[Patient, ...]
     images: NDArray[np.float16]
-    fingerprint: str
     split: Split
     rejected: tuple[Rejected, ...] = field(default=())
 
@@ -134,20 +118,6 @@ class Cohort:
 
     def __repr__(self) -> str:
         return "Cohort(<masked>)"
-
-
-@dataclass(frozen=True)
-class LabelledFile:
-    """A file with its patient and that patient's label. Sensitive."""
-
-    file: Found
-    pseudonym: str = field(repr=False)
-    label: int = field(repr=False)
-
-    @property
-    def order(self) -> tuple[str, str]:
-        """By patient, then by content: nothing that renaming a file would change."""
-        return self.pseudonym, self.file.sha256
 
 
 def load_cohort(
@@ -192,10 +162,10 @@ def load_cohort(
         most: bytes that the decoded images may take on disk; None for no bound.
 
     Raises:
-        DataError: the site's own failure: the folder is gone or cannot be listed, before or
+        DataError: a failure of the site: the folder is missing or cannot be listed, before or
             after its files were read; the cache cannot be written, or would be too large; no
             process can be started.
-        LabelError: the site's own failure: the label file as a whole cannot be used.
+        LabelError: a failure of the site: the label file as a whole cannot be used.
     """
     root = require_folder(images)
     known = read_labels(labels, classes)
@@ -214,21 +184,21 @@ def load_cohort(
         progress=progress,
         most=most,
     )
-    # Whoever's file could not be read is left out for good, so not on the word of a folder
-    # that went away meanwhile.
+    # A patient whose file cannot be read leaves the study permanently. That must not happen because
+    # a file server went away in the middle: then this is an error of the site, and nobody leaves.
     require_folder(images, root)
     require_readable(labels)
     rows = {each.file.path: row for each, row in zip(chosen, cached.rows, strict=True)}
+    # Copies are found only among files that could be decoded: a broken copy must not shadow a
+    # sound one.
     places = {path: row for path, row in rows.items() if isinstance(row, range)}
     pixels = {each.file.path: found for each, found in zip(chosen, cached.digests, strict=True)}
     spoilt = [row for row in rows.values() if isinstance(row, Rejected)]
     used, copies = each_once(each for each in chosen if each.file.path in places)
     unused = [*found.rejected, *rejected, *spoilt, *copies]
-    patients = _patients(used, places, pixels)
     return Cohort(
-        patients=patients,
+        patients=_patients(used, places, pixels),
         images=cached.images,
-        fingerprint=_fingerprint(patients, split),
         split=split,
         rejected=tuple(sorted(unused, key=lambda each: each.path)),
     )
@@ -288,89 +258,6 @@ def survey(
     )
 
 
-def select(
-    files: Sequence[Found],
-    rules: Rules,
-    labels: Labels,
-    pseudonyms: Pseudonyms,
-    *,
-    without: Collection[str] = (),
-    persons: Mapping[str, str] = MappingProxyType({}),
-) -> tuple[list[LabelledFile], list[Rejected]]:
-    """The files that a study can use, as far as headers and labels tell.
-
-    A patient who takes no part is as if not there: neither chosen nor rejected. A patient to
-    whom the rows give two labels, or one that is no class, is rejected with all files.
-
-    Returns:
-        What is chosen, sorted by patient and content and with copies, and what is rejected.
-    """
-    by_patient: dict[str, list[tuple[Found, tuple[Row, ...]]]] = defaultdict(list)
-    rejected: list[Rejected] = []
-    for file in files:
-        try:
-            rules.judge(file.header)
-            rows = labels.about(file)
-            if not rows:
-                raise Unusable(Reason.NO_LABEL, f"no row with its {labels.file.key}")
-        except Unusable as verdict:
-            rejected.append(Rejected(file.path, verdict.reason, verdict.detail))
-            continue
-        pseudonym = pseudonyms.of(file.header.patient)
-        pseudonym = persons.get(pseudonym, pseudonym)
-        if pseudonym not in without:
-            by_patient[pseudonym].append((file, rows))
-    chosen: list[LabelledFile] = []
-    for pseudonym, group in by_patient.items():
-        try:
-            label = _one_label(labels, [row for _, rows in group for row in rows])
-        except Unusable as verdict:
-            rejected += (Rejected(file.path, verdict.reason, verdict.detail) for file, _ in group)
-            continue
-        chosen += (LabelledFile(file, pseudonym, label) for file, _ in group)
-    return sorted(chosen, key=lambda each: each.order), rejected
-
-
-def _one_label(labels: Labels, rows: Sequence[Row]) -> int:
-    """The one class that all rows about a patient give.
-
-    Raises:
-        Unusable: they give another one too, or none.
-    """
-    given = {labels.label(row) for row in rows}
-    lines = listed(row.line for row in rows)
-    if None in given:
-        raise Unusable(Reason.NO_CLASS, lines)
-    if len(given) > 1:
-        raise Unusable(Reason.TWO_LABELS, lines)
-    (label,) = given
-    assert label is not None
-    return label
-
-
-def each_once(labelled: Iterable[LabelledFile]) -> tuple[list[LabelledFile], list[Rejected]]:
-    """Every image of a patient once: not its copies, nor itself encoded in another way.
-
-    Patients are looked at one by one: whatever one patient's files hold, another's stay.
-    """
-    once: list[LabelledFile] = []
-    copies: list[Rejected] = []
-    seen: set[tuple[str, str]] = set()
-    for each in labelled:
-        content = (each.pseudonym, each.file.sha256)
-        instance = (each.pseudonym, each.file.header.instance)
-        if content in seen:
-            detail = "another file has the same content"
-            copies.append(Rejected(each.file.path, Reason.DUPLICATE, detail))
-        elif instance[1] and instance in seen:
-            detail = "another file of the patient has the same SOPInstanceUID (0008,0018)"
-            copies.append(Rejected(each.file.path, Reason.DUPLICATE, detail))
-        else:
-            once.append(each)
-        seen.update((content, instance))
-    return once, copies
-
-
 def _patients(
     used: Iterable[LabelledFile], places: Mapping[str, range], pixels: Mapping[str, str]
 ) -> tuple[Patient, ...]:
@@ -394,13 +281,5 @@ def _digest(files: Sequence[LabelledFile], pixels: Mapping[str, str]) -> str:
     Noise is keyed to it, so it holds what is computed on: the decoded pixels.
     """
     contents = sorted(f"{each.file.sha256} {pixels[each.file.path]}" for each in files)
-    return _hash("consilium/patient/2", str(files[0].label), *contents)
-
-
-def _fingerprint(patients: Iterable[Patient], split: Split) -> str:
-    lines = (f"{each.pseudonym} {each.digest} {split.part_of(each.pseudonym)}" for each in patients)
-    return _hash("consilium/cohort/2", *lines)
-
-
-def _hash(*lines: str) -> str:
-    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+    lines = ("consilium/patient/2", str(files[0].label), *contents)
+    return sha256("".join(f"{line}\n" for line in lines).encode())

@@ -171,8 +171,10 @@ def read(path: Path, *, here: bool = False) -> DicomReading:
         Elsewhere: it was to be ``here``, and is not small or may be deflated.
     """
     data = _content(path, SMALL if here else MOST_BYTES, here=here)
-    if here and _DEFLATED in data:  # a file that is deflated names this syntax in plain bytes
+    # A deflated file of a few kilobytes can unpack to gigabytes. Its syntax stands in plain bytes.
+    if here and _DEFLATED in data:
         raise Elsewhere
+    # Hash and header from the same bytes: the file may be replaced between two reads.
     dataset, truncated = _parse(data)
     if not any(keyword in dataset for keyword in PIXELS):
         if truncated:
@@ -193,7 +195,7 @@ def _content(path: Path, most: int, *, here: bool) -> bytes:
                 if here:
                     raise Elsewhere
                 raise Unusable(Reason.TOO_LARGE, f"more than {most >> 20} MiB")
-            return file.read(status.st_size)
+            return file.read(status.st_size)  # no more than was checked, should the file grow
     except OSError as error:
         raise Unusable(Reason.UNREADABLE, error.strerror or type(error).__name__) from error
 
@@ -204,6 +206,7 @@ def _parse(data: bytes) -> tuple[FileDataset, bool]:
     Files without the preamble of PS3.10 are older than it, or stripped; they are read if
     they begin like a data set and then prove to be an image or an object with a class.
     """
+    # PS3.10, section 7.1: 128 bytes of preamble, then "DICM".
     proper = data[_PREFIX] == b"DICM"
     if not proper and data[:2] not in _FIRST_GROUPS:
         raise Unusable(Reason.NOT_DICOM)
@@ -216,6 +219,7 @@ def _parse(data: bytes) -> tuple[FileDataset, bool]:
     except Exception as error:  # a damaged file can make the parser raise anything
         reason = Reason.UNDECODABLE if proper else Reason.NOT_DICOM
         raise Unusable(reason, f"{type(error).__name__} while reading the header") from error
+    # force=True parses any bytes into some elements: these two no random file has.
     if not proper and "SOPClassUID" not in dataset and "Rows" not in dataset:
         raise Unusable(Reason.NOT_DICOM)
     return dataset, cut_short
@@ -225,6 +229,7 @@ def _cut_short(dataset: FileDataset, said: list[warnings.WarningMessage]) -> boo
     """Whether the file ended within an element, or before the first one."""
     if len(dataset) == 0 or any("end of file" in str(each.message).lower() for each in said):
         return True
+    # pydicom gives a last element that is too short without a warning: compare its stated length.
     last: object = dataset.get_item(max(dataset.keys()))
     if not isinstance(last, RawDataElement) or last.length == _UNDEFINED:
         return False
@@ -273,6 +278,7 @@ def _texts(dataset: FileDataset, keyword: str) -> list[str]:
         return []
     values = value if isinstance(value, MultiValue | list | tuple) else [value]
     texts = [normal(str(part)) for part in values]
+    # Headers stay in memory for the whole archive: one file must not fill it with a long value.
     if sum(map(len, texts)) + len(texts) > LONGEST:
         raise Unusable(Reason.UNDECODABLE, f"its {keyword} has more than {LONGEST} characters")
     return texts

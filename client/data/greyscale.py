@@ -58,7 +58,7 @@ class Window:
     def __call__(self, values: Floats) -> Floats:
         """Values in [0, 1]: the position within the window."""
         if self.function == "SIGMOID":
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore"):  # exp overflows far below the window: 1 / inf is 0
                 return np.asarray(1 / (1 + np.exp(-4 * (values - self.centre) / self.width)))
         if self.function == "LINEAR_EXACT":
             return np.clip((values - self.centre) / self.width + 0.5, 0, 1)
@@ -91,6 +91,7 @@ class Greyscale:
         seen = self._voi(values, frame)
         if self._inverted:
             seen = 1 - seen
+        # After the inversion: background is black in both kinds of image.
         seen = np.nan_to_num(seen, copy=False, nan=0.0)
         padding = padded(self._dataset, stored)
         if padding is not None:
@@ -111,6 +112,7 @@ class Greyscale:
         window = window_of(_frame_module(self._dataset, frame, "FrameVOILUTSequence"))
         if window is not None:
             return window(values)
+        # A negative rescale slope turns the two ends around.
         low, high = np.sort(self._modality(self._own_limits(), frame))
         return np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros_like(values)
 
@@ -133,6 +135,7 @@ def _own_range(dataset: Dataset, stored: Values) -> tuple[float, float]:
     integers = np.issubdtype(stored.dtype, np.integer)
     if integers and int(dataset.get("BitsStored") or 0) in range(1, _DISPLAY_BITS + 1):
         return stored_range(dataset, stored)
+    # Every n-th value: percentiles of four million are exact enough, and a long series stays fast.
     sample = stored.reshape(-1)[:: max(1, stored.size // _SAMPLED)]
     padding = padded(dataset, sample)
     if padding is not None:
@@ -205,13 +208,13 @@ def lookup(dataset: Dataset, descriptor: Sequence[int], data: bytes | Sequence[i
     stand two in a word, the first in its lower half (PS3.5, section 8.1.1).
     """
     count, first, bits = (int(value) for value in descriptor)
-    count = count or 1 << 16
-    words = np.frombuffer(data, dtype=_word(dataset)) if isinstance(data, bytes) else data
+    count = count or 1 << 16  # 0 stands for 65536, which 16 bits cannot hold (PS3.3, C.11.1.1.1)
+    words: Any = data
+    if isinstance(data, bytes):
+        little = dataset.file_meta.TransferSyntaxUID.is_little_endian
+        words = np.frombuffer(data, dtype="<u2" if little else ">u2")
     packed = np.atleast_1d(np.asarray(words)).astype("<u2").tobytes()
     kind = "<u2" if len(packed) >= 2 * count else "u1"
     entries = np.frombuffer(packed, dtype=kind, count=count).astype(np.float64)
+    # Some writers state fewer bits than their entries have: no value may come out above 1.
     return Lookup(entries, first, max(2.0**bits - 1, float(entries.max())))
-
-
-def _word(dataset: Dataset) -> str:
-    return "<u2" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">u2"

@@ -33,6 +33,7 @@ KEYS: Final[tuple[Key, ...]] = get_args(Key)
 
 _SHOWN: Final = 10
 _MOST_CLASSES: Final = 50
+"""A column with more different values is taken for identifiers, given by mistake."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Labels:
     @cached_property
     def by_key(self) -> Mapping[str, tuple[Row, ...]]:
         """The rows about each key; rows without one are about nobody."""
+        # An empty key would match every file whose header lacks the value.
         groups: dict[str, list[Row]] = defaultdict(list)
         for row in self.rows:
             if row.key:
@@ -143,6 +145,7 @@ def read_labels(file: LabelFile, classes: tuple[str, ...] | None) -> Labels:
     label_at = _column(file, header, file.label_column)
     rows: list[Row] = []
     for line, cells, fault in table:
+        # Spreadsheets often add empty cells at the end: only cells with content are too many.
         short = len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :])
         key = _key(file.key, cells[key_at]) if key_at < len(cells) else ""
         label = normal(cells[label_at]) if label_at < len(cells) else ""
@@ -204,6 +207,7 @@ def listed(lines: Iterable[int]) -> str:
 
 
 def _column(file: LabelFile, header: list[str], name: str) -> int:
+    # Two columns of one name: taking the first would train on the wrong labels without a word.
     places = [place for place, each in enumerate(header) if each == name]
     if len(places) == 1:
         return places[0]

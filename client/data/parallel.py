@@ -20,7 +20,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from common.errors import DataError
 from common.process.parent import die_with_parent
@@ -163,7 +163,7 @@ class _Crew(Generic[T, R]):
         if worker is None or (worker.given and len(self._workers) < self._size):
             worker = self._start()
         worker.given.append(place)
-        with suppress(OSError):  # it is gone: who takes its results finds that out
+        with suppress(OSError):  # the process has died: _gather notices
             worker.line.send(self._items[place])
 
     def take(self) -> dict[int, R]:
@@ -203,23 +203,25 @@ class _Crew(Generic[T, R]):
         return worker
 
     def _gather(self, results: dict[int, R]) -> list[int]:
-        """Results of those who have some; gives the items of those who are gone."""
+        """Collect results that are ready; gives the items of processes that died."""
         busy = {each.line: each for each in self._workers if each.given}
         lost: list[int] = []
         for line in wait(list(busy)):
             worker = busy[line]  # type: ignore[index]  # what was waited for are these lines
             try:
-                said = _heard(worker)
+                said = worker.line.recv()
             except (EOFError, OSError):
                 lost += self._bury(worker)
                 continue
-            if said is not _READY:
+            if worker.ready:  # what a process sends first says only that it has started
                 results[worker.given.popleft()] = said
+            worker.ready = True
         return lost
 
     def _bury(self, worker: _Worker) -> deque[int]:
         self._workers.remove(worker)
         worker.end()
+        # A process that ended before any file is the machine's fault, not a file's: no verdict.
         if not worker.ready:
             raise _cannot_start(f"it ended with {worker.process.exitcode} before its first file")
         return worker.given
@@ -233,17 +235,6 @@ class _Crew(Generic[T, R]):
         return results[place]
 
 
-def _heard(worker: _Worker) -> Any:  # noqa: ANN401 - whatever the function gives
-    said = worker.line.recv()
-    if not worker.ready:
-        worker.ready = True
-        return _READY
-    return said
-
-
-_READY: Final = object()
-
-
 def _cannot_start(found: str | None) -> DataError:
     return DataError(
         "the processes that decode images cannot be started",
@@ -255,6 +246,7 @@ def _cannot_start(found: str | None) -> DataError:
 
 def _serve(line: Connection, function: Callable[[T], R], parent: int) -> None:
     """The life of a process: says that it is ready, then gives a result for each item."""
+    # Ctrl-C goes to the whole group: the parent ends its workers, without a traceback from each.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(parent)
     _bound_memory()
@@ -275,6 +267,7 @@ def _serve(line: Connection, function: Callable[[T], R], parent: int) -> None:
 def _bound_memory() -> None:
     """Limit this process before it reads a file; if memory is short, it is killed first."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold a patient's image
+    # RLIMIT_DATA, not RLIMIT_AS: libraries reserve far more address space than they use.
     limits = (MEMORY, *resource.getrlimit(resource.RLIMIT_DATA))
     most = min(limit for limit in limits if limit != resource.RLIM_INFINITY)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
@@ -284,6 +277,7 @@ def _bound_memory() -> None:
 
 def _bound_time() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    # Of this process's whole life so far, since the limit counts from its start.
     until = int(time.process_time()) + SECONDS
     soft = until if hard == resource.RLIM_INFINITY else min(until, hard)
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))

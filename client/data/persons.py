@@ -16,8 +16,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from client.data.pseudonyms import lines_of, normal
-from common.errors import SiteError
+from client.data.pseudonyms import lines_of, normal, read_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from client.data.pseudonyms import Pseudonyms
 
+_LIST: Final = "the list of PatientIDs of the same person"
 _SEPARATORS: Final = re.compile(r"[,;\t]")
 
 
@@ -72,7 +72,7 @@ class Persons:
         """
         if self._path is None:
             return self._last
-        content = _content(self._path)
+        content = read_list(self._path, _LIST, if_empty="if no person has two PatientIDs")
         version = hashlib.sha256(content).hexdigest()
         if version != self._last.version:
             lines = _lines(self._path, content)
@@ -104,27 +104,7 @@ def join(groups: Iterable[Iterable[str]]) -> dict[str, str]:
     return person
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SiteError(
-            "the list of PatientIDs of the same person cannot be read",
-            where=path,
-            found=error.strerror,
-            remedy="restore the file; if no person has two PatientIDs, create an empty file",
-        ) from error
-
-
 def _lines(path: Path, content: bytes) -> Iterator[list[str]]:
-    try:
-        text = lines_of(content)
-    except ValueError:
-        raise SiteError(
-            "the list of PatientIDs of the same person is not UTF-8 text",
-            where=path,
-            remedy="save it as plain text in UTF-8, with one person per line",
-        ) from None
-    for line in text:
+    for line in lines_of(path, content, _LIST, each="person"):
         if not line.lstrip().startswith("#"):
             yield [name for name in map(normal, _SEPARATORS.split(line)) if name]

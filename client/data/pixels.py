@@ -38,31 +38,19 @@ _PLAIN: Final = ("MONOCHROME1", "MONOCHROME2", "RGB")
 _LUMA: Final = (0.299, 0.587, 0.114)
 
 
-def stored_values(dataset: Dataset) -> Values:
-    """The pixels as stored, before any lookup or window: what ``dataset.pixel_array`` gives.
-
-    Returns:
-        ``(rows, columns)``, ``(frames, rows, columns)``, and both with a last axis of
-        samples for colour; the number type of the file. YBR is already RGB.
-
-    Raises:
-        Unusable: undecodable.
-    """
-    return _decode(dataset)[0]
-
-
 def images(dataset: Dataset) -> Iterator[NDArray[np.float32]]:
     """Every frame, ``(rows, columns)`` or ``(rows, columns, 3)``, float32 in [0, 1].
 
     Raises:
         Unusable: undecodable, or of a kind that no display knows.
     """
-    stored, photometric = _decode(dataset)
+    stored, photometric = stored_values(dataset)
     with _translated("reading its lookup tables"):
         axes = 3 if (number(dataset, "SamplesPerPixel") or 1) > 1 else 2
         frames = stored.reshape(-1, *stored.shape[-axes:])
         shown = _pipeline(dataset, frames, photometric)
     for frame in range(len(frames)):
+        # Yielded outside: an exception of the caller must not become a verdict on the file.
         with _translated("applying its window"):
             image = shown(frame)
         yield image
@@ -91,8 +79,16 @@ def to_channels(image: NDArray[np.float32], channels: int) -> NDArray[np.float32
     return np.asarray(red + green + blue, dtype=np.float32)[np.newaxis]
 
 
-def _decode(dataset: Dataset) -> tuple[Values, str]:
-    """Stored values and the photometric interpretation that they have once decoded."""
+def stored_values(dataset: Dataset) -> tuple[Values, str]:
+    """The pixels as stored, before any lookup or window: what ``dataset.pixel_array`` gives.
+
+    Returns:
+        ``(rows, columns)`` or ``(frames, rows, columns)``, with a last axis of samples for colour,
+        in the number type of the file; and their photometric interpretation: YBR is already RGB.
+
+    Raises:
+        Unusable: undecodable.
+    """
     with _translated("looking for its transfer syntax"):
         syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
@@ -121,6 +117,7 @@ def _refuse_giants(dataset: Dataset) -> None:
     def claimed(*keywords: str) -> float:
         return math.prod(abs(number(dataset, keyword) or 1) for keyword in keywords)
 
+    # From the header, before memory is allocated: a file of a few bytes can claim 65535 x 65535.
     pixels, frames = claimed("Rows", "Columns"), claimed("NumberOfFrames")
     if pixels > MOST_PIXELS:
         raise Unusable(Reason.TOO_LARGE, f"a frame has more than {MOST_PIXELS >> 20} MiPixels")
@@ -144,7 +141,8 @@ def _pipeline(dataset: Dataset, frames: Values, photometric: str) -> Pipeline:
 
 def _palette(dataset: Dataset, frame: Values) -> NDArray[np.float32]:
     """A frame of places in a palette as its colours."""
-    if "RedPaletteColorLookupTableData" not in dataset:  # a segmented one
+    # Segmented tables (PS3.3, C.7.9.2) are a small program to unpack: pydicom does that.
+    if "RedPaletteColorLookupTableData" not in dataset:
         colours = apply_color_lut(frame, dataset)[..., :3]
         return _scaled(colours, 0, 2.0 ** (8 * colours.dtype.itemsize) - 1)
     tables = [

@@ -13,9 +13,12 @@ import hashlib
 import hmac
 import secrets
 import unicodedata
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from common.errors import SiteError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KEY_BYTES: Final = 32
 _WIDE: Final = (b"\xff\xfe", b"\xfe\xff")
@@ -74,6 +77,7 @@ class Pseudonyms:
         return self._digest("cached-folder", f"{path}\0{settings}".encode())[:32]
 
     def _digest(self, purpose: str, message: bytes) -> str:
+        # Purposes contain no zero byte, so no message of one purpose equals one of another.
         tagged = b"consilium/" + purpose.encode() + b"\0" + message
         return hmac.new(self._key, tagged, hashlib.sha256).hexdigest()
 
@@ -81,6 +85,7 @@ class Pseudonyms:
         return "Pseudonyms(<masked>)"
 
     def __reduce__(self) -> str:
+        # Decoders run in other processes: the key must not reach one by accident.
         raise TypeError("a key for pseudonyms is not pickled")
 
 
@@ -96,20 +101,42 @@ def position(pseudonym: str) -> float:
     key can tell where a patient falls. 53 bits, the precision of a float64.
     """
     digest = hmac.new(pseudonym.encode(), b"consilium/split", hashlib.sha256).digest()
+    # 53 bits are exact in a float64; more would round, and 2^64 - 1 would become 1.0.
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
-def lines_of(content: bytes) -> list[str]:
-    """The lines of a list that people write, each read by itself.
+def read_list(path: Path, name: str, *, if_empty: str) -> bytes:
+    """The content of a list of PatientIDs.
+
+    Raises:
+        SiteError: it cannot be read: an unreadable list must not count as an empty one.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SiteError(
+            f"{name} cannot be read",
+            where=path,
+            found=error.strerror,
+            remedy=f"restore the file; {if_empty}, create an empty file",
+        ) from error
+
+
+def lines_of(path: Path, content: bytes, name: str, *, each: str) -> list[str]:
+    """The lines of a list of PatientIDs, each read by itself.
 
     A line that is not UTF-8 is taken as Latin-1, which spreadsheets write: one line, which is
     about one patient, must not make the whole list unreadable.
 
     Raises:
-        ValueError: the file is in UTF-16, so that no line of it can be read.
+        SiteError: the file is in UTF-16, so that no line of it can be read.
     """
     if content.startswith(_WIDE):
-        raise ValueError("UTF-16")
+        raise SiteError(
+            f"{name} is not UTF-8 text",
+            where=path,
+            remedy=f"save it as plain text in UTF-8, with one {each} per line",
+        )
     found = []
     for line in content.removeprefix(b"\xef\xbb\xbf").splitlines():
         try:

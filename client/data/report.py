@@ -16,12 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from client.data.archive import Rejected, Scan, require_dicom, scan, summary
-from client.data.cohort import each_once, select
 from client.data.dicom import Reason, Rules
 from client.data.labels import LabelFile, Labels, fault, read_labels
 from client.data.parallel import Progress, silent
 from client.data.persons import Persons
 from client.data.pseudonyms import Pseudonyms, normal
+from client.data.selection import each_once, select
 from common.errors import DataError, LabelError
 from common.visible import visible
 
@@ -126,6 +126,7 @@ def check(
     """
     known = read_labels(labels, classes)
     known.require_sound()
+    # Nothing is recorded, so any key will do to count patients: a check needs no site.
     pseudonyms = Pseudonyms.throwaway()
     persons = Persons(same_person, pseudonyms).read().persons
     found = scan(folder, decode=True, workers=workers, progress=progress)
@@ -135,6 +136,7 @@ def check(
     chosen, copies = each_once(labelled)
     headers = [each.file.header for each in chosen]
     by_patient = {each.pseudonym: known.classes[each.label] for each in chosen}
+    # By line, since two rows may say the same and still both need an image.
     assigned = {row.line for file in found.found for row in known.about(file)}
     return Report(
         files=len(found.found) + len(found.rejected),
@@ -192,6 +194,7 @@ def require_usable(folder: Path, report: Report) -> None:
     if report.used:
         return
     reason = max(report.reasons, key=lambda each: report.reasons[each])
+    # No label at all fits: then the key column is wrong, rather than thousands of rows missing.
     strangers = reason is Reason.NO_LABEL and report.rows_without_image == report.rows
     raise DataError(
         "no image in the folder can be used",

@@ -33,9 +33,11 @@ def fit(image: Image, size: tuple[int, int]) -> Image:
         max(1, min(size[0], round(height * scale))),
         max(1, min(size[1], round(width * scale))),
     )
+    # Proportions stay, and the border is black: stretching would change the shape of organs.
     canvas = np.zeros((len(image), *size), dtype=np.float32)
     top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
     for channel, filled in zip(image, canvas, strict=True):
+        # Clipped: rounding in the filter may leave [0, 1] by a little.
         scaled = _scaled(channel, inner)
         filled[top : top + inner[0], left : left + inner[1]] = np.clip(scaled, 0, 1)
     return canvas

@@ -60,10 +60,12 @@ def read_table(
         )
     rows: list[tuple[int, list[str], Fault]] = []
     for line, said in lines:
+        # Undecodable bytes are kept as they are, so that the row still has its key and its fault.
         text = said.decode(errors="surrogateescape")
+        broken = any("\udc80" <= each <= "\udcff" for each in text)
         cells, fault = _cells(text, delimiter)
         if fault or any(cell.strip() for cell in cells):
-            rows.append((line, cells, fault or ("" if _is_text(said) else "encoding")))
+            rows.append((line, cells, fault or ("encoding" if broken else "")))
     return [normal(name) for name in header], rows
 
 
@@ -100,17 +102,10 @@ def _lines(whole: bytes) -> Iterator[tuple[int, bytes]]:
 def _cells(text: str, delimiter: str) -> tuple[list[str], Fault]:
     """The cells of one line; none, where its quotation marks do not close on it."""
     try:
+        # One reader for each line: a reader over the file would join lines after an open quotation.
         return next(csv.reader([text], delimiter=delimiter, strict=True), []), ""
     except csv.Error:
         return [], "quotes"
-
-
-def _is_text(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _promise(head: str, delimiter: str, wanted: set[str]) -> tuple[int, int]:

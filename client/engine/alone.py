@@ -1,11 +1,11 @@
-"""Whether this machine computes a patient in the same bits wherever in a tile, beside whomever.
+"""Does this machine compute a patient in the same bits at every place and beside any others?
 
 Floating-point sums depend on the order of their terms, and libraries choose the order by shape,
-place and address (Goldberg 1991; what was measured of which kernel stands in ``docs/engine.md``).
-If one patient's bits moved with another's presence, weights that cancel on purpose would blow the
-last bit up to many clip norms. So it is tried, on random input, in the very tile, layout, kernels
-and type that training uses: every place in turn, other patients beside it and none, tiles at
-several addresses.
+place and address (Goldberg 1991; ``docs/engine.md`` says what was measured of which kernel). If
+one patient's bits changed with another's presence, weights made to cancel could blow up the last
+bit to many clip norms. So it is tried, on random input, in exactly the tile, layout, kernels and
+type that training uses: every place in turn, with other patients and without, tiles at several
+addresses.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ from common.errors import ModelError
 from common.numerics import EngineChoice
 
 SHIFT: Final = 4099
-"""Bytes by which the heap is shifted before another tile is laid down."""
+"""Bytes by which the heap grows before another tile is allocated: a page and three bytes, so that
+the next tile begins elsewhere."""
 MOST_TRIALS: Final = 8
 ENOUGH: Final = 2**15
 """Numbers of a patient, weights and pixels together, for which one trial is enough."""
 VOTES: Final = 3
 """Images that are tried in every row."""
 STRANGE: Final = (-3.0, 1e20)
-"""By what the inputs of those beside a patient are multiplied."""
+"""Factors for the inputs of the patients beside one: a negative factor flips every ReLU, and the
+square of 1e20 overflows float32, so that infinities stand beside the patient."""
 
 Bits = dict[str, torch.Tensor]
 """By layer and what it entered, (places, bytes)."""
 
 
 def require_alone(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) -> None:
-    """Refuse a model that this machine computes otherwise beside other patients.
+    """Refuse a model for which a patient's bits depend on the other patients on this machine.
 
     Args:
         model: placed as the choice has it; not changed.
@@ -50,11 +52,11 @@ def require_alone(model: nn.Module, example: Patients, loss: Loss, choice: Engin
     layer = _differing(model, example, loss, choice)
     if layer is not None:
         raise ModelError(
-            "this machine computes a patient in other bits when other patients stand beside it",
+            "on this machine a patient's result changes with the other patients in the batch",
             where=f"module {layer or 'the model itself'}, in tiles of {choice.tile}",
-            wanted="bits that follow from the weights and that patient alone",
-            remedy='offer it again with kernels = "modelled" in [device], or with other threads; '
-            "else replace the module",
+            wanted="the same bits for the same weights and patient",
+            remedy='set kernels = "modelled" or another number of threads in [device] and make a '
+            "new offer; if that does not help, replace the module in the model",
         )
 
 
@@ -65,6 +67,7 @@ def is_alone(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoi
 
 def _differing(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) -> str | None:
     """The first layer whose bits differ between two arrangements; None where none does."""
+    # The same seeds each time: proposing a study again must not give a new chance to pass.
     for number in range(_trials(model, example)):
         tried = _another(example, number)
         known: dict[int, Bits] = {}
@@ -86,7 +89,7 @@ def _differing(model: nn.Module, example: Patients, loss: Loss, choice: EngineCh
 def _trials(model: nn.Module, example: Patients) -> int:
     """How often it is tried, each time on other input.
 
-    Where few numbers are computed of a patient, few could differ.
+    A small model computes few numbers of a patient, so one trial could miss a rare difference.
     """
     weights = sum(parameter.numel() for parameter in model.parameters())
     return max(1, min(MOST_TRIALS, ENOUGH // max(1, weights + example.inputs[0].numel())))
@@ -106,7 +109,7 @@ def _arrangements(
 ) -> Iterator[tuple[list[int | None], Tile]]:
     """Tiles, each with the example's patient that stands in each place; None for a stranger."""
     many, places = len(example), choice.tile
-    heap = [torch.empty(0, dtype=torch.uint8)]
+    heap = [torch.empty(0, dtype=torch.uint8)]  # kept until the end, or its place would be reused
 
     def elsewhere() -> Tile:
         heap.append(torch.empty(len(heap) * SHIFT, dtype=torch.uint8))
@@ -117,6 +120,7 @@ def _arrangements(
         order = (torch.arange(places) + turn) % many
         yield order.tolist(), tile.hold(example[order])
     yield from _among_strangers(example, elsewhere(), places)
+    # Last, one patient with all other places empty: the bits must not need anyone beside.
     tile = elsewhere()
     for place in {0, places // 2, places - 1}:
         who: list[int | None] = [None] * places
@@ -170,9 +174,9 @@ def _bits(model: nn.Module, tile: Tile, loss: Loss, choice: EngineChoice) -> Bit
 
 
 def _votes_differ(model: nn.Module, example: Patients, choice: EngineChoice) -> bool:
-    """Whether an evaluation reads other bits of an image in another row of a tile.
+    """Whether an evaluation gives an image other bits in another row of a tile.
 
-    There a patient's images may stand in any row, and another number of them.
+    In an evaluation a patient may have any number of images, which may be in any rows.
     """
     tile = Tile(example, choice.tile, choice)
     rows = tile.patients.inputs.flatten(0, 1)
@@ -189,8 +193,9 @@ def _votes_differ(model: nn.Module, example: Patients, choice: EngineChoice) -> 
 
 
 def _bits_of(values: torch.Tensor, rows: int) -> torch.Tensor:
-    """(rows, bytes): a number that is none has many forms; which one is of no consequence."""
+    """(rows, bytes) of an array."""
     apart = values.detach().reshape(rows, -1).contiguous()
+    # NaN has many bit patterns. Which one does not matter: such a patient counts as zero.
     same = torch.where(apart.isnan(), torch.full_like(apart, torch.nan), apart)
     return same.view(torch.uint8).clone()
 

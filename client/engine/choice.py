@@ -1,10 +1,10 @@
 """Which kernel serves which layer, in which layout.
 
-No kernel is best everywhere, and which one is depends on the machine (Bu, Mao and Xu 2022 count
-operations; a count knows neither caches nor libraries): so the candidates are timed, layer by
-layer. Timing needs no patient, only shapes. What it finds goes into the numerics record, so
-that a restart, a replay and a simulation compute with the same kernels and come to the same
-bits. Where nothing is to be timed, each rule's model of the cost chooses.
+No kernel is best everywhere, and the best one depends on the machine (Bu, Mao and Xu 2022 count
+operations, but a count knows neither caches nor libraries). So the candidates are timed, layer by
+layer. Timing needs only shapes, no patient. The result goes into the numerics record, so that a
+restart, a replay and a simulation use the same kernels and get the same bits. If nothing may be
+timed, each rule's model of the cost chooses.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from client.engine.sheet import Sheet
 from common.numerics import EngineChoice
 
 REPEATS: Final = 4
-"""How often a kernel, and a whole step, is timed; the least time counts."""
+"""How often a kernel, and a whole step, is timed. The least time counts: other programs on the
+machine only ever make a run slower."""
 HOPELESS: Final = 1.5
-"""A kernel that takes so many times the best one's time is not timed again."""
+"""A kernel that takes this many times the best one's time is not timed again."""
 SLOW: Final = 8
-"""Where one step takes this part of the time allowed, nothing is timed."""
+"""If one step takes more than the allowed time divided by this, nothing is timed."""
 LAYOUTS: Final[tuple[Literal["contiguous", "channels_last"], ...]] = ("contiguous", "channels_last")
 
 
@@ -93,6 +94,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _finish() -> None:
+    # CUDA calls return before the work is done: without this only their launch would be timed.
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -110,18 +112,21 @@ def measured(
         seconds: after which no further layer is timed.
     """
     until = time.perf_counter() + seconds
+    # channels_last exists for images alone: (patients, items, channels, height, width).
     layouts = LAYOUTS[: 1 + (example.inputs.dim() == 5)]
     tried = []
     for layout in layouts:
         blank = choice.model_copy(update={"memory_format": layout, "kernels": {}})
         timings, placed = _Timings(until), place(model, blank)
         start = time.perf_counter()
-        clipped_sum(placed, example, loss, 1.0, blank)  # the libraries prepare themselves
+        # The first pass also loads kernels and plans: its time is no step's time.
+        clipped_sum(placed, example, loss, 1.0, blank)
         if time.perf_counter() - start > seconds / SLOW:
             return choice  # there is no time to try anything
         clipped_sum(placed, example, loss, 1.0, blank, enter=timings.enter)
         tried.append(blank.model_copy(update={"kernels": timings.kernels}))
     least = [float("inf")] * len(tried)
+    # In turn, so that a machine that is busy for a while slows both layouts alike.
     for _ in range(REPEATS):
         for number, each in enumerate(tried):
             step = partial(clipped_sum, place(model, each), example, loss, 1.0, each)

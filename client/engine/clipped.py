@@ -6,14 +6,14 @@ model's parameters. So adding or removing a patient changes the sum by at most t
 however many images there are of the patient and however often each is augmented.
 
 *Alone.* Libraries round a row of a product differently when there are fewer rows beside it, and
-by where it lies in memory. So a pass always works on a *tile*: as many patients each time, in one
-array that begins where the library has its arrays begin, places left over filled with zeros. A
-patient's gradient is then the same bits in every place and beside whomever; that it is so on the
-running machine is what :mod:`client.engine.probe` holds.
+depending on its address in memory. So a pass always works on a *tile*: the same number of patients
+each time, in one array with the library's own alignment, and unused places filled with zeros. A
+patient's gradient then has the same bits at every place and beside any others.
+:mod:`client.engine.probe` checks that this is true on the running machine.
 
-*Exactly enough.* The bits that a gradient is made of are the patient's vector; norms, factors and
-sums are float64, so that nothing underflows, nothing overflows, and the sum is off the sum of the
-vectors by at most ``2^-53 K kappa C`` for each patient, K terms being added in a tile.
+*Exactly enough.* The bits that a gradient is made of are the patient's vector. Norms, factors and
+sums are float64, so nothing underflows or overflows, and the sum differs from the sum of the
+vectors by at most ``2^-53 K kappa C`` for each patient, where K terms are added in a tile.
 ``docs/privacy.md`` proves it.
 """
 
@@ -39,8 +39,9 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 KAPPA: Final = 2.0**8
 """How many clip norms a patient's products may have in absolute value, before they cancel.
 
-Gradients of real images have far less, about the root of a layer's positions; a patient who has
-more, as weights that cancel on purpose can bring about, is scaled down further.
+Gradients of real images have far less, about the root of a layer's positions. A patient with more,
+which a coordinator can cause by weights that cancel, is scaled down further: rounding errors grow
+with the products, not with their small sum.
 """
 
 
@@ -86,13 +87,13 @@ class Tile:
         self.taken = torch.zeros(places, dtype=torch.bool, device=inputs.device)
 
     def hold(self, patients: Patients, first: int = 0) -> Tile:
-        """Hold these patients, from a place on, and nobody else."""
+        """Hold these patients, from a place on, and no others."""
         places = slice(first, first + len(patients))
         for array, given in (
             (self.patients.inputs, patients.inputs),
             (self.patients.targets, patients.targets),
         ):
-            array.zero_()
+            array.zero_()  # what the last patients left must not reach a place that stays empty
             array[places].copy_(given)
         self.taken.zero_()
         self.taken[places] = True
@@ -151,7 +152,7 @@ class ClippedSum:
     def _add(self, tile: Tile) -> None:
         books = backward(self._model, tile.patients, self._loss, self._enter)
         sheet = Sheet(books, len(tile.patients), self.total.device)
-        del books
+        del books  # else its small gradients would be held twice, here and on the sheet
         add_flat(self.total, self._model, sheet, weighing(sheet, tile.taken, self._clip_norm))
 
 
@@ -181,7 +182,10 @@ def weighing(sheet: Sheet, taken: torch.Tensor, clip_norm: float) -> Weighing:
         taken: bool (patients,), which places hold somebody.
         clip_norm: C; infinite for no clipping.
     """
+    # min(1, C / |g|) of Abadi et al. 2016, with the length also bounded from below by the size of
+    # the products: a sum of huge terms that cancel is rounded by far more than its own norm.
     length = torch.maximum(sheet.squared.sqrt(), sheet.gross / KAPPA)
+    # One patient's overflow must not make the sum NaN, nor stop a round that others are in.
     counted = taken & torch.isfinite(length)
     if math.isinf(clip_norm):
         return Weighing(counted.double(), counted)
@@ -223,6 +227,7 @@ def backward(model: nn.Module, patients: Patients, loss: Loss, enter: Enter) -> 
     tape = Tape(len(patients), len(images), enter, images.device)
     with watched(model, tape), torch.enable_grad():
         outputs = model(images)
+        # Divided by the items before the clip: one patient has one vector, however many images.
         total = loss(outputs, patients.targets.repeat_interleave(items, dim=0)) / items
         if total.requires_grad:
             total.backward()
@@ -233,8 +238,10 @@ def backward(model: nn.Module, patients: Patients, loss: Loss, enter: Enter) -> 
 @torch.no_grad()
 @flushed()
 def outputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """What a model puts out for a tile of items, computed as in a pass: alone, to the last bit."""
+    """A model's outputs for a tile of items, computed as in training, so alone to the last bit."""
 
+    # Watched although no gradient is wanted: the rules pad rows and take curved activations
+    # patient by patient, which the modules' own forward does not.
     def nothing(*_: object) -> Book:
         return Book()
 

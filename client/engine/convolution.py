@@ -1,11 +1,13 @@
 """Convolutions of one to three dimensions: strided, dilated, grouped, depthwise, transposed.
 
 A convolution is a linear map applied to the patches of its input (Rochette, Manoel and Tramel
-2019, arXiv:1912.06015), so the kernels of :mod:`client.engine.rows` serve it once patches are
-laid out. Besides, the library's own weight gradient can be asked for one patient at a time.
-Which is best depends on the layer.
-A transposed convolution's weight gradient is that of the convolution in which input and
-output gradient have changed places.
+2019, arXiv:1912.06015): with the patches as rows of X and the output gradients as rows of G, a
+patient's weight gradient is ``G^T X``, and the kernels of :mod:`client.engine.rows` serve it. The
+library's own weight gradient can also be asked for one patient at a time. Which is best depends on
+the layer.
+
+A transposed convolution's weight gradient is that of the convolution in which input and output
+gradient have changed places.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ def is_even(module: Any) -> bool:  # noqa: ANN401 - torch's convolutions share n
 
 def shape_of(layer: Layer) -> tuple[int, int]:
     """Features out of, and into, the linear map of one group."""
+    # Weights are (out, in / groups, ...), those of transposed convolutions (in, out / groups, ...):
+    # in both, the first dimension is the side with one position for each patch.
     first = layer.weight.shape[0] // layer.options.groups
     return first, prod(layer.weight.shape[1:])
 
@@ -79,8 +83,8 @@ def rows_of(
 ) -> rows.Rows:
     """Patches against output gradients, of some patients, each group by itself.
 
-    Where the convolution is transposed, patches are of the output's gradient and the input
-    stands in the gradient's place, as the weight's own order (in, out, ...) has it.
+    In a transposed convolution the patches are those of the output's gradient, and the input takes
+    the gradient's place, as in the weight's own order (in, out, ...).
     """
     images, module = len(value) // patients, layer.options
     of = slice(chosen.start * images, chosen.stop * images)
@@ -89,6 +93,8 @@ def rows_of(
         wide, small = small, wide
     space = small.shape[2:]
     patches = _cut(wide, module, space)
+    # reshape copies the patches, which repeat each input as often as the kernel covers it: hence
+    # only of some patients at a time.
     members = chosen.stop - chosen.start
     if _channels_last(module, value):
         inputs = patches.movedim(tuple(range(-len(space), 0)), tuple(range(1, 1 + len(space))))
@@ -109,6 +115,8 @@ def _cut(wide: torch.Tensor, module: Any, space: torch.Size) -> torch.Tensor:  #
     """(items, channels, *kernel, *space): what each position of the output looks at, a view."""
     sides = [side for padding in reversed(padding_of(module)) for side in (padding, padding)]
     padded = functional.pad(wide, sides) if any(sides) else wide
+    # A view, like unfold without its copy: overlapping patches share memory, so that a few
+    # patients' patches are formed only when they are multiplied.
     strides = padded.stride()
     return padded.as_strided(
         (*padded.shape[:2], *module.kernel_size, *space),
@@ -131,11 +139,6 @@ def _by_patient(array: torch.Tensor, members: int, images: int, groups: int) -> 
 def _channels_last(module: Any, value: torch.Tensor) -> bool:  # noqa: ANN401 - as above
     """Whether a position's channels lie together in memory, so that patches are copied whole."""
     return module.groups == 1 and value.shape[1] > 1 and value.stride(1) == 1
-
-
-def is_in_order(layer: Layer, value: torch.Tensor) -> bool:
-    """Whether the features of a patch come in the weight's order."""
-    return is_pointwise(layer.options) or not _channels_last(layer.options, value)
 
 
 def in_order(layer: Layer, value: torch.Tensor, formed: torch.Tensor) -> torch.Tensor:
@@ -203,6 +206,8 @@ class ConvolutionRule:
 
     def candidates(self, layer: Layer, records: list[Record], patients: int) -> tuple[str, ...]:
         """All but Gram matrices where positions are many, and gradients too large to be held."""
+        # A ghost norm costs positions^2 (out + in) operations, a formed gradient positions x out x
+        # in (Bu, Mao and Xu 2022): with many positions the first is hopeless and is not timed.
         value, gradient = records[0]
         if _positions(layer, value, gradient, patients) > FAR_APART:
             return self.kernels[1:]
@@ -213,6 +218,7 @@ class ConvolutionRule:
         value, gradient = records[0]
         positions = _positions(layer, value, gradient, patients)
         out, wide = shape_of(layer)
+        # positions^2 (out + in) <= positions x out x in, solved for the positions.
         if positions <= min(FAR_APART, wide * out // (wide + out)):
             return "ghost"
         large = patch_bytes(layer, value, gradient, patients) >= LARGE_PATCHES
@@ -220,7 +226,8 @@ class ConvolutionRule:
 
 
 LARGE_PATCHES = 2**19
-"""Bytes of a patient's patches above which the library's own weight gradient is faster."""
+"""Bytes of a patient's patches above which the library's own weight gradient is faster. Measured:
+the memory of the patches decides, not the arithmetic."""
 LITTLE = 2**23
 """Numbers that all patients' gradients of a layer may have in any case."""
 FAR_APART = 128
@@ -245,7 +252,7 @@ def _backward(
     found = torch.ops.aten.convolution_backward(
         gradient,
         value,
-        layer.weight.to(value.dtype),
+        layer.weight.to(value.dtype),  # float32 in the records of a bfloat16 model
         None,
         module.stride,
         padding_of(module),
@@ -259,10 +266,6 @@ def _backward(
     return chosen
 
 
-def _weight_gradient(layer: Layer, value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    return _backward(layer, value, gradient, (False, True))
-
-
 def _added(layer: Layer, records: list[Record], patients: int, kernel: str) -> torch.Tensor:
     """A layer that is used more than once: its gradients add before the norm is taken."""
     form = _looped if kernel == "looped" else _patches
@@ -272,6 +275,8 @@ def _added(layer: Layer, records: list[Record], patients: int, kernel: str) -> t
 def _ghost(
     layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int
 ) -> torch.Tensor | Factored:
+    # The proof of docs/privacy.md allows MOST_TERMS terms in one product. A choice may have been
+    # made for fewer patients, so it is checked here again.
     if patients * _positions(layer, value, gradient, patients) > rows.MOST_TERMS:
         return _patches(layer, value, gradient, patients)
     groups, images = layer.options.groups, len(value) // patients
@@ -287,9 +292,10 @@ def _ghost(
 
     def add(total: torch.Tensor, weighing: Weighing) -> None:
         grouped = total.view(groups, out, wide)
-        if is_in_order(layer, value):
+        if is_pointwise(layer.options) or not _channels_last(layer.options, value):
             found.add(grouped, weighing)
             return
+        # Patches of channels_last images have their features in another order than the weight.
         sums = torch.zeros_like(grouped)
         found.add(sums, weighing)
         total.add_(in_order(layer, value, sums))
@@ -305,7 +311,7 @@ def _patches(
 
     lay = partial(rows_of, layer, value, gradient, patients)
     found = rows.formed(lay, patients, patch_bytes(layer, value, gradient, patients))
-    if found is None:
+    if found is None:  # one product would round a patient by its place in the tile
         found = torch.cat(rows.each_alone(form, value, gradient, patients))
     return in_order(layer, value, found)
 
@@ -313,7 +319,8 @@ def _patches(
 def _looped(
     layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int
 ) -> torch.Tensor:
-    return torch.stack(rows.each_alone(partial(_weight_gradient, layer), value, gradient, patients))
+    form = partial(_backward, layer, wanted=(False, True))
+    return torch.stack(rows.each_alone(form, value, gradient, patients))
 
 
 _KERNELS: dict[str, Callable[..., torch.Tensor | Factored]] = {

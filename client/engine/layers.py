@@ -49,8 +49,8 @@ _APPROXIMATE: Final = (
     nn.Tanh,
     nn.Tanhshrink,
 )
-"""Built on exponentials, which the library takes in one way for most of an array and in another
-for the numbers left over at its end, or at the end of a thread's share."""
+"""Built on exponentials. The library computes most of an array with vector instructions and the
+last numbers, also of a thread's share, with another routine that rounds differently."""
 _BATCH_NORMS: Final = (nn.modules.batchnorm._BatchNorm,)  # noqa: SLF001 - no public base class
 
 
@@ -71,6 +71,7 @@ def served(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _holders(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     _refuse(name, module)
     if any(True for _ in module.parameters(recurse=False)):
+        # A module with parameters of its own may use its children's in any way: all are one layer.
         for inner, child in module.named_modules(prefix=name):
             _refuse(inner, child)
         yield name, module
@@ -99,12 +100,13 @@ def _refuse(name: str, module: nn.Module) -> None:
             name, "mixes the patients of a batch", "group, layer or instance normalisation"
         )
     if isinstance(module, _INSTANCE_NORMS) and module.track_running_stats:
+        # Running statistics are computed from patients, and are neither clipped nor noised.
         raise _refused(name, "keeps statistics over patients", "track_running_stats=False")
     dropped = module.p if isinstance(module, _DROPOUTS) else 0.0
     if isinstance(module, RECURRENT):
         dropped = module.dropout
     if dropped and module.training:
-        raise _refused(name, "drops out by chance that is not the study's", "no dropout")
+        raise _refused(name, "uses random numbers of its own (dropout)", "no dropout")
     if isinstance(module, nn.Embedding) and (module.scale_grad_by_freq or module.max_norm):
         wanted = "scale_grad_by_freq=False and max_norm=None"
         raise _refused(name, "depends on the other patients of a batch", wanted)
@@ -115,7 +117,7 @@ def _refused(name: str, what: str, wanted: str) -> ModelError:
         f"a module cannot be trained privately: it {what}",
         where=f"module {name or 'the model itself'}",
         wanted=wanted,
-        remedy="replace it in the model",
+        remedy="replace the module in the model",
     )
 
 
@@ -124,6 +126,7 @@ def rule_of(module: nn.Module) -> Rule | None:
 
     A subclass that computes in another way than its base is not served by the base's rule.
     """
+    # _conv_forward too: that is where a subclass of Conv2d may standardise its weight, for example.
     kind = next((kind for kind in _RULES if isinstance(module, kind)), None)
     if kind is None or type(module).forward is not kind.forward:
         return None

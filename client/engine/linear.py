@@ -19,9 +19,9 @@ Record = tuple[torch.Tensor, torch.Tensor]
 class LinearRule:
     """``y = x W^T + b``; inputs (items, ..., in features).
 
-    Rows are padded with zeros to whole cache lines. Where they begin anywhere, the library sums
-    each in the order that its own address suggests, and a patient's last bit would depend on the
-    place in the tile (measured: MKL, all tiles, 54 or 833 features; none when padded).
+    Rows are padded with zeros to whole cache lines. Otherwise the library sums each row in an order
+    that depends on its address, and a patient's last bit would depend on the place in the tile
+    (measured with MKL: rows of 54 or 833 features in tiles of all sizes; none when padded).
     """
 
     kernels: tuple[str, ...] = ("ghost", "materialised")
@@ -57,6 +57,7 @@ class LinearRule:
         positions = sum(value[..., 0].numel() for value, _ in records) // patients
         out, wide = layer.weight.shape
         kept = sum(value.numel() + gradient.numel() for value, gradient in records)
+        # A Gram matrix has positions^2 entries, a gradient out x wide.
         ghost = positions**2 <= FAR * out * wide and positions * patients <= rows.MOST_TERMS
         held = patients * out * wide <= FAR * kept
         return tuple(["ghost"] * ghost + ["materialised"] * (held or not ghost))
@@ -65,6 +66,7 @@ class LinearRule:
         """Gram matrices where positions are fewer than the features that they would save."""
         positions = sum(value[..., 0].numel() for value, _ in records) // patients
         out, wide = layer.weight.shape
+        # Operations for the norms: positions^2 (out + wide) against positions x out x wide.
         return "ghost" if positions * (out + wide) <= out * wide else "materialised"
 
 
@@ -82,6 +84,7 @@ def _positions(arrays: list[torch.Tensor], patients: int) -> torch.Tensor:
 
 def _weight(inputs: torch.Tensor, gradients: torch.Tensor, kernel: str) -> torch.Tensor | Factored:
     patients, positions, wide = inputs.shape
+    # The proof of docs/privacy.md allows MOST_TERMS terms in one product.
     if patients * positions > rows.MOST_TERMS:
         kernel = "materialised"
 
@@ -136,9 +139,12 @@ class EmbeddingRule(OneKernel):
         gradients = torch.cat(vectors, dim=1)
         padding = layer.options.padding_idx
         if padding is not None:
+            # As torch does: the vector of the padding word is never trained.
             gradients = gradients * (words != padding)[..., None]
         size = layer.weight.shape[0]
         owners = torch.arange(patients, device=words.device)[:, None]
+        # One cell for each pair of patient and word: a word that a patient has twice has one
+        # gradient, the sum, and the norm of a sum is not the sum of norms.
         cells, where = torch.unique(owners * size + words, return_inverse=True)
         sums = gradients.new_zeros(len(cells), gradients.shape[-1])
         sums.index_add_(0, where.flatten(), gradients.flatten(0, 1))

@@ -61,7 +61,7 @@ class GroupRule(_ScaleAndShift):
 
 
 def _order(value: torch.Tensor) -> torch.memory_format:
-    """The order in memory that the library's kernels, called directly, take on trust."""
+    """The memory order that the library's kernels, called directly, assume without a check."""
     last = torch.channels_last
     if value.is_cpu and value.dim() == 4 and value.is_contiguous(memory_format=last):
         return last
@@ -115,6 +115,8 @@ def _pixel_by_pixel(
     items, channels = value.shape[:2]
     groups = _groups(layer, channels)
     mean, scale = (each.repeat_interleave(channels // groups, dim=1) for each in saved)
+    # y = scale (x - mean) weight + shift, so the weight's gradient is the sum of
+    # g scale (x - mean) = scale (sum of g x - mean sum of g).
     space = tuple(range(2, value.dim()))
     shift = gradient.sum(dim=space)
     products = (gradient * value).sum(dim=space)
@@ -161,6 +163,7 @@ class LayerRule(_ScaleAndShift):
         found = torch.ops.aten.native_layer_norm_backward(
             gradient, value, shape, mean, scale, weight, bias, mask
         )
+        # The library gives these gradients summed over items, so they are formed here for each.
         normalised = (value - mean) * scale
         apart = (len(value), -1, *layer.weight.shape)
         pair = (

@@ -1,11 +1,12 @@
 """What the engine checks on random input before a model's first step.
 
-That each patient's gradient and norm, formed in a batch, are those that autograd gives for the
-patient alone, for every parameter; that no patient's output depends on another patient, and
-none on chance; and that on this machine, in a tile as training has it, all that is computed of a
-patient is the same bits in every place, beside whomever and at whatever address
-(:mod:`client.engine.alone`). A model that fails is refused, by the name of the parameter or of
-the module at fault.
+- Each patient's gradient and norm, formed in a batch, equal those that autograd gives for the
+  patient alone, for every parameter.
+- No patient's output depends on another patient, or on random numbers of the module's own.
+- On this machine, in a tile as in training, everything that is computed of a patient has the same
+  bits at every place, beside any others and at any address (:mod:`client.engine.alone`).
+
+A model that fails is refused, and the error names the parameter or module at fault.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from common.errors import ModelError
 from common.numerics import EngineChoice
 
 SAME: Final = 1e-8
-"""Relative difference in float64 up to which two sums are one."""
+"""Relative difference up to which two float64 sums count as equal."""
 COUNTS: Final = (2, 3)
 """Patients in the batches that are tried: no common factor, which a fixed size could have."""
 
@@ -60,7 +61,8 @@ def require_sound(model: nn.Module, example: Patients, loss: Loss, choice: Engin
             "the model cannot be trained privately: it fails on random input",
             where=type(model).__name__,
             found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
-            remedy="build it from layers that are known, none of which changes its input in place",
+            remedy="build it from supported layers (docs/engine.md) that do not change their input "
+            "in place",
         ) from error
 
 
@@ -68,11 +70,14 @@ def _try(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) 
     trial = place(copy.deepcopy(model).double(), choice)
     patients = Patients(_unlike(example.inputs), example.targets)
     for _ in served(trial):
-        pass  # what is refused by its kind is refused first
+        pass  # refuses modules by their kind, with a clearer error than the trials below
     _require_no_chance(trial, patients)
     _require_apart(trial, patients)
+    # In a batch each patient's own gradient is compared, not only the total: a layer that gave one
+    # patient another's gradient had the right total, and clipped nobody.
     for count in COUNTS:
         _require_each(trial, patients[slice(0, count)], loss, choice)
+    # In the model's own type: libraries order the sums of float32 and float64 differently.
     require_alone(place(copy.deepcopy(model), choice), example, loss, choice)
 
 
@@ -100,11 +105,11 @@ def _require_each(model: nn.Module, patients: Patients, loss: Loss, choice: Engi
         norm = float(theirs.norm())
         if not abs(squared - norm**2) <= SAME * max(norm**2, 1.0):
             raise ModelError(
-                "a patient's gradient norm is not what it should be",
+                "a patient's gradient norm is wrong",
                 where=f"{type(model).__name__}, a batch of {len(patients)} patients",
                 found=f"{math.sqrt(max(squared, 0.0)):.6g}",
-                wanted=f"{norm:.6g}, that of the patient alone",
-                remedy="keep the batch along the first dimension of every layer's input",
+                wanted=f"{norm:.6g}, as for this patient alone",
+                remedy="keep the batch as the first dimension of every layer's input",
             )
 
 
@@ -114,7 +119,7 @@ def _require_known(books: Mapping[Layer, Book], choice: EngineChoice) -> None:
     for name, kernel in choice.kernels.items():
         if kernel not in kernels.get(name, ()):
             raise ModelError(
-                "a recorded kernel is not one of the layer's",
+                "the recorded kernel does not exist for this layer",
                 where=f"module {name}",
                 found=kernel,
                 wanted=", ".join(kernels[name]) if name in kernels else f"one of {list(kernels)}",
@@ -128,12 +133,12 @@ def _require_same(model: nn.Module, ours: torch.Tensor, theirs: torch.Tensor) ->
         apart = float((ours[start:stop] - theirs[start:stop]).norm())
         if not apart <= SAME * max(scale, 1.0):
             raise ModelError(
-                "a patient's gradient is not what it should be",
+                "a patient's gradient is wrong",
                 where=f"parameter {name}",
-                found=f"{apart:.2g} away, at norm {scale:.2g}",
-                wanted="autograd's, that patient's alone",
-                remedy="use the parameter in its own module's forward, "
-                "and keep the batch along the first dimension of every layer's input",
+                found=f"difference {apart:.2g} at norm {scale:.2g}",
+                wanted="the gradient that autograd gives for this patient alone",
+                remedy="use the parameter only in the forward of its own module, and keep the "
+                "batch as the first dimension of every layer's input",
             )
         start = stop
 
@@ -145,16 +150,17 @@ def _require_no_chance(model: nn.Module, patients: Patients) -> None:
     for (name, one), (_, other) in zip(*twice, strict=True):
         if not _alike(one, other):
             raise ModelError(
-                "a module depends on chance that is not the study's",
+                "a module uses random numbers of its own",
                 where=f"module {name or 'the model itself'}",
                 wanted="the same output for the same input",
-                remedy="leave dropout and the like out of the model",
+                remedy="remove dropout and similar modules from the model",
             )
 
 
 def _require_apart(model: nn.Module, patients: Patients) -> None:
     """No module's output for the first patient may change with the other patients."""
     first = patients.inputs[:1]
+    # Shifted by a pixel and three times as large: any statistic over the batch must change.
     others = patients.inputs.roll(1, dims=-1)[1:]
     others = 3 * others if others.is_floating_point() else others  # else sums stay as they are
     outputs = [
@@ -164,10 +170,10 @@ def _require_apart(model: nn.Module, patients: Patients) -> None:
     for (name, one), (_, other) in zip(*outputs, strict=True):
         if one.shape != other.shape or not _alike(one, other):
             raise ModelError(
-                "a module lets one patient's image change what another's becomes",
+                "in this module one patient's image changes another patient's output",
                 where=f"module {name or 'the model itself'}",
-                wanted="outputs that are functions of that patient's input alone",
-                remedy="replace it in the model",
+                wanted="outputs that depend only on the patient's own input",
+                remedy="replace the module in the model",
             )
 
 

@@ -33,7 +33,7 @@ def dense_layers(name: str, module: Any) -> dict[str, Layer]:  # noqa: ANN401 - 
     """
     if module.proj_size:
         raise ModelError(
-            "a recurrent layer that projects its state cannot be trained privately",
+            "a recurrent layer with a projection cannot be trained privately",
             where=f"module {name}",
             found=f"proj_size={module.proj_size}",
             wanted="proj_size=0",
@@ -60,7 +60,7 @@ def unrolled(
     call: Call,
     apart: Apart,
 ) -> Callable[..., Any]:
-    """What stands in for the module's forward."""
+    """The function that replaces the module's forward."""
 
     def forward(value: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:  # noqa: ANN401 - as torch has it
         steps = _batch_first(module, value)
@@ -85,7 +85,7 @@ def unrolled(
 def _batch_first(module: Any, value: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - as above
     if not isinstance(value, torch.Tensor) or value.dim() != 3:
         raise ModelError(
-            "a recurrent layer takes a padded batch of sequences",
+            "a recurrent layer needs a padded batch of sequences",
             where=type(module).__name__,
             found=type(value).__name__,
             wanted="a tensor of three dimensions",
@@ -111,6 +111,7 @@ def _run(  # noqa: PLR0917 - a recurrence has so many parts
     state: State,
     backwards: bool,
 ) -> tuple[torch.Tensor, State]:
+    # All steps' inputs in one product: they do not depend on the state, and one use is one record.
     outputs = list[torch.Tensor]()
     inputs = call(pair[0], steps).unbind(dim=1)
     for value in reversed(inputs) if backwards else inputs:
@@ -132,6 +133,7 @@ def _cell(module: Any, apart: Apart) -> Cell:  # noqa: ANN401 - as above
 
 
 def _lstm(apart: Apart, value: torch.Tensor, recurrent: torch.Tensor, state: State) -> State:
+    # Gates in torch's order: input, forget, cell, output.
     enter, forget, candidate, leave = (value + recurrent).chunk(4, dim=1)
     fresh = apart(torch.sigmoid, enter) * apart(torch.tanh, candidate)
     kept = apart(torch.sigmoid, forget) * state[1] + fresh
@@ -139,6 +141,7 @@ def _lstm(apart: Apart, value: torch.Tensor, recurrent: torch.Tensor, state: Sta
 
 
 def _gru(apart: Apart, value: torch.Tensor, recurrent: torch.Tensor, state: State) -> State:
+    # torch's GRU resets the product U h, not h as Cho et al. 2014 do: so the two stay apart here.
     reset, update, candidate = value.chunk(3, dim=1)
     reset_state, update_state, candidate_state = recurrent.chunk(3, dim=1)
     gate = apart(torch.sigmoid, reset + reset_state)

@@ -27,13 +27,13 @@ from torch.nn import functional
 from client.engine.rule import Factored, Weighing
 
 LINE: Final = 64
-"""Bytes that the processor fetches, and vector instructions work on, at once."""
+"""Bytes of a cache line, and of the widest vector instructions (AVX-512)."""
 CHUNK_BYTES: Final = 2**23
-"""Memory for what a kernel forms of a few patients at a time."""
+"""Memory for what a kernel forms of a few patients at a time: 8 MiB."""
 MOST_TERMS: Final = 2**13
 """Positions of all patients of a tile that one product may add up: K of ``docs/privacy.md``."""
 DOUBT: Final = 2.0**-52
-"""Twice what one operation may be off, relative."""
+"""Twice the relative error of one float64 operation, 2^-53."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,10 @@ Chunks = Callable[[slice], Rows]
 def chunks(patients: int, bytes_each: int) -> Iterator[slice]:
     """The patients, a few at a time, so that ``bytes_each`` stays within :data:`CHUNK_BYTES`.
 
-    There are as many in each, a power of two, whoever they are: what is computed of one does
-    not depend on how many there are.
+    Every chunk has the same number of patients, so that what is computed of one patient does not
+    depend on how many there are.
     """
+    # Only divisors: a last, smaller chunk might be computed, and rounded, by another kernel.
     fits = max(1, min(patients, CHUNK_BYTES // max(1, bytes_each)))
     many = next(count for count in range(fits, 0, -1) if patients % count == 0)
     for first in range(0, patients, many):
@@ -73,13 +74,14 @@ class Exact:
     gradients: torch.Tensor
 
     def weighed(self, weighing: Weighing, chosen: slice) -> Exact:
-        """Whoever does not count left out, the others' gradients times their factors."""
+        """Zeros for patients who do not count; the others' gradients times their factors."""
         counted, factors = weighing.counted[chosen], weighing.factors[chosen]
         each = len(self.inputs) // len(factors)
 
         def beside(array: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
             return numbers.repeat_interleave(each).view(-1, *[1] * (array.dim() - 1))
 
+        # Filled, not multiplied by zero: zero times infinity is NaN, and would spoil the whole sum.
         self.inputs.masked_fill_(~beside(self.inputs, counted), 0.0)
         self.gradients.masked_fill_(~beside(self.gradients, counted), 0.0)
         self.gradients.mul_(beside(self.gradients, factors))
@@ -108,18 +110,24 @@ def factored(
     squared, gross = [], []
     for chosen in chunks(patients, bytes_each):
         both = lay(take(chosen))
+        # |G^T X|^2 = sum over positions s, t of <x_s, x_t> <g_s, g_t>: two Gram matrices instead of
+        # a gradient of out x in numbers (Goodfellow 2015 for one position; Li et al. 2022).
         left, right = gram(aligned(both.inputs)), gram(aligned(both.gradients))
+        # At least the number of roundings in a squared norm, each of at most 2^-53 relative.
         terms = left.shape[1] * left.shape[2] + left.shape[-1] + 8
         terms += both.inputs.shape[-1] + both.gradients.shape[-1]
+        # The diagonal of a Gram matrix holds squared norms: |x| and |g| at each position.
         norms = (each.diagonal(dim1=2, dim2=3).sqrt() for each in (left, right))
         each = torch.linalg.vecdot(*norms).sum(dim=1)
         total = torch.linalg.vecdot(left, right).sum(dim=(1, 2))
+        # Rounded up: a norm that comes out too small would clip too little and break sensitivity.
         squared.append(total + DOUBT * terms * each.square())
         gross.append(each)
 
     def add(total: torch.Tensor, weighing: Weighing) -> None:
         for chosen in chunks(patients, bytes_each):
             both = lay(take(chosen).weighed(weighing, chosen))
+            # One product over patients and positions is their weighted sum: sum of c_i G_i^T X_i.
             total.baddbmm_(_together(both.gradients).mT, _together(both.inputs))
 
     return Factored(torch.cat(squared), torch.cat(gross), add)

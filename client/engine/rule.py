@@ -1,11 +1,10 @@
-"""What a layer is to the engine, what serves one kind of layer, and the book of its gradients.
+"""A layer, the rule that serves one kind of layer, and the book of its gradients.
 
-A layer enters into its book while the backward pass goes by. A gradient is either *held*, in the
-bits in which it was formed from that patient alone, or *factored*: a product of inputs and output
-gradients that is never formed for one patient. In both cases the numbers that it is made of are
-float32 at most and everything that follows, norms, factors and sums, is float64. A product of
-four float32 numbers lies between 1e-180 and 1e154, so that no square underflows and none
-overflows.
+A layer fills its book during the backward pass. A gradient is either *held*, in the bits in which
+it was formed from that patient alone, or *factored*: a product of inputs and output gradients that
+is never formed for one patient. In both cases it is made of float32 numbers at most, and
+everything that follows (norms, factors, sums) is float64. A product of four float32 numbers lies
+between 1e-180 and 1e154, so no square underflows and none overflows.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Gradients = Mapping[str, torch.Tensor]
 """A gradient, or a sum of them, for each of a layer's parameters, by the parameter's role."""
 
 BLOCK: Final = 2**15
-"""Numbers of each patient that are worked on in float64 at once: they stay in the cache."""
+"""Numbers of each patient that are converted to float64 at once: 256 KiB stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,9 @@ class Weighing:
     """What each patient of a tile counts for in a sum.
 
     Attributes:
-        factors: float64 (patients,), finite; zero for whoever does not count.
-        counted: bool (patients,), who counts. What others hold is never multiplied: zero times
-            infinity is no number.
+        factors: float64 (patients,), finite; zero for a patient who does not count.
+        counted: bool (patients,), who counts. The gradients of others are never multiplied: zero
+            times infinity is NaN.
     """
 
     factors: torch.Tensor
@@ -84,6 +83,7 @@ def blocks(array: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
 
 def sum_squares(array: torch.Tensor) -> torch.Tensor:
     """Float64 (patients,): the squares' sum over all but the first dimension."""
+    # float64: a running float32 sum made the norms of large layers come out too small.
     total = torch.zeros(len(array), dtype=torch.float64, device=array.device)
     for _, part in blocks(array.flatten(1)):
         total += torch.linalg.vecdot(part, part)
@@ -98,14 +98,10 @@ def add_weighted(total: torch.Tensor, array: torch.Tensor, weighing: Weighing) -
         array: (patients, numbers).
         weighing: of the patients.
     """
+    # Filled with zeros: a factor of zero would turn an infinite gradient into NaN.
     left_out = ~weighing.counted[:, None]
     for part, rows in blocks(array):
         total[part].addmv_(rows.masked_fill_(left_out, 0.0).mT, weighing.factors)
-
-
-def accurate(array: torch.Tensor) -> torch.Tensor:
-    """The array in a type that gradients may be formed in: float32, or float64 as it is."""
-    return array if array.dtype == torch.float64 else array.float()
 
 
 def sum_of(arrays: list[torch.Tensor]) -> torch.Tensor:

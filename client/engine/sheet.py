@@ -10,7 +10,8 @@ import torch
 from client.engine.rule import Book, Factored, Layer, Weighing, add_weighted, sum_squares
 
 SMALL: Final = 2**13
-"""Numbers for each patient up to which gradients of many parameters are worked on side by side."""
+"""Numbers for each patient up to which the gradients of many parameters are concatenated: one
+operation on all biases and scales instead of several on each."""
 
 
 class Sheet:
@@ -50,7 +51,7 @@ class Sheet:
             self.squared += sum_squares(array)
         for _, factored in self._factored:
             self.squared += factored.squared
-            gross += factored.gross.square()
+            gross += factored.gross.square()  # the layers are orthogonal parts of one vector
         self.gross = gross.sqrt()
 
     def add(self, totals: Mapping[int, torch.Tensor], weighing: Weighing) -> None:
@@ -62,6 +63,7 @@ class Sheet:
             totals: by the parameter's ``id``, float64 of its shape, contiguous.
             weighing: of the patients.
         """
+        # Popped one by one: each gradient's memory is free again before the next sum needs some.
         while self._arrays:
             key, array = self._arrays.pop()
             if key:

@@ -13,7 +13,7 @@ from torch import nn
 
 from client.engine.layers import RECURRENT, approximate, layer_of, rule_of, served
 from client.engine.recurrent import dense_layers, unrolled
-from client.engine.rule import Book, Layer, accurate
+from client.engine.rule import Book, Layer
 from client.engine.vmapped import ModuleCall, VmappedRule, detached, outputs, unwatched
 from common.errors import ModelError
 
@@ -39,6 +39,8 @@ class Tape:
         self.books: dict[Layer, Book] = {}
         self._patients, self._items = patients, items
         self._enter = enter
+        # Autograd runs backward only through something that requires a gradient. Parameters do not
+        # here, and neither do images: this scalar is what the first layer's backward hangs on.
         self._token = torch.zeros((), device=device, requires_grad=True)
         self._calls: Counter[Layer] = Counter()
         self._records: dict[Layer, list[Any]] = {}
@@ -58,18 +60,19 @@ class Tape:
         """
         if others or named:
             raise ModelError(
-                "a layer is called with more than its input",
+                "a layer is called with more than one input",
                 where=f"module {layer.name}",
                 found=", ".join(named) or f"{1 + len(others)} arguments",
                 remedy="call it with one tensor",
             )
         if not value.dim() or not len(value) or len(value) % self._items:
             raise ModelError(
-                "a layer's input does not say which patient it belongs to",
+                "a layer's input cannot be divided among the patients",
                 where=f"module {layer.name or 'the model itself'}",
                 found=f"shape {tuple(value.shape)}",
-                wanted=f"a multiple of the batch, {self._items}, along the first dimension",
-                remedy="keep the batch first, in the layer before too (batch_first=True)",
+                wanted=f"a multiple of the batch size, {self._items}, as the first dimension",
+                remedy="keep the batch as the first dimension, also in the layer before "
+                "(batch_first=True)",
             )
         self._calls[layer] += 1
         output: torch.Tensor = _Use.apply(self._token, value, layer, self)  # type: ignore[no-untyped-call] # torch's is untyped
@@ -88,10 +91,10 @@ class Tape:
             return next(seen)
         if type(found) not in {tuple, list}:
             raise ModelError(
-                "a module is not known, and gives what cannot be taken apart by patient",
+                "the output of an unknown module cannot be divided among the patients",
                 where=f"module {layer.name or 'the model itself'}",
                 found=type(found).__name__,
-                wanted="a tensor, or several in a tuple",
+                wanted="a tensor, or a tuple of tensors",
             )
         return tuple(next(seen) if isinstance(part, torch.Tensor) else part for part in found)
 
@@ -102,6 +105,7 @@ class Tape:
         does so alike for each patient. That it does is rare and small: a trial on random input
         may miss it.
         """
+        # clone: each patient's numbers in an array of its own, which begins at an aligned address.
         if self._patients == 1 or not value.dim() or len(value) % self._patients:
             return function(value)
         parts = value.chunk(self._patients)
@@ -109,6 +113,7 @@ class Tape:
 
     def record(self, layer: Layer, record: Any) -> None:  # noqa: ANN401 - each rule has its own
         """Keep what a use left; where it was the last of its layer, make the book."""
+        # Book after the layer's last use only: its uses add up before the norm is taken.
         records = self._records.setdefault(layer, [])
         records.append(record)
         if len(records) == self._calls[layer]:
@@ -125,7 +130,7 @@ class Tape:
 
 
 class _Use(torch.autograd.Function):
-    """A layer's forward and backward, its parameters standing outside autograd."""
+    """A layer's forward and backward; its parameters are no part of autograd."""
 
     @staticmethod
     def forward(ctx: Any, _: torch.Tensor, value: torch.Tensor, layer: Layer, tape: Tape) -> Any:  # noqa: ANN401 - torch's context is untyped
@@ -148,7 +153,9 @@ class _Use(torch.autograd.Function):
 
 def _accurate(array: torch.Tensor) -> torch.Tensor:
     """What gradients are made of, in a type that they may be formed and summed in."""
-    return accurate(array) if array.is_floating_point() else array
+    # bfloat16 has 8 bits: sums formed in it let a patient's vector exceed the clip norm.
+    half = array.is_floating_point() and array.dtype != torch.float64
+    return array.float() if half else array
 
 
 class _Seen(torch.autograd.Function):
@@ -181,6 +188,7 @@ def watched(model: nn.Module, tape: Tape) -> Iterator[None]:
         ModelError: names a module that cannot be trained privately.
     """
     modules, apart = list(served(model)), list(approximate(model))
+    # An instance attribute hides the class's forward: hooks still run, and nothing else is patched.
     try:
         for name, module in modules:
             module.__dict__["forward"] = _forward(name, module, tape)

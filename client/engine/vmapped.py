@@ -20,7 +20,7 @@ from common.errors import ModelError
 
 Tensors = tuple[torch.Tensor, ...]
 AT_ONCE = 16
-"""Items whose gradients ``torch.func`` works out together."""
+"""Items whose gradients ``torch.func`` computes together: each holds a whole gradient in memory."""
 _SETTINGS: Final = (bool, int, float, str, type(None))
 
 
@@ -66,16 +66,16 @@ class ModuleCall:
         if known and len(items) == 1 and min(items) and min(items) % patients == 0:
             return
         raise ModelError(
-            "a module is not known, and called with what cannot be taken apart by patient",
+            "the input of an unknown module cannot be divided among the patients",
             where=f"module {layer.name or 'the model itself'}",
             found=type(layer.options).__name__,
-            wanted="tensors with the batch along the first dimension, and plain settings",
+            wanted="tensors with the batch as their first dimension, and plain settings",
         )
 
 
 @contextmanager
 def unwatched(module: nn.Module) -> Iterator[None]:
-    """The module's own forward, where another stands in for it; its hooks come before and after."""
+    """The module's own forward, if another replaces it; its hooks run outside, and only once."""
     watching = module.__dict__.pop("forward", None)
     hooks, module._forward_hooks = module._forward_hooks, OrderedDict()  # noqa: SLF001 - no public way
     before, module._forward_pre_hooks = module._forward_pre_hooks, OrderedDict()  # noqa: SLF001 - as above
@@ -123,10 +123,11 @@ def item_gradients(
             each: dict[str, torch.Tensor] = vmap(one, chunk_size=AT_ONCE)(call.tensors, gradients)
     except (RuntimeError, ValueError) as error:
         raise ModelError(
-            "a module is not known, and its gradients cannot be taken for each item",
+            "the gradients of an unknown module cannot be computed for each item",
             where=f"module {name or 'the model itself'}",
             found=f"{type(module).__name__}: {str(error).splitlines()[0]}",
-            remedy="build it from layers that are known, or from operations that torch.func takes",
+            remedy="build it from supported layers (docs/engine.md), or from operations that "
+            "torch.func supports",
         ) from error
     return each
 

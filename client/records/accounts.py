@@ -1,19 +1,19 @@
 """The patients' accounts: what all charges together have released about each patient.
 
-A patient pays the charges that were made to a part of a plan while the patient stood in it: a
-stay. An account follows from its stays alone, so patients with the same stays share one. Renyi
+A patient pays the charges that were made to a part of a plan while the patient was in it: a stay.
+An account follows from its stays alone, so patients with the same stays share one. Renyi
 divergences add up, in any order.
 
-Whoever turns out to be one person under several identifiers has one account, which is all of
-theirs (:func:`join`). Where that person stood twice in one release, the release was not about
-one patient but about two, and is counted as that: a Gaussian mechanism of twice the sensitivity,
-on a sample in which at least one of the two falls. For k the noise is k times smaller, relative
-to what it hides, and the rate 1 - (1 - q)^k. The true mixture, in which fewer than k may be drawn,
-costs no more: seen along one line, to move a mean further away from zero makes the two outcomes
-easier to tell apart at every threshold (mixtures of Gaussians: Choquette-Choo, Ganesh, Steinke and
-Thakurta 2024, arXiv:2310.15526, section 4).
+Identifiers that turn out to be one person's have one account, all of theirs together
+(:func:`join`). If that person was twice in one release, the release was about two patients and is
+counted so: a Gaussian mechanism of twice the sensitivity, on a sample that contains at least one
+of the two. For k identifiers the noise is k times smaller, relative to what it hides, and the rate
+is 1 - (1 - q)^k. The true mixture, in which fewer than k may be drawn, costs no more: seen along
+one line, to move a mean further away from zero makes the two outcomes easier to tell apart at
+every threshold (mixtures of Gaussians: Choquette-Choo, Ganesh, Steinke and Thakurta 2024,
+arXiv:2310.15526, section 4).
 
-What one event costs takes up to a tenth of a second to compute, and is kept in the store.
+The cost of one event takes up to a tenth of a second to compute, and is kept in the store.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ Divergences = npt.NDArray[np.float64]
 Part = Literal["train", "validation"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 STILL: Final = 2**62
-"""Where a stay ends that has not ended."""
+"""The end of a stay that has not ended: larger than any ledger's length, so ends compare."""
 _Event = tuple[float, float] | None
-"""Sampling rate and noise multiplier; None for a release that nothing bounds."""
+"""Sampling rate and noise multiplier; None for a release without privacy protection."""
 
 
 @dataclass(frozen=True)
 class PrivacyLimits:
-    """What the site's policy lets its patients lose.
+    """The maximum privacy cost for a patient that the site's policy allows.
 
     Attributes:
         epsilon_per_study: the most for one study.
@@ -68,6 +68,8 @@ class PrivacyLimits:
 
     def spent(self, divergences: Divergences) -> float:
         """Epsilon of all that was released, as the filter for the total reads it."""
+        # One order, fixed by the policy: the best order afterwards would depend on what was
+        # released, which a filter does not allow (Feldman and Zrnic 2021).
         delta = composed(self.delta)
         return filter_epsilon(divergences, delta, filter_order(self.epsilon_total, delta))
 
@@ -112,11 +114,11 @@ class Accounts:
             self._stays[self.person(patient)].append(Stay(*stay))
 
     def person(self, patient: str) -> str:
-        """What stands for a patient and for whoever was joined with that patient."""
+        """The pseudonym under which a patient, and those joined with that patient, are counted."""
         return self._people.get(patient, patient)
 
     def history(self, patient: str) -> History:
-        """The stays of a patient; none of a stranger."""
+        """The stays of a patient; none if the patient is unknown."""
         return tuple(sorted(self._stays.get(self.person(patient), ())))
 
     def histories(self) -> set[History]:
@@ -159,6 +161,7 @@ class Accounts:
         whole = foreseen(plan, part)
         if whole is None:
             return np.zeros(len(ORDERS))
+        # All charges, no matter who paid them: what is left of the plan's own count is its rest.
         made = self._charges.get((plan.hash, part), {}).values()
         left = whole - sum(counts[-1] for _, counts in made)
         return self._cost(_event(plan, part), left, times)
@@ -189,9 +192,11 @@ class Accounts:
     def _cost(self, event: _Event, count: int, times: int) -> Divergences:
         if not count:
             return np.zeros(len(ORDERS))
+        # Infinite: after a release without privacy no private study may follow for this patient.
         if event is None:
             return np.full(len(ORDERS), math.inf)
         rate, noise = event
+        # The same person k times in one release: see the module's docstring.
         if times > 1:
             rate, noise = 1 - (1 - rate) ** times, noise / times
         return cost(
@@ -209,13 +214,14 @@ def cost(store: SiteDatabase, event: SampledGaussian) -> Divergences:
     ).fetchone()
     if row is not None:
         return event.count * np.frombuffer(row["divergences"], dtype="<f8")
+    # Stored for one event, as little-endian float64: divergences of repeated events are multiples.
     once = renyi(event.model_copy(update={"count": 1})).astype("<f8")
     store.execute("INSERT OR IGNORE INTO costs VALUES (?, ?, ?, ?)", *key, once.tobytes())
     return event.count * once
 
 
 def foresee(store: SiteDatabase, plan: Plan) -> None:
-    """Keep what a plan's events cost, so that whoever reads accounts later computes nothing."""
+    """Store what a plan's events cost, so that reading accounts later computes nothing."""
     for part in PARTS:
         if foreseen(plan, part) and (event := event_of(plan, part)):
             cost(store, event)
@@ -268,6 +274,8 @@ def join(store: SiteDatabase, persons: Mapping[str, str]) -> None:
         store: an open store.
         persons: pseudonyms, each with that of the person; sensitive.
     """
+    # Only pairs that are not one person yet, so that a list that is read at every request writes
+    # nothing. A pair that left the list stays joined: what was spent together stays spent.
     known = joined(store)
     new = [
         (patient, person)
@@ -280,7 +288,7 @@ def join(store: SiteDatabase, persons: Mapping[str, str]) -> None:
 
 
 def joined(store: SiteDatabase) -> dict[str, str]:
-    """Of everybody who was joined with somebody: one pseudonym that stands for them all."""
+    """For each joined pseudonym, the one that represents the person: the smallest of the group."""
     groups: dict[str, set[str]] = {}
     for row in store.execute("SELECT patient, person FROM joins"):
         both = groups.get(row["patient"], {row["patient"]}) | groups.get(
@@ -291,7 +299,7 @@ def joined(store: SiteDatabase) -> dict[str, str]:
 
 
 def everyone_joined(store: SiteDatabase, patients: Collection[str]) -> frozenset[str]:
-    """These patients and whoever is one person with one of them."""
+    """These patients, and all identifiers that are one person with one of them."""
     people = joined(store)
     meant = {people.get(patient, patient) for patient in patients}
     others = (patient for patient, person in people.items() if person in meant)
@@ -330,6 +338,7 @@ def _by_place(history: History) -> dict[tuple[str, Part], list[Stay]]:
 
 def _overlaps(stays: list[Stay], made: _Made) -> list[tuple[int, int]]:
     """How much was charged in stays in one part of a plan, by how many of them it fell in."""
+    # Between two edges of stays the number of stays is constant, so charges there are counted once.
     charged: Counter[int] = Counter()
     for first, last in pairwise(sorted({edge for stay in stays for edge in stay[2:]})):
         times = sum(stay.since <= first and last <= stay.until for stay in stays)

@@ -78,6 +78,7 @@ class Approval:
     @property
     def standing(self) -> State:
         """The state, as the clock has it."""
+        # By the newest time ever seen too: setting the clock back must not revive an approval.
         if self.state == "approved" and self.expires:
             return "expired" if self.expires <= max(timestamp(), self.newest) else "approved"
         return self.state
@@ -115,6 +116,7 @@ class Approvals:
         standing = approval.standing if approval else "never proposed"
         if approval is not None and standing == "approved" and approval.key is not None:
             return approval
+        # Silence first: a code for an ended plan would tell outside that a person has ended it.
         self.require_heard(plan_hash)
         codes = {"pending": RefusalCode.PENDING, "denied": RefusalCode.DENIED}
         raise Refusal(

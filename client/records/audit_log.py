@@ -1,19 +1,18 @@
-"""The audit log: what came in, what went out, and what people decided, line after line.
+"""The audit log: what came in, what went out, and what was decided, line after line.
 
-``audit.jsonl`` in the state folder is only ever appended to. A line is one JSON object in
-canonical form: its number, the SHA-256 of the line before, when, what, and an Ed25519
-signature by the site over all of that. A line counts once it is on the disk. Several
-processes of a site may append: each waits for the others' lock and goes on from their last
-line.
+``audit.jsonl`` in the state folder is only ever appended to. A line is one JSON object in canonical
+form: its number, the SHA-256 of the line before, the time, the event, and an Ed25519 signature by
+the site over all of that. A line counts when it is on disk. Several processes of a site may append:
+each waits for the others' lock and continues from their last line.
 
-What a crash left half written is set aside in ``audit.torn`` and never counts: no head that
-covers it was ever sent. A patient's identifier never stands in the log; what does stand there
-stays at the hospital. Its head (length and hash of the last line) goes out with every reply,
-sealed (:mod:`client.records.seals`), so that nobody outside can tell how many lines there are.
+A line that a crash left half written is moved to ``audit.torn`` and never counts: no head that
+covers it was ever sent. The log never contains a patient's identifier, and stays at the hospital.
+Its head (length and hash of the last line) goes out with every reply, sealed
+(:mod:`client.records.seals`), so that nobody outside can tell how many lines there are.
 
-Each charge of the ledger is a line, written once the charge is durable and before anything is
-computed for it. So the log never speaks of a charge that the store of that moment lacks, and a
-store that does was emptied, or is an older copy.
+Each charge of the ledger has a line, written after the charge is durable and before anything is
+computed for it. So the log never names a charge that the store of that moment lacks: a store that
+lacks one was emptied, or is an older copy.
 """
 
 from __future__ import annotations
@@ -41,9 +40,10 @@ TORN: Final = "audit.torn"
 CHARGED: Final = "round.charged"
 """The event that names a charge: its number, and the ledger's head with it."""
 _CHARGED: Final = b'"event":"round.charged"'
-"""How it stands in a line; within a text its quotation marks would not stand so."""
+"""Its bytes in a line. In a text value the quotation marks would be escaped, so no text matches."""
 _REMEMBERED: Final = 4096
-"""Hashes of the newest lines that are kept in memory: receipts speak of these."""
+"""Hashes of the newest lines that are kept in memory: receipts are about these, and each request
+would otherwise read the file from its beginning."""
 _BLOCK: Final = 2**16
 _FRAME: Final = frozenset({"number", "previous", "at", "event", "signature"})
 
@@ -165,9 +165,10 @@ class AuditLog:
         return file
 
     def _follow(self) -> None:
-        """Go on in the file that has the log's name, should another have taken it."""
+        """Continue in the file that has the log's name now, if it was replaced by another."""
         if self._file < 0:
             raise OSError(errno.EBADF, "the audit log is closed")
+        # A restored or rotated file has another inode. Lines written to the old one would be lost.
         ours = os.fstat(self._file)
         try:
             there = self.path.stat()
@@ -180,6 +181,7 @@ class AuditLog:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+        # flock, not lockf: closing another descriptor of the file does not release it.
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             yield
@@ -198,8 +200,8 @@ class AuditLog:
         data = canonical_json(line)
         try:
             _write_all(self._file, data + b"\n")
-            os.fsync(self._file)
-        except OSError:
+            os.fsync(self._file)  # before the head that covers this line can be sent
+        except OSError:  # a full disk: half a line must not stay before the next one
             os.ftruncate(self._file, self._end)
             raise
         self._end += len(data) + 1
@@ -216,8 +218,8 @@ class AuditLog:
     def _catch_up(self) -> None:
         """Go on from what other processes have appended.
 
-        A file that became shorter is not believed: the next line goes on from what this
-        process has seen, and so shows that something is missing.
+        A file that became shorter is not trusted: the next line continues from what this process
+        has seen, and so shows that something is missing.
         """
         size = os.fstat(self._file).st_size
         if size <= self._end:
@@ -231,8 +233,9 @@ class AuditLog:
         self._set_aside(more[len(whole) :])
 
     def _find_end(self) -> None:
-        """Read the last whole line; with none that can be read, count all there are."""
+        """Read the last whole line; if it is not readable, count all lines."""
         size = os.fstat(self._file).st_size
+        # From the end, block by block: a log of years must not be read at every start.
         tail, start = b"", size
         while start and tail.count(b"\n") < 2:
             start = max(0, start - _BLOCK)
@@ -241,14 +244,20 @@ class AuditLog:
         self._end = size - (len(tail) - len(whole))
         if whole:
             last = whole.split(b"\n")[-2]
-            self._head = AuditHead(_number(last) or _lines(self.path), sha256(last))
+            entry = _entry(last)
+            number = entry.number if entry and isinstance(entry.number, int) else 0
+            if not number:
+                with self.path.open("rb") as file:
+                    number = sum(line.endswith(b"\n") for line in file)
+            self._head = AuditHead(number, sha256(last))
             self._recent[self._head.length] = self._head.hash
             self._charged = self._last_charge()
         self._set_aside(tail[len(whole) :])
 
     def _last_charge(self) -> LedgerHead:
-        """What the newest line about a charge says, wherever in the log it stands."""
+        """The newest charge that a line names, anywhere in the log."""
         with mmap.mmap(self._file, self._end, access=mmap.ACCESS_READ) as log:
+            # A nested value may hold these bytes too: then the search goes on.
             place = log.rfind(_CHARGED)
             while place >= 0:
                 start = log.rfind(b"\n", 0, place) + 1
@@ -267,14 +276,15 @@ class AuditLog:
             os.fsync(aside)
         finally:
             os.close(aside)
+        # Cut only after the copy is durable: a crash in between leaves the bytes twice, not never.
         os.ftruncate(self._file, self._end)
-        self._write("log.mended", {"size": len(torn), "hash": sha256(torn)})
+        self._write("log.repaired", {"size": len(torn), "hash": sha256(torn)})
 
 
 def entries(folder: Path, after: int = 0) -> Iterator[Entry]:
-    """The whole lines of a log beyond a number, oldest first; what cannot be read is passed over.
+    """The whole lines of a log after a number, oldest first; unreadable lines are skipped.
 
-    :func:`client.records.verify.inspect_state` says whether they can be believed.
+    :func:`client.records.verify.inspect_state` says whether they are unchanged.
     """
     path = folder / FILE
     if not path.exists():
@@ -304,16 +314,6 @@ def charge_of(line: bytes) -> LedgerHead | None:
         return None
     number, head = entry.fields.get("charge"), entry.fields.get("head")
     return LedgerHead(number, head) if isinstance(number, int) and isinstance(head, str) else None
-
-
-def _number(line: bytes) -> int | None:
-    entry = _entry(line)
-    return entry.number if entry and isinstance(entry.number, int) else None
-
-
-def _lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(1 for line in file if line.endswith(b"\n"))
 
 
 def _write_all(file: int, data: bytes) -> None:

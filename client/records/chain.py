@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from client.records.accounts import Part, event_of
-from client.records.audit_log import signed_part
+from client.records.audit_log import charge_of, signed_part
 from common.documents import read_json
 from common.errors import Refusal
 from common.files import canonical_json, sha256
@@ -25,6 +25,13 @@ from common.plan import Plan, read_plan
 from common.wire.messages import HASH_OF_NOTHING
 from common.wire.signing import verify
 
+if TYPE_CHECKING:
+    import sqlite3
+
+    from client.records.store import SiteDatabase
+
+Finding = tuple[int, str]
+"""A row, counted from 1, and what is wrong with it."""
 _SIGNATURE: Final = re.compile(r"[0-9a-f]{128}")
 
 
@@ -54,6 +61,7 @@ def breaks(lines: Sequence[bytes], hashes: Sequence[str], key: str) -> list[Find
             what = "it does not follow the line before it"
         if what:
             found.append((number, what))
+        # A line that cannot be trusted is counted by its place, so that its number misleads nobody.
         before = entry["number"] if entry and sound else before + 1
         previous_is_sound = sound
     if len(lines) > 1 and foreign == len(lines):
@@ -69,6 +77,7 @@ def entry_of(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     wanted = {"number": int, "previous": str, "at": str, "event": str, "signature": str}
+    # Only the exact form that is written: the same JSON with other spaces would verify as well.
     if canonical != line or not isinstance(entry, dict):
         return None
     return entry if all(type(entry.get(name)) is kind for name, kind in wanted.items()) else None
@@ -76,16 +85,11 @@ def entry_of(line: bytes) -> dict[str, Any] | None:
 
 def is_signed(entry: dict[str, Any], key: str) -> bool:
     """Whether the site has signed an entry."""
+    # In exactly one form: bytes.fromhex would also take capitals and blanks.
     signature = entry["signature"]
     if _SIGNATURE.fullmatch(signature) is None:
         return False
     return verify(key, signed_part(entry), bytes.fromhex(signature))
-
-
-def is_sound(line: bytes, key: str) -> bool:
-    """Whether a line is an entry that the site has signed."""
-    entry = entry_of(line)
-    return entry is not None and is_signed(entry, key)
 
 
 def ends_changed(tail: bytes) -> bool:
@@ -107,8 +111,6 @@ def _gap(found: int, number: int, before: int) -> str:
     return f"this is entry {found}: lines were removed, added or moved"
 
 
-Finding = tuple[int, str]
-"""A row, counted from 1, and what is wrong with it."""
 NOTHING_BOUNDS = (None, None, 1)
 """The stored cost of a release without privacy protection."""
 
@@ -128,6 +130,13 @@ class ChargeRow:
     count: int
 
 
+def stored_charges(store: sqlite3.Connection | SiteDatabase) -> list[ChargeRow]:
+    """The ledger as stored, oldest first."""
+    names = ", ".join(each.name for each in fields(ChargeRow))
+    rows = store.execute(f"SELECT {names} FROM charges ORDER BY length")  # noqa: S608 - our own
+    return [ChargeRow(*row) for row in rows]
+
+
 def recount(charges: Sequence[ChargeRow], plans: Mapping[str, str]) -> Iterator[Finding]:
     """The charges that were changed.
 
@@ -135,6 +144,7 @@ def recount(charges: Sequence[ChargeRow], plans: Mapping[str, str]) -> Iterator[
         charges: the ledger, oldest first.
         plans: text of each plan by the hash that it is stored under.
     """
+    # A plan is read once, though it may have thousands of charges.
     plan_of = cache(lambda hash_: _plan(hash_, plans))
     broken = dict(broken_chain(charges))
     for number, row in enumerate(charges, start=1):
@@ -155,6 +165,28 @@ def broken_chain(charges: Sequence[ChargeRow]) -> Iterator[Finding]:
         if what:
             yield number, what
         previous = row.hash
+
+
+def lost_charges(lines: Sequence[bytes], key: str, ledger: Sequence[str]) -> Iterator[Finding]:
+    """The first charge that the log names and the ledger lacks; else the first that it skips.
+
+    Charges in the ledger beyond the last that the log names were left by a crash: their lines are
+    written when the site opens again.
+    """
+    noted: set[int] = set()
+    for number, line in enumerate(lines, start=1):
+        charge = charge_of(line)
+        entry = entry_of(line) if charge else None
+        if charge is None or entry is None or not is_signed(entry, key):
+            continue
+        if ledger[charge.length : charge.length + 1] != [charge.hash]:
+            how = "an older database was restored, or it was emptied or changed"
+            yield charge.length, f"line {number} of the audit log records another charge: {how}"
+            return
+        noted.add(charge.length)
+    missing = next((each for each in range(1, max(noted, default=0)) if each not in noted), None)
+    if missing:
+        yield missing, "the audit log has no line for this charge, but has one for a later charge"
 
 
 def misplaced_members(stays: Sequence[tuple[int, int | None]], charges: int) -> Iterator[Finding]:
@@ -186,6 +218,7 @@ def _plan(hash_: str, plans: Mapping[str, str]) -> Plan | None:
 
 
 def _misplaced(row: ChargeRow, number: int, previous: str) -> str | None:
+    # The same values, in the same order, as client.records.ledger.Ledger._append hashes.
     public = [previous, row.plan_hash, row.round, row.part, row.identity]
     if row.length != number:
         return f"this is charge {row.length}"

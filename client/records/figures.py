@@ -1,16 +1,17 @@
-"""What the ledger says, read only: how far it has come, what was charged, what was spent.
+"""The figures of the privacy ledger, read only: its length, what was charged, what was spent.
 
-Nothing here decides; :class:`client.records.ledger.Ledger` does.
+Nothing here decides: :class:`client.records.ledger.Ledger` decides about charges, and
+:mod:`client.records.membership` about patients.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
-from client.records.accounts import Accounts, Part, PrivacyLimits, cost, stated
-from client.records.membership import is_single, read
+from client.records.accounts import Accounts, History, Part, PrivacyLimits, cost, stated
 from client.records.store import SiteDatabase
 from common.plan import Plan
 from common.privacy.accounting import SampledGaussian, renyi_epsilon
@@ -78,7 +79,7 @@ class LedgerFigures:
         return renyi_epsilon(cost(self._store, event), delta)
 
     def members(self, plan_hash: str) -> dict[str, int]:
-        """How many patients stand in each part of a plan's cohort now; it never leaves."""
+        """How many patients are in each part of a plan's cohort now; it never leaves the site."""
         rows = self._store.execute(
             "SELECT part, count(*) AS count FROM members WHERE plan_hash = ? AND until IS NULL"
             " GROUP BY part",
@@ -96,7 +97,7 @@ class LedgerFigures:
         return Counter({(row["part"], row["state"]): row["count"] for row in rows})
 
     def charged_to(self, plan: Plan, part: Part) -> float:
-        """Epsilon of all that a plan has charged to a part: a public figure, whoever was in it."""
+        """Epsilon of all that a plan has charged to a part: a public figure, for any patients."""
         if not isinstance(plan.mechanism, PatientMechanism):
             return math.inf if self.last_round(plan.hash, part) else 0.0
         rows = self._store.execute(
@@ -106,21 +107,22 @@ class LedgerFigures:
             part,
         )
         total = sum(cost(self._store, SampledGaussian(**dict(row))) for row in rows.fetchall())
-        if isinstance(total, int):
+        if isinstance(total, int):  # the sum of no rows
             return 0.0
+        # Both are upper bounds: Renyi for what was charged, and the tighter PLD for the whole plan.
         return min(renyi_epsilon(total, plan.mechanism.composed_delta), stated(plan, part))
 
     def spent_on(self, plan: Plan, accounts: Accounts | None = None) -> float:
         """Epsilon that a plan has cost the patient whom it cost most, of this plan alone.
 
-        Whoever stood in both parts of it, one after the other, has paid both, composed.
+        A patient who was in both parts of it, one after the other, has paid both, composed.
 
         Args:
             plan: which plan.
-            accounts: as they were read already, where they were.
+            accounts: if they were read already.
         """
         accounts = accounts or Accounts(self._store)
-        # 0.5: of no bound, or of nothing
+        # Without a mechanism any delta will do: divergences are infinite, or zero.
         delta, most = getattr(plan.mechanism, "composed_delta", 0.5), 0.0
         for history in accounts.histories_in(plan.hash):
             epsilon = renyi_epsilon(accounts.paid(history), delta)
@@ -131,7 +133,7 @@ class LedgerFigures:
         return most
 
     def most_spent(self, limits: PrivacyLimits) -> float:
-        """What the most charged patient of all has spent, as the policy's total reads it."""
+        """What the most charged patient of all has spent, as counted for the policy's total."""
         accounts = Accounts(self._store)
         return max((read(accounts, each, limits) for each in accounts.histories()), default=0.0)
 
@@ -141,3 +143,44 @@ class LedgerFigures:
             "SELECT * FROM charges WHERE length > ? ORDER BY length", after
         ).fetchall()
         return [dict(row) for row in rows]
+
+
+def read(accounts: Accounts, history: History, limits: PrivacyLimits) -> float:
+    """Epsilon of all that a patient has paid, as counted for the policy's total.
+
+    If one part of one plan is all there is, it is at most what that plan states.
+    """
+    epsilon, places = limits.spent(accounts.paid(history)), accounts.places(history)
+    if len(places) == 1 and is_single(history):
+        ((plan_hash, part),) = places
+        epsilon = min(epsilon, stated(accounts.plan(plan_hash), part))
+    return epsilon
+
+
+def paid_and_ahead(
+    accounts: Accounts, plan: Plan, history: History, part: Part, limits: PrivacyLimits
+) -> tuple[float, float]:
+    """Epsilon of all that a patient has paid, and will have when all that runs is over."""
+    others = accounts.reserved(history, without=plan.hash)
+    after = limits.spent(accounts.paid(history) + others + accounts.remaining(plan, part))
+    alone = accounts.places(history) <= {(plan.hash, part)} and is_single(history)
+    if alone and not others.any():  # nothing but this part of this plan is or will be released
+        after = min(after, stated(plan, part))
+    return read(accounts, history, limits), after
+
+
+def cost_of_plan(accounts: Accounts, plan: Plan, history: History, part: Part) -> float:
+    """Epsilon that this plan alone will have cost a patient when it is over.
+
+    More than the plan states if the patient was in its other part before.
+    """
+    here = tuple(stay for stay in history if stay.plan_hash == plan.hash)
+    if accounts.places(here) <= {(plan.hash, part)} and is_single(here):
+        return stated(plan, part)
+    whole = accounts.paid(here) + accounts.remaining(plan, part)
+    return renyi_epsilon(whole, getattr(plan.mechanism, "composed_delta", 0.5))
+
+
+def is_single(history: History) -> bool:
+    """Whether no two stays are in one part of a plan at a time: one person, and not two."""
+    return all(one[:2] != other[:2] or one.until <= other.since for one, other in pairwise(history))

@@ -75,6 +75,7 @@ class Ledger(LedgerFigures):
         ).fetchone()
         if row is None:
             self._refuse_beyond_plan(charge, plan)
+        # The identity covers the arrays. Two different releases for one charge would cost twice.
         elif row["identity"] != charge.identity:
             raise Refusal(
                 RefusalCode.ROUND_CONFLICT,
@@ -89,6 +90,7 @@ class Ledger(LedgerFigures):
         Raises:
             Refusal: as :meth:`require_chargeable`.
         """
+        # Checked again under the write lock: another process may have charged since the gate.
         with self._store.transaction():
             self.require_chargeable(charge, plan)
             if not self.is_charged(charge.identity):
@@ -100,6 +102,8 @@ class Ledger(LedgerFigures):
 
     def _append(self, charge: Charge) -> None:
         head, event = self.head(), charge.event
+        # Public values only: whoever knows the requests can compute this hash, so it tells nothing.
+        # The cost is not hashed; it is checked against the plan (client.records.chain).
         public = [head.hash, charge.plan_hash, charge.round, charge.part, charge.identity]
         self._store.execute(
             "INSERT INTO charges (length, hash, plan_hash, round, part, identity,"
@@ -123,6 +127,7 @@ class Ledger(LedgerFigures):
             charge.plan_hash,
             charge.part,
         ).fetchone()
+        # The plan's own event, not only its count: less noise would be another release.
         event, whole = event_of(plan, charge.part), foreseen(plan, charge.part)
         within = whole is not None and spent + (event.count if event else 1) <= whole
         if charge.event != event or not within:

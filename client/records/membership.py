@@ -13,7 +13,7 @@ a public number that the hospital promises not to exceed. If it does, those beyo
 are left out, and ``status`` tells the administrator. One more patient can then push out another,
 and the guarantee is that of two patients.
 
-*Leaving*, before each round: a patient whose images or label changed since that day or are gone,
+*Leaving*, before each round: a patient whose images or label changed since that day or are missing,
 or who opted out. The patient pays what was charged until then, and nothing after. What was
 reserved for the rest of the plan is free again.
 
@@ -25,15 +25,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
 from client.data.cohort import Cohort, Patient
-from client.records.accounts import STILL, Accounts, History, Part, PrivacyLimits, joined, stated
+from client.records.accounts import STILL, Accounts, History, Part, PrivacyLimits, joined
+from client.records.figures import cost_of_plan, is_single, paid_and_ahead
 from client.records.store import SiteDatabase
 from common.files import canonical_json, sha256
 from common.plan import Plan
-from common.privacy.accounting import renyi_epsilon
 from common.privacy.cap import MOST_STUDIES
 from common.privacy.mechanisms import PatientMechanism
 
@@ -95,6 +94,8 @@ def draft(
 
     Without a privacy mechanism, which the policy must allow, there is no limit to keep.
     """
+    # Patients with the same stays and part cost the same: each case is judged once, so a large
+    # cohort needs only a few accounts.
     crowded, today = _crowded(today, plan), _within(today, plan.most_patients)
     let_in: dict[str, FrozenPatient] = {}
     left_out: set[str] = set()
@@ -106,13 +107,16 @@ def draft(
             # One person twice: joined before, but no longer in the list of persons.
             left_out.add(patient)
             continue
+        # Nothing is ever released about test patients, so they pay nothing.
         if place.part != "test":
             key = accounts.history(patient), place.part
             if key not in judged:
-                here = _on_this_plan(accounts, plan, *key)
+                here = cost_of_plan(accounts, plan, *key)
                 others = accounts.studies(key[0], without=plan.hash)
-                judged[key] = *_judge(accounts, plan, *key, limits), here, others
+                judged[key] = *paid_and_ahead(accounts, plan, *key, limits), here, others
             spent, ahead, here, others = judged[key]
+            # Both limits are asked now, for the whole plan: no later round has to ask again, so
+            # none can stop because one patient's account is empty, which would show outside.
             too_dear = ahead > limits.epsilon_total or here > limits.epsilon_per_study
             if private and (too_dear or others >= MOST_STUDIES):
                 left_out.add(patient)
@@ -126,7 +130,7 @@ def _within(today: Mapping[str, FrozenPatient], most: int) -> dict[str, FrozenPa
     """The first patients of each charged part by pseudonym, up to the plan's bound."""
     seen: Counter[str] = Counter()
     kept = {}
-    for patient in sorted(today):
+    for patient in sorted(today):  # by keyed hash: a random order that nobody can choose
         place = today[patient]
         seen[place.part] += 1
         if place.part == "test" or seen[place.part] <= most:
@@ -147,6 +151,7 @@ def freeze(store: SiteDatabase, plan_hash: str, drafted: Draft, absent: Collecti
     length = _length(store)
     present = _present(store, plan_hash)
     staying = _depart(store, plan_hash, present, drafted.places, absent, drafted.left_out)
+    # A stay without a charge in between paid nothing: no need to remember the patient.
     store.execute("DELETE FROM members WHERE plan_hash = ? AND until = since", plan_hash)
     store.execute_each(
         "INSERT INTO members (plan_hash, patient, part, digest, since) VALUES (?, ?, ?, ?, ?)",
@@ -215,8 +220,7 @@ def leavers(
 ) -> bool:
     """Whether :func:`depart` would remove a patient."""
     return any(
-        patient in absent or today.get(patient) != place
-        for patient, place in _present(store, plan_hash).items()
+        _why(patient, place, today, absent) for patient, place in _present(store, plan_hash).items()
     )
 
 
@@ -250,6 +254,7 @@ def standing(
         part: of the charge.
         charge: identity of the charge that was reserved.
     """
+    # Also by digest: a record that changed since the freezing is another one, which never joined.
     row = store.execute("SELECT length FROM charges WHERE identity = ?", charge).fetchone()
     payers = {
         (each["patient"], each["digest"])
@@ -272,6 +277,7 @@ def fingerprint(patients: Iterable[Patient], part: Part) -> str:
     Noise is keyed to it, so that the same noise is never added for other patients: the difference
     of two such sums would be free of noise.
     """
+    # Sorted: the order of files on the disk must not change the noise of a repeated round.
     frozen = sorted([each.pseudonym, each.digest] for each in patients)
     return sha256(canonical_json(["consilium/cohort/2", part, frozen]))
 
@@ -304,47 +310,6 @@ def forget(store: SiteDatabase, plan_hash: str) -> bool:
     return True
 
 
-def read(accounts: Accounts, history: History, limits: PrivacyLimits) -> float:
-    """Epsilon of all that a patient has paid, as counted for the policy's total.
-
-    If one part of one plan is all there is, it is at most what that plan states.
-    """
-    epsilon, places = limits.spent(accounts.paid(history)), accounts.places(history)
-    if len(places) == 1 and is_single(history):
-        ((plan_hash, part),) = places
-        epsilon = min(epsilon, stated(accounts.plan(plan_hash), part))
-    return epsilon
-
-
-def _judge(
-    accounts: Accounts, plan: Plan, history: History, part: Part, limits: PrivacyLimits
-) -> tuple[float, float]:
-    """Epsilon of all that a patient has paid, and will have when all that runs is over."""
-    others = accounts.reserved(history, without=plan.hash)
-    after = limits.spent(accounts.paid(history) + others + accounts.remaining(plan, part))
-    alone = accounts.places(history) <= {(plan.hash, part)} and is_single(history)
-    if alone and not others.any():  # nothing but this part of this plan is or will be released
-        after = min(after, stated(plan, part))
-    return read(accounts, history, limits), after
-
-
-def _on_this_plan(accounts: Accounts, plan: Plan, history: History, part: Part) -> float:
-    """Epsilon that this plan alone will have cost a patient when it is over.
-
-    More than the plan states if the patient was in its other part before.
-    """
-    here = tuple(stay for stay in history if stay.plan_hash == plan.hash)
-    if accounts.places(here) <= {(plan.hash, part)} and is_single(here):
-        return stated(plan, part)
-    whole = accounts.paid(here) + accounts.remaining(plan, part)
-    return renyi_epsilon(whole, getattr(plan.mechanism, "composed_delta", 0.5))
-
-
-def is_single(history: History) -> bool:
-    """Whether no two stays are in one part of a plan at a time: one person, and not two."""
-    return all(one[:2] != other[:2] or one.until <= other.since for one, other in pairwise(history))
-
-
 def _present(store: SiteDatabase, plan_hash: str) -> dict[str, FrozenPatient]:
     rows = store.execute(
         "SELECT patient, part, digest FROM members WHERE plan_hash = ? AND until IS NULL",
@@ -362,12 +327,11 @@ def _depart(  # noqa: PLR0917 - what is looked at for each patient
     unpaid: Collection[str] = (),
 ) -> set[str]:
     """Remove each patient who changed, left or cannot pay; gives those who stay."""
-    out = {*absent, *unpaid}
-    gone = {each for each, place in present.items() if each in out or today.get(each) != place}
-    if gone:
-        why = ((_why(each, present[each], today, absent, unpaid), each) for each in gone)
-        _end(store, plan_hash, _length(store), why)
-    return present.keys() - gone
+    why = {each: _why(each, place, today, absent, unpaid) for each, place in present.items()}
+    leaving = [(reason, each) for each, reason in why.items() if reason]
+    if leaving:
+        _end(store, plan_hash, _length(store), leaving)
+    return {each for each, reason in why.items() if not reason}
 
 
 def _why(
@@ -375,9 +339,9 @@ def _why(
     frozen: FrozenPatient,
     today: Mapping[str, FrozenPatient],
     absent: Collection[str],
-    unpaid: Collection[str],
+    unpaid: Collection[str] = (),
 ) -> str:
-    """Why a patient leaves."""
+    """Why a patient leaves; empty for one who stays."""
     now = today.get(patient)
     if patient in absent:
         return OPTED_OUT
@@ -385,7 +349,9 @@ def _why(
         return UNPAID
     if now is None:
         return GONE
-    return MOVED if now.part != frozen.part else CHANGED
+    if now.part != frozen.part:
+        return MOVED
+    return "" if now == frozen else CHANGED
 
 
 def _end(

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Final
 
 from client.data.persons import Persons
-from client.data.pseudonyms import Pseudonyms, lines_of, normal
+from client.data.pseudonyms import Pseudonyms, lines_of, normal, read_list
 from common.errors import SiteError
 from common.files import write_atomic
 
 FILE: Final = "opt-out.txt"
+_LIST: Final = "the opt-out list"
 _HEADING: Final = "# Patients who opted out of all studies: one PatientID per line.\n"
 
 
@@ -89,6 +90,7 @@ class OptOuts:
         Raises:
             SiteError: an identifier cannot be a line of the file, or the file cannot be written.
         """
+        # All are checked before any is written, so that an error means that nothing was added.
         for patient in patients:
             _require_line(patient)
         self.read()
@@ -99,6 +101,7 @@ class OptOuts:
         added = [name for pseudonym, name in new.items() if pseudonym not in self._listed]
         if added:
             before = path.read_text(encoding="utf-8") if path.exists() else _HEADING
+            # Else the new identifier would be glued to the last one, and neither patient left out.
             if before and not before.endswith("\n"):
                 before += "\n"
             _write(path, before + "".join(f"{name}\n" for name in added))
@@ -106,28 +109,13 @@ class OptOuts:
 
 
 def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SiteError(
-            "the opt-out list cannot be read",
-            where=path,
-            found=error.strerror,
-            remedy="restore the file; if no patient has opted out, create an empty file",
-        ) from error
+    return read_list(path, _LIST, if_empty="if no patient has opted out")
 
 
 def _names(path: Path, content: bytes) -> list[str]:
-    try:
-        text = lines_of(content)
-    except ValueError:
-        raise SiteError(
-            "the opt-out list is not UTF-8 text",
-            where=path,
-            remedy="save it as plain text in UTF-8, with one PatientID per line",
-        ) from None
-    lines = (normal(line) for line in text)
+    lines = map(normal, lines_of(path, content, _LIST, each="PatientID"))
     named = [line for line in lines if line and not line.startswith("#")]
+    # "P01 # asked by phone" may be a remark or an identifier: both readings are left out.
     return named + [normal(line.split("#", 1)[0]) for line in named if "#" in line]
 
 

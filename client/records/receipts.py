@@ -128,6 +128,7 @@ class SiteReceipts:
         receipt = Receipt(
             self._site, key, request.receipt_ledger, request.receipt_seal, request.receipt
         )
+        # The coordinator repeats its newest receipt: no need to verify and write it each time.
         if self._newest and receipt == self._newest[0]:
             return (self._newest[1],)
         if not receipt.holds:
@@ -150,6 +151,7 @@ class SiteReceipts:
         Raises:
             SiteError: its card cannot be read.
         """
+        # Read again if the file changed: "join" runs in another process than the daemon.
         card = self._state / COORDINATOR_CARD
         try:
             written = card.stat().st_mtime_ns
@@ -225,6 +227,7 @@ def _add(path: Path, line: bytes) -> None:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         size = os.fstat(file).st_size
+        # After a line that a crash left half written, begin a new one: only the torn line is lost.
         torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
         os.write(file, b"\n" + line if torn else line)
     finally:
@@ -235,6 +238,8 @@ def _longest(kept: Sequence[SiteHeads]) -> tuple[SiteHeads, ...]:
     """Those with the longest ledger and with the longest log."""
     if not kept:
         return ()
+    # Two, since a request that was refused lengthens the log without a charge: the receipt with the
+    # longest log need not have the longest ledger.
     by_ledger = max(kept, key=lambda each: (each.ledger.length, each.audit.length))
     by_audit = max(kept, key=lambda each: (each.audit.length, each.ledger.length))
     return tuple(dict.fromkeys((by_ledger, by_audit)))
@@ -245,6 +250,7 @@ def _read(line: bytes) -> Receipt | None:
         found = read_json(line)
         ledger, signature = LedgerHead(*found["ledger"]), bytes.fromhex(found["signature"])
         receipt = Receipt(found["site"], found["key"], ledger, found["seal"], signature)
+        # Byte for byte what this site writes: a line in another form was edited.
         well_formed = receipt.line == line + b"\n" and _SEAL.fullmatch(receipt.seal)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

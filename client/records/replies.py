@@ -1,7 +1,7 @@
 """Replies that the coordinator may ask for again.
 
-A reply is durable before its first byte is sent, and kept until a later request says that
-the round's checkpoint is durable. The same request gets the same bytes.
+A reply is durable before its first byte is sent, and kept until a later request says that the
+round's checkpoint is durable. The same request gets the same bytes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class Replies:
         row = self._store.execute(
             "SELECT reply FROM replies WHERE identity = ?", request.identity
         ).fetchone()
+        # The stored bytes, never a second computation: patients may have left in between.
         return reply_from_bytes(row["reply"]) if row else None
 
     def put(self, request: Request, reply: Reply) -> None:

@@ -1,13 +1,13 @@
-"""The audit log's head as it leaves the site: sealed, so that the site alone can read it.
+"""The audit log's head as it leaves the site: sealed, so that only the site can read it.
 
-Every reply commits to the log. How many lines the log has would tell an opt-out from a stop and
-a stop from an expiry, so what leaves is the head's length and hash, encrypted and authenticated
-(ChaCha20-Poly1305, RFC 8439) under a key that follows from the site's signing key, with a random
-nonce: always as many bytes, never twice the same, and nothing that a guess could be tried on.
-Under one key a seal opens to one head, so it commits to it.
+Every reply commits to the log. The number of lines would tell an opt-out from a stop and a stop
+from an expiry. So the head's length and hash leave encrypted and authenticated (ChaCha20-Poly1305,
+RFC 8439) under a key derived from the site's signing key, with a random nonce: always the same
+number of bytes, never the same bytes twice, and nothing on which a guess could be tried. Under one
+key a seal opens to one head, so it commits to it.
 
-A seal holds for the ledger's head beside it and for no other. Nobody else can make one: a seal
-that opens is the site's own word that it once had both.
+A seal is valid only for the ledger's head beside it. Nobody else can make one: a seal that opens
+proves that the site once had both heads.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class Seals:
 
     def seal(self, ledger: LedgerHead, audit: AuditHead) -> str:
         """A head of the log, for the ledger's head: ``SEAL_DIGITS`` hexadecimal digits."""
+        # Random, not a counter: a restored state folder would count the same numbers again, and a
+        # nonce used twice shows the difference of two heads.
         nonce = os.urandom(_NONCE_BYTES)
+        # A fixed width, or the seal's size would tell how long the log is.
         plain = audit.length.to_bytes(_LENGTH_BYTES, "big") + bytes.fromhex(audit.hash)
         return (nonce + self._cipher.encrypt(nonce, plain, _beside(ledger))).hex()
 

@@ -12,15 +12,14 @@ either: the ledger would recognise no patient.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from stat import S_IMODE
 from typing import Final
 
 from client.records import audit_log
 from client.records.audit_log import AuditHead, AuditLog
-from client.records.chain import ChargeRow, broken_chain
-from client.records.store import FILE, LOST, RESTORE, SiteDatabase, gone
+from client.records.chain import broken_chain, stored_charges
+from client.records.store import FILE, LOST, RESTORE, SiteDatabase, ledger_lost
 from common.errors import SiteError
 from common.files import sha256
 from common.wire.messages import HASH_OF_NOTHING
@@ -50,6 +49,7 @@ def require_private(state: Path) -> None:
     Raises:
         SiteError: its mode allows access to others.
     """
+    # The write-ahead log (site.sqlite-wal) holds what the database holds, study keys included.
     secret = (path for pattern in _SECRET for path in sorted(state.glob(pattern)))
     for path in (state, *secret):
         try:
@@ -73,7 +73,7 @@ def require_store(state: Path) -> None:
         SiteError: it is missing.
     """
     if is_used(state) and not (state / FILE).exists():
-        raise gone(state / FILE, f"only {', '.join((*_keys(state), audit_log.FILE))}")
+        raise ledger_lost(state / FILE, f"only {', '.join((*_keys(state), audit_log.FILE))}")
 
 
 def require_keys(state: Path, store: SiteDatabase) -> None:
@@ -105,9 +105,11 @@ def require_same_keys(state: Path, store: SiteDatabase, secrets: Mapping[str, by
     Raises:
         SiteError: a key was replaced by another.
     """
+    # A hash only: the keys themselves must not be in a database that more code reads.
     parts = (use.encode() + b" " + secrets[use] for use in KEYS)
     found, known = sha256(b"consilium/1 keys " + b" ".join(parts)), store.fact(KEPT_KEYS)
-    if not known and remembered_log(store) is None:  # before the first line
+    # Only before the first line of the log: later an emptied fact must not accept other keys.
+    if not known and remembered_log(store) is None:
         store.keep(KEPT_KEYS, found)
     elif found != known:
         raise SiteError(
@@ -132,7 +134,7 @@ def require_held(store: SiteDatabase, log: AuditLog, remembered: AuditHead | Non
     """
     path, charged = log.path.parent / FILE, log.charged
     if log.head.length and remembered_log(store) is None:
-        raise gone(path, f"an empty database beside an audit log of {log.head.length} lines")
+        raise ledger_lost(path, f"an empty database beside an audit log of {log.head.length} lines")
     if remembered and log.hash_at(remembered.length) != remembered.hash:
         raise SiteError(
             "the audit log does not belong to this site's database",
@@ -141,15 +143,16 @@ def require_held(store: SiteDatabase, log: AuditLog, remembered: AuditHead | Non
             wanted=f"line {remembered.length} with SHA-256 {remembered.hash}",
             remedy=LOST,
         )
-    names = ", ".join(field.name for field in fields(ChargeRow))
-    rows = store.execute(f"SELECT {names} FROM charges ORDER BY length")  # noqa: S608 - our own
-    charges = [ChargeRow(*row) for row in rows]
+    # The chain first: only if each hash follows from the one before does the newest cover all.
+    charges = stored_charges(store)
     broken = next(iter(broken_chain(charges)), None)
     if broken:
-        raise gone(path, f"charge {broken[0]}: {broken[1]}")
+        raise ledger_lost(path, f"charge {broken[0]}: {broken[1]}")
+    # The ledger may be longer than the log by a charge that a crash left without its line. It is
+    # never shorter: that is a store from an older backup, in which patients have spent less.
     hashes = [HASH_OF_NOTHING, *(row.hash for row in charges)]
     if hashes[charged.length : charged.length + 1] != [charged.hash]:
-        raise gone(
+        raise ledger_lost(
             path,
             f"{len(charges)} charges, but the audit log records charge {charged.length} "
             f"({charged.hash})",

@@ -102,7 +102,7 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT 
 empty while the patient is in; both are lengths of the ledger."""
 
 
-def gone(path: Path, found: str) -> SiteError:
+def ledger_lost(path: Path, found: str) -> SiteError:
     """The error for a record of charges that is missing or incomplete."""
     return SiteError(
         "the privacy ledger is missing or incomplete: what the patients have spent is unknown",
@@ -149,7 +149,9 @@ class SiteDatabase:
     def __init__(self, path: Path, *, make: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if make:
-            path.touch(mode=0o600)
+            path.touch(
+                mode=0o600
+            )  # SQLite would make it with the umask, perhaps readable by others
         try:
             self._connection = sqlite3.connect(
                 path, isolation_level=None, timeout=_PATIENCE_SECONDS
@@ -166,15 +168,19 @@ class SiteDatabase:
 
     def _prepare(self, path: Path, *, make: bool) -> None:
         if not make and not self._connection.execute("PRAGMA user_version").fetchone()[0]:
-            raise gone(path, "site.sqlite without tables")  # before any PRAGMA changes a byte
+            # Before the PRAGMAs below write to the file, which the administrator may still need.
+            raise ledger_lost(path, "site.sqlite without tables")
+        # FULL: with NORMAL a power cut may undo a committed charge whose noise is already computed,
+        # and the patients would spend it again.
         for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             self._connection.execute(f"PRAGMA {setting}")
+        # An erased study key must not stay in a free page: with it, noise could be subtracted.
         self._connection.execute("PRAGMA secure_delete = ON")
         (found,) = self._connection.execute("PRAGMA user_version").fetchone()
         if found == 0:
             found = self._make(path)
         if found == SCHEMA_VERSION and not is_whole(self._connection):
-            raise gone(path, "site.sqlite with missing or changed tables")
+            raise ledger_lost(path, "site.sqlite with missing or changed tables")
         if found != SCHEMA_VERSION:
             raise SiteError(
                 "this site's database was made by another version of Consilium",
@@ -196,7 +202,7 @@ class SiteDatabase:
                     self._connection.execute(statement)
                 found = SCHEMA_VERSION
                 self._connection.execute(f"PRAGMA user_version = {found}")
-        sync_folder(path.parent)
+        sync_folder(path.parent)  # the new file's name must survive a power cut as well
         return int(found)
 
     def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
@@ -213,10 +219,12 @@ class SiteDatabase:
         if self._connection.in_transaction:
             yield
             return
+        # IMMEDIATE takes the write lock now. Otherwise two processes could both read the same head
+        # of the ledger, and the second would fail when it writes.
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
-        except BaseException:
+        except BaseException:  # a KeyboardInterrupt too: half a charge must not stay open
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")

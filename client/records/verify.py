@@ -15,14 +15,14 @@ log: it is reported as a coordinator's signature over something that never exist
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from client.records import audit_log, receipts
-from client.records.audit_log import AuditHead, charge_of
+from client.records.audit_log import AuditHead
 from client.records.chain import (
     ChargeRow,
     breaks,
@@ -30,9 +30,10 @@ from client.records.chain import (
     ends_changed,
     entry_of,
     is_signed,
-    is_sound,
+    lost_charges,
     misplaced_members,
     recount,
+    stored_charges,
 )
 from client.records.receipts import DISPUTED, Receipt, SiteHeads, read_receipts
 from client.records.seals import Seals
@@ -75,12 +76,12 @@ class Verdict:
     """What an inspection found.
 
     Attributes:
-        head: of the log, as it stands in the file.
+        head: of the log in the file.
         receipts: how many were held against it.
         receipted: the last line of the log that a receipt speaks of; beyond it, a cut tail
             would not be found.
         charges: of the ledger.
-        coordinators: fingerprints of those whose receipts hold; whoever joined them can tell.
+        coordinators: fingerprints of those whose receipts hold, to compare with their cards.
         torn: bytes at the log's end that a crash left half written; they never counted.
         faults: what is wrong; empty if verification passed.
         further: of the receipts, those that were kept elsewhere.
@@ -129,12 +130,13 @@ def inspect(
         stays: from and to which charge each patient was in a cohort.
         remembered: the log's head at the last start or stop, as the store has it.
     """
+    # After the last newline there is nothing, or what a crash left of a line.
     *lines, tail = log.split(b"\n")
     hashes = [HASH_OF_NOTHING, *map(sha256, lines)]
     ledger = [HASH_OF_NOTHING, *(row.hash for row in charges)]
     faults = [Fault(audit_log.FILE, *each) for each in breaks(lines, hashes, key.public)]
     found = (
-        *_uncharged(lines, key.public, ledger),
+        *lost_charges(lines, key.public, ledger),
         *recount(charges, plans),
         *changed_plans(plans),
         *misplaced_members(stays, len(charges)),
@@ -143,11 +145,13 @@ def inspect(
     if ends_changed(tail):
         faults.append(Fault(audit_log.FILE, len(lines) + 1, "the end of this line was changed"))
         tail = b""
+    # Without any receipt too: the store remembers the log's head at the last start or stop.
     lost = _lost("the audit log", remembered, hashes, "its tail was cut")
     if lost:
         faults.append(
             Fault(audit_log.FILE, remembered.length, f"compared with the site's database, {lost}")
         )
+    # Coordinators that were joined before count as well: their receipts bind the site still.
     joined = {**_joined(lines, key.public), **coordinators}
     seals, doubted, disputed, receipted = Seals(key), list[Fault](), list[str](), 0
     for number, receipt in kept:
@@ -169,7 +173,9 @@ def inspect(
         receipts=sum(receipt is not None for _, receipt in kept),
         receipted=receipted,
         charges=len(charges),
-        coordinators=_signers([each for _, each in kept if each], joined),
+        coordinators=tuple(
+            dict.fromkeys(joined[each.key] for _, each in kept if each and each.key in joined)
+        ),
         torn=len(tail),
         faults=tuple(faults),
         disputed=tuple(disputed),
@@ -263,41 +269,17 @@ class _Stored:
 
 
 def _stored(path: Path) -> _Stored:
+    # Read only: a copy on another machine must stay as it is, and a missing file must not be made.
     uri = f"{path.resolve().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True)) as store:
         if not is_whole(store):
             return _Stored()
-        names = ", ".join(each.name for each in fields(ChargeRow))
-        rows = store.execute(f"SELECT {names} FROM charges ORDER BY length")  # noqa: S608 - our own
-        charges = [ChargeRow(*row) for row in rows]
+        charges = stored_charges(store)
         plans = dict(store.execute("SELECT plan_hash, plan FROM approvals ORDER BY rowid"))
         stays = store.execute("SELECT since, until FROM members ORDER BY rowid").fetchall()
         kept = store.execute("SELECT value FROM facts WHERE name = ?", (LOG_HEAD,)).fetchone()
     remembered = read_remembered(kept[0]) if kept else _NO_LOG
     return _Stored(charges, plans, stays, remembered, whole=True)
-
-
-def _uncharged(
-    lines: Sequence[bytes], key: str, ledger: Sequence[str]
-) -> Iterator[tuple[int, str]]:
-    """The first charge that the log names and the ledger lacks; else the first that it skips.
-
-    Charges in the ledger beyond the last that the log names were left by a crash: their lines are
-    written when the site opens again.
-    """
-    noted: dict[int, str] = {}
-    for number, line in enumerate(lines, start=1):
-        charge = charge_of(line)
-        if charge is None or not is_sound(line, key):
-            continue
-        if ledger[charge.length : charge.length + 1] != [charge.hash]:
-            how = "an older database was restored, or it was emptied or changed"
-            yield charge.length, f"line {number} of the audit log records another charge: {how}"
-            return
-        noted[charge.length] = charge.hash
-    missing = next((each for each in range(1, max(noted, default=0)) if each not in noted), None)
-    if missing:
-        yield missing, "the audit log has no line for this charge, but has one for a later charge"
 
 
 def _disputed(file: str, number: int, receipt: Receipt, joined: Mapping[str, str]) -> str:
@@ -314,10 +296,6 @@ def _joined(lines: Sequence[bytes], key: str) -> dict[str, str]:
         if entry and entry["event"] == JOINED and is_signed(entry, key):
             found[str(entry.get("signing_key"))] = str(entry.get("fingerprint"))
     return found
-
-
-def _signers(kept: Sequence[Receipt], joined: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(joined[each.key] for each in kept if each.key in joined))
 
 
 def _signature_faults(

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.data.cohort import Cohort, LabelFile, Split, load_cohort
-from client.data.labels import KEYS, Key
+from client.data.cohort import Cohort, Split, load_cohort
+from client.data.labels import KEYS, Key, LabelFile
 from client.data.persons import Persons
 from client.data.pseudonyms import Pseudonyms
 from tests.adversary.archives import (

@@ -66,7 +66,7 @@ def test_identifiers_that_the_site_joins_are_one_patient_from_the_next_look_on(
         site.cohorts.opt_outs.add(["P05"])
         assert person not in {each.pseudonym for each in site.cohorts.read(small_study()).patients}
         path.unlink()
-        with pytest.raises(SiteError, match="one person"):
+        with pytest.raises(SiteError, match="same person"):
             site.cohorts.read(small_study())
 
 

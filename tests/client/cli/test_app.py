@@ -84,7 +84,7 @@ def test_init_never_replaces_a_site(made: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"images": Path("nowhere")}, "the image folder does not exist"),
+        ({"images": Path("nowhere")}, "no such folder of images"),
         ({"labels": Path("nowhere.csv")}, "the label file does not exist"),
         ({"declared_patients": 0}, "a site needs patients"),
         ({"name": "North!"}, "site.name"),

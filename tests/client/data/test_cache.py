@@ -16,7 +16,8 @@ import pytest
 from pydicom.uid import JPEGLSLossless
 
 from client.data.archive import Found, Rejected, scan
-from client.data.cache import Cached, CacheRefused, ImageShape, decode, fill
+from client.data.cache import Cached, ImageShape, decode, fill
+from client.data.cache_index import CacheRefused
 from client.data.dicom import Reason
 from client.data.parallel import Tracker
 from client.data.pseudonyms import Pseudonyms

@@ -82,7 +82,7 @@ def test_a_list_that_cannot_be_read_is_an_error_that_names_no_patient(
     persons = written(tmp_path, content or b"")
     if content is None:
         (tmp_path / "same-person.csv").unlink()
-    with pytest.raises(SiteError, match="one person") as caught:
+    with pytest.raises(SiteError, match="same person") as caught:
         persons.read()
     assert "P1" not in str(caught.value)
 

@@ -177,6 +177,6 @@ def test_rows_with_the_bare_names_of_files_in_folders_are_an_error(
     with pytest.raises(LabelError, match="line 3") as error:
         check(folder / "images", labels, classes=None, rules=Rules())
 
-    assert "path below the folder" in error.value.details["wanted"]
+    assert "path below the image folder" in error.value.details["wanted"]
     path.write_text("filename,label\na,ill\nsub/x.dcm,well\n")
     assert check(folder / "images", labels, classes=None, rules=Rules()).patients == 2

@@ -125,7 +125,7 @@ def test_the_probe_before_a_models_first_step_holds_it() -> None:
     ).float()
     drawn = patients_of(6, count=5)
     patients = Patients(drawn.inputs.float(), drawn.targets)
-    with pytest.raises(ModelError, match="in other bits"):
+    with pytest.raises(ModelError, match="changes with the other patients"):
         require_sound(model, patients, loss, EngineChoice(tile=8))
 
 

@@ -143,7 +143,7 @@ def test_a_loss_in_which_patients_meet_is_refused() -> None:
         return loss(outputs - outputs.mean(dim=0), targets)
 
     model = exact(lambda: nn.Linear(4, 2))
-    with pytest.raises(ModelError, match="patient's alone"):
+    with pytest.raises(ModelError, match="this patient alone"):
         require_sound(model, patients_of(4, count=5), contrast, CHOICE)
 
 

@@ -127,7 +127,7 @@ def test_a_kill_while_writing_leaves_whole_lines_and_is_no_tampering(tmp_path: P
         log.append("message.in", round=2)
     assert [entry.event for entry in audit_log.entries(tmp_path)] == [
         "message.in",
-        "log.mended",
+        "log.repaired",
         "message.in",
     ]
     mended = verdict((tmp_path / audit_log.FILE).read_bytes())
@@ -141,7 +141,7 @@ def test_what_another_process_left_half_written_is_set_aside_too(tmp_path: Path)
         with (tmp_path / audit_log.FILE).open("ab") as other:
             other.write(b'{"at":')
         log.append("two")
-    assert [entry.event for entry in audit_log.entries(tmp_path)] == ["one", "log.mended", "two"]
+    assert [entry.event for entry in audit_log.entries(tmp_path)] == ["one", "log.repaired", "two"]
     assert verdict((tmp_path / audit_log.FILE).read_bytes()).sound
 
 

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from client.records import membership
 from client.records.accounts import Accounts, Part, PrivacyLimits, event_of, join, stated
 from client.records.approvals import Approvals
+from client.records.figures import is_single
 from client.records.ledger import Charge, Ledger
 from client.records.membership import (
     CHANGED,
@@ -32,7 +33,6 @@ from client.records.membership import (
     forget,
     freeze,
     is_known,
-    is_single,
     leavers,
     overdrawn,
     take_out,

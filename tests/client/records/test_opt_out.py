@@ -68,7 +68,7 @@ def test_patients_are_added_once_and_what_stood_there_stays(tmp_path: Path) -> N
 def test_a_list_that_is_made_is_its_owners_alone(tmp_path: Path) -> None:
     lists(tmp_path).add(["P1"])
     path = tmp_path / "state" / FILE
-    assert path.read_text().endswith(": one PatientID a line.\nP1\n")
+    assert path.read_text().endswith(": one PatientID per line.\nP1\n")
     assert path.stat().st_mode & 0o777 == 0o600
 
 

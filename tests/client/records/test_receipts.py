@@ -323,7 +323,7 @@ def test_a_log_that_was_cut_while_nothing_ran_is_found_by_the_store_and_by_recei
         assert all("its tail was cut" in each.what for each in faults)
     path.unlink()
     (fault,) = inspect_state(hospital.state, "north").faults
-    assert "and has 0" in fault.what
+    assert "and now has 0" in fault.what
 
 
 def test_receipts_of_a_coordinator_hold_when_another_was_joined_since(

@@ -108,7 +108,7 @@ def test_a_store_that_lost_charges_is_neither_believed_nor_called_sound(
         error = refused(hospital)
         assert "ledger is missing" in error.what
         assert error.details["where"] == str(hospital.state / STORE)
-        assert "newest state folder" in error.details["do"]
+        assert "latest full backup" in error.details["do"]
     found = inspect_state(hospital.state, "north")
     assert STORE in {each.file for each in found.faults}
 
