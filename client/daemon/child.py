@@ -1,6 +1,6 @@
-"""A process that the supervisor keeps: started, spoken to by frames, started again when it dies.
+"""A process that the supervisor keeps: started, spoken to by frames, restarted when it dies.
 
-It stands in a process group of its own, so that what it has started in turn goes with it.
+It has a process group of its own, so that the processes that it started end with it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -16,22 +17,48 @@ from typing import Final
 import structlog
 
 from client.daemon import frames
-from client.daemon.backoff import Backoff
 from client.daemon.frames import BrokenFrame, Frame
 from common.process.logs import place
 
 HEALTHY: Final = 30.0
 """Seconds that a process must have lived for its death to count as the first."""
 _BUFFER: Final = 2**22
+_DRAWS: Final = random.SystemRandom()
 
 log = structlog.get_logger(__name__)
+
+
+class Backoff:
+    """The waits between the tries of one thing.
+
+    Full jitter: uniform between zero and a bound that doubles, so that after an outage thirty sites
+    do not connect in the same second.
+
+    Args:
+        first: bound of the first wait, seconds.
+        most: bound of all later ones, seconds.
+    """
+
+    def __init__(self, first: float = 1.0, most: float = 60.0) -> None:
+        self._first = self._bound = first
+        self._most = most
+
+    def next(self) -> float:
+        """Seconds to wait now; the bound of the wait after it is twice as high."""
+        wait = _DRAWS.uniform(0, self._bound)
+        self._bound = min(2 * self._bound, self._most)
+        return wait
+
+    def reset(self) -> None:
+        """It has worked: start with short waits again."""
+        self._bound = self._first
 
 
 class Child:
     """One process, from the first start until :meth:`close`.
 
     Args:
-        name: what it is called in the log.
+        name: its name in the log.
         command: what to start; ``{fd}`` in it becomes the number of its socket.
         environment: added to this process's.
         heard: called with each frame.
@@ -77,7 +104,7 @@ class Child:
                 os.killpg(self.pid, signal.SIGKILL)
 
     async def close(self, patience: float) -> None:
-        """End it for good: close its socket, wait, and kill what is left.
+        """End it permanently: close its socket, wait, and kill what is left.
 
         Args:
             patience: seconds that it has to end by itself.
@@ -156,7 +183,7 @@ class Child:
 
     async def _speak(self, writer: asyncio.StreamWriter) -> None:
         queue = self._queue
-        with contextlib.suppress(ConnectionError):  # it died: that is seen where it is waited for
+        with contextlib.suppress(ConnectionError):  # it died, which process.wait() reports
             while True:
                 await frames.write(writer, await queue.get())
 

@@ -27,9 +27,10 @@ from typing import Final, Protocol
 import structlog
 
 from client.daemon import frames
-from client.daemon.backoff import Backoff
-from client.daemon.fleet import Fleet, ForeignCode, NotAdmitted, Skewed, Unreadable, Untrusted
+from client.daemon.child import Backoff
+from client.daemon.fleet import Fleet
 from client.daemon.frames import BrokenFrame, Frame
+from client.daemon.line_errors import ForeignCode, NotAdmitted, Skewed, Unreadable, Untrusted
 from client.memory import EXIT_UNUSABLE
 from client.node_key import load_node_key
 from common.errors import ConsiliumError, LinkError

@@ -27,7 +27,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from client.daemon.fleet import Fleet, ForeignCode, Offline, Skewed, Unreadable
+from client.daemon.fleet import Fleet
+from client.daemon.line_errors import ForeignCode, Offline, Skewed, Unreadable
 from client.node_key import load_node_key, public_node_key
 from common.errors import SiteError
 from common.process.ports import free_port
