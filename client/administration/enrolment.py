@@ -217,8 +217,10 @@ def _site_file(path: Path, hospital: NewSite) -> str:
         key_column=_text(column),
         label_column=_text(hospital.label_column),
         declared=hospital.declared_patients,
+        # Room to grow: this bound is public, and a study ends when it is raised.
         most=2 * hospital.declared_patients,
         delta=delta_for(hospital.declared_patients),
+        # Half of the cores: the machine may have other work to do.
         threads=max(1, len(os.sched_getaffinity(0)) // 2),
     )
 

@@ -234,6 +234,7 @@ def _leaves(plan: Plan) -> tuple[str, ...]:
 
 
 def _times(plan: Plan, ticks: Ticks) -> tuple[str, ...]:
+    # A site with a known key has no ticks: nothing of it is private anyway.
     if not isinstance(plan.mechanism, PatientMechanism) or not ticks.train:
         return ("as soon as it is ready: the time this takes can reveal how many patients it has",)
     lines = [f"the update of a round: {ticks.train / 1000:g} s after work on its patients began"]

@@ -201,6 +201,7 @@ def opt_out(site: Site, patients: Sequence[str], *, by: str) -> OptedOut:
     Raises:
         SiteError: the list cannot be read or written, or an identifier is not one.
     """
+    # Read before it is written: only this tells which patients were not on it.
     absent = site.opt_outs.read().pseudonyms
     new = {name: site.pseudonyms.of(name) for name in patients}
     added, known = site.opt_outs.add(patients)
@@ -222,6 +223,7 @@ def ledger(site: Site) -> LedgerReport:
     spendings = (
         spending_of(site, approval, accounts)
         for approval in site.approvals.all()
+        # Also plans that were denied or wait again, if they were charged before: that stays spent.
         if approval.state not in ("pending", "denied") or approval.plan.hash in charged
     )
     return LedgerReport(

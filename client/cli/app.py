@@ -56,6 +56,7 @@ def init(
     label_column: Annotated[str, typer.Option(help="Column with the label.")] = "label",
 ) -> None:
     """Make a new site: the site file, the keys, and SITE.json for the coordinator."""
+    # Imported by the command that needs it: status and stop answer without loading the rest.
     from client.administration import enrolment
 
     hospital = enrolment.NewSite(name, images, labels, declared_patients, dataset, label_column)
@@ -107,8 +108,10 @@ def join(
     console = out()
     console.print(f"Coordinator {card.name} at {card.address}")
     console.print(f"Fingerprint: {card.fingerprint}", style="bold")
+    # Before the question: what the person is asked about must be on the screen.
     if before is not None and before != card:
         console.print(f"Replaces {before.name} at {before.address}, {before.fingerprint}")
+    # The card is not signed by anyone: only the telephone call shows that it is the coordinator's.
     confirmed("Does the coordinator read the same fingerprint to you by telephone?", yes=yes)
     kept = enrolment.join(context.obj, card)
     console.print(f"Joined. The coordinator's file is in {kept}. Now start or restart the daemon.")
@@ -182,12 +185,14 @@ def approve(
     with daemon(context.obj) as asked:
         if plan_hash is None:
             plan_hash = _read_now(asked, study, yes=yes)
+        # With the hash, and before any image is read: a wrong hash is refused at once, and noted.
         meant = pb.ShowRequest(study=study, plan_hash=plan_hash, by=who())
         shown = asked.Show(meant)
         plan_hash = shown.plan_hash
         commands.reconsidered(shown, yes=yes)
         confirmed(f"Approve the plan {plan_hash[: commands.SHORT]}?", yes=yes)
         err().print("Reading the images of the patients; this can take minutes.")
+        # Without a time limit: it reads the headers of the whole archive, and its images.
         answer = asked.Approve(
             pb.ApproveRequest(study=study, plan_hash=plan_hash, days=days, by=who())
         )
@@ -336,6 +341,7 @@ def _lines(path: Path) -> list[str]:
         text = sys.stdin.read() if str(path) == "-" else path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError("the list of patients cannot be read", where=path) from error
+    # A list file may have comments, so that the hospital can note who asked for it and when.
     return [line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"]
 
 

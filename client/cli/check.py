@@ -82,6 +82,7 @@ def check(
 
     known = tuple(_parts([classes])) if classes else None
     modalities = tuple(_parts(modality or []))
+    # Not os.cpu_count: a container or systemd may allow this process fewer cores.
     processes = workers or len(os.sched_getaffinity(0))
 
     def look(folder: Path, file: LabelFile, kinds: Derived, same_person: Path | None) -> Report:
@@ -106,6 +107,7 @@ def check(
     file = _label_file(labels, key, key_column, label_column)
     report = look(images, file, Derived(derived.value), None)
     _print(report, images, file, list_files=list_files, as_json=as_json)
+    # After the report: it shows why no file can be used.
     checking.require_usable(images, report)
 
 
@@ -123,6 +125,7 @@ def _check_site(path: Path, look: Look, *, list_files: bool, as_json: bool) -> N
             out().print(f"data set {name}", style="bold")
         _print(report, folder, file, list_files=list_files, as_json=as_json)
         checking.require_usable(folder, report)
+        # An expectation: each patient's part follows from that patient alone, so the number varies.
         expected = report.patients * data.split[0]
         if data.declared_patients > expected:
             raise SiteError(
@@ -144,6 +147,7 @@ def _check_site(path: Path, look: Look, *, list_files: bool, as_json: bool) -> N
 def _require_room(path: Path, name: str, data: DataSet, patients: int) -> None:
     """Refuse a ``most_patients`` that training or validation exceeds, by its share of all."""
     for part, share in (("training", data.split[0]), ("validation", data.split[1])):
+        # Counted over all patients: which part each is in is not drawn here.
         if patients * share > data.most_patients:
             raise SiteError(
                 "the archive has more patients than the site file allows",

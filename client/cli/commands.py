@@ -40,6 +40,8 @@ def state_folder(path: Path) -> Path:
         SiteError: there is no such file, or it is not TOML.
     """
     try:
+        # Only this entry: an error elsewhere in the file must not keep a person from stopping a
+        # study, and client.sitefile takes long to import.
         named = read_toml(path.read_bytes()).get("site", {}).get("state")
     except FileNotFoundError as error:
         from client.sitefile import missing  # which takes long to import
@@ -72,6 +74,7 @@ def daemon(path: Path) -> Iterator[SiteStub]:
 
 def who() -> str:
     """The person who types, for the audit log; with sudo, the user before it."""
+    # A claim, not a proof: who can open the socket may decide, and can set SUDO_USER too.
     name = os.environ.get("SUDO_USER")
     if name:
         return name
@@ -89,6 +92,7 @@ def confirmed(question: str, *, yes: bool) -> None:
     """
     if yes:
         return
+    # typer would ask without a terminal too, and take the next line of a script for the answer.
     if not sys.stdin.isatty():
         raise SiteError(
             "this needs a person's answer, but there is no terminal",
@@ -116,6 +120,7 @@ def require_hash(plan_hash: str) -> None:
 
 def as_json(message: Message) -> None:
     """Print an answer for a program."""
+    # Fields without a value too: a program that reads it needs no knowledge of protobuf's defaults.
     fields = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
@@ -163,9 +168,11 @@ def show_studies(rows: Any, declined: Any) -> None:  # noqa: ANN401 - repeated f
 
 def _show_rows(rows: Any) -> None:  # noqa: ANN401 - a repeated field of studies
     console = out()
+    # No title or name is read as markup: a coordinator chose them.
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("study", "plan", "state", "round", "epsilon", "of at most", "until", "title"):
         table.add_column(heading, no_wrap=heading != "title")
+    # Those that wait for a decision first; the daemon sends the newest first.
     for row in sorted(rows, key=lambda row: row.state != "pending"):
         table.add_row(
             Text(row.name, style="bold"),
@@ -354,5 +361,6 @@ def _grid(*rows: tuple[str, str]) -> Table:
 
 def _short(value: str) -> str:
     """A value on one line: of a hash, the beginning."""
+    # By its length and digits, since fields of the log have no types.
     is_hash = len(value) >= 2 * SHORT and all(each in "0123456789abcdef" for each in value)
     return value[:SHORT] if is_hash else visible(value)

@@ -139,11 +139,13 @@ class Child:
             if clock() - begun > HEALTHY:
                 self._backoff.reset()
             self._died(status, killed)
+            # Killed by us, to stop one study: the others must not wait for the next process.
             await asyncio.sleep(0 if killed else self._backoff.next())
 
     async def _live(self) -> int:
         """One life of the process; gives its exit status."""
         ours, its = socket.socketpair()
+        # A queue for each process: what was sent to the one that died must not reach the next.
         self._queue = asyncio.Queue()
         with its:
             process = await asyncio.create_subprocess_exec(
@@ -151,6 +153,7 @@ class Child:
                 env={**os.environ, **self._environment},
                 pass_fds=(its.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
+                # Its own process group, so that kill() reaches the decoders that it started too.
                 start_new_session=True,
             )
         self.pid = process.pid

@@ -196,6 +196,7 @@ class Fleet:
         try:
             return int(self._client.ActivateNode(request).node_id)
         except httpx.HTTPStatusError as error:
+            # A node that is active already cannot be activated: the gateway's answer names it.
             node = error.response.headers.get(NODE_HEADER, "")
             if error.response.status_code in (401, *_UNAVAILABLE) or not node.isdecimal():
                 raise
@@ -221,6 +222,7 @@ class Fleet:
             if not pulled.messages_list:
                 return None
             header, tree = pulled.messages_list[0], pulled.message_object_trees[0]
+            # Before the request is fetched: nothing of a run with foreign code is ever read.
             self._check_run(header.metadata.run_id)
             parts = [part.object_id for part in iterate_object_tree(tree)]
             return self._fetch(header.metadata.run_id, header.metadata.message_id, parts)
@@ -235,6 +237,7 @@ class Fleet:
             if not answer.object_available:
                 return None
             sizes.append(len(answer.object_content))
+            # While it comes: a message that does not fit into memory must not be there first.
             if sum(sizes) > LARGEST_MESSAGE:
                 raise Unreadable(message_id, sum(sizes))
             return answer.object_content
@@ -266,6 +269,7 @@ class Fleet:
         """
         self._raise_lost()
         with translated(self._card.address), no_object_id_recompute():
+            # As Flower does: a message goes under the id of its own object.
             reply.metadata.__dict__["_message_id"] = reply.object_id
             objects = get_all_nested_objects(reply)
             pushed = self._client.PushMessages(
@@ -273,6 +277,7 @@ class Fleet:
                     node=self._me,
                     messages_list=[message_to_proto(remove_content_from_message(reply))],
                     message_object_trees=[get_object_tree(reply)],
+                    # Not the real time, which would tell how many patients there are.
                     clientapp_runtime_list=[0.0],
                 )
             )
@@ -343,6 +348,7 @@ class Fleet:
                         )
                     )
             except LinkError as error:
+                # Kept, not raised: the thread that pulls or pushes raises it, and reconnects.
                 if not self._closing.is_set():
                     self._lost = error
 

@@ -156,6 +156,7 @@ def _explain(answer: httpx.Response, address: str) -> LinkError:
         code, ahead = str(answer.status_code), 0.0
     if code == "clock":
         return Skewed(ahead)
+    # node: it was deactivated meanwhile. replay: a signature came twice. A new connection helps.
     if answer.status_code == 401 and code not in ("node", "replay"):
         return NotAdmitted(code)
     return Offline(
