@@ -169,9 +169,9 @@ def join(path: Path, card: CoordinatorCard) -> Path:
         # In the log, since receipts are verified offline with the keys of all who ever were joined.
         keys = {"fingerprint": card.fingerprint, "signing_key": card.signing_key}
         site.audit.append("coordinator.joined", name=card.name, **keys)
-        place = site.state / COORDINATOR_CARD
-        write_atomic(place, card.text.encode(), mode=0o600)
-    return place
+        kept = site.state / COORDINATOR_CARD
+        write_atomic(kept, card.text.encode(), mode=0o600)
+    return kept
 
 
 def _open(path: Path, known_seed: int | None = None) -> Site:
@@ -229,7 +229,7 @@ def _text(value: object) -> str:
     return json.dumps(str(value), ensure_ascii=False)
 
 
-def _relative(place: Path, site_file: Path) -> Path:
+def _relative(path: Path, site_file: Path) -> Path:
     """A path as the site file names it: relative, where it is below the site file's folder."""
-    absolute, folder = place.absolute(), site_file.absolute().parent
+    absolute, folder = path.absolute(), site_file.absolute().parent
     return absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute

@@ -255,7 +255,7 @@ def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
     found = []
     trouble = problems.trouble(site)
     if trouble is not None:
-        study = f"{trouble.study or 'a request'}"
+        study = trouble.study or "a request"
         what = f"{study} got no answer at {trouble.at}: {trouble.error} at {trouble.where}"
         found.append((what, trouble.remedy))
     found += problems.crowded(site)
@@ -266,13 +266,8 @@ def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
         if amendments.waiting(site.store, approval.plan.hash) is not None:
             name = approval.plan.study.study.name
             what = f"{name} waits for your consent to this site's new numerics"
-            found.append(
-                (
-                    what,
-                    f"read what would change: consilium-site show {name}; until you "
-                    "consent, the study continues without this site",
-                )
-            )
+            remedy = f"read what would change: consilium-site show {name}"
+            found.append((what, f"{remedy}; until then the study continues without this site"))
     if site.file.policy.allow_no_privacy:
         remedy = "remove allow_no_privacy from [policy] in the site file"
         found.append(("the policy allows studies without privacy", remedy))
