@@ -158,9 +158,7 @@ def show_studies(rows: Any, declined: Any) -> None:  # noqa: ANN401 - repeated f
     elif not declined:
         console.print("No study was proposed to this site yet.")
     if declined:
-        console.print(
-            "\nRefused automatically, because this site does not allow them, latest first:"
-        )
+        console.print("\nRefused automatically by this site, the latest first:")
     for each in declined:
         console.print(Text(f"  {each.study}  {each.plan_hash[:SHORT] or 'no plan'}  refused"))
         console.print(Text(f"    {each.why}"))
@@ -168,10 +166,7 @@ def show_studies(rows: Any, declined: Any) -> None:  # noqa: ANN401 - repeated f
 
 def _show_rows(rows: Any) -> None:  # noqa: ANN401 - a repeated field of studies
     console = out()
-    # No title or name is read as markup: a coordinator chose them.
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("study", "plan", "state", "round", "epsilon", "of at most", "until", "title"):
-        table.add_column(heading, no_wrap=heading != "title")
+    table = _table("study", "plan", "state", "round", "epsilon", "of at most", "until", "title")
     # Those that wait for a decision first; the daemon sends the newest first.
     for row in sorted(rows, key=lambda row: row.state != "pending"):
         table.add_row(
@@ -260,9 +255,7 @@ def show_ended(ended: pb.StopReply) -> None:
 def show_ledger(ledger: pb.LedgerReply) -> None:
     """What the patients have spent."""
     console = out()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("study", "plan", "state", "rounds", "evaluations", "epsilon", "of at most"):
-        table.add_column(heading, no_wrap=True)
+    table = _table("study", "plan", "state", "rounds", "evaluations", "epsilon", "of at most")
     for each in ledger.studies:
         table.add_row(
             Text(each.study, style="bold"),
@@ -350,6 +343,14 @@ def _taking(paused: pb.Paused) -> str:
     if paused.by_hours:
         return f"not now: outside the hours {paused.hours} of the site file"
     return "yes" + (f", between {paused.hours}" if paused.hours else "")
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        # A title may be long, and takes several lines; what a person types must stay on one.
+        table.add_column(heading, no_wrap=heading != "title")
+    return table
 
 
 def _grid(*rows: tuple[str, str]) -> Table:
