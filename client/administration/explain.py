@@ -191,7 +191,7 @@ def _cohort(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str,
 
 def _disk(site: Site, images: int) -> tuple[str, ...]:
     most = site.file.site.cache_gib
-    over = "" if images <= site.file.site.cache_bytes else ", which is MORE THAN THAT"
+    over = "" if images <= site.file.site.cache_bytes else ": THIS IS NOT ENOUGH"
     return (
         "these numbers come from image headers and labels: no image was decoded yet",
         f"approving it decodes the images, which takes at most {_size(images)} of disk space until "
