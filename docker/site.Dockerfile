@@ -2,12 +2,12 @@
 #
 #   docker build -f docker/site.Dockerfile -t consilium-site .
 #
-# TORCH_SOURCE says which torch: left empty, pip takes what its index gives, on Linux the CUDA
-# build of the public one; with an index or folder of the CPU build (README.md), that one:
+# TORCH_SOURCE says which torch to install. If it is empty, pip takes the one of its index: on Linux,
+# the CUDA build. For the smaller CPU build, name an index or a folder that has it (README.md):
 #
 #   docker build --build-arg TORCH_SOURCE="--extra-index-url ADDRESS" -f docker/site.Dockerfile .
 #
-# Mount the images read-only; everything that must outlive a container is in the volume.
+# Mount the images read-only. The volume holds everything that must be kept: back it up.
 FROM python:3.11-slim
 
 ARG TORCH_SOURCE=""

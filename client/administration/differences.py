@@ -47,6 +47,7 @@ def since_approved(site: Site, plan: Plan) -> tuple[str, ...]:
     ]
     if not others:
         return ("no other plan of this study was approved here",)
+    # The newest of those that ran: a plan that was only proposed is nothing to compare with.
     before = max(others, key=lambda each: each.decided).plan
     return tuple(changes(before, plan)) or ("no visible difference",)
 

@@ -1,4 +1,4 @@
-"""How a site comes to be: its file, its keys, its card, and the coordinator that it joins."""
+"""Making a site: its file, its keys, its card, and the coordinator that it joins."""
 
 from __future__ import annotations
 
@@ -22,79 +22,79 @@ SITE_CARD: Final = "SITE.json"
 
 SITE_FILE: Final = """\
 # The site file of {name}: what this hospital offers, and what it allows.
-# Paths are relative to this file. Changes hold from the next start of the daemon on.
+# Paths are relative to this file. Restart the daemon after a change.
 
 [site]
 name = {name_text}
-# What must never be lost, and never leave: keys, ledger, approvals, audit log. Back it up.
+# The state folder: keys, privacy ledger, approvals, audit log. Back it up, and give it to nobody.
 state = "state"
-# A list of PatientIDs that are one person, a person a line, separated by commas.
+# A list of PatientIDs that belong to one person: one person per line, separated by commas.
 # same_person = "same-person.csv"
-# The most that decoded images may take on disk, GiB. They are deleted when their study is over.
+# Disk space for decoded images, GiB. They are deleted when their study is over.
 cache_gib = 64
 
 [data.{dataset}]
 images = {images}
 labels = {labels}
-key = {key}                  # what a row of the label file is about
+key = {key}                  # what a row of the label file names
 key_column = {key_column}
 label_column = {label_column}
-# Patients in training, rounded down. This number is public; noise and shares follow from it.
+# Patients in training, rounded down. This number is public: the noise and this site's weight in
+# the average are calculated from it.
 declared_patients = {declared}
-# Neither training nor validation ever has more patients than this. It is public too: leave room
-# for patients to come. How long a step takes follows from it, not from how many there are.
+# The most patients that training, and validation, may ever have. This number is public too: leave
+# room for future patients. The time of a step follows from it, not from the real number.
 most_patients = {most}
-# Patients who take no part stand in state/opt-out.txt, where `consilium-site opt-out` puts
-# them; name a list that you keep elsewhere here, one PatientID a line.
+# Patients who opted out are listed in state/opt-out.txt, by `consilium-site opt-out`. If you keep
+# another list, name it here: one PatientID per line.
 # opt_out = "opt-out.txt"
 
 [policy]
-# The most that one study, and all studies together, may cost a patient (epsilon).
+# Privacy budget: the most that one study, and all studies together, may cost a patient (epsilon).
 max_epsilon_per_study = 3.0
-# A total above 20 protects nobody and is refused.
+# A total above 20 gives no real protection and is refused.
 max_epsilon_total = 10.0
-# What these patients have spent already, if this hospital has taken part before and the state
-# folder of that time is lost: the max_epsilon_total of that time, if nobody knows better.
+# What these patients have already spent, if this hospital took part before and that state folder
+# is lost. If you do not know, write the max_epsilon_total of that time.
 # spent_before = 10.0
-# How likely these bounds may fail: at most 0.1 / declared_patients.
+# The probability that these limits fail: at most 0.1 / declared_patients.
 delta = {delta}
-# The fewest hospitals among whom an update of this site is hidden.
+# Minimum number of hospitals combined in one result.
 min_sites = 2
-# "ask": a person approves each study. "automatic": whatever this policy allows is approved.
+# "ask": a person approves each study. "automatic": every plan that this policy allows is approved.
 approval = "ask"
 approval_days = 180
-# How many approved studies may run at once. What each may still cost is set aside.
+# How many approved studies may run at once. The budget that each may still use is reserved.
 # max_open_studies = 16
-# When the site works on studies, in this machine's time; without it, at any time.
+# When the site works on studies, in local time. Without this line: at any time.
 # hours = "20:00-06:00"
 
-# What each number of a study may be, if you want it narrower than the program does: the smallest
-# and the largest. docs/numbers.md lists all of them.
+# Narrower limits for the numbers of a study, if you want them: smallest and largest value.
+# docs/numbers.md lists all of them.
 # [policy.ranges]
 # clip_norm = [0.1, 10.0]
 # steps = [1, 5000]
 
 [device]
 threads = {threads}
-# How far the work stands back behind other programs: 0 to 19.
+# CPU priority (nice): 0 normal, 19 lowest.
 nice = 10
-# For a model with its activations and gradients, MiB. A study that needs more is refused before
-# anything of it is built.
+# Memory for a model with its activations and gradients, MiB. A study that needs more is refused.
 memory_mib = 1024
-# The most that the worker process may take in all, MiB; without it, no limit.
+# Memory limit of the whole worker process, MiB. Without this line: no limit.
 # memory_limit_mib = 8192
-# Which graphics card, as CUDA counts; without it, none.
+# Number of the graphics card (GPU), as CUDA counts them. Without this line: none.
 # gpu = 0
 
 [metrics]
-# For Prometheus: how the daemon is, and nothing that was computed from patients.
+# Metrics for Prometheus: the state of the daemon, and nothing that was computed from patients.
 listen = "127.0.0.1:9465"
 """
 
 
 @dataclass(frozen=True)
 class NewSite:
-    """What an administrator says of a site to be made."""
+    """What an administrator says about a new site."""
 
     name: str
     images: Path
@@ -106,7 +106,7 @@ class NewSite:
 
 @dataclass(frozen=True)
 class CreatedSite:
-    """What ``init`` has made."""
+    """What ``init`` made."""
 
     site_file: Path
     card_file: Path
@@ -118,10 +118,10 @@ def init(path: Path, hospital: NewSite) -> CreatedSite:
 
     Args:
         path: of the site file, which must not exist.
-        hospital: what it is about.
+        hospital: what the administrator said.
 
     Raises:
-        SiteError: there is a site already, or something said of it cannot be.
+        SiteError: there is a site already, or a value is not allowed.
         LabelError: the label file cannot be used.
     """
     _require_new(path)
@@ -130,20 +130,21 @@ def init(path: Path, hospital: NewSite) -> CreatedSite:
             "there is no such folder of images",
             where=hospital.images.absolute(),
             wanted="a folder with DICOM files, at any depth",
-            remedy="name the folder with --images; see that its disk is there, and that this user "
-            "may read it",
+            remedy="name the folder with --images; check that its disk is mounted and that this "
+            "user may read it",
         )
     write_atomic(path, _site_file(path, hospital).encode(), mode=0o600)
     try:
         load_site_file(path)
         return introduce(path)
     except BaseException:
+        # Else the next try would find a site here, whose card and keys are missing.
         path.unlink(missing_ok=True)
         raise
 
 
 def introduce(path: Path, known_seed: int | None = None) -> CreatedSite:
-    """Write ``SITE.json`` for a site file that is there; keys are made where there are none.
+    """Write ``SITE.json`` for an existing site file; make the keys that are missing.
 
     Raises:
         SiteError: the site cannot be opened.
@@ -160,17 +161,18 @@ def introduce(path: Path, known_seed: int | None = None) -> CreatedSite:
 
 
 def join(path: Path, card: CoordinatorCard) -> Path:
-    """Make a coordinator this site's; gives where its card is kept now.
+    """Make a coordinator this site's; gives the place of its card in the state folder.
 
     Raises:
         SiteError: the site cannot be opened.
     """
     with _open(path) as site:
-        said = {"fingerprint": card.fingerprint, "signing_key": card.signing_key}
-        site.audit.append("coordinator.joined", name=card.name, **said)
-        place = site.state / COORDINATOR_CARD
-        write_atomic(place, card.text.encode(), mode=0o600)
-    return place
+        # In the log, since receipts are verified offline with the keys of all who ever were joined.
+        keys = {"fingerprint": card.fingerprint, "signing_key": card.signing_key}
+        site.audit.append("coordinator.joined", name=card.name, **keys)
+        kept = site.state / COORDINATOR_CARD
+        write_atomic(kept, card.text.encode(), mode=0o600)
+    return kept
 
 
 def _open(path: Path, known_seed: int | None = None) -> Site:
@@ -192,7 +194,8 @@ def _require_new(path: Path) -> None:
             raise SiteError(
                 "there is a site here already",
                 where=there,
-                remedy="a site keeps its keys for life: go on with it, or make another elsewhere",
+                remedy="use this site, or run init in another folder; a site keeps its keys "
+                "permanently",
             )
 
 
@@ -202,7 +205,7 @@ def _site_file(path: Path, hospital: NewSite) -> str:
             "a site needs patients",
             where="--declared-patients",
             found=hospital.declared_patients,
-            wanted="patients in training, rounded down: 1 or more",
+            wanted="the number of patients in training, rounded down: 1 or more",
         )
     key, column = guess_key(hospital.labels, hospital.label_column)
     return SITE_FILE.format(
@@ -215,8 +218,10 @@ def _site_file(path: Path, hospital: NewSite) -> str:
         key_column=_text(column),
         label_column=_text(hospital.label_column),
         declared=hospital.declared_patients,
+        # Room to grow: this bound is public, and a study ends when it is raised.
         most=2 * hospital.declared_patients,
         delta=delta_for(hospital.declared_patients),
+        # Half of the cores: the machine may have other work to do.
         threads=max(1, len(os.sched_getaffinity(0)) // 2),
     )
 
@@ -225,7 +230,7 @@ def _text(value: object) -> str:
     return json.dumps(str(value), ensure_ascii=False)
 
 
-def _relative(place: Path, site_file: Path) -> Path:
-    """As the site file names it: relative where it lies below it."""
-    absolute, folder = place.absolute(), site_file.absolute().parent
+def _relative(path: Path, site_file: Path) -> Path:
+    """A path as the site file names it: relative, where it is below the site file's folder."""
+    absolute, folder = path.absolute(), site_file.absolute().parent
     return absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute

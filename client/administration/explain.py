@@ -191,7 +191,7 @@ def _cohort(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str,
 
 def _disk(site: Site, images: int) -> tuple[str, ...]:
     most = site.file.site.cache_gib
-    over = "" if images <= site.file.site.cache_bytes else ", which is MORE THAN THAT"
+    over = "" if images <= site.file.site.cache_bytes else ": THIS IS NOT ENOUGH"
     return (
         "these numbers come from image headers and labels: no image was decoded yet",
         f"approving it decodes the images, which takes at most {_size(images)} of disk space until "
@@ -234,6 +234,7 @@ def _leaves(plan: Plan) -> tuple[str, ...]:
 
 
 def _times(plan: Plan, ticks: Ticks) -> tuple[str, ...]:
+    # A site with a known key has no ticks: nothing of it is private anyway.
     if not isinstance(plan.mechanism, PatientMechanism) or not ticks.train:
         return ("as soon as it is ready: the time this takes can reveal how many patients it has",)
     lines = [f"the update of a round: {ticks.train / 1000:g} s after work on its patients began"]

@@ -201,6 +201,7 @@ def opt_out(site: Site, patients: Sequence[str], *, by: str) -> OptedOut:
     Raises:
         SiteError: the list cannot be read or written, or an identifier is not one.
     """
+    # Read before it is written: only this tells which patients were not on it.
     absent = site.cohorts.opt_outs.read().pseudonyms
     new = {name: site.pseudonyms.of(name) for name in patients}
     added, known = site.cohorts.opt_outs.add(patients)
@@ -222,6 +223,7 @@ def ledger(site: Site) -> LedgerReport:
     spendings = (
         spending_of(site, approval, accounts)
         for approval in site.approvals.all()
+        # Also plans that were denied or wait again, if they were charged before: that stays spent.
         if approval.state not in ("pending", "denied") or approval.plan.hash in charged
     )
     return LedgerReport(
@@ -253,7 +255,7 @@ def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
     found = []
     trouble = problems.trouble(site)
     if trouble is not None:
-        study = f"{trouble.study or 'a request'}"
+        study = trouble.study or "a request"
         what = f"{study} got no answer at {trouble.at}: {trouble.error} at {trouble.where}"
         found.append((what, trouble.remedy))
     found += problems.crowded(site)
@@ -264,13 +266,8 @@ def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
         if amendments.waiting(site.store, approval.plan.hash) is not None:
             name = approval.plan.study.study.name
             what = f"{name} waits for your consent to this site's new numerics"
-            found.append(
-                (
-                    what,
-                    f"read what would change: consilium-site show {name}; until you "
-                    "consent, the study continues without this site",
-                )
-            )
+            remedy = f"read what would change: consilium-site show {name}"
+            found.append((what, f"{remedy}; until then the study continues without this site"))
     if site.file.policy.allow_no_privacy:
         remedy = "remove allow_no_privacy from [policy] in the site file"
         found.append(("the policy allows studies without privacy", remedy))

@@ -21,11 +21,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A hospital's side of Consilium.",
 )
-audit_app = typer.Typer(help="The audit log: what came in, what went out, what was decided.")
+audit_app = typer.Typer(help="Show the audit log: messages in and out, and decisions.")
 app.add_typer(audit_app, name="audit", invoke_without_command=True)
 
-StudyName = Annotated[str, typer.Argument(help="Its name, or the beginning of its plan's hash.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask: it was decided already.")]
+StudyName = Annotated[
+    str, typer.Argument(help="The study's name, or the first digits of its plan's hash.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -43,31 +45,31 @@ def site(
 @app.command()
 def init(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Of the site: small letters, digits, hyphens.")],
+    name: Annotated[str, typer.Argument(help="Name of the site: small letters, digits, hyphens.")],
     *,
     images: Annotated[Path, typer.Option(help="Folder of DICOM files, at any depth.")],
-    labels: Annotated[Path, typer.Option(help="CSV file with a key and a label in each row.")],
+    labels: Annotated[Path, typer.Option(help="CSV file: a key and a label in each row.")],
     declared_patients: Annotated[
-        int, typer.Option(help="Patients in training, rounded down. This number is public.")
+        int, typer.Option(help="Number of patients in training, rounded down. It becomes public.")
     ],
-    dataset: Annotated[str, typer.Option(help="What studies call these images.")] = "chest-xray",
-    label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
+    dataset: Annotated[str, typer.Option(help="Name of these images in studies.")] = "chest-xray",
+    label_column: Annotated[str, typer.Option(help="Column with the label.")] = "label",
 ) -> None:
-    """Make a site: its file, its keys, and SITE.json for the coordinator."""
+    """Make a new site: the site file, the keys, and SITE.json for the coordinator."""
+    # Imported by the command that needs it: status and stop answer without loading the rest.
     from client.administration import enrolment
 
     hospital = enrolment.NewSite(name, images, labels, declared_patients, dataset, label_column)
     made = enrolment.init(context.obj, hospital)
     console = out()
-    console.print(f"Made site {name}: {made.site_file} with its policy, and its keys.")
+    console.print(f"Made site {name}: the site file {made.site_file}, and the site's keys.")
     console.print(f"Fingerprint of {made.card_file.name}: {made.card.fingerprint}\n", style="bold")
-    console.print("What to do now:")
-    console.print(f"  1. Read {made.site_file}, then: consilium-site check")
-    console.print(
-        f"  2. Mail {made.card_file} to the coordinator; compare the fingerprint by telephone."
-    )
-    console.print("  3. With the answer: consilium-site join COORDINATOR.json, then")
-    console.print("     consilium-site serve")
+    console.print("Next steps:")
+    console.print(f"  1. Read {made.site_file}, then run: consilium-site check")
+    console.print(f"  2. Send {made.card_file} to the coordinator, by mail.")
+    console.print("  3. Compare the fingerprint with the coordinator, by telephone.")
+    console.print("  4. When you have COORDINATOR.json: consilium-site join COORDINATOR.json")
+    console.print("  5. Then: consilium-site serve")
 
 
 @app.command()
@@ -76,10 +78,10 @@ def card(
     *,
     known_seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Keys that others know: NOT PRIVATE. The policy must allow it."),
+        typer.Option(min=0, help="For tests only, NOT PRIVATE: derive the keys from this number."),
     ] = None,
 ) -> None:
-    """Write SITE.json again, or for a site file that you wrote by hand; keys are kept."""
+    """Write SITE.json again, for example after a change of the site file. Keys stay the same."""
     from client.administration import enrolment
 
     made = enrolment.introduce(context.obj, known_seed)
@@ -90,11 +92,13 @@ def card(
 @app.command()
 def join(
     context: typer.Context,
-    card_file: Annotated[Path, typer.Argument(metavar="COORDINATOR.json")],
+    card_file: Annotated[
+        Path, typer.Argument(metavar="COORDINATOR.json", help="The file from the coordinator.")
+    ],
     *,
     yes: Yes = False,
 ) -> None:
-    """Name the coordinator that this site connects to."""
+    """Join a coordinator: this site will connect to it."""
     from client.administration import enrolment
     from client.sitefile import known_coordinator
     from common.wire.enrolment import read_coordinator_card
@@ -104,11 +108,13 @@ def join(
     console = out()
     console.print(f"Coordinator {card.name} at {card.address}")
     console.print(f"Fingerprint: {card.fingerprint}", style="bold")
+    # Before the question: what the person is asked about must be on the screen.
     if before is not None and before != card:
-        console.print(f"In place of {before.name} at {before.address}, {before.fingerprint}")
-    confirmed("Does the coordinator read you the same fingerprint by telephone?", yes=yes)
-    place = enrolment.join(context.obj, card)
-    console.print(f"Joined; kept in {place}. Now start the daemon, or start it again.")
+        console.print(f"Replaces {before.name} at {before.address}, {before.fingerprint}")
+    # The card is not signed by anyone: only the telephone call shows that it is the coordinator's.
+    confirmed("Does the coordinator read the same fingerprint to you by telephone?", yes=yes)
+    kept = enrolment.join(context.obj, card)
+    console.print(f"Joined. The coordinator's file is in {kept}. Now start or restart the daemon.")
 
 
 @app.command()
@@ -117,25 +123,25 @@ def serve(
     *,
     known_seed: Annotated[
         int | None,
-        typer.Option(help="Keys that follow from a number: NOT PRIVATE, for trials alone."),
+        typer.Option(help="For tests only, NOT PRIVATE: derive the keys from this number."),
     ] = None,
 ) -> None:
-    """Run the daemon until it is told to end."""
+    """Run the daemon, until it is stopped by SIGTERM or Ctrl-C."""
     from client.daemon.serving import serve as run
     from client.sitefile import served_site
     from common.process import logs
 
-    place = served_site(context.obj, known_seed)
+    served = served_site(context.obj, known_seed)
     terminal = err().is_terminal
-    logs.configure(logs.form_for(terminal), "info", site=place.file.site.name)
+    logs.configure(logs.form_for(terminal), "info", site=served.file.site.name)
     if known_seed is not None:
         err().print("NOT PRIVATE: KNOWN KEY", style="bold red")
-    run(place)
+    run(served)
 
 
 @app.command()
 def status(context: typer.Context, *, as_json: Json = False) -> None:
-    """How everything is: what to mend first, connection, worker, studies."""
+    """Show problems first, then the connection, the worker and the studies."""
     with daemon(context.obj) as asked:
         answer = asked.Status(pb.StatusRequest(), timeout=SECONDS)
     commands.as_json(answer) if as_json else commands.show_status(answer)
@@ -143,7 +149,7 @@ def status(context: typer.Context, *, as_json: Json = False) -> None:
 
 @app.command()
 def studies(context: typer.Context, *, as_json: Json = False) -> None:
-    """Every study that was ever proposed here."""
+    """List every study that was ever proposed to this site."""
     with daemon(context.obj) as asked:
         answer = asked.Studies(pb.StudiesRequest(), timeout=SECONDS)
     commands.as_json(answer) if as_json else commands.show_studies(answer.studies, answer.declined)
@@ -151,7 +157,7 @@ def studies(context: typer.Context, *, as_json: Json = False) -> None:
 
 @app.command()
 def show(context: typer.Context, study: StudyName, *, as_json: Json = False) -> None:
-    """One study in plain words: what it does, what leaves, what it costs."""
+    """Explain one study in plain words: what it does, what leaves, what it costs."""
     with daemon(context.obj) as asked:
         answer = asked.Show(pb.ShowRequest(study=study))
     commands.as_json(answer) if as_json else commands.show_study(answer)
@@ -163,28 +169,30 @@ def approve(
     study: StudyName,
     *,
     plan_hash: Annotated[
-        str | None, typer.Option("--hash", help="Of the plan that you were shown.")
+        str | None, typer.Option("--hash", help="Hash of the plan that you have read.")
     ] = None,
     days: Annotated[
-        int, typer.Option(min=0, help="How long it holds; 0 for as the site file says.")
+        int, typer.Option(min=0, help="How long the approval holds; 0: as in the site file.")
     ] = 0,
     yes: Yes = False,
 ) -> None:
     """Approve a study's plan, for the patients of today.
 
-    Without --hash the plan is shown first, and the very plan that was shown is approved.
+    Without --hash, the plan is shown first, and exactly that plan is approved.
     """
     if plan_hash is not None:
         commands.require_hash(plan_hash)
     with daemon(context.obj) as asked:
         if plan_hash is None:
             plan_hash = _read_now(asked, study, yes=yes)
+        # With the hash, and before any image is read: a wrong hash is refused at once, and noted.
         meant = pb.ShowRequest(study=study, plan_hash=plan_hash, by=who())
         shown = asked.Show(meant)
         plan_hash = shown.plan_hash
         commands.reconsidered(shown, yes=yes)
-        confirmed(f"Approve exactly the plan {plan_hash[: commands.SHORT]}?", yes=yes)
-        err().print("Reading the images of its patients; this may take minutes.")
+        confirmed(f"Approve the plan {plan_hash[: commands.SHORT]}?", yes=yes)
+        err().print("Reading the images of the patients; this can take minutes.")
+        # Without a time limit: it reads the headers of the whole archive, and its images.
         answer = asked.Approve(
             pb.ApproveRequest(study=study, plan_hash=plan_hash, days=days, by=who())
         )
@@ -192,29 +200,29 @@ def approve(
 
 
 def _read_now(asked: SiteStub, study: str, *, yes: bool) -> str:
-    """The hash of the one plan that is meant, once it stands before whoever decides.
+    """Show the one plan that is meant, and give its hash.
 
-    What was read before may be another plan: a coordinator can propose one under the same name.
+    What the person read before may be another plan: a coordinator can propose one of that name.
 
     Raises:
-        SiteError: several plans of that name wait, or nobody is there to read it.
+        SiteError: several plans of that name wait, or no person is there to read it.
     """
     shown = asked.Show(pb.ShowRequest(study=study))
     if yes:
         raise SiteError(
-            "a plan is not approved by its name alone without being read",
+            "a plan cannot be approved by its name alone, without being read",
             where=f"study {study}",
-            wanted="--hash beside --yes",
-            remedy="read it with consilium-site show, which ends with its hash",
+            wanted="--hash together with --yes",
+            remedy="read the plan with consilium-site show; the hash is at the end",
         )
     commands.explained(shown)
-    out().print(f"\n{shown.study}, plan {shown.plan_hash[: commands.SHORT]}, is {shown.state} now.")
+    out().print(f"\n{shown.study}, plan {shown.plan_hash[: commands.SHORT]}, state: {shown.state}.")
     return str(shown.plan_hash)
 
 
 @app.command()
 def deny(context: typer.Context, study: StudyName) -> None:
-    """Say no to a study; one that runs is stopped."""
+    """Refuse a study; if it is running, stop it."""
     with daemon(context.obj) as asked:
         answer = asked.Deny(pb.DenyRequest(study=study, by=who()), timeout=SECONDS)
     commands.show_ended(answer)
@@ -222,7 +230,7 @@ def deny(context: typer.Context, study: StudyName) -> None:
 
 @app.command()
 def stop(context: typer.Context, study: StudyName) -> None:
-    """End a study now, and say what has left already."""
+    """Stop a study now, and say what has already left this site."""
     with daemon(context.obj) as asked:
         answer = asked.Stop(pb.StopRequest(study=study, by=who()), timeout=SECONDS)
     commands.show_ended(answer)
@@ -230,23 +238,23 @@ def stop(context: typer.Context, study: StudyName) -> None:
 
 @app.command()
 def pause(context: typer.Context) -> None:
-    """Take no new work until `resume`; holds over a restart."""
+    """Take no new work until `resume`, also after a restart."""
     with daemon(context.obj) as asked:
         asked.Pause(pb.PauseRequest(by=who()), timeout=SECONDS)
-    out().print("Paused: no new work is taken. To go on: consilium-site resume")
+    out().print("Paused: this site takes no new work. To continue: consilium-site resume")
 
 
 @app.command()
 def resume(context: typer.Context) -> None:
-    """Take work again."""
+    """Take new work again."""
     with daemon(context.obj) as asked:
         asked.Resume(pb.ResumeRequest(by=who()), timeout=SECONDS)
-    out().print("Work is taken again.")
+    out().print("Resumed: this site takes new work again.")
 
 
 @app.command()
 def ledger(context: typer.Context, *, as_json: Json = False) -> None:
-    """What the patients have spent, study by study and in all."""
+    """Show the privacy ledger: what the patients have spent, per study and in total."""
     with daemon(context.obj) as asked:
         answer = asked.Ledger(pb.LedgerRequest(), timeout=SECONDS)
     commands.as_json(answer) if as_json else commands.show_ledger(answer)
@@ -256,8 +264,10 @@ def ledger(context: typer.Context, *, as_json: Json = False) -> None:
 def audit(
     context: typer.Context,
     *,
-    after: Annotated[int, typer.Option(min=0, help="Begin beyond this line.")] = 0,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on as lines are added.")] = False,
+    after: Annotated[int, typer.Option(min=0, help="Start after this line number.")] = 0,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Keep running, and show new lines as they come.")
+    ] = False,
 ) -> None:
     """Show the audit log, oldest line first."""
     if context.invoked_subcommand is not None:
@@ -272,34 +282,34 @@ def verify(
     context: typer.Context,
     *,
     receipts: Annotated[
-        list[Path] | None, typer.Option(help="Folder with further receipts.jsonl, kept elsewhere.")
+        list[Path] | None, typer.Option(help="Folder with another copy of receipts.jsonl.")
     ] = None,
 ) -> None:
-    """Hold the audit log and the ledger against their chains and receipts; needs no daemon."""
+    """Verify the audit log, the privacy ledger and the receipts. Needs no daemon."""
     from client.records.verify import inspect_state
     from client.sitefile import served_site
 
-    place = served_site(context.obj)
-    verdict = inspect_state(place.state, place.file.site.name, elsewhere=tuple(receipts or ()))
+    served = served_site(context.obj)
+    verdict = inspect_state(served.state, served.file.site.name, elsewhere=tuple(receipts or ()))
     if not verdict.sound:
         shown = [str(each) for each in verdict.faults[:10]]
         more = len(verdict.faults) - len(shown)
         raise SiteError(
             "the audit log or the ledger is not as this site wrote it",
-            where=place.state,
+            where=served.state,
             found=("\n" + " " * 10).join([*shown, *([f"and {more} more"] if more else [])]),
-            remedy="change nothing; keep a copy of the folder, and find out who could write there",
+            remedy="change nothing; copy the folder, and find out who could write to it",
         )
     console = out()
-    console.print(f"The audit log is whole: {verdict.head.length} lines, {verdict.head.hash}")
-    console.print(f"The ledger is whole: {verdict.charges} charges.")
+    console.print(f"Audit log verified: {verdict.head.length} lines, {verdict.head.hash}")
+    console.print(f"Privacy ledger verified: {verdict.charges} charges.")
     signed = " and ".join(verdict.coordinators) or "no coordinator"
     console.print(
-        f"{verdict.receipts} receipts of {signed} hold, the last for line "
-        f"{verdict.receipted}; a tail cut beyond that line would not be found."
+        f"Receipts verified: {verdict.receipts}, signed by {signed}, the last for line "
+        f"{verdict.receipted}. Lines that were removed after that line cannot be detected."
     )
     for each in verdict.disputed:
-        console.print(f"Not this site's doing: {each}.")
+        console.print(f"Not caused by this site: {each}.")
     if receipts:
         console.print(f"{verdict.further} of them came from {', '.join(map(str, receipts))}.")
 
@@ -308,17 +318,19 @@ def verify(
 def opt_out(
     context: typer.Context,
     patients: Annotated[
-        list[str] | None, typer.Argument(metavar="PATIENT_ID...", help="As the images have them.")
+        list[str] | None, typer.Argument(metavar="PATIENT_ID...", help="As in the images.")
     ] = None,
     *,
     file: Annotated[
-        Path | None, typer.Option(help="Text file, one PatientID a line; - for standard input.")
+        Path | None, typer.Option(help="Text file, one PatientID per line; - for standard input.")
     ] = None,
 ) -> None:
-    """Leave patients out of every study from now on; those that run go on without them."""
+    """Take patients out of every study from now on. Running studies continue without them."""
     names = [*(patients or ()), *(_lines(file) if file else ())]
     if not names:
-        raise SiteError("nobody is named", remedy="name PatientIDs, or a file of them with --file")
+        raise SiteError(
+            "no patient is named", remedy="name PatientIDs, or a file of them with --file"
+        )
     with daemon(context.obj) as asked:
         answer = asked.OptOut(pb.OptOutRequest(patients=names, by=who()))
     commands.show_opt_out(answer)
@@ -329,6 +341,7 @@ def _lines(path: Path) -> list[str]:
         text = sys.stdin.read() if str(path) == "-" else path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError("the list of patients cannot be read", where=path) from error
+    # A list file may have comments, so that the hospital can note who asked for it and when.
     return [line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"]
 
 

@@ -1,4 +1,4 @@
-"""``consilium-site check``: of a folder and its labels, or of all that a site file names."""
+"""``consilium-site check``: a folder and its labels, or everything that a site file names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class KeyKind(StrEnum):
-    """What a row of the label file is about."""
+    """What a row of the label file names."""
 
     SOPInstanceUID = "SOPInstanceUID"
     StudyInstanceUID = "StudyInstanceUID"
@@ -44,41 +44,45 @@ def check(
     context: typer.Context,
     *,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of DICOM files. Default: as the site file says.")
+        Path | None, typer.Option(help="Folder of DICOM files. Default: as in the site file.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="CSV file with a key and a label in each row.")
+        Path | None, typer.Option(help="CSV file: a key and a label in each row.")
     ] = None,
     key: Annotated[
         KeyKind | None,
-        typer.Option(help="What a row is about. Default: the first of these that has a column."),
+        typer.Option(help="What a row names. Default: the first of these that has a column."),
     ] = None,
     key_column: Annotated[
-        str | None, typer.Option(help="Column of the key. Default: called like the key.")
+        str | None, typer.Option(help="Column with the key. Default: the name of the key.")
     ] = None,
-    label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
+    label_column: Annotated[str, typer.Option(help="Column with the label.")] = "label",
     classes: Annotated[
-        str | None, typer.Option(help="Labels there are: a,b. Default: those that occur.")
+        str | None, typer.Option(help="Allowed labels: a,b. Default: those in the file.")
     ] = None,
     modality: Annotated[
-        list[str] | None, typer.Option(help="Modality to use: CR,DX. Default: any.")
+        list[str] | None, typer.Option(help="Modalities to use: CR,DX. Default: any.")
     ] = None,
     derived: Annotated[
         DerivedImages,
-        typer.Option(help="Derived images: reject, use primary ones, or accept with localisers."),
+        typer.Option(
+            help="Derived images: reject, use primary ones, or accept all, also localisers."
+        ),
     ] = DerivedImages.reject,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes; 0: one per core.")] = 0,
     list_files: Annotated[
-        bool, typer.Option("--list", help="List rejected files; names may hold patients' names.")
+        bool,
+        typer.Option("--list", help="List rejected files. File names can contain patients' names."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say which DICOM files a study could use, which not and why. Changes nothing."""
+    """Check which DICOM files a study can use, and why not the others. Changes nothing."""
     from client.data import report as checking
     from client.data.dicom import Derived, Rules
 
     known = tuple(_parts([classes])) if classes else None
     modalities = tuple(_parts(modality or []))
+    # Not os.cpu_count: a container or systemd may allow this process fewer cores.
     processes = workers or len(os.sched_getaffinity(0))
 
     def look(folder: Path, file: LabelFile, kinds: Derived, same_person: Path | None) -> Report:
@@ -98,11 +102,12 @@ def check(
     if images is None or labels is None:
         raise SiteError(
             "only one of --images and --labels is named",
-            remedy="name both; or neither, for the data sets of the site file",
+            remedy="name both, or neither to check the data sets of the site file",
         )
     file = _label_file(labels, key, key_column, label_column)
     report = look(images, file, Derived(derived.value), None)
     _print(report, images, file, list_files=list_files, as_json=as_json)
+    # After the report: it shows why no file can be used.
     checking.require_usable(images, report)
 
 
@@ -120,36 +125,38 @@ def _check_site(path: Path, look: Look, *, list_files: bool, as_json: bool) -> N
             out().print(f"data set {name}", style="bold")
         _print(report, folder, file, list_files=list_files, as_json=as_json)
         checking.require_usable(folder, report)
+        # An expectation: each patient's part follows from that patient alone, so the number varies.
         expected = report.patients * data.split[0]
         if data.declared_patients > expected:
             raise SiteError(
                 "the site declares more patients than its archive has in training",
                 where=f"{path}: [data.{name}] declared_patients",
                 found=data.declared_patients,
-                wanted=f"at most about {int(expected)}: {report.patients} patients, of whom the "
+                wanted=f"at most about {int(expected)}: {report.patients} patients, of which the "
                 f"split gives {data.split[0]:.0%} to training",
-                remedy="lower the number: the noise would be too small",
+                remedy="lower the number; otherwise the noise would be too small",
             )
         _require_room(path, name, data, report.patients)
         if not as_json:
             out().print(
-                f"declares {data.declared_patients} patients in training; about {int(expected)} "
-                f"are; no part may hold more than {data.most_patients}\n"
+                f"declared_patients: {data.declared_patients} in training, found about "
+                f"{int(expected)}; most_patients: {data.most_patients}\n"
             )
 
 
 def _require_room(path: Path, name: str, data: DataSet, patients: int) -> None:
-    """Refuse a bound on patients that a part exceeds; how many it has here is about its share."""
+    """Refuse a ``most_patients`` that training or validation exceeds, by its share of all."""
     for part, share in (("training", data.split[0]), ("validation", data.split[1])):
+        # Counted over all patients: which part each is in is not drawn here.
         if patients * share > data.most_patients:
             raise SiteError(
-                "the archive has more patients than the site file says it may",
+                "the archive has more patients than the site file allows",
                 where=f"{path}: [data.{name}] most_patients",
                 found=data.most_patients,
-                wanted=f"more than about {int(patients * share)}: {patients} patients, of whom the "
-                f"split gives {share:.0%} to {part}",
-                remedy="raise the number, with room for patients to come: those beyond it take no "
-                "part; it is public",
+                wanted=f"more than about {int(patients * share)}: {patients} patients, of which "
+                f"the split gives {share:.0%} to {part}",
+                remedy="raise the number, with room for future patients: those beyond it take no "
+                "part; the number is public",
             )
 
 

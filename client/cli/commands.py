@@ -1,4 +1,4 @@
-"""What the command line asks of a running daemon, and how the answers look to a person."""
+"""What the command line asks a running daemon, and how it shows the answers to a person."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from common.visible import visible
 
 DAEMON: Final = "the site's daemon"
 SECONDS: Final = 60
-"""How long a quick question may take."""
+"""Time limit of a quick question."""
 SHORT: Final = 12
 """Digits of a plan's hash that are shown, and that are enough to name it."""
 
@@ -40,6 +40,8 @@ def state_folder(path: Path) -> Path:
         SiteError: there is no such file, or it is not TOML.
     """
     try:
+        # Only this entry: an error elsewhere in the file must not keep a person from stopping a
+        # study, and client.sitefile takes long to import.
         named = read_toml(path.read_bytes()).get("site", {}).get("state")
     except FileNotFoundError as error:
         from client.sitefile import missing  # which takes long to import
@@ -50,7 +52,7 @@ def state_folder(path: Path) -> Path:
             "this user may not read the site file",
             where=path,
             found=f"user {os.getuid()}",
-            remedy="run the command as the user that runs the daemon, with sudo -u",
+            remedy="run the command as the user of the daemon: sudo -u USER consilium-site ...",
         ) from error
     except (OSError, ValueError, AttributeError) as error:
         raise SiteError("the site file cannot be read as TOML", where=path, found=error) from error
@@ -71,7 +73,8 @@ def daemon(path: Path) -> Iterator[SiteStub]:
 
 
 def who() -> str:
-    """Who types, for the audit log: of somebody who uses sudo, the name before."""
+    """The person who types, for the audit log; with sudo, the user before it."""
+    # A claim, not a proof: who can open the socket may decide, and can set SUDO_USER too.
     name = os.environ.get("SUDO_USER")
     if name:
         return name
@@ -82,39 +85,42 @@ def who() -> str:
 
 
 def confirmed(question: str, *, yes: bool) -> None:
-    """Ask a person to agree; leaves with exit code 2 where nobody does.
+    """Ask a person to agree.
 
     Raises:
-        SiteError: there is nobody to ask.
+        SiteError: the answer was no, or there is nobody to ask.
     """
     if yes:
         return
+    # typer would ask without a terminal too, and take the next line of a script for the answer.
     if not sys.stdin.isatty():
         raise SiteError(
-            "this needs a person's answer, and nobody is at a terminal",
-            remedy="run it at a terminal, or add --yes where it was decided already",
+            "this needs a person's answer, but there is no terminal",
+            remedy="run it at a terminal, or add --yes if the decision is made",
         )
     if not typer.confirm(question):
         raise SiteError("nothing was changed", found="the answer was no")
 
 
 def require_hash(plan_hash: str) -> None:
-    """Refuse what does not name one plan.
+    """Refuse what cannot be the hash of a plan.
 
     Raises:
-        SiteError: it is too short, or no hexadecimal number.
+        SiteError: it is too short, or not a hexadecimal number.
     """
     if len(plan_hash) < SHORT or plan_hash.strip("0123456789abcdefABCDEF"):
         raise SiteError(
             "this is not the hash of a plan",
             where="--hash",
             found=plan_hash or "nothing",
-            wanted=f"the {SHORT} digits or more that consilium-site show ends with",
+            wanted=f"{SHORT} digits or more, as at the end of consilium-site show",
+            remedy="read the plan with consilium-site show; the hash is at the end",
         )
 
 
 def as_json(message: Message) -> None:
     """Print an answer for a program."""
+    # Fields without a value too: a program that reads it needs no knowledge of protobuf's defaults.
     fields = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
@@ -122,7 +128,7 @@ def as_json(message: Message) -> None:
 
 
 def show_status(status: pb.StatusReply) -> None:
-    """One screen: what a person should mend first, then how everything is."""
+    """One screen: problems first, then the state of everything."""
     console = out()
     console.print(Text(f"site {status.site}", style="bold"), f"- Consilium {status.version}")
     if status.known_key:
@@ -145,14 +151,14 @@ def show_status(status: pb.StatusReply) -> None:
 
 
 def show_studies(rows: Any, declined: Any) -> None:  # noqa: ANN401 - repeated fields
-    """A table of studies, those that wait for a person first, and those that were refused."""
+    """A table of studies, those that wait for a decision first, and those that were refused."""
     console = out()
     if rows:
         _show_rows(rows)
     elif not declined:
-        console.print("No study was ever proposed to this site.")
+        console.print("No study was proposed to this site yet.")
     if declined:
-        console.print("\nRefused before anybody here saw them, the latest first:")
+        console.print("\nRefused automatically by this site, the latest first:")
     for each in declined:
         console.print(Text(f"  {each.study}  {each.plan_hash[:SHORT] or 'no plan'}  refused"))
         console.print(Text(f"    {each.why}"))
@@ -160,9 +166,8 @@ def show_studies(rows: Any, declined: Any) -> None:  # noqa: ANN401 - repeated f
 
 def _show_rows(rows: Any) -> None:  # noqa: ANN401 - a repeated field of studies
     console = out()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("study", "plan", "state", "round", "epsilon", "of at most", "until", "title"):
-        table.add_column(heading, no_wrap=heading != "title")
+    table = _table("study", "plan", "state", "round", "epsilon", "of at most", "until", "title")
+    # Those that wait for a decision first; the daemon sends the newest first.
     for row in sorted(rows, key=lambda row: row.state != "pending"):
         table.add_row(
             Text(row.name, style="bold"),
@@ -201,48 +206,48 @@ def show_study(shown: pb.ShowReply) -> None:
 
 
 def reconsidered(shown: pb.ShowReply, *, yes: bool) -> None:
-    """Say that a person had ended a study, and ask whether it is to run all the same.
+    """Say that a person ended a study before, and ask whether it should run again.
 
     Raises:
-        SiteError: it is not, or there is nobody to ask.
+        SiteError: the answer was no, or there is nobody to ask.
     """
     if shown.state not in ("stopped", "denied"):
         return
     err().print(f"{shown.study} was {shown.state} by {shown.by}, {shown.decided}.", markup=False)
-    confirmed("Let it run all the same?", yes=yes)
+    confirmed("Let it run again?", yes=yes)
 
 
 def show_approved(approved: pb.ApproveReply) -> None:
     """What was approved."""
-    out().print(
+    console = out()
+    console.print(
         f"Approved: {approved.study}, plan {approved.plan_hash[:SHORT]}, until "
         f"{approved.expires}, at most epsilon {epsilon(approved.epsilon)} for a patient."
     )
-    console = out()
-    console.print(f"In it: {approved.patients} patients, a number that does not leave.")
+    console.print(f"Patients: {approved.patients}. This number stays at this site.")
     if approved.left_out:
         console.print(
-            f"Left out: {approved.left_out} who have too little epsilon left for the whole study."
+            f"Left out: {approved.left_out} patients with too little budget for the whole study."
         )
-    console.print("It goes on by itself; consilium-site stop ends it at any time.")
+    console.print("It now runs by itself. To end it at any time: consilium-site stop")
 
 
 def show_ended(ended: pb.StopReply) -> None:
     """What had left of a study that was ended."""
     console = out()
     console.print(
-        f"{ended.study} is {ended.state}. Nothing of it leaves this hospital any more, and the "
-        "key of its noise is erased."
+        f"{ended.study} is {ended.state}. Nothing of it leaves this hospital any more, and its "
+        "key is erased."
     )
     if not ended.replies:
-        console.print("Nothing that was computed from patients had left.")
+        console.print("Nothing that was computed from patients had left before.")
         return
-    console.print("What had left, at most:")
+    console.print("What had left before, at most:")
     console.print(
         _grid(
             ("rounds", str(ended.rounds)),
             ("replies", f"{ended.replies}, {ended.bytes} bytes"),
-            ("epsilon", f"{epsilon(ended.epsilon)} for the patient whom it cost most"),
+            ("epsilon", f"{epsilon(ended.epsilon)} for the most charged patient"),
         )
     )
 
@@ -250,9 +255,7 @@ def show_ended(ended: pb.StopReply) -> None:
 def show_ledger(ledger: pb.LedgerReply) -> None:
     """What the patients have spent."""
     console = out()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("study", "plan", "state", "rounds", "evaluations", "epsilon", "of at most"):
-        table.add_column(heading, no_wrap=True)
+    table = _table("study", "plan", "state", "rounds", "evaluations", "epsilon", "of at most")
     for each in ledger.studies:
         table.add_row(
             Text(each.study, style="bold"),
@@ -268,11 +271,11 @@ def show_ledger(ledger: pb.LedgerReply) -> None:
         for each in ledger.studies:
             console.print(Text(f"{each.study} {each.plan_hash[:SHORT]}: {_patients(each)}"))
         console.print()
-    spent = f"epsilon {epsilon(ledger.most_spent)}, the most of any patient"
+    spent = f"epsilon {epsilon(ledger.most_spent)} for the most charged patient"
     console.print(
         _grid(
-            ("all studies", f"{spent}; the policy allows {ledger.limit_total:g}"),
-            ("one study", f"the policy allows {ledger.limit_per_study:g}"),
+            ("all studies", f"{spent}; your policy allows {ledger.limit_total:g}"),
+            ("one study", f"your policy allows {ledger.limit_per_study:g}"),
             ("delta", f"{ledger.delta:g}"),
             ("charges", f"{ledger.length}, {ledger.head[:SHORT]}"),
         )
@@ -291,28 +294,28 @@ def show_entry(entry: pb.AuditEntry) -> None:
 def show_opt_out(done: pb.OptOutReply) -> None:
     """What an opt-out changed."""
     console = out()
-    console.print(f"{done.added} added to the list; {done.known} stood there already.")
+    console.print(f"{done.added} added to the opt-out list; {done.known} were already on it.")
     for patient in done.unknown:
         console.print(
             Text(
-                f"{patient} stands in no cohort that was read here so far: check the spelling; it "
-                "is kept on the list all the same.",
+                f"{patient} was not found in any loaded data: check the spelling. It stays on the "
+                "list.",
                 style="bold yellow",
             )
         )
     if done.left:
         console.print(
-            f"They have left {', '.join(done.left)}, which goes on without them; nobody outside "
-            "can tell. What left before cannot be called back, and stays in their accounts."
+            f"They have left {', '.join(done.left)}, which continues without them; nobody outside "
+            "can tell. What left before cannot be called back, and stays in the privacy ledger."
         )
     else:
-        console.print("They stand in no running study, and will stand in none.")
+        console.print("They are in no running study, and will be in no future study.")
 
 
 def _patients(each: pb.Spending) -> str:
-    words = f"{each.patients} patients in it"
+    words = f"{each.patients} patients"
     words += f"; left: {each.gone}" if each.gone else ""
-    return words + (f"; {each.left_out} could not pay for it" if each.left_out else "")
+    return words + (f"; left out: {each.left_out} with too little budget" if each.left_out else "")
 
 
 def epsilon(value: float) -> str:
@@ -331,15 +334,23 @@ def _worker(worker: pb.Worker) -> str:
     words = f"{worker.state} since {worker.since}"
     if worker.study:
         words += f": {worker.study}, round {worker.round}, {worker.purpose}"
-    return words + (f"; started again {worker.restarts} times" if worker.restarts else "")
+    return words + (f"; restarted {worker.restarts} times" if worker.restarts else "")
 
 
 def _taking(paused: pb.Paused) -> str:
     if paused.by_person:
-        return "none: paused by a person; consilium-site resume"
+        return "paused by a person; to continue: consilium-site resume"
     if paused.by_hours:
-        return f"none now: outside the hours {paused.hours} of the site file"
-    return "taken" + (f" within {paused.hours}" if paused.hours else "")
+        return f"not now: outside the hours {paused.hours} of the site file"
+    return "yes" + (f", between {paused.hours}" if paused.hours else "")
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        # A title may be long, and takes several lines; what a person types must stay on one.
+        table.add_column(heading, no_wrap=heading != "title")
+    return table
 
 
 def _grid(*rows: tuple[str, str]) -> Table:
@@ -351,5 +362,6 @@ def _grid(*rows: tuple[str, str]) -> Table:
 
 def _short(value: str) -> str:
     """A value on one line: of a hash, the beginning."""
+    # By its length and digits, since fields of the log have no types.
     is_hash = len(value) >= 2 * SHORT and all(each in "0123456789abcdef" for each in value)
     return value[:SHORT] if is_hash else visible(value)

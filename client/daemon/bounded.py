@@ -1,9 +1,9 @@
 """Every answer that a site reads from its coordinator ends: in bytes, and in time.
 
-The bounds are beneath HTTP, where bytes come in, so that they hold for headers, for answers that
-only announce another one, for trailers and for whatever else HTTP can hold. What exceeds them
-breaks the line, as any trouble on it does. Answers are asked for as they are, and one that was
-compressed all the same is refused before it is read: a few bytes of it may become gigabytes.
+The limits are below HTTP, where bytes come in, so that they hold for headers, for answers that only
+announce another one, for trailers and for anything else in HTTP. What exceeds them breaks the line,
+like any failure of it. The site asks for answers that are not compressed, and refuses a compressed
+one before it is read: a few of its bytes may become gigabytes.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class _Stream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         if self._asking:
+            # The first read after a request begins its answer: headers and trailers count too.
             self._asking, self._room = False, LARGEST_ANSWER
             self._until = self._clock() + ANSWER_SECONDS
         data = self._inner.read(max_bytes, self._left(timeout))
@@ -51,6 +52,7 @@ class _Stream(httpcore.NetworkStream):
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if not self._asking:
             self._asking, self._until = True, self._clock() + REQUEST_SECONDS
+        # In pieces: a peer that takes a byte now and then meets the deadline between two of them.
         for start in range(0, len(buffer), PIECE):
             self._inner.write(buffer[start : start + PIECE], self._left(timeout))
 
@@ -110,6 +112,7 @@ def client(
         clock: seconds, which never go back.
     """
     transport = httpx.HTTPTransport(verify=tls, trust_env=False)
+    # Its own pool has no bounds, and is never used.
     transport.close()
     transport._pool = httpcore.ConnectionPool(  # noqa: SLF001 - httpx passes no backend on
         ssl_context=tls,
@@ -119,6 +122,7 @@ def client(
         socket_options=options,
         network_backend=_Backend(clock),
     )
+    # trust_env=False: a proxy of the environment is not whom the administrator joined.
     return httpx.Client(
         timeout=timeout,
         trust_env=False,

@@ -1,6 +1,6 @@
-"""A process that the supervisor keeps: started, spoken to by frames, started again when it dies.
+"""A process that the supervisor keeps: started, spoken to by frames, restarted when it dies.
 
-It stands in a process group of its own, so that what it has started in turn goes with it.
+It has a process group of its own, so that the processes that it started end with it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -16,22 +17,48 @@ from typing import Final
 import structlog
 
 from client.daemon import frames
-from client.daemon.backoff import Backoff
 from client.daemon.frames import BrokenFrame, Frame
 from common.process.logs import place
 
 HEALTHY: Final = 30.0
 """Seconds that a process must have lived for its death to count as the first."""
 _BUFFER: Final = 2**22
+_DRAWS: Final = random.SystemRandom()
 
 log = structlog.get_logger(__name__)
+
+
+class Backoff:
+    """The waits between the tries of one thing.
+
+    Full jitter: uniform between zero and a bound that doubles, so that after an outage thirty sites
+    do not connect in the same second.
+
+    Args:
+        first: bound of the first wait, seconds.
+        most: bound of all later ones, seconds.
+    """
+
+    def __init__(self, first: float = 1.0, most: float = 60.0) -> None:
+        self._first = self._bound = first
+        self._most = most
+
+    def next(self) -> float:
+        """Seconds to wait now; the bound of the wait after it is twice as high."""
+        wait = _DRAWS.uniform(0, self._bound)
+        self._bound = min(2 * self._bound, self._most)
+        return wait
+
+    def reset(self) -> None:
+        """It has worked: start with short waits again."""
+        self._bound = self._first
 
 
 class Child:
     """One process, from the first start until :meth:`close`.
 
     Args:
-        name: what it is called in the log.
+        name: its name in the log.
         command: what to start; ``{fd}`` in it becomes the number of its socket.
         environment: added to this process's.
         heard: called with each frame.
@@ -77,7 +104,7 @@ class Child:
                 os.killpg(self.pid, signal.SIGKILL)
 
     async def close(self, patience: float) -> None:
-        """End it for good: close its socket, wait, and kill what is left.
+        """End it permanently: close its socket, wait, and kill what is left.
 
         Args:
             patience: seconds that it has to end by itself.
@@ -112,11 +139,13 @@ class Child:
             if clock() - begun > HEALTHY:
                 self._backoff.reset()
             self._died(status, killed)
+            # Killed by us, to stop one study: the others must not wait for the next process.
             await asyncio.sleep(0 if killed else self._backoff.next())
 
     async def _live(self) -> int:
         """One life of the process; gives its exit status."""
         ours, its = socket.socketpair()
+        # A queue for each process: what was sent to the one that died must not reach the next.
         self._queue = asyncio.Queue()
         with its:
             process = await asyncio.create_subprocess_exec(
@@ -124,6 +153,7 @@ class Child:
                 env={**os.environ, **self._environment},
                 pass_fds=(its.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
+                # Its own process group, so that kill() reaches the decoders that it started too.
                 start_new_session=True,
             )
         self.pid = process.pid
@@ -156,7 +186,7 @@ class Child:
 
     async def _speak(self, writer: asyncio.StreamWriter) -> None:
         queue = self._queue
-        with contextlib.suppress(ConnectionError):  # it died: that is seen where it is waited for
+        with contextlib.suppress(ConnectionError):  # it died, which process.wait() reports
             while True:
                 await frames.write(writer, await queue.get())
 

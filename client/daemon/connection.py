@@ -1,16 +1,16 @@
 """The connection: a process around Flower's fleet client, which may be killed at any time.
 
-``python -m client.daemon.connection`` is started by the supervisor with one end of a pair
-of sockets. One thread keeps the line and asks for work, one pushes replies, and one listens
-to the supervisor, which says::
+The supervisor starts ``python -m client.daemon.connection`` with one end of a pair of sockets. One
+thread keeps the line and asks for work, one pushes replies, one listens to the supervisor, which
+says::
 
     go        ask for work                       hold    do not
     renew     make the coordinator ask again     push    a reply, one at a time
 
-and hears ``ready``, ``line`` (how the line is, why, what to do), ``request``, ``pushed``,
-``unpushable``, ``unreadable`` and ``foreign``. While the line is down it is tried again for as
-long as it takes. Whenever it is made anew the node is deactivated and activated again, which
-tells the coordinator to ask once more for what it waits for.
+and hears ``ready``, ``line`` (its state, why, what to do), ``request``, ``pushed``, ``unpushable``,
+``unreadable`` and ``foreign``. While the line is down, it is tried again without end. With each new
+line the node is deactivated and activated again, which makes the coordinator repeat the requests
+that it waits for.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from typing import Final, Protocol
 import structlog
 
 from client.daemon import frames
-from client.daemon.backoff import Backoff
-from client.daemon.fleet import Fleet, ForeignCode, NotAdmitted, Skewed, Unreadable, Untrusted
+from client.daemon.child import Backoff
+from client.daemon.fleet import Fleet
 from client.daemon.frames import BrokenFrame, Frame
+from client.daemon.line_errors import ForeignCode, NotAdmitted, Skewed, Unreadable, Untrusted
 from client.memory import EXIT_UNUSABLE
 from client.node_key import load_node_key
 from common.errors import ConsiliumError, LinkError
@@ -59,7 +60,7 @@ log = structlog.get_logger(__name__)
 
 
 class FleetLink(Protocol):
-    """What is needed of a fleet client: one thread pulls, one pushes, one may connect anew."""
+    """What is needed of a fleet client: one thread pulls, one pushes, one may reconnect."""
 
     def connect(self) -> None:
         """Deactivate and activate this site's node.
@@ -85,7 +86,7 @@ class FleetLink(Protocol):
         """
 
     def close(self) -> None:
-        """Deactivate the node where the line is up, and close it for good."""
+        """Deactivate the node where the line is up, and close it permanently."""
 
 
 class ConnectionState:
@@ -125,7 +126,7 @@ class ConnectionState:
             self._ending = True
             self._pulling = False
             self._changed.notify_all()
-        # A pull may be held for many seconds; whoever ends the daemon does not wait for it.
+        # A pull may be held for many seconds; the end of the daemon does not wait for it.
         self._line.close()
 
     def _obey(self, frame: Frame) -> None:
@@ -133,7 +134,8 @@ class ConnectionState:
             self._outgoing = frame
         elif frame.kind == "renew":
             if self._online:  # else it is about to connect anyway
-                threading.Thread(target=self._connect_anew, name="renew", daemon=True).start()
+                # In a thread: connecting takes seconds, and this one has to hear the supervisor.
+                threading.Thread(target=self._reconnect, name="renew", daemon=True).start()
         else:
             self._pulling = frame.kind == "go"
 
@@ -149,7 +151,7 @@ class ConnectionState:
                 self._lost(error)
                 self._until(lambda: self._ending, backoff.next())
 
-    def _connect_anew(self) -> None:
+    def _reconnect(self) -> None:
         """Make the coordinator ask again, while a poll is held and a reply may be on its way."""
         try:
             self._line.connect()
@@ -163,11 +165,7 @@ class ConnectionState:
         return self._pulling or self._outgoing is not None
 
     def _use_line(self, backoff: Backoff) -> None:
-        """Ask for work until the line is not wanted, or has to be made anew.
-
-        Only who has been answered begins to wait anew: a coordinator may let everybody in, and
-        say nothing that can be read.
-        """
+        """Ask for work until the line is not wanted, or a new one is needed."""
         with self._changed:
             self._renewing, self._online = False, True
             self._changed.notify_all()
@@ -175,6 +173,8 @@ class ConnectionState:
             while self._is_wanted() and not self._renewing and not self._ending:
                 if self._pulling:
                     self._pull()
+                    # Only after an answer: a coordinator may let every site in, and then say
+                    # nothing that can be read.
                     backoff.reset()
                 else:  # replies are still on their way
                     self._until(lambda: self._pulling or not self._is_wanted(), 5)
@@ -199,6 +199,7 @@ class ConnectionState:
             return
         if message is not None:
             self._hand_over(message)
+        # A coordinator that holds no pulls is asked every 3 s, not without a pause.
         elif time.monotonic() - begun < SHORTEST_PULL:
             self._until(lambda: self._ending or self._renewing, BETWEEN_PULLS)
 
@@ -210,6 +211,7 @@ class ConnectionState:
             request = request_from_record(message.content)
         except Exception as error:  # noqa: BLE001 - whatever it is, the site's gates refuse it
             log.warning("request.unreadable", error=type(error).__name__, at=place(error))
+            # The site's gates refuse it; with an identity, the queue holds it only once.
             content = message.metadata.message_type + message.metadata.message_id
             fields |= {"identity": sha256(content.encode())}
         else:
@@ -226,6 +228,7 @@ class ConnectionState:
             try:
                 wanted = self._line.push(flower.message_from_bytes(frame.payload))
             except LinkError as error:
+                # The push is kept and tried again: whether the reply arrived is not known.
                 self._lost(error)
                 with self._changed:
                     self._renewing = True
@@ -308,6 +311,7 @@ def main() -> None:
         frames.send(end, Frame("line", told))
         os._exit(EXIT_UNUSABLE)
     ConnectionState(end, lambda: Fleet(card, key)).serve()
+    # Not a return: the threads of a pull that is held for 20 s must not delay the end.
     os._exit(0)
 
 

@@ -145,12 +145,14 @@ class SiteControl(SiteServicer):
 
     async def Pause(self, request: pb.PauseRequest, context: object) -> pb.PauseReply:
         """Take no new work."""
+        # The processes first: nothing new begins while the store is being written.
         self._supervisor.pause(True)
         await self._quick.ask(partial(service.pause, by=request.by))
         return pb.PauseReply()
 
     async def Resume(self, request: pb.ResumeRequest, context: object) -> pb.ResumeReply:
         """Take work again."""
+        # The store first: no work is taken before the audit log says that it was resumed.
         await self._quick.ask(partial(service.resume, by=request.by))
         self._supervisor.pause(False)
         return pb.ResumeReply()
@@ -176,6 +178,7 @@ class SiteControl(SiteServicer):
 
     async def OptOut(self, request: pb.OptOutRequest, context: object) -> pb.OptOutReply:
         """Leave patients out; running studies continue without them."""
+        # Quick: it must not wait for an approval that reads images for minutes.
         task = partial(service.opt_out, patients=list(request.patients), by=request.by)
         return _message(pb.OptOutReply, await self._quick.ask(task))
 

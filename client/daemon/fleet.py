@@ -1,9 +1,9 @@
 """A site's connection to the coordinator: Flower's fleet protocol, as a client that may fail.
 
 Only outward connections, over TLS to the one authority that ``COORDINATOR.json`` names, signed
-with the site's node key. Nothing is tried twice here: Flower loses requests and refuses
-repetitions, so that after any trouble the right thing is to :meth:`Fleet.connect` again,
-which makes the coordinator ask again.
+with the site's node key. Nothing is tried twice here: Flower loses requests and refuses repeated
+ones, so that after any failure the caller has to :meth:`Fleet.connect` again, which makes the
+coordinator ask again.
 """
 
 from __future__ import annotations
@@ -23,14 +23,20 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.daemon import bounded
-from client.daemon.conditions import UNREACHED
-from common.documents import read_json
+from client.daemon.line_errors import (
+    ForeignCode,
+    Offline,
+    Skewed,
+    Unreadable,
+    offline,
+    translated,
+)
 from common.errors import LinkError
 from common.files import sha256
 from common.process.logs import place
 from common.wire.bundle import foreign
 from common.wire.flower import Message, message_from_objects
-from common.wire.transfer import Gone, NotYet, deliver, fetch, pool
+from common.wire.transfer import Gone, deliver, fetch, pool
 
 # isort: split
 # Only after common.wire.flower, which tells Flower to stay off the network.
@@ -84,79 +90,14 @@ LARGEST_MESSAGE: Final = 2**29
 """Bytes of all objects of a message: 134 million weights."""
 PATIENCE_SECONDS: Final = 20.0
 """How long to wait for parts of a request that are still on their way to the coordinator."""
-LONGEST_CODE: Final = 64
-"""Characters of a reason that are shown."""
 NODE_HEADER: Final = "consilium-node"
 _UNAVAILABLE: Final = (502, 503, 504)
 _NOW: Final = struct.pack("ii", 1, 0)
 log = structlog.get_logger()
 
 
-class Offline(LinkError):  # noqa: N818 - a state of the line, by its name
-    """The coordinator cannot be reached, or the line broke; connect again after a while."""
-
-
-class Skewed(LinkError):  # noqa: N818 - a state of the line, by its name
-    """This machine's clock is wrong.
-
-    Attributes:
-        seconds: by how much it is ahead of the coordinator's; negative where it is behind.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        way = "ahead of" if seconds > 0 else "behind"
-        super().__init__(
-            "this machine's clock is wrong, so that the coordinator takes no signature of it",
-            found=f"{abs(seconds):.0f} s {way} the coordinator's",
-            wanted=f"at most {SYSTEM_TIME_TOLERANCE} s ahead and {TIMESTAMP_TOLERANCE} s behind",
-            remedy="set the clock by NTP, as in `timedatectl set-ntp true`; it connects by itself",
-        )
-
-
-class NotAdmitted(LinkError):  # noqa: N818 - a state of the line, by its name
-    """The coordinator does not let this site in.
-
-    Attributes:
-        code: the gateway's reason.
-    """
-
-    def __init__(self, code: str) -> None:
-        self.code = code
-        remedies = {
-            "unknown-key": "mail SITE.json to the coordinator, who admits the site with it",
-            "suspended": "ask the coordinator, who has removed this site",
-        }
-        super().__init__(
-            "the coordinator does not let this site in",
-            found=code,
-            remedy=remedies.get(code, "see that COORDINATOR.json is this coordinator's newest"),
-        )
-
-
-class Untrusted(LinkError):  # noqa: N818 - a state of the line, by its name
-    """Whoever answers at the coordinator's address is not the coordinator."""
-
-
-class ForeignCode(LinkError):  # noqa: N818 - a state of the line, by its name
-    """A run wants to bring something with it that is not installed here."""
-
-
-class Unreadable(LinkError):  # noqa: N818 - a state of the line, by its name
-    """What came cannot be put together to a message.
-
-    Attributes:
-        message_id: what its sender calls it.
-        size: of what came, bytes.
-    """
-
-    def __init__(self, message_id: str, size: int) -> None:
-        self.message_id, self.size = message_id[:64], size
-        super().__init__("what came is no message", found=f"{size} bytes")
-
-
 class _Client(FleetHttpClient):
-    """Flower's client over a connection of ours, which shows what the gateway said of us."""
+    """Flower's client over our own connection, whose answers all end."""
 
     def __init__(self, card: CoordinatorCard, key: ec.EllipticCurvePrivateKey) -> None:
         super().__init__(
@@ -173,13 +114,14 @@ class _Client(FleetHttpClient):
             httpx.Limits(max_connections=16, keepalive_expiry=KEEP_ALIVE_SECONDS),
             [
                 (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-                # Closing, by whatever end of this process, drops what is not sent yet.
+                # Closing drops what is not sent yet, however this process ends: after a stop, the
+                # kernel must not go on sending a reply that a killed process left in its buffer.
                 (socket.SOL_SOCKET, socket.SO_LINGER, _NOW),
             ],
         )
 
     def _send(self, context: ProtobufRequestContext, *, stream: bool = False) -> httpx.Response:
-        """Send a request; its answer may be large only where it is there to bring an object."""
+        """Send a request; only the answer that brings an object may be large."""
         answer = super()._send(context, stream=stream)
         if not isinstance(context.message, PullObjectRequest) and len(answer.content) > SMALL:
             raise httpx.DecodingError("an answer that is too long", request=answer.request)
@@ -199,7 +141,7 @@ class _Client(FleetHttpClient):
 class Fleet:
     """The connection of one site.
 
-    One thread may pull while another pushes, and a third connects anew to be asked again;
+    One thread may pull while another pushes, and a third connects again to be asked again;
     heartbeats have a thread of their own.
 
     Args:
@@ -220,17 +162,17 @@ class Fleet:
 
     @property
     def node_id(self) -> int:
-        """What the coordinator calls this node; 0 until connected."""
+        """The coordinator's number for this node; 0 until connected."""
         return self._node
 
     def connect(self) -> None:
-        """Connect, or connect anew: whatever the coordinator waits for, it asks for again.
+        """Connect, or connect again: the coordinator then repeats each request that it waits for.
 
         Raises:
             Offline: the coordinator does not answer.
             Skewed: this machine's clock is wrong.
             NotAdmitted: this site is not let in.
-            Untrusted: somebody else answers there.
+            Untrusted: another machine answers there.
         """
         with self._reading():
             ahead = self._client.ahead()
@@ -254,6 +196,7 @@ class Fleet:
         try:
             return int(self._client.ActivateNode(request).node_id)
         except httpx.HTTPStatusError as error:
+            # A node that is active already cannot be activated: the gateway's answer names it.
             node = error.response.headers.get(NODE_HEADER, "")
             if error.response.status_code in (401, *_UNAVAILABLE) or not node.isdecimal():
                 raise
@@ -279,6 +222,7 @@ class Fleet:
             if not pulled.messages_list:
                 return None
             header, tree = pulled.messages_list[0], pulled.message_object_trees[0]
+            # Before the request is fetched: nothing of a run with foreign code is ever read.
             self._check_run(header.metadata.run_id)
             parts = [part.object_id for part in iterate_object_tree(tree)]
             return self._fetch(header.metadata.run_id, header.metadata.message_id, parts)
@@ -293,6 +237,7 @@ class Fleet:
             if not answer.object_available:
                 return None
             sizes.append(len(answer.object_content))
+            # While it comes: a message that does not fit into memory must not be there first.
             if sum(sizes) > LARGEST_MESSAGE:
                 raise Unreadable(message_id, sum(sizes))
             return answer.object_content
@@ -323,7 +268,8 @@ class Fleet:
             LinkError: as :meth:`connect`.
         """
         self._raise_lost()
-        with self._translated(), no_object_id_recompute():
+        with translated(self._card.address), no_object_id_recompute():
+            # As Flower does: a message goes under the id of its own object.
             reply.metadata.__dict__["_message_id"] = reply.object_id
             objects = get_all_nested_objects(reply)
             pushed = self._client.PushMessages(
@@ -331,6 +277,7 @@ class Fleet:
                     node=self._me,
                     messages_list=[message_to_proto(remove_content_from_message(reply))],
                     message_object_trees=[get_object_tree(reply)],
+                    # Not the real time, which would tell how many patients there are.
                     clientapp_runtime_list=[0.0],
                 )
             )
@@ -370,7 +317,7 @@ class Fleet:
         return Node(node_id=self._node)
 
     def _check_run(self, run_id: int) -> None:
-        """Look at what a run brings with it, once."""
+        """Check once what a run brings with it."""
         if run_id in self._checked:
             return
         run = self._client.GetRun(GetRunRequest(node=self._me, run_id=run_id)).run
@@ -380,16 +327,16 @@ class Fleet:
         if found is not None:
             log.error("fleet.refused", reason="foreign-code", run=run_id)
             raise ForeignCode(
-                "a run brings with it what is not installed here, and was refused",
+                "a run brings something that is not installed here, and was refused",
                 where=f"run {run_id}",
                 found=found,
                 wanted="a bundle with pyproject.toml alone, naming Consilium's own apps",
-                remedy="ask the coordinator who starts such runs; this site runs none",
+                remedy="ask the coordinator who starts such runs; this site runs no code from them",
             )
         self._checked.add(run_id)
 
     def _beat(self) -> None:
-        """Tell the coordinator every now and then that we are here."""
+        """Tell the coordinator at regular times that this site is online."""
         while not self._closing.wait(HEARTBEAT_SECONDS):
             if not self._node or self._lost is not None:
                 continue
@@ -401,11 +348,12 @@ class Fleet:
                         )
                     )
             except LinkError as error:
+                # Kept, not raised: the thread that pulls or pushes raises it, and reconnects.
                 if not self._closing.is_set():
                     self._lost = error
 
     def _raise_lost(self) -> None:
-        """What a heartbeat has found out, the caller of the next call is told."""
+        """Raise at the next call what a heartbeat found."""
         if self._lost is not None:
             raise self._lost
         if not self._node:
@@ -413,85 +361,15 @@ class Fleet:
 
     @contextlib.contextmanager
     def _reading(self) -> Generator[None]:
-        """Read what the coordinator says, which may be anything: this process outlives it."""
+        """Read an answer, which may hold anything, without ending this process."""
         try:
-            with self._translated():
+            with translated(self._card.address):
                 yield
         except LinkError:
             raise
         except Exception as cause:  # whatever it is, it came from there
             log.error("fleet.unreadable", error=type(cause).__name__, at=place(cause))
-            raise self._offline("an answer that cannot be read") from cause
-
-    @contextlib.contextmanager
-    def _translated(self) -> Generator[None]:
-        try:
-            yield
-        except httpx.HTTPStatusError as cause:
-            raise _explain(cause.response, self._card.address) from cause
-        except httpx.HTTPError as cause:
-            if _untrusted(cause):
-                raise Untrusted(
-                    "who answers at the coordinator's address shows no certificate of its "
-                    "authority",
-                    where=self._card.address,
-                    remedy="compare the fingerprint of COORDINATOR.json by telephone; a proxy "
-                    "between must not open TLS",
-                ) from cause
-            raise self._offline(_broken(cause)) from cause
-        except NotYet as cause:
-            raise self._offline("part of a request did not come") from cause
-        except Gone as cause:
-            raise self._offline("part of a message was lost") from cause
-        except (ValueError, KeyError) as cause:
-            raise self._offline("an answer that cannot be read") from cause
-
-    def _offline(self, found: str) -> Offline:
-        return Offline(
-            UNREACHED,
-            where=self._card.address,
-            found=found,
-            remedy="nothing, where it was reached before: the site tries again by itself",
-        )
-
-
-def _broken(error: httpx.HTTPError) -> str:
-    """What became of a line, in words."""
-    if isinstance(error, httpx.TimeoutException):
-        return "no answer in time"
-    if isinstance(error, httpx.ConnectError):
-        return "nobody answers there"
-    if isinstance(error, httpx.DecodingError) or isinstance(error.__cause__, bounded.Endless):
-        return str(error)
-    return "the line broke"
-
-
-def _explain(answer: httpx.Response, address: str) -> LinkError:
-    """What the gateway means."""
-    try:  # of the bytes: text would be decoded in whatever way the answer names
-        told = read_json(answer.content)
-        code, ahead = str(told["code"])[:LONGEST_CODE], float(told.get("ahead", 0.0))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        code, ahead = str(answer.status_code), 0.0
-    if code == "clock":
-        return Skewed(ahead)
-    if answer.status_code == 401 and code not in ("node", "replay"):
-        return NotAdmitted(code)
-    return Offline(
-        "the coordinator did not take a request",
-        where=address,
-        found=f"{answer.status_code} {code}",
-        remedy="nothing, where it goes on by itself: the site connects again",
-    )
-
-
-def _untrusted(error: BaseException | None) -> bool:
-    """Whether TLS failed since the other side is not who it should be."""
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+            raise offline(self._card.address, "an answer that cannot be read") from cause
 
 
 def _trust(ca: str) -> ssl.SSLContext:

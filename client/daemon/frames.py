@@ -78,7 +78,7 @@ async def write(writer: asyncio.StreamWriter, frame: Frame) -> None:
 async def read(reader: asyncio.StreamReader) -> Frame | None:
     """The next frame; None where the other end has closed, within a frame or between two.
 
-    A process that is killed closes wherever it is, which whoever keeps it finds ordinary.
+    A process that is killed closes at any place, which is no error for its supervisor.
 
     Raises:
         BrokenFrame: the stream holds what no frame can.

@@ -58,6 +58,7 @@ class DaemonMetrics:
         )
         self._bytes = Counter("consilium_site_sent_bytes", "Bytes of replies", registry=registry)
         self.line("none")
+        # All of them from the start: a counter that appears with its first event shows no increase.
         for process in ("connection", "worker"):
             self._restarts.labels(process)
 

@@ -1,8 +1,8 @@
-"""Which requests are in hand and which replies wait: the daemon's middle, without a process.
+"""Requests that wait or are worked on, and replies that wait: the daemon's state between processes.
 
-A request goes from ``waiting`` to ``working`` to the ``outbox`` to ``sending``, and is
-forgotten when it was pushed. One identity is in hand once: asked again, the newest message
-is the one that is answered. What an administrator has stopped leaves none of the four.
+A request goes from ``waiting`` to ``working`` to the ``outbox`` to ``sending``, and is forgotten
+when its reply was pushed. One identity is held once: if it is asked again, the newest message is
+answered. What an administrator stopped leaves none of the four.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOST_BYTES: Final = 2**29
 
 @dataclass(frozen=True)
 class QueuedRequest:
-    """A request in hand.
+    """A request that was received and is not answered yet.
 
     Attributes:
         identity: what makes two messages the same request.
@@ -62,7 +62,7 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Stopped:
-    """What was in hand of a study when it was stopped.
+    """What was held of a study when it was stopped.
 
     Attributes:
         worker: whether the worker was at it.
@@ -76,7 +76,7 @@ class Stopped:
 
 
 class RequestQueue:
-    """What is in hand; every method leaves it consistent."""
+    """The queue; every method leaves it consistent."""
 
     def __init__(self) -> None:
         self.waiting: dict[str, QueuedRequest] = {}
@@ -86,7 +86,8 @@ class RequestQueue:
         self._silenced: Counter[str] = Counter()
 
     def arrive(self, job: QueuedRequest) -> bool:
-        """Take a request in hand; False where it was already, and now has a newer message."""
+        """Hold a request; False where it was held already, and now has a newer message."""
+        # What waits there answers an older message, which the coordinator has given up.
         self.outbox.pop(job.identity, None)
         working = self.working
         if working is not None and working.identity == job.identity:
@@ -119,12 +120,13 @@ class RequestQueue:
         job, self.working = self.working, None
         if job is None or any(_is_of(job, study) for study in +self._silenced):
             return None
+        # A newer message came while it was computed: the worker answers it from the stored reply.
         if job.message != message:
             self.waiting = {job.identity: job, **self.waiting}
             return None
         if not reply:
             return None
-        # Without the request, which nobody needs any more: replies may wait for long.
+        # Without the request, which is not needed any more: replies may wait for long.
         self.outbox[job.identity] = Outgoing(replace(job, request=b""), code, reply)
         return self.outbox[job.identity]
 
@@ -191,6 +193,7 @@ class RequestQueue:
         Args:
             study: a name, or the beginning of a plan's hash.
         """
+        # A count: two commands may be ending one study at the same time.
         self._silenced[study] += 1
 
     def speak(self, study: str) -> None:
@@ -203,6 +206,7 @@ class RequestQueue:
         Args:
             again: whether there was none a moment ago, when there must be more of it.
         """
+        # Half of it: else the connection would go on and off with each reply that leaves.
         share = 2 if again else 1
         replies = [*self.outbox.values(), *([self.sending] if self.sending else [])]
         held = sum(len(job.request) for job in self.waiting.values())
@@ -222,7 +226,7 @@ class RequestQueue:
 def _is_of(job: QueuedRequest, study: str) -> bool:
     """Whether a request is of a study, named or by the beginning of its plan's hash.
 
-    What reads as a hash is one, whatever a request calls its study.
+    What reads as a hash is one: a coordinator cannot name a study like another one's hash.
     """
     if reads_as_hash(study):
         return job.plan_hash.startswith(study.lower())

@@ -47,6 +47,7 @@ async def _serve(served: ServedSite, programs: Programs) -> None:
         metrics.serve(served.file.metrics.listen)
     keys = (served.path, served.state, served.known_seed)
     quick, slow = SiteExecutor(*keys, keep_open=True), SiteExecutor(*keys, keep_open=False)
+    # The first task opens the site: what is wrong with it is raised here, before the daemon starts.
     paused = await quick.ask(service.is_paused)
     chain, faults = await asyncio.to_thread(_verified, served)
     supervisor = Supervisor(served, metrics, programs, quick.note)
@@ -63,6 +64,7 @@ async def _serve(served: ServedSite, programs: Programs) -> None:
         log.info("daemon.ending")
         await health.enter_graceful_shutdown()
         await server.stop(GRACE)
+    # A slow task may still run: its thread ends with the process.
     for executor in (quick, slow):
         executor.close(GRACE)
     (served.state / SOCKET).unlink(missing_ok=True)

@@ -136,6 +136,7 @@ class Supervisor:
         for job in stopped.forgotten:
             about = {"study": job.study, "plan": job.plan_hash, "round": job.round}
             about |= {"purpose": job.purpose, "hash": job.identity}
+            # Noted here, since no worker answers it any more.
             self._note("message.silence", why="stopped before it was answered", **about)
         if stopped.worker:
             self.work = Condition("restarting", "the study that it worked on was stopped")
@@ -153,6 +154,7 @@ class Supervisor:
     def _dispatch(self) -> None:
         """Give each process the work that waits for it; may be called at any time."""
         pulling = not self.held and self.requests.has_room(again=not self._pulling)
+        # A process that is being started is told after its `ready`.
         if pulling != self._pulling and self.line.state != "restarting":
             self._pulling = pulling
             self.connection.send(Frame("go" if pulling else "hold"))
@@ -182,6 +184,7 @@ class Supervisor:
     def _answered(self, frame: Frame) -> None:
         job, code = self.requests.working, frame.fields["code"]
         if job is not None:
+            # A closed list: else each word that a coordinator invents makes a time series.
             known = job.purpose in get_args(Purpose)
             self._metrics.answered(job.purpose if known else "unknown", code)
             self.worker_fault = None
@@ -198,6 +201,7 @@ class Supervisor:
             about |= {"purpose": given_up.purpose, "why": f"{MOST_DEATHS} workers died of it"}
             log.error("request.dropped", **about)
             self._note("request.dropped", **about)
+            # Ten: a coordinator decides how many requests there are.
             self.dropped = [*self.dropped[-9:], f"{given_up.study} round {given_up.round}"]
         self.work = Condition("restarting")
 
@@ -290,6 +294,7 @@ class Supervisor:
 
     async def _keep_time(self) -> None:
         """Look at the hours now and then, and tell systemd that all is well."""
+        # The watchdog too: a supervisor that hangs could stop nothing, so systemd restarts it.
         every = min(TICK, watchdog_seconds() or TICK)
         while True:
             await asyncio.sleep(every)

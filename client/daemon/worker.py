@@ -126,6 +126,7 @@ def main() -> None:
         frames.send(end, Frame("unusable", {"what": error.what, "remedy": error.details.get("do")}))
         os._exit(EXIT_UNUSABLE)
     except (MemoryLimit, MemoryError):
+        # An exit code, not a frame: without memory nothing can be sent any more.
         os._exit(EXIT_MEMORY)
     except Exception as error:  # noqa: BLE001 - its text may hold what must not be logged
         log.error("worker.defect", error=type(error).__name__, at=place(error))

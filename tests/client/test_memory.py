@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from client.daemon.backoff import Backoff
+from client.daemon.child import Backoff
 from client.memory import MemoryLimit, ProcessLimits, exhausted, require_memory
 from tests.waiting import PATIENCE
 

@@ -108,8 +108,8 @@ def test_check_without_options_checks_what_the_site_file_names(made: Path, tmp_p
     done = command(made, "check")
     assert done.returncode == 0, done.stderr
     assert "data set chest-xray" in done.stdout
-    assert "declares 15 patients in training; about 19 are" in done.stdout
-    assert "no part may hold more than 30" in done.stdout
+    assert "declared_patients: 15 in training, found about 19" in done.stdout
+    assert "most_patients: 30" in done.stdout
 
     greedy = made.parent / "greedy.toml"
     text = made.read_text().replace("declared_patients = 15", "declared_patients = 24")
@@ -124,7 +124,7 @@ def test_check_says_when_there_are_more_patients_than_the_bound(made: Path) -> N
     crowded.write_text(made.read_text().replace("most_patients = 30", "most_patients = 18"))
     done = command(crowded, "check")
     assert done.returncode == 2
-    assert "has more patients than the site file says it may" in done.stderr
+    assert "has more patients than the site file allows" in done.stderr
     assert "more than about 19: 24 patients" in done.stderr.replace("\n", "")
     assert "raise the number" in done.stderr
 
@@ -176,7 +176,7 @@ def test_an_administrator_decides_and_sees_everything(tmp_path: Path) -> None:
         assert "To decide: consilium-site show small" in waiting
         shown = it.ask("show", "small")
         assert plan.hash in shown
-        assert "nobody is at a terminal" in it.ask("approve", "small", code=2)
+        assert "there is no terminal" in it.ask("approve", "small", code=2)
         assert "Reading" not in it.ask("approve", "small", "--hash", "0" * 64, "--yes", code=2)
         connected = centre.asked.count("connect")
         approved = it.ask(
@@ -207,13 +207,13 @@ def test_an_administrator_decides_and_sees_everything(tmp_path: Path) -> None:
         it.ask("resume")
         assert "2 added" in it.ask("opt-out", "--file", "-", text="P00\n# nobody\nP01\n")
         wrong = it.ask("opt-out", "P0O")
-        assert "P0O stands in no cohort that was read here so far: check the spelling" in wrong
+        assert "P0O was not found in any loaded data: check the spelling" in wrong
         assert "P00" in (hospital.state / "opt-out.txt").read_text()
         log = it.ask("audit")
         for event in ("study.proposed", "study.approved", "study.stopped", "message.silence"):
             assert event in log
         assert "P00" not in log + it.log.read_text()
-        assert "The audit log is whole" in it.ask("audit", "verify")
+        assert "Audit log verified" in it.ask("audit", "verify")
         it.end()
     lines = (hospital.state / "audit.jsonl").read_bytes().splitlines(keepends=True)
     (hospital.state / "audit.jsonl").write_bytes(b"".join(lines[:2] + lines[3:]))
@@ -238,7 +238,7 @@ def test_who_joins_while_the_daemon_runs_is_told_to_start_it_again(tmp_path: Pat
         assert it.ask("audit").count("site.st") == before  # said of what serves alone
         said = it.ask("status")
         assert "this site has joined other since the daemon started" in said
-        assert "start the daemon again" in said
+        assert "restart the daemon" in said
 
 
 def test_the_printed_audit_log_steers_no_terminal_and_has_a_line_an_entry(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_what_a_coordinator_signed_and_the_site_never_sent_is_told_as_such(made:
     (state / DISPUTED).unlink()
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
-    assert "Not this site's doing: disputed.jsonl, line 1: coordinator K7QM signed for" in said
+    assert "Not caused by this site: disputed.jsonl, line 1: coordinator K7QM signed for" in said
 
 
 def _offer() -> object:

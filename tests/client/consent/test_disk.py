@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_told_and_not_approved_and_leaves_nothing(
     hospital.cache_gib = (sum(of(16)) - 1) / 2**30
     with hospital.open() as site:
         plan = proposed(site, 16)
-        assert "MORE THAN THERE IS ROOM FOR" in show(site, plan.hash, by=BY).text
+        assert "THIS IS NOT ENOUGH" in show(site, plan.hash, by=BY).text
         with pytest.raises(DataError, match="too much disk space") as caught:
             approve(site, plan.hash, by=BY)
         assert caught.value.details["where"] == "[site] cache_gib"

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from client.daemon import frames
 from client.daemon.connection import ConnectionState
-from client.daemon.fleet import ForeignCode, NotAdmitted, Offline, Skewed, Unreadable
 from client.daemon.frames import BrokenFrame, Frame
+from client.daemon.line_errors import ForeignCode, NotAdmitted, Offline, Skewed, Unreadable
 from common.errors import LinkError
 from common.process.parent import die_with_parent
 from common.wire import flower

@@ -20,10 +20,11 @@ import pytest
 import structlog
 
 from client.daemon import bounded, connection, fleet, frames
-from client.daemon.backoff import Backoff
+from client.daemon.child import Backoff
 from client.daemon.connection import ConnectionState
-from client.daemon.fleet import Fleet, ForeignCode, NotAdmitted, Offline, Unreadable
+from client.daemon.fleet import Fleet
 from client.daemon.frames import Frame
+from client.daemon.line_errors import ForeignCode, NotAdmitted, Offline, Unreadable
 from client.node_key import load_node_key
 from common.errors import LinkError
 from common.wire.enrolment import COORDINATOR_CARD

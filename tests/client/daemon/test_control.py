@@ -187,7 +187,7 @@ def test_who_approves_what_a_person_has_ended_is_told_and_asked_again(world: Wor
     plan = world.proposed("ended")
     world.site.ask("deny", "ended")
     with person(world.site, "approve", "ended", "--hash", plan.hash) as administrator:
-        assert "ended was denied by " in administrator.reads(b"all the same? [y/N]")
+        assert "ended was denied by " in administrator.reads(b"run again? [y/N]")
         assert administrator.says("n") == 2
     assert world.code(proposal(plan)) == RefusalCode.DENIED
     said = world.site.ask("approve", "ended", "--hash", plan.hash, "--yes")

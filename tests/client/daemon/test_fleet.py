@@ -27,7 +27,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from client.daemon.fleet import Fleet, ForeignCode, Offline, Skewed, Unreadable
+from client.daemon.fleet import Fleet
+from client.daemon.line_errors import ForeignCode, Offline, Skewed, Unreadable
 from client.node_key import load_node_key, public_node_key
 from common.errors import SiteError
 from common.process.ports import free_port
@@ -90,7 +91,8 @@ def activated(grid: FleetGrid, name: str) -> str | None:
 KILLED = """
 import sys
 from pathlib import Path
-from client.daemon.fleet import Fleet, load_node_key
+from client.daemon.fleet import Fleet
+from client.node_key import load_node_key
 from common.wire.enrolment import read_coordinator_card
 
 fleet = Fleet(read_coordinator_card(Path(sys.argv[1])), load_node_key(Path(sys.argv[2])))
@@ -275,7 +277,7 @@ def test_where_nobody_listens_it_is_offline(served: Coordinator, tmp_path: Path)
     fleet = Fleet(card, served.new_key(tmp_path))
     with pytest.raises(Offline, match="tries again") as caught:
         fleet.connect()
-    assert caught.value.details["found"] == "nobody answers there"
+    assert caught.value.details["found"] == "no answer at this address"
     with pytest.raises(Offline, match="connect first"):
         fleet.pull()
 

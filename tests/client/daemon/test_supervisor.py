@@ -329,7 +329,7 @@ async def test_a_coordinator_that_was_never_reached_is_named_with_what_to_check(
         supervisor = Supervisor(place(hospital), DaemonMetrics(), QUICK, lambda *_, **__: None)
         async with supervisor.running(paused=False):
             await become(lambda: supervisor.line.state == "offline")
-            assert supervisor.line.why == f"never reached {CARD.address}"
+            assert supervisor.line.why == f"{CARD.address} was never reached"
             assert "firewall" in supervisor.line.remedy
             centre.down = False
             await become(lambda: supervisor.line.state == "online")

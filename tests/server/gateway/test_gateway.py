@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
     encode_dss_signature,
 )
 
-from client.daemon.fleet import Fleet, NotAdmitted, Untrusted
+from client.daemon.fleet import Fleet
+from client.daemon.line_errors import NotAdmitted, Untrusted
 from client.node_key import public_node_key
 from common.wire.flower import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from server.daemon.authority import coordinator_card, init
