@@ -14,17 +14,17 @@ import numpy.typing as npt
 
 from client.data.archive import summary
 from client.data.cohort import Patient, Split, load_cohort
-from client.training.evaluation import score
-from client.data.pseudonyms import Pseudonyms
 from client.data.parallel import Progress
-from common.figures import metrics
+from client.data.pseudonyms import Pseudonyms
+from client.training.evaluation import score
 from common.errors import DataError
+from common.figures import metrics
 from common.files import sha256
 from common.numerics import EngineChoice
 from common.privacy.randomness import known_secret
 from common.study.study_file import Study
 from simulations.hospitals.archives import Hospitals
-from simulations.reports.result import CurvePoint, Figure, Kind, ResultMetrics, Outcome
+from simulations.reports.result import CurvePoint, Figure, Kind, Outcome, ResultMetrics
 from simulations.runs.curve import Scores, reliability, roc_curves
 
 _CHOICE: Final = EngineChoice(tile=16)
@@ -137,5 +137,9 @@ def _exact(study: Study, scored: Scores) -> metrics.Metrics:
 
 
 def _metrics(found: metrics.Metrics, patients: int) -> ResultMetrics:
-    names = {field.name for field in fields(found)} & ResultMetrics.model_fields.keys() - {"patients"}
-    return ResultMetrics(patients=patients, **{name: Figure.of(getattr(found, name)) for name in names})
+    names = {field.name for field in fields(found)} & ResultMetrics.model_fields.keys() - {
+        "patients"
+    }
+    return ResultMetrics(
+        patients=patients, **{name: Figure.of(getattr(found, name)) for name in names}
+    )

@@ -15,8 +15,14 @@ from common import numerics
 from common.models.networks import build_model, flatten, initial_weights, load_flat
 from common.numerics import EngineChoice
 from common.study.study_file import Study
-from simulations.runs.baselines import Baseline, Holding, plan_baselines, run_baseline, run_baselines
 from simulations.reports.result import Outcome
+from simulations.runs.baselines import (
+    Baseline,
+    Holding,
+    plan_baselines,
+    run_baseline,
+    run_baselines,
+)
 from simulations.runs.testset import Mapped, TestSet
 
 Section = dict[str, object]
