@@ -1,10 +1,10 @@
 """Amending a running study's numerics, site by site: the coordinator's half.
 
-Whoever operates the coordinator names the sites (``consilium-coordinator resume STUDY --amend
-SITE``), which is this side's consent. The site says in a new offer what it computes with
-today; the amendment that follows is durable before it is proposed, and is proposed again until
-the site has answered, so that both sides come to the same whoever dies in between. A study
-that has none goes on as ever. See :mod:`common.amendment`.
+The coordinator's operator names the sites (``consilium-coordinator resume STUDY --amend SITE``),
+which is this side's consent. The site says in a new offer which numerics it has today. The
+amendment that follows is durable before it is proposed, and is proposed again until the site has
+answered, so that both sides come to the same result wherever one of them is killed. A study
+without amendments continues unchanged. See :mod:`common.amendment`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Amended:
 
 
 def wish(folder: Path, sites: Collection[str]) -> None:
-    """Have the next start of a study propose amendments to these sites.
+    """Make the next start of a study propose amendments to these sites.
 
     Args:
         folder: the study's, at the coordinator.
@@ -59,12 +59,12 @@ def settle(
     folder: Path,
     completed: int,
     ledgers: Mapping[str, LedgerHead],
-) -> tuple[Amended, ...]:
-    """Write what is wished for, propose what no site has answered, and say what is agreed on.
+) -> None:
+    """Write the requested amendments, and propose those without an answer.
 
     Args:
         context: who is asked.
-        study: that is gone on with.
+        study: that continues.
         plans: by site, of those that approved.
         folder: the study's.
         completed: the last completed round.
@@ -81,8 +81,8 @@ def settle(
         known += list(_written(asked, known, wished, completed))
         _store(folder, known)
         asked.propose(known)
+    # Last: a start that is killed before this asks for the same amendments again.
     (folder / WISHES).unlink(missing_ok=True)
-    return tuple(known)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class _Asked:
                 continue
             self.context.tell("amendment.refused", site=site, reason=answer.reason)
             if answer.code == RefusalCode.NUMERICS:
-                # It computes otherwise again, and so can agree to this one no more.
+                # Its numerics have changed again, so it can never agree to this one.
                 del known[place]
                 _store(self.folder, known)
 
@@ -151,12 +151,13 @@ def stored(folder: Path) -> tuple[Amended, ...]:
             "the study's amendments cannot be read",
             where=path,
             found=type(error).__name__,
-            remedy="restore the file from a backup",
+            wanted="the file as the coordinator wrote it",
+            remedy="stop the coordinator and restore the file from a backup",
         ) from error
 
 
 def told(folder: Path, plans: Plans) -> list[dict[str, Any]]:
-    """What a result says of the amendments that were agreed on: who, from which round, what."""
+    """What a result says about agreed amendments: which site, from which round, what changed."""
     known = stored(folder)
     return [
         {"site": each.site, **_told(each.amendment, plans[each.site], known)}
@@ -187,7 +188,7 @@ def _wished(folder: Path) -> set[str]:
 def _written(
     asked: _Asked, known: Iterable[Amended], wished: Collection[str], completed: int
 ) -> Iterable[Amended]:
-    """The amendments that follow from what sites compute with today."""
+    """The amendments that follow from the numerics that sites have today."""
     context, study = asked.context, asked.study
     for site, offer in offers(context, study, wished):
         agreed = [each.amendment for each in known if each.site == site and each.agreed]
@@ -196,10 +197,14 @@ def _written(
             context.tell("amendment.refused", site=site, reason=offer.reason)
         elif any(each.site == site and not each.agreed for each in known):
             context.tell(
-                "amendment.refused", site=site, reason="the one before waits for an answer"
+                "amendment.refused",
+                site=site,
+                reason="its earlier amendment still waits for an answer",
             )
         elif not differences(before.numerics, offer.numerics):
-            context.tell("amendment.refused", site=site, reason="it computes as was agreed on")
+            context.tell(
+                "amendment.refused", site=site, reason="nothing has changed since the agreement"
+            )
         elif (late := _too_late(study, offer)) is not None:
             context.tell("amendment.refused", site=site, reason=late)
         else:
@@ -208,7 +213,7 @@ def _written(
 
 
 def _too_late(study: Study, offer: Offer) -> str | None:
-    """Why the site's replies would never be in time on the machine that it has now."""
+    """Why the site's replies would always come too late from the machine that it has now."""
     try:
         demand_time(study, offer)
     except StudyError as error:

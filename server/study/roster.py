@@ -1,7 +1,7 @@
-"""The roster of a simulation: who takes part, and what was agreed on with each site.
+"""The roster of a simulation: which sites take part, and what was agreed with each.
 
-A file of JSON, ``{"north": {"key": "…", "patients": {"chest-xray": 100}}}``. A deployment's
-stands in the coordinator's store.
+A file of JSON, ``{"north": {"key": "…", "patients": {"chest-xray": 100}}}``. A deployment keeps
+its roster in the coordinator's store.
 """
 
 from __future__ import annotations
@@ -61,5 +61,10 @@ def read_roster(path: Path) -> Roster:
     try:
         sites = read_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise SiteError("the roster cannot be read", where=path, found=error) from error
+        raise SiteError(
+            "the roster cannot be read",
+            where=path,
+            found=error,
+            wanted="a JSON file with each site's key and patients",
+        ) from error
     return checked({"sites": sites}, path, Roster, SiteError)
