@@ -66,7 +66,7 @@ def make_plans(
             plans[site] = plan
     fewest = fewest_replies(study.aggregation)
     if len(plans) < fewest:
-        raise too_few(study.study.name, 0, "offer", plans, absences, fewest=fewest)
+        raise too_few(_question(study), plans, absences, fewest)
     plans = _weighed(study, dict(sorted(plans.items())))
     study.fixed_point.prove_no_overflow(tuple(plan.weight for plan in plans.values()))
     return plans, absences
@@ -76,11 +76,14 @@ def offers(
     context: StudyContext, study: Study, sites: Collection[str]
 ) -> Iterator[tuple[str, Offer | Absence]]:
     """What each of these sites offers today, or why it cannot be used."""
-    document = canonical_json(study.model_dump(mode="json")).decode()
-    request = Request(study.study.name, "", 0, "offer", document=document)
-    requests = dict.fromkeys(sorted(sites), request)
+    requests = dict.fromkeys(sorted(sites), _question(study))
     for site, answer in collect(context, requests, dict.fromkeys(requests, OFFER)):
         yield site, _read_offer(context, site, answer)
+
+
+def _question(study: Study) -> Request:
+    document = canonical_json(study.model_dump(mode="json")).decode()
+    return Request(study.study.name, "", 0, "offer", document=document)
 
 
 def _read_offer(context: StudyContext, site: str, answer: Reply | Absence) -> Offer | Absence:
@@ -228,7 +231,7 @@ def approve(
                 )
     fewest = fewest_replies(study.aggregation)
     if len(approved) < fewest:
-        raise too_few(study.study.name, 0, "propose", approved, absences, fewest=fewest)
+        raise too_few(next(iter(requests.values())), approved, absences, fewest)
     return frozenset(approved), absences
 
 

@@ -61,10 +61,5 @@ def read_roster(path: Path) -> Roster:
     try:
         sites = read_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise SiteError(
-            "the roster cannot be read",
-            where=path,
-            found=error,
-            wanted="a JSON file with each site's key and patients",
-        ) from error
+        raise SiteError("the roster cannot be read", where=path, found=error) from error
     return checked({"sites": sites}, path, Roster, SiteError)

@@ -101,8 +101,8 @@ class SuperLink:
     @property
     def pid(self) -> int | None:
         """The process that was started here, while it runs."""
-        running = self._process is not None and self._process.poll() is None
-        return self._process.pid if running and self._process else None
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
 
     @property
     def recent(self) -> tuple[str, ...]:

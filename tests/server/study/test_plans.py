@@ -96,7 +96,7 @@ def test_too_few_hospitals_with_enough_patients_stop_the_study_before_anything_i
     with pytest.raises(RoundError) as caught:
         world.run()
     assert f"south: {FEW}" in caught.value.details["found"]
-    assert caught.value.details["where"] == "offers, round 0"
+    assert caught.value.details["where"] == "offer, round 0"
     assert not world.coordinator.exists()
 
 
