@@ -9,12 +9,13 @@ without amendments continues unchanged. See :mod:`common.amendment`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from common.amendment import Amendment, amend, in_force, read_amendment
+from common.checkpoint import Checkpoint
 from common.documents import read_json
 from common.errors import CheckpointError, Refusal, RefusalCode, StudyError
 from common.files import canonical_json, write_atomic
@@ -55,10 +56,8 @@ def settle(
     context: StudyContext,
     study: Study,
     plans: Plans,
-    *,
     folder: Path,
-    completed: int,
-    ledgers: Mapping[str, LedgerHead],
+    state: Checkpoint,
 ) -> None:
     """Write the requested amendments, and propose those without an answer.
 
@@ -67,18 +66,17 @@ def settle(
         study: that continues.
         plans: by site, of those that approved.
         folder: the study's.
-        completed: the last completed round.
-        ledgers: heads of the replies that were folded, by site.
+        state: after the last completed round.
 
     Raises:
         CheckpointError: what was written before cannot be read.
     """
     known = list(stored(folder))
-    asked = _Asked(context, study, plans, folder, ledgers)
+    asked = _Asked(context, study, plans, folder, state)
     asked.propose(known)
     wished = _wished(folder) & plans.keys()
     if wished:
-        known += list(_written(asked, known, wished, completed))
+        known += list(_written(asked, known, wished))
         _store(folder, known)
         asked.propose(known)
     # Last: a start that is killed before this asks for the same amendments again.
@@ -93,12 +91,22 @@ class _Asked:
     study: Study
     plans: Plans
     folder: Path
-    ledgers: Mapping[str, LedgerHead]
+    state: Checkpoint
 
     def propose(self, known: list[Amended]) -> None:
         """Propose what no site has agreed to; ``known`` becomes what is known then."""
         waiting = {each.site: each for each in known if not each.agreed and each.site in self.plans}
-        requests = {site: self._request(site, each.amendment) for site, each in waiting.items()}
+        requests = {
+            site: Request(
+                self.study.study.name,
+                self.plans[site].hash,
+                0,
+                "amend",
+                document=each.amendment.text,
+                ledger=self.state.ledgers.get(site, LedgerHead()),
+            )
+            for site, each in waiting.items()
+        }
         nothing = dict.fromkeys(requests, NOTHING)
         timeout = self.study.aggregation.approval_timeout
         for site, answer in collect(self.context, requests, nothing, approval_timeout=timeout):
@@ -115,16 +123,6 @@ class _Asked:
                 # Its numerics have changed again, so it can never agree to this one.
                 del known[place]
                 _store(self.folder, known)
-
-    def _request(self, site: str, amendment: Amendment) -> Request:
-        return Request(
-            self.study.study.name,
-            self.plans[site].hash,
-            0,
-            "amend",
-            document=amendment.text,
-            ledger=self.ledgers.get(site, LedgerHead()),
-        )
 
 
 def stored(folder: Path) -> tuple[Amended, ...]:
@@ -185,9 +183,7 @@ def _wished(folder: Path) -> set[str]:
     return set(read_json(path.read_bytes())) if path.exists() else set()
 
 
-def _written(
-    asked: _Asked, known: Iterable[Amended], wished: Collection[str], completed: int
-) -> Iterable[Amended]:
+def _written(asked: _Asked, known: Iterable[Amended], wished: Collection[str]) -> Iterable[Amended]:
     """The amendments that follow from the numerics that sites have today."""
     context, study = asked.context, asked.study
     for site, offer in offers(context, study, wished):
@@ -196,6 +192,7 @@ def _written(
         if isinstance(offer, Absence):
             context.tell("amendment.refused", site=site, reason=offer.reason)
         elif any(each.site == site and not each.agreed for each in known):
+            # It may have agreed without our knowing: where a next one would start is unknown.
             context.tell(
                 "amendment.refused",
                 site=site,
@@ -208,7 +205,7 @@ def _written(
         elif (late := _too_late(study, offer)) is not None:
             context.tell("amendment.refused", site=site, reason=late)
         else:
-            amendment = amend(asked.plans[site], before, offer.numerics, completed)
+            amendment = amend(asked.plans[site], before, offer.numerics, asked.state.round)
             yield Amended(site, amendment)
 
 

@@ -232,7 +232,9 @@ def _verdict(
     if isinstance(answer, Absence):
         return answer
     try:
-        key = context.roster[site]
+        key = context.roster[
+            site
+        ]  # of the site that was asked, whoever the reply is said to be from
         reason = fault(answer, request=request, site=site, key=key, shape=shape)
     except Exception as error:  # noqa: BLE001 - whatever one site sends, the others go on
         _log.warning("reply.unreadable", site=site, error=type(error).__name__, at=place(error))

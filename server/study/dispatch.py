@@ -175,6 +175,7 @@ class Dispatcher:
         if now < self._look_at:
             return
         first = self._look_at == -math.inf
+        # A simulation's grid has all its sites from the beginning: one look is enough.
         self._look_at = math.inf if self._repeat is None else now + self._repeat.look
         nodes = nodes_of(self.grid, self._open)
         for site, sent in self._open.items():
@@ -222,6 +223,7 @@ class Dispatcher:
             return None
         sent = self._open[site]
         sent.messages.discard(message_id)
+        # Another of its messages may still be answered, and the request will be sent again.
         if self._repeat and lost is not None:
             sent.lost = lost
             return None
@@ -267,6 +269,7 @@ class Dispatcher:
 
     def _close(self, site: str) -> None:
         sent = self._closed[site] = self._open.pop(site)
+        # A second reply to the same request must not be folded as well.
         for message_id in sent.messages:
             del self._site_of[message_id]
         if self._repeat is not None:

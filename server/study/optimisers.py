@@ -57,6 +57,7 @@ CLASSES: Final[dict[StrategyName, type[FedAvg]]] = {
 }
 _FLAT: Final = "flat"
 _COUNT: Final = "num-examples"
+"""The metric that Flower's strategies weigh replies by, unless told otherwise."""
 
 
 def build(settings: AggregationSettings) -> FedAvg:

@@ -67,6 +67,7 @@ def make_plans(
     fewest = fewest_replies(study.aggregation)
     if len(plans) < fewest:
         raise too_few(_question(study), plans, absences, fewest)
+    # Only now: the cap on one site's share depends on all the others.
     plans = _weighed(study, dict(sorted(plans.items())))
     study.fixed_point.prove_no_overflow(tuple(plan.weight for plan in plans.values()))
     return plans, absences
@@ -93,6 +94,7 @@ def _read_offer(context: StudyContext, site: str, answer: Reply | Absence) -> Of
         offer = Offer.model_validate_json(answer.document)
     except ValidationError:
         return Absence("an offer that cannot be read")
+    # The offer's key goes into the plan: it must be the one that the coordinator admitted.
     if offer.site != site or offer.public_key != context.roster[site]:
         return Absence("an offer in another site's name")
     return offer
@@ -218,6 +220,7 @@ def approve(
             approved.add(site)
             context.tell("approval.given", site=site, plan=plans[site].hash)
         elif site in ledgers and not answer.code and context.retries.repeat:
+            # Away, and not refusing: it has approved, since it has replied in a round.
             approved.add(site)
         else:
             absences[site] = answer.reason

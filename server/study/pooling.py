@@ -20,6 +20,7 @@ from common.figures import histogram, metrics
 from common.figures.intervals import Estimate, absent
 from common.figures.metrics import Metrics
 
+# docs/coordinator.md names this number: change both.
 MOVED: Final = 0.1
 """How far one site may move a figure that still counts as all sites' figure."""
 MOST_OF_IT: Final = 0.5

@@ -22,11 +22,6 @@ class SeenHeads:
     seal: str
 
 
-def _nothing(_site: str) -> SeenHeads | None:
-    """What is known of a site where no store remembers."""
-    return None
-
-
 class CoordinatorReceipts:
     """What the coordinator has seen of each site, and signs for.
 
@@ -37,7 +32,7 @@ class CoordinatorReceipts:
     """
 
     def __init__(
-        self, key: SigningKey, known: Callable[[str], SeenHeads | None] = _nothing
+        self, key: SigningKey, known: Callable[[str], SeenHeads | None] = lambda _site: None
     ) -> None:
         self._key = key
         self._stored = known
@@ -52,6 +47,7 @@ class CoordinatorReceipts:
         compares each receipt with the longest log that it ever got one for.
         """
         heads = SeenHeads(reply.ledger, reply.seal)
+        # A site that refuses because its ledger is too old must not get a receipt for that ledger.
         if reply.code == RefusalCode.LEDGER_BEHIND or not _follows(heads, self._known(reply.site)):
             return None
         self._heads[reply.site] = heads

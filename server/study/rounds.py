@@ -120,7 +120,7 @@ def evaluate(
     shapes = {site: histogram_shape(plan) for site, plan in plans.items()}
     shape = next(iter(plans.values())).histogram_shape
     requests = _requests(study, plans, state, "evaluate", shared_weights(study, state))
-    fewest = study.aggregation.min_sites
+    fewest = study.aggregation.min_sites  # Bulyan's 4f + 3 is about updates, not histograms
     replies = RoundReplies(context, requests, shapes, unavailable=unavailable, fewest=fewest)
     releases: dict[str, Release] = {}
     for reply in replies:
@@ -128,6 +128,7 @@ def evaluate(
         noise = cell_noise(plans[reply.site])
         releases[reply.site] = Release(reply.arrays.reshape(shape), noise)
     if len(releases) >= fewest:
+        # Sorted, so that sums of floats do not depend on who answered first.
         pooled = pool(dict(sorted(releases.items())), study.task.classes)
     else:
         pooled = nothing(

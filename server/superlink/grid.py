@@ -141,6 +141,7 @@ class FleetGrid(HttpGrid):
             headers.append(message_to_proto(remove_content_from_message(message)))
             objects.update(get_all_nested_objects(message))
             trees.append(get_object_tree(message))
+        # Before pushing: a site may answer before PushMessages returns.
         self._expect({one.metadata.message_id: one.metadata.dst_node_id for one in messages})
         pushed = self._runtime_client.PushMessages(
             PushAppMessagesRequest(messages_list=headers, message_object_trees=trees)
