@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,6 +120,8 @@ def run_study(
     weights = _first_weights(study, config.seed) if state is None else state.weights
     if plans is None:
         plans, out = round_zero.make_plans(context, study, weights.size, config.agreed)
+        # Durable before a site approves one: after a crash the same plans are proposed again, not
+        # others that the same site would have to approve as well.
         round_zero.store(folder, study, config.seed, plans, out)
     out = round_zero.left_out(folder)
     if state is None:
@@ -141,22 +144,11 @@ def run_study(
         unavailable = no_plan | out | refused
         asked = {site: plan for site, plan in plans.items() if site in approved}
         context.tell("weights.settled", round=state.round, shares=round_zero.shares(asked))
-        amending.settle(
-            context,
-            study,
-            asked,
-            folder=folder,
-            completed=state.round,
-            ledgers=state.ledgers,
-        )
-        state = run_rounds(
-            context,
-            study,
-            asked,
-            unavailable=unavailable,
-            state=state,
-            save=lambda after: _save(folder, after),
-        )
+        amending.settle(context, study, asked, folder, state)
+        save = partial(_save, folder)
+        state = run_rounds(context, study, asked, unavailable=unavailable, state=state, save=save)
+    # Published first: once a site has been told that the study is over, it need not keep the
+    # replies that a restart would ask for.
     _publish(folder, study, plans, state)
     close(context, study, plans, state)
     context.tell("study.completed", study=study.study.name, weights=shared_weights(study, state))
@@ -190,6 +182,7 @@ def _finished(study: Study, state: Checkpoint) -> bool:
 
 
 def _save(folder: Path, state: Checkpoint) -> None:
+    # The checkpoint counts; the lines are for people, and are written again with the next one.
     checkpoint.write(folder / CHECKPOINTS, state)
     lines = [canonical_json(record) + b"\n" for record in state.rounds]
     write_atomic(folder / "rounds.jsonl", b"".join(lines))
@@ -197,6 +190,7 @@ def _save(folder: Path, state: Checkpoint) -> None:
 
 def _publish(folder: Path, study: Study, plans: Mapping[str, Plan], state: Checkpoint) -> None:
     weights = shared_weights(study, state)
+    # Of the bytes in one order on every machine: what a simulation and a deployment compare.
     digest = sha256(weights.astype("<f4").tobytes())
     metadata = {"study": state.study, "sha256": digest}
     arrays = safetensors.numpy.save({"weights": weights}, metadata)

@@ -47,7 +47,7 @@ class Link:
         try:
             yield grid
         finally:
-            grid.finish("completed")
+            grid.finish()
             grid.close()
             line.close()
 

@@ -85,7 +85,7 @@ def carry_out(home: Home, store: CoordinatorStore, name: str, port: int) -> None
         )
         recorder.flush()
         _complete(store, recorder, name, home.studies / name / FOLDER / OUTCOME)
-        grid.finish("completed")
+        grid.finish()
 
 
 def _commission(home: Home, store: CoordinatorStore, record: StudyRecord) -> RunConfig:

@@ -1,16 +1,16 @@
-"""Exact aggregation of fixed-point updates.
+"""Exact aggregation of fixed-point updates: FedAvg's weighted mean (McMahan et al. 2017).
 
-Each update is a vector of whole numbers, each site's weight a whole number of its plan.
-Their weighted sum is kept in 64 bits, into which it was proved to fit before the first
-round, so it is the same whatever order the replies come in, and one vector is held
-whatever their number. The mean is formed once, at the end, in float64.
+Each update is a vector of whole numbers, and each site's weight a whole number in its plan.
+Their weighted sum is kept in 64 bits; before the first round it was proved to fit. So it does
+not depend on the order of the replies, and one vector is held for any number of sites. The mean
+is formed once, at the end, in float64.
 
-Where a study caps one site's share, it is the share of those that have answered, so the weights
-of the heaviest are known when all have. Fewer than ``1 / share`` sites can lie above the cap:
-the updates of so many, the heaviest so far, are held back until then.
+Where a study caps one site's share, it is the share among the sites that answered, so the
+weights of the heaviest sites are known only when all have answered. Fewer than ``1 / share``
+sites can be above the cap: the updates of that many, the heaviest so far, are held back.
 
 Medians, trimmed means and Krum need every reply at once (Yin et al. 2018; Blanchard et al.
-2017): for them the replies are gathered, and handed on in the order of the sites' names.
+2017): for them the replies are kept, and passed on in the order of the sites' names.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ Weights = npt.NDArray[np.float32]
 Contribution = tuple[npt.NDArray[np.float64], int]
 """Weights that a site, or all of them in the mean, would have; and by how much they count."""
 WHOLE: Final = Fraction(1)
-"""The share of whom nothing caps."""
+"""The share where there is no cap."""
 _CHUNK: Final = 1 << 18
+"""Entries that are multiplied at once: a buffer of 2 MiB."""
 
 MEMORY_NOTES: Final = {
-    False: "replies were folded as they came: memory does not grow with the number of sites",
+    False: "replies were added up as they came: memory does not grow with the number of sites",
     True: "this strategy needs every reply at once: memory grows with the number of sites",
 }
 
@@ -63,13 +64,8 @@ class WeightedSum:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Who is in the sum, by name."""
+        """The sites in the sum, by name."""
         return tuple(sorted(self._sites))
-
-    @property
-    def held(self) -> tuple[str, ...]:
-        """Whose updates are held back until the cap on them is known, by name."""
-        return tuple(sorted(self._heaviest))
 
     @property
     def weights(self) -> dict[str, int]:
@@ -87,7 +83,7 @@ class WeightedSum:
         return total
 
     def add(self, site: str, units: npt.NDArray[Any]) -> None:
-        """Add a site's units, whatever comes before or after.
+        """Add a site's units, in any order.
 
         Raises:
             ValueError: the site is in the sum already.
@@ -96,19 +92,20 @@ class WeightedSum:
             raise ValueError(f"{site} is in the sum already")
         self._sites.add(site)
         self._heaviest[site] = units
+        # One more than can be above the cap: the lightest of them counts in full.
         if len(self._heaviest) > math.ceil(1 / self._share) - 1:
             lightest = min(self._heaviest, key=lambda name: (self._weights[name], name))
             _add(self._total, self._heaviest.pop(lightest), self._weights[lightest])
 
     def mean(self, fixed_point: FixedPoint) -> npt.NDArray[np.float64]:
         """The weighted mean of the changes, float64."""
-        mean = self.total.astype(np.float64)
+        mean = self.total.astype(np.float64)  # in place from here: one vector, not three
         mean /= sum(self.weights.values())
         mean *= fixed_point.unit
         return mean
 
     def contributions(self, current: Weights, fixed_point: FixedPoint) -> list[Contribution]:
-        """One: the weights that the mean change leads to."""
+        """One: the weights that the mean change leads to, as FedAvg's mean of weights."""
         mean = self.mean(fixed_point)
         mean += current
         return [(mean, 1)]
@@ -135,7 +132,7 @@ class Gathered:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Who is in it, by name."""
+        """The sites whose units are kept, by name."""
         return tuple(sorted(self._units))
 
     def add(self, site: str, units: npt.NDArray[Any]) -> None:

@@ -1,20 +1,21 @@
 """Amending a running study's numerics, site by site: the coordinator's half.
 
-Whoever operates the coordinator names the sites (``consilium-coordinator resume STUDY --amend
-SITE``), which is this side's consent. The site says in a new offer what it computes with
-today; the amendment that follows is durable before it is proposed, and is proposed again until
-the site has answered, so that both sides come to the same whoever dies in between. A study
-that has none goes on as ever. See :mod:`common.amendment`.
+The coordinator's operator names the sites (``consilium-coordinator resume STUDY --amend SITE``),
+which is this side's consent. The site says in a new offer which numerics it has today. The
+amendment that follows is durable before it is proposed, and is proposed again until the site has
+answered, so that both sides come to the same result wherever one of them is killed. A study
+without amendments continues unchanged. See :mod:`common.amendment`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from common.amendment import Amendment, amend, in_force, read_amendment
+from common.checkpoint import Checkpoint
 from common.documents import read_json
 from common.errors import CheckpointError, Refusal, RefusalCode, StudyError
 from common.files import canonical_json, write_atomic
@@ -42,7 +43,7 @@ class Amended:
 
 
 def wish(folder: Path, sites: Collection[str]) -> None:
-    """Have the next start of a study propose amendments to these sites.
+    """Make the next start of a study propose amendments to these sites.
 
     Args:
         folder: the study's, at the coordinator.
@@ -55,34 +56,31 @@ def settle(
     context: StudyContext,
     study: Study,
     plans: Plans,
-    *,
     folder: Path,
-    completed: int,
-    ledgers: Mapping[str, LedgerHead],
-) -> tuple[Amended, ...]:
-    """Write what is wished for, propose what no site has answered, and say what is agreed on.
+    state: Checkpoint,
+) -> None:
+    """Write the requested amendments, and propose those without an answer.
 
     Args:
         context: who is asked.
-        study: that is gone on with.
+        study: that continues.
         plans: by site, of those that approved.
         folder: the study's.
-        completed: the last completed round.
-        ledgers: heads of the replies that were folded, by site.
+        state: after the last completed round.
 
     Raises:
         CheckpointError: what was written before cannot be read.
     """
     known = list(stored(folder))
-    asked = _Asked(context, study, plans, folder, ledgers)
+    asked = _Asked(context, study, plans, folder, state)
     asked.propose(known)
     wished = _wished(folder) & plans.keys()
     if wished:
-        known += list(_written(asked, known, wished, completed))
+        known += list(_written(asked, known, wished))
         _store(folder, known)
         asked.propose(known)
+    # Last: a start that is killed before this asks for the same amendments again.
     (folder / WISHES).unlink(missing_ok=True)
-    return tuple(known)
 
 
 @dataclass(frozen=True)
@@ -93,12 +91,22 @@ class _Asked:
     study: Study
     plans: Plans
     folder: Path
-    ledgers: Mapping[str, LedgerHead]
+    state: Checkpoint
 
     def propose(self, known: list[Amended]) -> None:
         """Propose what no site has agreed to; ``known`` becomes what is known then."""
         waiting = {each.site: each for each in known if not each.agreed and each.site in self.plans}
-        requests = {site: self._request(site, each.amendment) for site, each in waiting.items()}
+        requests = {
+            site: Request(
+                self.study.study.name,
+                self.plans[site].hash,
+                0,
+                "amend",
+                document=each.amendment.text,
+                ledger=self.state.ledgers.get(site, LedgerHead()),
+            )
+            for site, each in waiting.items()
+        }
         nothing = dict.fromkeys(requests, NOTHING)
         timeout = self.study.aggregation.approval_timeout
         for site, answer in collect(self.context, requests, nothing, approval_timeout=timeout):
@@ -112,19 +120,9 @@ class _Asked:
                 continue
             self.context.tell("amendment.refused", site=site, reason=answer.reason)
             if answer.code == RefusalCode.NUMERICS:
-                # It computes otherwise again, and so can agree to this one no more.
+                # Its numerics have changed again, so it can never agree to this one.
                 del known[place]
                 _store(self.folder, known)
-
-    def _request(self, site: str, amendment: Amendment) -> Request:
-        return Request(
-            self.study.study.name,
-            self.plans[site].hash,
-            0,
-            "amend",
-            document=amendment.text,
-            ledger=self.ledgers.get(site, LedgerHead()),
-        )
 
 
 def stored(folder: Path) -> tuple[Amended, ...]:
@@ -151,12 +149,13 @@ def stored(folder: Path) -> tuple[Amended, ...]:
             "the study's amendments cannot be read",
             where=path,
             found=type(error).__name__,
-            remedy="restore the file from a backup",
+            wanted="the file as the coordinator wrote it",
+            remedy="stop the coordinator and restore the file from a backup",
         ) from error
 
 
 def told(folder: Path, plans: Plans) -> list[dict[str, Any]]:
-    """What a result says of the amendments that were agreed on: who, from which round, what."""
+    """What a result says about agreed amendments: which site, from which round, what changed."""
     known = stored(folder)
     return [
         {"site": each.site, **_told(each.amendment, plans[each.site], known)}
@@ -184,10 +183,8 @@ def _wished(folder: Path) -> set[str]:
     return set(read_json(path.read_bytes())) if path.exists() else set()
 
 
-def _written(
-    asked: _Asked, known: Iterable[Amended], wished: Collection[str], completed: int
-) -> Iterable[Amended]:
-    """The amendments that follow from what sites compute with today."""
+def _written(asked: _Asked, known: Iterable[Amended], wished: Collection[str]) -> Iterable[Amended]:
+    """The amendments that follow from the numerics that sites have today."""
     context, study = asked.context, asked.study
     for site, offer in offers(context, study, wished):
         agreed = [each.amendment for each in known if each.site == site and each.agreed]
@@ -195,20 +192,25 @@ def _written(
         if isinstance(offer, Absence):
             context.tell("amendment.refused", site=site, reason=offer.reason)
         elif any(each.site == site and not each.agreed for each in known):
+            # It may have agreed without our knowing: where a next one would start is unknown.
             context.tell(
-                "amendment.refused", site=site, reason="the one before waits for an answer"
+                "amendment.refused",
+                site=site,
+                reason="its earlier amendment still waits for an answer",
             )
         elif not differences(before.numerics, offer.numerics):
-            context.tell("amendment.refused", site=site, reason="it computes as was agreed on")
+            context.tell(
+                "amendment.refused", site=site, reason="nothing has changed since the agreement"
+            )
         elif (late := _too_late(study, offer)) is not None:
             context.tell("amendment.refused", site=site, reason=late)
         else:
-            amendment = amend(asked.plans[site], before, offer.numerics, completed)
+            amendment = amend(asked.plans[site], before, offer.numerics, asked.state.round)
             yield Amended(site, amendment)
 
 
 def _too_late(study: Study, offer: Offer) -> str | None:
-    """Why the site's replies would never be in time on the machine that it has now."""
+    """Why the site's replies would always come too late from the machine that it has now."""
     try:
         demand_time(study, offer)
     except StudyError as error:

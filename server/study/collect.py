@@ -16,7 +16,7 @@ from common.errors import Refusal, RefusalCode, RoundError
 from common.process.logs import place
 from common.study.bounded import seconds
 from common.wire.flower import ErrorCode, Message
-from common.wire.messages import LedgerHead, Purpose, Reply, Request, reply_from_record
+from common.wire.messages import LedgerHead, Reply, Request, reply_from_record
 from server.study.context import StudyContext
 from server.study.dispatch import Dispatcher
 from server.study.verify import IMPOSSIBLE, REFUSED, ReplyShape, fault
@@ -41,13 +41,8 @@ _LOST: Final = frozenset(
     }
 )
 """Errors after which the same request may still be answered."""
-_CALLED: Final[dict[Purpose, str]] = {
-    "offer": "offers",
-    "propose": "approvals",
-    "train": "training",
-    "evaluate": "evaluation",
-}
-"""What an error calls that which was asked for."""
+_CALLED: Final = {"propose": "approval", "train": "training", "evaluate": "evaluation"}
+"""What an error calls the answers that a request asks for."""
 _log = structlog.get_logger(__name__)
 
 
@@ -64,7 +59,7 @@ class Absence:
     code: str = ""
 
 
-class Replies:
+class RoundReplies:
     """The verified replies of one round's sites, as they come.
 
     Iterating asks the sites and yields each usable reply once. Where too few have come in the
@@ -123,14 +118,7 @@ class Replies:
         # stopping the study because of it would stop it for ever.
         if len(self.ledgers) + len(self.impossible) < self._fewest:
             asked = next(iter(self._requests.values()))
-            raise too_few(
-                asked.study,
-                asked.round,
-                asked.purpose,
-                self.sites,
-                self.absences,
-                fewest=self._fewest,
-            )
+            raise too_few(asked, self.sites, self.absences, self._fewest)
 
 
 def collect(
@@ -204,16 +192,16 @@ def answers(dispatcher: Dispatcher, most_weights: int) -> Iterator[tuple[str, Re
     retries = dispatcher.retries
     while dispatcher.deadline is not None:
         now, heard = retries.clock(), False
-        for site in dispatcher.send(now):
-            yield site, Absence(dispatcher.give_up(site))
+        dispatcher.send(now)
         for message_id in dispatcher.messages:
             for message in dispatcher.grid.pull_messages([message_id]):
                 heard = True
                 answered = dispatcher.arrived(message_id, _lost(message))
                 if answered is not None:
                     yield answered, _read(message, most_weights)
-        for site in dispatcher.late(now):  # after the replies: what is there is heard
-            yield site, Absence(dispatcher.give_up(site))
+        # After the replies: even with no time left every reply that is there is taken.
+        for site, reason in dispatcher.give_up(now):
+            yield site, Absence(reason)
         if dispatcher.deadline is not None and not heard:
             pause = min(retries.poll_seconds, dispatcher.deadline - retries.clock())
             retries.wait(max(0.0, pause))
@@ -243,24 +231,20 @@ def _verdict(
 ) -> Reply | Absence:
     if isinstance(answer, Absence):
         return answer
-    reason = _fault(answer, request=request, site=site, key=context.roster[site], shape=shape)
+    try:
+        key = context.roster[
+            site
+        ]  # of the site that was asked, whoever the reply is said to be from
+        reason = fault(answer, request=request, site=site, key=key, shape=shape)
+    except Exception as error:  # noqa: BLE001 - whatever one site sends, the others go on
+        _log.warning("reply.unreadable", site=site, error=type(error).__name__, at=place(error))
+        reason = UNREADABLE
     refused = reason is not None and reason.startswith(REFUSED)
     if reason is None or refused:  # the site has signed it: a receipt may speak of its heads
         _sign_receipt(context, answer)
     if reason is None:
         return answer
     return Absence(reason, code=answer.code if refused else "")
-
-
-def _fault(
-    answer: Reply, *, request: Request, site: str, key: str, shape: ReplyShape
-) -> str | None:
-    """Why a reply cannot be used; an error in looking at it concerns its site alone."""
-    try:
-        return fault(answer, request=request, site=site, key=key, shape=shape)
-    except Exception as error:  # noqa: BLE001 - whatever one site sends, the others go on
-        _log.warning("reply.unreadable", site=site, error=type(error).__name__, at=place(error))
-        return UNREADABLE
 
 
 def _sign_receipt(context: StudyContext, reply: Reply) -> None:
@@ -277,22 +261,16 @@ def _sign_receipt(context: StudyContext, reply: Reply) -> None:
 
 
 def too_few(
-    study: str,
-    number: int,
-    purpose: Purpose,
-    usable: Collection[str],
-    absences: Mapping[str, str],
-    *,
-    fewest: int,
+    asked: Request, usable: Collection[str], absences: Mapping[str, str], fewest: int
 ) -> RoundError:
     """Why a study stops where too few sites gave something that can be used."""
     missing = "\n".join(f"{'':<10}{site}: {absences[site]}" for site in sorted(absences))
     return RoundError(
-        f"round {number} got too few usable replies",
-        where=f"{_CALLED.get(purpose, purpose)}, round {number}",
+        f"round {asked.round} got too few usable replies",
+        where=f"{_CALLED.get(asked.purpose, asked.purpose)}, round {asked.round}",
         found=f"{len(usable)} usable, {len(absences)} missing\n{missing}".rstrip(),
         wanted=f"at least {fewest}",
         remedy="fix the problems of the sites listed above, then continue: consilium-coordinator "
-        f"resume {study}, or in a simulation the same command with --resume; the round is "
+        f"resume {asked.study}, or in a simulation the same command with --resume; the round is "
         "repeated, and no site is charged twice",
     )

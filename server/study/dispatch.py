@@ -170,15 +170,12 @@ class Dispatcher:
         """Every message whose reply may still come, also where the request was answered."""
         return [*self._site_of, *self._strays]
 
-    def send(self, now: float) -> list[str]:
-        """Send what is due; over a grid that loses nothing all of it, once.
-
-        Returns:
-            The sites that could not be reached where nothing is sent again.
-        """
+    def send(self, now: float) -> None:
+        """Send what is due; over a grid that loses nothing all of it, once."""
         if now < self._look_at:
-            return []
+            return
         first = self._look_at == -math.inf
+        # A simulation's grid has all its sites from the beginning: one look is enough.
         self._look_at = math.inf if self._repeat is None else now + self._repeat.look
         nodes = nodes_of(self.grid, self._open)
         for site, sent in self._open.items():
@@ -192,22 +189,22 @@ class Dispatcher:
         }
         if due:
             self._push(due, now)
-        return self._overdue(lambda sent: self._repeat is None and not sent.messages)
 
-    def late(self, now: float) -> list[str]:
-        """The sites whose time is over."""
-        return self._overdue(lambda sent: sent.deadline <= now)
+    def give_up(self, now: float) -> list[tuple[str, str]]:
+        """Wait no longer for the sites whose time is over; gives why each is absent.
 
-    def _overdue(self, is_over: Callable[[_Sent], bool]) -> list[str]:
-        return [site for site, sent in self._open.items() if is_over(sent)]
-
-    def give_up(self, site: str) -> str:
-        """Wait for a site no longer; gives why it is absent."""
-        sent = self._open[site]
-        reason = sent.reason
-        self._close(site)
-        self._memory.timeouts.silent(site, sent.activated)
-        return reason
+        Where nothing is sent again, this is also the case where a request could not be sent.
+        """
+        over = {
+            site: sent
+            for site, sent in self._open.items()
+            if sent.deadline <= now or (self._repeat is None and not sent.messages)
+        }
+        reasons = [(site, sent.reason) for site, sent in over.items()]
+        for site, sent in over.items():
+            self._close(site)
+            self._memory.timeouts.silent(site, sent.activated)
+        return reasons
 
     def arrived(self, message_id: str, lost: str | None = None) -> str | None:
         """Take note of what a message brought.
@@ -226,6 +223,7 @@ class Dispatcher:
             return None
         sent = self._open[site]
         sent.messages.discard(message_id)
+        # Another of its messages may still be answered, and the request will be sent again.
         if self._repeat and lost is not None:
             sent.lost = lost
             return None
@@ -271,6 +269,7 @@ class Dispatcher:
 
     def _close(self, site: str) -> None:
         sent = self._closed[site] = self._open.pop(site)
+        # A second reply to the same request must not be folded as well.
         for message_id in sent.messages:
             del self._site_of[message_id]
         if self._repeat is not None:

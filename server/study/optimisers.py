@@ -1,11 +1,11 @@
 """The server optimiser: Flower's own strategy classes, by name.
 
-A mean that was formed exactly is handed to ``aggregate_train`` as if it were the one reply
+A mean that was formed exactly is passed to ``aggregate_train`` as if it were the one reply
 of the round; classes that need every reply get one message for each site. The class is
-built anew each round, given the state it carries (momentum of FedAvgM, Hsu et al. 2019;
-moments of FedAdam, FedYogi and FedAdagrad, Reddi et al. 2021) and asked for it afterwards,
-so that resuming is what happens in every round. ``configure_train``, which draws sites
-unseeded, is not used.
+built again in each round and given the state that it carries (momentum of FedAvgM, Hsu et al.
+2019; moments of FedAdam, FedYogi and FedAdagrad, Reddi et al. 2021), which is read from it
+afterwards: so resuming is what happens in every round. ``configure_train`` is not used: it
+samples sites without a seed, and a run could not be repeated.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ CLASSES: Final[dict[StrategyName, type[FedAvg]]] = {
 }
 _FLAT: Final = "flat"
 _COUNT: Final = "num-examples"
+"""The metric that Flower's strategies weigh replies by, unless told otherwise."""
 
 
 def build(settings: AggregationSettings) -> FedAvg:
@@ -106,6 +107,7 @@ def step(
         _forget(replies)
     if arrays is None:
         raise _failed(settings, round_number, f"no result from {len(replies)} replies")
+    # FedAdam and its kin give float64 for float32; the others the float64 of the exact mean.
     weights = arrays[_FLAT].numpy().astype(np.float32)
     if not np.isfinite(weights).all():
         raise _failed(settings, round_number, "weights that are not finite")
@@ -117,7 +119,7 @@ def _failed(settings: AggregationSettings, round_number: int, found: str) -> Rou
         f"{settings.strategy} could not form the weights after round {round_number}",
         where="[aggregation] strategy, options",
         found=found,
-        remedy="choose other options or another strategy and start anew",
+        remedy="choose other options or another strategy, and start a new study",
     )
 
 
@@ -132,7 +134,7 @@ def _message(weights: npt.NDArray[np.float64], count: int) -> Message:
 
 
 def _forget(replies: Sequence[Message]) -> None:
-    """Let the arrays go now: Flower's records stand in a circle that waits for a collection."""
+    """Free the arrays now: Flower's records refer to each other until garbage is collected."""
     for reply in replies:
         for record in reply.content.values():
             record.clear()

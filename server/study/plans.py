@@ -1,8 +1,8 @@
-"""Round zero: sites say what they have, the coordinator writes plans, sites approve them.
+"""Round zero: sites make offers, the coordinator writes plans, sites approve them.
 
-Plans are durable before anyone is asked to approve one, and are written once: after a
-restart the stored ones are proposed again, so that whatever a site said of itself in the
-beginning, its numerics record included, holds for the whole study.
+Plans are durable before any site is asked to approve one, and are written once: after a
+restart the stored ones are proposed again. So everything in a site's first offer, its numerics
+included, holds for the whole study.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def make_plans(
 ) -> tuple[dict[str, Plan], dict[str, str]]:
     """Ask every site of the roster for its offer and write its plan.
 
-    A site whose offer the study cannot use is gone without, as one that makes none; so is one
-    that declares more patients than were agreed on, since they decide how much it counts.
+    A site is left out if it makes no offer, if the study cannot use its offer, or if it declares
+    more patients than were agreed on, since they decide how much it counts.
 
     Args:
         context: who is asked.
@@ -66,7 +66,8 @@ def make_plans(
             plans[site] = plan
     fewest = fewest_replies(study.aggregation)
     if len(plans) < fewest:
-        raise too_few(study.study.name, 0, "offer", plans, absences, fewest=fewest)
+        raise too_few(_question(study), plans, absences, fewest)
+    # Only now: the cap on one site's share depends on all the others.
     plans = _weighed(study, dict(sorted(plans.items())))
     study.fixed_point.prove_no_overflow(tuple(plan.weight for plan in plans.values()))
     return plans, absences
@@ -76,11 +77,14 @@ def offers(
     context: StudyContext, study: Study, sites: Collection[str]
 ) -> Iterator[tuple[str, Offer | Absence]]:
     """What each of these sites offers today, or why it cannot be used."""
-    document = canonical_json(study.model_dump(mode="json")).decode()
-    request = Request(study.study.name, "", 0, "offer", document=document)
-    requests = dict.fromkeys(sorted(sites), request)
+    requests = dict.fromkeys(sorted(sites), _question(study))
     for site, answer in collect(context, requests, dict.fromkeys(requests, OFFER)):
         yield site, _read_offer(context, site, answer)
+
+
+def _question(study: Study) -> Request:
+    document = canonical_json(study.model_dump(mode="json")).decode()
+    return Request(study.study.name, "", 0, "offer", document=document)
 
 
 def _read_offer(context: StudyContext, site: str, answer: Reply | Absence) -> Offer | Absence:
@@ -90,13 +94,14 @@ def _read_offer(context: StudyContext, site: str, answer: Reply | Absence) -> Of
         offer = Offer.model_validate_json(answer.document)
     except ValidationError:
         return Absence("an offer that cannot be read")
+    # The offer's key goes into the plan: it must be the one that the coordinator admitted.
     if offer.site != site or offer.public_key != context.roster[site]:
         return Absence("an offer in another site's name")
     return offer
 
 
 def _weighed(study: Study, plans: Plans) -> dict[str, Plan]:
-    """The plans with the weights that their sites have beside each other."""
+    """The plans with the weights of their sites, each relative to the others."""
     declared = {site: plan.declared_patients for site, plan in plans.items()}
     weights = weigh(study.aggregation, declared)
     return {site: plan.model_copy(update={"weight": weights[site]}) for site, plan in plans.items()}
@@ -112,7 +117,7 @@ def shares(plans: Plans) -> dict[str, dict[str, object]]:
 def _plan(
     context: StudyContext, study: Study, offer: Offer, weights: int, agreed: int | None
 ) -> Plan | Absence:
-    """The plan of one site, or why the study goes without it, which is told."""
+    """The plan of one site, or why it is left out, which the observer is told."""
     try:
         _demand_agreed(study, offer, agreed)
         _demand_patients(study, offer)
@@ -131,14 +136,14 @@ def _demand_agreed(study: Study, offer: Offer, agreed: int | None) -> None:
     if agreed is None or offer.declared_patients > agreed:
         dataset = study.data.dataset
         raise StudyError(
-            "a hospital declares more patients than were agreed on",
+            "a site declares more patients than were agreed on",
             where=f"site {offer.site}, data set {dataset}",
             found=f"{offer.declared_patients} declared patients",
-            wanted="no more than were agreed on: none yet"
+            wanted="an agreed number: none was agreed on yet"
             if agreed is None
             else f"at most {agreed}, as agreed",
-            remedy=f"telephone the hospital; if the number is right: consilium-coordinator agree "
-            f"{offer.site} {dataset} {offer.declared_patients}, and start the study anew under "
+            remedy=f"call the site; if the number is right, run: consilium-coordinator agree "
+            f"{offer.site} {dataset} {offer.declared_patients}, then start the study again under "
             "another name",
         )
 
@@ -146,7 +151,7 @@ def _demand_agreed(study: Study, offer: Offer, agreed: int | None) -> None:
 def _demand_patients(study: Study, offer: Offer) -> None:
     if offer.declared_patients < study.data.min_patients:
         raise StudyError(
-            "a hospital has fewer patients than the study requires",
+            "a site has fewer patients than the study requires",
             where=f"site {offer.site}, data set {study.data.dataset}",
             found=f"{offer.declared_patients} declared patients",
             wanted=f"at least {study.data.min_patients} ([data] min_patients)",
@@ -155,7 +160,9 @@ def _demand_patients(study: Study, offer: Offer) -> None:
 
 
 def demand_time(study: Study, offer: Offer) -> None:
-    """A site's replies leave at its tick: one that is never in time is not asked at all.
+    """Refuse a site whose every reply would come too late: replies leave at its time slot (tick).
+
+    It would be charged for every round, and none would count.
 
     Raises:
         StudyError: its tick is no shorter than a round's time-out.
@@ -164,24 +171,23 @@ def demand_time(study: Study, offer: Offer) -> None:
     tick = max(ticks.train, ticks.evaluate if study.evaluation_rounds else 0) / 1000
     if tick >= seconds(study.aggregation.round_timeout):
         raise StudyError(
-            "a hospital's rounds take longer than the study waits for a reply",
+            "a site's rounds take longer than the study waits for a reply",
             where=f"site {offer.site}, [aggregation] round_timeout",
-            found=f"a tick of {tick:g} s",
+            found=f"a time slot (tick) of {tick:g} s",
             wanted=f"less than {study.aggregation.round_timeout}",
-            remedy="make round_timeout several ticks long, or give the site less to do: fewer "
-            "local_steps, a smaller batch_size or model",
+            remedy="set round_timeout to several ticks, or give the site less work: fewer "
+            "local_steps, a smaller batch_size or a smaller model",
         )
 
 
 def approve(
     context: StudyContext, study: Study, plans: Plans, ledgers: Mapping[str, LedgerHead]
 ) -> tuple[frozenset[str], dict[str, str]]:
-    """Propose each site its plan; over a network an answer may take a person's time.
+    """Propose each site its plan; over a network an administrator may need days to decide.
 
-    A site that was heard in a round before has approved: should it be away when a study goes
-    on, the rounds still ask it. The ledger heads that come with approvals are not kept: after a
-    restart a site's stored replies, which are asked for again, are older than what it says
-    today.
+    A site that replied in an earlier round has approved: if it is away when a study continues,
+    the rounds still ask it. The ledger heads that come with approvals are not kept: after a
+    restart a site's stored replies are asked for again, and are older than its ledger of today.
 
     Args:
         context: who is asked.
@@ -214,6 +220,7 @@ def approve(
             approved.add(site)
             context.tell("approval.given", site=site, plan=plans[site].hash)
         elif site in ledgers and not answer.code and context.retries.repeat:
+            # Away, and not refusing: it has approved, since it has replied in a round.
             approved.add(site)
         else:
             absences[site] = answer.reason
@@ -227,12 +234,12 @@ def approve(
                 )
     fewest = fewest_replies(study.aggregation)
     if len(approved) < fewest:
-        raise too_few(study.study.name, 0, "propose", approved, absences, fewest=fewest)
+        raise too_few(next(iter(requests.values())), approved, absences, fewest)
     return frozenset(approved), absences
 
 
 def store(folder: Path, study: Study, seed: int, plans: Plans, left_out: Mapping[str, str]) -> None:
-    """Make the plans durable, before any is proposed, and why other sites have none."""
+    """Make the plans durable, and why other sites have none, before any plan is proposed."""
     texts = {site: read_json(plan.text) for site, plan in plans.items()}
     head = {"format": FORMAT, "study": study_hash(study), "seed": seed}
     document = head | {"plans": texts, "left_out": dict(left_out)}
@@ -279,7 +286,7 @@ def stored(folder: Path, study: Study, seed: int) -> dict[str, Plan] | None:
         raise CheckpointError(
             "the stored plans cannot be read",
             where=path,
-            remedy="restore the file from a backup, or start anew with another --out",
+            remedy="restore the file from a backup, or start a new run with another --out",
         ) from error
     wanted = {"format": FORMAT, "study": study_hash(study), "seed": seed}
     for name, value in found.items():
@@ -289,7 +296,7 @@ def stored(folder: Path, study: Study, seed: int) -> dict[str, Plan] | None:
                 where=f"{path}, {name}",
                 found=value,
                 wanted=wanted[name],
-                remedy="resume with the study file and seed it was started with, or take "
+                remedy="resume with the study file and the seed that it was started with, or use "
                 "another --out",
             )
     return plans

@@ -1,10 +1,10 @@
-"""The figures of an evaluation, and whether they are more than one site's word.
+"""The figures of an evaluation, and whether they depend on a single site.
 
-Histograms are added as whole numbers, negative cells and all: clipping a noisy count before
-pooling would bias the sum. Then every figure is computed again without each site in turn,
-from what was released alone, which costs no privacy. A site that is honest about nothing can
-keep within every bound on its numbers and yet move a figure; what one site moves, or what
-nothing but that site speaks for, is not called a figure (leave-one-out, as in Quenouille 1956).
+Histograms are added as whole numbers, negative cells included: clipping a noisy count before
+pooling would bias the sum. Then every figure is computed again without each site in turn, only
+from what was released, which costs no privacy. A dishonest site can keep within every bound on
+its numbers and still move a figure. So a figure that one site moves, or that rests on one site,
+is marked as not meaningful (leave-one-out, as in Quenouille 1956).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from common.figures import histogram, metrics
 from common.figures.intervals import Estimate, absent
 from common.figures.metrics import Metrics
 
+# docs/coordinator.md names this number: change both.
 MOVED: Final = 0.1
-"""How far one site may move a figure that still is all sites' figure."""
+"""How far one site may move a figure that still counts as all sites' figure."""
 MOST_OF_IT: Final = 0.5
 """The share of the counted patients above which a site is most of the evidence."""
 _OF_EACH: Final = ("auc_of", "sensitivity_of", "prevalence")
@@ -105,6 +106,7 @@ def _sum(releases: Mapping[str, Release], classes: Sequence[str]) -> Pooled:
 def _shares(releases: Mapping[str, Release]) -> dict[str, float]:
     """Each site's share of the patients that were counted, in the class where it is largest."""
     of_class = {site: release.counts.sum(axis=2).mean(axis=1) for site, release in releases.items()}
+    # Noise can make a sum zero or negative; below one patient there is nothing to share.
     whole = np.maximum(sum(of_class.values()), 1.0)
     return {site: float((mine / whole).max()) for site, mine in of_class.items()}
 
@@ -112,11 +114,11 @@ def _shares(releases: Mapping[str, Release]) -> dict[str, float]:
 def _judged(
     whole: Estimate, without: Mapping[str, Estimate], shares: Mapping[str, float]
 ) -> Estimate:
-    """The figure; one that a site decides is told to mean nothing, and whose word it is."""
+    """The figure; one that a single site decides is not meaningful, and says which site."""
     if not whole.meaningful or whole.value is None:
         return whole
     if not without:
-        return _of_one(whole, f"only {', '.join(shares)} was counted, and nobody else confirms it")
+        return _of_one(whole, f"only {', '.join(shares)} was counted; no other site confirms it")
     for site in sorted(without):
         rest = without[site]
         if shares[site] > MOST_OF_IT and not rest.meaningful:
@@ -134,9 +136,9 @@ def _judged(
 
 
 def _distance(value: float, rest: Estimate) -> float:
-    """How far a figure is from that of the rest, where more than chance lies between them.
+    """How far a figure is from that of the rest, where the difference is more than chance.
 
-    An interval so wide that the rest has no figure excuses nobody: anything lies in it.
+    An interval so wide that the rest has no figure is no excuse: every value lies in it.
     """
     if rest.value is None or (rest.meaningful and rest.low <= value <= rest.high):
         return 0.0
@@ -148,7 +150,7 @@ def _of_one(estimate: Estimate, why: str) -> Estimate:
 
 
 def _estimates(figures: Metrics) -> dict[Place, Estimate]:
-    """Every figure but the count of patients, which each site changes by being there."""
+    """Every figure but the count of patients, which every site changes."""
     found: dict[Place, Estimate] = {}
     for name in (field.name for field in fields(figures)):
         value = getattr(figures, name)

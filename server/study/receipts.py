@@ -1,8 +1,7 @@
-"""The coordinator's receipts: signatures for the newest that each site is known to have sent.
+"""The coordinator's receipts: signatures for the newest heads that each site has sent.
 
-A receipt goes out with the next request, whatever it is about, and the site keeps it: should
-the end of its audit log, or an older copy of its ledger, come to stand in the place of what
-was sent, the receipt says so.
+A receipt goes out with the next request, of any kind, and the site keeps it. If later the end of
+the site's audit log is missing, or an older copy of its ledger is in use, the receipt proves it.
 """
 
 from __future__ import annotations
@@ -23,22 +22,17 @@ class SeenHeads:
     seal: str
 
 
-def _nothing(_site: str) -> SeenHeads | None:
-    """What is known of a site where no store remembers."""
-    return None
-
-
 class CoordinatorReceipts:
     """What the coordinator has seen of each site, and signs for.
 
     Args:
         key: the coordinator's.
-        known: the newest heads of a site that were signed for, in whatever study. It is asked
-            each time: other studies of the same site may be under way.
+        known: the newest heads of a site that were signed for, in any study. It is asked
+            each time: other studies of the same site may be running.
     """
 
     def __init__(
-        self, key: SigningKey, known: Callable[[str], SeenHeads | None] = _nothing
+        self, key: SigningKey, known: Callable[[str], SeenHeads | None] = lambda _site: None
     ) -> None:
         self._key = key
         self._stored = known
@@ -47,12 +41,13 @@ class CoordinatorReceipts:
     def note(self, reply: Reply) -> tuple[SeenHeads, bytes] | None:
         """Remember the heads of a verified reply; gives them with a signature where they are new.
 
-        Heads that cannot follow those that are known are not signed for, nor are the known ones
-        forgotten. How long the site's log is cannot be seen, so of two heads with one ledger the
-        one that came last counts, be it of a reply that the site had stored: the site holds what
-        it is handed against the longest that it was ever handed.
+        Heads that cannot follow the known ones are not signed, and the known ones are kept. The
+        length of the site's audit log is not visible here, so of two heads with the same ledger
+        the one that came last counts, even from a reply that the site had stored: the site
+        compares each receipt with the longest log that it ever got one for.
         """
         heads = SeenHeads(reply.ledger, reply.seal)
+        # A site that refuses because its ledger is too old must not get a receipt for that ledger.
         if reply.code == RefusalCode.LEDGER_BEHIND or not _follows(heads, self._known(reply.site)):
             return None
         self._heads[reply.site] = heads
@@ -68,7 +63,7 @@ class CoordinatorReceipts:
     def _known(self, site: str) -> SeenHeads | None:
         ours, stored = self._heads.get(site), self._stored(site)
         if ours is None or (stored and stored.ledger.length > ours.ledger.length):
-            return stored  # another study has heard more
+            return stored  # another study has received newer heads
         return ours
 
     def _sign(self, site: str, heads: SeenHeads) -> bytes:
@@ -76,7 +71,7 @@ class CoordinatorReceipts:
 
 
 def _follows(heads: SeenHeads, known: SeenHeads | None) -> bool:
-    """Whether a site can have come from the known heads to these, and not the other way."""
+    """Whether these heads can come after the known ones, and not the other way round."""
     if known is None:
         return True
     if heads.ledger == known.ledger:

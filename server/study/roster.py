@@ -1,7 +1,7 @@
-"""The roster of a simulation: who takes part, and what was agreed on with each site.
+"""The roster of a simulation: which sites take part, and what was agreed with each.
 
-A file of JSON, ``{"north": {"key": "…", "patients": {"chest-xray": 100}}}``. A deployment's
-stands in the coordinator's store.
+A file of JSON, ``{"north": {"key": "…", "patients": {"chest-xray": 100}}}``. A deployment keeps
+its roster in the coordinator's store.
 """
 
 from __future__ import annotations

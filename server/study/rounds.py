@@ -23,7 +23,7 @@ from common.study.bounded import seconds
 from common.study.study_file import Study
 from common.wire.messages import LedgerHead, Purpose, Request
 from server.study import aggregation
-from server.study.collect import Replies, collect
+from server.study.collect import RoundReplies, collect
 from server.study.context import StudyContext
 from server.study.optimisers import fewest_replies, step
 from server.study.pooling import Release, nothing, pool
@@ -72,10 +72,8 @@ def run_rounds(
         number, started = state.round + 1, time.monotonic()
         context.tell("round.started", round=number, rounds=rounds, sites=len(plans))
         # Every site is asked in every round: only patients are sampled, at the sites.
-        requests = _requests(
-            study, plans, state, purpose="train", number=number, weights=state.weights
-        )
-        replies = Replies(
+        requests = _requests(study, plans, state, "train", state.weights)
+        replies = RoundReplies(
             context, requests, shapes, unavailable=unavailable, fewest=fewest_replies(settings)
         )
         fold = aggregation.begin(settings, state.weights.size, counts)
@@ -84,12 +82,10 @@ def run_rounds(
             fold.add(reply.site, reply.arrays)
             context.tell("reply.folded", round=number, site=reply.site)
             reach("update.folded", number)
+        state = advance(study, state, fold)
         record = _record(number, started, replies)
-        state = replace(
-            advance(study, state, fold),
-            ledgers={**state.ledgers, **replies.ledgers},
-            rounds=(*state.rounds, record),
-        )
+        ledgers = {**state.ledgers, **replies.ledgers}
+        state = replace(state, ledgers=ledgers, rounds=(*state.rounds, record))
         # Durable before anyone is told or asked for more: a site may forget its replies once a
         # later request acknowledges them.
         save(state)
@@ -123,16 +119,16 @@ def evaluate(
     number, started = state.round, time.monotonic()
     shapes = {site: histogram_shape(plan) for site, plan in plans.items()}
     shape = next(iter(plans.values())).histogram_shape
-    weights = shared_weights(study, state)
-    requests = _requests(study, plans, state, purpose="evaluate", number=number, weights=weights)
-    fewest = study.aggregation.min_sites
-    replies = Replies(context, requests, shapes, unavailable=unavailable, fewest=fewest)
+    requests = _requests(study, plans, state, "evaluate", shared_weights(study, state))
+    fewest = study.aggregation.min_sites  # Bulyan's 4f + 3 is about updates, not histograms
+    replies = RoundReplies(context, requests, shapes, unavailable=unavailable, fewest=fewest)
     releases: dict[str, Release] = {}
     for reply in replies:
         assert reply.arrays is not None
         noise = cell_noise(plans[reply.site])
         releases[reply.site] = Release(reply.arrays.reshape(shape), noise)
     if len(releases) >= fewest:
+        # Sorted, so that sums of floats do not depend on who answered first.
         pooled = pool(dict(sorted(releases.items())), study.task.classes)
     else:
         pooled = nothing(
@@ -145,18 +141,15 @@ def evaluate(
         "noise_variance": pooled.variance,
         "metrics": asdict(pooled.figures),
     }
-    return replace(
-        state,
-        ledgers={**state.ledgers, **replies.ledgers},
-        evaluations=(*state.evaluations, record),
-    )
+    ledgers = {**state.ledgers, **replies.ledgers}
+    return replace(state, ledgers=ledgers, evaluations=(*state.evaluations, record))
 
 
 def close(
     context: StudyContext, study: Study, plans: Mapping[str, Plan], state: Checkpoint
 ) -> None:
     """Tell the sites that the study is over; a site that is away is told at the next resume."""
-    requests = _requests(study, plans, state, purpose="close", number=state.round, weights=None)
+    requests = _requests(study, plans, state, "close", None)
     requests = {site: replace(each, acknowledged=state.round) for site, each in requests.items()}
     if context.retries.repeat and seconds(context.timeout) > seconds(CLOSING):
         context = replace(context, timeout=CLOSING)
@@ -195,11 +188,10 @@ def _requests(
     study: Study,
     plans: Mapping[str, Plan],
     state: Checkpoint,
-    *,
     purpose: Purpose,
-    number: int,
     weights: npt.NDArray[np.float32] | None,
 ) -> dict[str, Request]:
+    number = state.round + 1 if purpose == "train" else state.round
     shared = Request(
         study.study.name, "", number, purpose, arrays=weights, acknowledged=acknowledged(state)
     )
@@ -222,7 +214,7 @@ def acknowledged(state: Checkpoint) -> int:
     return max(0, state.round - KEPT + 1)
 
 
-def _record(number: int, started: float, replies: Replies) -> dict[str, Any]:
+def _record(number: int, started: float, replies: RoundReplies) -> dict[str, Any]:
     return {
         "round": number,
         "seconds": round(time.monotonic() - started, 3),

@@ -1,9 +1,9 @@
-"""How long each site is waited for: as long as the study says, and ever shorter where it is silent.
+"""How long the coordinator waits for each site: shorter each time the site is silent.
 
-A hospital that ended its part, or lost its line for a weekend, looks the same from here:
-silent. Waiting for it in full would take each round to its time-out. So after each round that
-a site let pass without a word it is waited for half as long, down to a minute or to twice what
-it has ever needed; once its node is activated anew, or it answers, it has all the time again.
+A hospital that ended its part and one whose connection is down for a weekend look the same from
+here: silent. Waiting the full time would take every round to its time-out. So after each round
+without a reply the wait is halved, down to a minute or to twice the longest time that the site
+ever needed. Once its node is activated again, or it answers, it has the full time again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 LEAST_SECONDS: Final = 60.0
-MOST_HALVINGS: Final = 30
+MOST_HALVINGS: Final = 30  # enough for any time-out; 2.0**1024 would overflow
 
 
 @dataclass
@@ -23,7 +23,7 @@ class _Known:
 
 
 class ReplyTimeouts:
-    """What is known of the sites' ways to answer, over the rounds of a study."""
+    """What is known of how long each site takes, over the rounds of a study."""
 
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
@@ -35,7 +35,7 @@ class ReplyTimeouts:
         return min(timeout, max(least, timeout / 2.0 ** min(known.silences, MOST_HALVINGS)))
 
     def is_back(self, site: str, activated: str) -> bool:
-        """Whether a silent site's node was activated anew: then it has all the time again."""
+        """Whether a silent site's node was activated again: then it has the full time again."""
         known = self._known.get(site)
         if known is None or not known.silences or known.activated == activated:
             return False
@@ -43,12 +43,12 @@ class ReplyTimeouts:
         return True
 
     def answered(self, site: str, took: float) -> None:
-        """A site has answered, so many seconds after it was asked."""
+        """A site has answered, ``took`` seconds after it was asked."""
         known = self._known.setdefault(site, _Known())
         known.silences, known.longest = 0, max(known.longest, took)
 
     def silent(self, site: str, activated: str | None) -> None:
-        """A site let its time pass; ``activated`` says since when its node was active, if known."""
+        """A site gave no reply; ``activated`` says when its node was activated, if known."""
         known = self._known.setdefault(site, _Known())
         known.silences += 1
         known.activated = activated if activated is not None else known.activated

@@ -1,9 +1,10 @@
 """What a reply must be before it is folded.
 
-The coordinator believes nothing that is not signed by the site it asked: anyone who can
-reach the SuperLink can push a message with another node's id, and replay old ones. A reply
-counts only if it answers exactly this request, its signature verifies against the roster,
-its array is what the plan says, and the site's ledger did not move back.
+The coordinator trusts nothing that is not signed by the site it asked: anyone who can reach the
+SuperLink can push a message with another node's id, and replay old ones (Flower signs only a
+timestamp). A reply counts only if it answers exactly this request, its signature is valid under
+the site's key in the roster, its array is what the plan says, and the site's ledger did not move
+back.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ _REFUSALS: Final = {
     RefusalCode.MALFORMED: "could not read the request",
     RefusalCode.WRONG_PLAN: "approved another plan",
     RefusalCode.NOT_APPROVED: "has not approved the plan",
-    RefusalCode.PENDING: "waits for a person to approve the plan",
+    RefusalCode.PENDING: "waits for an administrator to approve the plan",
     RefusalCode.DENIED: "denied the plan",
     RefusalCode.POLICY: "its policy forbids it",
     RefusalCode.DATA_UNAVAILABLE: "does not have the data set",
     RefusalCode.ROUND_OUT_OF_ORDER: "is at another round",
-    RefusalCode.ROUND_CONFLICT: "answered this round for other weights",
-    RefusalCode.LEDGER_BEHIND: "its ledger is older than what it has sent",
-    RefusalCode.NUMERICS: "cannot compute as the plan says",
+    RefusalCode.ROUND_CONFLICT: "has already answered this round for other weights",
+    RefusalCode.LEDGER_BEHIND: "its privacy ledger is older than the one it sent before",
+    RefusalCode.NUMERICS: "cannot compute with the plan's numerics (versions and settings)",
 }
 
 
@@ -123,6 +124,8 @@ def fault(reply: Reply, *, request: Request, site: str, key: str, shape: ReplySh
         key: that site's public key, hexadecimal.
         shape: the array that the reply must carry.
     """
+    # Origin and signature first: nothing else counts in a message that the site did not sign.
+    # A refusal before the content, of which it has none.
     return (
         _wrong_origin(reply, site, key)
         or _wrong_answer(reply, request)
@@ -189,11 +192,13 @@ def _wrong_votes(array: npt.NDArray[Any], votes: Votes) -> str | None:
         reach = TAILS * votes.noise * math.sqrt(counts.size / sums.size)
         least, most = int(sums.min()), int(sums.max())
         if least < -reach:
-            return f"{IMPOSSIBLE}{least} patients in {kind}, where noise reaches {-reach:.0f}"
+            return (
+                f"{IMPOSSIBLE}{least} patients in {kind}; noise explains no less than {-reach:.0f}"
+            )
         if most > votes.most + reach:
             return (
-                f"{IMPOSSIBLE}{most} patients in {kind}, where its declared patients allow "
-                f"{votes.most}, and noise {reach:.0f} more"
+                f"{IMPOSSIBLE}{most} patients in {kind}; its declared patients allow {votes.most}, "
+                f"and noise at most {reach:.0f} more"
             )
     return None
 
@@ -202,7 +207,7 @@ def _wrong_ledger(reply: Reply, request: Request) -> str | None:
     """Why a ledger head cannot follow the one that is known: shorter, or as long and different."""
     known, sent = request.ledger, reply.ledger
     if sent.length < known.length:
-        return f"its ledger moved back, from {known.length} entries to {sent.length}"
+        return f"its privacy ledger moved back, from {known.length} entries to {sent.length}"
     if sent.length == known.length and sent.hash != known.hash:
-        return "its ledger was rewritten"
+        return "its privacy ledger was rewritten"
     return None

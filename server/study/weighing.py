@@ -1,9 +1,9 @@
-"""By how much each site counts in the average, settled in whole numbers before round one.
+"""By how much each site counts in the average, in whole numbers fixed before round one.
 
-A site counts by its declared patients, or every site by one. Where a study caps the share of
-one site, weights beyond the cap are lowered to the largest whole number that keeps it, and no
-other weight changes: first in the plans, among the sites that have one, and in each round
-(:mod:`server.study.aggregation`) among those that have answered.
+A site counts by its declared patients (McMahan et al. 2017), or every site by one. Where a study
+caps the share of one site, weights above the cap are lowered to the largest whole number that
+keeps it, and no other weight changes: first in the plans, among the sites that have one, and in
+each round (:mod:`server.study.aggregation`) among those that have answered.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def capped(weights: Mapping[str, int], share: Fraction) -> dict[str, int]:
     in c and 0 at 0, so that what holds at some c holds below it too: it is found by halving.
     Fewer than ``1 / share`` sites cannot keep the share: then all count alike.
     """
+    # Whole numbers and a Fraction: a float's rounding could let a site above its cap.
     low, high = 1, max(weights.values(), default=1)
     while low < high:
         middle = (low + high + 1) // 2

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -58,12 +58,6 @@ if TYPE_CHECKING:
 
     from server.superlink.notifications import NotificationLine
 
-Status = Literal["completed", "failed", "stopped"]
-_STATUSES: Final[dict[Status, str]] = {
-    "completed": SubStatus.COMPLETED,
-    "failed": SubStatus.FAILED,
-    "stopped": SubStatus.STOPPED,
-}
 POLL_SECONDS: Final = 5.0
 """How often to look for a reply without a notification, should one have been lost."""
 BARE_POLL_SECONDS: Final = 0.25
@@ -147,6 +141,7 @@ class FleetGrid(HttpGrid):
             headers.append(message_to_proto(remove_content_from_message(message)))
             objects.update(get_all_nested_objects(message))
             trees.append(get_object_tree(message))
+        # Before pushing: a site may answer before PushMessages returns.
         self._expect({one.metadata.message_id: one.metadata.dst_node_id for one in messages})
         pushed = self._runtime_client.PushMessages(
             PushAppMessagesRequest(messages_list=headers, message_object_trees=trees)
@@ -275,15 +270,15 @@ class FleetGrid(HttpGrid):
             log.warning("grid.unreadable", node=node, found=str(error))
             return _local(header, content=RecordDict())  # empty: no reply, so the site is absent
 
-    def finish(self, status: Status) -> None:
-        """Tell Flower how the run ended; nothing goes over the grid after it.
+    def finish(self) -> None:
+        """Tell Flower that the run has completed; nothing goes over the grid after it.
 
         Raises:
             LinkError: the SuperLink cannot be reached, or had ended the run.
         """
         with translated("to finish the run"):
             self._runtime_client.PushTaskOutput(
-                PushTaskOutputRequest(sub_status=_STATUSES[status], details=status)
+                PushTaskOutputRequest(sub_status=SubStatus.COMPLETED, details="completed")
             )
 
     def close(self) -> None:

@@ -101,8 +101,8 @@ class SuperLink:
     @property
     def pid(self) -> int | None:
         """The process that was started here, while it runs."""
-        running = self._process is not None and self._process.poll() is None
-        return self._process.pid if running and self._process else None
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
 
     @property
     def recent(self) -> tuple[str, ...]:
@@ -183,6 +183,7 @@ class SuperLink:
         """
         key = card.node_key.encode()
         with self._control() as control, translated("to register a node"):
+            # Flower refuses to register a key twice, also one whose node was removed.
             for node in control.ListNodes(ListNodesRequest()).nodes_info:
                 if node.public_key == key:
                     return int(node.node_id)
@@ -239,5 +240,5 @@ class SuperLink:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         with (self.folder / "runs.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX)  # which the system releases when a process is killed
             yield

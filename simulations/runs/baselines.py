@@ -172,7 +172,6 @@ def run_baseline(baseline: Baseline) -> Outcome:
     study, holdings = baseline.study, baseline.holdings
     identify(RUN_ID)
     numerics.apply(holdings[0].numerics)
-    images, patients = _together(holdings)
     planned = mechanism(
         study,
         sum(each.declared_patients for each in holdings),
@@ -182,8 +181,7 @@ def run_baseline(baseline: Baseline) -> Outcome:
     rounds = single_site_rounds(
         study,
         planned,
-        images,
-        patients,
+        *_together(holdings),
         name=baseline.name,
         seed=baseline.seed,
         choice=holdings[0].numerics.choice,

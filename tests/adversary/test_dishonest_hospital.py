@@ -176,7 +176,7 @@ def test_a_billion_declared_patients_are_left_out_before_round_one(
     assert lied.outcome["sites"].keys() == set(HONEST)
     assert {each["share"] for each in lied.outcome["shares"].values()} == {1 / 9}
     reason = lied.outcome["left_out"][LIAR]
-    assert reason.startswith("a hospital declares more patients than were agreed on (1000000000")
+    assert reason.startswith("a site declares more patients than were agreed on (1000000000")
     assert f"wanted at most {DECLARED}, as agreed" in reason
     assert f"{LIAR} was left out of the study: {reason}" in lied.report
     assert lied.report.count("11.1&nbsp;%") == len(HONEST)

@@ -30,7 +30,11 @@ from tests.waiting import PATIENCE
 
 ROUND = 2
 FEWEST = 40
-AWAY = signed("it declines", "refused: cannot compute as the plan says (numerics)", code="numerics")
+AWAY = signed(
+    "it declines",
+    "refused: cannot compute with the plan's numerics (versions and settings) (numerics)",
+    code="numerics",
+)
 
 
 @dataclass
@@ -173,7 +177,7 @@ def test_patients_that_overflow_the_sum_leave_their_site_out_and_nobody_else(
     hostile.patients[SITE] = 10**9
     hostile.end()
     assert hostile.reasons == {
-        "a hospital declares more patients than were agreed on (1000000000 declared patients, "
+        "a site declares more patients than were agreed on (1000000000 declared patients, "
         "wanted at most 60, as agreed)"
     }
     assert {site for site, request in hostile.asked if request.purpose == "train"} == {

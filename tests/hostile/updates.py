@@ -219,7 +219,7 @@ CONTENT: Final = (
     ),
     array(
         "more patients in a cell than it declares",
-        f"{IMPOSSIBLE}1000000 patients in a cell, where its declared patients allow 120",
+        f"{IMPOSSIBLE}1000000 patients in a cell; its declared patients allow 120",
         lambda sound: _put(sound, 0, 10**6),
         "evaluate",
     ),
@@ -237,7 +237,7 @@ CONTENT: Final = (
     ),
     array(
         "fewer patients than none",
-        f"{IMPOSSIBLE}-1 patients in a cell, where noise reaches -0",
+        f"{IMPOSSIBLE}-1 patients in a cell; noise explains no less than -0",
         lambda sound: _put(sound, 0, -1),
         "evaluate",
     ),
@@ -254,11 +254,13 @@ CONTENT: Final = (
 )
 LEDGERS: Final = (
     signed(
-        "a ledger that moved back", "its ledger moved back", ledger=LedgerHead(0, HASH_OF_NOTHING)
+        "a ledger that moved back",
+        "its privacy ledger moved back",
+        ledger=LedgerHead(0, HASH_OF_NOTHING),
     ),
     Update(
         "a ledger rewritten",
-        "its ledger was rewritten",
+        "its privacy ledger was rewritten",
         lambda asked, reply: _signed(
             replace(reply, ledger=LedgerHead(asked.ledger.length, "00" * 32))
         ),
@@ -314,7 +316,7 @@ OFFERS: Final = (
     ),
     offering(
         "an offer of more patients than were agreed on",
-        "a hospital declares more patients than were agreed on (61 declared patients, wanted at "
+        "a site declares more patients than were agreed on (61 declared patients, wanted at "
         "most 60, as agreed)",
         declared_patients=61,
     ),

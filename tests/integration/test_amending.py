@@ -123,7 +123,7 @@ def test_a_machine_that_would_never_be_in_time_is_not_agreed_on(
         study.run_study()
     (told,) = study.told("amendment.refused")
     assert "take longer than the study waits" in str(told["reason"])
-    assert "a tick of 30 s, wanted less than 20s" in str(told["reason"])
+    assert "a time slot (tick) of 30 s, wanted less than 20s" in str(told["reason"])
     assert amending.stored(study.folder) == ()
 
 
@@ -155,7 +155,7 @@ def test_a_site_that_computes_as_ever_is_not_amended(study: Study) -> None:
     outcome = study.run_study()
     assert [each["site"] for each in outcome["amendments"]] == ["north"]
     (refused,) = study.told("amendment.refused")
-    assert refused == {"site": "south", "reason": "it computes as was agreed on"}
+    assert refused == {"site": "south", "reason": "nothing has changed since the agreement"}
 
 
 def test_an_amendment_that_can_be_agreed_to_no_more_makes_room_for_the_next(study: Study) -> None:

@@ -74,7 +74,7 @@ def study(served: Coordinator) -> Iterator[FleetGrid]:
     line = served.line()
     grid = served.superlink.open_grid(served.superlink.start_run("study"), line)
     yield grid
-    grid.finish("completed")
+    grid.finish()
     grid.close()
     line.close()
 
@@ -167,7 +167,7 @@ def test_a_run_that_brings_code_is_refused_before_anything_is_fetched(
     with structlog.testing.capture_logs() as logged, pytest.raises(ForeignCode, match=r"evil\.py"):
         fleet.pull()
     assert any(e["event"] == "fleet.refused" and e["reason"] == "foreign-code" for e in logged)
-    grid.finish("stopped")
+    grid.finish()
     grid.close()
     line.close()
     fleet.close()

@@ -188,7 +188,7 @@ def test_a_hospital_that_declares_more_than_was_agreed_on_is_left_out_and_all_ca
     agreed = "Agreed patients of chest-xray, and the share of the average if all take part:"
     assert agreed in said
     assert "  west: 209 patients, weight 209, 25.8 % of the average" in said
-    reason = "a hospital declares more patients than were agreed on (210 declared patients, wanted"
+    reason = "a site declares more patients than were agreed on (210 declared patients, wanted"
     assert f"west is left out: {reason}" in " ".join(watched.split())
     counts = "north: 100 patients, weight 100, 62.5 % of the average"
     assert watched.index(counts) < watched.index("round 1 of")
@@ -208,7 +208,7 @@ def test_a_hospital_with_which_nothing_is_agreed_is_named_at_the_start(scene: Sc
     assert "west: none agreed on, so it is left out; for the next study: " in said
     assert "consilium-coordinator agree west retina NUMBER" in said
     until(lambda: scene.deployment.row(name).state == "failed", "the end")
-    assert "wanted no more than were agreed on: none yet" in scene.deployment.row(name).why
+    assert "wanted an agreed number: none was agreed on yet" in scene.deployment.row(name).why
 
 
 def test_admitting_agrees_on_what_the_card_declares_or_on_another_number(
@@ -300,7 +300,9 @@ def test_a_study_waits_for_a_person_is_stopped_and_goes_on(scene: Scene) -> None
     assert "stopped by the local operator" in watched
     assert "south: a person has yet to decide" in watched
     assert "new numerics for south wanted by the local operator" in watched
-    assert "south: its numerics stay as they are, it computes as was agreed on" in watched
+    assert (
+        "south: its numerics stay as they are, nothing has changed since the agreement" in watched
+    )
     assert "completed" in watched
 
 

@@ -66,7 +66,7 @@ def grid(served: Coordinator) -> Iterator[FleetGrid]:
     run = served.superlink.start_run("study")
     grid = served.superlink.open_grid(run, line)
     yield grid
-    grid.finish("completed")
+    grid.finish()
     grid.close()
     line.close()
 

@@ -152,7 +152,7 @@ def test_a_person_who_never_decides_is_waited_for_as_long_as_the_study_says(worl
     deployed.run_study()
     assert time.monotonic() - began >= 0.2
     rounds = [fields for name, fields in deployed.events if name == "round.completed"]
-    absences = {"south": "refused: waits for a person to approve the plan (pending)"}
+    absences = {"south": "refused: waits for an administrator to approve the plan (pending)"}
     assert rounds[0]["absences"] == absences
 
 

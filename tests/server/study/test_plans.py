@@ -50,7 +50,7 @@ def test_weights_and_warnings_of_the_plans_stand_in_the_outcome(world: World) ->
 
 
 FEW = (
-    "a hospital has fewer patients than the study requires "
+    "a site has fewer patients than the study requires "
     "(40 declared patients, wanted at least 50 ([data] min_patients))"
 )
 
@@ -68,7 +68,7 @@ def test_a_hospital_with_too_few_patients_is_gone_without(world: World) -> None:
     assert {(each["site"], each["reason"]) for each in outcome["absences"]} == {("south", FEW)}
 
 
-SLOW = "a hospital's rounds take longer than the study waits for a reply"
+SLOW = "a site's rounds take longer than the study waits for a reply"
 
 
 @pytest.mark.parametrize("ticks", [Ticks(train=300), Ticks(train=100, evaluate=300)])
@@ -78,7 +78,7 @@ def test_a_hospital_whose_tick_is_as_long_as_a_round_is_waited_for_is_gone_witho
     """Each of its replies would come too late, and cost its patients all the same."""
     world.ticks["south"] = ticks
     outcome = world.run()
-    reason = f"{SLOW} (a tick of 0.3 s, wanted less than 0.3s)"
+    reason = f"{SLOW} (a time slot (tick) of 0.3 s, wanted less than 0.3s)"
     assert outcome["sites"].keys() == {"north", "west"}
     assert {(each["site"], each["reason"]) for each in outcome["absences"]} == {("south", reason)}
     assert {each.purpose for site, each in world.asked if site == "south"} == {"offer"}
@@ -96,12 +96,12 @@ def test_too_few_hospitals_with_enough_patients_stop_the_study_before_anything_i
     with pytest.raises(RoundError) as caught:
         world.run()
     assert f"south: {FEW}" in caught.value.details["found"]
-    assert caught.value.details["where"] == "offers, round 0"
+    assert caught.value.details["where"] == "offer, round 0"
     assert not world.coordinator.exists()
 
 
 MORE = (
-    "a hospital declares more patients than were agreed on "
+    "a site declares more patients than were agreed on "
     "(1000000000 declared patients, wanted at most 60, as agreed)"
 )
 
@@ -116,8 +116,8 @@ def test_a_hospital_that_declares_more_than_was_agreed_on_is_gone_without(world:
         )
     )
     assert told == [
-        f"{MORE}; telephone the hospital; if the number is right: consilium-coordinator agree "
-        "south chest-xray 1000000000, and start the study anew under another name"
+        f"{MORE}; call the site; if the number is right, run: consilium-coordinator agree "
+        "south chest-xray 1000000000, then start the study again under another name"
     ]
     assert outcome["left_out"] == {"south": MORE}
     assert {site: each["weight"] for site, each in outcome["sites"].items()} == {
@@ -141,8 +141,8 @@ def test_a_hospital_with_which_nothing_was_agreed_may_declare_nobody(world: Worl
     plans, absences = make_plans(context, study, 100, {"north": 100, "west": 210})
     assert plans.keys() == {"north", "west"}
     assert absences["south"] == (
-        "a hospital declares more patients than were agreed on "
-        "(60 declared patients, wanted no more than were agreed on: none yet)"
+        "a site declares more patients than were agreed on "
+        "(60 declared patients, wanted an agreed number: none was agreed on yet)"
     )
 
 

@@ -89,7 +89,7 @@ def test_where_the_others_know_too_little_one_site_makes_no_figure() -> None:
 
 def test_the_figures_of_a_single_site_are_its_own() -> None:
     figures = pool({"north": GOOD}, CLASSES).figures
-    assert figures.auc.why == "only north was counted, and nobody else confirms it"
+    assert figures.auc.why == "only north was counted; no other site confirms it"
     assert not any(each.meaningful for each in (figures.accuracy, *figures.auc_of))
     assert figures.patients.value == 100
 

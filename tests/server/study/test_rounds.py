@@ -234,8 +234,8 @@ def test_a_histogram_that_cannot_be_is_left_out_by_name_and_the_others_counted(
         assert record["sites"] == ["north", "west"]
         assert record["histogram"] == (2 * (np.arange(20) // 4)).reshape(2, 1, 10).tolist()
     reason = (
-        f"an impossible histogram: {2**40} patients in a cell, where its declared patients "
-        "allow 120, and noise 0 more"
+        f"an impossible histogram: {2**40} patients in a cell; its declared patients "
+        "allow 120, and noise at most 0 more"
     )
     assert [(each["round"], each["site"], each["reason"]) for each in outcome["absences"]] == [
         (2, "south", reason),

@@ -122,9 +122,9 @@ NOISY = Votes((2, 1, 10), most=100, noise=3.0)
     ("counts", "votes", "reason"),
     [
         ({0: 121}, NOISY, None),
-        ({0: 122}, NOISY, "122 patients in a cell, where its declared patients allow 100, and"),
+        ({0: 122}, NOISY, "122 patients in a cell; its declared patients allow 100, and"),
         ({0: -21}, NOISY, None),
-        ({0: -22}, NOISY, "-22 patients in a cell, where noise reaches -21"),
+        ({0: -22}, NOISY, "-22 patients in a cell; noise explains no less than -21"),
         (dict.fromkeys(range(8), 20), NOISY, None),
         (dict.fromkeys(range(9), 20), NOISY, "180 patients in a class"),
         (dict.fromkeys(range(3, 7), -16), NOISY, None),
@@ -158,8 +158,8 @@ def test_each_plane_counts_every_patient_once() -> None:
     counts[1, 1, 0] = 1
     found = fault_of(reply(arrays=counts.reshape(-1)), shape)
     assert found == (
-        f"{IMPOSSIBLE}101 patients in all classes, where its declared patients allow 100, and "
-        "noise 0 more"
+        f"{IMPOSSIBLE}101 patients in all classes; its declared patients allow 100, and "
+        "noise at most 0 more"
     )
 
 

@@ -30,7 +30,7 @@ def grid(served: Coordinator) -> Iterator[FleetGrid]:
     line = served.line()
     grid = served.superlink.open_grid(served.superlink.start_run("study"), line)
     yield grid
-    grid.finish("completed")
+    grid.finish()
     grid.close()
     line.close()
 
@@ -186,7 +186,7 @@ def test_when_the_superlink_is_gone_every_call_says_so(tmp_path: Path) -> None:
         with pytest.raises(LinkError, match="lost"):
             grid.pull_messages(["ab" * 32])
         with pytest.raises(LinkError, match="lost"):
-            grid.finish("failed")
+            grid.finish()
         grid.close()
         line.close()
 
@@ -199,6 +199,6 @@ def test_without_notifications_replies_are_looked_for(served: Coordinator, tmp_p
     (message_id,) = grid.push_messages([request(fleet.node_id, [6])])
     answer(fleet)
     assert reply_to(grid, message_id).has_content()
-    grid.finish("completed")
+    grid.finish()
     grid.close()
     fleet.close()

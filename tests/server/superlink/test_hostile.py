@@ -43,7 +43,7 @@ def grid(served: Coordinator) -> Iterator[FleetGrid]:
     line = served.line()
     grid = served.superlink.open_grid(served.superlink.start_run("study"), line)
     yield grid
-    grid.finish("completed")
+    grid.finish()
     grid.close()
     line.close()
 

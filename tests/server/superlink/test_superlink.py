@@ -103,7 +103,7 @@ def test_a_run_is_taken_by_who_started_it(served: Coordinator) -> None:
     for superlink, run in runs.items():
         grid = superlink.open_grid(run, None)
         assert grid.run.run_id == run
-        grid.finish("completed")
+        grid.finish()
         grid.close()
 
 
