@@ -177,7 +177,7 @@ def test_a_hospital_that_declares_more_than_was_agreed_on_is_left_out_and_all_ca
     scene: Scene,
 ) -> None:
     said = scene.cli("agree", "west", "chest-xray", 209).stdout
-    assert "west may declare 209 patients of chest-xray, not 300 any more" in said
+    assert "west may declare 209 patients of chest-xray (before: 300)" in said
     assert "chest-xray 209 (declares 300)" in scene.cli("sites").stdout
     name, path = scene.study()
     try:
@@ -205,7 +205,7 @@ def test_a_hospital_with_which_nothing_is_agreed_is_named_at_the_start(scene: Sc
     name, path = scene.study()
     path.write_text(path.read_text().replace('"chest-xray"', '"retina"'))
     said = " ".join(scene.cli("start", path).stdout.split())
-    assert "west: none agreed on, so it is left out; for the next study: " in said
+    assert "west: no number agreed, so it is left out. For the next study: " in said
     assert "consilium-coordinator agree west retina NUMBER" in said
     until(lambda: scene.deployment.row(name).state == "failed", "the end")
     assert "wanted no more than were agreed on: none yet" in scene.deployment.row(name).why
@@ -217,10 +217,11 @@ def test_admitting_agrees_on_what_the_card_declares_or_on_another_number(
     card = scene.hospitals["north"].card.model_copy(update={"patients": {"skin": 10**9}})
     (tmp_path / "SITE.json").write_text(card.text)
     said = scene.cli("admit", tmp_path / "SITE.json", "--patients", "skin=70").stdout
-    assert "it may declare    300 patients of chest-xray" in said
-    assert "it may declare    70 patients of skin" in said
+    assert "may declare         300 patients of chest-xray" in said
+    assert "may declare         70 patients of skin" in said
     assert (
-        f"its card says {10**9}; if that is right: consilium-coordinator agree north skin" in said
+        f"SITE.json declares {10**9}; if that is right: consilium-coordinator agree north skin"
+        in said
     )
     assert card.fingerprint == scene.site("north")["fingerprint"]
     assert scene.site("north")["agreed"] == [
@@ -280,7 +281,7 @@ def test_a_study_waits_for_a_person_is_stopped_and_goes_on(scene: Scene) -> None
     until(lambda: "approval.waiting" in scene.deployment.kinds(name), "waiting")
     until(lambda: scene.deployment.row(name).state == "waiting", "the state")
     assert list(scene.deployment.row(name).undecided) == ["south"]
-    assert "waits for south" in scene.cli("studies").stdout
+    assert "waits for a decision at south" in scene.cli("studies").stdout
 
     scene.cli("stop", name)
     assert scene.deployment.row(name).state == "stopped"
@@ -291,14 +292,14 @@ def test_a_study_waits_for_a_person_is_stopped_and_goes_on(scene: Scene) -> None
         scene.cli("result", name)
 
     scene.said.clear()
-    with pytest.raises(CoordinatorError, match="takes no part in the study"):
+    with pytest.raises(CoordinatorError, match="does not take part in the study"):
         scene.cli("resume", name, "--amend", "elsewhere")
     scene.cli("resume", name, "--amend", "south")
-    with pytest.raises(CoordinatorError, match="under way already"):
+    with pytest.raises(CoordinatorError, match="active already"):
         scene.cli("resume", name)
     watched = scene.cli("watch", name).stdout
     assert "stopped by the local operator" in watched
-    assert "south: a person has yet to decide" in watched
+    assert "south: waiting for a person to approve or deny plan" in watched
     assert "new numerics for south wanted by the local operator" in watched
     assert "south: its numerics stay as they are, it computes as was agreed on" in watched
     assert "completed" in watched
