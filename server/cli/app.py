@@ -13,9 +13,11 @@ from common.process.console import err, out, run_cli, show_json
 if TYPE_CHECKING:
     from server.cli.rpc_client import Caller
 
+# Commands import what they need inside, so that --help loads neither gRPC nor SQLAlchemy.
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    # Typer's tracebacks show local variables, which may be secrets.
     pretty_exceptions_enable=False,
     help="The coordinator's side of Consilium: sites, studies, results.",
 )

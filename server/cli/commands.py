@@ -32,6 +32,7 @@ from server.cli.event_text import (
 )
 from server.cli.rpc_client import Caller, calling
 
+# systemd restarts the daemon after 5 s; SuperLink then needs some seconds to start.
 AWAY_SECONDS: Final = 60.0
 """How long ``watch`` waits for a daemon that has ended."""
 AGAIN_SECONDS: Final = 1.0
@@ -63,6 +64,7 @@ def numbers_of(words: Iterable[str]) -> dict[str, int]:
     numbers = {}
     for word in words:
         dataset, _, number = word.rpartition("=")
+        # isdigit() alone accepts digits such as a superscript 2, which int() refuses.
         if not (dataset and number.isascii() and number.isdigit()):
             raise CoordinatorError(
                 "this is not a number of patients of a data set",

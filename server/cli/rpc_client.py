@@ -81,6 +81,7 @@ def _remote(address: str, identity: Path | None) -> grpc.Channel:
             "an operator's certificate cannot be read", where=cause.filename, found=cause.strerror
         ) from cause
     credentials = grpc.ssl_channel_credentials(ca, key, chain)
+    # gRPC's own limit is 4 MiB.
     options = [("grpc.max_receive_message_length", LARGEST_MESSAGE)]
     channel: grpc.Channel = grpc.secure_channel(address, credentials, options)
     return channel

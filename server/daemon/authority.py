@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from common.errors import CoordinatorError
 from common.files import write_atomic
-from common.wire.enrolment import CoordinatorCard
+from common.wire.enrolment import CoordinatorCard, split_address
 from common.wire.signing import SigningKey
 from server.daemon import certificates
 from server.daemon.settings import FILE, Home, load_home, new_file
@@ -81,10 +81,12 @@ def init(folder: Path, name: str, address: str) -> InitReport:
     home = load_home(folder)
     _demand_same(home, name, address)
     home.state.mkdir(mode=0o700, exist_ok=True)
+    # mkdir does not change a folder that exists, such as a mounted volume.
     home.state.chmod(0o700)
     for inner in (home.operators, home.studies):
         inner.mkdir(mode=0o700, exist_ok=True)
     _demand_whole(home)
+    # Each key before its certificate: a crash in between leaves a key that the next init uses.
     keep(home.ca_key, lambda: _new_key(ec.SECP384R1()))
     keep(home.ca_certificate, lambda: certificates.authority(name, _key(home.ca_key)))
     for certificate, key, hosts in _servers(home):
@@ -199,7 +201,7 @@ def ca_certificate(home: Home) -> x509.Certificate:
 
 def _servers(home: Home) -> tuple[tuple[Path, Path, tuple[str, ...]], ...]:
     """Certificate, key and hosts of each server: the gateway, and SuperLink behind it."""
-    host = certificates.host_of(home.file.coordinator.address)
+    host = split_address(home.file.coordinator.address)[0]
     here = ("localhost", "127.0.0.1")
     public = (host, *(each for each in here if each != host))
     return (

@@ -12,18 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from common.wire.enrolment import split_address
-
 # Ten years: when the authority expires, every site must join again.
 AUTHORITY_LIVES: Final = datetime.timedelta(days=3653)
 LIVES: Final = datetime.timedelta(days=365)
 _BACKDATED: Final = datetime.timedelta(hours=1)
 """A certificate is valid from this long ago, for sites whose clock is behind."""
-
-
-def host_of(address: str) -> str:
-    """The host of ``host:port``."""
-    return split_address(address)[0]
 
 
 def authority(name: str, key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from common.documents import read_json
 from common.errors import CoordinatorError, SiteError
 from common.settings import checked
 from common.wire.enrolment import SiteCard
-from server.daemon.operator_service import OperatorService, StudyStatus
+from server.daemon.operator_service import OperatorService
 from server.daemon.operators import operator_of
 from server.daemon.rights import Rights
 from server.daemon.settings import Home
@@ -102,14 +102,14 @@ class CoordinatorControl(CoordinatorServicer):
             round_timeout=study.aggregation.round_timeout,
             approval_timeout=study.aggregation.approval_timeout,
             seed=record.seed,
-            shares=[_share(site, asdict(each)) for site, each in weighed.items()],
+            shares=[pb.Share(site=site, **asdict(each)) for site, each in weighed.items()],
             dataset=study.data.dataset,
         )
 
     async def Studies(self, request: pb.StudiesRequest, context: Context) -> pb.StudiesReply:
         """All studies."""
         self.who(context)
-        return pb.StudiesReply(studies=[_study_row(each) for each in await self._service.studies()])
+        return pb.StudiesReply(studies=await self._service.studies())
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.Event]:
         """A study's events after a number, until it ends or the caller disconnects."""
@@ -139,6 +139,7 @@ class CoordinatorControl(CoordinatorServicer):
     ) -> AsyncIterator[pb.ResultPiece]:
         """The files of a result, in pieces."""
         for path in await self._service.result(request.study):
+            # Reading large weights must not stop the gateway, which shares this event loop.
             content = await asyncio.to_thread(path.read_bytes)
             for start in range(0, len(content), PIECE):
                 yield pb.ResultPiece(path=path.name, content=content[start : start + PIECE])
@@ -150,6 +151,7 @@ class CoordinatorControl(CoordinatorServicer):
             CoordinatorError: the certificate is not one of an admitted operator.
         """
         shown = context.auth_context()
+        # Without TLS it is the Unix socket, which only the daemon's account can open.
         if b"ssl" not in shown.get("transport_security_type", ()):
             return LOCAL
         for certificate in shown.get("x509_pem_cert", ()):
@@ -239,32 +241,6 @@ def _agreed(site: SiteRecord) -> list[pb.Agreement]:
         pb.Agreement(dataset=name, patients=patients, declared=site.declared.get(name, 0))
         for name, patients in site.agreed.items()
     ]
-
-
-def _share(site: str, counts: Mapping[str, Any]) -> pb.Share:
-    return pb.Share(
-        site=site, patients=counts["patients"], weight=counts["weight"], share=counts["share"]
-    )
-
-
-def _study_row(status: StudyStatus) -> pb.StudyRow:
-    record = status.record
-    return pb.StudyRow(
-        name=record.name,
-        title=status.title,
-        state=record.state,
-        round=status.round,
-        rounds=status.rounds,
-        sites=record.sites,
-        why=record.why,
-        started=_time(record.created_at),
-        undecided=status.undecided,
-        warnings=status.warnings,
-        shares=[_share(site, counts) for site, counts in status.shares.items()],
-        left_out=[
-            pb.LeftOut(site=site, of=of, reason=reason) for site, of, reason in status.left_out
-        ],
-    )
 
 
 def _event(event: EventRecord) -> pb.Event:

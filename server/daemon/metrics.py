@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -25,25 +24,18 @@ _PREFIX: Final = "consilium_coordinator_"
 _NODE: Final = NODE_HEADER.encode()
 
 
-@dataclass
-class Traffic:
-    """Bytes of HTTP bodies that went through the gateway, by direction."""
-
-    bytes: Counter[str] = field(default_factory=Counter)
-
-
 class TrafficCounter:
     """Middleware of the gateway: counts bytes, and reports the node of each admitted request.
 
     Args:
         app: the gateway's.
-        traffic: the counters.
+        traffic: bytes of HTTP bodies by direction, counted here.
         heard: called with the node of each admitted request.
     """
 
-    def __init__(self, app: ASGIApp, traffic: Traffic, heard: Callable[[int], None]) -> None:
+    def __init__(self, app: ASGIApp, traffic: Counter[str], heard: Callable[[int], None]) -> None:
         self._app = app
-        self._bytes = traffic.bytes
+        self._bytes = traffic
         self._heard = heard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,6 +49,7 @@ class TrafficCounter:
         async def counted_send(message: Message) -> None:
             self._bytes["out"] += len(message.get("body", b""))
             for name, value in message.get("headers", ()):
+                # The gateway sets this header only on the answer to an admitted request.
                 if name == _NODE:
                     self._heard(int(value))
             await send(message)
@@ -79,7 +72,7 @@ class CoordinatorMetrics(Collector):
         store: CoordinatorStore,
         online: Callable[[], Mapping[str, bool]],
         gateway: Gateway,
-        traffic: Traffic,
+        traffic: Counter[str],
     ) -> None:
         self._store = store
         self._online = online
@@ -96,7 +89,10 @@ class CoordinatorMetrics(Collector):
         counts = {str(state): states[str(state)] for state in StudyState}
         yield _gauges("studies", "Studies by state", "state", counts)
         running = [study.name for study in studies if study.state in ALIVE]
-        done = {name: len(_training(self._store, name)) for name in running}
+        done = {
+            name: sum(each.purpose == "train" for each in self._store.rounds(name))
+            for name in running
+        }
         yield _gauges("rounds", "Completed rounds of each running study", "study", done)
         refusals, held = self._gateway.refusals, self._gateway.connections
         yield _counter(
@@ -106,7 +102,7 @@ class CoordinatorMetrics(Collector):
             refusals,
         )
         yield _gauge("gateway_connections", "Connections that the gateway holds now", held)
-        yield _counter("gateway_bytes", "Bytes of HTTP bodies", "direction", self._traffic.bytes)
+        yield _counter("gateway_bytes", "Bytes of HTTP bodies", "direction", self._traffic)
 
 
 def serve(listen: str, figures: CoordinatorMetrics) -> Callable[[], None]:
@@ -134,10 +130,6 @@ def serve(listen: str, figures: CoordinatorMetrics) -> Callable[[], None]:
         thread.join()
 
     return stop
-
-
-def _training(store: CoordinatorStore, name: str) -> list[int]:
-    return [each.number for each in store.rounds(name) if each.purpose == "train"]
 
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:

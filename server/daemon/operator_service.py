@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from common.control import coordinator_pb2 as pb
 from common.documents import read_toml
 from common.errors import CoordinatorError, StudyError
 from common.settings import checked
@@ -39,31 +39,6 @@ T = TypeVar("T")
 _AGREED = TypeAdapter(dict[Slug, Patients])
 RESULT: tuple[str, ...] = ("outcome.json", "final.safetensors")
 """The files of a result, in the study's ``coordinator`` folder."""
-
-
-@dataclass(frozen=True)
-class StudyStatus:
-    """The status of a study.
-
-    Attributes:
-        record: as in the store.
-        title: of the study file.
-        round: the last completed one.
-        rounds: of the study.
-        undecided: sites where nobody has approved or denied yet.
-        warnings: the first lines of every report of it.
-        shares: how much each site counts, once there are plans.
-        left_out: missing sites: name, missing from what, and why.
-    """
-
-    record: StudyRecord
-    title: str
-    round: int
-    rounds: int
-    undecided: tuple[str, ...]
-    warnings: tuple[str, ...]
-    shares: Mapping[str, Mapping[str, Any]]
-    left_out: tuple[tuple[str, str, str], ...]
 
 
 class OperatorService:
@@ -108,6 +83,7 @@ class OperatorService:
         """
         known = {site.name: site.state for site in await _in_thread(self._store.sites)}
         _demand_patients(patients)
+        # The store first: while the SuperLink is down, its next start registers the site from it.
         record = await _in_thread(self._store.admit, card, patients)
         await self._register(card.name)
         again = known.get(card.name) is SiteState.SUSPENDED
@@ -209,6 +185,7 @@ class OperatorService:
         record = await _in_thread(self._store.study, name)
         _demand_state(record, under_way=False)
         _demand_part(record, amend)
+        # begin() below does nothing while the study's earlier task is still there.
         await self._study_supervisor.end(name)
         if amend:
             await _in_thread(wish, self._home.studies / name / "coordinator", amend)
@@ -217,7 +194,7 @@ class OperatorService:
         await self._note(name, "study.resumed", {"by": who})
         self._study_supervisor.begin(name)
 
-    async def studies(self) -> Sequence[StudyStatus]:
+    async def studies(self) -> Sequence[pb.StudyRow]:
         """The status of every study, oldest first."""
         return await _in_thread(lambda: [self._status(each) for each in self._store.studies()])
 
@@ -247,22 +224,27 @@ class OperatorService:
             )
         return [self._home.studies / name / "coordinator" / file for file in RESULT]
 
-    def _status(self, record: StudyRecord) -> StudyStatus:
+    def _status(self, record: StudyRecord) -> pb.StudyRow:
         study, name = read_study(record.document), record.name
         rounds = self._store.rounds(name)
         said = self._store.approvals(name)
         started = self._store.events(name, kind="study.started")
         settled = self._store.events(name, kind="weights.settled")
         known: Mapping[str, Any] = started[-1].fields if started else {}
-        return StudyStatus(
-            record=record,
+        shares = (settled or started)[-1].fields.get("shares", {}) if started else {}
+        return pb.StudyRow(
+            name=name,
             title=study.study.title,
+            state=record.state,
             round=max((each.number for each in rounds), default=0),
             rounds=study.training.rounds,
-            undecided=tuple(one.site for one in said if one.state is ApprovalState.PENDING),
-            warnings=tuple(known.get("warnings", ())),
-            shares=(settled or started)[-1].fields.get("shares", {}) if started else {},
-            left_out=tuple(_left_out(known.get("left_out", {}), rounds)),
+            sites=record.sites,
+            why=record.why,
+            started=record.created_at.isoformat(timespec="seconds"),
+            undecided=[one.site for one in said if one.state is ApprovalState.PENDING],
+            warnings=known.get("warnings", ()),
+            shares=[pb.Share(site=site, **counts) for site, counts in shares.items()],
+            left_out=_left_out(known.get("left_out", {}), rounds),
         )
 
     async def _note(
@@ -296,18 +278,16 @@ def _demand_sites(study: Study, chosen: Sequence[str]) -> None:
         )
 
 
-def _left_out(
-    study: Mapping[str, str], rounds: Sequence[RoundRecord]
-) -> Iterator[tuple[str, str, str]]:
+def _left_out(study: Mapping[str, str], rounds: Sequence[RoundRecord]) -> Iterator[pb.LeftOut]:
     """Sites that are missing from the study, its last round or its last evaluation."""
     for site, reason in study.items():
-        yield site, "the study", reason
+        yield pb.LeftOut(site=site, of="the study", reason=reason)
     for purpose, of in (("train", "round"), ("evaluate", "the evaluation after round")):
         last = [each for each in rounds if each.purpose == purpose][-1:]
         for record in last:
             for site, reason in record.absences.items():
                 if site not in study:
-                    yield site, f"{of} {record.number}", reason
+                    yield pb.LeftOut(site=site, of=f"{of} {record.number}", reason=reason)
 
 
 def _demand_patients(patients: Mapping[str, int]) -> None:

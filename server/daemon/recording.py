@@ -22,6 +22,7 @@ from common.errors import CoordinatorError
 from server.store import CoordinatorStore
 from server.store.rows import ApprovalState, StudyState
 
+# Large, or stored elsewhere: weights in checkpoints, the others as figures and receipts.
 _HEAVY: Final = frozenset({"weights", "histogram", "signature", "ledger", "audit"})
 _ALIVE: Final = (StudyState.OFFERED, StudyState.WAITING, StudyState.RUNNING)
 QUIET_SECONDS: Final = 5.0

@@ -56,6 +56,7 @@ class Rights(grpc.aio.ServerInterceptor):
                 following = asyncio.ensure_future(_following(said))
                 try:
                     while not following.done():
+                        # Not wait_for: its time-out would cancel the generator within a step.
                         await asyncio.wait({following}, timeout=LOOK_SECONDS)
                         self._require(context)
                 finally:

@@ -146,6 +146,16 @@ class CoordinatorFile(Section):
     limits: LimitsSection = LimitsSection()
 
 
+class _InState:
+    """The path of a file of the state folder, as an attribute of a home."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, home: Home, _owner: type[Home]) -> Path:
+        return home.state / self._name
+
+
 @dataclass(frozen=True)
 class Home:
     """A coordinator's folder, its settings, and the paths of its files."""
@@ -158,65 +168,33 @@ class Home:
         """The state folder: everything that must outlive the process."""
         return self.folder / "state"
 
-    @property
-    def ca_certificate(self) -> Path:
-        """The authority's certificate, PEM."""
-        return self.state / "ca.pem"
-
-    @property
-    def ca_key(self) -> Path:
-        """The authority's key, PEM; secret."""
-        return self.state / "ca.key"
-
-    @property
-    def server_certificate(self) -> Path:
-        """The certificate of the public address, PEM."""
-        return self.state / "server.pem"
-
-    @property
-    def server_key(self) -> Path:
-        """Its key, PEM; secret."""
-        return self.state / "server.key"
-
-    @property
-    def loopback_certificate(self) -> Path:
-        """SuperLink's certificate, for 127.0.0.1 and localhost, PEM."""
-        return self.state / "loopback.pem"
-
-    @property
-    def loopback_key(self) -> Path:
-        """Its key, PEM; secret."""
-        return self.state / "loopback.key"
-
-    @property
-    def signing_key(self) -> Path:
-        """Ed25519, 32 bytes; secret."""
-        return self.state / "signing.key"
-
-    @property
-    def guard_secret(self) -> Path:
-        """64 hexadecimal digits that give control of SuperLink; SuperExec's follow them; secret."""
-        return self.state / "guard.secret"
-
-    @property
-    def operators(self) -> Path:
-        """Certificates of the admitted operators, one file each."""
-        return self.state / "operators"
+    ca_certificate = _InState("ca.pem")
+    """The authority's certificate, PEM."""
+    ca_key = _InState("ca.key")
+    """The authority's key, PEM; secret."""
+    server_certificate = _InState("server.pem")
+    """The certificate of the public address, PEM."""
+    server_key = _InState("server.key")
+    """Its key, PEM; secret."""
+    loopback_certificate = _InState("loopback.pem")
+    """SuperLink's certificate, for 127.0.0.1 and localhost, PEM."""
+    loopback_key = _InState("loopback.key")
+    """Its key, PEM; secret."""
+    signing_key = _InState("signing.key")
+    """Ed25519, 32 bytes; secret."""
+    guard_secret = _InState("guard.secret")
+    """64 hexadecimal digits that give control of SuperLink; SuperExec's follow them; secret."""
+    operators = _InState("operators")
+    """Certificates of the admitted operators, one file each."""
+    notices_socket = _InState("notices.sock")
+    """The socket over which the gateway and the studies' processes notify each other."""
+    studies = _InState("studies")
+    """A folder for each study."""
 
     @property
     def control_socket(self) -> Path:
         """The control service's Unix socket."""
         return self.folder / self.file.control.socket
-
-    @property
-    def notices_socket(self) -> Path:
-        """The socket over which the gateway and the studies' processes notify each other."""
-        return self.state / "notices.sock"
-
-    @property
-    def studies(self) -> Path:
-        """A folder for each study."""
-        return self.state / "studies"
 
     @property
     def store_url(self) -> str:

@@ -14,6 +14,7 @@ from typing import Final
 from server.gateway.authentication import Admitted
 from server.store.rows import SiteRecord, SiteState
 
+# Two lost calls do not make a site offline.
 ONLINE_SECONDS: Final = 75.0
 """A site that has not called for this long is offline; it calls at least every 30 s."""
 

@@ -96,6 +96,7 @@ def _run_config(home: Home, store: CoordinatorStore, record: StudyRecord) -> Run
         roster={name: sites[name].signing_key for name in record.sites},
         agreed={name: patients for name, patients in agreed.items() if patients is not None},
         seed=record.seed,
+        # Without a checkpoint this starts: a start and a restart need no difference.
         resume=True,
     )
 

@@ -86,6 +86,7 @@ class StudySupervisor:
         """
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
+                # SIGKILL, since every step of a study is durable: there is nothing to finish.
                 process.kill()
 
     async def _keep(self, name: str) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -72,9 +73,10 @@ class Daemon:
             cut=self.gateway.cut,
             study_supervisor=self.study_supervisor,
         )
-        self.traffic = metrics.Traffic()
+        self.traffic: Counter[str] = Counter()
         self.gateway.app.add_middleware(metrics.TrafficCounter, self.traffic, self._heard)
         self.operators_port: int | None = None
+        # A queue: the gateway puts in, and must not wait for the store.
         self._arrivals: asyncio.Queue[str] = asyncio.Queue()
         self._update_sizes: dict[str, int] = {}
         self._followed = 0

@@ -204,6 +204,7 @@ class Authenticator:
         try:
             signed = datetime.datetime.fromisoformat(stamp)
             behind = (wall - signed).total_seconds()
+        # TypeError: a time without a zone. OverflowError: a time at the end of the calendar.
         except (ValueError, TypeError, OverflowError):
             raise Denied(401, "unsigned", site.name) from None
         if not -MOST_AHEAD < behind < MOST_BEHIND:
@@ -227,6 +228,7 @@ def _credentials(headers: Mapping[str, str]) -> tuple[bytes, bytes, str]:
         raise Denied(401, "unsigned") from None
 
 
+# Only admitted keys get here, so a stranger cannot fill the cache.
 @lru_cache(maxsize=1024)
 def _public_key(pem: bytes) -> ec.EllipticCurvePublicKey:
     return bytes_to_public_key(pem)

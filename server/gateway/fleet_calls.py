@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -111,7 +111,8 @@ class FleetCalls:
         self._complete = complete
         self._hold_seconds = hold_seconds
         self._access = ObjectAccess()
-        self._polls = LongPoll()
+        self.polls = LongPoll()
+        """The polls that are held."""
         self._shared = SharedObjects()
         self._rules: dict[str, Callable[[FleetCall], Awaitable[Response]]] = {
             "activate-node": self._activate,
@@ -134,24 +135,12 @@ class FleetCalls:
         """
         return await self._rules.get(call.name, self._forward)(call)
 
-    def work_for(self, nodes: Iterable[int]) -> None:
-        """There is one more request for each of these nodes."""
-        self._polls.work_for(nodes)
-
-    def release(self, node: int) -> None:
-        """Answer the poll of a node now."""
-        self._polls.release(node)
-
-    def release_all(self) -> None:
-        """Answer every poll now."""
-        self._polls.release_all()
-
     async def _activate(self, call: FleetCall) -> Response:
         response = await self._forward(call)
         if response.status_code == 200:
             # There may be requests that this process was not told of, before it began.
             self._access.begin(call.site.node_id)
-            self._polls.work_for([call.site.node_id])
+            self.polls.work_for([call.site.node_id])
         return response
 
     async def _forward(self, call: FleetCall) -> Response:
@@ -172,15 +161,15 @@ class FleetCalls:
         node = call.site.node_id
         spread = random.uniform(0.9, 1.0)  # noqa: S311 - so that not all sites poll at once
         deadline = time.monotonic() + self._hold_seconds * spread
-        with self._polls.hold(node) as poll:
+        with self.polls.hold(node) as poll:
             while not poll.over:
                 last = time.monotonic() >= deadline
                 # The SuperLink is asked only if there may be work: each poll costs it CPU time.
-                expected = self._polls.expected(node)
+                expected = self.polls.expected(node)
                 if expected or last:
                     response = await self._forward(call)
                     work = self._note_handed_out(node, response)
-                    self._polls.done(node, 1 if work else expected)
+                    self.polls.done(node, 1 if work else expected)
                     if work or last or response.status_code != 200:
                         return response
                 if not await poll.until(deadline, call.request.receive):
@@ -207,6 +196,7 @@ class FleetCalls:
         metadata = messages[0].metadata
         if metadata.src_node_id != call.site.node_id:
             raise Denied(403, "sender", call.site.name)
+        # A message's id is the hash of its root object, so another tree is another message's.
         if trees[0].object_id != metadata.message_id:
             raise Denied(400, "malformed", call.site.name)
         response = await self._forward(call)

@@ -150,7 +150,7 @@ class Gateway:
         self.port = 0
         """The port that it listens on, once it does."""
         self.listening = asyncio.Event()
-        notices.subscribe(self._calls.work_for)
+        notices.subscribe(self._calls.polls.work_for)
         routes = [Route("/health", _health, methods=["GET"])]
         routes += [
             Route(PREFIX + name, self._endpoint(name, kind), methods=["POST"])
@@ -172,11 +172,12 @@ class Gateway:
         task = asyncio.create_task(serving.serve(sockets=[listener]))
         self.listening.set()
         try:
+            # Cancelling this must not cancel the server: it first closes its connections.
             await asyncio.shield(task)
         finally:
             self.listening.clear()
             serving.should_exit = True
-            self._calls.release_all()
+            self._calls.polls.release_all()
             await task
             self._client.close()
 
@@ -184,11 +185,6 @@ class Gateway:
     def connections(self) -> int:
         """Connections held now."""
         return len(self._limiter)
-
-    @property
-    def largest_update(self) -> int:
-        """Bytes of the largest update that is accepted."""
-        return self._calls.largest_update
 
     def expect_updates(self, sizes: Iterable[int | None]) -> None:
         """Accept updates as large as the running studies need, and no larger.
@@ -201,7 +197,7 @@ class Gateway:
 
     def cut(self, node: int) -> None:
         """The site of a node may no longer connect: answer its held poll now."""
-        self._calls.release(node)
+        self._calls.polls.release(node)
 
     def _listen(self) -> socket.socket:
         host, port = split_address(self._settings.listen)

@@ -35,6 +35,7 @@ class HeldPoll:
         """Wait for work, or until the deadline; False if the caller has disconnected."""
         left = max(0.0, deadline - time.monotonic())
         waking = asyncio.ensure_future(self._event.wait())
+        # ASGI tells of a disconnect only where a message is awaited.
         leaving = asyncio.ensure_future(_gone(receive))
         try:
             await asyncio.wait((waking, leaving), timeout=left, return_when=asyncio.FIRST_COMPLETED)

@@ -7,7 +7,6 @@ in memory keeps every caller until its window ends.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 # Flower cuts a model into objects of at most 5 MiB, a request each: 20 s of the default rate, 50
@@ -26,12 +25,6 @@ MOST_BUCKETS: Final = 10_000
 """Buckets that are kept."""
 
 
-@dataclass
-class _Bucket:
-    tokens: float
-    filled: float
-
-
 class TokenBuckets:
     """One bucket for each name.
 
@@ -43,14 +36,12 @@ class TokenBuckets:
     def __init__(self, rate: float, capacity: float) -> None:
         self._rate = rate
         self._capacity = capacity
-        self._buckets: dict[str, _Bucket] = {}
+        self._buckets: dict[str, tuple[float, float]] = {}  # tokens, and when there were so many
 
     def level(self, name: str, now: float) -> float:
         """Tokens in a bucket now; none is taken."""
-        bucket = self._buckets.get(name)
-        if bucket is None:
-            return self._capacity
-        return min(self._capacity, bucket.tokens + (now - bucket.filled) * self._rate)
+        tokens, since = self._buckets.get(name, (self._capacity, now))
+        return min(self._capacity, tokens + (now - since) * self._rate)
 
     def take(self, name: str, now: float) -> bool:
         """Take a token; False if there is none."""
@@ -58,7 +49,7 @@ class TokenBuckets:
         if level < 1:
             return False
         self._buckets.pop(name, None)  # so that the order is that of use
-        self._buckets[name] = _Bucket(level - 1, now)
+        self._buckets[name] = (level - 1, now)
         if len(self._buckets) > MOST_BUCKETS:
             del self._buckets[next(iter(self._buckets))]
         return True

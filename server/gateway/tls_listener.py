@@ -280,6 +280,7 @@ class Server(uvicorn.Server):
                 ssl_handshake_timeout=TLS_SECONDS,
                 ssl_shutdown_timeout=CLOSING_SECONDS,
             )
+        # BaseException: a connection is cut by cancelling this task.
         except BaseException as error:
             self._limiter.remove(held)
             if isinstance(error, ssl.SSLError):
@@ -311,6 +312,7 @@ def new_server(app: Any, tls: ssl.SSLContext, limiter: ConnectionLimiter, ended:
         proxy_headers=False,  # else a caller could choose the address that limits it
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        # The gateway has answered the held polls before; all else takes less than this.
         timeout_graceful_shutdown=1,
     )
     config.load()

@@ -133,6 +133,7 @@ class Database:
 
 def _config(connection: Connection) -> Config:
     config = Config(attributes={"connection": connection})
+    # ConfigParser reads % as the beginning of an interpolation.
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
@@ -144,7 +145,9 @@ def _parse(text: str) -> URL:
     except (ArgumentError, ValueError):
         url = None
     if url is not None and url.drivername == "postgresql":
+        # SQLAlchemy's own default is psycopg2, which is not installed.
         url = url.set(drivername="postgresql+psycopg")
+    # An in-memory database would be another one in each process.
     memory = url is not None and url.database in {None, "", ":memory:"}
     drivers = {"sqlite", "sqlite+pysqlite", "postgresql+psycopg"}
     if url is None or url.drivername not in drivers or (url.drivername[:6] == "sqlite" and memory):
@@ -161,6 +164,7 @@ def _engine(url: URL) -> Engine:
     if url.get_backend_name() == "sqlite":
         file = Path(str(url.database))
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # SQLite would make the file readable for others, and so its -wal and -shm.
         file.touch(mode=0o600)
         engine = create_engine(url, connect_args={"timeout": WAIT_SECONDS})
         event.listen(engine, "connect", _prepare_sqlite)
@@ -188,6 +192,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _prepare_postgresql(connection: Any, _: object) -> None:  # noqa: ANN401 - any DBAPI's
     connection.execute(f"SET lock_timeout = '{WAIT_SECONDS}s'")
+    # Otherwise the first rollback would undo the SET.
     connection.commit()
 
 

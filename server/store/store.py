@@ -19,9 +19,6 @@ class CoordinatorStore(SiteStore, StudyStore, ResultStore, EventStore):
         database: open, with the newest schema.
     """
 
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-
     def close(self) -> None:
         """Close the database."""
         self._database.close()

@@ -98,7 +98,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("coordinator")
     world = World(folder / "world", rounds=2, evaluations="[2]", remembers=False)
     listen = ("[metrics]", f'[control]\nlisten = "127.0.0.1:{OPERATORS}"\n\n[metrics]')
-    plain = ("[control]\n# The socket that", "# The socket that")
+    plain = ("[control]\n# The socket for", "# The socket for")
     socket_line = ('socket = "state/control.sock"\n', "")
     client = world.client()
     hospitals = [
@@ -128,7 +128,7 @@ def test_a_study_from_its_file_to_its_result(scene: Scene, tmp_path: Path) -> No
     assert f"consilium-site show {name}" in said
     assert f"consilium-coordinator watch {name}" in said
     watched = scene.cli("watch", name).stdout
-    for words in ("NOT PRIVATE: KNOWN KEY", "north: approved", "round 2 done", "AUC", "completed"):
+    for words in ("NOT PRIVATE: KNOWN KEY", "north: approved", "round 2 completed", "AUC", "completed"):
         assert words in watched
 
     shown = scene.cli("result", name, "--out", tmp_path / "out").stdout
@@ -185,7 +185,7 @@ def test_a_hospital_that_declares_more_than_was_agreed_on_is_left_out_and_all_ca
         watched = scene.cli("watch", name).stdout
     finally:
         scene.cli("agree", "west", "chest-xray", 300)
-    agreed = "Agreed patients of chest-xray, and the share of the average if all take part:"
+    agreed = "Agreed patients of chest-xray, and the share in the average if all sites take part:"
     assert agreed in said
     assert "  west: 209 patients, weight 209, 25.8 % of the average" in said
     reason = "a hospital declares more patients than were agreed on (210 declared patients, wanted"
@@ -286,7 +286,7 @@ def test_a_study_waits_for_a_person_is_stopped_and_goes_on(scene: Scene) -> None
     scene.cli("stop", name)
     assert scene.deployment.row(name).state == "stopped"
     assert scene.deployment.processes("server.daemon.study_process") == []
-    with pytest.raises(CoordinatorError, match="not under way"):
+    with pytest.raises(CoordinatorError, match="not active"):
         scene.cli("stop", name)
     with pytest.raises(CoordinatorError, match="no result yet"):
         scene.cli("result", name)
@@ -434,7 +434,7 @@ def test_an_operator_who_was_shut_out_is_refused_everything(scene: Scene, ada: C
     service = pb.DESCRIPTOR.services_by_name["Coordinator"]
     for method in service.methods:
         request = getattr(pb, method.input_type.name)()
-        with pytest.raises(CoordinatorError, match="not that of an operator"):  # noqa: SIM117
+        with pytest.raises(CoordinatorError, match="not one of an admitted operator"):  # noqa: SIM117
             with calling(ada) as daemon:
                 answer = getattr(daemon, method.name)(request)
                 if method.server_streaming:
@@ -456,7 +456,7 @@ def test_an_operator_who_is_shut_out_while_watching_hears_no_more(
     scene.cli("start", path)
     heard = []
     try:
-        with pytest.raises(CoordinatorError, match="not that of an operator"):  # noqa: SIM117
+        with pytest.raises(CoordinatorError, match="not one of an admitted operator"):  # noqa: SIM117
             with calling(ada) as daemon:
                 for event in daemon.Watch(pb.WatchRequest(study=name, follow=True)):
                     heard.append(event.kind)
@@ -543,6 +543,6 @@ def test_systemd_is_told_and_a_study_goes_on_after_a_stop(
         outcome = deployment.outcome("small")
         watched = watching.communicate(timeout=PATIENCE)[0]
     assert watching.returncode == 0
-    assert [watched.count(f"round {number} done") for number in (1, 4)] == [1, 1]
+    assert [watched.count(f"round {number} completed") for number in (1, 4)] == [1, 1]
     assert outcome["final_weights_sha256"] == make_world().run()["final_weights_sha256"]
     assert os.environ["NOTIFY_SOCKET"]

@@ -126,7 +126,7 @@ def test_the_gateway_takes_no_larger_update_than_the_studies_under_way_have(tmp_
 
             async def note() -> None:
                 await daemon._follow()  # noqa: SLF001 - one of its turns
-                sizes.append(daemon.gateway.largest_update)
+                sizes.append(daemon.gateway._calls.largest_update)  # noqa: SLF001
 
             await note()
             for name, size in (("small", 1000), ("large", 2**28)):

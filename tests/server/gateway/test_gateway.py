@@ -454,7 +454,7 @@ def test_a_poll_is_released_by_work(
     monkeypatch.setattr(served.gateway._calls, "_hold_seconds", 3600.0)  # noqa: SLF001
     with ThreadPoolExecutor() as threads:
         pulled = threads.submit(site.pull)
-        holds = served.gateway._calls._polls._polls  # noqa: SLF001
+        holds = served.gateway._calls.polls._polls  # noqa: SLF001
         until(lambda: site.node_id in holds)
         grid.push_messages([request(site.node_id)])
         assert pulled.result(PATIENCE) is not None
