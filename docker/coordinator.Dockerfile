@@ -1,9 +1,9 @@
-# The coordinator's image: consilium-coordinator, as an ordinary user. From the repository's root:
+# The coordinator's image: consilium-coordinator, as an ordinary user. In the repository's root, run:
 #
 #   docker build -f docker/coordinator.Dockerfile -t consilium-coordinator .
 #
-# TORCH_SOURCE is what README.md says of it: where pip finds torch's CPU build. The coordinator
-# needs no other. Everything that must outlive a container is in the volume.
+# TORCH_SOURCE says where pip finds torch's CPU build (README.md, "Installing"); the coordinator needs
+# no GPU. Everything that must outlive the container is in the volume.
 FROM python:3.11-slim
 
 ARG TORCH_SOURCE=""
@@ -24,7 +24,7 @@ WORKDIR /var/lib/consilium
 VOLUME /var/lib/consilium
 EXPOSE 8443
 
-# HOME is where Flower unpacks a bundle; the root file system may be read-only.
+# Flower unpacks a bundle in HOME. The root file system may be read-only, so this is /tmp.
 ENV CONSILIUM_COORDINATOR=/var/lib/consilium HOME=/tmp \
     FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 HEALTHCHECK --interval=60s --timeout=15s --start-period=60s \

@@ -75,7 +75,7 @@ async def serve(folder: Path, sites: int) -> None:
     await board.start()
     settings = GatewaySettings("127.0.0.1:0", server_context(home), requests_per_second=10_000)
     gateway = Gateway(book, superlink, settings, board)
-    gateway.largest_update = 2**27
+    gateway.expect_updates([2**27])
     serving = asyncio.create_task(gateway.serve())
     await gateway.listening.wait()
     address = f"localhost:{gateway.port}"

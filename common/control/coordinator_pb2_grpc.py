@@ -90,21 +90,21 @@ class CoordinatorServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Admit(self, request, context):
-        """Let a site in, or in again.
+        """Admit a site, for the first time or again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Agree(self, request, context):
-        """Let a site declare so many patients of a data set, and no more.
+        """Set the most patients of a data set that a site may declare.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Remove(self, request, context):
-        """Keep a site out until it is admitted again.
+        """Remove a site: it cannot connect until it is admitted again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,4 +1,4 @@
-"""``consilium-coordinator``: what the coordinator of a study types."""
+"""``consilium-coordinator``: the command line of a study's coordinator."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from common.process.console import err, out, run_cli, show_json
 if TYPE_CHECKING:
     from server.cli.rpc_client import Caller
 
+# Commands import what they need inside, so that --help loads neither gRPC nor SQLAlchemy.
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    # Typer's tracebacks show local variables, which may be secrets.
     pretty_exceptions_enable=False,
     help="The coordinator's side of Consilium: sites, studies, results.",
 )
@@ -29,13 +31,17 @@ def coordinator(
     context: typer.Context,
     *,
     home: Annotated[
-        Path, typer.Option(envvar="CONSILIUM_COORDINATOR", help="Folder of the coordinator.")
+        Path,
+        typer.Option(
+            envvar="CONSILIUM_COORDINATOR",
+            help="The coordinator's folder.",
+        ),
     ] = Path(),
     connect: Annotated[
         str | None, typer.Option(help="host:port of a coordinator on another machine.")
     ] = None,
     identity: Annotated[
-        Path | None, typer.Option(help="Folder with your certificate, for --connect.")
+        Path | None, typer.Option(help="Folder with your operator certificate, for --connect.")
     ] = None,
 ) -> None:
     """The coordinator's side of Consilium: sites, studies, results."""
@@ -47,7 +53,7 @@ def coordinator(
 @app.command()
 def init(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="What the coordinator is called.")],
+    name: Annotated[str, typer.Argument(help="The coordinator's name.")],
     *,
     address: Annotated[str, typer.Option(help="host:port under which sites reach it.")],
 ) -> None:
@@ -57,13 +63,13 @@ def init(
     made = authority.init(context.obj.home, name, address)
     card = authority.coordinator_card(made.home)
     console = out()
-    verb = "is made" if made.made else "was made before; nothing was changed"
-    console.print(f"The coordinator {card.name} {verb}: {made.home.folder}", markup=False)
+    state = "is ready" if made.made else "exists already; nothing was changed"
+    console.print(f"Coordinator {card.name} {state}: {made.home.folder}", markup=False)
     console.print(f"fingerprint  {card.fingerprint}", style="bold", markup=False)
     console.print(
         "\nNext:\n"
         "  1. consilium-coordinator serve\n"
-        "  2. consilium-coordinator admit SITE.json   for the file that each hospital sends\n"
+        "  2. consilium-coordinator admit SITE.json   for each hospital's file\n"
         "  3. consilium-coordinator start STUDY.toml",
         markup=False,
     )
@@ -71,7 +77,7 @@ def init(
 
 @app.command()
 def serve(context: typer.Context) -> None:
-    """Serve until stopped: the gateway, the studies, and what is asked with other commands."""
+    """Run the coordinator's daemon until you stop it: gateway, studies, control service."""
     import sys
 
     from common.process.logs import configure, form_for
@@ -97,7 +103,7 @@ def admit(
     patients: Annotated[
         list[str] | None,
         typer.Option(
-            help="DATASET=NUMBER: agree on this many patients, not on what the card declares."
+            help="DATASET=NUMBER: patients that the site may declare. Default: as in SITE.json."
         ),
     ] = None,
     folder: Annotated[
@@ -105,7 +111,7 @@ def admit(
         typer.Option("--out", help="Folder for COORDINATOR.json. Default: beside SITE.json."),
     ] = None,
 ) -> None:
-    """Let a site in, or in again; write the COORDINATOR.json that it joins by."""
+    """Admit a site, and write the COORDINATOR.json that it joins with."""
     from common.control import coordinator_pb2 as pb
     from common.files import write_atomic
     from common.wire.enrolment import read_site_card
@@ -119,15 +125,18 @@ def admit(
     write_atomic(path, reply.coordinator_card.encode())
     console = out()
     again = " again" if reply.again else ""
-    console.print(f"{reply.site} is let in{again}.", markup=False)
-    console.print(f"its fingerprint   {reply.fingerprint}", style="bold", markup=False)
-    console.print(f"our fingerprint   {reply.coordinator_fingerprint}", style="bold", markup=False)
+    console.print(f"{reply.site} is admitted{again}.", markup=False)
+    console.print(f"site's fingerprint  {reply.fingerprint}", style="bold", markup=False)
+    console.print(
+        f"your fingerprint    {reply.coordinator_fingerprint}", style="bold", markup=False
+    )
     for line in agreements(reply):
         console.print(line, markup=False)
     console.print(
-        f"\nNext: send {path} to the site, and compare both fingerprints by telephone: the\n"
-        "site reads its own from SITE.json, and ours from what `consilium-site join` shows.\n"
-        f"Were its fingerprint another: consilium-coordinator remove {reply.site}",
+        f"\nNext: send {path} to the site.\n"
+        "Then compare both fingerprints by telephone. The site sees its own one with\n"
+        "`consilium-site card`, and yours with `consilium-site join`. If its fingerprint is\n"
+        f"different: consilium-coordinator remove {reply.site}",
         markup=False,
     )
 
@@ -136,19 +145,21 @@ def admit(
 def agree(
     context: typer.Context,
     site: Annotated[str, typer.Argument(help="The site's name.")],
-    dataset: Annotated[str, typer.Argument(help="The data set, as the site calls it.")],
-    patients: Annotated[int, typer.Argument(help="Patients in training, at most.")],
+    dataset: Annotated[str, typer.Argument(help="The data set's name, as in the site file.")],
+    patients: Annotated[
+        int, typer.Argument(help="The most patients in training that the site may declare.")
+    ],
 ) -> None:
-    """Let a site declare so many patients of a data set: a study leaves out who declares more."""
+    """Set how many patients of a data set a site may declare. With more, it is left out."""
     from common.control import coordinator_pb2 as pb
     from server.cli.rpc_client import calling
 
     with calling(context.obj) as daemon:
         reply = daemon.Agree(pb.AgreeRequest(site=site, dataset=dataset, patients=patients))
-    before = f", not {reply.before} any more" if reply.before else ""
+    before = f" (before: {reply.before})" if reply.before else ""
     out().print(
         f"{site} may declare {patients} patients of {dataset}{before}. "
-        "It holds for studies that are started from now on.",
+        "This applies to studies that you start from now on.",
         markup=False,
     )
 
@@ -157,13 +168,17 @@ def agree(
 def remove(
     context: typer.Context, site: Annotated[str, typer.Argument(help="The site's name.")]
 ) -> None:
-    """Keep a site out, from now on, until it is admitted again."""
+    """Remove a site: it cannot connect until you admit it again."""
     from common.control import coordinator_pb2 as pb
     from server.cli.rpc_client import calling
 
     with calling(context.obj) as daemon:
         daemon.Remove(pb.RemoveRequest(site=site))
-    out().print(f"{site} is kept out; admitting it again lets it in.", markup=False)
+    out().print(
+        f"{site} is removed and can no longer connect. "
+        "To admit it again: consilium-coordinator admit SITE.json",
+        markup=False,
+    )
 
 
 @app.command()
@@ -190,11 +205,12 @@ def start(
     study: Annotated[Path, typer.Argument(help="The study file.")],
     *,
     only: Annotated[
-        str | None, typer.Option("--sites", help="Sites, as a,b. Default: all that are admitted.")
+        str | None,
+        typer.Option("--sites", help="Names of sites: a,b. Default: all admitted sites."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="What the first weights follow from.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first weights.")] = 0,
 ) -> None:
-    """Start a study. Nothing is sent before the file was found right."""
+    """Start a study. The file is checked before anything is sent."""
     from common.control import coordinator_pb2 as pb
     from server.cli.commands import checked_study, say_started
     from server.cli.rpc_client import calling
@@ -208,7 +224,7 @@ def start(
 
 @app.command()
 def studies(context: typer.Context, *, as_json: AsJson = False) -> None:
-    """List the studies and how they stand."""
+    """List the studies and their states."""
     from common.control import coordinator_pb2 as pb
     from server.cli.commands import as_documents
     from server.cli.event_text import remarks, studies_table
@@ -233,11 +249,11 @@ def watch(
     context: typer.Context,
     study: Name,
     *,
-    after: Annotated[int, typer.Option(help="Events after this number only.")] = 0,
-    follow: Annotated[bool, typer.Option(help="Wait for what happens next.")] = True,
+    after: Annotated[int, typer.Option(help="Show only events after this number.")] = 0,
+    follow: Annotated[bool, typer.Option(help="Wait for new events.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what happens in a study, a line an event, until it ends. Leaving it changes nothing."""
+    """Show a study's events, one a line, until it ends. Ctrl-C does not stop the study."""
     from server.cli.commands import watch as follow_study
 
     follow_study(context.obj, study, after=after, follow=follow, as_json=as_json)
@@ -245,7 +261,7 @@ def watch(
 
 @app.command()
 def stop(context: typer.Context, study: Name) -> None:
-    """Stop a study where it stands; it can be resumed."""
+    """Stop a study after its last completed round. You can resume it."""
     from common.control import coordinator_pb2 as pb
     from server.cli.rpc_client import calling
 
@@ -253,7 +269,7 @@ def stop(context: typer.Context, study: Name) -> None:
         daemon.Stop(pb.StopRequest(study=study))
     out().print(
         f"{study} is stopped after its last completed round. "
-        f"consilium-coordinator resume {study} goes on with it.",
+        f"To go on: consilium-coordinator resume {study}",
         markup=False,
     )
 
@@ -265,12 +281,14 @@ def resume(
     *,
     amend: Annotated[
         str | None,
-        typer.Option(help="Sites whose numerics have changed, as a,b: go on with the new ones."),
+        typer.Option(
+            help="Names of sites, a,b, whose numerics have changed: go on with the new ones."
+        ),
     ] = None,
 ) -> None:
-    """Go on with a study that was stopped or has failed.
+    """Resume a study that was stopped or has failed.
 
-    With --amend, sites that have new versions or another machine are asked to consent to it.
+    With --amend, sites that have new versions or another machine are asked to agree to them.
     """
     from common.control import coordinator_pb2 as pb
     from server.cli.rpc_client import calling
@@ -278,7 +296,9 @@ def resume(
     with calling(context.obj) as daemon:
         names = [name.strip() for name in amend.split(",")] if amend else []
         daemon.Resume(pb.ResumeRequest(study=study, amend=names))
-    out().print(f"{study} goes on. Follow it: consilium-coordinator watch {study}", markup=False)
+    out().print(
+        f"{study} is resumed. To follow it: consilium-coordinator watch {study}", markup=False
+    )
 
 
 @app.command()
@@ -287,11 +307,11 @@ def result(
     study: Name,
     *,
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write the weights and the outcome to.")
+        Path | None, typer.Option("--out", help="Folder for final.safetensors and outcome.json.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a completed study's figures; write final.safetensors and outcome.json."""
+    """Show the results of a completed study; with --out, write its files."""
     from server.cli.commands import result as show_result
 
     show_result(context.obj, study, folder=folder, as_json=as_json)
@@ -300,13 +320,13 @@ def result(
 @app.command()
 def operator(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Who it is for.")],
+    name: Annotated[str, typer.Argument(help="The operator's name.")],
     *,
     folder: Annotated[
-        Path, typer.Option("--out", help="Folder to write certificate and key to.")
+        Path, typer.Option("--out", help="Where to make the operator's folder.")
     ] = Path(),
 ) -> None:
-    """Make the certificate with which a person may ask from another machine."""
+    """Make a certificate for an operator on another machine."""
     from server.daemon.operators import admit_operator
     from server.daemon.settings import load_home
 
@@ -318,25 +338,25 @@ def operator(
     address = home.file.control.listen
     if address is None:
         err().print(
-            "Nothing listens for operators yet: set [control] listen in coordinator.toml and "
-            "start the daemon again.",
+            "Operators cannot connect yet: set [control] listen in coordinator.toml and restart "
+            "the daemon.",
             style="yellow",
             markup=False,
         )
     console.print(
-        f"\nGive {name} this folder, over a way that nobody reads along, and delete it here.\n"
-        f"Then: consilium-coordinator --connect HOST:PORT --identity {name} studies",
+        f"\nGive {name} this folder over a secure channel, then delete it here.\n"
+        f"Use: consilium-coordinator --connect HOST:PORT --identity {name} studies",
         markup=False,
     )
 
 
-def _here(whom: Caller) -> Path:
-    if whom.connect is not None:
+def _here(caller: Caller) -> Path:
+    if caller.connect is not None:
         raise CoordinatorError(
-            "operators are named at the coordinator itself",
-            remedy="leave --connect out, on the machine where the coordinator's folder is",
+            "operators can only be added at the coordinator itself",
+            remedy="run this on the coordinator's machine, without --connect",
         )
-    return whom.home
+    return caller.home
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the longer commands of an operator do: start, watch, result."""
+"""The longer commands: start, watch, result."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ from server.cli.event_text import (
 )
 from server.cli.rpc_client import Caller, calling
 
+# systemd restarts the daemon after 5 s; SuperLink then needs some seconds to start.
 AWAY_SECONDS: Final = 60.0
-"""How long who watches a study waits for a daemon that has ended."""
+"""How long ``watch`` waits for a daemon that has ended."""
 AGAIN_SECONDS: Final = 1.0
 
 
 def checked_study(path: Path) -> str:
-    """The text of a study file that can be used.
+    """The text of a study file, checked.
 
     Raises:
-        StudyError: it is missing, or a key has no acceptable value.
+        StudyError: it is missing, or a value is not accepted.
         ModelError: its model cannot take its images, or cannot be trained privately.
     """
     from common.models.networks import build_model
@@ -58,11 +59,12 @@ def numbers_of(words: Iterable[str]) -> dict[str, int]:
     """Patients by data set, from ``DATASET=NUMBER``.
 
     Raises:
-        CoordinatorError: a word says something else.
+        CoordinatorError: a word has another form.
     """
     numbers = {}
     for word in words:
         dataset, _, number = word.rpartition("=")
+        # isdigit() alone accepts digits such as a superscript 2, which int() refuses.
         if not (dataset and number.isascii() and number.isdigit()):
             raise CoordinatorError(
                 "this is not a number of patients of a data set",
@@ -75,45 +77,47 @@ def numbers_of(words: Iterable[str]) -> dict[str, int]:
 
 
 def agreements(reply: pb.AdmitReply) -> list[str]:
-    """What a site may declare from now on, and what its card says where that is more."""
+    """What a site may declare, and what its card declares if that is more."""
     lines = []
     for each in reply.agreed:
-        lines.append(f"it may declare    {each.patients} patients of {each.dataset}")
+        lines.append(f"may declare         {each.patients} patients of {each.dataset}")
         if each.declared > each.patients:
             lines.append(
-                f"                  its card says {each.declared}; if that is right: "
+                f"                    SITE.json declares {each.declared}; if that is right: "
                 f"consilium-coordinator agree {reply.site} {each.dataset} {each.declared}"
             )
-    return lines or ["it may declare    no patients yet: its card names no data set"]
+    return lines or ["may declare         no patients yet: SITE.json has no data set"]
 
 
 def say_started(reply: pb.StartReply, console: Console) -> None:
-    """What was started, and what happens next."""
+    """What was started, and the next steps."""
     lines = [f"{reply.study} is offered to {', '.join(reply.sites)}, with seed {reply.seed}."]
     if reply.offline:
         lines.append(
-            f"Not connected now: {', '.join(reply.offline)}. They are waited for, "
-            f"{reply.round_timeout} for an offer and as long again for each answer."
+            f"Not connected now: {', '.join(reply.offline)}. The study waits "
+            f"{reply.round_timeout} for each of their answers."
         )
-    lines += ["", *_by_how_much(reply)]
+    lines += ["", *_shares_if_all_approve(reply)]
     lines += [
         "",
-        "Next: each site gets a plan. Where its policy does not approve such plans by itself, a",
-        f"person reads it (consilium-site show {reply.study}) and approves or denies it. The",
-        f"study waits {reply.approval_timeout} for that, then begins with those that approved.",
-        f"Follow it: consilium-coordinator watch {reply.study}",
+        "Next: each site gets a plan. Unless the site's policy approves it automatically, a person",
+        f"reads it there (consilium-site show {reply.study}) and approves or denies it. The study",
+        f"waits {reply.approval_timeout} for that, then starts with the sites that approved.",
+        f"To follow it: consilium-coordinator watch {reply.study}",
     ]
     for each in lines:
         console.print(each, markup=False)
 
 
-def _by_how_much(reply: pb.StartReply) -> list[str]:
-    """What each site would count, before anything is asked of it."""
+def _shares_if_all_approve(reply: pb.StartReply) -> list[str]:
+    """How much each site would count, by the agreed numbers."""
     known = {share.site for share in reply.shares}
-    lines = [f"Agreed patients of {reply.dataset}, and the share of the average if all take part:"]
+    lines = [
+        f"Agreed patients of {reply.dataset}, and the share in the average if all sites take part:"
+    ]
     lines += [f"  {share_line(share)}" for share in reply.shares]
     lines += [
-        f"  {site}: none agreed on, so it is left out; for the next study: "
+        f"  {site}: no number agreed, so it is left out. For the next study: "
         f"consilium-coordinator agree {site} {reply.dataset} NUMBER"
         for site in reply.sites
         if site not in known
@@ -121,28 +125,28 @@ def _by_how_much(reply: pb.StartReply) -> list[str]:
     return lines
 
 
-def watch(whom: Caller, study: str, *, after: int, follow: bool, as_json: bool) -> None:
-    """Tell each event of a study as it comes, and at the end how it stands.
+def watch(caller: Caller, study: str, *, after: int, follow: bool, as_json: bool) -> None:
+    """Show each event of a study as it comes, and at the end its state.
 
     Raises:
-        LinkError: the daemon is not there; one that was and ended is waited for, for a while.
-        ConsiliumError: what the study failed with.
+        LinkError: the daemon does not answer; one that has ended is waited for, for a while.
+        ConsiliumError: the error that the study failed with.
     """
     console, away_since = out(), 0.0
     told = after
     while True:
         try:
-            with calling(whom) as daemon:
+            with calling(caller) as daemon:
                 for event in daemon.Watch(pb.WatchRequest(study=study, after=told, follow=follow)):
                     told, away_since = event.id, 0.0
                     if as_json:
                         show_json(as_document(event), indent=None)
                     else:
                         _say(event, console)
-                row = standing(daemon, study)
+                row = study_row(daemon, study)
             break
         except LinkError as error:
-            if told == after:  # nobody was there in the beginning
+            if told == after:  # the daemon did not answer at all
                 raise
             away_since = _wait_for_another(away_since, error)
     if row.state == "failed" and follow:
@@ -154,14 +158,16 @@ def watch(whom: Caller, study: str, *, after: int, follow: bool, as_json: bool) 
 
 
 def _wait_for_another(away_since: float, error: LinkError) -> float:
-    """Pause where a daemon that was watched has ended; gives when it was first away.
+    """Pause after a daemon has ended; gives when it was first missing.
 
     Raises:
-        LinkError: it has been away for too long.
+        LinkError: it was missing for too long.
     """
     now = time.monotonic()
     if not away_since:
-        err().print(Text(f"{error.what}; waiting for it to be started again", style="yellow"))
+        err().print(
+            Text(f"{error.what}; waiting up to a minute for it to start again", style="yellow")
+        )
     elif now - away_since > AWAY_SECONDS:
         raise error
     time.sleep(AGAIN_SECONDS)
@@ -169,21 +175,21 @@ def _wait_for_another(away_since: float, error: LinkError) -> float:
 
 
 def _say(event: pb.Event, console: Console) -> None:
-    told = event.kind == "study.failed"  # the whole of it is said at the end, as an error
+    failed = event.kind == "study.failed"  # shown in full at the end, as an error
     warned = event.kind == "study.started" and fields_of(event).get("warnings")
-    style = "bold yellow" if warned else "red" if told else None
+    style = "bold yellow" if warned else "red" if failed else None
     console.print(Text(line(event), style=style or ""))
 
 
 def _say_end(row: pb.StudyRow, console: Console) -> None:
     if row.state == "completed":
-        console.print(f"Its result: consilium-coordinator result {row.name}", markup=False)
+        console.print(f"To see the result: consilium-coordinator result {row.name}", markup=False)
     elif row.state == "stopped":
-        console.print(f"Go on with it: consilium-coordinator resume {row.name}", markup=False)
+        console.print(f"To go on: consilium-coordinator resume {row.name}", markup=False)
 
 
-def standing(daemon: CoordinatorStub, study: str) -> pb.StudyRow:
-    """How a study stands.
+def study_row(daemon: CoordinatorStub, study: str) -> pb.StudyRow:
+    """The status of a study.
 
     Raises:
         CoordinatorError: there is no such study.
@@ -197,14 +203,14 @@ def standing(daemon: CoordinatorStub, study: str) -> pb.StudyRow:
     )
 
 
-def result(whom: Caller, study: str, *, folder: Path | None, as_json: bool) -> None:
-    """Fetch a study's result, write its files where that is wished, and show it.
+def result(caller: Caller, study: str, *, folder: Path | None, as_json: bool) -> None:
+    """Fetch a study's result and show it; write its files if a folder is given.
 
     Raises:
         CoordinatorError: the study is not completed.
     """
     files: dict[str, bytearray] = defaultdict(bytearray)
-    with calling(whom) as daemon:
+    with calling(caller) as daemon:
         for piece in daemon.Result(pb.ResultRequest(study=study)):
             if folder is not None or piece.path.endswith(".json"):
                 files[Path(piece.path).name] += piece.content
@@ -219,7 +225,7 @@ def result(whom: Caller, study: str, *, folder: Path | None, as_json: bool) -> N
 
 
 def show_result(outcome: dict[str, Any], folder: Path | None, console: Console) -> None:
-    """Warnings first, then figures, sites and what they paid, and the weights' hash."""
+    """Warnings first, then figures, sites with their epsilon, and the hash of the weights."""
     for note in outcome["warnings"]:
         console.print(Text(note, style="bold yellow"))
     console.print(Text(f"{outcome['study']}: {outcome['rounds']} rounds, {outcome['strategy']}"))

@@ -1,4 +1,4 @@
-"""What an operator reads: a line for each event, and tables of sites, studies and results."""
+"""Text for operators: a line for each event; tables of sites, studies and results."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def as_document(event: pb.Event) -> dict[str, Any]:
 
 
 def line(event: pb.Event) -> str:
-    """An event in words."""
+    """An event as a line of text."""
     say = _WORDS.get(event.kind)
     words = say(event, fields_of(event)) if say else _plainly(event)
     return f"{event.at[11:19]}  {words}"
@@ -55,13 +55,13 @@ def _plainly(event: pb.Event) -> str:
 
 def _started(_event: pb.Event, fields: Fields) -> str:
     notes = "".join(f"{note}\n{'':10}" for note in fields.get("warnings", ()))
-    whole = f"plans are made; asked to approve: {', '.join(fields['sites'])}"
+    whole = f"plans are ready; asked to approve: {', '.join(fields['sites'])}"
     gone = [f"{site} is left out: {why}" for site, why in fields.get("left_out", {}).items()]
     return notes + f"\n{'':10}".join([whole, *_counts(fields), *gone])
 
 
 def _settled(_event: pb.Event, fields: Fields) -> str:
-    return f"\n{'':10}".join(["who takes part, and counts by:", *_counts(fields)])
+    return f"\n{'':10}".join(["sites that take part, and their weights:", *_counts(fields)])
 
 
 def _counts(fields: Fields) -> list[str]:
@@ -72,7 +72,7 @@ def _counts(fields: Fields) -> list[str]:
 
 
 def share_line(share: pb.Share) -> str:
-    """By how much a site counts."""
+    """How much a site counts."""
     return (
         f"{share.site}: {share.patients} patients, weight {share.weight}, "
         f"{100 * share.share:.1f} % of the average"
@@ -80,9 +80,9 @@ def share_line(share: pb.Share) -> str:
 
 
 def _completed_round(event: pb.Event, fields: Fields) -> str:
-    away = "".join(f"; without {site}: {why}" for site, why in fields["absences"].items())
-    count = len(fields["sites"])
-    return f"round {event.round} done in {fields['seconds']:.1f} s, {_sites(count)}{away}"
+    missing = "".join(f"; {site} is missing: {why}" for site, why in fields["absences"].items())
+    count = _sites(len(fields["sites"]))
+    return f"round {event.round} completed in {fields['seconds']:.1f} s with {count}{missing}"
 
 
 def _evaluated(event: pb.Event, fields: Fields) -> str:
@@ -103,22 +103,22 @@ _WORDS: Final[dict[str, Callable[[pb.Event, Fields], str]]] = {
     "study.started": _started,
     "study.resumed": lambda e, f: f"resumed by {f['by']}",
     "study.stopped": lambda e, f: f"stopped by {f['by']}",
-    "study.interrupted": lambda e, f: "its process ended early and is started again",
+    "study.interrupted": lambda e, f: "its process ended unexpectedly and is restarted",
     "study.failed": lambda e, f: f"failed: {f['what']}",
     "study.completed": lambda e, f: f"completed: final_weights_sha256 {f['final_weights_sha256']}",
     "weights.settled": _settled,
     "approval.waiting": lambda e, f: (
-        f"{e.site}: a person has yet to decide about plan {f['plan'][:SHORT]}"
+        f"{e.site}: waiting for a person to approve or deny plan {f['plan'][:SHORT]}"
     ),
     "approval.given": lambda e, f: f"{e.site}: approved plan {f['plan'][:SHORT]}",
     "approval.refused": lambda e, f: f"{e.site}: {f['reason']}",
     "amendment.wanted": lambda e, f: (
-        f"new numerics for {', '.join(f['sites'])} wanted by {f['by']}"
+        f"{f['by']} asks to go on with the new numerics of {', '.join(f['sites'])}"
     ),
-    "amendment.refused": lambda e, f: f"{e.site}: its numerics stay as they are, {f['reason']}",
+    "amendment.refused": lambda e, f: f"{e.site}: new numerics not accepted: {f['reason']}",
     "numerics.amended": lambda e, f: f"{e.site}: {amended(f)}",
-    "site.awaited": lambda e, f: f"{e.site}: not connected, and waited for",
-    "site.absent": lambda e, f: f"{e.site}: absent from {f['purpose']}, {f['reason']}",
+    "site.awaited": lambda e, f: f"{e.site}: not connected; waiting for it",
+    "site.absent": lambda e, f: f"{e.site}: missing from {f['purpose']}: {f['reason']}",
     "round.started": lambda e, f: f"round {e.round} of {f['rounds']}: {_sites(f['sites'])} asked",
     "round.completed": _completed_round,
     "reply.folded": lambda e, f: f"round {e.round}: {e.site} has answered",
@@ -127,29 +127,29 @@ _WORDS: Final[dict[str, Callable[[pb.Event, Fields], str]]] = {
 
 
 def amended(fields: Fields) -> str:
-    """An amendment that was agreed on."""
+    """A change of a site's numerics."""
     changed = "; ".join(
         f"{name}: {old}, now {new}" for name, (old, new) in fields["changed"].items()
     )
-    return f"computes otherwise from round {fields['from_round']} on ({changed})"
+    return f"new numerics from round {fields['from_round']} on ({changed})"
 
 
 def error_of(parts: Mapping[str, Any]) -> ConsiliumError:
-    """The error that a study failed with, from its parts."""
+    """The error that a study failed with."""
     details = {name: parts[name] for name in ("where", "found", "wanted") if name in parts}
     return CoordinatorError(parts["what"], **details, remedy=parts.get("do"))
 
 
 def failure(why: str) -> ConsiliumError:
-    """The error that a study's row tells of."""
+    """The error in the state of a failed study."""
     return error_of(read_json(why) if why.startswith("{") else {"what": why})
 
 
 def figure(estimate: Mapping[str, Any]) -> str:
-    """A figure with its 95 % interval; what means nothing says so."""
+    """A figure with its 95 % interval, and the reason if it means nothing."""
     value = estimate.get("value")
     if value is None:
-        return f"not known ({estimate.get('why') or 'no figure'})"
+        return f"unknown ({estimate.get('why') or 'no figure'})"
     low, high = estimate.get("low"), estimate.get("high")
     text = (
         f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
@@ -158,7 +158,7 @@ def figure(estimate: Mapping[str, Any]) -> str:
 
 
 def sites_table(rows: Iterable[pb.SiteRow]) -> Table:
-    """Every site in a line."""
+    """A line for each site."""
     table = _table("site", "state", "connected", "patients", "fingerprint", elastic=("site",))
     for row in rows:
         seen = f"last seen {row.seen}" if row.seen else "never seen"
@@ -172,16 +172,16 @@ def sites_table(rows: Iterable[pb.SiteRow]) -> Table:
 
 
 def _agreed(row: pb.SiteRow) -> Text:
-    """The most patients that it may declare; a card that says more is worth a question."""
+    """The most patients that it may declare, and its card's number if that is higher."""
     parts = []
     for each in row.agreed:
         more = f" (declares {each.declared})" if each.declared > each.patients else ""
         parts.append(f"{each.dataset} {each.patients}{more}")
-    return Text(", ".join(parts) or "none agreed on")
+    return Text(", ".join(parts) or "none agreed")
 
 
 def studies_table(rows: Iterable[pb.StudyRow]) -> Table:
-    """Every study in a line."""
+    """A line for each study."""
     table = _table("study", "state", "round", "sites", "started", elastic=("study", "sites"))
     for row in rows:
         table.add_row(
@@ -195,23 +195,23 @@ def studies_table(rows: Iterable[pb.StudyRow]) -> Table:
 
 
 def remarks(row: pb.StudyRow) -> list[Text]:
-    """What else is to be known of a study, in lines below the table."""
+    """Lines below the table: warnings, failures, shares, missing sites."""
     notes = [Text(f"{row.name}: {note}", style="bold yellow") for note in row.warnings]
     if row.state == "failed":
-        whole = f"consilium-coordinator watch {row.name} says more"
-        notes.append(Text(f"{row.name}: {failure(row.why).what}; {whole}", style="red"))
+        more = f"details: consilium-coordinator watch {row.name}"
+        notes.append(Text(f"{row.name}: {failure(row.why).what}; {more}", style="red"))
     if row.undecided and row.state == "waiting":
-        notes.append(Text(f"{row.name}: waits for {', '.join(row.undecided)} to decide"))
+        notes.append(Text(f"{row.name}: waits for a decision at {', '.join(row.undecided)}"))
     notes += [Text(f"{row.name}: {share_line(share)}", style="dim") for share in row.shares]
     notes += [
-        Text(f"{row.name}: {each.of} went without {each.site}: {each.reason}", style="yellow")
+        Text(f"{row.name}: {each.site} is missing from {each.of}: {each.reason}", style="yellow")
         for each in row.left_out
     ]
     return notes
 
 
 def outcome_tables(outcome: Mapping[str, Any]) -> tuple[Table, Table]:
-    """The last evaluation's figures, and the sites with what the study has cost there."""
+    """The last evaluation's figures, and the sites with their epsilon."""
     figures = _table("figure", "value (95 % interval)")
     if outcome["evaluations"]:
         metrics = outcome["evaluations"][-1]["metrics"]
@@ -228,22 +228,24 @@ def outcome_tables(outcome: Mapping[str, Any]) -> tuple[Table, Table]:
 
 
 def absences_in_words(outcome: Mapping[str, Any]) -> list[str]:
-    """Which site was left out of what, and why: the same reason in many rounds is one line."""
-    lines = [f"without {site}: {why}" for site, why in outcome["left_out"].items()]
+    """Missing sites and the reasons; the same reason in many rounds is one line."""
+    lines = [
+        f"{site} is missing from the study: {why}" for site, why in outcome["left_out"].items()
+    ]
     missing: dict[tuple[str, str, str], list[int]] = {}
     for absence in outcome["absences"]:
         if absence["site"] not in outcome["left_out"]:
             key = (absence["purpose"], absence["site"], absence["reason"])
             missing.setdefault(key, []).append(absence["round"])
     for (purpose, site, reason), rounds in missing.items():
-        some = f"rounds {rounds[0]} to {rounds[-1]}, {len(rounds)} of them"
-        when = f"round {rounds[0]}" if len(rounds) == 1 else some
-        lines.append(f"{when}, {purpose}: without {site}: {reason}")
+        some = f"{len(rounds)} times in rounds {rounds[0]} to {rounds[-1]}"
+        when = f"in round {rounds[0]}" if len(rounds) == 1 else some
+        lines.append(f"{site} is missing from {purpose} {when}: {reason}")
     return lines
 
 
 def _cut(text: str) -> Text:
-    """What may be longer than its column, and ends in … there: a row stays one line."""
+    """Text that ends in … if its column is too narrow, so that a row stays one line."""
     return Text(text, no_wrap=True, overflow="ellipsis")
 
 

@@ -1,4 +1,4 @@
-"""How a command reaches the coordinator's daemon: its socket, or the network with a certificate."""
+"""Calls from a command to the daemon: over its socket, or the network with a certificate."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from server.daemon.settings import load_home
 
 DAEMON: Final = "the coordinator's daemon"
 REMEDY: Final = (
-    "start it: consilium-coordinator serve, in a terminal of its own or as a service, and leave "
-    "it running"
+    "start it and keep it running: consilium-coordinator serve, in another terminal or as a service"
 )
-FAR_REMEDY: Final = (
-    "there, see that consilium-coordinator serve runs, and that [control] listen in "
-    "coordinator.toml names this port (not the one that sites use); here, that --identity is "
-    "the folder which that coordinator has made"
+REMOTE_REMEDY: Final = (
+    "on that machine, check that consilium-coordinator serve runs, and that [control] listen in "
+    "coordinator.toml has this port (it is not the port for sites); here, check that --identity "
+    "is the folder made by that coordinator"
 )
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Which daemon a command asks.
+    """The daemon that a command calls.
 
     Attributes:
         home: of a coordinator on this machine.
@@ -44,17 +43,17 @@ class Caller:
 
 
 @contextmanager
-def calling(whom: Caller) -> Iterator[CoordinatorStub]:
+def calling(caller: Caller) -> Iterator[CoordinatorStub]:
     """Calls made inside raise what the daemon raised.
 
     Raises:
-        ConsiliumError: the daemon is not there, or does not accept us.
+        ConsiliumError: the daemon does not answer, or refuses us.
     """
-    if whom.connect is None:
-        channel, daemon, remedy = _local(whom.home), DAEMON, REMEDY
+    if caller.connect is None:
+        channel, daemon, remedy = _local(caller.home), DAEMON, REMEDY
     else:
-        channel = _remote(whom.connect, whom.identity)
-        daemon, remedy = f"the coordinator at {whom.connect}", FAR_REMEDY
+        channel = _remote(caller.connect, caller.identity)
+        daemon, remedy = f"the coordinator at {caller.connect}", REMOTE_REMEDY
     with channel, asking(daemon, remedy):
         yield CoordinatorStub(channel)
 
@@ -68,11 +67,11 @@ def _remote(address: str, identity: Path | None) -> grpc.Channel:
     names = [path.stem for path in sorted(folder.glob("*.key"))]
     if len(names) != 1:
         raise CoordinatorError(
-            "there is no operator's certificate to show",
+            "no operator's certificate was found",
             where=folder.absolute(),
             found=", ".join(names) or "no key",
             wanted="one NAME.key, with NAME.pem and ca.pem",
-            remedy="pass --identity FOLDER, as consilium-coordinator operator NAME has written it",
+            remedy="pass --identity FOLDER: the folder made by consilium-coordinator operator NAME",
         )
     try:
         parts = [folder / "ca.pem", folder / f"{names[0]}.key", folder / f"{names[0]}.pem"]
@@ -82,6 +81,7 @@ def _remote(address: str, identity: Path | None) -> grpc.Channel:
             "an operator's certificate cannot be read", where=cause.filename, found=cause.strerror
         ) from cause
     credentials = grpc.ssl_channel_credentials(ca, key, chain)
+    # gRPC's own limit is 4 MiB.
     options = [("grpc.max_receive_message_length", LARGEST_MESSAGE)]
     channel: grpc.Channel = grpc.secure_channel(address, credentials, options)
     return channel

@@ -1,1 +1,1 @@
-"""The daemon of the coordinator: SuperLink, gateway, control service and a process a study."""
+"""The coordinator's daemon: SuperLink, gateway, control service, and one process per study."""

@@ -1,10 +1,10 @@
 """The coordinator's keys and certificates: made once, never overwritten, renewed in time.
 
-One authority of the coordinator's own issues the gateway's certificate, SuperLink's and the
-operators' (X.509 as in RFC 5280; EC on P-384 for the authority and P-256 for the rest). Sites
-trust the authority, which lives ten years, so that the one-year certificates are renewed
-without a site having to do anything. A renewal keeps the key and writes one file, so that a
-crash cannot leave a certificate beside another's key.
+The coordinator has its own certificate authority. It issues the certificates of the gateway, of
+SuperLink and of the operators (X.509 as in RFC 5280; EC on P-384 for the authority and P-256 for
+the rest). Sites trust the authority, which is valid for ten years, so the one-year certificates
+are renewed without any work at the sites. A renewal keeps the key and writes one file: a crash
+cannot leave a certificate with the wrong key.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from cryptography.hazmat.primitives.serialization import (
 
 from common.errors import CoordinatorError
 from common.files import write_atomic
-from common.wire.enrolment import CoordinatorCard
+from common.wire.enrolment import CoordinatorCard, split_address
 from common.wire.signing import SigningKey
 from server.daemon import certificates
 from server.daemon.settings import FILE, Home, load_home, new_file
 
 RENEWED_BEFORE: Final = datetime.timedelta(days=30)
-"""A server's certificate is renewed when less than this is left of it."""
+"""A server's certificate is renewed when it expires in less time than this."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class InitReport:
 
     Attributes:
         home: ready to serve.
-        made: files that are new.
-        kept: files that were there, unchanged.
+        made: new files.
+        kept: files that existed, unchanged.
     """
 
     home: Home
@@ -55,16 +55,16 @@ class InitReport:
 
 
 def init(folder: Path, name: str, address: str) -> InitReport:
-    """Make a coordinator's home; what is there stays as it is.
+    """Make a coordinator's home; existing files stay as they are.
 
     Args:
-        folder: its home; made where it is absent.
-        name: what the coordinator is called.
+        folder: its home; made if it is missing.
+        name: of the coordinator.
         address: ``host:port`` under which sites reach it.
 
     Raises:
-        CoordinatorError: the name or address cannot be used, another coordinator lives in
-            the folder, or what lies there does not belong together.
+        CoordinatorError: the name or address cannot be used, the folder has another coordinator,
+            or a key or certificate in it is missing.
     """
     made: list[Path] = []
     kept: list[Path] = []
@@ -81,10 +81,12 @@ def init(folder: Path, name: str, address: str) -> InitReport:
     home = load_home(folder)
     _demand_same(home, name, address)
     home.state.mkdir(mode=0o700, exist_ok=True)
+    # mkdir does not change a folder that exists, such as a mounted volume.
     home.state.chmod(0o700)
     for inner in (home.operators, home.studies):
         inner.mkdir(mode=0o700, exist_ok=True)
     _demand_whole(home)
+    # Each key before its certificate: a crash in between leaves a key that the next init uses.
     keep(home.ca_key, lambda: _new_key(ec.SECP384R1()))
     keep(home.ca_certificate, lambda: certificates.authority(name, _key(home.ca_key)))
     for certificate, key, hosts in _servers(home):
@@ -96,13 +98,13 @@ def init(folder: Path, name: str, address: str) -> InitReport:
 
 
 def renew(home: Home) -> tuple[Path, ...]:
-    """Issue anew what will soon have expired, or was issued for another address.
+    """Issue a new certificate for each that expires soon, or was issued for another address.
 
-    Call it at the start and once a day: a TLS context that loads the pair again serves new
-    connections with it.
+    Call it at the start and once a day. A TLS context that loads certificate and key again uses
+    them for new connections.
 
     Returns:
-        The certificates that are new.
+        The new certificates.
 
     Raises:
         CoordinatorError: a key or certificate is missing or cannot be read.
@@ -117,18 +119,8 @@ def renew(home: Home) -> tuple[Path, ...]:
     return tuple(renewed)
 
 
-def expiries(home: Home) -> dict[str, datetime.datetime]:
-    """Until when each certificate of the daemon is valid (UTC), by file name.
-
-    Raises:
-        CoordinatorError: one is missing or cannot be read.
-    """
-    paths = (home.ca_certificate, home.server_certificate, home.loopback_certificate)
-    return {path.name: _certificate(path).not_valid_after_utc for path in paths}
-
-
 def coordinator_card(home: Home) -> CoordinatorCard:
-    """What a site joins by.
+    """The card that a site joins with.
 
     Raises:
         CoordinatorError: the authority's certificate or the signing key cannot be read.
@@ -154,16 +146,16 @@ def signing_key(home: Home) -> SigningKey:
 
 
 def secret(path: Path) -> bytes:
-    """What stands in a secret file of the state folder, ``guard.secret`` for one.
+    """The content of a secret file of the state folder, such as ``guard.secret``.
 
     Raises:
-        CoordinatorError: it is missing, or others than its owner may read it.
+        CoordinatorError: it is missing, or accounts other than its owner may read it.
     """
     content = _read(path)
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
         raise CoordinatorError(
-            "others on this machine can read a secret of the coordinator",
+            "other accounts on this machine can read a secret of the coordinator",
             where=path,
             found=f"mode {mode:o}",
             wanted="mode 600",
@@ -173,30 +165,19 @@ def secret(path: Path) -> bytes:
 
 
 def server_context(home: Home) -> ssl.SSLContext:
-    """TLS as the gateway speaks it: 1.2 or later, the server alone shows a certificate.
+    """TLS of the gateway: 1.2 or later; only the server shows a certificate.
 
     Raises:
         CoordinatorError: certificate or key cannot be read.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Compression leaks secrets by size (CRIME); renegotiation lets a client cost us handshakes.
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     try:
         context.load_cert_chain(home.server_certificate, home.server_key)
     except (OSError, ssl.SSLError) as cause:
         raise _damaged(home.server_certificate) from cause
-    return context
-
-
-def operator_context(home: Home) -> ssl.SSLContext:
-    """As :func:`server_context`, and the client must show a certificate of the authority.
-
-    Raises:
-        CoordinatorError: certificate or key cannot be read.
-    """
-    context = server_context(home)
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata=_read(home.ca_certificate).decode())
     return context
 
 
@@ -220,7 +201,7 @@ def ca_certificate(home: Home) -> x509.Certificate:
 
 def _servers(home: Home) -> tuple[tuple[Path, Path, tuple[str, ...]], ...]:
     """Certificate, key and hosts of each server: the gateway, and SuperLink behind it."""
-    host = certificates.host_of(home.file.coordinator.address)
+    host = split_address(home.file.coordinator.address)[0]
     here = ("localhost", "127.0.0.1")
     public = (host, *(each for each in here if each != host))
     return (
@@ -237,11 +218,11 @@ def _demand_same(home: Home, name: str, address: str) -> None:
     found = home.file.coordinator
     if (found.name, found.address.lower()) != (name, address.lower()):
         raise CoordinatorError(
-            "another coordinator lives in this folder",
+            "this folder already has another coordinator",
             where=home.folder / FILE,
             found=f"{found.name} at {found.address}",
             wanted=f"{name} at {address}",
-            remedy=f"take another folder, or change {FILE} by hand",
+            remedy=f"use another folder (--home), or edit {FILE}",
         )
 
 
@@ -289,5 +270,5 @@ def _damaged(path: Path, found: str | None = None) -> CoordinatorError:
         "a key or certificate of the coordinator is missing or damaged",
         where=path,
         found=found,
-        remedy="bring back a backup of the state folder; with other keys sites must join again",
+        remedy="restore a backup of the state folder; with new keys, every site must join again",
     )

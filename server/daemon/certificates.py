@@ -12,21 +12,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from common.wire.enrolment import split_address
-
+# Ten years: when the authority expires, every site must join again.
 AUTHORITY_LIVES: Final = datetime.timedelta(days=3653)
 LIVES: Final = datetime.timedelta(days=365)
 _BACKDATED: Final = datetime.timedelta(hours=1)
-"""For clocks that are behind."""
-
-
-def host_of(address: str) -> str:
-    """The host of ``host:port``."""
-    return split_address(address)[0]
+"""A certificate is valid from this long ago, for sites whose clock is behind."""
 
 
 def authority(name: str, key: ec.EllipticCurvePrivateKey) -> bytes:
-    """The certificate, PEM, of an authority that issues none to another authority.
+    """The certificate (PEM) of an authority that may not issue one to another authority.
 
     Args:
         name: of the coordinator.
@@ -48,10 +42,10 @@ def server(
     issuer: x509.Certificate,
     issuer_key: ec.EllipticCurvePrivateKey,
 ) -> bytes:
-    """The certificate, PEM, of a server.
+    """The certificate (PEM) of a server.
 
     Args:
-        hosts: DNS names and IP addresses that it is reached by.
+        hosts: DNS names and IP addresses under which it is reached.
         key: of the server.
         issuer: the authority.
         issuer_key: the authority's key.
@@ -71,7 +65,7 @@ def client(
     issuer: x509.Certificate,
     issuer_key: ec.EllipticCurvePrivateKey,
 ) -> bytes:
-    """The certificate, PEM, of a person who may ask the coordinator's control service."""
+    """The certificate (PEM) of an operator of the coordinator's control service."""
     builder = _leaf(name, key, issuer, ExtendedKeyUsageOID.CLIENT_AUTH)
     return builder.sign(issuer_key, hashes.SHA384()).public_bytes(Encoding.PEM)
 

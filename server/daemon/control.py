@@ -1,15 +1,15 @@
-"""The control service: what an operator asks, over a Unix socket or with a certificate.
+"""The control service: calls of operators, over a Unix socket or with a certificate.
 
-Who may open the socket may ask. Over the network TLS has checked that the authority issued
-the caller's certificate; here the caller must be one of the operators who are let in now, and
-for as long as a call goes on (:mod:`server.daemon.rights`).
+Any account that may open the socket may call. Over the network, TLS has checked that the
+coordinator's authority issued the certificate. Here the caller must also be an admitted operator,
+now and for as long as the call lasts (:mod:`server.daemon.rights`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from common.documents import read_json
 from common.errors import CoordinatorError, SiteError
 from common.settings import checked
 from common.wire.enrolment import SiteCard
-from server.daemon.operator_service import OperatorService, Standing
+from server.daemon.operator_service import OperatorService
 from server.daemon.operators import operator_of
 from server.daemon.rights import Rights
 from server.daemon.settings import Home
@@ -37,6 +37,8 @@ from server.store.rows import EventRecord, SiteRecord
 SERVICE: Final = "consilium.coordinator.v1.Coordinator"
 LOCAL: Final = "the local operator"
 FOLLOW_SECONDS: Final = 0.3
+"""Pause before a watcher's next look for events."""
+# Well below the largest message of gRPC, and of the control service.
 PIECE: Final = 2**20
 STOP_SECONDS: Final = 1.0
 Context = Any
@@ -49,18 +51,18 @@ class CoordinatorControl(CoordinatorServicer):
 
     Args:
         home: the coordinator's.
-        office: carries out what they ask.
+        service: carries out the calls.
     """
 
-    def __init__(self, home: Home, office: OperatorService) -> None:
+    def __init__(self, home: Home, service: OperatorService) -> None:
         self._home = home
-        self._office = office
+        self._service = service
 
     async def Admit(self, request: pb.AdmitRequest, context: Context) -> pb.AdmitReply:
         """Let a site in, or in again."""
         who = self.who(context)
         card = _card(request.card)
-        mine, site, again = await self._office.admit(card, who, request.patients)
+        mine, site, again = await self._service.admit(card, who, request.patients)
         return pb.AdmitReply(
             site=card.name,
             fingerprint=card.fingerprint,
@@ -71,28 +73,28 @@ class CoordinatorControl(CoordinatorServicer):
         )
 
     async def Agree(self, request: pb.AgreeRequest, context: Context) -> pb.AgreeReply:
-        """Let a site declare so many patients."""
+        """Set how many patients a site may declare."""
         who = self.who(context)
-        before = await self._office.agree(request.site, request.dataset, request.patients, who)
+        before = await self._service.agree(request.site, request.dataset, request.patients, who)
         return pb.AgreeReply(before=before or 0)
 
     async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.RemoveReply:
         """Keep a site out."""
-        await self._office.remove(request.site, self.who(context))
+        await self._service.remove(request.site, self.who(context))
         return pb.RemoveReply()
 
     async def Sites(self, request: pb.SitesRequest, context: Context) -> pb.SitesReply:
         """All sites."""
         self.who(context)
-        return pb.SitesReply(sites=[_site_row(*each) for each in await self._office.sites()])
+        return pb.SitesReply(sites=[_site_row(*each) for each in await self._service.sites()])
 
     async def Start(self, request: pb.StartRequest, context: Context) -> pb.StartReply:
         """Start a study."""
         who = self.who(context)
         seed = request.seed if request.HasField("seed") else 0
-        study, record = await self._office.start(request.document, request.sites, seed, who)
-        offline = [site.name for site, online in await self._office.sites() if not online]
-        weighed = await self._office.weighed(study, record.sites)
+        study, record = await self._service.start(request.document, request.sites, seed, who)
+        offline = [site.name for site, online in await self._service.sites() if not online]
+        weighed = await self._service.weighed(study, record.sites)
         return pb.StartReply(
             study=record.name,
             sites=record.sites,
@@ -100,20 +102,20 @@ class CoordinatorControl(CoordinatorServicer):
             round_timeout=study.aggregation.round_timeout,
             approval_timeout=study.aggregation.approval_timeout,
             seed=record.seed,
-            shares=[_share(site, asdict(each)) for site, each in weighed.items()],
+            shares=[pb.Share(site=site, **asdict(each)) for site, each in weighed.items()],
             dataset=study.data.dataset,
         )
 
     async def Studies(self, request: pb.StudiesRequest, context: Context) -> pb.StudiesReply:
         """All studies."""
         self.who(context)
-        return pb.StudiesReply(studies=[_study_row(each) for each in await self._office.studies()])
+        return pb.StudiesReply(studies=await self._service.studies())
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.Event]:
-        """A study's events from one on, until it ends or the caller leaves."""
+        """A study's events after a number, until it ends or the caller disconnects."""
         after = request.after
         while True:
-            events, more = await self._office.events(request.study, after)
+            events, more = await self._service.events(request.study, after)
             for event in events:
                 after = event.id
                 yield _event(event)
@@ -124,30 +126,32 @@ class CoordinatorControl(CoordinatorServicer):
 
     async def Stop(self, request: pb.StopRequest, context: Context) -> pb.StopReply:
         """Stop a study."""
-        await self._office.stop(request.study, self.who(context))
+        await self._service.stop(request.study, self.who(context))
         return pb.StopReply()
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeReply:
-        """Go on with a study."""
-        await self._office.resume(request.study, self.who(context), amend=tuple(request.amend))
+        """Resume a study."""
+        await self._service.resume(request.study, self.who(context), amend=tuple(request.amend))
         return pb.ResumeReply()
 
     async def Result(
         self, request: pb.ResultRequest, context: Context
     ) -> AsyncIterator[pb.ResultPiece]:
         """The files of a result, in pieces."""
-        for path in await self._office.result(request.study):
+        for path in await self._service.result(request.study):
+            # Reading large weights must not stop the gateway, which shares this event loop.
             content = await asyncio.to_thread(path.read_bytes)
             for start in range(0, len(content), PIECE):
                 yield pb.ResultPiece(path=path.name, content=content[start : start + PIECE])
 
     def who(self, context: Context) -> str:
-        """Who asks, if they may now.
+        """The caller's name, if they may call now.
 
         Raises:
-            CoordinatorError: the certificate is not that of an operator who is let in.
+            CoordinatorError: the certificate is not one of an admitted operator.
         """
         shown = context.auth_context()
+        # Without TLS it is the Unix socket, which only the daemon's account can open.
         if b"ssl" not in shown.get("transport_security_type", ()):
             return LOCAL
         for certificate in shown.get("x509_pem_cert", ()):
@@ -156,35 +160,36 @@ class CoordinatorControl(CoordinatorServicer):
                 return name
         log.warning("control.refused", reason="operator", peer=context.peer())
         raise CoordinatorError(
-            "this certificate is not that of an operator who is let in",
-            remedy="have one made at the coordinator: consilium-coordinator operator NAME",
+            "this certificate is not one of an admitted operator, or it has expired",
+            remedy="ask the coordinator's administrator for a new one: "
+            "consilium-coordinator operator NAME",
         )
 
 
-async def serve_locally(home: Home, office: OperatorService) -> grpc.aio.Server:
+async def serve_locally(home: Home, service: OperatorService) -> grpc.aio.Server:
     """Serve on the home's Unix socket.
 
     Raises:
         LinkError: the socket cannot be made.
     """
-    server = await _server(home, office)
+    server = await _server(home, service)
     listen(server, home.control_socket)
     await server.start()
     return server
 
 
 async def serve_operators(
-    home: Home, office: OperatorService
+    home: Home, service: OperatorService
 ) -> tuple[grpc.aio.Server, int] | None:
-    """Serve operators on other machines, where the home says so; gives the port too.
+    """Serve operators on other machines, if the settings say so; gives the port too.
 
     Raises:
-        CoordinatorError: nobody can listen there.
+        CoordinatorError: the address cannot be used.
     """
     address = home.file.control.listen
     if address is None:
         return None
-    server = await _server(home, office)
+    server = await _server(home, service)
     pair = (home.server_key.read_bytes(), home.server_certificate.read_bytes())
     credentials = grpc.ssl_server_credentials(
         [pair], root_certificates=home.ca_certificate.read_bytes(), require_client_auth=True
@@ -193,17 +198,17 @@ async def serve_operators(
         port = server.add_secure_port(address, credentials)
     except RuntimeError as cause:
         raise CoordinatorError(
-            "operators cannot be served there",
+            "the control service cannot listen on this address",
             where="coordinator.toml, [control] listen",
             found=address,
-            remedy="name another port, or leave the setting out",
+            remedy="set another port, or remove the setting",
         ) from cause
     await server.start()
     return server, port
 
 
-async def _server(home: Home, office: OperatorService) -> grpc.aio.Server:
-    control = CoordinatorControl(home, office)
+async def _server(home: Home, service: OperatorService) -> grpc.aio.Server:
+    control = CoordinatorControl(home, service)
     server = new_server(Rights(control.who))
     add_CoordinatorServicer_to_server(control, server)
     await add_health(server, SERVICE)
@@ -215,7 +220,7 @@ def _card(text: str) -> SiteCard:
     try:
         document = read_json(text)
     except ValueError as cause:
-        raise SiteError("the file is not a card", where=path, found=cause) from cause
+        raise SiteError("the file is not a SITE.json", where=path, found=cause) from cause
     return checked(document, path, SiteCard, SiteError)
 
 
@@ -236,32 +241,6 @@ def _agreed(site: SiteRecord) -> list[pb.Agreement]:
         pb.Agreement(dataset=name, patients=patients, declared=site.declared.get(name, 0))
         for name, patients in site.agreed.items()
     ]
-
-
-def _share(site: str, counts: Mapping[str, Any]) -> pb.Share:
-    return pb.Share(
-        site=site, patients=counts["patients"], weight=counts["weight"], share=counts["share"]
-    )
-
-
-def _study_row(standing: Standing) -> pb.StudyRow:
-    record = standing.record
-    return pb.StudyRow(
-        name=record.name,
-        title=standing.title,
-        state=record.state,
-        round=standing.round,
-        rounds=standing.rounds,
-        sites=record.sites,
-        why=record.why,
-        started=_time(record.created_at),
-        undecided=standing.undecided,
-        warnings=standing.warnings,
-        shares=[_share(site, counts) for site, counts in standing.shares.items()],
-        left_out=[
-            pb.LeftOut(site=site, of=of, reason=reason) for site, of, reason in standing.left_out
-        ],
-    )
 
 
 def _event(event: EventRecord) -> pb.Event:

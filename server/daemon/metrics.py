@@ -1,10 +1,9 @@
-"""What the daemon tells Prometheus: how sites, studies and the gateway are."""
+"""Metrics for Prometheus: sites, studies and the gateway."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -25,29 +24,22 @@ _PREFIX: Final = "consilium_coordinator_"
 _NODE: Final = NODE_HEADER.encode()
 
 
-@dataclass
-class Traffic:
-    """Bytes of bodies that went through the gateway, by direction."""
-
-    bytes: Counter[str] = field(default_factory=Counter)
-
-
-class Meter:
-    """An ASGI app around the gateway's: counts bytes, and tells whose requests were let in.
+class TrafficCounter:
+    """Middleware of the gateway: counts bytes, and reports the node of each admitted request.
 
     Args:
         app: the gateway's.
-        traffic: counted here.
-        heard: called with the node of each request that was let in.
+        traffic: bytes of HTTP bodies by direction, counted here.
+        heard: called with the node of each admitted request.
     """
 
-    def __init__(self, app: ASGIApp, traffic: Traffic, heard: Callable[[int], None]) -> None:
+    def __init__(self, app: ASGIApp, traffic: Counter[str], heard: Callable[[int], None]) -> None:
         self._app = app
-        self._bytes = traffic.bytes
+        self._bytes = traffic
         self._heard = heard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass one request on."""
+        """Handle one request."""
 
         async def counted_receive() -> Message:
             message = await receive()
@@ -57,6 +49,7 @@ class Meter:
         async def counted_send(message: Message) -> None:
             self._bytes["out"] += len(message.get("body", b""))
             for name, value in message.get("headers", ()):
+                # The gateway sets this header only on the answer to an admitted request.
                 if name == _NODE:
                     self._heard(int(value))
             await send(message)
@@ -69,7 +62,7 @@ class CoordinatorMetrics(Collector):
 
     Args:
         store: studies and rounds.
-        online: each site that may come in, and whether it is connected.
+        online: each admitted site, and whether it is connected.
         gateway: its refusals by reason, and its connections.
         traffic: of the gateway.
     """
@@ -79,7 +72,7 @@ class CoordinatorMetrics(Collector):
         store: CoordinatorStore,
         online: Callable[[], Mapping[str, bool]],
         gateway: Gateway,
-        traffic: Traffic,
+        traffic: Counter[str],
     ) -> None:
         self._store = store
         self._online = online
@@ -87,28 +80,36 @@ class CoordinatorMetrics(Collector):
         self._traffic = traffic
 
     def collect(self) -> Iterator[Metric]:
-        """All figures as they are now."""
+        """All metrics as they are now."""
         online = dict(self._online())
-        yield _gauge("sites", "Sites that may come in", len(online))
+        yield _gauge("sites", "Sites that are admitted", len(online))
         yield _gauge("sites_online", "Sites that are connected", sum(online.values()))
         studies = self._store.studies()
         states = Counter(str(study.state) for study in studies)
         counts = {str(state): states[str(state)] for state in StudyState}
-        yield _gauges("studies", "Studies by where they stand", "state", counts)
+        yield _gauges("studies", "Studies by state", "state", counts)
         running = [study.name for study in studies if study.state in ALIVE]
-        done = {name: len(_training(self._store, name)) for name in running}
-        yield _gauges("rounds", "Rounds completed by a study that is under way", "study", done)
+        done = {
+            name: sum(each.purpose == "train" for each in self._store.rounds(name))
+            for name in running
+        }
+        yield _gauges("rounds", "Completed rounds of each running study", "study", done)
         refusals, held = self._gateway.refusals, self._gateway.connections
-        yield _counter("refusals", "What the gateway refused or cut off", "reason", refusals)
-        yield _gauge("gateway_connections", "Connections that the gateway holds", held)
-        yield _counter("gateway_bytes", "Bytes of bodies", "direction", self._traffic.bytes)
+        yield _counter(
+            "refusals",
+            "Requests refused and connections closed by the gateway, by reason",
+            "reason",
+            refusals,
+        )
+        yield _gauge("gateway_connections", "Connections that the gateway holds now", held)
+        yield _counter("gateway_bytes", "Bytes of HTTP bodies", "direction", self._traffic)
 
 
 def serve(listen: str, figures: CoordinatorMetrics) -> Callable[[], None]:
-    """Answer Prometheus on ``host:port``; gives what ends it.
+    """Answer Prometheus on ``host:port``; gives a function that ends it.
 
     Raises:
-        CoordinatorError: nobody can listen there.
+        CoordinatorError: the address cannot be used.
     """
     host, port = split_address(listen)
     registry = CollectorRegistry()
@@ -117,10 +118,10 @@ def serve(listen: str, figures: CoordinatorMetrics) -> Callable[[], None]:
         server, thread = start_http_server(port, host, registry)
     except OSError as cause:
         raise CoordinatorError(
-            "the metrics cannot be served",
+            "the metrics cannot be served on this address",
             where="coordinator.toml, [metrics] listen",
             found=f"{listen}: {cause.strerror}",
-            remedy="name another port",
+            remedy="set another port",
         ) from cause
 
     def stop() -> None:
@@ -129,10 +130,6 @@ def serve(listen: str, figures: CoordinatorMetrics) -> Callable[[], None]:
         thread.join()
 
     return stop
-
-
-def _training(store: CoordinatorStore, name: str) -> list[int]:
-    return [each.number for each in store.rounds(name) if each.purpose == "train"]
 
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:

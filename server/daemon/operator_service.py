@@ -1,18 +1,18 @@
-"""What operators can have done: sites let in and kept out, studies started, stopped, gone on with.
+"""What operators can do: admit and remove sites; start, stop and resume studies.
 
-Each order is written to the store, with who gave it, before it is acknowledged.
+Each action is written to the store, with the operator's name, before it is acknowledged.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from common.control import coordinator_pb2 as pb
 from common.documents import read_toml
 from common.errors import CoordinatorError, StudyError
 from common.settings import checked
@@ -41,74 +41,50 @@ RESULT: tuple[str, ...] = ("outcome.json", "final.safetensors")
 """The files of a result, in the study's ``coordinator`` folder."""
 
 
-@dataclass(frozen=True)
-class Standing:
-    """How a study stands.
-
-    Attributes:
-        record: as in the store.
-        title: of the study file.
-        round: the last that was completed.
-        rounds: of the study.
-        undecided: sites where a person has yet to decide.
-        warnings: what every report of it begins with.
-        shares: by how much each site counts, once there are plans.
-        left_out: sites that it went without: which, of what, and why.
-    """
-
-    record: StudyRecord
-    title: str
-    round: int
-    rounds: int
-    undecided: tuple[str, ...]
-    warnings: tuple[str, ...]
-    shares: Mapping[str, Mapping[str, Any]]
-    left_out: tuple[tuple[str, str, str], ...]
-
-
 class OperatorService:
-    """Carries out operators' orders.
+    """Carries out what operators ask for.
 
     Args:
         home: the coordinator's.
-        store: the truth.
-        roll: who may come in.
-        register: makes a site known behind the gateway, by its name.
-        change: has a site kept out there.
-        cut: ends what the gateway holds for a node.
-        conductors: the studies' processes.
+        store: the coordinator's.
+        registry: the sites that may connect.
+        register: registers a site, by its name, at the SuperLink.
+        change: tells the registry that a site may no longer connect.
+        cut: answers the poll that the gateway holds for a node.
+        study_supervisor: the studies' processes.
     """
 
     def __init__(
         self,
         home: Home,
         store: CoordinatorStore,
-        roll: SiteRegistry,
+        registry: SiteRegistry,
         *,
         register: Callable[[str], Awaitable[None]],
         change: Callable[[SiteRecord], Awaitable[None]],
         cut: Callable[[int], None],
-        conductors: StudySupervisor,
+        study_supervisor: StudySupervisor,
     ) -> None:
         self._home = home
         self._store = store
-        self._roll = roll
+        self._registry = registry
         self._register = register
         self._change = change
         self._cut = cut
-        self._conductors = conductors
+        self._study_supervisor = study_supervisor
 
     async def admit(
         self, card: SiteCard, who: str, patients: Mapping[str, int]
     ) -> tuple[CoordinatorCard, SiteRecord, bool]:
-        """Let a site in; gives what it joins by, its record, and whether it had been removed.
+        """Let a site in; gives the card it joins with, its record, and whether it had been removed.
 
         Raises:
-            SiteError: the keys or the name are another's.
+            CoordinatorError: the keys or the name belong to another site.
         """
-        known = {site.name: site.state for site in await _aside(self._store.sites)}
+        known = {site.name: site.state for site in await _in_thread(self._store.sites)}
         _demand_patients(patients)
-        record = await _aside(self._store.admit, card, patients)
+        # The store first: while the SuperLink is down, its next start registers the site from it.
+        record = await _in_thread(self._store.admit, card, patients)
         await self._register(card.name)
         again = known.get(card.name) is SiteState.SUSPENDED
         fields = {"by": who, "fingerprint": card.fingerprint, "again": again}
@@ -117,14 +93,14 @@ class OperatorService:
         return authority.coordinator_card(self._home), record, again
 
     async def agree(self, name: str, dataset: str, patients: int, who: str) -> int | None:
-        """Let a site declare so many patients; gives how many it might before.
+        """Set how many patients a site may declare; gives the number before.
 
         Raises:
-            CoordinatorError: there is no such site, or the number is none.
+            CoordinatorError: there is no such site, or the number cannot be used.
         """
         _demand_patients({dataset: patients})
-        before = (await _aside(self._store.site, name)).agreed.get(dataset)
-        await _aside(self._store.agree, name, dataset, patients)
+        before = (await _in_thread(self._store.site, name)).agreed.get(dataset)
+        await _in_thread(self._store.agree, name, dataset, patients)
         fields = {"by": who, "dataset": dataset, "patients": patients, "before": before}
         await self._note(None, "site.agreed", fields, site=name)
         return before
@@ -135,42 +111,46 @@ class OperatorService:
         Raises:
             CoordinatorError: there is no such site.
         """
-        site = await _aside(self._store.suspend, name)
+        # The store first: a crash in between must not let the site in again at the next start.
+        site = await _in_thread(self._store.suspend, name)
         await self._change(site)
-        for node in self._roll.gone(name):
+        for node in self._registry.gone(name):
             self._cut(node)
         await self._note(None, "site.suspended", {"by": who}, site=name)
 
     async def sites(self) -> Sequence[tuple[SiteRecord, bool]]:
         """Every site, and whether it is connected."""
-        return [(site, self._roll.is_online(site.name)) for site in await _aside(self._store.sites)]
+        return [
+            (site, self._registry.is_online(site.name))
+            for site in await _in_thread(self._store.sites)
+        ]
 
     async def start(
         self, document: str, sites: Sequence[str], seed: int, who: str
     ) -> tuple[Study, StudyRecord]:
-        """Start a study with the sites named, or with all that may come in.
+        """Start a study with the named sites, or with all admitted ones.
 
         Raises:
-            StudyError: the study file cannot be used, or wants more sites.
+            StudyError: the study file cannot be used, or needs more sites.
             CoordinatorError: the name was used before, or a site is not admitted.
         """
         study = read_study(document)
-        records = await _aside(self._store.sites)
+        records = await _in_thread(self._store.sites)
         active = [site.name for site in records if site.state is SiteState.ACTIVE]
         chosen = sorted(set(sites)) or active
         _demand_sites(study, chosen)
         name = study.study.name
-        record = await _aside(self._store.add_study, name, document, seed, chosen)
+        record = await _in_thread(self._store.add_study, name, document, seed, chosen)
         await self._note(name, "study.offered", {"by": who, "sites": list(record.sites)})
-        self._conductors.begin(name)
+        self._study_supervisor.begin(name)
         return study, record
 
     async def weighed(self, study: Study, sites: Sequence[str]) -> Mapping[str, Counted]:
-        """By how much each site would count if all took part and declared what was agreed on.
+        """How much each site would count if all took part and declared the agreed numbers.
 
-        A site on whose patients nothing was agreed is not among them: it cannot take part.
+        A site without an agreed number is not among them: it cannot take part.
         """
-        records = await _aside(self._store.sites)
+        records = await _in_thread(self._store.sites)
         agreed = {
             site.name: site.agreed[study.data.dataset]
             for site in records
@@ -179,52 +159,53 @@ class OperatorService:
         return counted(agreed, weigh(study.aggregation, agreed))
 
     async def stop(self, name: str, who: str) -> None:
-        """End a study's process, and leave the study where it stands.
+        """End a study's process; the study can be resumed.
 
         Raises:
-            CoordinatorError: it is not under way.
+            CoordinatorError: it is not active.
         """
-        _demand_state(await _aside(self._store.study, name), under_way=True)
-        await self._conductors.end(name)
-        record = await _aside(self._store.study, name)
-        _demand_state(record, under_way=True)  # it may have ended meanwhile
+        _demand_state(await _in_thread(self._store.study, name), under_way=True)
+        await self._study_supervisor.end(name)
+        record = await _in_thread(self._store.study, name)
+        _demand_state(record, under_way=True)  # it may have ended by itself
         await self._note(name, "study.stopped", {"by": who})
-        await _aside(self._store.set_state, name, StudyState.STOPPED, f"by {who}")
+        await _in_thread(self._store.set_state, name, StudyState.STOPPED, f"by {who}")
 
     async def resume(self, name: str, who: str, amend: Sequence[str] = ()) -> None:
-        """Go on with a study; a completed one tells its sites once more that it is over.
+        """Resume a study; a completed one tells its sites once more that it is over.
 
         Args:
             name: of the study.
-            who: says so.
-            amend: sites that have new numerics, which the study is to go on with.
+            who: the operator.
+            amend: sites with changed numerics, with which the study is to go on.
 
         Raises:
-            CoordinatorError: it is under way, or has no such site.
+            CoordinatorError: it is active, or has no such site.
         """
-        record = await _aside(self._store.study, name)
+        record = await _in_thread(self._store.study, name)
         _demand_state(record, under_way=False)
         _demand_part(record, amend)
-        await self._conductors.end(name)
+        # begin() below does nothing while the study's earlier task is still there.
+        await self._study_supervisor.end(name)
         if amend:
-            await _aside(wish, self._home.studies / name / "coordinator", amend)
+            await _in_thread(wish, self._home.studies / name / "coordinator", amend)
             await self._note(name, "amendment.wanted", {"by": who, "sites": sorted(amend)})
-        await _aside(self._store.set_state, name, StudyState.RUNNING, f"resumed by {who}")
+        await _in_thread(self._store.set_state, name, StudyState.RUNNING, f"resumed by {who}")
         await self._note(name, "study.resumed", {"by": who})
-        self._conductors.begin(name)
+        self._study_supervisor.begin(name)
 
-    async def studies(self) -> Sequence[Standing]:
-        """Every study and how it stands, oldest first."""
-        return await _aside(lambda: [self._standing(each) for each in self._store.studies()])
+    async def studies(self) -> Sequence[pb.StudyRow]:
+        """The status of every study, oldest first."""
+        return await _in_thread(lambda: [self._status(each) for each in self._store.studies()])
 
     async def events(self, name: str, after: int) -> tuple[Sequence[EventRecord], bool]:
-        """A study's events after one of them, and whether there may come more.
+        """A study's events after one of them, and whether more may come.
 
         Raises:
             CoordinatorError: there is no such study.
         """
-        alive = (await _aside(self._store.study, name)).state in ALIVE
-        return await _aside(self._store.events, name, after), alive
+        alive = (await _in_thread(self._store.study, name)).state in ALIVE
+        return await _in_thread(self._store.events, name, after), alive
 
     async def result(self, name: str) -> Sequence[Path]:
         """The files of a completed study.
@@ -232,7 +213,7 @@ class OperatorService:
         Raises:
             CoordinatorError: it is not completed.
         """
-        record = await _aside(self._store.study, name)
+        record = await _in_thread(self._store.study, name)
         if record.state is not StudyState.COMPLETED:
             raise CoordinatorError(
                 "the study has no result yet",
@@ -243,35 +224,40 @@ class OperatorService:
             )
         return [self._home.studies / name / "coordinator" / file for file in RESULT]
 
-    def _standing(self, record: StudyRecord) -> Standing:
+    def _status(self, record: StudyRecord) -> pb.StudyRow:
         study, name = read_study(record.document), record.name
         rounds = self._store.rounds(name)
         said = self._store.approvals(name)
         started = self._store.events(name, kind="study.started")
         settled = self._store.events(name, kind="weights.settled")
         known: Mapping[str, Any] = started[-1].fields if started else {}
-        return Standing(
-            record=record,
+        shares = (settled or started)[-1].fields.get("shares", {}) if started else {}
+        return pb.StudyRow(
+            name=name,
             title=study.study.title,
+            state=record.state,
             round=max((each.number for each in rounds), default=0),
             rounds=study.training.rounds,
-            undecided=tuple(one.site for one in said if one.state is ApprovalState.PENDING),
-            warnings=tuple(known.get("warnings", ())),
-            shares=(settled or started)[-1].fields.get("shares", {}) if started else {},
-            left_out=tuple(_left_out(known.get("left_out", {}), rounds)),
+            sites=record.sites,
+            why=record.why,
+            started=record.created_at.isoformat(timespec="seconds"),
+            undecided=[one.site for one in said if one.state is ApprovalState.PENDING],
+            warnings=known.get("warnings", ()),
+            shares=[pb.Share(site=site, **counts) for site, counts in shares.items()],
+            left_out=_left_out(known.get("left_out", {}), rounds),
         )
 
     async def _note(
         self, study: str | None, kind: str, fields: dict[str, object], *, site: str | None = None
     ) -> None:
-        await _aside(lambda: self._store.record(study, kind, site=site, fields=fields))
+        await _in_thread(lambda: self._store.record(study, kind, site=site, fields=fields))
 
 
 def read_study(document: str) -> Study:
     """The study that a file's text describes.
 
     Raises:
-        StudyError: it cannot be used; every key at fault is named.
+        StudyError: it cannot be used; the error names every wrong key.
     """
     path = Path("study.toml")
     try:
@@ -292,18 +278,16 @@ def _demand_sites(study: Study, chosen: Sequence[str]) -> None:
         )
 
 
-def _left_out(
-    study: Mapping[str, str], rounds: Sequence[RoundRecord]
-) -> Iterator[tuple[str, str, str]]:
-    """Who was left out of the study, and of its last round and its last evaluation."""
+def _left_out(study: Mapping[str, str], rounds: Sequence[RoundRecord]) -> Iterator[pb.LeftOut]:
+    """Sites that are missing from the study, its last round or its last evaluation."""
     for site, reason in study.items():
-        yield site, "the study", reason
+        yield pb.LeftOut(site=site, of="the study", reason=reason)
     for purpose, of in (("train", "round"), ("evaluate", "the evaluation after round")):
         last = [each for each in rounds if each.purpose == purpose][-1:]
         for record in last:
             for site, reason in record.absences.items():
                 if site not in study:
-                    yield site, f"{of} {record.number}", reason
+                    yield pb.LeftOut(site=site, of=f"{of} {record.number}", reason=reason)
 
 
 def _demand_patients(patients: Mapping[str, int]) -> None:
@@ -313,7 +297,7 @@ def _demand_patients(patients: Mapping[str, int]) -> None:
         raise CoordinatorError(
             "this is not a number of patients of a data set",
             found=", ".join(f"{dataset} {number}" for dataset, number in patients.items()),
-            wanted="a data set's name as in the site's file, and a number from 1 to 10**9",
+            wanted="the data set's name as in the site file, and a number from 1 to 1000000000",
         ) from cause
 
 
@@ -321,7 +305,7 @@ def _demand_part(record: StudyRecord, sites: Sequence[str]) -> None:
     others = sorted(set(sites) - set(record.sites))
     if others:
         raise CoordinatorError(
-            "a site takes no part in the study",
+            "a site does not take part in the study",
             where=f"study {record.name}, --amend",
             found=", ".join(others),
             wanted=f"one of {', '.join(record.sites)}",
@@ -331,13 +315,13 @@ def _demand_part(record: StudyRecord, sites: Sequence[str]) -> None:
 def _demand_state(record: StudyRecord, *, under_way: bool) -> None:
     if (record.state in ALIVE) != under_way:
         raise CoordinatorError(
-            "the study is not under way" if under_way else "the study is under way already",
+            "the study is not active" if under_way else "the study is active already",
             where=f"study {record.name}",
             found=record.state,
             remedy=f"consilium-coordinator {'resume' if under_way else 'watch'} {record.name}",
         )
 
 
-async def _aside(function: Callable[..., T], *arguments: object) -> T:
-    """Ask the store without keeping everybody else waiting."""
+async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """Call something slow, such as the store, without blocking the event loop."""
     return await asyncio.to_thread(function, *arguments)

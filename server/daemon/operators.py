@@ -1,8 +1,8 @@
-"""Operators: named people who ask the coordinator from another machine, by mutual TLS.
+"""Operators: named persons who use the coordinator from another machine, by mutual TLS.
 
-A certificate of the authority is not enough: one is let in while the very certificate lies
-in the state folder's ``operators``, so that deleting that file shuts its owner out, and until it
-expires, however long ago the connection was made.
+A certificate of the coordinator's authority is not enough: the same certificate must also be in
+the state folder's ``operators``. So deleting that file shuts its owner out, at once and without a
+revocation list. The expiry date is checked here too, because a connection may outlive it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from server.daemon.settings import Home
 
 @dataclass(frozen=True)
 class OperatorFiles:
-    """What an operator is given: certificate, key and whom to trust, each as PEM."""
+    """The files of an operator: certificate, key and the coordinator's authority, each as PEM."""
 
     name: str
     certificate: bytes
@@ -46,7 +46,7 @@ class OperatorFiles:
 
 
 def admit_operator(home: Home, name: str) -> OperatorFiles:
-    """Make a key and a certificate for an operator; the key is not kept here.
+    """Make a key and a certificate for an operator; the key is not stored here.
 
     Raises:
         CoordinatorError: the name cannot be used or is taken.
@@ -55,16 +55,16 @@ def admit_operator(home: Home, name: str) -> OperatorFiles:
         TypeAdapter(Slug).validate_python(name)
     except ValidationError as cause:
         raise CoordinatorError(
-            "an operator cannot be called this",
+            "this is not a valid name for an operator",
             found=repr(name),
             wanted="1 to 63 lower-case letters, digits and hyphens",
         ) from cause
     kept = home.operators / f"{name}.pem"
     if kept.exists():
         raise CoordinatorError(
-            "there is an operator of this name",
+            "an operator of this name exists already",
             where=kept,
-            remedy="delete the file to shut its owner out, then make a new certificate",
+            remedy="to replace it, delete this file first; the old certificate is then refused",
         )
     key, issuer = ec.generate_private_key(ec.SECP256R1()), authority.ca_certificate(home)
     certificate = certificates.client(name, key, issuer, authority.ca_key(home))
@@ -74,15 +74,15 @@ def admit_operator(home: Home, name: str) -> OperatorFiles:
 
 
 def operator_of(home: Home, certificate: bytes, at: datetime.datetime | None = None) -> str | None:
-    """Whose certificate a client showed (PEM), or ``None`` if it is nobody's who is let in.
+    """The operator whose certificate (PEM) a client showed, or ``None``.
 
-    TLS has checked by now that the authority issued it and that the client holds its key; that
-    it had not expired, TLS checked when the connection was made.
+    TLS has already checked that the authority issued it and that the client has its key. TLS
+    checks the expiry date only when the connection is made.
 
     Args:
         home: the coordinator's.
-        certificate: as it was shown.
-        at: when it is to hold; now, where that is not said.
+        certificate: as shown.
+        at: the time at which it must be valid; default now.
     """
     shown = _fingerprint(certificate)
     if shown is None:
@@ -90,7 +90,7 @@ def operator_of(home: Home, certificate: bytes, at: datetime.datetime | None = N
     for path in sorted(home.operators.glob("*.pem")):
         try:
             kept = path.read_bytes()
-        except OSError:  # deleted just now
+        except OSError:  # deleted in this moment
             continue
         if _fingerprint(kept) == shown:
             until = x509.load_pem_x509_certificate(kept).not_valid_after_utc

@@ -1,9 +1,9 @@
-"""What of a study's events goes into the store: everything but weights and histograms.
+"""What is written to the store of a study's events: everything but weights and histograms.
 
-A round's facts, figures, approvals and receipts have tables of their own; the rest is in the
-events, which an operator may watch. What the gateway refused is an event too: the first of a kind
-at once, the rest counted. Whoever knocks a thousand times a second must not fill the store, so
-that of each reason, site and address there is one event a minute, with how often it came.
+Rounds, figures, approvals and receipts have their own tables; the rest is in the events, which an
+operator can watch. A refusal of the gateway is an event too. So that a caller with a thousand
+requests a second cannot fill the store, there is one event a minute for each reason, site and
+address, with its count; the first comes at once.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
+from common.documents import read_json
 from common.errors import CoordinatorError
 from server.store import CoordinatorStore
 from server.store.rows import ApprovalState, StudyState
 
+# Large, or stored elsewhere: weights in checkpoints, the others as figures and receipts.
 _HEAVY: Final = frozenset({"weights", "histogram", "signature", "ledger", "audit"})
 _ALIVE: Final = (StudyState.OFFERED, StudyState.WAITING, StudyState.RUNNING)
 QUIET_SECONDS: Final = 5.0
-"""A round that is done sooner needs no word about each reply."""
+"""Each reply is an event only in a round that takes longer than this."""
 
 Fields = Mapping[str, Any]
 
@@ -33,7 +36,7 @@ class StudyStopped(Exception):  # noqa: N818 - it is not an error
 
 
 class Recorder:
-    """An observer of one study that writes what it is told to the store.
+    """An observer of one study that writes its events to the store.
 
     Args:
         store: the coordinator's.
@@ -71,7 +74,7 @@ class Recorder:
         if special is not None:
             special(fields)
         self.flush()
-        if event != "study.completed":  # told by who knows the outcome
+        if event != "study.completed":  # written by complete(), which knows the outcome
             self.note(event, fields)
 
     def note(self, event: str, fields: Fields) -> None:
@@ -80,8 +83,17 @@ class Recorder:
         number, site = shown.pop("round", None), shown.pop("site", None)
         self._store.record(self._study, event, round=number, site=site, fields=shown)
 
+    def complete(self, outcome: Path) -> None:
+        """Write that the study is completed, as its outcome file says."""
+        self.flush()
+        facts = read_json(outcome.read_bytes())
+        names = ("final_weights_sha256", "rounds", "warnings")
+        self.note("study.completed", {name: facts[name] for name in names})
+        # Last: a watcher that sees the state has then got every event.
+        self._store.set_state(self._study, StudyState.COMPLETED)
+
     def flush(self) -> None:
-        """Write the newest receipt of each site down."""
+        """Write the newest receipt of each site to the store."""
         for site, fields in self._receipts.items():
             ledger, seal, signature = (fields[name] for name in ("ledger", "seal", "signature"))
             self._store.put_receipt(self._study, site, ledger, seal, signature)
@@ -123,7 +135,7 @@ class Recorder:
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - whatever an event holds
-    """The value as JSON knows it; a number that is none becomes null."""
+    """The value as JSON has it; NaN and infinity become null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -140,7 +152,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - whatever an event holds
 EVERY_SECONDS: Final = 60.0
 LOOK_SECONDS: Final = 0.5
 MOST_KINDS: Final = 1000
-"""Kinds that are told apart at once; further addresses are counted together."""
+"""Kinds that are counted separately; further addresses are counted together."""
 
 Kind = tuple[str, str | None, str]
 
@@ -152,32 +164,27 @@ class _Seen:
 
 
 class Refusals:
-    """Refusals that are on their way to the store."""
+    """Refusals that are not in the store yet."""
 
     def __init__(self, store: CoordinatorStore) -> None:
         self._store = store
         self._seen: dict[Kind, _Seen] = {}
 
     def note(self, reason: str, site: str | None, address: str) -> None:
-        """Count a refusal; it costs nothing."""
+        """Count a refusal. The gateway calls this for each: nothing is written here."""
         kind = (reason, site, address)
         if kind not in self._seen and len(self._seen) >= MOST_KINDS:
             kind = (reason, None, "others")
         self._seen.setdefault(kind, _Seen()).count += 1
 
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        """What is told apart now."""
-        return tuple(self._seen)
-
     async def keep(self) -> None:
-        """Write them down as they come, until cancelled."""
+        """Write them to the store as they come, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             await self.flush()
 
     async def flush(self) -> None:
-        """Write down what is due."""
+        """Write those that are due."""
         now = time.monotonic()
         for kind, seen in list(self._seen.items()):
             if now - seen.written < EVERY_SECONDS:
@@ -191,5 +198,5 @@ class Refusals:
     def _write(self, kind: Kind, count: int) -> None:
         reason, site, address = kind
         fields = {"reason": reason, "address": address, "count": count}
-        with contextlib.suppress(CoordinatorError):  # the store is away; the log has them all
+        with contextlib.suppress(CoordinatorError):  # the store is away; the log has them
             self._store.record(None, "gateway.refused", site=site, fields=fields)

@@ -1,8 +1,8 @@
-"""Whoever watches has the right to, from the first word to the last.
+"""A stream ends when its caller loses the right to it.
 
-Right is looked at for each thing that a stream is about to say, and while there is nothing to
-say every now and then, so that an operator who was shut out learns nothing more. It stands
-before every streaming call of a server, those to come included.
+The right is checked before each message of a stream, and once a second while there is none. So an
+operator who was shut out learns nothing more. An interceptor checks it for every streaming call of
+a server: a new call cannot forget it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any, Final
 import grpc
 
 LOOK_SECONDS: Final = 1.0
-"""How long a stream that is silent outlives the right to hear it."""
+"""How long a stream without messages may outlive the right to it."""
 Context = Any
 """gRPC's, which is untyped."""
 
 
 class Rights(grpc.aio.ServerInterceptor):
-    """Ends the streams of whoever may not hear them any more.
+    """Ends the streams of callers that have lost the right to them.
 
     Args:
-        require: raises, given a call's context, where its caller may not ask.
+        require: given a call's context, raises if its caller may not call.
     """
 
     def __init__(self, require: Callable[[Context], object]) -> None:
@@ -35,7 +35,7 @@ class Rights(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:  # noqa: ANN401 - gRPC's handler, of one of four shapes
-        """Wrap the handler that is about to be called, where it streams."""
+        """Wrap the handler of a call, if it streams."""
         handler = await continuation(handler_call_details)
         if handler is None or not handler.response_streaming or handler.request_streaming:
             return handler
@@ -56,10 +56,11 @@ class Rights(grpc.aio.ServerInterceptor):
                 following = asyncio.ensure_future(_following(said))
                 try:
                     while not following.done():
+                        # Not wait_for: its time-out would cancel the generator within a step.
                         await asyncio.wait({following}, timeout=LOOK_SECONDS)
                         self._require(context)
                 finally:
-                    following.cancel()  # harmless where it is done
+                    following.cancel()  # has no effect when it is done
                 if not (item := following.result()):
                     return
                 yield item[0]
@@ -68,7 +69,7 @@ class Rights(grpc.aio.ServerInterceptor):
 
 
 async def _following(said: AsyncIterator[Any]) -> tuple[Any, ...]:
-    """The next thing that is said, alone in a tuple, which is empty at the end."""
+    """The next message, alone in a tuple; an empty tuple at the end."""
     async for item in said:
         return (item,)
     return ()

@@ -1,19 +1,19 @@
-"""The coordinator's home: ``coordinator.toml``, and where everything lies in the state folder.
+"""The coordinator's home: ``coordinator.toml``, and the files of its state folder.
 
 ::
 
-    coordinator.toml         what a person sets
-    state/ca.pem, ca.key             the authority that both sides trust
+    coordinator.toml         the settings
+    state/ca.pem, ca.key             the certificate authority that sites trust
     state/server.pem, server.key     the gateway's certificate
     state/loopback.pem, loopback.key SuperLink's certificate, for 127.0.0.1
     state/signing.key                Ed25519, signs receipts
-    state/guard.secret               with it SuperLink is controlled and a study takes its task
-    state/operators/                 certificates of the operators that are let in
-    state/control.sock, notices.sock while the daemon runs
-    state/coordinator.sqlite         the store, unless it is elsewhere
+    state/guard.secret               lets the daemon and the studies control SuperLink
+    state/operators/                 certificates of the admitted operators
+    state/control.sock, notices.sock exist while the daemon runs
+    state/coordinator.sqlite         the store, unless [store] url names another
     state/studies/                   a folder for each study
 
-Keys and secrets are readable by their owner alone, and so is the whole state folder.
+Only their owner can read the keys and secrets, and the whole state folder.
 """
 
 from __future__ import annotations
@@ -36,34 +36,35 @@ _TEMPLATE: Final = """\
 
 [coordinator]
 name = "{name}"
-# Under this address sites reach the gateway. It stands in every COORDINATOR.json and in the
-# server's certificate: who changes it must admit the sites again and mail them the new card.
+# The address under which sites reach the gateway. It is part of every COORDINATOR.json and of the
+# server's certificate. If you change it, admit every site again and send it the new
+# COORDINATOR.json.
 address = "{address}"
 # Where the gateway listens: all interfaces of this machine.
 listen = "0.0.0.0:{port}"
-# Where Flower's SuperLink listens on this machine alone; left out, at any free port. A firewall
-# that keeps other local accounts from it (systemd/consilium-superlink.nft) wants a fixed one.
+# The port of Flower's SuperLink, on this machine only. Default: any free port. Set it if a firewall
+# is to keep other local accounts from it (systemd/consilium-superlink.nft).
 # superlink_port = 9093
 
 [store]
-# Sites, studies, rounds and events. SQLite beside this file, or a PostgreSQL server:
+# Sites, studies, rounds and events. SQLite in the state folder, or a PostgreSQL server:
 #   url = "postgresql+psycopg://consilium@db.example.org/consilium"
-# Leave a password out of it: PostgreSQL's client reads one from ~/.pgpass or PGPASSFILE.
+# Do not write a password here: PostgreSQL's client reads it from ~/.pgpass or PGPASSFILE.
 url = "sqlite:///state/coordinator.sqlite"
 
 [control]
-# The socket that consilium-coordinator's other commands talk to.
+# The socket for the other commands of consilium-coordinator.
 socket = "state/control.sock"
-# For operators on other machines, who show a certificate that
-# `consilium-coordinator operator NAME` made:
+# For operators on other machines. Each needs a certificate, which you make with
+# `consilium-coordinator operator NAME`:
 #   listen = "0.0.0.0:9094"
 
 [metrics]
-# Prometheus reads these; others on the network should not.
+# For Prometheus. Keep it away from the public network.
 listen = "127.0.0.1:9464"
 
 [limits]
-# What the gateway takes from one site, how many connections it holds in all, and of one site.
+# Requests per second of one site, connections of all callers together, connections of one site.
 requests_per_second = 50
 connections = 512
 connections_per_site = 32
@@ -80,12 +81,12 @@ Listen = Annotated[str, AfterValidator(_listen)]
 
 
 class CoordinatorSection(Section):
-    """``[coordinator]``: what the coordinator is called and where it is.
+    """``[coordinator]``: its name and its addresses.
 
     Attributes:
         name: shown to sites.
-        address: under which sites reach it.
-        listen: where the gateway listens.
+        address: ``host:port`` under which sites reach it.
+        listen: ``host:port`` of the gateway.
         superlink_port: of the SuperLink on loopback; 0 takes a free one.
     """
 
@@ -96,13 +97,13 @@ class CoordinatorSection(Section):
 
 
 class StoreSection(Section):
-    """``[store]``: where the truth about sites and studies is kept."""
+    """``[store]``: the database of sites and studies."""
 
     url: str = Field(default="sqlite:///state/coordinator.sqlite", repr=False)
 
 
 class ControlSection(Section):
-    """``[control]``: how the daemon is asked.
+    """``[control]``: how operators reach the daemon.
 
     Attributes:
         socket: a Unix socket, relative to the home.
@@ -114,22 +115,24 @@ class ControlSection(Section):
 
 
 class MetricsSection(Section):
-    """``[metrics]``: where Prometheus reads."""
+    """``[metrics]``: the address for Prometheus."""
 
     listen: Listen = "127.0.0.1:9464"
 
 
 class LimitsSection(Section):
-    """``[limits]``: what the gateway takes.
+    """``[limits]``: limits of the gateway.
 
     Attributes:
-        requests_per_second: from one site, on average.
-        connections: held at once, of all sites together.
-        connections_per_site: held at once, of one site; its daemon opens at most 16.
+        requests_per_second: of one site, on average.
+        connections: at once, of all callers together.
+        connections_per_site: at once, of one site.
     """
 
     requests_per_second: float = Field(default=50, gt=0)
     connections: int = Field(default=512, ge=1)
+    # A site's daemon opens at most 16. Twice that, because after a broken line the old connections
+    # are held until they time out.
     connections_per_site: int = Field(default=32, ge=16)
 
 
@@ -143,81 +146,59 @@ class CoordinatorFile(Section):
     limits: LimitsSection = LimitsSection()
 
 
+class _InState:
+    """The path of a file of the state folder, as an attribute of a home."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, home: Home, _owner: type[Home]) -> Path:
+        return home.state / self._name
+
+
 @dataclass(frozen=True)
 class Home:
-    """A coordinator's folder, its settings, and where everything lies."""
+    """A coordinator's folder, its settings, and the paths of its files."""
 
     folder: Path
     file: CoordinatorFile
 
     @property
     def state(self) -> Path:
-        """What must outlive the process."""
+        """The state folder: everything that must outlive the process."""
         return self.folder / "state"
 
-    @property
-    def ca_certificate(self) -> Path:
-        """The authority's certificate, PEM."""
-        return self.state / "ca.pem"
-
-    @property
-    def ca_key(self) -> Path:
-        """The authority's key, PEM; secret."""
-        return self.state / "ca.key"
-
-    @property
-    def server_certificate(self) -> Path:
-        """The certificate of the public address, PEM."""
-        return self.state / "server.pem"
-
-    @property
-    def server_key(self) -> Path:
-        """Its key, PEM; secret."""
-        return self.state / "server.key"
-
-    @property
-    def loopback_certificate(self) -> Path:
-        """SuperLink's certificate, for 127.0.0.1 and localhost, PEM."""
-        return self.state / "loopback.pem"
-
-    @property
-    def loopback_key(self) -> Path:
-        """Its key, PEM; secret."""
-        return self.state / "loopback.key"
-
-    @property
-    def signing_key(self) -> Path:
-        """Ed25519, 32 bytes; secret."""
-        return self.state / "signing.key"
-
-    @property
-    def guard_secret(self) -> Path:
-        """64 hexadecimal digits: who controls SuperLink shows them, SuperExec's follow; secret."""
-        return self.state / "guard.secret"
-
-    @property
-    def operators(self) -> Path:
-        """Certificates of the operators that are let in, one file each."""
-        return self.state / "operators"
+    ca_certificate = _InState("ca.pem")
+    """The authority's certificate, PEM."""
+    ca_key = _InState("ca.key")
+    """The authority's key, PEM; secret."""
+    server_certificate = _InState("server.pem")
+    """The certificate of the public address, PEM."""
+    server_key = _InState("server.key")
+    """Its key, PEM; secret."""
+    loopback_certificate = _InState("loopback.pem")
+    """SuperLink's certificate, for 127.0.0.1 and localhost, PEM."""
+    loopback_key = _InState("loopback.key")
+    """Its key, PEM; secret."""
+    signing_key = _InState("signing.key")
+    """Ed25519, 32 bytes; secret."""
+    guard_secret = _InState("guard.secret")
+    """64 hexadecimal digits that give control of SuperLink; SuperExec's follow them; secret."""
+    operators = _InState("operators")
+    """Certificates of the admitted operators, one file each."""
+    notices_socket = _InState("notices.sock")
+    """The socket over which the gateway and the studies' processes notify each other."""
+    studies = _InState("studies")
+    """A folder for each study."""
 
     @property
     def control_socket(self) -> Path:
-        """Where the daemon is asked."""
+        """The control service's Unix socket."""
         return self.folder / self.file.control.socket
 
     @property
-    def notices_socket(self) -> Path:
-        """Where the gateway and the studies' processes tell each other of work."""
-        return self.state / "notices.sock"
-
-    @property
-    def studies(self) -> Path:
-        """A folder for each study."""
-        return self.state / "studies"
-
-    @property
     def store_url(self) -> str:
-        """The store's URL, a relative SQLite file made absolute. It may hold a password."""
+        """The store's URL, with a relative SQLite file made absolute. It may contain a password."""
         url = self.file.store.url
         if not url.startswith(_SQLITE):
             return url
@@ -242,7 +223,7 @@ def load_home(path: Path) -> Home:
 
 
 def new_file(name: str, address: str) -> str:
-    """What ``init`` writes: the settings with what each is for.
+    """The settings file that ``init`` writes, with a comment on each.
 
     Args:
         name: of the coordinator.
@@ -255,10 +236,11 @@ def new_file(name: str, address: str) -> str:
         section = CoordinatorSection(name=name, address=address, listen="0.0.0.0:0")
     except ValueError as cause:
         raise CoordinatorError(
-            "a coordinator cannot be made of this name and address",
+            "this name or address cannot be used for a coordinator",
             found=f"{name!r} at {address!r}",
             wanted="a name of lower-case letters, digits and hyphens, and host:port",
-            remedy="consilium-coordinator init radiology --address consilium.example.org:8443",
+            remedy="for example: consilium-coordinator init radiology --address "
+            "consilium.example.org:8443",
         ) from cause
     port = split_address(section.address)[1]
     return _TEMPLATE.format(name=section.name, address=section.address, port=port)

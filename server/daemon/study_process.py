@@ -1,14 +1,14 @@
 """The process of one study: ``python -m server.daemon.study_process --home H --study NAME``.
 
-It conducts the study over the SuperLink as a simulation would over its own grid, and writes
-what happens to the store. Starting and going on are the same, whoever ended it before.
+It runs the study over the SuperLink, as a simulation runs one over its own grid, and writes what
+happens to the store. Starting and resuming are the same code.
 
 ======  ======================================================================
 exit    meaning
 ======  ======================================================================
 0       the study is completed, or an operator stopped it
-2       a person must mend something: the study stands as failed, and says why
-75      the SuperLink was lost, or the store: start again (EX_TEMPFAIL)
+2       a person must fix something: the study is marked as failed, with the reason
+75      the SuperLink or the store was lost: start again (EX_TEMPFAIL)
 1       a defect: the log says where
 ======  ======================================================================
 """
@@ -21,11 +21,10 @@ import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
-from common.documents import read_json
 from common.errors import (
     EXIT_CODE,
     ConsiliumError,
@@ -52,21 +51,21 @@ from server.superlink.notifications import NotificationLine
 
 AGAIN: Final = 75
 POLL_SECONDS: Final = 2.0
-"""How often to look who is connected while nothing is heard."""
+"""How often to check which sites are connected while nothing arrives."""
 OUTCOME: Final = "outcome.json"
 STUDY_FILE: Final = "study.toml"
-ANEW: Final = "mend the study file and start it under another name"
+NEW_STUDY: Final = "correct the study file and start it under another name"
 _OF_THE_FILE: Final = (StudyError, ModelError, PrivacyError)
 log = structlog.get_logger(__name__)
 
 
-def carry_out(home: Home, store: CoordinatorStore, name: str, port: int) -> None:
-    """Conduct a study to its end, from wherever it stands.
+def run_to_end(home: Home, store: CoordinatorStore, name: str, port: int) -> None:
+    """Run a study to its end, from its last checkpoint.
 
     Raises:
         LinkError: the SuperLink was lost.
         StudyStopped: an operator stopped the study.
-        ConsiliumError: a person must mend something.
+        ConsiliumError: a person must fix something.
     """
     record = store.study(name)
     recorder = Recorder(store, name)
@@ -78,17 +77,16 @@ def carry_out(home: Home, store: CoordinatorStore, name: str, port: int) -> None
         stack.callback(grid.close)
         run_study(
             grid,
-            _commission(home, store, record),
+            _run_config(home, store, record),
             recorder,
             retries=RetryPolicy(wait=grid.wait, repeat=Repeat(), poll_seconds=POLL_SECONDS),
-            receipts=CoordinatorReceipts(signing_key(home), partial(_receipted, store)),
+            receipts=CoordinatorReceipts(signing_key(home), partial(_newest_heads, store)),
         )
-        recorder.flush()
-        _complete(store, recorder, name, home.studies / name / FOLDER / OUTCOME)
+        recorder.complete(home.studies / name / FOLDER / OUTCOME)
         grid.finish()
 
 
-def _commission(home: Home, store: CoordinatorStore, record: StudyRecord) -> RunConfig:
+def _run_config(home: Home, store: CoordinatorStore, record: StudyRecord) -> RunConfig:
     folder = home.studies / record.name
     study, sites = _study_file(folder, record), {site.name: site for site in store.sites()}
     agreed = {name: sites[name].agreed.get(study.data.dataset) for name in record.sites}
@@ -98,12 +96,13 @@ def _commission(home: Home, store: CoordinatorStore, record: StudyRecord) -> Run
         roster={name: sites[name].signing_key for name in record.sites},
         agreed={name: patients for name, patients in agreed.items() if patients is not None},
         seed=record.seed,
+        # Without a checkpoint this starts: a start and a restart need no difference.
         resume=True,
     )
 
 
 def _study_file(folder: Path, record: StudyRecord) -> Study:
-    """The study as it was received: the store is the truth, the file is for people."""
+    """The study as it was received: the store's text counts, the file is for a person to read."""
     path = folder / STUDY_FILE
     document = record.document.encode()
     if not path.exists() or path.read_bytes() != document:
@@ -111,60 +110,52 @@ def _study_file(folder: Path, record: StudyRecord) -> Study:
     return load_study(path)
 
 
-def _receipted(store: CoordinatorStore, site: str) -> SeenHeads | None:
+def _newest_heads(store: CoordinatorStore, site: str) -> SeenHeads | None:
     newest = store.newest_receipt(site)
     return None if newest is None else SeenHeads(newest.ledger, newest.seal)
 
 
-def _complete(store: CoordinatorStore, recorder: Recorder, name: str, path: Path) -> None:
-    outcome: dict[str, Any] = read_json(path.read_bytes())
-    digest = outcome["final_weights_sha256"]
-    fields = {"final_weights_sha256": digest, "rounds": outcome["rounds"]}
-    recorder.note("study.completed", fields | {"warnings": outcome["warnings"]})
-    store.set_state(name, StudyState.COMPLETED)  # last: then whoever watches has heard it all
-
-
 def fail(store: CoordinatorStore, name: str, error: ConsiliumError) -> None:
-    """Say that a study waits for a person to mend something, and what."""
+    """Mark a study as failed, with what a person must fix."""
     found = {"what": error.what, **error.details}
-    if isinstance(error, _OF_THE_FILE):  # a study is what its file said: it cannot be gone on with
-        found["do"] = "; then ".join(each for each in (found.get("do"), ANEW) if each)
+    if isinstance(error, _OF_THE_FILE):  # sites approved this file: a changed one is a new study
+        found["do"] = "; then ".join(each for each in (found.get("do"), NEW_STUDY) if each)
     Recorder(store, name).note("study.failed", found)
     store.set_state(name, StudyState.FAILED, json.dumps(found))
 
 
 def run(home: Home, name: str, port: int) -> int:
-    """Conduct a study; gives what to exit with."""
+    """Run a study; gives the exit code."""
     try:
         with open_store(home.store_url) as store:
             return _run(home, store, name, port)
-    except (LinkError, StoreAway) as error:  # the coordinator's own parts: they come back
-        log.warning("conducting.lost", error=error.what)
+    except (LinkError, StoreAway) as error:  # the daemon restarts them
+        log.warning("study.lost", error=error.what)
         return AGAIN
-    except CoordinatorError as error:  # a store that cannot even be told
-        log.error("conducting.failed", error=type(error).__name__, what=error.what)
+    except CoordinatorError as error:  # the failure could not be written to the store
+        log.error("study.failed", error=type(error).__name__, what=error.what)
         return EXIT_CODE
-    except Exception as error:  # noqa: BLE001 - the last stop: its text may hold anything
-        log.error("conducting.defect", error=type(error).__name__, at=place(error))
+    except Exception as error:  # noqa: BLE001 - last handler: the text is not logged, it may hold data
+        log.error("study.defect", error=type(error).__name__, at=place(error))
         return 1
 
 
 def _run(home: Home, store: CoordinatorStore, name: str, port: int) -> int:
     try:
-        carry_out(home, store, name, port)
+        run_to_end(home, store, name, port)
     except StudyStopped:
         return 0
     except (LinkError, StoreAway):
         raise
     except ConsiliumError as error:
-        log.error("conducting.failed", error=type(error).__name__, what=error.what)
+        log.error("study.failed", error=type(error).__name__, what=error.what)
         fail(store, name, error)
         return EXIT_CODE
     return 0
 
 
 def main() -> int:
-    """Read the arguments and conduct."""
+    """Read the arguments and run the study."""
     parser = argparse.ArgumentParser(description="The process of one study")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--study", required=True)
@@ -176,7 +167,7 @@ def main() -> int:
     try:
         home = load_home(arguments.home)
     except CoordinatorError as error:
-        log.error("conducting.failed", error=type(error).__name__, what=error.what)
+        log.error("study.failed", error=type(error).__name__, what=error.what)
         return EXIT_CODE
     return run(home, arguments.study, arguments.port)
 

@@ -1,8 +1,8 @@
-"""One process for each study that is under way, started again when it dies.
+"""One process for each running study, started again when it dies.
 
-A process that ends by itself has said in the store how its study stands. One that was killed,
-or lost the SuperLink, has not: it is started again, after a pause that doubles while it comes
-to nothing, and goes on from the last checkpoint.
+A process that ends by itself has written the state of its study to the store. One that was killed,
+or that lost the SuperLink, has not: it is started again and goes on from the last checkpoint. The
+pause before that doubles for as long as the process does not last.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from server.store import CoordinatorStore
 from server.store.rows import StudyState
 
 ALIVE: Final = frozenset({StudyState.OFFERED, StudyState.WAITING, StudyState.RUNNING})
-"""Where a study stands that has a process."""
+"""States in which a study has a process."""
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 60.0
 STEADY_SECONDS: Final = 60.0
-"""Who has run for so long has come to something."""
+"""After a process has run for this long, the next pause is the first one again."""
 log = structlog.get_logger(__name__)
 
 
@@ -37,9 +37,9 @@ class StudySupervisor:
 
     Args:
         home: the coordinator's.
-        store: how studies stand.
-        port: where the SuperLink listens.
-        ready: set while there is a SuperLink.
+        store: the states of the studies.
+        port: of the SuperLink.
+        ready: set while the SuperLink runs.
     """
 
     def __init__(
@@ -54,22 +54,22 @@ class StudySupervisor:
 
     @property
     def names(self) -> Iterable[str]:
-        """The studies that are under way."""
+        """The running studies."""
         return sorted(self._tasks)
 
     def pid(self, name: str) -> int | None:
-        """The process of a study, while it has one."""
+        """The process id of a study, while it has a process."""
         process = self._processes.get(name)
         return None if process is None else process.pid
 
     def begin(self, name: str) -> None:
-        """See to a study from now on."""
+        """Keep a process for a study from now on."""
         if name not in self._tasks:
             task = self._tasks[name] = asyncio.create_task(self._keep(name))
             task.add_done_callback(lambda _task: self._tasks.pop(name, None))
 
     async def end(self, name: str) -> None:
-        """See to a study no longer: its process is ended, and has ended when this returns."""
+        """End a study's process; it has ended when this returns."""
         task = self._tasks.get(name)
         if task is not None:
             task.cancel()
@@ -80,9 +80,13 @@ class StudySupervisor:
         await asyncio.gather(*(self.end(name) for name in list(self._tasks)))
 
     def interrupt(self) -> None:
-        """The SuperLink was lost: end the processes, which are started again when it is back."""
+        """The SuperLink was lost: end the processes. They start again when it runs again.
+
+        Their runs are lost with the SuperLink's memory, and they would wait for its time-outs.
+        """
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
+                # SIGKILL, since every step of a study is durable: there is nothing to finish.
                 process.kill()
 
     async def _keep(self, name: str) -> None:
@@ -100,19 +104,25 @@ class StudySupervisor:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _goes_on(self, name: str, code: int) -> bool:
-        """Whether a study whose process has ended is to have another."""
+        """Whether a study whose process has ended needs a new one."""
         try:
-            return self._stands(name, code)
-        except CoordinatorError as error:  # its store is away: the process will have met that too
+            return self._is_alive(name, code)
+        except (
+            CoordinatorError
+        ) as error:  # the store is away: the reason why the process ended, too
             log.error("study.unknown", study=name, what=error.what)
             return True
 
-    def _stands(self, name: str, code: int) -> bool:
+    def _is_alive(self, name: str, code: int) -> bool:
         state = self._store.study(name).state
         if state not in ALIVE:
             return False
-        if code == EXIT_CODE:  # it could not even say so itself
-            self._fail(name, "its process could not begin", "see the daemon's log")
+        if code == EXIT_CODE:  # it failed before it could write the reason
+            self._fail(
+                name,
+                "the study's process could not start",
+                f"read the daemon's log; fix the cause; then consilium-coordinator resume {name}",
+            )
             return False
         self._store.record(name, "study.interrupted", fields={"code": code})
         return True
@@ -125,7 +135,7 @@ class StudySupervisor:
     async def _run_if_possible(self, name: str) -> int:
         try:
             return await self._run(name)
-        except OSError as error:  # no memory for it, or no room for a process
+        except OSError as error:  # no memory, or too many processes
             log.error("study.not-begun", study=name, found=error.strerror)
             return os.EX_OSERR
 
@@ -138,7 +148,7 @@ class StudySupervisor:
             *("--port", str(self._port)),
             *("--parent", str(os.getpid())),
             stdin=asyncio.subprocess.DEVNULL,
-            process_group=0,  # Ctrl-C is for the one who ends it
+            process_group=0,  # Ctrl-C in a terminal must reach only the daemon, which ends this
         )
         self._processes[name] = process
         log.info("study.process", study=name, pid=process.pid)

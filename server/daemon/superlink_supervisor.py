@@ -1,7 +1,8 @@
 """The SuperLink behind the gateway: started, watched, and started again when it dies.
 
-Its state is in memory, so after each start every site is registered anew, from the store; the
-processes of the studies, whose runs it has forgotten, are started anew as well.
+Its state is in memory, because a poll then costs a third of what it costs with SQLite. So after
+each start every site is registered again, from the store, and the studies' processes, whose runs
+it has forgotten, are started again too.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 
 def superlink_of(home: Home, port: int) -> SuperLink:
-    """The coordinator's SuperLink on a port of loopback, whoever starts it."""
+    """The coordinator's SuperLink on a port of loopback."""
     return SuperLink(
         home.state / "superlink",
         port,
@@ -46,13 +47,13 @@ class SuperLinkSupervisor:
 
     Args:
         home: the coordinator's.
-        store: which sites there are.
-        roll: told of each site's node.
+        store: has the sites.
+        registry: is told each site's node.
         lost: called when it has died, before it is started again.
     """
 
     def __init__(
-        self, home: Home, store: CoordinatorStore, roll: SiteRegistry, lost: Callable[[], None]
+        self, home: Home, store: CoordinatorStore, registry: SiteRegistry, lost: Callable[[], None]
     ) -> None:
         (home.state / "superlink").mkdir(mode=0o700, exist_ok=True)
         port = home.file.coordinator.superlink_port or free_port()
@@ -60,7 +61,7 @@ class SuperLinkSupervisor:
         self.ready = asyncio.Event()
         """Set while it runs and knows all sites."""
         self._store = store
-        self._roll = roll
+        self._registry = registry
         self._lost = lost
         self._registering = asyncio.Lock()
 
@@ -68,15 +69,15 @@ class SuperLinkSupervisor:
         """Keep it running until cancelled.
 
         Raises:
-            ConsiliumError: it did not even start once.
-            OSError: as well.
+            ConsiliumError: the first start failed.
+            OSError: the same.
         """
         pause, begun = 0.5, False
         try:
             while True:
                 try:
                     await self._start()
-                except (ConsiliumError, OSError) as error:  # the store may be away, or memory
+                except (ConsiliumError, OSError) as error:  # the store is away, or memory is short
                     if not begun:
                         raise
                     found = error.strerror if isinstance(error, OSError) else error.what
@@ -95,26 +96,26 @@ class SuperLinkSupervisor:
             self.superlink.stop()
 
     async def register(self, name: str) -> None:
-        """Make a site known to it and on the roll. While it is down, starting it will do so."""
+        """Register a site at the SuperLink. While that is down, its next start does so."""
         async with self._registering:
             site = await self._site(name)
             if self.ready.is_set():
                 await self._register(site)
             else:
-                self._roll.change(site)
+                self._registry.change(site)
 
     async def change(self, site: SiteRecord) -> None:
-        """Take over whether a site may come in: at once, and once more after who registers it.
+        """Update whether a site may connect: at once, and again after a registration under way.
 
-        A registration under way may have read the site's record before it was changed.
+        That registration may have read the site's record before it was changed.
         """
-        self._roll.change(site)
+        self._registry.change(site)
         async with self._registering:
-            self._roll.change(await self._site(site.name))
+            self._registry.change(await self._site(site.name))
 
     async def _start(self) -> None:
         await asyncio.to_thread(self.superlink.stop)
-        self.superlink.start()  # from the main thread: it is killed when that one ends
+        self.superlink.start()  # from the main thread: the kernel kills it when that thread ends
         await asyncio.to_thread(self.superlink.wait_until_healthy)
         async with self._registering:
             for site in await asyncio.to_thread(self._store.sites):
@@ -124,13 +125,15 @@ class SuperLinkSupervisor:
 
     async def _register(self, site: SiteRecord) -> None:
         node_id = await asyncio.to_thread(self.superlink.register, site.card)
-        self._roll.enter(await self._site(site.name), node_id)  # it may have been removed meanwhile
+        self._registry.enter(
+            await self._site(site.name), node_id
+        )  # read again: it may have been removed
 
     async def _site(self, name: str) -> SiteRecord:
         return await asyncio.to_thread(self._store.site, name)
 
     def _kill(self) -> None:
-        """End it at once: there is nothing in it that must last."""
+        """Kill it: nothing in it must last."""
         pid = self.superlink.pid
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):

@@ -1,1 +1,1 @@
-"""The coordinator's public door: what a request must pass before Flower sees it."""
+"""The coordinator's public gateway: the checks that a request passes before Flower sees it."""

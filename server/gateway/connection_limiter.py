@@ -1,11 +1,16 @@
-"""The connections that are held, whose they are, and who has to go where there is no room.
+"""Which connections the gateway holds, and which one is closed when there is no room.
 
-A connection is a stranger's until a request on it was let in, and again once one was refused
-for who sent it. A newcomer is never turned away; another makes room for it. Where its own
-address, or its own site, holds as many as it may, that is the one of these that was unused for
-longest. Where there is no room at all, it is one of the address that holds most as a stranger,
-and only where there is no stranger one of the site that holds most. So whoever holds connections
-without end keeps nobody out: no stranger a site, and no site another.
+A connection is a *stranger's* until a request on it was let in, and becomes a stranger's again
+when a request on it is refused because of who sent it. A new connection is never refused:
+another one is closed for it.
+
+- If the new one's address, or its site, holds its maximum: the one of these that was not used
+  for longest.
+- If the gateway holds its maximum: one of the address with most strangers; only when there is
+  no stranger, one of the site with most connections.
+
+So nobody can keep others out by holding connections: strangers cannot keep out a site, and a
+site cannot keep out another.
 """
 
 from __future__ import annotations
@@ -15,26 +20,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+# A quarter, so that it takes four addresses to fill the gateway, and not one.
 STRANGERS: Final = 0.25
 """Part of all connections that one address may hold without having shown an admitted key."""
 STRANGER_SECONDS: Final = 30.0
-"""How long a connection may be a stranger's, the agreeing on TLS included."""
+"""How long a connection may be a stranger's, TLS handshake included."""
+# A provider gives each customer a /64 network: with single addresses as the unit, one caller
+# would have 2**64 of them.
 IPV6_NETWORK: Final = 64
-"""Bits of an IPv6 address that name who calls; the rest, every machine chooses for itself."""
+"""Bits of an IPv6 address that tell callers apart."""
 Client = tuple[str, int]
-"""Address and port of who called."""
+"""Address and port of the caller."""
 
 
 @dataclass(eq=False)
 class HeldConnection:
-    """What one connection takes up.
+    """One connection.
 
     Attributes:
-        client: who called.
-        network: their address, as far as it tells callers apart.
-        since: when it became a stranger's, seconds on a clock that never goes back.
+        client: the caller.
+        network: the caller's address, as far as it tells callers apart.
+        since: when it became a stranger's, seconds on a monotonic clock.
         cut: ends the connection.
-        site: whose it is, once that is known.
+        site: the site that it belongs to, once that is known.
     """
 
     client: Client
@@ -44,14 +52,18 @@ class HeldConnection:
     site: str | None = None
 
 
+# A dict keeps insertion order: its first connection is the one that was not used for longest.
+Groups = dict[str, dict[HeldConnection, None]]
+
+
 class ConnectionLimiter:
-    """All places.
+    """All connections of the gateway.
 
     Args:
         most: connections at once.
         of_site: connections of one site at once.
         refused: called with the site, where it is known, and the address of each connection that
-            had to make room.
+            was closed to make room.
     """
 
     def __init__(self, most: int, of_site: int, refused: Callable[[str | None, str], None]) -> None:
@@ -59,86 +71,91 @@ class ConnectionLimiter:
         self._of_site = of_site
         self._share = max(1, int(most * STRANGERS))
         self._refused = refused
-        self._places: dict[Client, HeldConnection] = {}
-        self._strangers: dict[str, dict[HeldConnection, None]] = {}
-        self._sites: dict[str, dict[HeldConnection, None]] = {}
+        self._connections: dict[Client, HeldConnection] = {}
+        self._strangers: Groups = {}
+        self._sites: Groups = {}
 
     def __len__(self) -> int:
-        """Connections that are held."""
-        return len(self._places)
+        """Number of connections."""
+        return len(self._connections)
 
-    def enter(self, client: Client, now: float, cut: Callable[[], object]) -> HeldConnection:
-        """Hold a connection from now on; another one may be cut for it."""
-        place = HeldConnection(client, network_of(client[0]), now, cut)
-        there = self._strangers.get(place.network, {})
-        if len(there) >= self._share:
-            self._make_room(there)
-        elif len(self._places) >= self._most:
+    def add(self, client: Client, now: float, cut: Callable[[], object]) -> HeldConnection:
+        """Hold a connection from now on; another one may be closed for it."""
+        connection = HeldConnection(client, network_of(client[0]), now, cut)
+        same_network = self._strangers.get(connection.network, {})
+        if len(same_network) >= self._share:
+            self._make_room(same_network)
+        elif len(self._connections) >= self._most:
             self._make_room(_largest(self._strangers) or _largest(self._sites))
-        self._places[client] = place
-        self._strangers.setdefault(place.network, {})[place] = None
-        return place
+        self._connections[client] = connection
+        self._strangers.setdefault(connection.network, {})[connection] = None
+        return connection
 
-    def known(self, client: Client, site: str) -> None:
-        """A request of a site was let in on a connection, which is its from now on."""
-        place = self._places.get(client)
-        if place is None:
+    def belongs_to(self, client: Client, site: str) -> None:
+        """A request of a site was let in on a connection: it is this site's from now on."""
+        connection = self._connections.get(client)
+        if connection is None:
             return
-        if place.site is None:
-            mine = self._sites.get(site, {})
-            if len(mine) >= self._of_site:
-                self._make_room(mine)
-            _drop(self._strangers, place.network, place)
-            place.site = site
-        mine = self._sites.setdefault(place.site, {})
-        mine.pop(place, None)  # so that the order is that of use
-        mine[place] = None
+        if connection.site is None:
+            same_site = self._sites.get(site, {})
+            if len(same_site) >= self._of_site:
+                self._make_room(same_site)
+            _drop(self._strangers, connection.network, connection)
+            connection.site = site
+        # It counts for the first site that used it, even if another one's request follows.
+        same_site = self._sites.setdefault(connection.site, {})
+        same_site.pop(connection, None)  # so that the order is that of use
+        same_site[connection] = None
 
-    def doubt(self, client: Client, now: float) -> None:
-        """Who sent a request on a connection was not let in: it is a stranger's."""
-        place = self._places.get(client)
-        if place is None or place.site is None:
+    def became_stranger(self, client: Client, now: float) -> None:
+        """A request was refused because of who sent it: the connection is a stranger's."""
+        connection = self._connections.get(client)
+        if connection is None or connection.site is None:
             return
-        _drop(self._sites, place.site, place)
-        place.site, place.since = None, now
-        there = self._strangers.setdefault(place.network, {})
-        if len(there) >= self._share:
-            self._make_room(there)
-        self._strangers.setdefault(place.network, {})[place] = None
+        _drop(self._sites, connection.site, connection)
+        connection.site, connection.since = None, now
+        same_network = self._strangers.setdefault(connection.network, {})
+        if len(same_network) >= self._share:
+            self._make_room(same_network)
+        self._strangers.setdefault(connection.network, {})[connection] = None
 
-    def leave(self, place: HeldConnection) -> None:
+    def remove(self, connection: HeldConnection) -> None:
         """A connection has ended."""
-        if self._places.get(place.client) is place:
-            del self._places[place.client]
-        if place.site is None:
-            _drop(self._strangers, place.network, place)
+        # The same address and port may have connected again before the old socket's end is seen.
+        if self._connections.get(connection.client) is connection:
+            del self._connections[connection.client]
+        if connection.site is None:
+            _drop(self._strangers, connection.network, connection)
         else:
-            _drop(self._sites, place.site, place)
+            _drop(self._sites, connection.site, connection)
 
-    def tidy(self, now: float) -> None:
-        """End what was a stranger's for too long."""
+    def end_late_strangers(self, now: float) -> None:
+        """End each connection that was a stranger's for too long."""
         over = now - STRANGER_SECONDS
         late = [
-            place for there in self._strangers.values() for place in there if place.since < over
+            connection
+            for same_network in self._strangers.values()
+            for connection in same_network
+            if connection.since < over
         ]
-        for place in late:
-            self._end(place)
+        for connection in late:
+            self._end(connection)
 
-    def _make_room(self, places: dict[HeldConnection, None]) -> None:
-        """End the one that was there, or unused, for longest."""
-        place = next(iter(places))
-        self._refused(place.site, place.client[0])
-        self._end(place)
+    def _make_room(self, connections: dict[HeldConnection, None]) -> None:
+        """End the one that is oldest, or was not used for longest."""
+        connection = next(iter(connections))
+        self._refused(connection.site, connection.client[0])
+        self._end(connection)
 
-    def _end(self, place: HeldConnection) -> None:
-        self.leave(place)  # the place is free at once, whenever the socket is
-        place.cut()
+    def _end(self, connection: HeldConnection) -> None:
+        self.remove(connection)  # it stops counting at once, even if its socket closes later
+        connection.cut()
 
 
 def network_of(address: str) -> str:
-    """What of an address tells who calls."""
+    """The part of an address that tells callers apart."""
     try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
+        parsed = ipaddress.ip_address(address.partition("%")[0])  # without an IPv6 zone
     except ValueError:
         return address
     if isinstance(parsed, ipaddress.IPv4Address):
@@ -148,12 +165,12 @@ def network_of(address: str) -> str:
     return str(ipaddress.ip_network((parsed, IPV6_NETWORK), strict=False))
 
 
-def _largest(places: dict[str, dict[HeldConnection, None]]) -> dict[HeldConnection, None]:
-    return max(places.values(), key=len, default={})
+def _largest(groups: Groups) -> dict[HeldConnection, None]:
+    return max(groups.values(), key=len, default={})
 
 
-def _drop(places: dict[str, dict[HeldConnection, None]], name: str, place: HeldConnection) -> None:
-    there = places.get(name, {})
-    there.pop(place, None)
-    if not there:
-        places.pop(name, None)
+def _drop(groups: Groups, name: str, connection: HeldConnection) -> None:
+    group = groups.get(name, {})
+    group.pop(connection, None)
+    if not group:
+        groups.pop(name, None)

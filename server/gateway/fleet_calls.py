@@ -1,15 +1,15 @@
-"""What each of a node's ten calls may touch, and what is learnt from its answer.
+"""The ten calls of a node: what each may touch, and what the gateway learns from its answer.
 
-The SuperLink does not ask whose a message or an object is, so it is asked here: a reply bears
-its own node as its sender, objects are fetched by whom they were handed to and brought by who
-announced them, and a poll is held until there is something to answer.
+The SuperLink does not check whose a message or an object is, so the gateway does: the sender of a
+reply is the caller's own node, and a node fetches and pushes its own objects only
+(:mod:`server.gateway.object_access`). A poll is held until there is something to answer.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,13 +48,15 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 BESIDE: Final = 2**20
-"""Bytes that a reply may take beside its update: its metrics, its record, its wrapping."""
+"""Bytes of a reply besides its update: metrics, records, wrapping."""
+# 64 MiB: 16 million float32 weights.
 DEFAULT_UPDATE: Final = 2**26
-"""Bytes of the largest update while it is not known what the studies under way expect."""
+"""Bytes of the largest update of a study whose size is not known yet."""
 LEAST_UPDATE: Final = 2**20
-"""The same where little is expected, and where there is no study; no histogram is larger."""
+"""Bytes that every site may send, even when no study runs; no histogram is larger."""
+# With the whole answer at once, a caller that reads slowly would keep all of it in our memory.
 PIECE: Final = 2**18
-"""Bytes of an answer that are handed over to be sent at a time."""
+"""Bytes of an answer that are handed to the connection at a time."""
 PROTOBUF: Final = "application/protobuf"
 PREFIX: Final = "/v1/fleet/"
 CALLS: Final[dict[str, type[Message]]] = {
@@ -69,7 +71,7 @@ CALLS: Final[dict[str, type[Message]]] = {
     "pull-object": PullObjectRequest,
     "confirm-message-received": ConfirmMessageReceivedRequest,
 }
-"""All that a node needs."""
+"""All that a node needs. The SuperLink has more on the same port: starting runs, adding nodes."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,11 @@ class FleetCall:
 
     Attributes:
         name: of the call.
-        site: who calls.
-        message: what it says.
+        site: the caller.
+        message: the body, parsed.
         body: the same, as it came.
-        headers: what the SuperLink must see of its headers.
-        request: the connection.
+        headers: those that the SuperLink needs.
+        request: the HTTP request.
     """
 
     name: str
@@ -94,22 +96,23 @@ class FleetCall:
 
 
 class FleetCalls:
-    """Passes on calls that were let in.
+    """Passes calls that were let in on to the SuperLink.
 
     Args:
-        behind: the SuperLink.
-        complete: called with the request that a reply has answered whole.
-        hold_seconds: how long a poll is held where there is no work.
+        superlink: the client to it.
+        complete: called with a request when its reply is complete.
+        hold_seconds: how long a poll is held without work.
     """
 
     def __init__(
-        self, behind: SuperLinkClient, complete: Callable[[str], None], hold_seconds: float
+        self, superlink: SuperLinkClient, complete: Callable[[str], None], hold_seconds: float
     ) -> None:
-        self._behind = behind
+        self._superlink = superlink
         self._complete = complete
         self._hold_seconds = hold_seconds
-        self._custody = ObjectAccess()
-        self._waiting = LongPoll()
+        self._access = ObjectAccess()
+        self.polls = LongPoll()
+        """The polls that are held."""
         self._shared = SharedObjects()
         self._rules: dict[str, Callable[[FleetCall], Awaitable[Response]]] = {
             "activate-node": self._activate,
@@ -123,93 +126,86 @@ class FleetCalls:
         """Bytes of the largest update that a running study expects."""
 
     async def take(self, call: FleetCall) -> Response:
-        """Pass on a call, and give its answer.
+        """Pass a call on, and give its answer.
 
         Raises:
-            Denied: it touches what is not its node's.
+            Denied: it touches what is not the caller's.
             LinkError: the SuperLink does not answer.
-            ClientDisconnect: the caller has gone.
+            ClientDisconnect: the caller has disconnected.
         """
         return await self._rules.get(call.name, self._forward)(call)
-
-    def work_for(self, nodes: Iterable[int]) -> None:
-        """There is a further request for each of these nodes."""
-        self._waiting.work_for(nodes)
-
-    def release(self, node: int) -> None:
-        """Answer the poll of a node now."""
-        self._waiting.release(node)
-
-    def release_all(self) -> None:
-        """Answer every poll now."""
-        self._waiting.release_all()
 
     async def _activate(self, call: FleetCall) -> Response:
         response = await self._forward(call)
         if response.status_code == 200:
-            self._custody.begin(call.site.node_id)
-            self._waiting.work_for([call.site.node_id])
+            # There may be requests that this process was not told of, before it began.
+            self._access.begin(call.site.node_id)
+            self.polls.work_for([call.site.node_id])
         return response
 
     async def _forward(self, call: FleetCall) -> Response:
         return _response(await self._ask(call))
 
     async def _ask(self, call: FleetCall) -> Answer:
-        return await self._behind.post(PREFIX + call.name, call.body, call.headers)
+        return await self._superlink.post(PREFIX + call.name, call.body, call.headers)
 
     async def _pull_object(self, call: FleetCall) -> Response:
         wanted = call.message
-        if not self._custody.may_fetch(call.site.node_id, wanted.object_id, time.monotonic()):
+        if not self._access.may_fetch(call.site.node_id, wanted.object_id, time.monotonic()):
             raise Denied(403, "object", call.site.name)
         key = (wanted.run_id, wanted.object_id)
         return _response(await self._shared.get(key, lambda: self._ask(call)))
 
     async def _pull_messages(self, call: FleetCall) -> Response:
-        """Answer a poll when there is work, or when it has been held for long enough."""
+        """Answer a poll when there is work, or when it was held for long enough."""
         node = call.site.node_id
         spread = random.uniform(0.9, 1.0)  # noqa: S311 - so that not all sites poll at once
         deadline = time.monotonic() + self._hold_seconds * spread
-        with self._waiting.hold(node) as hold:
-            while not hold.over:
+        with self.polls.hold(node) as poll:
+            while not poll.over:
                 last = time.monotonic() >= deadline
-                expected = self._waiting.expected(node)
+                # The SuperLink is asked only if there may be work: each poll costs it CPU time.
+                expected = self.polls.expected(node)
                 if expected or last:
                     response = await self._forward(call)
-                    work = self._take_over(node, response)
-                    self._waiting.done(node, 1 if work else expected)
+                    work = self._note_handed_out(node, response)
+                    self.polls.done(node, 1 if work else expected)
                     if work or last or response.status_code != 200:
                         return response
-                if not await hold.until(deadline, call.request.receive):
+                if not await poll.until(deadline, call.request.receive):
                     raise ClientDisconnect
         return Response(b"", media_type=PROTOBUF)
 
-    def _take_over(self, node: int, response: Response) -> bool:
-        """Note what a node was handed; tells whether that was anything."""
+    def _note_handed_out(self, node: int, response: Response) -> bool:
+        """Remember what was handed out to a node; gives whether there was anything."""
         if response.status_code != 200:
             return False
         pulled = PullMessagesResponse.FromString(bytes(response.body))
         for message, tree in zip(pulled.messages_list, pulled.message_object_trees, strict=True):
             objects = [part.object_id for part in iterate_object_tree(tree)]
             key = message.metadata.message_id
-            self._custody.handed_out(node, key, objects, time.monotonic())
+            self._access.handed_out(node, key, objects, time.monotonic())
         return bool(pulled.messages_list)
 
     async def _push_messages(self, call: FleetCall) -> Response:
         messages, trees = call.message.messages_list, call.message.message_object_trees
+        # Flower's nodes send one at a time. With several, the answer's one list of missing objects
+        # would not say which reply they belong to.
         if len(messages) != 1 or len(trees) != 1:
             raise Denied(400, "malformed", call.site.name)
-        told = messages[0].metadata
-        if told.src_node_id != call.site.node_id:
+        metadata = messages[0].metadata
+        if metadata.src_node_id != call.site.node_id:
             raise Denied(403, "sender", call.site.name)
-        if trees[0].object_id != told.message_id:
+        # A message's id is the hash of its root object, so another tree is another message's.
+        if trees[0].object_id != metadata.message_id:
             raise Denied(400, "malformed", call.site.name)
         response = await self._forward(call)
         if response.status_code == 200:
             pushed = PushMessagesResponse.FromString(bytes(response.body))
-            if pushed.objects_to_push and not self._custody.announced(
+            if pushed.objects_to_push and not self._access.announced(
                 call.site.node_id,
                 pushed.session_id,
-                told.reply_to_message_id,
+                metadata.reply_to_message_id,
                 pushed.objects_to_push,
                 time.monotonic(),
             ):
@@ -217,20 +213,21 @@ class FleetCalls:
         return response
 
     async def _push_object(self, call: FleetCall) -> Response:
-        node, told = call.site.node_id, call.message
+        node, pushed = call.site.node_id, call.message
         most = self.largest_update + BESIDE
-        size = len(told.object_content)
+        size = len(pushed.object_content)
         try:
-            if not self._custody.may_bring(node, told.session_id, told.object_id, size, most):
+            if not self._access.may_push(node, pushed.session_id, pushed.object_id, size, most):
                 raise Denied(403, "object", call.site.name)
         except OverflowError:
             raise Denied(413, "size", call.site.name) from None
         response = await self._forward(call)
         if response.status_code == 200:
+            # Flower answers 200 also when it did not store the object, as in a session that ended.
             if not PushObjectResponse.FromString(bytes(response.body)).stored:
                 return response
-            answered = self._custody.brought(
-                node, told.session_id, told.object_id, time.monotonic()
+            answered = self._access.pushed_object(
+                node, pushed.session_id, pushed.object_id, time.monotonic()
             )
             if answered is not None:
                 self._complete(answered)
@@ -238,16 +235,16 @@ class FleetCalls:
 
     async def _confirm(self, call: FleetCall) -> Response:
         node, message = call.site.node_id, call.message.message_object_id
-        if not self._custody.may_confirm(node, message):
+        if not self._access.may_confirm(node, message):
             raise Denied(403, "object", call.site.name)
         response = await self._forward(call)
         if response.status_code == 200:
-            self._custody.confirmed(node, message)
+            self._access.confirmed(node, message)
         return response
 
 
-class Paced(Response):
-    """An answer that is sent as fast as it is read, so that few bytes of it wait to be sent."""
+class PacedResponse(Response):
+    """An answer in pieces, sent as fast as it is read, so that few bytes of it wait in memory."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
@@ -260,4 +257,4 @@ class Paced(Response):
 
 
 def _response(answer: Answer) -> Response:
-    return Paced(answer.body, answer.status, media_type=answer.kind)
+    return PacedResponse(answer.body, answer.status, media_type=answer.kind)

@@ -1,17 +1,23 @@
-"""The coordinator's public door: ten calls that a node needs, its health, and nothing else.
+"""The coordinator's public gateway: ten calls that a node needs, its health, and nothing else.
 
-Everything a site can reach goes through here; the SuperLink behind it is on loopback. How many
-connections are held, and how long each may take for what, stands in
-:mod:`server.gateway.connection_limiter` and :mod:`server.gateway.tls_listener`. A request is
-looked at in this order: its path and method, its size, whose key it bears, whether that site may
-come in, the time it was signed at, the signature, whether it was seen before, whether the site
-asks no more than its share; and then, body read, whether the node that it speaks for is the
-caller's and whatever it touches belongs to that node. Whose key or signature is nobody's is not
-told why once its address was refused too often. What is not let through is answered with a code,
-logged and counted.
+Everything that a site can reach goes through here; the SuperLink is on loopback, because its port
+also starts runs and adds nodes. :mod:`server.gateway.connection_limiter` and
+:mod:`server.gateway.tls_listener` limit connections and their times. A request is checked in this
+order, cheap checks first, and nothing of a body is read for a caller that is not a site's:
 
-A node's poll is held until there is work for it, so that a site may be idle at no cost and
-still begin at once.
+1. path and method;
+2. size, from its header;
+3. the key, and whether its site may connect;
+4. the time of the signature, the signature, and whether it was used before;
+5. the site's rate of requests;
+6. the body: its size, its form, and whether its node is the caller's;
+7. whether the messages and objects that it names belong to that node.
+
+A refusal is answered with a code, logged and counted. An address that was refused too often for
+its key or signature is no longer told why.
+
+A node's poll is held until there is work for it: a site that waits costs nothing, and still begins
+at once.
 """
 
 from __future__ import annotations
@@ -22,7 +28,7 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,18 +43,26 @@ from common.errors import CoordinatorError, LinkError
 from common.wire.enrolment import split_address
 from server.gateway.authentication import (
     HEADERS,
-    STRANGE,
+    NOT_AUTHENTICATED,
     Admission,
     Admitted,
     Authenticator,
     Denied,
 )
 from server.gateway.connection_limiter import ConnectionLimiter
-from server.gateway.fleet_calls import CALLS, PREFIX, PROTOBUF, FleetCall, FleetCalls
+from server.gateway.fleet_calls import (
+    CALLS,
+    DEFAULT_UPDATE,
+    LEAST_UPDATE,
+    PREFIX,
+    PROTOBUF,
+    FleetCall,
+    FleetCalls,
+)
 from server.gateway.rates import RateLimiter
 from server.gateway.superlink_client import SuperLinkClient
-from server.gateway.tls_listener import server
-from server.superlink.control_auth import HEADER as GUARD
+from server.gateway.tls_listener import new_server
+from server.superlink.control_auth import HEADER as CONTROL_AUTH_HEADER
 from server.superlink.wire import trust
 
 # isort: split
@@ -60,21 +74,24 @@ if TYPE_CHECKING:
     from server.superlink.notifications import NotificationBoard
     from server.superlink.superlink import SuperLink
 
+# After a kill -9, Flower refuses to activate a node again for up to 60 s; a site that knows its
+# node's number sends a heartbeat and goes on at once.
 NODE_HEADER: Final = "consilium-node"
-"""Tells a caller whom we know what its node is called: a killed site has forgotten."""
+"""Header of each answer to a site: the number of its node."""
 SMALL: Final = 2**18
-"""Bytes of a request that carries no object; the longest lists the objects of a reply."""
+"""Bytes of a request without an object; the longest one lists the objects of a reply."""
 OBJECT: Final = 6 * 2**20
-"""Bytes of a request that carries one; Flower cuts arrays at 5 MiB."""
+"""Bytes of a request with an object; Flower cuts arrays at 5 MiB."""
+# A site sends four objects of 5 MiB at once: 20 MiB in 180 s is 1 Mbit/s.
 BODY_SECONDS: Final = 180.0
-"""How long a body may take. A site sends four of 5 MiB at once: a line of 1 Mbit/s is enough."""
+"""How long a body may take."""
 OnRefused = Callable[[str, str | None, str], None]
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    """How a gateway listens and what it takes.
+    """How a gateway listens, and its limits.
 
     Attributes:
         listen: ``host:port``; port 0 takes a free one.
@@ -82,7 +99,7 @@ class GatewaySettings:
         requests_per_second: from one site, on average.
         connections: held at once, of all sites together.
         connections_per_site: held at once, of one site.
-        hold_seconds: how long a poll is held where there is no work.
+        hold_seconds: how long a poll is held without work.
     """
 
     listen: str
@@ -90,18 +107,19 @@ class GatewaySettings:
     requests_per_second: float = 50.0
     connections: int = 512
     connections_per_site: int = 32
+    # Shorter than the 30 s for which a node waits for an answer.
     hold_seconds: float = 20.0
 
 
 class Gateway:
-    """The public door.
+    """The public gateway.
 
     Args:
-        admission: who may come in.
-        superlink: what is behind it; it need not be there yet.
+        admission: the sites that may connect.
+        superlink: to pass calls on to; it need not run yet.
         settings: how it listens.
-        notices: the line to the studies' processes.
-        on_refused: called with reason, site where known, and address, of every refusal.
+        notices: the connection to the studies' processes.
+        on_refused: called for every refusal with reason, site (if known) and address.
     """
 
     def __init__(
@@ -112,38 +130,36 @@ class Gateway:
         notices: NotificationBoard,
         on_refused: OnRefused | None = None,
     ) -> None:
-        self._superlink = superlink
         self._settings = settings
-        self._notices = notices
         self._on_refused = on_refused
         began = datetime.datetime.now(datetime.UTC)
-        self._door = Authenticator(admission, began, time.monotonic())
+        self._authenticator = Authenticator(admission, began, time.monotonic())
         self._rates = RateLimiter(settings.requests_per_second)
-        self._crowd = ConnectionLimiter(
-            settings.connections, settings.connections_per_site, self._crowded
+        self._limiter = ConnectionLimiter(
+            settings.connections, settings.connections_per_site, self._connection_ended
         )
-        self._behind = SuperLinkClient(
+        self._client = SuperLinkClient(
             superlink.address,
             trust(superlink.ca),
-            {GUARD: superlink.control_secret, "content-type": PROTOBUF, "accept": PROTOBUF},
+            {CONTROL_AUTH_HEADER: superlink.control_secret, "content-type": PROTOBUF, "accept": PROTOBUF},
         )
-        self._passage = FleetCalls(self._behind, notices.complete, settings.hold_seconds)
-        self._nodes: dict[int, str] = {}  # which site each node is, or was, as far as was heard
+        self._calls = FleetCalls(self._client, notices.complete, settings.hold_seconds)
+        self._nodes: dict[int, str] = {}  # the site of each node number that was ever used
         self.refusals: Counter[str] = Counter()
-        """How often each reason was given."""
+        """Refusals by reason."""
         self.port = 0
-        """Where it listens, once it does."""
+        """The port that it listens on, once it does."""
         self.listening = asyncio.Event()
-        notices.subscribe(self._passage.work_for)
+        notices.subscribe(self._calls.polls.work_for)
         routes = [Route("/health", _health, methods=["GET"])]
         routes += [
             Route(PREFIX + name, self._endpoint(name, kind), methods=["POST"])
             for name, kind in CALLS.items()
         ]
-        handlers: dict[Any, Any] = {404: self._no_such, 405: self._no_such}
+        handlers: dict[Any, Any] = {404: self._unknown_route, 405: self._unknown_route}
         self.app = Starlette(routes=routes, exception_handlers=handlers)
-        """The ASGI app, for whoever serves it otherwise than by :meth:`serve`."""
-        self.app.router.redirect_slashes = False
+        """The ASGI app, so that middleware can be added."""
+        self.app.router.redirect_slashes = False  # a redirect would answer a path that is unknown
 
     async def serve(self) -> None:
         """Serve until cancelled.
@@ -152,35 +168,36 @@ class Gateway:
             CoordinatorError: it cannot listen there.
         """
         listener = self._listen()
-        serving = server(self.app, self._settings.tls, self._crowd, self._refused)
+        serving = new_server(self.app, self._settings.tls, self._limiter, self._refused)
         task = asyncio.create_task(serving.serve(sockets=[listener]))
         self.listening.set()
         try:
+            # Cancelling this must not cancel the server: it first closes its connections.
             await asyncio.shield(task)
         finally:
             self.listening.clear()
             serving.should_exit = True
-            self._passage.release_all()
+            self._calls.polls.release_all()
             await task
-            self._behind.close()
+            self._client.close()
 
     @property
     def connections(self) -> int:
-        """How many are held."""
-        return len(self._crowd)
+        """Connections held now."""
+        return len(self._limiter)
 
-    @property
-    def largest_update(self) -> int:
-        """Bytes of the largest update that a running study expects; a reply may be no larger."""
-        return self._passage.largest_update
+    def expect_updates(self, sizes: Iterable[int | None]) -> None:
+        """Accept updates as large as the running studies need, and no larger.
 
-    @largest_update.setter
-    def largest_update(self, size: int) -> None:
-        self._passage.largest_update = size
+        Args:
+            sizes: bytes of each running study's update; None where it is not known yet.
+        """
+        known = [DEFAULT_UPDATE if size is None else size for size in sizes]
+        self._calls.largest_update = max([LEAST_UPDATE, *known])
 
     def cut(self, node: int) -> None:
-        """A node's site may come in no more: answer the poll that is held for it now."""
-        self._passage.release(node)
+        """The site of a node may no longer connect: answer its held poll now."""
+        self._calls.polls.release(node)
 
     def _listen(self) -> socket.socket:
         host, port = split_address(self._settings.listen)
@@ -192,7 +209,8 @@ class Gateway:
                 "the gateway cannot listen",
                 where=self._settings.listen,
                 found=cause.strerror,
-                remedy="end what listens there, or set another `listen` in coordinator.toml",
+                remedy="stop the program that uses this port, or set another `listen` in "
+                "coordinator.toml",
             ) from cause
         listener.setblocking(False)
         self.port = int(listener.getsockname()[1])
@@ -203,7 +221,7 @@ class Gateway:
             address = request.client.host if request.client else ""
             try:
                 call = await self._admit(request, address, name, kind)
-                response = await self._passage.take(call)
+                response = await self._calls.take(call)
                 response.headers[NODE_HEADER] = str(call.site.node_id)
             except Denied as denied:
                 return self._deny(denied, request)
@@ -221,11 +239,12 @@ class Gateway:
     ) -> FleetCall:
         now = time.monotonic()
         largest = OBJECT if kind is PushObjectRequest else SMALL
+        # First, so that a stranger cannot make us read a large body.
         if int(request.headers.get("content-length", "0")) > largest:
             raise Denied(413, "size")
         site, key = self._caller(request, address, now)
         self._nodes[site.node_id] = site.name
-        if not self._rates.serves(site.name, now):
+        if not self._rates.allows(site.name, now):
             raise Denied(429, "rate", site.name)
         body = await _read(request, largest, site)
         try:
@@ -241,23 +260,26 @@ class Gateway:
         return FleetCall(name, site, message, body, headers, request)
 
     def _demand_own(self, message: Any, site: Admitted) -> None:  # noqa: ANN401 - has a node
-        """A number that is no other site's was the caller's before the SuperLink began anew."""
+        """Refuse a body of another node.
+
+        A number that no other site had is the caller's own from before a restart of the SuperLink.
+        """
         number = message.node.node_id if hasattr(message, "node") else message.node_id
         if number != site.node_id:
             stale = self._nodes.get(number, site.name) == site.name
             raise Denied(401, "node", site.name, **({"stale": True} if stale else {}))
 
     def _caller(self, request: Request, address: str, now: float) -> tuple[Admitted, bytes]:
-        """Who calls. A stranger's rate is not asked first: a site may share the address."""
+        """The caller. A stranger's rate is not checked first: a site may share its address."""
         wall = datetime.datetime.now(datetime.UTC)
         try:
-            site, key = self._door.caller(request.headers, wall, now)
+            site, key = self._authenticator.caller(request.headers, wall, now)
         except Denied as denied:
-            if denied.code in STRANGE and not self._rates.hears(address, now):
+            if denied.code in NOT_AUTHENTICATED and not self._rates.explains_to(address, now):
                 raise Denied(429, "rate") from None
             raise
         if request.client is not None:
-            self._crowd.known((request.client.host, request.client.port), site.name)
+            self._limiter.belongs_to((request.client.host, request.client.port), site.name)
         return site, key
 
     def _deny(self, denied: Denied, request: Request) -> Response:
@@ -265,18 +287,18 @@ class Gateway:
         if request.client is not None:
             address = request.client.host
             if denied.status == 401:
-                self._crowd.doubt((address, request.client.port), time.monotonic())
+                self._limiter.became_stranger((address, request.client.port), time.monotonic())
         self._rates.refused(address, time.monotonic())
-        if "stale" in denied.more:  # it connects anew after the SuperLink was started again
+        if "stale" in denied.more:  # normal: the SuperLink has restarted
             log.info("gateway.stale-node", site=denied.site, address=address, path=path[:80])
         else:
             self._refused(denied.code, denied.site, address, path)
         return JSONResponse({"code": denied.code} | denied.more, denied.status)
 
-    def _crowded(self, site: str | None, address: str) -> None:
+    def _connection_ended(self, site: str | None, address: str) -> None:
         self._refused("connections", site, address)
 
-    async def _no_such(self, request: Request, error: Exception) -> Response:
+    async def _unknown_route(self, request: Request, error: Exception) -> Response:
         status = int(getattr(error, "status_code", 404))
         return self._deny(Denied(status, "path" if status == 404 else "method"), request)
 
@@ -284,13 +306,13 @@ class Gateway:
         self.refusals[reason] += 1
         if self._on_refused is not None:
             self._on_refused(reason, site, address)
-        if self._rates.worth_a_word(site or address, reason, time.monotonic()):
+        if self._rates.may_log(site or address, reason, time.monotonic()):
             path = path[:80]
             log.warning("gateway.refused", reason=reason, site=site, address=address, path=path)
 
 
 async def _health(request: Request) -> Response:
-    """Health; the server adds the date, by which a site measures its clock."""
+    """Health. The server adds the Date header, by which a site checks its own clock."""
     return JSONResponse({"status": "ok"})
 
 
@@ -300,7 +322,7 @@ async def _read(request: Request, largest: int, site: Admitted) -> bytes:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > largest:
+                if len(body) > largest:  # a chunked body does not say its length before
                     raise Denied(413, "size", site.name)
     except TimeoutError:
         raise Denied(408, "slow-body", site.name) from None

@@ -1,8 +1,8 @@
-"""Whose objects: what a node may fetch, and what it may bring.
+"""Which objects a node may fetch and which it may push.
 
-Flower hands any object to any node that knows its hash, and takes one from any. Here a node
-fetches what belongs to the requests that were handed to it, and brings what belongs to the
-replies that it announced; nothing else is its.
+Flower gives any object to any node that knows its hash, and accepts one from any node. Here a
+node may fetch the objects of requests that were handed out to it, and push the objects of replies
+that it announced. Everything else is refused.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 REQUEST_SECONDS: Final = 3600.0
-"""How long after its last use a request that was handed out, and never confirmed, is known."""
+"""How long after its last use an unconfirmed request is remembered."""
+# The SuperLink ends a push session 180 s after its last object.
 REPLY_SECONDS: Final = 190.0
-"""The same for a reply that is being brought; the SuperLink gives up after 180 s."""
+"""How long after its last object an unfinished reply is remembered."""
+# A bound on memory: each unfinished reply may be as large as the largest update.
 MOST_REPLIES: Final = 8
-"""How many a node may be bringing at once."""
+"""Replies that a node may push at once."""
 
 
 @dataclass
@@ -49,16 +51,16 @@ class _Node:
 
 
 class ObjectAccess:
-    """Of every node's objects. Times are seconds on a clock that never goes back."""
+    """The objects of every node. Times are seconds on a monotonic clock."""
 
     def __init__(self) -> None:
         self._nodes: dict[int, _Node] = {}
 
     def begin(self, node: int) -> None:
-        """A node has connected anew: it is handed all requests again.
+        """A node has connected again: all requests are handed out to it again.
 
-        It may be bringing a reply meanwhile, since a person's approval has it connect anew; or
-        it was killed, and what it was bringing is worth less than what it will announce.
+        It may still be pushing a reply, because an approval makes a site connect again. Or it was
+        killed, and will never finish that reply. So its replies stay, but give way to new ones.
         """
         mine = self._nodes.setdefault(node, _Node())
         mine.requests.clear()
@@ -66,13 +68,13 @@ class ObjectAccess:
             reply.doubtful = True
 
     def handed_out(self, node: int, message: str, objects: Iterable[str], now: float) -> None:
-        """A request was handed to a node."""
+        """A request was handed out to a node."""
         mine = self._nodes.setdefault(node, _Node())
         mine.tidy(now)
         mine.requests[message] = _Request(frozenset(objects), now)
 
     def may_fetch(self, node: int, object_id: str, now: float) -> bool:
-        """Whether an object belongs to a request that was handed to this node."""
+        """Whether an object belongs to a request that was handed out to this node."""
         for request in self._nodes.get(node, _Node()).requests.values():
             if object_id in request.objects:
                 request.used = now
@@ -80,23 +82,23 @@ class ObjectAccess:
         return False
 
     def may_confirm(self, node: int, message: str) -> bool:
-        """Whether a request was handed to this node."""
+        """Whether a request was handed out to this node."""
         return message in self._nodes.get(node, _Node()).requests
 
     def confirmed(self, node: int, message: str) -> None:
-        """A node has all of a request."""
+        """A node has the whole request."""
         self._nodes.get(node, _Node()).requests.pop(message, None)
 
     def announced(
         self, node: int, session: str, answers: str, objects: Iterable[str], now: float
     ) -> bool:
-        """A node will bring a reply; tells whether it may: not too many at once.
+        """A node will push a reply; gives whether it may: not too many at once.
 
         Args:
-            node: which.
-            session: what the SuperLink calls the bringing.
+            node: its number.
+            session: the SuperLink's id of this push.
             answers: the request that it answers.
-            objects: what the SuperLink still wants of it.
+            objects: those that the SuperLink does not have yet.
             now: the time.
         """
         mine = self._nodes.setdefault(node, _Node())
@@ -109,22 +111,22 @@ class ObjectAccess:
         mine.replies[session] = _Reply(answers, set(objects), now)
         return True
 
-    def may_bring(self, node: int, session: str, object_id: str, size: int, most: int) -> bool:
-        """Whether an object is missing of a reply of this node's that stays below ``most`` bytes.
+    def may_push(self, node: int, session: str, object_id: str, size: int, most: int) -> bool:
+        """Whether an object is still missing of a reply of this node.
 
         Raises:
-            OverflowError: it is missing, and would make the reply too large.
+            OverflowError: it is, but the reply would be larger than ``most`` bytes.
         """
         reply = self._nodes.get(node, _Node()).replies.get(session)
         if reply is None or object_id not in reply.missing:
             return False
         if reply.size + size > most:
             raise OverflowError
-        reply.size += size
+        reply.size += size  # counted before it is stored, so that many at once cannot pass
         return True
 
-    def brought(self, node: int, session: str, object_id: str, now: float) -> str | None:
-        """An object has arrived; gives the request that is thereby answered whole."""
+    def pushed_object(self, node: int, session: str, object_id: str, now: float) -> str | None:
+        """An object was stored; gives the request if its reply is complete now."""
         mine = self._nodes.get(node, _Node())
         reply = mine.replies.get(session)
         if reply is None:

@@ -1,7 +1,7 @@
-"""Large objects that several sites fetch, kept for a moment: a round's weights go to all.
+"""A cache of large objects that several sites fetch: a round's weights go to all of them.
 
-An object is named by the hash of its content, so that what is kept cannot be another's. Who
-may fetch it is decided before anything is looked up here.
+An object's name is the hash of its content, so the cache cannot give a wrong one. Whether a site
+may fetch an object is decided before the cache is read (:mod:`server.gateway.object_access`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Final
 
 from server.gateway.superlink_client import Answer
 
+# Most objects have some hundred bytes and belong to one site: they would only push weights out.
 SMALLEST: Final = 2**16
-"""Bytes of an object that is worth keeping; most are hundreds."""
+"""Bytes of the smallest object that is kept."""
+# 128 MiB: about three rounds of weights of 11 million float32 parameters (42 MiB).
 KEPT: Final = 2**27
-"""Bytes kept in all; the least recently used go first."""
+"""Bytes kept in all; the least recently used are dropped first."""
 Key = tuple[int, str]
 
 
@@ -34,7 +36,7 @@ class SharedObjects:
         self._coming: dict[Key, asyncio.Future[Answer]] = {}
 
     async def get(self, key: Key, fetch: Callable[[], Awaitable[Answer]]) -> Answer:
-        """An object, fetched once for all who ask for it while it comes and while it is kept."""
+        """An object; fetched once, for all who ask while it is on its way or kept."""
         kept = self._answers.get(key)
         if kept is not None:
             self._answers.move_to_end(key)
@@ -43,7 +45,7 @@ class SharedObjects:
         if coming is None:
             coming = self._coming[key] = asyncio.ensure_future(fetch())
             coming.add_done_callback(lambda done: self._came(key, done))
-        return await asyncio.shield(coming)
+        return await asyncio.shield(coming)  # one caller that leaves must not end it for others
 
     def _came(self, key: Key, done: asyncio.Future[Answer]) -> None:
         del self._coming[key]

@@ -1,11 +1,10 @@
-"""The public socket: connections as they come, TLS, and how long each part of a request may take.
+"""The public socket: accepting connections, TLS, and a deadline for each part of a request.
 
-All that a connection may take its time for has a deadline: agreeing on TLS, being known as a
-site's (:mod:`server.gateway.connection_limiter`), the headers of each request, its body, and
-taking an answer. Whoever is later is cut off, and the gateway told why. A connection that cannot
-agree on TLS
-never becomes a request, so such a one is told of here too: who speaks plain HTTP, and who trusts
-another authority than ours.
+Everything that a caller can delay has a deadline: the TLS handshake, the first accepted request
+(:mod:`server.gateway.connection_limiter`), the headers and the body of each request, and reading
+the answer. A connection that is late is closed and its reason reported. A failed TLS handshake
+never becomes a request, so it is reported here too: a caller that speaks plain HTTP, or one that
+trusts another certificate authority.
 """
 
 from __future__ import annotations
@@ -26,22 +25,27 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.gateway.connection_limiter import Client, ConnectionLimiter, HeldConnection
 
+# Flower's headers take about a thousand bytes; the parser itself has no limit.
 HEADER_BYTES: Final = 2**16
-"""Of all of a request that is not its body, trailers included; Flower's take about a thousand."""
+"""Bytes of a request without its body: request line, headers, chunk sizes, trailers."""
 TLS_SECONDS: Final = 20.0
-"""How long both sides may take to agree on TLS."""
+"""For the TLS handshake."""
 HEADER_SECONDS: Final = 20.0
-"""How long the headers of a request may take from their first byte on."""
+"""For the headers of a request, from their first byte."""
+# 10 s more than the gateway waits for the body of an admitted site: the site is then answered
+# with 408 "slow-body" and not just cut off.
 BODY_SECONDS: Final = 190.0
-"""How long a body may take; longer than the gateway reads one of a site's, which is told so."""
+"""For the body of a request."""
 ANSWER_SECONDS: Final = 180.0
-"""How long whoever asked may take to read what was answered."""
+"""For reading an answer."""
 CLOSING_SECONDS: Final = 20.0
-"""How long the other side may take to take leave, and what is not sent yet to be taken."""
+"""For the end of TLS, and for data that is not sent yet."""
+# Longer than a site keeps an idle connection: a server that closes first could close it just as
+# the site sends its next request.
 KEEP_ALIVE_SECONDS: Final = 75
-"""Longer than a site keeps a connection that nothing goes over."""
+"""Between two requests on one connection."""
 NO_MORE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""What the system says where it has no room for another connection."""
+"""The system's error numbers for "no room for another connection"."""
 _REASONS: Final = {
     "HTTP_REQUEST": "plain-http",
     "WRONG_VERSION_NUMBER": "plain-http",
@@ -51,67 +55,68 @@ _REASONS: Final = {
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "other-authority",
 }
 OnEnded = Callable[[str, str | None, str], None]
-"""Told why a connection was ended, whose it was where that is known, and the address."""
+"""Called with the reason, the site where it is known, and the address."""
 log = structlog.get_logger()
 
 
 class HttpConnection(HttpToolsProtocol):
-    """uvicorn's connection, here with deadlines, few headers, and one request at a time.
+    """uvicorn's connection with deadlines, a header limit, and one request at a time.
 
     Args:
         arguments: uvicorn's.
-        place: that it takes up.
-        crowd: all places.
-        ended: told where it is cut off.
+        held: its entry in the limiter.
+        limiter: of all connections.
+        ended: called when this one is cut off.
         options: uvicorn's.
     """
 
     def __init__(
         self,
         *arguments: Any,  # noqa: ANN401 - uvicorn's
-        place: HeldConnection,
-        crowd: ConnectionLimiter,
+        held: HeldConnection,
+        limiter: ConnectionLimiter,
         ended: OnEnded,
         **options: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(*arguments, **options)
-        self._place, self._crowd, self._ended = place, crowd, ended
+        self._held, self._limiter, self._ended = held, limiter, ended
         self._deadlines: dict[str, float] = {}
-        self._beside = 0
-        self._over = True
+        self._head_bytes = 0
+        self._between_requests = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """TLS is agreed on."""
+        """The TLS handshake is done."""
         super().connection_made(transport)
-        self._place.cut = transport.abort
+        self._held.cut = transport.abort
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has ended."""
         self._deadlines.clear()
-        self._crowd.leave(self._place)
+        self._limiter.remove(self._held)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what is not body, and see that a request which has begun also ends."""
+        """Count the bytes outside the body, and start the deadline of a request that begins."""
         if self.transport.is_closing():
             return
-        self._beside += len(data)
+        self._head_bytes += len(data)
         super().data_received(data)
-        if self._beside > HEADER_BYTES:
+        if self._head_bytes > HEADER_BYTES:
             self._end("size")
-        elif self._over and self._beside:  # what is no request yet, such as an empty line
+        elif self._between_requests and self._head_bytes:  # not a request yet: an empty line
             self._start("slow-headers", HEADER_SECONDS)
 
     def on_message_begin(self) -> None:
-        """A request begins; one before the last was answered is not for us to keep."""
+        """A request begins; one that comes before the last answer is refused."""
+        # uvicorn would keep pipelined requests in memory until their turn comes.
         if self.cycle is not None and not self.cycle.response_complete:
             self._end("pipelined")
-        self._over = False
+        self._between_requests = False
         self._start("slow-headers", HEADER_SECONDS)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Its headers are here."""
+        """All headers have arrived."""
         self._stop("slow-headers")
         if self.transport.is_closing():
             return
@@ -119,47 +124,48 @@ class HttpConnection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of its body is."""
-        self._beside -= len(body)
+        """A piece of the body has arrived."""
+        self._head_bytes -= len(body)
         if self.cycle is not None:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """All of it is."""
-        self._over, self._beside = True, 0
+        """The whole request has arrived."""
+        self._between_requests, self._head_bytes = True, 0
         self._stop("slow-body")
         if self.cycle is not None:
             super().on_message_complete()
 
     def pause_writing(self) -> None:
-        """Whoever asked does not read as fast as it is answered."""
+        """The caller reads more slowly than we send."""
         self._start("slow-answer", ANSWER_SECONDS)
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """They have read what was handed over to be sent."""
+        """The caller has read what was waiting to be sent."""
         if self.cycle is None or self.cycle.response_complete:
             self._stop("slow-answer")
         super().resume_writing()
 
     def on_response_complete(self) -> None:
-        """All of an answer was handed over."""
+        """The whole answer is in the send buffer."""
         if not self.flow.write_paused:
             self._stop("slow-answer")
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """What came is no HTTP."""
-        self._tell("no-http")
+        """The data is not HTTP."""
+        self._report("no-http")
         super().send_400_response(msg)
 
-    def look(self, now: float) -> None:
-        """End the connection where something takes too long."""
+    def check_deadlines(self, now: float) -> None:
+        """End the connection if something takes too long."""
         late = [reason for reason, deadline in self._deadlines.items() if deadline < now]
         if late:
             self._end(late[0])
 
     def _start(self, reason: str, seconds: float) -> None:
+        # setdefault: a byte now and then must not move the deadline (slowloris).
         self._deadlines.setdefault(reason, time.monotonic() + seconds)
 
     def _stop(self, reason: str) -> None:
@@ -168,46 +174,50 @@ class HttpConnection(HttpToolsProtocol):
     def _end(self, reason: str) -> None:
         self._deadlines.clear()
         if not self.transport.is_closing():
-            self._tell(reason)
+            self._report(reason)
         self.transport.abort()
 
-    def _tell(self, reason: str) -> None:
-        self._ended(reason, self._place.site, self._place.client[0])
+    def _report(self, reason: str) -> None:
+        self._ended(reason, self._held.site, self._held.client[0])
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which here takes connections itself, and leaves signals to whoever runs it.
+    """uvicorn's server, but it accepts connections itself and handles no signals.
 
     Args:
         config: uvicorn's.
         tls: the context to listen with.
-        crowd: the connections that it holds.
-        ended: told why a connection was ended.
+        limiter: the connections that it holds.
+        ended: called when a connection is cut off.
     """
 
     def __init__(
-        self, config: uvicorn.Config, tls: ssl.SSLContext, crowd: ConnectionLimiter, ended: OnEnded
+        self,
+        config: uvicorn.Config,
+        tls: ssl.SSLContext,
+        limiter: ConnectionLimiter,
+        ended: OnEnded,
     ) -> None:
         super().__init__(config)
-        self._tls, self._crowd, self._ended = tls, crowd, ended
+        self._tls, self._limiter, self._ended = tls, limiter, ended
         self._tasks: set[asyncio.Task[None]] = set()
         self._accepting: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take connections from these sockets."""
+        """Accept connections on these sockets."""
         await self.lifespan.startup()
         self.servers = []
         for listener in sockets or []:
             task = asyncio.create_task(self._accept(listener))
-            task.add_done_callback(self._deaf)
+            task.add_done_callback(self._accepting_ended)
             self._accepting.append(task)
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more, and end those that are held.
+        """Accept no more connections, and end those that are held.
 
         Raises:
-            Exception: what it could not take connections for.
+            Exception: the reason why accepting had already ended.
         """
         for task in (*self._accepting, *self._tasks):
             task.cancel()
@@ -217,60 +227,62 @@ class Server(uvicorn.Server):
                 await task
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: look at every deadline."""
+        """Check every deadline; uvicorn calls this ten times a second."""
         now = time.monotonic()
-        self._crowd.tidy(now)
+        self._limiter.end_late_strangers(now)
         for connection in list(self.server_state.connections):
-            cast(HttpConnection, connection).look(now)
+            cast(HttpConnection, connection).check_deadlines(now)
         return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
+        """Capture none: the daemon handles signals."""
         yield
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                taken, address = await loop.sock_accept(listener)
+                accepted, address = await loop.sock_accept(listener)
             except OSError as error:
                 log.error("gateway.deaf", found=error.strerror)
+                # Without the pause, a lack of file descriptors would make this loop use a core.
                 await asyncio.sleep(1.0 if error.errno in NO_MORE else 0.0)
                 continue
             client = (str(address[0]), int(address[1]))
-            task = loop.create_task(self._open(taken, client))
+            task = loop.create_task(self._open(accepted, client))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _deaf(self, task: asyncio.Task[None]) -> None:
-        """Who takes connections has ended: no gateway stays without."""
+    def _accepting_ended(self, task: asyncio.Task[None]) -> None:
+        """Accepting has ended, so the gateway must end too: the daemon must not run without it."""
         self.should_exit = True
 
-    async def _open(self, taken: socket.socket, client: Client) -> None:
-        """Agree on TLS with who called; from then on the connection lives by itself."""
+    async def _open(self, accepted: socket.socket, client: Client) -> None:
+        """Do the TLS handshake; then the connection is on its own."""
         task = asyncio.current_task()
         assert task is not None
-        place = self._crowd.enter(client, time.monotonic(), task.cancel)
+        held = self._limiter.add(client, time.monotonic(), task.cancel)
         new = partial(
             HttpConnection,
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
-            place=place,
-            crowd=self._crowd,
+            held=held,
+            limiter=self._limiter,
             ended=self._ended,
         )
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 new,
-                taken,
+                accepted,
                 ssl=self._tls,
                 ssl_handshake_timeout=TLS_SECONDS,
                 ssl_shutdown_timeout=CLOSING_SECONDS,
             )
+        # BaseException: a connection is cut by cancelling this task.
         except BaseException as error:
-            self._crowd.leave(place)
+            self._limiter.remove(held)
             if isinstance(error, ssl.SSLError):
                 self._ended(_REASONS.get(error.reason or "", "tls"), None, client[0])
             elif isinstance(error, ConnectionAbortedError):
@@ -279,14 +291,14 @@ class Server(uvicorn.Server):
                 raise
 
 
-def server(app: Any, tls: ssl.SSLContext, crowd: ConnectionLimiter, ended: OnEnded) -> Server:  # noqa: ANN401
-    """A server of ``app``, any ASGI app, that is ready to be given its socket.
+def new_server(app: Any, tls: ssl.SSLContext, limiter: ConnectionLimiter, ended: OnEnded) -> Server:  # noqa: ANN401
+    """A server of an ASGI app, to be given its socket.
 
     Args:
         app: an ASGI app.
         tls: the context to listen with.
-        crowd: the connections that it holds.
-        ended: told why a connection was ended.
+        limiter: the connections that it holds.
+        ended: called when a connection is cut off.
     """
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     config = uvicorn.Config(
@@ -297,10 +309,11 @@ def server(app: Any, tls: ssl.SSLContext, crowd: ConnectionLimiter, ended: OnEnd
         log_config=None,
         log_level="error",
         access_log=False,
-        proxy_headers=False,  # nobody may say where they call from
+        proxy_headers=False,  # else a caller could choose the address that limits it
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        # The gateway has answered the held polls before; all else takes less than this.
         timeout_graceful_shutdown=1,
     )
     config.load()
-    return Server(config, tls, crowd, ended)
+    return Server(config, tls, limiter, ended)

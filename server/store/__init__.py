@@ -1,8 +1,7 @@
-"""The coordinator's store: the truth about sites, studies and what became of them.
+"""The coordinator's store: the database of sites, studies and their results.
 
-``store`` opens it; ``rows`` is what comes out. ``sites``, ``studies``, ``results`` and
-``events`` are its parts over one ``database``, whose tables stand in ``models`` and change by
-``migrations``.
+``store`` opens it; ``rows`` are its records. ``sites``, ``studies``, ``results`` and ``events``
+are its parts over one ``database``; ``models`` has the tables and ``migrations`` their changes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A database that the store lives in: SQLite in a file, or PostgreSQL.
+"""The store's database: SQLite in a file, or PostgreSQL.
 
-On both, one transaction writes at a time, whichever process it is in: SQLite by its nature
-(``BEGIN IMMEDIATE``), PostgreSQL by an advisory lock. So what is read in a writing transaction
-stays true until it ends, and events become visible in the order of their numbers. What is
-committed is on the disk.
+On both, only one transaction writes at a time, over all processes: with SQLite by ``BEGIN
+IMMEDIATE``, with PostgreSQL by an advisory lock. So what a writing transaction has read stays true
+until it ends, and events become visible in the order of their numbers: without the lock, a watcher
+could miss an event with a lower number that is committed later. What is committed is on the disk.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from common.errors import CoordinatorError
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 WAIT_SECONDS: Final = 30
-"""How long a transaction waits for another process's."""
+"""How long a transaction waits for one of another process."""
 _LOCK: Final = 0x434F4E53
-"""PostgreSQL's name for the right to write: any number that others do not use."""
+"""The number of PostgreSQL's advisory lock for writing: "CONS", any number would do."""
 _migrating = threading.Lock()
-"""Alembic keeps what it works on in a module of its own, once a process."""
+"""Alembic keeps its state in a module, once per process: two threads must not migrate at once."""
 
 
 class StoreAway(CoordinatorError):  # noqa: N818 - a state of the store, by its name
-    """The database cannot be used now; it may come back by itself."""
+    """The database cannot be used now; it may work again without any action."""
 
 
 class Database:
@@ -46,7 +46,7 @@ class Database:
 
     Raises:
         StoreAway: it cannot be opened.
-        CoordinatorError: it was made by a newer version.
+        CoordinatorError: a newer version made it.
     """
 
     def __init__(self, url: str) -> None:
@@ -100,7 +100,8 @@ class Database:
                 "the coordinator's store cannot be used",
                 where=self.place,
                 found=self._without_password(cause),
-                remedy="see that the file or the server is there, has room, and lets us write",
+                remedy="check that the file or the server exists, has free space, and that this "
+                "account may write to it",
             ) from cause
 
     def _without_password(self, cause: Exception) -> str:
@@ -124,7 +125,7 @@ class Database:
                     where=self.place,
                     found=f"schema {', '.join(found)}",
                     wanted=f"schema {script.get_current_head()}",
-                    remedy="install the version that made it, or bring back its older backup",
+                    remedy="install that newer version, or restore an older backup",
                 )
             if found != tuple(script.get_heads()):
                 alembic.command.upgrade(config, "head")
@@ -132,6 +133,7 @@ class Database:
 
 def _config(connection: Connection) -> Config:
     config = Config(attributes={"connection": connection})
+    # ConfigParser reads % as the beginning of an interpolation.
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
@@ -143,12 +145,14 @@ def _parse(text: str) -> URL:
     except (ArgumentError, ValueError):
         url = None
     if url is not None and url.drivername == "postgresql":
+        # SQLAlchemy's own default is psycopg2, which is not installed.
         url = url.set(drivername="postgresql+psycopg")
+    # An in-memory database would be another one in each process.
     memory = url is not None and url.database in {None, "", ":memory:"}
     drivers = {"sqlite", "sqlite+pysqlite", "postgresql+psycopg"}
     if url is None or url.drivername not in drivers or (url.drivername[:6] == "sqlite" and memory):
         raise CoordinatorError(
-            "this is not the URL of a store",
+            "this is not the URL of a database",
             where="[store] url",
             found=url.drivername if url is not None else None,
             wanted="sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE",
@@ -160,11 +164,13 @@ def _engine(url: URL) -> Engine:
     if url.get_backend_name() == "sqlite":
         file = Path(str(url.database))
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # SQLite would make the file readable for others, and so its -wal and -shm.
         file.touch(mode=0o600)
         engine = create_engine(url, connect_args={"timeout": WAIT_SECONDS})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+    # pre_ping: a server that was restarted leaves dead connections in the pool.
     engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
     event.listen(engine, "connect", _prepare_postgresql)
     event.listen(engine, "begin", _begin_postgresql)
@@ -172,7 +178,9 @@ def _engine(url: URL) -> Engine:
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
-    connection.isolation_level = None  # we begin transactions ourselves
+    connection.isolation_level = None  # sqlite3 must not begin transactions: _begin_sqlite does
+    # WAL: readers do not wait for the writer. FULL: with WAL, NORMAL could lose the last commits
+    # at a power failure.
     for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {setting}")
 
@@ -184,6 +192,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _prepare_postgresql(connection: Any, _: object) -> None:  # noqa: ANN401 - any DBAPI's
     connection.execute(f"SET lock_timeout = '{WAIT_SECONDS}s'")
+    # Otherwise the first rollback would undo the SET.
     connection.commit()
 
 

@@ -1,4 +1,4 @@
-"""Events, as the store keeps them: numbered in the order in which they became visible."""
+"""The events in the store, numbered in the order in which they became visible."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, func, insert, select
+from sqlalchemy import RowMapping, insert, select
 
 from common.documents import read_json
 from server.store.database import Database
@@ -16,7 +16,7 @@ from server.store.rows import EventRecord
 
 
 class EventStore:
-    """The part of the store that knows what happened."""
+    """The events of the store."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -30,14 +30,14 @@ class EventStore:
         site: str | None = None,
         fields: Mapping[str, Any] | None = None,
     ) -> int:
-        """Write down an event; gives its number.
+        """Write an event; gives its number.
 
         Args:
-            study: concerned, if one is.
+            study: that it is about, if any.
             kind: as in the log, ``round.completed``.
-            round: concerned, if one is.
-            site: concerned, if one is.
-            fields: the rest, as JSON can hold it.
+            round: that it is about, if any.
+            site: that it is about, if any.
+            fields: all else, as JSON values.
 
         Raises:
             CoordinatorError: there is no such study.
@@ -63,13 +63,13 @@ class EventStore:
         *,
         kind: str | None = None,
     ) -> tuple[EventRecord, ...]:
-        """Events in their order. Whoever follows asks for those after the last one seen.
+        """Events in order. A watcher asks for those after the last one it has seen.
 
         Args:
             study: of one study; ``None`` for all events, those of no study too.
-            after: number of the last event that is not wanted.
-            limit: how many at most.
-            kind: of one kind only.
+            after: the number of an event; only later ones are given.
+            limit: the most events to give.
+            kind: only events of this kind.
         """
         query = select(EVENTS).where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(limit)
         if study is not None:
@@ -78,11 +78,6 @@ class EventStore:
             query = query.where(EVENTS.c.kind == kind)
         with self._database.read() as connection:
             return tuple(map(_event, connection.execute(query).mappings()))
-
-    def newest_event(self) -> int:
-        """The number of the newest event; 0 where there is none."""
-        with self._database.read() as connection:
-            return connection.execute(select(func.max(EVENTS.c.id))).scalar() or 0
 
 
 def _event(row: RowMapping) -> EventRecord:

@@ -30,7 +30,7 @@ from common.wire.messages import SEAL_DIGITS
 
 
 class Moment(TypeDecorator[datetime]):
-    """A time with its zone, which SQLite does not keep: there it is UTC without saying so."""
+    """A time with its zone. SQLite has no zones: there it is stored as UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -59,7 +59,7 @@ METADATA: Final = MetaData(
 NAME: Final = String(63)
 HASH: Final = String(64)
 SERIAL: Final = BigInteger().with_variant(Integer, "sqlite")
-"""Numbered by the database. SQLite numbers only what is called INTEGER, whose range is the same."""
+"""Numbered by the database. SQLite does so only for type INTEGER, which has the same range."""
 
 SITES: Final = Table(
     "sites",
@@ -81,7 +81,7 @@ KEYS: Final = Table(
     Column("retired_at", Moment),
     sqlite_autoincrement=True,
 )
-"""A site's keys over time; the one that is not retired is in use, and no key comes back."""
+"""A site's keys over time. One is in use; the others are retired and never used again."""
 AGREED: Final = Table(
     "agreed",
     METADATA,
@@ -90,7 +90,7 @@ AGREED: Final = Table(
     Column("declared", BigInteger),
     Column("patients", BigInteger, nullable=False),
 )
-"""Patients of a data set that a site may declare, and what its card said, where it did."""
+"""The agreed number of patients of a site's data set, and the number on its card, if any."""
 STUDIES: Final = Table(
     "studies",
     METADATA,
@@ -163,5 +163,7 @@ EVENTS: Final = Table(
     Column("site", NAME),
     Column("fields", Text, nullable=False),
     Index("ix_events_study_id", "study", "id"),
+    # SQLite would otherwise use the number of a deleted last event again, and a watcher that asks
+    # for events after that number would miss one.
     sqlite_autoincrement=True,
 )

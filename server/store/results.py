@@ -1,7 +1,7 @@
-"""What became of the studies: approvals, rounds, figures and receipts, as the store keeps them.
+"""Approvals, rounds, figures and receipts in the store.
 
-Writing the same thing again changes nothing, so that a study that goes on after a crash may
-write its newest round twice.
+Writing the same thing again changes nothing: after a crash, a study may write its last round a
+second time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from server.store.rows import (
 
 
 class ResultStore:
-    """The part of the store that knows what became of the studies."""
+    """The approvals, rounds, figures and receipts of the store."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -35,7 +35,7 @@ class ResultStore:
     def put_approval(
         self, study: str, site: str, plan_hash: str, state: ApprovalState | str, why: str = ""
     ) -> None:
-        """What a site has said to its plan; the last word counts.
+        """A site's answer to its plan; the last one counts.
 
         Raises:
             CoordinatorError: there is no such study or site.
@@ -46,7 +46,7 @@ class ResultStore:
             _put(connection, APPROVALS, key, said | {"changed_at": datetime.now(UTC)})
 
     def approvals(self, study: str) -> tuple[ApprovalRecord, ...]:
-        """What the sites have said, by site, a later plan after an earlier one."""
+        """The sites' answers, by site, a later plan after an earlier one."""
         query = select(APPROVALS).where(APPROVALS.c.study == study)
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(APPROVALS.c.site, APPROVALS.c.changed_at))
@@ -62,15 +62,15 @@ class ResultStore:
         absences: Mapping[str, str],
         seconds: float,
     ) -> None:
-        """A round that was completed.
+        """A completed round.
 
         Args:
             study: its study.
             number: from 1 on.
             purpose: ``train`` or ``evaluate``.
-            sites: whose replies were folded.
-            absences: why the others' were not, by site.
-            seconds: that it took.
+            sites: those whose replies were added.
+            absences: by site, why a reply was not.
+            seconds: its duration.
 
         Raises:
             CoordinatorError: there is no such study.
@@ -112,7 +112,7 @@ class ResultStore:
     def put_receipt(
         self, study: str, site: str, ledger: LedgerHead, seal: str, signature: bytes
     ) -> None:
-        """What the coordinator has signed to have seen of a site.
+        """A receipt that the coordinator has signed for a site.
 
         Raises:
             CoordinatorError: there is no such study or site.
@@ -131,15 +131,16 @@ class ResultStore:
             connection.execute(insert(RECEIPTS).values(values))
 
     def receipts(self, site: str) -> tuple[ReceiptRecord, ...]:
-        """All receipts for a site, of whatever study, oldest first."""
+        """All receipts for a site, of all studies, oldest first."""
         query = select(RECEIPTS).where(RECEIPTS.c.site == site).order_by(RECEIPTS.c.id)
         with self._database.read() as connection:
             return tuple(map(_receipt, connection.execute(query).mappings()))
 
     def newest_receipt(self, site: str) -> ReceiptRecord | None:
-        """For a site, the receipt for the longest ledger, and of those the newest.
+        """A site's receipt for the longest ledger, and of those the newest.
 
-        A site that made new keys never sent what was signed for under the old ones.
+        Only receipts for the site's present key count: with new keys it has a new ledger, which
+        never had the entries of the old one.
         """
         query = (
             select(RECEIPTS)
@@ -153,7 +154,7 @@ class ResultStore:
 
 
 def _key_of(site: str) -> ScalarSelect[str]:
-    """The key that a site signs with now."""
+    """The signing key that a site uses now."""
     in_use = (KEYS.c.site == site) & KEYS.c.retired_at.is_(None)
     return select(KEYS.c.signing_key).where(in_use).scalar_subquery()
 
@@ -161,7 +162,7 @@ def _key_of(site: str) -> ScalarSelect[str]:
 def _put(
     connection: Connection, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]
 ) -> None:
-    """Write a row in the place of one with the same key: nobody else writes meanwhile."""
+    """Replace the row of this key; no upsert, since only one transaction writes at a time."""
     same = [table.c[name] == value for name, value in key.items()]
     connection.execute(delete(table).where(*same))
     connection.execute(insert(table).values({**key, **values}))

@@ -1,4 +1,4 @@
-"""What comes out of the store: frozen records, none of which holds on to the database."""
+"""The store's records: frozen, without a connection to the database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SiteState(StrEnum):
 
 
 class StudyState(StrEnum):
-    """Where a study stands. A restarted daemon goes on with those that wait or run."""
+    """The state of a study. A restarted daemon goes on with those offered, waiting or running."""
 
     OFFERED = "offered"
     WAITING = "waiting"
@@ -31,7 +31,7 @@ class StudyState(StrEnum):
 
 
 class ApprovalState(StrEnum):
-    """What a site has said to its plan."""
+    """A site's answer to its plan."""
 
     PENDING = "pending"
     APPROVED = "approved"
@@ -44,14 +44,14 @@ class SiteRecord:
     """A site that was admitted, with the keys that it uses now.
 
     Attributes:
-        name: what it is called.
+        name: of the site.
         state: whether it is let in.
         node_key: PEM of the key that it connects with.
         signing_key: hexadecimal, of the key that it signs replies with.
         admitted_at: for the first time.
         changed_at: when it was last admitted or suspended.
-        last_seen: when it last called, some seconds more or less.
-        declared: patients by data set, as its card said.
+        last_seen: when it last called, to within some seconds.
+        declared: patients by data set, from its card.
         agreed: the most patients that it may declare, by data set.
     """
 
@@ -67,7 +67,7 @@ class SiteRecord:
 
     @property
     def card(self) -> SiteCard:
-        """The card that it was admitted by."""
+        """The card that it was admitted with."""
         return SiteCard(
             name=self.name,
             node_key=self.node_key,
@@ -78,7 +78,7 @@ class SiteRecord:
 
 @dataclass(frozen=True)
 class KeyRecord:
-    """A site's keys, and from when until when they were in use."""
+    """A site's keys, and when they were in use."""
 
     site: str
     node_key: str
@@ -92,12 +92,12 @@ class StudyRecord:
     """A study.
 
     Attributes:
-        name: unique for ever.
+        name: never used twice.
         document: the study file's text.
-        seed: what the first weights follow from.
+        seed: of the first weights.
         sites: that it was offered to, by name.
-        state: where it stands.
-        why: what brought it there, in words.
+        state: of the study.
+        why: the reason for this state, in words.
         created_at: when it was started.
         changed_at: when its state changed.
     """
@@ -120,9 +120,9 @@ class RoundRecord:
         study: its study.
         number: from 1 on.
         purpose: ``train`` or ``evaluate``.
-        sites: whose replies were folded.
-        absences: why the others' were not, by site.
-        seconds: that it took.
+        sites: those whose replies were added.
+        absences: by site, why a reply was not.
+        seconds: its duration.
         completed_at: when it was completed.
     """
 
@@ -137,7 +137,7 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class ApprovalRecord:
-    """What a site last said to a plan, and since when."""
+    """A site's last answer to a plan, and its time."""
 
     study: str
     site: str
@@ -149,7 +149,7 @@ class ApprovalRecord:
 
 @dataclass(frozen=True)
 class MetricsRecord:
-    """The figures of the shared model after a round, as they are computed from noisy counts."""
+    """The figures of the shared model after a round, computed from noisy counts."""
 
     study: str
     round: int
@@ -159,7 +159,7 @@ class MetricsRecord:
 
 @dataclass(frozen=True)
 class ReceiptRecord:
-    """What the coordinator signed to have seen of a site."""
+    """What the coordinator has signed for a site: heads of its ledger and of its audit log."""
 
     site: str
     study: str
@@ -174,13 +174,13 @@ class EventRecord:
     """Something that happened.
 
     Attributes:
-        id: grows with every event; whoever follows asks for those after the last one seen.
-        at: when.
-        study: concerned, if one is.
+        id: grows with every event; a watcher asks for those after the last one it has seen.
+        at: its time.
+        study: that it is about, if any.
         kind: as in the log, ``round.completed``.
-        round: concerned, if one is.
-        site: concerned, if one is.
-        fields: the rest.
+        round: that it is about, if any.
+        site: that it is about, if any.
+        fields: all else.
     """
 
     id: int

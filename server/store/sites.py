@@ -1,4 +1,4 @@
-"""Sites and their keys, as the store keeps them."""
+"""The sites and their keys in the store."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from server.store.models import AGREED, KEYS, SITES
 from server.store.rows import KeyRecord, SiteRecord, SiteState
 
 SEEN_SECONDS: Final = 15.0
-"""A site that calls more often than this is not written down every time."""
+"""A site's "last seen" is written at most this often."""
 
 
 class SiteStore:
-    """The part of the store that knows the sites.
+    """The sites of the store.
 
-    A site that is removed is suspended: it stays with its history. Its keys change only when it
-    was removed first and comes back with other ones; the old ones are retired and never return,
-    since they may have been lost.
+    A removed site is suspended: it stays in the store with its history. Its keys change only if it
+    was removed first and is then admitted with new ones. The old keys are retired and never
+    accepted again, because someone else may have them.
     """
 
     def __init__(self, database: Database) -> None:
@@ -36,15 +36,15 @@ class SiteStore:
     def admit(self, card: SiteCard, patients: Mapping[str, int] | None = None) -> SiteRecord:
         """Let a site in, or let it in again.
 
-        A data set on which nothing was agreed yet is agreed on as the card declares it; what was
-        agreed before stays, whatever another card says.
+        For a data set without an agreed number, the card's number becomes the agreed one. A number
+        that was agreed before stays, so that a site cannot raise it with a new card.
 
         Args:
             card: of the site.
-            patients: agreed on in the place of what the card declares, by data set.
+            patients: agreed numbers by data set, to be used instead of the card's.
 
         Raises:
-            CoordinatorError: the name is taken by other keys, or the keys by another name.
+            CoordinatorError: the name belongs to other keys, or the keys to another name.
         """
         with self._database.write() as connection:
             now = datetime.now(UTC)
@@ -65,9 +65,9 @@ class SiteStore:
             return _get(connection, card.name)
 
     def agree(self, name: str, dataset: str, patients: int) -> SiteRecord:
-        """Let a site declare so many patients of a data set, and no more.
+        """Set the most patients of a data set that a site may declare.
 
-        It holds for studies whose plans are written from now on.
+        It applies to studies whose plans are made from now on.
 
         Raises:
             CoordinatorError: there is no such site.
@@ -78,7 +78,7 @@ class SiteStore:
             return _get(connection, name)
 
     def suspend(self, name: str) -> SiteRecord:
-        """Let a site in no more; doing so twice changes nothing.
+        """Refuse a site from now on; doing so twice changes nothing.
 
         Raises:
             CoordinatorError: there is no such site.
@@ -104,11 +104,6 @@ class SiteStore:
             agreed = _agreements(connection, select(AGREED))
             return tuple(_site(row, agreed.get(row["name"], ())) for row in rows)
 
-    def site_by_node_key(self, node_key: str) -> SiteRecord | None:
-        """Whose key this is now (PEM); a suspended site's record says so. ``None``: nobody's."""
-        with self._database.read() as connection:
-            return _find(connection, _current().where(KEYS.c.node_key == node_key))
-
     def keys(self, name: str) -> tuple[KeyRecord, ...]:
         """All keys that a site has had, oldest first.
 
@@ -121,10 +116,7 @@ class SiteStore:
             return tuple(_key(row) for row in connection.execute(query).mappings())
 
     def seen(self, name: str) -> None:
-        """Remember that a site called just now.
-
-        It may be called at every request: what was written seconds ago is not written again.
-        """
+        """Write that a site called just now, unless that was written some seconds ago."""
         with self._seen_lock:
             now = time.monotonic()
             if now - self._seen.get(name, -SEEN_SECONDS) < SEEN_SECONDS:
@@ -151,7 +143,7 @@ def _find(connection: Connection, query: Select[Any]) -> SiteRecord | None:
 
 
 def _agreements(connection: Connection, query: Select[Any]) -> dict[str, list[RowMapping]]:
-    """What was declared and agreed on, by site, a row for each data set."""
+    """Declared and agreed numbers, by site, a row for each data set."""
     found: dict[str, list[RowMapping]] = {}
     for row in connection.execute(query.order_by(AGREED.c.dataset)).mappings():
         found.setdefault(row["site"], []).append(row)
@@ -159,7 +151,7 @@ def _agreements(connection: Connection, query: Select[Any]) -> dict[str, list[Ro
 
 
 def _declare(connection: Connection, card: SiteCard) -> None:
-    """Keep what a card says of patients; it is agreed on where nothing else was."""
+    """Store the card's numbers of patients; they are agreed where nothing was agreed yet."""
     mine = AGREED.c.site == card.name
     known = set(connection.execute(select(AGREED.c.dataset).where(mine)).scalars())
     connection.execute(update(AGREED).where(mine).values(declared=None))
@@ -185,13 +177,13 @@ def _get(connection: Connection, name: str) -> SiteRecord:
             "there is no such site",
             found=name,
             wanted=", ".join(names) or "no site is admitted yet",
-            remedy="consilium-coordinator admit SITE.json lets one in",
+            remedy="check the name, or admit the site: consilium-coordinator admit SITE.json",
         )
     return found
 
 
 def _demand_free(connection: Connection, card: SiteCard) -> None:
-    """Another site's key, or one that this site has given up, lets nobody in."""
+    """Refuse another site's key, and a key that this site no longer uses."""
     same = (KEYS.c.node_key == card.node_key) | (KEYS.c.signing_key == card.signing_key)
     for row in connection.execute(select(KEYS).where(same).order_by(KEYS.c.id)).mappings():
         old = _key(row)
@@ -200,13 +192,13 @@ def _demand_free(connection: Connection, card: SiteCard) -> None:
                 "this key belongs to another site",
                 where=f"the card of {card.name}",
                 found=f"a key of {old.site}",
-                remedy="each site makes keys of its own: consilium-site init",
+                remedy="each site needs its own keys; make them at the site: consilium-site init",
             )
         if old.node_key == card.node_key and (
             old.retired_at is not None or old.signing_key != card.signing_key
         ):
             raise CoordinatorError(
-                "this site has had this node key before, and keys do not come back",
+                "this site used this node key before, and an old key is never accepted again",
                 where=f"the card of {card.name}",
                 remedy="make new keys at the site: consilium-site init",
             )
@@ -219,8 +211,8 @@ def _demand_suspended(known: SiteRecord, card: SiteCard) -> None:
             where=f"the card of {card.name}",
             found=f"fingerprint {card.fingerprint}",
             wanted=f"fingerprint {known.card.fingerprint}",
-            remedy=f"if its keys were changed: consilium-coordinator remove {card.name}, "
-            "then admit it; if not, take another name",
+            remedy=f"if this site has new keys: consilium-coordinator remove {card.name}, then "
+            "admit it; if it is another site, it needs another name",
         )
 
 

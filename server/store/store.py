@@ -10,22 +10,14 @@ from server.store.studies import StudyStore
 
 
 class CoordinatorStore(SiteStore, StudyStore, ResultStore, EventStore):
-    """The coordinator's store: the truth about sites, studies and what became of them.
+    """The coordinator's store: sites, studies and their results.
 
-    Threads share one; a process opens its own. What a method has written is on the disk when
+    Threads share one; each process opens its own. What a method has written is on the disk when
     it returns. Close it, or use it as a context manager.
 
     Args:
         database: open, with the newest schema.
     """
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-
-    @property
-    def place(self) -> str:
-        """Where it is, without a password."""
-        return self._database.place
 
     def close(self) -> None:
         """Close the database."""
@@ -39,12 +31,12 @@ class CoordinatorStore(SiteStore, StudyStore, ResultStore, EventStore):
 
 
 def open_store(url: str) -> CoordinatorStore:
-    """Open a store, making it or upgrading its schema where that is needed.
+    """Open a store; make it, or upgrade its schema, if needed.
 
     Args:
         url: ``sqlite:///FILE`` or ``postgresql+psycopg://USER@HOST/DATABASE``.
 
     Raises:
-        CoordinatorError: it cannot be opened, or was made by a newer version.
+        CoordinatorError: it cannot be opened, or a newer version made it.
     """
     return CoordinatorStore(Database(url))

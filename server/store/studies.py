@@ -1,4 +1,4 @@
-"""Studies and where they stand, as the store keeps them."""
+"""The studies in the store, and their states."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ LARGEST_SEED: Final = 2**63 - 1
 
 
 class StudyStore:
-    """The part of the store that knows the studies.
+    """The studies of the store.
 
-    A study's name is unique for ever: its folder, its events and the sites' approvals bear it.
+    A study's name is never used twice: its folder, its events and the sites' approvals have it.
     """
 
     def __init__(self, database: Database) -> None:
@@ -31,11 +31,11 @@ class StudyStore:
         Args:
             name: as in the study file.
             document: the study file's text.
-            seed: what its first weights follow from.
+            seed: of its first weights.
             sites: that it is offered to.
 
         Raises:
-            CoordinatorError: the name was used before, a site is not admitted, or there is none.
+            CoordinatorError: the name was used before, a site is not admitted, or there is no site.
         """
         if not 0 <= seed <= LARGEST_SEED:
             raise CoordinatorError(
@@ -86,17 +86,17 @@ class StudyStore:
         *,
         expected: Collection[StudyState | str] | None = None,
     ) -> StudyRecord:
-        """Say where a study stands now.
+        """Set the state of a study.
 
         Args:
             name: of the study.
-            state: where it stands.
-            why: what brought it there, in words.
-            expected: where it must have stood until now; ``None`` for wherever it did. Two
-                processes that would change it at once are told apart by this.
+            state: the new one.
+            why: the reason, in words.
+            expected: the states it may be in now; ``None`` for any. If two processes change it
+                at once, this lets only one of them succeed.
 
         Raises:
-            CoordinatorError: there is no such study, or it stands elsewhere than expected.
+            CoordinatorError: there is no such study, or its state is not an expected one.
         """
         with self._database.write() as connection:
             found = _get(connection, name)
@@ -138,11 +138,11 @@ def _demand_new(connection: Connection, name: str) -> None:
     row = connection.execute(query).mappings().one_or_none()
     if row is not None:
         raise CoordinatorError(
-            "there has been a study of this name, and a name is used once",
+            "a study of this name exists, and a name is used once",
             where=f"study {name}",
             found=f"{row['state']}, started {row['created_at']:%Y-%m-%d %H:%M} UTC",
-            remedy="give the new study another [study] name; consilium-coordinator resume "
-            f"{name} goes on with the one there is",
+            remedy="give the new study another [study] name; to go on with the existing one: "
+            f"consilium-coordinator resume {name}",
         )
 
 
@@ -156,6 +156,6 @@ def _demand_active(connection: Connection, sites: Iterable[str]) -> list[str]:
             "the study names sites that are not admitted" if missing else "the study has no site",
             found=", ".join(missing) or None,
             wanted=", ".join(sorted(found)) or "an admitted site",
-            remedy="consilium-coordinator admit SITE.json lets one in",
+            remedy="admit each site first: consilium-coordinator admit SITE.json",
         )
     return wanted

@@ -33,10 +33,16 @@ def event(kind: str, *, round: int = 0, site: str = "", **fields: object) -> pb.
     ("told", "words"),
     [
         (event("study.offered", sites=["a", "b"], by="ada"), "offered to a, b by ada"),
-        (event("approval.waiting", site="a", plan=HASH), "a: a person has yet to decide"),
+        (
+            event("approval.waiting", site="a", plan=HASH),
+            "a: waiting for a person to approve or deny plan 0123456789ab",
+        ),
         (event("approval.given", site="a", plan=HASH), "a: approved plan 0123456789ab"),
         (event("approval.refused", site="a", reason="refused: no"), "a: refused: no"),
-        (event("site.absent", round=2, site="a", purpose="train", reason="offline"), "a: absent"),
+        (
+            event("site.absent", round=2, site="a", purpose="train", reason="offline"),
+            "a: missing from train: offline",
+        ),
         (
             event("weights.settled", shares={"a": {"patients": 30, "weight": 10, "share": 0.25}}),
             "a: 30 patients, weight 10, 25.0 % of the average",
@@ -50,13 +56,13 @@ def event(kind: str, *, round: int = 0, site: str = "", **fields: object) -> pb.
         (event("reply.folded", round=2, site="a"), "round 2: a has answered"),
         (event("study.stopped", by="ada"), "stopped by ada"),
         (event("study.resumed", by="ada"), "resumed by ada"),
-        (event("study.interrupted", code=-9), "started again"),
+        (event("study.interrupted", code=-9), "restarted"),
         (event("study.completed", final_weights_sha256=HASH), HASH),
         (event("study.failed", what="too few", do="wait"), "failed: too few"),
         (event("something.new", site="a", n=1), "something.new a n=1"),
         (
             event("round.completed", round=2, sites=["a"], seconds=1.0, absences={"b": "offline"}),
-            "round 2 done in 1.0 s, 1 site; without b: offline",
+            "round 2 completed in 1.0 s with 1 site; b is missing: offline",
         ),
     ],
 )
@@ -86,7 +92,7 @@ def test_an_event_for_a_script() -> None:
     [
         ({"value": 0.9, "low": 0.85, "high": 0.95}, "0.900 (0.850 to 0.950)"),
         ({"value": 0.9, "low": None, "high": None}, "0.900"),
-        ({"value": None, "why": "no patient"}, "not known (no patient)"),
+        ({"value": None, "why": "no patient"}, "unknown (no patient)"),
         (
             {"value": 0.9, "low": 0.0, "high": 1.0, "meaningful": False, "why": "too noisy"},
             "0.900 (0.000 to 1.000), means nothing: too noisy",
@@ -110,9 +116,9 @@ def test_who_was_left_out_of_what_is_a_line_for_each_reason() -> None:
         ],
     }
     assert absences_in_words(outcome) == [
-        "without d: declares more",
-        "rounds 1 to 3, 2 of them, train: without b: offline",
-        "round 3, evaluate: without c: a histogram that cannot be",
+        "d is missing from the study: declares more",
+        "b is missing from train 2 times in rounds 1 to 3: offline",
+        "c is missing from evaluate in round 3: a histogram that cannot be",
     ]
 
 
@@ -125,7 +131,7 @@ def test_how_a_study_stands_says_who_counts_by_how_much_and_who_was_left_out() -
     )
     assert [str(note) for note in remarks(row)] == [
         "small: a: 30 patients, weight 10, 25.0 % of the average",
-        "small: the evaluation after round 2 went without b: it cannot be",
+        "small: b is missing from the evaluation after round 2: it cannot be",
     ]
 
 
@@ -148,7 +154,7 @@ def test_why_a_study_failed_is_an_error_again() -> None:
     row = pb.StudyRow(name="small", state="failed", why=why, warnings=["NOT PRIVATE"])
     notes = [str(note) for note in remarks(row)]
     assert notes[0] == "small: NOT PRIVATE"
-    assert notes[1:] == ["small: too few; consilium-coordinator watch small says more"]
+    assert notes[1:] == ["small: too few; details: consilium-coordinator watch small"]
 
 
 def test_of_a_failure_an_event_names_no_more_than_what_it_is() -> None:

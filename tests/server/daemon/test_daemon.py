@@ -98,7 +98,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("coordinator")
     world = World(folder / "world", rounds=2, evaluations="[2]", remembers=False)
     listen = ("[metrics]", f'[control]\nlisten = "127.0.0.1:{OPERATORS}"\n\n[metrics]')
-    plain = ("[control]\n# The socket that", "# The socket that")
+    plain = ("[control]\n# The socket for", "# The socket for")
     socket_line = ('socket = "state/control.sock"\n', "")
     client = world.client()
     hospitals = [
@@ -128,7 +128,7 @@ def test_a_study_from_its_file_to_its_result(scene: Scene, tmp_path: Path) -> No
     assert f"consilium-site show {name}" in said
     assert f"consilium-coordinator watch {name}" in said
     watched = scene.cli("watch", name).stdout
-    for words in ("NOT PRIVATE: KNOWN KEY", "north: approved", "round 2 done", "AUC", "completed"):
+    for words in ("NOT PRIVATE: KNOWN KEY", "north: approved", "round 2 completed", "AUC", "completed"):
         assert words in watched
 
     shown = scene.cli("result", name, "--out", tmp_path / "out").stdout
@@ -177,7 +177,7 @@ def test_a_hospital_that_declares_more_than_was_agreed_on_is_left_out_and_all_ca
     scene: Scene,
 ) -> None:
     said = scene.cli("agree", "west", "chest-xray", 209).stdout
-    assert "west may declare 209 patients of chest-xray, not 300 any more" in said
+    assert "west may declare 209 patients of chest-xray (before: 300)" in said
     assert "chest-xray 209 (declares 300)" in scene.cli("sites").stdout
     name, path = scene.study()
     try:
@@ -185,7 +185,7 @@ def test_a_hospital_that_declares_more_than_was_agreed_on_is_left_out_and_all_ca
         watched = scene.cli("watch", name).stdout
     finally:
         scene.cli("agree", "west", "chest-xray", 300)
-    agreed = "Agreed patients of chest-xray, and the share of the average if all take part:"
+    agreed = "Agreed patients of chest-xray, and the share in the average if all sites take part:"
     assert agreed in said
     assert "  west: 209 patients, weight 209, 25.8 % of the average" in said
     reason = "a site declares more patients than were agreed on (210 declared patients, wanted"
@@ -205,7 +205,7 @@ def test_a_hospital_with_which_nothing_is_agreed_is_named_at_the_start(scene: Sc
     name, path = scene.study()
     path.write_text(path.read_text().replace('"chest-xray"', '"retina"'))
     said = " ".join(scene.cli("start", path).stdout.split())
-    assert "west: none agreed on, so it is left out; for the next study: " in said
+    assert "west: no number agreed, so it is left out. For the next study: " in said
     assert "consilium-coordinator agree west retina NUMBER" in said
     until(lambda: scene.deployment.row(name).state == "failed", "the end")
     assert "wanted an agreed number: none was agreed on yet" in scene.deployment.row(name).why
@@ -217,10 +217,11 @@ def test_admitting_agrees_on_what_the_card_declares_or_on_another_number(
     card = scene.hospitals["north"].card.model_copy(update={"patients": {"skin": 10**9}})
     (tmp_path / "SITE.json").write_text(card.text)
     said = scene.cli("admit", tmp_path / "SITE.json", "--patients", "skin=70").stdout
-    assert "it may declare    300 patients of chest-xray" in said
-    assert "it may declare    70 patients of skin" in said
+    assert "may declare         300 patients of chest-xray" in said
+    assert "may declare         70 patients of skin" in said
     assert (
-        f"its card says {10**9}; if that is right: consilium-coordinator agree north skin" in said
+        f"SITE.json declares {10**9}; if that is right: consilium-coordinator agree north skin"
+        in said
     )
     assert card.fingerprint == scene.site("north")["fingerprint"]
     assert scene.site("north")["agreed"] == [
@@ -280,25 +281,25 @@ def test_a_study_waits_for_a_person_is_stopped_and_goes_on(scene: Scene) -> None
     until(lambda: "approval.waiting" in scene.deployment.kinds(name), "waiting")
     until(lambda: scene.deployment.row(name).state == "waiting", "the state")
     assert list(scene.deployment.row(name).undecided) == ["south"]
-    assert "waits for south" in scene.cli("studies").stdout
+    assert "waits for a decision at south" in scene.cli("studies").stdout
 
     scene.cli("stop", name)
     assert scene.deployment.row(name).state == "stopped"
     assert scene.deployment.processes("server.daemon.study_process") == []
-    with pytest.raises(CoordinatorError, match="not under way"):
+    with pytest.raises(CoordinatorError, match="not active"):
         scene.cli("stop", name)
     with pytest.raises(CoordinatorError, match="no result yet"):
         scene.cli("result", name)
 
     scene.said.clear()
-    with pytest.raises(CoordinatorError, match="takes no part in the study"):
+    with pytest.raises(CoordinatorError, match="does not take part in the study"):
         scene.cli("resume", name, "--amend", "elsewhere")
     scene.cli("resume", name, "--amend", "south")
-    with pytest.raises(CoordinatorError, match="under way already"):
+    with pytest.raises(CoordinatorError, match="active already"):
         scene.cli("resume", name)
     watched = scene.cli("watch", name).stdout
     assert "stopped by the local operator" in watched
-    assert "south: a person has yet to decide" in watched
+    assert "south: waiting for a person to approve or deny plan" in watched
     assert "new numerics for south wanted by the local operator" in watched
     assert (
         "south: its numerics stay as they are, nothing has changed since the agreement" in watched
@@ -435,7 +436,7 @@ def test_an_operator_who_was_shut_out_is_refused_everything(scene: Scene, ada: C
     service = pb.DESCRIPTOR.services_by_name["Coordinator"]
     for method in service.methods:
         request = getattr(pb, method.input_type.name)()
-        with pytest.raises(CoordinatorError, match="not that of an operator"):  # noqa: SIM117
+        with pytest.raises(CoordinatorError, match="not one of an admitted operator"):  # noqa: SIM117
             with calling(ada) as daemon:
                 answer = getattr(daemon, method.name)(request)
                 if method.server_streaming:
@@ -457,7 +458,7 @@ def test_an_operator_who_is_shut_out_while_watching_hears_no_more(
     scene.cli("start", path)
     heard = []
     try:
-        with pytest.raises(CoordinatorError, match="not that of an operator"):  # noqa: SIM117
+        with pytest.raises(CoordinatorError, match="not one of an admitted operator"):  # noqa: SIM117
             with calling(ada) as daemon:
                 for event in daemon.Watch(pb.WatchRequest(study=name, follow=True)):
                     heard.append(event.kind)
@@ -544,6 +545,6 @@ def test_systemd_is_told_and_a_study_goes_on_after_a_stop(
         outcome = deployment.outcome("small")
         watched = watching.communicate(timeout=PATIENCE)[0]
     assert watching.returncode == 0
-    assert [watched.count(f"round {number} done") for number in (1, 4)] == [1, 1]
+    assert [watched.count(f"round {number} completed") for number in (1, 4)] == [1, 1]
     assert outcome["final_weights_sha256"] == make_world().run()["final_weights_sha256"]
     assert os.environ["NOTIFY_SOCKET"]

@@ -141,7 +141,7 @@ def test_a_failure_says_what_to_do(store: CoordinatorStore) -> None:
 def test_a_study_file_at_fault_is_mended_and_started_anew(store: CoordinatorStore) -> None:
     """The study that failed is what its file said: going on with it would fail again."""
     fail(store, "small", StudyError("the sum could overflow", remedy="take int64"))
-    said = "take int64; then mend the study file and start it under another name"
+    said = "take int64; then correct the study file and start it under another name"
     assert store.events("small")[-1].fields["do"] == said
 
 

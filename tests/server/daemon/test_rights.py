@@ -20,7 +20,7 @@ from server.daemon import rights
 from server.daemon.rights import Rights
 from tests.waiting import PATIENCE
 
-SHUT_OUT = CoordinatorError("this certificate is not that of an operator who is let in")
+SHUT_OUT = CoordinatorError("this certificate is not one of an admitted operator")
 
 
 class Speaker(site_pb2_grpc.SiteServicer):
@@ -83,7 +83,7 @@ def test_a_silent_stream_ends_when_the_right_is_gone(tmp_path: Path) -> None:
     right, speaker = Right(), Speaker()
     with (
         serving(tmp_path / "control.sock", speaker, right.require) as stub,
-        pytest.raises(CoordinatorError, match="let in"),
+        pytest.raises(CoordinatorError, match="admitted operator"),
         asking("the daemon", "start it"),
     ):
         stream = stub.Audit(site_pb2.AuditRequest(follow=True), timeout=PATIENCE)
@@ -102,7 +102,7 @@ def test_what_comes_after_the_right_was_gone_is_not_said(
     heard = []
     with (
         serving(tmp_path / "control.sock", speaker, right.require) as stub,
-        pytest.raises(CoordinatorError, match="let in"),
+        pytest.raises(CoordinatorError, match="admitted operator"),
         asking("the daemon", "start it"),
     ):
         for entry in stub.Audit(site_pb2.AuditRequest(follow=True), timeout=PATIENCE):

@@ -45,31 +45,31 @@ class Pausing:
         return sites
 
 
-def office_of(
-    behind: SuperLinkSupervisor, store: CoordinatorStore, roll: SiteRegistry, folder: Path
+def service_of(
+    supervisor: SuperLinkSupervisor, store: CoordinatorStore, registry: SiteRegistry, folder: Path
 ) -> OperatorService:
-    home = init(folder / "office", "office", f"localhost:{free_port()}").home
+    home = init(folder / "service", "service", f"localhost:{free_port()}").home
     return OperatorService(
         home,
         store,
-        roll,
-        register=behind.register,
-        change=behind.change,
+        registry,
+        register=supervisor.register,
+        change=supervisor.change,
         cut=lambda node: None,
-        conductors=StudySupervisor(home, store, behind.superlink.port, behind.ready),
+        study_supervisor=StudySupervisor(home, store, supervisor.superlink.port, supervisor.ready),
     )
 
 
-async def with_behind(
+async def with_supervisor(
     folder: Path,
     store: CoordinatorStore,
     use: Callable[[SuperLinkSupervisor, SiteRegistry], Awaitable[None]],
 ) -> None:
-    home, roll = init(folder / "home", "demo", f"localhost:{free_port()}").home, SiteRegistry()
-    behind = SuperLinkSupervisor(home, store, roll, lambda: None)
-    keeping = asyncio.create_task(behind.keep())
+    home, registry = init(folder / "home", "demo", f"localhost:{free_port()}").home, SiteRegistry()
+    supervisor = SuperLinkSupervisor(home, store, registry, lambda: None)
+    keeping = asyncio.create_task(supervisor.keep())
     try:
-        await use(behind, roll)
+        await use(supervisor, registry)
     finally:
         keeping.cancel()
         await asyncio.wait({keeping})
@@ -82,19 +82,19 @@ def test_a_site_that_is_removed_while_all_are_registered_stays_out(tmp_path: Pat
         store.admit(card)
         pausing = Pausing(store)
 
-        async def remove(behind: SuperLinkSupervisor, roll: SiteRegistry) -> None:
-            office = office_of(behind, store, roll, tmp_path)
+        async def remove(supervisor: SuperLinkSupervisor, registry: SiteRegistry) -> None:
+            service = service_of(supervisor, store, registry, tmp_path)
             await become(pausing.read.is_set)
-            removing = asyncio.create_task(office.remove("north", "an operator"))
+            removing = asyncio.create_task(service.remove("north", "an operator"))
             await become(lambda: store.site("north").state is SiteState.SUSPENDED)
             await asyncio.wait({removing}, timeout=0.5)
             pausing.go.set()
             await removing
-            await become(behind.ready.is_set)
-            known = roll.lookup(card.node_key.encode())
+            await become(supervisor.ready.is_set)
+            known = registry.lookup(card.node_key.encode())
             assert known is None or known.state == "suspended"
 
-        asyncio.run(with_behind(tmp_path, store, remove))
+        asyncio.run(with_supervisor(tmp_path, store, remove))
 
 
 def test_a_superlink_that_dies_while_the_store_is_away_is_started_when_it_is_back(
@@ -105,19 +105,19 @@ def test_a_superlink_that_dies_while_the_store_is_away_is_started_when_it_is_bac
     with running() as server, open_store(url := server.new_database()) as store:
         store.admit(card)
 
-        async def survive(behind: SuperLinkSupervisor, roll: SiteRegistry) -> None:
-            await become(behind.ready.is_set)
-            first = behind.superlink.pid
+        async def survive(supervisor: SuperLinkSupervisor, registry: SiteRegistry) -> None:
+            await become(supervisor.ready.is_set)
+            first = supervisor.superlink.pid
             assert first is not None
             with server.away(url), structlog.testing.capture_logs() as logged:
                 os.kill(first, signal.SIGKILL)
                 await become(
                     lambda: any(entry["event"] == "superlink.not-started" for entry in logged)
                 )
-            await become(behind.ready.is_set)
-            assert behind.superlink.pid != first
-            known = roll.lookup(card.node_key.encode())
+            await become(supervisor.ready.is_set)
+            assert supervisor.superlink.pid != first
+            known = registry.lookup(card.node_key.encode())
             assert known is not None
             assert known.state == "admitted"
 
-        asyncio.run(with_behind(tmp_path, store, survive))
+        asyncio.run(with_supervisor(tmp_path, store, survive))

@@ -126,18 +126,18 @@ def test_the_gateway_takes_no_larger_update_than_the_studies_under_way_have(tmp_
 
             async def note() -> None:
                 await daemon._follow()  # noqa: SLF001 - one of its turns
-                sizes.append(daemon.gateway.largest_update)
+                sizes.append(daemon.gateway._calls.largest_update)  # noqa: SLF001
 
             await note()
             for name, size in (("small", 1000), ("large", 2**28)):
                 store.add_study(name, "never read", 0, ["north"])
-                daemon.conductors.begin(name)  # it waits for a SuperLink
+                daemon.study_supervisor.begin(name)  # it waits for a SuperLink
                 await note()
                 store.record(name, "study.started", fields={"update_bytes": size})
                 await note()
-            await daemon.conductors.end("large")
+            await daemon.study_supervisor.end("large")
             await note()
-            await daemon.conductors.end_all()
+            await daemon.study_supervisor.end_all()
             return sizes
 
         sizes = asyncio.run(follow())

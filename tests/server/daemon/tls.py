@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from server.daemon.authority import server_context
 from server.daemon.settings import Home
 from tests.waiting import PATIENCE
 
@@ -43,6 +44,14 @@ def greet(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> Shown | 
         finally:
             thread.join(10)
     return seen[0]
+
+
+def operator_context(home: Home) -> ssl.SSLContext:
+    """The gateway's TLS, where the client too must show a certificate of the authority."""
+    context = server_context(home)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cafile=str(home.ca_certificate))
+    return context
 
 
 def trusting(home: Home) -> ssl.SSLContext:

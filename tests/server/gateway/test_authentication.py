@@ -21,7 +21,7 @@ from server.gateway.authentication import (
     Admitted,
     Authenticator,
     Denied,
-    Spans,
+    TimeSpans,
 )
 
 # isort: split
@@ -145,10 +145,10 @@ def test_however_often_the_clock_is_set_nothing_is_taken_twice(
 
 
 def test_spans_that_are_too_many_are_made_one_and_hold_what_they_held() -> None:
-    spans = Spans((0.0, 1.0))
+    spans = TimeSpans((0.0, 1.0))
     times = [1000.0 * number for number in range(1, 3 * MOST_SPANS)]
     for time in times:
         spans.add(time)
-    assert all(spans.hold(time) for time in times)
+    assert all(spans.contain(time) for time in times)
     assert len(spans) == MOST_SPANS
-    assert not spans.hold(-1000.0)
+    assert not spans.contain(-1000.0)

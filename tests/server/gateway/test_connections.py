@@ -27,7 +27,7 @@ from server.daemon.authority import init
 from server.gateway import connection_limiter, tls_listener
 from server.gateway import gateway as gateway_module
 from server.gateway.authentication import Admitted
-from server.gateway.fleet_calls import Paced
+from server.gateway.fleet_calls import PacedResponse
 from tests.network import Coordinator, gateway_of, new_superlink
 from tests.server.gateway.test_gateway import Caller
 from tests.waiting import PATIENCE, until
@@ -229,7 +229,7 @@ def test_who_does_not_read_an_answer_is_cut_off(
     monkeypatch.setattr(connection_limiter, "STRANGER_SECONDS", HOUR)
 
     async def large(_request: Request) -> Response:
-        return Paced(b"x" * 2**25)
+        return PacedResponse(b"x" * 2**25)
 
     with door(tmp_path) as served:
         served.gateway.app.router.routes.append(Route("/large", large))

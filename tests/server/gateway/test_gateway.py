@@ -418,7 +418,7 @@ def test_an_oversized_body_is_refused_by_its_length_and_while_it_is_read(
 def test_a_reply_that_is_larger_than_any_update_is_refused(
     served: Coordinator, grid: FleetGrid, site: Fleet, logged: list[Any]
 ) -> None:
-    served.gateway.largest_update = 2**20
+    served.gateway.expect_updates([2**20])
     try:
         grid.push_messages([request(site.node_id)])
         received = site.pull()
@@ -427,7 +427,7 @@ def test_a_reply_that_is_larger_than_any_update_is_refused(
         with pytest.raises(Exception, match="413 size"):
             site.push(Message(content, reply_to=received))
     finally:
-        served.gateway.largest_update = 2**26
+        served.gateway.expect_updates([2**26])
     assert any(e.get("reason") == "size" for e in logged)
 
 
@@ -452,10 +452,10 @@ def test_a_poll_is_released_by_work(
 ) -> None:
     """Nothing else would end it before the client gives up."""
     assert site.pull() is None  # whatever was there before
-    monkeypatch.setattr(served.gateway._passage, "_hold_seconds", 3600.0)  # noqa: SLF001
+    monkeypatch.setattr(served.gateway._calls, "_hold_seconds", 3600.0)  # noqa: SLF001
     with ThreadPoolExecutor() as threads:
         pulled = threads.submit(site.pull)
-        holds = served.gateway._passage._waiting._holds  # noqa: SLF001
+        holds = served.gateway._calls.polls._polls  # noqa: SLF001
         until(lambda: site.node_id in holds)
         grid.push_messages([request(site.node_id)])
         assert pulled.result(PATIENCE) is not None

@@ -127,7 +127,7 @@ def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(store_url: str)
         with pytest.raises(CoordinatorError, match="newer Consilium") as caught:
             open_store(store_url)
         assert caught.value.details["found"] == "schema 9999"
-        assert "install the version" in caught.value.details["do"]
+        assert "install that newer version" in caught.value.details["do"]
 
 
 def _setting(connection: Connection, name: str) -> object:
@@ -218,7 +218,7 @@ def test_a_wrong_password_is_not_shown(postgresql: Server) -> None:
 
 
 def test_a_password_is_not_in_the_place(store: CoordinatorStore) -> None:
-    assert PASSWORD not in store.place
+    assert PASSWORD not in store._database.place  # noqa: SLF001 - named in its errors
 
 
 def test_a_lost_connection_costs_one_error_at_most(postgresql: Server) -> None:

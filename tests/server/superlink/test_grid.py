@@ -157,10 +157,10 @@ def test_a_reply_that_broke_off_does_not_hold_up_the_others(
     received = broken.pull()
     assert received is not None
     large = RecordDict({"x": ArrayRecord({"x": Array(np.zeros(2**23, dtype=np.float32))})})
-    served.gateway.largest_update = 2**20  # so that its last parts are refused
+    served.gateway.expect_updates([2**20])  # so that its last parts are refused
     with pytest.raises(LinkError):
         broken.push(Message(large, reply_to=received))
-    served.gateway.largest_update = 2**26
+    served.gateway.expect_updates([2**26])
     answer(whole)
     grid._due[first] = 0.0  # noqa: SLF001 - as after POLL_SECONDS
     assert grid.pull_messages([first]) == []
