@@ -30,7 +30,7 @@ from simulations.audit.bounds import (
     one_run_epsilon,
     tail_guesses,
 )
-from simulations.audit.canaries import Canary, insert, make
+from simulations.audit.canaries import insert, make
 from simulations.audit.findings import LowerBound, Membership, OneRunFinding
 from simulations.audit.listener import LabelledImages, Listener
 from simulations.audit.mechanism import Claim, climb
@@ -133,7 +133,12 @@ def play(
     listener = Listener(
         study,
         planned,
-        {site: _labelled(canaries) for site, canaries in made.items()},
+        {
+            site: LabelledImages(
+                np.stack([one.picture for one in canaries]), tuple(one.label for one in canaries)
+            )
+            for site, canaries in made.items()
+        },
         {site: _others(settings, study, hospitals, site, seed) for site in hospitals.sites},
     )
     run = RunSettings(
@@ -221,11 +226,6 @@ def _guesses(heard: Heard, share: float) -> Guesses:
 
 def _told(guesses: Guesses) -> str:
     return f"{guesses.right} of {guesses.made} guesses right, on {guesses.canaries} canaries"
-
-
-def _labelled(canaries: Sequence[Canary]) -> LabelledImages:
-    pictures = np.stack([one.picture for one in canaries])
-    return LabelledImages(pictures, tuple(one.label for one in canaries))
 
 
 def _others(

@@ -163,8 +163,7 @@ def audit(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
     canaries: Annotated[
-        int,
-        typer.Option(min=5, help="One-run audit: canaries (made-up patients) for each hospital."),
+        int, typer.Option(min=5, help="One-run audit: made-up patients for each hospital.")
     ] = CANARIES,
     kind: Annotated[
         CanaryKind, typer.Option(help="One-run audit: what the canaries look like.")

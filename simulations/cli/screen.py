@@ -72,12 +72,9 @@ def show(console: Console, result: Result, run: Path) -> None:
     """One screen: warnings, the table, what it cost, and where the report is."""
     for line in (*result.warnings, *result.hospitals.facts):
         console.print(Text(line, style="bold yellow" if line.startswith("NOT") else "yellow"))
-    console.print(Panel(Group(_comparison(result), _cost(result)), title=_title(result)))
+    title = Text(f"{result.study.title}: {result.metrics.patients} held-out test patients")
+    console.print(Panel(Group(_comparison(result), _cost(result)), title=title))
     console.print(_where(result, run))
-
-
-def _title(result: Result) -> Text:
-    return Text(f"{result.study.title}: {result.metrics.patients} held-out test patients")
 
 
 def _comparison(result: Result) -> Table:

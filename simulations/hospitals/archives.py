@@ -111,10 +111,6 @@ def _read(folder: Path, document: Mapping[str, Any], digest: str) -> Hospitals:
         kind=str(document["kind"]),
         seed=int(document["seed"]),
         sites=tuple(sorted(str(name) for name in document["sites"])),
-        redraws=_redraws(document.get("redraws", 0)),
+        redraws=int(document.get("redraws", 0)),
         sha256=digest,
     )
-
-
-def _redraws(value: int | list[Any]) -> int:
-    return len(value) if isinstance(value, list) else int(value)

@@ -33,7 +33,6 @@ from simulations.hospitals.archives import FACTS, LABEL_COLUMN, MANIFEST, SITE_F
 
 README: Final = "README.md"
 TEST: Final = "test"
-KINDS: Final = ("synth", "npz")
 
 _SITE_TOML: Final = """\
 # A made-up hospital. Its policy suits a simulation and nothing else.
@@ -249,7 +248,7 @@ def _known(out: Path) -> set[str]:
     """Names that hospitals made before have in ``out``; none if its manifest is not ours."""
     try:
         manifest = read_json((out / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["kind"] in KINDS:
+        if manifest["kind"] in FACTS:
             return {MANIFEST, README, TEST, *map(str, manifest["sites"])}
     except (OSError, ValueError, KeyError, TypeError):
         pass

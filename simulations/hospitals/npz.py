@@ -25,7 +25,14 @@ from common.errors import DataError
 from common.files import sha256_file
 from common.study.study_file import MOST_CLASSES
 from simulations.hospitals.dicom_writer import Equipment, byte_dataset, to_bytes
-from simulations.hospitals.layout import TEST, File, fresh, write_archive, write_manifest, write_site
+from simulations.hospitals.layout import (
+    TEST,
+    File,
+    fresh,
+    write_archive,
+    write_manifest,
+    write_site,
+)
 from simulations.hospitals.partition import dirichlet_partition
 from simulations.hospitals.scanners import site_names
 from simulations.hospitals.visit import Visit
@@ -241,8 +248,7 @@ def _labels(
         "these labels cannot be used",
         where=f"{path}, {part}_labels",
         found=f"{labels.dtype} {labels.shape} for {count} images",
-        wanted=f"one whole number from 0 to {MOST_CLASSES - 1} for each image, not several "
-        "labels",
+        wanted=f"one whole number from 0 to {MOST_CLASSES - 1} for each image, not several labels",
     )
 
 

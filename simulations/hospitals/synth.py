@@ -18,7 +18,14 @@ from client.data.labels import Key
 from client.data.parallel import Progress, silent
 from common.errors import DataError
 from simulations.hospitals.dicom_writer import grey_dataset, to_bytes
-from simulations.hospitals.layout import TEST, File, fresh, write_archive, write_manifest, write_site
+from simulations.hospitals.layout import (
+    TEST,
+    File,
+    fresh,
+    write_archive,
+    write_manifest,
+    write_site,
+)
 from simulations.hospitals.phantom import draw_anatomy, render
 from simulations.hospitals.scanners import SyntheticHospital, hospitals, site_names
 from simulations.hospitals.unusable import KINDS, unusable_files
@@ -131,7 +138,9 @@ def _generator(name: str, seed: int, purpose: int) -> np.random.Generator:
     return np.random.default_rng([seed, purpose, *name.encode()])
 
 
-def _plan(name: str, seed: int, sources: Sequence[SyntheticHospital], patients: int) -> list[Planned]:
+def _plan(
+    name: str, seed: int, sources: Sequence[SyntheticHospital], patients: int
+) -> list[Planned]:
     """Who is drawn: as many from each source, each source's share of them ill, in any order."""
     rng = _generator(name, seed, 0)
     parts = np.array_split(np.arange(patients), len(sources))

@@ -39,7 +39,11 @@ _CHANGES: Final[dict[str, dict[str, object]]] = {
 
 
 def unusable_files(
-    hospital: SyntheticHospital, first: Visit, label: str, shape: tuple[int, int], rng: np.random.Generator
+    hospital: SyntheticHospital,
+    first: Visit,
+    label: str,
+    shape: tuple[int, int],
+    rng: np.random.Generator,
 ) -> Iterator[File]:
     """One file of each of :data:`KINDS`, each of a patient of its own.
 

@@ -9,9 +9,9 @@ from typing import Final
 from client.data.parallel import Progress
 from common.errors import CheckpointError
 from simulations.hospitals.archives import MANIFEST
-from simulations.runs.run_settings import RECORD, RunSettings, clear, contents
-from simulations.reports.result import FILE, Result, read_result
 from simulations.hospitals.synth import Size, write_synthetic
+from simulations.reports.result import FILE, Result, read_result
+from simulations.runs.run_settings import RECORD, RunSettings, clear, contents
 
 HOSPITALS: Final = "hospitals"
 

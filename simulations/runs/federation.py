@@ -1,7 +1,7 @@
 """The rounds of a run: the deployment's two Flower apps, over a grid in this process.
 
-The coordinator's ``ServerApp`` and the sites' ``ClientApp`` are those of a deployment; only the grid
-between them is a simulation's own. Resuming is the same path as starting: the coordinator
+The coordinator's ``ServerApp`` and the sites' ``ClientApp`` are those of a deployment; only the
+grid between them is a simulation's own. Resuming is the same path as starting: the coordinator
 continues after its newest checkpoint.
 """
 

@@ -127,7 +127,8 @@ def run_network(settings: NetworkSettings, say: Say) -> Comparison:
         coordinate(settings, "result", name, "--out", str(settings.result))
     say("simulating the same study on the same archives with the same keys")
     simulate(settings)
-    return Comparison(_weights(settings.result / "outcome.json"), _weights(_simulated(settings)))
+    simulated = settings.simulation / "coordinator" / "outcome.json"
+    return Comparison(_weights(settings.result / "outcome.json"), _weights(simulated))
 
 
 def enrol(
@@ -270,10 +271,6 @@ def simulate(settings: NetworkSettings) -> None:
             *("--seed", str(settings.seed), "--no-baselines"),
         ]
     )
-
-
-def _simulated(settings: NetworkSettings) -> Path:
-    return settings.simulation / "coordinator" / "outcome.json"
 
 
 def _weights(outcome: Path) -> str:

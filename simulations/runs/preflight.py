@@ -75,7 +75,9 @@ def _dataset(study: Study, site: SiteFile, path: Path) -> DataSet:
 def _check_policy(study: Study, site: SiteFile, data: DataSet, path: Path) -> None:
     planned, policy = mechanism(study, data.declared_patients, data.most_patients), site.policy
     if not policy.allow_known_key:
-        raise _forbidden(path, "allow_known_key", "false", "true, because a simulation's keys are known")
+        raise _forbidden(
+            path, "allow_known_key", "false", "true, because a simulation's keys are known"
+        )
     if study.task.kind not in policy.tasks:
         raise _forbidden(path, "tasks", ", ".join(policy.tasks), study.task.kind)
     if study.aggregation.min_sites < policy.min_sites:

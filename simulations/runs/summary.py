@@ -6,24 +6,24 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
-from common.privacy.accounting import epsilon as composed
 from common.checkpoint import study_hash
 from common.plan import Plan
+from common.privacy.accounting import epsilon as composed
 from common.privacy.mechanisms import NoMechanism
 from common.study.study_file import PatientPrivacy, Study
 from simulations.hospitals.archives import Hospitals
-from simulations.runs.curve import curve_rounds
 from simulations.reports.result import (
     FederatedEvaluation,
     Figure,
     HospitalsFacts,
-    ResultMetrics,
     Outcome,
     Result,
+    ResultMetrics,
     Seeds,
     SiteFacts,
     StudyFacts,
 )
+from simulations.runs.curve import curve_rounds
 
 DISTRIBUTIONS: Final = (
     *("consilium", "cryptography", "dp-accounting", "flwr", "monai", "numpy", "opacus"),

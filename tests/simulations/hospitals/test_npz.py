@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pytest
 from pydicom import dcmread
 
-from client.data.report import check
 from client.data.cohort import Split, load_cohort
 from client.data.dicom import Rules
 from client.data.pseudonyms import Pseudonyms
+from client.data.report import check
 from client.sitefile import load_site_file
 from common.errors import DataError
 from simulations.hospitals.archives import read_hospitals

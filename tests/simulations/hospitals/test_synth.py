@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-from client.data.report import Report, check
 from client.data.dicom import Reason, Rules
+from client.data.report import Report, check
 from client.sitefile import load_site_file
 from common.errors import DataError
 from simulations.hospitals.archives import read_hospitals

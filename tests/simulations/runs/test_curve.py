@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.runs.curve import POINTS, Curve, curve_rounds
 from simulations.reports.result import CurvePoint
+from simulations.runs.curve import POINTS, Curve, curve_rounds
 
 
 def measure(weights: NDArray[np.float32], number: int) -> CurvePoint:

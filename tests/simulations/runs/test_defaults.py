@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.study.study_file import PatientPrivacy, load_study
-from simulations.runs.run_settings import RunSettings
 from simulations.runs.run import run_study
+from simulations.runs.run_settings import RunSettings
 from tests.common.studies import toml
 from tests.integration.conftest import STUDY, write_hospitals
 

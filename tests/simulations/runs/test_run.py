@@ -11,9 +11,9 @@ import pytest
 from common.errors import CheckpointError
 from common.numerics import Ticks
 from common.study.study_file import PatientPrivacy, load_study
-from simulations.runs.run_settings import RunSettings, Watcher
 from simulations.reports.result import CurvePoint, Result, read_result, write_result
 from simulations.runs.run import run_study
+from simulations.runs.run_settings import RunSettings, Watcher
 from tests.integration.conftest import SITES, study_text, write_hospitals
 
 
@@ -77,7 +77,9 @@ def test_the_last_point_of_the_curve_is_the_result(result: Result) -> None:
     assert (last.auc, last.accuracy) == (result.metrics.auc.value, result.metrics.accuracy.value)
 
 
-def test_the_study_that_was_run_lies_beside_its_result(result: Result, settings: RunSettings) -> None:
+def test_the_study_that_was_run_lies_beside_its_result(
+    result: Result, settings: RunSettings
+) -> None:
     study = load_study(settings.run / "study.toml")
 
     assert study.study.name == result.study.name == "tiny"

@@ -67,7 +67,11 @@ def test_a_run_that_has_begun_keeps_everything_when_it_fails(settings: RunSettin
 
 def test_the_folder_of_a_run_may_not_be_a_file(settings: RunSettings, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is a file"):
-        check_folder(RunSettings(settings.study, settings.hospitals, tmp_path / "run/hospitals/hospitals.json"))
+        check_folder(
+            RunSettings(
+                settings.study, settings.hospitals, tmp_path / "run/hospitals/hospitals.json"
+            )
+        )
 
 
 def test_starting_afresh_removes_a_run_but_no_folder_that_is_none(settings: RunSettings) -> None:
