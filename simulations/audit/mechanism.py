@@ -302,6 +302,6 @@ def _gaussian(rates: ErrorRates, failure: float) -> float:
 
 def _told(rates: ErrorRates, name: str) -> str:
     return (
-        f"judged to be in: {rates.caught} of {rates.members} members, "
+        f"guessed in: {rates.caught} of {rates.members} members, "
         f"{rates.accused} of {rates.others} others ({name})"
     )

@@ -33,6 +33,8 @@ LINES: Final[dict[Kind, Any]] = {
     "alone": (0, (1, 1.2)),
     "pooled": (0, (6, 1.5, 1, 1.5)),
 }
+BASELINES: Final[tuple[Kind, ...]] = ("alone-private", "alone", "pooled")
+"""In the order in which they are shown."""
 SITE_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SITE_LINES: Final[tuple[Any, ...]] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 
@@ -71,8 +73,7 @@ def _dot(axes: Axes, figure: Figure, y: float, kind: Kind) -> None:
 
 
 def _legend(axes: Axes, result: Result) -> None:
-    kinds: list[Kind] = ["shared", "alone-private", "alone", "pooled"]
-    for kind in kinds:
+    for kind in COLOURS:
         if kind == "shared" or result.of_kind(kind):
             axes.plot([], [], MARKERS[kind], color=COLOURS[kind], label=label(result, kind))
     _below(axes, handletextpad=0.2)
@@ -101,8 +102,7 @@ def label(result: Result, kind: Kind) -> str:
 def curves(axes: Axes, result: Result) -> None:
     """AUC over the rounds."""
     _curve(axes, result.shared, label(result, "shared"))
-    order: list[Kind] = ["alone-private", "alone", "pooled"]
-    for kind in order:
+    for kind in BASELINES:
         for number, outcome in enumerate(result.of_kind(kind)):
             _curve(axes, outcome, label(result, kind) if number == 0 else None)
     axes.set_xlabel("round")

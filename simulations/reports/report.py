@@ -16,9 +16,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.files import write_atomic
-from simulations.reports.charts import FIGURES, label
+from simulations.reports.charts import BASELINES, FIGURES, label
 from simulations.reports.plots import Plot, draw_all, write_figures
-from simulations.reports.result import Figure, Kind, Outcome, Result, ResultMetrics
+from simulations.reports.result import Figure, Outcome, Result, ResultMetrics
 
 FILE: Final = "report.html"
 FIGURES_FOLDER: Final = "figures"
@@ -114,8 +114,7 @@ def worst_odds(value: float) -> str:
 def rows(result: Result) -> list[tuple[str, str, Outcome]]:
     """What is compared: a name, whether it is private, and the outcome; the shared one first."""
     table = [("Shared model", _privacy(result, result.shared), result.shared)]
-    order: tuple[Kind, ...] = ("alone-private", "alone", "pooled")
-    for kind in order:
+    for kind in BASELINES:
         for outcome in result.of_kind(kind):
             name = "All data pooled" if outcome.site is None else f"{outcome.site} alone"
             table.append((name, _privacy(result, outcome), outcome))
