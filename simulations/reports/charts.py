@@ -42,12 +42,11 @@ SITE_LINES: Final[tuple[Any, ...]] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1
 def comparison(axes: Axes, result: Result) -> None:
     """AUC of the shared model, of everything pooled and of each hospital alone."""
     sites = sorted({outcome.site for outcome in result.baselines if outcome.site})
-    names, places = ["shared model"], {None: 0.0}
+    names = ["shared model"]
     _dot(axes, result.shared.metrics.auc, 0.0, "shared")
-    for row, site in enumerate([None] if result.of_kind("pooled") else [], start=1):
+    for outcome in result.of_kind("pooled"):
+        _dot(axes, outcome.metrics.auc, float(len(names)), "pooled")
         names.append("all data pooled")
-        _dot(axes, result.of_kind("pooled")[0].metrics.auc, float(row), "pooled")
-        places[site] = float(row)
     for site in sites:
         names.append(f"{site} alone")
         for outcome in result.baselines:
