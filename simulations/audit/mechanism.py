@@ -147,6 +147,7 @@ def audit_mechanism(
     seen = []
     for number in range(repetitions):
         secret = derive(key, repetition=number)
+        # A key of its own: neither samples nor noise may depend on the coins.
         members = Stream(derive(secret, purpose="coins")).uniform(side * side) < 0.5
         released = releases(made, tried, members, key=secret, parts=parts)
         seen.append(Seen(statistics(released, claim), members))
@@ -184,6 +185,7 @@ def statistics(released: npt.NDArray[np.float32], claim: Claim) -> dict[str, Sco
 
 def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tuple[LowerBound, ...]:
     """The three bounds, each allowed a third of the failures."""
+    # Union bound: the largest of the three may be reported.
     each = failure / BOUNDS
     name, share = _best_share(claim, chosen_on, each)
     guesses = _guesses(judged_on, name, share)

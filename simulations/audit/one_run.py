@@ -152,6 +152,7 @@ def play(
     )
     run_study(run, watcher, tap=listener.tap)
     if listener.failure is not None:
+        # The attacker's own defect: the grid would have reported it as a failure of the site.
         raise listener.failure
     return Heard(
         np.concatenate([listener.scores[site] for site in made]),
@@ -164,6 +165,7 @@ def prove(claims: Sequence[Claim], heard: Heard, failure: float) -> tuple[LowerB
     # Each number of guesses gets its part, so that the best of them may be taken (union bound).
     each = failure / BOUNDS / len(SHARES)
     games = [_guesses(heard, share) for share in SHARES]
+    # All sites of a study have the same delta.
     delta = claims[0].delta
     proved = [one_run_epsilon(game, delta, each) for game in games]
     best = int(np.argmax(proved))
@@ -204,6 +206,7 @@ def _rung(claims: Sequence[Claim], guesses: Guesses, failure: float) -> int | No
 def membership(heard: Heard) -> Membership:
     """How well the scores tell members from others."""
     inside, outside = heard.scores[heard.members], heard.scores[~heard.members]
+    # Mann and Whitney's statistic is the area under the curve; ties count half.
     ranks = rankdata(heard.scores)[heard.members]
     pairs = max(1, len(inside) * len(outside))
     auc = (ranks.sum() - len(inside) * (len(inside) + 1) / 2) / pairs

@@ -70,6 +70,7 @@ def run(
     ] = None,
 ) -> None:
     """Run a study on a folder of hospitals, and write a report."""
+    # Imported where it is needed: torch takes seconds, and --help must not.
     from simulations.runs.run_settings import RunSettings
 
     _carry_out(
@@ -226,6 +227,7 @@ def find_study(name: str) -> Path:
     path = Path(name)
     if name in shipped and not path.is_file():
         return shipped[name]
+    # A path, though nothing is there: the reader of studies reports it.
     if path.exists() or path.suffix:
         return path
     raise StudyError(

@@ -52,6 +52,7 @@ class Screen(Watcher):
         self._job.advance()
         if point is not None:
             auc = report.figure(point.auc)
+            # Rounded up: never more was spent than is shown.
             cost = (
                 "" if spent is None else f", ε {math.ceil(100 * spent) / 100:.2f} spent on training"
             )

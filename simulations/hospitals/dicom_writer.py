@@ -232,6 +232,7 @@ def _describe_grey(dataset: Dataset, storage: Storage) -> None:
     if storage.slope is not None:
         slope, intercept = storage.slope, storage.intercept
         dataset.RescaleSlope, dataset.RescaleIntercept = f"{slope:g}", f"{intercept:g}"
+        # Unspecified units (PS3.3, C.11.1.1.2).
         dataset.RescaleType = "US"
     low, high = storage.low * slope + intercept, storage.high * slope + intercept
     if storage.shown == "window":

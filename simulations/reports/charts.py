@@ -103,6 +103,7 @@ def curves(axes: Axes, result: Result) -> None:
     _curve(axes, result.shared, label(result, "shared"))
     for kind in BASELINES:
         for number, outcome in enumerate(result.of_kind(kind)):
+            # One entry in the legend for all hospitals of a kind.
             _curve(axes, outcome, label(result, kind) if number == 0 else None)
     axes.set_xlabel("round")
     axes.set_ylabel("AUC on the test set")

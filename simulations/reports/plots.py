@@ -124,6 +124,7 @@ def picture(
         facts: said above the picture in small letters.
     """
     with mpl.rc_context(STYLE):
+        # Not by pyplot, which would keep every figure in memory.
         canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
         draw(canvas.add_subplot())
         if facts:

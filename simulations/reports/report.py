@@ -57,7 +57,9 @@ def environment() -> Environment:
     """What pages are rendered in: their templates, and the forms that numbers take."""
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
+        # Titles and names come from other people's files.
         autoescape=True,
+        # A misspelt name in a template is an error, not an empty place.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

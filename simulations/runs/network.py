@@ -93,6 +93,7 @@ def start_afresh(settings: NetworkSettings, progress: Progress) -> None:
         DataError: the hospitals cannot be written.
     """
     marker = settings.out / MARKER
+    # A mistyped --out must not delete anyone's files.
     if settings.out.exists() and any(settings.out.iterdir()) and not marker.exists():
         raise CheckpointError(
             "this folder is not from consilium-sim network, so nothing in it was removed",
@@ -287,4 +288,5 @@ def _site(file: Path, *arguments: str) -> list[str]:
 
 
 def _module(package: str, *arguments: str) -> list[str]:
+    # This interpreter, whether or not its commands are on the PATH.
     return [sys.executable, "-m", f"{package}.cli", *arguments]
