@@ -55,6 +55,7 @@ class Bounded(Section):
     @property
     def survived(self) -> bool:
         """Whether no bound reaches the claim."""
+        # A bound equal to the claim breaks it: the true epsilon is at least the bound.
         return self.empirical < self.claimed
 
 

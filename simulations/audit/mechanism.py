@@ -213,7 +213,7 @@ def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tup
             assumes="the mechanism consists of sampled Gaussian steps; independent canaries, as "
             "the claim implies",
             source="Nasr et al. 2023; Clopper and Pearson 1934",
-            detail=_told(rates, at[0]),
+            detail=_counts(rates, at[0]),
         ),
         LowerBound(
             name="epsilon and delta, rates",
@@ -221,7 +221,7 @@ def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tup
             confidence=1 - each,
             assumes="independent canaries; nothing about the mechanism",
             source="Clopper and Pearson 1934",
-            detail=_told(_rates(judged_on, *plain), plain[0]),
+            detail=_counts(_rates(judged_on, *plain), plain[0]),
         ),
     )
 
@@ -302,7 +302,7 @@ def _gaussian(rates: ErrorRates, failure: float) -> float:
     return float(norm.isf(accused) - norm.ppf(missed)) if max(missed, accused) < 1 else -np.inf
 
 
-def _told(rates: ErrorRates, name: str) -> str:
+def _counts(rates: ErrorRates, name: str) -> str:
     return (
         f"guessed in: {rates.caught} of {rates.members} members, "
         f"{rates.accused} of {rates.others} others ({name})"

@@ -179,7 +179,7 @@ def prove(claims: Sequence[Claim], heard: Heard, failure: float) -> tuple[LowerB
             confidence=1 - failure / BOUNDS,
             assumes="nothing",
             source="Steinke, Nasr and Jagielski 2023, theorem 5.2",
-            detail=_told(games[best]),
+            detail=_counts(games[best]),
         ),
         LowerBound(
             name="trade-off curve, one run",
@@ -187,7 +187,7 @@ def prove(claims: Sequence[Claim], heard: Heard, failure: float) -> tuple[LowerB
             confidence=1 - failure / BOUNDS,
             assumes="the mechanism consists of sampled Gaussian steps",
             source="Mahloujifar, Melis and Chaudhuri 2024",
-            detail=_told(games[top]),
+            detail=_counts(games[top]),
         ),
     )
 
@@ -213,6 +213,7 @@ def membership(heard: Heard) -> Membership:
     thresholds = np.sort(heard.scores)[::-1]
     true = np.concatenate([[0.0], (inside >= thresholds[:, None]).mean(axis=1)])
     false = np.concatenate([[0.0], (outside >= thresholds[:, None]).mean(axis=1)])
+    # A picture shows no more points.
     kept = np.unique(np.linspace(0, len(true) - 1, min(len(true), _POINTS)).astype(int))
     return Membership(
         members=len(inside),
@@ -227,7 +228,7 @@ def _guesses(heard: Heard, share: float) -> Guesses:
     return tail_guesses(heard.scores, heard.members, max(1, round(share * len(heard.members))))
 
 
-def _told(guesses: Guesses) -> str:
+def _counts(guesses: Guesses) -> str:
     return f"{guesses.right} of {guesses.made} guesses right, on {guesses.canaries} canaries"
 
 

@@ -204,6 +204,7 @@ def fresh(out: Path) -> Iterator[Path]:
             remedy="free some disk space, or choose another --out",
         ) from error
     finally:
+        # After a rename there is nothing left to remove.
         shutil.rmtree(neighbour, ignore_errors=True)
 
 

@@ -94,6 +94,7 @@ def bound(plan: Plan) -> float | None:
 
 def _warnings(plans: Mapping[str, Plan], published: Mapping[str, Any]) -> tuple[str, ...]:
     """Each site's warnings once, the gravest first, and who was left out of what."""
+    # Sites give the same warnings: each is said once, in its order.
     notes = dict.fromkeys(note for plan in plans.values() for note in plan.warnings)
     left_out: Mapping[str, str] = published["left_out"]
     missing: dict[tuple[str, str, str], list[int]] = {}
