@@ -13,7 +13,6 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Final
 
@@ -240,13 +239,12 @@ def _append(
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         columns, known = list(reader.fieldnames or ()), list(reader)
-    buffer = StringIO(newline="")
-    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(known)
-    writer.writerows(
-        {data.key_column: key, data.label_column: classes[place]} for key, place in rows
-    )
-    # The same: it may be a hard link.
+    # Unlinked first: the file may be a hard link, too.
     path.unlink()
-    path.write_text(buffer.getvalue(), encoding="utf-8")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(known)
+        writer.writerows(
+            {data.key_column: key, data.label_column: classes[place]} for key, place in rows
+        )

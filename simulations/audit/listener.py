@@ -72,10 +72,6 @@ class LabelledImages:
             pixels = (pixels - study.data.mean) / study.data.std
             yield Batch(pixels.unsqueeze(1), torch.tensor(self.labels[part], dtype=torch.int64))
 
-    def some(self, count: int) -> LabelledImages:
-        """The first of them."""
-        return LabelledImages(self.pictures[:count], self.labels[:count])
-
 
 class Listener:
     """Scores canaries as a study runs.
@@ -132,7 +128,7 @@ class Listener:
         """Weigh one site's change of one round."""
         study, mechanism = self._study, self._mechanisms[site]
         canaries, others = self._canaries[site], self._others[site]
-        known = others.some(_KNOWN)
+        known = LabelledImages(others.pictures[:_KNOWN], others.labels[:_KNOWN])
         kept = min(weights.size, _MOST_NUMBERS // (len(canaries.labels) + len(known.labels)))
         # A change is minus the rate times noised sums over the divisor: this undoes it.
         length = learning_rate(study, number) * mechanism.clip_norm
