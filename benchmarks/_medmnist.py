@@ -1,7 +1,7 @@
 """A shipped study over five divisions of a MedMNIST file into four hospitals.
 
 Each run is a whole simulated study, as ``consilium-sim run`` would do it. The files have no
-patient ids, so each image stands as a patient.
+patient ids, so each image counts as one patient.
 """
 
 from __future__ import annotations

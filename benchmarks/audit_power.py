@@ -1,4 +1,4 @@
-"""How much the mechanism audit sees: its bounds on the sound mechanism, and with halved noise.
+"""How much the mechanism audit detects: its bounds on the sound mechanism, and with halved noise.
 
 For the shipped studies at epsilon 3 and 8, at a hospital that declares 1040 patients, the audit is
 run with twenty seeds on the site's own functions, and with twenty on the same with half the

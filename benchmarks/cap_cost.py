@@ -3,8 +3,8 @@
 A line for each shipped study and a hospital of 1000 declared patients: the noise multiplier with
 the cap, beside the one without. Then, where PneumoniaMNIST is at hand, its test AUC over a few
 divisions with the cap and without: differences there are mostly the chance of the noise, which
-the spread tells. Without the cap means with next to nothing of delta set aside for it, so that a
-sample may be of whatever size.
+the spread tells. Without the cap means with almost no part of delta reserved for it, so that a
+sample may be of any size.
 """
 
 from __future__ import annotations

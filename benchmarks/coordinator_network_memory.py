@@ -2,7 +2,7 @@
 
 The process asks 4, and in another process 24, sites for an update of 11 M parameters, 44 MB,
 through SuperLink, gateway and TLS, and folds each as it comes; the sites answer from a
-process of their own. Beside it stands what holding all replies would take, which is what
+separate process. The peer is what holding all replies would take, which is what
 Flower's strategies do. Peaks are of resident memory, above what the process had before.
 """
 

@@ -1,11 +1,11 @@
 """What a site's ledger costs a round, after 1,000 rounds of each of several studies.
 
-The check of a round is what stands between a request and the first gradient: the ledger is
-the newest, the round is next, whoever is not in the cohort any more leaves it, and the round's
-cost fits the plan and is reserved durably. It is measured in a process that has just opened the
-store, which is where a site is after a restart, and again when that process goes on. Most
-patients stand in several studies. The peer composes the privacy losses of all that the ledger
-holds anew, as each round would have to if nothing were kept.
+The check of a round comes between a request and the first gradient: the ledger is the newest, the
+round is next, patients who have left the cohort are removed, and the round's cost fits the plan and
+is reserved durably. It is measured in a process that has just opened the store, as a site does
+after a restart, and again when that process continues. Most patients are in several studies. The
+peer composes the privacy losses of the whole ledger, as each round would have to if nothing
+were kept.
 
 Exits with 1 where a check takes more than 20 ms: the median, or the first after a restart.
 """
@@ -93,7 +93,7 @@ def today(members: list[str]) -> Any:  # noqa: ANN401 - as above
 
 
 def fill(path: Path) -> None:
-    """Approve the studies, of which a patient stands in one to all, and run their rounds."""
+    """Approve the studies, each patient in one of them to all, and run their rounds."""
     from client.records.accounts import Accounts
     from client.records.approvals import Approvals
     from client.records.ledger import Ledger
@@ -147,7 +147,7 @@ def check(path: Path) -> list[float]:
 
 
 def recompute() -> float:
-    """Milliseconds to compose the privacy losses of all that the ledger holds anew."""
+    """Milliseconds to compose the privacy losses of all that the ledger holds."""
     from common.privacy.accounting import epsilon
 
     events = tuple((plan.mechanism.step, 2 * ROUNDS) for plan in plans())
@@ -172,7 +172,7 @@ def main() -> int:
     for name, ours in (("first after a restart", first), ("median", statistics.median(others))):
         result = {
             "name": f"ledger check of a round, {name}, after {ROUNDS} rounds of each of {STUDIES} "
-            f"studies, {PATIENTS} patients; peer: privacy losses composed anew",
+            f"studies, {PATIENTS} patients; peer: privacy losses composed again",
             "ours": round(ours, 2),
             "peer": round(peer, 2),
             "ratio": round(ours / peer, 4),

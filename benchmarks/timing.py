@@ -2,7 +2,7 @@
 
 Two hospitals with the same keys whose archives differ by one patient, the target, answer the same
 requests in turn, as a worker does: a message comes in, and one goes out. The weights are a
-*matched filter*: they make numbers of the target's image, and of nobody else's, overflow, or so
+*matched filter*: they make numbers of the target's image, and of no other, overflow, or so
 small that a processor is slow with them. Reply times and the processor's are compared pair by
 pair. What is called a difference lies beyond 2 %, with odds of one in a thousand; that the
 comparison finds what is there is shown first, with 5 % that are planted.

@@ -3,7 +3,7 @@
 #   docker build -f docker/simulation.Dockerfile -t consilium-sim .
 #   docker run --rm -v "$PWD/runs:/runs" consilium-sim demo --out /runs/demo
 #
-# TORCH_SOURCE is what README.md says of it: where pip finds torch's CPU build.
+# TORCH_SOURCE says where pip finds torch's CPU build (see README.md).
 FROM python:3.11-slim
 
 ARG TORCH_SOURCE=""

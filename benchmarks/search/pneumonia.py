@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.search.pneumonia [--epsilon E] [--seeds S ...] [NAME ...]``
 
-A file is made in which MedMNIST's official validation split stands where the test split was,
+A file is made in which MedMNIST's official validation split takes the place of the test split,
 so that no run here can see a test image. Each candidate is run as a whole study on divisions
 with seeds of their own (10 and up; the reported ones are 0 to 4). Prints a line a candidate:
 the mean AUC, balanced accuracy and accuracy on the validation split.

@@ -13,7 +13,6 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Final
 
@@ -86,6 +85,7 @@ def make(
         if kind is CanaryKind.PATTERN
         else _mislabelled(study, total, stream, test)
     )
+    # A fair coin for each canary, independent of all else: the theorems need it.
     inside = stream.uniform(total) < 0.5
     names = [
         name for site in hospitals.sites for name in _patients(study, hospitals, site, count, seed)
@@ -151,6 +151,7 @@ def _patients(study: Study, hospitals: Hospitals, site: str, count: int, seed: i
     # The key of the run: its site will put each of them into the same part.
     pseudonyms = Pseudonyms(known_secret(seed, file.site.name, "patients"))
     found: list[str] = []
+    # A keyed hash of the ID decides the part, so IDs are tried until enough are in training.
     for number in range(1000 * count):
         name = f"CANARY-{site}-{number}"
         if parts.part_of(pseudonyms.of(name)) == "train":
@@ -195,6 +196,7 @@ def _mislabelled(
         test.patients[place] for place in stream.uniform(len(test.patients)).argsort()[:count]
     ]
     images = test.images.open()[[patient.images[0] for patient in chosen]].astype(np.float32)
+    # From 1 on: never back to the true class.
     shifts = 1 + (stream.uniform(count) * (len(study.task.classes) - 1)).astype(int)
     classes = len(study.task.classes)
     labels = [(one.label + int(by)) % classes for one, by in zip(chosen, shifts, strict=True)]
@@ -237,13 +239,12 @@ def _append(
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         columns, known = list(reader.fieldnames or ()), list(reader)
-    buffer = StringIO(newline="")
-    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(known)
-    writer.writerows(
-        {data.key_column: key, data.label_column: classes[place]} for key, place in rows
-    )
-    # The same: it may be a hard link.
+    # Unlinked first: the file may be a hard link, too.
     path.unlink()
-    path.write_text(buffer.getvalue(), encoding="utf-8")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(known)
+        writer.writerows(
+            {data.key_column: key, data.label_column: classes[place]} for key, place in rows
+        )

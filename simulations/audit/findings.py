@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Final
 
 from pydantic import Field
 
-from common.files import write_atomic
 from common.settings import Section
+from simulations.reports.result import write_readable
 
 FORMAT: Final = 1
 FILE: Final = "audit.json"
@@ -35,29 +34,17 @@ class LowerBound(Section):
     detail: str
 
 
-class MechanismFinding(Section):
-    """What the mechanism audit found at one site.
+class Bounded(Section):
+    """A claim, and the lower bounds that an audit found.
 
     Attributes:
-        site: whose mechanism it is.
         claimed: epsilon of the whole training, by the account.
         delta: of the claim.
-        sampling_rate: probability that a patient takes part in a step.
-        noise_multiplier: standard deviation of a step's noise over the clip norm.
-        steps: of the whole study.
-        canaries: in each repetition.
-        repetitions: tiny studies; the first quarter only chose how to guess.
         bounds: all hold at once with the audit's confidence.
     """
 
-    site: str
     claimed: float
     delta: float
-    sampling_rate: float
-    noise_multiplier: float
-    steps: int
-    canaries: int
-    repetitions: int
     bounds: tuple[LowerBound, ...]
 
     @property
@@ -68,7 +55,28 @@ class MechanismFinding(Section):
     @property
     def survived(self) -> bool:
         """Whether no bound reaches the claim."""
+        # A bound equal to the claim breaks it: the true epsilon is at least the bound.
         return self.empirical < self.claimed
+
+
+class MechanismFinding(Bounded):
+    """What the mechanism audit found at one site.
+
+    Attributes:
+        site: whose mechanism it is.
+        sampling_rate: probability that a patient takes part in a step.
+        noise_multiplier: standard deviation of a step's noise over the clip norm.
+        steps: of the whole study.
+        canaries: in each repetition.
+        repetitions: tiny studies; the first quarter only chose how to guess.
+    """
+
+    site: str
+    sampling_rate: float
+    noise_multiplier: float
+    steps: int
+    canaries: int
+    repetitions: int
 
 
 class Check(Section):
@@ -107,42 +115,26 @@ class Membership(Section):
     points: tuple[tuple[float, float], ...]
 
 
-class OneRunFinding(Section):
-    """What the one-run audit found of the study as it really runs.
+class OneRunFinding(Bounded):
+    """What the one-run audit found of the study as it really runs; claimed is the largest by site.
 
     Attributes:
-        claimed: the largest epsilon that a site's training costs.
-        delta: of the claim.
         kind: of canary.
         canaries: in and out, over all sites and runs.
         inserted: of those, who were in.
         sites: where they were.
         runs: independent runs of the study.
-        bounds: all hold at once with the audit's confidence.
         ceiling: the most that this number of canaries can show, if every guess is right.
         membership: the curve beside them.
     """
 
-    claimed: float
-    delta: float
     kind: str
     canaries: int
     inserted: int
     sites: tuple[str, ...]
     runs: int
-    bounds: tuple[LowerBound, ...]
     ceiling: float
     membership: Membership
-
-    @property
-    def empirical(self) -> float:
-        """The largest of the bounds."""
-        return max(bound.epsilon for bound in self.bounds)
-
-    @property
-    def survived(self) -> bool:
-        """Whether no bound reaches the claim."""
-        return self.empirical < self.claimed
 
 
 class Findings(Section):
@@ -171,9 +163,6 @@ class Findings(Section):
 
 
 def write_findings(folder: Path, findings: Findings) -> Path:
-    """Write ``audit.json``: sorted keys, whole or not at all."""
+    """Write ``audit.json``."""
     document = findings.model_dump(mode="json") | {"survived": findings.survived}
-    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    path = folder / FILE
-    write_atomic(path, f"{text}\n".encode())
-    return path
+    return write_readable(folder / FILE, document)

@@ -72,10 +72,6 @@ class LabelledImages:
             pixels = (pixels - study.data.mean) / study.data.std
             yield Batch(pixels.unsqueeze(1), torch.tensor(self.labels[part], dtype=torch.int64))
 
-    def some(self, count: int) -> LabelledImages:
-        """The first of them."""
-        return LabelledImages(self.pictures[:count], self.labels[:count])
-
 
 class Listener:
     """Scores canaries as a study runs.
@@ -132,7 +128,7 @@ class Listener:
         """Weigh one site's change of one round."""
         study, mechanism = self._study, self._mechanisms[site]
         canaries, others = self._canaries[site], self._others[site]
-        known = others.some(_KNOWN)
+        known = LabelledImages(others.pictures[:_KNOWN], others.labels[:_KNOWN])
         kept = min(weights.size, _MOST_NUMBERS // (len(canaries.labels) + len(known.labels)))
         # A change is minus the rate times noised sums over the divisor: this undoes it.
         length = learning_rate(study, number) * mechanism.clip_norm
@@ -175,6 +171,7 @@ def clipped_gradients(
         values: dict[str, torch.Tensor], pixels: torch.Tensor, label: torch.Tensor
     ) -> torch.Tensor:
         logits = functional_call(model, values, (pixels.unsqueeze(0),))
+        # Summed: torch's weighted mean over one image would divide its class weight out again.
         return functional.cross_entropy(logits, label.unsqueeze(0), factors, reduction="sum")
 
     each = vmap(grad(loss), in_dims=(None, 0, 0))
@@ -183,6 +180,8 @@ def clipped_gradients(
         gradients = each(values, batch.pixels[:, 0], batch.labels).values()
         flat = torch.cat([one.flatten(1) for one in gradients], dim=1)
         norms = flat.norm(dim=1, keepdim=True)
+        # Divided by the norm or the clip norm, whichever is larger: the clipped gradient in its
+        # unit.
         found.append((flat / norms.clamp(min=clip_norm))[:, -kept:].clone())
     return torch.cat(found)
 
@@ -211,6 +210,7 @@ def evidence(
         steps: in the sum.
     """
     coin = rate / 2  # in by a fair coin, and then drawn
+    # Whether a patient is drawn has variance rate (1 - rate); the known stand for all others.
     spread = torch.cat(
         [
             known * math.sqrt(others * rate * (1 - rate) / len(known)),

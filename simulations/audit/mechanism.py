@@ -147,6 +147,7 @@ def audit_mechanism(
     seen = []
     for number in range(repetitions):
         secret = derive(key, repetition=number)
+        # A key of its own: neither samples nor noise may depend on the coins.
         members = Stream(derive(secret, purpose="coins")).uniform(side * side) < 0.5
         released = releases(made, tried, members, key=secret, parts=parts)
         seen.append(Seen(statistics(released, claim), members))
@@ -184,6 +185,7 @@ def statistics(released: npt.NDArray[np.float32], claim: Claim) -> dict[str, Sco
 
 def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tuple[LowerBound, ...]:
     """The three bounds, each allowed a third of the failures."""
+    # Union bound: the largest of the three may be reported.
     each = failure / BOUNDS
     name, share = _best_share(claim, chosen_on, each)
     guesses = _guesses(judged_on, name, share)
@@ -211,7 +213,7 @@ def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tup
             assumes="the mechanism consists of sampled Gaussian steps; independent canaries, as "
             "the claim implies",
             source="Nasr et al. 2023; Clopper and Pearson 1934",
-            detail=_told(rates, at[0]),
+            detail=_counts(rates, at[0]),
         ),
         LowerBound(
             name="epsilon and delta, rates",
@@ -219,7 +221,7 @@ def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tup
             confidence=1 - each,
             assumes="independent canaries; nothing about the mechanism",
             source="Clopper and Pearson 1934",
-            detail=_told(_rates(judged_on, *plain), plain[0]),
+            detail=_counts(_rates(judged_on, *plain), plain[0]),
         ),
     )
 
@@ -300,8 +302,8 @@ def _gaussian(rates: ErrorRates, failure: float) -> float:
     return float(norm.isf(accused) - norm.ppf(missed)) if max(missed, accused) < 1 else -np.inf
 
 
-def _told(rates: ErrorRates, name: str) -> str:
+def _counts(rates: ErrorRates, name: str) -> str:
     return (
-        f"judged to be in: {rates.caught} of {rates.members} members, "
+        f"guessed in: {rates.caught} of {rates.members} members, "
         f"{rates.accused} of {rates.others} others ({name})"
     )

@@ -30,7 +30,7 @@ from simulations.audit.bounds import (
     one_run_epsilon,
     tail_guesses,
 )
-from simulations.audit.canaries import Canary, insert, make
+from simulations.audit.canaries import insert, make
 from simulations.audit.findings import LowerBound, Membership, OneRunFinding
 from simulations.audit.listener import LabelledImages, Listener
 from simulations.audit.mechanism import Claim, climb
@@ -133,7 +133,12 @@ def play(
     listener = Listener(
         study,
         planned,
-        {site: _labelled(canaries) for site, canaries in made.items()},
+        {
+            site: LabelledImages(
+                np.stack([one.picture for one in canaries]), tuple(one.label for one in canaries)
+            )
+            for site, canaries in made.items()
+        },
         {site: _others(settings, study, hospitals, site, seed) for site in hospitals.sites},
     )
     run = RunSettings(
@@ -147,6 +152,7 @@ def play(
     )
     run_study(run, watcher, tap=listener.tap)
     if listener.failure is not None:
+        # The attacker's own defect: the grid would have reported it as a failure of the site.
         raise listener.failure
     return Heard(
         np.concatenate([listener.scores[site] for site in made]),
@@ -159,6 +165,7 @@ def prove(claims: Sequence[Claim], heard: Heard, failure: float) -> tuple[LowerB
     # Each number of guesses gets its part, so that the best of them may be taken (union bound).
     each = failure / BOUNDS / len(SHARES)
     games = [_guesses(heard, share) for share in SHARES]
+    # All sites of a study have the same delta.
     delta = claims[0].delta
     proved = [one_run_epsilon(game, delta, each) for game in games]
     best = int(np.argmax(proved))
@@ -172,7 +179,7 @@ def prove(claims: Sequence[Claim], heard: Heard, failure: float) -> tuple[LowerB
             confidence=1 - failure / BOUNDS,
             assumes="nothing",
             source="Steinke, Nasr and Jagielski 2023, theorem 5.2",
-            detail=_told(games[best]),
+            detail=_counts(games[best]),
         ),
         LowerBound(
             name="trade-off curve, one run",
@@ -180,7 +187,7 @@ def prove(claims: Sequence[Claim], heard: Heard, failure: float) -> tuple[LowerB
             confidence=1 - failure / BOUNDS,
             assumes="the mechanism consists of sampled Gaussian steps",
             source="Mahloujifar, Melis and Chaudhuri 2024",
-            detail=_told(games[top]),
+            detail=_counts(games[top]),
         ),
     )
 
@@ -199,12 +206,14 @@ def _rung(claims: Sequence[Claim], guesses: Guesses, failure: float) -> int | No
 def membership(heard: Heard) -> Membership:
     """How well the scores tell members from others."""
     inside, outside = heard.scores[heard.members], heard.scores[~heard.members]
+    # Mann and Whitney's statistic is the area under the curve; ties count half.
     ranks = rankdata(heard.scores)[heard.members]
     pairs = max(1, len(inside) * len(outside))
     auc = (ranks.sum() - len(inside) * (len(inside) + 1) / 2) / pairs
     thresholds = np.sort(heard.scores)[::-1]
     true = np.concatenate([[0.0], (inside >= thresholds[:, None]).mean(axis=1)])
     false = np.concatenate([[0.0], (outside >= thresholds[:, None]).mean(axis=1)])
+    # A picture shows no more points.
     kept = np.unique(np.linspace(0, len(true) - 1, min(len(true), _POINTS)).astype(int))
     return Membership(
         members=len(inside),
@@ -219,13 +228,8 @@ def _guesses(heard: Heard, share: float) -> Guesses:
     return tail_guesses(heard.scores, heard.members, max(1, round(share * len(heard.members))))
 
 
-def _told(guesses: Guesses) -> str:
+def _counts(guesses: Guesses) -> str:
     return f"{guesses.right} of {guesses.made} guesses right, on {guesses.canaries} canaries"
-
-
-def _labelled(canaries: Sequence[Canary]) -> LabelledImages:
-    pictures = np.stack([one.picture for one in canaries])
-    return LabelledImages(pictures, tuple(one.label for one in canaries))
 
 
 def _others(

@@ -77,6 +77,6 @@ def _roc(axes: Axes, curve: Membership) -> None:
     for rate, caught in curve.caught:
         axes.plot(rate, max(floor, caught), "D", color=COLOURS["alone-private"], markersize=6)
     axes.set(xscale="log", yscale="log", xlim=(floor, 1.05), ylim=(floor, 1.05))
-    axes.set_xlabel("others judged to be in (false positives)")
-    axes.set_ylabel("members judged to be in (true positives)")
+    axes.set_xlabel("others guessed in (false positives)")
+    axes.set_ylabel("members guessed in (true positives)")
     axes.set_aspect("equal")

@@ -38,6 +38,7 @@ def draw(
     step: int,
 ) -> Batch:
     """All that :func:`client.training.sampling.draw` draws for a step, in one batch."""
+    # A site draws in tiles, to bound its memory; the tests want one batch.
     drawn = list(
         sampling.draw(
             study, mechanism, images, patients, streams=streams, step=step, tile=_CHOICE.tile

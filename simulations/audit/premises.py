@@ -100,6 +100,7 @@ def check_noise(
     """Whether noise is normal, as strong as claimed, and new in every step and every weight."""
     weights = made.directions.numel()
     streams = RoundStreams(derive(key, purpose="noise check"))
+    # Some 200,000 draws, which show a deviation of one per cent.
     steps = range(max(8, min(_STEPS, 200_000 // weights)))
     nothing = torch.zeros(weights)
     drawn = np.stack(

@@ -53,7 +53,7 @@ def _whole(console: Console, found: OneRunFinding) -> None:
 def _table(first: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(first)
-    for name in ("claimed ε", "at least"):
+    for name in ("claimed", "at least"):
         table.add_column(name, justify="right")
     table.add_column("method")
     table.add_column("counted")

@@ -129,6 +129,7 @@ def releases(
     inside = tuple(made.patients[place] for place in np.flatnonzero(members))
     seen = []
     for number in range(1, study.training.rounds + 1):
+        # The site's own key schedule, so that noise repeated by it would show.
         streams = RoundStreams(derive(key, round=number))
         for step in range(study.training.local_steps):
             batch = parts.draw(study, mechanism, made.images, inside, streams=streams, step=step)

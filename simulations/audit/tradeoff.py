@@ -19,6 +19,7 @@ from dp_accounting.pld import privacy_loss_distribution
 
 _LOGS: Final = np.arange(-12.0, 40.0, 0.04)
 """At which t a profile is read. Between them, and beyond, a curve only allows more."""
+# Dense near zero, where curves bend most.
 _PROBABILITIES: Final = np.concatenate([np.geomspace(1e-12, 0.5, 600), np.linspace(0.5, 1.0, 200)])
 _FINE: Final = 1e-3
 """Grid of the privacy loss at a noise multiplier of 1 and above; coarser below."""

@@ -70,6 +70,7 @@ def run(
     ] = None,
 ) -> None:
     """Run a study on a folder of hospitals, and write a report."""
+    # Imported where it is needed: torch takes seconds, and --help must not.
     from simulations.runs.run_settings import RunSettings
 
     _carry_out(
@@ -163,8 +164,7 @@ def audit(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
     canaries: Annotated[
-        int,
-        typer.Option(min=5, help="One-run audit: canaries (made-up patients) for each hospital."),
+        int, typer.Option(min=5, help="One-run audit: made-up patients for each hospital.")
     ] = CANARIES,
     kind: Annotated[
         CanaryKind, typer.Option(help="One-run audit: what the canaries look like.")
@@ -227,6 +227,7 @@ def find_study(name: str) -> Path:
     path = Path(name)
     if name in shipped and not path.is_file():
         return shipped[name]
+    # A path, though nothing is there: the reader of studies reports it.
     if path.exists() or path.suffix:
         return path
     raise StudyError(

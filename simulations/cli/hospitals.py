@@ -18,8 +18,7 @@ app = typer.Typer(
 )
 
 Out = Annotated[
-    Path,
-    typer.Option("--out", help="New or empty folder. Hospitals from an earlier call are replaced."),
+    Path, typer.Option("--out", help="New or empty folder. Replaces hospitals made before.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed. The same seed gives the same files.")]
 
@@ -28,17 +27,11 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed. The same seed gives the sa
 def synth(
     *,
     out: Out,
-    patients: Annotated[
-        int, typer.Option(help="Patients of each site, for training and validation.")
-    ] = 300,
+    patients: Annotated[int, typer.Option(help="Patients of each site, all parts.")] = 300,
     test_patients: Annotated[int, typer.Option(help="Patients of the test set.")] = 600,
     seed: Seed = 0,
-    size: Annotated[
-        int, typer.Option(help="Image side in pixels. Some scanners have larger images.")
-    ] = 64,
-    sites: Annotated[
-        int, typer.Option(help="Number of hospitals. The four scanners are used in turn.")
-    ] = 4,
+    size: Annotated[int, typer.Option(help="Side of the smallest images, in pixels.")] = 64,
+    sites: Annotated[int, typer.Option(help="Number of hospitals.")] = 4,
 ) -> None:
     """Draw chest radiographs for hospitals with different scanners."""
     from simulations.hospitals.synth import Size, write_synthetic
@@ -58,8 +51,7 @@ def from_npz(
     ] = 0.5,
     seed: Seed = 0,
     dataset: Annotated[
-        str | None,
-        typer.Option(help="Name of the data set in studies. Default: from the file name."),
+        str | None, typer.Option(help="Data set name in studies. Default: from the file name.")
     ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Names of labels 0, 1, …, such as normal,pneumonia.")
@@ -97,10 +89,5 @@ def _show(folder: Path, manifest: dict[str, Any]) -> None:
     console().print(f"written to {folder}", markup=False)
 
 
-def main() -> None:
-    """Run these commands alone."""
-    run_cli(app)
-
-
 if __name__ == "__main__":
-    main()
+    run_cli(app)

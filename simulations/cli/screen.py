@@ -52,6 +52,7 @@ class Screen(Watcher):
         self._job.advance()
         if point is not None:
             auc = report.figure(point.auc)
+            # Rounded up: never more was spent than is shown.
             cost = (
                 "" if spent is None else f", ε {math.ceil(100 * spent) / 100:.2f} spent on training"
             )
@@ -72,12 +73,9 @@ def show(console: Console, result: Result, run: Path) -> None:
     """One screen: warnings, the table, what it cost, and where the report is."""
     for line in (*result.warnings, *result.hospitals.facts):
         console.print(Text(line, style="bold yellow" if line.startswith("NOT") else "yellow"))
-    console.print(Panel(Group(_comparison(result), _cost(result)), title=_title(result)))
+    title = Text(f"{result.study.title}: {result.metrics.patients} held-out test patients")
+    console.print(Panel(Group(_comparison(result), _cost(result)), title=title))
     console.print(_where(result, run))
-
-
-def _title(result: Result) -> Text:
-    return Text(f"{result.study.title}: {result.metrics.patients} held-out test patients")
 
 
 def _comparison(result: Result) -> Table:

@@ -52,6 +52,7 @@ class LocalGrid(Grid):
         if order is not None and sorted(order) != sorted(names):
             raise ValueError("order must name every site once")
         rank = {name: place for place, name in enumerate(order or names)}
+        # A dict keeps its order, which is the order of asking.
         self._sites = dict(sorted(sites.items(), key=lambda item: rank[item[1][0]]))
         self._client = client
         self._waiting: dict[str, Message] = {}

@@ -6,10 +6,9 @@ hospital; only a simulation has one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from client.data.labels import LabelFile, guess_key
 from common.documents import read_json
@@ -83,7 +82,15 @@ def read_hospitals(folder: Path) -> Hospitals:
     path = folder / MANIFEST
     try:
         data = path.read_bytes()
-        hospitals = _read(folder, read_json(data), sha256(data))
+        document = read_json(data)
+        hospitals = Hospitals(
+            folder=folder,
+            kind=str(document["kind"]),
+            seed=int(document["seed"]),
+            sites=tuple(sorted(str(name) for name in document["sites"])),
+            redraws=int(document.get("redraws", 0)),
+            sha256=sha256(data),
+        )
     except FileNotFoundError as cause:
         raise DataError(
             "this is not a folder of hospitals",
@@ -103,18 +110,3 @@ def read_hospitals(folder: Path) -> Hospitals:
                 remedy="make the hospitals again into an empty folder",
             )
     return hospitals
-
-
-def _read(folder: Path, document: Mapping[str, Any], digest: str) -> Hospitals:
-    return Hospitals(
-        folder=folder,
-        kind=str(document["kind"]),
-        seed=int(document["seed"]),
-        sites=tuple(sorted(str(name) for name in document["sites"])),
-        redraws=_redraws(document.get("redraws", 0)),
-        sha256=digest,
-    )
-
-
-def _redraws(value: int | list[Any]) -> int:
-    return len(value) if isinstance(value, list) else int(value)

@@ -206,6 +206,7 @@ def _header(instance: Instance, equipment: Equipment) -> Dataset:
     dataset.SOPInstanceUID = instance.instance
     dataset.StudyInstanceUID = instance.study
     dataset.SeriesInstanceUID = instance.series
+    # An SH has at most 16 characters (PS3.5, 6.2).
     dataset.StudyID = hashlib.sha256(instance.study.encode()).hexdigest()[:8].upper()
     dataset.SeriesNumber, dataset.InstanceNumber = 1, instance.number
     dataset.StudyDate = dataset.ContentDate = instance.date
@@ -232,12 +233,14 @@ def _describe_grey(dataset: Dataset, storage: Storage) -> None:
     if storage.slope is not None:
         slope, intercept = storage.slope, storage.intercept
         dataset.RescaleSlope, dataset.RescaleIntercept = f"{slope:g}", f"{intercept:g}"
+        # Unspecified units (PS3.3, C.11.1.1.2).
         dataset.RescaleType = "US"
     low, high = storage.low * slope + intercept, storage.high * slope + intercept
     if storage.shown == "window":
         # PS3.3, C.11.2.1.2.1: LINEAR maps centre - 0.5 to the middle of width - 1.
         # Two windows, as real files have them: a reader that takes another than the first is wrong.
         wide = (high - low) * 1.4
+        # A DS has at most 16 characters (PS3.5, 6.2), which :g keeps to.
         dataset.WindowCenter = [f"{(low + high + 1) / 2:g}", f"{(low + high + 1) / 2:g}"]
         dataset.WindowWidth = [f"{high - low + 1:g}", f"{wide + 1:g}"]
         dataset.WindowCenterWidthExplanation = ["NORMAL", "WIDE"]

@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +32,6 @@ from simulations.hospitals.archives import FACTS, LABEL_COLUMN, MANIFEST, SITE_F
 
 README: Final = "README.md"
 TEST: Final = "test"
-KINDS: Final = ("synth", "npz")
 
 _SITE_TOML: Final = """\
 # A made-up hospital. Its policy suits a simulation and nothing else.
@@ -91,14 +89,12 @@ class Archive:
 
     Attributes:
         key: what a row of the label file is about.
-        rows: label by key.
         patients: label by patient, of those whose images can be used.
         images: number of images that can be used.
         spoilt: number of files of each kind that cannot be used.
     """
 
     key: Key
-    rows: Mapping[str, str]
     patients: Mapping[str, str]
     images: int
     spoilt: Mapping[str, int]
@@ -142,16 +138,11 @@ def write_archive(folder: Path, key: Key, files: Iterable[File], job: Tracker) -
             patients[file.patient] = file.row[1]
             images += 1
         job.advance()
-    _write_labels(folder / "labels.csv", key, rows)
-    return Archive(key, rows, patients, images, spoilt)
-
-
-def _write_labels(path: Path, key: Key, rows: Mapping[str, str]) -> None:
-    buffer = StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([key, LABEL_COLUMN])
-    writer.writerows(rows.items())
-    path.write_text(buffer.getvalue(), encoding="utf-8")
+    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as labels:
+        writer = csv.writer(labels, lineterminator="\n")
+        writer.writerow([key, LABEL_COLUMN])
+        writer.writerows(rows.items())
+    return Archive(key, patients, images, spoilt)
 
 
 def write_site(
@@ -213,6 +204,7 @@ def fresh(out: Path) -> Iterator[Path]:
             remedy="free some disk space, or choose another --out",
         ) from error
     finally:
+        # After a rename there is nothing left to remove.
         shutil.rmtree(neighbour, ignore_errors=True)
 
 
@@ -249,7 +241,7 @@ def _known(out: Path) -> set[str]:
     """Names that hospitals made before have in ``out``; none if its manifest is not ours."""
     try:
         manifest = read_json((out / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["kind"] in KINDS:
+        if manifest["kind"] in FACTS:
             return {MANIFEST, README, TEST, *map(str, manifest["sites"])}
     except (OSError, ValueError, KeyError, TypeError):
         pass

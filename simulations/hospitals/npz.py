@@ -204,6 +204,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with zipfile.ZipFile(path):
             pass  # numpy would take a single array, or a pickle, for the file as well
+        # A pickle would run code from the file.
         with np.load(path, allow_pickle=False) as file:
             missing = [name for name in wanted if name not in file.files]
             if not missing:

@@ -92,6 +92,7 @@ def _deal(
 ) -> tuple[NDArray[np.int64], ...]:
     hands: list[list[NDArray[np.int64]]] = [[] for _ in range(counts.shape[1])]
     for group, row in zip(members, counts, strict=True):
+        # Mixed first: a file may be sorted by source or severity within a class.
         parts = np.split(rng.permutation(group), np.cumsum(row)[:-1])
         for hand, part in zip(hands, parts, strict=True):
             hand.append(part)

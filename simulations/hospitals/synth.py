@@ -62,7 +62,9 @@ class Size:
     def __post_init__(self) -> None:
         for option, value, least in (
             ("--sites", self.sites, 1),
+            # 0.8 of 13 is the least that rounds down to ten declared patients.
             ("--patients", self.patients, 13),
+            # So that each scanner has at least one patient of each class.
             ("--test-patients", self.test_patients, 2 * len(_scanners(self.sites))),
             ("--size", self.pixels, 32),
         ):
@@ -151,6 +153,7 @@ def _plan(
         planned += [
             Planned(hospital, int(place < ill), int(count)) for place, count in enumerate(images)
         ]
+    # Mixed: in this order a patient's number would tell the class.
     return [planned[place] for place in rng.permutation(patients)]
 
 

@@ -33,6 +33,8 @@ LINES: Final[dict[Kind, Any]] = {
     "alone": (0, (1, 1.2)),
     "pooled": (0, (6, 1.5, 1, 1.5)),
 }
+BASELINES: Final[tuple[Kind, ...]] = ("alone-private", "alone", "pooled")
+"""In the order in which they are shown."""
 SITE_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SITE_LINES: Final[tuple[Any, ...]] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 
@@ -40,12 +42,11 @@ SITE_LINES: Final[tuple[Any, ...]] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1
 def comparison(axes: Axes, result: Result) -> None:
     """AUC of the shared model, of everything pooled and of each hospital alone."""
     sites = sorted({outcome.site for outcome in result.baselines if outcome.site})
-    names, places = ["shared model"], {None: 0.0}
+    names = ["shared model"]
     _dot(axes, result.shared.metrics.auc, 0.0, "shared")
-    for row, site in enumerate([None] if result.of_kind("pooled") else [], start=1):
+    for outcome in result.of_kind("pooled"):
+        _dot(axes, outcome.metrics.auc, float(len(names)), "pooled")
         names.append("all data pooled")
-        _dot(axes, result.of_kind("pooled")[0].metrics.auc, float(row), "pooled")
-        places[site] = float(row)
     for site in sites:
         names.append(f"{site} alone")
         for outcome in result.baselines:
@@ -71,8 +72,7 @@ def _dot(axes: Axes, figure: Figure, y: float, kind: Kind) -> None:
 
 
 def _legend(axes: Axes, result: Result) -> None:
-    kinds: list[Kind] = ["shared", "alone-private", "alone", "pooled"]
-    for kind in kinds:
+    for kind in COLOURS:
         if kind == "shared" or result.of_kind(kind):
             axes.plot([], [], MARKERS[kind], color=COLOURS[kind], label=label(result, kind))
     _below(axes, handletextpad=0.2)
@@ -101,9 +101,9 @@ def label(result: Result, kind: Kind) -> str:
 def curves(axes: Axes, result: Result) -> None:
     """AUC over the rounds."""
     _curve(axes, result.shared, label(result, "shared"))
-    order: list[Kind] = ["alone-private", "alone", "pooled"]
-    for kind in order:
+    for kind in BASELINES:
         for number, outcome in enumerate(result.of_kind(kind)):
+            # One entry in the legend for all hospitals of a kind.
             _curve(axes, outcome, label(result, kind) if number == 0 else None)
     axes.set_xlabel("round")
     axes.set_ylabel("AUC on the test set")

@@ -9,6 +9,7 @@ import io
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,27 +78,30 @@ class _Spec:
     title: str
     text: str
     height: float
-    draw: Callable[[Axes, Result], None]
+    draw: Callable[..., None]
     wanted: Callable[[Result], bool] = lambda _: True
 
 
 def draw_all(result: Result) -> tuple[Plot, ...]:
     """Every picture that the result holds numbers for."""
-    return tuple(_draw(spec, result) for spec in _specs(result) if spec.wanted(result))
+    return tuple(
+        picture(
+            spec.name,
+            spec.title,
+            spec.text,
+            height=spec.height,
+            draw=partial(spec.draw, result=result),
+            facts=result.hospitals.facts,
+        )
+        for spec in _specs(result)
+        if spec.wanted(result)
+    )
 
 
 def write_figures(folder: Path, plots: Sequence[Plot]) -> None:
     """Write each picture as ``folder/NAME.png``."""
     for plot in plots:
         write_atomic(folder / f"{plot.name}.png", plot.png)
-
-
-def _draw(spec: _Spec, result: Result) -> Plot:
-    def draw(axes: Axes) -> None:
-        spec.draw(axes, result)
-
-    facts = result.hospitals.facts
-    return picture(spec.name, spec.title, spec.text, height=spec.height, draw=draw, facts=facts)
 
 
 def picture(
@@ -120,6 +124,7 @@ def picture(
         facts: said above the picture in small letters.
     """
     with mpl.rc_context(STYLE):
+        # Not by pyplot, which would keep every figure in memory.
         canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
         draw(canvas.add_subplot())
         if facts:

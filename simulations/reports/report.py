@@ -16,9 +16,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.files import write_atomic
-from simulations.reports.charts import FIGURES, label
+from simulations.reports.charts import BASELINES, FIGURES, label
 from simulations.reports.plots import Plot, draw_all, write_figures
-from simulations.reports.result import Figure, Kind, Outcome, Result, ResultMetrics
+from simulations.reports.result import Figure, Outcome, Result, ResultMetrics
 
 FILE: Final = "report.html"
 FIGURES_FOLDER: Final = "figures"
@@ -57,7 +57,9 @@ def environment() -> Environment:
     """What pages are rendered in: their templates, and the forms that numbers take."""
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
+        # Titles and names come from other people's files.
         autoescape=True,
+        # A misspelt name in a template is an error, not an empty place.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -114,8 +116,7 @@ def worst_odds(value: float) -> str:
 def rows(result: Result) -> list[tuple[str, str, Outcome]]:
     """What is compared: a name, whether it is private, and the outcome; the shared one first."""
     table = [("Shared model", _privacy(result, result.shared), result.shared)]
-    order: tuple[Kind, ...] = ("alone-private", "alone", "pooled")
-    for kind in order:
+    for kind in BASELINES:
         for outcome in result.of_kind(kind):
             name = "All data pooled" if outcome.site is None else f"{outcome.site} alone"
             table.append((name, _privacy(result, outcome), outcome))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -239,24 +239,19 @@ class Result(Section):
 
     def best(self, kind: Kind) -> Outcome | None:
         """The baseline of one kind with the largest AUC on the test set, if there is any."""
-        return max(self.of_kind(kind), key=auc_or_zero, default=None)
-
-
-def auc_or_zero(outcome: Outcome) -> float:
-    """The AUC on the test set, 0 where it is not defined: for putting outcomes in order."""
-    return outcome.metrics.auc.value or 0.0
+        # An AUC that is not defined comes last.
+        return max(self.of_kind(kind), key=lambda one: one.metrics.auc.value or 0.0, default=None)
 
 
 def write_result(run: Path, result: Result) -> Path:
-    """Write ``result.json``: sorted keys, whole or not at all."""
-    text = json.dumps(
-        result.model_dump(mode="json"),
-        indent=2,
-        sort_keys=True,
-        ensure_ascii=False,
-        allow_nan=False,
-    )
-    path = run / FILE
+    """Write ``result.json``."""
+    return write_readable(run / FILE, result.model_dump(mode="json"))
+
+
+def write_readable(path: Path, document: dict[str, Any]) -> Path:
+    """Write JSON for people and programs: indented, sorted keys, whole or not at all."""
+    # No NaN: it is no JSON, and other readers would fail on it.
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_atomic(path, f"{text}\n".encode())
     return path
 

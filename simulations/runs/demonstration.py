@@ -27,6 +27,7 @@ def start_afresh(settings: RunSettings) -> None:
     Raises:
         CheckpointError: the folder holds something that no run has written.
     """
+    # A mistyped --out must not delete anyone's files.
     if contents(settings) and not (settings.run / RECORD).exists():
         raise CheckpointError(
             "this folder does not hold a run, so nothing in it was removed",

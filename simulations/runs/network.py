@@ -93,6 +93,7 @@ def start_afresh(settings: NetworkSettings, progress: Progress) -> None:
         DataError: the hospitals cannot be written.
     """
     marker = settings.out / MARKER
+    # A mistyped --out must not delete anyone's files.
     if settings.out.exists() and any(settings.out.iterdir()) and not marker.exists():
         raise CheckpointError(
             "this folder is not from consilium-sim network, so nothing in it was removed",
@@ -127,7 +128,8 @@ def run_network(settings: NetworkSettings, say: Say) -> Comparison:
         coordinate(settings, "result", name, "--out", str(settings.result))
     say("simulating the same study on the same archives with the same keys")
     simulate(settings)
-    return Comparison(_weights(settings.result / "outcome.json"), _weights(_simulated(settings)))
+    simulated = settings.simulation / "coordinator" / "outcome.json"
+    return Comparison(_weights(settings.result / "outcome.json"), _weights(simulated))
 
 
 def enrol(
@@ -272,10 +274,6 @@ def simulate(settings: NetworkSettings) -> None:
     )
 
 
-def _simulated(settings: NetworkSettings) -> Path:
-    return settings.simulation / "coordinator" / "outcome.json"
-
-
 def _weights(outcome: Path) -> str:
     document: dict[str, Any] = read_json(outcome.read_bytes())
     return str(document["final_weights_sha256"])
@@ -290,4 +288,5 @@ def _site(file: Path, *arguments: str) -> list[str]:
 
 
 def _module(package: str, *arguments: str) -> list[str]:
+    # This interpreter, whether or not its commands are on the PATH.
     return [sys.executable, "-m", f"{package}.cli.app", *arguments]

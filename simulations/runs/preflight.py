@@ -54,6 +54,7 @@ def _check_site(study: Study, path: Path) -> None:
             wanted=f"at least {study.data.min_patients} ([data] min_patients)",
             remedy="leave the hospital out of the study, or lower min_patients",
         )
+    # A site would refuse its plan, too, but only after every image was decoded.
     _check_policy(study, site, data, path)
     folder = path.parent
     _check_images(study, folder / data.images, site.label_file(study.data.dataset, folder))

@@ -48,6 +48,7 @@ class _Share:
 
     def advance(self, n: int = 1) -> None:
         """Count steps, never more than the folder has."""
+        # Files may appear after they were counted.
         n = min(n, self._left)
         self._left -= n
         if n:

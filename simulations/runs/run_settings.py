@@ -139,9 +139,11 @@ def recorded_in(run: Path, hospitals: Hospitals) -> dict[str, NumericsRecord]:
 def _record(settings: RunSettings, study: Study, hospitals: Hospitals) -> dict[str, Any]:
     return {
         "format": FORMAT,
+        # Of the values, not of the file: its comments may change.
         "study": study_hash(study),
         "hospitals": hospitals.sha256,
         "seed": settings.seed,
+        # Threads decide the last bits, so a resumed run must have as many.
         "threads": settings.threads,
         # Weights name the run: the same weights come from the same numerics record.
         "like": None if settings.like is None else read_result(settings.like).final_weights_sha256,

@@ -94,6 +94,7 @@ def bound(plan: Plan) -> float | None:
 
 def _warnings(plans: Mapping[str, Plan], published: Mapping[str, Any]) -> tuple[str, ...]:
     """Each site's warnings once, the gravest first, and who was left out of what."""
+    # Sites give the same warnings: each is said once, in its order.
     notes = dict.fromkeys(note for plan in plans.values() for note in plan.warnings)
     left_out: Mapping[str, str] = published["left_out"]
     missing: dict[tuple[str, str, str], list[int]] = {}
@@ -143,28 +144,21 @@ def _evaluation(record: Mapping[str, Any]) -> FederatedEvaluation:
 
 
 def _site_facts(plan: Plan, share: float) -> SiteFacts:
-    facts = {
-        "declared_patients": plan.declared_patients,
-        "weight": plan.weight,
-        "share": share,
-        "plan_hash": plan.hash,
-    }
     mechanism = plan.mechanism
-    if isinstance(mechanism, NoMechanism):
-        return SiteFacts(
-            **facts,
-            epsilon_training=None,
-            epsilon_evaluation=None,
-            noise_multiplier=None,
-            sampling_rate=mechanism.sampling_rate,
-        )
+    private = None if isinstance(mechanism, NoMechanism) else mechanism
+    step = mechanism if isinstance(mechanism, NoMechanism) else mechanism.step
+    numbers = curve_rounds(plan.study.training.rounds)
+    costs = ((number, spent_after(plan, number)) for number in numbers)
     return SiteFacts(
-        **facts,
-        epsilon_training=mechanism.epsilon_training,
-        epsilon_evaluation=mechanism.epsilon_evaluation,
-        noise_multiplier=mechanism.step.noise_multiplier,
-        sampling_rate=mechanism.step.sampling_rate,
-        spent=_spent(plan),
+        declared_patients=plan.declared_patients,
+        weight=plan.weight,
+        share=share,
+        epsilon_training=private.epsilon_training if private else None,
+        epsilon_evaluation=private.epsilon_evaluation if private else None,
+        noise_multiplier=private.step.noise_multiplier if private else None,
+        sampling_rate=step.sampling_rate,
+        spent=tuple((number, cost) for number, cost in costs if cost is not None),
+        plan_hash=plan.hash,
     )
 
 
@@ -176,10 +170,3 @@ def spent_after(plan: Plan, rounds: int) -> float | None:
     steps = rounds * plan.study.training.local_steps
     # Not the whole delta: a part of it pays for the cap on samples.
     return composed(((mechanism.step, steps),), mechanism.composed_delta)
-
-
-def _spent(plan: Plan) -> tuple[tuple[int, float], ...]:
-    """Epsilon of the training after each of the rounds that curves show."""
-    numbers = curve_rounds(plan.study.training.rounds)
-    costs = ((number, spent_after(plan, number)) for number in numbers)
-    return tuple((number, cost) for number, cost in costs if cost is not None)

@@ -21,7 +21,7 @@ def bound(epsilon: float) -> LowerBound:
         confidence=0.975,
         assumes="independent canaries",
         source="Nasr et al. 2023",
-        detail="judged to be in: 12 of 20 members, 3 of 21 others",
+        detail="guessed in: 12 of 20 members, 3 of 21 others",
     )
 
 
