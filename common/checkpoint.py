@@ -75,6 +75,7 @@ def write(folder: Path, checkpoint: Checkpoint, *, keep: int = KEPT) -> None:
     reach("checkpoint.begun", checkpoint.round)
     path = _state_file(folder, checkpoint.round)
     arrays = save(_arrays(checkpoint))
+    # The arrays first: a state that can be read then always has its arrays.
     write_atomic(path.with_suffix(".safetensors"), arrays)
     body = _body(checkpoint) | {"arrays_sha256": sha256(arrays)}
     document = {"format": FORMAT, "checksum": sha256(canonical_json(body)), "state": body}
@@ -179,6 +180,7 @@ def _state_file(folder: Path, round_number: int) -> Path:
 
 
 def _state_files(folder: Path) -> list[Path]:
+    # By number: after a million rounds the names are longer than six digits.
     return sorted(folder.glob(f"{_PREFIX}*.json"), key=lambda path: int(path.stem[len(_PREFIX) :]))
 
 

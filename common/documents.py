@@ -58,6 +58,7 @@ def read_toml(data: bytes | str, *, most: int = MOST_TOML) -> dict[str, Any]:
         ValueError: it is too large, nested beyond :data:`MOST_LEVELS`, or no TOML.
     """
     _require_size(len(data), most)
+    # tomllib calls itself for each level, and has no limit of its own.
     text = data.decode() if isinstance(data, bytes) else data
     if levels(text) > MOST_LEVELS:
         raise ValueError(f"nested more than {MOST_LEVELS} levels deep")
@@ -69,6 +70,7 @@ def _require_size(size: int, most: int) -> None:
         raise ValueError(f"{size} bytes; at most {most} are allowed")
 
 
+# Possessive (``*+``): a quotation that never ends costs one pass, instead of one from every place.
 _QUOTED: Final = re.compile(
     r'"""(?:[^"\\]|\\.|"(?!""))*+(?:"""|\Z)'
     r"|'''(?:[^']|'(?!''))*+(?:'''|\Z)"

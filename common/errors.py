@@ -72,6 +72,7 @@ class ConsiliumError(Exception):
 
 
 def _aligned(name: str, value: str) -> str:
+    # A file name may hold a line break, and what follows it could look like our own "do:".
     first, *more = value.split("\n")
     column = " " * 10
     lines = (line if line.startswith(column) else column + line.lstrip(" ") for line in more)

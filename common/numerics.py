@@ -188,6 +188,7 @@ def apply(numerics: NumericsRecord) -> None:
 
     from common.process.denormals import require_flushed, set_threads
 
+    # A sum over other numbers of threads adds up in another order, and rounds otherwise.
     set_threads(numerics.threads)
     torch.use_deterministic_algorithms(mode=True)
     require_flushed()

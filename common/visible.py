@@ -15,6 +15,8 @@ import json
 import unicodedata
 from typing import Any, Final
 
+# Cf holds the marks that turn the direction of reading: with them a text shows something other than
+# what it says ("Trojan Source", Boucher and Anderson 2021).
 UNSEEN: Final = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
 """Unicode's categories of what steers a terminal, turns the way of reading or is not seen."""
 JOINERS: Final = frozenset("\u200c\u200d")
@@ -35,6 +37,7 @@ def visible(text: str, *, keep: frozenset[str] = frozenset()) -> str:
         text: from wherever; lone surrogates, as of a path that is no UTF-8, are numbers too.
         keep: characters that stay; by default none, so that the text is one line.
     """
+    # Nearly every text: each value of each log event comes through here.
     if text.isprintable():
         return text
     return "".join(

@@ -29,6 +29,7 @@ def new_server(*interceptors: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
         interceptors=[RpcErrors(), *interceptors],
         options=[
             ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+            # gRPC shares a port by default: a second daemon would silently get a part of the calls.
             ("grpc.so_reuseport", 0),
         ],
     )
@@ -63,6 +64,7 @@ def listen(server: grpc.aio.Server, path: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if place.is_socket():
             place.unlink()
+        # From its first moment: between making the socket and chmod, anyone could connect.
         before = os.umask(0o177)
         try:
             server.add_insecure_port(f"unix:{place}")

@@ -116,7 +116,9 @@ def _ends(counts: _Counts, noise: tuple[float, float]) -> tuple[float, float]:
     area = float(np.clip(counts.area, 0.0, 1.0))
     gap = (area - _AREAS) * counts.m * counts.n
     variance = np.maximum(_sampling(counts, noise), _floor(counts)) + _noise(counts, noise)
+    # The nearest area is always kept: on a grid none may lie within a short interval.
     kept = np.append(np.flatnonzero(gap**2 <= Z * Z * variance), np.abs(gap).argmin())
+    # One step of the grid further on both sides: a grid may only widen the interval.
     first, last = max(int(kept.min()) - 1, 0), min(int(kept.max()) + 1, len(_AREAS) - 1)
     return float(_AREAS[first]), float(_AREAS[last])
 
@@ -145,6 +147,7 @@ def _noise(counts: _Counts, noise: tuple[float, float]) -> NDArray[np.float64]:
     norms, times = _row_norms(len(counts.y))
     product = on_x * on_y * (times.sum(axis=1) @ norms)
     linear = on_y * _squares(counts.wins, counts.n) + on_x * _squares(counts.losses, counts.m)
+    # Taking out what noise adds may leave less than zero; the noises' product is always there.
     return np.asarray(np.maximum(linear - product, product))
 
 

@@ -113,6 +113,7 @@ def calibrate(target: float, delta: float, rate: float, count: int) -> float:
     """
     kept = target * (1 - SAME)
     most = 16 * MOST_NOISE
+    # A first guess: for many steps epsilon is about q sqrt(T) / sigma.
     low, high = LEAST_NOISE, min(max(rate * math.sqrt(count) / target, LEAST_NOISE), most)
     while exceeds(rate, high, count, delta, kept):
         if high == most:
@@ -124,6 +125,7 @@ def calibrate(target: float, delta: float, rate: float, count: int) -> float:
             low = middle
         else:
             high = middle
+    # Rounded up: more noise than needed keeps the promise, less would not.
     return math.ceil(high * 10**_DECIMALS) / 10**_DECIMALS
 
 
@@ -206,5 +208,6 @@ def _best(orders: tuple[float, ...], divergences: npt.NDArray[np.float64], delta
 @lru_cache(maxsize=64)
 def _conversion(orders: tuple[float, ...], delta: float) -> npt.NDArray[np.float64]:
     """What epsilon adds to a divergence of each order (Balle et al. 2020, theorem 21)."""
+    # epsilon = D_a + log(1 - 1/a) - (log delta + log a) / (a - 1)
     order = np.array(orders, dtype=np.float64)
     return np.log1p(-1 / order) - (math.log(delta) + np.log(order)) / (order - 1)

@@ -79,6 +79,7 @@ class Stream:
     """
 
     def __init__(self, key: bytes) -> None:
+        # No two streams share a key, so a nonce of zeros is used once. 16 bytes: counter and nonce.
         nonce = bytes(16)
         self._keystream = Cipher(algorithms.ChaCha20(key, nonce), mode=None).encryptor()
 
@@ -90,6 +91,7 @@ class Stream:
         """Uniform deviates in [0, 1), 53 bits each, float64 of the given shape."""
         count = int(np.prod(shape))
         words = np.frombuffer(self.bytes(8 * count), dtype="<u8")
+        # A float64 has 53 bits; with more, rounding could give 1.0.
         mantissas = (words >> np.uint64(11)).astype(np.float64)
         return (mantissas * 2.0**-53).reshape(shape)
 

@@ -94,6 +94,7 @@ def _console(*, stderr: bool) -> Console:
         emoji=False,
         highlight=False,
         width=None if terminal else PLAIN_WIDTH,
+        # In a file or pipe a line stays whole, so that it can be searched and copied.
         soft_wrap=not terminal,
     )
 

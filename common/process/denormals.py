@@ -27,6 +27,7 @@ SMALLEST: Final = ((torch.int32, torch.float32), (torch.int64, torch.float64))
 @contextmanager
 def flushed() -> Iterator[None]:
     """Count them as zero on this thread while the body lasts; also a decorator."""
+    # torch sets the flag and cannot read it; half of the smallest normal number shows it.
     before = _half_of(sys.float_info.min) == 0.0
     torch.set_flush_denormal(True)
     try:
@@ -50,6 +51,7 @@ def are_zero() -> bool:
     """Whether every thread of an operation counts them as zero now, in float32 and float64."""
     many = EACH * torch.get_num_threads()
     for whole, real in SMALLEST:
+        # Made as an integer: as a float it would be flushed to zero before it is tried.
         tiny = torch.ones(many, dtype=whole).view(real)
         if (tiny * 1.0).view(whole).any():
             return False

@@ -17,6 +17,7 @@ that was free a moment ago is soon somebody's on a busy machine."""
 def free_port() -> int:
     """A port that nobody listens on, and that the system gives nobody by itself."""
     while True:
+        # At random: processes that count up from one number would meet at each port.
         port = FIRST + secrets.randbelow(END - FIRST)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((LOOPBACK, port))

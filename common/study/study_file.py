@@ -57,6 +57,7 @@ StudyName = Annotated[Slug, AfterValidator(_no_hash)]
 """A plan may be named by the first digits of its hash: no study may be called so."""
 Words = Annotated[str, AfterValidator(_words)]
 """Text that is shown to the person who approves a plan: it is read as it is written."""
+# Beyond 2^1024 a whole number has no float, and the arithmetic of a plan would raise.
 Patients = Annotated[int, Field(ge=1, le=10**9)]
 """A number of patients; a larger one is nobody's, and some have no float."""
 

@@ -70,6 +70,7 @@ def _node_key(text: str) -> str:
         key = load_pem_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm):
         raise ValueError("should be a public key in PEM") from None
+    # The only curve that Flower's node authentication takes.
     if not (isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)):
         raise ValueError("should be a public key on the curve P-384")
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
@@ -119,6 +120,7 @@ class _Card(Section):
     def fingerprint(self) -> str:
         """What two people compare by telephone, as in ``K7QM-2XNF-PA4T-9CRD``."""
         digest = hashlib.sha256(canonical_json(self.model_dump(mode="json"))).digest()
+        # 80 bits: to find another card with the same 16 letters takes 2^80 attempts.
         digits = int.from_bytes(digest[:10], "big")
         letters = [_ALPHABET[digits >> shift & 31] for shift in range(75, -1, -5)]
         groups = ("".join(letters[start : start + _GROUPS]) for start in range(0, 16, _GROUPS))
@@ -192,6 +194,7 @@ def _read(path: Path, card: type[Card], error: type[ConsiliumError], made_by: st
         raise error("there is no such file", where=path, wanted=wanted) from cause
     except OSError as cause:
         raise error("the file cannot be read", where=path, found=cause, wanted=wanted) from cause
+    # A mistake of people, who mail the file beside the right one; the secret is then in a mailbox.
     if b"PRIVATE KEY" in content:
         raise error(
             "the file holds a private key, which is no longer secret",
@@ -236,6 +239,7 @@ def _parse(content: bytes, path: Path, error: type[ConsiliumError], wanted: str)
     try:
         if len(content) > LARGEST:
             raise ValueError(f"more than {LARGEST} bytes")
+        # Of two values for one key, another program may show the one that is not used here.
         read_json(content)  # which bounds how deep it is
         document = json.loads(content, object_pairs_hook=_distinct)
     except UnreadableError as cause:

@@ -67,6 +67,7 @@ def fetch(
             pause = min(2 * pause, LONGEST_PAUSE)
         raise NotYet
 
+    # Once each: equal chunks are one object, and a message may name it many times.
     futures = [threads.submit(one, object_id) for object_id in dict.fromkeys(ids)]
     return dict(_results(futures, stop))
 
