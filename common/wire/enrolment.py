@@ -70,7 +70,7 @@ def _node_key(text: str) -> str:
         key = load_pem_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm):
         raise ValueError("should be a public key in PEM") from None
-    # The only curve that Flower's node authentication takes.
+    # Flower takes several curves; this is the one on which it makes its own keys.
     if not (isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)):
         raise ValueError("should be a public key on the curve P-384")
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()

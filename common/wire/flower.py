@@ -100,7 +100,7 @@ def message_from_objects(message_id: str, contents: dict[str, bytes]) -> Message
             raise TypeError
     except Exception as cause:
         raise ValueError(f"not a message: {type(cause).__name__}") from cause
-    # As Flower's own connections do: there is no setter, and a reply names it.
+    # As Flower itself does: there is no setter, and a reply names the message by it.
     message.metadata.__dict__["_message_id"] = message_id
     return message
 
