@@ -287,4 +287,4 @@ def _site(file: Path, *arguments: str) -> list[str]:
 
 
 def _module(package: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", f"{package}.cli", *arguments]
+    return [sys.executable, "-m", f"{package}.cli.app", *arguments]
