@@ -16,8 +16,8 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 MOST_BYTES: Final = 2**28
-"""Of a document of JSON: a checkpoint of many rounds and sites is one; others are bounded by
-whoever takes them in."""
+"""Of a JSON document, large enough for a checkpoint of many rounds and sites; callers set a
+smaller limit for the others."""
 MOST_TOML: Final = 2**20
 """Bytes of a file that a person writes."""
 MOST_LEVELS: Final = 32
@@ -79,7 +79,7 @@ _QUOTED: Final = re.compile(
     r"|\#[^\n]*+",
     re.DOTALL,
 )
-"""What stands in quotation marks, or behind the mark of a comment (TOML 1.0)."""
+"""What is in quotation marks, or in a comment (TOML 1.0)."""
 _DOTTED: Final = re.compile(r"(?:[^\n,=\[\]{}.]*+\.)+")
 
 

@@ -147,8 +147,8 @@ class RefusalCode(StrEnum):
     ROUND_CONFLICT = "round-conflict"
     """The arrays that this round was asked for with before."""
     LEDGER_BEHIND = "ledger-behind"
-    """Heads that the site has sealed before, or a ledger that the request speaks of; the ledger has
-    a charge a round, whoever is there."""
+    """Heads that the site has sealed before, or a ledger that the request names; the ledger has
+    one charge a round, for any number of patients."""
     NUMERICS = "numerics"
     """The versions, the processor and the settings of the machine."""
 

@@ -104,7 +104,7 @@ def _nearest(key: str, siblings: list[str]) -> str:
 
 
 def _keys(place: tuple[str | int, ...], model: type[BaseModel]) -> tuple[list[str], list[str]]:
-    """The keys of a place as they stand in the file, and those known beside the last one.
+    """The keys of a place as the file has them, and those known beside the last one.
 
     Where a key has alternatives, pydantic names in a part of its own which one it tried.
     """

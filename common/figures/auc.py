@@ -131,7 +131,7 @@ def _squares(wins: NDArray[np.float64], total: float) -> NDArray[np.float64]:
 
 
 def _row_norms(cells: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """``(1 - a)^2, a^2, (1/2 - a)^2`` by area, and how often each stands in each score's row."""
+    """``(1 - a)^2, a^2, (1/2 - a)^2`` by area, and how often each is in each score's row."""
     below = np.arange(cells, dtype=np.float64)
     times = np.stack([below, below[::-1], np.ones(cells)])
     return np.stack([(1.0 - _AREAS) ** 2, _AREAS**2, (0.5 - _AREAS) ** 2]), times

@@ -169,8 +169,8 @@ def renyi(event: SampledGaussian) -> npt.NDArray[np.float64]:
 def renyi_epsilon(divergences: npt.NDArray[np.float64], delta: float) -> float:
     """Epsilon of Renyi divergences at :data:`ORDERS`, the best order taken.
 
-    A bound where everything was fixed beforehand; where events were chosen after seeing
-    results, the order must not depend on them: see :func:`filter_epsilon`.
+    A bound where everything was fixed in advance. Where events were chosen after seeing results,
+    the order must not depend on them: see :func:`filter_epsilon`.
     """
     return _best(ORDERS, divergences, delta)
 
@@ -180,7 +180,7 @@ def filter_order(most: float, delta: float) -> float:
 
     It is the one of :data:`ORDERS` at which the most Gaussian mechanisms, whose divergence is
     proportional to the order, fit under the bound. It follows from the bound alone: theorems
-    on filters hold for an order that is fixed beforehand. They do not cover taking the best
+    on filters hold for an order that is fixed in advance. They do not cover taking the best
     order afterwards, when it depends on results; and a filter that takes the best bound that
     there is can fail (compare Regehr et al. 2026, arXiv:2602.15815).
     """

@@ -6,7 +6,8 @@ study key and from all that the draw belongs to, so that a retry after a crash i
 release, and the same noise never meets other arrays or other patients.
 
 Sources: RFC 5869 (HKDF), RFC 8439 (ChaCha20), Box and Muller 1958 (normal deviates). The
-guarantee is computational: it holds against whoever cannot tell ChaCha20 from randomness.
+guarantee is computational: it holds against everyone who cannot
+tell ChaCha20 from randomness.
 
 Normal deviates are made by torch, in float64 and by several threads: an update has millions.
 Their bits do not depend on the number of threads. They do depend, in the last place, on how
@@ -107,7 +108,7 @@ class Stream:
             Flat float64 of ``2 * PAIRS`` deviates, the last block shorter. The next block is
             written over it; the caller may change it.
         """
-        import torch  # whoever keeps or derives keys, and draws nothing, does without it
+        import torch  # not needed to keep or derive keys
 
         largest = min(count + 1, 2 * PAIRS)
         zeros, keystream = memoryview(bytes(8 * largest)), bytearray(8 * largest)

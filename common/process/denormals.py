@@ -1,10 +1,10 @@
 """Numbers that are too small to be normal count as zero, on every thread that computes.
 
-A processor may take a hundred times as long for such a number, so that weights which make a
-patient's numbers that small would show in the time. The setting is a thread's own, and a thread
-has it from the one that started it. So it is made before torch starts threads
-(:func:`set_threads`), which keep it, and on the calling thread while a model is computed
-(:func:`flushed`), but no longer: accountants work with such numbers, and go wrong without them.
+A processor may take a hundred times as long for such a number. Weights from an attacker could
+make one patient's numbers that small, and the time would show it. Each thread has the setting
+for itself, and takes it from the thread that started it. So it is set before torch starts
+threads (:func:`set_threads`), which keep it, and on the calling thread while a model is computed
+(:func:`flushed`), but no longer: accountants need such numbers to be right.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The study file: what a coordinator proposes, parsed into frozen models.
 
-What changes privacy stands in ``[privacy]``, ``[training]`` (rounds, local steps, batch
+What changes privacy is in ``[privacy]``, ``[training]`` (rounds, local steps, batch
 size) and ``[evaluation]``; the rest changes only what is learned. Everything here is
-public. Unknown keys are errors, and so is a number beyond its ends: :mod:`common.study.bounds`.
+public. Unknown keys are errors, and so is a number out of range: :mod:`common.study.bounds`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _no_hash(text: str) -> str:
 MOST_CLASSES: Final = 100
 """Classes of a task."""
 HASH_DIGITS: Final = 8
-"""Digits of a plan's hash that stand for it where a study is named."""
+"""Digits of a plan's hash that are enough to name the plan in a command."""
 
 
 def _words(text: str) -> str:

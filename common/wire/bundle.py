@@ -1,4 +1,4 @@
-"""The Flower app bundle of a study: it carries no code, and whoever gets one makes sure of it.
+"""The Flower app bundle of a study: it carries no code, and the receiver checks that.
 
 Flower sends an app to its nodes as an archive. Ours holds ``pyproject.toml`` alone, which
 names modules that every side has installed already, so that stock tools can run it and

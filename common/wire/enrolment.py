@@ -1,9 +1,9 @@
 """The two cards by which a site and a coordinator come to know each other.
 
-Each is a small JSON file that a person mails, made of public things alone. A mail can be
-changed on its way, so both sides show the same fingerprint of a card and compare it by
-telephone: 80 bits of SHA-256 over everything that the card says, in Crockford's base 32,
-which has no letters that sound or look like others.
+Each is a small JSON file that a person mails; everything in it is public. A mail can be changed
+on its way, so both sides show the fingerprint of a card and compare it by telephone: 80 bits of
+SHA-256 over everything that the card says, in Crockford's base 32, which has no letters that
+sound or look like others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Host and port of ``host:port``; an IPv6 address stands in brackets, as in a URL.
+    """Host and port of ``host:port``; an IPv6 address is in brackets, as in a URL.
 
     Raises:
         ValueError: it is something else. The message says what was wanted.
@@ -99,7 +99,7 @@ def _signing_key(text: str) -> str:
 
 
 COORDINATOR_CARD: Final = "COORDINATOR.json"
-"""What the file of a coordinator's card is called: by mail, and in a site's state folder."""
+"""Name of a coordinator's card: by mail, and in a site's state folder."""
 Address = Annotated[str, AfterValidator(_address)]
 """``host:port`` under which a service is reached."""
 NodeKey = Annotated[str, AfterValidator(_node_key)]

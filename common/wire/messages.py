@@ -143,7 +143,7 @@ def receipt_bytes(site: str, ledger: LedgerHead, seal: str) -> bytes:
 
 
 def fingerprint(content: RecordDict) -> tuple[str, int]:
-    """A hash of whatever arrived, and its size in bytes, where it cannot be read as a message."""
+    """A hash of what arrived, and its size in bytes, where it cannot be read as a message."""
     digest, size = hashlib.sha256(), 0
     for name, record in content.items():
         parts = [name.encode("utf-8", "replace"), type(record).__name__.encode()]
@@ -160,8 +160,8 @@ def fingerprint(content: RecordDict) -> tuple[str, int]:
 def content_hash(arrays: Flat | None, document: str = "") -> str:
     """SHA-256 over an array's type, length and bytes, and over a document.
 
-    What stands before the bytes is one JSON array, which says where it ends: no document
-    has the hash of an array.
+    One JSON array comes before the bytes and says where it ends: no document has the hash of
+    an array.
     """
     if arrays is None:
         return sha256(canonical_json([None, 0, document]))
@@ -256,7 +256,7 @@ _FORMS: Final = {
     **dict.fromkeys(("seal", "receipt_seal"), rf"[0-9a-f]{{{SEAL_DIGITS}}}"),
     "code": r"[a-z-]{1,32}",
 }
-"""What may stand in a field: whatever is echoed, logged or looked up has a closed form."""
+"""Allowed forms of fields: everything that is echoed, logged or looked up has a closed form."""
 _REPLY_FIELDS: Final = {
     "site": str,
     "request": str,

@@ -30,7 +30,7 @@ class Gone(Exception):  # noqa: N818
 
 
 def pool(name: str) -> ThreadPoolExecutor:
-    """Threads to move objects with; whoever made them shuts them down."""
+    """Threads to move objects with; the caller shuts them down."""
     return ThreadPoolExecutor(WORKERS, thread_name_prefix=name)
 
 
