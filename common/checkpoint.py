@@ -73,7 +73,7 @@ def study_hash(study: Study) -> str:
 def write(folder: Path, checkpoint: Checkpoint, *, keep: int = KEPT) -> None:
     """Make a checkpoint durable, then drop all but the last ``keep``."""
     reach("checkpoint.begun", checkpoint.round)
-    path = _state_file(folder, checkpoint.round)
+    path = folder / f"{_PREFIX}{checkpoint.round:06d}.json"
     arrays = save(_arrays(checkpoint))
     # The arrays first: a state that can be read then always has its arrays.
     write_atomic(path.with_suffix(".safetensors"), arrays)
@@ -173,10 +173,6 @@ def demand_same(checkpoint: Checkpoint, *, study: str, seed: int, plans: Mapping
 def _demand(condition: bool, what: str, path: Path) -> None:
     if not condition:
         raise CheckpointError(f"a checkpoint is damaged: {what}", where=path)
-
-
-def _state_file(folder: Path, round_number: int) -> Path:
-    return folder / f"{_PREFIX}{round_number:06d}.json"
 
 
 def _state_files(folder: Path) -> list[Path]:

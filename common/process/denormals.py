@@ -28,16 +28,12 @@ SMALLEST: Final = ((torch.int32, torch.float32), (torch.int64, torch.float64))
 def flushed() -> Iterator[None]:
     """Count them as zero on this thread while the body lasts; also a decorator."""
     # torch sets the flag and cannot read it; half of the smallest normal number shows it.
-    before = _half_of(sys.float_info.min) == 0.0
+    before = sys.float_info.min / 2.0 == 0.0
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
         torch.set_flush_denormal(before)
-
-
-def _half_of(number: float) -> float:
-    return number / 2.0
 
 
 def set_threads(count: int) -> None:
