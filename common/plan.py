@@ -29,6 +29,7 @@ def require_room(declared_patients: int, most_patients: int) -> None:
     Raises:
         ValueError: names both numbers.
     """
+    # Sampling and divisor follow from what is declared, the cap and the time from most_patients.
     if most_patients < declared_patients:
         raise ValueError(
             f"most_patients is {most_patients}; should be at least declared_patients, "

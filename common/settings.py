@@ -32,6 +32,7 @@ def load_toml(path: Path, model: type[T], error: type[ConsiliumError]) -> T:
     """
     try:
         with path.open("rb") as file:
+            # One byte more than is allowed: a larger file is refused, and not read in part.
             document = read_toml(file.read(MOST_TOML + 1))
     except FileNotFoundError as cause:
         raise error("there is no such file", where=path, wanted="a TOML file") from cause

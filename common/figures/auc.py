@@ -209,6 +209,8 @@ def _hidden_order(counts: _Counts, side: float, sign: float) -> float:
     even = np.minimum(_evenness(y), _evenness(x))
     slopes = np.zeros_like(y)
     slopes[1:-1] = x[1:-1] * (y[2:] - y[:-2]) - y[1:-1] * (x[2:] - x[:-2])
+    # With slopes a and b a bin, the area within it is 1/2 + (a - b) / 12; a central difference over
+    # two bins makes it 24.
     sloped = 2.0 * sign * float(even @ slopes) / (24.0 * counts.m * counts.n)
     within = float(np.clip(sloped, 0.0, overall * float(even @ tied)))
     return overall * float((1.0 - even) @ tied) + within

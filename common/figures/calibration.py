@@ -138,5 +138,6 @@ def _error_ends(
 ) -> tuple[float, float]:
     """Interval of the sum of the true gaps, given that chance adds to it but never takes away."""
     reach = Z * float(np.sqrt(variance.sum() + of_total))
+    # Where the true gap is zero, chance adds the mean of its absolute value: sqrt(2/pi) deviations.
     most_added = _MEAN_OF_ABSOLUTE * float(np.sqrt(variance).sum())
     return float(gaps.sum()) - most_added - reach, float(gaps.sum()) + reach

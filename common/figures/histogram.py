@@ -174,6 +174,7 @@ def one_vs_rest(
         ``classes - 1`` cells.
     """
     if counts.shape[1] == 1:
+        # Of two classes the other's score is 1 - p: the same bins, from the other end.
         plane = counts[:, 0] if positive == 1 else counts[:, 0, ::-1]
     else:
         plane = counts[:, positive]

@@ -125,6 +125,7 @@ def exact(
     Raises:
         ValueError: shapes or labels that do not fit.
     """
+    # Two bins, below and above one half, hold the confusion counts exactly.
     named = histogram(scores, labels, classes=len(classes), bins=2)
     counted = plane_scores(scores)
     auc_of = _of_each(classes, partial(_exact_auc, counted, labels))

@@ -116,6 +116,7 @@ def mechanism(
     Raises:
         PrivacyError: the epsilon cannot be reached; the message says what could.
     """
+    # From the declared number: the true one is private, and would be in every gradient's scale.
     rate = min(1.0, study.training.batch_size / declared_patients)
     divisor = rate * declared_patients
     privacy = study.privacy

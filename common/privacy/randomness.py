@@ -63,6 +63,7 @@ def derive(secret: bytes, **belongs_to: str | int) -> bytes:
         secret: input keying material.
         belongs_to: what the derived key is for; each name and value separates domains.
     """
+    # The version is part of the key: a later way to derive keys can never repeat one of these.
     info = b"consilium/1 " + canonical_json(belongs_to)
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(secret)
 
@@ -110,12 +111,14 @@ class Stream:
         """
         import torch  # not needed to keep or derive keys
 
+        # One more: deviates come in pairs, and the last of an odd number is thrown away.
         largest = min(count + 1, 2 * PAIRS)
         zeros, keystream = memoryview(bytes(8 * largest)), bytearray(8 * largest)
         deviates = torch.empty(largest, dtype=torch.float64)
         for first in range(0, count, 2 * PAIRS):
             wanted = min(count - first, 2 * PAIRS)
             pairs = (wanted + 1) // 2
+            # Zeros encrypted are the keystream itself; one buffer, for millions of deviates.
             self._keystream.update_into(zeros[: 16 * pairs], keystream)
             words = torch.frombuffer(keystream, dtype=torch.int64, count=2 * pairs)
             yield box_muller(words, deviates[: 2 * pairs])[:wanted]

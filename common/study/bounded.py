@@ -99,6 +99,7 @@ class Bound:
 def plain(number: float) -> str:
     """A number in six digits; a whole one, if it is not too long, in all of its own."""
     whole = abs(number) < _WHOLE and number == int(number)
+    # Python writes 1e-06 for 1e-6.
     return str(int(number)) if whole else f"{number:g}".replace("e-0", "e-")
 
 

@@ -189,6 +189,7 @@ def _read(path: Path, card: type[Card], error: type[ConsiliumError], made_by: st
     wanted = f"the file that {made_by} writes"
     try:
         with path.open("rb") as file:
+            # One byte more than is allowed: a larger file is refused, and not read in part.
             content = file.read(LARGEST + 1)
     except FileNotFoundError as cause:
         raise error("there is no such file", where=path, wanted=wanted) from cause
