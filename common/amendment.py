@@ -1,18 +1,18 @@
 """Numerics that changed while a study runs, amended by consent of both sides.
 
-A plan says what its arithmetic depends on, and a site that computes otherwise is absent. After
-an update of torch, or on another processor, its coordinator may propose an amendment: the
-site's record of today in place of the one before, for what is computed from then on. The
-site's policy or a person consents. The plan is the same plan: its hash, what was charged and
-what may still be charged are as they were, since privacy follows from the mechanism and not
-from how a sum is rounded.
+A plan says what its arithmetic depends on, and a site that computes in another way takes no
+part. After an update of torch, or on another processor, the coordinator may propose an
+amendment: the site's record of today replaces the one before, for everything computed from then
+on. The site's policy or a person consents. The plan remains the same: its hash, what was charged
+and what may still be charged, because privacy follows from the mechanism and not from how a sum
+is rounded.
 
 Each amendment names the one before it, the first the plan, so that both sides mean the same
 chain. **Noise is keyed to the newest** (:attr:`Arithmetic.identity` in place of the plan's
 hash): noise that was drawn for one arithmetic is never added to a sum that was formed in
-another, whatever becomes of a round that was begun before the amendment and is computed after
-it. Nothing of its first attempt had left; what leaves is one release, with noise of its own,
-for the one charge that was reserved.
+another, also for a round that was begun before the amendment and is computed after it. Nothing
+of its first attempt had left the site; what leaves is one release, with its own noise, for the
+one charge that was reserved.
 """
 
 from __future__ import annotations

@@ -73,8 +73,9 @@ def study_hash(study: Study) -> str:
 def write(folder: Path, checkpoint: Checkpoint, *, keep: int = KEPT) -> None:
     """Make a checkpoint durable, then drop all but the last ``keep``."""
     reach("checkpoint.begun", checkpoint.round)
-    path = _state_file(folder, checkpoint.round)
+    path = folder / f"{_PREFIX}{checkpoint.round:06d}.json"
     arrays = save(_arrays(checkpoint))
+    # The arrays first: a state that can be read then always has its arrays.
     write_atomic(path.with_suffix(".safetensors"), arrays)
     body = _body(checkpoint) | {"arrays_sha256": sha256(arrays)}
     document = {"format": FORMAT, "checksum": sha256(canonical_json(body)), "state": body}
@@ -174,11 +175,8 @@ def _demand(condition: bool, what: str, path: Path) -> None:
         raise CheckpointError(f"a checkpoint is damaged: {what}", where=path)
 
 
-def _state_file(folder: Path, round_number: int) -> Path:
-    return folder / f"{_PREFIX}{round_number:06d}.json"
-
-
 def _state_files(folder: Path) -> list[Path]:
+    # By number: after a million rounds the names are longer than six digits.
     return sorted(folder.glob(f"{_PREFIX}*.json"), key=lambda path: int(path.stem[len(_PREFIX) :]))
 
 

@@ -16,8 +16,8 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 MOST_BYTES: Final = 2**28
-"""Of a document of JSON: a checkpoint of many rounds and sites is one; others are bounded by
-whoever takes them in."""
+"""Of a JSON document, large enough for a checkpoint of many rounds and sites; callers set a
+smaller limit for the others."""
 MOST_TOML: Final = 2**20
 """Bytes of a file that a person writes."""
 MOST_LEVELS: Final = 32
@@ -58,6 +58,7 @@ def read_toml(data: bytes | str, *, most: int = MOST_TOML) -> dict[str, Any]:
         ValueError: it is too large, nested beyond :data:`MOST_LEVELS`, or no TOML.
     """
     _require_size(len(data), most)
+    # tomllib calls itself for each level, and has no limit of its own.
     text = data.decode() if isinstance(data, bytes) else data
     if levels(text) > MOST_LEVELS:
         raise ValueError(f"nested more than {MOST_LEVELS} levels deep")
@@ -69,6 +70,7 @@ def _require_size(size: int, most: int) -> None:
         raise ValueError(f"{size} bytes; at most {most} are allowed")
 
 
+# Possessive (``*+``): a quotation that never ends costs one pass, instead of one from every place.
 _QUOTED: Final = re.compile(
     r'"""(?:[^"\\]|\\.|"(?!""))*+(?:"""|\Z)'
     r"|'''(?:[^']|'(?!''))*+(?:'''|\Z)"
@@ -77,7 +79,7 @@ _QUOTED: Final = re.compile(
     r"|\#[^\n]*+",
     re.DOTALL,
 )
-"""What stands in quotation marks, or behind the mark of a comment (TOML 1.0)."""
+"""What is in quotation marks, or in a comment (TOML 1.0)."""
 _DOTTED: Final = re.compile(r"(?:[^\n,=\[\]{}.]*+\.)+")
 
 

@@ -72,6 +72,7 @@ class ConsiliumError(Exception):
 
 
 def _aligned(name: str, value: str) -> str:
+    # A file name may hold a line break, and what follows it could look like our own "do:".
     first, *more = value.split("\n")
     column = " " * 10
     lines = (line if line.startswith(column) else column + line.lstrip(" ") for line in more)
@@ -146,8 +147,8 @@ class RefusalCode(StrEnum):
     ROUND_CONFLICT = "round-conflict"
     """The arrays that this round was asked for with before."""
     LEDGER_BEHIND = "ledger-behind"
-    """Heads that the site has sealed before, or a ledger that the request speaks of; the ledger has
-    a charge a round, whoever is there."""
+    """Heads that the site has sealed before, or a ledger that the request names; the ledger has
+    one charge a round, for any number of patients."""
     NUMERICS = "numerics"
     """The versions, the processor and the settings of the machine."""
 

@@ -28,11 +28,13 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             reach("file.half-written", path.name)
             file.write(data[half:])
             file.flush()
+            # Before the rename: otherwise a power cut may leave the new name without its bytes.
             os.fsync(file.fileno())
         neighbour.replace(path)
     except BaseException:
         neighbour.unlink(missing_ok=True)
         raise
+    # The new name is part of the folder, which has to reach the disk by itself.
     sync_folder(path.parent)
 
 
@@ -62,6 +64,7 @@ def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON can hol
     Keys sorted, no spaces, UTF-8, floats in Python's shortest round-trip form, NaN and
     infinities refused (after RFC 8785, whose number form differs for some exponents).
     """
+    # NaN is refused: it has no form in JSON, and would not equal itself when it is read.
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )

@@ -1,17 +1,17 @@
 """The numerics record: everything besides plan, data and keys that decides the last bit.
 
-It is fixed before round one, stands in the plan, and is applied before any gradient, so
-that a restart, a replay and a simulation compute the same bits as the first run did.
+It is fixed before round one, is part of the plan, and is applied before any gradient, so
+that a restart, a replay and a simulation compute the same bits as the first run.
 
-What decides no bit is not in it, so that an update of it ends no study: Consilium's own
+What decides no bit is left out, so that an update of it ends no study: Consilium's own
 version, since :data:`ARITHMETIC` counts the versions of what it computes; the accountant's,
-since a plan holds the noise itself; those of what reads images, since a study keeps what was
-decoded for it (:mod:`client.data.cache`). A site notes these in its audit log
+since a plan holds the noise itself; the image decoders', since a study keeps what was decoded
+for it (:mod:`client.data.cache`). A site writes these versions in its audit log
 (:func:`installed`). Numerics that did change are amended by consent of both sides
 (:mod:`common.amendment`).
 
-Whoever reads a plan reads a record too, and needs no torch for it: it is imported where it is
-asked.
+Reading a plan includes reading a record and must not need torch, so torch is imported inside
+the functions that use it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ TOLD: Final = (
 """Distributions whose version decides no bit, and which a reader of a log may ask for."""
 
 DECIDES_NO_BIT: Final = frozenset({"ticks"})
-"""Fields of a record that are agreed on and decide no bit: where they differ, it is no fault."""
+"""Fields that are agreed on and decide no bit: a difference in them is no error."""
 
 MOST_PATIENTS: Final = 64
 """Places of the largest tile."""
@@ -77,10 +77,10 @@ class EngineChoice(Section):
 
 
 class Ticks(Section):
-    """When what was done with patients may be seen outside; decides no bit.
+    """Time slots (ticks): when the result of work on patients may be seen outside.
 
-    A reply leaves, or the site is silent, one tick after patients began to be looked at, or two,
-    four, eight ... where it was not done by then.
+    A reply leaves, or the site is silent, one tick after the work on patients began, or after two,
+    four, eight ... if it was not done by then. Ticks decide no bit.
 
     Attributes:
         train: of a round of training, milliseconds; 0 for no waiting.
@@ -188,6 +188,7 @@ def apply(numerics: NumericsRecord) -> None:
 
     from common.process.denormals import require_flushed, set_threads
 
+    # A sum over other numbers of threads adds up in another order, and rounds otherwise.
     set_threads(numerics.threads)
     torch.use_deterministic_algorithms(mode=True)
     require_flushed()

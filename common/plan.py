@@ -1,7 +1,7 @@
-"""The plan: everything a study will make one site do, in canonical form, with a SHA-256.
+"""The plan: everything that a study will make one site do, in canonical form, with a SHA-256.
 
-The coordinator writes it from the study, the site's public numbers and the numerics record;
-the site checks it against its own, its policy bounds it, and an approval binds to its hash.
+The coordinator writes it from the study, the site's public numbers and its numerics record. The
+site compares it with its own numbers, its policy sets limits, and an approval binds to its hash.
 Nothing in it depends on an exact count of patients.
 """
 
@@ -29,6 +29,7 @@ def require_room(declared_patients: int, most_patients: int) -> None:
     Raises:
         ValueError: names both numbers.
     """
+    # Sampling and divisor follow from what is declared, the cap and the time from most_patients.
     if most_patients < declared_patients:
         raise ValueError(
             f"most_patients is {most_patients}; should be at least declared_patients, "
@@ -37,7 +38,7 @@ def require_room(declared_patients: int, most_patients: int) -> None:
 
 
 class Offer(Section):
-    """What a site says of itself before a plan: public numbers only.
+    """What a site declares before there is a plan: public numbers only.
 
     Attributes:
         site: the site's name.

@@ -32,6 +32,7 @@ def load_toml(path: Path, model: type[T], error: type[ConsiliumError]) -> T:
     """
     try:
         with path.open("rb") as file:
+            # One byte more than is allowed: a larger file is refused, and not read in part.
             document = read_toml(file.read(MOST_TOML + 1))
     except FileNotFoundError as cause:
         raise error("there is no such file", where=path, wanted="a TOML file") from cause
@@ -104,7 +105,7 @@ def _nearest(key: str, siblings: list[str]) -> str:
 
 
 def _keys(place: tuple[str | int, ...], model: type[BaseModel]) -> tuple[list[str], list[str]]:
-    """The keys of a place as they stand in the file, and those known beside the last one.
+    """The keys of a place as the file has them, and those known beside the last one.
 
     Where a key has alternatives, pydantic names in a part of its own which one it tried.
     """

@@ -1,11 +1,11 @@
-r"""Text from elsewhere made harmless: nothing in it steers a terminal, or is there and not seen.
+r"""Text from elsewhere made harmless: no character in it controls a terminal or is invisible.
 
-Paths, DICOM values, names in a bundle and another side's errors hold whatever somebody put
-there: an escape sequence that colours, hides or moves text, a control that turns the way of
-reading around, a newline that begins a line of its own. Each such character is written as
-its number, ``\x1b`` or ``\u202e``, so that a person sees that it is there.
+Paths, DICOM values, names in a bundle and the other side's errors may hold anything: an escape
+sequence that colours, hides or moves text, a mark that reverses the reading direction, a newline
+that begins a line of its own. Each such character is written as its number, ``\x1b`` or
+``\u202e``, so that a person sees it.
 
-There are two ways out, and each calls this: consoles (:mod:`common.process.console`) and logs
+Text is shown in two ways, and both call this: consoles (:mod:`common.process.console`) and logs
 (:mod:`common.process.logs`).
 """
 
@@ -15,8 +15,10 @@ import json
 import unicodedata
 from typing import Any, Final
 
+# Cf holds the marks that turn the direction of reading: with them a text shows something other than
+# what it says ("Trojan Source", Boucher and Anderson 2021).
 UNSEEN: Final = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
-"""Unicode's categories of what steers a terminal, turns the way of reading or is not seen."""
+"""Unicode's categories of control characters, reading-direction marks and invisible text."""
 JOINERS: Final = frozenset("\u200c\u200d")
 """Not seen either, and needed to spell words in several scripts."""
 LAYOUT: Final = frozenset("\n\t")
@@ -24,7 +26,7 @@ LAYOUT: Final = frozenset("\n\t")
 
 
 def is_steering(character: str) -> bool:
-    """Whether one character is not to be shown as it is."""
+    """Whether one character must not be shown as it is."""
     return unicodedata.category(character) in UNSEEN and character not in JOINERS
 
 
@@ -35,6 +37,7 @@ def visible(text: str, *, keep: frozenset[str] = frozenset()) -> str:
         text: from wherever; lone surrogates, as of a path that is no UTF-8, are numbers too.
         keep: characters that stay; by default none, so that the text is one line.
     """
+    # Nearly every text: each value of each log event comes through here.
     if text.isprintable():
         return text
     return "".join(
@@ -63,7 +66,7 @@ def visible_in(value: Any) -> Any:  # noqa: ANN401 - whatever a log event holds
 
 
 def visible_json(value: Any, *, indent: int | None = None) -> str:  # noqa: ANN401 - what JSON can hold
-    """JSON that a program reads as ever, and that steers no terminal on its way there."""
+    """JSON with the same meaning for a program, and harmless for a terminal."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     if text.isprintable():
         return text

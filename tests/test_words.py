@@ -31,6 +31,13 @@ AVOIDED = {
     "gone without": "left out",
     "whatever it is": "say which",
     "anew": "again, new",
+    "beforehand": "in advance",
+    "for ever|for good": "permanently",
+    "lest": "so that ... not",
+    "nobody else's": "say whose",
+    "of its own accord": "by itself",
+    "stand in": "are listed in",
+    "thereof": "of it",
 }
 """What to look for, and what to write in its place."""
 _AVOIDED = re.compile(rf"\b(?:{'|'.join(AVOIDED)})\b", re.IGNORECASE)

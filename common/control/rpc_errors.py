@@ -41,6 +41,7 @@ class ControlError(Exception):
 
 def encode(error: ConsiliumError) -> bytes:
     """The parts of an error, as JSON."""
+    # A subclass from elsewhere travels as its class of the tree, which the other side knows.
     kind = next(each for each in type(error).__mro__ if each.__module__ == errors.__name__)
     parts: dict[str, Any] = {
         "kind": kind.__name__,

@@ -1,7 +1,7 @@
 """Control services on Unix sockets that belong to one account, and calls to them.
 
-File permissions are who may ask: the socket is made readable and writable by its owner
-alone, in a folder that only its owner may enter.
+File permissions decide who may call: only its owner can read and write the socket, in a folder
+that only its owner may enter.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def new_server(*interceptors: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
         interceptors=[RpcErrors(), *interceptors],
         options=[
             ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+            # gRPC shares a port by default: a second daemon would silently get a part of the calls.
             ("grpc.so_reuseport", 0),
         ],
     )
@@ -51,8 +52,8 @@ async def add_health(server: grpc.aio.Server, service: str) -> Any:  # noqa: ANN
 def listen(server: grpc.aio.Server, path: Path) -> None:
     """Let a server that is about to start listen on a Unix socket, its owner's alone.
 
-    A socket that a killed daemon left is replaced; that nobody else serves there is for the
-    caller to know. Call it before other threads make files: the mask of new files' permissions
+    A socket that a killed daemon left is replaced; the caller makes sure that no other daemon
+    serves there. Call it before other threads make files: the mask of new files' permissions
     is the process's.
 
     Raises:
@@ -63,6 +64,7 @@ def listen(server: grpc.aio.Server, path: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if place.is_socket():
             place.unlink()
+        # From its first moment: between making the socket and chmod, anyone could connect.
         before = os.umask(0o177)
         try:
             server.add_insecure_port(f"unix:{place}")

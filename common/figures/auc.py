@@ -116,7 +116,9 @@ def _ends(counts: _Counts, noise: tuple[float, float]) -> tuple[float, float]:
     area = float(np.clip(counts.area, 0.0, 1.0))
     gap = (area - _AREAS) * counts.m * counts.n
     variance = np.maximum(_sampling(counts, noise), _floor(counts)) + _noise(counts, noise)
+    # The nearest area is always kept: on a grid none may lie within a short interval.
     kept = np.append(np.flatnonzero(gap**2 <= Z * Z * variance), np.abs(gap).argmin())
+    # One step of the grid further on both sides: a grid may only widen the interval.
     first, last = max(int(kept.min()) - 1, 0), min(int(kept.max()) + 1, len(_AREAS) - 1)
     return float(_AREAS[first]), float(_AREAS[last])
 
@@ -129,7 +131,7 @@ def _squares(wins: NDArray[np.float64], total: float) -> NDArray[np.float64]:
 
 
 def _row_norms(cells: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """``(1 - a)^2, a^2, (1/2 - a)^2`` by area, and how often each stands in each score's row."""
+    """``(1 - a)^2, a^2, (1/2 - a)^2`` by area, and how often each is in each score's row."""
     below = np.arange(cells, dtype=np.float64)
     times = np.stack([below, below[::-1], np.ones(cells)])
     return np.stack([(1.0 - _AREAS) ** 2, _AREAS**2, (0.5 - _AREAS) ** 2]), times
@@ -145,6 +147,7 @@ def _noise(counts: _Counts, noise: tuple[float, float]) -> NDArray[np.float64]:
     norms, times = _row_norms(len(counts.y))
     product = on_x * on_y * (times.sum(axis=1) @ norms)
     linear = on_y * _squares(counts.wins, counts.n) + on_x * _squares(counts.losses, counts.m)
+    # Taking out what noise adds may leave less than zero; the noises' product is always there.
     return np.asarray(np.maximum(linear - product, product))
 
 
@@ -206,6 +209,8 @@ def _hidden_order(counts: _Counts, side: float, sign: float) -> float:
     even = np.minimum(_evenness(y), _evenness(x))
     slopes = np.zeros_like(y)
     slopes[1:-1] = x[1:-1] * (y[2:] - y[:-2]) - y[1:-1] * (x[2:] - x[:-2])
+    # With slopes a and b a bin, the area within it is 1/2 + (a - b) / 12; a central difference over
+    # two bins makes it 24.
     sloped = 2.0 * sign * float(even @ slopes) / (24.0 * counts.m * counts.n)
     within = float(np.clip(sloped, 0.0, overall * float(even @ tied)))
     return overall * float((1.0 - even) @ tied) + within

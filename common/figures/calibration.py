@@ -105,7 +105,9 @@ def _error(
     evidence = Evidence("patients", total, float(np.sqrt(2.0 * len(y) * noise_variance)))
     if total <= 0.0:
         return absent(evidence.lacking(by_noise=noise_variance > 0.0))
+    # A bin's gap in patients, |y - s (y + x)|, with s its score.
     gaps = np.abs(y * (1.0 - scores) - x * scores)
+    # Its variance: y (1 - s) - x s, of two cells with noise of their own.
     noise = noise_variance * ((1.0 - scores) ** 2 + scores**2)
     sampling = np.maximum(y, 0.0) * (1.0 - scores) ** 2 + np.maximum(x, 0.0) * scores**2
     error = max(float((gaps - _added(gaps, np.sqrt(noise))).sum()), 0.0)
@@ -125,6 +127,7 @@ def _added(gaps: NDArray[np.float64], deviation: NDArray[np.float64]) -> NDArray
     if not deviation.any():
         return np.zeros_like(gaps)
     ratio = gaps / deviation
+    # E|N(m, d^2)| = d sqrt(2/pi) exp(-m^2 / 2 d^2) + m (1 - 2 Phi(-m / d)), Leone et al. 1961.
     peak = _MEAN_OF_ABSOLUTE * np.exp(-(ratio**2) / 2.0)
     folded = deviation * (peak + ratio * (1.0 - 2.0 * ndtr(-ratio)))
     return np.asarray(folded - gaps)
@@ -135,5 +138,6 @@ def _error_ends(
 ) -> tuple[float, float]:
     """Interval of the sum of the true gaps, given that chance adds to it but never takes away."""
     reach = Z * float(np.sqrt(variance.sum() + of_total))
+    # Where the true gap is zero, chance adds the mean of its absolute value: sqrt(2/pi) deviations.
     most_added = _MEAN_OF_ABSOLUTE * float(np.sqrt(variance).sum())
     return float(gaps.sum()) - most_added - reach, float(gaps.sum()) + reach

@@ -63,6 +63,7 @@ def tables(
         noise_variance: variance of the noise in each of its cells.
         classes: their names.
     """
+    # A count adds up half of the cells of a row, each with the noise of its own.
     noise = noise_variance * counts.shape[2] / 2
     read = []
     for k, name in enumerate(classes):

@@ -28,6 +28,7 @@ below where the sum over all sites could overflow 64 bits."""
 ROUNDING_VARIANCE = 1.0 / 12.0
 """Variance that rounding to integers adds to a noisy cell, in counts squared."""
 
+# A class that is not named stays below the edge at one half, whatever a division rounds to.
 _BELOW_HALF = float(np.nextafter(0.5, 0.0))
 
 
@@ -119,6 +120,7 @@ def histogram(
     counted = plane_scores(scores)
     edges = np.arange(1, bins) / bins
     for plane in range(counts.shape[1]):
+        # "right": 0.5 itself belongs above the edge, where the class is named.
         bin_of = np.searchsorted(edges, counted[:, plane], side="right")
         np.add.at(counts[:, plane], (labels, bin_of), 1)
     return counts
@@ -172,6 +174,7 @@ def one_vs_rest(
         ``classes - 1`` cells.
     """
     if counts.shape[1] == 1:
+        # Of two classes the other's score is 1 - p: the same bins, from the other end.
         plane = counts[:, 0] if positive == 1 else counts[:, 0, ::-1]
     else:
         plane = counts[:, positive]

@@ -140,6 +140,7 @@ def _share_ends(
     curve = total**2 + squared * (total - noise[0] - noise[1])
     slope = -2.0 * successes * total - squared * total + 2.0 * squared * noise[0]
     level = successes**2 - squared * noise[0]
+    # The noise drowns the total: every share fits the counts (Fieller's unbounded case).
     if curve <= 0.0:
         return 0.0, 1.0
     middle = -slope / (2.0 * curve)
@@ -164,6 +165,7 @@ def mean(parts: Sequence[Estimate], *, independent: bool) -> Estimate:
     value = float(np.mean(values))
     down = np.array([v - part.low for v, part in zip(values, parts, strict=True)])
     up = np.array([part.high - v for v, part in zip(values, parts, strict=True)])
+    # Zou and Donner's arms: the root of the sum of squares where the parts are independent.
     norm = 2 if independent and all(part.meaningful for part in parts) else 1
     low = value - float(np.linalg.norm(down, norm)) / len(parts)
     high = value + float(np.linalg.norm(up, norm)) / len(parts)

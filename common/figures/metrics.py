@@ -125,6 +125,7 @@ def exact(
     Raises:
         ValueError: shapes or labels that do not fit.
     """
+    # Two bins, below and above one half, hold the confusion counts exactly.
     named = histogram(scores, labels, classes=len(classes), bins=2)
     counted = plane_scores(scores)
     auc_of = _of_each(classes, partial(_exact_auc, counted, labels))
@@ -198,6 +199,7 @@ def _totals(
     counts: NDArray[np.integer], noise_variance: float
 ) -> tuple[NDArray[np.float64], float]:
     """Patients of each class, the mean of what its planes say, and their noise variance."""
+    # Each plane counts every patient once, so each gives the same number, with noise of its own.
     totals = counts.sum(axis=2).mean(axis=1)
     return totals, noise_variance * counts.shape[2] / counts.shape[1]
 

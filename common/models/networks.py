@@ -144,6 +144,7 @@ def initial_weights(study: Study, seed: int) -> npt.NDArray[np.float32]:
 
 def seeded_model(study: Study, seed: int) -> nn.Module:
     """The study's network with the weights of round zero."""
+    # Leaves torch's global generator as it was: no other draw may depend on this one.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_model(study)
@@ -163,6 +164,8 @@ def _scattering(
 
 
 def _cnn(spec: ModelSpec, channels: int, image_size: tuple[int, int], classes: int) -> nn.Module:
+    # 3 x 3 weights for each pair of channels. Counted before anything is built: a study that was
+    # received may ask for more than the memory holds.
     convolutions = sum(9 * before * after for before, after in pairwise((channels, *spec.widths)))
     features = _features(spec, image_size)
     weights = convolutions + features * max(spec.hidden, 1)

@@ -99,12 +99,14 @@ def wavelets(orientations: int) -> torch.Tensor:
     envelope = np.exp(-(along**2 + (_SLANT * across) ** 2) / (2 * _WIDTH**2))
     envelope /= envelope.sum(axis=(1, 2), keepdims=True)
     wave = envelope * np.exp(1j * _FREQUENCY * along)
+    # Subtracts the mean: the wavelet then answers to edges and not to brightness.
     wave -= envelope * wave.sum(axis=(1, 2), keepdims=True)
     return torch.from_numpy(np.concatenate([wave.real, wave.imag])).unsqueeze(1)
 
 
 def _modulus(image: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
     edge = [_RADIUS] * 4
+    # Mirrored: with zeros around it every image would have a strong edge at its border.
     answers = functional.conv2d(functional.pad(image, edge, mode="reflect"), filters)
     real, imaginary = answers.chunk(2, dim=1)
     return torch.sqrt(real**2 + imaginary**2 + _LEAST)

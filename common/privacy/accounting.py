@@ -113,6 +113,7 @@ def calibrate(target: float, delta: float, rate: float, count: int) -> float:
     """
     kept = target * (1 - SAME)
     most = 16 * MOST_NOISE
+    # A first guess: for many steps epsilon is about q sqrt(T) / sigma.
     low, high = LEAST_NOISE, min(max(rate * math.sqrt(count) / target, LEAST_NOISE), most)
     while exceeds(rate, high, count, delta, kept):
         if high == most:
@@ -124,6 +125,7 @@ def calibrate(target: float, delta: float, rate: float, count: int) -> float:
             low = middle
         else:
             high = middle
+    # Rounded up: more noise than needed keeps the promise, less would not.
     return math.ceil(high * 10**_DECIMALS) / 10**_DECIMALS
 
 
@@ -167,8 +169,8 @@ def renyi(event: SampledGaussian) -> npt.NDArray[np.float64]:
 def renyi_epsilon(divergences: npt.NDArray[np.float64], delta: float) -> float:
     """Epsilon of Renyi divergences at :data:`ORDERS`, the best order taken.
 
-    A bound where everything was fixed beforehand; where events were chosen after seeing
-    results, the order must not depend on them: see :func:`filter_epsilon`.
+    A bound where everything was fixed in advance. Where events were chosen after seeing results,
+    the order must not depend on them: see :func:`filter_epsilon`.
     """
     return _best(ORDERS, divergences, delta)
 
@@ -178,7 +180,7 @@ def filter_order(most: float, delta: float) -> float:
 
     It is the one of :data:`ORDERS` at which the most Gaussian mechanisms, whose divergence is
     proportional to the order, fit under the bound. It follows from the bound alone: theorems
-    on filters hold for an order that is fixed beforehand. They do not cover taking the best
+    on filters hold for an order that is fixed in advance. They do not cover taking the best
     order afterwards, when it depends on results; and a filter that takes the best bound that
     there is can fail (compare Regehr et al. 2026, arXiv:2602.15815).
     """
@@ -206,5 +208,6 @@ def _best(orders: tuple[float, ...], divergences: npt.NDArray[np.float64], delta
 @lru_cache(maxsize=64)
 def _conversion(orders: tuple[float, ...], delta: float) -> npt.NDArray[np.float64]:
     """What epsilon adds to a divergence of each order (Balle et al. 2020, theorem 21)."""
+    # epsilon = D_a + log(1 - 1/a) - (log delta + log a) / (a - 1)
     order = np.array(orders, dtype=np.float64)
     return np.log1p(-1 / order) - (math.log(delta) + np.log(order)) / (order - 1)

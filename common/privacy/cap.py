@@ -98,4 +98,5 @@ def log_tail(count: int, rate: float, most: int) -> float:
 
 
 def _log_one_plus_exp(number: float) -> float:
+    # log(1 + e^x) without e^x, which overflows for an epsilon of 1000.
     return number + math.log1p(math.exp(-number))

@@ -116,6 +116,7 @@ def mechanism(
     Raises:
         PrivacyError: the epsilon cannot be reached; the message says what could.
     """
+    # From the declared number: the true one is private, and would be in every gradient's scale.
     rate = min(1.0, study.training.batch_size / declared_patients)
     divisor = rate * declared_patients
     privacy = study.privacy
@@ -215,6 +216,7 @@ def _patient_mechanism(
     evaluation, cell_noise, cost = None, 0.0, 0.0
     if evaluations:
         share = study.evaluation.epsilon_share * privacy.epsilon
+        # An evaluation scores everyone: it has no sample to cap, so the whole of delta is its own.
         multiplier = _calibrate_evaluation(share, privacy.delta, evaluations)
         evaluation = SampledGaussian(sampling_rate=1.0, noise_multiplier=multiplier, count=1)
         cell_noise = multiplier * sensitivity(len(study.task.classes))

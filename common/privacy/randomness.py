@@ -6,7 +6,8 @@ study key and from all that the draw belongs to, so that a retry after a crash i
 release, and the same noise never meets other arrays or other patients.
 
 Sources: RFC 5869 (HKDF), RFC 8439 (ChaCha20), Box and Muller 1958 (normal deviates). The
-guarantee is computational: it holds against whoever cannot tell ChaCha20 from randomness.
+guarantee is computational: it holds against everyone who cannot
+tell ChaCha20 from randomness.
 
 Normal deviates are made by torch, in float64 and by several threads: an update has millions.
 Their bits do not depend on the number of threads. They do depend, in the last place, on how
@@ -62,6 +63,7 @@ def derive(secret: bytes, **belongs_to: str | int) -> bytes:
         secret: input keying material.
         belongs_to: what the derived key is for; each name and value separates domains.
     """
+    # The version is part of the key: a later way to derive keys can never repeat one of these.
     info = b"consilium/1 " + canonical_json(belongs_to)
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(secret)
 
@@ -79,6 +81,7 @@ class Stream:
     """
 
     def __init__(self, key: bytes) -> None:
+        # No two streams share a key, so a nonce of zeros is used once. 16 bytes: counter and nonce.
         nonce = bytes(16)
         self._keystream = Cipher(algorithms.ChaCha20(key, nonce), mode=None).encryptor()
 
@@ -90,6 +93,7 @@ class Stream:
         """Uniform deviates in [0, 1), 53 bits each, float64 of the given shape."""
         count = int(np.prod(shape))
         words = np.frombuffer(self.bytes(8 * count), dtype="<u8")
+        # A float64 has 53 bits; with more, rounding could give 1.0.
         mantissas = (words >> np.uint64(11)).astype(np.float64)
         return (mantissas * 2.0**-53).reshape(shape)
 
@@ -105,14 +109,16 @@ class Stream:
             Flat float64 of ``2 * PAIRS`` deviates, the last block shorter. The next block is
             written over it; the caller may change it.
         """
-        import torch  # whoever keeps or derives keys, and draws nothing, does without it
+        import torch  # not needed to keep or derive keys
 
+        # One more: deviates come in pairs, and the last of an odd number is thrown away.
         largest = min(count + 1, 2 * PAIRS)
         zeros, keystream = memoryview(bytes(8 * largest)), bytearray(8 * largest)
         deviates = torch.empty(largest, dtype=torch.float64)
         for first in range(0, count, 2 * PAIRS):
             wanted = min(count - first, 2 * PAIRS)
             pairs = (wanted + 1) // 2
+            # Zeros encrypted are the keystream itself; one buffer, for millions of deviates.
             self._keystream.update_into(zeros[: 16 * pairs], keystream)
             words = torch.frombuffer(keystream, dtype=torch.int64, count=2 * pairs)
             yield box_muller(words, deviates[: 2 * pairs])[:wanted]

@@ -40,6 +40,7 @@ def claimed(folder: Path, owner: Owner) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Closed in children: one that outlives the daemon would keep the claim.
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as cause:
         raise owner.error(
@@ -57,6 +58,7 @@ def claimed(folder: Path, owner: Owner) -> Iterator[None]:
 
 def _lock(descriptor: int, folder: Path, owner: Owner) -> None:
     try:
+        # A file with a process number in it would still be there after a power cut; a lock is not.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as cause:
         holder = os.pread(descriptor, 20, 0).decode().strip()
@@ -75,6 +77,7 @@ def notify(state: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
+    # systemd writes "@" for the zero byte of an abstract socket.
     name = "\0" + address[1:] if address.startswith("@") else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end, contextlib.suppress(OSError):
         end.sendto(state.encode(), name)
@@ -87,4 +90,5 @@ def watchdog_seconds() -> float | None:
         os.getpid()
     ):
         return None
+    # Half of the time, as sd_watchdog_enabled(3) advises.
     return int(microseconds) / 2e6

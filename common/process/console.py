@@ -71,10 +71,10 @@ def show_json(value: Any, *, indent: int | None = 2) -> None:  # noqa: ANN401 - 
 
 
 class Plain(Console):
-    """Shows text as it stands: no markup in it counts, and nothing in it steers the terminal.
+    """Shows text as it is: markup in it has no effect, and nothing in it controls the terminal.
 
-    This is the one place where that is seen to: whatever a console shows comes through here,
-    tables, bars and errors included. Styles and the moves of a bar are ours, and are no text.
+    All that a console shows comes through here, tables, bars and errors included, so no caller
+    can forget it. Styles and the moves of a bar are ours, and are no text.
     """
 
     def render(
@@ -94,6 +94,7 @@ def _console(*, stderr: bool) -> Console:
         emoji=False,
         highlight=False,
         width=None if terminal else PLAIN_WIDTH,
+        # In a file or pipe a line stays whole, so that it can be searched and copied.
         soft_wrap=not terminal,
     )
 

@@ -1,10 +1,10 @@
 """Numbers that are too small to be normal count as zero, on every thread that computes.
 
-A processor may take a hundred times as long for such a number, so that weights which make a
-patient's numbers that small would show in the time. The setting is a thread's own, and a thread
-has it from the one that started it. So it is made before torch starts threads
-(:func:`set_threads`), which keep it, and on the calling thread while a model is computed
-(:func:`flushed`), but no longer: accountants work with such numbers, and go wrong without them.
+A processor may take a hundred times as long for such a number. Weights from an attacker could
+make one patient's numbers that small, and the time would show it. Each thread has the setting
+for itself, and takes it from the thread that started it. So it is set before torch starts
+threads (:func:`set_threads`), which keep it, and on the calling thread while a model is computed
+(:func:`flushed`), but no longer: accountants need such numbers to be right.
 """
 
 from __future__ import annotations
@@ -27,16 +27,13 @@ SMALLEST: Final = ((torch.int32, torch.float32), (torch.int64, torch.float64))
 @contextmanager
 def flushed() -> Iterator[None]:
     """Count them as zero on this thread while the body lasts; also a decorator."""
-    before = _half_of(sys.float_info.min) == 0.0
+    # torch sets the flag and cannot read it; half of the smallest normal number shows it.
+    before = sys.float_info.min / 2.0 == 0.0
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
         torch.set_flush_denormal(before)
-
-
-def _half_of(number: float) -> float:
-    return number / 2.0
 
 
 def set_threads(count: int) -> None:
@@ -50,6 +47,7 @@ def are_zero() -> bool:
     """Whether every thread of an operation counts them as zero now, in float32 and float64."""
     many = EACH * torch.get_num_threads()
     for whole, real in SMALLEST:
+        # Made as an integer: as a float it would be flushed to zero before it is tried.
         tiny = torch.ones(many, dtype=whole).view(real)
         if (tiny * 1.0).view(whole).any():
             return False

@@ -1,6 +1,6 @@
 """Named points at which a test may kill the process.
 
-Whoever starts a process may set ``CONSILIUM_KILL_AT=point:detail``; when the process
+A test starts a process with ``CONSILIUM_KILL_AT=point:detail``; when the process
 reaches that point it dies by ``SIGKILL``, as in a power cut. Without the variable a
 point does nothing. The points are ``charge.committed``, ``reservation.made``, ``training.step``,
 ``reply.stored``, ``update.folded``, ``checkpoint.begun``, ``file.half-written`` and

@@ -41,6 +41,7 @@ def configure(form: Form = "console", level: str = "warning", **bound: str) -> N
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
+        # Standard output is for results, which a program may read.
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )
 

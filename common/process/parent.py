@@ -17,5 +17,6 @@ def die_with_parent(parent: int) -> None:
         parent: the number of its process, given by itself: it may have ended before this call.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The parent ended before the call above: the kernel sends no signal for what is over.
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -25,17 +25,17 @@ class Bound:
     """What one number of a study, or of a plan's mechanism, may be.
 
     Attributes:
-        place: where it stands in the study or the mechanism, as in ``privacy.clip_norm``; of a
+        place: where it is in the study or the mechanism, as in ``privacy.clip_norm``; of a
             number that is computed from others, how.
         key: its name in a policy's ``[policy.ranges]``.
-        name: what a person calls it.
+        name: its name for a reader.
         least: the smallest that is allowed.
         most: the largest that is allowed.
-        usual: smallest and largest that need no second look.
-        why: why somebody could honestly want neither less nor more.
+        usual: smallest and largest that are not marked as unusual.
+        why: why nobody honestly wants less or more.
         zero: whether 0, below ``least``, is allowed too: it leaves something out.
         unit: ``s`` for a duration, which is written ``30m`` and compared in seconds.
-        of: computes it; None where it stands in the study.
+        of: computes it; None where the study says it.
     """
 
     place: str
@@ -99,6 +99,7 @@ class Bound:
 def plain(number: float) -> str:
     """A number in six digits; a whole one, if it is not too long, in all of its own."""
     whole = abs(number) < _WHOLE and number == int(number)
+    # Python writes 1e-06 for 1e-6.
     return str(int(number)) if whole else f"{number:g}".replace("e-0", "e-")
 
 

@@ -358,7 +358,7 @@ def require_mechanism(mechanism: PatientMechanism | NoMechanism) -> None:
             raise ValueError(f"{each.place} is {number:g}; should be {each.allowed}: {each.why}")
 
 
-def _read(root: object, place: str) -> Any:  # noqa: ANN401 - whatever stands there
+def _read(root: object, place: str) -> Any:  # noqa: ANN401 - a field of any type
     for name in place.split("."):
         root = getattr(root, name, None)
     return root

@@ -66,6 +66,7 @@ class FixedPoint(Section):
         Raises:
             ValueError: an entry is NaN or infinite.
         """
+        # NaN as an integer is whatever the processor makes of it.
         if not np.isfinite(change).all():
             raise ValueError("an update with a value that is not finite cannot be sent")
         units = np.rint(change.astype(np.float64) * 2.0**self.fraction_bits)

@@ -135,7 +135,8 @@ class AggregationSettings(Section):
         if share_of(self.max_share) * self.min_sites < 1:
             raise ValueError(
                 f"max_share {self.max_share:g} is impossible with min_sites {self.min_sites}: of "
-                f"{self.min_sites} sites one has at least 1/{self.min_sites}; raise either"
+                f"{self.min_sites} sites, one has at least 1/{self.min_sites}; "
+                "raise min_sites or max_share"
             )
         return self
 

@@ -1,8 +1,8 @@
 """The study file: what a coordinator proposes, parsed into frozen models.
 
-What changes privacy stands in ``[privacy]``, ``[training]`` (rounds, local steps, batch
+What changes privacy is in ``[privacy]``, ``[training]`` (rounds, local steps, batch
 size) and ``[evaluation]``; the rest changes only what is learned. Everything here is
-public. Unknown keys are errors, and so is a number beyond its ends: :mod:`common.study.bounds`.
+public. Unknown keys are errors, and so is a number out of range: :mod:`common.study.bounds`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _no_hash(text: str) -> str:
 MOST_CLASSES: Final = 100
 """Classes of a task."""
 HASH_DIGITS: Final = 8
-"""Digits of a plan's hash that stand for it where a study is named."""
+"""Digits of a plan's hash that are enough to name the plan in a command."""
 
 
 def _words(text: str) -> str:
@@ -57,6 +57,7 @@ StudyName = Annotated[Slug, AfterValidator(_no_hash)]
 """A plan may be named by the first digits of its hash: no study may be called so."""
 Words = Annotated[str, AfterValidator(_words)]
 """Text that is shown to the person who approves a plan: it is read as it is written."""
+# Beyond 2^1024 a whole number has no float, and the arithmetic of a plan would raise.
 Patients = Annotated[int, Field(ge=1, le=10**9)]
 """A number of patients; a larger one is nobody's, and some have no float."""
 

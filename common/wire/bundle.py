@@ -1,4 +1,4 @@
-"""The Flower app bundle of a study: it carries no code, and whoever gets one makes sure of it.
+"""The Flower app bundle of a study: it carries no code, and the receiver checks that.
 
 Flower sends an app to its nodes as an archive. Ours holds ``pyproject.toml`` alone, which
 names modules that every side has installed already, so that stock tools can run it and
@@ -57,6 +57,7 @@ def _foreign(content: bytes) -> str | None:
         if names != sorted((MANIFEST, PROJECT)):
             others = [name[:LONGEST] for name in names if name not in (MANIFEST, PROJECT)]
             return f"files: {', '.join(others[:3]) or 'one of them twice, or none'}"
+        # Before anything is unpacked: zeros grow a thousandfold when they are.
         if any(max(entry.file_size, entry.compress_size) > LARGEST for entry in entries):
             return f"a file of more than {LARGEST} bytes"
         if any(entry.compress_type not in PACKED for entry in entries):

@@ -1,9 +1,9 @@
 """The two cards by which a site and a coordinator come to know each other.
 
-Each is a small JSON file that a person mails, made of public things alone. A mail can be
-changed on its way, so both sides show the same fingerprint of a card and compare it by
-telephone: 80 bits of SHA-256 over everything that the card says, in Crockford's base 32,
-which has no letters that sound or look like others.
+Each is a small JSON file that a person mails; everything in it is public. A mail can be changed
+on its way, so both sides show the fingerprint of a card and compare it by telephone: 80 bits of
+SHA-256 over everything that the card says, in Crockford's base 32, which has no letters that
+sound or look like others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Host and port of ``host:port``; an IPv6 address stands in brackets, as in a URL.
+    """Host and port of ``host:port``; an IPv6 address is in brackets, as in a URL.
 
     Raises:
         ValueError: it is something else. The message says what was wanted.
@@ -70,6 +70,7 @@ def _node_key(text: str) -> str:
         key = load_pem_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm):
         raise ValueError("should be a public key in PEM") from None
+    # Flower takes several curves; this is the one on which it makes its own keys.
     if not (isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)):
         raise ValueError("should be a public key on the curve P-384")
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
@@ -98,7 +99,7 @@ def _signing_key(text: str) -> str:
 
 
 COORDINATOR_CARD: Final = "COORDINATOR.json"
-"""What the file of a coordinator's card is called: by mail, and in a site's state folder."""
+"""Name of a coordinator's card: by mail, and in a site's state folder."""
 Address = Annotated[str, AfterValidator(_address)]
 """``host:port`` under which a service is reached."""
 NodeKey = Annotated[str, AfterValidator(_node_key)]
@@ -119,6 +120,7 @@ class _Card(Section):
     def fingerprint(self) -> str:
         """What two people compare by telephone, as in ``K7QM-2XNF-PA4T-9CRD``."""
         digest = hashlib.sha256(canonical_json(self.model_dump(mode="json"))).digest()
+        # 80 bits: to find another card with the same 16 letters takes 2^80 attempts.
         digits = int.from_bytes(digest[:10], "big")
         letters = [_ALPHABET[digits >> shift & 31] for shift in range(75, -1, -5)]
         groups = ("".join(letters[start : start + _GROUPS]) for start in range(0, 16, _GROUPS))
@@ -187,11 +189,13 @@ def _read(path: Path, card: type[Card], error: type[ConsiliumError], made_by: st
     wanted = f"the file that {made_by} writes"
     try:
         with path.open("rb") as file:
+            # One byte more than is allowed: a larger file is refused, and not read in part.
             content = file.read(LARGEST + 1)
     except FileNotFoundError as cause:
         raise error("there is no such file", where=path, wanted=wanted) from cause
     except OSError as cause:
         raise error("the file cannot be read", where=path, found=cause, wanted=wanted) from cause
+    # A mistake of people, who mail the file beside the right one; the secret is then in a mailbox.
     if b"PRIVATE KEY" in content:
         raise error(
             "the file holds a private key, which is no longer secret",
@@ -236,6 +240,7 @@ def _parse(content: bytes, path: Path, error: type[ConsiliumError], wanted: str)
     try:
         if len(content) > LARGEST:
             raise ValueError(f"more than {LARGEST} bytes")
+        # Of two values for one key, another program may show the one that is not used here.
         read_json(content)  # which bounds how deep it is
         document = json.loads(content, object_pairs_hook=_distinct)
     except UnreadableError as cause:

@@ -42,7 +42,7 @@ from common.visible import visible
 
 
 def _harmless(record: logging.LogRecord) -> bool:
-    """What Flower logs may quote what somebody sent: nothing in it steers a terminal."""
+    """Flower's log lines may quote what another side sent: make them harmless for a terminal."""
     record.msg, record.args = visible(record.getMessage()), ()
     return True
 
@@ -82,7 +82,7 @@ def message_from_bytes(data: bytes) -> Message:
 
 
 def message_from_objects(message_id: str, contents: dict[str, bytes]) -> Message:
-    """The message that another side has sent as objects, whatever that side has made of them.
+    """The message that another side has sent as objects, which may be wrong in any way.
 
     Args:
         message_id: of the message, and of the object it begins with.
@@ -100,6 +100,7 @@ def message_from_objects(message_id: str, contents: dict[str, bytes]) -> Message
             raise TypeError
     except Exception as cause:
         raise ValueError(f"not a message: {type(cause).__name__}") from cause
+    # As Flower itself does: there is no setter, and a reply names the message by it.
     message.metadata.__dict__["_message_id"] = message_id
     return message
 

@@ -128,6 +128,7 @@ class Reply:
         """What the signature covers."""
         fields = _config(self)
         fields["content"] = content_hash(self.arrays, self.document)
+        # The first words keep a signature of one kind of document from passing for another kind.
         return b"consilium/1 reply " + canonical_json(fields)
 
     def with_signature(self, signature: bytes) -> Reply:
@@ -142,13 +143,14 @@ def receipt_bytes(site: str, ledger: LedgerHead, seal: str) -> bytes:
 
 
 def fingerprint(content: RecordDict) -> tuple[str, int]:
-    """A hash of whatever arrived, and its size in bytes, where it cannot be read as a message."""
+    """A hash of what arrived, and its size in bytes, where it cannot be read as a message."""
     digest, size = hashlib.sha256(), 0
     for name, record in content.items():
         parts = [name.encode("utf-8", "replace"), type(record).__name__.encode()]
         for key, value in record.items():
             whole = value.data if isinstance(value, Array) else repr(value).encode()
             parts += [str(key).encode("utf-8", "replace"), whole]
+        # Each part with its length: "ab", "c" and "a", "bc" are two messages.
         for part in parts:
             digest.update(len(part).to_bytes(8, "little") + part)
             size += len(part)
@@ -158,8 +160,8 @@ def fingerprint(content: RecordDict) -> tuple[str, int]:
 def content_hash(arrays: Flat | None, document: str = "") -> str:
     """SHA-256 over an array's type, length and bytes, and over a document.
 
-    What stands before the bytes is one JSON array, which says where it ends: no document
-    has the hash of an array.
+    One JSON array comes before the bytes and says where it ends: no document has the hash of
+    an array.
     """
     if arrays is None:
         return sha256(canonical_json([None, 0, document]))
@@ -254,7 +256,7 @@ _FORMS: Final = {
     **dict.fromkeys(("seal", "receipt_seal"), rf"[0-9a-f]{{{SEAL_DIGITS}}}"),
     "code": r"[a-z-]{1,32}",
 }
-"""What may stand in a field: whatever is echoed, logged or looked up has a closed form."""
+"""Allowed forms of fields: everything that is echoed, logged or looked up has a closed form."""
 _REPLY_FIELDS: Final = {
     "site": str,
     "request": str,
@@ -309,6 +311,7 @@ def _from_record(
         raise _unexpected("fields")
     values: dict[str, Any] = dict(config)
     for name, type_ in wanted.items():
+        # Not isinstance: True is an int in Python, and would be a round.
         _demand(type(values[name]) is type_ and _well_formed(name, values[name]), name)
     document = values.pop("document")
     arrays = _read_arrays(content, most_weights) if "arrays" in content else None
@@ -324,6 +327,7 @@ def _well_formed(name: str, value: Any) -> bool:  # noqa: ANN401 - a field's val
         return len(value) in (0, SIGNATURE_BYTES)
     if name == "document":
         return re.search("[\ud800-\udfff]", value) is None  # lone surrogates have no UTF-8
+    # fullmatch: a "$" at the end of a pattern would let a line break through.
     return name not in _FORMS or re.fullmatch(_FORMS[name], value) is not None
 
 
@@ -335,6 +339,7 @@ def _read_arrays(content: RecordDict, most_weights: int | None) -> Flat:
     _demand(array.stype == STORAGE, "storage")
     _demand(array.dtype in DTYPES and len(array.shape) == 1, "dtype or shape")
     count, dtype = array.shape[0], _stored(array.dtype)
+    # The shape is the sender's word: without this, the next line would bound a word and no bytes.
     _demand(len(array.data) == count * dtype.itemsize, "length")
     _demand(most_weights is None or count <= most_weights, "size")
     return np.frombuffer(array.data, dtype=dtype)

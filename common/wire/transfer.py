@@ -30,7 +30,7 @@ class Gone(Exception):  # noqa: N818
 
 
 def pool(name: str) -> ThreadPoolExecutor:
-    """Threads to move objects with; whoever made them shuts them down."""
+    """Threads to move objects with; the caller shuts them down."""
     return ThreadPoolExecutor(WORKERS, thread_name_prefix=name)
 
 
@@ -67,6 +67,7 @@ def fetch(
             pause = min(2 * pause, LONGEST_PAUSE)
         raise NotYet
 
+    # Once each: equal chunks are one object, and a message may name it many times.
     futures = [threads.submit(one, object_id) for object_id in dict.fromkeys(ids)]
     return dict(_results(futures, stop))
 

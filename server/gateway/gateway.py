@@ -141,7 +141,11 @@ class Gateway:
         self._client = SuperLinkClient(
             superlink.address,
             trust(superlink.ca),
-            {CONTROL_AUTH_HEADER: superlink.control_secret, "content-type": PROTOBUF, "accept": PROTOBUF},
+            {
+                CONTROL_AUTH_HEADER: superlink.control_secret,
+                "content-type": PROTOBUF,
+                "accept": PROTOBUF,
+            },
         )
         self._calls = FleetCalls(self._client, notices.complete, settings.hold_seconds)
         self._nodes: dict[int, str] = {}  # the site of each node number that was ever used

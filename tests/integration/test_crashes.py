@@ -106,5 +106,5 @@ def test_a_new_run_does_not_overwrite_one_that_was_killed(
     again = simulate(*words)
 
     assert again.returncode == 2
-    assert "pass --resume to go on" in again.stderr
+    assert "--resume to continue" in again.stderr
     assert (run / "coordinator" / "checkpoints" / "round-000001.json").exists()

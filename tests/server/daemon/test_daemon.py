@@ -128,7 +128,13 @@ def test_a_study_from_its_file_to_its_result(scene: Scene, tmp_path: Path) -> No
     assert f"consilium-site show {name}" in said
     assert f"consilium-coordinator watch {name}" in said
     watched = scene.cli("watch", name).stdout
-    for words in ("NOT PRIVATE: KNOWN KEY", "north: approved", "round 2 completed", "AUC", "completed"):
+    for words in (
+        "NOT PRIVATE: KNOWN KEY",
+        "north: approved",
+        "round 2 completed",
+        "AUC",
+        "completed",
+    ):
         assert words in watched
 
     shown = scene.cli("result", name, "--out", tmp_path / "out").stdout
