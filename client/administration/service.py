@@ -253,7 +253,7 @@ def status(site: Site) -> Status:
 
 def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
     found = []
-    trouble = problems.trouble(site)
+    trouble = problems.latest(site)
     if trouble is not None:
         study = trouble.study or "a request"
         what = f"{study} got no answer at {trouble.at}: {trouble.error} at {trouble.where}"

@@ -117,13 +117,13 @@ def too_many(dataset: str, most: int, held: Mapping[str, int]) -> tuple[str, str
     )
 
 
-def over(site: Site) -> None:
-    """Work went well again."""
+def clear(site: Site) -> None:
+    """Forget the latest failure: work went well again."""
     if site.store.fact(_FACT):  # mostly there is none, and no round writes to the disk for it
         site.store.keep(_FACT, "")
 
 
-def trouble(site: Site) -> Problem | None:
-    """What failed last, if nothing went well since."""
+def latest(site: Site) -> Problem | None:
+    """What failed last, if no round went well since."""
     kept = site.store.fact(_FACT)
     return Problem(**read_json(kept)) if kept else None

@@ -104,7 +104,7 @@ def _answered(site: Site, request: Request, purpose: Purpose) -> Reply:
                     # Inside the other one, which lets refusals pass: from here on none may leave.
                     with _failing_in_silence(site, request):
                         reply = compute(site, request, due)
-                        problems.over(site)
+                        problems.clear(site)
                 case document:
                     unsigned = egress.answer(
                         request, site.name, *site.records.heads(), document=document

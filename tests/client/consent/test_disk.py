@@ -11,7 +11,7 @@ import pytest
 
 from client.administration.service import approve, deny, show, stop
 from client.consent.decisions import settle
-from client.consent.problems import trouble
+from client.consent.problems import latest
 from client.site import Site
 from common.errors import ConsiliumError, DataError
 from common.plan import Plan
@@ -123,7 +123,7 @@ def test_what_a_policy_approves_by_itself_is_held_to_the_cap_too(hospital: Hospi
         settle(site)
         assert held(hospital) == {}
         assert code_of(site, asking(plan)) == "silence"
-        found = trouble(site)
+        found = latest(site)
         assert found is not None
         assert found.error == "DataError"
         assert site.ledger.head().length == 0

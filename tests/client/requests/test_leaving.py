@@ -331,7 +331,7 @@ def test_who_came_after_a_round_was_reserved_is_not_in_it_and_pays_from_the_next
     seen: list[int] = []
 
     def watching(*given: Any, **named: Any) -> Any:  # noqa: ANN401 - as the function has them
-        seen.append(len(given[4]))
+        seen.append(len(given[3]))
         return local_change(*given, **named)
 
     def dying(*_: object, **__: object) -> None:
@@ -381,7 +381,7 @@ def test_who_opts_out_while_patients_are_read_is_not_in_the_round(
     seen: list[int] = []
 
     def watching(*given: Any, **named: Any) -> Any:  # noqa: ANN401 - as the function has them
-        seen.append(len(given[4]))
+        seen.append(len(given[3]))
         return local_change(*given, **named)
 
     with hospital.open() as opened:
@@ -410,7 +410,7 @@ def test_who_opts_out_while_a_round_is_computed_has_paid_for_it_and_is_in_none_t
     seen: list[int] = []
 
     def computing(*given: Any, **named: Any) -> Any:  # noqa: ANN401 - as the function has them
-        seen.append(len(given[4]))
+        seen.append(len(given[3]))
         if len(seen) == 1:
             with hospital.open() as other:
                 opt_out(other, ["P00"], by="the administrator")
