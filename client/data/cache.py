@@ -54,8 +54,7 @@ from client.data.cache_index import (
 )
 from client.data.dicom import Reason, Unusable, read
 from client.data.parallel import Elsewhere, Progress, ordered_map, silent
-from client.data.pixels import MOST_FRAMES, images, is_plain, to_channels
-from client.data.resize import fit
+from client.data.pixels import MOST_FRAMES, fit, images, is_plain, to_channels
 from common.errors import DataError
 from common.files import sha256, sync_folder
 

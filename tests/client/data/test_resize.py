@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.data.resize import fit
+from client.data.pixels import fit
 
 
 def test_an_image_of_the_wanted_size_is_left_alone() -> None:

@@ -28,10 +28,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
         (4, 3),
         "keeps statistics over patients",
     ),
-    "dropout": (lambda: nn.Dropout(0.1), (4,), "chance"),
-    "dropout of channels": (lambda: nn.Dropout2d(0.1), (4, 3, 3), "chance"),
-    "alpha dropout": (lambda: nn.AlphaDropout(0.1), (4,), "chance"),
-    "recurrent dropout": (lambda: nn.LSTM(4, 4, 2, dropout=0.1), (3, 4), "chance"),
+    "dropout": (lambda: nn.Dropout(0.1), (4,), "random numbers"),
+    "dropout of channels": (lambda: nn.Dropout2d(0.1), (4, 3, 3), "random numbers"),
+    "alpha dropout": (lambda: nn.AlphaDropout(0.1), (4,), "random numbers"),
+    "recurrent dropout": (lambda: nn.LSTM(4, 4, 2, dropout=0.1), (3, 4), "random numbers"),
 }
 
 
