@@ -46,6 +46,7 @@ def single_site_rounds(
         choice: how the model's steps are computed.
     """
     state = Checkpoint(study_hash(study), seed, {}, 0, initial_weights(study, seed))
+    # The name is part of it: no two baselines of a run share their samples or their noise.
     secret = known_secret(seed, name, "baseline")
     yield state
     for number in range(1, study.training.rounds + 1):
