@@ -33,7 +33,7 @@ _REFUSALS: Final = {
     RefusalCode.ROUND_OUT_OF_ORDER: "is at another round",
     RefusalCode.ROUND_CONFLICT: "has already answered this round for other weights",
     RefusalCode.LEDGER_BEHIND: "its privacy ledger is older than the one it sent before",
-    RefusalCode.NUMERICS: "cannot compute with the plan's numerics (versions and settings)",
+    RefusalCode.NUMERICS: "its numerics (versions, settings) differ from the plan's",
 }
 
 
