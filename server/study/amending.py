@@ -77,6 +77,7 @@ def settle(
     wished = _wished(folder) & plans.keys()
     if wished:
         known += list(_written(asked, known, wished))
+        # Durable before it is proposed: a site may agree to it before a crash.
         _store(folder, known)
         asked.propose(known)
     # Last: a start that is killed before this asks for the same amendments again.

@@ -115,7 +115,7 @@ class RoundReplies:
                 self.ledgers[site] = answer.ledger
                 yield answer
         # An impossible reply is stored at its site and comes again whenever it is asked for:
-        # stopping the study because of it would stop it for ever.
+        # stopping the study because of it would stop it permanently.
         if len(self.ledgers) + len(self.impossible) < self._fewest:
             asked = next(iter(self._requests.values()))
             raise too_few(asked, self.sites, self.absences, self._fewest)
@@ -138,6 +138,7 @@ def collect(
             decide, as ``3d``; a simulation has no person to wait for.
     """
     dispatcher, clock = _dispatcher(context, requests), context.retries.clock
+    # What is longer is not even read into an array.
     most_weights = max((shape.length for shape in shapes.values()), default=0)
     until = clock() + (seconds(approval_timeout) if context.retries.repeat else 0.0)
     undecided = set[str]()
@@ -232,9 +233,8 @@ def _verdict(
     if isinstance(answer, Absence):
         return answer
     try:
-        key = context.roster[
-            site
-        ]  # of the site that was asked, whoever the reply is said to be from
+        # The key of the site that was asked, whatever name the reply carries.
+        key = context.roster[site]
         reason = fault(answer, request=request, site=site, key=key, shape=shape)
     except Exception as error:  # noqa: BLE001 - whatever one site sends, the others go on
         _log.warning("reply.unreadable", site=site, error=type(error).__name__, at=place(error))

@@ -101,6 +101,7 @@ def step(
     replies = [_message(weights, count) for weights, count in contributions]
     try:
         arrays, _ = strategy.aggregate_train(round_number, replies)
+    # AppExitException would end Flower's own process; here a resume may go on from the checkpoint.
     except (AppExitException, ValueError) as error:
         raise _failed(settings, round_number, str(error)) from error
     finally:
@@ -130,7 +131,7 @@ def _message(weights: npt.NDArray[np.float64], count: int) -> Message:
             "metrics": MetricRecord({_COUNT: count}),
         }
     )
-    return Message(content, 0, "train")
+    return Message(content, 0, "train")  # to node 0: a strategy reads it, nothing is sent
 
 
 def _forget(replies: Sequence[Message]) -> None:

@@ -133,6 +133,7 @@ def _plan(
 
 
 def _demand_agreed(study: Study, offer: Offer, agreed: int | None) -> None:
+    # Also where nothing was agreed: no site may decide alone how much it counts.
     if agreed is None or offer.declared_patients > agreed:
         dataset = study.data.dataset
         raise StudyError(

@@ -61,6 +61,8 @@ class CoordinatorReceipts:
         return request.with_receipt(heads.ledger, heads.seal, self._sign(site, heads))
 
     def _known(self, site: str) -> SeenHeads | None:
+        # Both: the store has what other studies have received, and this study may know more than
+        # it has written.
         ours, stored = self._heads.get(site), self._stored(site)
         if ours is None or (stored and stored.ledger.length > ours.ledger.length):
             return stored  # another study has received newer heads

@@ -31,6 +31,7 @@ class ReplyTimeouts:
     def seconds(self, site: str, timeout: float) -> float:
         """How long to wait for a site where the study says ``timeout``."""
         known = self._known.get(site, _Known())
+        # Never so short that the site could not answer: it would seem silent from then on.
         least = max(LEAST_SECONDS, 2 * known.longest)
         return min(timeout, max(least, timeout / 2.0 ** min(known.silences, MOST_HALVINGS)))
 

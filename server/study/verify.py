@@ -33,7 +33,7 @@ _REFUSALS: Final = {
     RefusalCode.ROUND_OUT_OF_ORDER: "is at another round",
     RefusalCode.ROUND_CONFLICT: "has already answered this round for other weights",
     RefusalCode.LEDGER_BEHIND: "its privacy ledger is older than the one it sent before",
-    RefusalCode.NUMERICS: "cannot compute with the plan's numerics (versions and settings)",
+    RefusalCode.NUMERICS: "its numerics (versions, settings) differ from the plan's",
 }
 
 
@@ -156,6 +156,7 @@ def _wrong_answer(reply: Reply, request: Request) -> str | None:
 def _refused(reply: Reply) -> str | None:
     if reply.code == OK:
         return None
+    # Only codes of the list are repeated: free text from a site would reach every reader.
     if reply.code not in set(RefusalCode):
         return "refused, with a code that is not in the list"
     return f"{REFUSED}{_REFUSALS[RefusalCode(reply.code)]} ({reply.code})"
@@ -206,6 +207,7 @@ def _wrong_votes(array: npt.NDArray[Any], votes: Votes) -> str | None:
 def _wrong_ledger(reply: Reply, request: Request) -> str | None:
     """Why a ledger head cannot follow the one that is known: shorter, or as long and different."""
     known, sent = request.ledger, reply.ledger
+    # As long as known, and the same: right for a stored reply, which comes again unchanged.
     if sent.length < known.length:
         return f"its privacy ledger moved back, from {known.length} entries to {sent.length}"
     if sent.length == known.length and sent.hash != known.hash:

@@ -208,6 +208,7 @@ class FleetGrid(HttpGrid):
         return node is None or message_id in self._partial or node in self._connected()
 
     def _connected(self) -> frozenset[int]:
+        # Once a period and not once a reply: each look is a request.
         if time.monotonic() - self._online[0] > self._period:
             self.get_nodes()
         return self._online[1]

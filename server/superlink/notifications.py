@@ -204,6 +204,7 @@ class NotificationLine:
 
     def _heard(self, message_id: str) -> None:
         with self._changed:
+            # The gateway tells every study of every reply: only our own count.
             if message_id in self._expected:
                 self._complete.add(message_id)
                 self._fresh = True

@@ -124,6 +124,7 @@ class SuperLink:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            # Flower keeps files in its home: not in that of the user who starts the coordinator.
             env=os.environ | {"FLWR_HOME": str(self.folder / "flower")},
             process_group=0,  # Ctrl-C goes to the daemon alone, which ends this process in order
         )
@@ -133,6 +134,7 @@ class SuperLink:
         assert process.stderr is not None
         for line in process.stderr:
             self._recent.append(line.rstrip("\n"))
+            # Flower's log may quote what a site sent: nothing in it may steer this terminal.
             sys.stderr.write(visible(_COLOURS.sub("", line), keep=LAYOUT))
 
     def wait_until_healthy(self, timeout: float = START_SECONDS) -> None:

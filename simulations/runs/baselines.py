@@ -105,6 +105,7 @@ def plan_baselines(
     alone = _changed(study, rate)
     open_ = _changed(study, rate, privacy=NoPrivacy(mode="none"))
     one = tuple(Baseline("alone", open_, (holding,), seed, test) for holding in holdings)
+    # As many patients in a step as all hospitals together have in theirs.
     batch = sum(min(study.training.batch_size, each.declared_patients) for each in holdings)
     pooled = Baseline(
         "pooled",

@@ -47,6 +47,7 @@ def single_site_rounds(
     """
     state = Checkpoint(study_hash(study), seed, {}, 0, initial_weights(study, seed))
     probed = require_probed(study, planned, choice)
+    # The name is part of it: no two baselines of a run share their samples or their noise.
     secret = known_secret(seed, name, "baseline")
     yield state
     for number in range(1, study.training.rounds + 1):

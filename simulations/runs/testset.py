@@ -69,7 +69,7 @@ class TestSet:
 def load_test_set(
     study: Study, hospitals: Hospitals, *, seed: int, cache: Path, workers: int, progress: Progress
 ) -> TestSet:
-    """Read and decode the test set; every patient of the folder stands in it.
+    """Read and decode the test set; every patient of the folder is in it.
 
     Raises:
         DataError: the images cannot be used.
@@ -83,7 +83,7 @@ def load_test_set(
         modalities=study.data.modalities,
         image_size=study.data.image_size,
         channels=study.data.channels,
-        split=Split(0.0, 0.0, 1.0),
+        split=Split(0.0, 0.0, 1.0),  # every patient is in the test part
         cache=cache,
         workers=workers,
         progress=progress,
@@ -94,7 +94,7 @@ def load_test_set(
             where=hospitals.test_images,
             found=summary(cohort.rejected),
             wanted="DICOM images of the study's modalities, each with a PatientID and a label",
-            remedy="consilium-site check says what each reason means and what to do",
+            remedy="run consilium-site check: it explains each reason and what to do",
         )
     return TestSet(Mapped.of(cohort.images), cohort.part("test"))
 

@@ -32,7 +32,7 @@ ROUND = 2
 FEWEST = 40
 AWAY = signed(
     "it declines",
-    "refused: cannot compute with the plan's numerics (versions and settings) (numerics)",
+    "refused: its numerics (versions, settings) differ from the plan's (numerics)",
     code="numerics",
 )
 
