@@ -83,6 +83,7 @@ def run_to_end(home: Home, store: CoordinatorStore, name: str, port: int) -> Non
             receipts=CoordinatorReceipts(signing_key(home), partial(_newest_heads, store)),
         )
         recorder.complete(home.studies / name / FOLDER / OUTCOME)
+        # After the store: what Flower thinks of the run has no effect any more.
         grid.finish("completed")
 
 
@@ -162,6 +163,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     arguments = parser.parse_args()
+    # First: a daemon that is killed must not leave a study without a supervisor.
     die_with_parent(arguments.parent)
     configure(form_for(sys.stderr.isatty()), "info", study=arguments.study)
     try:

@@ -128,7 +128,13 @@ def test_a_study_from_its_file_to_its_result(scene: Scene, tmp_path: Path) -> No
     assert f"consilium-site show {name}" in said
     assert f"consilium-coordinator watch {name}" in said
     watched = scene.cli("watch", name).stdout
-    for words in ("NOT PRIVATE: KNOWN KEY", "north: approved", "round 2 completed", "AUC", "completed"):
+    for words in (
+        "NOT PRIVATE: KNOWN KEY",
+        "north: approved",
+        "round 2 completed",
+        "AUC",
+        "completed",
+    ):
         assert words in watched
 
     shown = scene.cli("result", name, "--out", tmp_path / "out").stdout
@@ -300,8 +306,8 @@ def test_a_study_waits_for_a_person_is_stopped_and_goes_on(scene: Scene) -> None
     watched = scene.cli("watch", name).stdout
     assert "stopped by the local operator" in watched
     assert "south: waiting for a person to approve or deny plan" in watched
-    assert "new numerics for south wanted by the local operator" in watched
-    assert "south: its numerics stay as they are, it computes as was agreed on" in watched
+    assert "the local operator asks to go on with the new numerics of south" in watched
+    assert "south: numerics unchanged: " in watched
     assert "completed" in watched
 
 
