@@ -48,6 +48,7 @@ def checked_study(path: Path) -> str:
     from common.models.networks import build_model
 
     study = load_study(path)
+    # Fails here, in front of the operator, and not later at every site.
     build_model(study)
     try:
         return path.read_text(encoding="utf-8")
@@ -212,6 +213,8 @@ def result(caller: Caller, study: str, *, folder: Path | None, as_json: bool) ->
     files: dict[str, bytearray] = defaultdict(bytearray)
     with calling(caller) as daemon:
         for piece in daemon.Result(pb.ResultRequest(study=study)):
+            # Large weights are kept only to be written. Of the path only the name is used: the
+            # other side must not choose a folder.
             if folder is not None or piece.path.endswith(".json"):
                 files[Path(piece.path).name] += piece.content
     outcome: dict[str, Any] = read_json(files["outcome.json"])

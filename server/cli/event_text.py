@@ -23,6 +23,7 @@ SHOWN_FIGURES: Final = (
     ("f1", "F1"),
     ("calibration_error", "calibration error"),
 )
+# Enough of a plan's hash to recognise it.
 SHORT: Final = 12
 
 
@@ -43,6 +44,7 @@ def as_document(event: pb.Event) -> dict[str, Any]:
 
 def line(event: pb.Event) -> str:
     """An event as a line of text."""
+    # A newer daemon may have events that have no text here.
     say = _WORDS.get(event.kind)
     words = say(event, fields_of(event)) if say else _plainly(event)
     return f"{event.at[11:19]}  {words}"
@@ -115,7 +117,7 @@ _WORDS: Final[dict[str, Callable[[pb.Event, Fields], str]]] = {
     "amendment.wanted": lambda e, f: (
         f"{f['by']} asks to go on with the new numerics of {', '.join(f['sites'])}"
     ),
-    "amendment.refused": lambda e, f: f"{e.site}: new numerics not accepted: {f['reason']}",
+    "amendment.refused": lambda e, f: f"{e.site}: numerics unchanged: {f['reason']}",
     "numerics.amended": lambda e, f: f"{e.site}: {amended(f)}",
     "site.awaited": lambda e, f: f"{e.site}: not connected; waiting for it",
     "site.absent": lambda e, f: f"{e.site}: missing from {f['purpose']}: {f['reason']}",
@@ -246,6 +248,7 @@ def absences_in_words(outcome: Mapping[str, Any]) -> list[str]:
 
 def _cut(text: str) -> Text:
     """Text that ends in … if its column is too narrow, so that a row stays one line."""
+    # Text, since rich would read brackets in a plain string as its markup.
     return Text(text, no_wrap=True, overflow="ellipsis")
 
 

@@ -113,6 +113,7 @@ def renew(home: Home) -> tuple[Path, ...]:
     for certificate, key, hosts in _servers(home):
         found = _certificate(certificate)
         left = found.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+        # Also if the address in coordinator.toml has changed.
         if left < RENEWED_BEFORE or not certificates.is_for(found, hosts, _key(key)):
             write_atomic(certificate, _issue(home, key, hosts), mode=0o600)
             renewed.append(certificate)

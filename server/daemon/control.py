@@ -218,6 +218,7 @@ async def _server(home: Home, service: OperatorService) -> grpc.aio.Server:
 def _card(text: str) -> SiteCard:
     path = Path("SITE.json")
     try:
+        # The command has checked the card, but a caller over the network may send anything.
         document = read_json(text)
     except ValueError as cause:
         raise SiteError("the file is not a SITE.json", where=path, found=cause) from cause

@@ -59,6 +59,7 @@ def admit_operator(home: Home, name: str) -> OperatorFiles:
             found=repr(name),
             wanted="1 to 63 lower-case letters, digits and hyphens",
         ) from cause
+    # An existing one is not overwritten: that would shut out its owner without a word.
     kept = home.operators / f"{name}.pem"
     if kept.exists():
         raise CoordinatorError(
@@ -87,6 +88,7 @@ def operator_of(home: Home, certificate: bytes, at: datetime.datetime | None = N
     shown = _fingerprint(certificate)
     if shown is None:
         return None
+    # Read again at each call, so that a deleted file takes effect at once.
     for path in sorted(home.operators.glob("*.pem")):
         try:
             kept = path.read_bytes()

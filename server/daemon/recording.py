@@ -101,6 +101,7 @@ class Recorder:
 
     def _stand(self, state: StudyState) -> None:
         try:
+            # Expected: an operator may have stopped the study in the meantime.
             self._store.set_state(self._study, state, expected=_ALIVE)
         except CoordinatorError:
             if self._store.study(self._study).state == StudyState.STOPPED:

@@ -233,6 +233,7 @@ def new_file(name: str, address: str) -> str:
         CoordinatorError: one of them cannot be used.
     """
     try:
+        # Only to check name and address: the template has the real port.
         section = CoordinatorSection(name=name, address=address, listen="0.0.0.0:0")
     except ValueError as cause:
         raise CoordinatorError(

@@ -83,7 +83,12 @@ def run_to_end(home: Home, store: CoordinatorStore, name: str, port: int) -> Non
             receipts=CoordinatorReceipts(signing_key(home), partial(_newest_heads, store)),
         )
         recorder.complete(home.studies / name / FOLDER / OUTCOME)
+<<<<<<< HEAD
         grid.finish()
+=======
+        # After the store: what Flower thinks of the run has no effect any more.
+        grid.finish("completed")
+>>>>>>> h-coord
 
 
 def _run_config(home: Home, store: CoordinatorStore, record: StudyRecord) -> RunConfig:
@@ -162,6 +167,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     arguments = parser.parse_args()
+    # First: a daemon that is killed must not leave a study without a supervisor.
     die_with_parent(arguments.parent)
     configure(form_for(sys.stderr.isatty()), "info", study=arguments.study)
     try:

@@ -114,11 +114,13 @@ class Database:
         return line
 
     def _upgrade(self) -> None:
+        # In a writing transaction: of two processes that start at once, one upgrades.
         with _migrating, self.write() as connection:
             config = _config(connection)
             script = ScriptDirectory.from_config(config)
             found = MigrationContext.configure(connection).get_current_heads()
             known = {each.revision for each in script.walk_revisions()}
+            # An older program must not write to tables whose meaning it does not know.
             if not set(found) <= known:
                 raise CoordinatorError(
                     "the coordinator's store was made by a newer Consilium",

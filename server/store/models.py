@@ -56,7 +56,9 @@ METADATA: Final = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+# A slug: names of sites and studies have 1 to 63 characters.
 NAME: Final = String(63)
+# SHA-256, or an Ed25519 key, in hexadecimal.
 HASH: Final = String(64)
 SERIAL: Final = BigInteger().with_variant(Integer, "sqlite")
 """Numbered by the database. SQLite does so only for type INTEGER, which has the same range."""
@@ -75,6 +77,7 @@ KEYS: Final = Table(
     METADATA,
     Column("id", SERIAL, primary_key=True),
     Column("site", NAME, ForeignKey("sites.name"), nullable=False, index=True),
+    # Unique over all time: a retired key stays here, and is never admitted again.
     Column("node_key", Text, nullable=False, unique=True),
     Column("signing_key", HASH, nullable=False, index=True),
     Column("added_at", Moment, nullable=False),
@@ -146,9 +149,11 @@ RECEIPTS: Final = Table(
     Column("ledger_length", BigInteger, nullable=False),
     Column("ledger_hash", HASH, nullable=False),
     Column("seal", String(SEAL_DIGITS), nullable=False),
+    # The site's key at that time: with new keys a site begins a new ledger.
     Column("signing_key", HASH, nullable=False),
     Column("signature", LargeBinary, nullable=False),
     Column("signed_at", Moment, nullable=False),
+    # For the receipt for a site's longest ledger.
     Index("ix_receipts_site_ledger_length", "site", "ledger_length"),
     sqlite_autoincrement=True,
 )

@@ -89,6 +89,7 @@ class ResultStore:
         """The completed rounds of a study, in order; a round's training before its evaluation."""
         query = select(ROUNDS).where(ROUNDS.c.study == study)
         with self._database.read() as connection:
+            # Descending: "train" comes before "evaluate" of the same round.
             rows = connection.execute(query.order_by(ROUNDS.c.number, ROUNDS.c.purpose.desc()))
             return tuple(map(_round, rows.mappings()))
 

@@ -13,7 +13,7 @@ from common.wire.messages import LedgerHead
 
 
 class SiteState(StrEnum):
-    """Whether a site is let in."""
+    """Whether a site may connect."""
 
     ACTIVE = "active"
     SUSPENDED = "suspended"
@@ -45,7 +45,7 @@ class SiteRecord:
 
     Attributes:
         name: of the site.
-        state: whether it is let in.
+        state: whether it may connect.
         node_key: PEM of the key that it connects with.
         signing_key: hexadecimal, of the key that it signs replies with.
         admitted_at: for the first time.

@@ -31,6 +31,7 @@ class SiteStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._seen: dict[str, float] = {}
+        # The store's methods run in several threads.
         self._seen_lock = threading.Lock()
 
     def admit(self, card: SiteCard, patients: Mapping[str, int] | None = None) -> SiteRecord:
@@ -154,6 +155,7 @@ def _declare(connection: Connection, card: SiteCard) -> None:
     """Store the card's numbers of patients; they are agreed where nothing was agreed yet."""
     mine = AGREED.c.site == card.name
     known = set(connection.execute(select(AGREED.c.dataset).where(mine)).scalars())
+    # A data set that the new card does not have must not keep its old number.
     connection.execute(update(AGREED).where(mine).values(declared=None))
     for dataset, number in card.patients.items():
         if dataset not in known:

@@ -13,6 +13,7 @@ from server.store.database import Database
 from server.store.models import PARTICIPANTS, SITES, STUDIES
 from server.store.rows import SiteState, StudyRecord, StudyState
 
+# The largest number of the database's integers.
 LARGEST_SEED: Final = 2**63 - 1
 
 
