@@ -83,12 +83,8 @@ def run_to_end(home: Home, store: CoordinatorStore, name: str, port: int) -> Non
             receipts=CoordinatorReceipts(signing_key(home), partial(_newest_heads, store)),
         )
         recorder.complete(home.studies / name / FOLDER / OUTCOME)
-<<<<<<< HEAD
-        grid.finish()
-=======
         # After the store: what Flower thinks of the run has no effect any more.
-        grid.finish("completed")
->>>>>>> h-coord
+        grid.finish()
 
 
 def _run_config(home: Home, store: CoordinatorStore, record: StudyRecord) -> RunConfig:

@@ -306,15 +306,8 @@ def test_a_study_waits_for_a_person_is_stopped_and_goes_on(scene: Scene) -> None
     watched = scene.cli("watch", name).stdout
     assert "stopped by the local operator" in watched
     assert "south: waiting for a person to approve or deny plan" in watched
-<<<<<<< HEAD
-    assert "new numerics for south wanted by the local operator" in watched
-    assert (
-        "south: its numerics stay as they are, nothing has changed since the agreement" in watched
-    )
-=======
     assert "the local operator asks to go on with the new numerics of south" in watched
     assert "south: numerics unchanged: " in watched
->>>>>>> h-coord
     assert "completed" in watched
 
 
