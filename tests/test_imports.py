@@ -102,21 +102,22 @@ LIGHT = (
 """What a process that computes nothing begins with, or one that computes only later."""
 
 ADMINISTRATION = """
-from client import administration, audit
+from client.administration import service
+from client.records import audit_log
 from client.site import open_site
 
 with open_site(Path(sys.argv[1])) as site:
-    states = [row.state for row in administration.studies(site)]
+    states = [row.state for row in service.studies(site)]
     assert states == ["pending", "approved"], states
-    assert administration.ledger(site).most_spent > 0
-    assert administration.status(site).studies
+    assert service.ledger(site).most_spent > 0
+    assert service.status(site).studies
     for study in ("waiting", "running"):
-        assert administration.show(site, study).text
-    administration.pause(site, by="a person")
-    administration.resume(site, by="a person")
-    assert administration.deny(site, "waiting", by="a person").state == "denied"
-    assert administration.stop(site, "running", by="a person").rounds == 1
-    assert list(audit.entries(site.state))
+        assert service.show(site, study).text
+    service.pause(site, by="a person")
+    service.resume(site, by="a person")
+    assert service.deny(site, "waiting", by="a person").state == "denied"
+    assert service.stop(site, "running", by="a person").rounds == 1
+    assert list(audit_log.entries(site.state))
 """
 
 

@@ -289,4 +289,4 @@ def _site(file: Path, *arguments: str) -> list[str]:
 
 def _module(package: str, *arguments: str) -> list[str]:
     # This interpreter, whether or not its commands are on the PATH.
-    return [sys.executable, "-m", f"{package}.cli", *arguments]
+    return [sys.executable, "-m", f"{package}.cli.app", *arguments]

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from common.errors import CheckpointError, SiteError
 from common.files import sha256
-from server import app
+from server.app import app
 from server.study.roster import read_roster
 
 # isort: split

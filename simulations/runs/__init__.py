@@ -1,0 +1,1 @@
+"""Whole studies in this process or over loopback, and what they are compared with."""
