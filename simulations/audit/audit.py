@@ -31,7 +31,7 @@ def audit(settings: AuditSettings, watcher: Watcher | None = None) -> Findings:
 
     Args:
         settings: what is asked for.
-        watcher: told how far it is.
+        watcher: told the progress.
 
     Raises:
         ConsiliumError: something that the researcher can fix.

@@ -1,11 +1,11 @@
 """The one-run audit: canaries among the patients of a study that runs as it really would.
 
-The study is conducted as ``consilium-sim run`` conducts it, on copies of the hospitals in which
-canaries lie as DICOM files like everybody's; the adversary is the coordinator
+The study runs as ``consilium-sim run`` runs it, on copies of the hospitals in which
+canaries are DICOM files like all others; the adversary is the coordinator
 (:mod:`simulations.audit.listener`). Several runs, each with canaries and keys of its own, are one
 game with more canaries, so the same theorems hold for them together.
 
-How many guesses are made is decided beforehand: each of a few numbers gets an equal part of
+How many guesses are made is decided in advance: each of a few numbers gets an equal part of
 the allowed failure, and the best of the bounds counts.
 """
 
@@ -66,7 +66,7 @@ def audit_one_run(
         settings: what is asked for.
         study: the content of the study file.
         failure: probability with which any of the bounds may be wrong.
-        watcher: told how far the runs are.
+        watcher: told the progress of the runs.
 
     Raises:
         ConsiliumError: the study cannot be run, or the canaries cannot be made.

@@ -46,7 +46,7 @@ class Screen(Watcher):
             self._job.advance(number)
 
     def round_done(self, number: int, point: CurvePoint | None, spent: float | None) -> None:
-        """Another round; now and then with figures."""
+        """Another round; some have figures."""
         if self._job is None:
             return
         self._job.advance()

@@ -50,7 +50,7 @@ def run_study(
 
     Args:
         settings: what is asked for.
-        watcher: told how far the run is.
+        watcher: told the progress.
         tap: put between coordinator and sites.
 
     Raises:

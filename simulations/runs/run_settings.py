@@ -24,7 +24,7 @@ from simulations.reports.result import CurvePoint, Outcome, read_result
 RECORD: Final = "run.json"
 STUDY: Final = "study.toml"
 HALF_WRITTEN: Final = ".*.tmp"
-"""What a process that was killed leaves of a file that it was writing."""
+"""Name of a file that a killed process was still writing."""
 FORMAT: Final = 1
 # Not os.cpu_count(): a container may be allowed fewer processors.
 PROCESSES: Final = len(os.sched_getaffinity(0))
@@ -39,7 +39,7 @@ class RunSettings:
         hospitals: folder of the hospitals.
         run: folder that everything is written to.
         seed: what first weights and all keys follow from.
-        resume: go on with the run in the folder.
+        resume: continue the run in the folder.
         site_order: names in the order in which sites are asked; no result depends on it.
         baselines: whether to train what the shared model is compared with.
         baseline_rate: factor on the baselines' learning rate.
@@ -64,7 +64,7 @@ class RunSettings:
 
 
 class Watcher:
-    """Is told how far a run is. This one looks away."""
+    """Is told the progress of a run. This one ignores it."""
 
     progress: Progress = staticmethod(silent)
 
@@ -104,7 +104,7 @@ class Clock:
 
 
 def check_site_order(settings: RunSettings, hospitals: Hospitals) -> None:
-    """Refuse an order of sites that is not one of these hospitals.
+    """Refuse a ``--site-order`` that does not fit these hospitals.
 
     Raises:
         StudyError: it does not name every hospital once.
@@ -151,7 +151,7 @@ def _record(settings: RunSettings, study: Study, hospitals: Hospitals) -> dict[s
 
 
 def check_record(settings: RunSettings, study: Study, hospitals: Hospitals) -> None:
-    """Refuse to go on with the run of another study.
+    """Refuse to resume the run of another study.
 
     Raises:
         CheckpointError: says what differs.

@@ -65,7 +65,7 @@ HOSPITALS: list[tuple[Spoil, list[str]]] = [
     (without_test_labels, ["labels.csv", "test"]),
     (without_manifest, ["not a folder of hospitals", "consilium-sim hospitals"]),
     (without_known_key, ["allow_known_key", "cedar"]),
-    (with_a_lower_limit, ["max_epsilon_per_study", "cedar", "the hospital decides"]),
+    (with_a_lower_limit, ["max_epsilon_per_study", "cedar", "change the study"]),
 ]
 
 
