@@ -126,7 +126,6 @@ def load_flat(model: nn.Module, weights: npt.NDArray[np.float32]) -> None:
         ValueError: the array has another length than the model has weights.
     """
     start = 0
-    # A copy: what arrived is read-only memory, which torch may not share.
     values = torch.from_numpy(np.array(weights, dtype=np.float32))
     if values.numel() != sum(value.numel() for value in model.parameters()):
         raise ValueError(f"{values.numel()} weights do not fit the model")
