@@ -178,10 +178,8 @@ async def serve_locally(home: Home, service: OperatorService) -> grpc.aio.Server
     return server
 
 
-async def serve_operators(
-    home: Home, service: OperatorService
-) -> tuple[grpc.aio.Server, int] | None:
-    """Serve operators on other machines, if the settings say so; gives the port too.
+async def serve_operators(home: Home, service: OperatorService) -> grpc.aio.Server | None:
+    """Serve operators on other machines, if the settings say so.
 
     Raises:
         CoordinatorError: the address cannot be used.
@@ -195,7 +193,7 @@ async def serve_operators(
         [pair], root_certificates=home.ca_certificate.read_bytes(), require_client_auth=True
     )
     try:
-        port = server.add_secure_port(address, credentials)
+        server.add_secure_port(address, credentials)
     except RuntimeError as cause:
         raise CoordinatorError(
             "the control service cannot listen on this address",
@@ -204,7 +202,7 @@ async def serve_operators(
             remedy="set another port, or remove the setting",
         ) from cause
     await server.start()
-    return server, port
+    return server
 
 
 async def _server(home: Home, service: OperatorService) -> grpc.aio.Server:

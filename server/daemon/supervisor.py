@@ -75,7 +75,6 @@ class Daemon:
         )
         self.traffic: Counter[str] = Counter()
         self.gateway.app.add_middleware(metrics.TrafficCounter, self.traffic, self._heard)
-        self.operators_port: int | None = None
         # A queue: the gateway puts in, and must not wait for the store.
         self._arrivals: asyncio.Queue[str] = asyncio.Queue()
         self._update_sizes: dict[str, int] = {}
@@ -144,8 +143,7 @@ class Daemon:
         stack.push_async_callback(control.stop, STOP_SECONDS)
         operators = await serve_operators(self.home, self.operator_service)
         if operators is not None:
-            server, self.operators_port = operators
-            stack.push_async_callback(server.stop, STOP_SECONDS)
+            stack.push_async_callback(operators.stop, STOP_SECONDS)
         tasks.append(await self._task(stack, self.refusals.keep()))
         for work in (self._follow, self._write_seen, self._renew):
             tasks.append(await self._task(stack, _steadily(work)))

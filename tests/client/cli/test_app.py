@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from client.administration.enrolment import NewSite as Description
 from client.administration.enrolment import delta_for, init
+from client.cli.app import app
 from client.records.receipts import DISPUTED, Receipt
 from client.site import open_site
 from common.errors import ConsiliumError, RefusalCode
@@ -293,3 +295,7 @@ def _asked(centre: Coordinator, request: object, *, after: int | None = None) ->
     centre.ask(request)  # type: ignore[arg-type]
     until(lambda: len(centre.pushed) > before)
     return centre.replies()[-1].code
+
+
+def test_help_tells_what_each_argument_is() -> None:
+    assert "The study's name" in CliRunner().invoke(app, ["show", "--help"]).output
