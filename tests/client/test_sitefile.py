@@ -111,7 +111,7 @@ def test_the_label_file_is_relative_to_the_site_file(tmp_path: Path) -> None:
         ),
         (
             {"policy": {"ranges": {"clip_norm": [0.0, 1.0]}}},
-            "within what a study may say: 0.001 to 1000",
+            "within the range that a study may use: 0.001 to 1000",
         ),
         ({"policy": {"delta": 1e-3}}, "policy.delta 0.001 is too large for data set chest-xray"),
         ({"datasets": {}}, "data: "),

@@ -345,5 +345,5 @@ async def test_a_connection_that_cannot_read_its_files_says_which(tmp_path: Path
     real = Programs(worker="tests.client.daemon.quick_worker")
     async with running(hospital, real) as (supervisor, _):
         await become(lambda: supervisor.connection.restarts)
-        assert "not a card" in supervisor.line.why
+        assert "the format of the card" in supervisor.line.why
         assert supervisor.line.state == "restarting"
