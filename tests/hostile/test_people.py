@@ -54,7 +54,7 @@ def test_nor_where_the_one_that_was_read_was_taken_back_meanwhile(site: Site) ->
     read = proposed(site)
     assert code_of(site, Request("small", read.hash, 0, "close")) == "ok"
     later = proposed(site, "As nobody has read it")
-    with pytest.raises(SiteError, match="another than the one"):
+    with pytest.raises(SiteError, match="not the plan that you wanted"):
         approve(site, "small", plan_hash=read.hash, by=BY)
     assert code_of(site, asking(later)) == "pending"
 
