@@ -1,8 +1,7 @@
 """The layout that ``ARCHITECTURE.md`` draws: small folders, few imports, no circles, clear names.
 
 A *room* is a folder of a package, or a module that stands beside the folders. Imports that only
-say what something is called (under ``TYPE_CHECKING``) count for how much a module knows, and not
-for circles: nothing is run because of them.
+say what something is called (under ``TYPE_CHECKING``) count like all others: a reader follows them.
 """
 
 from __future__ import annotations
@@ -33,27 +32,25 @@ def modules(root: Path) -> dict[str, Path]:
     }
 
 
-def imports(path: Path, known: Mapping[str, Path], *, types: bool) -> set[str]:
+def imports(path: Path, known: Mapping[str, Path]) -> set[str]:
     """The project's modules that a module imports, inside functions too."""
-    return {
-        name for name in _imported(ast.parse(path.read_text()), types=types) if name in known
-    } - {name for name, other in known.items() if other == path}
+    return {name for name in _imported(ast.parse(path.read_text())) if name in known} - {
+        name for name, other in known.items() if other == path
+    }
 
 
-def _imported(tree: ast.AST, *, types: bool) -> Iterator[str]:
+def _imported(tree: ast.AST) -> Iterator[str]:
     for node in ast.iter_child_nodes(tree):
         match node:
-            case ast.If(test=ast.Name(id="TYPE_CHECKING")) if not types:
-                continue
             case ast.Import(names=aliases):
                 yield from (alias.name for alias in aliases)
             case ast.ImportFrom(module=str(module), names=aliases):
                 yield module
                 yield from (f"{module}.{alias.name}" for alias in aliases)
-        yield from _imported(node, types=types)
+        yield from _imported(node)
 
 
-def graph(root: Path, *, types: bool) -> dict[str, set[str]]:
+def graph(root: Path) -> dict[str, set[str]]:
     """Which module imports which; a package counts where something of its own is taken."""
     known = modules(root)
     empty = {
@@ -61,7 +58,7 @@ def graph(root: Path, *, types: bool) -> dict[str, set[str]]:
         for name, path in known.items()
         if path.name == "__init__.py" and len(ast.parse(path.read_text()).body) <= 1
     }
-    return {name: imports(path, known, types=types) - empty for name, path in known.items()}
+    return {name: imports(path, known) - empty for name, path in known.items()}
 
 
 def room_of(name: str) -> str:
@@ -140,25 +137,23 @@ def test_a_folder_holds_no_more_modules_than_can_be_seen_at_once(root: Path) -> 
 
 def test_no_module_needs_to_know_more_than_a_few_others(root: Path) -> None:
     known = {
-        name: len(others)
-        for name, others in graph(root, types=True).items()
-        if len(others) > MOST_IMPORTS
+        name: len(others) for name, others in graph(root).items() if len(others) > MOST_IMPORTS
     }
 
     assert known == {}
 
 
 def test_modules_import_each_other_in_no_circle(root: Path) -> None:
-    assert circle(graph(root, types=False)) == []
+    assert circle(graph(root)) == []
 
 
 def test_rooms_import_each_other_in_no_circle(root: Path) -> None:
-    assert circle(rooms(graph(root, types=False))) == []
+    assert circle(rooms(graph(root))) == []
 
 
 def test_the_picture_shows_every_arrow_between_rooms_and_no_other(root: Path) -> None:
     """Where it does not, the message has the picture to put in its place."""
-    wanted = picture(graph(root, types=False))
+    wanted = picture(graph(root))
 
     assert f"```text\n{wanted}\n```" in (root / "ARCHITECTURE.md").read_text(), wanted
 
@@ -189,27 +184,28 @@ def planted(tmp_path: Path) -> Path:
 
 
 def test_the_check_sees_imports_wherever_they_stand(planted: Path) -> None:
-    assert graph(planted, types=True)["client.data.one"] == {"common.wire.two"}
-    assert graph(planted, types=True)["client.data.three"] == {"client.site"}
-    assert graph(planted, types=True)["common.wire.two"] == {"client.site"}
-    assert graph(planted, types=False)["common.wire.two"] == set()
+    assert graph(planted)["client.data.one"] == {"common.wire.two"}
+    assert graph(planted)["client.data.three"] == {"client.site"}
+    assert graph(planted)["common.wire.two"] == {"client.site"}
+
+
+def test_the_check_finds_a_circle_that_types_close(planted: Path) -> None:
+    assert set(circle(graph(planted))) == {"client.data.one", "common.wire.two", "client.site"}
 
 
 def test_the_check_finds_a_circle_of_rooms_where_no_module_is_in_one(planted: Path) -> None:
-    arrows = graph(planted, types=False)
+    (planted / "common" / "wire" / "two.py").write_text("class Thing: ...\n")
+    arrows = graph(planted)
 
     assert circle(arrows) == []
     assert set(circle(rooms(arrows))) == {"client.data", "client.site"}
-    assert set(circle(graph(planted, types=True))) == {
-        *("client.data.one", "common.wire.two", "client.site"),
-    }
 
 
 def test_the_picture_is_read_from_the_top(planted: Path) -> None:
     (planted / "client" / "site.py").write_text("class Other: ...\n")
     (planted / "client" / "cli.py").write_text("import client.site, client.data.one\n")
 
-    assert picture(graph(planted, types=False)) == (
+    assert picture(graph(planted)) == (
         "client/\n  cli  -> data site\n  data -> site\n  site\n"
         "common/\n  wire\nserver/\nsimulations/"
     )

@@ -177,13 +177,13 @@ def fill(
     try:
         # The shared lock keeps others from deleting this cache, the second from filling it too.
         with locked(cache, fcntl.LOCK_SH), locked(home):
-            index = Index.load(home, shape)
+            index = Index.load(home, shape.image)
             if list(index.entries) != list(named):
                 _require_room(_foreseen(named, index, shape), most)
                 new = [each for name in named if name not in index.entries for each in named[name]]
                 decoded = _decoded(folder, shape, new, workers, progress)
                 index, spoilt = _refill(home, index, named, decoded, shape, most=most)
-            images = index.open(home, shape)
+            images = index.open(home, shape.image)
     except OSError as error:
         raise DataError(
             "the cache of decoded images cannot be written",
@@ -278,7 +278,7 @@ def _refill(
     Returns:
         The new index, and which files could not be decoded, by path.
     """
-    known = old.open(home, shape)
+    known = old.open(home, shape.image)
     # A new name each time: a process that has the old file mapped reads on undisturbed.
     token = f"{secrets.token_hex(16)}.f16"
     entries: dict[str, CachedRows | CacheRefused] = {}

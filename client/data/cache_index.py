@@ -10,6 +10,7 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 import numpy as np
@@ -22,8 +23,6 @@ from common.files import write_atomic
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-
-    from client.data.cache import ImageShape
 
 Half = NDArray[np.float16]
 DTYPE: Final = np.dtype("<f2")
@@ -64,15 +63,15 @@ class Index:
         return sum(entry.number for entry in self.entries.values() if isinstance(entry, CachedRows))
 
     @classmethod
-    def load(cls, home: Path, shape: ImageShape) -> Index:
-        """The folder's index; an empty one if it is missing or damaged."""
+    def load(cls, home: Path, image: tuple[int, int, int]) -> Index:
+        """The folder's index, of images of a shape; empty if it is missing or damaged."""
         try:
             stored = read_json((home / _INDEX).read_bytes())
             index = cls(
                 stored["data"], {name: _entry(*entry) for name, *entry in stored["entries"]}
             )
             # A data file that was cut short would give other patients' pixels, or a bus error.
-            whole = (home / index.data).stat().st_size == index.total * shape.bytes
+            whole = (home / index.data).stat().st_size == index.total * prod(image) * DTYPE.itemsize
         except (OSError, ValueError, KeyError, TypeError):
             return cls("", {})  # then every image is decoded again
         return index if whole and stored["format"] == _FORMAT else cls("", {})
@@ -85,11 +84,11 @@ class Index:
         stored = {"format": _FORMAT, "data": self.data, "entries": entries}
         write_atomic(home / _INDEX, json.dumps(stored).encode(), mode=0o600)
 
-    def open(self, home: Path, shape: ImageShape) -> Half:
+    def open(self, home: Path, image: tuple[int, int, int]) -> Half:
         """The images, mapped into memory for reading."""
         if not self.total:
-            return np.zeros((0, *shape.image), dtype=np.float16)
-        return np.memmap(home / self.data, DTYPE, mode="r", shape=(self.total, *shape.image))
+            return np.zeros((0, *image), dtype=np.float16)
+        return np.memmap(home / self.data, DTYPE, mode="r", shape=(self.total, *image))
 
 
 def _passing(entry: CachedRows | CacheRefused) -> bool:

@@ -9,12 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pydantic import AfterValidator, GetCoreSchemaHandler
-
-if TYPE_CHECKING:
-    from common.study.study_file import Study
 
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _WHOLE: Final = 10**9
@@ -47,7 +44,7 @@ class Bound:
     why: str
     zero: bool = False
     unit: str = ""
-    of: Callable[[Study], float | None] | None = None
+    of: Callable[[Any], float | None] | None = None
 
     def allows(self, number: float) -> bool:
         """Whether a study may say this number; never for one that is not a number."""

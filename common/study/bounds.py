@@ -14,16 +14,15 @@ import difflib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from common.figures.histogram import release_shape
 from common.study.bounded import Bound, plain
 
-if TYPE_CHECKING:
-    from common.privacy.mechanisms import NoMechanism, PatientMechanism
-    from common.study.study_file import Study
-
 Ends = tuple[float, float]
+Study = Any
+"""A :class:`common.study.study_file.Study`, whose class is made of these bounds: importing it here,
+even for its name alone, would close a circle."""
 
 
 def _at(
@@ -197,20 +196,20 @@ def _step_length(study: Study) -> float | None:
 
 
 def _patient(study: Study) -> int:
-    return study.training.images_per_patient * study.training.augmentation.copies
+    return int(study.training.images_per_patient * study.training.augmentation.copies)
 
 
 def _image(study: Study) -> int:
-    return math.prod(study.data.image_size) * study.data.channels
+    return int(math.prod(study.data.image_size) * study.data.channels)
 
 
 def _class_rate(study: Study) -> float:
-    return study.training.learning_rate * max(study.training.class_weights or (1.0,))
+    return float(study.training.learning_rate * max(study.training.class_weights or (1.0,)))
 
 
 def _forgetting(study: Study) -> float:
     pull = study.training.weight_decay + study.aggregation.proximal_mu
-    return study.training.learning_rate * pull
+    return float(study.training.learning_rate * pull)
 
 
 def _cells(study: Study) -> int:
@@ -313,9 +312,7 @@ class Stated:
         return all(ends[0] <= number <= ends[1] for number in self.values)
 
 
-def stated(
-    study: Study, mechanism: PatientMechanism | NoMechanism | None = None
-) -> Iterator[Stated]:
+def stated(study: Study, mechanism: object = None) -> Iterator[Stated]:
     """Every number that a study and a mechanism state, in the order of the list.
 
     What is left out, or does not exist without privacy, is not among them.
@@ -344,8 +341,8 @@ def require_combined(study: Study) -> None:
             )
 
 
-def require_mechanism(mechanism: PatientMechanism | NoMechanism) -> None:
-    """Refuse a mechanism with a number beyond its ends.
+def require_mechanism(mechanism: object) -> None:
+    """Refuse a mechanism of :mod:`common.privacy.mechanisms` with a number beyond its ends.
 
     A mechanism by itself may have any: tests compute with hardly any noise.
 
