@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Final
 
-from client.data.parallel import silent
 from common.process.logs import configure
+from common.process.progress import silent
 from simulations.cli.app import find_study
 from simulations.hospitals.npz import read_source, write_divided
 from simulations.runs.run import run_study

@@ -16,9 +16,9 @@ from typing import Final
 
 import torch
 
-from client.data.parallel import silent
 from common.privacy.mechanisms import PatientMechanism, mechanism
 from common.privacy.randomness import known_secret
+from common.process.progress import silent
 from common.study.study_file import Study, load_study
 from simulations.audit.findings import MechanismFinding
 from simulations.audit.mechanism import audit_mechanism

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
-from client.data.parallel import silent
 from common.process.logs import configure
+from common.process.progress import silent
 from simulations.cli.app import find_study
 from simulations.reports.result import Kind, Result
 from simulations.runs.demonstration import make_hospitals

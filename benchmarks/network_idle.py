@@ -19,10 +19,10 @@ from typing import Final
 from benchmarks.network.coordinator import CARD, key_file
 from benchmarks.network.ours import cpu_seconds
 from benchmarks.network_round import say
-from client.data.parallel import silent
 from client.node_key import load_node_key, public_node_key
 from common.process import logs
 from common.process.claim import LOCK
+from common.process.progress import silent
 from common.wire.enrolment import SiteCard
 from common.wire.signing import SigningKey
 from simulations.hospitals.archives import read_hospitals

@@ -34,7 +34,7 @@ from scipy import stats
 from client.app import build
 from client.daemon.frames import Frame
 from client.daemon.worker import WorkerSettings, respond
-from client.memory import ProcessLimits
+from client.process_limits import ProcessLimits
 from client.requests.handler import answer
 from client.site import Site, open_site
 from client.training.pacing import Pace

@@ -9,7 +9,6 @@ from typing import Final
 from client.data.archive import Root, entries_of, require_folder
 from client.data.cache import decoders as today
 from client.data.cohort import Cohort, load_cohort
-from client.data.parallel import Progress, silent
 from client.data.persons import Persons
 from client.records import membership
 from client.records.accounts import everyone_joined, join
@@ -18,6 +17,7 @@ from client.records.opt_out import OptOuts
 from client.site_records import SiteRecords
 from client.sitefile import SiteFile
 from common.files import canonical_json, sha256
+from common.process.progress import Progress, silent
 from common.study.study_file import Study
 
 MOST_COHORTS: Final = 2

@@ -17,6 +17,9 @@ from cryptography.hazmat.primitives.serialization import (
 from common.errors import SiteError
 from common.files import write_atomic
 
+FILE = "node.key"
+"""Its name in the state folder."""
+
 
 def new_node_key() -> bytes:
     """A new private key to connect with, EC P-384.

@@ -6,6 +6,8 @@ The state folder holds what must outlive the process and never leaves the hospit
     state/known-seed     in simulations alone: the seed that the keys follow from
     state/signing.key    Ed25519, signs every reply
     state/patients.key   keys the pseudonyms
+    state/node.key       EC P-384, connects to the coordinator
+    state/control.sock   what the administrator's commands ask the daemon on
     state/cache/         decoded images
     state/kernels.json   how gradients are formed fastest here; measured again where it is gone
     state/ticks.json     how long rounds are given here; likewise
@@ -122,7 +124,12 @@ class Site:
 
 
 def open_site(
-    path: Path, state: Path | None = None, known_seed: int | None = None, *, serves: bool = False
+    path: Path,
+    state: Path | None = None,
+    known_seed: int | None = None,
+    *,
+    serves: bool = False,
+    threads: int | None = None,
 ) -> Site:
     """Open a site, making its keys, its store and its audit log where there are none.
 
@@ -131,12 +138,16 @@ def open_site(
         state: folder of what must outlive the process; by default as the site file says.
         known_seed: makes all keys follow from the seed and the site's name; a simulation's.
         serves: see :class:`Site`.
+        threads: in place of those of the site file; a simulation's.
 
     Raises:
         SiteError: the site file or the state cannot be used, or the policy does not allow a
             known key, or the state was made with keys of another kind.
     """
     file = load_site_file(path)
+    if threads is not None:
+        device = file.device.model_copy(update={"threads": threads})
+        file = file.model_copy(update={"device": device})
     if known_seed is not None and not file.policy.allow_known_key:
         raise SiteError(
             "this site does not accept keys that others know",

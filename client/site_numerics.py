@@ -64,8 +64,8 @@ class SiteNumerics:
         computed = choices.of(study, threads=threads, memory=memory, kernels=device.kernels)
         if not self._timed:
             return computed
-        crowd = DataSetSize(data.declared_patients, data.most_patients, data.most_validated)
-        return computed.model_copy(update={"ticks": clocks.of(study, crowd, computed)})
+        size = DataSetSize(data.declared_patients, data.most_patients, data.most_validated)
+        return computed.model_copy(update={"ticks": clocks.of(study, size, computed)})
 
     @cached_property
     def _measured(self) -> tuple[Choices, Clocks]:

@@ -15,7 +15,7 @@ from client.data.dicom import Derived
 from client.data.labels import Key, LabelFile
 from client.records.accounts import PrivacyLimits
 from common.errors import Refusal, RefusalCode, SiteError
-from common.plan import require_room
+from common.plan import require_bound_covers_declared
 from common.privacy.cap import MOST_EPSILON
 from common.settings import Section, load_toml
 from common.study.bounds import range_of
@@ -107,7 +107,7 @@ class DataSet(Section):
 
     @model_validator(mode="after")
     def _no_more_than_most(self) -> Self:
-        require_room(self.declared_patients, self.most_patients)
+        require_bound_covers_declared(self.declared_patients, self.most_patients)
         return self
 
     @property

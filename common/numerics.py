@@ -35,7 +35,7 @@ of an update or of a histogram, as ``tests/client/training/test_arithmetic.py`` 
 COUNTED: Final = ("torch", "numpy", "monai")
 """Distributions whose version can change a bit of the result."""
 
-TOLD: Final = (
+LOGGED_VERSIONS: Final = (
     "consilium",
     "opacus",
     "dp-accounting",
@@ -54,7 +54,7 @@ TOLD: Final = (
 DECIDES_NO_BIT: Final = frozenset({"ticks"})
 """Fields that are agreed on and decide no bit: a difference in them is no error."""
 
-MOST_PATIENTS: Final = 64
+LARGEST_TILE: Final = 64
 """Places of the largest tile."""
 LONGEST_TICK: Final = 86_400_000
 """A day, in milliseconds."""
@@ -73,7 +73,7 @@ class EngineChoice(Section):
 
     kernels: dict[str, str] = Field(default_factory=dict)
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
-    tile: int = Field(default=16, ge=1, le=MOST_PATIENTS)
+    tile: int = Field(default=16, ge=1, le=LARGEST_TILE)
 
 
 class Ticks(Section):
@@ -90,9 +90,9 @@ class Ticks(Section):
     train: int = Field(default=0, ge=0, le=LONGEST_TICK)
     evaluate: int = Field(default=0, ge=0, le=LONGEST_TICK)
 
-    def of(self, purpose: Literal["train", "validation"]) -> int:
+    def of(self, part: Literal["train", "validation"]) -> int:
         """The tick of what is done with a part of the patients."""
-        return self.train if purpose == "train" else self.evaluate
+        return self.train if part == "train" else self.evaluate
 
 
 class NumericsRecord(Section):
@@ -140,7 +140,7 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 def installed() -> dict[str, str]:
     """Versions of what decides no bit here, for a site's own log: they do not leave it."""
-    return {"python": platform.python_version()} | {name: _known(name) for name in TOLD}
+    return {"python": platform.python_version()} | {name: _known(name) for name in LOGGED_VERSIONS}
 
 
 def _known(name: str) -> str:

@@ -23,7 +23,7 @@ from common.study.study_file import Patients, Slug, Study
 FORMAT: Final = 1
 
 
-def require_room(declared_patients: int, most_patients: int) -> None:
+def require_bound_covers_declared(declared_patients: int, most_patients: int) -> None:
     """Refuse a bound on the patients of a data set that is below what is declared.
 
     Raises:
@@ -58,7 +58,7 @@ class Offer(Section):
 
     @model_validator(mode="after")
     def _no_more_than_most(self) -> Self:
-        require_room(self.declared_patients, self.most_patients)
+        require_bound_covers_declared(self.declared_patients, self.most_patients)
         return self
 
 

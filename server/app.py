@@ -2,7 +2,7 @@
 
 One app serves simulation and deployment. Where to read and write is given in Flower's run
 configuration: ``study`` (the study file), ``run`` (the run folder), ``roster``
-(:mod:`server.study.roster`), ``seed``, and ``resume`` ("1" to continue a run).
+(:mod:`server.study.simulation_roster`), ``seed``, and ``resume`` ("1" to continue a run).
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from common.files import canonical_json, sha256, write_atomic
 from common.plan import Plan
 from common.study.study_file import Study, load_study
 from common.wire.flower import Context
-from server.study import amending
-from server.study import plans as round_zero
+from server.study import amending, round_zero
 from server.study.aggregation import MEMORY_NOTES, needs_every_reply
 from server.study.context import Observer, StudyContext, nobody
 from server.study.dispatch import SIMULATION, RetryPolicy
 from server.study.receipts import CoordinatorReceipts
-from server.study.roster import read_roster
 from server.study.rounds import close, run_rounds, shared_weights
+from server.study.simulation_roster import read_roster
 
 # isort: split
 # Only after common.wire.flower, which tells Flower to stay off the network.
@@ -144,7 +143,7 @@ def run_study(
         unavailable = no_plan | out | refused
         asked = {site: plan for site, plan in plans.items() if site in approved}
         context.tell("weights.settled", round=state.round, shares=round_zero.shares(asked))
-        amending.settle(context, study, asked, folder, state)
+        amending.propose_amendments(context, study, asked, folder, state)
         save = partial(_save, folder)
         state = run_rounds(context, study, asked, unavailable=unavailable, state=state, save=save)
     # Published first: once a site has been told that the study is over, it need not keep the
@@ -207,7 +206,7 @@ def _publish(folder: Path, study: Study, plans: Mapping[str, Plan], state: Check
         "max_share": study.aggregation.max_share,
         "left_out": round_zero.left_out(folder),
         "absences": _absences(state),
-        "amendments": amending.told(folder, plans),
+        "amendments": amending.amendments_for_result(folder, plans),
         "strategy": study.aggregation.strategy,
         "memory": MEMORY_NOTES[needs_every_reply(study.aggregation.strategy)],
         "warnings": _warnings(plans),

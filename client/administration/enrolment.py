@@ -9,6 +9,7 @@ from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Final
 
+from client import node_key
 from client.data.labels import guess_key
 from client.keys import kept_seed
 from client.node_key import load_node_key, public_node_key
@@ -150,7 +151,7 @@ def introduce(path: Path, known_seed: int | None = None) -> CreatedSite:
         SiteError: the site cannot be opened.
     """
     with _open(path, known_seed) as site:
-        node = public_node_key(load_node_key(site.state / "node.key", make=True))
+        node = public_node_key(load_node_key(site.state / node_key.FILE, make=True))
         declared = {name: data.declared_patients for name, data in site.file.data.items()}
         card = SiteCard(
             name=site.name, node_key=node, signing_key=site.key.public, patients=declared

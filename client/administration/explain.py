@@ -16,7 +16,7 @@ from client.consent.amendments import arithmetic, changes, waiting
 from client.consent.policy import require_bounds
 from client.consent.problems import too_many
 from client.records.approvals import Approval
-from client.records.membership import Draft, departures, told
+from client.records.membership import Draft, departures, departures_in_words
 from client.site import Site
 from client.sitefile import Policy, known_coordinator
 from common.amendment import Amendment
@@ -98,8 +98,14 @@ def _beyond(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str,
     try:
         require_bounds(plan, policy)
     except Refusal as refused:
-        told = refused.details
-        lines.append(_exceeds(told["where"], told["found"], told["wanted"]))
+        details = refused.details
+        lines.append(
+            _exceeds(
+                details["where"],
+                details["found"],
+                details["wanted"],
+            )
+        )
     if drafted is not None and drafted.crowded:
         what, remedy = too_many(plan.study.data.dataset, plan.most_patients, drafted.crowded)
         lines.append(f"TOO MANY PATIENTS: {what}; {remedy}; consilium-site approve will refuse it")
@@ -163,7 +169,7 @@ def _cohort(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str,
     if approval.frozen:
         counts, left_out = site.ledger.members(plan_hash), approval.left_out
         trained, evaluated = counts.get("train", 0), counts.get("validation", 0)
-        gone = told(departures(site.store, plan_hash))
+        gone = departures_in_words(departures(site.store, plan_hash))
         lines = [f"in the cohort: {trained} for training, {evaluated} for evaluation; {stays}"]
         if gone:
             lines.append(f"left the cohort: {gone}; they stay charged for the rounds before that")

@@ -18,8 +18,8 @@ from client.administration.lookup import amended, find, is_called, require_only_
 from client.administration.views import (
     Approved,
     LedgerReport,
-    Left,
     OptedOut,
+    Released,
     Shown,
     Status,
     StudyRow,
@@ -28,7 +28,7 @@ from client.administration.views import (
     spending_of,
 )
 from client.consent import amendments, decisions, problems
-from client.consent.rejected import declined
+from client.consent.refusals import refused_proposals
 from client.records import membership
 from client.records.accounts import Accounts
 from client.records.approvals import Approval, State, timestamp
@@ -121,7 +121,7 @@ def approve(
     )
 
 
-def deny(site: Site, study: str, *, by: str) -> Left:
+def deny(site: Site, study: str, *, by: str) -> Released:
     """Refuse the plans of a study that wait for a decision; where none does, stop the study.
 
     Raises:
@@ -133,7 +133,7 @@ def deny(site: Site, study: str, *, by: str) -> Left:
     return _end(site, study, approval, "denied" if waited else "stopped", by=by)
 
 
-def stop(site: Site, study: str, *, by: str) -> Left:
+def stop(site: Site, study: str, *, by: str) -> Released:
     """End a study now: its keys are erased, and from now on the site is silent about it.
 
     All running plans of that name end, since a coordinator decides how many there are. The caller
@@ -154,7 +154,7 @@ def stop(site: Site, study: str, *, by: str) -> Left:
     return _end(site, study, approval, "stopped", by=by)
 
 
-def _end(site: Site, study: str, approval: Approval, state: State, *, by: str) -> Left:
+def _end(site: Site, study: str, approval: Approval, state: State, *, by: str) -> Released:
     """End a plan, and all plans of its name in the same state; what had left of all of them."""
     alike = (each for each in site.approvals.all() if each.state == approval.state)
     others = (each.plan for each in alike if is_called(each.plan, study))
@@ -245,7 +245,7 @@ def status(site: Site) -> Status:
         known_key=site.known_seed is not None,
         paused_by=by,
         studies=studies(site),
-        declined=declined(site),
+        refused_proposals=refused_proposals(site),
         audit_length=site.audit.refresh().length,
         warnings=_warnings(site),
     )

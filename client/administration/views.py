@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from client.administration.explain import Sections, bytes_of
-from client.consent.rejected import RejectedProposal
+from client.consent.refusals import RefusedProposal
 from client.records import membership
 from client.records.accounts import Accounts
 from client.records.approvals import Approval
@@ -96,7 +96,7 @@ class Approved:
 
 
 @dataclass(frozen=True)
-class Left:
+class Released:
     """What of a study had left the site when it was ended.
 
     Attributes:
@@ -193,7 +193,7 @@ class Status:
         known_key: NOT PRIVATE: its keys follow from a seed that others know.
         paused_by: the person who paused it; empty while it works.
         studies: all plans, newest first.
-        declined: proposals that were refused before a person saw them, newest first.
+        refused_proposals: proposals that were refused before a person saw them, newest first.
         audit_length: lines of the audit log.
         warnings: what a person should know, each with what to do about it.
     """
@@ -202,7 +202,7 @@ class Status:
     known_key: bool
     paused_by: str
     studies: tuple[StudyRow, ...]
-    declined: tuple[RejectedProposal, ...]
+    refused_proposals: tuple[RefusedProposal, ...]
     audit_length: int
     warnings: tuple[tuple[str, str], ...]
 
@@ -227,13 +227,13 @@ def row_of(site: Site, approval: Approval, accounts: Accounts) -> StudyRow:
     )
 
 
-def left_of(site: Site, plan: Plan, state: str) -> Left:
+def left_of(site: Site, plan: Plan, state: str) -> Released:
     """What has left of a plan at most."""
     # Committed replies: whether one of them was sent is not known for certain after a crash.
     progress = site.ledger.progress(plan.hash)
     rounds, evaluations = progress["train", "committed"], progress["validation", "committed"]
     update, counts = bytes_of(plan)
-    return Left(
+    return Released(
         study=plan.study.study.name,
         plan_hash=plan.hash,
         state=state,
@@ -262,6 +262,6 @@ def spending_of(site: Site, approval: Approval, accounts: Accounts) -> Spending:
         epsilon_spent=site.ledger.spent_on(plan, accounts),
         epsilon=plan.mechanism.epsilon,
         patients=members.get("train", 0) + members.get("validation", 0),
-        gone=membership.told(membership.departures(site.store, plan.hash)),
+        gone=membership.departures_in_words(membership.departures(site.store, plan.hash)),
         left_out=approval.left_out,
     )

@@ -152,7 +152,9 @@ def studies(context: typer.Context, *, as_json: Json = False) -> None:
     """List every study that was ever proposed to this site."""
     with daemon(context.obj) as asked:
         answer = asked.Studies(pb.StudiesRequest(), timeout=SECONDS)
-    commands.as_json(answer) if as_json else commands.show_studies(answer.studies, answer.declined)
+    commands.as_json(answer) if as_json else commands.show_studies(
+        answer.studies, answer.refused_proposals
+    )
 
 
 @app.command()

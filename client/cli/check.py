@@ -136,7 +136,7 @@ def _check_site(path: Path, look: Look, *, list_files: bool, as_json: bool) -> N
                 f"split gives {data.split[0]:.0%} to training",
                 remedy="lower the number; otherwise the noise would be too small",
             )
-        _require_room(path, name, data, report.patients)
+        _require_declared_fits(path, name, data, report.patients)
         if not as_json:
             out().print(
                 f"declared_patients: {data.declared_patients} in training, found about "
@@ -144,7 +144,7 @@ def _check_site(path: Path, look: Look, *, list_files: bool, as_json: bool) -> N
             )
 
 
-def _require_room(path: Path, name: str, data: DataSet, patients: int) -> None:
+def _require_declared_fits(path: Path, name: str, data: DataSet, patients: int) -> None:
     """Refuse a ``most_patients`` that training or validation exceeds, by its share of all."""
     for part, share in (("training", data.split[0]), ("validation", data.split[1])):
         # Counted over all patients: which part each is in is not drawn here.

@@ -147,19 +147,19 @@ def show_status(status: pb.StatusReply) -> None:
     )
     console.print(grid)
     console.print()
-    show_studies(status.studies, status.declined)
+    show_studies(status.studies, status.refused_proposals)
 
 
-def show_studies(rows: Any, declined: Any) -> None:  # noqa: ANN401 - repeated fields
+def show_studies(rows: Any, refused: Any) -> None:  # noqa: ANN401 - repeated fields
     """A table of studies, those that wait for a decision first, and those that were refused."""
     console = out()
     if rows:
         _show_rows(rows)
-    elif not declined:
+    elif not refused:
         console.print("No study was proposed to this site yet.")
-    if declined:
+    if refused:
         console.print("\nRefused automatically by this site, the latest first:")
-    for each in declined:
+    for each in refused:
         console.print(Text(f"  {each.study}  {each.plan_hash[:SHORT] or 'no plan'}  refused"))
         console.print(Text(f"    {each.why}"))
 

@@ -16,7 +16,7 @@ import structlog
 from client.consent import amendments, disk, problems
 from client.consent.policy import require_acceptable, require_trainable
 from client.data.cache import decoders
-from client.memory import require_memory
+from client.process_limits import require_memory
 from client.records import accounts, membership
 from client.records.approvals import POLICY, Approval, State, timestamp
 from client.records.membership import Draft, FrozenPatient
@@ -50,9 +50,9 @@ def consider(site: Site, plan: Plan) -> None:
     # Under the store's lock: two proposals at once must not both get the last place.
     with site.store.transaction():
         if automatic:
-            _require_place(site)
+            _require_running_below_limit(site)
         else:
-            _require_room(site)
+            _require_pending_below_limit(site)
         accounts.foresee(site.store, plan)
         if automatic:
             expires = timestamp(policy.approval_days)
@@ -88,12 +88,14 @@ def approve(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str,
 
 def _approved(site: Site, approval: Approval, *, days: int, by: str) -> tuple[str, Draft]:
     plan = approval.plan
-    today = membership.places(site.cohorts.read(plan.study, most=disk.left(site, plan.study)))
+    today = membership.places(
+        site.cohorts.read(plan.study, most=disk.bytes_free_for(site, plan.study))
+    )
     expires = timestamp(days)
     runs = approval.standing == "approved"
     with site.store.transaction():
         if not runs:
-            _require_place(site)
+            _require_running_below_limit(site)
         # A new key for the same rounds would draw other noise for what was released already.
         key = approval.key if runs else None
         site.approvals.add(plan, key or site.keys.new_study_key(plan.hash), by=by, expires=expires)
@@ -121,7 +123,7 @@ def preview(site: Site, plan: Plan) -> tuple[Draft, int]:
     return _draft(site, plan, today), found.bytes
 
 
-def settle(site: Site) -> None:
+def freeze_pending(site: Site) -> None:
     """Freeze the cohort of every plan that was approved without one.
 
     Call it after the answer has left. Where the site's images or labels cannot be read now, its
@@ -157,7 +159,9 @@ def freeze(site: Site, approval: Approval) -> None:
         ConsiliumError: images, labels or lists cannot be read, or there is no room for them.
     """
     plan = approval.plan
-    today = membership.places(site.cohorts.read(plan.study, most=disk.left(site, plan.study)))
+    today = membership.places(
+        site.cohorts.read(plan.study, most=disk.bytes_free_for(site, plan.study))
+    )
     with site.store.transaction():
         if not site.approvals.require(plan.hash).frozen:  # else another process was faster
             _freeze(site, plan, _draft(site, plan, today))
@@ -227,7 +231,7 @@ def _require_uncrowded(plan: Plan, drafted: Draft) -> None:
         )
 
 
-def _require_place(site: Site) -> None:
+def _require_running_below_limit(site: Site) -> None:
     """Refuse one study more than may run at once: each sets aside what it may still cost.
 
     The coordinator knows which of its plans run, except those that a person stopped: a free place
@@ -245,7 +249,7 @@ def _require_place(site: Site) -> None:
         )
 
 
-def _require_room(site: Site) -> None:
+def _require_pending_below_limit(site: Site) -> None:
     waiting = site.approvals.waiting()
     if waiting >= MOST_PENDING:
         raise Refusal(

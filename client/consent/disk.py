@@ -25,7 +25,7 @@ def shape_of(study: Study, decoders: str = "") -> ImageShape:
     return ImageShape(study.data.image_size, study.data.channels, decoders or cache.decoders())
 
 
-def left(site: Site, study: Study) -> int:
+def bytes_free_for(site: Site, study: Study) -> int:
     """Bytes that a study's decoded images may take beside those of the others that run.
 
     Raises:

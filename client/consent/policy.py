@@ -35,7 +35,7 @@ def require_acceptable(plan: Plan, site: Site) -> None:
     """
     _require_numbers(plan, site)
     require_bounds(plan, site.file.policy)
-    require_room(plan.study, site)
+    require_fits_device(plan.study, site)
     agreed, today = arithmetic(site.store, plan).numerics, site.numerics(plan.study)
     require_same(agreed, today)
     # Computed, not believed: a plan that understates its cost would pass a policy that forbids it.
@@ -79,7 +79,7 @@ def require_allowed(plan: Plan, site: Site) -> None:
     require_same(agreed, site.numerics(plan.study, agreed.choice))
 
 
-def require_room(study: Study, site: Site) -> None:
+def require_fits_device(study: Study, site: Site) -> None:
     """Refuse a study of which one patient's share of a step does not fit, or whose images do not.
 
     Both follow from the study's shapes and the site file. Nothing is built or run for it.

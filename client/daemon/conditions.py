@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from client.memory import EXIT_MEMORY
+from client.process_limits import EXIT_MEMORY
 
 UNREACHED: Final = "the coordinator cannot be reached"
 

@@ -26,13 +26,14 @@ from typing import Final, Protocol
 
 import structlog
 
+from client import node_key
 from client.daemon import frames
 from client.daemon.child import Backoff
 from client.daemon.fleet import Fleet
 from client.daemon.frames import BrokenFrame, Frame
 from client.daemon.line_errors import ForeignCode, NotAdmitted, Skewed, Unreadable, Untrusted
-from client.memory import EXIT_UNUSABLE
 from client.node_key import load_node_key
+from client.process_limits import EXIT_UNUSABLE
 from common.errors import ConsiliumError, LinkError
 from common.files import sha256
 from common.process import logs
@@ -304,7 +305,7 @@ def main() -> None:
     threading.excepthook = _end
     try:
         card = read_coordinator_card(state / COORDINATOR_CARD)
-        key = load_node_key(state / "node.key")
+        key = load_node_key(state / node_key.FILE)
     except ConsiliumError as error:
         told = {"what": error.what, "found": error.details.get("found", "")}
         told |= {"state": "refused", "remedy": error.details.get("do", "")}

@@ -19,8 +19,8 @@ import structlog
 from google.protobuf.message import Message
 
 from client.administration import service
-from client.administration.views import Left
-from client.consent.rejected import declined
+from client.administration.views import Released
+from client.consent.refusals import refused_proposals
 from client.daemon.conditions import now
 from client.daemon.executor import SiteExecutor
 from client.daemon.supervisor import Supervisor
@@ -86,16 +86,18 @@ class SiteControl(SiteServicer):
                 hours=supervisor.served.file.policy.hours or "",
             ),
             audit=f"{site.audit_length} lines; when the daemon started: {self._chain}",
-            declined=[_message(pb.Declined, each) for each in site.declined],
+            refused_proposals=[
+                _message(pb.RefusedProposal, each) for each in site.refused_proposals
+            ],
         )
 
     async def Studies(self, request: pb.StudiesRequest, context: object) -> pb.StudiesReply:
         """Every plan that was ever proposed."""
         rows = await self._quick.ask(service.studies)
-        refused = await self._quick.ask(declined)
+        refused = await self._quick.ask(refused_proposals)
         return pb.StudiesReply(
             studies=[_message(pb.StudyRow, each) for each in rows],
-            declined=[_message(pb.Declined, each) for each in refused],
+            refused_proposals=[_message(pb.RefusedProposal, each) for each in refused],
         )
 
     async def Show(self, request: pb.ShowRequest, context: object) -> pb.ShowReply:
@@ -182,7 +184,7 @@ class SiteControl(SiteServicer):
         task = partial(service.opt_out, patients=list(request.patients), by=request.by)
         return _message(pb.OptOutReply, await self._quick.ask(task))
 
-    async def _end(self, decide: Callable[..., Left], study: str, by: str) -> pb.StopReply:
+    async def _end(self, decide: Callable[..., Released], study: str, by: str) -> pb.StopReply:
         supervisor = self._supervisor
         supervisor.requests.silence(study)  # first: the decision may have to wait for the store
         try:

@@ -2,7 +2,8 @@
 
 Everything that either process says, and its death, arrives here as an event. One thread handles
 each event as a whole, so that what an administrator stops is stopped before anything else is sent.
-The supervisor itself reads no image and opens no socket to the network.
+None of it reads an image or speaks to the coordinator. Beside it in the same process are the
+metrics and the two threads of :mod:`client.daemon.executor`, of which the slow one reads images.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from client.daemon.frames import Frame
 from client.daemon.metrics import DaemonMetrics
 from client.daemon.request_queue import MOST_DEATHS, QueuedRequest, RequestQueue, Stopped
 from client.daemon.worker import WorkerSettings
-from client.memory import EXIT_UNUSABLE, ProcessLimits
+from client.process_limits import EXIT_UNUSABLE, ProcessLimits
 from client.sitefile import Programs, ServedSite
 from common.process import logs
 from common.process.claim import notify, watchdog_seconds
 from common.wire.messages import Purpose
 
-TICK: Final = 10.0
+LOOK_SECONDS: Final = 10.0
 """Seconds between two looks at the clock."""
 ENDING: Final = 1.0
 """Seconds that the connection has to deactivate its node when the daemon ends."""
@@ -295,7 +296,7 @@ class Supervisor:
     async def _keep_time(self) -> None:
         """Look at the hours now and then, and tell systemd that all is well."""
         # The watchdog too: a supervisor that hangs could stop nothing, so systemd restarts it.
-        every = min(TICK, watchdog_seconds() or TICK)
+        every = min(LOOK_SECONDS, watchdog_seconds() or LOOK_SECONDS)
         while True:
             await asyncio.sleep(every)
             notify("WATCHDOG=1")

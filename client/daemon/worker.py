@@ -20,7 +20,7 @@ import structlog
 
 from client.daemon import frames
 from client.daemon.frames import Frame
-from client.memory import (
+from client.process_limits import (
     EXIT_MEMORY,
     EXIT_UNUSABLE,
     MemoryLimit,
@@ -78,7 +78,7 @@ class WorkerSettings:
 def serve(end: socket.socket, settings: WorkerSettings) -> None:
     """Open the site and answer until the other end closes."""
     from client.app import build
-    from client.consent.decisions import settle
+    from client.consent.decisions import freeze_pending
     from client.site import open_site
 
     settings.limits.apply()  # with all that is imported in memory: what fails now fails clearly
@@ -89,7 +89,7 @@ def serve(end: socket.socket, settings: WorkerSettings) -> None:
         while (frame := frames.receive(end)) is not None:
             frames.send(end, respond(app, frame, settings))
             # After the reply: how long it takes to read a new plan's cohort must not be seen.
-            settle(site)
+            freeze_pending(site)
 
 
 def respond(app: ClientApp, frame: Frame, settings: WorkerSettings) -> Frame:

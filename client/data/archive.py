@@ -20,9 +20,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from client.data.dicom import Header, Reason, Unusable, read
-from client.data.parallel import Elsewhere, Progress, ordered_map, silent
+from client.data.parallel import Elsewhere, ordered_map
 from client.data.pixels import images, is_plain
 from common.errors import DataError
+from common.process.progress import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

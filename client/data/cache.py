@@ -53,10 +53,11 @@ from client.data.cache_index import (
     tidy,
 )
 from client.data.dicom import Reason, Unusable, read
-from client.data.parallel import Elsewhere, Progress, ordered_map, silent
+from client.data.parallel import Elsewhere, ordered_map
 from client.data.pixels import MOST_FRAMES, fit, images, is_plain, to_channels
 from common.errors import DataError
 from common.files import sha256, sync_folder
+from common.process.progress import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -179,7 +180,7 @@ def fill(
         with locked(cache, fcntl.LOCK_SH), locked(home):
             index = Index.load(home, shape.image)
             if list(index.entries) != list(named):
-                _require_room(_foreseen(named, index, shape), most)
+                _require_disk(_foreseen(named, index, shape), most)
                 new = [each for name in named if name not in index.entries for each in named[name]]
                 decoded = _decoded(folder, shape, new, workers, progress)
                 index, spoilt = _refill(home, index, named, decoded, shape, most=most)
@@ -249,7 +250,7 @@ def _foreseen(named: Mapping[str, Sequence[Found]], index: Index, shape: ImageSh
     return rows * shape.bytes + bytes_of(new, shape)
 
 
-def _require_room(size: int, most: int | None) -> None:
+def _require_disk(size: int, most: int | None) -> None:
     if most is not None and size > most:
         raise DataError(
             "the decoded images would take too much disk space",
@@ -308,7 +309,7 @@ def _refill(
                 digest = entry.digest if isinstance(entry, CachedRows) else sha256(pixels)
                 entries[name] = CachedRows(total, len(content), digest)
                 total += len(content)
-                _require_room(total * shape.bytes, most)  # a header may say less than there is
+                _require_disk(total * shape.bytes, most)  # a header may say less than there is
     # The data file's name must be durable before an index that names it.
     sync_folder(home)
     index = Index(token, entries)

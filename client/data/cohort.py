@@ -28,11 +28,11 @@ from client.data.cache import ImageShape, bytes_of, fill
 from client.data.cache import decoders as today
 from client.data.dicom import Derived, Rules
 from client.data.labels import LabelFile, read_labels, require_readable
-from client.data.parallel import Progress, silent
 from client.data.pseudonyms import Pseudonyms, position
 from client.data.selection import LabelledFile, each_once, select
 from common.errors import SiteError
 from common.files import sha256
+from common.process.progress import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from client.data.label_table import Fault, content, read_table
 from client.data.pseudonyms import normal
-from client.data.table import Fault, content, read_table
 from common.errors import LabelError
 
 if TYPE_CHECKING:

@@ -16,18 +16,17 @@ import resource
 import signal
 import time
 from collections import deque
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from common.errors import DataError
 from common.process.parent import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
     from multiprocessing.process import BaseProcess
 
 T = TypeVar("T")
@@ -49,34 +48,6 @@ SECONDS: Final = 600
 
 class Elsewhere(Exception):  # noqa: N818 - says where an item is to be worked on
     """This item is to be worked on in a process of its own."""
-
-
-class Tracker(Protocol):
-    """Work under way, as :func:`common.process.console.progress` gives it."""
-
-    def advance(self, n: int = 1) -> None:
-        """Count ``n`` more units as done."""
-
-
-class Progress(Protocol):
-    """How the caller wants to hear about work: as :func:`common.process.console.progress`."""
-
-    def __call__(
-        self, description: str, total: int, *, unit: str = ""
-    ) -> AbstractContextManager[Tracker]:
-        """Begin a job of ``total`` units."""
-
-
-class _Silence:
-    def advance(self, n: int = 1) -> None:
-        """Nothing is shown."""
-
-
-@contextmanager
-def silent(description: str, total: int, *, unit: str = "") -> Iterator[Tracker]:
-    """Progress that nobody hears of."""
-    del description, total, unit
-    yield _Silence()
 
 
 def ordered_map(

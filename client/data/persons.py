@@ -67,7 +67,7 @@ class Persons:
         """Which identifiers are one person's now.
 
         Raises:
-            SiteError: the file is missing, cannot be read or is not UTF-8. An unreadable list
+            SiteError: the file is missing, cannot be read or is UTF-16. An unreadable list
                 must not make one person count as two.
         """
         if self._path is None:

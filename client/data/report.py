@@ -18,11 +18,11 @@ from rich.text import Text
 from client.data.archive import Rejected, Scan, require_dicom, scan, summary
 from client.data.dicom import Reason, Rules
 from client.data.labels import LabelFile, Labels, fault, read_labels
-from client.data.parallel import Progress, silent
 from client.data.persons import Persons
 from client.data.pseudonyms import Pseudonyms, normal
 from client.data.selection import each_once, select
 from common.errors import DataError, LabelError
+from common.process.progress import Progress, silent
 from common.visible import visible
 
 if TYPE_CHECKING:

@@ -239,7 +239,7 @@ def take_out(
     return tuple(held)
 
 
-def standing(
+def paying_members(
     store: SiteDatabase, plan_hash: str, cohort: Cohort, part: Part, charge: str
 ) -> tuple[Patient, ...]:
     """The patients of a part who are in a plan now and pay a charge, in the cohort's order.
@@ -291,7 +291,7 @@ def departures(store: SiteDatabase, plan_hash: str) -> Counter[str]:
     return Counter(dict(map(tuple, rows)))
 
 
-def told(departed: Counter[str]) -> str:
+def departures_in_words(departed: Counter[str]) -> str:
     """Departures in words: how many for which reason; empty for none."""
     return ", ".join(f"{count} {why}" for why, count in sorted(departed.items()))
 

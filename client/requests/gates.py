@@ -119,7 +119,7 @@ def _require_form(request: Request) -> None:
         raise Refusal(RefusalCode.MALFORMED, "the request has a round number and needs none")
     if asked == "offer" and request.plan_hash:
         raise Refusal(RefusalCode.MALFORMED, "the request names a plan and needs none")
-    if asked == "close" and request.document:
+    if asked in ("train", "evaluate", "close") and request.document:
         raise Refusal(RefusalCode.MALFORMED, "the request has a document and needs none")
     if request.acknowledged > (max(number - 1, 0) if asked == "train" else number):
         raise Refusal(RefusalCode.MALFORMED, "the request acknowledges rounds to come")
@@ -153,5 +153,5 @@ def _require_arrays(request: Request, plan: Plan) -> None:
     arrays = request.arrays
     if arrays is None or arrays.dtype != np.float32 or arrays.shape != (plan.weights,):
         raise Refusal(RefusalCode.MALFORMED, "the weights have the wrong type or length")
-    if request.document or not np.isfinite(arrays).all():
+    if not np.isfinite(arrays).all():
         raise Refusal(RefusalCode.MALFORMED, "the weights are not all finite")

@@ -17,8 +17,8 @@ from typing import Final
 
 import structlog
 
-from client.consent import problems, rejected
-from client.memory import require_memory
+from client.consent import problems, refusals
+from client.process_limits import require_memory
 from client.records.approvals import Silence
 from client.requests import egress, gates, journal
 from client.requests.round import compute
@@ -111,9 +111,9 @@ def _answered(site: Site, request: Request, purpose: Purpose) -> Reply:
                     )
                     reply = egress.let_out(unsigned, None, site.key)
     except Refusal as refused:
-        return _decline(site, request, refused)
+        return _refuse(site, request, refused)
     except ModelError as error:  # of a study's model, before any patient is read
-        return _decline(site, request, Refusal(RefusalCode.MALFORMED, type(error).__name__))
+        return _refuse(site, request, Refusal(RefusalCode.MALFORMED, type(error).__name__))
     journal.goes(site, request, reply, again=again)
     return reply
 
@@ -161,14 +161,14 @@ def _unreadable(site: Site, content: RecordDict, nobody: Request, refused: Refus
         with _failing_in_silence(site, nobody):
             journal.unreadable(site, content, nobody.purpose)
             gates.require_at_work(site)
-            return _decline(site, nobody, refused)
+            return _refuse(site, nobody, refused)
     except Silence:
         return None
 
 
-def _decline(site: Site, request: Request, refused: Refusal) -> Reply:
+def _refuse(site: Site, request: Request, refused: Refusal) -> Reply:
     """A code, and nothing else, leaves; the words stay at the site."""
-    told, do = rejected.details(refused), {}
+    told, do = refusals.details(refused), {}
     # The one refusal that only the site's own staff can end: its ledger lost charges.
     if refused.code == RefusalCode.LEDGER_BEHIND:
         do = {"do": refused.details["do"]}
@@ -181,7 +181,7 @@ def _decline(site: Site, request: Request, refused: Refusal) -> Reply:
         **told,
         **do,
     )
-    rejected.keep(site, request, refused)
+    refusals.keep(site, request, refused)
     unsigned = egress.answer(request, site.name, *site.records.heads(), code=str(refused.code))
     reply = egress.let_out(unsigned, None, site.key)
     journal.goes(site, request, reply, why=refused.what, details=told)

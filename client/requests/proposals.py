@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from client.consent import amendments, decisions
-from client.consent.policy import require_room
+from client.consent.policy import require_fits_device
 from client.site import Site
 from common.errors import Refusal, RefusalCode
 from common.files import canonical_json
@@ -28,7 +28,7 @@ def offer(site: Site, request: Request) -> str:
     if study.study.name != request.study:
         raise Refusal(RefusalCode.WRONG_PLAN, "the request names another study than it carries")
     # Before the offer is made: its numerics are measured on this model.
-    require_room(study, site)
+    require_fits_device(study, site)
     return canonical_json(site.offer(study).model_dump(mode="json")).decode()
 
 

@@ -81,7 +81,9 @@ def _begin(site: Site, due: Due) -> tuple[Cohort, tuple[Patient, ...]]:
         unpaid = membership.overdrawn(site.store, plan, running, site.file.policy.limits)
         left = membership.depart(site.store, plan.hash, today, site.cohorts.absent(), unpaid)
         site.ledger.reserve(charge, plan)
-        patients = membership.standing(site.store, plan.hash, cohort, charge.part, charge.identity)
+        patients = membership.paying_members(
+            site.store, plan.hash, cohort, charge.part, charge.identity
+        )
     if left:
         log.info("cohort.left", study=plan.study.study.name, do="see consilium-site show")
     return cohort, patients

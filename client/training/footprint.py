@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from client.engine.clipped import Loss, Patients, clipped_sum
-from common.numerics import MOST_PATIENTS, EngineChoice
+from common.numerics import LARGEST_TILE, EngineChoice
 
 BESIDE: Final = 2.0
 """Memory of a step over the sum of its arrays: libraries copy the inputs of convolutions. Measured
@@ -87,7 +87,7 @@ def fitting(
     one, two = (room_of(sketch, shape, loss, patients=count, items=items).bytes for count in (1, 2))
     if one > memory:
         return 0
-    most = max(1, min(MOST_PATIENTS, MOST_IMAGES // items))
+    most = max(1, min(LARGEST_TILE, MOST_IMAGES // items))
     # From the line through one and two patients; what is fixed is counted once.
     guess = min(most, 1 + (memory - one) // max(two - one, 1))
     fits = 1 << (guess.bit_length() - 1)

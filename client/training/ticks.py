@@ -72,14 +72,14 @@ class DataSetSize(NamedTuple):
     validated: int
 
 
-def largest_sample(study: Study, crowd: DataSetSize) -> int:
+def largest_sample(study: Study, size: DataSetSize) -> int:
     """The most patients whom a step works on: the plan's own cap."""
-    return most_sampled(study, crowd.declared, crowd.most)
+    return most_sampled(study, size.declared, size.most)
 
 
-def largest_evaluation(study: Study, crowd: DataSetSize) -> int:
+def largest_evaluation(study: Study, size: DataSetSize) -> int:
     """The most images that an evaluation looks at."""
-    return crowd.validated * study.evaluation.images_per_patient
+    return size.validated * study.evaluation.images_per_patient
 
 
 class Speeds(Section):
@@ -103,20 +103,20 @@ class Speeds(Section):
     images: float = Field(ge=0)
     seal: float = Field(ge=0)
 
-    def ticks(self, study: Study, crowd: DataSetSize, tile: int) -> Ticks:
+    def ticks(self, study: Study, size: DataSetSize, tile: int) -> Ticks:
         """The ticks of a study of this shape.
 
         Args:
             study: its steps and its batch are counted.
-            crowd: how many patients there may be.
+            size: how many patients there may be.
             tile: patients of a tile.
         """
-        tiles = math.ceil(largest_sample(study, crowd) / tile)
+        tiles = math.ceil(largest_sample(study, size) / tile)
         steps = study.training.local_steps
-        train = self.round + steps * (self.step + tiles * self.tile + crowd.most * self.coin)
-        images = math.ceil(largest_evaluation(study, crowd) / (tile * images_of(study)))
+        train = self.round + steps * (self.step + tiles * self.tile + size.most * self.coin)
+        images = math.ceil(largest_evaluation(study, size) / (tile * images_of(study)))
         evaluate = self.evaluation + images * self.images
-        beside = self.seal + crowd.most * BESIDE
+        beside = self.seal + size.most * BESIDE
         return Ticks(train=_rounded(train + beside), evaluate=_rounded(evaluate + beside))
 
 
@@ -137,12 +137,12 @@ class Clocks:
 
     path: Path
 
-    def of(self, study: Study, crowd: DataSetSize, computed: NumericsRecord) -> Ticks:
+    def of(self, study: Study, size: DataSetSize, computed: NumericsRecord) -> Ticks:
         """A study's ticks on this machine; none where the study is not private.
 
         Args:
             study: a proposed one.
-            crowd: how many patients there may be.
+            size: how many patients there may be.
             computed: how the site would compute; this process does from now on.
 
         Raises:
@@ -165,7 +165,7 @@ class Clocks:
             return _Trial(study, computed, self.path).speeds()
 
         speeds = remembered(self.path, _KEPT, shape, measured)
-        return speeds.ticks(study, crowd, computed.choice.tile)
+        return speeds.ticks(study, size, computed.choice.tile)
 
 
 class _Trial:

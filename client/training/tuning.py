@@ -23,7 +23,7 @@ from client.training.gradients import summed_loss
 from common.errors import ModelError
 from common.files import canonical_json, sha256, write_atomic
 from common.models.networks import seeded_model, sketch, weights_count
-from common.numerics import MOST_PATIENTS, EngineChoice, NumericsRecord, decisive, record
+from common.numerics import LARGEST_TILE, EngineChoice, NumericsRecord, decisive, record
 from common.study.fixed_point import FixedPoint
 from common.study.strategies import AggregationSettings
 from common.study.study_file import Augmentation, Evaluation, NoPrivacy, Study, StudyInfo, Training
@@ -175,7 +175,7 @@ def modelled(study: Study, memory: int, *, work: int = TRIED_WORK) -> EngineChoi
             remedy="raise memory_mib, or use fewer images or copies, or a smaller model",
         )
     most = min(_fits(alike, memory), max(1, work // max(1, _room(alike).work)))
-    tiles = (tile_of(batch, most) for batch in (study.training.batch_size, MOST_PATIENTS))
+    tiles = (tile_of(batch, most) for batch in (study.training.batch_size, LARGEST_TILE))
     found = (tile for tile in tiles if _alone_in(alike, tile, torch.get_num_threads()))
     return EngineChoice(tile=next(found, 1))
 
@@ -290,7 +290,7 @@ def tile_of(batch: int, fits: int) -> int:
         batch: expected number of patients in a step.
         fits: patients of whom activations and gradients fit into memory, at least one.
     """
-    return int(2 ** (min(MOST_PATIENTS, batch, fits).bit_length() - 1))
+    return int(2 ** (min(LARGEST_TILE, batch, fits).bit_length() - 1))
 
 
 def images_of(study: Study) -> int:

@@ -19,7 +19,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("site", "version", "pid", "started", "warnings", "connection", "worker", "studies", "paused", "audit", "known_key", "declined")
+    __slots__ = ("site", "version", "pid", "started", "warnings", "connection", "worker", "studies", "paused", "audit", "known_key", "refused_proposals")
     SITE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -31,7 +31,7 @@ class StatusReply(_message.Message):
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     AUDIT_FIELD_NUMBER: _ClassVar[int]
     KNOWN_KEY_FIELD_NUMBER: _ClassVar[int]
-    DECLINED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_PROPOSALS_FIELD_NUMBER: _ClassVar[int]
     site: str
     version: str
     pid: int
@@ -43,8 +43,8 @@ class StatusReply(_message.Message):
     paused: Paused
     audit: str
     known_key: bool
-    declined: _containers.RepeatedCompositeFieldContainer[Declined]
-    def __init__(self, site: _Optional[str] = ..., version: _Optional[str] = ..., pid: _Optional[int] = ..., started: _Optional[str] = ..., warnings: _Optional[_Iterable[_Union[Notice, _Mapping]]] = ..., connection: _Optional[_Union[Connection, _Mapping]] = ..., worker: _Optional[_Union[Worker, _Mapping]] = ..., studies: _Optional[_Iterable[_Union[StudyRow, _Mapping]]] = ..., paused: _Optional[_Union[Paused, _Mapping]] = ..., audit: _Optional[str] = ..., known_key: _Optional[bool] = ..., declined: _Optional[_Iterable[_Union[Declined, _Mapping]]] = ...) -> None: ...
+    refused_proposals: _containers.RepeatedCompositeFieldContainer[RefusedProposal]
+    def __init__(self, site: _Optional[str] = ..., version: _Optional[str] = ..., pid: _Optional[int] = ..., started: _Optional[str] = ..., warnings: _Optional[_Iterable[_Union[Notice, _Mapping]]] = ..., connection: _Optional[_Union[Connection, _Mapping]] = ..., worker: _Optional[_Union[Worker, _Mapping]] = ..., studies: _Optional[_Iterable[_Union[StudyRow, _Mapping]]] = ..., paused: _Optional[_Union[Paused, _Mapping]] = ..., audit: _Optional[str] = ..., known_key: _Optional[bool] = ..., refused_proposals: _Optional[_Iterable[_Union[RefusedProposal, _Mapping]]] = ...) -> None: ...
 
 class Connection(_message.Message):
     __slots__ = ("state", "coordinator", "address", "since", "why", "remedy", "last_message", "pid")
@@ -128,7 +128,7 @@ class StudyRow(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, name: _Optional[str] = ..., title: _Optional[str] = ..., plan_hash: _Optional[str] = ..., state: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., epsilon_spent: _Optional[float] = ..., epsilon: _Optional[float] = ..., decided: _Optional[str] = ..., expires: _Optional[str] = ..., proposed: _Optional[str] = ..., by: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
-class Declined(_message.Message):
+class RefusedProposal(_message.Message):
     __slots__ = ("study", "plan_hash", "why")
     STUDY_FIELD_NUMBER: _ClassVar[int]
     PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
@@ -143,12 +143,12 @@ class StudiesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StudiesReply(_message.Message):
-    __slots__ = ("studies", "declined")
+    __slots__ = ("studies", "refused_proposals")
     STUDIES_FIELD_NUMBER: _ClassVar[int]
-    DECLINED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_PROPOSALS_FIELD_NUMBER: _ClassVar[int]
     studies: _containers.RepeatedCompositeFieldContainer[StudyRow]
-    declined: _containers.RepeatedCompositeFieldContainer[Declined]
-    def __init__(self, studies: _Optional[_Iterable[_Union[StudyRow, _Mapping]]] = ..., declined: _Optional[_Iterable[_Union[Declined, _Mapping]]] = ...) -> None: ...
+    refused_proposals: _containers.RepeatedCompositeFieldContainer[RefusedProposal]
+    def __init__(self, studies: _Optional[_Iterable[_Union[StudyRow, _Mapping]]] = ..., refused_proposals: _Optional[_Iterable[_Union[RefusedProposal, _Mapping]]] = ...) -> None: ...
 
 class ShowRequest(_message.Message):
     __slots__ = ("study", "plan_hash", "by")

@@ -95,7 +95,7 @@ class SiteServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Status(self, request, context):
-        """How the daemon is: its connection, its worker, its studies, and what a person should mend.
+        """How the daemon is: its connection, its worker, its studies, and what a person should fix.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

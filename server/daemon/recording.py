@@ -22,8 +22,8 @@ from common.errors import CoordinatorError
 from server.store import CoordinatorStore
 from server.store.rows import ApprovalState, StudyState
 
-# Large, or stored elsewhere: weights in checkpoints, the others as figures and receipts.
-_HEAVY: Final = frozenset({"weights", "histogram", "signature", "ledger", "audit"})
+# Large, and stored elsewhere: weights in checkpoints, histograms as figures.
+_HEAVY: Final = frozenset({"weights", "histogram"})
 _ALIVE: Final = (StudyState.OFFERED, StudyState.WAITING, StudyState.RUNNING)
 QUIET_SECONDS: Final = 5.0
 """Each reply is an event only in a round that takes longer than this."""

@@ -25,7 +25,7 @@ from common.study.study_file import Study
 from common.wire.messages import LedgerHead, Request
 from server.study.collect import Absence, collect
 from server.study.context import StudyContext
-from server.study.plans import Plans, demand_time, offers
+from server.study.round_zero import Plans, demand_time, offers
 from server.study.verify import NOTHING
 
 FILE: Final = "amendments.json"
@@ -52,7 +52,7 @@ def wish(folder: Path, sites: Collection[str]) -> None:
     write_atomic(folder / WISHES, canonical_json(sorted(sites)))
 
 
-def settle(
+def propose_amendments(
     context: StudyContext,
     study: Study,
     plans: Plans,
@@ -86,7 +86,7 @@ def settle(
 
 @dataclass(frozen=True)
 class _Asked:
-    """Who is asked about what; see :func:`settle`."""
+    """Who is asked about what; see :func:`propose_amendments`."""
 
     context: StudyContext
     study: Study
@@ -155,7 +155,7 @@ def stored(folder: Path) -> tuple[Amended, ...]:
         ) from error
 
 
-def told(folder: Path, plans: Plans) -> list[dict[str, Any]]:
+def amendments_for_result(folder: Path, plans: Plans) -> list[dict[str, Any]]:
     """What a result says about agreed amendments: which site, from which round, what changed."""
     known = stored(folder)
     return [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from server.study.dispatch import SIMULATION, Memory, RetryPolicy
+from server.study.dispatch import SIMULATION, RetryPolicy, StudyHistory
 
 # isort: split
 # Only after server.study.dispatch, whose common.wire.flower tells Flower to stay off the network.
@@ -48,7 +48,7 @@ class StudyContext:
     observer: Observer = nobody
     retries: RetryPolicy = SIMULATION
     receipts: CoordinatorReceipts | None = None
-    memory: Memory = field(default_factory=Memory)
+    memory: StudyHistory = field(default_factory=StudyHistory)
 
     def tell(self, event: str, **fields: object) -> None:
         """Log an event in one line, and tell the observer all of it."""

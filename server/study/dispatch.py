@@ -83,7 +83,7 @@ SIMULATION: Final = RetryPolicy()
 
 
 @dataclass
-class Memory:
+class StudyHistory:
     """What is remembered from one question of a study to the next.
 
     Attributes:
@@ -142,13 +142,13 @@ class Dispatcher:
         *,
         timeout: str,
         retries: RetryPolicy = SIMULATION,
-        memory: Memory | None = None,
+        memory: StudyHistory | None = None,
         awaited: Callable[[str], None] = lambda site: None,
     ) -> None:
         self.grid, self.retries = grid, retries
         self._repeat = retries.repeat
         self._awaited = awaited
-        self._memory = memory or Memory()
+        self._memory = memory or StudyHistory()
         self._strays, self._timeout = self._memory.strays, seconds(timeout)
         silence = self._repeat.silence if self._repeat else 0.0
         late = f"no reply in {timeout}"

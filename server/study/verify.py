@@ -51,7 +51,7 @@ REFUSED: Final = "refused: "
 
 
 @dataclass(frozen=True)
-class Votes:
+class HistogramLimits:
     """What an honest histogram can say, by public numbers alone.
 
     Attributes:
@@ -83,7 +83,7 @@ class ReplyShape:
     limit: int = 0
     document: bool = False
     saturates: bool = False
-    votes: Votes | None = None
+    votes: HistogramLimits | None = None
 
 
 NOTHING: Final = ReplyShape()
@@ -99,7 +99,9 @@ def update_shape(plan: Plan) -> ReplyShape:
 def histogram_shape(plan: Plan) -> ReplyShape:
     """What a site sends back for an evaluation."""
     shape = plan.histogram_shape
-    votes = Votes(shape, most_validated(plan), math.sqrt(pooled_variance([cell_noise(plan)])))
+    votes = HistogramLimits(
+        shape, most_validated(plan), math.sqrt(pooled_variance([cell_noise(plan)]))
+    )
     return ReplyShape("int64", math.prod(shape), MOST_COUNT, votes=votes)
 
 
@@ -185,7 +187,7 @@ def _wrong_array(array: npt.NDArray[Any], shape: ReplyShape) -> str | None:
     return None if shape.votes is None else _wrong_votes(array, shape.votes)
 
 
-def _wrong_votes(array: npt.NDArray[Any], votes: Votes) -> str | None:
+def _wrong_votes(array: npt.NDArray[Any], votes: HistogramLimits) -> str | None:
     """Why no honest site could count this; each sum only once its terms are known to be small."""
     counts = array.reshape(votes.shape)
     for kind, axes in (("a cell", ()), ("a class", (2,)), ("all classes", (0, 2))):

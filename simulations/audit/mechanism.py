@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from client.data.parallel import Tracker
 from common.privacy.accounting import epsilon_of
 from common.privacy.cap import composed
 from common.privacy.mechanisms import PatientMechanism
 from common.privacy.randomness import Stream, derive
+from common.process.progress import Tracker
 from common.study.study_file import Study
 from simulations.audit.audit_settings import REPETITIONS
 from simulations.audit.bounds import (

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from client.data.labels import Key
-from client.data.parallel import Tracker
 from common.documents import read_json
 from common.errors import DataError
+from common.process.progress import Tracker
 from simulations.hospitals.archives import FACTS, LABEL_COLUMN, MANIFEST, SITE_FILE
 
 README: Final = "README.md"

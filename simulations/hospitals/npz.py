@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.labels import Key
-from client.data.parallel import Progress, silent
 from common.errors import DataError
 from common.files import sha256_file
+from common.process.progress import Progress, silent
 from common.study.study_file import MOST_CLASSES
 from simulations.hospitals.dicom_writer import Equipment, byte_dataset, to_bytes
 from simulations.hospitals.layout import (

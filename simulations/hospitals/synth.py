@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 from client.data.labels import Key
-from client.data.parallel import Progress, silent
 from common.errors import DataError
+from common.process.progress import Progress, silent
 from simulations.hospitals.dicom_writer import grey_dataset, to_bytes
 from simulations.hospitals.layout import (
     TEST,

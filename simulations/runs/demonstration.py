@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from client.data.parallel import Progress
 from common.errors import CheckpointError
+from common.process.progress import Progress
 from simulations.hospitals.archives import MANIFEST
 from simulations.hospitals.synth import Size, write_synthetic
 from simulations.reports.result import FILE, Result, read_result

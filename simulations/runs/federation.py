@@ -17,9 +17,9 @@ from common import checkpoint
 from common.files import canonical_json, write_atomic
 from common.plan import Plan
 from common.wire.flower import context
-from server.study import plans as round_zero
-from server.study.roster import Member, Roster
+from server.study import round_zero
 from server.study.rounds import shared_weights
+from server.study.simulation_roster import Member, Roster
 from simulations.grids.in_process import RUN_ID, Client, LocalGrid
 from simulations.runs import summary
 from simulations.runs.curve import Curve

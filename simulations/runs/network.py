@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from client.data.parallel import Progress
 from common.documents import read_json
 from common.errors import CheckpointError, LinkError
 from common.process.ports import LOOPBACK, free_port
+from common.process.progress import Progress
 from common.study.study_file import load_study
 from simulations.hospitals.archives import Hospitals, read_hospitals
 from simulations.hospitals.synth import Size, write_synthetic

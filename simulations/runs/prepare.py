@@ -38,13 +38,13 @@ def prepare(
     with watcher.progress("reading the hospitals", reading.total, unit="steps") as job:
         for name in hospitals.sites:
             state = settings.run / "sites" / name
-            site = stack.enter_context(open_site(hospitals.site_file(name), state, settings.seed))
+            opened = open_site(
+                hospitals.site_file(name), state, settings.seed, threads=settings.threads
+            )
+            site = stack.enter_context(opened)
             site.cohorts.workers = settings.processes
             # With --like, the site offers this numerics record and measures no kernels of its own.
             site.measured.recorded = recorded.get(name)
-            if settings.threads is not None:
-                device = site.file.device.model_copy(update={"threads": settings.threads})
-                site.file = site.file.model_copy(update={"device": device})
             with reading.of(name, job) as progress:
                 site.cohorts.read(study, progress)
             sites[name] = site

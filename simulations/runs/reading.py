@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from client.data.archive import walk
-from client.data.parallel import Progress, Tracker
+from common.process.progress import Progress, Tracker
 
 
 class ReadingProgress:

@@ -11,12 +11,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
-from client.data.parallel import Progress, silent
 from common.checkpoint import study_hash
 from common.documents import read_json
 from common.errors import CheckpointError, ConsiliumError, StudyError
 from common.files import canonical_json, write_atomic
 from common.numerics import NumericsRecord
+from common.process.progress import Progress, silent
 from common.study.study_file import Study
 from simulations.hospitals.archives import Hospitals
 from simulations.reports.result import CurvePoint, Outcome, read_result

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from client.data.archive import summary
 from client.data.cohort import Patient, Split, load_cohort
-from client.data.parallel import Progress
 from client.data.pseudonyms import Pseudonyms
 from client.training.evaluation import score
 from common.errors import DataError
@@ -22,6 +21,7 @@ from common.figures import metrics
 from common.files import sha256
 from common.numerics import EngineChoice
 from common.privacy.randomness import known_secret
+from common.process.progress import Progress
 from common.study.study_file import Study
 from simulations.hospitals.archives import Hospitals
 from simulations.reports.result import CurvePoint, Figure, Kind, Outcome, ResultMetrics

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from client.administration import service
-from client.consent.decisions import settle
+from client.consent.decisions import freeze_pending
 from client.requests.handler import answer
 from client.site import Site
 from common.errors import ConsiliumError
@@ -57,7 +57,7 @@ STUDIES = tuple(
 MESSAGES = ("offer", "propose", "train", "evaluate", "close", "again", "wrong", "other", "junk")
 OURS = (
     *("restart", "crash", "expire", "pause", "stop", "approve", "approve"),
-    *("root", "labels", "lists", "settle"),
+    *("root", "labels", "lists", "freeze_pending"),
 )
 THEIRS = ("opt out", "erase", "change", "new", "two labels", "outside", "row gone", "spoil", "back")
 
@@ -230,7 +230,7 @@ class Game:
             settles, approves = self.draw.random() < 0.7, self.draw.random() < 0.7
             for world in self.worlds:
                 if settles:
-                    settle(world.site)
+                    freeze_pending(world.site)
                 if approves:
                     self.happens(world, "approve", "", plan.study.study.name)
         if request.purpose == "train" and one is not None and one.reply.code == "ok":
@@ -326,8 +326,8 @@ class Game:
             away = path.with_name(f"{path.name}.away")
             path.rename(away) if path.exists() else away.rename(path)
             world.restart()
-        elif what == "settle":
-            settle(world.site)
+        elif what == "freeze_pending":
+            freeze_pending(world.site)
 
     def theirs(self, what: str, place: str) -> None:
         """What happens to the patient, or somebody who decides for one, or to another patient."""

@@ -27,7 +27,7 @@ ACCEPTABLE, ALLOWED = (
 BOUNDS = "client.consent.policy.require_bounds: "
 TRAINABLE, ROOM = (
     "client.consent.policy.require_trainable: ",
-    "client.consent.policy.require_room: ",
+    "client.consent.policy.require_fits_device: ",
 )
 OURS, BROUGHT = (
     "client.consent.policy._require_numbers: ",
@@ -81,7 +81,9 @@ HELD: Final[dict[str, str]] = {
     ),
     FORM + "asked in ('offer', 'propose', 'amend') and number": "a proposal in a round",
     FORM + "asked == 'offer' and request.plan_hash": "an offer asked for under a plan's hash",
-    FORM + "asked == 'close' and request.document": "an end with a document",
+    FORM + "asked in ('train', 'evaluate', 'close') and request.document": (
+        "a metric request for one patient"
+    ),
     FORM + "request.acknowledged > (max(number - 1, 0) if asked == 'train' else number)": (
         "a round that acknowledges itself"
     ),
@@ -96,7 +98,7 @@ HELD: Final[dict[str, str]] = {
     PROPOSE + "site.approvals.require(plan.hash)": "a plan that was denied, again",
     PROPOSE + "site.ledger.require(request.ledger)": "a proposal that has seen a longer ledger",
     ADMIT + "_require_in_order(site, request, plan, part)": "a round in another study's name",
-    ADMIT + "_require_arrays(request, plan)": "the same round with a document",
+    ADMIT + "_require_arrays(request, plan)": "whole numbers for weights",
     ADMIT + "require_allowed(plan, site)": "a round of a task that the policy takes no more",
     ADMIT + "site.ledger.require_chargeable(charge, plan)": ("the same round with other arrays"),
     ORDER + "request.study != plan.study.study.name": "a round in another study's name",
@@ -109,7 +111,6 @@ HELD: Final[dict[str, str]] = {
     ARRAYS + "arrays is None": "no weights",
     ARRAYS + "arrays.dtype != np.float32": "whole numbers for weights",
     ARRAYS + "arrays.shape != (plan.weights,)": "a weight less",
-    ARRAYS + "request.document": "a metric request for one patient",
     ARRAYS + "not np.isfinite(arrays).all()": "a weight that is not a number",
     "client.records.approvals.Approvals.require_heard: "
     "not (proposed and approval.standing == 'expired')": "a stored reply of a stopped study",
@@ -117,14 +118,16 @@ HELD: Final[dict[str, str]] = {
     "client.consent.decisions.consider: require_acceptable(plan, site)": (
         "less noise, where a person is asked"
     ),
-    "client.consent.decisions.consider: _require_room(site)": (
+    "client.consent.decisions.consider: _require_pending_below_limit(site)": (
         "one plan more than may wait for a person"
     ),
-    "client.consent.decisions.consider: _require_place(site)": "one plan more than may run at once",
-    "client.consent.decisions._require_place: running >= most": (
+    "client.consent.decisions.consider: _require_running_below_limit(site)": (
         "one plan more than may run at once"
     ),
-    "client.consent.decisions._require_room: waiting >= MOST_PENDING": (
+    "client.consent.decisions._require_running_below_limit: running >= most": (
+        "one plan more than may run at once"
+    ),
+    "client.consent.decisions._require_pending_below_limit: waiting >= MOST_PENDING": (
         "one plan more than may wait for a person"
     ),
     LEDGER + "require: self.hash_at(seen.length) != seen.hash": "a ledger longer than the site's",
@@ -133,11 +136,11 @@ HELD: Final[dict[str, str]] = {
     ),
     TRAINABLE + "require_acceptable(plan, site)": "less noise",
     ACCEPTABLE + "_require_numbers(plan, site)": "another site's plan",
-    ACCEPTABLE + "require_room(plan.study, site)": (
+    ACCEPTABLE + "require_fits_device(plan.study, site)": (
         "a plan of few weights that takes more memory than the site gives"
     ),
     ACCEPTABLE + "require_same(agreed, today, ticks=True)": "a shorter tick",
-    OFFER + "require_room(study, site)": (
+    OFFER + "require_fits_device(study, site)": (
         "an offer for a study that takes more memory than the site gives"
     ),
     ROOM + "found > most": "a plan of few weights that takes more memory than the site gives",
@@ -370,7 +373,7 @@ ELSEWHERE: Final[dict[str, str]] = {
     "client.consent.decisions.approve: require_trainable(plan, site)": (
         "a person's approval: tests/client/administration/test_service.py"
     ),
-    "client.consent.decisions._approved: _require_place(site)": (
+    "client.consent.decisions._approved: _require_running_below_limit(site)": (
         "a person's approval: tests/client/administration/test_service.py"
     ),
     "client.consent.decisions._approved: _require_uncrowded(plan, drafted)": (
@@ -379,9 +382,9 @@ ELSEWHERE: Final[dict[str, str]] = {
     "client.consent.decisions._require_uncrowded: drafted.crowded": (
         "a person's approval: tests/client/requests/test_crowded.py"
     ),
-    "common.plan.Offer._no_more_than_most: require_room(self.declared_patients,"
+    "common.plan.Offer._no_more_than_most: require_bound_covers_declared(self.declared_patients,"
     + " self.most_patients)": "the coordinator's reading of offers: tests/common/test_plan.py",
-    "common.plan.require_room: most_patients < declared_patients": (
+    "common.plan.require_bound_covers_declared: most_patients < declared_patients": (
         "the coordinator's reading of offers: tests/common/test_plan.py"
     ),
     LEDGER + "reserve: self.require_chargeable(charge, plan)": (

@@ -16,7 +16,7 @@ from common.plan import Offer
 from common.wire.flower import context
 from server.app import RunConfig, run_study
 from server.study import amending
-from server.study.plans import offers
+from server.study.round_zero import offers
 from simulations.grids.in_process import LocalGrid
 from tests.client.site_fixtures import SEED, Hospital
 from tests.common.studies import small_study

@@ -13,7 +13,7 @@ import safetensors.numpy
 from common.errors import CheckpointError, SiteError
 from common.files import sha256
 from server.app import app
-from server.study.roster import read_roster
+from server.study.simulation_roster import read_roster
 
 # isort: split
 from flwr.serverapp import ServerApp

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from client.data.parallel import silent
+from common.process.progress import silent
 from simulations.hospitals.archives import read_hospitals
 from simulations.runs.network import (
     NetworkSettings,

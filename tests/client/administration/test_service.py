@@ -12,7 +12,7 @@ import pytest
 
 from client.administration import service
 from client.administration.service import approve, deny, opt_out, show, stop
-from client.consent.rejected import declined
+from client.consent.refusals import refused_proposals
 from client.records import audit_log
 from client.records.ledger import Charge
 from client.site import Site
@@ -135,10 +135,10 @@ def test_a_refusal_by_the_policy_says_here_which_limit_and_is_found_later(
         told = {name: last.fields[name] for name in ("where", "found", "wanted")}
         assert told["where"] == "[policy] max_epsilon_per_study"
         assert told["wanted"] == "at most 3"
-        (kept,) = declined(site)
+        (kept,) = refused_proposals(site)
         assert (kept.study, kept.plan_hash) == ("small", plan.hash)
         assert all(value in kept.why for value in told.values())
-        assert service.status(site).declined == (kept,)
+        assert service.status(site).refused_proposals == (kept,)
         assert not service.studies(site)
     assert "max_epsilon_per_study" in "".join(capfd.readouterr())
 
@@ -148,7 +148,7 @@ def test_no_more_refused_proposals_are_kept_than_can_be_read(tmp_path: Path) -> 
         for number in range(22):
             other = small_study(study={"name": f"s{number}"}, data={"dataset": "ct"})
             assert code_of(site, offer_request(other)) == "data-unavailable"
-        names = [each.study for each in declined(site)]
+        names = [each.study for each in refused_proposals(site)]
         assert names == [f"s{number}" for number in range(21, 1, -1)]
 
 

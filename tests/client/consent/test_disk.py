@@ -10,7 +10,7 @@ from statistics import median
 import pytest
 
 from client.administration.service import approve, deny, show, stop
-from client.consent.decisions import settle
+from client.consent.decisions import freeze_pending
 from client.consent.problems import latest
 from client.site import Site
 from common.errors import ConsiliumError, DataError
@@ -67,7 +67,7 @@ def test_nothing_is_written_or_decoded_for_plans_that_wait(
     monkeypatch.setattr("client.data.cache.decode", lambda *given, **_: decoded.append(given))
     for side in (8, 16, 32):
         plan = proposed(site, side)
-        settle(site)
+        freeze_pending(site)
         text = show(site, plan.hash, by=BY).text
         assert f"{IMAGES} for training" in text or "for evaluation" in text
         assert "no image was decoded yet" in text
@@ -120,7 +120,7 @@ def test_what_a_policy_approves_by_itself_is_held_to_the_cap_too(hospital: Hospi
     with hospital.open() as site:
         plan = plan_for(site, sized(16))
         assert code_of(site, proposal(plan)) == "ok"
-        settle(site)
+        freeze_pending(site)
         assert held(hospital) == {}
         assert code_of(site, asking(plan)) == "silence"
         found = latest(site)
@@ -151,11 +151,11 @@ def test_images_stay_while_the_site_file_does_not_name_their_data_set(hospital: 
         assert sorted(held(hospital).values()) == of(8)
     named, hospital.datasets = hospital.datasets, {"another": "."}
     with hospital.open() as site:
-        settle(site)
+        freeze_pending(site)
         assert sorted(held(hospital).values()) == of(8)
     hospital.datasets = named
     with hospital.open() as site:
-        settle(site)
+        freeze_pending(site)
         assert sorted(held(hospital).values()) == of(8)
         assert code_of(site, asking(plan)) == "ok"
 
@@ -170,7 +170,7 @@ def test_images_go_with_the_last_plan_that_uses_them(
     assert code_of(site, asking(plans[0])) == "ok"
     for plan, left in zip(plans, ((8, 16), (16,), ()), strict=True):
         assert over(site, plan, how)
-        settle(site)
+        freeze_pending(site)
         assert sorted(held(hospital).values()) == of(*left)
     assert [path.name for path in (hospital.state / "cache").iterdir()] == ["lock"]
 
@@ -196,7 +196,7 @@ def test_while_images_are_decoded_elsewhere_nothing_is_deleted(
         fcntl.flock(lock, fcntl.LOCK_SH)
         stop(site, plan.hash, by=BY)
         assert sorted(held(hospital).values()) == of(8)
-    settle(site)
+    freeze_pending(site)
     assert held(hospital) == {}
 
 
@@ -235,7 +235,7 @@ def test_plans_that_were_never_charged_leave_nothing_and_slow_nothing(
             assert code_of(site, proposal(each)) == code
             taken.append(len(statements))
             if approval == "automatic" and number % 10 == 0:
-                settle(site)
+                freeze_pending(site)
             assert code_of(site, Request("side-8", each.hash, 0, "close")) == "ok"
     for table in ("approvals", "members", "costs", "replies", "charges"):
         assert hospital.rows(table) == []

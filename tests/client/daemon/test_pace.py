@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.consent.decisions import settle
+from client.consent.decisions import freeze_pending
 from client.records import audit_log
 from common.plan import Plan
 from tests.client.daemon.process import REAL, Daemon, daemon
@@ -56,7 +56,7 @@ def world(folder: Path, *, seal: float | None = None) -> Iterator[World]:
             slow = {key: each | {"seal": seal} for key, each in speeds.items()}
             kept.write_text(json.dumps(slow))
             plan = approved(site, small_study())
-        settle(site)
+        freeze_pending(site)
     with (
         coordinator(hospital.state) as centre,
         daemon(folder / "site.toml", worker=REAL) as running,

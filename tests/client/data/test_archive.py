@@ -25,8 +25,8 @@ from client.data.archive import (
     walk,
 )
 from client.data.dicom import Reason
-from client.data.parallel import Tracker, silent
 from common.errors import DataError
+from common.process.progress import Tracker, silent
 
 WriteDicom = Callable[..., Path]
 

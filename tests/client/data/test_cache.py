@@ -19,9 +19,9 @@ from client.data.archive import Found, Rejected, scan
 from client.data.cache import Cached, ImageShape, decode, fill
 from client.data.cache_index import CacheRefused
 from client.data.dicom import Reason
-from client.data.parallel import Tracker
 from client.data.pseudonyms import Pseudonyms
 from common.errors import DataError
+from common.process.progress import Tracker
 
 WriteDicom = Callable[..., Path]
 

@@ -18,9 +18,9 @@ from pydicom.uid import JPEGLSLossless
 from client.data.cohort import Cohort, Part, Patient, Split, load_cohort
 from client.data.dicom import Derived, Reason
 from client.data.labels import Key, LabelFile
-from client.data.parallel import Tracker, silent
 from client.data.pseudonyms import Pseudonyms, position
 from common.errors import DataError, LabelError, SiteError
+from common.process.progress import Tracker, silent
 
 WriteDicom = Callable[..., Path]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from client.administration.service import approve, show, status
-from client.consent.decisions import settle
+from client.consent.decisions import freeze_pending
 from client.site import Site
 from common.errors import SiteError
 from common.wire.messages import Request
@@ -62,7 +62,7 @@ def test_without_a_person_those_beyond_take_no_part_and_the_people_are_told(
     hospital = crowded(tmp_path / "north", most=23)
     with hospital.open() as site:
         plan = approved(site, STUDY)
-        settle(site)
+        freeze_pending(site)
         (warning,) = told(site)
         assert "24 in training, but most_patients is 23" in warning[0]
         assert "raise most_patients in [data.chest-xray]" in warning[1]
@@ -74,14 +74,14 @@ def test_without_a_person_those_beyond_take_no_part_and_the_people_are_told(
     with hospital.open() as site:
         assert told(site) == []
         approved(site, STUDY)
-        settle(site)
+        freeze_pending(site)
         assert told(site) == []
 
 
 def test_a_hospital_with_room_is_told_nothing(tmp_path: Path) -> None:
     with crowded(tmp_path / "north", most=24).open() as site:
         approved(site, STUDY)
-        settle(site)
+        freeze_pending(site)
         assert told(site) == []
 
 
@@ -95,7 +95,7 @@ def test_what_leaves_is_the_same_with_one_patient_too_many(tmp_path: Path) -> No
                 image.unlink()
         with hospital.open() as site:
             plan = approved(site, STUDY)
-            settle(site)
+            freeze_pending(site)
             codes = [code_of(site, asking(plan, each)) for each in (1, 2, 3)]
             codes.append(code_of(site, asking(plan, 3, "evaluate")))
             seen.append((codes, site.ledger.head().length, site.audit.head.length))
@@ -109,7 +109,7 @@ def test_nothing_of_a_plan_that_is_taken_back_is_kept(tmp_path: Path) -> None:
     with hospital.open() as site:
         before = hospital.rows("facts")
         plan = approved(site, STUDY)
-        settle(site)
+        freeze_pending(site)
         assert len(hospital.rows("facts")) > len(before)
         closing = Request(plan.study.study.name, plan.hash, 0, "close")
         assert code_of(site, closing) == "ok"

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from client.administration.service import approve, opt_out, stop
-from client.consent.decisions import settle
+from client.consent.decisions import freeze_pending
 from client.data.cohort import Cohort
 from client.records.accounts import join
 from client.records.approvals import Approval
-from client.records.membership import standing
+from client.records.membership import paying_members
 from client.requests.handler import answer
 from client.site import Site
 from client.training.local import local_change
@@ -183,7 +183,7 @@ def test_a_proposal_is_answered_before_any_patient_is_read(hospital: Hospital) -
 def test_what_a_proposal_approved_is_frozen_when_its_answer_has_left(site: Site) -> None:
     plan = approved(site, STUDY)
     assert not site.approvals.require(plan.hash).frozen
-    settle(site)
+    freeze_pending(site)
     assert site.approvals.require(plan.hash).frozen
     assert sum(site.ledger.members(plan.hash).values()) == 24
 
@@ -203,7 +203,7 @@ def test_what_is_stopped_while_patients_are_read_is_not_charged(
 ) -> None:
     """The person is at another process; by then the request has passed every gate."""
     plan = approved(site, STUDY)
-    settle(site)
+    freeze_pending(site)
     read = site.cohorts.of
 
     def read_and_stopped(approval: Approval) -> Cohort:
@@ -237,7 +237,7 @@ def test_an_opt_out_of_one_identifier_takes_out_the_person_for_good(
 ) -> None:
     """Whoever was joined once stays joined, also where the list of the site forgets it."""
     plan = approved(site, STUDY)
-    settle(site)
+    freeze_pending(site)
     one, other = site.pseudonyms.of("P01"), site.pseudonyms.of("P02")
     join(site.store, {other: one})
     left = opt_out(site, ["P02"], by="the administrator")
@@ -317,7 +317,7 @@ def test_who_left_does_not_come_back_when_the_files_do(site: Site, hospital: Hos
         assert code_of(opened, asking(plan, 3)) == "ok"
         cohort = opened.cohorts.read(STUDY)
         charge = hospital.rows("charges")[-1]["identity"]
-        there = standing(opened.store, plan.hash, cohort, "train", charge)
+        there = paying_members(opened.store, plan.hash, cohort, "train", charge)
         assert set(cohort.patients) - set(there) == {
             each for each in cohort.patients if each.pseudonym == site.pseudonyms.of("P00")
         }
@@ -386,7 +386,7 @@ def test_who_opts_out_while_patients_are_read_is_not_in_the_round(
 
     with hospital.open() as opened:
         plan = approved(opened, STUDY)
-        settle(opened)
+        freeze_pending(opened)
         read = opened.cohorts.of
 
         def read_and_opted_out(approval: Approval) -> Cohort:

@@ -11,8 +11,8 @@ import pytest
 import structlog
 
 from client.administration.service import status
-from client.consent.decisions import settle
-from client.memory import EXIT_MEMORY, MemoryLimit, ProcessLimits
+from client.consent.decisions import freeze_pending
+from client.process_limits import EXIT_MEMORY, MemoryLimit, ProcessLimits
 from client.requests.handler import answer
 from client.site import Site
 from common.errors import ModelError
@@ -51,7 +51,7 @@ def test_a_site_that_fails_is_silent_and_its_people_are_told(hospital: Hospital,
     hospital.opt_out = "list.txt"
     with hospital.open() as site:
         plan = approved(site, STUDY)
-        settle(site)
+        freeze_pending(site)
     path = {
         "cache": hospital.state / "cache",
         "opt-out list": hospital.folder / "list.txt",
@@ -128,7 +128,7 @@ def test_a_worker_that_passes_its_memory_limit_ends_and_is_not_merely_silent(
     with hospital.open() as site:
         plan = approved(site, STUDY)
         if when == "a round is computed":
-            settle(site)
+            freeze_pending(site)
 
     def hungry(*_: object, **__: object) -> None:
         bytearray(32 * 2**30)
@@ -142,7 +142,7 @@ def test_a_worker_that_passes_its_memory_limit_ends_and_is_not_merely_silent(
                     answer(opened, asking(plan))
                 else:
                     monkeypatch.setattr(opened.cohorts, "read", hungry)
-                    settle(opened)
+                    freeze_pending(opened)
             except MemoryLimit:
                 os._exit(EXIT_MEMORY)
 

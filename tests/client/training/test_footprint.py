@@ -15,7 +15,7 @@ from torch import nn
 from client.training.footprint import fitting, room_of
 from client.training.gradients import summed_loss
 from common.models.networks import sketch
-from common.numerics import MOST_PATIENTS
+from common.numerics import LARGEST_TILE
 from common.study.study_file import Study
 from tests.common.studies import small_study
 
@@ -128,7 +128,7 @@ def test_less_memory_fits_fewer_patients() -> None:
     model = sketch(study(32, name="cnn", widths=[8, 8]))
     budgets = [2**34, 4 * MIB, MIB, 200_000, 1]
     found = [fitting(model, (1, 32, 32), LOSS, memory, items=1) for memory in budgets]
-    assert found[0] == MOST_PATIENTS
+    assert found[0] == LARGEST_TILE
     assert all(more >= fewer for more, fewer in pairwise(found))
     assert found[1] > found[2] > 0 == found[4]
 

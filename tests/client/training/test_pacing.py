@@ -13,7 +13,7 @@ import structlog
 
 import client.requests.round
 from client.administration import service
-from client.consent.decisions import DELETING, freeze, settle
+from client.consent.decisions import DELETING, freeze, freeze_pending
 from client.data.cohort import Cohort
 from client.records import audit_log
 from client.records.approvals import Approval
@@ -126,7 +126,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     hospital = Hospital(tmp_path / "north", seed=None)
     with hospital.open() as site:
         plan = approved(site, STUDY)
-        settle(site)
+        freeze_pending(site)
         assert plan.numerics.ticks.train > 0 < plan.numerics.ticks.evaluate
         it = World(hospital, site, plan)
         site.pace = it.time.pace
@@ -236,7 +236,7 @@ def test_decoded_images_are_deleted_within_a_tick(
     monkeypatch.setattr("client.data.cache.shutil.rmtree", slow)
     began = world.time.now
     assert answered(world.site, Request("small", world.plan.hash, 0, "close")).code == "ok"
-    settle(world.site)
+    freeze_pending(world.site)
     assert world.over(began) == pytest.approx(1)
     assert not [each for each in (world.hospital.state / "cache").iterdir() if each.is_dir()]
 
@@ -244,9 +244,9 @@ def test_decoded_images_are_deleted_within_a_tick(
 def test_images_of_a_study_that_expired_are_deleted_within_a_tick(world: World) -> None:
     world.site.store.execute("UPDATE approvals SET state = 'expired'")
     began = world.time.now
-    settle(world.site)
+    freeze_pending(world.site)
     assert world.time.now - began == pytest.approx(DELETING / 1000)
-    settle(world.site)
+    freeze_pending(world.site)
     assert world.time.now - began == pytest.approx(DELETING / 1000)
 
 
@@ -261,10 +261,10 @@ def test_freezing_a_cohort_is_over_at_a_tick(world: World, monkeypatch: pytest.M
     monkeypatch.setattr("client.consent.decisions.freeze", slow)
     began = world.time.now
     with structlog.testing.capture_logs() as logged:
-        settle(world.site)
+        freeze_pending(world.site)
     assert world.over(began) == pytest.approx(4)
     assert [each["ticks"] for each in logged if each["event"] == "reading.overran"] == [4]
-    settle(world.site)
+    freeze_pending(world.site)
     assert world.over(began) == pytest.approx(4)
 
 

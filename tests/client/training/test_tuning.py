@@ -19,7 +19,7 @@ from client.training.tuning import (
     tile_of,
 )
 from common.errors import ModelError
-from common.numerics import MOST_PATIENTS, EngineChoice, record
+from common.numerics import LARGEST_TILE, EngineChoice, record
 from common.study.study_file import Study
 from tests.common.studies import small_study
 
@@ -148,7 +148,7 @@ def test_a_machine_that_computes_a_patient_otherwise_beside_others_takes_them_on
 def test_less_memory_makes_smaller_tiles() -> None:
     wide = study(batch_size=512)
     found = [modelled(wide, memory).tile for memory in (MEMORY, 200_000, 50_000)]
-    assert found[0] == MOST_PATIENTS
+    assert found[0] == LARGEST_TILE
     assert found[0] > found[1] > found[2] > 0
 
 

@@ -17,7 +17,7 @@ from common.wire.flower import (
 )
 from common.wire.messages import Request
 from server.study.collect import Absence, answers
-from server.study.dispatch import Dispatcher, Memory, Repeat, RetryPolicy
+from server.study.dispatch import Dispatcher, Repeat, RetryPolicy, StudyHistory
 from simulations.grids.in_process import LocalGrid
 
 # isort: split
@@ -178,7 +178,7 @@ def lossy(world: World) -> Callable[..., Lossy]:
 
 
 def over(
-    grid: Lossy, *sites: str, timeout: str = "20s", memory: Memory | None = None
+    grid: Lossy, *sites: str, timeout: str = "20s", memory: StudyHistory | None = None
 ) -> dict[str, str]:
     return said(
         Dispatcher(
@@ -239,7 +239,7 @@ def test_the_same_request_goes_out_again_and_what_is_late_is_dropped(
 ) -> None:
     grid = lossy("north", "south")
     grid.loses["south"] = 1
-    memory = Memory()
+    memory = StudyHistory()
     assert over(grid, "south", timeout="100s", memory=memory) == {"south": "no reply in 100s"}
     assert len(memory.strays) == 2
     grid.loses.clear()
@@ -267,7 +267,7 @@ def test_what_flower_lost_is_asked_for_again(world: World, lossy: Callable[..., 
 def test_who_is_silent_is_waited_for_ever_shorter_until_it_is_back(
     lossy: Callable[..., Lossy],
 ) -> None:
-    grid, memory = lossy("north"), Memory()
+    grid, memory = lossy("north"), StudyHistory()
     grid.loses["north"] = 1
     for _ in range(2):
         over(grid, "north", timeout="20s", memory=memory)

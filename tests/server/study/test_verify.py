@@ -11,7 +11,15 @@ import pytest
 from common.errors import RefusalCode
 from common.wire.messages import SEAL_DIGITS, LedgerHead, Reply, Request
 from common.wire.signing import SigningKey
-from server.study.verify import IMPOSSIBLE, NOTHING, OFFER, ReplyShape, Votes, _wrong_array, fault
+from server.study.verify import (
+    IMPOSSIBLE,
+    NOTHING,
+    OFFER,
+    HistogramLimits,
+    ReplyShape,
+    _wrong_array,
+    fault,
+)
 
 KEY, OTHER = SigningKey(b"n" * 32), SigningKey(b"s" * 32)
 SHAPE = ReplyShape("int32", 3, 100)
@@ -114,7 +122,7 @@ def test_every_refusal_has_words(code: RefusalCode) -> None:
     assert found.endswith(f"({code})")
 
 
-NOISY = Votes((2, 1, 10), most=100, noise=3.0)
+NOISY = HistogramLimits((2, 1, 10), most=100, noise=3.0)
 """Of 20 cells: 7 standard deviations are 21 in a cell, 66.4 in a class, 93.9 in all classes."""
 
 
@@ -137,7 +145,7 @@ NOISY = Votes((2, 1, 10), most=100, noise=3.0)
     ],
 )
 def test_a_histogram_lies_within_what_declared_patients_and_noise_allow(
-    counts: dict[int, int], votes: Votes, reason: str | None
+    counts: dict[int, int], votes: HistogramLimits, reason: str | None
 ) -> None:
     array = np.zeros(20, dtype=np.int64)
     for cell, count in counts.items():
@@ -153,7 +161,7 @@ def test_each_plane_counts_every_patient_once() -> None:
     """With three classes a patient stands in three planes: 100 patients are 300 votes."""
     counts = np.zeros((3, 3, 4), dtype=np.int64)
     counts[0, :, 2] = 100
-    shape = ReplyShape("int64", 36, 2**40, votes=Votes(counts.shape, most=100, noise=0.0))
+    shape = ReplyShape("int64", 36, 2**40, votes=HistogramLimits(counts.shape, most=100, noise=0.0))
     assert fault_of(reply(arrays=counts.reshape(-1)), shape) is None
     counts[1, 1, 0] = 1
     found = fault_of(reply(arrays=counts.reshape(-1)), shape)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from client.data.parallel import Tracker, silent
 from common.privacy.mechanisms import PatientMechanism, mechanism
+from common.process.progress import Tracker, silent
 from common.study.study_file import Study
 from tests.common.studies import small_study
 

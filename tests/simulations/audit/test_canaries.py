@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from client.data.cohort import Cohort
-from client.data.parallel import silent
 from client.site import open_site
 from client.sitefile import load_site_file
 from common.errors import DataError
+from common.process.progress import silent
 from common.study.study_file import Study, load_study
 from simulations.audit.audit_settings import CanaryKind
 from simulations.audit.canaries import Canary, insert, make

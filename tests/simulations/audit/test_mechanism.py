@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.data.parallel import Tracker
 from common.privacy.randomness import known_secret
+from common.process.progress import Tracker
 from simulations.audit.findings import MechanismFinding
 from simulations.audit.mechanism import Claim, audit_mechanism, statistics
 from simulations.audit.parts import PRODUCTION, Parts

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from client.data.parallel import Tracker
 from client.training.noise import noised
 from client.training.sampling import RoundStreams
 from common.privacy.randomness import Stream
+from common.process.progress import Tracker
 from simulations.audit.mechanism import audit_mechanism
 from simulations.audit.parts import PRODUCTION
 from simulations.audit.premises import NOISE, PART, SAMPLES, check_all

@@ -28,7 +28,7 @@ _DECIDED: Final = frozenset(
 
 
 @dataclass(frozen=True)
-class RejectedProposal:
+class RefusedProposal:
     """A study that was refused before a person saw it.
 
     Attributes:
@@ -56,7 +56,7 @@ def keep(site: Site, request: Request, refused: Refusal) -> None:
     if request.purpose not in ("offer", "propose") or refused.code not in _DECIDED:
         return
     told = "; ".join(f"{name} {value}" for name, value in details(refused).items())
-    new = RejectedProposal(
+    new = RefusedProposal(
         request.study, request.plan_hash, ": ".join(filter(None, (refused.what, told)))
     )
     # A store that fails keeps nobody from refusing.
@@ -68,11 +68,11 @@ def keep(site: Site, request: Request, refused: Refusal) -> None:
             site.store.keep(_FACT, json.dumps([asdict(each) for each in latest]))
 
 
-def declined(site: Site) -> tuple[RejectedProposal, ...]:
+def refused_proposals(site: Site) -> tuple[RefusedProposal, ...]:
     """The latest of them, newest first, without those whose plan was taken after all."""
     known = {approval.plan.hash for approval in site.approvals.all()}
     return tuple(each for each in _kept(site.store) if each.plan_hash not in known)
 
 
-def _kept(store: SiteDatabase) -> list[RejectedProposal]:
-    return [RejectedProposal(**each) for each in read_json(store.fact(_FACT) or "[]")]
+def _kept(store: SiteDatabase) -> list[RefusedProposal]:
+    return [RefusedProposal(**each) for each in read_json(store.fact(_FACT) or "[]")]

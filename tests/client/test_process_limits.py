@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from client.daemon.child import Backoff
-from client.memory import MemoryLimit, ProcessLimits, exhausted, require_memory
+from client.process_limits import MemoryLimit, ProcessLimits, exhausted, require_memory
 from tests.waiting import PATIENCE
 
 
@@ -21,7 +21,7 @@ def run(code: str) -> str:
 
 def test_the_limits_hold_in_the_process_that_applies_them() -> None:
     said = run(
-        "import os; from client.memory import ProcessLimits, require_memory\n"
+        "import os; from client.process_limits import ProcessLimits, require_memory\n"
         "ProcessLimits(nice=7, memory_mib=300).apply()\n"
         "print(os.getpriority(os.PRIO_PROCESS, 0))\n"
         "try: bytearray(400 * 2**20)\n"
@@ -34,7 +34,7 @@ def test_the_limits_hold_in_the_process_that_applies_them() -> None:
 
 def test_torch_without_memory_is_told_from_other_failures() -> None:
     said = run(
-        "import torch; from client.memory import ProcessLimits, exhausted\n"
+        "import torch; from client.process_limits import ProcessLimits, exhausted\n"
         "torch.set_num_threads(1)\n"
         "ProcessLimits(memory_mib=1000).apply()\n"
         "try: torch.zeros(2**30)\n"

@@ -17,7 +17,7 @@ from common.plan import Offer, read_plan
 from common.study.study_file import PatientPrivacy, load_study
 from common.wire.messages import Reply, Request
 from server.study.context import StudyContext
-from server.study.plans import make_plans
+from server.study.round_zero import make_plans
 
 if TYPE_CHECKING:
     from tests.server.conftest import World
