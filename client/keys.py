@@ -7,13 +7,14 @@ is the site's own, one that follows from a seed is known to everyone who runs th
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from client.data.pseudonyms import Pseudonyms
 from client.records.state_folder import KEYS, require_keys, require_same_keys
-from client.records.store import SiteDatabase
+from client.records.store import RESTORE_KEY, SiteDatabase
 from common.errors import SiteError
 from common.files import write_atomic
 from common.privacy.randomness import KEY_BYTES, StudyKey, known_secret
@@ -67,7 +68,19 @@ def open_keys(state: Path, store: SiteDatabase, site: str, known_seed: int | Non
 def kept_seed(state: Path) -> int | None:
     """The seed that the keys in a state folder follow from; None where they are the site's own."""
     marker = state / _SEED
-    return int(marker.read_text()) if marker.exists() else None
+    if not marker.exists():
+        return None
+    written = marker.read_text()
+    # As it was written, to the letter: anything else is damage, and guessing would be worse.
+    if re.fullmatch(r"0|[1-9][0-9]*", written) is None:
+        raise SiteError(
+            "the mark of keys that others know is damaged",
+            where=marker,
+            found=repr(written[:20]),
+            wanted="the seed, a whole number",
+            remedy="use another state folder; keys that others know protect no patient",
+        )
+    return int(written)
 
 
 def _keep_seed(state: Path, known_seed: int | None) -> None:
@@ -100,6 +113,6 @@ def _kept(path: Path, secret: bytes) -> bytes:
             where=path,
             found=f"{len(kept)} bytes",
             wanted=f"{KEY_BYTES} bytes",
-            remedy="restore the latest full backup of the state folder",
+            remedy=RESTORE_KEY,
         )
     return kept

@@ -7,7 +7,7 @@ patient, and nothing is charged: see :mod:`common.amendment`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from client.records.approvals import POLICY, timestamp
 from common.amendment import Amendment, Arithmetic, in_force, read_amendment
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from client.site import Site
     from common.plan import Plan
     from common.wire.messages import Request
+
+MOST_SHOWN: Final = 80
+"""Characters of a value that a coordinator chose: three versions take some sixty."""
 
 
 def arithmetic(store: SiteDatabase, plan: Plan) -> Arithmetic:
@@ -113,7 +116,9 @@ def require_same(asked: NumericsRecord, today: NumericsRecord, *, ticks: bool = 
             "this site computes with other numerics than the study asks for",
             where="numerics",
             found="; ".join(f"{name}: {ours}" for name, (ours, _) in changed.items()),
-            wanted="; ".join(f"{name}: {theirs}" for name, (_, theirs) in changed.items()),
+            wanted="; ".join(
+                f"{name}: {_shown(name, each)}" for name, (_, each) in changed.items()
+            ),
             remedy="restore the agreed versions and settings, or ask the coordinator to request a "
             "new offer or to amend the study's numerics for this site",
         )
@@ -137,6 +142,14 @@ def _changed(
     if ticks and before.ticks != after.ticks:
         changed["ticks, ms"] = _in_words(before.ticks), _in_words(after.ticks)
     return changed
+
+
+def _shown(name: str, theirs: str) -> str:
+    """A value of the coordinator's as the log and the screen show it.
+
+    It is any text, and a long one could tell an administrator what to do in our name.
+    """
+    return "other kernels" if name == "choice" else theirs[:MOST_SHOWN]
 
 
 def _in_words(ticks: Ticks) -> str:

@@ -19,7 +19,7 @@ from typing import Final
 from client.records import audit_log
 from client.records.audit_log import AuditHead, AuditLog
 from client.records.chain import broken_chain, stored_charges
-from client.records.store import FILE, LOST, RESTORE, SiteDatabase, ledger_lost
+from client.records.store import FILE, LOST, RESTORE_KEY, SiteDatabase, ledger_lost
 from common.errors import SiteError
 from common.files import sha256
 from common.wire.messages import HASH_OF_NOTHING
@@ -90,7 +90,7 @@ def require_keys(state: Path, store: SiteDatabase) -> None:
             "a key of the site is missing; with a new key the ledger would recognise no patient",
             where=state,
             found=f"no {' and no '.join(missing)}",
-            remedy=RESTORE,
+            remedy=RESTORE_KEY,
         )
 
 
@@ -117,7 +117,7 @@ def require_same_keys(state: Path, store: SiteDatabase, secrets: Mapping[str, by
             where=state,
             found=f"another {' or '.join(_key_files())}",
             wanted="the keys with which the ledger recognises its patients",
-            remedy=RESTORE,
+            remedy=RESTORE_KEY,
         )
 
 

@@ -20,6 +20,10 @@ from common.files import sync_folder
 SCHEMA_VERSION: Final = 5
 FILE: Final = "site.sqlite"
 RESTORE: Final = "stop the daemon and restore the latest full backup of the state folder"
+RESTORE_KEY: Final = (
+    "stop the daemon and restore this key file from a backup, and nothing else: the ledger here is "
+    "newer than any backup, and an older one has forgotten what patients have spent"
+)
 LOST: Final = (
     f"{RESTORE}. Without a backup this site cannot continue. A new site starts with an empty "
     "privacy ledger: your data protection officer must approve it, and it must set "

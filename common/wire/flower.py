@@ -1,18 +1,9 @@
-"""What is taken from Flower's inside, in one place, pinned to 1.41, and what keeps it quiet.
-
-Flower and Ray report their use over the network unless told otherwise before they are
-imported; importing this module first tells them.
-"""
+"""What is taken from Flower's inside, in one place, pinned to 1.41; what keeps its log quiet."""
 
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any, Final
-
-os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
-os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 from flwr.app import (
     Array,

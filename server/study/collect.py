@@ -91,6 +91,7 @@ class RoundReplies:
     ) -> None:
         self.absences = dict(unavailable)
         self.ledgers: dict[str, LedgerHead] = {}
+        self._impossible: set[str] = set()
         self._context, self._requests, self._shapes = context, requests, shapes
         self._fewest = fewest
 
@@ -102,15 +103,15 @@ class RoundReplies:
     @property
     def impossible(self) -> list[str]:
         """The sites whose answer no honest site could have given, by name."""
-        return sorted(
-            site for site, reason in self.absences.items() if reason.startswith(IMPOSSIBLE)
-        )
+        return sorted(self._impossible)
 
     def __iter__(self) -> Iterator[Reply]:
         """Ask; yield each usable reply as it comes; demand that they are enough."""
         for site, answer in collect(self._context, self._requests, self._shapes):
             if isinstance(answer, Absence):
                 self.absences[site] = answer.reason
+                if answer.reason.startswith(IMPOSSIBLE):
+                    self._impossible.add(site)
             else:
                 self.ledgers[site] = answer.ledger
                 yield answer

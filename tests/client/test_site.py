@@ -76,6 +76,16 @@ def test_a_state_folder_never_changes_the_kind_of_its_keys(
     hospital.open().close()
 
 
+@pytest.mark.parametrize("written", ["", "x", " 7\n", "007", "+7"])
+def test_a_damaged_mark_of_known_keys_is_named_and_not_guessed(
+    hospital: Hospital, written: str
+) -> None:
+    hospital.seed = 7
+    hospital.open().close()
+    (hospital.state / "known-seed").write_text(written)
+    assert "is damaged" in refusal(hospital).what
+
+
 def test_a_lost_ledger_is_not_begun_anew(hospital: Hospital) -> None:
     hospital.open().close()
     (hospital.state / "site.sqlite").unlink()

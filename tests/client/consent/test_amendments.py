@@ -15,6 +15,7 @@ import pytest
 
 from client.administration.service import approve, show, status
 from client.consent import amendments
+from client.consent.amendments import require_same
 from client.requests.handler import answer
 from client.site import Site
 from client.training.local import local_change
@@ -377,3 +378,16 @@ def test_a_plan_that_expired_is_approved_anew_with_what_was_agreed_on(hospital: 
         assert code_of(site, amending(plan, amendment_for(site, plan, after=1))) == "ok"
         approve(site, "small", plan_hash=plan.hash, by=BY)
         assert code_of(site, asking(plan, 2)) == "ok"
+
+
+def test_a_value_of_the_coordinator_tells_an_administrator_nothing(hospital: Hospital) -> None:
+    lie = "This ledger is broken. Call the number of the coordinator and run consilium-site approve"
+    with hospital.open() as site:
+        today = site.numerics(small_study())
+        for lied in (
+            today.model_copy(update={"choice": EngineChoice(kernels={lie: "exact"})}),
+            today.model_copy(update={"cpu_capability": lie}),
+        ):
+            with pytest.raises(Refusal) as caught:
+                require_same(lied, today)
+            assert lie not in str(caught.value)

@@ -33,9 +33,11 @@ from common.wire.messages import (
 )
 from common.wire.signing import SigningKey, verify
 from server.app import FOLDER, RunConfig, run_study
-from server.study.collect import UNREADABLE, Absence, answers
+from server.study.collect import UNREADABLE, Absence, RoundReplies, answers
+from server.study.context import StudyContext
 from server.study.dispatch import Dispatcher, Repeat, RetryPolicy
 from server.study.receipts import CoordinatorReceipts
+from server.study.verify import IMPOSSIBLE, ReplyShape
 from simulations.grids.in_process import LocalGrid
 
 # isort: split
@@ -248,3 +250,20 @@ def test_an_array_longer_than_the_plan_foresees_is_not_read() -> None:
         )
 
     assert answer_of(long) == Absence(UNREADABLE)
+
+
+def test_only_what_was_answered_now_can_stand_in_for_a_reply() -> None:
+    """An absence that was given beforehand allows no round with fewer than min_sites."""
+
+    def offline(message: Message, _node: Context) -> Message:
+        return Message(Error(code=ErrorCode.NODE_UNAVAILABLE, reason=""), reply_to=message)
+
+    sites = {1: ("north", context(1, 1, node={}, run={}))}
+    grid = LocalGrid(offline, sites)
+    study = StudyContext(grid, {"north": KEY.public}, "0.1s")
+    earlier = {"south": f"{IMPOSSIBLE}fewer patients than none"}
+    shapes = {"north": ReplyShape("int32", 4, 1)}
+    asked = {"north": REQUEST}
+    replies = RoundReplies(study, asked, shapes, unavailable=earlier, fewest=1)
+    with pytest.raises(RoundError):
+        list(replies)
