@@ -31,7 +31,14 @@ from client.daemon import frames
 from client.daemon.child import Backoff
 from client.daemon.fleet import Fleet
 from client.daemon.frames import BrokenFrame, Frame
-from client.daemon.line_errors import ForeignCode, NotAdmitted, Skewed, Unreadable, Untrusted
+from client.daemon.line_errors import (
+    ForeignCode,
+    NotAdmitted,
+    NotValidNow,
+    Skewed,
+    Unreadable,
+    Untrusted,
+)
 from client.node_key import load_node_key
 from client.process_limits import EXIT_UNUSABLE
 from common.errors import ConsiliumError, LinkError
@@ -53,6 +60,7 @@ BETWEEN_PULLS: Final = 3.0
 
 _STATES: Final[dict[type[LinkError], str]] = {
     Skewed: "skewed",
+    NotValidNow: "skewed",
     NotAdmitted: "refused",
     Untrusted: "refused",
 }

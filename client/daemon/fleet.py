@@ -159,6 +159,7 @@ class Fleet:
         self._closing = threading.Event()
         self._heart: threading.Thread | None = None
         self._lost: LinkError | None = None
+        self._ahead = 0.0
 
     @property
     def node_id(self) -> int:
@@ -171,11 +172,12 @@ class Fleet:
         Raises:
             Offline: the coordinator does not answer.
             Skewed: this machine's clock is wrong.
+            NotValidNow: by this machine's clock, the certificate there is not valid now.
             NotAdmitted: this site is not let in.
             Untrusted: another machine answers there.
         """
         with self._reading():
-            ahead = self._client.ahead()
+            self._ahead = ahead = self._client.ahead()
         if not -TIMESTAMP_TOLERANCE <= ahead <= SYSTEM_TIME_TOLERANCE:
             raise Skewed(ahead)
         if self._node:
@@ -363,7 +365,7 @@ class Fleet:
     def _reading(self) -> Generator[None]:
         """Read an answer, which may hold anything, without ending this process."""
         try:
-            with translated(self._card.address):
+            with translated(self._card.address, self._ahead):
                 yield
         except LinkError:
             raise

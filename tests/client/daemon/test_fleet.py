@@ -28,7 +28,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from client.daemon.fleet import Fleet
-from client.daemon.line_errors import ForeignCode, Offline, Skewed, Unreadable
+from client.daemon.line_errors import ForeignCode, NotValidNow, Offline, Skewed, Unreadable
 from client.node_key import load_node_key, public_node_key
 from common.errors import SiteError
 from common.process.ports import free_port
@@ -286,13 +286,17 @@ def test_where_nobody_listens_it_is_offline(served: Coordinator, tmp_path: Path)
 def clock(folder: Path, ahead: float) -> Iterator[CoordinatorCard]:
     """Something with a coordinator's certificate, whose clock runs otherwise than ours."""
 
+    async def refuse(request: Request) -> JSONResponse:
+        return JSONResponse({"code": "replay"}, status_code=401)
+
     async def health(request: Request) -> JSONResponse:
         moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=ahead)
         date = email.utils.format_datetime(moment, usegmt=True)
         return JSONResponse({}, headers={"date": date})
 
     home = init(folder, "other", "localhost:1").home
-    app = Starlette(routes=[Route("/health", health)])
+    routes = [Route("/health", health), Route("/{rest:path}", refuse, methods=["POST"])]
+    app = Starlette(routes=routes)
     port = free_port()
     config = uvicorn.Config(app, port=port, date_header=False, log_config=None, ws="none")
     config.load()
@@ -315,6 +319,40 @@ def test_a_skewed_clock_is_named_with_its_remedy(tmp_path: Path, theirs: float, 
         fleet.close()
     assert error.value.seconds == pytest.approx(-theirs, abs=20)
     assert way in str(error.value) or str(round(error.value.seconds)) in str(error.value)
+
+
+def test_a_clock_that_is_slower_than_the_coordinator_is_old_is_no_replay(tmp_path: Path) -> None:
+    with clock(tmp_path, 60.0) as card:
+        fleet = Fleet(card, load_node_key(tmp_path / "node.key", make=True))
+        with pytest.raises(Skewed, match="just started") as error:
+            fleet.connect()
+        fleet.close()
+    assert error.value.seconds == pytest.approx(-60, abs=20)
+
+
+@pytest.mark.parametrize(
+    ("days", "says", "off"),
+    [(3, "is not valid yet", "2 days behind"), (-4000, "has expired", "days ahead")],
+)
+def test_a_certificate_of_another_time_means_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int, says: str, off: str
+) -> None:
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Clock:
+            return super().now(tz) + datetime.timedelta(days=days)
+
+    monkeypatch.setattr("server.daemon.certificates.datetime.datetime", Clock)
+    with clock(tmp_path, 0.0) as card:
+        monkeypatch.undo()
+        fleet = Fleet(card, load_node_key(tmp_path / "node.key", make=True))
+        with pytest.raises(NotValidNow, match="timedatectl") as error:
+            fleet.connect()
+        fleet.close()
+    assert says in error.value.what
+    assert off in error.value.details["found"]
+    assert "UTC" in error.value.details["wanted"]
+    assert "proxy" not in str(error.value)
 
 
 def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
