@@ -96,7 +96,7 @@ def _beyond(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str,
     plan, policy = approval.plan, site.file.policy
     lines = []
     try:
-        require_bounds(plan, policy)
+        require_bounds(plan.study, plan.mechanism, policy)
     except Refusal as refused:
         details = refused.details
         lines.append(

@@ -17,7 +17,7 @@ from client.site import Site
 from client.sitefile import Policy
 from common.errors import Refusal, RefusalCode
 from common.plan import Plan
-from common.privacy.mechanisms import NoMechanism, understated
+from common.privacy.mechanisms import Mechanism, NoMechanism, understated
 from common.study.bounds import stated
 from common.study.study_file import Study
 
@@ -34,7 +34,7 @@ def require_acceptable(plan: Plan, site: Site) -> None:
             than it says.
     """
     _require_numbers(plan, site)
-    require_bounds(plan, site.file.policy)
+    require_bounds(plan.study, plan.mechanism, site.file.policy)
     require_fits_device(plan.study, site)
     agreed, today = arithmetic(site.store, plan).numerics, site.numerics(plan.study)
     require_same(agreed, today)
@@ -74,7 +74,7 @@ def require_allowed(plan: Plan, site: Site) -> None:
     """
     agreed = arithmetic(site.store, plan).numerics
     _require_numbers(plan, site)
-    require_bounds(plan, site.file.policy)
+    require_bounds(plan.study, plan.mechanism, site.file.policy)
     # With the agreed choice: kernels that are timed again may differ, and would end the study.
     require_same(agreed, site.numerics(plan.study, agreed.choice))
 
@@ -119,34 +119,35 @@ def require_fits_device(study: Study, site: Site) -> None:
         )
 
 
-def require_bounds(plan: Plan, policy: Policy) -> None:
+def require_bounds(study: Study, mechanism: Mechanism, policy: Policy) -> None:
     """Refuse a plan that asks for more than a policy allows, whatever the site has and computes.
+
+    Of a plan only the study and the mechanism count, so a simulation can ask before it has one.
 
     Raises:
         Refusal: ``policy``.
     """
-    study = plan.study
     if study.task.kind not in policy.tasks:
         raise _not_allowed("tasks", study.task.kind, ", ".join(policy.tasks))
     if study.aggregation.min_sites < policy.min_sites:
         raise _not_allowed("min_sites", study.aggregation.min_sites, f"at least {policy.min_sites}")
     # Ranges bound each number that the coordinator chooses: a study may be private and still waste
     # the site's budget, memory or time.
-    for each in stated(study, plan.mechanism):
+    for each in stated(study, mechanism):
         ends = policy.ranges.get(each.bound.key)
         if ends and not each.within(ends):
             found = f"{each.bound.name} {each.text}"
             raise _not_allowed(each.bound.key, found, each.bound.span(*ends), "policy.ranges")
-    if isinstance(plan.mechanism, NoMechanism):
+    if isinstance(mechanism, NoMechanism):
         if not policy.allow_no_privacy:
             raise _not_allowed("allow_no_privacy", 'mode = "none"', 'mode = "patient"')
         return
-    if plan.mechanism.delta > policy.delta:
-        raise _not_allowed("delta", plan.mechanism.delta, f"at most {policy.delta:g}")
-    if plan.mechanism.epsilon > policy.max_epsilon_per_study:
+    if mechanism.delta > policy.delta:
+        raise _not_allowed("delta", mechanism.delta, f"at most {policy.delta:g}")
+    if mechanism.epsilon > policy.max_epsilon_per_study:
         raise _not_allowed(
             "max_epsilon_per_study",
-            f"epsilon {plan.mechanism.epsilon:.3f}",
+            f"epsilon {mechanism.epsilon:.3f}",
             f"at most {policy.max_epsilon_per_study:g}",
         )
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from client.consent.policy import require_bounds
 from client.data.archive import Found, examine, require_dicom, scan, walk
 from client.data.dicom import Reason
 from client.data.labels import LabelFile, read_labels
 from client.sitefile import DataSet, SiteFile, load_site_file
-from common.errors import SiteError, StudyError
+from common.errors import Refusal, SiteError, StudyError
 from common.models.networks import build_model
-from common.privacy.mechanisms import NoMechanism, mechanism
-from common.study.study_file import PatientPrivacy, Study
+from common.privacy.mechanisms import mechanism
+from common.study.study_file import Study
 from simulations.hospitals.archives import Hospitals
 
 _FOREIGN = (Reason.NOT_DICOM, Reason.UNREADABLE)
@@ -74,33 +75,25 @@ def _dataset(study: Study, site: SiteFile, path: Path) -> DataSet:
 
 
 def _check_policy(study: Study, site: SiteFile, data: DataSet, path: Path) -> None:
-    planned, policy = mechanism(study, data.declared_patients, data.most_patients), site.policy
-    if not policy.allow_known_key:
+    planned = mechanism(study, data.declared_patients, data.most_patients)
+    if not site.policy.allow_known_key:
         raise _forbidden(
-            path, "allow_known_key", "false", "true, because a simulation's keys are known"
+            f"{path}: [policy] allow_known_key",
+            "false",
+            "true, because a simulation's keys are known",
         )
-    if study.task.kind not in policy.tasks:
-        raise _forbidden(path, "tasks", ", ".join(policy.tasks), study.task.kind)
-    if study.aggregation.min_sites < policy.min_sites:
-        fewest = f"at most {study.aggregation.min_sites}, or a larger min_sites in the study"
-        raise _forbidden(path, "min_sites", f"{policy.min_sites}", fewest)
-    if isinstance(planned, NoMechanism):
-        if not policy.allow_no_privacy:
-            raise _forbidden(path, "allow_no_privacy", "false", 'true, for mode = "none"')
-        return
-    privacy = study.privacy
-    assert isinstance(privacy, PatientPrivacy)
-    if planned.epsilon > policy.max_epsilon_per_study:
-        most = f"{policy.max_epsilon_per_study:g}"
-        raise _forbidden(path, "max_epsilon_per_study", most, f"{planned.epsilon:.3f} or more")
-    if privacy.delta > policy.delta:
-        raise _forbidden(path, "delta", f"{policy.delta:g}", f"{privacy.delta:g} or more")
+    # The site's own check, not a copy of it: a copy missed [policy.ranges].
+    try:
+        require_bounds(study, planned, site.policy)
+    except Refusal as refusal:
+        told = refusal.details
+        raise _forbidden(f"{path}: {told['where']}", told["found"], told["wanted"]) from refusal
 
 
-def _forbidden(path: Path, key: str, found: str, wanted: str) -> SiteError:
+def _forbidden(where: str, found: str, wanted: str) -> SiteError:
     return SiteError(
         "a hospital's policy forbids the study",
-        where=f"{path}: [policy] {key}",
+        where=where,
         found=found,
         wanted=wanted,
         remedy="change the study to fit the policy, or change the hospital's policy",

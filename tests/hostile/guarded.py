@@ -148,10 +148,12 @@ HELD: Final[dict[str, str]] = {
         "a plan of images that take more disk than the site gives"
     ),
     ACCEPTABLE + "fault is not None": "less noise",
-    ALLOWED + "require_bounds(plan, site.file.policy)": (
+    ALLOWED + "require_bounds(plan.study, plan.mechanism, site.file.policy)": (
         "a round under a policy that has become tighter"
     ),
-    ACCEPTABLE + "require_bounds(plan, site.file.policy)": "a larger delta than the policy's",
+    ACCEPTABLE + "require_bounds(plan.study, plan.mechanism, site.file.policy)": (
+        "a larger delta than the policy's"
+    ),
     ALLOWED + "_require_numbers(plan, site)": (
         "a round of a site that declares another number by now"
     ),
@@ -164,8 +166,8 @@ HELD: Final[dict[str, str]] = {
     BOUNDS + "study.aggregation.min_sites < policy.min_sites": (
         "fewer sites than the policy's smallest aggregate"
     ),
-    BOUNDS + "plan.mechanism.delta > policy.delta": "a larger delta than the policy's",
-    BOUNDS + "plan.mechanism.epsilon > policy.max_epsilon_per_study": (
+    BOUNDS + "mechanism.delta > policy.delta": "a larger delta than the policy's",
+    BOUNDS + "mechanism.epsilon > policy.max_epsilon_per_study": (
         "a round under a policy that has become tighter"
     ),
     BOUNDS + "not policy.allow_no_privacy": 'mode "none"',

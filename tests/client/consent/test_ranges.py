@@ -79,8 +79,8 @@ def saying(key: str) -> tuple[Plan, tuple[float, ...]]:
 @pytest.mark.parametrize("each", BY_KEY.values(), ids=lambda each: each.key)
 def test_each_number_of_a_plan_is_held_to_its_range(each: Bound) -> None:
     plan, values = saying(each.key)
-    require_bounds(plan, policy())
-    require_bounds(plan, policy(**{each.key: (min(values), max(values))}))
+    require_bounds(plan.study, plan.mechanism, policy())
+    require_bounds(plan.study, plan.mechanism, policy(**{each.key: (min(values), max(values))}))
     outside = []
     if max(values) < each.most:
         outside.append((max(math.nextafter(max(values), math.inf), each.least), each.most))
@@ -89,7 +89,7 @@ def test_each_number_of_a_plan_is_held_to_its_range(each: Bound) -> None:
     assert outside
     for ends in outside:
         with pytest.raises(Refusal) as caught:
-            require_bounds(plan, policy(**{each.key: ends}))
+            require_bounds(plan.study, plan.mechanism, policy(**{each.key: ends}))
         assert caught.value.code is RefusalCode.POLICY
         told = caught.value.details
         assert told["where"] == f"[policy.ranges] {each.key}"
@@ -101,15 +101,17 @@ def test_each_number_of_a_plan_is_held_to_its_range(each: Bound) -> None:
 def test_one_class_too_heavy_is_enough() -> None:
     plan, _ = saying("class_weights")
     with pytest.raises(Refusal) as caught:
-        require_bounds(plan, policy(class_weights=(0.5, 1.5)))
+        require_bounds(plan.study, plan.mechanism, policy(class_weights=(0.5, 1.5)))
     assert caught.value.details["found"] == "weight of a class in the loss 1, 2"
 
 
 def test_without_privacy_the_ranges_hold_too() -> None:
     with pytest.raises(Refusal) as caught:
-        require_bounds(PLANS[0], policy(learning_rate=(0.001, 0.1)))
+        require_bounds(PLANS[0].study, PLANS[0].mechanism, policy(learning_rate=(0.001, 0.1)))
     assert caught.value.details["where"] == "[policy.ranges] learning_rate"
-    require_bounds(PLANS[0], policy(clip_norm=(0.001, 0.002)))  # there is none to hold
+    require_bounds(
+        PLANS[0].study, PLANS[0].mechanism, policy(clip_norm=(0.001, 0.002))
+    )  # there is none to hold
 
 
 @pytest.mark.parametrize("approval", ["automatic", "ask"])
