@@ -87,7 +87,12 @@ class Baseline:
     @property
     def name(self) -> str:
         """What its file is called."""
-        return "-".join([self.kind, *([self.site] if self.site else [])])
+        return file_name(self.kind, self.site)
+
+
+def file_name(kind: Kind, site: str | None) -> str:
+    """The name of a baseline's file, without ending."""
+    return f"{kind}-{site}" if site else kind
 
 
 def plan_baselines(

@@ -115,12 +115,11 @@ def run_network(settings: NetworkSettings, say: Say) -> Comparison:
         LinkError: a daemon or a command failed; names its log.
         ConsiliumError: the study or the hospitals cannot be used.
     """
-    load_study(settings.study)
+    name = load_study(settings.study).study.name
     hospitals = read_hospitals(settings.hospitals)
     settings.logs.mkdir(parents=True)
     with ExitStack() as stack:
         enrol(settings, hospitals, stack, say)
-        name = load_study(settings.study).study.name
         say(f"starting study {name}")
         coordinate(settings, "start", str(settings.study), "--seed", str(settings.seed))
         for line in followed(settings, name):

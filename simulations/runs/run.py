@@ -22,7 +22,7 @@ from simulations.hospitals.archives import read_hospitals
 from simulations.reports.report import write_report
 from simulations.reports.result import CurvePoint, Outcome, Result, write_result
 from simulations.runs import summary
-from simulations.runs.baselines import Holding, plan_baselines, run_baselines
+from simulations.runs.baselines import Holding, file_name, plan_baselines, run_baselines
 from simulations.runs.curve import Curve
 from simulations.runs.federation import Tap, coordinator_folder, federate, stored_plans
 from simulations.runs.preflight import check_study
@@ -100,7 +100,7 @@ def _compare(prepared: Prepared, watcher: Watcher) -> tuple[Outcome, ...]:
     known = {each.name: _known(folder / f"{each.name}.json", rate) for each in planned}
 
     def done(found: Outcome) -> None:
-        name = "-".join([found.kind, *([found.site] if found.site else [])])
+        name = file_name(found.kind, found.site)
         write_atomic(folder / f"{name}.json", found.model_dump_json().encode())
         known[name] = found
         watcher.baseline_done(found)
