@@ -180,7 +180,10 @@ def statistics(released: npt.NDArray[np.float32], claim: Claim) -> dict[str, Sco
     evidence = (values - 0.5) / claim.noise_multiplier**2
     if claim.rate < 1.0:
         evidence = np.logaddexp(np.log1p(-claim.rate), np.log(claim.rate) + evidence)
-    return {"likelihood": evidence.sum(axis=0), "spread": values.std(axis=0)}
+    return {
+        "by likelihood ratio": evidence.sum(axis=0),
+        "by spread over the steps": values.std(axis=0),
+    }
 
 
 def prove(claim: Claim, chosen_on: Seen, judged_on: Seen, failure: float) -> tuple[LowerBound, ...]:

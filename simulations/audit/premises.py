@@ -76,7 +76,10 @@ def check_sampling(
         drawn.sum(axis=1),
         f"batches of random size, on average {rate:.1%} of the patients",
     )
-    found = f"{_STEPS} batches of {sizes.mean():.1f} patients, standard deviation {sizes.std():.1f}"
+    found = (
+        f"{_STEPS} batches drawn from {patients} made-up patients: {sizes.mean():.1f} on average "
+        f"(wanted {rate * patients:.1f}), standard deviation {sizes.std():.1f}"
+    )
     # The tests of chance below divide by the variance, which is zero here.
     if rate == 1.0:
         wanted = "every patient in every batch"
@@ -90,7 +93,7 @@ def check_sampling(
             ((drawn.sum(axis=0) - rate * _STEPS) ** 2).sum() / (variance * _STEPS), patients
         ),
     )
-    found += f" (for independent draws {np.sqrt(variance * patients):.1f}); {_chance(least)}"
+    found += f" (wanted {np.sqrt(variance * patients):.1f}); {_chance(least)}"
     return _check(SAMPLES, site, wanted, found, passed=least > LEVEL)
 
 
@@ -205,7 +208,7 @@ def _correlation(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) 
 
 
 def _chance(probability: float) -> str:
-    return f"probability by chance {probability:.2g}"
+    return f"probability by chance {probability:.2g} (fails at {LEVEL:g} or less)"
 
 
 def _check(name: str, site: str, wanted: str, found: str, *, passed: bool) -> Check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,10 @@ from rich.text import Text
 from simulations.audit.findings import Findings, LowerBound, OneRunFinding
 from simulations.audit.page import FILE, verdict
 from simulations.reports.report import epsilon
+
+_MEANING: Final = Text(
+    "Each value is a lower bound. A bound above the claim would break it.", "dim"
+)
 
 
 def show(console: Console, findings: Findings, out: Path) -> None:
@@ -24,6 +29,7 @@ def show(console: Console, findings: Findings, out: Path) -> None:
         for found in findings.mechanism:
             _rows(table, found.site, found.claimed, found.bounds)
         console.print(table)
+        console.print(_MEANING)
     if findings.checks:
         console.print(Text("\nPremises", style="bold"))
         console.print(_premises(findings))
@@ -42,6 +48,7 @@ def _whole(console: Console, found: OneRunFinding) -> None:
     table = _table("runs")
     _rows(table, str(found.runs), found.claimed, found.bounds)
     console.print(table)
+    console.print(_MEANING)
     caught = ", ".join(
         f"{100 * true:.1f} % at {100 * false:g} % false alarms"
         for false, true in found.membership.caught
@@ -53,7 +60,7 @@ def _whole(console: Console, found: OneRunFinding) -> None:
 def _table(first: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(first)
-    for name in ("claimed", "at least"):
+    for name in ("claimed epsilon", "epsilon is at least"):
         table.add_column(name, justify="right")
     table.add_column("method")
     table.add_column("counted")

@@ -133,8 +133,7 @@ def network(
 ) -> None:
     """Run a study with a coordinator and three hospitals over TLS; compare it with a simulation.
 
-    Deletes earlier output in --out. Exits with 1 if the final weights of network and simulation
-    differ.
+    Deletes earlier output in --out. Exits with 1 if the final weights are different.
     """
     from common.process.logs import configure
     from simulations.runs.network import NetworkSettings, run_network, start_afresh

@@ -27,7 +27,9 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed. The same seed gives the sa
 def synth(
     *,
     out: Out,
-    patients: Annotated[int, typer.Option(help="Patients of each site, all parts.")] = 300,
+    patients: Annotated[
+        int, typer.Option(help="Patients of each hospital, training and validation together.")
+    ] = 300,
     test_patients: Annotated[int, typer.Option(help="Patients of the test set.")] = 600,
     seed: Seed = 0,
     size: Annotated[int, typer.Option(help="Side of the smallest images, in pixels.")] = 64,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from simulations.reports.result import Figure, Kind, Outcome, Result
 
@@ -106,6 +107,7 @@ def curves(axes: Axes, result: Result) -> None:
             # One entry in the legend for all hospitals of a kind.
             _curve(axes, outcome, label(result, kind) if number == 0 else None)
     axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=(1, 2, 5, 10), integer=True))
     axes.set_ylabel("AUC on the test set")
     _below(axes)
 
@@ -205,6 +207,7 @@ def epsilon(axes: Axes, result: Result) -> None:
         )
         axes.set_ylim(0, allowed * 1.06)
     axes.set(xlabel="round", ylabel="ε spent on training")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=(1, 2, 5, 10), integer=True))
     axes.set_xlim(left=0)
     axes.legend(loc="lower right")
 

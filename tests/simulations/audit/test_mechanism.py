@@ -72,7 +72,7 @@ def test_the_likelihood_statistic_is_the_logarithm_of_the_likelihood_ratio() -> 
 
     scores = statistics(np.array([[1.5]], dtype=np.float32), claim)
 
-    assert scores["likelihood"][0] == pytest.approx(np.log(0.75 + 0.25 * np.exp(0.25)))
+    assert scores["by likelihood ratio"][0] == pytest.approx(np.log(0.75 + 0.25 * np.exp(0.25)))
 
 
 def test_where_everyone_takes_part_it_is_that_of_two_normals() -> None:
@@ -80,5 +80,5 @@ def test_where_everyone_takes_part_it_is_that_of_two_normals() -> None:
 
     scores = statistics(np.array([[1.5], [0.5]], dtype=np.float32), claim)
 
-    assert scores["likelihood"][0] == pytest.approx((1.5 - 0.5) / 4 + 0.0)
+    assert scores["by likelihood ratio"][0] == pytest.approx((1.5 - 0.5) / 4 + 0.0)
     assert scores["spread"][0] == pytest.approx(0.5)
