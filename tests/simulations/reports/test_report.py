@@ -64,8 +64,9 @@ def test_style_sheet_and_pictures_name_no_address(
 def test_the_summary_says_what_was_gained_and_what_it_cost(page: Page) -> None:
     assert "trained one model together over 60 rounds" in page.text
     assert (
-        "reaches 0.840: taking part improves its AUC by 0.060. The two 95 % intervals overlap: with "
-        "so few test patients, the difference can be chance. With all images pooled" in page.text
+        "reaches 0.840: taking part improves its AUC by 0.060. The two 95 % intervals overlap: "
+        "with so few test patients, the difference can be chance. With all images pooled"
+        in page.text
     )
     assert "no hospital's patient paid more than ε = 7.999 at δ = 10 −5" in page.text
     assert "e 8 ≈ 2,981" in page.text
