@@ -552,6 +552,7 @@ def test_systemd_is_told_and_a_study_goes_on_after_a_stop(
             text=True,
         )
         assert watching.stdout is not None
+        assert "UTC" in watching.stdout.readline()
         assert "offered to" in watching.stdout.readline()
         assert deployment.end() == 0
         assert (
