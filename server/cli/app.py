@@ -156,10 +156,20 @@ def agree(
 
     with calling(context.obj) as daemon:
         reply = daemon.Agree(pb.AgreeRequest(site=site, dataset=dataset, patients=patients))
+        (row,) = (row for row in daemon.Sites(pb.SitesRequest()).sites if row.name == site)
+    declared = [each.dataset for each in row.agreed if each.declared]
+    if dataset not in declared:
+        err().print(
+            f"The SITE.json of {site} has no data set {dataset}. "
+            f"It has: {', '.join(declared) or 'none'}. Check the name.",
+            style="yellow",
+            markup=False,
+        )
     before = f" (before: {reply.before})" if reply.before else ""
     out().print(
         f"{site} may declare {patients} patients of {dataset}{before}. "
-        "This applies to studies that you start from now on.",
+        "This applies to studies that you start or resume from now on, if their plans are not made "
+        "yet.",
         markup=False,
     )
 
@@ -291,14 +301,21 @@ def resume(
     With --amend, sites that have new versions or another machine are asked to agree to them.
     """
     from common.control import coordinator_pb2 as pb
+    from server.cli.commands import study_row
     from server.cli.rpc_client import calling
 
     with calling(context.obj) as daemon:
         names = [name.strip() for name in amend.split(",")] if amend else []
+        completed = study_row(daemon, study).state == "completed"
         daemon.Resume(pb.ResumeRequest(study=study, amend=names))
-    out().print(
-        f"{study} is resumed. To follow it: consilium-coordinator watch {study}", markup=False
-    )
+    if completed:
+        words = (
+            f"{study} is completed. Its sites are told once more that it is over. "
+            f"No patient pays again. To see the result: consilium-coordinator result {study}"
+        )
+    else:
+        words = f"{study} is resumed. To follow it: consilium-coordinator watch {study}"
+    out().print(words, markup=False)
 
 
 @app.command()
@@ -311,7 +328,7 @@ def result(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the results of a completed study; with --out, write its files."""
+    """Show the results of a completed study. With --out, also write its two files."""
     from server.cli.commands import result as show_result
 
     show_result(context.obj, study, folder=folder, as_json=as_json)

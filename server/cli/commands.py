@@ -24,8 +24,10 @@ from server.cli.event_text import (
     absences_in_words,
     amended,
     as_document,
+    day_line,
     failure,
     fields_of,
+    is_repeated,
     line,
     outcome_tables,
     share_line,
@@ -134,7 +136,7 @@ def watch(caller: Caller, study: str, *, after: int, follow: bool, as_json: bool
         ConsiliumError: the error that the study failed with.
     """
     console, away_since = out(), 0.0
-    told = after
+    told, day = after, ""
     while True:
         try:
             with calling(caller) as daemon:
@@ -142,7 +144,10 @@ def watch(caller: Caller, study: str, *, after: int, follow: bool, as_json: bool
                     told, away_since = event.id, 0.0
                     if as_json:
                         show_json(as_document(event), indent=None)
-                    else:
+                    elif not is_repeated(event):
+                        if event.at[:10] != day:
+                            day = event.at[:10]
+                            console.print(day_line(day), style="dim")
                         _say(event, console)
                 row = study_row(daemon, study)
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import date
 from typing import Any, Final
 
 from rich.table import Table
@@ -23,6 +24,9 @@ SHOWN_FIGURES: Final = (
     ("f1", "F1"),
     ("calibration_error", "calibration error"),
 )
+_PURPOSES: Final = {"train": "training", "evaluate": "the evaluation", "close": "the end"}
+"""What a site can be missing from; before the first round it is just missing."""
+_REFUSED: Final = "refused: "
 # Enough of a plan's hash to recognise it.
 SHORT: Final = 12
 
@@ -50,6 +54,21 @@ def line(event: pb.Event) -> str:
     return f"{event.at[11:19]}  {words}"
 
 
+def day_line(day: str) -> str:
+    """The line above the events of a day, which is written as ``2026-11-26``."""
+    moment = date.fromisoformat(day)
+    return f"-- {moment.day} {moment:%B %Y}, UTC --"
+
+
+def is_repeated(event: pb.Event) -> bool:
+    """Whether the next event says the same: a refusal of a plan, or no answer to an amendment."""
+    if event.kind != "site.absent":
+        return False
+    fields = fields_of(event)
+    purpose, refused = str(fields["purpose"]), str(fields["reason"]).startswith(_REFUSED)
+    return purpose == "amend" or (purpose == "propose" and refused)
+
+
 def _plainly(event: pb.Event) -> str:
     parts = [event.kind, event.site, *(f"{name}={text}" for name, text in event.fields.items())]
     return " ".join(part for part in parts if part)
@@ -58,7 +77,7 @@ def _plainly(event: pb.Event) -> str:
 def _started(_event: pb.Event, fields: Fields) -> str:
     notes = "".join(f"{note}\n{'':10}" for note in fields.get("warnings", ()))
     whole = f"plans are ready; asked to approve: {', '.join(fields['sites'])}"
-    gone = [f"{site} is left out: {why}" for site, why in fields.get("left_out", {}).items()]
+    gone = [f"{site} is left out: {_why(why)}" for site, why in fields.get("left_out", {}).items()]
     return notes + f"\n{'':10}".join([whole, *_counts(fields), *gone])
 
 
@@ -81,8 +100,20 @@ def share_line(share: pb.Share) -> str:
     )
 
 
+def _absent(event: pb.Event, fields: Fields) -> str:
+    purpose = _PURPOSES.get(fields["purpose"])
+    of = f"missing from {purpose}: " if purpose else ""
+    return f"{event.site}: {of}{_why(fields['reason'])}"
+
+
+def _why(reason: str) -> str:
+    return reason.removeprefix(_REFUSED)
+
+
 def _completed_round(event: pb.Event, fields: Fields) -> str:
-    missing = "".join(f"; {site} is missing: {why}" for site, why in fields["absences"].items())
+    missing = "".join(
+        f"; {site} is missing: {_why(why)}" for site, why in fields["absences"].items()
+    )
     count = _sites(len(fields["sites"]))
     return f"round {event.round} completed in {fields['seconds']:.1f} s with {count}{missing}"
 
@@ -113,14 +144,14 @@ _WORDS: Final[dict[str, Callable[[pb.Event, Fields], str]]] = {
         f"{e.site}: waiting for a person to approve or deny plan {f['plan'][:SHORT]}"
     ),
     "approval.given": lambda e, f: f"{e.site}: approved plan {f['plan'][:SHORT]}",
-    "approval.refused": lambda e, f: f"{e.site}: {f['reason']}",
+    "approval.refused": lambda e, f: f"{e.site}: {_why(f['reason'])}",
     "amendment.wanted": lambda e, f: (
         f"{f['by']} asks to go on with the new numerics of {', '.join(f['sites'])}"
     ),
-    "amendment.refused": lambda e, f: f"{e.site}: numerics unchanged: {f['reason']}",
+    "amendment.refused": lambda e, f: f"{e.site}: numerics unchanged: {_why(f['reason'])}",
     "numerics.amended": lambda e, f: f"{e.site}: {amended(f)}",
     "site.awaited": lambda e, f: f"{e.site}: not connected; waiting for it",
-    "site.absent": lambda e, f: f"{e.site}: missing from {f['purpose']}: {f['reason']}",
+    "site.absent": _absent,
     "round.started": lambda e, f: f"round {e.round} of {f['rounds']}: {_sites(f['sites'])} asked",
     "round.completed": _completed_round,
     "reply.folded": lambda e, f: f"round {e.round}: {e.site} has answered",
@@ -148,7 +179,7 @@ def failure(why: str) -> ConsiliumError:
 
 
 def figure(estimate: Mapping[str, Any]) -> str:
-    """A figure with its 95 % interval, and the reason if it means nothing."""
+    """A figure with its 95 % interval, and the reason if it is not usable."""
     value = estimate.get("value")
     if value is None:
         return f"unknown ({estimate.get('why') or 'no figure'})"
@@ -156,7 +187,7 @@ def figure(estimate: Mapping[str, Any]) -> str:
     text = (
         f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
     )
-    return text if estimate.get("meaningful", True) else f"{text}, means nothing: {estimate['why']}"
+    return text if estimate.get("meaningful", True) else f"{text}, not usable: {estimate['why']}"
 
 
 def sites_table(rows: Iterable[pb.SiteRow]) -> Table:
@@ -165,10 +196,9 @@ def sites_table(rows: Iterable[pb.SiteRow]) -> Table:
     for row in rows:
         seen = f"last seen {row.seen}" if row.seen else "never seen"
         connected = "now" if row.online else seen
-        state = "admitted" if row.state == "active" else row.state
-        style = "green" if row.online else "yellow" if row.state == "active" else "dim"
+        style = "green" if row.online else "yellow" if row.state == "admitted" else "dim"
         table.add_row(
-            _cut(row.name), state, Text(connected, style=style), _agreed(row), row.fingerprint
+            _cut(row.name), row.state, Text(connected, style=style), _agreed(row), row.fingerprint
         )
     return table
 
@@ -206,7 +236,10 @@ def remarks(row: pb.StudyRow) -> list[Text]:
         notes.append(Text(f"{row.name}: waits for a decision at {', '.join(row.undecided)}"))
     notes += [Text(f"{row.name}: {share_line(share)}", style="dim") for share in row.shares]
     notes += [
-        Text(f"{row.name}: {each.site} is missing from {each.of}: {each.reason}", style="yellow")
+        Text(
+            f"{row.name}: {each.site} is missing from {each.of}: {_why(each.reason)}",
+            style="yellow",
+        )
         for each in row.left_out
     ]
     return notes
@@ -232,7 +265,8 @@ def outcome_tables(outcome: Mapping[str, Any]) -> tuple[Table, Table]:
 def absences_in_words(outcome: Mapping[str, Any]) -> list[str]:
     """Missing sites and the reasons; the same reason in many rounds is one line."""
     lines = [
-        f"{site} is missing from the study: {why}" for site, why in outcome["left_out"].items()
+        f"{site} is missing from the study: {_why(why)}"
+        for site, why in outcome["left_out"].items()
     ]
     missing: dict[tuple[str, str, str], list[int]] = {}
     for absence in outcome["absences"]:
@@ -242,7 +276,7 @@ def absences_in_words(outcome: Mapping[str, Any]) -> list[str]:
     for (purpose, site, reason), rounds in missing.items():
         some = f"{len(rounds)} times in rounds {rounds[0]} to {rounds[-1]}"
         when = f"in round {rounds[0]}" if len(rounds) == 1 else some
-        lines.append(f"{site} is missing from {purpose} {when}: {reason}")
+        lines.append(f"{site} is missing from {_PURPOSES[purpose]} {when}: {_why(reason)}")
     return lines
 
 

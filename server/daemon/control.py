@@ -32,7 +32,7 @@ from server.daemon.operator_service import OperatorService
 from server.daemon.operators import operator_of
 from server.daemon.rights import Rights
 from server.daemon.settings import Home
-from server.store.rows import EventRecord, SiteRecord
+from server.store.rows import EventRecord, SiteRecord, SiteState
 
 SERVICE: Final = "consilium.coordinator.v1.Coordinator"
 LOCAL: Final = "the local operator"
@@ -161,7 +161,7 @@ class CoordinatorControl(CoordinatorServicer):
         log.warning("control.refused", reason="operator", peer=context.peer())
         raise CoordinatorError(
             "this certificate is not one of an admitted operator, or it has expired",
-            remedy="ask the coordinator's administrator for a new one: "
+            remedy="ask the person who runs the coordinator for a new one: "
             "consilium-coordinator operator NAME",
         )
 
@@ -226,7 +226,7 @@ def _card(text: str) -> SiteCard:
 def _site_row(site: SiteRecord, online: bool) -> pb.SiteRow:
     return pb.SiteRow(
         name=site.name,
-        state=site.state,
+        state="admitted" if site.state is SiteState.ACTIVE else "removed",
         online=online,
         seen=_time(site.last_seen),
         fingerprint=site.card.fingerprint,

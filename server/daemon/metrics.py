@@ -121,7 +121,7 @@ def serve(listen: str, figures: CoordinatorMetrics) -> Callable[[], None]:
             "the metrics cannot be served on this address",
             where="coordinator.toml, [metrics] listen",
             found=f"{listen}: {cause.strerror}",
-            remedy="set another port",
+            remedy="set another port for [metrics] listen in coordinator.toml",
         ) from cause
 
     def stop() -> None:

@@ -116,7 +116,7 @@ class OperatorService:
         await self._change(site)
         for node in self._registry.gone(name):
             self._cut(node)
-        await self._note(None, "site.suspended", {"by": who}, site=name)
+        await self._note(None, "site.removed", {"by": who}, site=name)
 
     async def sites(self) -> Sequence[tuple[SiteRecord, bool]]:
         """Every site, and whether it is connected."""
@@ -215,12 +215,18 @@ class OperatorService:
         """
         record = await _in_thread(self._store.study, name)
         if record.state is not StudyState.COMPLETED:
+            row = await _in_thread(self._status, record)
+            remedy = f"consilium-coordinator resume {name}"
+            if record.state in ALIVE:
+                remedy = f"consilium-coordinator watch {name} shows how far it is"
+            elif record.state is StudyState.FAILED:
+                remedy = f"consilium-coordinator studies shows why; fix it; then {remedy}"
             raise CoordinatorError(
                 "the study has no result yet",
                 where=f"study {name}",
-                found=record.state,
+                found=f"it is {record.state} after round {row.round} of {row.rounds}",
                 wanted=StudyState.COMPLETED,
-                remedy=f"consilium-coordinator watch {name} shows how far it is",
+                remedy=remedy,
             )
         return [self._home.studies / name / "coordinator" / file for file in RESULT]
 
@@ -313,6 +319,12 @@ def _demand_part(record: StudyRecord, sites: Sequence[str]) -> None:
 
 
 def _demand_state(record: StudyRecord, *, under_way: bool) -> None:
+    if under_way and record.state is StudyState.COMPLETED:
+        raise CoordinatorError(
+            "the study is completed; there is nothing to stop",
+            where=f"study {record.name}",
+            remedy=f"consilium-coordinator result {record.name}",
+        )
     if (record.state in ALIVE) != under_way:
         raise CoordinatorError(
             "the study is not active" if under_way else "the study is active already",

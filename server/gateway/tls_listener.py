@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 import ssl
 import time
@@ -221,7 +222,16 @@ class Server(uvicorn.Server):
         """
         for task in (*self._accepting, *self._tasks):
             task.cancel()
-        await super().shutdown(sockets)
+        errors = logging.getLogger("uvicorn.error")
+        # After a second uvicorn cancels the requests that are left, with a traceback for each.
+        errors.disabled = True
+        try:
+            await super().shutdown(sockets)
+            if left := list(self.server_state.tasks):
+                log.info("gateway.requests-ended", count=len(left))
+                await asyncio.wait(left, timeout=1.0)
+        finally:
+            errors.disabled = False
         for task in self._accepting:
             with contextlib.suppress(asyncio.CancelledError):
                 await task

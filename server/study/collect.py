@@ -41,7 +41,7 @@ _LOST: Final = frozenset(
     }
 )
 """Errors after which the same request may still be answered."""
-_CALLED: Final = {"propose": "approval", "train": "training", "evaluate": "evaluation"}
+_CALLED: Final = {"train": "training", "evaluate": "evaluation"}
 """What an error calls the answers that a request asks for."""
 _log = structlog.get_logger(__name__)
 
@@ -119,7 +119,7 @@ class RoundReplies:
         # stopping the study because of it would stop it permanently.
         if len(self.ledgers) + len(self.impossible) < self._fewest:
             asked = next(iter(self._requests.values()))
-            raise too_few(asked, self.sites, self.absences, self._fewest)
+            raise too_few(self._context, asked, self.sites, self.absences, self._fewest)
 
 
 def collect(
@@ -262,16 +262,35 @@ def _sign_receipt(context: StudyContext, reply: Reply) -> None:
 
 
 def too_few(
-    asked: Request, usable: Collection[str], absences: Mapping[str, str], fewest: int
+    context: StudyContext,
+    asked: Request,
+    usable: Collection[str],
+    absences: Mapping[str, str],
+    fewest: int,
 ) -> RoundError:
     """Why a study stops where too few sites gave something that can be used."""
-    missing = "\n".join(f"{'':<10}{site}: {absences[site]}" for site in sorted(absences))
+    missing = "\n".join(
+        f"{'':<10}{site}: {absences[site].removeprefix(REFUSED)}" for site in sorted(absences)
+    )
+    again = f"consilium-coordinator resume {asked.study}"
+    if context.retries.repeat is None:  # a simulation: no daemon runs it
+        again = "the same command with --resume"
+    if asked.purpose not in _CALLED:
+        return RoundError(
+            f"too few sites can take part: {len(usable)} of {len(usable) + len(absences)}, "
+            f"the study needs {fewest}",
+            where=f"study {asked.study}",
+            found=f"{len(usable)} usable, {len(absences)} missing\n{missing}".rstrip(),
+            wanted=f"at least {fewest} ([aggregation] min_sites; bulyan: also 4 f + 3)",
+            remedy=f"if only the hospitals must change something, let them do it, then: {again}; "
+            "if the study file must change, start it under another name; this step has charged "
+            "no patient",
+        )
     return RoundError(
         f"round {asked.round} got too few usable replies",
-        where=f"{_CALLED.get(asked.purpose, asked.purpose)}, round {asked.round}",
+        where=f"{_CALLED[asked.purpose]}, round {asked.round}",
         found=f"{len(usable)} usable, {len(absences)} missing\n{missing}".rstrip(),
         wanted=f"at least {fewest}",
-        remedy="fix the problems of the sites listed above, then continue: consilium-coordinator "
-        f"resume {asked.study}, or in a simulation the same command with --resume; the round is "
-        "repeated, and no site is charged twice",
+        remedy=f"fix the problems of the sites listed above, then continue: {again}; the round is "
+        "repeated, and no patient is charged twice",
     )

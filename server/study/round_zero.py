@@ -66,7 +66,7 @@ def make_plans(
             plans[site] = plan
     fewest = fewest_replies(study.aggregation)
     if len(plans) < fewest:
-        raise too_few(_question(study), plans, absences, fewest)
+        raise too_few(context, _question(study), plans, absences, fewest)
     # Only now: the cap on one site's share depends on all the others.
     plans = _weighed(study, dict(sorted(plans.items())))
     study.fixed_point.prove_no_overflow(tuple(plan.weight for plan in plans.values()))
@@ -144,8 +144,8 @@ def _demand_agreed(study: Study, offer: Offer, agreed: int | None) -> None:
             if agreed is None
             else f"at most {agreed}, as agreed",
             remedy=f"call the site; if the number is right, run: consilium-coordinator agree "
-            f"{offer.site} {dataset} {offer.declared_patients}, then start the study again under "
-            "another name",
+            f"{offer.site} {dataset} {offer.declared_patients}; then resume the study if it has "
+            "failed, or start it under another name if it goes on without this site",
         )
 
 
@@ -235,7 +235,7 @@ def approve(
                 )
     fewest = fewest_replies(study.aggregation)
     if len(approved) < fewest:
-        raise too_few(next(iter(requests.values())), approved, absences, fewest)
+        raise too_few(context, next(iter(requests.values())), approved, absences, fewest)
     return frozenset(approved), absences
 
 

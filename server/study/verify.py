@@ -28,7 +28,7 @@ _REFUSALS: Final = {
     RefusalCode.NOT_APPROVED: "has not approved the plan",
     RefusalCode.PENDING: "waits for an administrator to approve the plan",
     RefusalCode.DENIED: "denied the plan",
-    RefusalCode.POLICY: "its policy forbids it",
+    RefusalCode.POLICY: "its policy does not allow the plan",
     RefusalCode.DATA_UNAVAILABLE: "does not have the data set",
     RefusalCode.ROUND_OUT_OF_ORDER: "is at another round",
     RefusalCode.ROUND_CONFLICT: "has already answered this round for other weights",

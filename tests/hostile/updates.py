@@ -267,10 +267,12 @@ LEDGERS: Final = (
     ),
 )
 REFUSALS: Final = (
-    signed("a refusal with an update", "refused: its policy forbids it", code="policy"),
+    signed(
+        "a refusal with an update", "refused: its policy does not allow the plan", code="policy"
+    ),
     signed(
         "a refusal with text",
-        "refused: its policy forbids it",
+        "refused: its policy does not allow the plan",
         code="policy",
         arrays=None,
         document="P03 has opted out",

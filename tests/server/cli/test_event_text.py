@@ -12,8 +12,10 @@ from common.control import coordinator_pb2 as pb
 from server.cli.event_text import (
     absences_in_words,
     as_document,
+    day_line,
     failure,
     figure,
+    is_repeated,
     line,
     remarks,
     sites_table,
@@ -38,10 +40,14 @@ def event(kind: str, *, round: int = 0, site: str = "", **fields: object) -> pb.
             "a: waiting for a person to approve or deny plan 0123456789ab",
         ),
         (event("approval.given", site="a", plan=HASH), "a: approved plan 0123456789ab"),
-        (event("approval.refused", site="a", reason="refused: no"), "a: refused: no"),
+        (event("approval.refused", site="a", reason="refused: no"), "a: no"),
         (
             event("site.absent", round=2, site="a", purpose="train", reason="offline"),
-            "a: missing from train: offline",
+            "a: missing from training: offline",
+        ),
+        (
+            event("site.absent", site="a", purpose="offer", reason="refused: no (policy)"),
+            "21:00:00  a: no (policy)",
         ),
         (
             event("weights.settled", shares={"a": {"patients": 30, "weight": 10, "share": 0.25}}),
@@ -71,6 +77,26 @@ def test_an_event_in_words(told: pb.Event, words: str) -> None:
     assert words in line(told)
 
 
+@pytest.mark.parametrize(
+    ("purpose", "reason", "repeated"),
+    [
+        ("propose", "refused: denied the plan (denied)", True),
+        ("propose", "offline", False),
+        ("amend", "offline", True),
+        ("offer", "refused: its policy does not allow the plan (policy)", False),
+    ],
+)
+def test_what_the_next_event_says_too_is_shown_once(
+    purpose: str, reason: str, repeated: bool
+) -> None:
+    assert is_repeated(event("site.absent", site="a", purpose=purpose, reason=reason)) == repeated
+    assert not is_repeated(event("approval.refused", site="a", reason=reason))
+
+
+def test_a_day_is_written_out() -> None:
+    assert day_line("2026-11-06") == "-- 6 November 2026, UTC --"
+
+
 def test_what_is_not_private_is_said_first() -> None:
     started = event("study.started", round=0, sites=["a"], warnings=["NOT PRIVATE: KNOWN KEY"])
     assert line(started).startswith("21:00:00  NOT PRIVATE: KNOWN KEY")
@@ -95,7 +121,7 @@ def test_an_event_for_a_script() -> None:
         ({"value": None, "why": "no patient"}, "unknown (no patient)"),
         (
             {"value": 0.9, "low": 0.0, "high": 1.0, "meaningful": False, "why": "too noisy"},
-            "0.900 (0.000 to 1.000), means nothing: too noisy",
+            "0.900 (0.000 to 1.000), not usable: too noisy",
         ),
     ],
 )
@@ -117,8 +143,8 @@ def test_who_was_left_out_of_what_is_a_line_for_each_reason() -> None:
     }
     assert absences_in_words(outcome) == [
         "d is missing from the study: declares more",
-        "b is missing from train 2 times in rounds 1 to 3: offline",
-        "c is missing from evaluate in round 3: a histogram that cannot be",
+        "b is missing from training 2 times in rounds 1 to 3: offline",
+        "c is missing from the evaluation in round 3: a histogram that cannot be",
     ]
 
 
@@ -140,7 +166,9 @@ def test_a_row_is_one_line_however_long_its_names() -> None:
     row = pb.StudyRow(name="study-" * 12, state="completed", rounds=9, sites=sites, started=AT)
     console = Console(width=100, file=io.StringIO())
     console.print(studies_table([row]))
-    console.print(sites_table([pb.SiteRow(name="s" * 99, state="active", fingerprint="K7QM" * 5)]))
+    console.print(
+        sites_table([pb.SiteRow(name="s" * 99, state="admitted", fingerprint="K7QM" * 5)])
+    )
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert len(lines) == 4
     assert AT in lines[1]

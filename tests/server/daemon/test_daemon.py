@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -242,6 +243,10 @@ def test_admitting_agrees_on_what_the_card_declares_or_on_another_number(
             scene.cli("admit", tmp_path / "SITE.json", "--patients", wrong)
     with pytest.raises(CoordinatorError, match="no such site"):
         scene.cli("agree", "nowhere", "skin", 5)
+    assert "no data set chest-xra. It has: skin." in " ".join(
+        scene.cli("agree", "north", "chest-xra", 100).stderr.split()
+    )
+    assert scene.cli("agree", "north", "skin", 70).stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -294,8 +299,10 @@ def test_a_study_waits_for_a_person_is_stopped_and_goes_on(scene: Scene) -> None
     assert scene.deployment.processes("server.daemon.study_process") == []
     with pytest.raises(CoordinatorError, match="not active"):
         scene.cli("stop", name)
-    with pytest.raises(CoordinatorError, match="no result yet"):
+    with pytest.raises(CoordinatorError, match="no result yet") as caught:
         scene.cli("result", name)
+    assert "it is stopped after round 0 of" in str(caught.value)
+    assert caught.value.details["do"] == f"consilium-coordinator resume {name}"
 
     scene.said.clear()
     with pytest.raises(CoordinatorError, match="does not take part in the study"):
@@ -309,21 +316,27 @@ def test_a_study_waits_for_a_person_is_stopped_and_goes_on(scene: Scene) -> None
     assert "the local operator asks to go on with the new numerics of south" in watched
     assert "south: numerics unchanged: " in watched
     assert "completed" in watched
+    assert re.match(r"-- \d+ \w+ \d{4}, UTC --\n", watched)
+    with pytest.raises(CoordinatorError, match="there is nothing to stop") as caught:
+        scene.cli("stop", name)
+    assert caught.value.details["do"] == f"consilium-coordinator result {name}"
+    assert "No patient pays again" in " ".join(scene.cli("resume", name).stdout.split())
+    scene.deployment.outcome(name)
 
 
 def test_a_study_that_fails_says_what_to_do_and_can_be_resumed(scene: Scene) -> None:
     name, path = scene.study(min_sites="3")
     scene.said[name] = pending("south", RefusalCode.DENIED, scene.world)
     scene.cli("start", path)
-    with pytest.raises(ConsiliumError, match="too few usable replies") as caught:
+    with pytest.raises(ConsiliumError, match="too few sites can take part") as caught:
         scene.cli("watch", name)
     later = scene.cli("watch", name, "--no-follow")
-    assert later.stdout.count("too few usable replies") == 1
-    assert later.stderr.count("south: refused: denied the plan") == 1
-    assert "south: refused: denied the plan" in caught.value.details["found"]
+    assert later.stdout.count("too few sites can take part") == 1
+    assert later.stderr.count("south: denied the plan") == 1
+    assert "south: denied the plan" in caught.value.details["found"]
     assert f"consilium-coordinator resume {name}" in caught.value.details["do"]
     assert scene.deployment.row(name).state == "failed"
-    assert "too few usable replies" in scene.cli("studies").stdout
+    assert "too few sites can take part" in scene.cli("studies").stdout
     with scene.deployment.store() as store:
         (said,) = [each for each in store.approvals(name) if each.site == "south"]
         assert said.state == "denied"
@@ -372,7 +385,7 @@ def test_a_removed_site_is_cut_off_at_once_and_may_come_back(scene: Scene) -> No
     )
     until(lambda: "gateway.refused" in scene.deployment.kinds(), "the event")
     row = scene.site("west")
-    assert (row["state"], row["online"]) == ("suspended", False)
+    assert (row["state"], row["online"]) == ("removed", False)
     scene.deployment.admit(west)
     until(lambda: scene.site("west")["online"], "the site's return")
 
@@ -539,6 +552,7 @@ def test_systemd_is_told_and_a_study_goes_on_after_a_stop(
             text=True,
         )
         assert watching.stdout is not None
+        assert "UTC" in watching.stdout.readline()
         assert "offered to" in watching.stdout.readline()
         assert deployment.end() == 0
         assert (

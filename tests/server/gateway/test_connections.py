@@ -215,6 +215,29 @@ def test_one_request_at_a_time(tmp_path: Path) -> None:
         assert ("pipelined", None, "127.0.0.1") in served.refused
 
 
+def test_a_request_that_does_not_end_by_itself_ends_with_the_gateway_and_is_one_event(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """uvicorn would log a traceback for each, which looks like a defect."""
+    begun = threading.Event()
+
+    async def endless(_request: Request) -> Response:
+        begun.set()
+        await asyncio.sleep(HOUR)
+        return Response()
+
+    with structlog.testing.capture_logs() as logged:
+        with door(tmp_path) as served:
+            served.gateway.app.router.routes.append(Route("/endless", endless))
+            secure = dial(served)
+            secure.sendall(HEALTH.replace(b"/health", b"/endless"))
+            assert begun.wait(PATIENCE)
+        secure.close()
+    (ended,) = [each for each in logged if each["event"] == "gateway.requests-ended"]
+    assert ended["count"] == 1
+    assert [each for each in caplog.records if each.name.startswith("uvicorn")] == []
+
+
 def test_what_is_no_http_is_counted(tmp_path: Path) -> None:
     with door(tmp_path) as served:
         assert b" 400 " in ask(dial(served), b"\x16\x03\x01 what is this\r\n\r\n")

@@ -96,7 +96,7 @@ def test_too_few_hospitals_with_enough_patients_stop_the_study_before_anything_i
     with pytest.raises(RoundError) as caught:
         world.run()
     assert f"south: {FEW}" in caught.value.details["found"]
-    assert caught.value.details["where"] == "offer, round 0"
+    assert caught.value.details["where"] == "study small"
     assert not world.coordinator.exists()
 
 
@@ -117,7 +117,8 @@ def test_a_hospital_that_declares_more_than_was_agreed_on_is_gone_without(world:
     )
     assert told == [
         f"{MORE}; call the site; if the number is right, run: consilium-coordinator agree "
-        "south chest-xray 1000000000, then start the study again under another name"
+        "south chest-xray 1000000000; then resume the study if it has failed, or start it under "
+        "another name if it goes on without this site"
     ]
     assert outcome["left_out"] == {"south": MORE}
     assert {site: each["weight"] for site, each in outcome["sites"].items()} == {
@@ -262,7 +263,7 @@ def test_too_few_approvals_stop_the_study_and_a_resume_proposes_the_same_plans(
         return reply
 
     world.alter = declines
-    with pytest.raises(RoundError, match="north: refused: its policy forbids it"):
+    with pytest.raises(RoundError, match="north: its policy does not allow the plan"):
         world.run()
     first = {site: request.plan_hash for site, request in world.asked}
     world.alter = lambda _site, _request, reply: reply

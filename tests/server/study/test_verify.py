@@ -74,7 +74,7 @@ def test_a_good_reply_has_no_fault() -> None:
         ({"document": "{}"}, "a document that was not asked for"),
         ({"ledger": LedgerHead(4, "b" * 64)}, "moved back, from 5 entries to 4"),
         ({"ledger": LedgerHead(5, "b" * 64)}, "rewritten"),
-        ({"code": "policy"}, "its policy forbids it"),
+        ({"code": "policy"}, "its policy does not allow the plan"),
         ({"code": "because"}, "not in the list"),
     ],
 )
