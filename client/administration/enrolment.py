@@ -9,6 +9,8 @@ from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Final
 
+from pydantic import TypeAdapter, ValidationError
+
 from client import node_key
 from client.data.labels import guess_key
 from client.keys import kept_seed
@@ -17,6 +19,7 @@ from client.site import Site, open_site
 from client.sitefile import load_site_file
 from common.errors import SiteError
 from common.files import write_atomic
+from common.study.study_file import Slug
 from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, SiteCard
 
 SITE_CARD: Final = "SITE.json"
@@ -126,6 +129,7 @@ def init(path: Path, hospital: NewSite) -> CreatedSite:
         LabelError: the label file cannot be used.
     """
     _require_new(path)
+    _require_slug(hospital.name)
     if not hospital.images.is_dir():
         raise SiteError(
             "there is no such folder of images",
@@ -198,6 +202,20 @@ def _require_new(path: Path) -> None:
                 remedy="use this site, or run init in another folder; a site keeps its keys "
                 "permanently",
             )
+
+
+def _require_slug(name: str) -> None:
+    # Before the site file is written: else its reader would blame a file that init removes again.
+    try:
+        TypeAdapter(Slug).validate_python(name)
+    except ValidationError as error:
+        raise SiteError(
+            "the name of the site is not allowed",
+            where="NAME",
+            found=repr(name),
+            wanted="small letters, digits and hyphens",
+            remedy="use small letters, digits and hyphens, for example st-anna",
+        ) from error
 
 
 def _site_file(path: Path, hospital: NewSite) -> str:

@@ -33,11 +33,9 @@ def find(
     if not found:
         names = sorted({each.plan.study.study.name for each in site.approvals.all()})
         raise SiteError(
-            "no such study was ever proposed here",
-            where="study",
-            found=study,
-            wanted=f"one of {', '.join(names)}" if names else "a study; none was proposed yet",
-            remedy="see the names: consilium-site studies",
+            f"no study named {study} has arrived here",
+            wanted=f"one of {', '.join(names)}" if names else None,
+            remedy="if it was just started, wait a minute; see the names: consilium-site studies",
         )
     if plan_hash is not None:
         matching = [each for each in found if _begins(each.plan.hash, plan_hash)]

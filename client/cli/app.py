@@ -303,13 +303,22 @@ def verify(
             remedy="change nothing; copy the folder, and find out who could write to it",
         )
     console = out()
-    console.print(f"Audit log verified: {verdict.head.length} lines, {verdict.head.hash}")
-    console.print(f"Privacy ledger verified: {verdict.charges} charges.")
-    signed = " and ".join(verdict.coordinators) or "no coordinator"
+    lines = verdict.head.length
     console.print(
-        f"Receipts verified: {verdict.receipts}, signed by {signed}, the last for line "
-        f"{verdict.receipted}. Lines that were removed after that line cannot be detected."
+        f"Audit log verified: {lines} line{'' if lines == 1 else 's'}, {verdict.head.hash}"
     )
+    console.print(f"Privacy ledger verified: {verdict.charges} charges.")
+    if verdict.receipts:
+        signed = " and ".join(verdict.coordinators) or "no coordinator"
+        console.print(
+            f"Receipts verified: {verdict.receipts}, signed by {signed}, the last for line "
+            f"{verdict.receipted}. Lines that were removed after that line cannot be detected."
+        )
+    else:
+        console.print(
+            "No receipts yet: they come with the first study. Until then, lines removed at the "
+            "end cannot be detected."
+        )
     for each in verdict.disputed:
         console.print(f"Not caused by this site: {each}.")
     if receipts:

@@ -51,7 +51,11 @@ def check(
     ] = None,
     key: Annotated[
         KeyKind | None,
-        typer.Option(help="What a row names. Default: the first of these that has a column."),
+        typer.Option(
+            metavar="KEY",
+            help="What a row names: SOPInstanceUID, StudyInstanceUID, PatientID or filename. "
+            "Default: the first of these that has a column.",
+        ),
     ] = None,
     key_column: Annotated[
         str | None, typer.Option(help="Column with the key. Default: the name of the key.")
@@ -139,8 +143,8 @@ def _check_site(path: Path, look: Look, *, list_files: bool, as_json: bool) -> N
         _require_declared_fits(path, name, data, report.patients)
         if not as_json:
             out().print(
-                f"declared_patients: {data.declared_patients} in training, found about "
-                f"{int(expected)}; most_patients: {data.most_patients}\n"
+                f"declared_patients {data.declared_patients}: good (about {int(expected)} found). "
+                f"most_patients {data.most_patients}: good.\n"
             )
 
 

@@ -138,11 +138,12 @@ def show_status(status: pb.StatusReply) -> None:
         if warning.remedy:
             console.print(Text(f"  do: {warning.remedy}"))
     console.print()
+    joined = bool(status.connection.address)
     grid = _grid(
         ("daemon", f"process {status.pid}, since {status.started}"),
-        ("connection", _connection(status.connection)),
-        ("worker", _worker(status.worker)),
-        ("new work", _taking(status.paused)),
+        ("connection", _connection(status.connection) if joined else "not joined"),
+        ("worker", _worker(status.worker) if joined else "not started"),
+        ("new work", _taking(status.paused) if joined else "no: not joined"),
         ("audit log", status.audit),
     )
     console.print(grid)
@@ -229,7 +230,9 @@ def show_approved(approved: pb.ApproveReply) -> None:
         console.print(
             f"Left out: {approved.left_out} patients with too little budget for the whole study."
         )
-    console.print("It now runs by itself. To end it at any time: consilium-site stop")
+    console.print(
+        f"It now runs by itself. To end it at any time: consilium-site stop {approved.study}"
+    )
 
 
 def show_ended(ended: pb.StopReply) -> None:
@@ -271,13 +274,15 @@ def show_ledger(ledger: pb.LedgerReply) -> None:
         for each in ledger.studies:
             console.print(Text(f"{each.study} {each.plan_hash[:SHORT]}: {_patients(each)}"))
         console.print()
-    spent = f"epsilon {epsilon(ledger.most_spent)} for the most charged patient"
     console.print(
         _grid(
-            ("all studies", f"{spent}; your policy allows {ledger.limit_total:g}"),
-            ("one study", f"your policy allows {ledger.limit_per_study:g}"),
-            ("delta", f"{ledger.delta:g}"),
-            ("charges", f"{ledger.length}, {ledger.head[:SHORT]}"),
+            (
+                "highest cost of one patient",
+                f"{epsilon(ledger.most_spent)} of {ledger.limit_total:g} (epsilon)",
+            ),
+            ("limit for one study", f"{ledger.limit_per_study:g} (epsilon)"),
+            ("delta", f"{ledger.delta:g} (probability that the limit fails)"),
+            ("charges", f"{ledger.length} (last entry {ledger.head[:SHORT]})"),
         )
     )
 

@@ -187,12 +187,15 @@ class SiteControl(SiteServicer):
     async def _end(self, decide: Callable[..., Released], study: str, by: str) -> pb.StopReply:
         supervisor = self._supervisor
         supervisor.requests.silence(study)  # first: the decision may have to wait for the store
+        log.info("study.stopping", study=study, by=by)
         try:
             before = supervisor.stop(study)
             left = await self._quick.ask(partial(decide, study=study, by=by))
             after = supervisor.stop(left.study)  # what came in between; the rest meets silence
         finally:
             supervisor.requests.speak(study)
+        # Only after the decision: a name that no study has stops nothing.
+        log.warning("study.stopped", study=left.study, state=left.state, by=by)
         return _message(
             pb.StopReply,
             left,
@@ -233,8 +236,8 @@ class SiteControl(SiteServicer):
             )
         elif not supervisor.served.card:
             yield (
-                "this site has not joined a coordinator: the daemon answers only these commands",
-                "consilium-site join COORDINATOR.json, then restart the daemon",
+                "This site has not joined a coordinator. It waits and sends nothing.",
+                "run: consilium-site join COORDINATOR.json, then restart the daemon",
             )
 
     def _joined(self) -> CoordinatorCard | None:

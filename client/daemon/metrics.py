@@ -91,7 +91,7 @@ class DaemonMetrics:
         except (OSError, OverflowError) as error:
             raise SiteError(
                 "the metrics cannot be served",
-                where="[metrics] listen",
+                where="site.toml: [metrics] listen",
                 found=f"{listen}: {getattr(error, 'strerror', None) or 'no such port'}",
                 remedy="choose another port, or remove the setting",
             ) from error

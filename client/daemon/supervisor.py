@@ -105,9 +105,8 @@ class Supervisor:
         else:
             log.warning(
                 "daemon.not_joined",
-                why="this site has not joined a coordinator: only the control service runs",
-                do="consilium-site join COORDINATOR.json, then restart the daemon; with a stock "
-                "SuperNode, do nothing",
+                why="This site has not joined a coordinator. It waits and sends nothing.",
+                do="Run: consilium-site join COORDINATOR.json, then restart the daemon.",
             )
         clock = asyncio.create_task(self._keep_time())
         try:
@@ -145,7 +144,6 @@ class Supervisor:
         if stopped.connection:
             self.line = Condition("restarting", "the study whose reply it sent was stopped")
             self.connection.kill()
-        log.warning("study.stopped", study=study, worker=stopped.worker, line=stopped.connection)
         return stopped
 
     def renew(self) -> None:

@@ -84,6 +84,13 @@ def content(path: Path) -> bytes:
             wanted="a CSV file with a key column and a label column",
             remedy="give its path with --labels, or as labels in the site file",
         ) from error
+    except IsADirectoryError as error:
+        raise LabelError(
+            "the label file is a folder",
+            where=path.absolute(),
+            wanted="a CSV file with a key column and a label column",
+            remedy="name the CSV file, not a folder",
+        ) from error
     except OSError as error:
         raise LabelError(
             "the label file cannot be read",

@@ -177,9 +177,10 @@ def guess_key(path: Path, label_column: str) -> tuple[Key, str]:
     raise LabelError(
         "the label file has no column that identifies the images",
         where=path,
-        found=f"{len(header)} columns",
+        found=f"{len(header)} column{'' if len(header) == 1 else 's'}",
         wanted="a column named " + ", ".join(KEYS[:-1]) + f" or {KEYS[-1]}",
-        remedy="rename the column, or give its name with --key-column and its kind with --key",
+        remedy="if the first row is data, add a row with the column names above it; else rename "
+        "the column, or give its name with --key-column and its kind with --key",
     )
 
 
@@ -219,10 +220,15 @@ def _column(file: LabelFile, header: list[str], name: str) -> int:
     raise LabelError(
         f'the label file has no column "{name}"',
         where=f"{file.path}, first row",
-        found=f'"{similar}"' if similar else f"{len(header)} other column names",
+        found=f'"{similar}"' if similar else _others(header),
         wanted=f'"{file.key_column}" and "{file.label_column}"',
-        remedy="correct the column names in the first row, or the names in the settings",
+        remedy="if the first row is data, add a row with the column names above it; else correct "
+        "the column names in the first row, or the names in the settings",
     )
+
+
+def _others(header: list[str]) -> str:
+    return f"{len(header)} other column{'' if len(header) == 1 else 's'}"
 
 
 _FAULTS: Final[dict[Fault, tuple[str, str]]] = {

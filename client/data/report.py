@@ -39,8 +39,8 @@ REMEDIES: Final = {
     Reason.NOT_DICOM: "nothing to do if these are notes, lists or pictures",
     Reason.NO_PIXELS: "nothing to do if these are reports, plans or a DICOMDIR",
     Reason.UNDECODABLE: "export the files again, uncompressed if possible",
-    Reason.WRONG_MODALITY: "nothing to do, or add their modality with --modality",
-    Reason.DERIVED: "to use compressed or processed originals too: --derived primary",
+    Reason.WRONG_MODALITY: "ask the coordinator which modalities the study uses",
+    Reason.DERIVED: "`derived` in site.toml decides; to see the effect here: --derived primary",
     Reason.BURNED_IN: "export the images again without text in them",
     Reason.NO_PATIENT_ID: "export again with a PatientID or a stable pseudonym in its place",
     Reason.DUPLICATE: "nothing to do: one copy of each is used",
@@ -48,6 +48,11 @@ REMEDIES: Final = {
     Reason.NO_CLASS: "correct the labels of these patients, or their damaged rows",
     Reason.TWO_LABELS: "choose one label for each of these patients; until then they are left out",
 }
+
+_STRANGERS: Final = (
+    "no row of the label file matches any of these images: were the images given new UIDs after "
+    "the list was made? Otherwise correct key and key_column in site.toml (--key, --key-column)"
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,11 @@ class Report:
     rejected: tuple[Rejected, ...] = field(repr=False)
     rows: int
     rows_without_image: int
+
+    @property
+    def strangers(self) -> bool:
+        """Whether no row matches any image: the keys are wrong, rather than all rows missing."""
+        return bool(self.reasons[Reason.NO_LABEL]) and self.rows_without_image == self.rows
 
     @property
     def reasons(self) -> dict[Reason, int]:
@@ -194,16 +204,12 @@ def require_usable(folder: Path, report: Report) -> None:
     if report.used:
         return
     reason = max(report.reasons, key=lambda each: report.reasons[each])
-    # No label at all fits: then the key column is wrong, rather than thousands of rows missing.
-    strangers = reason is Reason.NO_LABEL and report.rows_without_image == report.rows
     raise DataError(
         "no image in the folder can be used",
         where=folder,
         found=summary(report.rejected),
         wanted="DICOM images with a PatientID and a label",
-        remedy="no row of the label file matches any of these images: check --key and --key-column"
-        if strangers
-        else REMEDIES[reason],
+        remedy=_STRANGERS if report.strangers else _remedy(report, reason),
     )
 
 
@@ -213,8 +219,12 @@ def show(report: Report, folder: Path, labels: LabelFile, console: Console) -> N
     for name, value in (
         ("folder", str(folder)),
         ("labels", f"{labels.path}, by {labels.key}"),
-        ("files", f"{report.files} read, {len(report.rejected)} rejected"),
-        ("used", f"{report.used} files with {report.images} images"),
+        (
+            "files",
+            f"{report.files} found: {report.files - len(report.rejected)} usable, "
+            f"{len(report.rejected)} not",
+        ),
+        ("usable", f"{report.used} files with {report.images} images; a study may want fewer"),
         ("", _listing(report.labels)),
         ("patients", str(report.patients)),
         ("", _listing(report.patients_by_label)),
@@ -241,7 +251,7 @@ def show_rejected(report: Report, console: Console) -> None:
 def advice(report: Report) -> list[str]:
     """What the counts suggest, one sentence each."""
     notes: list[str] = []
-    if report.rows_without_image:
+    if report.rows_without_image and not report.strangers:
         notes.append(
             f"{report.rows_without_image} of {report.rows} rows of the label file match no "
             "readable image"
@@ -263,8 +273,19 @@ def _rejections(report: Report) -> Table:
     )
     for reason, count in report.reasons.items():
         if count:
-            table.add_row(str(count), reason.value, REMEDIES[reason])
+            table.add_row(str(count), reason.value, _remedy(report, reason))
     return table
+
+
+def _remedy(report: Report, reason: Reason) -> str:
+    if reason is Reason.NO_LABEL and report.strangers:
+        return "no row of the label file matches any image: see the error below"
+    if reason is Reason.WRONG_MODALITY:
+        # The detail of each file ends with its modality: "Modality is CR".
+        wrong = (each.detail for each in report.rejected if each.reason is reason)
+        kinds = sorted({detail.removeprefix("Modality is ") for detail in wrong})[:_SHOWN]
+        return f"these images are {' and '.join(kinds)}; {REMEDIES[reason]}"
+    return REMEDIES[reason]
 
 
 def _counts(names: Iterable[str], classes: tuple[str, ...]) -> dict[str, int]:

@@ -192,7 +192,9 @@ def _read(path: Path, card: type[Card], error: type[ConsiliumError], made_by: st
             # One byte more than is allowed: a larger file is refused, and not read in part.
             content = file.read(LARGEST + 1)
     except FileNotFoundError as cause:
-        raise error("there is no such file", where=path, wanted=wanted) from cause
+        raise error(
+            "there is no such file", where=path, wanted=wanted, remedy="give its path"
+        ) from cause
     except OSError as cause:
         raise error("the file cannot be read", where=path, found=cause, wanted=wanted) from cause
     # A mistake of people, who mail the file beside the right one; the secret is then in a mailbox.
@@ -237,6 +239,12 @@ def _require_kind(
 
 
 def _parse(content: bytes, path: Path, error: type[ConsiliumError], wanted: str) -> dict[str, Any]:
+    name, sender = (
+        (COORDINATOR_CARD, "the coordinator")
+        if error is CoordinatorError
+        else ("SITE.json", "the site")
+    )
+    what, remedy = f"this is not a complete {name}", f"ask {sender} to send it again"
     try:
         if len(content) > LARGEST:
             raise ValueError(f"more than {LARGEST} bytes")
@@ -245,11 +253,11 @@ def _parse(content: bytes, path: Path, error: type[ConsiliumError], wanted: str)
         document = json.loads(content, object_pairs_hook=_distinct)
     except UnreadableError as cause:
         found = "not JSON, or not the whole file" if content else "an empty file"
-        raise error("the file is not a card", where=path, found=found, wanted=wanted) from cause
+        raise error(what, where=path, found=found, wanted=wanted, remedy=remedy) from cause
     except ValueError as cause:
-        raise error("the file is not a card", where=path, found=cause, wanted=wanted) from cause
+        raise error(what, where=path, found=cause, wanted=wanted, remedy=remedy) from cause
     if not isinstance(document, dict):
-        raise error("the file is not a card", where=path, wanted=wanted)
+        raise error(what, where=path, wanted=wanted, remedy=remedy)
     return document
 
 

@@ -218,7 +218,7 @@ def test_of_two_plans_of_one_name_each_is_approved_by_its_own_hash(site: Site) -
 @pytest.mark.parametrize("call", [show, approve, deny, stop])
 def test_a_study_that_was_never_proposed_is_named(site: Site, call: Any) -> None:  # noqa: ANN401 - a function
     named = {} if call is show else {"by": BY}
-    with pytest.raises(SiteError, match="no such study"):
+    with pytest.raises(SiteError, match="no study named unheard-of"):
         call(site, "unheard-of", **named)
 
 

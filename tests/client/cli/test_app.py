@@ -202,7 +202,7 @@ def test_an_administrator_decides_and_sees_everything(tmp_path: Path) -> None:
         centre.ask(asking(plan))
         assert _asked(centre, _offer(), after=pushed) == "ok"  # what came before it got silence
         assert len(centre.pushed) == pushed + 1
-        assert "no such study" in it.ask("stop", "nobody", code=2)
+        assert "no study named nobody" in it.ask("stop", "nobody", code=2)
 
         it.ask("pause")
         assert "paused by a person" in it.ask("status")

@@ -210,7 +210,7 @@ def test_no_stored_reply_leaves_while_stopping_waits_for_the_store(world: World)
     with ThreadPoolExecutor() as pool, closing(sqlite3.connect(store)) as other:
         other.execute("BEGIN IMMEDIATE")
         stopping = pool.submit(world.site.ask, "stop", "busy")
-        until(lambda: [e for e in world.site.events("study.stopped") if e["study"] == "busy"])
+        until(lambda: [e for e in world.site.events("study.stopping") if e["study"] == "busy"])
         silent = world.answers_nothing(asking(plan))
         other.rollback()
         assert "busy is stopped" in stopping.result()

@@ -115,7 +115,7 @@ def test_a_report_of_nothing_usable_is_an_error_that_says_what_to_do(folder: Pat
 
     with pytest.raises(DataError, match="5 wrong-modality") as error:
         require_usable(folder, report)
-    assert "--modality" in str(error.value)
+    assert "these images are CR and DX" in str(error.value)
     require_usable(folder, report_of(folder))
 
 

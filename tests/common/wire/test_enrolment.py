@@ -195,7 +195,7 @@ def test_what_is_no_card_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "SITE.json"
     path.write_bytes(content)
 
-    assert "not a card" in told(path, read_site_card, SiteError)
+    assert "not a complete SITE.json" in told(path, read_site_card, SiteError)
 
 
 def test_a_file_that_is_no_json_is_told_so_in_words(tmp_path: Path) -> None:
