@@ -81,4 +81,4 @@ def test_where_everyone_takes_part_it_is_that_of_two_normals() -> None:
     scores = statistics(np.array([[1.5], [0.5]], dtype=np.float32), claim)
 
     assert scores["by likelihood ratio"][0] == pytest.approx((1.5 - 0.5) / 4 + 0.0)
-    assert scores["spread"][0] == pytest.approx(0.5)
+    assert scores["by spread over the steps"][0] == pytest.approx(0.5)
