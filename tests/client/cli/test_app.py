@@ -89,7 +89,7 @@ def test_init_never_replaces_a_site(made: Path) -> None:
         ({"images": Path("nowhere")}, "no such folder of images"),
         ({"labels": Path("nowhere.csv")}, "the label file does not exist"),
         ({"declared_patients": 0}, "a site needs patients"),
-        ({"name": "North!"}, "site.name"),
+        ({"name": "North!"}, "name of the site is not allowed"),
     ],
 )
 def test_a_mistake_in_init_leaves_nothing_behind(
@@ -110,7 +110,7 @@ def test_check_without_options_checks_what_the_site_file_names(made: Path, tmp_p
     done = command(made, "check")
     assert done.returncode == 0, done.stderr
     assert "data set chest-xray" in done.stdout
-    assert "declared_patients: 15 in training, found about 19" in done.stdout
+    assert "declared_patients 15: good (about 19 found)" in done.stdout
     assert "most_patients: 30" in done.stdout
 
     greedy = made.parent / "greedy.toml"
