@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A hospital's side of Consilium.",
 )
-audit_app = typer.Typer(help="Show the audit log: messages in and out, and decisions.")
+audit_app = typer.Typer(help="Show the audit log; with verify, check it and the privacy ledger.")
 app.add_typer(audit_app, name="audit", invoke_without_command=True)
 
 StudyName = Annotated[
@@ -66,7 +66,7 @@ def init(
     console.print(f"Fingerprint of {made.card_file.name}: {made.card.fingerprint}\n", style="bold")
     console.print("Next steps:")
     console.print(f"  1. Read {made.site_file}, then run: consilium-site check")
-    console.print(f"  2. Send {made.card_file} to the coordinator, by mail.")
+    console.print(f"  2. Send {made.card_file} to the coordinator by e-mail.")
     console.print("  3. Compare the fingerprint with the coordinator, by telephone.")
     console.print("  4. When you have COORDINATOR.json: consilium-site join COORDINATOR.json")
     console.print("  5. Then: consilium-site serve")

@@ -276,7 +276,8 @@ def _require_known(file: LabelFile, rows: Sequence[Row], classes: tuple[str, ...
             found=f'values of the column "{file.label_column}"; they are not shown, since a wrong '
             "column may contain identifiers",
             wanted=", ".join(classes),
-            remedy="correct these labels, or give the name of the column with the labels",
+            remedy="correct the labels or the classes (upper and lower case count), or name the "
+            "column with the labels",
         )
 
 
