@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.test_imports import imports as imported
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 PACKAGES = ("client", "common", "server", "simulations")
 MOST_MODULES = 14
@@ -34,20 +36,9 @@ def modules(root: Path) -> dict[str, Path]:
 
 def imports(path: Path, known: Mapping[str, Path]) -> set[str]:
     """The project's modules that a module imports, inside functions too."""
-    return {name for name in _imported(ast.parse(path.read_text())) if name in known} - {
-        name for name, other in known.items() if other == path
-    }
-
-
-def _imported(tree: ast.AST) -> Iterator[str]:
-    for node in ast.iter_child_nodes(tree):
-        match node:
-            case ast.Import(names=aliases):
-                yield from (alias.name for alias in aliases)
-            case ast.ImportFrom(module=str(module), names=aliases):
-                yield module
-                yield from (f"{module}.{alias.name}" for alias in aliases)
-        yield from _imported(node)
+    found = {name for _, name in imported(ast.parse(path.read_text()), ())}
+    found |= {name.rpartition(".")[0] for name in found}  # of what is taken from a module
+    return {name for name in found & known.keys() if known[name] != path}
 
 
 def graph(root: Path) -> dict[str, set[str]]:

@@ -234,9 +234,9 @@ def _dates_of(address: str) -> Dates | None:
     try:
         pem = ssl.get_server_certificate((host, port), timeout=LOOK_SECONDS)
         shown = x509.load_pem_x509_certificate(pem.encode())
-    except (OSError, ValueError):
+        return shown.not_valid_before_utc, shown.not_valid_after_utc
+    except (OSError, ValueError):  # nobody there now, or no certificate with dates that exist
         return None
-    return shown.not_valid_before_utc, shown.not_valid_after_utc
 
 
 def _in_words(length: datetime.timedelta) -> str:

@@ -91,7 +91,6 @@ class RoundReplies:
     ) -> None:
         self.absences = dict(unavailable)
         self.ledgers: dict[str, LedgerHead] = {}
-        self._impossible: set[str] = set()
         self._context, self._requests, self._shapes = context, requests, shapes
         self._fewest = fewest
 
@@ -103,15 +102,16 @@ class RoundReplies:
     @property
     def impossible(self) -> list[str]:
         """The sites whose answer no honest site could have given, by name."""
-        return sorted(self._impossible)
+        # Of those that were asked: an absence that was given beforehand stands for no reply.
+        return sorted(
+            site for site in self._requests if self.absences.get(site, "").startswith(IMPOSSIBLE)
+        )
 
     def __iter__(self) -> Iterator[Reply]:
         """Ask; yield each usable reply as it comes; demand that they are enough."""
         for site, answer in collect(self._context, self._requests, self._shapes):
             if isinstance(answer, Absence):
                 self.absences[site] = answer.reason
-                if answer.reason.startswith(IMPOSSIBLE):
-                    self._impossible.add(site)
             else:
                 self.ledgers[site] = answer.ledger
                 yield answer
