@@ -509,6 +509,7 @@ def test_an_address_where_nobody_answers_is_named(scene: Scene, ada: Caller) -> 
     assert "[control] listen" in caught.value.details["do"]
 
 
+@pytest.mark.long
 def test_systemd_is_told_and_a_study_goes_on_after_a_stop(
     tmp_path: Path,
     make_world: Callable[..., World],
