@@ -21,7 +21,7 @@ from PIL import Image as Pillow
 from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from client.data.dicom import Reason, Unusable, quiet
+from client.data.dicom import NO_VERDICT, Reason, Unusable, quiet
 from client.data.greyscale import Greyscale, Values, lookup, number, stored_range
 
 if TYPE_CHECKING:
@@ -135,8 +135,25 @@ def stored_values(dataset: Dataset) -> tuple[Values, str]:
         raise Unusable(Reason.UNDECODABLE, "the transfer syntax (0002,0010) is missing")
     with _translated(f"decoding {_shown_syntax(syntax)}"):
         _refuse_giants(dataset)
-        stored, properties = get_decoder(syntax).as_array(dataset)
+        stored, properties = _decoded(dataset, syntax)
     return stored, str(properties["photometric_interpretation"])
+
+
+def _decoded(dataset: Dataset, syntax: str) -> tuple[Values, dict[str, str | int]]:
+    """What pydicom's choice of a decoder gives; if it fails in any way, what another one gives."""
+    decoder = get_decoder(syntax)
+    failure: BaseException | None = None
+    # By itself pydicom goes on to the next decoder after an Exception, but not after the panic of a
+    # decoder in Rust, nor where the pixels are too few or too many.
+    for plugin in ("", *decoder.available_plugins):
+        try:
+            return decoder.as_array(dataset, decoding_plugin=plugin)
+        except NO_VERDICT:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised below, if no other decoder reads it
+            failure = failure or error
+    assert failure is not None
+    raise failure
 
 
 @contextmanager
@@ -145,9 +162,9 @@ def _translated(doing: str) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except Unusable:
+    except (Unusable, *NO_VERDICT):
         raise
-    except Exception as error:  # damaged pixels can make a decoder raise anything
+    except BaseException as error:  # damaged pixels can make a decoder raise anything
         raise Unusable(Reason.UNDECODABLE, f"{type(error).__name__} while {doing}") from error
 
 

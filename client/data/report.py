@@ -35,9 +35,13 @@ _SHOWN: Final = 8
 
 REMEDIES: Final = {
     Reason.UNREADABLE: "let this user read the files; check for broken links",
+    Reason.UNLISTED: "let this user list these folders (chmod u+rx, or an ACL): the images in them "
+    "are missing here",
     Reason.TOO_LARGE: "nothing to do, or export them as smaller files",
     Reason.NOT_DICOM: "nothing to do if these are notes, lists or pictures",
     Reason.NO_PIXELS: "nothing to do if these are reports, plans or a DICOMDIR",
+    Reason.NO_SYNTAX: "export the files again as DICOM Part 10 files, which say how their pixels "
+    "are stored; dcmconv +F makes such files of uncompressed ones",
     Reason.UNDECODABLE: "export the files again, uncompressed if possible",
     Reason.WRONG_MODALITY: "ask the coordinator which modalities the study uses",
     Reason.DERIVED: "`derived` in site.toml decides; to see the effect here: --derived primary",
