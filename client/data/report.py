@@ -39,6 +39,7 @@ REMEDIES: Final = {
     Reason.NOT_DICOM: "nothing to do if these are notes, lists or pictures",
     Reason.NO_PIXELS: "nothing to do if these are reports, plans or a DICOMDIR",
     Reason.UNDECODABLE: "export the files again, uncompressed if possible",
+    Reason.BLANK: "look at some in a viewer: if they are not blank there, export them again",
     Reason.WRONG_MODALITY: "ask the coordinator which modalities the study uses",
     Reason.DERIVED: "`derived` in site.toml decides; to see the effect here: --derived primary",
     Reason.BURNED_IN: "export the images again without text in them",
