@@ -75,6 +75,7 @@ class Reason(StrEnum):
     NO_PIXELS = "no-pixels"
     NO_SYNTAX = "no-transfer-syntax"
     UNDECODABLE = "undecodable"
+    BLANK = "blank"
     WRONG_MODALITY = "wrong-modality"
     DERIVED = "derived-or-localiser"
     BURNED_IN = "burned-in-annotation"

@@ -43,6 +43,7 @@ REMEDIES: Final = {
     Reason.NO_SYNTAX: "export the files again as DICOM Part 10 files, which say how their pixels "
     "are stored; dcmconv +F makes such files of uncompressed ones",
     Reason.UNDECODABLE: "export the files again, uncompressed if possible",
+    Reason.BLANK: "look at some in a viewer: if they are not blank there, export them again",
     Reason.WRONG_MODALITY: "ask the coordinator which modalities the study uses",
     Reason.DERIVED: "`derived` in site.toml decides; to see the effect here: --derived primary",
     Reason.BURNED_IN: "export the images again without text in them",
