@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _NUMBER: Final = re.compile(r"0*(\d+)(?:[.,]0+)?")
 _SCIENTIFIC: Final = re.compile(r"\d(?:[.,]\d+)?E\+?(\d{1,3})", re.IGNORECASE)
+_BETWEEN: Final = re.compile(r"[\s_^-]+")
+_PADDING: Final = re.compile(r"^[\W_]+|[\W_]+$")
 _SUFFIX: Final = re.compile(r"\.(dcm|dicom|ima|img)$", re.IGNORECASE)
 
 _AS_TEXT: Final = (
@@ -60,7 +62,8 @@ def _length(key: str) -> str:
 
 
 def _without_case(key: str) -> str:
-    return "".join(key.split()).casefold()
+    # Blanks and hyphens are alike, and are not left out: 1-11 and 11-1 are two.
+    return _PADDING.sub("", _BETWEEN.sub("-", key)).casefold()
 
 
 def _without_suffix(key: str) -> str:
@@ -87,7 +90,7 @@ _SHORTENED: Final = _Miss(
     numbers=True,
 )
 _CASE: Final = _Miss(
-    "rows of the label file differ from the images in capitals or blanks alone",
+    "rows of the label file differ from the images in capitals, blanks or punctuation alone",
     _without_case,
     _without_case,
     "write these rows exactly as in the images; they may be two patients or files",
