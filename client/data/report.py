@@ -17,6 +17,7 @@ from rich.text import Text
 
 from client.data.archive import Rejected, Scan, require_dicom, scan, summary
 from client.data.dicom import Reason, Rules
+from client.data.label_files.near_misses import require_no_near_misses
 from client.data.labels import LabelFile, Labels, fault, read_labels
 from client.data.persons import Persons
 from client.data.pseudonyms import Pseudonyms, normal
@@ -75,6 +76,7 @@ class Report:
     rejected: tuple[Rejected, ...] = field(repr=False)
     rows: int
     rows_without_image: int
+    label_notes: tuple[str, ...] = ()
 
     @property
     def strangers(self) -> bool:
@@ -102,6 +104,7 @@ class Report:
             "sizes": self.sizes,
             "rows": self.rows,
             "rows_without_image": self.rows_without_image,
+            "label_notes": list(self.label_notes),
         }
         if paths:
             report["rejected_files"] = [
@@ -147,6 +150,7 @@ def check(
     found = scan(folder, decode=True, workers=workers, progress=progress)
     require_dicom(folder, found)
     _require_paths(known, found)
+    require_no_near_misses(known, found.found)
     labelled, rejected = select(found.found, rules, known, pseudonyms, persons=persons)
     chosen, copies = each_once(labelled)
     headers = [each.file.header for each in chosen]
@@ -165,6 +169,7 @@ def check(
         rejected=tuple(sorted([*found.rejected, *rejected, *copies], key=lambda each: each.path)),
         rows=len(known.rows),
         rows_without_image=len(known.rows) - len(assigned),
+        label_notes=known.notes,
     )
 
 
@@ -255,7 +260,7 @@ def show_rejected(report: Report, console: Console) -> None:
 
 def advice(report: Report) -> list[str]:
     """What the counts suggest, one sentence each."""
-    notes: list[str] = []
+    notes = [f"label file: {note}" for note in report.label_notes]
     if report.rows_without_image and not report.strangers:
         notes.append(
             f"{report.rows_without_image} of {report.rows} rows of the label file match no "

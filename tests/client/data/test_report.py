@@ -58,6 +58,7 @@ def test_a_report_counts_what_a_study_would_get(folder: Path) -> None:
         "sizes": {"4x4": 3, "8x6": 1},
         "rows": 4,
         "rows_without_image": 1,
+        "label_notes": [],
     }
 
 
