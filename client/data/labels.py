@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from client.data.label_table import Fault, content, read_table
-from client.data.pseudonyms import normal
+from client.data.pseudonyms import folded, normal
 from common.errors import LabelError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from client.data.archive import Found
+    from client.data.pseudonyms import Difference
 
 Key = Literal["SOPInstanceUID", "StudyInstanceUID", "PatientID", "filename"]
 KEYS: Final[tuple[Key, ...]] = get_args(Key)
@@ -45,12 +46,14 @@ class LabelFile:
         key: what its key column holds.
         key_column: the name of that column.
         label_column: the name of the column with the label.
+        ignored: in what PatientIDs of one patient may differ.
     """
 
     path: Path
     key: Key
     key_column: str
     label_column: str
+    ignored: frozenset[Difference] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Labels:
         groups: dict[str, list[Row]] = defaultdict(list)
         for row in self.rows:
             if row.key:
-                groups[row.key].append(row)
+                groups[self._compared(row.key)].append(row)
         return {key: tuple(group) for key, group in groups.items()}
 
     def about(self, file: Found) -> tuple[Row, ...]:
@@ -97,7 +100,11 @@ class Labels:
             key = normal(file.path)
         else:
             key = getattr(file.header, _ATTRIBUTES[self.file.key])
-        return self.by_key.get(key, ())
+        return self.by_key.get(self._compared(key), ())
+
+    def _compared(self, key: str) -> str:
+        """A key in the spelling that stands for all that are one patient's."""
+        return folded(key, self.file.ignored) if self.file.key == "PatientID" else key
 
     def label(self, row: Row) -> int | None:
         """The class that a row gives, as an index; None where it gives none of the classes."""

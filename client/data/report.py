@@ -137,7 +137,7 @@ def check(
     known = read_labels(labels, classes)
     known.require_sound()
     # Nothing is recorded, so any key will do to count patients: a check needs no site.
-    pseudonyms = Pseudonyms.throwaway()
+    pseudonyms = Pseudonyms.throwaway().ignoring(labels.ignored)
     persons = Persons(same_person, pseudonyms).read().persons
     found = scan(folder, decode=True, workers=workers, progress=progress)
     require_dicom(folder, found)

@@ -76,9 +76,10 @@ class OptOuts:
             contents.append((self._own, _content(self._own)))
         version = _version([*(content for _, content in contents), joined.version.encode()])
         if version != self._last.version:
-            names = (name for path, content in contents for name in _names(path, content))
-            self._listed = frozenset(map(self._pseudonyms.of, names))
-            self._last = Absent(joined.everything(self._listed), version)
+            names = [name for path, content in contents for name in _names(path, content)]
+            self._listed = frozenset(map(self._pseudonyms.written, names))
+            patients = self._listed.union(map(self._pseudonyms.of, names))
+            self._last = Absent(joined.everything(patients), version)
         return self._last
 
     def add(self, patients: Sequence[str]) -> tuple[int, int]:
@@ -97,7 +98,7 @@ class OptOuts:
         path = (self._named or [self._own])[0]
         new: dict[str, str] = {}
         for patient in patients:
-            new.setdefault(self._pseudonyms.of(patient), normal(patient))
+            new.setdefault(self._pseudonyms.written(patient), normal(patient))
         added = [name for pseudonym, name in new.items() if pseudonym not in self._listed]
         if added:
             before = path.read_text(encoding="utf-8") if path.exists() else _HEADING
