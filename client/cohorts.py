@@ -129,7 +129,11 @@ class Cohorts:
         Raises:
             SiteError: a list cannot be read.
         """
-        return everyone_joined(self._store, self.opt_outs.read().pseudonyms)
+        found = self.opt_outs.read()
+        # Also where no file has the spelling that is listed: what the site ignores now it may not
+        # ignore tomorrow, and the patient stays out.
+        join(self._store, found.spellings)
+        return everyone_joined(self._store, found.pseudonyms)
 
     def of(self, approval: Approval) -> Cohort:
         """The patients of this moment, for a round of a plan whose cohort is frozen.

@@ -281,12 +281,9 @@ def join(store: SiteDatabase, persons: Mapping[str, str]) -> None:
     """
     # Only pairs that are not one person yet, so that a list that is read at every request writes
     # nothing. A pair that left the list stays joined: what was spent together stays spent.
-    known = joined(store)
-    new = [
-        (patient, person)
-        for patient, person in sorted(persons.items())
-        if patient != person and known.get(patient, patient) != known.get(person, person)
-    ]
+    pairs = [each for each in sorted(persons.items()) if each[0] != each[1]]
+    known = joined(store) if pairs else {}
+    new = [each for each in pairs if known.get(each[0], each[0]) != known.get(each[1], each[1])]
     if new:
         with store.transaction():
             store.execute_each("INSERT OR IGNORE INTO joins VALUES (?, ?)", new)
