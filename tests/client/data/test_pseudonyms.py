@@ -75,7 +75,9 @@ def test_positions_spread_evenly_over_the_unit_interval() -> None:
 
 
 RULES = st.sets(st.sampled_from(DIFFERENCES))
-SPELLING = st.text("0aAbB1 \u00a0\ufeffß\u00dc\u00c3\u009c\uff10-", max_size=6) | st.text(max_size=5)
+SPELLING = st.text("0aAbB1 \u00a0\ufeffß\u00dc\u00c3\u009c\uff10-", max_size=6) | st.text(
+    max_size=5
+)
 
 
 @given(SPELLING, RULES)
@@ -118,4 +120,6 @@ def test_what_an_identifier_would_be_is_known_for_every_rule(identifier: str) ->
         under = Pseudonyms(KEY).ignoring(rule(number))
         assert rule_number(rule(number)) == number
         changed = [spelt for spelt, numbers in found.items() if number in numbers]
-        assert changed == [under.of(identifier)] * (under.of(identifier) != under.written(identifier))
+        assert changed == [under.of(identifier)] * (
+            under.of(identifier) != under.written(identifier)
+        )
