@@ -21,7 +21,7 @@ from common.privacy.cap import MOST_EPSILON
 from common.settings import Section, load_toml
 from common.study.bounds import range_of
 from common.study.study_file import Patients, Slug, Study
-from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, read_coordinator_card
+from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, Listen, read_coordinator_card
 
 ShareOfPatients = Annotated[float, Field(ge=0, le=1)]
 _DELTA_TIMES_PATIENTS: Final = 0.1
@@ -230,7 +230,7 @@ class MetricsSettings(Section):
         listen: ``host:port``; default: not served.
     """
 
-    listen: str | None = Field(default=None, pattern=r"^[^\s:]+:[0-9]{1,5}$")
+    listen: Listen | None = None
 
 
 class SiteFile(Section):
