@@ -88,6 +88,7 @@ class Coordinator:
         pushed: replies, in the order in which they came whole.
         asked: kinds of frames that came.
         refuse: a key of ``ERRORS``, with which every call but a goodbye is answered.
+        unwanted: whether it no longer waits for the replies that come.
         rate: bytes a second that it reads; 0 for all that there is.
         received: bytes that were read so.
     """
@@ -96,6 +97,7 @@ class Coordinator:
     pushed: list[Message] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     refuse: str = ""
+    unwanted: bool = False
     rate: int = 0
     received: int = 0
     slow: socket.socket | None = None
@@ -158,7 +160,7 @@ class Coordinator:
             return Frame(self.refuse)
         if frame.kind == "push":
             self.pushed.append(flower.message_from_bytes(frame.payload))
-            return Frame("taken")
+            return Frame("refused" if self.unwanted else "taken")
         if frame.kind != "pull":
             return Frame("well")
         deadline = time.monotonic() + HELD
