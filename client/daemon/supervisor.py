@@ -255,7 +255,8 @@ class Supervisor:
             return
         self.line = Condition(state, why, remedy)
         self._metrics.line(state)
-        say = log.info if state in ("online", "paused", "connecting") else log.warning
+        well = state in ("online", "paused", "connecting") and not remedy
+        say = log.info if well else log.warning
         say("connection.state", state=state, why=why, do=self.line.remedy)
 
     def _arrived(self, frame: Frame) -> None:

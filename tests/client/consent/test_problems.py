@@ -15,7 +15,6 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.administration import service
 from client.administration.service import approve, show, status, stop
 from client.consent import problems
 from client.consent.decisions import freeze_pending
@@ -202,8 +201,8 @@ def test_no_more_is_kept_than_a_line_a_study_and_a_fixed_number(
             settle(site, study, step)  # type: ignore[arg-type]
             kept = [(each.study, each.purpose) for each in last_failures(site)]  # type: ignore[arg-type]
             assert (study, step) not in kept
-    kept = [each.study for each in last_failures(site)]  # type: ignore[arg-type]
-    assert len(kept) == len(set(kept)) <= MOST
+    names = [each.study for each in last_failures(site)]  # type: ignore[arg-type]
+    assert len(names) == len(set(names)) <= MOST
     assert len(site.value) < MOST * 10_000
 
 
@@ -255,7 +254,7 @@ def test_a_state_folder_without_room_is_told_before_anything_fails(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not any("nothing can be written" in what for what, _ in status(site).warnings)
-    monkeypatch.setattr(service.os, "posix_fallocate", failing(OSError(errno.ENOSPC, "No space")))
+    monkeypatch.setattr("os.posix_fallocate", failing(OSError(errno.ENOSPC, "No space")))
     assert any("nothing can be written" in what for what, _ in status(site).warnings)
 
 

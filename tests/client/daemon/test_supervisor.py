@@ -231,6 +231,26 @@ async def test_a_reply_that_nobody_waits_for_is_told_to_the_staff(tmp_path: Path
 
 
 @in_a_loop
+async def test_another_machine_with_the_same_keys_is_told_while_it_is_there(
+    tmp_path: Path,
+) -> None:
+    hospital = small(tmp_path)
+    async with running(hospital, QUICK) as (supervisor, centre):
+        await become(lambda: supervisor.line.state == "online")
+        assert not supervisor.line.remedy
+        centre.twins = "2026-11-26T12:00:00Z"
+        await become(lambda: supervisor.line.remedy)
+        assert supervisor.line.state == "online"
+        assert "two machines are connected as this site since 2026-11-26T12:00" in (
+            supervisor.line.why
+        )
+        assert "stop the one with the older copy" in supervisor.line.remedy
+        centre.twins = ""
+        await become(lambda: not supervisor.line.remedy)
+        assert supervisor.line.state == "online"
+
+
+@in_a_loop
 async def test_the_same_request_asked_again_is_answered_once_to_the_newest(tmp_path: Path) -> None:
     hospital, done = small(tmp_path), tmp_path / "done"
     habits(hospital, waits=str(done))
