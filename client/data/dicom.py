@@ -363,7 +363,7 @@ def _require_whole(dataset: FileDataset) -> None:
 def _plain_length(dataset: FileDataset) -> int:
     """Bytes that the pixels take uncompressed, without padding; 0 where the header does not say."""
     try:
-        return get_expected_length(dataset)
+        return int(get_expected_length(dataset))
     except Exception:  # noqa: BLE001 - what it needs is missing, or is no number
         return 0
 
