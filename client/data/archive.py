@@ -33,6 +33,9 @@ TO_MOUNT: Final = Path("/etc/fstab")
 MOUNTED: Final = Path("/proc/self/mountinfo")
 """Which are mounted (proc_pid_mountinfo(5)); bind mounts of a folder are listed too."""
 
+FOREIGN: Final = (Reason.NOT_DICOM, Reason.UNREADABLE, Reason.UNLISTED)
+"""Reasons that leave open whether there is any DICOM file in a folder."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -291,8 +294,7 @@ def require_dicom(folder: Path, result: Scan) -> None:
     Raises:
         DataError: there is none.
     """
-    foreign = (Reason.NOT_DICOM, Reason.UNREADABLE, Reason.UNLISTED)
-    if result.found or any(each.reason not in foreign for each in result.rejected):
+    if result.found or any(each.reason not in FOREIGN for each in result.rejected):
         return
     raise DataError(
         "the folder has no DICOM files",

@@ -320,7 +320,8 @@ def _name_colours(dataset: FileDataset) -> None:
         Unusable: it cannot be read.
     """
     codes = _codes(dataset, "PhotometricInterpretation")
-    if len(codes) == 1 and dataset.PhotometricInterpretation != codes[0]:
+    written = dataset.get("PhotometricInterpretation")
+    if len(codes) == 1 and isinstance(written, str) and written != codes[0]:
         dataset.PhotometricInterpretation = codes[0]
 
 
@@ -364,7 +365,7 @@ def _require_whole(dataset: FileDataset) -> None:
 def _plain_length(dataset: FileDataset) -> int:
     """Bytes that the pixels take uncompressed, without padding; 0 where the header does not say."""
     try:
-        return get_expected_length(dataset)
+        return int(get_expected_length(dataset))
     except Exception:  # noqa: BLE001 - what it needs is missing, or is no number
         return 0
 

@@ -21,7 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from pydicom.pixels import apply_color_lut, get_decoder
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+)
 
 from client.data.dicom import NO_VERDICT, PIXELS, Reason, Unusable, quiet
 from client.data.display.elements import (
@@ -52,6 +57,7 @@ MOST_DECODED: Final = 2**30
 
 _NATIVE: Final = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 _PLAIN: Final = ("MONOCHROME1", "MONOCHROME2", "RGB")
+_JP2: Final = b"\x00\x00\x00\x0cjP  "
 _LUMA: Final = (0.299, 0.587, 0.114)
 
 
@@ -166,6 +172,8 @@ def _decoded(
 ) -> tuple[Values, dict[str, str | int]]:
     """What pydicom's choice of a decoder gives; if it fails in any way, what another one gives."""
     decoder = get_decoder(syntax)
+    if syntax in JPEG2000TransferSyntaxes:
+        _refuse_endless(dataset.PixelData)
     failure: BaseException | None = None
     # By itself pydicom goes on to the next decoder after an Exception, but not after the panic of a
     # decoder in Rust, nor where the pixels are too few or too many.
@@ -183,6 +191,22 @@ def _decoded(
             failure = failure or error
     assert failure is not None
     raise failure
+
+
+def _refuse_endless(pixels: bytes) -> None:
+    """Refuse a JP2 header (ISO/IEC 15444-1, Annex I) in which pydicom would go round for ever.
+
+    It goes from box to box by their lengths, and stays where that is 0.
+    """
+    start = pixels.find(_JP2)
+    while start >= 0:
+        at = start
+        while pixels[at + 4 : at + 8] not in (b"jp2c", b""):
+            length = int.from_bytes(pixels[at : at + 4], "big")
+            if not length:
+                raise Unusable(Reason.UNDECODABLE, "a box of its JPEG 2000 header has no length")
+            at += length
+        start = pixels.find(_JP2, start + 1)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ _SHOWN: Final = 8
 
 REMEDIES: Final = {
     Reason.UNREADABLE: "let this user read the files; check for broken links",
-    Reason.UNLISTED: "let this user list these folders (chmod u+rx, or an ACL): the images in them "
+    Reason.UNLISTED: "let this user list these folders (r and x on each): the images in them "
     "are missing here",
     Reason.TOO_LARGE: "nothing to do, or export them as smaller files",
     Reason.NOT_DICOM: "nothing to do if these are notes, lists or pictures",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from client.consent.policy import require_bounds
-from client.data.archive import Found, examine, require_dicom, scan, walk
-from client.data.dicom import Reason
+from client.data.archive import FOREIGN, Found, examine, require_dicom, scan, walk
 from client.data.labels import LabelFile, read_labels
 from client.sitefile import DataSet, SiteFile, load_site_file
 from common.errors import Refusal, SiteError, StudyError
@@ -14,8 +13,6 @@ from common.models.networks import build_model
 from common.privacy.mechanisms import mechanism
 from common.study.study_file import Study
 from simulations.hospitals.archives import Hospitals
-
-_FOREIGN = (Reason.NOT_DICOM, Reason.UNREADABLE)
 
 
 def check_study(study: Study, hospitals: Hospitals) -> None:
@@ -105,6 +102,6 @@ def _check_images(study: Study, images: Path, labels: LabelFile) -> None:
     # One DICOM file is enough here. Which images can be used shows when they are decoded.
     for path in walk(images):
         verdict = examine(images, path, decode=False)
-        if isinstance(verdict, Found) or verdict.reason not in _FOREIGN:
+        if isinstance(verdict, Found) or verdict.reason not in FOREIGN:
             return
     require_dicom(images, scan(images, decode=False))

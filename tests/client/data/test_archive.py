@@ -134,6 +134,20 @@ def test_a_folder_below_that_cannot_be_listed_is_named(
     ]
 
 
+class Panic(BaseException):
+    """What decoders in Rust raise; it is no Exception."""
+
+
+def test_whatever_is_raised_over_a_file_is_its_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.data.archive.read", Mock(side_effect=Panic))
+
+    verdict = examine(tmp_path, "a", decode=False, here=True)
+
+    assert verdict == Rejected("a", Reason.UNDECODABLE, "Panic while reading it")
+
+
 def test_what_this_process_has_no_memory_for_is_opened_in_another(
     tmp_path: Path, write_dicom: WriteDicom, monkeypatch: pytest.MonkeyPatch
 ) -> None:

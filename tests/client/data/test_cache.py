@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from client.data.archive import Found, Rejected, scan
 from client.data.cache import Cached, ImageShape, decode, fill
 from client.data.cache_index import CacheRefused
 from client.data.dicom import Reason
-from client.data.parallel import CRASHED
+from client.data.parallel import CRASHED, Elsewhere
 from client.data.pseudonyms import Pseudonyms
 from common.errors import DataError
 from common.process.progress import Tracker
@@ -339,6 +340,27 @@ def test_a_file_that_nobody_foresaw_costs_itself_alone(folder: Path) -> None:
 
     assert values(cached) == [0, 0.4]
     assert isinstance(cached.rows[1], Rejected)
+
+
+class Panic(BaseException):
+    """What decoders in Rust raise; it is no Exception."""
+
+
+def test_whatever_is_raised_over_a_file_is_its_verdict(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But a lack of memory is the process's: the site's own has the file opened in another."""
+    images, shape = folder / "images", ImageShape((4, 4), 1)
+    found = scan(images, decode=False).found[0]
+
+    monkeypatch.setattr("client.data.cache.read", Mock(side_effect=Panic))
+    assert decode(images, shape, found) == (Reason.UNDECODABLE, "Panic while decoding it")
+
+    monkeypatch.setattr("client.data.cache.read", Mock(side_effect=MemoryError))
+    with pytest.raises(Elsewhere):
+        decode(images, shape, found, here=True)
+    with pytest.raises(MemoryError):
+        decode(images, shape, found)
 
 
 def test_a_file_that_ends_the_process_that_decodes_it_costs_itself_alone(

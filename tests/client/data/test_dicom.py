@@ -379,12 +379,13 @@ def test_codes_are_read_whatever_their_case_and_blanks(
     case: Callable[[str], str],
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "case"
-    odd = {"Modality": "CR", "BurnedInAnnotation": "YES", "PhotometricInterpretation": name}
+    odd = {"Modality": "CR", "BurnedInAnnotation": "YES"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         write_dicom(
             path,
             **{each: before + case(code) + after for each, code in odd.items()},
+            PhotometricInterpretation=before + case(name) + after.strip("\\"),
             ImageType=[before + case(code) + after.strip("\\") for code in ("DERIVED", "PRIMARY")],
         )
 

@@ -275,7 +275,7 @@ def test_where_one_decoder_panics_and_the_others_fail_there_is_a_verdict(
     make_dataset: MakeDataset,
 ) -> None:
     words = np.ones((32, 32), "<u2")
-    dataset = rle_words(make_dataset(words), words.tobytes()[1::2] + b"\0", b"\1")
+    dataset = rle_words(make_dataset(words), b"\0", words.tobytes()[::2] + b"\0")
 
     with pytest.raises(Unusable) as verdict:
         stored_values(dataset)
@@ -289,3 +289,19 @@ def test_who_ends_the_program_is_no_damaged_file(
         monkeypatch.setattr("client.data.pixels.get_decoder", Mock(side_effect=fault))
         with pytest.raises(fault):
             stored_values(make_dataset())
+
+
+@pytest.mark.parametrize("length", [0, 8])
+def test_a_jp2_header_has_an_end_or_a_verdict(make_dataset: MakeDataset, length: int) -> None:
+    """A box without a length, at which pydicom stays for ever; and one with it, but no image."""
+    dataset = make_dataset(np.ones((8, 8), "<u2"))
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    header = b"\x00\x00\x00\x0cjP  \x0d\x0a\x87\x0a"
+    dataset.PixelData = encapsulate([header + length.to_bytes(4, "big") + b"ftyp"])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+
+    with pytest.raises(Unusable) as verdict:
+        stored_values(dataset)
+    assert verdict.value.reason is Reason.UNDECODABLE
+    assert ("has no length" in verdict.value.detail) == (length == 0)
