@@ -155,6 +155,8 @@ def stored_values(dataset: Dataset) -> tuple[Values, Layout]:
         layout = Layout.of(module, integer="PixelData" in dataset)
         _refuse_giants(layout)
     with _translated(f"decoding {_shown_syntax(syntax)}"):
+        if syntax in _NATIVE:
+            _require_length(dataset, layout)
         # Spelt as the decoders know it: some files have it in small letters.
         stored, properties = get_decoder(syntax).as_array(
             dataset,
@@ -189,21 +191,32 @@ def _refuse_giants(layout: Layout) -> None:
         raise Unusable(Reason.TOO_LARGE, f"more than {MOST_DECODED >> 20} MiB of pixels")
 
 
+def _require_length(dataset: Dataset, layout: Layout) -> None:
+    """Require that pixels that are not compressed are as many as the header says, before padding.
+
+    Raises:
+        Unusable: they are fewer, or more.
+    """
+    said = layout.rows * layout.columns * layout.samples * layout.frames * layout.allocated
+    # Of four values that are stored, two are colours of two pixels (PS3.3, C.7.6.3.1.2).
+    bits = said * 2 // 3 if layout.photometric == "YBR_FULL_422" else said
+    size = (bits + 7) // 8
+    data = next(dataset[keyword].value for keyword in PIXELS if keyword in dataset)
+    if len(data) < size:
+        reject("Rows", "and its other sizes ask for more pixels than there are; was it cut short?")
+    # A byte fills up an odd length, and what it is was never defined.
+    if data[size + 1 :].strip(b"\0"):
+        reject("Rows", "and its other sizes ask for fewer pixels than there are")
+
+
 def _require_agreement(dataset: Dataset, layout: Layout, stored: Values) -> None:
     """Require that the pixels are as many, and as large, as the header says.
 
     Raises:
         Unusable: they are not; then it says something else that is wrong, too.
     """
-    wanted = layout.frames * layout.rows * layout.columns * layout.samples
-    if stored.size != wanted:
+    if stored.size != layout.frames * layout.rows * layout.columns * layout.samples:
         reject("NumberOfFrames", "is not how many frames the pixels are")
-    # Less is an error of the decoder's. More is padding; or rows and columns are not what they are.
-    if dataset.file_meta.TransferSyntaxUID in _NATIVE and layout.photometric != "YBR_FULL_422":
-        size = (wanted * layout.allocated + 7) // 8
-        data = next(dataset[keyword].value for keyword in PIXELS if keyword in dataset)
-        if data[size + 1 :].strip(b"\0"):
-            reject("Rows", "and Columns (0028,0011) are fewer than the pixels are")
     if not layout.integer or layout.stored >= 8 * stored.dtype.itemsize:
         return
     low, high = layout.limits

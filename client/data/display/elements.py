@@ -213,6 +213,8 @@ class Layout:
             Unusable: an element is missing, cannot be read, or contradicts another.
         """
         allocated = module.whole("BitsAllocated")
+        if allocated not in ((1, 8, 16, 32, 64) if integer else (32, 64)):
+            reject("BitsAllocated", f"is {allocated}, which nothing reads")
         frames = module.whole("NumberOfFrames") if module.has("NumberOfFrames") else 1
         samples = module.whole("SamplesPerPixel")
         photometric = module.term("PhotometricInterpretation")
