@@ -23,7 +23,7 @@ from PIL import Image as Pillow
 from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from client.data.dicom import PIXELS, Reason, Unusable, quiet
+from client.data.dicom import NO_VERDICT, PIXELS, Reason, Unusable, quiet
 from client.data.display.elements import (
     DESCRIPTORS,
     PALETTES,
@@ -157,14 +157,34 @@ def stored_values(dataset: Dataset) -> tuple[Values, Layout]:
     with _translated(f"decoding {_shown_syntax(syntax)}"):
         if syntax in _NATIVE:
             _require_length(dataset, layout)
-        # Spelt as the decoders know it: some files have it in small letters.
-        stored, properties = get_decoder(syntax).as_array(
-            dataset,
-            photometric_interpretation=layout.photometric,  # type: ignore[arg-type]  # pydicom says of each option what is true of all of them
-        )
+        stored, properties = _decoded(dataset, syntax, layout.photometric)
         decoded = replace(layout, photometric=str(properties["photometric_interpretation"]))
         _require_agreement(dataset, decoded, stored)
     return stored, decoded
+
+
+def _decoded(
+    dataset: Dataset, syntax: str, photometric: str
+) -> tuple[Values, dict[str, str | int]]:
+    """What pydicom's choice of a decoder gives; if it fails in any way, what another one gives."""
+    decoder = get_decoder(syntax)
+    failure: BaseException | None = None
+    # By itself pydicom goes on to the next decoder after an Exception, but not after the panic of a
+    # decoder in Rust, nor where the pixels are too few or too many.
+    for plugin in ("", *decoder.available_plugins):
+        try:
+            # Spelt as the decoders know it: some files have it in small letters.
+            return decoder.as_array(
+                dataset,
+                decoding_plugin=plugin,
+                photometric_interpretation=photometric,  # type: ignore[arg-type]  # pydicom says of each option what is true of all of them
+            )
+        except NO_VERDICT:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised below, if no other decoder reads it
+            failure = failure or error
+    assert failure is not None
+    raise failure
 
 
 @contextmanager
@@ -173,9 +193,9 @@ def _translated(doing: str) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except Unusable:
+    except (Unusable, *NO_VERDICT):
         raise
-    except Exception as error:  # damaged pixels can make a decoder raise anything
+    except BaseException as error:  # damaged pixels can make a decoder raise anything
         raise Unusable(Reason.UNDECODABLE, f"{type(error).__name__} while {doing}") from error
 
 

@@ -274,7 +274,7 @@ SIGNED_TABLE = Meant(
     [value - 2048 for value in RAMP], 16, signed=True, voi=Table(-2048, ENTRIES, 12, 12, flip=True)
 )
 PADDED = Meant(
-    [-2000, *RAMP], 16, signed=True, window=("2048", "4096", ""), padding=(-2000, None), flip=True
+    [-2000, *RAMP], 16, signed=True, window=("0", "8192", ""), padding=(-2000, None), flip=True
 )
 INVERTED_PADDING = Meant(
     [-2000, *RAMP],
