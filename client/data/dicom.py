@@ -320,7 +320,8 @@ def _name_colours(dataset: FileDataset) -> None:
         Unusable: it cannot be read.
     """
     codes = _codes(dataset, "PhotometricInterpretation")
-    if len(codes) == 1 and dataset.PhotometricInterpretation != codes[0]:
+    written = dataset.get("PhotometricInterpretation")
+    if len(codes) == 1 and isinstance(written, str) and written != codes[0]:
         dataset.PhotometricInterpretation = codes[0]
 
 

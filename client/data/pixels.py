@@ -24,7 +24,7 @@ from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from client.data.dicom import NO_VERDICT, PIXELS, Reason, Unusable, quiet
-from client.data.display.agreement import require_length, require_shape, require_values
+from client.data.display.agreement import require_length, require_shape, used_bits
 from client.data.display.elements import (
     DESCRIPTORS,
     PALETTES,
@@ -163,7 +163,7 @@ def stored_values(dataset: Dataset) -> tuple[Values, Layout]:
             require_shape(data, layout, syntax)
         stored, properties = _decoded(dataset, syntax, layout.photometric)
         decoded = replace(layout, photometric=str(properties["photometric_interpretation"]))
-        require_values(stored, module, decoded)
+        stored = used_bits(stored, module, decoded)
     return stored, decoded
 
 
@@ -182,6 +182,8 @@ def _decoded(
                 dataset,
                 decoding_plugin=plugin,
                 photometric_interpretation=photometric,  # type: ignore[arg-type]  # pydicom says of each option what is true of all of them
+                # Here bits that belong to no value must be seen; colours are turned without them.
+                correct_unused_bits=photometric.startswith("YBR"),  # type: ignore[arg-type]  # as above
             )
         except NO_VERDICT:
             raise

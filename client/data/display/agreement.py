@@ -9,6 +9,7 @@ from __future__ import annotations
 from struct import unpack_from
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 from pydicom.encaps import get_frame
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
@@ -80,20 +81,31 @@ def _shape(frame: bytes, syntax: str) -> tuple[int, ...]:
         at += 2 + length
 
 
-def require_values(stored: Values, module: Module, layout: Layout) -> None:
-    """Require that decoded pixels have as many frames and bits as the header says.
+def used_bits(raw: Values, module: Module, layout: Layout) -> Values:
+    """Decoded pixels without the bits that the header does not call stored (PS3.5, 8.1.1).
+
+    These may be filled up with zeros or the sign, and in old files hold overlays. Padding is left
+    as it is: it need not fit the stored bits.
 
     Raises:
-        Unusable: they have more or fewer frames, or values that need more bits.
+        Unusable: there are more or fewer frames than the header says, or the other bits hold
+            something that nothing explains: it belongs to the values.
     """
-    if stored.size != layout.frames * layout.rows * layout.columns * layout.samples:
+    if raw.size != layout.frames * layout.rows * layout.columns * layout.samples:
         reject("NumberOfFrames", "is not how many frames the pixels are")
-    if not layout.integer or layout.stored >= 8 * stored.dtype.itemsize:
-        return
-    low, high = layout.limits
-    if stored.min() >= low and stored.max() <= high:
-        return
+    shift = layout.allocated - layout.stored
+    if not shift:
+        return raw
+    used = (raw << shift) >> shift
+    other = used != raw
+    if not other.any():
+        return raw
     padding = Padding.of(module, layout)
-    beyond = (stored < low) | (stored > high)
-    if padding is None or (beyond & ~padding(stored)).any():
+    if padding is not None:
+        fills = padding(raw)
+        used, other = np.where(fills, raw, used), other & ~fills
+    if layout.signed:
+        other &= (raw < 0) | (raw >= 2**layout.stored)
+    if other.any() and not module.has_overlay_beside(layout.stored):
         reject("BitsStored", "is too few for the values of the pixels")
+    return used
