@@ -320,8 +320,8 @@ def _name_colours(dataset: FileDataset) -> None:
         Unusable: it cannot be read.
     """
     codes = _codes(dataset, "PhotometricInterpretation")
-    written = dataset.get("PhotometricInterpretation")
-    if len(codes) == 1 and isinstance(written, str) and written != codes[0]:
+    # Of another VR it is no text that could be written back.
+    if len(codes) == 1 and dataset["PhotometricInterpretation"].VR == "CS":
         dataset.PhotometricInterpretation = codes[0]
 
 
