@@ -67,7 +67,7 @@ def require_shape(data: bytes, layout: Layout, syntax: str) -> None:
 
 def _shape(frame: bytes, syntax: str) -> tuple[int, ...]:
     if syntax in JPEG2000TransferSyntaxes:
-        # The marker SIZ follows SOC (ISO/IEC 15444-1, A.5.1); a file format may be around it.
+        # Sizes follow the start of the stream (ISO/IEC 15444-1, A.5.1); a file may be around it.
         right, bottom, left, top = unpack_from(">4I", frame, frame.index(b"\xff\x4f\xff\x51") + 8)
         return bottom - top, right - left
     if syntax not in JPEGTransferSyntaxes + JPEGLSTransferSyntaxes:
