@@ -320,6 +320,7 @@ def _name_colours(dataset: FileDataset) -> None:
         Unusable: it cannot be read.
     """
     codes = _codes(dataset, "PhotometricInterpretation")
+    # Of another VR it may be no text that could be written back.
     written = dataset.get("PhotometricInterpretation")
     if len(codes) == 1 and isinstance(written, str) and written != codes[0]:
         dataset.PhotometricInterpretation = codes[0]

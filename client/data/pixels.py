@@ -29,6 +29,7 @@ from pydicom.uid import (
 )
 
 from client.data.dicom import NO_VERDICT, PIXELS, Reason, Unusable, quiet
+from client.data.display.agreement import require_length, require_shape, used_bits
 from client.data.display.elements import (
     DESCRIPTORS,
     PALETTES,
@@ -38,7 +39,7 @@ from client.data.display.elements import (
     reject,
     signed_as,
 )
-from client.data.display.greyscale import Greyscale, Padding
+from client.data.display.greyscale import Greyscale
 from client.data.display.lookup import Lookup, Values, lookup
 
 if TYPE_CHECKING:
@@ -161,9 +162,14 @@ def stored_values(dataset: Dataset) -> tuple[Values, Layout]:
         layout = Layout.of(module, integer="PixelData" in dataset)
         _refuse_giants(layout)
     with _translated(f"decoding {_shown_syntax(syntax)}"):
+        data = next(dataset[keyword].value for keyword in PIXELS if keyword in dataset)
+        if syntax in _NATIVE:
+            require_length(data, layout)
+        else:
+            require_shape(data, layout, syntax)
         stored, properties = _decoded(dataset, syntax, layout.photometric)
         decoded = replace(layout, photometric=str(properties["photometric_interpretation"]))
-        _require_agreement(dataset, decoded, stored)
+        stored = used_bits(stored, module, decoded)
     return stored, decoded
 
 
@@ -184,6 +190,8 @@ def _decoded(
                 dataset,
                 decoding_plugin=plugin,
                 photometric_interpretation=photometric,  # type: ignore[arg-type]  # pydicom says of each option what is true of all of them
+                # Here bits that belong to no value must be seen; colours are turned without them.
+                correct_unused_bits=photometric.startswith("YBR"),  # type: ignore[arg-type]  # as above
             )
         except NO_VERDICT:
             raise
@@ -231,32 +239,6 @@ def _refuse_giants(layout: Layout) -> None:
         raise Unusable(Reason.TOO_LARGE, f"more than {MOST_FRAMES} frames")
     if pixels * layout.frames * layout.samples * layout.allocated > 8 * MOST_DECODED:
         raise Unusable(Reason.TOO_LARGE, f"more than {MOST_DECODED >> 20} MiB of pixels")
-
-
-def _require_agreement(dataset: Dataset, layout: Layout, stored: Values) -> None:
-    """Require that the pixels are as many, and as large, as the header says.
-
-    Raises:
-        Unusable: they are not; then it says something else that is wrong, too.
-    """
-    wanted = layout.frames * layout.rows * layout.columns * layout.samples
-    if stored.size != wanted:
-        reject("NumberOfFrames", "is not how many frames the pixels are")
-    # Less is an error of the decoder's. More is padding; or rows and columns are not what they are.
-    if dataset.file_meta.TransferSyntaxUID in _NATIVE and layout.photometric != "YBR_FULL_422":
-        size = (wanted * layout.allocated + 7) // 8
-        data = next(dataset[keyword].value for keyword in PIXELS if keyword in dataset)
-        if data[size + 1 :].strip(b"\0"):
-            reject("Rows", "and Columns (0028,0011) are fewer than the pixels are")
-    if not layout.integer or layout.stored >= 8 * stored.dtype.itemsize:
-        return
-    low, high = layout.limits
-    if stored.min() >= low and stored.max() <= high:
-        return
-    padding = Padding.of(Module(dataset), layout)
-    beyond = (stored < low) | (stored > high)
-    if padding is None or (beyond & ~padding(stored)).any():
-        reject("BitsStored", "is too few for the values of the pixels")
 
 
 def _pipeline(dataset: Dataset, frames: Values, layout: Layout) -> Pipeline:

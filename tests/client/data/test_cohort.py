@@ -116,6 +116,7 @@ def test_each_file_that_is_not_used_has_its_reason(folder: Path, write_dicom: Wr
     write_dicom(images / "nobody", PatientID="")
     write_dicom(images / "unlabelled", PatientID="P9")
     write_dicom(images / "report", PixelData=None)
+    write_dicom(images / "blank", np.zeros((4, 4), np.uint8), PatientID="P2")
     (images / "copy").write_bytes((images / "a").read_bytes())
     (images / "note").write_text("note")
     write_labels(folder, {"P1": "pneumonia", "P2": "normal", "P-0001": "normal"})
@@ -125,6 +126,7 @@ def test_each_file_that_is_not_used_has_its_reason(folder: Path, write_dicom: Wr
     assert {each.path: each.reason for each in cohort.rejected} in [
         {
             "damaged": Reason.UNDECODABLE,
+            "blank": Reason.BLANK,
             "mr": Reason.WRONG_MODALITY,
             "scout": Reason.DERIVED,
             "stamped": Reason.BURNED_IN,

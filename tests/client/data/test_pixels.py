@@ -305,3 +305,48 @@ def test_a_jp2_header_has_an_end_or_a_verdict(make_dataset: MakeDataset, length:
         stored_values(dataset)
     assert verdict.value.reason is Reason.UNDECODABLE
     assert ("has no length" in verdict.value.detail) == (length == 0)
+
+
+def paletted(make_dataset: MakeDataset, descriptor: list[int], entries: list[int]) -> Dataset:
+    """A grey palette; the file has two pixels, and its bits are signed."""
+    dataset = make_dataset(np.array([[-3, -1]], np.int8))
+    dataset.PhotometricInterpretation = "PALETTE COLOR"
+    for colour in ("Red", "Green", "Blue"):
+        name = f"{colour}PaletteColorLookupTable"
+        dataset.add_new(f"{name}Descriptor", "US", descriptor)
+        dataset.add_new(f"{name}Data", "OW", np.array(entries, "<u2").tobytes())
+    return dataset
+
+
+def test_a_palette_begins_at_the_sign_that_the_pixels_have(make_dataset: MakeDataset) -> None:
+    """Its first value is -3, written without a sign."""
+    (image,) = images(paletted(make_dataset, [3, 2**16 - 3, 16], [0, 13107, 65535]))
+
+    np.testing.assert_allclose(image[..., 0], [[0, 1]])
+
+
+def test_a_palette_of_bytes_is_not_dark_for_being_called_one_of_words(
+    make_dataset: MakeDataset,
+) -> None:
+    (image,) = images(paletted(make_dataset, [3, 2**16 - 3, 16], [51, 0, 255]))
+
+    np.testing.assert_allclose(image[..., 0], [[0.2, 1]], atol=1e-6)
+
+
+def test_a_dark_palette_stays_dark(make_dataset: MakeDataset) -> None:
+    (image,) = images(paletted(make_dataset, [3, 2**16 - 3, 8], [0, 0, 51]))
+
+    np.testing.assert_allclose(image[..., 0], [[0, 0.2]], atol=1e-6)
+
+
+def test_a_segmented_palette_is_unpacked(make_dataset: MakeDataset) -> None:
+    """Two discrete entries, then a line of two more (PS3.3, C.7.9.2)."""
+    dataset = paletted(make_dataset, [4, 2**16 - 3, 16], [])
+    for colour in ("Red", "Green", "Blue"):
+        delattr(dataset, f"{colour}PaletteColorLookupTableData")
+        words = np.array([0, 2, 0, 13107, 1, 2, 65535], "<u2").tobytes()
+        dataset.add_new(f"Segmented{colour}PaletteColorLookupTableData", "OW", words)
+
+    (image,) = images(dataset)
+
+    np.testing.assert_allclose(image[..., 0], [[0, 0.6]], atol=1e-4)

@@ -16,15 +16,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.datadict import dictionary_description, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from client.data.dicom import Reason, Unusable, read
+from client.data.display.elements import NUMBERS, SEQUENCES, TERMS
 from client.data.pixels import images
 
 MakeDataset = Callable[..., Dataset]
+WriteDicom = Callable[..., Path]
 Picture = NDArray[np.float32]
 
 
@@ -124,11 +129,12 @@ class Meant:
 
     def _shown(self, value: int) -> float:
         if self.padding is not None:
-            ends = [value if end is None else end for end in (self.padding[0], self.padding[1])]
-            ends[1] = self.padding[0] if self.padding[1] is None else ends[1]
+            one, other = self.padding
+            ends = one, one if other is None else other
             if min(ends) <= value <= max(ends):
                 return 0
         given = self.given(value)
+        shown: float
         if self.voi is not None:
             shown = self.voi(given) / (2**self.voi.bits - 1)
         else:
@@ -249,8 +255,11 @@ def pictures(draw: st.DrawFn) -> Meant:
         window,
         voi,
         padding,
-        *(draw(st.booleans()) for _ in range(4)),
-        draw(st.sampled_from("<>")),
+        flip=draw(st.booleans()),
+        inverted=draw(st.booleans()),
+        small_letters=draw(st.booleans()),
+        shape=draw(st.booleans()),
+        order=draw(st.sampled_from("<>")),
     )
 
 
@@ -265,7 +274,7 @@ SIGNED_TABLE = Meant(
     [value - 2048 for value in RAMP], 16, signed=True, voi=Table(-2048, ENTRIES, 12, 12, flip=True)
 )
 PADDED = Meant(
-    [-2000, *RAMP], 16, signed=True, window=("2048", "4096", ""), padding=(-2000, None), flip=True
+    [-2000, *RAMP], 16, signed=True, window=("0", "8192", ""), padding=(-2000, None), flip=True
 )
 INVERTED_PADDING = Meant(
     [-2000, *RAMP],
@@ -295,3 +304,183 @@ def test_a_picture_is_what_was_meant_however_its_header_says_so(
         assert verdict_on(path).reason is Reason.BLANK
     else:
         np.testing.assert_allclose(seen(path), expected, atol=1e-6)
+
+
+def test_pydicom_gives_the_same_where_headers_are_as_they_should_be(
+    tmp_path: Path, make_dataset: MakeDataset
+) -> None:
+    signed = Meant(
+        [-2048, -7, 0, 900, 2047],
+        signed=True,
+        modality=Table(-2048, [int(each) for each in np.arange(4096) ** 2 // 4096], 12, 16),
+        voi=Table(100, [int(each) for each in np.arange(3000) ** 2 // 2198], 12, 12),
+    )
+    path = signed.write(tmp_path / "a", make_dataset)
+    dataset = dcmread(path)
+    theirs = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
+
+    np.testing.assert_allclose(seen(path), theirs / 4095, atol=1e-6)
+
+
+def base(make_dataset: MakeDataset, keyword: str) -> tuple[Dataset, Dataset]:
+    """A file in which an element decides the picture, and what has the element."""
+    pixels = np.array([[0, 1], [200, 255]], np.uint8)
+    if keyword == "PlanarConfiguration":
+        dataset = make_dataset(np.stack([pixels] * 3, axis=-1))
+        return dataset, dataset
+    if keyword.startswith(("Float", "Double")):
+        kind = np.float32 if keyword.startswith("Float") else np.float64
+        dataset = make_dataset(pixels.astype(kind))
+        where = keyword.replace("RangeLimit", "Value")
+        setattr(dataset, where, 1.0)
+        return dataset, dataset
+    dataset = make_dataset(pixels, NumberOfFrames=1)
+    item = dataset
+    if "Palette" in keyword:
+        dataset.PhotometricInterpretation = "PALETTE COLOR"
+        for colour in ("Red", "Green", "Blue"):
+            name = f"{colour}PaletteColorLookupTable"
+            setattr(dataset, f"{name}Descriptor", [256, 0, 8])
+            setattr(dataset, f"{name}Data", bytes(range(256)))
+    elif keyword.startswith("LUT") or keyword in ("ModalityLUTSequence", "VOILUTSequence"):
+        dataset.VOILUTSequence = Table(0, list(range(256)), 8, 8).written("<")
+        item = dataset.VOILUTSequence[0] if keyword.startswith("LUT") else dataset
+    elif keyword in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+        item = Dataset()
+        dataset.SharedFunctionalGroupsSequence = Sequence([item])
+    else:
+        dataset.PixelPaddingValue, dataset.PixelPaddingRangeLimit = 1, 1
+        dataset.RescaleSlope, dataset.RescaleIntercept = "1", "0"
+        dataset.WindowCenter, dataset.WindowWidth = "128", "256"
+    return dataset, item
+
+
+def put(item: Dataset, keyword: str, value: object, vr: str = "") -> int:
+    """Put any value into an element; gives its tag."""
+    tag = tag_for_keyword(keyword)
+    assert tag is not None
+    item[tag] = DataElement(tag, vr or dictionary_VR(tag).split()[0], value, validation_mode=0)
+    return tag
+
+
+WRONG: list[tuple[str, object]] = [
+    ("LO", "1,5000"),
+    ("LO", "about 3"),
+    ("LO", "1_0"),
+    ("LO", "NaN"),
+    ("LO", "-inf"),
+    ("LO", "1e999"),
+    ("LO", ["", "1"]),
+    ("FD", math.nan),
+    ("FD", math.inf),
+    ("OB", b"\xff\xfe\xfd\xfc"),
+    ("SQ", Sequence([Dataset()])),
+]
+
+
+@pytest.mark.parametrize("keyword", [*NUMBERS, *TERMS, *SEQUENCES])
+def test_an_element_that_cannot_be_read_is_not_absent(
+    tmp_path: Path, make_dataset: MakeDataset, keyword: str
+) -> None:
+    """Every element of the list; what is added to it is tested here too."""
+    for vr, value in WRONG:
+        if keyword in SEQUENCES and vr == "SQ":
+            continue
+        dataset, item = base(make_dataset, keyword)
+        tag = put(item, keyword, value, vr)
+        dataset.save_as(tmp_path / "a", enforce_file_format=True)
+
+        verdict = verdict_on(tmp_path / "a")
+
+        assert verdict.reason is Reason.UNDECODABLE, (vr, value)
+        named = dictionary_description(tag) in verdict.detail or keyword in verdict.detail
+        assert named, (vr, value, verdict.detail)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("RescaleSlope", "0"),
+        ("RescaleSlope", ["1", "2"]),
+        ("RescaleSlope", ""),
+        ("RescaleIntercept", ""),
+        ("WindowWidth", "0"),
+        ("WindowWidth", "-100"),
+        ("WindowWidth", "0.5"),
+        ("WindowWidth", ""),
+        ("WindowCenter", ""),
+        ("VOILUTFunction", "CUBIC"),
+        ("PresentationLUTShape", "INVERSE"),
+        ("PresentationLUTShape", "LIN OD"),
+        ("PhotometricInterpretation", "MONOCHROME3"),
+        ("PixelPaddingValue", None),
+        ("Rows", 0),
+        ("Rows", 1),
+        ("Rows", 3),
+        ("Columns", 1),
+        ("NumberOfFrames", "0"),
+        ("NumberOfFrames", "2"),
+        ("SamplesPerPixel", 3),
+        ("SamplesPerPixel", 2),
+        ("BitsAllocated", 16),
+        ("BitsAllocated", 12),
+        ("BitsStored", 7),
+        ("BitsStored", 9),
+        ("HighBit", 6),
+        ("PixelRepresentation", 2),
+        ("LUTDescriptor", [256, 0]),
+        ("LUTDescriptor", [256, 0, 17]),
+        ("LUTDescriptor", [256, 0, 0]),
+        ("LUTDescriptor", [257, 0, 8]),
+        ("LUTDescriptor", [200, 0, 8]),
+        ("LUTData", None),
+        ("LUTData", []),
+    ],
+)
+def test_a_number_that_cannot_be_meant_rejects_the_file(
+    tmp_path: Path, make_dataset: MakeDataset, keyword: str, value: object
+) -> None:
+    dataset, item = base(make_dataset, keyword)
+    if value is None:
+        delattr(item, keyword)
+    else:
+        put(item, keyword, value)
+    dataset.save_as(tmp_path / "a", enforce_file_format=True)
+
+    verdict = verdict_on(tmp_path / "a")
+
+    assert verdict.reason is Reason.UNDECODABLE
+    assert "(0028," in verdict.detail or "(2050," in verdict.detail, verdict.detail
+
+
+@pytest.mark.parametrize("comma", ["1,5000", "3072,0"])
+def test_a_decimal_comma_is_named(tmp_path: Path, make_dataset: MakeDataset, comma: str) -> None:
+    path = Meant(RAMP, rescale=("1.5000", "0"), window=("3072.0", "6144", "")).write(
+        tmp_path / "a", make_dataset
+    )
+    path.write_bytes(path.read_bytes().replace(comma.replace(",", ".").encode(), comma.encode()))
+
+    verdict = verdict_on(path)
+
+    assert "decimal comma" in verdict.detail
+    assert "Rescale Slope" in verdict.detail or "Window Center" in verdict.detail
+    assert comma not in verdict.detail
+
+
+def test_a_file_is_blank_only_if_every_frame_is(tmp_path: Path, write_dicom: WriteDicom) -> None:
+    """Also where it stores a picture, of which its window shows nothing."""
+    pixels = np.zeros((3, 2, 2), np.uint8)
+    assert verdict_on(write_dicom(tmp_path / "a", pixels)).reason is Reason.BLANK
+    colour = np.full((2, 2, 3), (9, 8, 7), np.uint8)
+    assert verdict_on(write_dicom(tmp_path / "b", colour)).reason is Reason.BLANK
+    pixels[1, 1, 1] = 9
+    clipped = write_dicom(tmp_path / "c", pixels, WindowCenter=100, WindowWidth=50)
+    assert verdict_on(clipped).reason is Reason.BLANK
+
+    assert len(list(images(read(write_dicom(tmp_path / "d", pixels)).dataset))) == 3
+
+
+def test_nothing_but_the_list_sees_a_header(root: Path) -> None:
+    """Whoever makes pictures would have to import what a data set is."""
+    for name in ("greyscale", "lookup"):
+        assert "pydicom" not in (root / "client" / "data" / "display" / f"{name}.py").read_text()
