@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from client.data.archive import walk
 from client.data.label_files.spelling import clean
 from client.data.labels import KEYS, fault, key_of, read_labels
+from client.data.pseudonyms import normal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -66,6 +67,26 @@ def _without_case(key: str) -> str:
     return _PADDING.sub("", _BETWEEN.sub("-", key)).casefold()
 
 
+def _asked(key: str) -> str:
+    return key if "?" in key else ""
+
+
+def _askable(key: str) -> str:
+    return _asked(key.encode("ascii", "replace").decode())
+
+
+def _decoded_again(key: str) -> str:
+    # UTF-8 that was taken for Windows' encoding, and saved again: "Ã¼" for "ü".
+    try:
+        return normal(key.encode("cp1252").decode())
+    except UnicodeError:
+        return ""
+
+
+def _whole(key: str) -> str:
+    return key
+
+
 def _without_suffix(key: str) -> str:
     return _SUFFIX.sub("", key).casefold()
 
@@ -89,6 +110,12 @@ _SHORTENED: Final = _Miss(
     _AS_TEXT,
     numbers=True,
 )
+_LETTERS: Final = (
+    "rows of the label file have question marks or other letters where the images have letters "
+    "with accents"
+)
+_LOST: Final = _Miss(_LETTERS, _asked, _askable, 'save the label file again as "CSV UTF-8"')
+_TWICE: Final = _Miss(_LETTERS, _decoded_again, _whole, _LOST.remedy)
 _CASE: Final = _Miss(
     "rows of the label file differ from the images in capitals, blanks or punctuation alone",
     _without_case,
@@ -124,7 +151,8 @@ def require_no_near_misses(labels: Labels, found: Sequence[Found]) -> None:
     there = {key_of(file, kind) for file in found}
     missed = [row for row in labels.rows if row.key and row.key not in there]
     unnamed = there - labels.by_key.keys() - {""}
-    misses = [_CASE, _NO_SUFFIX] if kind == "filename" else [_ZEROS, _SHORTENED, _CASE]
+    misses = [_LOST, _TWICE, _CASE]
+    misses += [_NO_SUFFIX] if kind == "filename" else [_ZEROS, _SHORTENED]
     if missed and not there & labels.by_key.keys():
         _require_kind(labels, missed, found)
         # Only here: in every folder of an archive there may be an IM0001.
