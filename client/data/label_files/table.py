@@ -127,7 +127,7 @@ def require_text(path: Path, header: Sequence[str]) -> None:
 
 def is_text(cell: str) -> bool:
     """Whether a cell was read without bytes that are not UTF-8."""
-    return not any("\ud800" <= each <= "\udfff" for each in cell)
+    return cell.isascii() or not any("\ud800" <= each <= "\udfff" for each in cell)
 
 
 def content(path: Path) -> bytes:
