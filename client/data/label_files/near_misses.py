@@ -183,8 +183,8 @@ _FOLDERS: Final = _Miss(
         lines,
         found=found,
         wanted=_exactly(labels),
-        remedy="write the path below the image folder, with /. If all names begin with folders above "
-        "it, give these folders as file_prefix in site.toml (--file-prefix)",
+        remedy="write the path below the image folder, with /. If all names begin with folders "
+        "above it, give these folders as file_prefix in site.toml (--file-prefix)",
     ),
 )
 
