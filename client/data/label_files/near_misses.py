@@ -108,7 +108,8 @@ _ZEROS: Final = _Miss(
         lines,
         found=found,
         wanted=_exactly(labels),
-        remedy=_AS_TEXT,
+        remedy=_AS_TEXT + ". If PatientIDs with and without zeros are one patient here, write "
+        'ignore_in_patient_ids = ["leading-zeros"] in site.toml',
     ),
     numbers=True,
 )
