@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from client.data.archive import walk
 from client.data.label_files.spelling import clean
 from client.data.labels import KEYS, fault, key_of, read_labels
+from client.data.pseudonyms import normal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -38,12 +39,11 @@ _AS_TEXT: Final = (
 
 
 class _Miss(NamedTuple):
-    """How a row and an image differ; both functions give "" where it cannot be this."""
+    """How a row and an image differ; the first two give "" where it cannot be this."""
 
-    what: str
     of_row: Callable[[str], str]
     of_image: Callable[[str], str]
-    remedy: str
+    error: Callable[[Labels, list[int], str], LabelError]
     numbers: bool = False
 
 
@@ -66,6 +66,26 @@ def _without_case(key: str) -> str:
     return _PADDING.sub("", _BETWEEN.sub("-", key)).casefold()
 
 
+def _asked(key: str) -> str:
+    return key if "?" in key else ""
+
+
+def _askable(key: str) -> str:
+    return _asked(key.encode("ascii", "replace").decode())
+
+
+def _decoded_again(key: str) -> str:
+    # UTF-8 that was taken for Windows' encoding, and saved again: "Ã¼" for "ü".
+    try:
+        return normal(key.encode("cp1252").decode())
+    except UnicodeError:
+        return ""
+
+
+def _whole(key: str) -> str:
+    return key
+
+
 def _without_suffix(key: str) -> str:
     return _SUFFIX.sub("", key).casefold()
 
@@ -74,39 +94,99 @@ def _last_part(key: str) -> str:
     return _without_suffix(PurePosixPath(key).name)
 
 
+def _exactly(labels: Labels) -> str:
+    return f"{labels.file.key} exactly as in the images"
+
+
 _ZEROS: Final = _Miss(
-    "rows of the label file write numbers in another way than the images: zeros in front, or a "
-    "decimal point",
     _number,
     _number,
-    _AS_TEXT,
+    lambda labels, lines, found: fault(
+        labels.file,
+        "rows of the label file write numbers in another way than the images: zeros in front, or a "
+        "decimal point",
+        lines,
+        found=found,
+        wanted=_exactly(labels),
+        remedy=_AS_TEXT + ". If PatientIDs with and without zeros are one patient here, write "
+        'ignore_in_patient_ids = ["leading-zeros"] in site.toml',
+    ),
     numbers=True,
 )
 _SHORTENED: Final = _Miss(
-    "rows of the label file have numbers that a spreadsheet has shortened",
     _digits,
     _length,
-    _AS_TEXT,
+    lambda labels, lines, found: fault(
+        labels.file,
+        "rows of the label file have numbers that a spreadsheet has shortened",
+        lines,
+        found=found,
+        wanted=_exactly(labels),
+        remedy=_AS_TEXT,
+    ),
     numbers=True,
 )
+_LOST: Final = _Miss(
+    _asked,
+    _askable,
+    lambda labels, lines, found: fault(
+        labels.file,
+        "rows of the label file have question marks where the images have letters",
+        lines,
+        found=found,
+        wanted=_exactly(labels),
+        remedy='save the label file again from its source as "CSV UTF-8"',
+    ),
+)
+_TWICE: Final = _Miss(
+    _decoded_again,
+    _whole,
+    lambda labels, lines, found: fault(
+        labels.file,
+        "rows of the label file have other letters in place of letters with accents",
+        lines,
+        found=found,
+        wanted=_exactly(labels),
+        remedy='save the label file again from its source as "CSV UTF-8"',
+    ),
+)
 _CASE: Final = _Miss(
-    "rows of the label file differ from the images in capitals, blanks or punctuation alone",
     _without_case,
     _without_case,
-    "write these rows exactly as in the images; they may be two patients or files",
+    lambda labels, lines, found: fault(
+        labels.file,
+        "rows of the label file differ from the images in capitals, blanks or punctuation alone",
+        lines,
+        found=found,
+        wanted=_exactly(labels),
+        remedy="write these rows exactly as in the images; they may be two patients or files",
+    ),
 )
 _NO_SUFFIX: Final = _Miss(
-    "rows of the label file differ from the files in the ending of the name alone",
     _without_suffix,
     _without_suffix,
-    "write the whole file name in these rows, with its ending (such as .dcm) or without, as it is",
+    lambda labels, lines, found: fault(
+        labels.file,
+        "rows of the label file differ from the files in the ending of the name alone",
+        lines,
+        found=found,
+        wanted=_exactly(labels),
+        remedy="write the whole file name in these rows, with its ending (such as .dcm) or "
+        "without, as it is",
+    ),
 )
 _FOLDERS: Final = _Miss(
-    "rows of the label file name files in other folders",
     _last_part,
     _last_part,
-    "write the path below the image folder, with /. If all names begin with folders above it, give "
-    "these folders as file_prefix in site.toml (--file-prefix)",
+    lambda labels, lines, found: fault(
+        labels.file,
+        "rows of the label file name files in other folders",
+        lines,
+        found=found,
+        wanted=_exactly(labels),
+        remedy="write the path below the image folder, with /. If all names begin with folders "
+        "above it, give these folders as file_prefix in site.toml (--file-prefix)",
+    ),
 )
 
 
@@ -124,7 +204,8 @@ def require_no_near_misses(labels: Labels, found: Sequence[Found]) -> None:
     there = {labels.compared(key_of(file, kind)) for file in found}
     missed = [row for row in labels.rows if row.key and labels.compared(row.key) not in there]
     unnamed = there - labels.by_key.keys() - {""}
-    misses = [_CASE, _NO_SUFFIX] if kind == "filename" else [_ZEROS, _SHORTENED, _CASE]
+    misses = [_LOST, _TWICE, _CASE]
+    misses += [_NO_SUFFIX] if kind == "filename" else [_ZEROS, _SHORTENED]
     if missed and not there & labels.by_key.keys():
         _require_kind(labels, missed, found)
         # Only here: in every folder of an archive there may be an IM0001.
@@ -192,14 +273,7 @@ def _error(
             f"; line {row.line} has a number such as {_shape(row.key)} where an image has "
             f"{_shape(image)} (each # is a digit)"
         )
-    return fault(
-        labels.file,
-        miss.what,
-        (row.line for row in rows),
-        found=found,
-        wanted=f"{labels.file.key} exactly as in the images",
-        remedy=miss.remedy,
-    )
+    return miss.error(labels, [row.line for row in rows], found)
 
 
 def _shape(number: str) -> str:

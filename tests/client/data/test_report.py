@@ -220,8 +220,8 @@ def test_rows_about_patients_follow_what_a_site_ignores(
     write_dicom(tmp_path / "images" / "a", PatientID="0012")
     write_dicom(tmp_path / "images" / "b", PatientID="0013")
     labels = labels_of(tmp_path, "PatientID,label\n12,ill\n13,well\n")
-    with pytest.raises(DataError):
-        require_usable(tmp_path, check(tmp_path / "images", labels, classes=None, rules=Rules()))
+    with pytest.raises(LabelError, match="zeros in front"):
+        check(tmp_path / "images", labels, classes=None, rules=Rules())
     ignoring = replace(labels, ignored=frozenset({"leading-zeros"}))
     report = check(tmp_path / "images", ignoring, classes=None, rules=Rules())
     assert report.patients_by_label == {"ill": 1, "well": 1}

@@ -38,6 +38,8 @@ def error_of(folder: Path, key: Key, cell: str, *images: Found) -> LabelError | 
         ("020230017", "2,02e7", "such as #,##e# where an image has 0########"),
         ("Ab 1", "aB_1", "1 of 1 rows"),
         ("Ab 1", "'Ab-1", "1 of 1 rows"),
+        ("M\u00dcLLER", "M?LLER", "1 of 1 rows"),
+        ("M\u00dcLLER", "M\u00c3\u0153LLER", "1 of 1 rows"),
         ("12", "a/x.dcm", "filename of images"),
         ("12", "1.2.3", "SOPInstanceUID of images"),
     ],
