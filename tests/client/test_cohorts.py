@@ -183,9 +183,12 @@ def test_a_frozen_cohort_does_not_change_with_the_rule_and_the_study_waits_for_a
     with hospital.open() as site:
         assert code_of(site, asking(plan, 2)) == "ok"
         assert hospital.rows("members") == before
-    hospital.ignored, hospital.policy = ("case",), {"max_epsilon_per_study": 20.0}
+    hospital.policy = {"max_epsilon_per_study": 20.0}
+    hospital.ignored = ("case", "leading-zeros")
     with hospital.open() as site:
         approve(site, "small", by="the administrator")
         assert code_of(site, asking(plan, 3)) == "ok"
         there = {row["patient"] for row in hospital.rows("members") if row["until"] is None}
         assert there == set(map(site.pseudonyms.of, hospital.patients))
+        outcome = opt_out(site, ["00p01"], by="the administrator")
+        assert (outcome.left, outcome.unknown) == (("small",), ())
