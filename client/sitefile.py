@@ -21,7 +21,7 @@ from common.privacy.cap import MOST_EPSILON
 from common.settings import Section, load_toml
 from common.study.bounds import range_of
 from common.study.study_file import Patients, Slug, Study
-from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, read_coordinator_card
+from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, Listen, read_coordinator_card
 
 ShareOfPatients = Annotated[float, Field(ge=0, le=1)]
 _DELTA_TIMES_PATIENTS: Final = 0.1
@@ -77,6 +77,7 @@ class DataSet(Section):
         key: what a row of the label file is about.
         key_column: the column that holds it.
         label_column: the column that holds the class.
+        file_prefix: folders above ``images`` that the file names in the label file begin with.
         declared_patients: patients in training, rounded down; this number is public.
         most_patients: training and validation each have at most this many; this number is public
             too. Default: twice the declared patients.
@@ -91,6 +92,7 @@ class DataSet(Section):
     key: Key
     key_column: str
     label_column: str = "label"
+    file_prefix: str = ""
     declared_patients: Patients
     most_patients: Patients = Field(
         default_factory=lambda data: min(_ROOM * data.get("declared_patients", 1), 10**9)
@@ -228,7 +230,7 @@ class MetricsSettings(Section):
         listen: ``host:port``; default: not served.
     """
 
-    listen: str | None = Field(default=None, pattern=r"^[^\s:]+:[0-9]{1,5}$")
+    listen: Listen | None = None
 
 
 class SiteFile(Section):
@@ -259,6 +261,7 @@ class SiteFile(Section):
             key=data.key,
             key_column=data.key_column,
             label_column=data.label_column,
+            prefix=data.file_prefix,
             ignored=self.site.ignore_in_patient_ids,
         )
 

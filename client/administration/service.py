@@ -7,9 +7,12 @@ name of the person who made it, never with a patient's identifier.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Final
 
 import structlog
 
@@ -36,6 +39,9 @@ from client.records.membership import Draft
 from client.site import Site
 from common.amendment import Amendment
 from common.errors import ConsiliumError, SiteError
+
+ROOM: Final = 2**20
+"""Bytes that must be free: the ledger, the audit log and a reply need them."""
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +76,10 @@ def show(site: Site, study: str, *, plan_hash: str | None = None, by: str = "") 
     approval = find(site, study, plan_hash, by=by)
     row = row_of(site, approval, Accounts(site.store))
     drafted, images = _drafted(site, approval)
-    return Shown(row, explain(site, approval, drafted, images), approval.plan.text)
+    failed = [each for each in problems.last_failures(site) if each.study == row.name]
+    lines = [("LAST FAILURE", (each.told, f"do: {each.remedy}")) for each in failed]
+    sections = (*lines, *explain(site, approval, drafted, images))
+    return Shown(row, sections, approval.plan.text)
 
 
 def approve(
@@ -256,12 +265,8 @@ def status(site: Site) -> Status:
 
 
 def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
-    found = []
-    trouble = problems.latest(site)
-    if trouble is not None:
-        study = trouble.study or "a request"
-        what = f"{study} got no answer at {trouble.at}: {trouble.error} at {trouble.where}"
-        found.append((what, trouble.remedy))
+    found = list(_unwritable(site))
+    found += [(each.told, each.remedy) for each in problems.last_failures(site)]
     found += problems.crowded(site)
     if site.known_seed is not None:
         remedy = "use no images of patients with this site, or start it without --known-seed"
@@ -282,6 +287,20 @@ def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
         remedy = 'to be asked, set approval = "ask" in [policy] of the site file'
         found.append(("plans that the policy allows are approved without a person", remedy))
     return tuple(found)
+
+
+def _unwritable(site: Site) -> Iterator[tuple[str, str]]:
+    """Whether nothing can be written now: then no failure can be kept either."""
+    try:
+        with tempfile.TemporaryFile(dir=site.state) as probe:
+            os.posix_fallocate(probe.fileno(), 0, ROOM)
+    except OSError as error:
+        yield (
+            "this site answers no request, because nothing can be written in its state folder: "
+            f"{error.strerror}",
+            "free disk space, or raise the quota of the daemon's user; the disk must not be "
+            "mounted read-only. The site then continues by itself",
+        )
 
 
 def _shown_amendment(site: Site, approval: Approval, amendment: Amendment) -> Shown:

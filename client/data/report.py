@@ -17,6 +17,7 @@ from rich.text import Text
 
 from client.data.archive import Rejected, Scan, require_dicom, scan, summary
 from client.data.dicom import Reason, Rules
+from client.data.label_files.near_misses import require_no_near_misses
 from client.data.labels import LabelFile, Labels, fault, read_labels
 from client.data.persons import Persons
 from client.data.pseudonyms import DIFFERENCES, Pseudonyms, folded, normal
@@ -35,10 +36,15 @@ _SHOWN: Final = 8
 
 REMEDIES: Final = {
     Reason.UNREADABLE: "let this user read the files; check for broken links",
+    Reason.UNLISTED: "let this user list these folders (chmod u+rx, or an ACL): the images in them "
+    "are missing here",
     Reason.TOO_LARGE: "nothing to do, or export them as smaller files",
     Reason.NOT_DICOM: "nothing to do if these are notes, lists or pictures",
     Reason.NO_PIXELS: "nothing to do if these are reports, plans or a DICOMDIR",
+    Reason.NO_SYNTAX: "export the files again as DICOM Part 10 files, which say how their pixels "
+    "are stored; dcmconv +F makes such files of uncompressed ones",
     Reason.UNDECODABLE: "export the files again, uncompressed if possible",
+    Reason.BLANK: "look at some in a viewer: if they are not blank there, export them again",
     Reason.WRONG_MODALITY: "ask the coordinator which modalities the study uses",
     Reason.DERIVED: "`derived` in site.toml decides; to see the effect here: --derived primary",
     Reason.BURNED_IN: "export the images again without text in them",
@@ -80,6 +86,7 @@ class Report:
     rows: int
     rows_without_image: int
     near_twins: dict[str, int]
+    label_notes: tuple[str, ...] = ()
 
     @property
     def strangers(self) -> bool:
@@ -107,6 +114,7 @@ class Report:
             "sizes": self.sizes,
             "rows": self.rows,
             "rows_without_image": self.rows_without_image,
+            "label_notes": list(self.label_notes),
             "near_twins": self.near_twins,
         }
         if paths:
@@ -153,6 +161,7 @@ def check(
     found = scan(folder, decode=True, workers=workers, progress=progress)
     require_dicom(folder, found)
     _require_paths(known, found)
+    require_no_near_misses(known, found.found)
     labelled, rejected = select(found.found, rules, known, pseudonyms, persons=persons)
     chosen, copies = each_once(labelled)
     headers = [each.file.header for each in chosen]
@@ -171,6 +180,7 @@ def check(
         rejected=tuple(sorted([*found.rejected, *rejected, *copies], key=lambda each: each.path)),
         rows=len(known.rows),
         rows_without_image=len(known.rows) - len(assigned),
+        label_notes=known.notes,
         near_twins=_near_twins({each.header.patient for each in found.found}, pseudonyms, persons),
     )
 
@@ -279,7 +289,7 @@ def show_rejected(report: Report, console: Console) -> None:
 
 def advice(report: Report) -> list[str]:
     """What the counts suggest, one sentence each."""
-    notes: list[str] = []
+    notes = [f"label file: {note}" for note in report.label_notes]
     if report.rows_without_image and not report.strangers:
         notes.append(
             f"{report.rows_without_image} of {report.rows} rows of the label file match no "
