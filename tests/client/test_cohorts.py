@@ -174,7 +174,7 @@ def test_a_frozen_cohort_does_not_change_with_the_rule_and_the_study_waits_for_a
         assert code_of(site, asking(plan, 2)) == "silence"
         with pytest.raises(SiteError, match="another way than when this study was approved"):
             site.cohorts.of(site.approvals.require(plan.hash))
-        (warning,) = (each for each in status(site).warnings if "ignore_in_patient_ids" in each[0])
+        (warning,) = (each for each in status(site).warnings if "tells patients apart" in each[0])
         assert "ignore_in_patient_ids = []" in warning[1]
         assert "consilium-site approve small" in warning[1]
     assert hospital.rows("members") == before
