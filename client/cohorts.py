@@ -148,7 +148,7 @@ class Cohorts:
         """
         study, plan_hash = approval.plan.study, approval.plan.hash
         if approval.ignored != self.ignored:
-            raise self.told_apart_otherwise(approval)
+            raise _told_apart_otherwise(approval, self.ignored)
         cohort = self.read(study, decoders=approval.decoders)
         if self._read_at <= approval.frozen and membership.leavers(
             self._store, plan_hash, membership.places(cohort), self.absent()
@@ -156,18 +156,6 @@ class Cohorts:
             self.forget()
             cohort = self.read(study, decoders=approval.decoders)
         return cohort
-
-    def told_apart_otherwise(self, approval: Approval) -> SiteError:
-        """The error for a study whose patients the site file now tells apart in another way."""
-        name, before = approval.plan.study.study.name, _listed(approval.ignored)
-        return SiteError(
-            "the site file tells patients apart in another way than when this study was approved",
-            where=f"study {name}: [site] ignore_in_patient_ids",
-            found=_listed(self.ignored),
-            wanted=before,
-            remedy=f"set ignore_in_patient_ids = {before} again and restart the daemon; or, to go "
-            f"on with the patients of today: consilium-site approve {name}",
-        )
 
     def forget(self) -> None:
         """Read cohorts again when they are asked for."""
@@ -180,6 +168,19 @@ class Cohorts:
             file = getattr(cohort.images, "filename", None)
             if file is not None and not Path(file).exists():
                 del self._held[wanted]
+
+
+def _told_apart_otherwise(approval: Approval, ignored: int) -> SiteError:
+    """The error for a study whose patients the site file now tells apart in another way."""
+    name, before = approval.plan.study.study.name, _listed(approval.ignored)
+    return SiteError(
+        "the site file tells patients apart in another way than when this study was approved",
+        where=f"study {name}: [site] ignore_in_patient_ids",
+        found=_listed(ignored),
+        wanted=before,
+        remedy=f"set ignore_in_patient_ids = {before} again and restart the daemon; or, to go on "
+        f"with the patients of today: consilium-site approve {name}",
+    )
 
 
 def _listed(ignored: int) -> str:

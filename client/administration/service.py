@@ -272,9 +272,6 @@ def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
         remedy = "use no images of patients with this site, or start it without --known-seed"
         found.append(("NOT PRIVATE: KNOWN KEY", remedy))
     for approval in site.approvals.running():
-        if approval.frozen and approval.ignored != site.cohorts.ignored:
-            error = site.cohorts.told_apart_otherwise(approval)
-            found.append((f"{error.details['where']}: {error.what}", error.details["do"]))
         if amendments.waiting(site.store, approval.plan.hash) is not None:
             name = approval.plan.study.study.name
             what = f"{name} waits for your consent to this site's new numerics"

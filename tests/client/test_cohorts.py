@@ -174,7 +174,7 @@ def test_a_frozen_cohort_does_not_change_with_the_rule_and_the_study_waits_for_a
         assert code_of(site, asking(plan, 2)) == "silence"
         with pytest.raises(SiteError, match="another way than when this study was approved"):
             site.cohorts.of(site.approvals.require(plan.hash))
-        (warning,) = (each for each in status(site).warnings if "ignore_in_patient_ids" in each[0])
+        (warning,) = (each for each in status(site).warnings if "tells patients apart" in each[0])
         assert "ignore_in_patient_ids = []" in warning[1]
         assert "consilium-site approve small" in warning[1]
     assert hospital.rows("members") == before
@@ -183,9 +183,12 @@ def test_a_frozen_cohort_does_not_change_with_the_rule_and_the_study_waits_for_a
     with hospital.open() as site:
         assert code_of(site, asking(plan, 2)) == "ok"
         assert hospital.rows("members") == before
-    hospital.ignored, hospital.policy = ("case",), {"max_epsilon_per_study": 20.0}
+    hospital.policy = {"max_epsilon_per_study": 20.0}
+    hospital.ignored = ("case", "leading-zeros")
     with hospital.open() as site:
         approve(site, "small", by="the administrator")
         assert code_of(site, asking(plan, 3)) == "ok"
         there = {row["patient"] for row in hospital.rows("members") if row["until"] is None}
         assert there == set(map(site.pseudonyms.of, hospital.patients))
+        outcome = opt_out(site, ["00p01"], by="the administrator")
+        assert (outcome.left, outcome.unknown) == (("small",), ())

@@ -72,6 +72,9 @@ def test_the_label_file_is_relative_to_the_site_file(tmp_path: Path) -> None:
     labels = read(tmp_path).label_file("chest-xray", tmp_path)
     assert labels.path == tmp_path / "labels.csv"
     assert (labels.key, labels.key_column, labels.label_column) == ("PatientID", "patient", "label")
+    assert labels.ignored == frozenset()
+    ignoring = read(tmp_path, site={"ignore_in_patient_ids": ["case", "blanks"]})
+    assert ignoring.label_file("chest-xray", tmp_path).ignored == {"case", "blanks"}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +118,10 @@ def test_the_label_file_is_relative_to_the_site_file(tmp_path: Path) -> None:
         ),
         ({"policy": {"delta": 1e-3}}, "policy.delta 0.001 is too large for data set chest-xray"),
         ({"datasets": {}}, "data: "),
+        (
+            {"site": {"ignore_in_patient_ids": ["case", "zeros"]}},
+            "should be 'unicode', 'blanks', 'case' or 'leading-zeros'",
+        ),
     ],
 )
 def test_a_mistake_is_told_by_its_key(

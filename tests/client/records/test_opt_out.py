@@ -121,3 +121,18 @@ def test_an_identifier_is_listed_itself_though_its_person_is_on_the_list(tmp_pat
     opt_outs = OptOuts([tmp_path / "out.txt"], tmp_path / "state", PSEUDONYMS, persons)
     assert opt_outs.add(["P1", "P2"]) == (1, 1)
     assert (tmp_path / "out.txt").read_text() == "P1\nP2\n"
+
+
+def test_a_listed_spelling_is_all_spellings_of_its_patient_and_the_others_can_be_added(
+    tmp_path: Path,
+) -> None:
+    """So that each that was asked for stays out if the site ignores less one day."""
+    (tmp_path / "out.txt").write_text("00P1\n")
+    (tmp_path / "state").mkdir()
+    own = PSEUDONYMS.ignoring(["leading-zeros"])
+    opt_outs = OptOuts([tmp_path / "out.txt"], tmp_path / "state", own, Persons(None, own))
+    found = opt_outs.read()
+    assert found.pseudonyms == pseudonyms("00P1", "P1")
+    assert found.spellings == {PSEUDONYMS.of("00P1"): PSEUDONYMS.of("P1")}
+    assert opt_outs.add(["00P1", "0P1"]) == (1, 1)
+    assert (tmp_path / "out.txt").read_text() == "00P1\n0P1\n"
