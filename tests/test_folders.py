@@ -208,12 +208,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(world / name, world / "hospitals" / SITE / name)
     (world / "study.toml").write_text(study_text())
     (world / "new").mkdir()
-    (world / "state" / "receipts.jsonl").touch(0o600)
     enrolment.introduce(world / "site.toml")
     home = authority.init(world / "coordinator", "radiology", "localhost:8443").home
     card = authority.coordinator_card(home)
     (world / "COORDINATOR.json").write_text(card.text)
     enrolment.join(world / "site.toml", card)
+    (world / "state" / "receipts.jsonl").touch(0o600)
     return world
 
 
