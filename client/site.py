@@ -31,7 +31,7 @@ from client.site_numerics import SiteNumerics
 from client.site_records import SiteRecords, open_records
 from client.sitefile import SiteFile, load_site_file
 from client.training.pacing import Pace
-from common.errors import SiteError
+from common.errors import SiteError, of_system
 from common.files import sha256_file
 from common.numerics import EngineChoice, NumericsRecord, installed
 from common.plan import Offer
@@ -162,12 +162,8 @@ def open_site(
         site = Site(path.parent, file, records, serves=serves, pace=Pace(waits=serves))
         _note_opening(site, path)
     except OSError as error:
-        raise SiteError(
-            "the site's state folder cannot be used",
-            where=state,
-            found=error.strerror,
-            remedy="free disk space, or give this user alone write permission there",
-        ) from error
+        what = "the site's state folder cannot be used"
+        raise of_system(error, SiteError, what, where=state) from error
     return site
 
 

@@ -22,8 +22,11 @@ printed and logged.
 
 from __future__ import annotations
 
+import errno
+import os
+import pwd
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeVar
 
 EXIT_CODE: Final = 2
 """What a command line exits with after a :class:`ConsiliumError`."""
@@ -77,6 +80,66 @@ def _aligned(name: str, value: str) -> str:
     column = " " * 10
     lines = (line if line.startswith(column) else column + line.lstrip(" ") for line in more)
     return "\n".join((f"  {name + ':':<7} {first}", *lines))
+
+
+Kind = TypeVar("Kind", bound=ConsiliumError)
+
+_NO_RIGHTS: Final = (
+    "this user may not read or write this file or folder",
+    "run the command as the user who owns it (for a daemon: the user that runs it, with sudo -u), "
+    "or give this user, and no other user, access",
+)
+_FULL: Final = (
+    "there is no space for this file",
+    "free disk space, or raise the limit (quota, ulimit -f); then run the command again",
+)
+_NO_FOLDER: Final = (
+    "a file, or a link that leads nowhere, is where a folder should be",
+    "check the path and that its disk is mounted; move the file or link away, or name another "
+    "folder",
+)
+_ABSENT: Final = (
+    "this file or folder cannot be used",
+    "check the path and that its disk is mounted, then run the command again",
+)
+_OF_SYSTEM: Final = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _NO_RIGHTS),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), _NO_FOLDER),
+    **dict.fromkeys(
+        (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EIO), _ABSENT
+    ),
+}
+
+
+def is_of_system(error: OSError) -> bool:
+    """Whether an error of the operating system is about files, and so for a person to fix."""
+    return error.errno in _OF_SYSTEM
+
+
+def of_system(
+    error: OSError, kind: type[Kind], what: str | None = None, *, where: object | None = None
+) -> Kind:
+    """What the operating system refused, as an instruction.
+
+    Args:
+        error: as it was raised.
+        kind: of the error that is made of it.
+        what: in place of the sentence that follows from the error.
+        where: in place of the file that the error names.
+    """
+    sentence, remedy = _OF_SYSTEM.get(error.errno or 0, _ABSENT)
+    found = error.strerror or str(error)
+    if sentence is _NO_RIGHTS[0]:
+        found += f" (user {_user()})"
+    return kind(what or sentence, where=where or error.filename, found=found, remedy=remedy)
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # in a container a user need not have a name
+        return str(os.geteuid())
 
 
 class StudyError(ConsiliumError):

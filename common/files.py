@@ -5,10 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from stat import S_IMODE
+from typing import Any, Final
 
+from common.errors import ConsiliumError
 from common.process.killpoints import reach
+
+OTHERS: Final = 0o077
+"""What a mode allows everybody but the owner."""
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -16,8 +23,20 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
     The bytes go to a neighbour, reach the disk, take the name, and the folder's entry
     reaches the disk too (POSIX ``rename`` is atomic within a file system).
+
+    Raises:
+        OSError: it could not be written; ``filename`` is the path, or a folder above it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _write(path, data, mode)
+    except OSError as error:
+        # A full disk gives no name, and the neighbour's would tell nobody what was to be written.
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
     neighbour = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     neighbour.unlink(missing_ok=True)  # left by a killed process whose number came again
     descriptor = os.open(neighbour, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -45,6 +64,41 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def require_private(
+    paths: Iterable[Path], kind: type[ConsiliumError], whose: str, *, close: str | None = None
+) -> None:
+    """Refuse a folder or a secret that other accounts of the machine can read or change.
+
+    The rule is that of ssh for its private keys: the owner alone, no group either. The mode is not
+    corrected silently: an account that could read a key may have read it, and one that could write
+    may have changed the ledger. A person has to find that out.
+
+    Args:
+        paths: in this order; one that is not there is passed over.
+        kind: of the error.
+        whose: ``site`` or another noun.
+        close: the command that takes the others' rights; by default for the path alone.
+
+    Raises:
+        ConsiliumError: the mode of one allows access to others.
+    """
+    for path in paths:
+        try:
+            mode = S_IMODE(path.stat().st_mode)
+        except FileNotFoundError:  # SQLite's own, which another process has just closed
+            continue
+        if mode & OTHERS:
+            closed = mode & ~OTHERS
+            command = close or f"chmod {closed:o} {shlex.quote(str(path))}"
+            raise kind(
+                f"other accounts of this machine have access to the {whose}'s secrets",
+                where=path,
+                found=f"mode {mode:04o}",
+                wanted=f"mode {closed:04o}: access for the owner only",
+                remedy=f"find out who may have read or changed it, then run: {command}",
+            )
 
 
 def sha256(data: bytes | memoryview) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.documents import MOST_TOML, read_toml
-from common.errors import ConsiliumError
+from common.errors import ConsiliumError, of_system
 
 T = TypeVar("T", bound=BaseModel)
 SHOWN: Final = 8
@@ -36,7 +36,9 @@ def load_toml(path: Path, model: type[T], error: type[ConsiliumError]) -> T:
             document = read_toml(file.read(MOST_TOML + 1))
     except FileNotFoundError as cause:
         raise error("there is no such file", where=path, wanted="a TOML file") from cause
-    except (ValueError, OSError) as cause:
+    except OSError as cause:
+        raise of_system(cause, error, where=path) from cause
+    except ValueError as cause:
         raise error("the file cannot be read as TOML", where=path, found=cause) from cause
     return checked(document, path, model, error)
 

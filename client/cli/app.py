@@ -12,7 +12,7 @@ from client.cli import check, commands
 from client.cli.commands import SECONDS, confirmed, daemon, state_folder, who
 from common.control import site_pb2 as pb
 from common.control.site_pb2_grpc import SiteStub
-from common.errors import DataError, SiteError
+from common.errors import DataError, SiteError, of_system
 from common.process.console import err, out, run_cli
 
 app = typer.Typer(
@@ -350,8 +350,16 @@ def opt_out(
 def _lines(path: Path) -> list[str]:
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError("the list of patients cannot be read", where=path) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            "the list of patients is not a text file",
+            where=path,
+            wanted="one PatientID per line, in UTF-8",
+            remedy="save it as plain text in UTF-8",
+        ) from error
+    except OSError as error:
+        what = "the list of patients cannot be read"
+        raise of_system(error, DataError, what, where=path) from error
     # A list file may have comments, so that the hospital can note who asked for it and when.
     return [line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"]
 

@@ -22,7 +22,7 @@ from common.control.rpc_errors import asking
 from common.control.site_pb2_grpc import SiteStub
 from common.control.sockets import connect
 from common.documents import read_toml
-from common.errors import SiteError
+from common.errors import SiteError, of_system
 from common.process.console import err, out, show_json
 from common.visible import visible
 
@@ -47,14 +47,9 @@ def state_folder(path: Path) -> Path:
         from client.sitefile import missing  # which takes long to import
 
         raise missing(path) from error
-    except PermissionError as error:
-        raise SiteError(
-            "this user may not read the site file",
-            where=path,
-            found=f"user {os.getuid()}",
-            remedy="run the command as the user of the daemon: sudo -u USER consilium-site ...",
-        ) from error
-    except (OSError, ValueError, AttributeError) as error:
+    except OSError as error:
+        raise of_system(error, SiteError, "the site file cannot be read", where=path) from error
+    except (ValueError, AttributeError) as error:
         raise SiteError("the site file cannot be read as TOML", where=path, found=error) from error
     return path.absolute().parent / str(named or "state")
 

@@ -14,6 +14,7 @@ from client.daemon.control import SERVICE, SiteControl
 from client.daemon.executor import SiteExecutor
 from client.daemon.metrics import DaemonMetrics
 from client.daemon.supervisor import Supervisor, until_told
+from client.records.state_folder import require_private
 from client.records.verify import inspect_state
 from client.sitefile import Programs, ServedSite
 from common.control.site_pb2_grpc import add_SiteServicer_to_server
@@ -37,6 +38,9 @@ def serve(served: ServedSite, programs: Programs | None = None) -> None:
         SiteError: the state cannot be used, another daemon serves it, or the metrics cannot
             be served.
     """
+    # Here too, and before the claim makes the folder: with keys that others know as well, the key
+    # that it connects with and its control socket are its own.
+    require_private(served.state)
     with claimed(served.state, OWNER):
         asyncio.run(_serve(served, programs or Programs()))
     log.info("daemon.ended")

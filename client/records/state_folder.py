@@ -11,15 +11,16 @@ either: the ledger would recognise no patient.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from stat import S_IMODE
 from typing import Final
 
 from client.records import audit_log
 from client.records.audit_log import AuditHead, AuditLog
 from client.records.chain import broken_chain, stored_charges
 from client.records.store import FILE, LOST, RESTORE_KEY, SiteDatabase, ledger_lost
+from common import files
 from common.errors import SiteError
 from common.files import sha256
 from common.wire.messages import HASH_OF_NOTHING
@@ -30,7 +31,6 @@ LOG_HEAD: Final = "audit-log"
 """The fact that holds the audit log's head: its length and its hash."""
 KEPT_KEYS: Final = "keys"
 """The fact that holds a hash of all keys."""
-_OTHERS: Final = 0o077
 _SECRET: Final = ("*.key", f"{FILE}*", f"{audit_log.FILE}")
 
 
@@ -43,27 +43,13 @@ def is_used(state: Path) -> bool:
 def require_private(state: Path) -> None:
     """Refuse a folder, or a secret in it, that other accounts of the machine can read or change.
 
-    The mode is not corrected silently: an account that could read a key may have read it, and one
-    that could write may have changed the ledger. The administrator has to find that out.
-
     Raises:
         SiteError: its mode allows access to others.
     """
     # The write-ahead log (site.sqlite-wal) holds what the database holds, study keys included.
     secret = (path for pattern in _SECRET for path in sorted(state.glob(pattern)))
-    for path in (state, *secret):
-        try:
-            mode = S_IMODE(path.stat().st_mode)
-        except FileNotFoundError:  # SQLite's own, which another process has just closed
-            continue
-        if mode & _OTHERS:
-            raise SiteError(
-                "other accounts of this machine have access to the site's secrets",
-                where=path,
-                found=f"mode {mode:04o}",
-                wanted=f"mode {mode & ~_OTHERS:04o}: access for the owner only",
-                remedy=f"find out who may have read or changed it, then run: chmod -R go= {state}",
-            )
+    close = f"chmod -R go= {shlex.quote(str(state))}"
+    files.require_private((state, *secret), SiteError, "site", close=close)
 
 
 def require_store(state: Path) -> None:

@@ -30,6 +30,21 @@ LOST: Final = (
     "[policy] spent_before (docs/site.md)"
 )
 """What to do when recorded charges are missing: the same budget must not be spent twice."""
+KEPT_OUT: Final = (
+    "run the command as the user of the daemon (sudo -u USER consilium-site ...), or free disk "
+    "space. Restore no backup for this: an older ledger has forgotten what patients have spent"
+)
+_KEPT_OUT: Final = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
+"""What SQLite says of rights and disks, and not of what is in the file."""
 _PATIENCE_SECONDS: Final = 60.0
 """How long to wait for another process of the site: freezing a large cohort takes seconds."""
 _SCHEMA: Final = """
@@ -163,6 +178,14 @@ class SiteDatabase:
             self._connection.row_factory = sqlite3.Row
             self._prepare(path, make=make)
         except sqlite3.DatabaseError as error:
+            if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _KEPT_OUT:
+                raise SiteError(
+                    "the site's database cannot be opened or written now",
+                    where=path,
+                    found=error,
+                    wanted="a file and a folder that this user may write, on a disk with space",
+                    remedy=KEPT_OUT,
+                ) from error
             raise SiteError(
                 "the site's database cannot be read",
                 where=path,

@@ -40,7 +40,7 @@ from client.records.seals import Seals
 from client.records.state_folder import LOG_HEAD, read_remembered
 from client.records.store import FILE as STORE
 from client.records.store import is_whole
-from common.errors import SiteError
+from common.errors import SiteError, of_system
 from common.files import sha256
 from common.wire.enrolment import COORDINATOR_CARD, read_coordinator_card
 from common.wire.messages import HASH_OF_NOTHING, LedgerHead
@@ -205,11 +205,14 @@ def inspect_state(state: Path, site: str, *, elsewhere: Sequence[Path] = ()) -> 
         kept = [*read_receipts(state), *further]
         evidence = read_receipts(state, DISPUTED)
         stored = _stored(state / STORE)
-    except (OSError, ValueError, sqlite3.Error) as error:
+    except OSError as error:
+        what = "the state folder cannot be verified"
+        raise of_system(error, SiteError, what, where=error.filename or state) from error
+    except (ValueError, sqlite3.Error) as error:
         raise SiteError(
             "the state folder cannot be verified",
             where=state,
-            found=type(error).__name__,
+            found=error,
             remedy="give the path of a complete state folder that this user can read",
         ) from error
     ours = {coordinator.signing_key: coordinator.fingerprint} if coordinator else {}
@@ -254,6 +257,7 @@ def _require_receipts(folders: Sequence[Path]) -> None:
                 where=folder,
                 found="a folder without receipts.jsonl" if folder.is_dir() else "no such folder",
                 wanted="a folder with a copy of this site's receipts.jsonl",
+                remedy="give the folder of a copy with --receipts, or leave --receipts out",
             )
 
 

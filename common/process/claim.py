@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from common.errors import ConsiliumError
+from common.errors import ConsiliumError, of_system
 
 LOCK: Final = "daemon.lock"
 
@@ -38,19 +38,18 @@ def claimed(folder: Path, owner: Owner) -> Iterator[None]:
     Raises:
         ConsiliumError: the owner's: another daemon holds it, or it cannot be written.
     """
+    what = f"the {owner.who}'s state folder cannot be used"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Closed in children: one that outlives the daemon would keep the claim.
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as cause:
-        raise owner.error(
-            f"the {owner.who}'s state folder cannot be used",
-            where=folder,
-            found=cause.strerror,
-            remedy="give this user, and no other user, write permission there",
-        ) from cause
+        raise of_system(cause, owner.error, what, where=folder) from cause
     try:
-        _lock(descriptor, folder, owner)
+        try:
+            _lock(descriptor, folder, owner)
+        except OSError as cause:  # a full disk
+            raise of_system(cause, owner.error, what, where=folder) from cause
         yield
     finally:
         os.close(descriptor)

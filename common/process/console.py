@@ -21,6 +21,7 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
+import click
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -35,7 +36,7 @@ from rich.progress import (
 from rich.segment import Segment
 from rich.text import Text
 
-from common.errors import EXIT_CODE, ConsiliumError
+from common.errors import EXIT_CODE, ConsiliumError, is_of_system, of_system
 from common.visible import LAYOUT, visible, visible_json
 
 if TYPE_CHECKING:
@@ -107,17 +108,39 @@ def run_cli(app: typer.Typer) -> NoReturn:
     try:
         # The bare command: ``app()`` would put its own traceback, which may show
         # local variables and so a patient, in place of ours.
-        typer.main.get_command(app)()
+        command = typer.main.get_command(app)
+        _leave_files_to_commands(command)
+        command()
     except ConsiliumError as error:
         show_error(error)
         sys.exit(EXIT_CODE)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        # Every command meets files, and each could fail at any of them: so it is said here, once.
+        if not is_of_system(error):
+            _show_defect()
+        show_error(of_system(error, ConsiliumError))
+        sys.exit(EXIT_CODE)
     except Exception:  # noqa: BLE001 - the last stop: said on standard error, then exit 1
-        err().print(traceback.format_exc(), soft_wrap=True)
-        err().print(DEFECT, style="bold")
-        sys.exit(1)
+        _show_defect()
     sys.exit(0)
+
+
+def _leave_files_to_commands(command: click.Command) -> None:
+    """Have Typer not look whether a file can be read: it would not say what to do about it."""
+    for parameter in command.params:
+        if isinstance(parameter.type, click.Path):
+            parameter.type.readable = False
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            _leave_files_to_commands(inner)
+
+
+def _show_defect() -> NoReturn:
+    err().print(traceback.format_exc(), soft_wrap=True)
+    err().print(DEFECT, style="bold")
+    sys.exit(1)
 
 
 def show_error(error: ConsiliumError) -> None:

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import AfterValidator, Field
 
 from common.documents import UnreadableError, read_json
-from common.errors import ConsiliumError, CoordinatorError, SiteError
+from common.errors import ConsiliumError, CoordinatorError, SiteError, of_system
 from common.files import canonical_json
 from common.settings import Section, checked
 from common.study.study_file import Patients, Slug
@@ -225,7 +225,7 @@ def _read(path: Path, card: type[Card], error: type[ConsiliumError], made_by: st
             "there is no such file", where=path, wanted=wanted, remedy="give its path"
         ) from cause
     except OSError as cause:
-        raise error("the file cannot be read", where=path, found=cause, wanted=wanted) from cause
+        raise of_system(cause, error, where=path) from cause
     # A mistake of people, who mail the file beside the right one; the secret is then in a mailbox.
     if b"PRIVATE KEY" in content:
         raise error(

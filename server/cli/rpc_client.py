@@ -13,7 +13,8 @@ import grpc
 from common.control.coordinator_pb2_grpc import CoordinatorStub
 from common.control.rpc_errors import asking
 from common.control.sockets import LARGEST_MESSAGE, connect
-from common.errors import CoordinatorError
+from common.errors import CoordinatorError, of_system
+from common.files import require_private
 from server.daemon.settings import load_home
 
 DAEMON: Final = "the coordinator's daemon"
@@ -77,9 +78,9 @@ def _remote(address: str, identity: Path | None) -> grpc.Channel:
         parts = [folder / "ca.pem", folder / f"{names[0]}.key", folder / f"{names[0]}.pem"]
         ca, key, chain = (path.read_bytes() for path in parts)
     except OSError as cause:
-        raise CoordinatorError(
-            "an operator's certificate cannot be read", where=cause.filename, found=cause.strerror
-        ) from cause
+        what = "an operator's certificate cannot be read"
+        raise of_system(cause, CoordinatorError, what) from cause
+    require_private((parts[1],), CoordinatorError, "operator")
     credentials = grpc.ssl_channel_credentials(ca, key, chain)
     # gRPC's own limit is 4 MiB.
     options = [("grpc.max_receive_message_length", LARGEST_MESSAGE)]

@@ -10,8 +10,8 @@ cannot leave a certificate with the wrong key.
 from __future__ import annotations
 
 import datetime
-import os
 import secrets
+import shlex
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from common.errors import CoordinatorError
-from common.files import write_atomic
+from common.errors import CoordinatorError, of_system
+from common.files import require_private, write_atomic
 from common.wire.enrolment import CoordinatorCard, split_address
 from common.wire.signing import SigningKey
 from server.daemon import certificates
@@ -37,6 +37,7 @@ from server.daemon.settings import FILE, Home, load_home, new_file
 
 RENEWED_BEFORE: Final = datetime.timedelta(days=30)
 """A server's certificate is renewed when it expires in less time than this."""
+_SECRET: Final = ("*.key", "*.secret", "*.sqlite*")
 
 
 @dataclass(frozen=True)
@@ -153,16 +154,19 @@ def secret(path: Path) -> bytes:
         CoordinatorError: it is missing, or accounts other than its owner may read it.
     """
     content = _read(path)
-    mode = path.stat().st_mode & 0o777
-    if mode & 0o077:
-        raise CoordinatorError(
-            "other accounts on this machine can read a secret of the coordinator",
-            where=path,
-            found=f"mode {mode:o}",
-            wanted="mode 600",
-            remedy=f"chmod 600 {path}",
-        )
+    require_private((path,), CoordinatorError, "coordinator")
     return content
+
+
+def require_closed(home: Home) -> None:
+    """Refuse a state folder that other accounts of the machine can enter: the store is in it too.
+
+    Raises:
+        CoordinatorError: its mode, or that of a secret in it, allows access to others.
+    """
+    secret = (path for pattern in _SECRET for path in sorted(home.state.glob(pattern)))
+    close = f"chmod -R go= {shlex.quote(str(home.state))}"
+    require_private((home.state, *secret), CoordinatorError, "coordinator", close=close)
 
 
 def server_context(home: Home) -> ssl.SSLContext:
@@ -262,8 +266,11 @@ def _certificate(path: Path) -> x509.Certificate:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as cause:
-        raise _damaged(path, os.strerror(cause.errno or 0)) from cause
+    except FileNotFoundError as cause:
+        raise _damaged(path, cause.strerror) from cause
+    except OSError as cause:  # not a reason to restore a backup
+        what = "a key or certificate of the coordinator cannot be read"
+        raise of_system(cause, CoordinatorError, what, where=path) from cause
 
 
 def _damaged(path: Path, found: str | None = None) -> CoordinatorError:

@@ -59,6 +59,7 @@ def admit_operator(home: Home, name: str) -> OperatorFiles:
             found=repr(name),
             wanted="1 to 63 lower-case letters, digits and hyphens",
         ) from cause
+    authority.require_closed(home)
     # An existing one is not overwritten: that would shut out its owner without a word.
     kept = home.operators / f"{name}.pem"
     if kept.exists():

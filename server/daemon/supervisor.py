@@ -235,6 +235,7 @@ def serve(home: Home, ready: Callable[[str, int], None]) -> None:
     Raises:
         ConsiliumError: it cannot serve; a person must fix something.
     """
+    authority.require_closed(home)
     with claimed(home.state, OWNER):
         authority.renew(home)
         with open_store(home.store_url) as store:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.labels import Key
-from common.errors import DataError
+from common.errors import DataError, of_system
 from common.files import sha256_file
 from common.process.progress import Progress, silent
 from common.study.study_file import MOST_CLASSES
@@ -213,9 +213,14 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise DataError(
             "there is no such file", where=path, wanted="a MedMNIST .npz file"
         ) from error
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except OSError as error:
+        raise of_system(error, DataError, where=path) from error
+    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise DataError(
-            "the file cannot be read as .npz", where=path, wanted="a MedMNIST .npz file"
+            "the file cannot be read as .npz",
+            where=path,
+            wanted="a MedMNIST .npz file",
+            remedy="check the path; if it is right, download the file again",
         ) from error
     raise DataError(
         "arrays of a MedMNIST file are missing",

@@ -118,5 +118,6 @@ def test_another_user_may_not_ask(site_file: Path, tmp_path: Path) -> None:
             text=True,
             check=True,
         )
-    assert "this user may not read the site file" in done.stdout
+    assert "the site file cannot be read" in done.stdout
+    assert "sudo -u" in done.stdout
     assert "user 65534" in done.stdout

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from client.administration import service
+from client.daemon.serving import serve
 from client.records import audit_log
 from client.records.state_folder import require_private
 from client.records.store import SiteDatabase
 from client.records.verify import inspect_state
+from client.sitefile import served_site
 from common.errors import SiteError
 from common.plan import Plan
 from tests.client.site_fixtures import (
@@ -248,6 +250,18 @@ def test_what_others_can_get_at_is_refused_and_not_narrowed_in_silence(
     assert path.stat().st_mode & 0o777 == mode
     path.chmod(mode & 0o700)
     hospital.open().close()
+
+
+def test_a_site_whose_keys_others_know_is_not_served_from_an_open_folder_either(
+    tmp_path: Path,
+) -> None:
+    """The key that it connects with is its own; a simulation, which has none, may be open."""
+    hospital = Hospital(tmp_path / "north", dict(PATIENTS))
+    hospital.open().close()
+    hospital.state.chmod(0o755)
+    hospital.open().close()
+    with pytest.raises(SiteError, match="have access"):
+        serve(served_site(hospital.folder / "site.toml", hospital.seed))
 
 
 @pytest.mark.parametrize("name", ["signing.key", "patients.key"])

@@ -126,6 +126,14 @@ def test_a_file_that_is_no_store_is_an_error_that_instructs(tmp_path: Path) -> N
     assert "restore the latest full backup" in caught.value.details["do"]
 
 
+def test_a_file_that_cannot_be_opened_is_no_reason_to_restore_a_backup(tmp_path: Path) -> None:
+    """An older ledger has forgotten what patients have spent."""
+    (tmp_path / "site.sqlite").mkdir()
+    with pytest.raises(SiteError, match="cannot be opened") as caught:
+        SiteDatabase(tmp_path / "site.sqlite")
+    assert "Restore no backup" in caught.value.details["do"]
+
+
 def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
     with SiteDatabase(tmp_path / "site.sqlite") as store:
         store.execute("PRAGMA user_version = 99")

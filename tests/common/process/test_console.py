@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -27,6 +28,8 @@ from __future__ import annotations
 
 import time
 
+import os
+
 import typer
 
 from common.process.console import out, progress, run_cli
@@ -49,6 +52,11 @@ def mistake() -> None:
 def defect() -> None:
     secret = "PATIENT-7"
     raise ZeroDivisionError("division")
+
+
+@app.command()
+def refused(number: int) -> None:
+    raise OSError(number, os.strerror(number), "/srv/labels.csv")
 
 
 @app.command()
@@ -210,6 +218,23 @@ def test_a_defect_keeps_its_traceback_without_variables_and_asks_to_be_reported(
     assert "ZeroDivisionError: division\n" in result.stderr
     assert "names a patient" in result.stderr.splitlines()[-1]
     assert "PATIENT-7" not in result.stderr
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS, errno.ENOTDIR])
+def test_a_file_that_the_system_refuses_is_a_mistake_wherever_it_is_met(
+    run: Run, number: int
+) -> None:
+    result = run("refused", str(number))
+
+    assert result.returncode == 2
+    assert "/srv/labels.csv" in result.stderr
+    assert os.strerror(number) in result.stderr
+    assert "  do: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_error_of_the_system_that_is_not_about_files_is_a_defect(run: Run) -> None:
+    assert run("refused", str(errno.EBADF)).returncode == 1
 
 
 def test_an_interrupt_exits_with_130_and_no_traceback(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from common.errors import CoordinatorError
 from common.wire.enrolment import read_coordinator_card
 from common.wire.signing import verify
-from server.daemon import authority
+from server.daemon import authority, operators, supervisor
 from server.daemon.settings import FILE, Home, load_home
 from tests.server.daemon.tls import ADDRESS, greet, trusting
 
@@ -207,6 +208,20 @@ def test_a_damaged_file_is_named(home: Home, content: bytes) -> None:
     with pytest.raises(CoordinatorError) as caught:
         authority.ca_certificate(home)
     assert caught.value.details["where"] == str(home.ca_certificate)
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o701, 0o770])
+def test_a_state_folder_that_others_may_enter_is_not_served(home: Home, mode: int) -> None:
+    """As with ssh, the group counts as others: who is in it is nobody's to know."""
+    home.state.chmod(mode)
+    with pytest.raises(CoordinatorError, match="have access") as caught:
+        supervisor.serve(home, lambda _where, _sites: None)
+    assert f"chmod -R go= {home.state}" in caught.value.details["do"]
+    with pytest.raises(CoordinatorError, match="have access"):
+        operators.admit_operator(home, "ada")
+
+    subprocess.run(["/bin/chmod", "-R", "go=", str(home.state)], check=True)
+    authority.require_closed(home)
 
 
 def test_a_secret_that_others_may_read_is_refused(home: Home) -> None:

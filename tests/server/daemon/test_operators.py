@@ -13,6 +13,7 @@ import pytest
 from cryptography import x509
 
 from common.errors import CoordinatorError
+from server.cli.rpc_client import Caller, calling
 from server.daemon import authority, operators
 from server.daemon.settings import Home
 from tests.server.daemon.tls import ADDRESS, greet, operator_context, shown, trusting
@@ -137,3 +138,14 @@ def test_grpc_tells_who_an_operator_is(tmp_path: Path, home: Home) -> None:
                         call(b"", timeout=PATIENCE)
     finally:
         server.stop(None)
+
+
+def test_an_operators_key_that_others_may_read_is_refused(tmp_path: Path, home: Home) -> None:
+    operators.admit_operator(home, "ada").write(tmp_path / "ada")
+    key = tmp_path / "ada" / "ada.key"
+    key.chmod(0o640)
+    caller = Caller(home.folder, "localhost:1", tmp_path / "ada")
+
+    with pytest.raises(CoordinatorError, match="have access") as caught, calling(caller):
+        pass
+    assert caught.value.details["do"].endswith(f"chmod 600 {key}")
