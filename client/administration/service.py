@@ -33,7 +33,7 @@ from client.administration.views import (
 from client.consent import amendments, decisions, problems
 from client.consent.refusals import refused_proposals
 from client.records import membership
-from client.records.accounts import Accounts
+from client.records.accounts import Accounts, everyone_joined
 from client.records.approvals import Approval, State, timestamp
 from client.records.membership import Draft
 from client.site import Site
@@ -212,15 +212,19 @@ def opt_out(site: Site, patients: Sequence[str], *, by: str) -> OptedOut:
     """
     # Read before it is written: only this tells which patients were not on it.
     absent = site.cohorts.opt_outs.read().pseudonyms
-    new = {name: site.pseudonyms.of(name) for name in patients}
+    pseudonyms = site.pseudonyms
+    new = {name: {pseudonyms.of(name), pseudonyms.written(name)} for name in patients}
     added, known = site.cohorts.opt_outs.add(patients)
     log.info("patients.opted-out", by=by)
     names = {each.plan.hash: each.plan.study.study.name for each in site.approvals.running()}
     held = membership.take_out(site.store, site.cohorts.absent(), names)
     unknown = tuple(
         name
-        for name, pseudonym in new.items()
-        if pseudonym not in absent and not membership.is_known(site.store, pseudonym)
+        for name, known_as in new.items()
+        if not known_as & absent
+        and not any(
+            membership.is_known(site.store, each) for each in everyone_joined(site.store, known_as)
+        )
     )
     return OptedOut(added, known, tuple(names[each] for each in held), unknown)
 
@@ -268,6 +272,9 @@ def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
         remedy = "use no images of patients with this site, or start it without --known-seed"
         found.append(("NOT PRIVATE: KNOWN KEY", remedy))
     for approval in site.approvals.running():
+        if approval.frozen and approval.ignored != site.cohorts.ignored:
+            error = site.cohorts.told_apart_otherwise(approval)
+            found.append((f"{error.details['where']}: {error.what}", error.details["do"]))
         if amendments.waiting(site.store, approval.plan.hash) is not None:
             name = approval.plan.study.study.name
             what = f"{name} waits for your consent to this site's new numerics"

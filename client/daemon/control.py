@@ -190,9 +190,9 @@ class SiteControl(SiteServicer):
     async def _end(self, decide: Callable[..., Released], study: str, by: str) -> pb.StopReply:
         supervisor = self._supervisor
         supervisor.requests.silence(study)  # first: the decision may have to wait for the store
-        log.info("study.stopping", study=study, by=by)
         try:
             before = supervisor.stop(study)
+            log.info("study.stopping", study=study, by=by)
             left = await self._quick.ask(partial(decide, study=study, by=by))
             after = supervisor.stop(left.study)  # what came in between; the rest meets silence
         finally:

@@ -210,7 +210,11 @@ class Gateway:
         host, port = split_address(self._settings.listen)
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            listener = socket.create_server((host, port), family=family, backlog=256)
+            # "[::]" is every address, as it is for gRPC and most servers, and not IPv6 alone.
+            both = host == "::" and socket.has_dualstack_ipv6()
+            listener = socket.create_server(
+                (host, port), family=family, backlog=256, dualstack_ipv6=both
+            )
         except OSError as cause:
             raise CoordinatorError(
                 "the gateway cannot listen",
