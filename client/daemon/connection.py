@@ -60,8 +60,9 @@ BETWEEN_PULLS: Final = 3.0
 
 TWINS: Final = "two machines are connected as this site since {}: this one and another"
 STOP_ONE: Final = (
-    "find out which machine has a copy of this state folder, and stop the one with the older copy "
-    "for good: its privacy ledger lacks charges. Until then the coordinator sends neither a request"
+    "both have a copy of this state folder: compare the charges in consilium-site ledger, and stop "
+    "the machine with fewer of them permanently, because its privacy ledger is behind. Until then "
+    "the coordinator sends no request to either"
 )
 
 _STATES: Final[dict[type[LinkError], str]] = {

@@ -242,6 +242,34 @@ def test_an_administrator_decides_and_sees_everything(tmp_path: Path) -> None:
     assert "line 3" in done.stderr
 
 
+@pytest.mark.long  # starts two daemons, each with a worker that imports torch
+def test_what_failed_is_shown_after_a_restart_too_until_it_goes_well(tmp_path: Path) -> None:
+    """The images are away at round 1; another study's proposal goes well meanwhile."""
+    hospital = Hospital(tmp_path, {"P00": 1, "P01": 1})
+    with hospital.open() as site:
+        plan = plan_for(site, STUDY)
+    images, away = tmp_path / "images", tmp_path / "away"
+    with coordinator(hospital.state) as centre:
+        with daemon(tmp_path / "site.toml", worker=REAL, seed=SEED) as it:
+            assert _asked(centre, proposal(plan)) == "ok"
+            until(lambda: "cohort.frozen" in it.log.read_text())
+            images.rename(away)
+            pushed = len(centre.pushed)
+            centre.ask(asking(plan))
+            assert _asked(centre, _offer(), after=pushed) == "ok"  # what came before got silence
+            first = it.ask("status")
+            assert "small got no answer for round 1 at" in first
+            assert "  do: " in first
+            it.end()
+        with daemon(tmp_path / "site.toml", worker=REAL, seed=SEED) as it:
+            assert "small got no answer for round 1 at" in it.ask("status")
+            assert "LAST FAILURE" in it.ask("show", "small")
+            away.rename(images)
+            assert _asked(centre, asking(plan)) == "ok"
+            assert "got no answer" not in it.ask("status")
+            assert "LAST FAILURE" not in it.ask("show", "small")
+
+
 def test_who_joins_while_the_daemon_runs_is_told_to_start_it_again(tmp_path: Path) -> None:
     hospital = Hospital(tmp_path, policy={"approval": "ask"})
     hospital.open().close()

@@ -175,7 +175,10 @@ def test_a_coordinator_cannot_hide_a_failure_behind_a_refusal(
     assert code_of(site, asking(plan)) == "silence"
     before = told(site)
     another = Request("small", "f" * 64, 1, "train", arrays=asking(plan).arrays)
-    for request in (asking(plan, 99), another, proposal(plan, document="{}"), asking(plan, 0)):
+    bare = plan_for(site, small_study(privacy={"mode": "none"}))  # which the policy forbids
+    tricks = [asking(plan, 99), asking(plan, 0), another, proposal(bare)]
+    tricks += [proposal(plan, document=text) for text in ("{}", bare.text)]
+    for request in tricks:
         assert code_of(site, request) not in ("ok", "silence")
         assert told(site) == before
     assert code_of(site, proposal(plan)) == "ok"  # a plan that is known says nothing of its rounds
@@ -193,6 +196,8 @@ def test_no_more_is_kept_than_a_line_a_study_and_a_fixed_number(
 ) -> None:
     """Whatever fails or goes well, in any order: the newest failure of a study, and short."""
     site = Standin()
+    for number in range(MOST):  # as a coordinator that names many
+        problems.put(site, Problem(f"study {number}", "offer", 0, "x", "y", "2026"))  # type: ignore[arg-type]
     for number, (fails, study, step) in enumerate(done):
         if fails:
             problems.put(site, Problem(study, step, number, "x" * 999, "y", "2026"))  # type: ignore[arg-type]

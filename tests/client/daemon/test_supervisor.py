@@ -244,7 +244,7 @@ async def test_another_machine_with_the_same_keys_is_told_while_it_is_there(
         assert "two machines are connected as this site since 2026-11-26T12:00" in (
             supervisor.line.why
         )
-        assert "stop the one with the older copy" in supervisor.line.remedy
+        assert "stop the machine with fewer" in supervisor.line.remedy
         centre.twins = ""
         await become(lambda: not supervisor.line.remedy)
         assert supervisor.line.state == "online"

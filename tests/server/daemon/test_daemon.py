@@ -23,6 +23,7 @@ from click.testing import Result
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from typer.testing import CliRunner
 
+from client.daemon.fleet import Fleet
 from common.control import coordinator_pb2 as pb
 from common.errors import ConsiliumError, CoordinatorError, LinkError, RefusalCode, StudyError
 from common.files import sha256
@@ -30,6 +31,7 @@ from common.process.ports import free_port
 from common.wire.messages import Reply, Request
 from server.cli.app import app
 from server.cli.rpc_client import Caller, calling
+from server.daemon.authority import coordinator_card
 from server.daemon.control import SERVICE
 from server.gateway.gateway import GatewaySettings
 from tests.server.conftest import World, as_is
@@ -333,10 +335,13 @@ def test_a_study_that_fails_says_what_to_do_and_can_be_resumed(scene: Scene) -> 
     later = scene.cli("watch", name, "--no-follow")
     assert later.stdout.count("too few sites can take part") == 1
     assert later.stderr.count("south: denied the plan") == 1
+    assert "do: talk to the hospital" in " ".join(later.stdout.split())
     assert "south: denied the plan" in caught.value.details["found"]
     assert f"consilium-coordinator resume {name}" in caught.value.details["do"]
     assert scene.deployment.row(name).state == "failed"
-    assert "too few sites can take part" in scene.cli("studies").stdout
+    listed = " ".join(scene.cli("studies").stdout.split())
+    assert "too few sites can take part" in listed
+    assert "south: denied the plan (denied); talk to the hospital" in listed
     with scene.deployment.store() as store:
         (said,) = [each for each in store.approvals(name) if each.site == "south"]
         assert said.state == "denied"
@@ -567,3 +572,22 @@ def test_systemd_is_told_and_a_study_goes_on_after_a_stop(
     assert [watched.count(f"round {number} completed") for number in (1, 4)] == [1, 1]
     assert outcome["final_weights_sha256"] == make_world().run()["final_weights_sha256"]
     assert os.environ["NOTIFY_SOCKET"]
+
+
+@pytest.mark.long  # a second machine is told from a restart after ten seconds
+def test_two_machines_under_one_name_are_shown_with_what_to_do(scene: Scene) -> None:
+    """Last of all: the site gets no request for more than a minute after it."""
+    name, path = scene.study()
+    twin = Fleet(coordinator_card(scene.deployment.home), scene.hospitals["west"].key)
+    twin.connect()
+    until(lambda: twin.pull() is None and twin.twins)
+    assert twin.twins == scene.site("west")["twins"]
+    warning = f"west: two machines are connected as this site since {twin.twins}"
+    assert warning in " ".join(scene.cli("sites").stdout.split())
+    scene.cli("start", path)
+    listed = " ".join(scene.cli("studies").stdout.split())
+    assert f"{name}: west is missing from every request: two machines" in listed
+    assert "ask the hospital to stop one of them" in listed
+    until(lambda: "gateway.refused" in scene.deployment.kinds())
+    twin.close()
+    scene.cli("stop", name)
