@@ -10,10 +10,12 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from common.errors import Refusal, StudyError
+from common.errors import PrivacyError, Refusal, StudyError
 from common.numerics import EngineChoice, record
 from common.plan import Offer, read_plan, write_plan
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
@@ -152,6 +154,43 @@ def test_a_refusal_names_key_value_ends_and_reason(tmp_path: Path, each: Bound) 
     assert str(value) in found
     assert f"should be {each.allowed}: {each.why}" in found
     assert "correct the settings listed above" in caught.value.details["do"]
+
+
+EDGES: tuple[Any, ...] = (
+    *(0, -0.0, -1, 0.5, 1, 5e-324, 1e-300, 1e-12, 1e20, 1e300, math.inf, -math.inf, math.nan),
+    *(2**31, 2**63, 10**400, True, False, "1", "0.5", "nan", [], {}),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(each=st.sampled_from(FIELDS), value=st.sampled_from(EDGES), patients=st.sampled_from([1, 20]))
+def test_an_edge_is_refused_by_its_name_or_can_be_planned(
+    each: Bound, value: object, patients: int
+) -> None:
+    """No other error, and no plan with a number that is none."""
+    study = with_value(each, 1)
+    section: Any = study
+    *path, last = each.place.split(".")
+    for name in path:
+        section = section[name]
+    several = isinstance(section[last], list)
+    section[last] = [value] * len(section[last]) if several else value
+    offer = OFFER.model_copy(update={"declared_patients": patients, "most_patients": 10**9})
+    try:
+        plan = write_plan(Study.model_validate(study), offer, weights=106)
+    except ValidationError as refused:
+        assert last in str(refused)
+        return
+    except PrivacyError:
+        return  # it names what could be reached
+    assert not isinstance(value, bool | str)
+    assert all(
+        math.isfinite(number)
+        for said in stated(plan.study, plan.mechanism)
+        for number in said.values
+    )
+    assert "-0.0" not in plan.text
+    assert read_plan(plan.text) == plan
 
 
 TOGETHER: dict[str, tuple[list[Changes], list[Changes]]] = {
