@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from client.data.cohort import Split
@@ -181,8 +179,8 @@ NUMBERS = (
 )
 
 
-@settings(max_examples=300, deadline=None)
-@given(place=st.sampled_from(NUMBERS), value=st.sampled_from(EDGES))
+@pytest.mark.parametrize("place", NUMBERS, ids="-".join)
+@pytest.mark.parametrize("value", EDGES, ids=lambda value: repr(value)[:12])
 def test_a_number_at_the_edge_is_refused_by_its_name_or_can_be_counted_with(
     place: tuple[str, str], value: float
 ) -> None:

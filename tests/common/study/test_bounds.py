@@ -10,8 +10,6 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -162,35 +160,29 @@ EDGES: tuple[Any, ...] = (
 )
 
 
-@settings(max_examples=120, deadline=None)
-@given(each=st.sampled_from(FIELDS), value=st.sampled_from(EDGES), patients=st.sampled_from([1, 20]))
-def test_an_edge_is_refused_by_its_name_or_can_be_planned(
-    each: Bound, value: object, patients: int
-) -> None:
+@pytest.mark.parametrize("each", FIELDS, ids=lambda each: each.place)
+def test_an_edge_is_refused_by_its_name_or_can_be_planned(each: Bound) -> None:
     """No other error, and no plan with a number that is none."""
-    study = with_value(each, 1)
-    section: Any = study
     *path, last = each.place.split(".")
-    for name in path:
-        section = section[name]
-    several = isinstance(section[last], list)
-    section[last] = [value] * len(section[last]) if several else value
-    offer = OFFER.model_copy(update={"declared_patients": patients, "most_patients": 10**9})
-    try:
-        plan = write_plan(Study.model_validate(study), offer, weights=106)
-    except ValidationError as refused:
-        assert last in str(refused)
-        return
-    except PrivacyError:
-        return  # it names what could be reached
-    assert not isinstance(value, bool | str)
-    assert all(
-        math.isfinite(number)
-        for said in stated(plan.study, plan.mechanism)
-        for number in said.values
-    )
-    assert "-0.0" not in plan.text
-    assert read_plan(plan.text) == plan
+    for value in EDGES:
+        study = with_value(each, 1)
+        section: Any = study
+        for name in path:
+            section = section[name]
+        several = isinstance(section[last], list)
+        section[last] = [value] * len(section[last]) if several else value
+        try:
+            plan = write_plan(Study.model_validate(study), OFFER, weights=106)
+        except ValidationError as refused:
+            assert last in str(refused)
+            continue
+        except PrivacyError:
+            continue  # it names what could be reached
+        assert not isinstance(value, bool | str)
+        told = [number for said in stated(plan.study, plan.mechanism) for number in said.values]
+        assert all(map(math.isfinite, told))
+        assert "-0.0" not in plan.text
+        assert read_plan(plan.text) == plan
 
 
 TOGETHER: dict[str, tuple[list[Changes], list[Changes]]] = {

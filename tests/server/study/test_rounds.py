@@ -15,11 +15,11 @@ import safetensors.numpy
 from common.checkpoint import Checkpoint, study_hash
 from common.errors import RefusalCode, RoundError
 from common.files import sha256
-from common.wire.flower import Message
+from common.wire.flower import Message, identify
 from common.wire.messages import Reply, Request
 from server.study.aggregation import begin
 from server.study.rounds import advance
-from simulations.grids.in_process import LocalGrid
+from simulations.grids.in_process import RUN_ID, LocalGrid
 from tests.common.studies import small_study
 
 if TYPE_CHECKING:
@@ -326,6 +326,7 @@ def test_weights_that_move_too_far_end_the_study_in_that_round(
     strategy: str, change: float, runs_away: bool
 ) -> None:
     """With 26 fraction bits a change of 32 is the largest: a quarter of it is too far."""
+    identify(RUN_ID)
     study = small_study(
         aggregation={"strategy": strategy}, fixed_point={"dtype": "int32", "fraction_bits": 26}
     )
