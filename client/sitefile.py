@@ -19,11 +19,21 @@ from common.errors import Refusal, RefusalCode, SiteError
 from common.plan import require_bound_covers_declared
 from common.privacy.cap import MOST_EPSILON
 from common.settings import Section, load_toml
-from common.study.bounds import range_of
+from common.study.bounds import bound, range_of
 from common.study.study_file import Patients, Slug, Study
 from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, Listen, read_coordinator_card
 
-ShareOfPatients = Annotated[float, Field(ge=0, le=1)]
+
+def _none_or_some(share: float) -> float:
+    if 0 < share < LEAST_SHARE:
+        raise ValueError(
+            f"should be 0 or {LEAST_SHARE:g} to 1: less than one patient in a thousand is nobody"
+        )
+    return share
+
+
+LEAST_SHARE: Final = 1e-3
+ShareOfPatients = Annotated[float, Field(ge=0, le=1), AfterValidator(_none_or_some)]
 _DELTA_TIMES_PATIENTS: Final = 0.1
 """Delta is at most this divided by the patients: with 1 / patients, publishing one patient's whole
 record would count as private."""
@@ -167,11 +177,11 @@ class Policy(Section):
             plan's number; a key that is not listed allows any number.
     """
 
-    max_epsilon_per_study: float = Field(gt=0)
-    max_epsilon_total: Annotated[float, AfterValidator(_protecting)] = Field(gt=0)
-    delta: float = Field(gt=0, lt=1)
+    max_epsilon_per_study: Annotated[float, bound("privacy.epsilon")]
+    max_epsilon_total: Annotated[float, AfterValidator(_protecting)] = Field(ge=1e-3)
+    delta: Annotated[float, bound("privacy.delta")]
     spent_before: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    min_sites: int = Field(default=2, ge=1)
+    min_sites: Annotated[int, bound("aggregation.min_sites")] = 2
     approval: Literal["ask", "automatic"] = "ask"
     approval_days: int = Field(default=180, ge=1, le=3650)
     max_open_studies: int = Field(default=16, ge=1, le=1000)
@@ -215,12 +225,12 @@ class Device(Section):
         gpu: CUDA number of the GPU that the worker uses; default: no GPU.
     """
 
-    threads: int = Field(default=1, ge=1)
-    memory_mib: int = Field(default=1024, ge=16)
+    threads: int = Field(default=1, ge=1, le=1024)
+    memory_mib: int = Field(default=1024, ge=16, le=2**30)
     kernels: Literal["measured", "modelled"] = "measured"
     nice: int = Field(default=10, ge=0, le=19)
-    memory_limit_mib: int | None = Field(default=None, ge=256)
-    gpu: int | None = Field(default=None, ge=0)
+    memory_limit_mib: int | None = Field(default=None, ge=256, le=2**30)
+    gpu: int | None = Field(default=None, ge=0, le=1023)
 
 
 class MetricsSettings(Section):

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Final, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 
 from common.documents import MOST_TOML, read_toml
 from common.errors import ConsiliumError, of_system
@@ -17,10 +17,23 @@ SHOWN: Final = 8
 """How many faults of one file are shown at once: a screenful."""
 
 
+def _exact(schema: Any) -> Any:  # noqa: ANN401 - a core schema, or a part of one
+    """A schema whose numbers are strict; wholly strict ones would refuse TOML's lists and paths."""
+    if isinstance(schema, dict):
+        strict = {"strict": True} if schema.get("type") in ("int", "float") else {}
+        return {key: _exact(each) for key, each in schema.items()} | strict
+    return [*map(_exact, schema)] if isinstance(schema, list) else schema
+
+
 class Section(BaseModel):
     """One section of a settings file: frozen, and strict about its keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:  # noqa: ANN401 - as pydantic's own
+        """Take numbers as numbers: pydantic would read true and "1" as 1."""
+        return _exact(handler(source))
 
 
 def load_toml(path: Path, model: type[T], error: type[ConsiliumError]) -> T:

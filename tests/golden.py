@@ -7,6 +7,9 @@ bits. They hold for one kind of processor and one version of torch (see
 another machine
 record them first, at the commit that is to be compared with: ``make golden ARGS=--record``.
 
+Beside the demo's weights are the figures of its report's table, which README.md must say:
+``tests/test_repository.py`` compares them, so that the table cannot become older than the code.
+
 The images of the last two lie in a folder that ``MEDMNIST`` names, as ``breastmnist.npz`` and
 ``pneumoniamnist.npz``; where it is not set, they are left out and the command says so.
 """
@@ -22,9 +25,12 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final
 
+from simulations.reports.result import Kind, read_result
 from tests.client.training.test_arithmetic import machine
 
 KNOWN: Final = Path(__file__).with_name("golden.toml")
+FIGURES: Final = "demo-auc"
+"""Key of the demo's figures."""
 BINARIES: Final = Path(sys.executable).parent
 FILES: Final = {"breast": "breastmnist.npz", "pneumonia-epsilon3": "pneumoniamnist.npz"}
 
@@ -55,10 +61,18 @@ def weights(study: str, folder: Path) -> str | None:
     return str(json.loads((out / "result.json").read_text())["final_weights_sha256"])
 
 
+def figures(folder: Path) -> list[float]:
+    """Test AUC of the demo: shared, the best alone with and without privacy, and pooled."""
+    result = read_result(folder / "demo")
+    kinds: tuple[Kind, ...] = ("alone-private", "alone", "pooled")
+    outcomes = (result.shared, *map(result.best, kinds))
+    return [round(each.metrics.auc.value or 0.0, 3) for each in outcomes if each]
+
+
 def main(*, record: bool) -> int:
     """Run all four; 1 where one ends otherwise than before."""
     known: dict[str, Any] = tomllib.loads(KNOWN.read_text())
-    expected: dict[str, str] = known.setdefault(machine(), {})
+    expected: dict[str, Any] = known.setdefault(machine(), {})
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         for study in ("demo", "network", *FILES):
@@ -73,9 +87,14 @@ def main(*, record: bool) -> int:
                 failed |= found != expected[study]
                 verdict = "as before" if found == expected[study] else "OTHER WEIGHTS"
             print(f"{study}: {found} {verdict}")  # noqa: T201 - a command line
+            if study == "demo":
+                told = figures(Path(folder))
+                other = told != expected.setdefault(FIGURES, told) and not record
+                failed, expected[FIGURES] = failed | other, told
+                print(f"demo: test AUC {told}{' OTHER FIGURES' if other else ''}")  # noqa: T201
     if record:
         tables = (
-            f'["{name}"]\n' + "".join(f'{study} = "{sha}"\n' for study, sha in rows.items())
+            f'["{name}"]\n' + "".join(f"{key} = {json.dumps(row)}\n" for key, row in rows.items())
             for name, rows in known.items()
         )
         KNOWN.write_text("\n".join(tables))

@@ -201,3 +201,12 @@ def test_make_alone_lists_a_command_for_each_thing(root: Path) -> None:
 def test_no_test_can_reach_another_machine(address: tuple[str, int]) -> None:
     with pytest.raises(PermissionError, match="stay on this machine"):
         socket.create_connection(address, timeout=1)
+
+
+def test_the_readmes_table_is_that_of_the_recorded_demo(root: Path) -> None:
+    """``make golden`` records the figures beside the weights that they are of."""
+    rows = tomllib.loads((root / "tests" / "golden.toml").read_text()).values()
+    recorded = [row["demo-auc"] for row in rows if "demo-auc" in row]
+    line = re.search(r"^\| test AUC \|(.*)\|$", (root / "README.md").read_text(), re.MULTILINE)
+    assert line is not None
+    assert [float(cell) for cell in line[1].split("|")] in recorded

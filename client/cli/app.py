@@ -78,7 +78,11 @@ def card(
     *,
     known_seed: Annotated[
         int | None,
-        typer.Option(min=0, help="For tests only, NOT PRIVATE: derive the keys from this number."),
+        typer.Option(
+            min=0,
+            max=2**63 - 1,
+            help="For tests only, NOT PRIVATE: derive the keys from this number.",
+        ),
     ] = None,
 ) -> None:
     """Write SITE.json again, for example after a change of the site file. Keys stay the same."""
@@ -123,7 +127,11 @@ def serve(
     *,
     known_seed: Annotated[
         int | None,
-        typer.Option(help="For tests only, NOT PRIVATE: derive the keys from this number."),
+        typer.Option(
+            min=0,
+            max=2**63 - 1,
+            help="For tests only, NOT PRIVATE: derive the keys from this number.",
+        ),
     ] = None,
 ) -> None:
     """Run the daemon, until it is stopped by SIGTERM or Ctrl-C."""

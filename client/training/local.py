@@ -81,8 +81,10 @@ def local_change(
         streams: the round's randomness.
 
     Returns:
-        Local weights minus global weights, flat float32; not finite where training runs away,
-        which follows from the weights and the noised sums alone.
+        Local weights minus global weights, flat float32 and finite. Where training runs away, it
+        is the largest number instead of none: the update is cut off at its limit, and the
+        coordinator sees it and ends the study; a failure would be a silence. It follows from the
+        weights and the noised sums alone.
 
     Raises:
         ModelError: names a module that cannot be trained privately.
@@ -109,7 +111,8 @@ def local_change(
         drift = training.weight_decay * current + mu * (current - start)
         current = current - rate * (velocity + drift)
         reach("training.step", round_number)
-    return (current - start).numpy()
+    most = torch.finfo(torch.float32).max
+    return (current - start).nan_to_num_(nan=most, posinf=most, neginf=-most).numpy()
 
 
 def learning_rate(study: Study, round_number: int) -> float:

@@ -86,7 +86,8 @@ class Bound:
         """
         if not self.allows(self.measure(value)):
             raise ValueError(f"should be {self.allowed}: {self.why}")
-        return value
+        # One zero: -0.0 is the same study, and would have another hash.
+        return value if isinstance(value, str) else value + 0
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:  # noqa: ANN401 - as pydantic's own
         """Check what the annotated type itself has accepted."""

@@ -220,7 +220,7 @@ def start(
         str | None,
         typer.Option("--sites", help="Names of sites: a,b. Default: all admitted sites."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the first weights.")] = 0,
 ) -> None:
     """Start a study. The file is checked before anything is sent."""
     from common.control import coordinator_pb2 as pb

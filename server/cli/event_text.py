@@ -14,6 +14,8 @@ from common.documents import read_json
 from common.errors import ConsiliumError, CoordinatorError
 
 Fields = Mapping[str, Any]
+CHANCE: Final = 0.5
+"""AUC of a model that knows nothing."""
 SHOWN_FIGURES: Final = (
     ("auc", "AUC"),
     ("accuracy", "accuracy"),
@@ -128,7 +130,12 @@ def _evaluated(event: pb.Event, fields: Fields) -> str:
         for name, label in SHOWN_FIGURES[:2]
         if name in fields["metrics"]
     ]
-    return f"evaluation after round {event.round}: {', '.join(shown)}"
+    auc = fields["metrics"].get("auc", {})
+    low, usable = auc.get("low"), auc.get("meaningful", True)
+    # Where it is not usable, that is said already.
+    chance = low is not None and low <= CHANCE and usable
+    note = "; NOT SHOWN TO BE BETTER THAN CHANCE, which has AUC 0.5" if chance else ""
+    return f"evaluation after round {event.round}: {', '.join(shown)}{note}"
 
 
 def _sites(count: int) -> str:

@@ -121,11 +121,11 @@ class LimitsSection(Section):
         connections_per_site: at once, of one site.
     """
 
-    requests_per_second: float = Field(default=50, gt=0)
-    connections: int = Field(default=512, ge=1)
+    requests_per_second: float = Field(default=50, ge=1, le=1_000_000)
+    connections: int = Field(default=512, ge=1, le=1_000_000)
     # A site's daemon opens at most 16. Twice that, because after a broken line the old connections
     # are held until they time out.
-    connections_per_site: int = Field(default=32, ge=16)
+    connections_per_site: int = Field(default=32, ge=16, le=1_000_000)
 
 
 class CoordinatorFile(Section):

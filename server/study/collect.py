@@ -19,7 +19,7 @@ from common.wire.flower import ErrorCode, Message
 from common.wire.messages import LedgerHead, Reply, Request, reply_from_record
 from server.study.context import StudyContext
 from server.study.dispatch import NOT_CONNECTED, Dispatcher
-from server.study.verify import IMPOSSIBLE, REFUSED, ReplyShape, fault
+from server.study.verify import CUT_OFF, IMPOSSIBLE, REFUSED, ReplyShape, fault
 
 PENDING_SECONDS: Final = 60.0
 """How long until a site is asked again where a person has yet to decide. When the person has
@@ -350,11 +350,17 @@ def too_few(
             "if the study file must change, start it under another name; this step has charged "
             "no patient",
         )
+    remedy = "fix the problems of the sites listed above, then continue: "
+    if any(reason.startswith(CUT_OFF) for reason in absences.values()):
+        remedy = (
+            "an honest update is cut off only where training runs away: if that is so at most of "
+            "the sites, start a new study with a lower learning_rate, for the same round gives the "
+            "same updates; else fix the problems of the sites listed above, then continue: "
+        )
     return RoundError(
         f"round {asked.round} got too few usable replies",
         where=f"{_CALLED[asked.purpose]}, round {asked.round}",
         found=f"{len(usable)} usable, {len(absences)} missing\n{missing}".rstrip(),
         wanted=f"at least {fewest}",
-        remedy=f"fix the problems of the sites listed above, then continue: {again}; the round is "
-        "repeated, and no patient is charged twice",
+        remedy=f"{remedy}{again}; the round is repeated, and no patient is charged twice",
     )

@@ -8,6 +8,7 @@ bytes.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -17,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from common.checkpoint import KEPT, Checkpoint
+from common.errors import RoundError
 from common.plan import Plan
 from common.process.killpoints import reach
 from common.study.bounded import seconds
+from common.study.strategies import ORDER_STATISTICS
 from common.study.study_file import Study
 from common.wire.messages import LedgerHead, Purpose, Request
 from server.study import aggregation
@@ -32,6 +35,9 @@ from server.study.verify import NOTHING, cell_noise, histogram_shape, update_sha
 Save = Callable[[Checkpoint], None]
 CLOSING: Final = "1m"
 """How long sites that are not connected are waited for when the study is over."""
+RUNAWAY: Final = 32.0
+"""A root mean square change of all weights in one round that no training has: first weights are
+below 1. A quarter of the largest change that an update can hold counts, too."""
 
 
 def run_rounds(
@@ -93,12 +99,43 @@ def run_rounds(
 
 
 def advance(study: Study, state: Checkpoint, fold: aggregation.Fold) -> Checkpoint:
-    """The state one round later: the server optimiser's step, and the average of the weights."""
+    """The state one round later: the server optimiser's step, and the average of the weights.
+
+    Raises:
+        RoundError: the new weights are not finite, or training runs away.
+    """
     settings, number = study.aggregation, state.round + 1
     reached = fold.contributions(state.weights, study.fixed_point)
     weights, optimiser = step(settings, number, state.weights, reached, state.optimiser)
+    # The mean before the server's own step, or what a median made of updates, one of which may lie.
+    moved = weights if settings.strategy in ORDER_STATISTICS else reached[0][0]
+    _require_steady(study, number, state.weights, moved)
     average = _averaged(settings.average_decay, state.average, weights)
     return replace(state, round=number, weights=weights, average=average, optimiser=optimiser)
+
+
+def _require_steady(
+    study: Study, number: int, before: npt.NDArray[np.float32], after: npt.NDArray[Any]
+) -> None:
+    """Refuse the weights of a training that runs away, told by their change, which is public.
+
+    An update is cut off at the largest number that it can hold, and a patient whose gradient
+    overflows counts as zero: without this check a study would go on with noise to its end.
+
+    Raises:
+        RoundError: names the round, and how far the weights moved.
+    """
+    fixed_point = study.fixed_point
+    most = min(RUNAWAY, fixed_point.limit * fixed_point.unit / 4)
+    found = float(np.linalg.norm(after - before)) / math.sqrt(before.size)
+    if not found <= most:
+        raise RoundError(
+            f"training ran away in round {number}: the updates moved the weights too far",
+            where="[training] learning_rate, local_steps, momentum, class_weights",
+            found=f"each weight moved by {found:.3g} (root mean square)",
+            wanted=f"at most {most:.3g}; useful training moves a weight by less than 1",
+            remedy="start a new study with a lower learning rate",
+        )
 
 
 def evaluate(

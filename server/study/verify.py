@@ -44,6 +44,7 @@ Training and validation are shares of the same patients, one to four unless the 
 otherwise, and what is declared is rounded down: an honest site stays far below."""
 TAILS: Final = 7.0
 """Standard deviations that honest noise stays within: one cell in 10**12 does not."""
+CUT_OFF: Final = "an update that was cut off at the largest entry"
 IMPOSSIBLE: Final = "an impossible histogram: "
 """How the verdict on counts begins that no honest site could send."""
 REFUSED: Final = "refused: "
@@ -183,7 +184,7 @@ def _wrong_array(array: npt.NDArray[Any], shape: ReplyShape) -> str | None:
     if largest > shape.limit:
         return f"an entry beyond {shape.limit}"
     if shape.saturates and largest == shape.limit:
-        return f"an update that was cut off at the largest entry, {shape.limit}"
+        return f"{CUT_OFF}, {shape.limit}"
     return None if shape.votes is None else _wrong_votes(array, shape.votes)
 
 

@@ -8,6 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from common.errors import StudyError
+
 CANARIES: Final = 100
 """Of the one-run audit, for each hospital."""
 REPETITIONS: Final = 20
@@ -51,6 +53,9 @@ class AuditSettings:
         threads: torch threads of every site, instead of those in the site files.
         processes: for decoding.
         command: as typed, for the report.
+
+    Raises:
+        StudyError: the confidence is none.
     """
 
     study: Path
@@ -66,3 +71,14 @@ class AuditSettings:
     threads: int | None = None
     processes: int = len(os.sched_getaffinity(0))
     command: str = ""
+
+    def __post_init__(self) -> None:
+        # NaN is in no range; the command line's own check lets it pass.
+        if not 0.5 <= self.confidence < 1:
+            raise StudyError(
+                "the bounds of an audit cannot hold with this confidence",
+                where="--confidence",
+                found=self.confidence,
+                wanted="0.5 or more, and less than 1",
+                remedy="use 0.95, as the audit does without this option",
+            )

@@ -45,7 +45,9 @@ def run(
     *,
     hospitals: Annotated[Path, typer.Option(help="Folder with hospitals.json.")],
     folder: Out,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights and all keys.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial weights and all keys.")
+    ] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     site_order: Annotated[
         str | None,
@@ -62,7 +64,9 @@ def run(
     ] = 1.0,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads of every site. Changes the last bits of the result."),
+        typer.Option(
+            min=1, max=1024, help="Threads of every site. Changes the last bits of the result."
+        ),
     ] = None,
     like: Annotated[
         Path | None,
@@ -129,7 +133,9 @@ def network(
     study: Annotated[
         str, typer.Option(help="A study file, or the name of a shipped study.")
     ] = "network",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights and all keys.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial weights and all keys.")
+    ] = 0,
 ) -> None:
     """Run a study with a coordinator and three hospitals over TLS; compare it with a simulation.
 
@@ -161,23 +167,31 @@ def audit(
     only: Annotated[
         Which | None, typer.Option(help="Run one of the two audits. Default: both.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed of all random choices.")
+    ] = 0,
     canaries: Annotated[
-        int, typer.Option(min=5, help="One-run audit: made-up patients for each hospital.")
+        int,
+        typer.Option(
+            min=5, max=1_000_000, help="One-run audit: made-up patients for each hospital."
+        ),
     ] = CANARIES,
     kind: Annotated[
         CanaryKind, typer.Option(help="One-run audit: what the canaries look like.")
     ] = CanaryKind.PATTERN,
     runs: Annotated[
-        int, typer.Option(min=1, help="One-run audit: how often to run the study.")
+        int, typer.Option(min=1, max=10_000, help="One-run audit: how often to run the study.")
     ] = 1,
     repetitions: Annotated[
-        int, typer.Option(min=2, help="Mechanism audit: tiny studies for each hospital.")
+        int,
+        typer.Option(min=2, max=1_000_000, help="Mechanism audit: tiny studies for each hospital."),
     ] = REPETITIONS,
     confidence: Annotated[
         float, typer.Option(min=0.5, max=0.999999, help="Confidence that all bounds hold together.")
     ] = CONFIDENCE,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every site.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads of every site.")
+    ] = None,
 ) -> None:
     """Try to break a study's privacy claim, and write a report. Exits with 1 if it is broken."""
     from common.process.logs import configure

@@ -20,7 +20,9 @@ app = typer.Typer(
 Out = Annotated[
     Path, typer.Option("--out", help="New or empty folder. Replaces hospitals made before.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed. The same seed gives the same files.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="Seed. The same seed gives the same files.")
+]
 
 
 @app.command()

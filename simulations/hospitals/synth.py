@@ -51,7 +51,7 @@ class Size:
         sites: how many hospitals.
 
     Raises:
-        DataError: a number is too small.
+        DataError: a number is too small or too large.
     """
 
     patients: int = 300
@@ -60,21 +60,22 @@ class Size:
     sites: int = 4
 
     def __post_init__(self) -> None:
-        for option, value, least in (
-            ("--sites", self.sites, 1),
-            # 0.8 of 13 is the least that rounds down to ten declared patients.
-            ("--patients", self.patients, 13),
-            # So that each scanner has at least one patient of each class.
-            ("--test-patients", self.test_patients, 2 * len(_scanners(self.sites))),
-            ("--size", self.pixels, 32),
-        ):
-            if value < least:
-                raise DataError(
-                    "a number is too small to draw hospitals",
-                    where=option,
-                    found=value,
-                    wanted=f"at least {least}",
-                )
+        _require("--sites", self.sites, 1, 1000)
+        # 0.8 of 13 is the least that rounds down to ten declared patients.
+        _require("--patients", self.patients, 13, 1_000_000)
+        # So that each scanner has at least one patient of each class.
+        _require("--test-patients", self.test_patients, 2 * len(_scanners(self.sites)), 1_000_000)
+        _require("--size", self.pixels, 32, 4096)
+
+
+def _require(option: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise DataError(
+            f"a number is too {'small' if value < least else 'large'} to draw hospitals",
+            where=option,
+            found=value,
+            wanted=f"at least {least}" if value < least else f"at most {most}",
+        )
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,14 @@ HALF_WRITTEN: Final = ".*.tmp"
 FORMAT: Final = 1
 # Not os.cpu_count(): a container may be allowed fewer processors.
 PROCESSES: Final = len(os.sched_getaffinity(0))
+MOST_SEED: Final = 2**63 - 1
+"""A coordinator's database holds no larger number, and torch takes none."""
+_ENDS: Final = {
+    "seed": (0, MOST_SEED),
+    "baseline_rate": (1e-6, 1e6),
+    "threads": (1, 1024),
+    "processes": (1, 10_000),
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,9 @@ class RunSettings:
         like: folder of a finished run whose sites' threads and kernels are taken instead.
         processes: for decoding and baselines.
         command: as typed, for the report.
+
+    Raises:
+        StudyError: a number is out of range.
     """
 
     study: Path
@@ -61,6 +72,19 @@ class RunSettings:
     like: Path | None = None
     processes: int = PROCESSES
     command: str = ""
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in _ENDS.items():
+            found = getattr(self, name)
+            # NaN is in no range; a command line's own check lets it pass.
+            if found is not None and not least <= found <= most:
+                raise StudyError(
+                    "a number of the run is out of range",
+                    where=f"--{name.replace('_', '-')}",
+                    found=found,
+                    wanted=f"{least:g} to {most}",
+                    remedy="give a number in this range, or leave the option out",
+                )
 
 
 class Watcher:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -25,6 +25,10 @@ from simulations.reports.result import (
 )
 from simulations.runs.curve import curve_rounds
 
+CHANCE: Final = 0.5
+"""AUC of a model that knows nothing."""
+ONE_CLASS: Final = 0.02
+"""Share of a class's patients that is as good as none, or difference that is."""
 DISTRIBUTIONS: Final = (
     *("consilium", "cryptography", "dp-accounting", "flwr", "monai", "numpy", "opacus"),
     *("pydicom", "safetensors", "scipy", "torch"),
@@ -59,7 +63,7 @@ def summarise(
     """
     privacy = study.privacy
     return Result(
-        warnings=_warnings(plans, published),
+        warnings=(*_warnings(plans, published), *useless(shared.metrics, len(study.task.classes))),
         study=_study_facts(study, plans),
         hospitals=HospitalsFacts(
             kind=hospitals.kind,
@@ -110,6 +114,27 @@ def _warnings(plans: Mapping[str, Plan], published: Mapping[str, Any]) -> tuple[
     ]
     gone = (f"{site} was left out of the study: {why}" for site, why in sorted(left_out.items()))
     return (*notes, *gone, *absences)
+
+
+def useless(found: ResultMetrics, classes: int) -> Iterator[str]:
+    """What a reader must know first of a model that learned nothing, or answers always the same."""
+    auc, right, other = found.auc, found.sensitivity.value, found.specificity.value
+    if auc.value is None or auc.low <= CHANCE <= auc.high or auc.value < CHANCE:
+        said = "not defined" if auc.value is None else f"{auc.value:.3f} "
+        said += "" if auc.value is None else f"({auc.low:.3f} to {auc.high:.3f})"
+        yield (
+            f"NOT SHOWN TO BE USEFUL: on {found.patients} test patients the shared model is not "
+            f"better than chance: AUC {said}"
+        )
+    if right is None or other is None:
+        return
+    # With one class for all, the mean recall is 1 / classes, and that of the others the rest.
+    same = min(right, other) <= ONE_CLASS if classes == 2 else abs(right + other - 1) < ONE_CLASS
+    if same:
+        yield (
+            "ONE CLASS FOR ALL: the shared model gives almost every test patient the same class, "
+            "so its accuracy is only the share of that class"
+        )
 
 
 def _study_facts(study: Study, plans: Mapping[str, Plan]) -> StudyFacts:

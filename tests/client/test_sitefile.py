@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from client.data.cohort import Split
 from client.records.accounts import PrivacyLimits
 from client.sitefile import SiteFile, load_site_file
 from common.errors import SiteError
+from common.privacy.accounting import ORDERS
 from tests.common.studies import toml
 
 DATA: dict[str, Any] = {
@@ -167,3 +171,47 @@ def test_hours_that_are_none_are_named(tmp_path: Path, hours: str) -> None:
     with pytest.raises(SiteError) as caught:
         read(tmp_path, policy={"hours": hours})
     assert "policy.hours" in caught.value.details["found"]
+
+
+EDGES: tuple[Any, ...] = (
+    *(0, -0.0, -1, 0.5, 1, 5e-324, 1e-300, 1e-12, 1e20, 1e300, math.inf, -math.inf, math.nan),
+    *(2**31, 2**63, 10**400, True, False, "1", "nan"),
+)
+NUMBERS = (
+    *(("site", "cache_gib"), ("data", "declared_patients"), ("data", "most_patients")),
+    *(("data", "split"), ("policy", "max_epsilon_per_study"), ("policy", "max_epsilon_total")),
+    *(("policy", "delta"), ("policy", "spent_before"), ("policy", "min_sites")),
+    *(("policy", "approval_days"), ("policy", "max_open_studies"), ("policy", "ranges")),
+    *(("device", name) for name in ("threads", "memory_mib", "nice", "memory_limit_mib", "gpu")),
+)
+
+
+@pytest.mark.parametrize("place", NUMBERS, ids="-".join)
+@pytest.mark.parametrize("value", EDGES, ids=lambda value: repr(value)[:12])
+def test_a_number_at_the_edge_is_refused_by_its_name_or_can_be_counted_with(
+    place: tuple[str, str], value: float
+) -> None:
+    section, name = place
+    content: dict[str, Any] = {
+        "site": {"name": "north"},
+        "data": {"chest-xray": dict(DATA)},
+        "policy": dict(POLICY),
+        "device": {},
+    }
+    inside = content["data"]["chest-xray"] if section == "data" else content[section]
+    several: dict[str, Any] = {
+        "split": [value, 1 - value if isinstance(value, float) else value, 0]
+    }
+    several["ranges"] = {"clip_norm": [value, value]}
+    inside[name] = several.get(name, value)
+    try:
+        file = SiteFile.model_validate(content)
+    except ValidationError as refused:
+        assert name in str(refused)
+        return
+    assert not isinstance(value, bool | str)
+    data = file.data["chest-xray"]
+    assert 1 <= data.most_validated <= data.most_patients
+    assert 0 <= file.policy.limits.spent(np.ones(len(ORDERS))) < math.inf
+    for number in (file.site.cache_bytes, file.device.memory_limit_mib or 0, file.device.gpu or 0):
+        assert 0 <= number < 2**63

@@ -197,6 +197,21 @@ def test_a_patient_whose_gradient_is_not_finite_counts_as_zero_and_the_others_as
     assert torch.allclose(found, expected, atol=1e-6)
 
 
+def test_training_that_runs_away_gives_the_largest_number_and_no_failure(
+    images: npt.NDArray[np.float16],
+) -> None:
+    """A failure would be a silence: nobody would learn why the study waits."""
+    study = small_study(training={"learning_rate": 1000.0, "local_steps": 2})
+    wild = study.training.model_copy(update={"learning_rate": 1e300})
+    probed = require_probed(study.model_copy(update={"training": wild}), NONE, CHOICE)
+    start = initial_weights(study, 0)
+    found = local_change(probed, start, images, patients(), round_number=1, streams=STREAMS)
+    assert found.dtype == np.float32
+    assert np.isfinite(found).all()
+    units = study.fixed_point.encode(found)
+    assert np.abs(units).max() == study.fixed_point.limit
+
+
 def test_the_tile_changes_no_more_than_the_last_digits() -> None:
     model = model_of(small_study(model=MODELS["cnn"]))
     batch = batch_of(7, 2)

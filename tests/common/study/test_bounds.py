@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from common.errors import Refusal, StudyError
+from common.errors import PrivacyError, Refusal, StudyError
 from common.numerics import EngineChoice, record
 from common.plan import Offer, read_plan, write_plan
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
@@ -152,6 +152,37 @@ def test_a_refusal_names_key_value_ends_and_reason(tmp_path: Path, each: Bound) 
     assert str(value) in found
     assert f"should be {each.allowed}: {each.why}" in found
     assert "correct the settings listed above" in caught.value.details["do"]
+
+
+EDGES: tuple[Any, ...] = (
+    *(0, -0.0, -1, 0.5, 1, 5e-324, 1e-300, 1e-12, 1e20, 1e300, math.inf, -math.inf, math.nan),
+    *(2**31, 2**63, 10**400, True, False, "1", "0.5", "nan", [], {}),
+)
+
+
+@pytest.mark.parametrize("each", FIELDS, ids=lambda each: each.place)
+def test_an_edge_is_refused_by_its_name_or_can_be_planned(each: Bound) -> None:
+    """No other error, and no plan with a number that is none."""
+    *path, last = each.place.split(".")
+    for value in EDGES:
+        study = with_value(each, 1)
+        section: Any = study
+        for name in path:
+            section = section[name]
+        several = isinstance(section[last], list)
+        section[last] = [value] * len(section[last]) if several else value
+        try:
+            plan = write_plan(Study.model_validate(study), OFFER, weights=106)
+        except ValidationError as refused:
+            assert last in str(refused)
+            continue
+        except PrivacyError:
+            continue  # it names what could be reached
+        assert not isinstance(value, bool | str)
+        told = [number for said in stated(plan.study, plan.mechanism) for number in said.values]
+        assert all(map(math.isfinite, told))
+        assert "-0.0" not in plan.text
+        assert read_plan(plan.text) == plan
 
 
 TOGETHER: dict[str, tuple[list[Changes], list[Changes]]] = {

@@ -99,6 +99,21 @@ def test_what_the_next_event_says_too_is_shown_once(
     assert not is_repeated(event("approval.refused", site="a", reason=reason))
 
 
+@pytest.mark.parametrize(
+    ("auc", "chance"),
+    [
+        ({"value": 0.8, "low": 0.7, "high": 0.9}, False),
+        ({"value": 0.55, "low": 0.45, "high": 0.65}, True),
+        ({"value": 0.1, "low": 0.0, "high": 0.2}, True),
+        ({"value": 0.5, "low": 0.0, "high": 1.0, "meaningful": False, "why": "noise"}, False),
+        ({"value": None, "why": "noise"}, False),
+    ],
+)
+def test_a_model_that_knows_nothing_is_named(auc: dict[str, object], *, chance: bool) -> None:
+    told = line(event("evaluation.completed", round=2, metrics={"auc": auc}))
+    assert ("NOT SHOWN TO BE BETTER THAN CHANCE" in told) == chance
+
+
 def test_a_day_is_written_out() -> None:
     assert day_line("2026-11-06") == "-- 6 November 2026, UTC --"
 

@@ -60,6 +60,11 @@ def test_a_coordinator_with_an_ipv6_address_listens_for_ipv6(tmp_path: Path) -> 
     [
         ("[limit]\n", "did you mean limits?"),
         ("[limits]\nconnections = 0\n", "limits.connections = 0"),
+        ("[limits]\nconnections = true\n", "limits.connections = True"),
+        ("[limits]\nconnections = 9223372036854775808\n", "limits.connections = 92233"),
+        ("[limits]\nconnections_per_site = 1e300\n", "limits.connections_per_site = 1e+300"),
+        ("[limits]\nrequests_per_second = 1e-300\n", "limits.requests_per_second = 1e-300"),
+        ("[limits]\nrequests_per_second = nan\n", "limits.requests_per_second = nan"),
         ('[control]\nlisten = "9094"\n', "control.listen = '9094'"),
     ],
 )

@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from common.checkpoint import Checkpoint, study_hash
 from common.errors import RefusalCode, RoundError
 from common.files import sha256
-from common.wire.flower import Message
+from common.wire.flower import Message, identify
 from common.wire.messages import Reply, Request
-from simulations.grids.in_process import LocalGrid
+from server.study.aggregation import begin
+from server.study.rounds import advance
+from simulations.grids.in_process import RUN_ID, LocalGrid
+from tests.common.studies import small_study
 
 if TYPE_CHECKING:
     from tests.server.conftest import World
@@ -199,6 +203,19 @@ def test_too_few_replies_name_who_was_missing_and_why_and_a_resume_mends_it(
     assert world.run(resume=True)["final_weights_sha256"] == undisturbed
 
 
+def test_a_round_of_updates_that_are_cut_off_advises_a_lower_learning_rate(world: World) -> None:
+    def cut_off(site: str, request: Request, reply: Reply) -> Reply:
+        if request.purpose != "train" or reply.arrays is None:
+            return reply
+        return world.sign(replace(reply, arrays=np.full_like(reply.arrays, 2**31 - 1)))
+
+    world.alter = cut_off
+    with pytest.raises(RoundError) as caught:
+        world.run()
+    assert "north: an update that was cut off at the largest entry" in str(caught.value)
+    assert "start a new study with a lower learning_rate" in caught.value.details["do"]
+
+
 def test_too_few_evaluations_stop_the_study_after_the_round_is_durable(world: World) -> None:
     def none(_site: str, request: Request, reply: Reply) -> Reply:
         if request.purpose == "evaluate":
@@ -301,3 +318,26 @@ def test_two_messages_for_one_request_are_folded_once(make_world: MakeWorld) -> 
     world = make_world()
     world.grid_type = Doubling
     assert world.run()["final_weights_sha256"] == undisturbed
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedmedian"])
+@pytest.mark.parametrize(("change", "runs_away"), [(7.9, False), (8.1, True)])
+def test_weights_that_move_too_far_end_the_study_in_that_round(
+    strategy: str, change: float, runs_away: bool
+) -> None:
+    """With 26 fraction bits a change of 32 is the largest: a quarter of it is too far."""
+    identify(RUN_ID)
+    study = small_study(
+        aggregation={"strategy": strategy}, fixed_point={"dtype": "int32", "fraction_bits": 26}
+    )
+    state = Checkpoint(study_hash(study), 0, {}, 4, np.zeros(6, np.float32))
+    fold = begin(study.aggregation, 6, {"north": 1, "south": 3})
+    for site in ("north", "south"):
+        fold.add(site, study.fixed_point.encode(np.full(6, change)))
+    if not runs_away:
+        assert advance(study, state, fold).round == 5
+        return
+    with pytest.raises(RoundError, match="ran away in round 5") as caught:
+        advance(study, state, fold)
+    assert "moved by 8.1" in caught.value.details["found"]
+    assert "learning rate" in caught.value.details["do"]

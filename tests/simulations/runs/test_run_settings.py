@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
 import pytest
 
-from common.errors import CheckpointError, DataError
+from common.errors import CheckpointError, DataError, StudyError
 from simulations.runs.demonstration import start_afresh
 from simulations.runs.run_settings import (
     RECORD,
@@ -104,3 +105,19 @@ def test_a_watcher_may_look_away() -> None:
         job.advance()
         watcher.resumed(1)
         watcher.round_done(2, None, None)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("seed", -1), ("seed", 2**63), ("seed", 10**400), ("threads", 0), ("threads", 10**30)),
+        *(("baseline_rate", each) for each in (0.0, -1.0, 1e-300, 1e300, math.inf, math.nan)),
+        *(("processes", 0), ("processes", 10**30)),
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_its_option(option: str, value: float) -> None:
+    folder = Path("nowhere")
+    with pytest.raises(StudyError, match="out of range") as refused:
+        RunSettings(folder, folder, folder, **{option: value})  # type: ignore[arg-type]
+    assert refused.value.details["where"] == "--" + option.replace("_", "-")
+    assert refused.value.details["wanted"]
