@@ -55,7 +55,12 @@ def state_folder(path: Path) -> Path:
             remedy="run the command as the user of the daemon: sudo -u USER consilium-site ...",
         ) from error
     except (OSError, ValueError, AttributeError) as error:
-        raise SiteError("the site file cannot be read as TOML", where=path, found=error) from error
+        raise SiteError(
+            "the site file cannot be read as TOML",
+            where=path,
+            found=type(error).__name__,
+            remedy="correct it; consilium-site check names the line",
+        ) from error
     return path.absolute().parent / str(named or "state")
 
 
