@@ -74,6 +74,7 @@ class DataSet(Section):
         key: what a row of the label file is about.
         key_column: the column that holds it.
         label_column: the column that holds the class.
+        file_prefix: folders above ``images`` that the file names in the label file begin with.
         declared_patients: patients in training, rounded down; this number is public.
         most_patients: training and validation each have at most this many; this number is public
             too. Default: twice the declared patients.
@@ -88,6 +89,7 @@ class DataSet(Section):
     key: Key
     key_column: str
     label_column: str = "label"
+    file_prefix: str = ""
     declared_patients: Patients
     most_patients: Patients = Field(
         default_factory=lambda data: min(_ROOM * data.get("declared_patients", 1), 10**9)
@@ -256,6 +258,7 @@ class SiteFile(Section):
             key=data.key,
             key_column=data.key_column,
             label_column=data.label_column,
+            prefix=data.file_prefix,
         )
 
     def dataset(self, study: Study) -> DataSet:

@@ -12,7 +12,8 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from client import node_key
-from client.data.labels import guess_key
+from client.data.label_files.near_misses import guess_prefix
+from client.data.labels import LabelFile, guess_key
 from client.keys import kept_seed
 from client.node_key import load_node_key, public_node_key
 from client.site import Site, open_site
@@ -42,7 +43,7 @@ images = {images}
 labels = {labels}
 key = {key}                  # what a row of the label file names
 key_column = {key_column}
-label_column = {label_column}
+label_column = {label_column}{file_prefix}
 # Patients in training, rounded down. This number is public: the noise and this site's weight in
 # the average are calculated from it.
 declared_patients = {declared}
@@ -94,6 +95,10 @@ memory_mib = 1024
 # Metrics for Prometheus: the state of the daemon, and nothing that was computed from patients.
 listen = "127.0.0.1:9465"
 """
+
+_PREFIX: Final = (
+    "# File names in the label file begin with this; it is left out when they are compared."
+)
 
 
 @dataclass(frozen=True)
@@ -227,6 +232,9 @@ def _site_file(path: Path, hospital: NewSite) -> str:
             wanted="the number of patients in training, rounded down: 1 or more",
         )
     key, column = guess_key(hospital.labels, hospital.label_column)
+    prefix = guess_prefix(
+        LabelFile(hospital.labels, key, column, hospital.label_column), hospital.images
+    )
     return SITE_FILE.format(
         name=hospital.name,
         name_text=_text(hospital.name),
@@ -236,6 +244,7 @@ def _site_file(path: Path, hospital: NewSite) -> str:
         key=_text(key),
         key_column=_text(column),
         label_column=_text(hospital.label_column),
+        file_prefix=f"\n{_PREFIX}\nfile_prefix = {_text(prefix)}" if prefix else "",
         declared=hospital.declared_patients,
         # Room to grow: this bound is public, and a study ends when it is raised.
         most=2 * hospital.declared_patients,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,6 +62,13 @@ def check(
         str | None, typer.Option(help="Column with the key. Default: the name of the key.")
     ] = None,
     label_column: Annotated[str, typer.Option(help="Column with the label.")] = "label",
+    file_prefix: Annotated[
+        str | None,
+        typer.Option(
+            help="Folders above --images that file names in the label file begin with. Default: "
+            "those that all have."
+        ),
+    ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Allowed labels: a,b. Default: those in the file.")
     ] = None,
@@ -83,6 +91,7 @@ def check(
     """Check which DICOM files a study can use, and why not the others. Changes nothing."""
     from client.data import report as checking
     from client.data.dicom import Derived, Rules
+    from client.data.label_files.near_misses import guess_prefix
 
     known = tuple(_parts([classes])) if classes else None
     modalities = tuple(_parts(modality or []))
@@ -109,6 +118,8 @@ def check(
             remedy="name both, or neither to check the data sets of the site file",
         )
     file = _label_file(labels, key, key_column, label_column)
+    prefix = guess_prefix(file, images) if file_prefix is None else file_prefix
+    file = replace(file, prefix=prefix)
     report = look(images, file, Derived(derived.value), None)
     _print(report, images, file, list_files=list_files, as_json=as_json)
     # After the report: it shows why no file can be used.

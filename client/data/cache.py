@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
     from client.data.pseudonyms import Pseudonyms
 
-_RECIPE: Final = 3
+_RECIPE: Final = 4
 """Raised whenever this project changes how stored pixels become cached ones."""
 _DECODERS: Final = (
     "pydicom",

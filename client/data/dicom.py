@@ -59,6 +59,7 @@ class Reason(StrEnum):
     NOT_DICOM = "not-dicom"
     NO_PIXELS = "no-pixels"
     UNDECODABLE = "undecodable"
+    BLANK = "blank"
     WRONG_MODALITY = "wrong-modality"
     DERIVED = "derived-or-localiser"
     BURNED_IN = "burned-in-annotation"

@@ -1,9 +1,11 @@
 """The label file of a hospital: CSV, one row for an image, a study or a patient.
 
-Written by hand or by spreadsheets: UTF-8 with or without a byte order mark, separated by comma,
-semicolon or tab. Every line is one row and is read by itself: a mistake in the row of one patient
-changes nothing in the rows of others. A row that is damaged, or whose label is not a class, gives
-its patient no usable label.
+Written by hand or by spreadsheets. Every line is one row and is read by itself: a mistake in the
+row of one patient changes nothing in the rows of others, and another spelling is understood only
+where that row alone tells what it means (:mod:`client.data.label_files.spelling`). A row that is
+damaged, or whose label is not a class, gives its patient no usable label. A row that could be
+understood only by comparing it with all images (zeros that a spreadsheet removed) names nobody, and
+``check`` says so (:mod:`client.data.label_files.near_misses`).
 
 A problem with the file as a whole is an error when it is read. Problems with rows are errors only
 for a person at the command line (:meth:`Labels.require_sound`), and are named by their line
@@ -13,17 +15,24 @@ file has no header.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from client.data.label_table import Fault, content, read_table
+from client.data.label_files.spelling import (
+    class_of,
+    clean,
+    columns_called,
+    simple_label,
+    unquoted,
+)
+from client.data.label_files.table import Fault, content, is_text, read_table, require_text
 from client.data.pseudonyms import normal
 from common.errors import LabelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from client.data.archive import Found
@@ -45,12 +54,19 @@ class LabelFile:
         key: what its key column holds.
         key_column: the name of that column.
         label_column: the name of the column with the label.
+        prefix: folders that the file names begin with, above the folder of images.
     """
 
     path: Path
     key: Key
     key_column: str
     label_column: str
+    prefix: str = ""
+
+    @property
+    def folders(self) -> str:
+        """The prefix as it is compared: with /, also at its end."""
+        return as_path(self.prefix.rstrip("/\\") + "/") if self.prefix else ""
 
 
 @dataclass(frozen=True)
@@ -71,11 +87,13 @@ class Labels:
         file: where it came from.
         classes: the labels there are; a label's index is its place here.
         rows: all of them, in the file's order. Sensitive.
+        notes: what was read in a special way, in words; it quotes no cell of a row.
     """
 
     file: LabelFile
     classes: tuple[str, ...]
     rows: tuple[Row, ...] = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def by_key(self) -> Mapping[str, tuple[Row, ...]]:
@@ -93,16 +111,11 @@ class Labels:
         A file is named by its whole path below the folder. With a bare name, one patient's row
         could also mean another patient's file of the same name.
         """
-        if self.file.key == "filename":
-            key = normal(file.path)
-        else:
-            key = getattr(file.header, _ATTRIBUTES[self.file.key])
-        return self.by_key.get(key, ())
+        return self.by_key.get(key_of(file, self.file.key), ())
 
     def label(self, row: Row) -> int | None:
         """The class that a row gives, as an index; None where it gives none of the classes."""
-        known = not row.fault and row.label in self.classes
-        return self.classes.index(row.label) if known else None
+        return None if row.fault else class_of(row.label, self.classes)
 
     def require_sound(self) -> None:
         """Report every mistake in the rows to a person.
@@ -118,8 +131,8 @@ class Labels:
             )
         _require_whole(self.file, self.rows)
         _require_filled(self.file, self.rows)
-        _require_known(self.file, self.rows, self.classes)
-        _require_distinct(self.file, self.by_key)
+        _require_known(self)
+        _require_distinct(self)
 
 
 _ATTRIBUTES: Final = {
@@ -127,6 +140,11 @@ _ATTRIBUTES: Final = {
     "StudyInstanceUID": "study",
     "PatientID": "patient",
 }
+
+
+def key_of(file: Found, kind: Key) -> str:
+    """What names a file in a label file: its path below the folder, or one of its identifiers."""
+    return clean(file.path if kind == "filename" else getattr(file.header, _ATTRIBUTES[kind]))
 
 
 def read_labels(file: LabelFile, classes: tuple[str, ...] | None) -> Labels:
@@ -140,18 +158,39 @@ def read_labels(file: LabelFile, classes: tuple[str, ...] | None) -> Labels:
         LabelError: it is missing, cannot be read or is empty, its first row is not CSV in
             UTF-8 or lacks a column; without ``classes``, too many labels occur.
     """
-    header, table = read_table(file.path, {file.key_column, file.label_column})
+    table = read_table(file.path, {file.key_column, file.label_column})
+    header = table.header
     key_at = _column(file, header, file.key_column)
     label_at = _column(file, header, file.label_column)
+    special: Counter[str] = Counter()
     rows: list[Row] = []
-    for line, cells, fault in table:
-        # Spreadsheets often add empty cells at the end: only cells with content are too many.
-        short = len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :])
-        key = _key(file.key, cells[key_at]) if key_at < len(cells) else ""
-        label = normal(cells[label_at]) if label_at < len(cells) else ""
-        rows.append(Row(line, key, label, fault or ("cells" if short else "")))
+    for line, cells, fault in table.rows:
+        key, label = (cells[at] if at < len(cells) else "" for at in (key_at, label_at))
+        wrong = fault or _fault(cells, header, key, label)
+        rows.append(Row(line, _key(file, key), unquoted(label), wrong))
+        if not wrong:
+            special.update(_special(file, cells, key, label))
     known = classes if classes is not None else _occurring(file, rows)
-    return Labels(file, known, tuple(rows))
+    labels = Labels(file, known, tuple(rows))
+    special["rows spell a label in another way than the classes (capitals, blanks or .0)"] += sum(
+        row.label not in known and labels.label(row) is not None for row in rows
+    )
+    if len({simple_label(each) for each in known}) < len(known):
+        table.notes.append(
+            "some labels differ only in capitals, blanks or .0, and are not the same"
+        )
+    table.notes.extend(
+        f'the column "{name}" is called "{header[at]}"'
+        for name, at in ((file.key_column, key_at), (file.label_column, label_at))
+        if header[at] != name
+    )
+    counted = (f"{count} {what}" for what, count in special.items() if count)
+    return replace(labels, notes=(*table.notes, *counted))
+
+
+def as_path(name: str) -> str:
+    """A file name as it is compared: with /, relative to the images."""
+    return name.replace("\\", "/").removeprefix("./")
 
 
 def require_readable(file: LabelFile) -> None:
@@ -169,11 +208,14 @@ def guess_key(path: Path, label_column: str) -> tuple[Key, str]:
     Raises:
         LabelError: the file cannot be read, or has no such column.
     """
-    header, _ = read_table(path, {*KEYS, label_column})
-    names = {name.lower(): name for name in header}
+    header = read_table(path, {*KEYS, label_column}).header
     for key in KEYS:
-        if key.lower() in names:
-            return key, names[key.lower()]
+        places = columns_called(header, key)
+        if len(places) > 1:
+            raise _two_columns(path, [header[place] for place in places])
+        if places:
+            return key, header[places[0]]
+    require_text(path, header)
     raise LabelError(
         "the label file has no column that identifies the images",
         where=path,
@@ -209,22 +251,57 @@ def listed(lines: Iterable[int]) -> str:
 
 def _column(file: LabelFile, header: list[str], name: str) -> int:
     # Two columns of one name: taking the first would train on the wrong labels without a word.
-    places = [place for place, each in enumerate(header) if each == name]
+    places = columns_called(header, name)
     if len(places) == 1:
         return places[0]
     if places:
-        raise LabelError(
-            "two columns of the label file have the same name", where=file.path, found=name
-        )
-    similar = next((each for each in header if each.lower() == name.lower()), None)
+        raise _two_columns(file.path, [header[place] for place in places])
+    require_text(file.path, header)
     raise LabelError(
         f'the label file has no column "{name}"',
         where=f"{file.path}, first row",
-        found=f'"{similar}"' if similar else _others(header),
+        found=_others(header),
         wanted=f'"{file.key_column}" and "{file.label_column}"',
         remedy="if the first row is data, add a row with the column names above it; else correct "
         "the column names in the first row, or the names in the settings",
     )
+
+
+def _two_columns(path: Path, names: list[str]) -> LabelError:
+    return LabelError(
+        "two columns of the label file have the same name",
+        where=path,
+        found=", ".join(names),
+        wanted="one column of this name; capitals, blanks and punctuation do not count",
+        remedy="rename or delete the other column",
+    )
+
+
+def _fault(cells: Sequence[str], header: Sequence[str], key: str, label: str) -> Fault:
+    # Bytes that are not UTF-8 may be in any other column: which letter they are does not matter.
+    if not (is_text(key) and is_text(label)):
+        return "encoding"
+    # Spreadsheets often add empty cells at the end of some rows: only content is too much, and
+    # only a column with a name is missing.
+    named = max(place for place, name in enumerate(header, 1) if name)
+    return "cells" if len(cells) < named or any(map(clean, cells[len(header) :])) else ""
+
+
+def _key(file: LabelFile, cell: str) -> str:
+    key = unquoted(cell)
+    return as_path(key).removeprefix(file.folders) if file.key == "filename" else key
+
+
+def _special(file: LabelFile, cells: Sequence[str], key: str, label: str) -> Iterator[str]:
+    """What is special in how a row is written, in words that follow a count."""
+    if any(unquoted(each) != clean(each) for each in (key, label)):
+        yield 'rows have a formula (="..."), of which the text was read'
+    if any(clean(each) != normal(each) for each in (key, label)):
+        yield "rows have no-break spaces or unseen characters around a key or label, left out"
+    if not all(map(is_text, cells)):
+        yield "rows are not UTF-8 in a column that is not used"
+    if file.key == "filename" and file.folders and as_path(unquoted(key)) != _key(file, key):
+        yield f'rows name files below "{file.folders}", which was left out'
 
 
 def _others(header: list[str]) -> str:
@@ -240,7 +317,8 @@ _FAULTS: Final[dict[Fault, tuple[str, str]]] = {
     "encoding": ("rows of the label file are not UTF-8", 'save it again as "CSV UTF-8"'),
     "cells": (
         "rows of the label file have more or fewer cells than its first row",
-        "correct these rows; a cell that contains the separator needs quotation marks",
+        "correct these rows; a cell that contains the separator needs quotation marks, and "
+        "comments are allowed only above the first row",
     ),
 }
 
@@ -266,8 +344,9 @@ def _require_filled(file: LabelFile, rows: Sequence[Row]) -> None:
             )
 
 
-def _require_known(file: LabelFile, rows: Sequence[Row], classes: tuple[str, ...]) -> None:
-    outside = [row.line for row in rows if row.label not in classes]
+def _require_known(labels: Labels) -> None:
+    file, rows = labels.file, labels.rows
+    outside = [row.line for row in rows if labels.label(row) is None]
     if outside:
         raise fault(
             file,
@@ -275,21 +354,21 @@ def _require_known(file: LabelFile, rows: Sequence[Row], classes: tuple[str, ...
             outside,
             found=f'values of the column "{file.label_column}"; they are not shown, since a wrong '
             "column may contain identifiers",
-            wanted=", ".join(classes),
-            remedy="correct the labels or the classes (upper and lower case count), or name the "
-            "column with the labels",
+            wanted=", ".join(labels.classes),
+            remedy="correct the labels or the classes, or name the column with the labels",
         )
 
 
-def _require_distinct(file: LabelFile, by_key: Mapping[str, tuple[Row, ...]]) -> None:
-    apart = [rows for rows in by_key.values() if len({row.label for row in rows}) > 1]
+def _require_distinct(labels: Labels) -> None:
+    groups = labels.by_key.values()
+    apart = [rows for rows in groups if len(set(map(labels.label, rows))) > 1]
     if apart:
         raise fault(
-            file,
+            labels.file,
             "rows of the label file give different labels for the same value of the column "
-            f'"{file.key_column}"',
+            f'"{labels.file.key_column}"',
             [row.line for rows in apart for row in rows],
-            wanted=f"one label for each {file.key}",
+            wanted=f"one label for each {labels.file.key}",
             remedy="keep the correct label in these rows",
         )
 
@@ -305,9 +384,3 @@ def _occurring(file: LabelFile, rows: Sequence[Row]) -> tuple[str, ...]:
             remedy="give the name of the column with the labels",
         )
     return labels
-
-
-def _key(kind: Key, cell: str) -> str:
-    """A key as it is compared; file names with either slash, relative to the images."""
-    key = normal(cell)
-    return key.replace("\\", "/").removeprefix("./") if kind == "filename" else key

@@ -1,8 +1,10 @@
 """The pixels of a DICOM file: decoded as pydicom does, then brought to [0, 1].
 
-Grey images take the way of :mod:`client.data.greyscale`. Colour is taken as it is over the
+Grey images take the way of :mod:`client.data.display.greyscale`. Colour is taken as it is over the
 range of its bits: palettes are looked up and YBR is turned into RGB (PS3.3, C.7.6.3.1).
-Every frame of a file is an image of its own.
+Every frame of a file is an image of its own. A header is read by
+:mod:`client.data.display.elements`; what contradicts it is a verdict, as is a file of which nothing
+can be seen.
 
 An image is brought to the study's size by Pillow's antialiased bilinear filter, which PyTorch calls
 ``interpolate(mode="bilinear", antialias=True)``. Pillow works on one channel at a time in 32-bit
@@ -11,8 +13,8 @@ floating point and in a fixed order, so the result does not depend on threads.
 
 from __future__ import annotations
 
-import math
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,8 +23,18 @@ from PIL import Image as Pillow
 from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from client.data.dicom import Reason, Unusable, quiet
-from client.data.greyscale import Greyscale, Values, lookup, number, stored_range
+from client.data.dicom import PIXELS, Reason, Unusable, quiet
+from client.data.display.elements import (
+    DESCRIPTORS,
+    PALETTES,
+    SEGMENTED,
+    Layout,
+    Module,
+    reject,
+    signed_as,
+)
+from client.data.display.greyscale import Greyscale, Padding
+from client.data.display.lookup import Lookup, Values, lookup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,16 +61,21 @@ def images(dataset: Dataset) -> Iterator[NDArray[np.float32]]:
     Raises:
         Unusable: undecodable, or of a kind that no display knows.
     """
-    stored, photometric = stored_values(dataset)
+    stored, layout = stored_values(dataset)
     with _translated("reading its lookup tables"):
-        axes = 3 if (number(dataset, "SamplesPerPixel") or 1) > 1 else 2
+        axes = 3 if layout.samples > 1 else 2
         frames = stored.reshape(-1, *stored.shape[-axes:])
-        shown = _pipeline(dataset, frames, photometric)
+        shown = _pipeline(dataset, frames, layout)
+    blank = True
     for frame in range(len(frames)):
         # Yielded outside: an exception of the caller must not become a verdict on the file.
         with _translated("applying its window"):
             image = shown(frame)
+            blank = blank and bool((image == image[0, 0]).all())
         yield image
+    # Of all frames: a volume may begin and end with empty ones.
+    if blank:
+        raise Unusable(Reason.BLANK, "all its pixels come out as one and the same value")
 
 
 def is_plain(dataset: Dataset) -> bool:
@@ -119,24 +136,35 @@ def _resampled(channel: NDArray[np.float32], inner: tuple[int, int]) -> NDArray[
     return np.asarray(source.resize((width, height), Pillow.Resampling.BILINEAR))
 
 
-def stored_values(dataset: Dataset) -> tuple[Values, str]:
+def stored_values(dataset: Dataset) -> tuple[Values, Layout]:
     """The pixels as stored, before any lookup or window: what ``dataset.pixel_array`` gives.
 
     Returns:
         ``(rows, columns)`` or ``(frames, rows, columns)``, with a last axis of samples for colour,
-        in the number type of the file; and their photometric interpretation: YBR is already RGB.
+        in the number type of the file; and how they are stored: YBR is already RGB.
 
     Raises:
-        Unusable: undecodable.
+        Unusable: undecodable, or the header contradicts itself or the pixels.
     """
     with _translated("looking for its transfer syntax"):
         syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
         raise Unusable(Reason.UNDECODABLE, "the transfer syntax (0002,0010) is missing")
+    with _translated("reading its header"):
+        module = Module(dataset)
+        layout = Layout.of(module, integer="PixelData" in dataset)
+        _refuse_giants(layout)
     with _translated(f"decoding {_shown_syntax(syntax)}"):
-        _refuse_giants(dataset)
-        stored, properties = get_decoder(syntax).as_array(dataset)
-    return stored, str(properties["photometric_interpretation"])
+        if syntax in _NATIVE:
+            _require_length(dataset, layout)
+        # Spelt as the decoders know it: some files have it in small letters.
+        stored, properties = get_decoder(syntax).as_array(
+            dataset,
+            photometric_interpretation=layout.photometric,  # type: ignore[arg-type]  # pydicom says of each option what is true of all of them
+        )
+        decoded = replace(layout, photometric=str(properties["photometric_interpretation"]))
+        _require_agreement(dataset, decoded, stored)
+    return stored, decoded
 
 
 @contextmanager
@@ -151,50 +179,106 @@ def _translated(doing: str) -> Iterator[None]:
         raise Unusable(Reason.UNDECODABLE, f"{type(error).__name__} while {doing}") from error
 
 
-def _refuse_giants(dataset: Dataset) -> None:
+def _refuse_giants(layout: Layout) -> None:
     """Hold what the header claims against what is opened at most, before any of it is made."""
-
-    def claimed(*keywords: str) -> float:
-        return math.prod(abs(number(dataset, keyword) or 1) for keyword in keywords)
-
     # From the header, before memory is allocated: a file of a few bytes can claim 65535 x 65535.
-    pixels, frames = claimed("Rows", "Columns"), claimed("NumberOfFrames")
+    pixels = layout.rows * layout.columns
     if pixels > MOST_PIXELS:
         raise Unusable(Reason.TOO_LARGE, f"a frame has more than {MOST_PIXELS >> 20} MiPixels")
-    if frames > MOST_FRAMES:
+    if layout.frames > MOST_FRAMES:
         raise Unusable(Reason.TOO_LARGE, f"more than {MOST_FRAMES} frames")
-    if pixels * frames * claimed("SamplesPerPixel", "BitsAllocated") > 8 * MOST_DECODED:
+    if pixels * layout.frames * layout.samples * layout.allocated > 8 * MOST_DECODED:
         raise Unusable(Reason.TOO_LARGE, f"more than {MOST_DECODED >> 20} MiB of pixels")
 
 
-def _pipeline(dataset: Dataset, frames: Values, photometric: str) -> Pipeline:
+def _require_length(dataset: Dataset, layout: Layout) -> None:
+    """Require that pixels that are not compressed are as many as the header says, before padding.
+
+    Raises:
+        Unusable: they are fewer, or more.
+    """
+    said = layout.rows * layout.columns * layout.samples * layout.frames * layout.allocated
+    # Of four values that are stored, two are colours of two pixels (PS3.3, C.7.6.3.1.2).
+    bits = said * 2 // 3 if layout.photometric == "YBR_FULL_422" else said
+    size = (bits + 7) // 8
+    data = next(dataset[keyword].value for keyword in PIXELS if keyword in dataset)
+    if len(data) < size:
+        reject("Rows", "and its other sizes ask for more pixels than there are; was it cut short?")
+    # A byte fills up an odd length, and what it is was never defined.
+    if data[size + 1 :].strip(b"\0"):
+        reject("Rows", "and its other sizes ask for fewer pixels than there are")
+
+
+def _require_agreement(dataset: Dataset, layout: Layout, stored: Values) -> None:
+    """Require that the pixels are as many, and as large, as the header says.
+
+    Raises:
+        Unusable: they are not; then it says something else that is wrong, too.
+    """
+    if stored.size != layout.frames * layout.rows * layout.columns * layout.samples:
+        reject("NumberOfFrames", "is not how many frames the pixels are")
+    if not layout.integer or layout.stored >= 8 * stored.dtype.itemsize:
+        return
+    low, high = layout.limits
+    if stored.min() >= low and stored.max() <= high:
+        return
+    padding = Padding.of(Module(dataset), layout)
+    beyond = (stored < low) | (stored > high)
+    if padding is None or (beyond & ~padding(stored)).any():
+        reject("BitsStored", "is too few for the values of the pixels")
+
+
+def _pipeline(dataset: Dataset, frames: Values, layout: Layout) -> Pipeline:
     """What turns a frame, named by its index, into an image."""
-    if photometric == "PALETTE COLOR":
-        return lambda frame: _palette(dataset, frames[frame])
-    if photometric in ("MONOCHROME1", "MONOCHROME2") and frames.ndim == 3:
-        return Greyscale(dataset, frames, inverted=photometric == "MONOCHROME1").image
-    if frames.shape[-1] == 3 and frames.ndim == 4:
-        limits = stored_range(dataset, frames)
-        return lambda frame: _scaled(frames[frame], *limits)
-    raise Unusable(Reason.UNDECODABLE, "its photometric interpretation is not supported")
-
-
-def _palette(dataset: Dataset, frame: Values) -> NDArray[np.float32]:
-    """A frame of places in a palette as its colours."""
-    # Segmented tables (PS3.3, C.7.9.2) are a small program to unpack: pydicom does that.
-    if "RedPaletteColorLookupTableData" not in dataset:
-        colours = apply_color_lut(frame, dataset)[..., :3]
-        return _scaled(colours, 0, 2.0 ** (8 * colours.dtype.itemsize) - 1)
-    tables = [
-        lookup(
-            dataset,
-            dataset[f"{colour}PaletteColorLookupTableDescriptor"].value,
-            dataset[f"{colour}PaletteColorLookupTableData"].value,
+    module, little_endian = Module(dataset), dataset.file_meta.TransferSyntaxUID.is_little_endian
+    if layout.photometric == "PALETTE COLOR":
+        tables = _palette(dataset, module, layout, little_endian=little_endian)
+        top = _white(tables)
+        return lambda frame: _scaled(
+            np.stack([table(frames[frame]) for table in tables], axis=-1), 0, top
         )
-        for colour in ("Red", "Green", "Blue")
+    if layout.samples == 1:
+        return Greyscale(module, layout, frames, little_endian=little_endian).image
+    return lambda frame: _scaled(frames[frame], *layout.limits)
+
+
+def _palette(
+    dataset: Dataset, module: Module, layout: Layout, *, little_endian: bool
+) -> list[Lookup]:
+    """The tables of red, green and blue."""
+    if any(map(module.has, SEGMENTED)) and not any(map(module.has, PALETTES)):
+        return _segmented(dataset, module, layout)
+    return [
+        lookup(module, place, data, little_endian=little_endian, signed=layout.signed)
+        for place, data in zip(DESCRIPTORS, PALETTES, strict=True)
     ]
-    top = max(table.top for table in tables)
-    return _scaled(np.stack([table(frame) for table in tables], axis=-1), 0, top)
+
+
+def _segmented(dataset: Dataset, module: Module, layout: Layout) -> list[Lookup]:
+    """Segmented tables (PS3.3, C.7.9.2) are a small program to unpack: pydicom does that."""
+    descriptor, *others = map(module.numbers, DESCRIPTORS)
+    if any(other != descriptor for other in others):
+        reject(DESCRIPTORS[0], "is not that of green and blue")
+    count, first, bits = map(int, descriptor)
+    # In tables of bytes pydicom's own places are bytes, too.
+    if bits not in (8, 16) or not 0 <= count <= 2**bits or (count == 0 and bits == 8):
+        reject(DESCRIPTORS[0], "is not one that is supported")
+    count = count or 2**16
+    # Asked at the stored first value, whatever its sign, and then placed where its sign belongs.
+    colours = apply_color_lut(np.arange(first, first + count), dataset)
+    first = int(signed_as(first, signed=layout.signed))
+    return [Lookup(colours[:, colour].astype(np.float64), first, bits) for colour in range(3)]
+
+
+def _white(tables: list[Lookup]) -> float:
+    """The entry of a palette that is white.
+
+    Not its highest: one without bright colours is meant to be dark. But bytes may be said to be
+    of 16 bits.
+    """
+    bits = max(table.bits for table in tables)
+    most = max(float(table.entries.max()) for table in tables)
+    return 2.0**8 - 1 if bits > 8 and most < 2**8 else max(2.0**bits - 1, most)
 
 
 def _scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:

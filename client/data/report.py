@@ -17,6 +17,7 @@ from rich.text import Text
 
 from client.data.archive import Rejected, Scan, require_dicom, scan, summary
 from client.data.dicom import Reason, Rules
+from client.data.label_files.near_misses import require_no_near_misses
 from client.data.labels import LabelFile, Labels, fault, read_labels
 from client.data.persons import Persons
 from client.data.pseudonyms import Pseudonyms, normal
@@ -39,6 +40,7 @@ REMEDIES: Final = {
     Reason.NOT_DICOM: "nothing to do if these are notes, lists or pictures",
     Reason.NO_PIXELS: "nothing to do if these are reports, plans or a DICOMDIR",
     Reason.UNDECODABLE: "export the files again, uncompressed if possible",
+    Reason.BLANK: "look at some in a viewer: if they are not blank there, export them again",
     Reason.WRONG_MODALITY: "ask the coordinator which modalities the study uses",
     Reason.DERIVED: "`derived` in site.toml decides; to see the effect here: --derived primary",
     Reason.BURNED_IN: "export the images again without text in them",
@@ -70,6 +72,7 @@ class Report:
     rejected: tuple[Rejected, ...] = field(repr=False)
     rows: int
     rows_without_image: int
+    label_notes: tuple[str, ...] = ()
 
     @property
     def strangers(self) -> bool:
@@ -97,6 +100,7 @@ class Report:
             "sizes": self.sizes,
             "rows": self.rows,
             "rows_without_image": self.rows_without_image,
+            "label_notes": list(self.label_notes),
         }
         if paths:
             report["rejected_files"] = [
@@ -142,6 +146,7 @@ def check(
     found = scan(folder, decode=True, workers=workers, progress=progress)
     require_dicom(folder, found)
     _require_paths(known, found)
+    require_no_near_misses(known, found.found)
     labelled, rejected = select(found.found, rules, known, pseudonyms, persons=persons)
     chosen, copies = each_once(labelled)
     headers = [each.file.header for each in chosen]
@@ -160,6 +165,7 @@ def check(
         rejected=tuple(sorted([*found.rejected, *rejected, *copies], key=lambda each: each.path)),
         rows=len(known.rows),
         rows_without_image=len(known.rows) - len(assigned),
+        label_notes=known.notes,
     )
 
 
@@ -250,7 +256,7 @@ def show_rejected(report: Report, console: Console) -> None:
 
 def advice(report: Report) -> list[str]:
     """What the counts suggest, one sentence each."""
-    notes: list[str] = []
+    notes = [f"label file: {note}" for note in report.label_notes]
     if report.rows_without_image and not report.strangers:
         notes.append(
             f"{report.rows_without_image} of {report.rows} rows of the label file match no "

@@ -192,6 +192,17 @@ def damaged_rows(draws: random.Random, rest: Part, own: Part) -> None:
         own.row(draws, line)
 
 
+def spelled_rows(draws: random.Random, rest: Part, own: Part) -> None:
+    """Rows as a spreadsheet or an editor may leave them, about the newcomer or nobody."""
+    del rest
+    for name in sorted(own.named)[:1]:
+        own.row(draws, b'="%s", Normal' % name)
+        own.row(draws, b"\xef\xbb\xbf\xc2\xa0%s,%s" % (name, draws.choice(CLASSES).encode()))
+    own.row(
+        draws, draws.choice((b"# a comment", b"sep=;", b"#,label", b"C:\\x\\y,normal", b"007.0,1"))
+    )
+
+
 def no_images(draws: random.Random, rest: Part, own: Part) -> None:
     """Files that are no image of use: a note, a header that claims too much, damaged pixels."""
     del rest
@@ -271,6 +282,7 @@ MESSES: Final[tuple[Mess, ...]] = (
     no_class,
     twice_in_one_row,
     damaged_rows,
+    spelled_rows,
     no_images,
     cut_short,
     damaged_packed,

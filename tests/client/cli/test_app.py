@@ -71,6 +71,24 @@ def test_init_writes_a_file_that_is_read_and_keys_that_stay(made: Path) -> None:
         assert (made.parent / "state" / key).stat().st_mode & 0o077 == 0
 
 
+def test_init_keeps_the_folders_that_all_file_names_begin_with(made: Path, tmp_path: Path) -> None:
+    from client.sitefile import load_site_file
+
+    images = made.parent / "images"
+    names = sorted(str(each.relative_to(images)) for each in images.rglob("*") if each.is_file())
+    rows = ["File name,label", *(f"E:\\out\\{name},normal" for name in names)]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+
+    init(
+        tmp_path / "site.toml",
+        Description("west", images, tmp_path / "labels.csv", 15, "chest-xray", "label"),
+    )
+
+    site = load_site_file(tmp_path / "site.toml")
+    assert site.label_file("chest-xray", tmp_path).folders == "E:/out/"
+    assert "file_prefix" not in made.read_text()
+
+
 def test_init_never_replaces_a_site(made: Path) -> None:
     before = made.read_bytes()
     again = command(

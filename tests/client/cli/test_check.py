@@ -86,6 +86,36 @@ def test_missing_labels_and_a_folder_without_dicom_exit_with_two(root: Path, fol
     assert "the label file does not exist" in without_labels.stderr
 
 
+def test_folders_above_the_images_are_found_and_said(root: Path, folder: Path) -> None:
+    (folder / "labels.csv").write_text("File name;Label\nC:\\out\\a;ill\nC:\\out\\b;well\n")
+
+    found = check(root, folder, "--json")
+    other = check(root, folder, "--file-prefix", "D:\\")
+
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["label_notes"] == [
+        'the column "label" is called "Label"',
+        '2 rows name files below "C:/out/", which was left out',
+    ]
+    assert other.returncode == 2
+    assert "file_prefix" in other.stderr
+
+
+def test_zeros_that_a_spreadsheet_removed_are_an_error_without_the_number(
+    root: Path, folder: Path, write_dicom: WriteDicom
+) -> None:
+    write_dicom(folder / "images" / "c", PatientID="0070345")
+    with (folder / "labels.csv").open("a") as file:
+        file.write("70345;ill\n")
+
+    done = check(root, folder)
+
+    assert done.returncode == 2
+    assert "00#####" in done.stderr
+    assert "line 4" in done.stderr
+    assert "70345" not in done.stdout + done.stderr
+
+
 FOREIGN = "evil\x1b]0;x\x07\x1b[2K\x9b\u202e\nerror: all is well[bold]"
 
 

@@ -22,6 +22,7 @@ from client.data.dicom import Reason
 from client.data.pseudonyms import Pseudonyms
 from common.errors import DataError
 from common.process.progress import Tracker
+from tests.client.data.pictures import nearly
 
 WriteDicom = Callable[..., Path]
 
@@ -71,9 +72,9 @@ def filled(folder: Path, *, die_after: int = -1, shape: ImageShape = SHAPE) -> t
 
 @pytest.fixture
 def folder(tmp_path: Path, write_dicom: WriteDicom) -> Path:
-    """Three images; the value of all pixels of the n-th is 51 n."""
+    """Three images; the pixels of the n-th are 51 n, all but one."""
     for number in range(3):
-        pixels = np.full((4, 4), 51 * number, np.uint8)
+        pixels = nearly(51 * number, 4, 4)
         write_dicom(tmp_path / "images" / f"{number}", pixels)
     return tmp_path
 
@@ -106,7 +107,7 @@ def test_nothing_is_decoded_twice(folder: Path) -> None:
 
 def test_only_a_changed_file_is_decoded_again(folder: Path, write_dicom: WriteDicom) -> None:
     filled(folder)
-    write_dicom(folder / "images" / "1", np.full((4, 4), 255, np.uint8))
+    write_dicom(folder / "images" / "1", nearly(255, 4, 4))
 
     cached, decoded = filled(folder)
 
@@ -116,7 +117,7 @@ def test_only_a_changed_file_is_decoded_again(folder: Path, write_dicom: WriteDi
 
 def test_a_new_file_takes_its_place_among_the_known(folder: Path, write_dicom: WriteDicom) -> None:
     filled(folder)
-    write_dicom(folder / "images" / "0a", np.full((2, 4, 4), 255, np.uint8))
+    write_dicom(folder / "images" / "0a", nearly(255, 2, 4, 4))
 
     cached, decoded = filled(folder)
 
@@ -202,7 +203,7 @@ def test_a_header_that_says_less_than_there_is_fills_no_disk(
     tmp_path: Path, write_dicom: WriteDicom
 ) -> None:
     """What is written is counted too."""
-    write_dicom(tmp_path / "images" / "0", np.zeros((3, 4, 4), np.uint8))
+    write_dicom(tmp_path / "images" / "0", nearly(0, 3, 4, 4))
     (file,) = scan(tmp_path / "images", decode=False).found
     assert file.header.frames == 3
     few = replace(file, header=replace(file.header, frames=1))
@@ -238,7 +239,7 @@ def test_a_kill_while_filling_leaves_the_old_cache(
     removed = (folder / "images" / "0").read_bytes()
     (folder / "images" / "0").unlink()
     for number in range(3, 6):
-        write_dicom(folder / "images" / f"{number}", np.full((4, 4), 51 * number, np.uint8))
+        write_dicom(folder / "images" / f"{number}", nearly(51 * number, 4, 4))
 
     assert run(root, folder, die_after=2).wait() == -signal.SIGKILL
 
@@ -343,7 +344,7 @@ def test_a_file_that_ends_the_process_that_decodes_it_costs_itself_alone(
     folder: Path, write_dicom: WriteDicom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In another process than this one, also where it is alone; and it is tried again."""
-    pixels = np.full((16, 16), 255, np.uint8)
+    pixels = nearly(255, 16, 16)
     write_dicom(folder / "images" / "1", pixels, syntax=JPEGLSLossless)
     with monkeypatch.context() as patched:
         patched.setattr("client.data.cache.decode", decode_or_crash)

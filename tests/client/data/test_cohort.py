@@ -21,6 +21,7 @@ from client.data.labels import Key, LabelFile
 from client.data.pseudonyms import Pseudonyms, position
 from common.errors import DataError, LabelError, SiteError
 from common.process.progress import Tracker, silent
+from tests.client.data.pictures import nearly
 
 WriteDicom = Callable[..., Path]
 
@@ -54,9 +55,9 @@ def cohort_of(folder: Path, *, key: Key = "PatientID", **changes: object) -> Coh
 def folder(tmp_path: Path, write_dicom: WriteDicom) -> Path:
     """Two patients: the first with two files, one of two frames; the second with one file."""
     images = tmp_path / "images"
-    write_dicom(images / "a", np.full((4, 4), 0, np.uint8), PatientID="P1")
-    write_dicom(images / "b", np.full((2, 4, 4), 51, np.uint8), PatientID="P1 ")
-    write_dicom(images / "c", np.full((4, 4), 102, np.uint8), PatientID="P2")
+    write_dicom(images / "a", nearly(0, 4, 4), PatientID="P1")
+    write_dicom(images / "b", nearly(51, 2, 4, 4), PatientID="P1 ")
+    write_dicom(images / "c", nearly(102, 4, 4), PatientID="P2")
     write_labels(tmp_path, {"P1": "pneumonia", "P2": "normal"})
     return tmp_path
 
@@ -355,7 +356,7 @@ def test_the_cohort_is_the_same_with_and_without_its_cache(folder: Path) -> None
 
 
 def changed_image(folder: Path, write_dicom: WriteDicom) -> dict[str, Any]:
-    write_dicom(folder / "images" / "c", np.full((4, 4), 103, np.uint8), PatientID="P2")
+    write_dicom(folder / "images" / "c", nearly(103, 4, 4), PatientID="P2")
     return {}
 
 

@@ -111,20 +111,22 @@ def test_whatever_a_program_writes_is_read_back(
     [
         ("", "empty"),
         ("PatientID,diagnosis\nSECRET,normal\n", 'no column "label"'),
-        ("PatientID,Label\nSECRET,normal\n", '"Label"'),
+        ("PatientID,Label,LABEL\nSECRET,normal,normal\n", "Label, LABEL"),
+        ("PatientID,Label\xdf\nSECRET,normal\n".encode("latin-1"), "UTF-8"),
         ("SECRET,normal\nSECRET2,normal\n", "no column"),
         ("PatientID,label,label\nSECRET,normal,normal\n", "two columns"),
         ('"PatientID,label\nSECRET,normal\n', "line 1"),
-        ("PatientID,label\nP1,normal\n".encode("utf-16"), "UTF-8"),
+        ("PatientID,label\nP1,normal\n".encode("utf-16-le"), "UTF-8"),
     ],
     ids=[
         "empty",
         "no such column",
-        "other capitals",
+        "two spellings",
+        "Latin-1 in the header",
         "no header",
         "column twice",
         "open quotation mark in the header",
-        "UTF-16",
+        "UTF-16 without its mark",
     ],
 )
 def test_a_file_that_is_none_is_an_error_whatever_its_rows(

@@ -129,11 +129,11 @@ def test_colour_is_scaled_by_its_bits(
     tmp_path: Path, write_dicom: WriteDicom, kind: type[np.integer[Any]]
 ) -> None:
     top = np.iinfo(kind).max
-    pixels = np.array([[[0, top // 5, top]]], kind)
+    pixels = np.array([[[0, top // 5, top], [0, 0, 0]]], kind)
 
     (image,) = images(read(write_dicom(tmp_path / "a", pixels)).dataset)
 
-    np.testing.assert_allclose(image, np.array([[[0, 0.2, 1]]]), atol=1e-6)
+    np.testing.assert_allclose(image, np.array([[[0, 0.2, 1], [0, 0, 0]]]), atol=1e-6)
 
 
 def test_ybr_becomes_rgb(tmp_path: Path, write_dicom: WriteDicom) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.console import Console
 
@@ -12,6 +11,7 @@ from client.data.dicom import Derived, Reason, Rules
 from client.data.labels import LabelFile
 from client.data.report import Report, advice, check, require_usable, show
 from common.errors import DataError, LabelError
+from tests.client.data.pictures import nearly
 
 WriteDicom = Callable[..., Path]
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path, write_dicom: WriteDicom) -> Path:
     """Three patients, four usable files with five images, three files of no use."""
     images = tmp_path / "images"
     write_dicom(images / "a", PatientID="P1")
-    write_dicom(images / "b", np.zeros((2, 8, 6), np.uint8), PatientID="P1", Modality="DX")
+    write_dicom(images / "b", nearly(0, 2, 8, 6), PatientID="P1", Modality="DX")
     write_dicom(images / "c", PatientID="P2")
     write_dicom(images / "d", PatientID="P3")
     write_dicom(images / "e", PatientID="P4")
@@ -58,6 +58,7 @@ def test_a_report_counts_what_a_study_would_get(folder: Path) -> None:
         "sizes": {"4x4": 3, "8x6": 1},
         "rows": 4,
         "rows_without_image": 1,
+        "label_notes": [],
     }
 
 

@@ -1,0 +1,1 @@
+"""How stored values become a picture: what a header says about it, tables, windows."""
