@@ -41,7 +41,7 @@ DEADLINE: Final = 40
 """Seconds of processor time for one input."""
 MOST_MORE: Final = {"memory": 32 * 2**20, "open files": 8, "threads": 8, "files": 8}
 """By how much a process may have grown between its first inputs and its last."""
-MOST_LONGER: Final = 3
+MOST_LONGER: Final = 10
 """How many times as long as it asks of the processor a run may take, where it waits for a disk."""
 LOOKS: Final = 12
 """How often it is measured."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -62,38 +63,35 @@ class Wait(_Planted):
         return "never"
 
 
+class Leak(_Planted):
+    """Loses something for each twentieth of a second that it works."""
+
+    lost: int = 0
+
+    def fail(self) -> str:
+        while self.lost < 20 * time.process_time():
+            self.lost += 1
+            self.lose()
+        return "lost"
+
+    def lose(self) -> None:
+        """What this reader does not give back."""
+        raise NotImplementedError
+
+
 KEPT: Final[list[bytearray]] = []
 
 
-class Growth(_Planted):
-    """Keeps two megabytes of every hundredth input."""
-
-    count = 0
-
-    def fail(self) -> str:
-        self.count += 1
-        if self.count % 100 == 0:
-            KEPT.append(bytearray(b"x" * 2**21))
-        return "kept"
+class Growth(Leak):
+    def lose(self) -> None:
+        KEPT.append(bytearray(b"x" * 2**21))
 
 
-class Files(_Planted):
-    """Leaves a file of every hundredth input."""
-
-    count = 0
-
-    def fail(self) -> str:
-        self.count += 1
-        if self.count % 100 == 0:
-            (self.folder / str(self.count)).touch()
-        return "left"
+class Files(Leak):
+    def lose(self) -> None:
+        (self.folder / str(self.lost)).touch()
 
 
-class Descriptors(Files):
-    """Leaves one open."""
-
-    def fail(self) -> str:
-        self.count += 1
-        if self.count % 100 == 0:
-            os.open(os.devnull, os.O_RDONLY)
-        return "left"
+class Descriptors(Leak):
+    def lose(self) -> None:
+        os.open(os.devnull, os.O_RDONLY)
