@@ -405,7 +405,10 @@ class DicomFiles(Target):
             here = examine(self.folder, name, decode=True, here=True)
         except Elsewhere:
             return
-        assert here == verdict, "two verdicts on one file"
+        if isinstance(verdict, Rejected) and isinstance(here, Rejected):
+            assert here.reason == verdict.reason, "two verdicts on one file"
+        else:
+            assert here == verdict, "two verdicts on one file"
 
     def _trained_on(self, found: Found) -> None:
         decoded = decode(self.folder, self.shape, found)
