@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Final
@@ -10,12 +11,14 @@ from client.data.archive import Root, entries_of, require_folder
 from client.data.cache import decoders as today
 from client.data.cohort import Cohort, load_cohort
 from client.data.persons import Persons
+from client.data.pseudonyms import DIFFERENCES, rule, rule_number
 from client.records import membership
-from client.records.accounts import everyone_joined, join
+from client.records.accounts import everyone_joined, join, join_spellings
 from client.records.approvals import Approval, timestamp
 from client.records.opt_out import OptOuts
 from client.site_records import SiteRecords
 from client.sitefile import SiteFile
+from common.errors import SiteError
 from common.files import canonical_json, sha256
 from common.process.progress import Progress, silent
 from common.study.study_file import Study
@@ -34,6 +37,8 @@ class Cohorts:
 
     Attributes:
         workers: processes that decode images.
+        pseudonyms: under the site's key, and what the site ignores in PatientIDs.
+        ignored: the number of the rule that says what it ignores.
         persons: which identifiers are one person's.
         opt_outs: who takes no part.
     """
@@ -41,11 +46,13 @@ class Cohorts:
     def __init__(self, folder: Path, file: SiteFile, records: SiteRecords) -> None:
         self.workers = len(os.sched_getaffinity(0))
         self._folder, self._file, self._cache = folder, file, records.state / "cache"
-        self._pseudonyms, self._store = records.keys.pseudonyms, records.store
+        self._store, ignored = records.store, file.site.ignore_in_patient_ids
+        self.pseudonyms = records.keys.pseudonyms.ignoring(ignored)
+        self.ignored = rule_number(ignored)
         named = file.site.same_person
-        self.persons = Persons(folder / named if named else None, self._pseudonyms)
+        self.persons = Persons(folder / named if named else None, self.pseudonyms)
         lists = (folder / data.opt_out for data in file.data.values() if data.opt_out)
-        self.opt_outs = OptOuts(lists, records.state, self._pseudonyms, self.persons)
+        self.opt_outs = OptOuts(lists, records.state, self.pseudonyms, self.persons)
         self._held: dict[str, Cohort] = {}
         self._roots: dict[Path, Root] = {}
         self._read_at = ""
@@ -94,10 +101,10 @@ class Cohorts:
                 del self._held[next(iter(self._held))]
             # Before the files are read: what changed meanwhile counts as not seen.
             self._read_at = self._read_at or timestamp()
-            self._held[wanted] = load_cohort(
+            cohort = load_cohort(
                 images,
                 labels,
-                pseudonyms=self._pseudonyms,
+                pseudonyms=self.pseudonyms,
                 classes=study.task.classes,
                 modalities=study.data.modalities,
                 image_size=study.data.image_size,
@@ -112,7 +119,8 @@ class Cohorts:
                 decoders=decoders,
                 most=most,
             )
-            self._roots[images] = root
+            join_spellings(self._store, cohort.foldings, self.ignored, remember=True)
+            self._held[wanted], self._roots[images] = cohort, root
         return self._held[wanted]
 
     def absent(self) -> frozenset[str]:
@@ -121,7 +129,11 @@ class Cohorts:
         Raises:
             SiteError: a list cannot be read.
         """
-        return everyone_joined(self._store, self.opt_outs.read().pseudonyms)
+        found = self.opt_outs.read()
+        # Also where no file has the spelling that is listed: what the site ignores now it may not
+        # ignore tomorrow, and the patient stays out.
+        join(self._store, found.spellings)
+        return everyone_joined(self._store, found.pseudonyms)
 
     def of(self, approval: Approval) -> Cohort:
         """The patients of this moment, for a round of a plan whose cohort is frozen.
@@ -130,9 +142,13 @@ class Cohorts:
         before anyone counts as gone.
 
         Raises:
+            SiteError: the site file ignores other differences between PatientIDs than on the day
+                of the approval: others would be in the cohort, and nobody must leave for that.
             ConsiliumError: as :meth:`read`.
         """
         study, plan_hash = approval.plan.study, approval.plan.hash
+        if approval.ignored != self.ignored:
+            raise self.told_apart_otherwise(approval)
         cohort = self.read(study, decoders=approval.decoders)
         if self._read_at <= approval.frozen and membership.leavers(
             self._store, plan_hash, membership.places(cohort), self.absent()
@@ -140,6 +156,18 @@ class Cohorts:
             self.forget()
             cohort = self.read(study, decoders=approval.decoders)
         return cohort
+
+    def told_apart_otherwise(self, approval: Approval) -> SiteError:
+        """The error for a study whose patients the site file now tells apart in another way."""
+        name, before = approval.plan.study.study.name, _listed(approval.ignored)
+        return SiteError(
+            "the site file tells patients apart in another way than when this study was approved",
+            where=f"study {name}: [site] ignore_in_patient_ids",
+            found=_listed(self.ignored),
+            wanted=before,
+            remedy=f"set ignore_in_patient_ids = {before} again and restart the daemon; or, to go "
+            f"on with the patients of today: consilium-site approve {name}",
+        )
 
     def forget(self) -> None:
         """Read cohorts again when they are asked for."""
@@ -152,3 +180,7 @@ class Cohorts:
             file = getattr(cohort.images, "filename", None)
             if file is not None and not Path(file).exists():
                 del self._held[wanted]
+
+
+def _listed(ignored: int) -> str:
+    return json.dumps([each for each in DIFFERENCES if each in rule(ignored)])

@@ -65,12 +65,12 @@ class Site:
     def __post_init__(self) -> None:
         records = self.records
         self.state, self.keys = records.state, records.keys
-        self.key, self.pseudonyms = self.keys.signing, self.keys.pseudonyms
-        self.known_seed = self.keys.known_seed
+        self.key, self.known_seed = self.keys.signing, self.keys.known_seed
         self.store, self.audit, self.ledger = records.store, records.audit, records.ledger
         self.approvals, self.replies = records.approvals, records.replies
         self.receipts = records.receipts
         self.cohorts = Cohorts(self.folder, self.file, records)
+        self.pseudonyms = self.cohorts.pseudonyms
         # Nothing is private where the key is known, and a simulation waits for nothing.
         self.measured = SiteNumerics(self.state, timed=self.known_seed is None)
 

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from client.data.cohort import Split
 from client.data.dicom import Derived
 from client.data.labels import Key, LabelFile
+from client.data.pseudonyms import Difference
 from client.records.accounts import PrivacyLimits
 from common.errors import Refusal, RefusalCode, SiteError
 from common.plan import require_bound_covers_declared
@@ -20,7 +21,7 @@ from common.privacy.cap import MOST_EPSILON
 from common.settings import Section, load_toml
 from common.study.bounds import range_of
 from common.study.study_file import Patients, Slug, Study
-from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, read_coordinator_card
+from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, Listen, read_coordinator_card
 
 ShareOfPatients = Annotated[float, Field(ge=0, le=1)]
 _DELTA_TIMES_PATIENTS: Final = 0.1
@@ -50,6 +51,7 @@ class SiteName(Section):
         state: the state folder, relative to the site file.
         same_person: text file that lists the PatientIDs of one person, one person per line;
             relative to the site file.
+        ignore_in_patient_ids: PatientIDs that differ in nothing but this are one person's.
         cache_gib: disk space for all decoded images, GiB; they are deleted with the last study
             that uses them.
     """
@@ -57,6 +59,7 @@ class SiteName(Section):
     name: Slug
     state: Path = Path("state")
     same_person: Path | None = None
+    ignore_in_patient_ids: frozenset[Difference] = frozenset()
     cache_gib: float = Field(default=64.0, gt=0, le=1_000_000)
 
     @property
@@ -227,7 +230,7 @@ class MetricsSettings(Section):
         listen: ``host:port``; default: not served.
     """
 
-    listen: str | None = Field(default=None, pattern=r"^[^\s:]+:[0-9]{1,5}$")
+    listen: Listen | None = None
 
 
 class SiteFile(Section):
@@ -259,6 +262,7 @@ class SiteFile(Section):
             key_column=data.key_column,
             label_column=data.label_column,
             prefix=data.file_prefix,
+            ignored=self.site.ignore_in_patient_ids,
         )
 
     def dataset(self, study: Study) -> DataSet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports torch or Flower: these are read once. Tests run side by side, so a
@@ -22,6 +23,7 @@ os.environ.update(
 )
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.tiers import mark_long
@@ -63,6 +65,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say what is long; begin with what starts processes, so that nobody ends alone with it."""
     mark_long(items)
     items.sort(key=lambda item: "integration" not in item.path.parts)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_at_the_start() -> Iterator[None]:
+    """A command that a test ran in its own process set what is logged, and where."""
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture(scope="session")

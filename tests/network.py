@@ -112,7 +112,11 @@ def coordinator(folder: Path, **settings: float) -> Iterator[Coordinator]:
 
 @contextlib.contextmanager
 def gateway_of(
-    home: Home, superlink: SuperLink, loop: asyncio.AbstractEventLoop, settings: dict[str, float]
+    home: Home,
+    superlink: SuperLink,
+    loop: asyncio.AbstractEventLoop,
+    settings: dict[str, float],
+    listen: str = "127.0.0.1:0",
 ) -> Iterator[Coordinator]:
     """A gateway before a SuperLink that runs; it admits nobody yet."""
     book, board = Book(), NotificationBoard(home.notices_socket)
@@ -121,7 +125,7 @@ def gateway_of(
     gateway = Gateway(
         book,
         superlink,
-        GatewaySettings("127.0.0.1:0", server_context(home), **how),  # type: ignore[arg-type]
+        GatewaySettings(listen, server_context(home), **how),  # type: ignore[arg-type]
         board,
         lambda *refusal: refused.append(refusal),
     )

@@ -35,6 +35,9 @@ name = {name_text}
 state = "state"
 # A list of PatientIDs that belong to one person: one person per line, separated by commas.
 # same_person = "same-person.csv"
+# What does not count where two PatientIDs are compared: "unicode", "blanks", "case",
+# "leading-zeros". `consilium-site check` says whether you need it; read docs/site.md first.
+# ignore_in_patient_ids = ["leading-zeros"]
 # Disk space for decoded images, GiB. They are deleted when their study is over.
 cache_gib = 64
 

@@ -7,9 +7,12 @@ name of the person who made it, never with a patient's identifier.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Final
 
 import structlog
 
@@ -30,12 +33,15 @@ from client.administration.views import (
 from client.consent import amendments, decisions, problems
 from client.consent.refusals import refused_proposals
 from client.records import membership
-from client.records.accounts import Accounts
+from client.records.accounts import Accounts, everyone_joined
 from client.records.approvals import Approval, State, timestamp
 from client.records.membership import Draft
 from client.site import Site
 from common.amendment import Amendment
 from common.errors import ConsiliumError, SiteError
+
+ROOM: Final = 2**20
+"""Bytes that must be free: the ledger, the audit log and a reply need them."""
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +76,10 @@ def show(site: Site, study: str, *, plan_hash: str | None = None, by: str = "") 
     approval = find(site, study, plan_hash, by=by)
     row = row_of(site, approval, Accounts(site.store))
     drafted, images = _drafted(site, approval)
-    return Shown(row, explain(site, approval, drafted, images), approval.plan.text)
+    failed = [each for each in problems.last_failures(site) if each.study == row.name]
+    lines = [("LAST FAILURE", (each.told, f"do: {each.remedy}")) for each in failed]
+    sections = (*lines, *explain(site, approval, drafted, images))
+    return Shown(row, sections, approval.plan.text)
 
 
 def approve(
@@ -203,15 +212,19 @@ def opt_out(site: Site, patients: Sequence[str], *, by: str) -> OptedOut:
     """
     # Read before it is written: only this tells which patients were not on it.
     absent = site.cohorts.opt_outs.read().pseudonyms
-    new = {name: site.pseudonyms.of(name) for name in patients}
+    pseudonyms = site.pseudonyms
+    new = {name: {pseudonyms.of(name), pseudonyms.written(name)} for name in patients}
     added, known = site.cohorts.opt_outs.add(patients)
     log.info("patients.opted-out", by=by)
     names = {each.plan.hash: each.plan.study.study.name for each in site.approvals.running()}
     held = membership.take_out(site.store, site.cohorts.absent(), names)
     unknown = tuple(
         name
-        for name, pseudonym in new.items()
-        if pseudonym not in absent and not membership.is_known(site.store, pseudonym)
+        for name, known_as in new.items()
+        if not known_as & absent
+        and not any(
+            membership.is_known(site.store, each) for each in everyone_joined(site.store, known_as)
+        )
     )
     return OptedOut(added, known, tuple(names[each] for each in held), unknown)
 
@@ -252,17 +265,16 @@ def status(site: Site) -> Status:
 
 
 def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
-    found = []
-    trouble = problems.latest(site)
-    if trouble is not None:
-        study = trouble.study or "a request"
-        what = f"{study} got no answer at {trouble.at}: {trouble.error} at {trouble.where}"
-        found.append((what, trouble.remedy))
+    found = list(_unwritable(site))
+    found += [(each.told, each.remedy) for each in problems.last_failures(site)]
     found += problems.crowded(site)
     if site.known_seed is not None:
         remedy = "use no images of patients with this site, or start it without --known-seed"
         found.append(("NOT PRIVATE: KNOWN KEY", remedy))
     for approval in site.approvals.running():
+        if approval.frozen and approval.ignored != site.cohorts.ignored:
+            error = site.cohorts.told_apart_otherwise(approval)
+            found.append((f"{error.details['where']}: {error.what}", error.details["do"]))
         if amendments.waiting(site.store, approval.plan.hash) is not None:
             name = approval.plan.study.study.name
             what = f"{name} waits for your consent to this site's new numerics"
@@ -275,6 +287,20 @@ def _warnings(site: Site) -> tuple[tuple[str, str], ...]:
         remedy = 'to be asked, set approval = "ask" in [policy] of the site file'
         found.append(("plans that the policy allows are approved without a person", remedy))
     return tuple(found)
+
+
+def _unwritable(site: Site) -> Iterator[tuple[str, str]]:
+    """Whether nothing can be written now: then no failure can be kept either."""
+    try:
+        with tempfile.TemporaryFile(dir=site.state) as probe:
+            os.posix_fallocate(probe.fileno(), 0, ROOM)
+    except OSError as error:
+        yield (
+            "this site answers no request, because nothing can be written in its state folder: "
+            f"{error.strerror}",
+            "free disk space, or raise the quota of the daemon's user; the disk must not be "
+            "mounted read-only. The site then continues by itself",
+        )
 
 
 def _shown_amendment(site: Site, approval: Approval, amendment: Amendment) -> Shown:

@@ -149,7 +149,7 @@ def _freeze_or_tell(site: Site, approval: Approval) -> None:
         freeze(site, approval)
     except Exception as error:  # noqa: BLE001 - nobody waits for an answer
         require_memory(error)
-        problems.keep(site, approval.plan.study.study.name, error)
+        problems.keep(site, approval.plan.study.study.name, problems.PREPARING, 0, error)
 
 
 def freeze(site: Site, approval: Approval) -> None:
@@ -209,7 +209,8 @@ def _draft(site: Site, plan: Plan, today: Mapping[str, FrozenPatient]) -> Draft:
 
 def _freeze(site: Site, plan: Plan, drafted: Draft) -> None:
     membership.freeze(site.store, plan.hash, drafted, site.cohorts.absent())
-    site.approvals.freeze(plan.hash, len(drafted.left_out), decoders())
+    site.approvals.freeze(plan.hash, len(drafted.left_out), decoders(), site.cohorts.ignored)
+    problems.settle(site, plan.study.study.name, problems.PREPARING)
     problems.keep_crowded(site, plan.hash, drafted.crowded)
     log.info("cohort.frozen", study=plan.study.study.name, plan=plan.hash)
 

@@ -14,7 +14,7 @@ from client.data import cache
 from client.data.cache import ImageShape
 from client.data.cohort import Survey, survey
 from client.data.dicom import Rules
-from client.records.accounts import join
+from client.records.accounts import join, join_spellings
 from client.site import Site
 from common.errors import Refusal
 from common.study.study_file import Study
@@ -61,7 +61,7 @@ def look(site: Site, study: Study) -> Survey:
     persons = site.cohorts.persons.read().persons
     join(site.store, persons)
     data = site.file.dataset(study)
-    return survey(
+    found = survey(
         site.folder / data.images,
         site.file.label_file(study.data.dataset, site.folder),
         pseudonyms=site.pseudonyms,
@@ -73,6 +73,8 @@ def look(site: Site, study: Study) -> Survey:
         without=site.cohorts.absent(),
         persons=persons,
     )
+    join_spellings(site.store, found.foldings, site.cohorts.ignored, remember=False)
+    return found
 
 
 def _homes(site: Site) -> set[Path]:

@@ -29,7 +29,7 @@ import structlog
 from client import node_key
 from client.daemon import frames
 from client.daemon.child import Backoff
-from client.daemon.fleet import Fleet
+from client.daemon.fleet import Fleet, new_instance
 from client.daemon.frames import BrokenFrame, Frame
 from client.daemon.line_errors import (
     ForeignCode,
@@ -58,6 +58,12 @@ LONGEST_PURPOSE: Final = 64
 BETWEEN_PULLS: Final = 3.0
 """Seconds between two pulls that are not held, or that brought what ours never send."""
 
+TWINS: Final = "two machines are connected as this site since {}: this one and another"
+STOP_ONE: Final = (
+    "find out which machine has a copy of this state folder, and stop the one with the older copy "
+    "for good: its privacy ledger lacks charges. Until then the coordinator sends neither a request"
+)
+
 _STATES: Final[dict[type[LinkError], str]] = {
     Skewed: "skewed",
     NotValidNow: "skewed",
@@ -70,6 +76,10 @@ log = structlog.get_logger(__name__)
 
 class FleetLink(Protocol):
     """What is needed of a fleet client: one thread pulls, one pushes, one may reconnect."""
+
+    @property
+    def twins(self) -> str:
+        """Since when another machine is connected as this site too; empty where none is."""
 
     def connect(self) -> None:
         """Deactivate and activate this site's node.
@@ -154,7 +164,7 @@ class ConnectionState:
             try:
                 self._say("line", state="connecting")
                 self._line.connect()
-                self._say("line", state="online")
+                self._say_online()
                 self._use_line(backoff)
             except LinkError as error:
                 self._lost(error)
@@ -182,6 +192,7 @@ class ConnectionState:
             while self._is_wanted() and not self._renewing and not self._ending:
                 if self._pulling:
                     self._pull()
+                    self._say_online()
                     # Only after an answer: a coordinator may let every site in, and then say
                     # nothing that can be read.
                     backoff.reset()
@@ -254,6 +265,11 @@ class ConnectionState:
                 self._done(Frame("pushed", {"wanted": wanted}))
             backoff.reset()
 
+    def _say_online(self) -> None:
+        since = self._line.twins
+        told = {"what": TWINS.format(since), "remedy": STOP_ONE} if since else {}
+        self._say("line", state="online", **told)
+
     def _done(self, frame: Frame) -> None:
         with self._changed:
             self._outgoing = None
@@ -319,7 +335,8 @@ def main() -> None:
         told |= {"state": "refused", "remedy": error.details.get("do", "")}
         frames.send(end, Frame("line", told))
         os._exit(EXIT_UNUSABLE)
-    ConnectionState(end, lambda: Fleet(card, key)).serve()
+    instance = new_instance()
+    ConnectionState(end, lambda: Fleet(card, key, instance)).serve()
     # Not a return: the threads of a pull that is held for 20 s must not delay the end.
     os._exit(0)
 

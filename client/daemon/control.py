@@ -69,7 +69,10 @@ class SiteControl(SiteServicer):
         """Everything at a glance."""
         site = await self._quick.ask(service.status)
         supervisor = self._supervisor
-        warnings = [*self._faults, *site.warnings, *self._own_warnings()]
+        told = [*self._faults, *site.warnings]
+        # Of a worker that died at a request, the site's own warning says more.
+        own = [each for each in self._own_warnings() if not any(each[0] in it for it, _ in told)]
+        warnings = [*told, *own]
         return _message(
             pb.StatusReply,
             site,
@@ -187,9 +190,9 @@ class SiteControl(SiteServicer):
     async def _end(self, decide: Callable[..., Released], study: str, by: str) -> pb.StopReply:
         supervisor = self._supervisor
         supervisor.requests.silence(study)  # first: the decision may have to wait for the store
-        log.info("study.stopping", study=study, by=by)
         try:
             before = supervisor.stop(study)
+            log.info("study.stopping", study=study, by=by)
             left = await self._quick.ask(partial(decide, study=study, by=by))
             after = supervisor.stop(left.study)  # what came in between; the rest meets silence
         finally:
@@ -221,11 +224,6 @@ class SiteControl(SiteServicer):
         fault, line = supervisor.worker_fault, supervisor.line
         if fault is not None:
             yield fault.why, fault.remedy
-        for what in supervisor.dropped:
-            yield (
-                f"a request was given up, because the worker process died at each attempt: {what}",
-                "fix what ended the worker, see the log; the coordinator will ask again",
-            )
         if line.remedy:
             yield line.why, line.remedy
         joined = self._joined()

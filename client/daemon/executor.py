@@ -49,7 +49,11 @@ class SiteExecutor:
 
     def note(self, event: str, **fields: object) -> None:
         """Have a line written into the audit log, without waiting for it."""
-        self._tasks.put((lambda site: site.audit.append(event, **fields), Future()))
+        self.post(lambda site: site.audit.append(event, **fields))
+
+    def post(self, task: Callable[[Site], Any]) -> None:
+        """Have something done, without waiting for it."""
+        self._tasks.put((task, Future()))
 
     def close(self, patience: float) -> bool:
         """Take no more tasks; False where the last one still runs."""

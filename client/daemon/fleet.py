@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import email.utils
+import re
+import secrets
 import socket
 import ssl
 import struct
@@ -91,6 +93,9 @@ LARGEST_MESSAGE: Final = 2**29
 PATIENCE_SECONDS: Final = 20.0
 """How long to wait for parts of a request that are still on their way to the coordinator."""
 NODE_HEADER: Final = "consilium-node"
+INSTANCE_HEADER: Final = "consilium-instance"
+TWINS_HEADER: Final = "consilium-twins"
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _UNAVAILABLE: Final = (502, 503, 504)
 _NOW: Final = struct.pack("ii", 1, 0)
 log = structlog.get_logger()
@@ -99,7 +104,10 @@ log = structlog.get_logger()
 class _Client(FleetHttpClient):
     """Flower's client over our own connection, whose answers all end."""
 
-    def __init__(self, card: CoordinatorCard, key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(
+        self, card: CoordinatorCard, key: ec.EllipticCurvePrivateKey, instance: str
+    ) -> None:
+        self.twins = ""
         super().__init__(
             f"https://{card.address}",
             interceptors=[
@@ -120,9 +128,13 @@ class _Client(FleetHttpClient):
             ],
         )
 
+        self._client.headers[INSTANCE_HEADER] = instance
+
     def _send(self, context: ProtobufRequestContext, *, stream: bool = False) -> httpx.Response:
         """Send a request; only the answer that brings an object may be large."""
         answer = super()._send(context, stream=stream)
+        twins = answer.headers.get(TWINS_HEADER, "")
+        self.twins = twins if _MOMENT.fullmatch(twins) else ""
         if not isinstance(context.message, PullObjectRequest) and len(answer.content) > SMALL:
             raise httpx.DecodingError("an answer that is too long", request=answer.request)
         return answer
@@ -147,12 +159,15 @@ class Fleet:
     Args:
         card: whom to connect to.
         node_key: the site's own key.
+        instance: this process, by :func:`new_instance`; by default this object is one of its own.
     """
 
-    def __init__(self, card: CoordinatorCard, node_key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(
+        self, card: CoordinatorCard, node_key: ec.EllipticCurvePrivateKey, instance: str = ""
+    ) -> None:
         self._card = card
         self._public = public_key_to_bytes(node_key.public_key())
-        self._client = _Client(card, node_key)
+        self._client = _Client(card, node_key, instance or new_instance())
         self._pool = pool("fleet")
         self._node = 0
         self._checked: set[int] = set()
@@ -165,6 +180,11 @@ class Fleet:
     def node_id(self) -> int:
         """The coordinator's number for this node; 0 until connected."""
         return self._node
+
+    @property
+    def twins(self) -> str:
+        """Since when another machine is connected as this site too; empty where none is."""
+        return self._client.twins
 
     def connect(self) -> None:
         """Connect, or connect again: the coordinator then repeats each request that it waits for.
@@ -372,6 +392,14 @@ class Fleet:
         except Exception as cause:  # whatever it is, it came from there
             log.error("fleet.unreadable", error=type(cause).__name__, at=place(cause))
             raise offline(self._card.address, "an answer that cannot be read") from cause
+
+
+def new_instance() -> str:
+    """A random number for a process, by which the coordinator tells two machines of a site apart.
+
+    It follows from nothing, and tells no more than that a process started.
+    """
+    return secrets.token_hex(16)
 
 
 def _trust(ca: str) -> ssl.SSLContext:

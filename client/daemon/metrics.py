@@ -17,6 +17,7 @@ from prometheus_client import (
 )
 
 from common.errors import SiteError
+from common.wire.enrolment import split_address
 
 STATES: Final = (
     "none",
@@ -85,13 +86,13 @@ class DaemonMetrics:
         Raises:
             SiteError: this address cannot be used.
         """
-        host, _, port = listen.rpartition(":")
+        host, port = split_address(listen)
         try:
-            start_http_server(int(port), host.strip("[]"), self.registry)
-        except (OSError, OverflowError) as error:
+            start_http_server(port, host, self.registry)
+        except OSError as error:
             raise SiteError(
                 "the metrics cannot be served",
                 where="site.toml: [metrics] listen",
-                found=f"{listen}: {getattr(error, 'strerror', None) or 'no such port'}",
+                found=f"{listen}: {error.strerror}",
                 remedy="choose another port, or remove the setting",
             ) from error

@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from client.administration import service
+from client.consent import problems
 from client.daemon.control import SERVICE, SiteControl
 from client.daemon.executor import SiteExecutor
 from client.daemon.metrics import DaemonMetrics
@@ -50,7 +51,13 @@ async def _serve(served: ServedSite, programs: Programs) -> None:
     # The first task opens the site: what is wrong with it is raised here, before the daemon starts.
     paused = await quick.ask(service.is_paused)
     chain, faults = await asyncio.to_thread(_verified, served)
-    supervisor = Supervisor(served, metrics, programs, quick.note)
+    supervisor = Supervisor(
+        served,
+        metrics,
+        programs,
+        quick.note,
+        lambda failed: quick.post(lambda site: problems.put(site, failed)),
+    )
     server = new_server()
     control = SiteControl(supervisor, quick, slow, chain=chain, faults=faults)
     add_SiteServicer_to_server(control, server)

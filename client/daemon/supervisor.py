@@ -21,6 +21,7 @@ from typing import Final, get_args
 import structlog
 
 from client.consent.policy import within
+from client.consent.problems import Fate, Problem
 from client.daemon.child import Child
 from client.daemon.conditions import UNREACHED, Condition, death, now
 from client.daemon.frames import Frame
@@ -31,8 +32,13 @@ from client.process_limits import EXIT_UNUSABLE, ProcessLimits
 from client.sitefile import Programs, ServedSite
 from common.process import logs
 from common.process.claim import notify, watchdog_seconds
-from common.wire.messages import Purpose
+from common.wire.messages import OK, Purpose
 
+UNWANTED: Final = "it came too late, or the coordinator had it already"
+LATE: Final = (
+    "nothing, if it happens once. If it happens again, this machine is too slow for the study's "
+    "round_timeout: give it less other work, or ask the coordinator for a longer round_timeout"
+)
 LOOK_SECONDS: Final = 10.0
 """Seconds between two looks at the clock."""
 ENDING: Final = 1.0
@@ -49,6 +55,7 @@ class Supervisor:
         metrics: where to count.
         programs: what the two processes run.
         note: writes a line into the audit log.
+        failed: keeps what failed for the site's staff.
     """
 
     def __init__(
@@ -57,14 +64,14 @@ class Supervisor:
         metrics: DaemonMetrics,
         programs: Programs,
         note: Callable[..., None] = lambda event, **fields: None,
+        failed: Callable[[Problem], None] = lambda problem: None,
     ) -> None:
         self.served = served
-        self._note = note
+        self._note, self._failed = note, failed
         self.requests = RequestQueue()
         self.line = Condition("connecting" if served.card else "none")
         self.work = Condition("starting" if served.card else "none")
         self.worker_fault: Condition | None = None
-        self.dropped: list[str] = []
         self.last_message = ""
         self._metrics = metrics
         self._paused = False
@@ -191,18 +198,24 @@ class Supervisor:
 
     def _worker_died(self, status: int, killed: bool) -> None:
         self._metrics.restarted("worker")
-        given_up = self.requests.died(killed=killed)
+        job, given_up = self.requests.working, self.requests.died(killed=killed)
         if not killed and status != EXIT_UNUSABLE:
             self.worker_fault = death(status, self.served.file.device.memory_limit_mib)
             log.error("worker.died", why=self.worker_fault.why, do=self.worker_fault.remedy)
+        if job is not None and self.worker_fault is not None and not killed:
+            why = self.worker_fault.why
+            if given_up is not None:
+                why = f"it was given up, because {MOST_DEATHS} workers ended at it; the last: {why}"
+            self._keep(job, why, self.worker_fault.remedy)
         if given_up is not None:
             about = {"study": given_up.study, "round": given_up.round}
             about |= {"purpose": given_up.purpose, "why": f"{MOST_DEATHS} workers died of it"}
             log.error("request.dropped", **about)
             self._note("request.dropped", **about)
-            # Ten: a coordinator decides how many requests there are.
-            self.dropped = [*self.dropped[-9:], f"{given_up.study} round {given_up.round}"]
         self.work = Condition("restarting")
+
+    def _keep(self, job: QueuedRequest, why: str, remedy: str, how: Fate = "silence") -> None:
+        self._failed(Problem(job.study, job.purpose, job.round, why, remedy, now(), how))
 
     def _heard_connection(self, frame: Frame) -> None:
         match frame.kind:
@@ -242,7 +255,8 @@ class Supervisor:
             return
         self.line = Condition(state, why, remedy)
         self._metrics.line(state)
-        say = log.info if state in ("online", "paused", "connecting") else log.warning
+        well = state in ("online", "paused", "connecting") and not remedy
+        say = log.info if well else log.warning
         say("connection.state", state=state, why=why, do=self.line.remedy)
 
     def _arrived(self, frame: Frame) -> None:
@@ -271,6 +285,8 @@ class Supervisor:
     def _pushed(self, *, wanted: bool) -> None:
         sent = self.requests.pushed()
         if sent is not None:
+            if not wanted and sent.code == OK and sent.job.purpose in ("train", "evaluate"):
+                self._keep(sent.job, UNWANTED, LATE, "late")
             self._metrics.sent(len(sent.reply) if wanted else 0)
             log.info(
                 "reply.pushed",

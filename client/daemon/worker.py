@@ -35,6 +35,7 @@ from common.process.parent import die_with_parent
 from common.wire import flower
 from common.wire.flower import ClientApp, Message
 
+DEFECT: Final = "report this place; the worker is started again by itself"
 SILENCE: Final = "silence"
 """In the place of a reply's code: nothing is to be sent."""
 
@@ -129,8 +130,13 @@ def main() -> None:
         # An exit code, not a frame: without memory nothing can be sent any more.
         os._exit(EXIT_MEMORY)
     except Exception as error:  # noqa: BLE001 - its text may hold what must not be logged
-        log.error("worker.defect", error=type(error).__name__, at=place(error))
-        os._exit(EXIT_MEMORY if exhausted(error) else 1)
+        name, at = type(error).__name__, place(error)
+        log.error("worker.defect", error=name, at=at)
+        if exhausted(error):
+            os._exit(EXIT_MEMORY)
+        told = {"what": f"a defect in Consilium: {name} at {at}", "remedy": DEFECT}
+        frames.send(end, Frame("unusable", told))
+        os._exit(EXIT_UNUSABLE)
 
 
 if __name__ == "__main__":

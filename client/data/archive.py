@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from client.data.dicom import Header, Reason, Unusable, read
-from client.data.parallel import Elsewhere, ordered_map
+from client.data.dicom import NO_VERDICT, Header, Reason, Unusable, read
+from client.data.parallel import CRASHED, Elsewhere, ordered_map
 from client.data.pixels import images, is_plain
 from common.errors import DataError
 from common.process.progress import Progress, silent
@@ -206,6 +206,8 @@ def examine(folder: Path, path: str, *, decode: bool, here: bool = False) -> Fou
     Raises:
         Elsewhere: ``here``, and the file is not known to be harmless.
     """
+    if path.endswith("/"):
+        return Rejected(path, Reason.UNLISTED, "the images in this folder are missing")
     try:
         reading = read(folder / path, here=here)
         header = reading.header
@@ -218,15 +220,19 @@ def examine(folder: Path, path: str, *, decode: bool, here: bool = False) -> Fou
         return Found(path, reading.sha256, header)
     except Unusable as verdict:
         return Rejected(path, verdict.reason, verdict.detail)
-    except (Elsewhere, MemoryError):
+    except MemoryError as error:
+        if here:  # a process of its own has more, and its end ends no other
+            raise Elsewhere from error
         raise
-    except Exception as error:  # noqa: BLE001 - a malformed file must cost that file only
+    except (Elsewhere, *NO_VERDICT):
+        raise
+    except BaseException as error:  # noqa: BLE001 - a malformed file must cost that file only
         return Rejected(path, Reason.UNDECODABLE, f"{type(error).__name__} while reading it")
 
 
 def crashed(path: str) -> Rejected:
-    """The verdict on a file whose decoder crashed."""
-    return Rejected(path, Reason.UNDECODABLE, "its decoder crashed")
+    """The verdict on a file that ended its process, or for which that had to be ended."""
+    return Rejected(path, Reason.UNDECODABLE, CRASHED)
 
 
 def walk(folder: Path) -> Iterator[str]:
@@ -234,7 +240,7 @@ def walk(folder: Path) -> Iterator[str]:
 
     Links to folders are followed last, each folder once: so a circle of links ends, and a file's
     path does not change when somebody adds a link to its folder. A folder below that cannot be
-    listed is given like a file, and is rejected like one.
+    listed is given like a file, with a slash at its end, and is rejected like one.
 
     Raises:
         DataError: the folder itself is missing or cannot be listed.
@@ -257,7 +263,7 @@ def walk(folder: Path) -> Iterator[str]:
         except OSError as error:
             if not place.name:
                 raise _unlisted(folder, error) from error
-            yield str(place)
+            yield f"{place}/"
             continue
         for name, is_folder, is_link in inside:
             if is_folder:
@@ -285,7 +291,7 @@ def require_dicom(folder: Path, result: Scan) -> None:
     Raises:
         DataError: there is none.
     """
-    foreign = (Reason.NOT_DICOM, Reason.UNREADABLE)
+    foreign = (Reason.NOT_DICOM, Reason.UNREADABLE, Reason.UNLISTED)
     if result.found or any(each.reason not in foreign for each in result.rejected):
         return
     raise DataError(

@@ -52,7 +52,7 @@ from client.data.cache_index import (
     locked,
     tidy,
 )
-from client.data.dicom import Reason, Unusable, read
+from client.data.dicom import NO_VERDICT, Reason, Unusable, read
 from client.data.parallel import Elsewhere, ordered_map
 from client.data.pixels import MOST_FRAMES, fit, images, is_plain, to_channels
 from common.errors import DataError
@@ -365,9 +365,13 @@ def decode(
     except Unusable as verdict:
         changed = verdict.reason is Reason.UNREADABLE
         return CHANGED if changed else CacheRefused(verdict.reason.value, verdict.detail)
-    except (Elsewhere, MemoryError):
+    except MemoryError as error:
+        if here:  # a process of its own has more, and its end ends no other
+            raise Elsewhere from error
         raise
-    except Exception as error:  # noqa: BLE001 - a malformed file must cost that file only
+    except (Elsewhere, *NO_VERDICT):
+        raise
+    except BaseException as error:  # noqa: BLE001 - a malformed file must cost that file only
         return CacheRefused(Reason.UNDECODABLE.value, f"{type(error).__name__} while decoding it")
 
 

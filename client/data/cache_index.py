@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data import parallel
 from client.data.dicom import Reason
 from common.documents import read_json
 from common.files import write_atomic
@@ -46,7 +47,7 @@ class CacheRefused(NamedTuple):
     detail: str
 
 
-CRASHED: Final = CacheRefused(Reason.UNDECODABLE.value, "its decoder crashed")
+CRASHED: Final = CacheRefused(Reason.UNDECODABLE.value, parallel.CRASHED)
 CHANGED: Final = CacheRefused(Reason.UNREADABLE.value, "it changed while the folder was being read")
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.archive import Rejected, require_folder, scan
+from client.data.archive import Found, Rejected, require_folder, scan
 from client.data.cache import ImageShape, bytes_of, fill
 from client.data.cache import decoders as today
 from client.data.dicom import Derived, Rules
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 
 Part = Literal["train", "validation", "test"]
+Foldings = dict[str, dict[str, tuple[int, ...]]]
+"""By the pseudonym of an identifier as written: its pseudonyms under rules, and their numbers."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +107,15 @@ class Cohort:
         images: ``(rows, channels, height, width)`` float16 in [0, 1], memory-mapped.
         split: how the parts are cut.
         rejected: files that are not used, with reasons; by path.
+        foldings: of each PatientID in the files whatever a site ignores
+            (:meth:`client.data.pseudonyms.Pseudonyms.foldings`), by its pseudonym as written.
     """
 
     patients: tuple[Patient, ...]
     images: NDArray[np.float16]
     split: Split
     rejected: tuple[Rejected, ...] = field(default=())
+    foldings: Foldings = field(default_factory=dict, repr=False)
 
     def part(self, name: Part) -> tuple[Patient, ...]:
         """The patients of one part, sorted by pseudonym."""
@@ -201,6 +206,7 @@ def load_cohort(
         images=cached.images,
         split=split,
         rejected=tuple(sorted(unused, key=lambda each: each.path)),
+        foldings=_foldings(found.found, pseudonyms),
     )
 
 
@@ -212,10 +218,12 @@ class Survey:
         parts: by pseudonym, where a patient would stand, if an image of the patient can be
             decoded. Sensitive.
         bytes: that the decoded images would take on disk, at most.
+        foldings: as of a cohort.
     """
 
     parts: dict[str, Part] = field(repr=False)
     bytes: int
+    foldings: Foldings = field(repr=False)
 
 
 def survey(
@@ -255,7 +263,14 @@ def survey(
     return Survey(
         {each.pseudonym: split.part_of(each.pseudonym) for each in chosen},
         bytes_of((each.file for each in chosen), shape),
+        _foldings(found, pseudonyms),
     )
+
+
+def _foldings(files: Iterable[Found], pseudonyms: Pseudonyms) -> Foldings:
+    identifiers = {each.header.patient for each in files}
+    found = ((pseudonyms.written(each), pseudonyms.foldings(each)) for each in identifiers if each)
+    return {written: foldings for written, foldings in found if foldings}
 
 
 def _patients(

@@ -23,6 +23,13 @@ from pydicom import dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
+from pydicom.pixels.utils import get_expected_length
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from client.data.parallel import Elsewhere
 from client.data.pseudonyms import normal
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pydicom.dataset import FileDataset
+    from pydicom.tag import BaseTag
 
 MOST_BYTES: Final = 2**30
 """Of a file that is opened at all: 1 GiB."""
@@ -40,9 +48,15 @@ SMALL: Final = 2**18
 LONGEST: Final = 1024
 """Characters that a value of the header may have; the Standard's longest identifier has 64."""
 PIXELS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+NO_VERDICT: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)
+"""What is raised while a file is read and says nothing about the file. All else is its verdict,
+also what is no ``Exception``: a decoder written in Rust raises its panics as ``BaseException``."""
 _PREFIX: Final = slice(128, 132)
 _DEFLATED: Final = b"1.2.840.10008.1.2.1.99"
+_ITEM: Final = b"\xfe\xff\x00\xe0"
+_DELIMITER: Final = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
 _UNDEFINED: Final = 0xFFFFFFFF
+_WITHIN: Final = "the file ends within its pixel data"
 _FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 _LOGGERS: Final = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "rle", "jpeg_ls", "PIL")
 
@@ -55,9 +69,11 @@ class Reason(StrEnum):
     """The closed list of reasons for which a file is not used, in the order of the checks."""
 
     UNREADABLE = "unreadable"
+    UNLISTED = "folder-not-listed"
     TOO_LARGE = "too-large"
     NOT_DICOM = "not-dicom"
     NO_PIXELS = "no-pixels"
+    NO_SYNTAX = "no-transfer-syntax"
     UNDECODABLE = "undecodable"
     BLANK = "blank"
     WRONG_MODALITY = "wrong-modality"
@@ -168,7 +184,8 @@ def read(path: Path, *, here: bool = False) -> DicomReading:
             in Python, which raises where it fails.
 
     Raises:
-        Unusable: unreadable, too large, not DICOM, without pixels, or cut short.
+        Unusable: unreadable, too large, not DICOM, without pixels, cut short, or without a word
+            on how its pixels are stored.
         Elsewhere: it was to be ``here``, and is not small or may be deflated.
     """
     data = _content(path, SMALL if here else MOST_BYTES, here=here)
@@ -176,12 +193,18 @@ def read(path: Path, *, here: bool = False) -> DicomReading:
     if here and _DEFLATED in data:
         raise Elsewhere
     # Hash and header from the same bytes: the file may be replaced between two reads.
-    dataset, truncated = _parse(data)
-    if not any(keyword in dataset for keyword in PIXELS):
-        if truncated:
-            raise Unusable(Reason.UNDECODABLE, "the file ends before its pixel data")
+    dataset, cut_short = _parse(data)
+    if cut_short and not _pixels(dataset):
+        dataset = _closed(data)
+    if not _pixels(dataset):
         raise Unusable(Reason.NO_PIXELS)
-    return DicomReading(hashlib.sha256(data).hexdigest(), _header(dataset), dataset)
+    with quiet():
+        _name_colours(dataset)
+        _name_syntax(dataset)
+        if cut_short:
+            _require_whole(dataset)
+        header = _header(dataset)
+    return DicomReading(hashlib.sha256(data).hexdigest(), header, dataset)
 
 
 def _content(path: Path, most: int, *, here: bool) -> bytes:
@@ -213,11 +236,14 @@ def _parse(data: bytes) -> tuple[FileDataset, bool]:
         raise Unusable(Reason.NOT_DICOM)
     try:
         with quiet() as said:
-            dataset = dcmread(BytesIO(data), force=True)
-            cut_short = _cut_short(dataset, said)
+            file = BytesIO(data)
+            dataset = dcmread(file, force=True)
+            cut_short = _cut_short(dataset, said) or file.tell() < len(data)
     except InvalidDicomError as error:
         raise Unusable(Reason.NOT_DICOM) from error
-    except Exception as error:  # a damaged file can make the parser raise anything
+    except NO_VERDICT:
+        raise
+    except BaseException as error:  # a damaged file can make the parser raise anything
         reason = Reason.UNDECODABLE if proper else Reason.NOT_DICOM
         raise Unusable(reason, f"{type(error).__name__} while reading the header") from error
     # force=True parses any bytes into some elements: these two no random file has.
@@ -230,11 +256,118 @@ def _cut_short(dataset: FileDataset, said: list[warnings.WarningMessage]) -> boo
     """Whether the file ended within an element, or before the first one."""
     if len(dataset) == 0 or any("end of file" in str(each.message).lower() for each in said):
         return True
-    # pydicom gives a last element that is too short without a warning: compare its stated length.
-    last: object = dataset.get_item(max(dataset.keys()))
-    if not isinstance(last, RawDataElement) or last.length == _UNDEFINED:
+    # pydicom gives a last element that is too short without a warning: compare stated lengths.
+    return any(_short(_raw(dataset, tag)) for tag in dataset.keys())  # noqa: SIM118 - see _raw
+
+
+def _raw(dataset: FileDataset, tag: BaseTag | str) -> RawDataElement | None:
+    """An element as it was read; None where it is absent or was converted.
+
+    Converting one of no known kind raises, as a stray delimiter. So does iterating a data set.
+    """
+    element: object = dataset.get_item(tag, keep_deferred=True)
+    return element if isinstance(element, RawDataElement) else None
+
+
+def _short(element: RawDataElement | None) -> bool:
+    """Whether an element has less than it says."""
+    if element is None or element.length == _UNDEFINED:
         return False
-    return len(last.value or b"") < last.length
+    return len(element.value or b"") < element.length
+
+
+def _pixels(dataset: FileDataset) -> str:
+    """The keyword of the element with the pixels; empty where there is none."""
+    return next((keyword for keyword in PIXELS if keyword in dataset), "")
+
+
+def _closed(data: bytes) -> FileDataset:
+    """The data set of a file that ends without the delimiter after its pixels (PS3.5, A.4).
+
+    Raises:
+        Unusable: more than the delimiter is missing, or that cannot be excluded.
+    """
+    dataset, _ = _parse(data + _DELIMITER)
+    pixels = _raw(dataset, "PixelData")
+    if pixels is None:
+        raise Unusable(Reason.UNDECODABLE, "the file or its header ends before its pixel data")
+    items = _items(pixels.value or b"")
+    if not items:
+        raise Unusable(Reason.UNDECODABLE, _WITHIN)
+    # Where a frame has several items, or an item several frames, one more may have followed.
+    with quiet():
+        frames = max(1, _count(dataset, "NumberOfFrames"))
+    if items != 1 + frames:
+        raise Unusable(
+            Reason.UNDECODABLE,
+            "the delimiter after its pixel data is missing, and perhaps some pixels too",
+        )
+    return dataset
+
+
+def _items(value: bytes) -> int:
+    """The number of items, offset table included; 0 where the last one is not whole."""
+    at = number = 0
+    while value[at : at + 4] == _ITEM:
+        at, number = at + 8 + int.from_bytes(value[at + 4 : at + 8], "little"), number + 1
+    return number if at <= len(value) and _DELIMITER.startswith(value[at:]) else 0
+
+
+def _name_colours(dataset: FileDataset) -> None:
+    """Write the photometric interpretation as the Standard does: capitals, without blanks.
+
+    Raises:
+        Unusable: it cannot be read.
+    """
+    codes = _codes(dataset, "PhotometricInterpretation")
+    written = dataset.get("PhotometricInterpretation")
+    if len(codes) == 1 and isinstance(written, str) and written != codes[0]:
+        dataset.PhotometricInterpretation = codes[0]
+
+
+def _name_syntax(dataset: FileDataset) -> None:
+    """Name the transfer syntax of a file that does not, if its pixels are plainly not compressed.
+
+    A file without file meta information (PS3.10, section 7.1) is one; pydicom then tells from the
+    first element how the others are written.
+
+    Raises:
+        Unusable: they may be compressed.
+    """
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if isinstance(syntax, UID) and syntax:
+        return
+    lack = "has more than one value" if syntax else "is missing"
+    pixels, length = _raw(dataset, _pixels(dataset)), _plain_length(dataset)
+    # Compressed pixels have no length, or another one: nothing is guessed about those.
+    if not length or pixels is None or pixels.length not in (length, length + length % 2):
+        raise Unusable(
+            Reason.NO_SYNTAX,
+            f"the transfer syntax (0002,0010) {lack}, and the length of the pixel data is not that "
+            "of uncompressed pixels",
+        )
+    implicit, little = dataset.original_encoding
+    plain = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = plain if little else ExplicitVRBigEndian
+
+
+def _require_whole(dataset: FileDataset) -> None:
+    """Require of a file that was cut short that its pixels are all there.
+
+    Raises:
+        Unusable: they are not. Compressed ones without a closing delimiter are not looked at here.
+    """
+    pixels = _raw(dataset, _pixels(dataset))
+    if pixels and _short(pixels) and len(pixels.value or b"") < _plain_length(dataset):
+        raise Unusable(Reason.UNDECODABLE, _WITHIN)
+
+
+def _plain_length(dataset: FileDataset) -> int:
+    """Bytes that the pixels take uncompressed, without padding; 0 where the header does not say."""
+    try:
+        return get_expected_length(dataset)
+    except Exception:  # noqa: BLE001 - what it needs is missing, or is no number
+        return 0
 
 
 @contextmanager
@@ -255,26 +388,30 @@ def _header(dataset: FileDataset) -> Header:
     Raises:
         Unusable: a value is so long that it is none: who remembers headers has no bound else.
     """
-    with quiet():
-        return Header(
-            patient=_text(dataset, "PatientID"),
-            study=_text(dataset, "StudyInstanceUID"),
-            instance=_text(dataset, "SOPInstanceUID"),
-            modality=_text(dataset, "Modality").upper(),
-            image_type=tuple(part.upper() for part in _texts(dataset, "ImageType")),
-            burned_in=_text(dataset, "BurnedInAnnotation").upper() == "YES",
-            rows=_count(dataset, "Rows"),
-            columns=_count(dataset, "Columns"),
-            frames=max(1, _count(dataset, "NumberOfFrames")),
-        )
+    return Header(
+        patient=_text(dataset, "PatientID"),
+        study=_text(dataset, "StudyInstanceUID"),
+        instance=_text(dataset, "SOPInstanceUID"),
+        modality="\\".join(_codes(dataset, "Modality")),
+        image_type=tuple(part.upper() for part in _texts(dataset, "ImageType")),
+        burned_in="YES" in _codes(dataset, "BurnedInAnnotation"),
+        rows=_count(dataset, "Rows"),
+        columns=_count(dataset, "Columns"),
+        frames=max(1, _count(dataset, "NumberOfFrames")),
+    )
 
 
 def _texts(dataset: FileDataset, keyword: str) -> list[str]:
-    """The values of an element as text; none where it is absent or cannot be read."""
+    """The values of an element as text; none where it is absent.
+
+    Raises:
+        Unusable: they cannot be read, or are too long.
+    """
     try:
         value = dataset.get(keyword)
-    except Exception:  # noqa: BLE001 - a value that cannot be converted raises whatever its VR's reader does
-        return []
+    except Exception as error:  # a value that cannot be converted raises whatever its reader does
+        # Not as if it were absent: an unreadable Image Type may say that the image is derived.
+        raise Unusable(Reason.UNDECODABLE, f"its {keyword} cannot be read") from error
     if value is None:
         return []
     values = value if isinstance(value, MultiValue | list | tuple) else [value]
@@ -285,13 +422,25 @@ def _texts(dataset: FileDataset, keyword: str) -> list[str]:
     return texts
 
 
+def _codes(dataset: FileDataset, keyword: str) -> list[str]:
+    """The values of an element that are not empty, in capitals, as a code string is."""
+    return [text.upper() for text in _texts(dataset, keyword) if text]
+
+
 def _text(dataset: FileDataset, keyword: str) -> str:
     return "\\".join(_texts(dataset, keyword))
 
 
 def _count(dataset: FileDataset, keyword: str) -> int:
-    text = _text(dataset, keyword)
-    return int(text) if text.isdecimal() else 0
+    """A number of the header; 0 where it is absent.
+
+    Raises:
+        Unusable: it is no number.
+    """
+    try:
+        return int(float(_text(dataset, keyword) or 0))
+    except (ValueError, OverflowError) as error:
+        raise Unusable(Reason.UNDECODABLE, f"its {keyword} is not a number") from error
 
 
 def _shown(modality: str) -> str:

@@ -28,7 +28,7 @@ from client.data.label_files.spelling import (
     unquoted,
 )
 from client.data.label_files.table import Fault, content, is_text, read_table, require_text
-from client.data.pseudonyms import normal
+from client.data.pseudonyms import folded, normal
 from common.errors import LabelError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from client.data.archive import Found
+    from client.data.pseudonyms import Difference
 
 Key = Literal["SOPInstanceUID", "StudyInstanceUID", "PatientID", "filename"]
 KEYS: Final[tuple[Key, ...]] = get_args(Key)
@@ -55,6 +56,7 @@ class LabelFile:
         key_column: the name of that column.
         label_column: the name of the column with the label.
         prefix: folders that the file names begin with, above the folder of images.
+        ignored: in what PatientIDs of one patient may differ.
     """
 
     path: Path
@@ -62,6 +64,7 @@ class LabelFile:
     key_column: str
     label_column: str
     prefix: str = ""
+    ignored: frozenset[Difference] = frozenset()
 
     @property
     def folders(self) -> str:
@@ -102,7 +105,7 @@ class Labels:
         groups: dict[str, list[Row]] = defaultdict(list)
         for row in self.rows:
             if row.key:
-                groups[row.key].append(row)
+                groups[self.compared(row.key)].append(row)
         return {key: tuple(group) for key, group in groups.items()}
 
     def about(self, file: Found) -> tuple[Row, ...]:
@@ -111,7 +114,11 @@ class Labels:
         A file is named by its whole path below the folder. With a bare name, one patient's row
         could also mean another patient's file of the same name.
         """
-        return self.by_key.get(key_of(file, self.file.key), ())
+        return self.by_key.get(self.compared(key_of(file, self.file.key)), ())
+
+    def compared(self, key: str) -> str:
+        """A key in the spelling that stands for all that are one patient's."""
+        return folded(key, self.file.ignored) if self.file.key == "PatientID" else key
 
     def label(self, row: Row) -> int | None:
         """The class that a row gives, as an index; None where it gives none of the classes."""

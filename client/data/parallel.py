@@ -1,7 +1,7 @@
 """A function over many files in their order; a file that crashes a decoder costs only itself.
 
 A decoder is foreign code that reads bytes from outside. It runs in a process of its own with
-limits on memory and processor time: a file that crashes this process costs that file and no other.
+limits on memory and time: a file that crashes this process costs that file and no other.
 Threads would not help: decoding holds the interpreter's lock.
 
 Some files are known to be harmless: small, and stored as plain numbers. If there are few files,
@@ -44,6 +44,11 @@ MEMORY: Final = 6 * 2**30
 """Bytes of private memory that a process may take: enough for the largest file that is opened."""
 SECONDS: Final = 600
 """Of processor time for one item: a guard against a decoder that never ends."""
+PATIENCE: Final = 1800
+"""Seconds by the clock for one item: a decoder that waits for itself takes no processor time. A
+gigabyte from a slow file server takes less."""
+CRASHED: Final = "its decoder crashed or did not end"
+"""What is said of a file that ended its process."""
 
 
 class Elsewhere(Exception):  # noqa: N818 - says where an item is to be worked on
@@ -230,7 +235,9 @@ def _serve(line: Connection, function: Callable[[T], R], parent: int) -> None:
         while True:
             item = line.recv()
             _bound_time()
-            line.send(function(item))
+            done = function(item)
+            signal.alarm(0)  # waiting for the next item is nobody's fault
+            line.send(done)
     except BaseException:  # noqa: BLE001 - whatever it was, it costs this item; or the caller is gone
         os._exit(1)
 
@@ -252,3 +259,4 @@ def _bound_time() -> None:
     until = int(time.process_time()) + SECONDS
     soft = until if hard == resource.RLIM_INFINITY else min(until, hard)
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+    signal.alarm(PATIENCE)  # unhandled, it ends the process whatever foreign code is at

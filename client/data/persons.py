@@ -76,7 +76,9 @@ class Persons:
         version = hashlib.sha256(content).hexdigest()
         if version != self._last.version:
             lines = _lines(self._path, content)
-            named = ([self._pseudonyms.of(name) for name in names] for names in lines)
+            # Also as written: it may have an account from when no difference was ignored.
+            forms = (self._pseudonyms.of, self._pseudonyms.written)
+            named = ([form(name) for name in names for form in forms] for names in lines)
             self._last = Joined(join(named), version)
         return self._last
 

@@ -23,7 +23,8 @@ from PIL import Image as Pillow
 from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from client.data.dicom import PIXELS, Reason, Unusable, quiet
+from client.data.dicom import NO_VERDICT, PIXELS, Reason, Unusable, quiet
+from client.data.display.agreement import require_length, require_shape, used_bits
 from client.data.display.elements import (
     DESCRIPTORS,
     PALETTES,
@@ -33,7 +34,7 @@ from client.data.display.elements import (
     reject,
     signed_as,
 )
-from client.data.display.greyscale import Greyscale, Padding
+from client.data.display.greyscale import Greyscale
 from client.data.display.lookup import Lookup, Values, lookup
 
 if TYPE_CHECKING:
@@ -155,16 +156,41 @@ def stored_values(dataset: Dataset) -> tuple[Values, Layout]:
         layout = Layout.of(module, integer="PixelData" in dataset)
         _refuse_giants(layout)
     with _translated(f"decoding {_shown_syntax(syntax)}"):
+        data = next(dataset[keyword].value for keyword in PIXELS if keyword in dataset)
         if syntax in _NATIVE:
-            _require_length(dataset, layout)
-        # Spelt as the decoders know it: some files have it in small letters.
-        stored, properties = get_decoder(syntax).as_array(
-            dataset,
-            photometric_interpretation=layout.photometric,  # type: ignore[arg-type]  # pydicom says of each option what is true of all of them
-        )
+            require_length(data, layout)
+        else:
+            require_shape(data, layout, syntax)
+        stored, properties = _decoded(dataset, syntax, layout.photometric)
         decoded = replace(layout, photometric=str(properties["photometric_interpretation"]))
-        _require_agreement(dataset, decoded, stored)
+        stored = used_bits(stored, module, decoded)
     return stored, decoded
+
+
+def _decoded(
+    dataset: Dataset, syntax: str, photometric: str
+) -> tuple[Values, dict[str, str | int]]:
+    """What pydicom's choice of a decoder gives; if it fails in any way, what another one gives."""
+    decoder = get_decoder(syntax)
+    failure: BaseException | None = None
+    # By itself pydicom goes on to the next decoder after an Exception, but not after the panic of a
+    # decoder in Rust, nor where the pixels are too few or too many.
+    for plugin in ("", *decoder.available_plugins):
+        try:
+            # Spelt as the decoders know it: some files have it in small letters.
+            return decoder.as_array(
+                dataset,
+                decoding_plugin=plugin,
+                photometric_interpretation=photometric,  # type: ignore[arg-type]  # pydicom says of each option what is true of all of them
+                # Here bits that belong to no value must be seen; colours are turned without them.
+                correct_unused_bits=photometric.startswith("YBR"),  # type: ignore[arg-type]  # as above
+            )
+        except NO_VERDICT:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised below, if no other decoder reads it
+            failure = failure or error
+    assert failure is not None
+    raise failure
 
 
 @contextmanager
@@ -173,9 +199,9 @@ def _translated(doing: str) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except Unusable:
+    except (Unusable, *NO_VERDICT):
         raise
-    except Exception as error:  # damaged pixels can make a decoder raise anything
+    except BaseException as error:  # damaged pixels can make a decoder raise anything
         raise Unusable(Reason.UNDECODABLE, f"{type(error).__name__} while {doing}") from error
 
 
@@ -189,43 +215,6 @@ def _refuse_giants(layout: Layout) -> None:
         raise Unusable(Reason.TOO_LARGE, f"more than {MOST_FRAMES} frames")
     if pixels * layout.frames * layout.samples * layout.allocated > 8 * MOST_DECODED:
         raise Unusable(Reason.TOO_LARGE, f"more than {MOST_DECODED >> 20} MiB of pixels")
-
-
-def _require_length(dataset: Dataset, layout: Layout) -> None:
-    """Require that pixels that are not compressed are as many as the header says, before padding.
-
-    Raises:
-        Unusable: they are fewer, or more.
-    """
-    said = layout.rows * layout.columns * layout.samples * layout.frames * layout.allocated
-    # Of four values that are stored, two are colours of two pixels (PS3.3, C.7.6.3.1.2).
-    bits = said * 2 // 3 if layout.photometric == "YBR_FULL_422" else said
-    size = (bits + 7) // 8
-    data = next(dataset[keyword].value for keyword in PIXELS if keyword in dataset)
-    if len(data) < size:
-        reject("Rows", "and its other sizes ask for more pixels than there are; was it cut short?")
-    # A byte fills up an odd length, and what it is was never defined.
-    if data[size + 1 :].strip(b"\0"):
-        reject("Rows", "and its other sizes ask for fewer pixels than there are")
-
-
-def _require_agreement(dataset: Dataset, layout: Layout, stored: Values) -> None:
-    """Require that the pixels are as many, and as large, as the header says.
-
-    Raises:
-        Unusable: they are not; then it says something else that is wrong, too.
-    """
-    if stored.size != layout.frames * layout.rows * layout.columns * layout.samples:
-        reject("NumberOfFrames", "is not how many frames the pixels are")
-    if not layout.integer or layout.stored >= 8 * stored.dtype.itemsize:
-        return
-    low, high = layout.limits
-    if stored.min() >= low and stored.max() <= high:
-        return
-    padding = Padding.of(Module(dataset), layout)
-    beyond = (stored < low) | (stored > high)
-    if padding is None or (beyond & ~padding(stored)).any():
-        reject("BitsStored", "is too few for the values of the pixels")
 
 
 def _pipeline(dataset: Dataset, frames: Values, layout: Layout) -> Pipeline:

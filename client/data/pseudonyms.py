@@ -13,14 +13,22 @@ import hashlib
 import hmac
 import secrets
 import unicodedata
-from typing import TYPE_CHECKING, Final
+from collections import defaultdict
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from common.errors import SiteError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
 KEY_BYTES: Final = 32
+Difference = Literal["unicode", "blanks", "case", "leading-zeros"]
+"""In what two spellings of one PatientID may differ."""
+DIFFERENCES: Final[tuple[Difference, ...]] = get_args(Difference)
+_OF_PLAIN: Final[frozenset[Difference]] = frozenset({"case", "leading-zeros"})
 _WIDE: Final = (b"\xff\xfe", b"\xfe\xff")
 _PADDING: Final = " \t\r\n\0"
 
@@ -31,14 +39,15 @@ class Pseudonyms:
     Args:
         key: 32 secret bytes. It stays in memory and in the site's key file; neither
             :func:`repr` nor an error shows it.
+        ignored: in what identifiers of one patient may differ.
 
     Raises:
         SiteError: the key has another length.
     """
 
-    __slots__ = ("_key",)
+    __slots__ = ("_ignored", "_key")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, ignored: Collection[Difference] = ()) -> None:
         if len(key) != KEY_BYTES:
             raise SiteError(
                 "the key for pseudonyms has the wrong length",
@@ -47,21 +56,50 @@ class Pseudonyms:
                 remedy="restore the latest full backup of the state folder; with a new key the "
                 "privacy ledger would recognise no patient",
             )
-        self._key = bytes(key)
+        self._key, self._ignored = bytes(key), frozenset(ignored)
 
     @classmethod
     def throwaway(cls) -> Pseudonyms:
         """A key that nobody keeps, for counting patients where nothing is recorded."""
         return cls(secrets.token_bytes(KEY_BYTES))
 
+    def ignoring(self, ignored: Collection[Difference]) -> Pseudonyms:
+        """Pseudonyms under the same key, for a site that ignores these differences."""
+        return Pseudonyms(self._key, ignored)
+
     def of(self, identifier: str) -> str:
         """The pseudonym of a patient: 64 hexadecimal digits.
 
         Padding that DICOM does not count as part of a value (PS3.5, section 6.2: leading and
         trailing spaces of LO) is left out, and Unicode is composed (NFC), so that one
-        patient written in two ways stays one.
+        patient written in two ways stays one. Of spellings that differ in nothing but what is
+        ignored it is that of the plainest (:func:`folded`).
         """
-        return self._digest("patient", normal(identifier).encode("utf-8", "surrogatepass"))
+        return self._patient(folded(identifier, self._ignored))
+
+    def written(self, identifier: str) -> str:
+        """The pseudonym of an identifier just as it is written, where nothing is ignored."""
+        return self._patient(normal(identifier))
+
+    def foldings(self, identifier: str) -> dict[str, tuple[int, ...]]:
+        """The pseudonyms that an identifier has under all rules, where it is another than written.
+
+        Returns:
+            The rules of each, as :func:`rule_number` counts them.
+        """
+        found: defaultdict[str, list[int]] = defaultdict(list)
+        written, fold = normal(identifier), cache(folded)
+        # A quarter of the work for most: nothing else can change plain letters and digits.
+        plain = written.isascii() and written.isalnum()
+        for number in range(1, 2 ** len(DIFFERENCES)):
+            ignored = rule(number)
+            spelt = fold(written, ignored & _OF_PLAIN if plain else ignored)
+            if spelt != written:
+                found[spelt].append(number)
+        return {self._patient(spelt): tuple(numbers) for spelt, numbers in found.items()}
+
+    def _patient(self, identifier: str) -> str:
+        return self._digest("patient", identifier.encode("utf-8", "surrogatepass"))
 
     def of_file(self, sha256: str, settings: str) -> str:
         """The name of a file's decoded images in the cache: 64 hexadecimal digits.
@@ -92,6 +130,53 @@ class Pseudonyms:
 def normal(identifier: str) -> str:
     """An identifier without padding, in composed Unicode."""
     return unicodedata.normalize("NFC", identifier.strip(_PADDING))
+
+
+def folded(identifier: str, ignored: Collection[Difference]) -> str:
+    """The one spelling that stands for all which differ in nothing but what is ignored.
+
+    It is one of them, and folds to itself.
+    """
+    found, before = normal(identifier), ""
+    while found != before:  # what one step leaves may be another's: a blank before a zero
+        before = found
+        for each in DIFFERENCES:
+            if each in ignored:
+                found = normal(_FOLDS[each](found)) or found
+    return found
+
+
+@cache
+def rule(number: int) -> frozenset[Difference]:
+    """The differences that a rule of this number ignores."""
+    return frozenset(each for bit, each in enumerate(DIFFERENCES) if number >> bit & 1)
+
+
+def rule_number(ignored: Collection[Difference]) -> int:
+    """A number for each set of differences; 0 for none."""
+    return sum(1 << bit for bit, each in enumerate(DIFFERENCES) if each in ignored)
+
+
+def _one_form(text: str) -> str:
+    """Compatible letters as one, and UTF-8 that was read as Latin-1 as what it is."""
+    # pydicom reads a file that names no character set as Latin-1, and many such hold UTF-8.
+    with suppress(UnicodeError):
+        text = text.encode("latin-1").decode("utf-8")
+    return unicodedata.normalize("NFKC", text)
+
+
+def _without_blanks(text: str) -> str:
+    return "".join(each for each in text if unicodedata.category(each) not in _BLANK)
+
+
+_BLANK: Final = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})
+"""Also those without width, such as a byte order mark or a soft hyphen."""
+_FOLDS: Final[Mapping[Difference, Callable[[str], str]]] = {
+    "unicode": _one_form,
+    "blanks": _without_blanks,
+    "case": str.casefold,
+    "leading-zeros": lambda text: text.lstrip("0") or "0",
+}
 
 
 def position(pseudonym: str) -> float:

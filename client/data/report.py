@@ -7,7 +7,7 @@ names and are listed only on request.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
@@ -20,14 +20,14 @@ from client.data.dicom import Reason, Rules
 from client.data.label_files.near_misses import require_no_near_misses
 from client.data.labels import LabelFile, Labels, fault, read_labels
 from client.data.persons import Persons
-from client.data.pseudonyms import Pseudonyms, normal
+from client.data.pseudonyms import DIFFERENCES, Pseudonyms, folded, normal
 from client.data.selection import each_once, select
 from common.errors import DataError, LabelError
 from common.process.progress import Progress, silent
 from common.visible import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from rich.console import Console
@@ -36,9 +36,13 @@ _SHOWN: Final = 8
 
 REMEDIES: Final = {
     Reason.UNREADABLE: "let this user read the files; check for broken links",
+    Reason.UNLISTED: "let this user list these folders (chmod u+rx, or an ACL): the images in them "
+    "are missing here",
     Reason.TOO_LARGE: "nothing to do, or export them as smaller files",
     Reason.NOT_DICOM: "nothing to do if these are notes, lists or pictures",
     Reason.NO_PIXELS: "nothing to do if these are reports, plans or a DICOMDIR",
+    Reason.NO_SYNTAX: "export the files again as DICOM Part 10 files, which say how their pixels "
+    "are stored; dcmconv +F makes such files of uncompressed ones",
     Reason.UNDECODABLE: "export the files again, uncompressed if possible",
     Reason.BLANK: "look at some in a viewer: if they are not blank there, export them again",
     Reason.WRONG_MODALITY: "ask the coordinator which modalities the study uses",
@@ -49,6 +53,15 @@ REMEDIES: Final = {
     Reason.NO_LABEL: "add rows for these images if they should be used",
     Reason.NO_CLASS: "correct the labels of these patients, or their damaged rows",
     Reason.TWO_LABELS: "choose one label for each of these patients; until then they are left out",
+}
+
+_SEVERAL: Final = "several"
+_ONLY_BY: Final = {
+    "unicode": "only by the form or character set of letters",
+    "blanks": "only by blanks",
+    "case": "only by upper and lower case",
+    "leading-zeros": "only by leading zeros",
+    _SEVERAL: "only by several of blanks, case, leading zeros and the form of letters",
 }
 
 _STRANGERS: Final = (
@@ -72,6 +85,7 @@ class Report:
     rejected: tuple[Rejected, ...] = field(repr=False)
     rows: int
     rows_without_image: int
+    near_twins: dict[str, int]
     label_notes: tuple[str, ...] = ()
 
     @property
@@ -101,6 +115,7 @@ class Report:
             "rows": self.rows,
             "rows_without_image": self.rows_without_image,
             "label_notes": list(self.label_notes),
+            "near_twins": self.near_twins,
         }
         if paths:
             report["rejected_files"] = [
@@ -141,7 +156,7 @@ def check(
     known = read_labels(labels, classes)
     known.require_sound()
     # Nothing is recorded, so any key will do to count patients: a check needs no site.
-    pseudonyms = Pseudonyms.throwaway()
+    pseudonyms = Pseudonyms.throwaway().ignoring(labels.ignored)
     persons = Persons(same_person, pseudonyms).read().persons
     found = scan(folder, decode=True, workers=workers, progress=progress)
     require_dicom(folder, found)
@@ -166,7 +181,25 @@ def check(
         rows=len(known.rows),
         rows_without_image=len(known.rows) - len(assigned),
         label_notes=known.notes,
+        near_twins=_near_twins({each.header.patient for each in found.found}, pseudonyms, persons),
     )
+
+
+def _near_twins(
+    identifiers: Iterable[str], pseudonyms: Pseudonyms, persons: Mapping[str, str]
+) -> dict[str, int]:
+    """How many identifiers differ from another patient's by nothing but one thing, or several."""
+    people = {each: pseudonyms.of(each) for each in identifiers if each}
+    people = {each: persons.get(pseudonym, pseudonym) for each, pseudonym in people.items()}
+    twins: dict[str, set[str]] = {}
+    for name, ignored in [*((each, {each}) for each in DIFFERENCES), (_SEVERAL, {*DIFFERENCES})]:
+        alike: defaultdict[str, set[str]] = defaultdict(set)
+        for each in people:
+            alike[folded(each, ignored)].add(each)
+        groups = (group for group in alike.values() if len({people[each] for each in group}) > 1)
+        twins[name] = {each for group in groups for each in group}
+    twins[_SEVERAL] -= set().union(*(twins[each] for each in DIFFERENCES))
+    return {name: len(found) for name, found in twins.items()}
 
 
 def _require_paths(labels: Labels, found: Scan) -> None:
@@ -270,6 +303,12 @@ def advice(report: Report) -> list[str]:
     missing = [name for name, count in report.patients_by_label.items() if not count]
     if missing and report.used:
         notes.append(f"no patient has the label {' or '.join(missing)}")
+    notes += (
+        f"{count} PatientIDs differ from another one {_ONLY_BY[name]}, and count as different "
+        "patients; if they are the same, see ignore_in_patient_ids in docs/site.md"
+        for name, count in report.near_twins.items()
+        if count
+    )
     return notes
 
 

@@ -18,6 +18,7 @@ The cost of one event takes up to a tenth of a second to compute, and is kept in
 
 from __future__ import annotations
 
+import json
 import math
 from bisect import bisect_right
 from collections import Counter, defaultdict
@@ -29,7 +30,9 @@ from typing import Final, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from client.data.cohort import Foldings
 from client.records.store import SiteDatabase
+from common.documents import read_json
 from common.plan import Plan, read_plan
 from common.privacy.accounting import (
     ACCOUNTANT,
@@ -47,6 +50,8 @@ Part = Literal["train", "validation"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 STILL: Final = 2**62
 """The end of a stay that has not ended: larger than any ledger's length, so ends compare."""
+_SPELT: Final = "spelt "
+_IGNORED: Final = "ignored-in-patient-ids"
 _Event = tuple[float, float] | None
 """Sampling rate and noise multiplier; None for a release without privacy protection."""
 
@@ -276,15 +281,49 @@ def join(store: SiteDatabase, persons: Mapping[str, str]) -> None:
     """
     # Only pairs that are not one person yet, so that a list that is read at every request writes
     # nothing. A pair that left the list stays joined: what was spent together stays spent.
-    known = joined(store)
-    new = [
-        (patient, person)
-        for patient, person in sorted(persons.items())
-        if patient != person and known.get(patient, patient) != known.get(person, person)
-    ]
+    pairs = [each for each in sorted(persons.items()) if each[0] != each[1]]
+    known = joined(store) if pairs else {}
+    new = [each for each in pairs if known.get(each[0], each[0]) != known.get(each[1], each[1])]
     if new:
         with store.transaction():
             store.execute_each("INSERT OR IGNORE INTO joins VALUES (?, ?)", new)
+
+
+def join_spellings(
+    store: SiteDatabase, foldings: Foldings, ignored: int, *, remember: bool
+) -> None:
+    """Join the identifiers that are one person's in all but what the site ignores.
+
+    A site may ignore more one day, when the files of a patient who paid have other identifiers or
+    lie elsewhere. So it keeps by pseudonyms what each identifier would be under every rule, and
+    under a new rule joins those that it has read before too.
+
+    Args:
+        store: an open store.
+        foldings: of the identifiers that were read; sensitive.
+        ignored: the number of the site's rule.
+        remember: whether they may be charged now, so that they must be known later.
+    """
+    with store.transaction():
+        if remember:
+            store.execute_each(
+                "INSERT OR IGNORE INTO facts VALUES (?, ?)",
+                ((_SPELT + written, json.dumps(found)) for written, found in foldings.items()),
+            )
+        if store.fact(_IGNORED) != str(ignored):
+            rows = store.execute("SELECT name, value FROM facts WHERE name GLOB ?", _SPELT + "*")
+            before = {row["name"].removeprefix(_SPELT): read_json(row["value"]) for row in rows}
+            foldings = foldings | before
+            store.keep(_IGNORED, str(ignored))
+        join(
+            store,
+            {
+                written: spelt
+                for written, found in foldings.items()
+                for spelt, numbers in found.items()
+                if ignored in numbers
+            },
+        )
 
 
 def joined(store: SiteDatabase) -> dict[str, str]:

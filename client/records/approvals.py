@@ -37,6 +37,7 @@ NEWEST_TIME: Final = "newest-time"
 """The fact that holds the newest time that was ever seen, to the minute."""
 SET_BACK_DAYS: Final = 1
 """A clock that is behind by no more had a wrong time zone: the newest time counts meanwhile."""
+_IGNORED: Final = "ignored-in-patient-ids "
 _MINUTE: Final = len("2026-01-01T00:00")
 SILENT: Final[frozenset[State]] = frozenset({"stopped", "expired"})
 
@@ -61,6 +62,8 @@ class Approval:
         by: who decided.
         expires: when its approval ends; empty for never.
         newest: the newest time that was seen before it was read.
+        ignored: the number of the rule by which its patients were told apart when its cohort was
+            frozen; see :func:`client.data.pseudonyms.rule`.
     """
 
     plan: Plan
@@ -74,6 +77,7 @@ class Approval:
     by: str
     expires: str
     newest: str
+    ignored: int = 0
 
     @property
     def standing(self) -> State:
@@ -164,8 +168,11 @@ class Approvals:
             timestamp(),
         )
 
-    def freeze(self, plan_hash: str, left_out: int, decoders: str) -> None:
+    def freeze(self, plan_hash: str, left_out: int, decoders: str, ignored: int = 0) -> None:
         """Record that a plan's cohort is frozen, of which images, and how many could not pay."""
+        self._store.drop(_IGNORED + plan_hash)
+        if ignored:
+            self._store.keep(_IGNORED + plan_hash, str(ignored))
         self._store.execute(
             "UPDATE approvals SET frozen_at = ?, left_out = ?, decoders = ? WHERE plan_hash = ?",
             timestamp(),
@@ -195,6 +202,7 @@ class Approvals:
     def forget(self, plan_hash: str) -> None:
         """Keep nothing of a plan; nothing else in the store may speak of it."""
         self._store.execute("DELETE FROM approvals WHERE plan_hash = ?", plan_hash)
+        self._store.drop(_IGNORED + plan_hash)
 
     def expire(self) -> list[tuple[str, str]]:
         """End permanently what is over by the clock; gives plan and study of what this ended.
@@ -261,6 +269,7 @@ class Approvals:
                 by=row["decided_by"],
                 expires=row["expires_at"] or "",
                 newest=newest,
+                ignored=int(self._store.fact(_IGNORED + row["plan_hash"]) or 0),
             )
             for row in rows
         ]

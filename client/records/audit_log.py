@@ -152,9 +152,9 @@ class AuditLog:
 
     def close(self) -> None:
         """Close the file; a line after this is an error."""
-        if self._file >= 0:
-            os.close(self._file)
-        self._file = -1
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
     def _opened(self) -> int:
         made = not self.path.exists()
@@ -175,8 +175,10 @@ class AuditLog:
         except FileNotFoundError:
             there = None
         if there is None or (there.st_ino, there.st_dev) != (ours.st_ino, ours.st_dev):
-            os.close(self._file)
-            self._file = self._opened()
+            # Opened before the old one is closed: if that fails, what is held is still a log. A
+            # closed number may be another file's by the next line.
+            old, self._file = self._file, self._opened()
+            os.close(old)
             self._end = os.fstat(self._file).st_size
 
     @contextmanager

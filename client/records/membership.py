@@ -176,16 +176,18 @@ def overdrawn(
     accounts = Accounts(store, running)
     there = _present(store, plan.hash).keys() & people.keys()
     histories = {each: accounts.history(each) for each in there}
-    return frozenset(
-        patient
-        for patient, history in histories.items()
+    # Each history is judged once: a rule about leading zeros may join every patient there is.
+    empty = {
+        history
+        for history in set(histories.values())
         if accounts.studies(history, without="") > MOST_STUDIES
         or (
             limits.spent(accounts.paid(history) + accounts.reserved(history, without=""))
             > limits.epsilon_total
             and not _stands_alone(accounts, history)
         )
-    )
+    }
+    return frozenset(patient for patient, history in histories.items() if history in empty)
 
 
 def _stands_alone(accounts: Accounts, history: History) -> bool:

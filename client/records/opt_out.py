@@ -13,7 +13,7 @@ The files are read again at every request, so that an edit by hand takes effect 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,11 +34,13 @@ class Absent:
 
     Attributes:
         pseudonyms: of the patients, and all others of the same persons; never leaves the site.
+        spellings: of each listed identifier as written, the pseudonym of its patient.
         version: changes with the content of the files. It is a plain hash of identifiers, so it
             never leaves the site either.
     """
 
     pseudonyms: frozenset[str]
+    spellings: Mapping[str, str]
     version: str
 
     def __repr__(self) -> str:
@@ -60,8 +62,7 @@ class OptOuts:
     ) -> None:
         self._named, self._own, self._pseudonyms = sorted(set(named)), state / FILE, pseudonyms
         self._persons = persons
-        self._last = Absent(frozenset(), "")
-        self._listed: frozenset[str] = frozenset()
+        self._last = Absent(frozenset(), {}, "")
 
     def read(self) -> Absent:
         """The patients who have opted out now.
@@ -77,8 +78,10 @@ class OptOuts:
         version = _version([*(content for _, content in contents), joined.version.encode()])
         if version != self._last.version:
             names = (name for path, content in contents for name in _names(path, content))
-            self._listed = frozenset(map(self._pseudonyms.of, names))
-            self._last = Absent(joined.everything(self._listed), version)
+            own = self._pseudonyms
+            spellings = {own.written(name): own.of(name) for name in names}
+            listed = joined.everything({*spellings, *spellings.values()})
+            self._last = Absent(listed, spellings, version)
         return self._last
 
     def add(self, patients: Sequence[str]) -> tuple[int, int]:
@@ -93,12 +96,12 @@ class OptOuts:
         # All are checked before any is written, so that an error means that nothing was added.
         for patient in patients:
             _require_line(patient)
-        self.read()
+        listed = self.read().spellings
         path = (self._named or [self._own])[0]
         new: dict[str, str] = {}
         for patient in patients:
-            new.setdefault(self._pseudonyms.of(patient), normal(patient))
-        added = [name for pseudonym, name in new.items() if pseudonym not in self._listed]
+            new.setdefault(self._pseudonyms.written(patient), normal(patient))
+        added = [name for pseudonym, name in new.items() if pseudonym not in listed]
         if added:
             # As bytes: the lines before may be in another encoding, and stay as they are.
             before = _content(path) if path.exists() else _HEADING.encode()

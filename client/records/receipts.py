@@ -189,7 +189,7 @@ class SiteReceipts:
                 "the privacy ledger or the audit log does not match what this site has sent",
                 found=here,
                 wanted=f"{seen}, as this site itself sealed",
-                remedy=LOST,
+                remedy=f"if another machine runs with a copy of this state folder, stop it; {LOST}",
             )
 
     def _keep(self, receipt: Receipt, heads: SiteHeads) -> None:

@@ -104,12 +104,13 @@ def _answered(site: Site, request: Request, purpose: Purpose) -> Reply:
                     # Inside the other one, which lets refusals pass: from here on none may leave.
                     with _failing_in_silence(site, request):
                         reply = compute(site, request, due)
-                        problems.clear(site)
+                        problems.settle(site, request.study, request.purpose)
                 case document:
                     unsigned = egress.answer(
                         request, site.name, *site.records.heads(), document=document
                     )
                     reply = egress.let_out(unsigned, None, site.key)
+                    problems.settle(site, request.study, request.purpose)
     except Refusal as refused:
         return _refuse(site, request, refused)
     except ModelError as error:  # of a study's model, before any patient is read
@@ -151,7 +152,7 @@ def _failing_in_silence(site: Site, request: Request) -> Iterator[None]:
         raise
     except Exception as error:
         require_memory(error)
-        problems.keep(site, request.study, error)
+        problems.keep(site, request.study, request.purpose, request.round, error)
         raise Silence("the site failed") from error
 
 
@@ -182,6 +183,7 @@ def _refuse(site: Site, request: Request, refused: Refusal) -> Reply:
         **do,
     )
     refusals.keep(site, request, refused)
+    problems.keep_refused(site, request, refused)
     unsigned = egress.answer(request, site.name, *site.records.heads(), code=str(refused.code))
     reply = egress.let_out(unsigned, None, site.key)
     journal.goes(site, request, reply, why=refused.what, details=told)

@@ -84,7 +84,7 @@ class SitesReply(_message.Message):
     def __init__(self, sites: _Optional[_Iterable[_Union[SiteRow, _Mapping]]] = ...) -> None: ...
 
 class SiteRow(_message.Message):
-    __slots__ = ("name", "state", "online", "seen", "fingerprint", "admitted", "agreed")
+    __slots__ = ("name", "state", "online", "seen", "fingerprint", "admitted", "agreed", "twins")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ONLINE_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +92,7 @@ class SiteRow(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     ADMITTED_FIELD_NUMBER: _ClassVar[int]
     AGREED_FIELD_NUMBER: _ClassVar[int]
+    TWINS_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: str
     online: bool
@@ -99,7 +100,8 @@ class SiteRow(_message.Message):
     fingerprint: str
     admitted: str
     agreed: _containers.RepeatedCompositeFieldContainer[Agreement]
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., online: _Optional[bool] = ..., seen: _Optional[str] = ..., fingerprint: _Optional[str] = ..., admitted: _Optional[str] = ..., agreed: _Optional[_Iterable[_Union[Agreement, _Mapping]]] = ...) -> None: ...
+    twins: str
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., online: _Optional[bool] = ..., seen: _Optional[str] = ..., fingerprint: _Optional[str] = ..., admitted: _Optional[str] = ..., agreed: _Optional[_Iterable[_Union[Agreement, _Mapping]]] = ..., twins: _Optional[str] = ...) -> None: ...
 
 class StartRequest(_message.Message):
     __slots__ = ("document", "sites", "seed")
@@ -144,14 +146,16 @@ class Share(_message.Message):
     def __init__(self, site: _Optional[str] = ..., patients: _Optional[int] = ..., weight: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
 
 class LeftOut(_message.Message):
-    __slots__ = ("site", "of", "reason")
+    __slots__ = ("site", "of", "reason", "remedy")
     SITE_FIELD_NUMBER: _ClassVar[int]
     OF_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
     site: str
     of: str
     reason: str
-    def __init__(self, site: _Optional[str] = ..., of: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    remedy: str
+    def __init__(self, site: _Optional[str] = ..., of: _Optional[str] = ..., reason: _Optional[str] = ..., remedy: _Optional[str] = ...) -> None: ...
 
 class StudiesRequest(_message.Message):
     __slots__ = ()

@@ -37,7 +37,9 @@ LARGEST: Final = 2**16
 """Bytes of the largest file that can be a card; one takes about a thousand."""
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _GROUPS: Final = 4
-_LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+# With an underscore, which no public name has and many names inside a hospital have: resolvers,
+# OpenSSL and gRPC take it.
+_LABEL: Final = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -54,15 +56,40 @@ def split_address(address: str) -> tuple[str, int]:
     if re.fullmatch(r"[0-9.]+", host):
         return str(ipaddress.IPv4Address(host)), int(port)
     if len(host) > 253 or re.fullmatch(rf"{_LABEL}(\.{_LABEL})*", host.lower()) is None:
-        raise ValueError("should be host:port, the host a DNS name or an IP address")
+        raise ValueError(
+            "should be host:port without https://, the host an IP address (IPv6 in brackets, as in "
+            "[2001:db8::7]:9092) or a DNS name of letters, digits, hyphens, underscores and dots "
+            "(with other letters: its xn-- form)"
+        )
     return host.lower(), int(port)
+
+
+def _listen(text: str) -> str:
+    split_address(text)
+    return text
 
 
 def _address(text: str) -> str:
     host, port = split_address(text)
     if port == 0:
         raise ValueError("should have a port from 1 to 65535")
+    _require_one_machine(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _require_one_machine(host: str) -> None:
+    """Refuse an IP address that leads nobody to the machine, such as 0.0.0.0."""
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:  # a DNS name
+        return
+    scoped = isinstance(ip, ipaddress.IPv6Address) and ip.is_link_local
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    if ip.is_unspecified or ip.is_multicast or str(ip) == "255.255.255.255" or scoped:
+        raise ValueError(
+            f"should name one machine, and {host} does not: write the name or the address under "
+            "which the hospitals reach it"
+        )
 
 
 def _node_key(text: str) -> str:
@@ -102,6 +129,8 @@ COORDINATOR_CARD: Final = "COORDINATOR.json"
 """Name of a coordinator's card: by mail, and in a site's state folder."""
 Address = Annotated[str, AfterValidator(_address)]
 """``host:port`` under which a service is reached."""
+Listen = Annotated[str, AfterValidator(_listen)]
+"""``host:port`` to listen at; port 0 takes a free one."""
 NodeKey = Annotated[str, AfterValidator(_node_key)]
 """PEM of the public half of a site's EC P-384 key, which Flower knows a node by."""
 SigningKeyText = Annotated[str, AfterValidator(_signing_key)]

@@ -196,7 +196,7 @@ def sites(context: typer.Context, *, as_json: AsJson = False) -> None:
     """List the sites."""
     from common.control import coordinator_pb2 as pb
     from server.cli.commands import as_documents
-    from server.cli.event_text import sites_table
+    from server.cli.event_text import sites_table, twins_of
     from server.cli.rpc_client import calling
 
     with calling(context.obj) as daemon:
@@ -205,6 +205,8 @@ def sites(context: typer.Context, *, as_json: AsJson = False) -> None:
         show_json(as_documents(rows))
     elif rows:
         out().print(sites_table(rows))
+        for warning in twins_of(rows):
+            out().print(warning)
     else:
         out().print("No site is admitted yet: consilium-coordinator admit SITE.json")
 

@@ -103,7 +103,11 @@ def share_line(share: pb.Share) -> str:
 def _absent(event: pb.Event, fields: Fields) -> str:
     purpose = _PURPOSES.get(fields["purpose"])
     of = f"missing from {purpose}: " if purpose else ""
-    return f"{event.site}: {of}{_why(fields['reason'])}"
+    return f"{event.site}: {of}{_why(fields['reason'])}{_do(fields)}"
+
+
+def _do(fields: Fields) -> str:
+    return f"\n{'':10}do: {fields['do']}" if fields.get("do") else ""
 
 
 def _why(reason: str) -> str:
@@ -144,7 +148,7 @@ _WORDS: Final[dict[str, Callable[[pb.Event, Fields], str]]] = {
         f"{e.site}: waiting for a person to approve or deny plan {f['plan'][:SHORT]}"
     ),
     "approval.given": lambda e, f: f"{e.site}: approved plan {f['plan'][:SHORT]}",
-    "approval.refused": lambda e, f: f"{e.site}: {_why(f['reason'])}",
+    "approval.refused": lambda e, f: f"{e.site}: {_why(f['reason'])}{_do(f)}",
     "amendment.wanted": lambda e, f: (
         f"{f['by']} asks to go on with the new numerics of {', '.join(f['sites'])}"
     ),
@@ -190,6 +194,19 @@ def figure(estimate: Mapping[str, Any]) -> str:
     return text if estimate.get("meaningful", True) else f"{text}, not usable: {estimate['why']}"
 
 
+def twins_of(rows: Iterable[pb.SiteRow]) -> list[Text]:
+    """A warning for each site that two machines are connected as."""
+    return [
+        Text(
+            f"{row.name}: two machines are connected as this site since {row.twins}\n"
+            "  do: ask the hospital to stop one of them; until then neither gets a request",
+            style="bold yellow",
+        )
+        for row in rows
+        if row.twins
+    ]
+
+
 def sites_table(rows: Iterable[pb.SiteRow]) -> Table:
     """A line for each site."""
     table = _table("site", "state", "connected", "patients", "fingerprint", elastic=("site",))
@@ -231,17 +248,20 @@ def remarks(row: pb.StudyRow) -> list[Text]:
     notes = [Text(f"{row.name}: {note}", style="bold yellow") for note in row.warnings]
     if row.state == "failed":
         more = f"details: consilium-coordinator watch {row.name}"
-        notes.append(Text(f"{row.name}: {failure(row.why).what}; {more}", style="red"))
+        why = failure(row.why)
+        notes.append(Text(f"{row.name}: {why.what}; {more}", style="red"))
+        notes += [
+            Text(f"  {name}: {why.details[name]}", style="red")
+            for name in ("found", "do")
+            if name in why.details
+        ]
     if row.undecided and row.state == "waiting":
         notes.append(Text(f"{row.name}: waits for a decision at {', '.join(row.undecided)}"))
     notes += [Text(f"{row.name}: {share_line(share)}", style="dim") for share in row.shares]
-    notes += [
-        Text(
-            f"{row.name}: {each.site} is missing from {each.of}: {_why(each.reason)}",
-            style="yellow",
-        )
-        for each in row.left_out
-    ]
+    for each in row.left_out:
+        missing = f"{row.name}: {each.site} is missing from {each.of}: {_why(each.reason)}"
+        do = f"\n  do: {each.remedy}" if each.remedy else ""
+        notes.append(Text(missing + do, style="yellow"))
     return notes
 
 

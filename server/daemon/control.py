@@ -86,7 +86,11 @@ class CoordinatorControl(CoordinatorServicer):
     async def Sites(self, request: pb.SitesRequest, context: Context) -> pb.SitesReply:
         """All sites."""
         self.who(context)
-        return pb.SitesReply(sites=[_site_row(*each) for each in await self._service.sites()])
+        rows = [
+            _site_row(site, online, self._service.twins(site.name))
+            for site, online in await self._service.sites()
+        ]
+        return pb.SitesReply(sites=rows)
 
     async def Start(self, request: pb.StartRequest, context: Context) -> pb.StartReply:
         """Start a study."""
@@ -223,7 +227,7 @@ def _card(text: str) -> SiteCard:
     return checked(document, path, SiteCard, SiteError)
 
 
-def _site_row(site: SiteRecord, online: bool) -> pb.SiteRow:
+def _site_row(site: SiteRecord, online: bool, twins: str) -> pb.SiteRow:
     return pb.SiteRow(
         name=site.name,
         state="admitted" if site.state is SiteState.ACTIVE else "removed",
@@ -232,6 +236,7 @@ def _site_row(site: SiteRecord, online: bool) -> pb.SiteRow:
         fingerprint=site.card.fingerprint,
         admitted=_time(site.admitted_at),
         agreed=_agreed(site),
+        twins=twins,
     )
 
 

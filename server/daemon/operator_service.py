@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -33,10 +33,12 @@ from server.store.rows import (
     StudyState,
 )
 from server.study.amending import wish
+from server.study.collect import remedy
 from server.study.weighing import Counted, counted, weigh
 
 T = TypeVar("T")
 _AGREED = TypeAdapter(dict[Slug, Patients])
+STOP_ONE: Final = "ask the hospital to stop one of them; until then neither gets a request"
 RESULT: tuple[str, ...] = ("outcome.json", "final.safetensors")
 """The files of a result, in the study's ``coordinator`` folder."""
 
@@ -52,6 +54,7 @@ class OperatorService:
         change: tells the registry that a site may no longer connect.
         cut: answers the poll that the gateway holds for a node.
         study_supervisor: the studies' processes.
+        twins: since when two machines are connected as a site; empty where one is.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class OperatorService:
         change: Callable[[SiteRecord], Awaitable[None]],
         cut: Callable[[int], None],
         study_supervisor: StudySupervisor,
+        twins: Callable[[str], str] = lambda site: "",
     ) -> None:
         self._home = home
         self._store = store
@@ -72,6 +76,7 @@ class OperatorService:
         self._change = change
         self._cut = cut
         self._study_supervisor = study_supervisor
+        self.twins = twins
 
     async def admit(
         self, card: SiteCard, who: str, patients: Mapping[str, int]
@@ -250,8 +255,18 @@ class OperatorService:
             undecided=[one.site for one in said if one.state is ApprovalState.PENDING],
             warnings=known.get("warnings", ()),
             shares=[pb.Share(site=site, **counts) for site, counts in shares.items()],
-            left_out=_left_out(known.get("left_out", {}), rounds),
+            left_out=[
+                *(self._doubled(record.sites) if record.state in ALIVE else ()),
+                *_left_out(known.get("left_out", {}), rounds),
+            ],
         )
+
+    def _doubled(self, sites: Sequence[str]) -> Iterator[pb.LeftOut]:
+        """Sites that get no request now, since two machines are connected as them."""
+        for site in sites:
+            if since := self.twins(site):
+                reason = f"two machines are connected as this site since {since}"
+                yield pb.LeftOut(site=site, of="every request", reason=reason, remedy=STOP_ONE)
 
     async def _note(
         self, study: str | None, kind: str, fields: dict[str, object], *, site: str | None = None
@@ -287,13 +302,15 @@ def _demand_sites(study: Study, chosen: Sequence[str]) -> None:
 def _left_out(study: Mapping[str, str], rounds: Sequence[RoundRecord]) -> Iterator[pb.LeftOut]:
     """Sites that are missing from the study, its last round or its last evaluation."""
     for site, reason in study.items():
-        yield pb.LeftOut(site=site, of="the study", reason=reason)
+        yield pb.LeftOut(site=site, of="the study", reason=reason, remedy=remedy(reason, ""))
     for purpose, of in (("train", "round"), ("evaluate", "the evaluation after round")):
         last = [each for each in rounds if each.purpose == purpose][-1:]
         for record in last:
             for site, reason in record.absences.items():
                 if site not in study:
-                    yield pb.LeftOut(site=site, of=f"{of} {record.number}", reason=reason)
+                    missing = f"{of} {record.number}"
+                    do = remedy(reason)
+                    yield pb.LeftOut(site=site, of=missing, reason=reason, remedy=do)
 
 
 def _demand_patients(patients: Mapping[str, int]) -> None:

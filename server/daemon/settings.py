@@ -20,14 +20,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-from pydantic import AfterValidator, Field
+from pydantic import Field, ValidationError
 
 from common.errors import CoordinatorError
 from common.settings import Section, load_toml
 from common.study.study_file import Slug
-from common.wire.enrolment import Address, split_address
+from common.wire.enrolment import Address, Listen, split_address
 
 FILE: Final = "coordinator.toml"
 _SQLITE: Final = "sqlite:///"
@@ -40,8 +40,9 @@ name = "{name}"
 # server's certificate. If you change it, admit every site again and send it the new
 # COORDINATOR.json.
 address = "{address}"
-# Where the gateway listens: all interfaces of this machine.
-listen = "0.0.0.0:{port}"
+# Where the gateway listens: "0.0.0.0" is every IPv4 address of this machine, "[::]" every IPv4 and
+# IPv6 address.
+listen = "{anywhere}:{port}"
 # The port of Flower's SuperLink, on this machine only. Default: any free port. Set it if a firewall
 # is to keep other local accounts from it (systemd/consilium-superlink.nft).
 # superlink_port = 9093
@@ -69,15 +70,6 @@ requests_per_second = 50
 connections = 512
 connections_per_site = 32
 """
-
-
-def _listen(text: str) -> str:
-    split_address(text)
-    return text
-
-
-Listen = Annotated[str, AfterValidator(_listen)]
-"""``host:port`` to listen at; port 0 takes a free one."""
 
 
 class CoordinatorSection(Section):
@@ -235,13 +227,22 @@ def new_file(name: str, address: str) -> str:
     try:
         # Only to check name and address: the template has the real port.
         section = CoordinatorSection(name=name, address=address, listen="0.0.0.0:0")
-    except ValueError as cause:
+    except ValidationError as cause:
+        faults = [(each["loc"][0], each["input"], each["msg"]) for each in cause.errors()]
         raise CoordinatorError(
             "this name or address cannot be used for a coordinator",
-            found=f"{name!r} at {address!r}",
+            found="\n".join(
+                f"{name} {value!r} {why.removeprefix('Value error, ')}"
+                for name, value, why in faults
+            ),
             wanted="a name of lower-case letters, digits and hyphens, and host:port",
             remedy="for example: consilium-coordinator init radiology --address "
             "consilium.example.org:8443",
         ) from cause
-    port = split_address(section.address)[1]
-    return _TEMPLATE.format(name=section.name, address=section.address, port=port)
+    host, port = split_address(section.address)
+    # An IPv4 listener would never be reached under an IPv6 address. Not always "[::]": a machine
+    # without IPv6 cannot listen there.
+    anywhere = "[::]" if ":" in host else "0.0.0.0"  # noqa: S104 - sites are on other machines
+    return _TEMPLATE.format(
+        name=section.name, address=section.address, port=port, anywhere=anywhere
+    )

@@ -72,6 +72,7 @@ class Daemon:
             change=self.superlink_supervisor.change,
             cut=self.gateway.cut,
             study_supervisor=self.study_supervisor,
+            twins=self.gateway.twins,
         )
         self.traffic: Counter[str] = Counter()
         self.gateway.app.add_middleware(metrics.TrafficCounter, self.traffic, self._heard)

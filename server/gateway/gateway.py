@@ -11,7 +11,8 @@ order, cheap checks first, and nothing of a body is read for a caller that is no
 4. the time of the signature, the signature, and whether it was used before;
 5. the site's rate of requests;
 6. the body: its size, its form, and whether its node is the caller's;
-7. whether the messages and objects that it names belong to that node.
+7. whether two machines call as this site (:mod:`server.gateway.instances`): then it gets no work;
+8. whether the messages and objects that it names belong to that node.
 
 A refusal is answered with a code, logged and counted. An address that was refused too often for
 its key or signature is no longer told why.
@@ -59,6 +60,7 @@ from server.gateway.fleet_calls import (
     FleetCall,
     FleetCalls,
 )
+from server.gateway.instances import INSTANCE_HEADER, TWINS_HEADER, Instances
 from server.gateway.rates import RateLimiter
 from server.gateway.superlink_client import SuperLinkClient
 from server.gateway.tls_listener import new_server
@@ -148,6 +150,7 @@ class Gateway:
             },
         )
         self._calls = FleetCalls(self._client, notices.complete, settings.hold_seconds)
+        self._instances = Instances()
         self._nodes: dict[int, str] = {}  # the site of each node number that was ever used
         self.refusals: Counter[str] = Counter()
         """Refusals by reason."""
@@ -207,7 +210,11 @@ class Gateway:
         host, port = split_address(self._settings.listen)
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            listener = socket.create_server((host, port), family=family, backlog=256)
+            # "[::]" is every address, as it is for gRPC and most servers, and not IPv6 alone.
+            both = host == "::" and socket.has_dualstack_ipv6()
+            listener = socket.create_server(
+                (host, port), family=family, backlog=256, dualstack_ipv6=both
+            )
         except OSError as cause:
             raise CoordinatorError(
                 "the gateway cannot listen",
@@ -225,8 +232,16 @@ class Gateway:
             address = request.client.host if request.client else ""
             try:
                 call = await self._admit(request, address, name, kind)
-                response = await self._calls.take(call)
+                twins = self._note_instance(call)
+                if twins and name == "pull-messages":
+                    # Not handed out: each machine would charge it to its own copy of the ledger.
+                    self._refused("twins", call.site.name, address)
+                    response = Response(b"", media_type=PROTOBUF)
+                else:
+                    response = await self._calls.take(call)
                 response.headers[NODE_HEADER] = str(call.site.node_id)
+                if twins:
+                    response.headers[TWINS_HEADER] = twins
             except Denied as denied:
                 return self._deny(denied, request)
             except ClientDisconnect:
@@ -237,6 +252,15 @@ class Gateway:
             return response
 
         return endpoint
+
+    def twins(self, site: str) -> str:
+        """Since when two machines are connected as a site; empty where one is."""
+        return self._instances.twins(site, time.monotonic())
+
+    def _note_instance(self, call: FleetCall) -> str:
+        instance = call.request.headers.get(INSTANCE_HEADER, "")
+        wall = datetime.datetime.now(datetime.UTC)
+        return self._instances.heard(call.site.name, instance, time.monotonic(), wall)
 
     async def _admit(
         self, request: Request, address: str, name: str, kind: type[Message]

@@ -18,7 +18,7 @@ from common.study.bounded import seconds
 from common.wire.flower import ErrorCode, Message
 from common.wire.messages import LedgerHead, Reply, Request, reply_from_record
 from server.study.context import StudyContext
-from server.study.dispatch import Dispatcher
+from server.study.dispatch import NOT_CONNECTED, Dispatcher
 from server.study.verify import IMPOSSIBLE, REFUSED, ReplyShape, fault
 
 PENDING_SECONDS: Final = 60.0
@@ -26,7 +26,7 @@ PENDING_SECONDS: Final = 60.0
 decided, the site's daemon activates its node again, and the site is asked at once."""
 UNREADABLE: Final = "sent something that is not a reply"
 _ERRORS: Final = {
-    ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "its client failed; its own log says why",
+    ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "its client failed",
     ErrorCode.CLIENT_APP_CRASHED: "its client crashed",
     ErrorCode.LOAD_CLIENT_APP_EXCEPTION: "its client could not be loaded",
     ErrorCode.NODE_UNAVAILABLE: "offline",
@@ -41,6 +41,52 @@ _LOST: Final = frozenset(
     }
 )
 """Errors after which the same request may still be answered."""
+_ASK: Final = (
+    "ask the hospital to run consilium-site status: it says what failed there and what to do"
+)
+_RESTORE: Final = (
+    "the hospital must restore the newest copy of its state folder; ask it whether a second "
+    "machine runs with a copy"
+)
+_ROUNDS: Final = (
+    "if this coordinator's folder or database is an older copy, restore the newest; else start the "
+    "study under another name"
+)
+_SUSPECT: Final = (
+    "a sound site does not send this: compare the versions of Consilium on both sides, and ask the "
+    "hospital whether somebody changed its files; if nobody can explain it: consilium-coordinator "
+    "remove SITE"
+)
+_REMEDIES: Final = {
+    RefusalCode.MALFORMED: "compare the versions of Consilium on both sides; the hospital's is in "
+    "consilium-site status",
+    RefusalCode.WRONG_PLAN: "the hospital's site file was changed after its plan was made: "
+    "consilium-site status there names the entry; it must restore it",
+    RefusalCode.NOT_APPROVED: "ask the hospital whether its state folder is an old copy",
+    RefusalCode.PENDING: "ask the hospital to read the plan and to approve or deny it: "
+    "consilium-site show STUDY",
+    RefusalCode.DENIED: "talk to the hospital before you propose another study",
+    RefusalCode.POLICY: "ask the hospital to run consilium-site status, which names the limit; "
+    "then the study or its policy must change",
+    RefusalCode.DATA_UNAVAILABLE: "compare [data] of the study file with the hospital's site file",
+    RefusalCode.ROUND_OUT_OF_ORDER: _ROUNDS,
+    RefusalCode.ROUND_CONFLICT: _ROUNDS,
+    RefusalCode.LEDGER_BEHIND: _RESTORE,
+    RefusalCode.NUMERICS: "the hospital must restore its versions and settings (consilium-site "
+    "status there names them), or you stop the study and resume it with --amend SITE",
+}
+_BEGINNINGS: Final = (
+    (NOT_CONNECTED, "ask the hospital to run consilium-site status: it says why it cannot connect"),
+    ("offline", _ASK),
+    (
+        "no reply in ",
+        f"{_ASK}. It may also be paused, outside its hours, or have stopped the study",
+    ),
+    ("its client ", _ASK),
+    ("its reply was lost", _ASK),
+    ("the request expired", _ASK),
+    ("its privacy ledger ", _RESTORE),
+)
 _CALLED: Final = {"train": "training", "evaluate": "evaluation"}
 """What an error calls the answers that a request asks for."""
 _log = structlog.get_logger(__name__)
@@ -57,6 +103,19 @@ class Absence:
 
     reason: str
     code: str = ""
+
+
+def remedy(reason: str, otherwise: str = _SUSPECT) -> str:
+    """What the coordinator can do about an absence; nothing more is known of it than its reason.
+
+    Args:
+        reason: of the absence.
+        otherwise: for a reason that is neither a refusal nor silence.
+    """
+    if reason.startswith(REFUSED):
+        code = reason.rpartition("(")[2].removesuffix(")")
+        return _REMEDIES[RefusalCode(code)] if code in set(RefusalCode) else otherwise
+    return next((do for begins, do in _BEGINNINGS if reason.startswith(begins)), otherwise)
 
 
 class RoundReplies:
@@ -160,6 +219,8 @@ def collect(
                 purpose=request.purpose,
                 site=site,
                 reason=verdict.reason,
+                # A simulation has no hospital to call.
+                do=remedy(verdict.reason) if context.retries.repeat else "",
             )
             yield site, verdict
 
@@ -269,8 +330,11 @@ def too_few(
     fewest: int,
 ) -> RoundError:
     """Why a study stops where too few sites gave something that can be used."""
+    network = bool(context.retries.repeat)
     missing = "\n".join(
-        f"{'':<10}{site}: {absences[site].removeprefix(REFUSED)}" for site in sorted(absences)
+        f"{'':<10}{site}: {absences[site].removeprefix(REFUSED)}"
+        + (f"; {do}" if network and (do := remedy(absences[site], "")) else "")
+        for site in sorted(absences)
     )
     again = f"consilium-coordinator resume {asked.study}"
     if context.retries.repeat is None:  # a simulation: no daemon runs it

@@ -22,7 +22,7 @@ from common.plan import Offer, Plan, read_plan, write_plan
 from common.study.bounded import seconds
 from common.study.study_file import Study
 from common.wire.messages import LedgerHead, Reply, Request
-from server.study.collect import Absence, collect, too_few
+from server.study.collect import Absence, collect, remedy, too_few
 from server.study.context import StudyContext
 from server.study.optimisers import fewest_replies
 from server.study.verify import NOTHING, OFFER
@@ -127,8 +127,8 @@ def _plan(
         details = error.details
         wanted = f", wanted {details['wanted']}" if "wanted" in details else ""
         reason = f"{error.what} ({details['found']}{wanted})"
-        told = f"{reason}; {details['do']}"
-        context.tell("site.absent", round=0, purpose="offer", site=offer.site, reason=told)
+        about = {"site": offer.site, "reason": reason, "do": details["do"]}
+        context.tell("site.absent", round=0, purpose="offer", **about)
         return Absence(reason)
 
 
@@ -232,6 +232,7 @@ def approve(
                     plan=plans[site].hash,
                     code=answer.code,
                     reason=answer.reason,
+                    do=remedy(answer.reason) if context.retries.repeat else "",
                 )
     fewest = fewest_replies(study.aggregation)
     if len(approved) < fewest:

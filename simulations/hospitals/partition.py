@@ -9,6 +9,7 @@ small is rejected; the next draw of the same generator follows, and rejections a
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,8 +21,8 @@ from common.errors import DataError
 Counts = NDArray[np.int64]
 
 MOST_DRAWS: Final = 1000
-_TRIALS: Final = 200
-_LARGEST_ALPHA: Final = 1e4
+ALPHAS: Final = (1e-3, 1e6)
+"""Below, each class goes to one site whatever is drawn; above, all sites are alike."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +58,34 @@ def dirichlet_partition(
     Args:
         labels: ``(patients,)``, the class of each.
         sites: how many.
-        alpha: concentration, above 0.
+        alpha: concentration, within :data:`ALPHAS`.
         rng: the generator; a redraw is its next draw.
         floor: the least that every site gets.
 
     Raises:
         DataError: there are too few patients, or no draw in :data:`MOST_DRAWS` leaves
-            every site enough; the message says what could work.
+            every site enough; the message says what works with this generator.
     """
     classes, sizes = np.unique(labels, return_counts=True)
     _require_possible(sizes, sites, alpha, floor)
+    before = deepcopy(rng)
+    found = _search(sizes, sites, alpha, rng, floor)
+    if found is None:
+        raise _hopeless(sizes, sites, alpha, before, floor)
+    counts, redraws = found
+    members = [np.flatnonzero(labels == each) for each in classes]
+    return Partition(_deal(members, counts, rng), redraws)
+
+
+def _search(
+    sizes: Counts, sites: int, alpha: float, rng: np.random.Generator, floor: Floor
+) -> tuple[Counts, int] | None:
+    """The first draw that leaves every site enough, and how many came before it."""
     for redraws in range(MOST_DRAWS):
         counts = draw_counts(sizes, sites, alpha, rng)
         if _enough(counts, floor):
-            members = [np.flatnonzero(labels == each) for each in classes]
-            return Partition(_deal(members, counts, rng), redraws)
-    raise _hopeless(sizes, sites, alpha, rng, floor)
+            return counts, redraws
+    return None
 
 
 def draw_counts(sizes: Counts, sites: int, alpha: float, rng: np.random.Generator) -> Counts:
@@ -104,12 +117,13 @@ def _enough(counts: Counts, floor: Floor) -> bool:
 
 
 def _require_possible(sizes: Counts, sites: int, alpha: float, floor: Floor) -> None:
-    if sites < 1 or not (alpha > 0 and np.isfinite(alpha)):
+    if sites < 1 or not ALPHAS[0] <= alpha <= ALPHAS[1]:
         raise DataError(
             "patients cannot be divided with these numbers",
             where="--sites, --alpha",
             found=f"{sites} sites, alpha {alpha:g}",
-            wanted="at least one site, and an alpha above 0",
+            wanted=f"at least one site, and an alpha of {ALPHAS[0]:g} to {ALPHAS[1]:g}",
+            remedy="use --alpha 0.5 for hospitals that differ, 100 for hospitals that are alike",
         )
     most = int(min(sizes.sum() // floor.patients, sizes.min() // floor.per_class))
     if sites > most:
@@ -124,20 +138,25 @@ def _require_possible(sizes: Counts, sites: int, alpha: float, floor: Floor) -> 
 
 
 def _hopeless(
-    sizes: Counts, sites: int, alpha: float, rng: np.random.Generator, floor: Floor
+    sizes: Counts, sites: int, alpha: float, before: np.random.Generator, floor: Floor
 ) -> DataError:
-    """The error after too many redraws, with an alpha that was tried and works."""
-    larger = 2 * alpha
-    while larger < _LARGEST_ALPHA and not any(
-        _enough(draw_counts(sizes, sites, larger, rng), floor) for _ in range(_TRIALS)
-    ):
-        larger *= 2
-    # Only an alpha that was tried is suggested.
-    works = f"--alpha {larger:g}" if larger < _LARGEST_ALPHA else "a larger file"
+    """The error after too many redraws; what it advises was tried from the same seed."""
+
+    def works(sites: int, alpha: float) -> bool:
+        return _search(sizes, sites, alpha, deepcopy(before), floor) is not None
+
+    # Rounded as it is printed: what is typed is what was tried.
+    doubled = [float(f"{alpha * 2**times:.3g}") for times in range(1, 31)]
+    larger = next((each for each in doubled if each <= ALPHAS[1] and works(sites, each)), None)
+    fewer = next((each for each in range(sites - 1, 1, -1) if works(each, alpha)), None)
+    advice = [f"--alpha {larger:g}"] if larger else []
+    advice += [f"--sites {fewer}"] if fewer else []
     return DataError(
         f"none of {MOST_DRAWS} random divisions gives every hospital enough patients",
         where="--sites, --alpha",
         found=f"{sites} sites, alpha {alpha:g}",
         wanted=f"at least {floor.patients} patients a site and {floor.per_class} of each class",
-        remedy=f"use {works}, or fewer sites",
+        remedy=f"use {', or '.join(advice)}: that works with this --seed, and may not with another"
+        if advice
+        else "use a larger file",
     )

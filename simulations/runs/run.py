@@ -64,9 +64,12 @@ def run_study(
     check_site_order(settings, hospitals)
     check_record(settings, study, hospitals)
     with ExitStack() as stack:
-        with nothing_left_behind(settings), clock.time("decode"):
+        # A site that was opened is closed before its folder is removed: else it fails to close, and
+        # that error would be shown in place of the one that matters.
+        with nothing_left_behind(settings), clock.time("decode"), ExitStack() as opened:
             write_record(settings, study, hospitals)
-            prepared = prepare(settings, study, hospitals, stack, watcher)
+            prepared = prepare(settings, study, hospitals, opened, watcher)
+            stack.push(opened.pop_all())
 
         def measure(weights: npt.NDArray[np.float32], number: int) -> CurvePoint:
             return curve_point(study, weights, prepared.test, number)

@@ -186,8 +186,16 @@ def test_a_billion_declared_patients_are_left_out_before_round_one(
     ("made", "reason"),
     [
         (lambda sound: np.full(sound.size, np.nan, np.float32), "an array of float32, not int32"),
-        (lambda sound: np.full(sound.size, -(2**31), np.int32), f"an entry beyond {2**31 - 1}"),
-        (lambda sound: np.full(sound.size, 2**31 - 1, np.int32), "an update that was cut off"),
+        pytest.param(
+            lambda sound: np.full(sound.size, -(2**31), np.int32),
+            f"an entry beyond {2**31 - 1}",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            lambda sound: np.full(sound.size, 2**31 - 1, np.int32),
+            "an update that was cut off",
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["not a number", "overflow", "saturated"],
 )

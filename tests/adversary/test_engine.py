@@ -25,10 +25,10 @@ from common.privacy.mechanisms import GAMMA
 from tests.adversary.engine_search import Attack, attack
 from tests.common.studies import small_study
 
-FEW = range(60)
-MANY = [pytest.param(first, marks=pytest.mark.long) for first in range(60, 540, 60)]
+FEW = range(20)
+MANY = [pytest.param(first, marks=pytest.mark.long) for first in range(20, 540, 20)]
 SEEDS = [FEW.start, *MANY]
-"""Sixty choices to try in each case: the first case always, the others in the long run."""
+"""Twenty choices to try in each case: the first case always, the others in the long run."""
 
 
 def attacks(first: int) -> list[Attack]:

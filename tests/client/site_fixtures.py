@@ -80,6 +80,7 @@ class Hospital:
         most: patients that a part may hold; None for twice those declared.
         opt_out: the list that each data set names, relative to the folder.
         same_person: the list of PatientIDs that are one person, relative to the folder.
+        ignored: differences between PatientIDs of one person.
         memory_mib: of the device.
         cache_gib: that decoded images may take.
     """
@@ -99,6 +100,7 @@ class Hospital:
     seed: int | None = SEED
     opt_out: str | None = None
     same_person: str | None = None
+    ignored: tuple[str, ...] = ()
     memory_mib: int = 1024
     cache_gib: float = 64.0
 
@@ -120,7 +122,8 @@ class Hospital:
         """What the administrator writes."""
         return {
             "site": {"name": self.name, "cache_gib": self.cache_gib}
-            | ({"same_person": self.same_person} if self.same_person else {}),
+            | ({"same_person": self.same_person} if self.same_person else {})
+            | ({"ignore_in_patient_ids": list(self.ignored)} if self.ignored else {}),
             "data": {
                 name: {
                     "images": f"{place}/images",

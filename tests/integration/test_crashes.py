@@ -51,7 +51,7 @@ def result(run: Path) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in {"seconds", "command"}}
 
 
-@pytest.mark.matrix(strategy=type)
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", OPTIONS)
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_nobody_disturbed(
     strategy: str, hospitals: Path, simulate: Simulate, tmp_path: Path

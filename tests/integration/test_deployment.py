@@ -34,6 +34,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> NetworkSettings:
     return NetworkSettings(study, hospitals, tmp_path / "network", SEED)
 
 
+@pytest.mark.long
 def test_three_daemons_and_a_simulation_end_with_the_same_weights(
     settings: NetworkSettings,
 ) -> None:

@@ -86,6 +86,22 @@ def test_hospitals_that_cannot_be_used(
     assert not run.exists()
 
 
+def test_an_error_is_not_hidden_by_the_hospitals_that_are_open(
+    hospitals: Path, simulate: Simulate, tmp_path: Path
+) -> None:
+    """The test set is read last: the hospitals then have files in the folder that is removed."""
+    study, run = tmp_path / "study.toml", tmp_path / "run"
+    study.write_text(study_text(data={"modalities": ["MR"]}))
+    done = simulate("run", study, "--hospitals", hospitals, "--out", run)
+
+    assert done.returncode == 2
+    shown = done.stderr[done.stderr.index("error: ") :]
+    assert one_screen(shown)
+    assert "wrong-modality" in shown
+    assert "Traceback" not in done.stderr
+    assert not run.exists()
+
+
 STUDIES: list[tuple[str, dict[str, dict[str, Any]], list[str]]] = [
     ("unknown key", {"data": {"colour": "red"}}, ["data.colour", "unknown key"]),
     ("unknown section", {"dater": {"size": 1}}, ["dater", "did you mean data?"]),

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from client.daemon.fleet import Fleet
+from client.daemon.fleet import INSTANCE_HEADER, Fleet, new_instance
 from client.node_key import load_node_key
 from client.requests.handler import answer
 from client.site import Site, open_site
@@ -59,6 +59,7 @@ class Hospital:
     seed: int
     spoils: dict[str, deque[tuple[str, Spoil]]] = field(default_factory=lambda: defaultdict(deque))
     spoiled: Counter[str] = field(default_factory=Counter)
+    instance: str = field(default_factory=new_instance)
     _early: bool = False
     _ended: threading.Event = field(default_factory=threading.Event)
 
@@ -81,8 +82,8 @@ class Hospital:
 
     @property
     def headers(self) -> dict[str, str]:
-        """A new signature."""
-        return self.outside.signed(self.node_key)
+        """A new signature, from the process that also has the fleet client."""
+        return self.outside.signed(self.node_key) | {INSTANCE_HEADER: self.instance}
 
     def post(self, path: str, body: bytes, **headers: str) -> bytes:
         """A request that is signed as any other of this site."""
@@ -96,7 +97,7 @@ class Hospital:
     def _serve(self) -> None:
         with open_site(self.file, known_seed=self.seed, serves=True) as site:
             while not self._ended.is_set():
-                self.fleet = Fleet(self.card, self.node_key)
+                self.fleet = Fleet(self.card, self.node_key, self.instance)
                 with contextlib.suppress(ConsiliumError):
                     self.fleet.connect()
                     while not self._ended.is_set():

@@ -170,6 +170,12 @@ class Module:
         value = self._value(keyword)
         return reject(keyword, "is missing") if value is None else value
 
+    def has_overlay_beside(self, stored: int) -> bool:
+        """Whether bits above the stored ones are said to be an overlay (PS3.3, C.9.2, retired)."""
+        places = (self._dataset.get((group, 0x0102)) for group in range(0x6000, 0x6020, 2))
+        values = [place.value for place in places if place is not None]
+        return any(isinstance(value, int) and value >= stored for value in values)
+
     def _value(self, keyword: str) -> Any:  # noqa: ANN401 - whatever stands in a file
         try:
             value = self._dataset[keyword].value if keyword in self._dataset else None

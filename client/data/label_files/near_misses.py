@@ -148,8 +148,8 @@ def require_no_near_misses(labels: Labels, found: Sequence[Found]) -> None:
         LabelError: there are such rows.
     """
     kind = labels.file.key
-    there = {key_of(file, kind) for file in found}
-    missed = [row for row in labels.rows if row.key and row.key not in there]
+    there = {labels.compared(key_of(file, kind)) for file in found}
+    missed = [row for row in labels.rows if row.key and labels.compared(row.key) not in there]
     unnamed = there - labels.by_key.keys() - {""}
     misses = [_LOST, _TWICE, _CASE]
     misses += [_NO_SUFFIX] if kind == "filename" else [_ZEROS, _SHORTENED]

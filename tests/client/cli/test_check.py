@@ -9,7 +9,9 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pydicom.uid import RLELossless
 
 from common.visible import UNSEEN
 
@@ -49,6 +51,29 @@ def test_json_is_one_object_and_nothing_else(root: Path, folder: Path) -> None:
     report = json.loads(done.stdout)
     assert (done.returncode, report["used"], report["rejected"]) == (0, 2, 1)
     assert report["rejected_files"][0]["path"] == "Doe_Jane.txt"
+
+
+def test_what_cannot_be_decoded_is_counted_and_the_check_ends_well(
+    root: Path, folder: Path, write_dicom: WriteDicom
+) -> None:
+    """A file that panics a decoder, one that says nothing of its pixels, and a stray delimiter."""
+    (folder / "labels.csv").write_text("PatientID;label\nP1;ill\nP2;well\nP3;ill\nP4;ill\n")
+    odd = write_dicom(folder / "images" / "odd", np.ones((8, 8), "<u2"), syntax=RLELossless)
+    # Each row of the upper halves is longer than it may be, and each of the lower ones shorter.
+    rows = odd.read_bytes().replace(b"\xf9\x00" * 8, b"\x81\x00" * 8)
+    odd.write_bytes(rows.replace(b"\xf9\x01" * 8, b"\x00\x01" * 8))
+    bare = write_dicom(folder / "images" / "bare", PatientID="P4", PixelData=b"")
+    bare.write_bytes(bare.read_bytes().replace(b"1.2.840.10008.1.2.1", b"1.2.840.10008\\1.2.1", 1))
+    stray = write_dicom(folder / "images" / "stray", PatientID="P3")
+    stray.write_bytes(stray.read_bytes() + bytes.fromhex("feffdde000000000"))
+
+    done = check(root, folder, "--list")
+
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert "3 files with 3 images" in done.stdout
+    assert "odd  undecodable" in done.stdout
+    assert "bare  no-transfer-syntax" in done.stdout
+    assert "DICOM Part 10 files" in " ".join(done.stdout.split())
 
 
 def test_listing_names_the_files(root: Path, folder: Path) -> None:

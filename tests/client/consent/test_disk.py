@@ -11,7 +11,7 @@ import pytest
 
 from client.administration.service import approve, deny, show, stop
 from client.consent.decisions import freeze_pending
-from client.consent.problems import latest
+from client.consent.problems import last_failures
 from client.site import Site
 from common.errors import ConsiliumError, DataError
 from common.plan import Plan
@@ -123,8 +123,7 @@ def test_what_a_policy_approves_by_itself_is_held_to_the_cap_too(hospital: Hospi
         freeze_pending(site)
         assert held(hospital) == {}
         assert code_of(site, asking(plan)) == "silence"
-        found = latest(site)
-        assert found is not None
+        (found,) = last_failures(site)
         assert found.error == "DataError"
         assert site.ledger.head().length == 0
 

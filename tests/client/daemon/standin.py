@@ -49,12 +49,14 @@ class TcpLine:
 
     def __init__(self, port: int) -> None:
         self._port = port
+        self.twins = ""
 
     def connect(self) -> None:
         self._ask(Frame("connect"))
 
     def pull(self) -> Message | None:
         answer = self._ask(Frame("pull"))
+        self.twins = answer.fields.get("twins", "")
         return flower.message_from_bytes(answer.payload) if answer.kind == "message" else None
 
     def push(self, reply: Message) -> bool:
@@ -88,6 +90,8 @@ class Coordinator:
         pushed: replies, in the order in which they came whole.
         asked: kinds of frames that came.
         refuse: a key of ``ERRORS``, with which every call but a goodbye is answered.
+        twins: since when it says that another machine is connected as this site.
+        unwanted: whether it no longer waits for the replies that come.
         rate: bytes a second that it reads; 0 for all that there is.
         received: bytes that were read so.
     """
@@ -96,6 +100,8 @@ class Coordinator:
     pushed: list[Message] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     refuse: str = ""
+    unwanted: bool = False
+    twins: str = ""
     rate: int = 0
     received: int = 0
     slow: socket.socket | None = None
@@ -158,16 +164,16 @@ class Coordinator:
             return Frame(self.refuse)
         if frame.kind == "push":
             self.pushed.append(flower.message_from_bytes(frame.payload))
-            return Frame("taken")
+            return Frame("refused" if self.unwanted else "taken")
         if frame.kind != "pull":
             return Frame("well")
         deadline = time.monotonic() + HELD
         while time.monotonic() < deadline and not self.down and not _gone(end):
             try:
-                return Frame("message", {}, self.waiting.get(timeout=0.05))
+                return Frame("message", {"twins": self.twins}, self.waiting.get(timeout=0.05))
             except queue.Empty:
                 continue
-        return Frame("none")
+        return Frame("none", {"twins": self.twins})
 
 
 def _gone(end: socket.socket) -> bool:

@@ -339,6 +339,8 @@ def test_who_lets_a_site_in_and_says_nothing_sound_is_asked_ever_more_rarely(
     class Garbler:
         """A line that comes about, and breaks at every poll."""
 
+        twins = ""
+
         def connect(self) -> None:
             pass
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import structlog
 
+from client.consent.problems import Problem
 from client.daemon.metrics import DaemonMetrics
 from client.daemon.supervisor import Supervisor
 from client.records import audit_log
@@ -59,10 +60,12 @@ async def running(
     *,
     paused: bool = False,
     note: Callable[..., None] = lambda *_, **__: None,
+    failed: list[Problem] | None = None,
     **device: object,
 ) -> AsyncIterator[tuple[Supervisor, Coordinator]]:
     with coordinator(hospital.state) as centre:
-        supervisor = Supervisor(place(hospital, **device), DaemonMetrics(), programs, note)
+        keep = ([] if failed is None else failed).append
+        supervisor = Supervisor(place(hospital, **device), DaemonMetrics(), programs, note, keep)
         async with supervisor.running(paused=paused):
             yield supervisor, centre
 
@@ -128,7 +131,8 @@ async def test_a_worker_killed_in_its_work_costs_nothing(tmp_path: Path) -> None
     hospital = Hospital(tmp_path, policy={"allow_no_privacy": True})
     with hospital.open() as site:
         plan = approved(site, LONG)
-    async with running(hospital) as (supervisor, centre):
+    failed: list[Problem] = []
+    async with running(hospital, failed=failed) as (supervisor, centre):
         centre.ask(asking(plan))
         await become(lambda: supervisor.work.state == "working")
         first = supervisor.worker.pid
@@ -138,6 +142,10 @@ async def test_a_worker_killed_in_its_work_costs_nothing(tmp_path: Path) -> None
         await become(lambda: supervisor.worker_fault)
         assert supervisor.worker_fault is not None
         assert "killed" in supervisor.worker_fault.why
+        (kept,) = failed
+        assert kept.told.startswith("small got no answer for round 1 at 20")
+        assert kept.told.endswith(": the worker was killed")
+        assert "memory_mib" in kept.remedy
         await become(lambda: centre.pushed)
 
         assert centre.replies()[0].code == "ok"
@@ -152,13 +160,17 @@ async def test_a_worker_that_needs_more_memory_than_allowed_says_so(tmp_path: Pa
     hospital = Hospital(tmp_path, policy={"allow_no_privacy": True}, memory_mib=2048)
     with hospital.open() as site:
         plan = approved(site, WIDE)
-    async with running(hospital, memory_limit_mib=700) as (supervisor, centre):
+    failed: list[Problem] = []
+    async with running(hospital, memory_limit_mib=700, failed=failed) as (supervisor, centre):
         centre.ask(asking(plan))
         await become(lambda: supervisor.worker_fault)
 
         assert supervisor.worker_fault is not None
         assert "its limit of 700 MiB" in supervisor.worker_fault.why
         assert "memory_limit_mib" in supervisor.worker_fault.remedy
+        assert failed[0].told.startswith("small got no answer for round 1 at 20")
+        assert "its limit of 700 MiB" in failed[0].told
+        assert failed[0].remedy == supervisor.worker_fault.remedy
         assert not centre.pushed
 
 
@@ -188,18 +200,54 @@ async def test_a_connection_killed_in_its_work_costs_nothing(tmp_path: Path) -> 
 
 @in_a_loop
 async def test_a_request_that_kills_every_worker_is_given_up(tmp_path: Path) -> None:
-    hospital = small(tmp_path)
+    hospital, failed = small(tmp_path), list[Problem]()
     habits(hospital, dies="deadly")
     with structlog.testing.capture_logs() as events:
-        async with running(hospital, QUICK) as (supervisor, centre):
+        async with running(hospital, QUICK, failed=failed) as (supervisor, centre):
             centre.ask(Request("deadly", "", 0, "offer"))
             centre.ask(REQUEST)
             await become(lambda: centre.pushed)
             assert supervisor.worker.restarts == 3
-            assert supervisor.dropped == ["deadly round 0"]
+            assert [each.study for each in failed] == ["deadly"] * 3
+            assert "deadly got no answer for the offer at 20" in failed[-1].told
+            assert "given up, because 3 workers ended at it; the last: " in failed[-1].told
+            assert failed[-1].remedy
     dropped = [each for each in events if each["event"] == "request.dropped"]
     assert [each["study"] for each in dropped] == ["deadly"]
     assert [each.study for each in centre.replies()] == ["small"]
+
+
+@in_a_loop
+async def test_a_reply_that_nobody_waits_for_is_told_to_the_staff(tmp_path: Path) -> None:
+    """To the coordinator the site was absent; the site itself thinks that it has answered."""
+    hospital, failed = small(tmp_path), list[Problem]()
+    async with running(hospital, QUICK, failed=failed) as (_, centre):
+        centre.unwanted = True
+        centre.ask(REQUEST)
+        await become(lambda: failed)
+    (kept,) = failed
+    assert kept.told.startswith("small: the coordinator did not take the reply for round 1 at 20")
+    assert "round_timeout" in kept.remedy
+
+
+@in_a_loop
+async def test_another_machine_with_the_same_keys_is_told_while_it_is_there(
+    tmp_path: Path,
+) -> None:
+    hospital = small(tmp_path)
+    async with running(hospital, QUICK) as (supervisor, centre):
+        await become(lambda: supervisor.line.state == "online")
+        assert not supervisor.line.remedy
+        centre.twins = "2026-11-26T12:00:00Z"
+        await become(lambda: supervisor.line.remedy)
+        assert supervisor.line.state == "online"
+        assert "two machines are connected as this site since 2026-11-26T12:00" in (
+            supervisor.line.why
+        )
+        assert "stop the one with the older copy" in supervisor.line.remedy
+        centre.twins = ""
+        await become(lambda: not supervisor.line.remedy)
+        assert supervisor.line.state == "online"
 
 
 @in_a_loop

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from client.data.archive import (
     walk,
 )
 from client.data.dicom import Reason
+from client.data.parallel import CRASHED, Elsewhere
 from common.errors import DataError
 from common.process.progress import Tracker, silent
 
@@ -107,7 +109,41 @@ def test_what_may_not_be_read_is_listed(tmp_path: Path, write_dicom: WriteDicom)
 
     rejected = {each.path: each.reason for each in scan(tmp_path, decode=False).rejected}
 
-    assert rejected == dict.fromkeys(("secret", "closed"), Reason.UNREADABLE)
+    assert rejected == {"secret": Reason.UNREADABLE, "closed/": Reason.UNLISTED}
+
+
+def test_a_folder_below_that_cannot_be_listed_is_named(
+    tmp_path: Path, write_dicom: WriteDicom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never only fewer images: their patients would leave a study unnoticed."""
+    write_dicom(tmp_path / "open" / "a")
+    write_dicom(tmp_path / "open" / "closed" / "b")
+    listed = os.scandir
+
+    def refuse(folder: Path) -> Iterator[os.DirEntry[str]]:
+        if Path(folder).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return listed(folder)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    result = scan(tmp_path, decode=True)
+
+    assert [each.path for each in result.found] == ["open/a"]
+    assert [(each.path, each.reason) for each in result.rejected] == [
+        ("open/closed/", Reason.UNLISTED)
+    ]
+
+
+def test_what_this_process_has_no_memory_for_is_opened_in_another(
+    tmp_path: Path, write_dicom: WriteDicom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dicom(tmp_path / "a")
+    monkeypatch.setattr("client.data.archive.read", Mock(side_effect=MemoryError))
+
+    with pytest.raises(Elsewhere):
+        examine(tmp_path, "a", decode=False, here=True)
+    with pytest.raises(MemoryError):
+        examine(tmp_path, "a", decode=False)
 
 
 def test_a_link_changes_no_path_of_what_is_there_without_it(
@@ -230,7 +266,7 @@ def test_a_file_that_ends_the_process_that_opens_it_costs_itself_alone(
 
     assert [each.path for each in result.found] == ["b"]
     (rejected,) = result.rejected
-    assert (rejected.path, rejected.detail) == ("a", "its decoder crashed")
+    assert (rejected.path, rejected.detail) == ("a", CRASHED)
 
 
 def examine_or_crash(

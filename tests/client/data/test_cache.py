@@ -19,6 +19,7 @@ from client.data.archive import Found, Rejected, scan
 from client.data.cache import Cached, ImageShape, decode, fill
 from client.data.cache_index import CacheRefused
 from client.data.dicom import Reason
+from client.data.parallel import CRASHED
 from client.data.pseudonyms import Pseudonyms
 from common.errors import DataError
 from common.process.progress import Tracker
@@ -329,9 +330,9 @@ def test_more_frames_than_a_study_of_such_images_may_hold_are_too_large(
 
 
 def test_a_file_that_nobody_foresaw_costs_itself_alone(folder: Path) -> None:
-    """Its photometric interpretation is a number of eight bytes that has twelve."""
+    """Its number of stored bits is a number of eight bytes that has two."""
     content = (folder / "images" / "1").read_bytes()
-    at = content.index(b"\x28\x00\x04\x00CS") + 4
+    at = content.index(b"\x28\x00\x01\x01US") + 4
     (folder / "images" / "1").write_bytes(content[:at] + b"FD" + content[at + 2 :])
 
     cached, _ = filled(folder)
@@ -350,7 +351,7 @@ def test_a_file_that_ends_the_process_that_decodes_it_costs_itself_alone(
         patched.setattr("client.data.cache.decode", decode_or_crash)
         cached, _ = filled(folder)
     assert values(cached) == [0, 0.4]
-    assert cached.rows[1] == Rejected("1", Reason.UNDECODABLE, "its decoder crashed")
+    assert cached.rows[1] == Rejected("1", Reason.UNDECODABLE, CRASHED)
 
     cached, decoded = filled(folder)
     assert decoded == 1

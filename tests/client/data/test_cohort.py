@@ -474,3 +474,73 @@ def test_no_identifier_gets_past_the_reader(
     for secret in secrets:
         assert not any(secret.decode() in text for text in seen)
     assert path.exists()
+
+
+def stray_delimiter(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + bytes.fromhex("feffdde000000000"))
+
+
+def unknown_last(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + bytes.fromhex("e17f10005a5a0000"))
+
+
+def two_syntaxes(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"1.2.840.10008.1.2.1", b"1.2.840.10008\\1.2.1", 1))
+
+
+def no_meta(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[data.index(b"\x08\0\x08\0CS") :])
+
+
+def lower_case(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"MONOCHROME2", b"monochrome2", 1))
+
+
+def bent_frames(path: Path) -> None:
+    """A NumberOfFrames that is no number, in the place of an element that nobody reads."""
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"\x28\0\x10\0US", b"\x28\0\x08\0IS\x02\x001A\x28\0\x10\0US", 1))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def pixels_of(cohort: Cohort) -> dict[str, bytes]:
+    return {each.pseudonym: cohort.images[each.images[0]].tobytes() for each in cohort.patients}
+
+
+ODD = {
+    stray_delimiter: None,
+    unknown_last: None,
+    two_syntaxes: None,
+    no_meta: None,
+    lower_case: None,
+    bent_frames: "its NumberOfFrames is not a number",
+    cut: "the file ends within its pixel data",
+}
+
+
+def test_one_odd_file_of_each_kind_costs_its_patient_at_most(
+    tmp_path: Path, write_dicom: WriteDicom
+) -> None:
+    """What can be read is used, as if it were sound; the rest is counted, and the others train."""
+    patients = ["good", *(odd.__name__ for odd in ODD), "last"]
+    for name in patients:
+        write_dicom(tmp_path / "images" / name, LARGER, PatientID=name)
+    write_labels(tmp_path, dict.fromkeys(patients, "normal"))
+    sound = pixels_of(cohort_of(tmp_path))
+    for odd in ODD:
+        odd(tmp_path / "images" / odd.__name__)
+
+    cohort = cohort_of(tmp_path, cache=tmp_path / "second")
+
+    used = {PSEUDONYMS.of(name) for name in patients} - {
+        PSEUDONYMS.of(odd.__name__) for odd, detail in ODD.items() if detail
+    }
+    assert pixels_of(cohort) == {pseudonym: sound[pseudonym] for pseudonym in used}
+    assert {each.path: each.detail for each in cohort.rejected} == {
+        odd.__name__: detail for odd, detail in ODD.items() if detail
+    }

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from pydicom import dcmwrite
 from pydicom.dataset import Dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+from pydicom.encaps import encapsulate
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from client.data.dicom import Derived, Header, Reason, Rules, Unusable, read
 from client.data.parallel import Elsewhere
-from client.data.pixels import images
+from client.data.pixels import images, stored_values
 
 WriteDicom = Callable[..., Path]
 
@@ -206,3 +209,204 @@ def test_a_modality_that_is_no_defined_term_is_not_shown() -> None:
         Rules(("CR",)).judge(replace(ORIGINAL, modality="DOE^JANE"))
 
     assert "DOE" not in str(verdict.value)
+
+
+def stored(path: Path) -> NDArray[Any]:
+    return stored_values(read(path).dataset)[0]
+
+
+WORDS = np.random.default_rng(0).integers(0, 4096, (16, 16)).astype("<u2")
+DELIMITER = bytes.fromhex("feffdde000000000")
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    tail=st.lists(
+        st.one_of(
+            st.just(DELIMITER),  # delimiters that close nothing
+            st.just(bytes.fromhex("feff0de000000000")),
+            st.builds(  # elements of a VR that nobody knows, without a value
+                lambda tag, vr: tag + vr.encode() + b"\0\0",
+                st.binary(min_size=4, max_size=4).filter(lambda tag: tag[:2] > b"\xe0\x7f"),
+                st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ", min_size=2, max_size=2),
+            ),
+            st.binary(max_size=12),
+        ),
+        max_size=3,
+    ),
+)
+def test_what_follows_the_pixels_changes_none(
+    tmp_path_factory: pytest.TempPathFactory, write_dicom: WriteDicom, tail: list[bytes]
+) -> None:
+    """Whether pydicom can convert it or not; unless it says of itself to be the pixels."""
+    path = tmp_path_factory.getbasetemp() / "tail"
+    write_dicom(path, WORDS)
+    path.write_bytes(path.read_bytes() + b"".join(tail))
+
+    try:
+        found = stored(path)
+    except Unusable as verdict:
+        assert verdict.reason is Reason.UNDECODABLE
+        assert tail not in ([DELIMITER], [bytes.fromhex("feff0de000000000")])
+    else:
+        np.testing.assert_array_equal(found, WORDS)
+
+
+@pytest.mark.parametrize("tail", ["feffdde000000000" * 2, "feff0de000000000", "e17f10005a5a0000"])
+def test_a_last_element_that_cannot_be_converted_costs_nothing(
+    tmp_path: Path, write_dicom: WriteDicom, tail: str
+) -> None:
+    path = write_dicom(tmp_path / "a", WORDS)
+    path.write_bytes(path.read_bytes() + bytes.fromhex(tail))
+
+    np.testing.assert_array_equal(stored(path), WORDS)
+
+
+def test_a_transfer_syntax_with_two_values_is_read_as_none(
+    tmp_path: Path, write_dicom: WriteDicom
+) -> None:
+    for name, syntax in (("plain", None), ("compressed", RLELossless)):
+        path = write_dicom(tmp_path / name, WORDS, syntax=syntax)
+        path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2", b"1.2.840.10008\\1.2", 1))
+
+    np.testing.assert_array_equal(stored(tmp_path / "plain"), WORDS)
+    with pytest.raises(Unusable, match="more than one value") as verdict:
+        stored(tmp_path / "compressed")
+    assert verdict.value.reason is Reason.NO_SYNTAX
+
+
+PLAIN = {
+    "implicit": {"implicit_vr": True, "little_endian": True},
+    "explicit": {"implicit_vr": False, "little_endian": True},
+    "big": {"implicit_vr": False, "little_endian": False},
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    written=st.sampled_from(sorted(PLAIN)),
+    kind=st.sampled_from(["u1", "<u2", "<i2"]),
+    shape=st.sampled_from([(5, 3), (4, 4), (2, 5, 3), (3, 7, 3)]),
+    more=st.sampled_from([0, 0, -2, 2, 100]),
+)
+def test_a_file_without_meta_information_is_used_if_its_lengths_agree(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_dataset: Callable[..., Dataset],
+    *,
+    written: str,
+    kind: str,
+    shape: tuple[int, ...],
+    more: int,
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "bare"
+    pixels = (np.arange(np.prod(shape)) % 200).reshape(shape).astype(kind)
+    dataset = make_dataset(pixels)
+    little = PLAIN[written]["little_endian"]
+    data = pixels.astype(np.dtype(kind).newbyteorder("<" if little else ">")).tobytes()
+    data = data + bytes(len(data) % 2)
+    dataset.PixelData = data[:more] if more < 0 else data + bytes(more)
+    dataset["PixelData"].VR = "OB" if kind == "u1" else "OW"
+    del dataset.file_meta
+    dcmwrite(path, dataset, enforce_file_format=False, **PLAIN[written])
+
+    if more:
+        with pytest.raises(Unusable) as verdict:
+            stored(path)
+        assert verdict.value.reason is Reason.NO_SYNTAX
+    else:
+        np.testing.assert_array_equal(stored(path), pixels)
+
+
+def test_compressed_pixels_without_meta_information_are_not_guessed_at(
+    tmp_path: Path, write_dicom: WriteDicom
+) -> None:
+    path = write_dicom(tmp_path / "a", WORDS, syntax=RLELossless)
+    data = path.read_bytes()
+    path.write_bytes(data[data.index(b"\x08\0\x08\0CS") :])
+
+    with pytest.raises(Unusable) as verdict:
+        read(path)
+    assert verdict.value.reason is Reason.NO_SYNTAX
+
+
+def test_a_file_that_is_cut_short_has_all_its_pixels_or_a_verdict(
+    tmp_path: Path, write_dicom: WriteDicom
+) -> None:
+    """A delimiter that is missing, as a whole or in part, costs nothing; a byte more does."""
+    frames = np.stack([WORDS, WORDS[::-1]])
+    data = write_dicom(tmp_path / "a", frames, syntax=RLELossless).read_bytes()
+    for cut in [*range(60), *range(60, len(data), 37)]:
+        (tmp_path / "cut").write_bytes(data[: len(data) - cut])
+        try:
+            found = stored(tmp_path / "cut")
+        except Unusable as verdict:
+            assert cut > len(DELIMITER)
+            assert verdict.reason in (Reason.UNDECODABLE, Reason.NOT_DICOM, Reason.NO_PIXELS)
+            assert cut > 60 or verdict.detail == "the file ends within its pixel data"
+        else:
+            assert cut <= len(DELIMITER)
+            np.testing.assert_array_equal(found, frames)
+
+
+def test_where_a_fragment_may_be_missing_too_the_delimiter_is_said_to_be(
+    tmp_path: Path, make_dataset: Callable[..., Dataset]
+) -> None:
+    dataset = make_dataset(WORDS)
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    dataset.PixelData = encapsulate([b"one frame in pieces" * 3], fragments_per_frame=3)
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(tmp_path / "a", enforce_file_format=True)
+    (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:-8])
+
+    with pytest.raises(Unusable, match="delimiter after its pixel data is missing"):
+        read(tmp_path / "a")
+
+
+@given(
+    name=st.sampled_from(["MONOCHROME2", "RGB", "PALETTE COLOR"]),
+    before=st.sampled_from(["", " ", "  "]),
+    after=st.sampled_from(["", " ", "\\"]),
+    case=st.sampled_from([str.upper, str.lower, str.title]),
+)
+def test_codes_are_read_whatever_their_case_and_blanks(
+    tmp_path_factory: pytest.TempPathFactory,
+    write_dicom: WriteDicom,
+    *,
+    name: str,
+    before: str,
+    after: str,
+    case: Callable[[str], str],
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "case"
+    odd = {"Modality": "CR", "BurnedInAnnotation": "YES", "PhotometricInterpretation": name}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_dicom(
+            path,
+            **{each: before + case(code) + after for each, code in odd.items()},
+            ImageType=[before + case(code) + after.strip("\\") for code in ("DERIVED", "PRIMARY")],
+        )
+
+    reading = read(path)
+
+    assert reading.dataset.PhotometricInterpretation == name
+    assert reading.header.modality == "CR"
+    assert reading.header.burned_in
+    assert reading.header.image_type == ("DERIVED", "PRIMARY")
+
+
+@pytest.mark.parametrize(
+    ("vr", "value", "says"),
+    [(b"FD", b"DERIVED\\PRIM", "ImageType cannot"), (b"ZZ", b"DERIVED\\", "ImageType cannot")],
+)
+def test_a_value_that_cannot_be_read_is_not_taken_as_absent(
+    tmp_path: Path, write_dicom: WriteDicom, vr: bytes, value: bytes, says: str
+) -> None:
+    """An image might be derived, or have a name burned in."""
+    path = write_dicom(tmp_path / "a", ImageType=value.decode())
+    path.write_bytes(path.read_bytes().replace(b"\x08\0\x08\0CS", b"\x08\0\x08\0" + vr, 1))
+
+    with pytest.raises(Unusable, match=says) as verdict:
+        read(path)
+    assert verdict.value.reason is Reason.UNDECODABLE

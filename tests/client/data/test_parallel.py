@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from client.data import parallel
 from client.data.parallel import Elsewhere, ordered_map
 from common.errors import DataError
+from tests.waiting import until
 
 
 def gone(expression: str) -> object:
@@ -99,6 +102,39 @@ def test_an_item_that_never_ends_costs_itself_alone() -> None:
     )
 
     assert results([endless, "1"]) == [gone(endless), 1]
+
+
+def test_an_item_that_waits_for_ever_costs_itself_alone() -> None:
+    """It shortens the clock that it is given, and takes no processor time."""
+    left = "__import__('signal').getitimer(0)[0]"
+    stuck = "(__import__('signal').alarm(1), __import__('threading').Event().wait())"
+
+    given, lost, after = results([left, stuck, "2"])
+
+    assert 0 < float(str(given)) <= parallel.PATIENCE
+    assert (lost, after) == (gone(stuck), 2)
+
+
+def watched(path: str) -> str:
+    """Works on nothing, and leaves a thread that waits for the clock to be stopped."""
+
+    def watch() -> None:
+        while signal.getitimer(signal.ITIMER_REAL)[0]:
+            pass
+        Path(path).touch()
+
+    if not Path(path).exists():
+        threading.Thread(target=watch, daemon=True).start()
+    return path
+
+
+def test_no_clock_runs_while_a_process_waits_for_its_next_item(tmp_path: Path) -> None:
+    path = str(tmp_path / "stopped")
+    done = ordered_map(watched, [path, path], here=nowhere_here, workers=1, crashed=gone)
+
+    assert next(done) == path
+    until((tmp_path / "stopped").exists)
+    assert [*done] == [path]
 
 
 def test_processes_that_do_not_start_are_no_items_fault(monkeypatch: pytest.MonkeyPatch) -> None:

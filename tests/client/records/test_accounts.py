@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.data.pseudonyms import Pseudonyms, rule
 from client.records.accounts import (
     PARTS,
     STILL,
@@ -24,6 +25,7 @@ from client.records.accounts import (
     foreseen,
     forget,
     join,
+    join_spellings,
     joined,
     stated,
 )
@@ -187,6 +189,42 @@ def test_one_person_under_two_identifiers_has_one_account_for_ever(tmp_path: Pat
         both = renyi(EVENTS["one"]) + renyi(EVENTS["two"])
         assert accounts.history("a") == accounts.history("b")
         assert accounts.paid(accounts.history("b")) == pytest.approx(both)
+
+
+KEYED = Pseudonyms(bytes(32))
+SPELT = ["A1", "a1", "00A1", "0a1", "A 1", "B", "b", "0b"]
+READ = st.tuples(st.integers(0, 15), st.sets(st.sampled_from(SPELT)))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(READ, min_size=1, max_size=5))
+def test_an_account_holds_what_any_spelling_ever_paid_whatever_the_rule_was(
+    reads: list[tuple[int, set[str]]],
+) -> None:
+    """Files come and go, and the rule changes, in any order; nothing that was one falls apart."""
+    with tempfile.TemporaryDirectory() as folder, opened(Path(folder)) as store:
+        seen: set[str] = set()
+        paid: dict[str, float] = {}
+        for length, (number, names) in enumerate(reads, 1):
+            own = KEYED.ignoring(rule(number))
+            foldings = {KEYED.written(name): KEYED.foldings(name) for name in names}
+            join_spellings(store, foldings, number, remember=True)
+            seen |= names
+            charge(store, length, "two", "train")
+            for patient in set(map(own.of, names)):
+                stay(store, patient, "two", "train", length - 1, length)
+            accounts = Accounts(store)
+            for name in seen:
+                history = accounts.history(own.of(name))
+                assert history == accounts.history(KEYED.written(name))
+                # Sums of all that are one now, and never less than any of them had paid.
+                alike = {each for each in seen if own.of(each) == own.of(name)}
+                assert {accounts.person(KEYED.written(each)) for each in alike} == {
+                    accounts.person(own.of(name))
+                }
+                spent = float(accounts.paid(history).max())
+                assert spent >= paid.get(name, 0.0)
+                paid[name] = spent
 
 
 def test_joins_add_up_and_take_along_whoever_was_joined_before(tmp_path: Path) -> None:

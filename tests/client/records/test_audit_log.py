@@ -185,6 +185,25 @@ def test_a_log_that_loses_lines_under_a_running_site_shows_it(tmp_path: Path, ho
     assert not verdict(path.read_bytes()).sound
 
 
+def test_a_log_that_cannot_be_opened_again_is_still_held_and_closes(tmp_path: Path) -> None:
+    state, away = tmp_path / "state", tmp_path / "away"
+    state.mkdir()
+    with opened(state) as log:
+        log.append("one")
+        state.rename(away)
+        for _ in range(2):
+            with pytest.raises(FileNotFoundError):
+                log.append("lost")
+        # The number of a descriptor that was closed is given to the next file that is opened.
+        other = os.open(away / "other", os.O_RDWR | os.O_CREAT)
+        away.rename(state)
+        log.append("two")
+    assert os.fstat(other).st_size == 0
+    os.close(other)
+    assert [entry.event for entry in audit_log.entries(state)] == ["one", "two"]
+    assert verdict((state / audit_log.FILE).read_bytes()).sound
+
+
 def test_a_sound_log_has_no_fault() -> None:
     found = verdict(LOG, receipted=LINES)
     assert found.faults == ()

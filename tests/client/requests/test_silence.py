@@ -70,7 +70,7 @@ def test_a_site_that_fails_is_silent_and_its_people_are_told(hospital: Hospital,
         assert code_of(site, asking(plan)) == "silence"
         assert site.audit.head.length == length + 2
         (warning, *_) = status(site).warnings
-        assert warning[0].startswith("small got no answer at")
+        assert warning[0].startswith("small got no answer for round 1 at")
         failed = [each for each in logs if each["event"] == "site.failed"]
         assert len(failed) == 1
         assert failed[0].keys() == {"event", "log_level", "site", "study", "error", "at", "do"}

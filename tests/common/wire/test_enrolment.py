@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import ipaddress
 import json
 import re
 from collections.abc import Callable
@@ -21,10 +22,14 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from cryptography.x509.oid import NameOID
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from common.errors import ConsiliumError, CoordinatorError, SiteError
 from common.files import canonical_json
 from common.wire.enrolment import (
+    Address,
     CoordinatorCard,
     SiteCard,
     read_coordinator_card,
@@ -34,6 +39,7 @@ from common.wire.enrolment import (
 from common.wire.signing import SigningKey
 
 SIGNING_KEY = SigningKey(bytes(range(32))).public
+ADDRESS: TypeAdapter[str] = TypeAdapter(Address)
 
 
 def public_pem(key: ec.EllipticCurvePrivateKey) -> str:
@@ -257,10 +263,53 @@ def test_a_private_key_in_a_card_is_refused_without_showing_it(tmp_path: Path) -
         ("Example.ORG:443", ("example.org", 443)),
         ("127.0.0.1:0", ("127.0.0.1", 0)),
         ("[::1]:9092", ("::1", 9092)),
+        ("_dicom.Radiology_2.klinik.local:1", ("_dicom.radiology_2.klinik.local", 1)),
     ],
 )
 def test_an_address_is_host_and_port(address: str, parts: tuple[str, int]) -> None:
     assert split_address(address) == parts
+
+
+@given(st.ip_addresses(v=4, network="0.0.0.0/1") | st.ip_addresses(v=6, network="::/3"))
+@example(ipaddress.ip_address("::1"))
+@example(ipaddress.ip_address("fd00::7"))
+@example(ipaddress.ip_address("192.168.0.7"))
+def test_an_address_of_one_machine_is_one_that_sites_are_told(
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
+    assume(int(ip) != 0)
+    written = f"[{ip}]:443" if ip.version == 6 else f"{ip}:443"
+
+    assert ADDRESS.validate_python(written) == written
+    assert split_address(written) == (str(ip), 443)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "0.0.0.0",
+        "[::]",
+        "[::ffff:0.0.0.0]",
+        "224.0.0.1",
+        "[ff02::1]",
+        "255.255.255.255",
+        "[fe80::1]",
+    ],
+)
+def test_an_address_that_is_no_machines_is_refused_as_one_that_sites_are_told(host: str) -> None:
+    """A listener may have it: there it means every address of the machine."""
+    assert split_address(f"{host}:443")[1] == 443
+    with pytest.raises(ValidationError, match="should name one machine"):
+        ADDRESS.validate_python(f"{host}:443")
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [("::1:9092", "in brackets"), ("klinik am see:1", "underscores"), ("köln.de:1", "xn--")],
+)
+def test_what_is_wrong_with_a_host_is_said(address: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        split_address(address)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from server.cli.event_text import (
     remarks,
     sites_table,
     studies_table,
+    twins_of,
 )
 
 AT = "2026-11-20T21:00:00+00:00"
@@ -49,6 +50,11 @@ def event(kind: str, *, round: int = 0, site: str = "", **fields: object) -> pb.
             event("site.absent", site="a", purpose="offer", reason="refused: no (policy)"),
             "21:00:00  a: no (policy)",
         ),
+        (
+            event("site.absent", round=2, site="a", purpose="train", reason="offline", do="call"),
+            "21:00:00  a: missing from training: offline\n          do: call",
+        ),
+        (event("approval.refused", site="a", reason="refused: no", do="call"), "do: call"),
         (
             event("weights.settled", shares={"a": {"patients": 30, "weight": 10, "share": 0.25}}),
             "a: 30 patients, weight 10, 25.0 % of the average",
@@ -153,12 +159,22 @@ def test_how_a_study_stands_says_who_counts_by_how_much_and_who_was_left_out() -
         name="small",
         state="running",
         shares=[pb.Share(site="a", patients=30, weight=10, share=0.25)],
-        left_out=[pb.LeftOut(site="b", of="the evaluation after round 2", reason="it cannot be")],
+        left_out=[
+            pb.LeftOut(site="b", of="the evaluation after round 2", reason="it cannot be"),
+            pb.LeftOut(site="c", of="round 2", reason="offline", remedy="call"),
+        ],
     )
     assert [str(note) for note in remarks(row)] == [
         "small: a: 30 patients, weight 10, 25.0 % of the average",
         "small: b is missing from the evaluation after round 2: it cannot be",
+        "small: c is missing from round 2: offline\n  do: call",
     ]
+
+
+def test_two_machines_under_one_name_are_told_with_what_to_do() -> None:
+    rows = [pb.SiteRow(name="a"), pb.SiteRow(name="b", twins=AT)]
+    (told,) = map(str, twins_of(rows))
+    assert told.startswith(f"b: two machines are connected as this site since {AT}\n  do: ")
 
 
 def test_a_row_is_one_line_however_long_its_names() -> None:
@@ -182,7 +198,8 @@ def test_why_a_study_failed_is_an_error_again() -> None:
     row = pb.StudyRow(name="small", state="failed", why=why, warnings=["NOT PRIVATE"])
     notes = [str(note) for note in remarks(row)]
     assert notes[0] == "small: NOT PRIVATE"
-    assert notes[1:] == ["small: too few; details: consilium-coordinator watch small"]
+    first = "small: too few; details: consilium-coordinator watch small"
+    assert notes[1:] == [first, "  do: wait"]
 
 
 def test_of_a_failure_an_event_names_no_more_than_what_it_is() -> None:

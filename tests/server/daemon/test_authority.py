@@ -124,6 +124,15 @@ def test_an_address_that_is_an_ip_address_is_one_in_the_certificate(tmp_path: Pa
     greet(authority.server_context(home), trusting(home), "192.0.2.7")
 
 
+def test_a_name_with_underscores_is_one_in_the_certificate(tmp_path: Path) -> None:
+    host = "_dicom.radiology_2.klinik.local"
+    home = authority.init(tmp_path, "radiology", f"{host}:8443").home
+
+    greet(authority.server_context(home), trusting(home), host)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        greet(authority.server_context(home), trusting(home), host.replace("_", "-"))
+
+
 def test_a_site_that_trusts_another_authority_does_not_connect(tmp_path: Path, home: Home) -> None:
     other = authority.init(tmp_path / "other", "radiology", ADDRESS).home
     with pytest.raises(ssl.SSLCertVerificationError):

@@ -40,6 +40,22 @@ def test_a_folder_without_a_coordinator_says_how_to_make_one(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("address", "says"),
+    [("0.0.0.0:1", "one machine"), ("::1:1", "in brackets"), ("my host:1", "letters, digits")],
+)
+def test_init_says_what_is_wrong_with_an_address(address: str, says: str) -> None:
+    with pytest.raises(CoordinatorError) as caught:
+        new_file("r", address)
+    assert says in caught.value.details["found"]
+
+
+def test_a_coordinator_with_an_ipv6_address_listens_for_ipv6(tmp_path: Path) -> None:
+    written = home(tmp_path, new_file("radiology", "[2001:DB8::7]:8443")).file.coordinator
+
+    assert (written.address, written.listen) == ("[2001:db8::7]:8443", "[::]:8443")
+
+
+@pytest.mark.parametrize(
     ("more", "says"),
     [
         ("[limit]\n", "did you mean limits?"),

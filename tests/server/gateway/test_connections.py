@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,6 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from client.node_key import public_node_key
+from common.process.ports import free_port
 from server.daemon.authority import init
 from server.gateway import connection_limiter, tls_listener
 from server.gateway import gateway as gateway_module
@@ -43,14 +45,16 @@ AWAY = b"HTTP/1.1 503"
 
 
 @contextmanager
-def door(folder: Path, **settings: float) -> Iterator[Coordinator]:
+def door(
+    folder: Path, address: str = "localhost:8443", listen: str = "127.0.0.1:0", **settings: float
+) -> Iterator[Coordinator]:
     """A gateway that nothing stands behind."""
-    home = init(folder, "test", "localhost:8443").home
+    home = init(folder, "test", address).home
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
-        with gateway_of(home, new_superlink(home), loop, settings) as served:
+        with gateway_of(home, new_superlink(home), loop, settings, listen) as served:
             yield served
     finally:
         loop.call_soon_threadsafe(loop.stop)
@@ -127,6 +131,14 @@ def over(secure: ssl.SSLSocket, trickle: bytes = b"") -> bool:
         return False
     except OSError:
         return True
+    return True
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
     return True
 
 
@@ -236,6 +248,17 @@ def test_a_request_that_does_not_end_by_itself_ends_with_the_gateway_and_is_one_
     (ended,) = [each for each in logged if each["event"] == "gateway.requests-ended"]
     assert ended["count"] == 1
     assert [each for each in caplog.records if each.name.startswith("uvicorn")] == []
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 address ::1")
+def test_what_init_writes_for_an_ipv6_address_is_reached_over_ipv6_and_ipv4(tmp_path: Path) -> None:
+    address = f"[::1]:{free_port()}"
+    listen = init(tmp_path, "test", address).home.file.coordinator.listen
+    with door(tmp_path, address, listen) as served:
+        trusted = ssl.create_default_context(cadata=served.card.ca)
+        for place in (address, f"127.0.0.1:{served.gateway.port}"):
+            answer = httpx.get(f"https://{place}/health", verify=trusted, trust_env=False)
+            assert answer.status_code == 200, place
 
 
 def test_what_is_no_http_is_counted(tmp_path: Path) -> None:

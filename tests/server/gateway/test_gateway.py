@@ -550,3 +550,35 @@ def test_pushed_replies_are_announced_by_their_root(
     push.node.node_id = node
     push.message_object_trees[0].object_id = "cd" * 32
     refused(caller.call("push-messages", push), 400, "malformed", logged)
+
+
+def test_two_machines_with_one_key_are_told_and_get_no_request_until_one_is_gone(
+    served: Coordinator,
+    grid: FleetGrid,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: list[Any],
+) -> None:
+    """Neither loses its connection: each must hear why it gets no work."""
+    monkeypatch.setattr("server.gateway.instances.LINGERING_SECONDS", 0.1)
+    first = served.site("copied", tmp_path)
+    first.connect()
+    assert not first.twins
+    second = Fleet(served.card, served.new_key(tmp_path / "copied"))
+    second.connect()
+    until(lambda: first.pull() is None and first.twins)
+    assert second.pull() is None
+    assert second.twins == first.twins == served.gateway.twins("copied")
+    (message_id,) = grid.push_messages([request(first.node_id)])
+    assert first.pull() is second.pull() is None
+    assert any(e["event"] == "gateway.refused" and e["reason"] == "twins" for e in logged)
+    second.close()
+    monkeypatch.setattr("server.gateway.instances.ACTIVE_SECONDS", 0.5)
+    first.connect()
+    received = None
+    while received is None:
+        received = first.pull()
+    assert not first.twins
+    assert first.push(Message(received.content, reply_to=received))
+    assert reply_to(grid, message_id).has_content()
+    first.close()

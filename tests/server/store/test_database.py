@@ -110,7 +110,8 @@ while True:
     process.stdin.flush()
     told = [int(process.stdout.readline()) for _ in range(20)]
     process.kill()
-    told += [int(line) for line in process.communicate()[0].splitlines() if line]
+    told += [int(line) for line in process.stdout.read().splitlines()]  # also what was buffered
+    process.wait()
 
     with open_store(store_url) as store:
         written = {event.id for event in store.events(limit=100_000)}

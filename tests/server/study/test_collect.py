@@ -33,11 +33,13 @@ from common.wire.messages import (
 )
 from common.wire.signing import SigningKey, verify
 from server.app import FOLDER, RunConfig, run_study
-from server.study.collect import UNREADABLE, Absence, RoundReplies, answers
+from server.study import collect
+from server.study import verify as verify_module
+from server.study.collect import UNREADABLE, Absence, RoundReplies, answers, remedy
 from server.study.context import StudyContext
-from server.study.dispatch import Dispatcher, Repeat, RetryPolicy
+from server.study.dispatch import NOT_CONNECTED, Dispatcher, Repeat, RetryPolicy
 from server.study.receipts import CoordinatorReceipts
-from server.study.verify import IMPOSSIBLE, ReplyShape
+from server.study.verify import IMPOSSIBLE, REFUSED, ReplyShape
 from simulations.grids.in_process import LocalGrid
 
 # isort: split
@@ -267,3 +269,25 @@ def test_only_what_was_answered_now_can_stand_in_for_a_reply() -> None:
     replies = RoundReplies(study, asked, shapes, unavailable=earlier, fewest=1)
     with pytest.raises(RoundError):
         list(replies)
+
+
+REASONS = [
+    *(REFUSED + text + f" ({code})" for code, text in verify_module._REFUSALS.items()),  # noqa: SLF001
+    *collect._ERRORS.values(),  # noqa: SLF001 - each reason that there is
+    *(NOT_CONNECTED, "no reply in 30m", UNREADABLE, "bad signature", "Flower's error 99"),
+]
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_each_absence_says_what_the_coordinator_can_do(reason: str) -> None:
+    assert remedy(reason)
+    silent = reason in ("bad signature", UNREADABLE, "Flower's error 99")
+    assert (remedy(reason, "") == "") == silent
+    if reason.startswith("no reply in"):
+        assert "consilium-site status" in remedy(reason)
+
+
+def test_every_code_that_a_site_may_send_has_a_remedy() -> None:
+    """And a code that is none of the list is never looked up."""
+    assert verify_module._REFUSALS.keys() == set(RefusalCode) == collect._REMEDIES.keys()  # noqa: SLF001
+    assert remedy(f"{REFUSED}something (invented)", "else") == "else"

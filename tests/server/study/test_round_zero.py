@@ -60,10 +60,10 @@ def test_a_hospital_with_too_few_patients_is_gone_without(world: World) -> None:
     told: list[object] = []
     outcome = world.run(
         observer=lambda event, fields: (
-            told.append(fields["reason"]) if event == "site.absent" else None
+            told.extend((fields["reason"], fields["do"])) if event == "site.absent" else None
         )
     )
-    assert told == [f"{FEW}; leave the site out of the study, or lower min_patients"]
+    assert told == [FEW, "leave the site out of the study, or lower min_patients"]
     assert outcome["sites"].keys() == {"north", "west"}
     assert {(each["site"], each["reason"]) for each in outcome["absences"]} == {("south", FEW)}
 
@@ -112,13 +112,14 @@ def test_a_hospital_that_declares_more_than_was_agreed_on_is_gone_without(world:
     told: list[object] = []
     outcome = world.run(
         observer=lambda event, fields: (
-            told.append(fields["reason"]) if event == "site.absent" else None
+            told.extend((fields["reason"], fields["do"])) if event == "site.absent" else None
         )
     )
     assert told == [
-        f"{MORE}; call the site; if the number is right, run: consilium-coordinator agree "
-        "south chest-xray 1000000000; then resume the study if it has failed, or start it under "
-        "another name if it goes on without this site"
+        MORE,
+        "call the site; if the number is right, run: consilium-coordinator agree south chest-xray "
+        "1000000000; then resume the study if it has failed, or start it under another name if it "
+        "goes on without this site",
     ]
     assert outcome["left_out"] == {"south": MORE}
     assert {site: each["weight"] for site, each in outcome["sites"].items()} == {

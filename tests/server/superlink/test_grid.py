@@ -92,12 +92,14 @@ def test_waiting_ends_when_a_reply_is_complete(
     monkeypatch.setattr(module, "POLL_SECONDS", 3600.0)
     (message_id,) = grid.push_messages([request(fleet.node_id, [2])])
     grid.wait(0.01)
-    threading.Timer(0.2, answer, [fleet]).start()
+    answering = threading.Timer(0.2, answer, [fleet])
+    answering.start()
     begun = time.monotonic()
     while not (replies := list(grid.pull_messages([message_id]))):
         grid.wait(PATIENCE)
         assert time.monotonic() - begun < PATIENCE
     assert replies[0].has_content()
+    answering.join(PATIENCE)  # the reply is here before its sender has read that it arrived
     fleet.close()
 
 

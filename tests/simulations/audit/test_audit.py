@@ -43,6 +43,7 @@ def sound(folder: Path) -> tuple[int, str]:
     return run(folder, folder / "sound", *options)
 
 
+@pytest.mark.long
 def test_a_sound_study_survives_and_the_command_exits_with_0(sound: tuple[int, str]) -> None:
     code, said = sound
 
@@ -53,6 +54,7 @@ def test_a_sound_study_survives_and_the_command_exits_with_0(sound: tuple[int, s
     assert "members caught:" in said
 
 
+@pytest.mark.long
 def test_terminal_file_and_page_say_the_same(sound: tuple[int, str], folder: Path) -> None:
     found = json.loads((folder / "sound" / "audit.json").read_text())
     page = (folder / "sound" / "audit.html").read_text()

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import DataError
@@ -88,14 +90,37 @@ def test_a_file_too_small_for_one_site_says_so() -> None:
         dirichlet_partition(np.repeat([0, 1], [9, 456]), 1, 0.5, np.random.default_rng(0))
 
 
-def test_an_alpha_that_never_works_says_which_does() -> None:
-    with pytest.raises(DataError, match=r"use --alpha \d") as error:
-        dirichlet_partition(LABELS, 4, 1e-3, np.random.default_rng(0))
-    alpha = float(error.value.details["do"].split()[2].rstrip(","))
-    assert dirichlet_partition(LABELS, 4, alpha, np.random.default_rng(0)).redraws < 1000
+@settings(max_examples=15, deadline=None)
+@given(
+    patients=st.integers(420, 700),
+    alpha=st.sampled_from([1e-3, 0.0123456789, 0.02]),
+    seed=st.integers(0, 2**64),
+)
+def test_what_is_advised_works_with_the_same_seed(patients: int, alpha: float, seed: int) -> None:
+    """With barely enough patients, what works for one seed fails for the next."""
+    labels = np.arange(patients) % 2
+    with pytest.raises(DataError, match="none of 1000 random divisions") as error:
+        dirichlet_partition(labels, 4, alpha, np.random.default_rng(seed))
+    told = str(error.value.details["do"])
+    advised = re.search(r"--alpha ([0-9.e+-]+),", told.replace(":", ","))
+    assert advised is not None
+    dirichlet_partition(labels, 4, float(advised[1]), np.random.default_rng(seed))
+    fewer = re.search(r"--sites (\d+)", told)
+    if fewer:
+        dirichlet_partition(labels, int(fewer[1]), alpha, np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize(("sites", "alpha"), [(0, 0.5), (2, 0.0), (2, -1.0), (2, float("nan"))])
+def test_where_no_alpha_works_a_larger_file_is_advised() -> None:
+    # Exactly half of each class to each: no random division of so many is as even.
+    labels = np.arange(400_000) % 2
+    with pytest.raises(DataError, match=r"do: +use a larger file") as error:
+        dirichlet_partition(labels, 2, 1e3, np.random.default_rng(0), Floor(200_000, 100_000))
+    assert "--alpha " not in error.value.details["do"]
+
+
+@pytest.mark.parametrize(
+    ("sites", "alpha"), [(0, 0.5), (2, 0.0), (2, -1.0), (2, float("nan")), (2, 1e-300), (2, 1e300)]
+)
 def test_what_cannot_be_meant_is_refused(sites: int, alpha: float) -> None:
     with pytest.raises(DataError, match="cannot be divided with these numbers"):
         dirichlet_partition(LABELS, sites, alpha, np.random.default_rng(0))

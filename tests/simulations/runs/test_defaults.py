@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from common.study.study_file import PatientPrivacy, load_study
 from simulations.runs.run import run_study
 from simulations.runs.run_settings import RunSettings
@@ -11,6 +13,7 @@ from tests.common.studies import toml
 from tests.integration.conftest import STUDY, write_hospitals
 
 
+@pytest.mark.long
 def test_a_study_that_leaves_training_settings_out_is_trained_to_its_end(tmp_path: Path) -> None:
     """It keeps its epsilon, and sees which images have a bright square."""
     said = {name: STUDY[name] for name in ("study", "task", "data", "privacy")}

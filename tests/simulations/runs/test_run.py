@@ -105,6 +105,7 @@ def test_seconds_are_counted_by_phase(result: Result) -> None:
     assert {"decode", "rounds", "report"} <= set(result.seconds)
 
 
+@pytest.mark.long
 def test_a_run_like_an_earlier_one_takes_its_threads_and_kernels_and_comes_to_the_same_weights(
     result: Result, settings: RunSettings, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_windowing
 from pydicom.sequence import Sequence
 
+from client.data.dicom import Unusable
 from client.data.display.elements import Layout, Module
 from client.data.display.greyscale import Greyscale, Window, window_of
 
@@ -222,3 +223,55 @@ def test_each_frame_of_an_enhanced_object_has_its_own_window(make_dataset: MakeD
 
     assert shown(dataset, pixels, 0) == [0, 0.5, 1]
     assert shown(dataset, pixels, 1) == [0, 0.25, 0.5]
+
+
+def enhanced(make_dataset: MakeDataset, pixels: NDArray[Any], *items: Dataset) -> Dataset:
+    groups = []
+    for item in items:
+        group = Dataset()
+        group.PixelValueTransformationSequence = Sequence([item])
+        groups.append(group)
+    return make_dataset(pixels, PerFrameFunctionalGroupsSequence=Sequence(groups))
+
+
+def test_a_frames_own_number_that_cannot_be_read_rejects_the_file(
+    make_dataset: MakeDataset,
+) -> None:
+    pixels = np.tile(np.array([[0, 50, 100]], np.uint16), (2, 1, 1))
+    good, bad = Dataset(), Dataset()
+    good.RescaleSlope, good.RescaleIntercept = "1", "0"
+    bad.RescaleIntercept = "0"
+    bad.add_new("RescaleSlope", "LO", "1,5")
+    dataset = enhanced(make_dataset, pixels, good, bad)
+
+    assert shown(dataset, pixels, 0)[-1] == 1
+    with pytest.raises(Unusable, match="Rescale Slope"):
+        shown(dataset, pixels, 1)
+
+
+def test_a_frame_without_an_item_of_its_own_rejects_the_file(make_dataset: MakeDataset) -> None:
+    pixels = np.tile(np.array([[0, 50, 100]], np.uint16), (2, 1, 1))
+    one = Dataset()
+    one.RescaleSlope, one.RescaleIntercept = "1", "0"
+
+    with pytest.raises(Unusable, match="fewer items than there are frames"):
+        shown(enhanced(make_dataset, pixels, one), pixels, 0)
+
+
+def test_padding_of_floating_point_is_black(make_dataset: MakeDataset) -> None:
+    pixels = np.array([[-9.5, -8.5, 0, 1, 2, 3]], np.float32)
+    dataset = make_dataset(
+        pixels, FloatPixelPaddingValue=-9.5, FloatPixelPaddingRangeLimit=-8.5, WindowCenter=0
+    )
+    dataset.WindowWidth, dataset.VOILUTFunction = 8, "LINEAR_EXACT"
+
+    assert shown(dataset, pixels) == [0, 0, 0.5, 0.625, 0.75, 0.875]
+
+
+def test_signed_bytes_have_padding_that_was_filled_up_with_zeros(make_dataset: MakeDataset) -> None:
+    """-128 as the 0080 of sixteen bits."""
+    pixels = np.array([[-128, -127, 0, 127]], np.int8)
+    dataset = make_dataset(pixels, PhotometricInterpretation="MONOCHROME1")
+    dataset.add_new("PixelPaddingValue", "US", 128)
+
+    assert shown(dataset, pixels)[0] == 0
