@@ -38,7 +38,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-network test test-all siege fuzz golden lint format types stubs bench mutants docs constraints clean
+.PHONY: help install demo demo-network test test-all siege fuzz golden lint format types stubs bench mutants docs pages constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -114,6 +114,9 @@ mutants: $(INSTALLED) ## change a module in one place after another; which chang
 
 images: ## run each image's steps in a fresh environment, where no image can be built
 	PYTHON="$(PYTHON)" TORCH_SOURCE="$(TORCH_SOURCE)" docker/check.sh
+
+pages: $(INSTALLED) ## write the guides' pages "What went wrong" from the errors in the code
+	$(BIN)/python -m tests.error_pages
 
 docs: $(INSTALLED) ## build the API pages into docs/api
 	rm -rf docs/api
