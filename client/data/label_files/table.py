@@ -44,7 +44,7 @@ _AS_CSV: Final = (
 )
 
 
-class Row(NamedTuple):
+class CsvRow(NamedTuple):
     """A row that is not blank: its line, its cells, and what is wrong with it."""
 
     line: int
@@ -52,7 +52,7 @@ class Row(NamedTuple):
     fault: Fault
 
 
-class Table(NamedTuple):
+class CsvTable(NamedTuple):
     """A table that has been read.
 
     Attributes:
@@ -62,11 +62,11 @@ class Table(NamedTuple):
     """
 
     header: list[str]
-    rows: list[Row]
+    rows: list[CsvRow]
     notes: list[str]
 
 
-def read_table(path: Path, wanted: set[str]) -> Table:
+def read_table(path: Path, wanted: set[str]) -> CsvTable:
     """The header, and every row that is not blank with its line and what is wrong with it.
 
     Bytes that are not UTF-8 are surrogates in the cells (:func:`is_text`): where they stand in a
@@ -107,8 +107,8 @@ def read_table(path: Path, wanted: set[str]) -> Table:
     names = [normal(name) for name in header]
     if any("\0" in name for name in names):
         raise _not_text(path)
-    rows = [Row(line, *_cells(text, delimiter)) for line, text in rest]
-    return Table(
+    rows = [CsvRow(line, *_cells(text, delimiter)) for line, text in rest]
+    return CsvTable(
         names,
         [row for row in rows if row.fault or any(map(clean, row.cells))],
         notes,
@@ -127,7 +127,7 @@ def require_text(path: Path, header: Sequence[str]) -> None:
 
 def is_text(cell: str) -> bool:
     """Whether a cell was read without bytes that are not UTF-8."""
-    return not any("\ud800" <= each <= "\udfff" for each in cell)
+    return cell.isascii() or not any("\ud800" <= each <= "\udfff" for each in cell)
 
 
 def content(path: Path) -> bytes:
