@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from common.errors import Refusal
+from common.process.parent import die_with_parent
 from tests.fuzz.target import Target, require_help
 from tests.fuzz.targets import known
 
@@ -201,6 +202,7 @@ def main() -> None:
     parser.add_argument("--replay", type=Path, nargs="*")
     options = parser.parse_args()
 
+    die_with_parent(os.getppid())
     folder = options.out / "place"
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.tempdir = str(folder)
