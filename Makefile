@@ -29,13 +29,16 @@ CODE := client common server simulations tests benchmarks
 # Extra arguments for pytest: make test ARGS="tests/common -k console".
 ARGS ?=
 
+# How long make fuzz goes on.
+SECONDS ?= 3600
+
 # No process of ours phones home; Flower and Ray do unless they are told not to.
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-network test test-all siege golden lint format types stubs bench mutants docs pages constraints clean
+.PHONY: help install demo demo-network test test-all siege fuzz golden lint format types stubs bench mutants docs pages constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -100,6 +103,9 @@ stubs: $(INSTALLED) ## write the Python of the control services from their proto
 
 bench: $(INSTALLED) ## run the benchmarks, or one of them: make bench NAME=foo
 	$(BIN)/python -m benchmarks $(NAME)
+
+fuzz: $(INSTALLED) ## an hour of changed files and messages against every reader; SECONDS=60 ARGS="--seed N dicom"
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 # Hours for all of them. Not in CI: see CONTRIBUTING.md.
 mutants: $(INSTALLED) ## change a module in one place after another; which change does no test notice? NAME=client/records/ledger ARGS="--sample 0"

@@ -31,6 +31,7 @@ FORMAT: Final = 1
 KEPT: Final = 3
 """How many checkpoints of a study are kept."""
 _PREFIX: Final = "round-"
+_RESTORE: Final = "restore the folder from a backup, or start the study again with another --out"
 _OPTIMISER: Final = "optimiser."
 
 _log = structlog.get_logger(__name__)
@@ -103,7 +104,7 @@ def newest(folder: Path) -> Checkpoint | None:
             "none of the checkpoints can be read",
             where=folder,
             found=f"{len(files)} damaged",
-            remedy="restore the folder from a backup, or start the study again with another --out",
+            remedy=_RESTORE,
         )
     return None
 
@@ -122,9 +123,19 @@ def read(path: Path) -> Checkpoint:
         data = path.with_suffix(".safetensors").read_bytes()
         _demand(body.pop("arrays_sha256") == sha256(data), "its arrays changed", path)
         return _assemble(body, load(data))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        SafetensorError,
+    ) as error:
         raise CheckpointError(
-            "a checkpoint cannot be read", where=path, found=type(error).__name__
+            "a checkpoint cannot be read",
+            where=path,
+            found=type(error).__name__,
+            remedy=_RESTORE,
         ) from error
 
 
@@ -172,7 +183,7 @@ def demand_same(checkpoint: Checkpoint, *, study: str, seed: int, plans: Mapping
 
 def _demand(condition: bool, what: str, path: Path) -> None:
     if not condition:
-        raise CheckpointError(f"a checkpoint is damaged: {what}", where=path)
+        raise CheckpointError(f"a checkpoint is damaged: {what}", where=path, remedy=_RESTORE)
 
 
 def _state_files(folder: Path) -> list[Path]:

@@ -16,6 +16,9 @@ T = TypeVar("T", bound=BaseModel)
 SHOWN: Final = 8
 """How many faults of one file are shown at once: a screenful."""
 
+LONGEST: Final = 200
+"""Characters of a value that are shown."""
+
 
 def _exact(schema: Any) -> Any:  # noqa: ANN401 - a core schema, or a part of one
     """A schema whose numbers are strict; wholly strict ones would refuse TOML's lists and paths."""
@@ -48,12 +51,26 @@ def load_toml(path: Path, model: type[T], error: type[ConsiliumError]) -> T:
             # One byte more than is allowed: a larger file is refused, and not read in part.
             document = read_toml(file.read(MOST_TOML + 1))
     except FileNotFoundError as cause:
-        raise error("there is no such file", where=path, wanted="a TOML file") from cause
+        raise error(
+            "there is no such file", where=path, wanted="a TOML file", remedy="check the path"
+        ) from cause
     except OSError as cause:
         raise of_system(cause, error, where=path) from cause
     except ValueError as cause:
-        raise error("the file cannot be read as TOML", where=path, found=cause) from cause
+        raise unreadable(path, cause, error) from cause
     return checked(document, path, model, error)
+
+
+def unreadable(path: Path, cause: ValueError, error: type[ConsiliumError]) -> ConsiliumError:
+    """The error for a file that is no TOML, or no text in UTF-8."""
+    found = "bytes that are not UTF-8" if isinstance(cause, UnicodeDecodeError) else cause
+    return error(
+        "the file cannot be read as TOML",
+        where=path,
+        found=found,
+        wanted="a TOML file: text in UTF-8, with lines such as rounds = 20",
+        remedy="correct the file at this place and start again; nothing was changed",
+    )
 
 
 def checked(document: object, path: Path, model: type[T], error: type[ConsiliumError]) -> T:
@@ -74,6 +91,8 @@ def _explain(
 ) -> ConsiliumError:
     places: dict[str, list[str]] = {}
     for fault in cause.errors(include_url=False):
+        if fault["type"] == "default_factory_not_called":  # because of another fault, told too
+            continue
         where, message = _fault(fault, model)
         places.setdefault(where, []).append(message)
     lines = [f"{where}: {'; or '.join(messages)}" for where, messages in places.items()]
@@ -99,9 +118,14 @@ def _fault(fault: Any, model: type[BaseModel]) -> tuple[str, str]:  # noqa: ANN4
     if fault["type"].startswith("union_tag"):
         return _undecided(where, fault["ctx"])
     message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "path_type":  # else it names a class of Python's
+        message = "should be a path, in quotation marks"
     if isinstance(fault["input"], dict) or fault["loc"][-1:] == ("[key]",):
         return where, message
-    return f"{where} = {fault['input']!r}", message
+    value = repr(fault["input"])
+    if len(value) > LONGEST:
+        value = f"{value[:LONGEST]}... ({len(value)} characters)"
+    return f"{where} = {value}", message
 
 
 def _undecided(where: str, context: dict[str, str]) -> tuple[str, str]:

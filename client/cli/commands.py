@@ -50,7 +50,12 @@ def state_folder(path: Path) -> Path:
     except OSError as error:
         raise of_system(error, SiteError, "the site file cannot be read", where=path) from error
     except (ValueError, AttributeError) as error:
-        raise SiteError("the site file cannot be read as TOML", where=path, found=error) from error
+        raise SiteError(
+            "the site file cannot be read as TOML",
+            where=path,
+            found=type(error).__name__,
+            remedy="correct it; consilium-site check names the line",
+        ) from error
     return path.absolute().parent / str(named or "state")
 
 

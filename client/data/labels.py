@@ -134,7 +134,9 @@ class Labels:
         """
         if not self.rows:
             raise LabelError(
-                "the label file has a header row but no other rows", where=self.file.path
+                "the label file has a header row but no other rows",
+                where=self.file.path,
+                remedy="export the labels again, or name the right file",
             )
         _require_whole(self.file, self.rows)
         _require_filled(self.file, self.rows)

@@ -103,11 +103,12 @@ class OptOuts:
             new.setdefault(self._pseudonyms.written(patient), normal(patient))
         added = [name for pseudonym, name in new.items() if pseudonym not in listed]
         if added:
-            before = path.read_text(encoding="utf-8") if path.exists() else _HEADING
+            # As bytes: the lines before may be in another encoding, and stay as they are.
+            before = _content(path) if path.exists() else _HEADING.encode()
             # Else the new identifier would be glued to the last one, and neither patient left out.
-            if before and not before.endswith("\n"):
-                before += "\n"
-            _write(path, before + "".join(f"{name}\n" for name in added))
+            if before and not before.endswith(b"\n"):
+                before += b"\n"
+            _write(path, before + "".join(f"{name}\n" for name in added).encode())
         return len(added), len(new) - len(added)
 
 
@@ -137,9 +138,9 @@ def _require_line(patient: str) -> None:
         )
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     try:
-        write_atomic(path, text.encode(), mode=0o600)
+        write_atomic(path, content, mode=0o600)
     except OSError as error:
         raise SiteError(
             "the opt-out list cannot be written",

@@ -54,14 +54,25 @@ def encode(error: ConsiliumError) -> bytes:
 
 
 def decode(data: bytes) -> ConsiliumError:
-    """The error whose parts :func:`encode` wrote."""
-    parts = read_json(data)
+    """The error whose parts :func:`encode` wrote; one that says so for anything else."""
+    try:
+        return _decoded(read_json(data))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return LinkError(
+            "the daemon reports an error that this command cannot read",
+            remedy="install the same version of Consilium for both; the daemon's log shows the "
+            "error",
+        )
+
+
+def _decoded(parts: dict[str, Any]) -> ConsiliumError:
     kind = getattr(errors, parts["kind"], ConsiliumError)
     details = {**parts["details"], "remedy": parts["details"].get("do")}
     details.pop("do", None)
+    what = str(parts["what"])
     if kind is Refusal:
-        return Refusal(RefusalCode(parts["code"]), parts["what"], **details)
-    error: ConsiliumError = kind(parts["what"], **details)
+        return Refusal(RefusalCode(parts["code"]), what, **details)
+    error: ConsiliumError = kind(what, **details)
     return error
 
 

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from common.control import coordinator_pb2 as pb
 from common.documents import read_toml
 from common.errors import CoordinatorError, StudyError
-from common.settings import checked
+from common.settings import checked, unreadable
 from common.study.study_file import Patients, Slug, Study
 from common.wire.enrolment import CoordinatorCard, SiteCard
 from server.daemon import authority
@@ -284,7 +284,7 @@ def read_study(document: str) -> Study:
     try:
         return checked(read_toml(document), path, Study, StudyError)
     except ValueError as cause:
-        raise StudyError("the file cannot be read as TOML", where=path, found=cause) from cause
+        raise unreadable(path, cause, StudyError) from cause
 
 
 def _demand_sites(study: Study, chosen: Sequence[str]) -> None:

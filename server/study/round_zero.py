@@ -284,7 +284,7 @@ def stored(folder: Path, study: Study, seed: int) -> dict[str, Plan] | None:
         found = {"format": document["format"], "study": document["study"], "seed": document["seed"]}
         texts = {site: canonical_json(plan).decode() for site, plan in document["plans"].items()}
         plans = {site: read_plan(text) for site, text in sorted(texts.items())}
-    except (ValueError, KeyError, TypeError, Refusal) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, Refusal) as error:
         raise CheckpointError(
             "the stored plans cannot be read",
             where=path,

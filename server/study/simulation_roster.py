@@ -61,5 +61,11 @@ def read_roster(path: Path) -> Roster:
     try:
         sites = read_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise SiteError("the roster cannot be read", where=path, found=error) from error
+        raise SiteError(
+            "the roster cannot be read",
+            where=path,
+            found=type(error).__name__,
+            wanted="the file as it was written when the study began",
+            remedy="restore it from a backup, or start a new run with another --out",
+        ) from error
     return checked({"sites": sites}, path, Roster, SiteError)

@@ -19,6 +19,7 @@ from common.checkpoint import (
     write,
 )
 from common.errors import CheckpointError
+from common.files import canonical_json, sha256
 from common.wire.messages import LedgerHead
 
 
@@ -127,6 +128,21 @@ def test_all_damaged_is_an_error_and_not_a_fresh_start(tmp_path: Path) -> None:
     (filled(tmp_path, 1) / "round-000001.json").write_bytes(b"{}")
     with pytest.raises(CheckpointError, match="none of the checkpoints can be read"):
         newest(tmp_path)
+
+
+@pytest.mark.parametrize("state", [[], 1, {"ledgers": [], "evaluations": [], "rounds": []}])
+def test_a_state_of_another_shape_is_damaged_though_its_checksum_fits(
+    tmp_path: Path, state: object
+) -> None:
+    path = filled(tmp_path, 1) / "round-000001.json"
+    if isinstance(state, dict):
+        arrays = path.with_suffix(".safetensors").read_bytes()
+        state = state | {"arrays_sha256": sha256(arrays)}
+    document = {"format": 1, "checksum": sha256(canonical_json(state)), "state": state}
+    path.write_bytes(canonical_json(document))
+    with pytest.raises(CheckpointError, match="cannot be read") as caught:
+        read(path)
+    assert "backup" in caught.value.details["do"]
 
 
 def test_starting_over_an_older_run_is_refused_with_both_ways_out(tmp_path: Path) -> None:

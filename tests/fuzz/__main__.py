@@ -32,7 +32,12 @@ def campaign(names: list[str], seconds: float, seed: str, out: Path) -> dict[str
             if left <= 0 and turns:
                 return total
             place = Path(tempfile.gettempdir()) / f"fuzz-{name}"
-            turn = fuzz(name, place, seed=f"{seed}-{turns}", seconds=min(length, max(left, 1.0)))
+            turn = fuzz(
+                name,
+                place,
+                seed=f"{seed}-{turns}",
+                seconds=length if not turns else min(length, max(left, 1.0)),
+            )
             new = [
                 each for fault, each in turn.findings.items() if fault not in total[name].findings
             ]
@@ -71,7 +76,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as place:
         tempfile.tempdir = place
         if options.replay is not None:
-            again = replay(options.replay.parent.name, Path(place), [options.replay.absolute()])
+            again = replay(Path(place), [options.replay.absolute()])
             for each in again.findings.values():
                 print(f"{each.fault}\n{each.report}")
             _progress(options.replay.parent.name, again)

@@ -64,17 +64,19 @@ def record_bytes(content: RecordDict) -> bytes:
 
 
 class Requests(Target):
-    """A request, however malformed, to a site at any step; its first two bytes say which and for what."""
+    """A request, however malformed; two bytes before it name the site's step and the purpose."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        for name in ("kept", "open"):  # of a process that died
+            shutil.rmtree(folder / name, ignore_errors=True)
         self.standing: Standing = stand(folder / "kept")
         self.open: dict[int, Site] = {}
         self.stack = ExitStack()
         self.taken = 0
 
     def samples(self) -> Sequence[bytes]:
-        return [framed(step, purpose, content) for step, purpose, content in self._sound()]
+        return [framed(*each) for each in self._sound() if _travels(each[2])]
 
     def _sound(self) -> Iterator[tuple[int, Purpose, RecordDict]]:
         for done in range(STEPS + 1):
@@ -131,6 +133,15 @@ class Requests(Target):
             place = self.folder / "open" / str(step)
             _, self.open[step], _ = self.stack.enter_context(self.standing.at(case, place))
         return self.open[step]
+
+
+def _travels(content: RecordDict) -> bool:
+    """Some hostile records have no form in Protocol Buffers."""
+    try:
+        record_bytes(content)
+    except Exception:  # noqa: BLE001 - Flower's own writer
+        return False
+    return True
 
 
 def framed(step: int, purpose: Purpose, content: RecordDict) -> bytes:

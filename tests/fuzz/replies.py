@@ -75,16 +75,16 @@ class Replies(_Coordinator):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        hashes = {"study": STUDY.study.name, "plan_hash": self.plan.hash}
+        study, plan = STUDY.study.name, self.plan.hash
         weights = np.zeros(self.plan.weights, dtype=np.float32)
         self.asked: tuple[tuple[Request, ReplyShape], ...] = (
-            (Request(**hashes, round=1, purpose="train", arrays=weights), update_shape(self.plan)),
+            (Request(study, plan, 1, "train", arrays=weights), update_shape(self.plan)),
             (
-                Request(**hashes, round=3, purpose="evaluate", arrays=weights),
+                Request(study, plan, 3, "evaluate", arrays=weights),
                 histogram_shape(self.plan),
             ),
-            (Request(**hashes, round=0, purpose="propose", document=self.plan.text), NOTHING),
-            (Request(STUDY.study.name, "", 0, "offer", document="{}"), OFFER),
+            (Request(study, plan, 0, "propose", document=self.plan.text), NOTHING),
+            (Request(study, "", 0, "offer", document="{}"), OFFER),
         )
 
     def samples(self) -> Sequence[bytes]:

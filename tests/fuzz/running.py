@@ -108,12 +108,12 @@ def fuzz(
     return turn
 
 
-def replay(target: str, out: Path, files: Sequence[Path]) -> Turn:
-    """Feed a target kept inputs."""
+def replay(out: Path, files: Sequence[Path]) -> Turn:
+    """Feed kept inputs to the targets that their folders are named after."""
     turn = Turn()
     rest = list(files)
     while rest:
-        number = _process(target, out, ["--replay", *map(str, rest)], turn)
+        number = _process("kept", out, ["--replay", *map(str, rest)], turn)
         if number is None:
             break
         turn.inputs += number + 1

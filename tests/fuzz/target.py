@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from common.errors import ConsiliumError
 from tests.fuzz.mutation import Draw, bytes_of
+
+FOREIGN: Final = ("Pydantic", "<class ", "object at 0x", "Traceback", "NoneType")
+"""What Python says to programmers, and no error of ours to a person."""
 
 
 class Target:
@@ -43,5 +48,9 @@ class Target:
 
 
 def require_help(error: ConsiliumError) -> None:
+    """Assert that an error is one for a person."""
     assert error.what, "an error that says nothing"
     assert error.details.get("do"), f"nothing to do about: {error.what}"
+    shown = error.render()
+    for word in FOREIGN:
+        assert word not in shown, f"{word} in: {re.sub('[0-9]+', 'N', error.what)}"

@@ -32,6 +32,6 @@ TARGETS: Final = {
 def known(name: str) -> type[Target]:
     """A target by its name, or by where it is."""
     module, _, inside = TARGETS.get(name, name).partition(":")
-    found = getattr(import_module(module), inside)
+    found: type[Target] = getattr(import_module(module), inside)
     assert issubclass(found, Target)
     return found

@@ -94,7 +94,12 @@ def read_table(path: Path, wanted: set[str]) -> CsvTable:
     if comments:
         notes.append(f"lines above the header that begin with # were left out: {comments}")
     if not lines:
-        raise LabelError("the label file is empty", where=path, wanted="a header row and others")
+        raise LabelError(
+            "the label file is empty",
+            where=path,
+            wanted="a header row and others",
+            remedy="export the labels again, or name the right file",
+        )
     (first, head), *rest = lines
     delimiter = max(_DELIMITERS, key=lambda each: _promise(head, each, wanted, given))
     header, fault = _cells(head, delimiter)

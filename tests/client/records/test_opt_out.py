@@ -65,6 +65,15 @@ def test_patients_are_added_once_and_what_stood_there_stays(tmp_path: Path) -> N
     assert opt_outs.add([]) == (0, 0)
 
 
+def test_a_patient_is_added_to_a_list_in_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    path.write_bytes("Müller\r\nP1".encode("latin-1"))
+    assert lists(tmp_path, "out.txt").add(["Jäger"]) == (1, 0)
+    assert path.read_bytes().startswith("Müller\r\nP1".encode("latin-1"))
+    again = lists(tmp_path, "out.txt").read().pseudonyms
+    assert again == pseudonyms("Müller", "P1", "Jäger")
+
+
 def test_a_list_that_is_made_is_its_owners_alone(tmp_path: Path) -> None:
     lists(tmp_path).add(["P1"])
     path = tmp_path / "state" / FILE

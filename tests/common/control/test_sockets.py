@@ -192,6 +192,13 @@ def test_every_kind_of_error_survives_the_way(error: ConsiliumError) -> None:
     assert back.render() == error.render()
 
 
+@pytest.mark.parametrize(
+    "data", [b"", b"3", b"{}", b'{"kind": "Refusal", "what": "w", "details": {}, "code": "new"}']
+)
+def test_what_is_no_error_that_is_known_is_an_error_that_says_so(data: bytes) -> None:
+    assert "same version" in decode(data).details["do"]
+
+
 def test_an_error_of_another_module_travels_as_its_nearest_kin() -> None:
     class OfflineError(LinkError):
         """A kind that the other side does not know."""

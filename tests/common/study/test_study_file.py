@@ -147,8 +147,9 @@ def test_all_mistakes_are_told_at_once_but_no_more_than_a_screenful(tmp_path: Pa
 def test_a_file_that_is_not_toml_is_an_error_of_the_study(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "study.toml"
     path.write_bytes(content)
-    with pytest.raises(StudyError, match="cannot be read as TOML"):
+    with pytest.raises(StudyError, match="cannot be read as TOML") as caught:
         load_study(path)
+    assert caught.value.details["do"]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
