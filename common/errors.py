@@ -131,15 +131,16 @@ def of_system(
     sentence, remedy = _OF_SYSTEM.get(error.errno or 0, _ABSENT)
     found = error.strerror or str(error)
     if sentence is _NO_RIGHTS[0]:
-        found += f" (user {_user()})"
+        found += f", user {_user()}"
     return kind(what or sentence, where=where or error.filename, found=found, remedy=remedy)
 
 
 def _user() -> str:
+    number = os.geteuid()
     try:
-        return pwd.getpwuid(os.geteuid()).pw_name
+        return f"{number} ({pwd.getpwuid(number).pw_name})"
     except KeyError:  # in a container a user need not have a name
-        return str(os.geteuid())
+        return str(number)
 
 
 class StudyError(ConsiliumError):

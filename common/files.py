@@ -32,7 +32,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         _write(path, data, mode)
     except OSError as error:
         # A full disk gives no name, and the neighbour's would tell nobody what was to be written.
-        error.filename, error.filename2 = str(path), None
+        error.filename = str(path)
         raise
 
 
