@@ -35,7 +35,7 @@ HEAD: Final = """# What went wrong {where}
 *This page is written by `make pages` from the program's own errors.*
 
 A command that cannot go on says what is wrong, then `where:`, `found:`, `wanted:` and `do:`. Look
-for its first line here; {gap} stands for what differs, such as a name or a number. Such a command
+for its first line here; {gap} means a text that differs, such as a name or a number. Such a command
 ends with exit code 2 and has changed nothing that it does not name. An error that is called "a
 defect in Consilium" is not your mistake: please report it. The guide: [{guide}]({guide}).
 """

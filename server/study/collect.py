@@ -350,9 +350,9 @@ def too_few(
             "if the study file must change, start it under another name; this step has charged "
             "no patient",
         )
-    remedy = "fix the problems of the sites listed above, then continue: "
+    advice = "fix the problems of the sites listed above, then continue: "
     if any(reason.startswith(CUT_OFF) for reason in absences.values()):
-        remedy = (
+        advice = (
             "an honest update is cut off only where training runs away: if that is so at most of "
             "the sites, start a new study with a lower learning_rate, for the same round gives the "
             "same updates; else fix the problems of the sites listed above, then continue: "
@@ -362,5 +362,5 @@ def too_few(
         where=f"{_CALLED[asked.purpose]}, round {asked.round}",
         found=f"{len(usable)} usable, {len(absences)} missing\n{missing}".rstrip(),
         wanted=f"at least {fewest}",
-        remedy=f"{remedy}{again}; the round is repeated, and no patient is charged twice",
+        remedy=f"{advice}{again}; the round is repeated, and no patient is charged twice",
     )
