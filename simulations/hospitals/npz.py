@@ -214,7 +214,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             "there is no such file", where=path, wanted="a MedMNIST .npz file"
         ) from error
     except OSError as error:
-        raise of_system(error, DataError, where=path) from error
+        raise of_system(error, DataError, "the file cannot be read", where=path) from error
     except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise DataError(
             "the file cannot be read as .npz",
