@@ -73,7 +73,7 @@ test: $(INSTALLED) ## run the tests but for the long ones; ARGS="..." goes to py
 test-all: $(INSTALLED) ## run all tests
 	$(PYTEST) $(ARGS)
 
-# A quarter slower than test-all: every process of every test counts its lines.
+# Slower than test-all: every process of every test counts its lines.
 coverage: $(INSTALLED) ## run all tests and show which lines none of them reaches
 	$(PYTEST) --cov --cov-report=term $(ARGS)
 
