@@ -108,7 +108,8 @@ SEQUENCES: Final = (
 )
 
 # float() also reads "1_000" and "infinity", which are no decimal strings (PS3.5, 6.2).
-_DECIMAL: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# One way to match: with two, a long run of digits and a letter would take hours.
+_DECIMAL: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class Module:
@@ -130,7 +131,7 @@ class Module:
         wanted, value = NUMBERS[keyword], self._value(keyword)
         if value is None:
             return ()
-        parts = list(value) if isinstance(value, MultiValue | list | tuple) else [value]
+        parts = value if isinstance(value, MultiValue | list | tuple) else [value]
         if not wanted.count:
             parts = parts[:1]
         elif len(parts) != wanted.count:

@@ -7,6 +7,7 @@ was meant, which the file then says in one of the ways that are found in archive
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -465,6 +466,19 @@ def test_a_decimal_comma_is_named(tmp_path: Path, make_dataset: MakeDataset, com
     assert "decimal comma" in verdict.detail
     assert "Rescale Slope" in verdict.detail or "Window Center" in verdict.detail
     assert comma not in verdict.detail
+
+
+def test_a_long_number_is_judged_in_a_moment(tmp_path: Path, make_dataset: MakeDataset) -> None:
+    """It may stand in a small plain file, which is read in the site's own process."""
+    dataset, item = base(make_dataset, "WindowCenter")
+    put(item, "WindowCenter", "1" * 25_000 + "x", "UT")
+    dataset.save_as(tmp_path / "a", enforce_file_format=True)
+
+    before = time.process_time()
+    verdict = verdict_on(tmp_path / "a")
+
+    assert "Window Center" in verdict.detail
+    assert time.process_time() - before < 2
 
 
 def test_a_file_is_blank_only_if_every_frame_is(tmp_path: Path, write_dicom: WriteDicom) -> None:
