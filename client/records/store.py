@@ -251,10 +251,13 @@ class SiteDatabase:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._connection.execute("COMMIT")
         except BaseException:  # a KeyboardInterrupt too: half a charge must not stay open
-            self._connection.execute("ROLLBACK")
+            # On a full disk SQLite has undone it already, and a second time would be an error of
+            # its own, in place of the one that says what is wrong.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
     def fact(self, name: str) -> str:
         """What is kept under a name; empty where nothing is."""

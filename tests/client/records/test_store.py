@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sqlite3
 from pathlib import Path
@@ -72,6 +73,24 @@ def test_a_transaction_within_another_is_a_part_of_it(tmp_path: Path) -> None:
             store.execute(APPROVAL, "one", "approved")
         raise KeyboardInterrupt
     assert plans(path) == []
+
+
+def test_a_full_disk_in_a_large_transaction_is_told_as_what_it_is(tmp_path: Path) -> None:
+    """SQLite undoes such a transaction by itself; undoing it again fails with other words."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with SiteDatabase(tmp_path / "site.sqlite") as store:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+        try:
+            with pytest.raises(sqlite3.OperationalError) as caught, store.transaction():
+                for number in range(2000):  # more than SQLite keeps in memory
+                    store.keep(f"fact {number}", "x" * 3000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert caught.value.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
+        with store.transaction():
+            store.execute(APPROVAL, "one", "approved")
+        assert not store.fact("fact 0")
+    assert plans(tmp_path / "site.sqlite") == ["one"]
 
 
 def test_a_kill_in_a_transaction_undoes_it_and_one_after_it_undoes_nothing(tmp_path: Path) -> None:
