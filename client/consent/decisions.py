@@ -110,7 +110,8 @@ def _approved(site: Site, approval: Approval, *, days: int, by: str) -> tuple[st
 def preview(site: Site, plan: Plan) -> tuple[Draft, int]:
     """Who would be in a plan if it were approved now, and what its images would take on disk.
 
-    Nothing is decoded or written: files that cannot be decoded are found later.
+    Nothing is decoded: files that cannot be decoded are found later. Which identifiers are one
+    patient's is written down, as whenever files are read.
 
     Returns:
         The draft, and bytes.

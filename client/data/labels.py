@@ -173,9 +173,9 @@ def read_labels(file: LabelFile, classes: tuple[str, ...] | None) -> Labels:
     label_at = _column(file, header, file.label_column)
     special: Counter[str] = Counter()
     rows: list[Row] = []
-    for line, cells, fault in table.rows:
+    for line, cells, damage in table.rows:
         key, label = (cells[at] if at < len(cells) else "" for at in (key_at, label_at))
-        wrong = fault or _fault(cells, header, key, label)
+        wrong = damage or _fault(cells, header, key, label)
         rows.append(Row(line, _key(file, key), unquoted(label), wrong))
         if not wrong:
             special.update(_special(file, cells, key, label))

@@ -253,11 +253,14 @@ class SiteDatabase:
             yield
             self._connection.execute("COMMIT")
         except BaseException:  # a KeyboardInterrupt too: half a charge must not stay open
-            # On a full disk SQLite has undone it already, and a second time would be an error of
-            # its own, in place of the one that says what is wrong.
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            self._undo()
             raise
+
+    def _undo(self) -> None:
+        # On a full disk SQLite has undone it already, and a second time would be an error of its
+        # own, in place of the one that says what is wrong.
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
 
     def fact(self, name: str) -> str:
         """What is kept under a name; empty where nothing is."""

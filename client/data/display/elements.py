@@ -131,7 +131,7 @@ class Module:
         wanted, value = NUMBERS[keyword], self._value(keyword)
         if value is None:
             return ()
-        parts = value if isinstance(value, MultiValue | list | tuple) else [value]
+        parts: Any = value if isinstance(value, MultiValue | list | tuple) else [value]
         if not wanted.count:
             parts = parts[:1]
         elif len(parts) != wanted.count:
