@@ -85,11 +85,17 @@ _BY_NUMBER: Final = {
     errno.EIO: ("the disk cannot be read or written", "look in the system log for disk errors"),
     errno.EACCES: ("a file may not be read or written", _RIGHTS),
     errno.EPERM: ("a file may not be read or written", _RIGHTS),
+    errno.EBUSY: (
+        "another program keeps the site's database locked",
+        "end the program that has site.sqlite in the state folder open, such as a backup. The site "
+        "then continues by itself",
+    ),
     errno.EMFILE: ("too many files are open", "raise LimitNOFILE of the service (ulimit -n)"),
     errno.ENFILE: ("too many files are open", "end other programs on this machine"),
 }
 _BY_SQLITE: Final = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_BUSY: errno.EBUSY,
     sqlite3.SQLITE_READONLY: errno.EROFS,
     sqlite3.SQLITE_IOERR: errno.EIO,
     sqlite3.SQLITE_CANTOPEN: errno.EACCES,

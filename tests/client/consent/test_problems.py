@@ -60,17 +60,26 @@ def failing(error: Exception) -> Callable[..., Any]:
     return fail
 
 
-def sqlite_full() -> sqlite3.Error:
-    """What SQLite raises on a full disk."""
-    error = sqlite3.OperationalError("database or disk is full")
-    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+def of_sqlite(words: str, code: int) -> sqlite3.Error:
+    """What SQLite raises."""
+    error = sqlite3.OperationalError(words)
+    error.sqlite_errorcode = code
     return error
 
 
 WAYS: dict[str, tuple[Exception, str, str]] = {
     "a full disk": (OSError(errno.ENOSPC, "No space left"), "the disk is full", "free disk space"),
     "a quota": (OSError(errno.EDQUOT, "Quota"), "quota", "raise the quota"),
-    "a full disk under the store": (sqlite_full(), "the disk is full", "free disk space"),
+    "a full disk under the store": (
+        of_sqlite("database or disk is full", sqlite3.SQLITE_FULL),
+        "the disk is full",
+        "free disk space",
+    ),
+    "a locked store": (
+        of_sqlite("database is locked", sqlite3.SQLITE_BUSY),
+        "database locked",
+        "such as a backup",
+    ),
     "a broken disk": (OSError(errno.EIO, "I/O"), "cannot be read or written", "system log"),
     "a missing right": (PermissionError(errno.EACCES, "P02"), "may not be read", "the right"),
     "another system error": (OSError(errno.ENODEV, "No such device"), "No such device", "state"),
