@@ -238,7 +238,7 @@ HEAD: Final = """# Which DICOM files can be used
 A file is used if it holds an image whose pixels can be decoded and are not all of one value, and a
 PatientID. Any modality can be used, and any transfer syntax in the first table with a file that is
 used: uncompressed (also big endian and deflated), RLE, JPEG, JPEG-LS, JPEG 2000 and HTJ2K. Grey,
-colour and palettes are read, and each frame of a file is an image. `consilium-site check` names
+RGB, YBR and palettes are read, and each frame of a file is an image. `consilium-site check` names
 the reason for each file that is not used. Reports, plans, waveforms and a DICOMDIR have no pixels;
 nothing is to be done about those.
 
