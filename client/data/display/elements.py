@@ -155,15 +155,20 @@ class Module:
         term = str(value).strip(" \0").upper()
         return term if term in wanted else reject(keyword, "is not one that is supported")
 
-    def items(self, keyword: str) -> list[Module]:
-        """The items of an element of :data:`SEQUENCES`; none where it is absent or empty."""
+    def items(self, keyword: str, most: int | None = None) -> list[Module]:
+        """The items of an element of :data:`SEQUENCES`; none where it is absent or empty.
+
+        Args:
+            keyword: of the element.
+            most: how many of them; by default all.
+        """
         assert keyword in SEQUENCES
         value = self._value(keyword)
         if value is None:
             return []
         if not isinstance(value, Sequence):
             reject(keyword, "cannot be read")
-        return [Module(item) for item in value]
+        return [Module(item) for item in value[:most]]
 
     def table(self, keyword: str) -> Any:  # noqa: ANN401 - bytes, a number or some, as the VR has it
         """The value of an element of :data:`TABLES`, which has to be there."""

@@ -69,7 +69,7 @@ class Greyscale:
         self._little_endian = little_endian
         self._inverted = _inverted(module, layout)
         self._padding = Padding.of(module, layout)
-        self._shared = module.items("SharedFunctionalGroupsSequence")
+        self._shared = module.items("SharedFunctionalGroupsSequence", 1)
         self._own = module.items("PerFrameFunctionalGroupsSequence")
         if self._own and len(self._own) < len(stored):
             reject("PerFrameFunctionalGroupsSequence", "has fewer items than there are frames")
@@ -131,13 +131,13 @@ class Greyscale:
 
         PS3.3, C.7.6.16: the way of enhanced multi-frame objects.
         """
-        for groups in (*self._own[frame : frame + 1], *self._shared[:1]):
-            for module in groups.items(macro)[:1]:
+        for groups in (*self._own[frame : frame + 1], *self._shared):
+            for module in groups.items(macro, 1):
                 return module
         return self._module
 
     def _table(self, module: Module, sequence: str, *, signed: bool | None = None) -> Lookup | None:
-        for item in module.items(sequence)[:1]:
+        for item in module.items(sequence, 1):
             return lookup(
                 item,
                 "LUTDescriptor",

@@ -481,6 +481,23 @@ def test_a_long_number_is_judged_in_a_moment(tmp_path: Path, make_dataset: MakeD
     assert time.process_time() - before < 2
 
 
+def test_a_frame_takes_the_first_item_of_many_in_a_moment(
+    tmp_path: Path, write_dicom: WriteDicom
+) -> None:
+    """In the site's own process, too: frames and items of a small file may be thousands."""
+    shared = Dataset()
+    shared.FrameVOILUTSequence = Sequence([Dataset() for _ in range(10_000)])
+    ramp = np.arange(4096 * 4, dtype=np.uint8).reshape(4096, 2, 2)
+    sequence = Sequence([shared])
+    path = write_dicom(tmp_path / "a", ramp, SharedFunctionalGroupsSequence=sequence)
+
+    dataset = read(path).dataset
+    before = time.process_time()
+
+    assert len(list(images(dataset))) == 4096
+    assert time.process_time() - before < 4
+
+
 def test_a_file_is_blank_only_if_every_frame_is(tmp_path: Path, write_dicom: WriteDicom) -> None:
     """Also where it stores a picture, of which its window shows nothing."""
     pixels = np.zeros((3, 2, 2), np.uint8)
