@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from client.data.labels import LabelFile, Labels, Row
     from common.errors import LabelError
 
-_NUMBER: Final = re.compile(r"0*(\d+)(?:[.,]0+)?")
+# Each pattern has one way to match: with two, a long cell takes as many tries as its square.
+_NUMBER: Final = re.compile(r"0*([^\D0]\d*|0)(?:[.,]0+)?")
 _SCIENTIFIC: Final = re.compile(r"\d(?:[.,]\d+)?E\+?(\d{1,3})", re.IGNORECASE)
 _BETWEEN: Final = re.compile(r"[\s_^-]+")
-_PADDING: Final = re.compile(r"^[\W_]+|[\W_]+$")
+_PADDING: Final = re.compile(r"^[\W_]+|(?<![\W_])[\W_]+$")
 _SUFFIX: Final = re.compile(r"\.(dcm|dicom|ima|img)$", re.IGNORECASE)
 
 _AS_TEXT: Final = (

@@ -26,7 +26,7 @@ Fault = Literal["", "cells", "quotes", "encoding"]
 
 _DELIMITERS: Final = (",", ";", "\t")
 _LINE_ENDS: Final = re.compile(r"\r\n|\n|\r")
-_SEPARATOR: Final = re.compile(r'\s*"?sep=(.)"?[,;\t]*\s*', re.IGNORECASE)
+_SEPARATOR: Final = re.compile(r'\s*"?sep=(.)"?[,;\s]*', re.IGNORECASE)
 _WIDE: Final = {BOM_UTF16_LE: "utf-16-le", BOM_UTF16_BE: "utf-16-be"}
 
 _OTHERS: Final = (
