@@ -186,6 +186,32 @@ def test_a_coordinator_cannot_hide_a_failure_behind_a_refusal(
     assert told(site) == before
 
 
+def test_a_coordinator_hides_no_failure_behind_late_replies_and_other_studies(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says which replies it takes, and proposes as many studies as it likes."""
+    plan = approved(site, STUDY)
+    monkeypatch.setattr("client.requests.round.local_change", failing(ValueError()))
+    assert code_of(site, asking(plan)) == "silence"
+    before = told(site)
+    problems.put(site, Problem("small", "train", 1, "late", "wait", "2026", "late"))
+    assert told(site) == before
+    for number in range(2 * MOST):
+        problems.keep(site, f"another-{number}", "propose", 0, DataError("the folder is gone"))
+    assert told(site) == before
+    newest, *_, oldest = last_failures(site)
+    assert (newest.study, oldest.study) == (f"another-{2 * MOST - 1}", "small")
+    assert len(last_failures(site)) == MOST
+
+
+def test_a_reply_that_comes_late_is_told_where_nothing_worse_is(site: Site) -> None:
+    for number in (1, 2):
+        problems.put(site, Problem("small", "train", number, "late", "wait", "2026", "late"))
+        assert [each.round for each in last_failures(site)] == [number]
+    problems.keep(site, "small", "train", 3, DataError("the folder is gone"))
+    assert [each.how for each in last_failures(site)] == ["silence"]
+
+
 STEPS = st.sampled_from(["offer", "propose", "amend", "train", "evaluate", "close", "prepare"])
 NAMES = st.text(max_size=700) | st.sampled_from(["a", "b"])
 
