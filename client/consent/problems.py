@@ -26,6 +26,7 @@ from client.site import Site
 from common.documents import read_json
 from common.errors import ConsiliumError, DataError, LabelError, Refusal, RefusalCode, SiteError
 from common.process.logs import place
+from common.visible import visible
 from common.wire.messages import Request
 
 log = structlog.get_logger(__name__)
@@ -174,7 +175,9 @@ def put(site: Site, new: Problem) -> None:
     A coordinator decides whether a reply was late, and how many studies it proposes. Neither hides
     what failed in a study that runs.
     """
-    cut = {name: str(getattr(new, name))[:_LONGEST] for name in ("study", "what", "remedy")}
+    # The bytes of a path may be no text, which no answer to `status` can hold.
+    texts = {name: visible(str(getattr(new, name))) for name in ("study", "what", "remedy")}
+    cut = {name: text[:_LONGEST] for name, text in texts.items()}
     # The store may be what fails: then `status` finds that, as it tries to write.
     with suppress(sqlite3.Error, ConsiliumError), site.store.transaction():
         before = _kept(site.store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from client.consent import problems
 from client.consent.decisions import freeze_pending
 from client.consent.problems import MOST, Problem, last_failures, settle
 from client.site import Site
+from common.control import site_pb2 as pb
 from common.errors import DataError, LabelError, ModelError, RefusalCode
 from common.wire.messages import LedgerHead, Request
 from tests.client.site_fixtures import (
@@ -210,6 +212,13 @@ def test_a_reply_that_comes_late_is_told_where_nothing_worse_is(site: Site) -> N
         assert [each.round for each in last_failures(site)] == [number]
     problems.keep(site, "small", "train", 3, DataError("the folder is gone"))
     assert [each.how for each in last_failures(site)] == ["silence"]
+
+
+def test_a_path_that_is_no_text_does_not_keep_status_from_answering(site: Site) -> None:
+    path = os.fsdecode(b"/data/R\xf6ntgen")
+    problems.keep(site, "small", "train", 1, DataError("the folder is gone", where=path))
+    ((what, do),) = told(site)
+    assert r"R\udcf6ntgen" in pb.Notice(what=what, remedy=do).what
 
 
 STEPS = st.sampled_from(["offer", "propose", "amend", "train", "evaluate", "close", "prepare"])
