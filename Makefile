@@ -119,8 +119,9 @@ mutants: $(INSTALLED) ## change a module in one place after another; which chang
 images: ## run each image's steps in a fresh environment, where no image can be built
 	PYTHON="$(PYTHON)" TORCH_SOURCE="$(TORCH_SOURCE)" docker/check.sh
 
-pages: $(INSTALLED) ## write the guides' pages "What went wrong" from the errors in the code
+pages: $(INSTALLED) ## write the pages "What went wrong" from the errors in the code, and docs/dicom.md
 	$(BIN)/python -m tests.error_pages
+	$(BIN)/python -m tests.dicom_files
 
 docs: $(INSTALLED) ## build the API pages into docs/api
 	rm -rf docs/api
