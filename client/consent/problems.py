@@ -26,6 +26,7 @@ from client.site import Site
 from common.documents import read_json
 from common.errors import ConsiliumError, DataError, LabelError, Refusal, RefusalCode, SiteError
 from common.process.logs import place
+from common.visible import visible
 from common.wire.messages import Request
 
 log = structlog.get_logger(__name__)
@@ -175,12 +176,24 @@ def keep_refused(site: Site, request: Request, refused: Refusal) -> None:
 
 
 def put(site: Site, new: Problem) -> None:
-    """Keep a failure in place of the study's last one."""
-    cut = {name: str(getattr(new, name))[:_LONGEST] for name in ("study", "what", "remedy")}
+    """Keep a failure in place of the study's last one.
+
+    A coordinator decides whether a reply was late, and how many studies it proposes. Neither hides
+    what failed in a study that runs.
+    """
+    # The bytes of a path may be no text, which no answer to `status` can hold.
+    texts = {name: visible(str(getattr(new, name))) for name in ("study", "what", "remedy")}
+    cut = {name: text[:_LONGEST] for name, text in texts.items()}
     # The store may be what fails: then `status` finds that, as it tries to write.
     with suppress(sqlite3.Error, ConsiliumError), site.store.transaction():
-        others = [each for each in _kept(site.store) if each.study != cut["study"]]
-        _write(site.store, [Problem(**(asdict(new) | cut)), *others][:MOST])
+        before = _kept(site.store)
+        last = next((each for each in before if each.study == cut["study"]), new)
+        if new.how == "late" and last.how != "late":
+            return
+        others = [each for each in before if each.study != cut["study"]]
+        if len(others) == MOST:
+            others.remove(_least(site, others))
+        _write(site.store, [Problem(**(asdict(new) | cut)), *others])
 
 
 def settle(site: Site, study: str, purpose: str) -> None:
@@ -212,6 +225,13 @@ def _is_settled(problem: Problem, study: str, purpose: str) -> bool:
     if problem.code == RefusalCode.LEDGER_BEHIND and purpose in ("train", "evaluate"):
         return True  # there is one ledger for all studies
     return problem.study == study and (purpose in _WORK or problem.purpose == purpose)
+
+
+def _least(site: Site, problems: list[Problem]) -> Problem:
+    """The failure that matters least: the oldest of a study that does not run, if there is one."""
+    approved = (each.plan for each in site.approvals.all() if each.standing == "approved")
+    running = {plan.study.study.name for plan in approved}
+    return ([each for each in problems if each.study not in running] or problems)[-1]
 
 
 def _unknown(site: Site, request: Request) -> bool:

@@ -61,8 +61,9 @@ BETWEEN_PULLS: Final = 3.0
 TWINS: Final = "two machines are connected as this site since {}: this one and another"
 STOP_ONE: Final = (
     "both have a copy of this state folder: compare the charges in consilium-site ledger, and stop "
-    "the machine with fewer of them permanently, because its privacy ledger is behind. Until then "
-    "the coordinator sends no request to either"
+    "the machine with fewer of them permanently, because its privacy ledger is behind; if each has "
+    "charges that the other lacks, see docs/site.md, If the disk fails. Until then the coordinator "
+    "sends no request to either"
 )
 
 _STATES: Final[dict[type[LinkError], str]] = {

@@ -206,10 +206,13 @@ def _refuse_endless(pixels: bytes) -> None:
 
     It goes from box to box by their lengths, and stays where that is 0.
     """
-    start = pixels.find(_JP2)
+    start, seen = pixels.find(_JP2), set[int]()
     while start >= 0:
         at = start
-        while pixels[at + 4 : at + 8] not in (b"jp2c", b""):
+        # Boxes that another header led to already are not followed again: with many headers in one
+        # chain that would take hours.
+        while at not in seen and pixels[at + 4 : at + 8] not in (b"jp2c", b""):
+            seen.add(at)
             length = int.from_bytes(pixels[at : at + 4], "big")
             if not length:
                 raise Unusable(Reason.UNDECODABLE, "a box of its JPEG 2000 header has no length")

@@ -112,7 +112,9 @@ class Pseudonyms:
 
     def of_folder(self, path: str, settings: str) -> str:
         """The name of a folder's cache: 32 hexadecimal digits."""
-        return self._digest("cached-folder", f"{path}\0{settings}".encode())[:32]
+        # A path is bytes, and old file servers name folders in other encodings than UTF-8.
+        message = f"{path}\0{settings}".encode("utf-8", "surrogateescape")
+        return self._digest("cached-folder", message)[:32]
 
     def _digest(self, purpose: str, message: bytes) -> str:
         # Purposes contain no zero byte, so no message of one purpose equals one of another.

@@ -206,7 +206,8 @@ def twins_of(rows: Iterable[pb.SiteRow]) -> list[Text]:
     return [
         Text(
             f"{row.name}: two machines are connected as this site since {row.twins}\n"
-            "  do: ask the hospital to stop one of them; until then neither gets a request",
+            "  do: the hospital must stop one of them: consilium-site status there says how to "
+            "find out which; until then neither gets a request",
             style="bold yellow",
         )
         for row in rows

@@ -38,7 +38,10 @@ from server.study.weighing import Counted, counted, weigh
 
 T = TypeVar("T")
 _AGREED = TypeAdapter(dict[Slug, Patients])
-STOP_ONE: Final = "ask the hospital to stop one of them; until then neither gets a request"
+STOP_ONE: Final = (
+    "the hospital must stop one of them: consilium-site status there says how to find out which; "
+    "until then neither gets a request"
+)
 RESULT: tuple[str, ...] = ("outcome.json", "final.safetensors")
 """The files of a result, in the study's ``coordinator`` folder."""
 

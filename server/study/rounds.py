@@ -134,7 +134,8 @@ def _require_steady(
             where="[training] learning_rate, local_steps, momentum, class_weights",
             found=f"each weight moved by {found:.3g} (root mean square)",
             wanted=f"at most {most:.3g}; useful training moves a weight by less than 1",
-            remedy="start a new study with a lower learning rate",
+            remedy="start a new study with a lower learning rate; if it ends in the same way, one "
+            'site may send false updates: use strategy = "fedmedian" with three sites or more',
         )
 
 

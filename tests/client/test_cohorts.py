@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -75,6 +76,13 @@ def test_identifiers_that_the_site_joins_are_one_patient_from_the_next_look_on(
         path.unlink()
         with pytest.raises(SiteError, match="same person"):
             site.cohorts.read(small_study())
+
+
+def test_a_folder_whose_name_is_no_text_is_read_as_any_other(tmp_path: Path) -> None:
+    """As a file server in Latin-1 names it."""
+    hospital = Hospital(tmp_path / os.fsdecode(b"R\xf6ntgen"), {"P00": 1, "P01": 1})
+    with hospital.open() as site:
+        assert len(site.cohorts.read(small_study()).patients) == 2
 
 
 def test_without_anybody_left_a_cohort_is_empty(hospital: Hospital) -> None:

@@ -21,7 +21,8 @@ _EDGES: Final = "\0" + _UNSEEN + "".join(filter(str.isspace, map(chr, range(0x30
 that look alike must be alike."""
 _NOT_IN_NAMES: Final = str.maketrans("", "", string.punctuation + _EDGES)
 _FORMULA: Final = re.compile(r'="(.*)"', re.DOTALL)
-_WHOLE: Final = re.compile(r"([+-]?\d+)[.,]0+")
+_WHOLE: Final = re.compile(r"([+-]?\d+)[.,](?!000$)0+")
+"""Not ``1,000``: that may be a thousand."""
 
 
 def clean(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from client.consent import problems
 from client.consent.decisions import freeze_pending
 from client.consent.problems import MOST, Problem, last_failures, settle
 from client.site import Site
+from common.control import site_pb2 as pb
 from common.errors import DataError, LabelError, ModelError, RefusalCode
 from common.wire.messages import LedgerHead, Request
 from tests.client.site_fixtures import (
@@ -193,6 +195,39 @@ def test_a_coordinator_cannot_hide_a_failure_behind_a_refusal(
     assert code_of(site, proposal(plan)) == "ok"  # a plan that is known says nothing of its rounds
     assert code_of(site, offer_request(STUDY)) == "ok"
     assert told(site) == before
+
+
+def test_a_coordinator_hides_no_failure_behind_late_replies_and_other_studies(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says which replies it takes, and proposes as many studies as it likes."""
+    plan = approved(site, STUDY)
+    monkeypatch.setattr("client.requests.round.local_change", failing(ValueError()))
+    assert code_of(site, asking(plan)) == "silence"
+    before = told(site)
+    problems.put(site, Problem("small", "train", 1, "late", "wait", "2026", "late"))
+    assert told(site) == before
+    for number in range(2 * MOST):
+        problems.keep(site, f"another-{number}", "propose", 0, DataError("the folder is gone"))
+    assert told(site) == before
+    newest, *_, oldest = last_failures(site)
+    assert (newest.study, oldest.study) == (f"another-{2 * MOST - 1}", "small")
+    assert len(last_failures(site)) == MOST
+
+
+def test_a_reply_that_comes_late_is_told_where_nothing_worse_is(site: Site) -> None:
+    for number in (1, 2):
+        problems.put(site, Problem("small", "train", number, "late", "wait", "2026", "late"))
+        assert [each.round for each in last_failures(site)] == [number]
+    problems.keep(site, "small", "train", 3, DataError("the folder is gone"))
+    assert [each.how for each in last_failures(site)] == ["silence"]
+
+
+def test_a_path_that_is_no_text_does_not_keep_status_from_answering(site: Site) -> None:
+    path = os.fsdecode(b"/data/R\xf6ntgen")
+    problems.keep(site, "small", "train", 1, DataError("the folder is gone", where=path))
+    ((what, do),) = told(site)
+    assert r"R\udcf6ntgen" in pb.Notice(what=what, remedy=do).what
 
 
 STEPS = st.sampled_from(["offer", "propose", "amend", "train", "evaluate", "close", "prepare"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import time
 import warnings
 from collections.abc import Callable
 from io import BytesIO
@@ -305,6 +306,20 @@ def test_a_jp2_header_has_an_end_or_a_verdict(make_dataset: MakeDataset, length:
         stored_values(dataset)
     assert verdict.value.reason is Reason.UNDECODABLE
     assert ("has no length" in verdict.value.detail) == (length == 0)
+
+
+def test_many_jp2_headers_in_one_chain_are_followed_once(make_dataset: MakeDataset) -> None:
+    """From each of them to the end would take hours for a few megabytes."""
+    dataset = make_dataset(np.ones((8, 8), "<u2"))
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    dataset.PixelData = encapsulate([b"\x00\x00\x00\x0cjP  \x0d\x0a\x87\x0a" * 8_000])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+
+    begun = time.process_time()
+    with pytest.raises(Unusable):
+        stored_values(dataset)
+    assert time.process_time() - begun < 5
 
 
 def paletted(make_dataset: MakeDataset, descriptor: list[int], entries: list[int]) -> Dataset:

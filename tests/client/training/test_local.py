@@ -197,6 +197,30 @@ def test_a_patient_whose_gradient_is_not_finite_counts_as_zero_and_the_others_as
     assert torch.allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3.4e38])
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("share", [1.0, 0.01])
+def test_weights_that_ran_away_let_no_patient_add_more_than_the_clip_norm(
+    name: str, value: float, share: float
+) -> None:
+    """What training ends with is sent, so each step before is bounded whatever the weights are."""
+    model = model_of(small_study(model=MODELS[name]))
+    spoilt = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter[torch.rand(parameter.shape, generator=spoilt) <= share] = value
+    batch = batch_of(5, 2)
+    total = torch.zeros_like(gradient_sum(model, batch, private(clip=0.3), None, CHOICE))
+    for place in range(5):
+        alone = Batch(batch.pixels[place : place + 1], batch.labels[place : place + 1])
+        added = gradient_sum(model, alone, private(clip=0.3), None, CHOICE)
+        assert torch.isfinite(added).all()
+        assert added.norm() <= 0.3 * (1 + 1e-5)
+        total += added
+    found = gradient_sum(model, batch, private(clip=0.3), None, CHOICE)
+    assert torch.allclose(found, total, atol=1e-6)
+
+
 def test_training_that_runs_away_gives_the_largest_number_and_no_failure(
     images: npt.NDArray[np.float16],
 ) -> None:

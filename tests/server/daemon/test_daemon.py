@@ -587,7 +587,7 @@ def test_two_machines_under_one_name_are_shown_with_what_to_do(scene: Scene) -> 
     scene.cli("start", path)
     listed = " ".join(scene.cli("studies").stdout.split())
     assert f"{name}: west is missing from every request: two machines" in listed
-    assert "ask the hospital to stop one of them" in listed
+    assert "the hospital must stop one of them" in listed
     until(lambda: "gateway.refused" in scene.deployment.kinds())
     twin.close()
     scene.cli("stop", name)
