@@ -20,6 +20,8 @@ from typing import Final
 import common.errors
 from common.errors import ConsiliumError, Refusal
 
+ANY_FILE: Final = "A file or a folder cannot be used"
+"""Heads the errors about files of any kind, whose class is chosen by the caller."""
 GAP: Final = "…"
 """Stands for what differs from one case to another."""
 PARTS: Final = {"found": "found", "wanted": "wanted", "remedy": "do"}
@@ -69,7 +71,7 @@ def entries(root: Path, folder: str) -> Iterator[Entry]:
 
 def _entry(module: ModuleType, tree: ast.Module, call: ast.Call) -> Entry | None:
     name = _class_around(tree, call) if isinstance(call.func, ast.Attribute) else _name(call.func)
-    kind = getattr(module, name, None)
+    kind = ConsiliumError if _given(tree, call.func) else getattr(module, name, None)
     keywords = {each.arg: each.value for each in call.keywords if each.arg}
     if not (isinstance(kind, type) and issubclass(kind, ConsiliumError)):
         # A function that makes the error of its caller's words.
@@ -104,6 +106,24 @@ def _class_around(tree: ast.Module, call: ast.Call) -> str:
             if isinstance(node, ast.ClassDef) and call in ast.walk(node):
                 return node.name
     return ""
+
+
+def _given(tree: ast.Module, function: ast.expr) -> bool:
+    """Whether this is a class of errors that the caller chose: an argument or an attribute."""
+    name = function.attr if isinstance(function, ast.Attribute) else _name(function)
+    return any(
+        isinstance(node.annotation, ast.Subscript)
+        and ast.unparse(node.annotation) == "type[ConsiliumError]"
+        and name == (node.arg if isinstance(node, ast.arg) else ast.unparse(node.target))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.arg | ast.AnnAssign)
+    )
+
+
+def _of_system() -> Iterator[Entry]:
+    """What the operating system refuses, which is said of any file and folder."""
+    for what, remedy in {*common.errors._OF_SYSTEM.values(), common.errors._ABSENT}:  # noqa: SLF001
+        yield Entry(ConsiliumError.__name__, what, (("do", " ".join(remedy.split())),))
 
 
 def _made_by(function: object) -> type[ConsiliumError] | None:
@@ -146,6 +166,7 @@ def page(root: Path, name: str) -> str:
     for folder in folders:
         for entry in entries(root, folder):
             found[entry.kind].add(entry)
+    found[ConsiliumError.__name__].update(_of_system())
     lines = [HEAD.format(where=where, gap=GAP, guide=guide)]
     for kind, about in _kinds():
         if found[kind]:
@@ -162,7 +183,8 @@ def page(root: Path, name: str) -> str:
 def _kinds() -> Iterator[tuple[str, str]]:
     for name, kind in vars(common.errors).items():
         if isinstance(kind, type) and issubclass(kind, ConsiliumError):
-            yield name, str(kind.__doc__).split("\n", maxsplit=1)[0].removesuffix(".")
+            about = str(kind.__doc__).split("\n", maxsplit=1)[0].removesuffix(".")
+            yield name, ANY_FILE if kind is ConsiliumError else about
 
 
 def _escaped(text: str) -> str:

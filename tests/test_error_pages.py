@@ -20,7 +20,7 @@ def test_a_page_says_what_the_program_says(root: Path, name: str) -> None:
 def test_an_error_is_found_however_it_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its class, by a class of its own, and by a function that is given the words."""
+    """By its class, one of its own, one that is handed over, and by a function given the words."""
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "page_example.py").write_text(
         """
@@ -32,6 +32,10 @@ class Away(LinkError):
         super().__init__(f"nobody is at {name}", remedy=HELP)
 def fault(what: str, *, remedy: str) -> DataError:
     return DataError(what, remedy=remedy)
+class Owner:
+    kind: type[ConsiliumError]
+def read(error: type[ConsiliumError], owner: Owner):
+    raise error("it is open", remedy="close it") or owner.kind("it is held", remedy="wait")
 def bad(number):
     if number:
         raise fault("a row is wrong", remedy="correct " + ("it" if number == 1 else "them"))
@@ -42,6 +46,8 @@ def bad(number):
 
     assert {(each.kind, each.what, each.parts) for each in entries(tmp_path, "made")} == {
         ("LinkError", "nobody is at …", (("do", "look again"),)),
+        ("ConsiliumError", "it is open", (("do", "close it"),)),
+        ("ConsiliumError", "it is held", (("do", "wait"),)),
         ("DataError", "a row is wrong", (("do", "correct it / them"),)),
         ("Refusal", "`malformed`: no such step", (("wanted", "1 to …"),)),
     }

@@ -378,7 +378,9 @@ def _require_distinct(labels: Labels) -> None:
             f'"{labels.file.key_column}"',
             [row.line for rows in apart for row in rows],
             wanted=f"one label for each {labels.file.key}",
-            remedy="keep the correct label in these rows",
+            remedy="keep the correct label in these rows. If their keys look like 1.2E+05, Excel "
+            "has shortened them: export the labels again, open that file in Excel with Data, From "
+            "Text/CSV, and give the column with the keys the type Text",
         )
 
 

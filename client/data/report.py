@@ -43,7 +43,8 @@ REMEDIES: Final = {
     Reason.NO_PIXELS: "nothing to do if these are reports, plans or a DICOMDIR",
     Reason.NO_SYNTAX: "export the files again as DICOM Part 10 files, which say how their pixels "
     "are stored; dcmconv +F makes such files of uncompressed ones",
-    Reason.UNDECODABLE: "export the files again, uncompressed if possible",
+    Reason.UNDECODABLE: "see why with --list, then export the files again, uncompressed if "
+    "possible",
     Reason.BLANK: "look at some in a viewer: if they are not blank there, export them again",
     Reason.WRONG_MODALITY: "ask the coordinator which modalities the study uses",
     Reason.DERIVED: "`derived` in site.toml decides; to see the effect here: --derived primary",
@@ -65,8 +66,9 @@ _ONLY_BY: Final = {
 }
 
 _STRANGERS: Final = (
-    "no row of the label file matches any of these images: were the images given new UIDs after "
-    "the list was made? Otherwise correct key and key_column in site.toml (--key, --key-column)"
+    "no row of the label file matches any of these images: were the images given new UIDs or "
+    "PatientIDs after the list was made? Otherwise correct key and key_column in site.toml "
+    "(--key, --key-column)"
 )
 
 

@@ -280,7 +280,7 @@ def _number(keyword: str, wanted: Number, value: object) -> float:
     text = str(value).strip(" \0")
     number = float(text) if _DECIMAL.fullmatch(text) else math.nan
     if not math.isfinite(number):
-        comma = "; a decimal comma is none of a number" if "," in text else ""
+        comma = "; numbers in DICOM have a decimal point, not a comma" if "," in text else ""
         reject(keyword, f"is not a number{comma}")
     faults = {
         "is not a whole number": wanted.whole and not number.is_integer(),

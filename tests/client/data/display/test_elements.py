@@ -463,7 +463,7 @@ def test_a_decimal_comma_is_named(tmp_path: Path, make_dataset: MakeDataset, com
 
     verdict = verdict_on(path)
 
-    assert "decimal comma" in verdict.detail
+    assert "decimal point, not a comma" in verdict.detail
     assert "Rescale Slope" in verdict.detail or "Window Center" in verdict.detail
     assert comma not in verdict.detail
 
