@@ -60,6 +60,7 @@ def test_what_is_left_out_or_turned_round(source: str, mutants: list[str]) -> No
     assert sorted(by_ours(source)) == sorted(mutants)
 
 
+@pytest.mark.long
 def test_a_change_that_a_test_notices_is_told_from_one_that_none_does(tmp_path: Path) -> None:
     root = tmp_path / "project"
     for name in PACKAGES:

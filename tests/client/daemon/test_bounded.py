@@ -279,6 +279,7 @@ def test_a_bundle_that_is_broken_is_foreign_and_the_next_run_is_heard(
     fleet.close()
 
 
+@pytest.mark.long
 def test_the_process_outlives_all_of_it_and_hands_on_what_is_sound(
     deceiving: Deceiver, tmp_path: Path
 ) -> None:

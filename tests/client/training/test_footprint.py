@@ -76,6 +76,7 @@ LARGE: list[tuple[int, int, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("cases", [SMALL, pytest.param(LARGE, marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_true_step_takes_no_more_memory_than_was_told(
     cases: list[tuple[int, int, dict[str, Any]]],
 ) -> None:

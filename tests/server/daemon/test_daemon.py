@@ -182,6 +182,7 @@ def test_admitting_writes_the_card_and_shows_what_to_compare(scene: Scene, tmp_p
     assert (tmp_path / "elsewhere" / "COORDINATOR.json").exists()
 
 
+@pytest.mark.long
 def test_a_hospital_that_declares_more_than_was_agreed_on_is_left_out_and_all_can_see_why(
     scene: Scene,
 ) -> None:
@@ -350,6 +351,7 @@ def test_a_study_that_fails_says_what_to_do_and_can_be_resumed(scene: Scene) -> 
     scene.cli("stop", name)
 
 
+@pytest.mark.long
 def test_a_study_that_meets_a_damaged_key_fails_and_names_it(scene: Scene) -> None:
     """It would not mend itself, however often the study's process was started again."""
     name, path = scene.study()

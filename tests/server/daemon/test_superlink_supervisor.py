@@ -9,6 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
 import structlog
 
 from client.node_key import load_node_key, public_node_key
@@ -97,6 +98,7 @@ def test_a_site_that_is_removed_while_all_are_registered_stays_out(tmp_path: Pat
         asyncio.run(with_supervisor(tmp_path, store, remove))
 
 
+@pytest.mark.long
 def test_a_superlink_that_dies_while_the_store_is_away_is_started_when_it_is_back(
     tmp_path: Path,
 ) -> None:

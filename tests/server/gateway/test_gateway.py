@@ -461,6 +461,7 @@ def test_a_poll_is_released_by_work(
         assert pulled.result(PATIENCE) is not None
 
 
+@pytest.mark.long
 def test_who_is_refused_too_often_is_not_told_why_and_a_site_beside_it_is_served(
     tmp_path: Path,
 ) -> None:

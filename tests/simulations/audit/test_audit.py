@@ -71,6 +71,7 @@ def test_terminal_file_and_page_say_the_same(sound: tuple[int, str], folder: Pat
     assert (folder / "sound" / "figures" / "membership.png").exists()
 
 
+@pytest.mark.long
 def test_allowed_failures_add_up_to_what_the_confidence_leaves(
     sound: tuple[int, str], folder: Path
 ) -> None:
