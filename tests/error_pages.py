@@ -127,8 +127,9 @@ def _of_system() -> Iterator[Entry]:
 
 
 def _made_by(function: object) -> type[ConsiliumError] | None:
-    """The error that a function gives, by what it says it returns."""
-    returned = getattr(function, "__annotations__", {}).get("return", "")
+    """The error that a function gives, or the method ``error`` of what it makes: as annotated."""
+    giving = getattr(function, "error", function)
+    returned = getattr(giving, "__annotations__", {}).get("return", "")
     found = getattr(common.errors, str(returned), None)
     return found if isinstance(found, type) and issubclass(found, ConsiliumError) else None
 

@@ -30,6 +30,12 @@ HELP = "look again"
 class Away(LinkError):
     def __init__(self, name):
         super().__init__(f"nobody is at {name}", remedy=HELP)
+class Wording:
+    def __init__(self, what: str, *, remedy: str):
+        self.what = what
+    def error(self) -> DataError:
+        return DataError(self.what)
+TABLE = {"a": Wording("words of a table", remedy=HELP)}
 def fault(what: str, *, remedy: str) -> DataError:
     return DataError(what, remedy=remedy)
 class Owner:
@@ -48,6 +54,7 @@ def bad(number):
         ("LinkError", "nobody is at …", (("do", "look again"),)),
         ("ConsiliumError", "it is open", (("do", "close it"),)),
         ("ConsiliumError", "it is held", (("do", "wait"),)),
+        ("DataError", "words of a table", (("do", "look again"),)),
         ("DataError", "a row is wrong", (("do", "correct it / them"),)),
         ("Refusal", "`malformed`: no such step", (("wanted", "1 to …"),)),
     }

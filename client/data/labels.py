@@ -250,6 +250,30 @@ def fault(
     )
 
 
+@dataclass(frozen=True)
+class Wording:
+    """What is said of rows that are all wrong in one way.
+
+    Args:
+        what: is wrong.
+        remedy: what to do.
+    """
+
+    what: str
+    remedy: str
+
+    def error(
+        self,
+        file: LabelFile,
+        lines: Iterable[int],
+        *,
+        found: str | None = None,
+        wanted: str | None = None,
+    ) -> LabelError:
+        """The error about some rows, by their lines."""
+        return fault(file, self.what, lines, found=found, wanted=wanted, remedy=self.remedy)
+
+
 def listed(lines: Iterable[int]) -> str:
     """Line numbers as they are shown: ``lines 3, 7 and 12 more``."""
     numbers = sorted(set(lines))
@@ -317,26 +341,28 @@ def _others(header: list[str]) -> str:
     return f"{len(header)} other column{'' if len(header) == 1 else 's'}"
 
 
-_FAULTS: Final[dict[Fault, tuple[str, str]]] = {
-    "quotes": (
+_FAULTS: Final[dict[Fault, Wording]] = {
+    "quotes": Wording(
         "rows of the label file are not CSV",
-        "look for an opening quotation mark without a closing one; a cell cannot contain a "
+        remedy="look for an opening quotation mark without a closing one; a cell cannot contain a "
         "line break",
     ),
-    "encoding": ("rows of the label file are not UTF-8", 'save it again as "CSV UTF-8"'),
-    "cells": (
+    "encoding": Wording(
+        "rows of the label file are not UTF-8", remedy='save it again as "CSV UTF-8"'
+    ),
+    "cells": Wording(
         "rows of the label file have more or fewer cells than its first row",
-        "correct these rows; a cell that contains the separator needs quotation marks, and "
+        remedy="correct these rows; a cell that contains the separator needs quotation marks, and "
         "comments are allowed only above the first row",
     ),
 }
 
 
 def _require_whole(file: LabelFile, rows: Sequence[Row]) -> None:
-    for name, (what, remedy) in _FAULTS.items():
+    for name, words in _FAULTS.items():
         lines = [row.line for row in rows if row.fault == name]
         if lines:
-            raise fault(file, what, lines, remedy=remedy)
+            raise words.error(file, lines)
 
 
 def _require_filled(file: LabelFile, rows: Sequence[Row]) -> None:

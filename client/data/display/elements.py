@@ -142,6 +142,21 @@ class Module:
         """The first value, or None."""
         return next(iter(self.numbers(keyword)), None)
 
+    def pair(self, first: str, second: str) -> tuple[float, float] | None:
+        """Two numbers that go together, or None where neither is there.
+
+        Raises:
+            Unusable: as :meth:`numbers`, or one is there without the other.
+        """
+        one, other = self.number(first), self.number(second)
+        if one is None and other is None:
+            return None
+        if one is None:
+            reject(first, f"is missing, and there is a {dictionary_description(second)}")
+        if other is None:
+            reject(second, f"is missing, and there is a {dictionary_description(first)}")
+        return one, other
+
     def whole(self, keyword: str) -> int:
         """A whole number that has to be there."""
         number = self.number(keyword)

@@ -93,15 +93,9 @@ class Greyscale:
         if self._modality_lut is not None:
             return self._modality_lut(stored)
         module = self._of_frame(frame, "PixelValueTransformationSequence")
-        slope, intercept = module.number("RescaleSlope"), module.number("RescaleIntercept")
+        rescale = module.pair("RescaleSlope", "RescaleIntercept")
         values = stored.astype(np.float64)
-        if slope is None and intercept is None:
-            return values
-        if slope is None:
-            reject("RescaleSlope", "is missing, and there is a Rescale Intercept")
-        if intercept is None:
-            reject("RescaleIntercept", "is missing, and there is a Rescale Slope")
-        return values * slope + intercept
+        return values if rescale is None else values * rescale[0] + rescale[1]
 
     def _voi(self, values: Floats, frame: int) -> Floats:
         module = self._of_frame(frame, "FrameVOILUTSequence")
@@ -181,13 +175,10 @@ def window_of(module: Module) -> Window | None:
     Raises:
         Unusable: one half of it is missing, or it has no width.
     """
-    centre, width = module.number("WindowCenter"), module.number("WindowWidth")
-    if centre is None and width is None:
+    ends = module.pair("WindowCenter", "WindowWidth")
+    if ends is None:
         return None
-    if centre is None:
-        reject("WindowCenter", "is missing, and there is a Window Width")
-    if width is None:
-        reject("WindowWidth", "is missing, and there is a Window Center")
+    centre, width = ends
     function = module.term("VOILUTFunction") or "LINEAR"
     if function == "LINEAR" and width < 1:
         reject("WindowWidth", "is less than 1, which the function LINEAR does not allow")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from client.data.archive import walk
 from client.data.label_files.spelling import clean
-from client.data.labels import KEYS, fault, key_of, read_labels
+from client.data.labels import KEYS, Wording, fault, key_of, read_labels
 from client.data.pseudonyms import normal
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ _AS_TEXT: Final = (
 
 
 class _Miss(NamedTuple):
-    """How a row and an image differ; the first two give "" where it cannot be this."""
+    """How a row and an image differ; both functions give "" where it cannot be this."""
 
     of_row: Callable[[str], str]
     of_image: Callable[[str], str]
-    error: Callable[[Labels, list[int], str], LabelError]
+    words: Wording
     numbers: bool = False
 
 
@@ -95,20 +95,12 @@ def _last_part(key: str) -> str:
     return _without_suffix(PurePosixPath(key).name)
 
 
-def _exactly(labels: Labels) -> str:
-    return f"{labels.file.key} exactly as in the images"
-
-
 _ZEROS: Final = _Miss(
     _number,
     _number,
-    lambda labels, lines, found: fault(
-        labels.file,
+    Wording(
         "rows of the label file write numbers in another way than the images: zeros in front, or a "
         "decimal point",
-        lines,
-        found=found,
-        wanted=_exactly(labels),
         remedy=_AS_TEXT + ". If PatientIDs with and without zeros are one patient here, write "
         'ignore_in_patient_ids = ["leading-zeros"] in site.toml',
     ),
@@ -117,12 +109,8 @@ _ZEROS: Final = _Miss(
 _SHORTENED: Final = _Miss(
     _digits,
     _length,
-    lambda labels, lines, found: fault(
-        labels.file,
+    Wording(
         "rows of the label file have numbers that a spreadsheet has shortened",
-        lines,
-        found=found,
-        wanted=_exactly(labels),
         remedy=_AS_TEXT,
     ),
     numbers=True,
@@ -130,48 +118,32 @@ _SHORTENED: Final = _Miss(
 _LOST: Final = _Miss(
     _asked,
     _askable,
-    lambda labels, lines, found: fault(
-        labels.file,
+    Wording(
         "rows of the label file have question marks where the images have letters",
-        lines,
-        found=found,
-        wanted=_exactly(labels),
         remedy='save the label file again from its source as "CSV UTF-8"',
     ),
 )
 _TWICE: Final = _Miss(
     _decoded_again,
     _whole,
-    lambda labels, lines, found: fault(
-        labels.file,
+    Wording(
         "rows of the label file have other letters in place of letters with accents",
-        lines,
-        found=found,
-        wanted=_exactly(labels),
         remedy='save the label file again from its source as "CSV UTF-8"',
     ),
 )
 _CASE: Final = _Miss(
     _without_case,
     _without_case,
-    lambda labels, lines, found: fault(
-        labels.file,
+    Wording(
         "rows of the label file differ from the images in capitals, blanks or punctuation alone",
-        lines,
-        found=found,
-        wanted=_exactly(labels),
         remedy="write these rows exactly as in the images; they may be two patients or files",
     ),
 )
 _NO_SUFFIX: Final = _Miss(
     _without_suffix,
     _without_suffix,
-    lambda labels, lines, found: fault(
-        labels.file,
+    Wording(
         "rows of the label file differ from the files in the ending of the name alone",
-        lines,
-        found=found,
-        wanted=_exactly(labels),
         remedy="write the whole file name in these rows, with its ending (such as .dcm) or "
         "without, as it is",
     ),
@@ -179,12 +151,8 @@ _NO_SUFFIX: Final = _Miss(
 _FOLDERS: Final = _Miss(
     _last_part,
     _last_part,
-    lambda labels, lines, found: fault(
-        labels.file,
+    Wording(
         "rows of the label file name files in other folders",
-        lines,
-        found=found,
-        wanted=_exactly(labels),
         remedy="write the path below the image folder, with /. If all names begin with folders "
         "above it, give these folders as file_prefix in site.toml (--file-prefix)",
     ),
@@ -274,7 +242,12 @@ def _error(
             f"; line {row.line} has a number such as {_shape(row.key)} where an image has "
             f"{_shape(image)} (each # is a digit)"
         )
-    return miss.error(labels, [row.line for row in rows], found)
+    return miss.words.error(
+        labels.file,
+        (row.line for row in rows),
+        found=found,
+        wanted=f"{labels.file.key} exactly as in the images",
+    )
 
 
 def _shape(number: str) -> str:
