@@ -16,8 +16,10 @@ import resource
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable
+from typing import NoReturn
+
+from tests.becoming import become
 
 _PR_CAPBSET_DROP = 24
 _DAC_OVERRIDE, _DAC_READ_SEARCH = 1, 2
@@ -56,21 +58,14 @@ def begin_without_rights(module: str) -> None:
     os.execv(sys.executable, words)
 
 
-def _become(main: Callable[[], None], words: list[str], most: int | None) -> None:
-    """Become the command; does not return."""
-    code = 1
-    try:
+def _become(main: Callable[[], None], words: list[str], most: int | None) -> NoReturn:
+    """Become the command, whose files may have so many bytes."""
+
+    def prepare() -> None:
         if most is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-        sys.argv = ["consilium", *words]
-        main()
-    except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else 1
-    except BaseException:  # noqa: BLE001 - a child must not go on as its parent
-        traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+
+    become(main, ["consilium", *words], prepare)
 
 
 def _carry_out(main: Callable[[], None], words: list[str], most: int | None) -> tuple[int, str]:

@@ -11,31 +11,25 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from common.privacy.mechanisms import mechanism
 from common.study.study_file import load_study
 from simulations.cli.app import main
+from tests.becoming import become
 
 
-def run(folder: Path, arguments: list[str], environment: dict[str, str]) -> None:
-    """Become the command; does not return."""
-    code = 1
-    try:
+def run(folder: Path, arguments: list[str], environment: dict[str, str]) -> NoReturn:
+    """Become the command."""
+
+    def prepare() -> None:
         for number, name in ((1, "stdout"), (2, "stderr")):
             file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             os.dup2(file, number)
         os.environ.update(environment)
-        sys.argv = ["consilium-sim", *arguments]
-        main()
-    except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else 1
-    except BaseException:  # noqa: BLE001 - a child must not go on as its parent
-        traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+
+    become(main, ["consilium-sim", *arguments], prepare)
 
 
 def serve(folder: Path, study: Path) -> None:
