@@ -37,6 +37,7 @@ from common.errors import LinkError
 from common.files import sha256
 from common.process.logs import place
 from common.wire.bundle import foreign
+from common.wire.enrolment import INSTANCE_HEADER, NODE_HEADER, TWINS_HEADER
 from common.wire.flower import Message, message_from_objects
 from common.wire.transfer import Gone, deliver, fetch, pool
 
@@ -92,9 +93,6 @@ LARGEST_MESSAGE: Final = 2**29
 """Bytes of all objects of a message: 134 million weights."""
 PATIENCE_SECONDS: Final = 20.0
 """How long to wait for parts of a request that are still on their way to the coordinator."""
-NODE_HEADER: Final = "consilium-node"
-INSTANCE_HEADER: Final = "consilium-instance"
-TWINS_HEADER: Final = "consilium-twins"
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _UNAVAILABLE: Final = (502, 503, 504)
 _NOW: Final = struct.pack("ii", 1, 0)

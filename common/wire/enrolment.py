@@ -35,6 +35,12 @@ from common.study.study_file import Patients, Slug
 FORMAT: Final = 1
 LARGEST: Final = 2**16
 """Bytes of the largest file that can be a card; one takes about a thousand."""
+INSTANCE_HEADER: Final = "consilium-instance"
+"""Header of each call of a site: the number of the process that makes it."""
+NODE_HEADER: Final = "consilium-node"
+"""Header of an answer: the number of the site's node."""
+TWINS_HEADER: Final = "consilium-twins"
+"""Header of an answer: since when another machine calls with the same key, ISO 8601 in UTC."""
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _GROUPS: Final = 4
 # With an underscore, which no public name has and many names inside a hospital have: resolvers,

@@ -11,9 +11,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from common.errors import CoordinatorError
-from common.wire.enrolment import split_address
+from common.wire.enrolment import NODE_HEADER, split_address
 from server.daemon.study_supervisor import ALIVE
-from server.gateway.gateway import NODE_HEADER, Gateway
+from server.gateway.gateway import Gateway
 from server.store import CoordinatorStore
 from server.store.rows import StudyState
 

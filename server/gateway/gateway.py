@@ -41,7 +41,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from common.errors import CoordinatorError, LinkError
-from common.wire.enrolment import split_address
+from common.wire.enrolment import INSTANCE_HEADER, NODE_HEADER, TWINS_HEADER, split_address
 from server.gateway.authentication import (
     HEADERS,
     NOT_AUTHENTICATED,
@@ -60,7 +60,7 @@ from server.gateway.fleet_calls import (
     FleetCall,
     FleetCalls,
 )
-from server.gateway.instances import INSTANCE_HEADER, TWINS_HEADER, Instances
+from server.gateway.instances import Instances
 from server.gateway.rates import RateLimiter
 from server.gateway.superlink_client import SuperLinkClient
 from server.gateway.tls_listener import new_server
@@ -78,8 +78,6 @@ if TYPE_CHECKING:
 
 # After a kill -9, Flower refuses to activate a node again for up to 60 s; a site that knows its
 # node's number sends a heartbeat and goes on at once.
-NODE_HEADER: Final = "consilium-node"
-"""Header of each answer to a site: the number of its node."""
 SMALL: Final = 2**18
 """Bytes of a request without an object; the longest one lists the objects of a reply."""
 OBJECT: Final = 6 * 2**20

@@ -14,10 +14,6 @@ import datetime
 from dataclasses import dataclass
 from typing import Final
 
-INSTANCE_HEADER: Final = "consilium-instance"
-"""Header of each call: the number of the process that makes it."""
-TWINS_HEADER: Final = "consilium-twins"
-"""Header of an answer: since when another machine calls with the same key, ISO 8601 in UTC."""
 ACTIVE_SECONDS: Final = 75.0
 """A machine that has not called for this long is gone; it calls at least every 30 s."""
 LINGERING_SECONDS: Final = 10.0

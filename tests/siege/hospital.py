@@ -18,13 +18,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from client.daemon.fleet import INSTANCE_HEADER, Fleet, new_instance
+from client.daemon.fleet import Fleet, new_instance
 from client.node_key import load_node_key
 from client.requests.handler import answer
 from client.site import Site, open_site
 from common.errors import ConsiliumError
 from common.files import canonical_json
-from common.wire.enrolment import CoordinatorCard, read_coordinator_card
+from common.wire.enrolment import INSTANCE_HEADER, CoordinatorCard, read_coordinator_card
 from common.wire.flower import Message, RecordDict
 from common.wire.messages import LedgerHead, Reply, reply_to_record, request_from_record
 from common.wire.signing import SigningKey
