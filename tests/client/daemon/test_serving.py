@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from client.daemon import serving
 from client.daemon.control import SERVICE
+from client.sitefile import served_site
 from common.control.sockets import connect
+from common.errors import SiteError
 from common.process.ports import free_port
 from common.wire.messages import Request
 from tests.client.daemon.process import daemon
@@ -33,6 +36,22 @@ def site_file(tmp_path: Path) -> Path:
     document = hospital.site_file() | {"metrics": {"listen": f"127.0.0.1:{free_port()}"}}
     (tmp_path / "site.toml").write_text(toml(document))
     return tmp_path / "site.toml"
+
+
+@pytest.mark.parametrize("mode", [0o750, 0o705])
+def test_a_folder_that_others_may_enter_is_not_served_with_keys_that_they_know(
+    site_file: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    """Its connection key and its control socket are its own all the same."""
+    monkeypatch.setattr(serving, "_serve", None)  # not come to
+    served = served_site(site_file, known_seed=7)
+    served.state.mkdir(exist_ok=True)
+    served.state.chmod(mode)
+
+    with pytest.raises(SiteError, match="access to the site's secrets") as caught:
+        serving.serve(served)
+
+    assert f"chmod -R go= {served.state}" in caught.value.details["do"]
 
 
 def _children(pid: int) -> list[int]:

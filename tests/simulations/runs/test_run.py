@@ -14,6 +14,7 @@ from common.study.study_file import PatientPrivacy, load_study
 from simulations.reports.result import CurvePoint, Result, read_result, write_result
 from simulations.runs.run import run_study
 from simulations.runs.run_settings import RunSettings, Watcher
+from simulations.runs.summary import useless
 from tests.integration.conftest import SITES, study_text, write_hospitals
 
 
@@ -65,6 +66,13 @@ def test_who_watches_is_told_of_every_round_with_its_figures_and_its_cost(
     costs = [spent for _, spent in witness.points if spent is not None]
     assert costs == sorted(costs)
     assert costs[-1] == max(site.epsilon_training or 0 for site in result.per_site.values())
+
+
+def test_what_the_figures_say_against_the_model_is_a_warning(result: Result) -> None:
+    """Three private rounds on a few patients teach nothing."""
+    told = tuple(useless(result.metrics, classes=2))
+    assert told
+    assert result.warnings[-len(told) :] == told
 
 
 def test_what_is_returned_is_what_was_written(result: Result, settings: RunSettings) -> None:
