@@ -13,7 +13,7 @@ from common.bounded import Bound
 from common.figures import histogram, metrics
 from common.figures.figures import Figures
 from common.figures.release import Release
-from common.tasks.task import Heads, Item, TargetForm, Task
+from common.tasks.task import Heads, TargetForm, Task
 from common.text import Words
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST_CLASSES: Final = 100
 CHANCE: Final = 0.5
 """AUC of a model that knows nothing."""
-ONE_CLASS: Final = 0.05
+ONE_CLASS: Final = 0.02
 """A share of patients named rightly below which a class is as good as never named."""
 _WEIGHT: Final = Bound(
     "task.class_weights",
@@ -51,12 +51,12 @@ class Classification(Task):
     names: ClassVar[dict[str, str]] = {
         "auc": "AUC",
         "accuracy": "accuracy",
-        "balanced_accuracy": "balanced accuracy",
         "sensitivity": "sensitivity",
         "specificity": "specificity",
-        "precision": "precision",
         "f1": "F1",
         "calibration_error": "calibration error",
+        "balanced_accuracy": "balanced accuracy",
+        "precision": "precision",
     }
     bounds: ClassVar[tuple[Bound, ...]] = (_WEIGHT,)
 
@@ -92,18 +92,19 @@ class Classification(Task):
         """The classes."""
         return (f"classification into {', '.join(self.classes)}",)
 
-    def loss(self, output: torch.Tensor, item: Item) -> torch.Tensor:
+    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Cross-entropy, each class weighing as the study says."""
         from torch.nn import functional
 
-        loss = functional.cross_entropy(output, item.target)
+        loss = functional.cross_entropy(output, target)
         if self.class_weights is None:
             return loss
-        return loss * output.new_tensor(self.class_weights)[item.target]
+        return loss * output.new_tensor(self.class_weights)[target]
 
     def marks(self, outputs: torch.Tensor, targets: torch.Tensor, bins: int) -> NDArray[np.int64]:
         """One bin in each plane of the patient's class."""
-        return histogram.cells(_votes([outputs]), _labels([targets]), bins)[0]
+        marked: NDArray[np.int64] = histogram.cells(_votes([outputs]), _labels([targets]), bins)[0]
+        return marked
 
     def figures(self, counts: NDArray[np.int64], *, noise_variance: float) -> Figures:
         """AUC, accuracy, calibration and what belongs to them."""
