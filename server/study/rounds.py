@@ -17,11 +17,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from common.bounded import seconds
 from common.checkpoint import KEPT, Checkpoint
 from common.errors import RoundError
 from common.plan import Plan
 from common.process.killpoints import reach
-from common.study.bounded import seconds
 from common.study.strategies import ORDER_STATISTICS
 from common.study.study_file import Study
 from common.wire.messages import LedgerHead, Purpose, Request
