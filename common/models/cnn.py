@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from common.bounded import Bound
-from common.models.spec import Activation, Groups, Heads, ModelSpec, NotBatch, Shape, Width
+from common.models.spec import GROUPS, WIDTHS, Activation, Groups, ModelSpec, NotBatch, Shape, Width
+from common.tasks.task import Heads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +32,8 @@ class CnnSpec(ModelSpec):
         pooling: ``flatten`` keeps the last feature map, ``average`` its mean.
         hidden: width of the dense layer before the last; 0 leaves it out.
     """
+
+    bounds: ClassVar[tuple[Bound, ...]] = (WIDTHS, GROUPS, HIDDEN)
 
     name: Literal["cnn"] = "cnn"
     widths: tuple[Width, ...] = Field(default=(16, 16, 16), min_length=1, max_length=8)

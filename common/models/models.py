@@ -6,20 +6,16 @@ from typing import Annotated, Any, Final, get_args
 
 from pydantic import BeforeValidator, Field
 
-from common.models.cnn import HIDDEN, CnnSpec
+from common.models.cnn import CnnSpec
 from common.models.monai import DenseNet121Spec, ResNet18Spec
 from common.models.resunet import ResUNetSpec
-from common.models.scattering import ORIENTATIONS, SCALES, ScatteringSpec
-from common.models.spec import GROUPS, RESIDUAL_UNITS, WIDTHS, ModelSpec
-from common.models.unet import STRIDES, UNetSpec
+from common.models.scattering import ScatteringSpec
+from common.models.spec import ModelSpec
+from common.models.unet import UNetSpec
 
 _Any = ScatteringSpec | CnnSpec | ResNet18Spec | DenseNet121Spec | UNetSpec | ResUNetSpec
-MODELS: Final[dict[str, type[ModelSpec]]] = {
-    kind.model_fields["name"].default: kind for kind in get_args(_Any)
-}
-"""By name."""
-BOUNDS: Final = (SCALES, ORIENTATIONS, WIDTHS, GROUPS, HIDDEN, STRIDES, RESIDUAL_UNITS)
-"""Of the numbers among their settings."""
+MODELS: Final[tuple[type[ModelSpec], ...]] = get_args(_Any)
+_BY_NAME: Final = {kind.model_fields["name"].default: kind for kind in MODELS}
 _LEFT_OUT: Final = ScatteringSpec()
 
 
@@ -28,9 +24,9 @@ def _of_one_model(given: Any) -> Any:  # noqa: ANN401 - whatever the file holds
     if not isinstance(given, dict):
         return given
     named = {"name": _LEFT_OUT.name} | given
-    own = MODELS.get(named["name"]) if isinstance(named["name"], str) else None
+    own = _BY_NAME.get(named["name"]) if isinstance(named["name"], str) else None
     for key in given:
-        owners = [name for name, kind in MODELS.items() if key in kind.model_fields]
+        owners = [name for name, kind in _BY_NAME.items() if key in kind.model_fields]
         if own is not None and owners and key not in own.model_fields:
             of = " and ".join(filter(None, [", ".join(owners[:-1]), owners[-1]]))
             said = "the model is" if "name" in given else "without a name the model is"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from common.models.spec import Groups, Heads, ModelSpec, Shape
+from common.bounded import Bound
+from common.models.spec import GROUPS, Groups, ModelSpec, Shape
+from common.tasks.task import Heads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,6 +18,8 @@ class ResNet18Spec(ModelSpec):
     Attributes:
         groups: number of groups of a group normalisation; left out, 8 or what divides.
     """
+
+    bounds: ClassVar[tuple[Bound, ...]] = (GROUPS,)
 
     name: Literal["resnet18"] = "resnet18"
     groups: Groups = None
@@ -37,6 +41,8 @@ class DenseNet121Spec(ModelSpec):
     Attributes:
         groups: number of groups of a group normalisation; left out, 8 or what divides.
     """
+
+    bounds: ClassVar[tuple[Bound, ...]] = (GROUPS,)
 
     name: Literal["densenet121"] = "densenet121"
     groups: Groups = None

@@ -19,8 +19,9 @@ from torch import nn
 
 from common.errors import ModelError
 from common.models.models import MODELS
-from common.models.spec import Heads, ModelSpec, Shape, too_small
+from common.models.spec import ModelSpec, Shape, too_small
 from common.process import denormals  # noqa: F401 - before anything is computed
+from common.tasks.task import Heads
 
 MOST_WEIGHTS: Final = 2**27
 """Weights of the largest model: 512 MiB on the wire. A study that was received may ask for more."""
@@ -93,7 +94,7 @@ def _of_another_kind(spec: ModelSpec, heads: Heads) -> ModelError:
         "numbers for each pixel" if dense else "numbers for a whole image"
         for dense in (spec.dense, heads.dense)
     )
-    fit = [name for name, kind in MODELS.items() if kind.dense == heads.dense]
+    fit = [each.model_fields["name"].default for each in MODELS if each.dense == heads.dense]
     return ModelError(
         f"the model gives {gives}, and the task needs {needs}",
         where="[model] name, [task] kind",

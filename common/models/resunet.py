@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from common.bounded import Bound
 from common.models.spec import (
+    GROUPS,
     RESIDUAL_UNITS,
+    WIDTHS,
     Activation,
     Groups,
-    Heads,
     ImageNorm,
     ModelSpec,
     Shape,
     Width,
     require_multiple,
 )
+from common.tasks.task import Heads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,8 +43,10 @@ class ResUNetSpec(ModelSpec):
         upsampling: how an image is enlarged: ``nearest`` or ``bilinear``.
     """
 
-    name: Literal["resunet"] = "resunet"
     dense: ClassVar[bool] = True
+    bounds: ClassVar[tuple[Bound, ...]] = (WIDTHS, GROUPS, RESIDUAL_UNITS)
+
+    name: Literal["resunet"] = "resunet"
     widths: tuple[Width, ...] = Field(default=(16, 32, 64), min_length=2, max_length=6)
     residual_units: Annotated[int, RESIDUAL_UNITS] = 1
     norm: ImageNorm = "group"

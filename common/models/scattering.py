@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 from common.bounded import Bound
-from common.models.spec import Heads, ModelSpec, Shape, too_small
+from common.models.spec import ModelSpec, Shape, too_small
+from common.tasks.task import Heads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +28,8 @@ class ScatteringSpec(ModelSpec):
         scales: how often the image is halved.
         orientations: directions of the wavelets.
     """
+
+    bounds: ClassVar[tuple[Bound, ...]] = (SCALES, ORIENTATIONS)
 
     name: Literal["scattering"] = "scattering"
     scales: Annotated[int, SCALES] = 2

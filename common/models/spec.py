@@ -13,6 +13,7 @@ from pydantic import BeforeValidator
 from common.bounded import Bound
 from common.errors import ModelError
 from common.settings import Section
+from common.tasks.task import Heads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,23 +27,19 @@ class Shape(NamedTuple):
     width: int
 
 
-class Heads(NamedTuple):
-    """What a model puts out: how many numbers, for each image or (dense) for each pixel."""
-
-    outputs: int
-    dense: bool
-
-
 class ModelSpec(Section):
     """``[model]``: the settings of one kind of network.
 
     Attributes:
         name: of the kind.
-        dense: whether it puts out numbers for each pixel; otherwise, for each image.
     """
 
-    name: str
     dense: ClassVar[bool] = False
+    """Whether it puts out numbers for each pixel; otherwise, for each image."""
+    bounds: ClassVar[tuple[Bound, ...]] = ()
+    """Of its numbers; models may share some."""
+
+    name: str
 
     def build(self, shape: Shape, heads: Heads) -> nn.Module:
         """The network, in training mode, its weights not yet meaningful.

@@ -14,15 +14,17 @@ from pydantic import Field, model_validator
 
 from common.bounded import Bound
 from common.models.spec import (
+    GROUPS,
     RESIDUAL_UNITS,
+    WIDTHS,
     Groups,
-    Heads,
     ImageNorm,
     ModelSpec,
     Shape,
     Width,
     require_multiple,
 )
+from common.tasks.task import Heads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,8 +48,10 @@ class UNetSpec(ModelSpec):
         activation: what follows each normalisation; ``prelu`` learns its slope below zero.
     """
 
-    name: Literal["unet"] = "unet"
     dense: ClassVar[bool] = True
+    bounds: ClassVar[tuple[Bound, ...]] = (WIDTHS, GROUPS, STRIDES, RESIDUAL_UNITS)
+
+    name: Literal["unet"] = "unet"
     widths: tuple[Width, ...] = Field(default=(16, 32, 64), min_length=2, max_length=6)
     strides: tuple[Annotated[int, STRIDES], ...] | None = None
     residual_units: Annotated[int, RESIDUAL_UNITS] = 2

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from common.bounded import Bound, plain
-from common.figures.histogram import release_shape
-from common.models.models import BOUNDS as MODEL_BOUNDS
+from common.models.models import MODELS
+from common.tasks.tasks import TASKS
 
 Ends = tuple[float, float]
 Study = Any
@@ -53,7 +53,7 @@ FIELDS: Final = (
         why="pixels are between 0 and 1, and so is their mean"),
     _at("data.std", "standard deviation that each pixel is divided by", (1e-3, 100), (0.05, 1),
         why="pixels are between 0 and 1: less makes them huge, more makes them vanish"),
-    *MODEL_BOUNDS,
+    *dict.fromkeys(each for model in MODELS for each in model.bounds),
     _at("training.rounds", "training rounds", (1, 100_000), (1, 1000),
         why="each round costs privacy and network traffic"),
     _at("training.local_steps", "steps in a round", (1, 100_000), (1, 200),
@@ -66,8 +66,7 @@ FIELDS: Final = (
         why="less has no effect; more averages over a thousand steps"),
     _at("training.weight_decay", "weight decay", (1e-8, 1), (0, 0.1), zero=True,
         why="less has no effect; more removes the weights"),
-    _at("training.class_weights", "weight of a class in the loss", (1e-3, 1000), (0.1, 10),
-        why="it makes rare classes count more; no class is a thousand times too rare"),
+    *(each for task in TASKS for each in task.bounds),
     _at("training.images_per_patient", "images of a patient in a step", (1, 64), (1, 8),
         why="they are averaged: more cost memory and change little"),
     _at("training.augmentation.rotate", "rotation, degrees", (0.01, 180), (0, 45), zero=True,
@@ -196,7 +195,7 @@ def _image(study: Study) -> int:
 
 
 def _class_rate(study: Study) -> float:
-    return float(study.training.learning_rate * max(study.training.class_weights or (1.0,)))
+    return float(study.training.learning_rate * study.task.largest_factor)
 
 
 def _forgetting(study: Study) -> float:
@@ -205,7 +204,7 @@ def _forgetting(study: Study) -> float:
 
 
 def _cells(study: Study) -> int:
-    return math.prod(release_shape(len(study.task.classes), study.evaluation.bins))
+    return int(study.task.release(study.evaluation.bins).size)
 
 
 COMBINED: Final = (
@@ -227,7 +226,7 @@ COMBINED: Final = (
         "how far patients can move the weights", (1e-6, 1e5), (0.01, 100),
         key="step_length", of=_step_length,
         why="less is lost in rounding; more makes training unstable"),
-    _at("training.learning_rate x the largest of training.class_weights",
+    _at("training.learning_rate x the largest of task.class_weights",
         "learning rate of the class with the largest weight", (1e-6, 10_000), (1e-3, 100),
         key="class_rate", of=_class_rate,
         why="less learns nothing; more makes training unstable"),
