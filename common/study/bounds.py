@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from common.bounded import Bound, plain
+from common.models.models import MODELS
 from common.tasks.tasks import TASKS
 
 Ends = tuple[float, float]
@@ -52,16 +53,7 @@ FIELDS: Final = (
         why="pixels are between 0 and 1, and so is their mean"),
     _at("data.std", "standard deviation that each pixel is divided by", (1e-3, 100), (0.05, 1),
         why="pixels are between 0 and 1: less makes them huge, more makes them vanish"),
-    _at("model.scales", "how many times scattering halves the image", (1, 6), (1, 4),
-        why="after six halvings nothing of the image is left"),
-    _at("model.orientations", "directions of the wavelets", (2, 32), (4, 16),
-        why="one direction misses half of the edges; more than 32 add nothing"),
-    _at("model.widths", "channels of a convolution", (1, 4096), (1, 512),
-        why="wider layers do not fit in memory"),
-    _at("model.groups", "groups of a group normalisation", (1, 4096), (1, 64),
-        why="there cannot be more groups than channels"),
-    _at("model.hidden", "width of the dense layer", (1, 65_536), (0, 1024), zero=True,
-        why="wider layers do not fit in memory"),
+    *dict.fromkeys(each for model in MODELS for each in model.bounds),
     _at("training.rounds", "training rounds", (1, 100_000), (1, 1000),
         why="each round costs privacy and network traffic"),
     _at("training.local_steps", "steps in a round", (1, 100_000), (1, 200),

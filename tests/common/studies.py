@@ -28,8 +28,13 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def document(**sections: dict[str, Any]) -> dict[str, Any]:
-    """The small study with some keys of some sections replaced; None leaves a key out."""
+    """The small study with some keys of some sections replaced; None leaves a key out.
+
+    Another model, or no privacy, has none of the keys of that section in the small study.
+    """
     merged = {name: dict(section) for name, section in SMALL.items()}
+    if sections.get("model", {}).get("name") not in (None, SMALL["model"]["name"]):
+        merged["model"] = {}
     for name, changes in sections.items():
         section = merged.setdefault(name, {}) | changes
         merged[name] = {key: value for key, value in section.items() if value is not None}

@@ -37,6 +37,10 @@ BESIDE: dict[str, Changes] = {
     "evaluation.rounds": {"training": {"rounds": 100_000, "local_steps": 1}},
     "aggregation.max_share": {"aggregation": {"min_sites": 1000}},
     "fixed_point.fraction_bits": {"fixed_point": {"dtype": "int64"}},
+    "model.scales": {"model": {"name": "scattering"}},
+    "model.orientations": {"model": {"name": "scattering"}},
+    "model.strides": {"model": {"name": "unet", "widths": [4, 4]}},
+    "model.residual_units": {"model": {"name": "resunet"}},
     "aggregation.options.proximal_mu": {"training": {"learning_rate": 0.01}},
 }
 """What must be said beside a number at its ends, so that nothing else is wrong."""
@@ -76,7 +80,8 @@ def with_value(each: Bound, value: float | str) -> dict[str, Any]:
         strategy = next(name for name, takes in OPTIONS.items() if last in takes)
         changes.setdefault(section, {})["strategy"] = strategy
     inner: Any = f"{value}s" if each.unit == "s" else value
-    several = {"model.widths": 1, "data.image_size": 2, "training.class_weights": 2}
+    several = {"model.widths": 1, "model.strides": 1, "data.image_size": 2}
+    several["training.class_weights"] = 2
     several["evaluation.rounds"] = 1
     inner = [inner] * several[each.place] if each.place in several else inner
     for name in (last, *reversed(path)):
