@@ -15,9 +15,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from common.errors import StudyError
 from common.settings import Section, load_toml
+from common.study.aggregation import AggregationSettings
 from common.study.bounds import bound, require_combined
 from common.study.fixed_point import FixedPoint
-from common.study.strategies import AggregationSettings
 from common.visible import is_steering
 
 
