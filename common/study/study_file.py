@@ -14,9 +14,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from common.errors import StudyError
 from common.settings import Section, load_toml
+from common.study.aggregation import AggregationSettings
 from common.study.bounds import bound, require_combined
 from common.study.fixed_point import FixedPoint
-from common.study.strategies import AggregationSettings
 from common.tasks.tasks import AnyTask
 from common.text import Slug, StudyName, Words
 
