@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from common.bounded import Bound, plain
 from common.models.models import MODELS
+from common.strategies.strategies import OPTIONS
 from common.tasks.tasks import TASKS
 
 Ends = tuple[float, float]
@@ -95,36 +96,7 @@ FIELDS: Final = (
         why="they are averaged: more take time and change little"),
     _at("evaluation.epsilon_share", "evaluation's share of epsilon", (1e-4, 1), (0.01, 1),
         why="less leaves only noise; 1 is the whole epsilon"),
-    _at("aggregation.options.proximal_mu", "FedProx: pull towards the round's first weights",
-        (1e-6, 100), (0, 10), zero=True,
-        why="less has no effect; more lets no weight move"),
-    _at("aggregation.options.server_learning_rate", "server learning rate", (1e-4, 100), (0.1, 2),
-        why="1 uses the average as it is; other values stay near 1"),
-    _at("aggregation.options.server_momentum", "server momentum", (1e-3, 0.999), (0, 0.99),
-        zero=True,
-        why="less has no effect; more averages over a thousand rounds"),
-    _at("aggregation.options.eta", "server learning rate (eta)", (1e-6, 100), (1e-3, 1),
-        why="less learns nothing; more makes training unstable"),
-    _at("aggregation.options.eta_l", "sites' learning rate for the server optimiser (eta_l)",
-        (1e-6, 1000), (1e-3, 20),
-        why="the same reason as for the learning rate"),
-    _at("aggregation.options.tau", "server adaptivity (tau)", (1e-10, 10), (1e-9, 0.1),
-        why="it prevents a division by zero; more stops all learning"),
-    _at("aggregation.options.beta_1", "server memory of changes (beta 1)",
-        (1e-3, 0.9999), (0, 0.99), zero=True,
-        why="less has no effect; more averages over ten thousand rounds"),
-    _at("aggregation.options.beta_2", "server memory of squares (beta 2)",
-        (1e-3, 0.9999), (0, 0.9999), zero=True,
-        why="less has no effect; more averages over ten thousand rounds"),
-    _at("aggregation.options.beta", "share of updates trimmed at each end",
-        (1e-3, 0.499), (0, 0.4), zero=True,
-        why="trimming half at each end leaves nothing"),
-    _at("aggregation.options.num_malicious_nodes", "sites that may be dishonest",
-        (1, 1000), (0, 100), zero=True,
-        why="no study has more sites"),
-    _at("aggregation.options.num_nodes_to_select", "sites whose updates are used",
-        (1, 10_000), (1, 1000),
-        why="no study has more sites"),
+    *OPTIONS,
     _at("aggregation.min_sites", "minimum number of hospitals combined in one result",
         (1, 10_000), (2, 100),
         why="no study has more sites"),
@@ -199,7 +171,7 @@ def _class_rate(study: Study) -> float:
 
 
 def _forgetting(study: Study) -> float:
-    pull = study.training.weight_decay + study.aggregation.proximal_mu
+    pull = study.training.weight_decay + study.aggregation.options.pull
     return float(study.training.learning_rate * pull)
 
 

@@ -17,9 +17,9 @@ from common.models.models import AnyModel
 from common.models.scattering import ScatteringSpec
 from common.models.spec import Shape
 from common.settings import Section, load_toml
+from common.study.aggregation import AggregationSettings
 from common.study.bounds import bound, require_combined
 from common.study.fixed_point import FixedPoint
-from common.study.strategies import AggregationSettings
 from common.tasks.task import Heads
 from common.tasks.tasks import AnyTask
 from common.text import Slug, StudyName, Words
