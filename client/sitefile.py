@@ -20,7 +20,8 @@ from common.plan import require_bound_covers_declared
 from common.privacy.cap import MOST_EPSILON
 from common.settings import Section, load_toml
 from common.study.bounds import bound, range_of
-from common.study.study_file import Patients, Slug, Study
+from common.study.study_file import Patients, Study
+from common.text import Slug
 from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, Listen, read_coordinator_card
 
 

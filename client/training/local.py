@@ -69,6 +69,7 @@ def local_change(
     *,
     round_number: int,
     streams: RoundStreams,
+    masks: npt.NDArray[Any] | None = None,
 ) -> Flat:
     """Train for one round from the global weights and return what changed.
 
@@ -79,6 +80,7 @@ def local_change(
         patients: the training patients.
         round_number: 1 and up; sets the learning rate.
         streams: the round's randomness.
+        masks: (images, height, width), where they are the targets.
 
     Returns:
         Local weights minus global weights, flat float32 and finite. Where training runs away, it
@@ -95,11 +97,18 @@ def local_change(
     current, velocity = start.clone(), torch.zeros_like(start)
     training, mu = study.training, study.aggregation.proximal_mu
     rate = learning_rate(study, round_number)
-    gradients = GradientSum(model, mechanism, training.class_weights, choice)
+    gradients = GradientSum(model, mechanism, study.task, choice)
     for step in range(training.local_steps):
         load_flat(model, current)
         drawn = draw(
-            study, mechanism, images, patients, streams=streams, step=step, tile=choice.tile
+            study,
+            mechanism,
+            images,
+            patients,
+            streams=streams,
+            step=step,
+            tile=choice.tile,
+            masks=masks,
         )
         total = gradients.over(drawn)
         # Over the public expected number, not the drawn one (Abadi et al. 2016, algorithm 1): how

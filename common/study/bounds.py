@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from common.figures.histogram import release_shape
-from common.study.bounded import Bound, plain
+from common.bounded import Bound, plain
+from common.tasks.tasks import TASKS
 
 Ends = tuple[float, float]
 Study = Any
@@ -74,8 +74,7 @@ FIELDS: Final = (
         why="less has no effect; more averages over a thousand steps"),
     _at("training.weight_decay", "weight decay", (1e-8, 1), (0, 0.1), zero=True,
         why="less has no effect; more removes the weights"),
-    _at("training.class_weights", "weight of a class in the loss", (1e-3, 1000), (0.1, 10),
-        why="it makes rare classes count more; no class is a thousand times too rare"),
+    *(each for task in TASKS for each in task.bounds),
     _at("training.images_per_patient", "images of a patient in a step", (1, 64), (1, 8),
         why="they are averaged: more cost memory and change little"),
     _at("training.augmentation.rotate", "rotation, degrees", (0.01, 180), (0, 45), zero=True,
@@ -204,7 +203,7 @@ def _image(study: Study) -> int:
 
 
 def _class_rate(study: Study) -> float:
-    return float(study.training.learning_rate * max(study.training.class_weights or (1.0,)))
+    return float(study.training.learning_rate * study.task.largest_factor)
 
 
 def _forgetting(study: Study) -> float:
@@ -213,7 +212,7 @@ def _forgetting(study: Study) -> float:
 
 
 def _cells(study: Study) -> int:
-    return math.prod(release_shape(len(study.task.classes), study.evaluation.bins))
+    return int(study.task.release(study.evaluation.bins).size)
 
 
 COMBINED: Final = (
@@ -235,7 +234,7 @@ COMBINED: Final = (
         "how far patients can move the weights", (1e-6, 1e5), (0.01, 100),
         key="step_length", of=_step_length,
         why="less is lost in rounding; more makes training unstable"),
-    _at("training.learning_rate x the largest of training.class_weights",
+    _at("training.learning_rate x the largest of task.class_weights",
         "learning rate of the class with the largest weight", (1e-6, 10_000), (1e-3, 100),
         key="class_rate", of=_class_rate,
         why="less learns nothing; more makes training unstable"),

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from common.bounded import Bound
 from common.settings import Section
-from common.study.bounded import Bound
 from common.study.bounds import bound
 
 StrategyName = Literal[

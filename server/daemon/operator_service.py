@@ -16,7 +16,8 @@ from common.control import coordinator_pb2 as pb
 from common.documents import read_toml
 from common.errors import CoordinatorError, StudyError
 from common.settings import checked, unreadable
-from common.study.study_file import Patients, Slug, Study
+from common.study.study_file import Patients, Study
+from common.text import Slug
 from common.wire.enrolment import CoordinatorCard, SiteCard
 from server.daemon import authority
 from server.daemon.settings import Home

@@ -23,7 +23,7 @@ from client.data.labels import Key
 from common.errors import DataError, of_system
 from common.files import sha256_file
 from common.process.progress import Progress, silent
-from common.study.study_file import MOST_CLASSES
+from common.tasks.classification import MOST_CLASSES
 from simulations.hospitals.dicom_writer import Equipment, byte_dataset, to_bytes
 from simulations.hospitals.layout import (
     TEST,

@@ -10,10 +10,10 @@ import pytest
 
 from client.consent.policy import require_bounds
 from client.sitefile import Policy
+from common.bounded import Bound
 from common.errors import Refusal, RefusalCode
 from common.numerics import EngineChoice, record
 from common.plan import Offer, Plan, write_plan
-from common.study.bounded import Bound
 from common.study.bounds import BY_KEY, stated
 from tests.client.site_fixtures import (
     POLICY,

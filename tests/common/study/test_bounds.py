@@ -13,11 +13,11 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from common.bounded import Bound, plain
 from common.errors import PrivacyError, Refusal, StudyError
 from common.numerics import EngineChoice, record
 from common.plan import Offer, read_plan, write_plan
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
-from common.study.bounded import Bound, plain
 from common.study.bounds import BOUNDS, COMBINED, FIELDS, MECHANISM, bound, range_of, stated
 from common.study.strategies import OPTIONS, Duration
 from common.study.study_file import Study, Training, load_study

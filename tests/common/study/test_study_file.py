@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from common.bounded import seconds
 from common.errors import StudyError
-from common.study.bounded import seconds
 from common.study.study_file import NoPrivacy, PatientPrivacy, Study, load_study
 from tests.common.studies import SMALL, document, small_study, toml
 
