@@ -74,7 +74,7 @@ FIELDS: Final = (
         why="less has no effect; more averages over a thousand steps"),
     _at("training.weight_decay", "weight decay", (1e-8, 1), (0, 0.1), zero=True,
         why="less has no effect; more removes the weights"),
-    *(each for task in TASKS for each in task.bounds),
+    *dict.fromkeys(each for task in TASKS for each in task.bounds),
     _at("training.images_per_patient", "images of a patient in a step", (1, 64), (1, 8),
         why="they are averaged: more cost memory and change little"),
     _at("training.augmentation.rotate", "rotation, degrees", (0.01, 180), (0, 45), zero=True,
