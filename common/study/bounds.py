@@ -52,6 +52,8 @@ FIELDS: Final = (
         why="pixels are between 0 and 1, and so is their mean"),
     _at("data.std", "standard deviation that each pixel is divided by", (1e-3, 100), (0.05, 1),
         why="pixels are between 0 and 1: less makes them huge, more makes them vanish"),
+    _at("data.spacing", "pixel spacing, mm", (0.001, 100), (0.05, 10),
+        why="no image is finer, and a pixel of ten centimetres shows nothing"),
     _at("model.scales", "how many times scattering halves the image", (1, 6), (1, 4),
         why="after six halvings nothing of the image is left"),
     _at("model.orientations", "directions of the wavelets", (2, 32), (4, 16),
