@@ -22,7 +22,9 @@ from common.plan import require_bound_covers_declared
 from common.privacy.cap import MOST_EPSILON
 from common.settings import Section, load_toml
 from common.study.bounds import bound, range_of
-from common.study.study_file import Patients, Slug, Study
+from common.study.study_file import Patients, Study
+from common.tasks.tasks import FIRST
+from common.text import Slug
 from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, Listen, read_coordinator_card
 
 
@@ -158,14 +160,9 @@ class DataSet(Section):
     def image_shape(self, study: Study, decoders: str = "") -> ImageShape:
         """What the decoded images of a study are; decoded as today, or as they once were."""
         meanings = tuple(sorted(self.mask_classes.items()))
-        masks = MaskRules(study.task.classes, meanings) if target_of(study) == "mask" else None
+        masks = MaskRules(study.task.classes, meanings) if study.task.target == "mask" else None
         asked = study.data
         return ImageShape(asked.image_size, asked.channels, decoders, asked.spacing, masks)
-
-
-def target_of(study: Study) -> str:
-    """What a study learns of an image: ``label``, ``value`` or ``mask``."""
-    return str(getattr(study.task, "target", "label"))
 
 
 def _narrower(ranges: dict[str, Range]) -> dict[str, Range]:
@@ -218,7 +215,7 @@ class Policy(Section):
     hours: Hours | None = None
     allow_known_key: bool = False
     allow_no_privacy: bool = False
-    tasks: tuple[str, ...] = ("classification",)
+    tasks: tuple[str, ...] = (FIRST,)
     ranges: Annotated[dict[str, Range], AfterValidator(_narrower)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -329,7 +326,7 @@ class SiteFile(Section):
         """
         self.dataset(study)
         masks = self.mask_folder(study.data.dataset, folder)
-        if masks is not None and target_of(study) == "mask":
+        if masks is not None and study.task.target == "mask":
             return masks
         return self.label_file(study.data.dataset, folder)
 
@@ -350,7 +347,7 @@ class SiteFile(Section):
                 wanted=study.data.dataset,
                 remedy="name a [data.…] section of the site file after the study's data set",
             )
-        wanted = "masks" if target_of(study) == "mask" else "labels"
+        wanted = "masks" if study.task.target == "mask" else "labels"
         if getattr(found, wanted) is None:
             raise Refusal.of_public(
                 RefusalCode.DATA_UNAVAILABLE,

@@ -26,7 +26,7 @@ from pydantic import Field
 from common.files import sha256
 from common.privacy.randomness import KEY_BYTES, Stream
 from common.settings import Section
-from common.study.study_file import Slug, Words
+from common.text import Slug, Words
 
 ARITHMETIC: Final = 1
 """Version of this project's own arithmetic: raised whenever a change of the code changes a bit

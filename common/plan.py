@@ -12,13 +12,14 @@ from typing import Final, Self, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from common.errors import Refusal, RefusalCode
-from common.figures.histogram import release_shape
+from common.figures.release import Release
 from common.files import canonical_json, sha256
 from common.numerics import NumericsRecord
 from common.privacy.mechanisms import Mechanism, NoMechanism, mechanism
 from common.settings import Section
 from common.study.bounds import require_mechanism
-from common.study.study_file import Patients, Slug, Study
+from common.study.study_file import Patients, Study
+from common.text import Slug
 
 FORMAT: Final = 1
 
@@ -109,9 +110,9 @@ class Plan(Agreed):
         return self
 
     @property
-    def histogram_shape(self) -> tuple[int, int, int]:
-        """True class, plane, cell: the shape of one evaluation's release."""
-        return release_shape(len(self.study.task.classes), self.study.evaluation.bins)
+    def release(self) -> Release:
+        """What one evaluation sends."""
+        return self.study.task.release(self.study.evaluation.bins)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from client.site import Site, open_site
 from client.sitefile import load_site_file
 from common.errors import SiteError
 from common.files import write_atomic
-from common.study.study_file import Slug
+from common.text import Slug
 from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, SiteCard
 
 SITE_CARD: Final = "SITE.json"

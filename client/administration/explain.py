@@ -6,7 +6,6 @@ come first. Every figure is the plan's, the ledger's or the policy's own.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -63,7 +62,7 @@ def explain(
 def bytes_of(plan: Plan) -> tuple[int, int]:
     """How many bytes one update's array has, and one evaluation's."""
     update = plan.weights * (4 if plan.study.fixed_point.dtype == "int32" else 8)
-    return update, math.prod(plan.histogram_shape) * _HISTOGRAM_BYTES
+    return update, plan.release.size * _HISTOGRAM_BYTES
 
 
 def _unusual(plan: Plan) -> tuple[str, ...]:
@@ -151,7 +150,7 @@ def _computed(
         f"{plan.most_patients} in training or in evaluation; both numbers are public",
         *_cohort(site, approval, drafted),
         *(() if drafted is None else _disk(site, images)),
-        f"task: {study.task.kind} into {', '.join(study.task.classes)}",
+        f"task: {'; '.join(study.task.words())}",
         f"model: {study.model.name} with {plan.weights} weights, trained in {training.rounds} "
         f"rounds of {training.local_steps} steps; each step uses {batch}",
     ]
@@ -228,7 +227,7 @@ def _leaves(plan: Plan) -> tuple[str, ...]:
     if evaluations:
         lines.append(
             f"{evaluations} x a histogram of the model's scores, {noise}: "
-            f"{math.prod(plan.histogram_shape)} numbers, {counts} bytes each time"
+            f"{plan.release.size} numbers, {counts} bytes each time"
         )
     lines += [
         f"at most {rounds * update + evaluations * counts} bytes in total",

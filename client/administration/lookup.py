@@ -15,7 +15,7 @@ from client.site import Site
 from common.amendment import Amendment
 from common.errors import SiteError
 from common.plan import Plan
-from common.study.study_file import reads_as_hash
+from common.text import reads_as_hash
 
 _SHOWN_DIGITS: Final = 12
 """Digits of a plan's hash that are enough to name it."""

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from common.study.study_file import reads_as_hash
+from common.text import reads_as_hash
 
 MOST_DEATHS: Final = 3
 """Workers that a request may take down before it is given up."""

@@ -51,11 +51,18 @@ class Patients:
 
     Attributes:
         inputs: (patients, items, ...), the same number of items for each.
-        targets: (patients, ...), one for all items of a patient.
+        targets: (patients,), one number for all items of a patient, or (patients, items, ...).
     """
 
     inputs: torch.Tensor
     targets: torch.Tensor
+
+    @property
+    def each_target(self) -> torch.Tensor:
+        """The targets of all items in a row, (patients x items, ...)."""
+        if self.targets.dim() == 1:
+            return self.targets.repeat_interleave(self.inputs.shape[1], dim=0)
+        return self.targets.flatten(0, 1)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -228,7 +235,7 @@ def backward(model: nn.Module, patients: Patients, loss: Loss, enter: Enter) -> 
     with watched(model, tape), torch.enable_grad():
         outputs = model(images)
         # Divided by the items before the clip: one patient has one vector, however many images.
-        total = loss(outputs, patients.targets.repeat_interleave(items, dim=0)) / items
+        total = loss(outputs, patients.each_target) / items
         if total.requires_grad:
             total.backward()
     tape.close()
@@ -254,7 +261,7 @@ def plain_sum(model: nn.Module, patients: Patients, loss: Loss) -> torch.Tensor:
     """The sum of the patients' mean gradients, unclipped, by autograd: flat."""
     items = patients.inputs.shape[1]
     outputs = model(patients.inputs.flatten(0, 1))
-    total = loss(outputs, patients.targets.repeat_interleave(items, dim=0)) / items
+    total = loss(outputs, patients.each_target) / items
     gradients = torch.autograd.grad(
         total, list(model.parameters()), allow_unused=True, materialize_grads=True
     )

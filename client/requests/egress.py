@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from common.errors import RefusalCode
-from common.figures.histogram import MOST_COUNT
+from common.figures.release import MOST_COUNT
 from common.files import canonical_json
 from common.plan import Offer, Plan
 from common.wire.messages import NO_SEAL, OK, LedgerHead, Reply, Request
@@ -82,7 +82,7 @@ def _check_update(reply: Reply, plan: Plan) -> None:
 
 
 def _check_histogram(reply: Reply, plan: Plan) -> None:
-    _check_array(reply, plan, "int64", int(np.prod(plan.histogram_shape)), MOST_COUNT)
+    _check_array(reply, plan, "int64", plan.release.size, MOST_COUNT)
     _require(reply.round in plan.study.evaluation_rounds, "an evaluation outside the plan")
 
 

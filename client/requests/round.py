@@ -20,10 +20,9 @@ from client.records.approvals import Approval, Silence
 from client.requests import egress
 from client.requests.gates import Due
 from client.site import Site
-from client.training.evaluation import release, score
+from client.training.evaluation import counted, release
 from client.training.local import local_change
 from client.training.sampling import RoundStreams
-from common.figures.histogram import histogram
 from common.privacy.randomness import derive
 from common.process.killpoints import reach
 from common.wire.messages import Reply, Request
@@ -120,7 +119,5 @@ def _arrays(request: Request, due: Due, cohort: Cohort, patients: tuple[Patient,
             due.probed, weights, cohort.images, patients, round_number=number, streams=streams
         )
         return plan.study.fixed_point.encode(change)
-    scores, labels = score(plan.study, weights, cohort.images, patients, choice=due.probed.choice)
-    classes, _, bins = plan.histogram_shape
-    counts = histogram(scores, labels, classes=classes, bins=bins)
+    counts = counted(plan.study, weights, cohort.images, patients, choice=due.probed.choice)
     return release(counts, plan.mechanism, streams.stream("evaluation")).reshape(-1)

@@ -32,7 +32,43 @@ def augment(images: torch.Tensor, settings: Augmentation, draws: torch.Tensor) -
     """
     if not settings.active or not len(images):
         return images
-    flip, rotate, zoom, down, right, contrast, brightness = (2 * draws - 1).unbind(dim=1)
+    *_, contrast, brightness = _signed(draws)
+    if settings.moves:
+        images = _warped(images, settings, draws, "bilinear")
+    gains = (1 + contrast * settings.intensity).to(images.dtype).view(-1, 1, 1, 1)
+    offsets = (brightness * settings.intensity).to(images.dtype).view(-1, 1, 1, 1)
+    # Each image's own mean: one over the batch would mix patients.
+    middle = images.mean(dim=(1, 2, 3), keepdim=True)
+    return (images - middle) * gains + middle + offsets
+
+
+def move_masks(masks: torch.Tensor, settings: Augmentation, draws: torch.Tensor) -> torch.Tensor:
+    """Move masks as :func:`augment` moves their images: by the same maps, to the nearest pixel.
+
+    Args:
+        masks: whole numbers (images, height, width).
+        settings: as there.
+        draws: as there.
+    """
+    if not settings.moves or not len(masks):
+        return masks
+    # Classes are small whole numbers, which float32 holds exactly; the nearest one is never mixed.
+    warped = _warped(masks[:, None].float(), settings, draws, "nearest")
+    return warped[:, 0].to(masks.dtype)
+
+
+def _signed(draws: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What each draw says, from -1 to 1."""
+    return (2 * draws - 1).unbind(dim=1)
+
+
+def _warped(
+    images: torch.Tensor, settings: Augmentation, draws: torch.Tensor, mode: str
+) -> torch.Tensor:
+    """Images (images, channels, height, width) at other places of theirs."""
+    from monai.networks.layers import AffineTransform  # two seconds, for those who augment
+
+    flip, rotate, zoom, down, right, *_ = _signed(draws)
     height, width = images.shape[-2:]
     maps = _affine_maps(
         mirrored=(flip < 0) if settings.flip else torch.zeros_like(flip, dtype=torch.bool),
@@ -41,22 +77,15 @@ def augment(images: torch.Tensor, settings: Augmentation, draws: torch.Tensor) -
         shifts=2 * settings.crop * torch.stack([down, right], dim=1),
         aspect=width / height,
     )
-    if settings.moves:
-        from monai.networks.layers import AffineTransform  # two seconds, for those who augment
-
-        warp = AffineTransform(
-            spatial_size=(height, width),
-            normalized=True,
-            mode="bilinear",
-            padding_mode="border",
-            align_corners=False,
-        )
-        images = warp(images, maps.to(images.dtype))
-    gains = (1 + contrast * settings.intensity).to(images.dtype).view(-1, 1, 1, 1)
-    offsets = (brightness * settings.intensity).to(images.dtype).view(-1, 1, 1, 1)
-    # Each image's own mean: one over the batch would mix patients.
-    middle = images.mean(dim=(1, 2, 3), keepdim=True)
-    return (images - middle) * gains + middle + offsets
+    warp = AffineTransform(
+        spatial_size=(height, width),
+        normalized=True,
+        mode=mode,
+        padding_mode="border",
+        align_corners=False,
+    )
+    moved: torch.Tensor = warp(images, maps.to(images.dtype))
+    return moved
 
 
 def _affine_maps(

@@ -1,8 +1,9 @@
-"""Evaluation at a site: a patient has one vote, and only a noised histogram leaves."""
+"""Evaluation at a site: a patient marks a bounded number of cells, and only noised counts leave."""
 
 from __future__ import annotations
 
-from itertools import chain
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,67 +12,107 @@ import torch
 
 from client.data.cohort import Patient
 from client.engine.clipped import Patients, Tile, outputs, place
+from client.training.targets import TARGETS
 from client.training.tuning import images_of
 from common.errors import Refusal, RefusalCode
+from common.figures.release import tally
 from common.models.networks import build_model, load_flat
 from common.numerics import EngineChoice
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
 from common.privacy.randomness import Stream
 from common.process.denormals import flushed
 from common.study.study_file import Study
+from common.tasks.task import Task
 
 
 @flushed()
-def score(
+def counted(
     study: Study,
     weights: npt.NDArray[np.float32],
     images: npt.NDArray[Any],
     patients: tuple[Patient, ...],
     *,
     choice: EngineChoice,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """The class probabilities of each patient, the mean over the patient's first images.
-
-    How many are scored at most is the study's. Which are first follows from their contents, so
-    from that patient alone (:class:`client.data.cohort.Patient`).
-
-    A patient's vote is a function of the weights and of that patient's images, to the last bit:
-    images go through the model in the very tiles in which training has it, which is what was tried
-    on this machine (:mod:`client.engine.alone`).
+    masks: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[np.int64]:
+    """What the patients mark, counted: sensitive until noise is added.
 
     Args:
-        study: model, intensity constants and images of a patient.
+        study: task, model, intensity constants and images of a patient.
         weights: flat float32 weights.
         images: (images, channels, height, width) in [0, 1].
-        patients: whom to score; sensitive.
+        patients: whom to evaluate; sensitive.
         choice: tile and layout.
+        masks: (images, height, width), where they are the targets.
 
     Returns:
-        Probabilities, float64 (patients, classes), and labels, int64 (patients,); sensitive.
+        int64, of the shape of the study's release.
+    """
+    bins, task = study.evaluation.bins, study.task
+    each = outputs_of(study, weights, images, patients, choice=choice, masks=masks)
+    return tally((_marks(task, *one, bins) for one in each), task.release(bins))
+
+
+def _marks(
+    task: Task, outputs: torch.Tensor, targets: torch.Tensor, bins: int
+) -> npt.NDArray[np.int64]:
+    """The cells of one patient; none where the task fails on that patient."""
+    try:
+        return np.asarray(task.marks(outputs, targets, bins))
+    except Exception:  # noqa: BLE001 - a silence would tell that this patient is here
+        return np.empty((0, 0), dtype=np.int64)
+
+
+def outputs_of(
+    study: Study,
+    weights: npt.NDArray[np.float32],
+    images: npt.NDArray[Any],
+    patients: tuple[Patient, ...],
+    *,
+    choice: EngineChoice,
+    masks: npt.NDArray[Any] | None = None,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """What the model gives for each patient's first images, and their targets. Sensitive.
+
+    How many images are looked at, at most, is the study's. Which are first follows from their
+    contents, so from that patient alone (:class:`client.data.cohort.Patient`).
+
+    A patient's outputs are a function of the weights and of that patient's images, to the last
+    bit: images go through the model in the very tiles in which training has it, which is what was
+    tried on this machine (:mod:`client.engine.alone`).
+
+    Args:
+        study: as for :func:`counted`, and so all others.
+        weights: as there.
+        images: as there.
+        patients: as there.
+        choice: as there.
+        masks: as there.
+
+    Yields:
+        For each patient in turn outputs (images, ...) and targets (images, ...).
     """
     model = place(build_model(study), choice)
     load_flat(model, weights)
-    most = study.evaluation.images_per_patient
-    rows_of = [patient.images[:most] for patient in patients]
-    rows = list(chain.from_iterable(rows_of))
-    each = np.empty((len(rows), len(study.task.classes)))
+    most, form = study.evaluation.images_per_patient, TARGETS[study.task.target]
+    waiting = deque((patient, np.array(patient.images[:most])) for patient in patients)
+    rows = [row for _, mine in waiting for row in mine]
     shape = (1, images_of(study), study.data.channels, *study.data.image_size)
     tile = Tile(Patients(torch.zeros(shape), torch.zeros(1)), choice.tile, choice)
     places = tile.patients.inputs.flatten(0, 1)
+    found: list[torch.Tensor] = []
     for first in range(0, len(rows), len(places)):
         some = rows[first : first + len(places)]
         places.zero_()  # nothing of the images before may change a bit of these
         pixels = torch.from_numpy(np.asarray(images[some], dtype=np.float32))
         places[: len(some)] = (pixels - study.data.mean) / study.data.std
-        found: npt.NDArray[np.float64] = outputs(model, places).double().softmax(dim=1).numpy()
-        each[first : first + len(some)] = found[: len(some)]
-    # The mean over a patient's images: one vote each, however many images there are.
-    votes = np.zeros((len(patients), each.shape[1]))
-    end = 0
-    for number, mine in enumerate(rows_of):
-        begin, end = end, end + len(mine)
-        votes[number] = each[begin:end].mean(axis=0)
-    return votes, np.array([patient.label for patient in patients], dtype=np.int64)
+        found += outputs(model, places)[: len(some)].clone()
+        # A patient whose images lie in two tiles waits for the second.
+        while waiting and len(waiting[0][1]) <= len(found):
+            patient, mine = waiting.popleft()
+            own = torch.stack(found[: len(mine)])
+            del found[: len(mine)]
+            yield own, form.of(patient, mine, masks)
 
 
 def release(
@@ -79,7 +120,7 @@ def release(
     mechanism: PatientMechanism | NoMechanism,
     stream: Stream,
 ) -> npt.NDArray[np.int64]:
-    """What may leave of a histogram: its counts with Gaussian noise, rounded.
+    """What may leave of an evaluation: its counts with Gaussian noise, rounded.
 
     Rounding comes after the noise and costs nothing. Counts may become negative and are
     not clipped: clipping before pooling would bias the pooled figure.

@@ -20,8 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from client.engine.clipped import Loss, Patients, clipped_sum
+from client.engine.clipped import Patients, clipped_sum
+from client.training.gradients import summed_loss
+from client.training.targets import TARGETS
 from common.numerics import LARGEST_TILE, EngineChoice
+from common.tasks.task import Task
 
 BESIDE: Final = 2.0
 """Memory of a step over the sum of its arrays: libraries copy the inputs of convolutions. Measured
@@ -47,14 +50,14 @@ class Room:
 
 
 def room_of(
-    sketch: nn.Module, shape: tuple[int, ...], loss: Loss, *, patients: int, items: int
+    sketch: nn.Module, shape: tuple[int, ...], task: Task, *, patients: int, items: int
 ) -> Room:
     """What a step over a tile of patients takes, by the kernels that arithmetic speaks for.
 
     Args:
         sketch: a model on the ``meta`` device.
         shape: of one item: channels, height, width.
-        loss: as for :func:`client.engine.clipped.clipped_sum`.
+        task: whose loss it is.
         patients: places of the tile.
         items: of each patient.
 
@@ -62,36 +65,35 @@ def room_of(
         ModelError: the model cannot be trained privately.
     """
     with torch.device("meta"):
-        everyone = Patients(
-            torch.zeros((patients, items, *shape)), torch.zeros(patients, dtype=torch.int64)
-        )
+        targets = TARGETS[task.target].made_up(task, patients, items, (shape[-2], shape[-1]))
+        everyone = Patients(torch.zeros((patients, items, *shape)), targets)
     with _Watch() as watch:
-        clipped_sum(sketch, everyone, loss, 1.0, EngineChoice(tile=patients))
+        clipped_sum(sketch, everyone, summed_loss(task), 1.0, EngineChoice(tile=patients))
     arrays = watch.peak + everyone.inputs.nbytes
     weights = sum(each.nbytes for each in sketch.parameters())
     return Room(bytes=COPIES * weights + int(BESIDE * arrays), work=watch.work)
 
 
 def fitting(
-    sketch: nn.Module, shape: tuple[int, ...], loss: Loss, memory: int, *, items: int
+    sketch: nn.Module, shape: tuple[int, ...], task: Task, memory: int, *, items: int
 ) -> int:
     """Patients whose step stays within a memory: a power of two; 0 where not even one does.
 
     Args:
         sketch: as for :func:`room_of`.
         shape: as there.
-        loss: as there.
+        task: as there.
         memory: bytes.
         items: of each patient.
     """
-    one, two = (room_of(sketch, shape, loss, patients=count, items=items).bytes for count in (1, 2))
+    one, two = (room_of(sketch, shape, task, patients=count, items=items).bytes for count in (1, 2))
     if one > memory:
         return 0
     most = max(1, min(LARGEST_TILE, MOST_IMAGES // items))
     # From the line through one and two patients; what is fixed is counted once.
     guess = min(most, 1 + (memory - one) // max(two - one, 1))
     fits = 1 << (guess.bit_length() - 1)
-    while fits > 1 and room_of(sketch, shape, loss, patients=fits, items=items).bytes > memory:
+    while fits > 1 and room_of(sketch, shape, task, patients=fits, items=items).bytes > memory:
         fits //= 2  # kernels change with the size of a tile
     return fits
 

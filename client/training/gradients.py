@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from client.engine.clipped import ClippedSum, Loss, Patients, flat_zeros, plain_sum
 from client.training.sampling import Batch
 from common.numerics import EngineChoice
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
+from common.tasks.task import Task
 
 
 class GradientSum:
@@ -23,7 +23,7 @@ class GradientSum:
     Args:
         model: its parameters are read, as they are when a sum is formed.
         mechanism: says whether, and at which norm, to clip.
-        class_weights: factor of each class in the loss.
+        task: its loss.
         choice: how gradients are formed.
     """
 
@@ -31,10 +31,10 @@ class GradientSum:
         self,
         model: nn.Module,
         mechanism: PatientMechanism | NoMechanism,
-        class_weights: tuple[float, ...] | None,
+        task: Task,
         choice: EngineChoice,
     ) -> None:
-        self._model, self._loss, self._choice = model, summed_loss(class_weights), choice
+        self._model, self._loss, self._choice = model, summed_loss(task), choice
         self._clipped: ClippedSum | None = None
         if isinstance(mechanism, PatientMechanism):
             self._clipped = ClippedSum(model, self._loss, mechanism.clip_norm, choice)
@@ -52,13 +52,13 @@ class GradientSum:
             return self._plain(batches)
         self._clipped.start()
         for batch in batches:
-            self._clipped.add(Patients(batch.pixels, batch.labels))
+            self._clipped.add(Patients(batch.pixels, batch.targets))
         return self._clipped.total
 
     def _plain(self, batches: Iterable[Batch]) -> torch.Tensor:
         total = flat_zeros(self._model)
         for batch in batches:
-            patients = Patients(batch.pixels, batch.labels)
+            patients = Patients(batch.pixels, batch.targets)
             for first in range(0, len(patients), self._choice.tile):
                 total += self._finite(patients[slice(first, first + self._choice.tile)])
         return total
@@ -75,13 +75,12 @@ class GradientSum:
         return torch.stack(finite).sum(dim=0) if finite else torch.zeros_like(total)
 
 
-def summed_loss(class_weights: tuple[float, ...] | None) -> Loss:
-    """Cross-entropy summed over images, each patient's class weighing as the plan says."""
+def summed_loss(task: Task) -> Loss:
+    """A task's loss, summed over items of which it is shown one at a time."""
+    # Mapped, not called on a batch: a loss that couples two patients cannot be written.
+    each = torch.func.vmap(task.loss)
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        losses = functional.cross_entropy(logits, labels, reduction="none")
-        if class_weights is not None:
-            losses = losses * losses.new_tensor(class_weights)[labels]
-        return losses.sum()
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return each(outputs, targets).sum()
 
     return loss

@@ -69,6 +69,7 @@ def local_change(
     *,
     round_number: int,
     streams: RoundStreams,
+    masks: npt.NDArray[Any] | None = None,
 ) -> Flat:
     """Train for one round from the global weights and return what changed.
 
@@ -79,6 +80,7 @@ def local_change(
         patients: the training patients.
         round_number: 1 and up; sets the learning rate.
         streams: the round's randomness.
+        masks: (images, height, width), where they are the targets.
 
     Returns:
         Local weights minus global weights, flat float32 and finite. Where training runs away, it
@@ -93,13 +95,20 @@ def local_change(
     model = place(build_model(study), choice)
     start = torch.from_numpy(np.array(weights, dtype=np.float32))  # a copy: it may be read-only
     current, velocity = start.clone(), torch.zeros_like(start)
-    training, mu = study.training, study.aggregation.proximal_mu
+    training, strategy = study.training, study.aggregation.options
     rate = learning_rate(study, round_number)
-    gradients = GradientSum(model, mechanism, training.class_weights, choice)
+    gradients = GradientSum(model, mechanism, study.task, choice)
     for step in range(training.local_steps):
         load_flat(model, current)
         drawn = draw(
-            study, mechanism, images, patients, streams=streams, step=step, tile=choice.tile
+            study,
+            mechanism,
+            images,
+            patients,
+            streams=streams,
+            step=step,
+            tile=choice.tile,
+            masks=masks,
         )
         total = gradients.over(drawn)
         # Over the public expected number, not the drawn one (Abadi et al. 2016, algorithm 1): how
@@ -108,7 +117,7 @@ def local_change(
         # After the noise: momentum, weight decay and FedProx's pull (Li et al. 2020,
         # arXiv:1812.06127) see weights and noised sums alone, so they cost no privacy.
         velocity = training.momentum * velocity + gradient
-        drift = training.weight_decay * current + mu * (current - start)
+        drift = training.weight_decay * current + strategy.local_term(current, start)
         current = current - rate * (velocity + drift)
         reach("training.step", round_number)
     most = torch.finfo(torch.float32).max

@@ -23,6 +23,7 @@ import torch
 
 from client.data.cohort import Patient
 from client.training.augmentation import DRAWS, augment
+from client.training.targets import TARGETS
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
 from common.privacy.randomness import Stream, derive
 from common.study.study_file import Study
@@ -80,11 +81,11 @@ class Batch:
 
     Attributes:
         pixels: float32 (patients, images, channels, height, width), normalised.
-        labels: int64 (patients,).
+        targets: of the task's form, (patients,) or (patients, images, ...).
     """
 
     pixels: torch.Tensor
-    labels: torch.Tensor
+    targets: torch.Tensor
 
 
 def draw(
@@ -96,6 +97,7 @@ def draw(
     streams: RoundStreams,
     step: int,
     tile: int,
+    masks: npt.NDArray[Any] | None = None,
 ) -> Iterator[Batch]:
     """Poisson-sample patients, draw images of each, augment each image by itself.
 
@@ -107,6 +109,7 @@ def draw(
         streams: the round's randomness.
         step: which step of the round.
         tile: patients in a batch, at most: memory does not depend on how many are drawn.
+        masks: (images, height, width), where they are the targets.
 
     Yields:
         Batches of at most ``tile`` patients; none where nobody was drawn, or too many were.
@@ -123,12 +126,13 @@ def draw(
     if len(chosen) > most:
         return
     for first in range(0, len(chosen), tile):
-        yield _batch(study, images, chosen[first : first + tile], own)
+        yield _batch(study, images, masks, chosen[first : first + tile], own)
 
 
 def _batch(
     study: Study,
     images: npt.NDArray[Any],
+    masks: npt.NDArray[Any] | None,
     chosen: list[Patient],
     own: PatientStreams,
 ) -> Batch:
@@ -144,13 +148,17 @@ def _batch(
         draws = stream.uniform(drawn)
         rows[place] = [patient.images[int(one * len(patient.images))] for one in draws]
         changes.append(torch.from_numpy(stream.uniform((drawn * copies, DRAWS))))
-    taken = images[np.repeat(rows, copies, axis=1).reshape(-1)]
+    repeated = np.repeat(rows, copies, axis=1)
+    taken = images[repeated.reshape(-1)]
+    form = TARGETS[study.task.target]
+    targets = [form.of(mine, each, masks) for mine, each in zip(chosen, repeated, strict=True)]
     pixels = torch.from_numpy(np.asarray(taken, dtype=np.float32))
     pixels = pixels.unflatten(0, (len(chosen), drawn * copies))
     if training.augmentation.active:
         # Not all patients' at once: libraries round by place and by number.
+        how = training.augmentation
         pairs = zip(pixels, changes, strict=True)
-        changed = [augment(mine.clone(), training.augmentation, each) for mine, each in pairs]
-        pixels = torch.stack(changed)
-    labels = torch.tensor([patient.label for patient in chosen], dtype=torch.int64)
-    return Batch((pixels - data.mean) / data.std, labels)
+        pixels = torch.stack([augment(mine.clone(), how, each) for mine, each in pairs])
+        aims = zip(targets, changes, strict=True)
+        targets = [form.moved(mine, how, each) for mine, each in aims]
+    return Batch((pixels - data.mean) / data.std, torch.stack(targets))

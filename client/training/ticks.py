@@ -21,9 +21,10 @@ import numpy.typing as npt
 from pydantic import Field, TypeAdapter
 
 from client.data.cohort import Patient
-from client.training.evaluation import score
+from client.training.evaluation import counted
 from client.training.local import local_change, require_probed
 from client.training.sampling import RoundStreams, draw
+from client.training.targets import TARGETS
 from client.training.tuning import images_of, remembered
 from common import numerics
 from common.files import sha256, write_atomic
@@ -153,7 +154,7 @@ class Clocks:
         shape = {
             "model": study.model.model_dump(mode="json"),
             "data": [study.data.channels, *study.data.image_size],
-            "classes": len(study.task.classes),
+            "task": study.task.model_dump(mode="json"),
             "images": study.training.images_per_patient,
             "augmentation": study.training.augmentation.model_dump(mode="json"),
             "encoding": study.fixed_point.model_dump(mode="json"),
@@ -183,9 +184,9 @@ class _Trial:
         many = TILES * self._choice.tile * images_of(study)
         shape = (min(many, COINS), study.data.channels, *study.data.image_size)
         self._images = np.random.default_rng(0).random(shape, dtype=np.float32).astype(np.float16)
-        classes = len(study.task.classes)
+        self._masks = _masks(study, len(self._images))
         self._patients = tuple(
-            Patient(f"{number:064x}", number % classes, self._rows(number), "")
+            Patient(f"{number:064x}", number % 2, self._rows(number), "")
             for number in range(max(many, COINS))
         )
         self._weights = initial_weights(study, 0)
@@ -218,21 +219,40 @@ class _Trial:
         study = self._study.model_copy(update={"training": training})
         probed, some = replace(self._probed, study=study), self._patients[:patients]
         streams = RoundStreams(bytes(32))
-        local_change(probed, self._weights, self._images, some, round_number=1, streams=streams)
+        local_change(
+            probed,
+            self._weights,
+            self._images,
+            some,
+            round_number=1,
+            streams=streams,
+            masks=self._masks,
+        )
 
     def _toss(self) -> None:
         """See of many patients that none is drawn."""
         # No coin of 53 bits but 0 is below it: nobody is drawn, and only the coins take time.
         rare, tile = self._mechanism(1e-300), self._choice.tile
         some, streams = self._patients[:COINS], RoundStreams(bytes(32))
-        list(draw(self._study, rare, self._images, some, streams=streams, step=0, tile=tile))
+        masks = self._masks
+        found = draw(
+            self._study, rare, self._images, some, streams=streams, step=0, tile=tile, masks=masks
+        )
+        list(found)
 
     def _evaluate(self, images: int) -> None:
         alone = [
             Patient(each.pseudonym, each.label, each.images[:1], "")
             for each in self._patients[:images]
         ]
-        score(self._study, self._weights, self._images, tuple(alone), choice=self._choice)
+        counted(
+            self._study,
+            self._weights,
+            self._images,
+            tuple(alone),
+            choice=self._choice,
+            masks=self._masks,
+        )
 
     def _seal(self) -> None:
         encoded: npt.NDArray[Any] = self._study.fixed_point.encode(self._weights)
@@ -257,6 +277,14 @@ class _Trial:
             epsilon_evaluation=0.0,
             delta=0.5,
         )
+
+
+def _masks(study: Study, count: int) -> npt.NDArray[np.uint8] | None:
+    """Of made-up images, where masks are the targets."""
+    if study.task.target != "mask":
+        return None
+    found = TARGETS["mask"].made_up(study.task, count, 1, study.data.image_size)
+    return found[:, 0].numpy().astype(np.uint8)
 
 
 def _took(work: Callable[[], None]) -> list[float]:

@@ -20,12 +20,13 @@ from client.engine.clipped import Patients, clipped_sum, place
 from client.engine.probe import require_sound
 from client.training.footprint import COPIES, Room, fitting, room_of
 from client.training.gradients import summed_loss
+from client.training.targets import TARGETS
 from common.errors import ModelError
 from common.files import canonical_json, sha256, write_atomic
 from common.models.networks import seeded_model, sketch, weights_count
 from common.numerics import LARGEST_TILE, EngineChoice, NumericsRecord, decisive, record
+from common.study.aggregation import AggregationSettings
 from common.study.fixed_point import FixedPoint
-from common.study.strategies import AggregationSettings
 from common.study.study_file import Augmentation, Evaluation, NoPrivacy, Study, StudyInfo, Training
 
 T = TypeVar("T")
@@ -74,7 +75,7 @@ class Choices:
         shape = {
             "model": study.model.model_dump(mode="json"),
             "data": [study.data.channels, *study.data.image_size],
-            "classes": len(study.task.classes),
+            "task": study.task.model_dump(mode="json"),
             "images": images_of(study),
             "batch": study.training.batch_size,
             "memory": memory,
@@ -133,7 +134,7 @@ def choose(study: Study, *, memory: int) -> EngineChoice:
     choice = modelled(study, memory)
     if room(study).work > TRIED_WORK:  # an offer would keep the machine busy, approved by nobody
         return choice
-    model, loss = _probed(study), summed_loss(study.training.class_weights)
+    model, loss = _probed(study), summed_loss(study.task)
     example = _example(study, model, choice.tile)
     found = measured(model, example, loss, choice, seconds=TIMED_SECONDS)
     # Kernels that were timed must compute a patient alone, as the modelled ones were tried to.
@@ -196,14 +197,14 @@ def needed(study: Study, memory: int) -> int:
 
 @lru_cache(maxsize=64)
 def _room(study: Study) -> Room:
-    loss, items = summed_loss(study.training.class_weights), images_of(study)
-    return room_of(sketch(study), _shape(study), loss, patients=1, items=items)
+    items = images_of(study)
+    return room_of(sketch(study), _shape(study), study.task, patients=1, items=items)
 
 
 @lru_cache(maxsize=64)
 def _fits(study: Study, memory: int) -> int:
-    loss, items = summed_loss(study.training.class_weights), images_of(study)
-    return fitting(sketch(study), _shape(study), loss, memory, items=items)
+    items = images_of(study)
+    return fitting(sketch(study), _shape(study), study.task, memory, items=items)
 
 
 @lru_cache(maxsize=64)
@@ -213,8 +214,7 @@ def _alone_in(study: Study, tile: int, _threads: int) -> bool:
         return True  # nobody is beside
     choice, model = EngineChoice(tile=tile), _probed(study)
     example = _example(study, model, min(tile, PROBED_PATIENTS))
-    loss = summed_loss(study.training.class_weights)
-    return is_alone(place(model, choice), example, loss, choice)
+    return is_alone(place(model, choice), example, summed_loss(study.task), choice)
 
 
 def mib(size: int) -> int:
@@ -234,7 +234,7 @@ def check(study: Study, choice: EngineChoice) -> None:
 # By threads too: libraries split sums among them, and other splits round otherwise.
 @lru_cache(maxsize=64)
 def _check(study: Study, choice: str, _threads: int) -> None:
-    model, loss = _probed(study), summed_loss(study.training.class_weights)
+    model, loss = _probed(study), summed_loss(study.task)
     example, chosen = (
         _example(study, model, PROBED_PATIENTS),
         EngineChoice.model_validate_json(choice),
@@ -265,7 +265,6 @@ def _computed(study: Study) -> Study:
     training = study.training
     alike = Training(
         batch_size=training.batch_size,
-        class_weights=training.class_weights,
         images_per_patient=training.images_per_patient,
         augmentation=Augmentation(copies=training.augmentation.copies),
     )
@@ -299,9 +298,11 @@ def images_of(study: Study) -> int:
 
 
 def _example(study: Study, model: nn.Module, patients: int) -> Patients:
-    """Random input, of all the study's classes in turn."""
-    found = example_of(_shape(study), patients, images_of(study), model)
-    return Patients(found.inputs, torch.arange(patients) % len(study.task.classes))
+    """Random input, with targets of all kinds in turn."""
+    items, task = images_of(study), study.task
+    found = example_of(_shape(study), patients, items, model)
+    targets = TARGETS[task.target].made_up(task, patients, items, study.data.image_size)
+    return Patients(found.inputs, targets)
 
 
 def _shape(study: Study) -> tuple[int, int, int]:

@@ -206,7 +206,7 @@ def _hidden_order(counts: _Counts, side: float, sign: float) -> float:
     y, x = counts.y, counts.x
     tied = _tied(counts)
     overall = min(side / max(1.0 - float(tied.sum()), 1e-9), 0.5)
-    even = np.minimum(_evenness(y), _evenness(x))
+    even = np.minimum(evenness(y), evenness(x))
     slopes = np.zeros_like(y)
     slopes[1:-1] = x[1:-1] * (y[2:] - y[:-2]) - y[1:-1] * (x[2:] - x[:-2])
     # With slopes a and b a bin, the area within it is 1/2 + (a - b) / 12; a central difference over
@@ -216,7 +216,7 @@ def _hidden_order(counts: _Counts, side: float, sign: float) -> float:
     return overall * float((1.0 - even) @ tied) + within
 
 
-def _evenness(cells: NDArray[np.float64]) -> NDArray[np.float64]:
+def evenness(cells: NDArray[np.float64]) -> NDArray[np.float64]:
     """The mean of each bin's neighbours over the bin itself, in [0, 1]; 0 at both ends."""
     even = np.zeros_like(cells)
     middle = np.maximum(cells[1:-1], 1.0)

@@ -8,25 +8,13 @@ score ``p_k / (p_k + max of the others)``, which reaches 0.5 exactly where k is 
 the model names: the edge at 0.5 lets the confusion counts, and accuracy with them, be read
 from the same histogram.
 
-One patient adds 1 to one bin of each plane, so adding or removing a patient moves the release
-by ``sqrt(planes)`` in L2 norm. Noise is added elsewhere; noisy counts may be negative, and
-pooling adds them as they are: clipping first would bias every figure upwards.
+One patient marks one bin of each plane (:mod:`common.figures.release`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
-
-MOST_COUNT: Final = 2**40
-"""The largest magnitude of a released cell: above any site's patients and noise, and far
-below where the sum over all sites could overflow 64 bits."""
-
-ROUNDING_VARIANCE = 1.0 / 12.0
-"""Variance that rounding to integers adds to a noisy cell, in counts squared."""
 
 # A class that is not named stays below the edge at one half, whatever a division rounds to.
 _BELOW_HALF = float(np.nextafter(0.5, 0.0))
@@ -52,11 +40,6 @@ def release_shape(classes: int, bins: int) -> tuple[int, int, int]:
     if bins < 2 or bins % 2:
         raise ValueError(f"bins must be even and at least 2, so that 0.5 is an edge, not {bins}")
     return classes, planes(classes), bins
-
-
-def sensitivity(classes: int) -> float:
-    """L2 distance between the releases of a cohort with and without one patient."""
-    return float(np.sqrt(planes(classes)))
 
 
 def plane_scores(scores: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -117,13 +100,29 @@ def histogram(
     """
     counts = np.zeros(release_shape(classes, bins), dtype=np.int64)
     _check_labels(scores, labels, classes)
-    counted = plane_scores(scores)
-    edges = np.arange(1, bins) / bins
-    for plane in range(counts.shape[1]):
-        # "right": 0.5 itself belongs above the edge, where the class is named.
-        bin_of = np.searchsorted(edges, counted[:, plane], side="right")
-        np.add.at(counts[:, plane], (labels, bin_of), 1)
+    for cell in cells(scores, labels, bins).transpose(1, 0, 2):
+        np.add.at(counts, tuple(cell.T), 1)
     return counts
+
+
+def cells(
+    scores: NDArray[np.floating], labels: NDArray[np.integer], bins: int
+) -> NDArray[np.int64]:
+    """The cell that each patient marks in each plane: true class, plane, bin. Sensitive.
+
+    Args:
+        scores: as for :func:`histogram`.
+        labels: as there.
+        bins: as there.
+
+    Returns:
+        (patients, planes, 3) int64.
+    """
+    edges = np.arange(1, bins) / bins
+    # "right": 0.5 itself belongs above the edge, where the class is named.
+    bin_of = np.searchsorted(edges, plane_scores(scores), side="right")
+    true, plane = np.broadcast_arrays(labels[:, None], np.arange(bin_of.shape[1])[None, :])
+    return np.stack([true, plane, bin_of], axis=2).astype(np.int64)
 
 
 def _check_labels(scores: NDArray[np.floating], labels: NDArray[np.integer], classes: int) -> None:
@@ -132,32 +131,6 @@ def _check_labels(scores: NDArray[np.floating], labels: NDArray[np.integer], cla
         raise ValueError(f"scores of shape {scores.shape} do not fit {classes} classes and labels")
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"a label lies outside the {classes} classes")
-
-
-def pool(releases: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """The sum of the sites' releases, negative cells included; order does not matter.
-
-    Raises:
-        ValueError: there is no release, or their shapes differ.
-    """
-    total: NDArray[np.int64] | None = None
-    for release in releases:
-        if total is not None and release.shape != total.shape:
-            raise ValueError(f"releases of shapes {total.shape} and {release.shape} do not add up")
-        total = release.astype(np.int64) if total is None else total + release
-    if total is None:
-        raise ValueError("there is no release to pool")
-    return total
-
-
-def pooled_variance(sigmas: Iterable[float]) -> float:
-    """Variance of the noise in one cell of the pooled histogram, in counts squared.
-
-    Args:
-        sigmas: each site's noise standard deviation per cell, before rounding to integers;
-            0 for a site that releases its exact counts.
-    """
-    return sum(sigma**2 + ROUNDING_VARIANCE for sigma in sigmas if sigma > 0.0)
 
 
 def one_vs_rest(

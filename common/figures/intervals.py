@@ -148,6 +148,20 @@ def _share_ends(
     return max(middle - reach, 0.0), min(middle + reach, 1.0)
 
 
+def counted(number: float, variance: float) -> Estimate:
+    """A number of patients, give or take the noise alone.
+
+    Args:
+        number: as read, not clipped.
+        variance: of the noise in it.
+    """
+    reach = Z * float(np.sqrt(variance))
+    if number - reach <= 0.0 < reach:
+        why = f"noise exceeds signal: {number:.0f} patients read through noise of ±{reach:.0f}"
+        return Estimate(number, number - reach, number + reach, meaningful=False, why=why)
+    return Estimate(number, number - reach, number + reach)
+
+
 def mean(parts: Sequence[Estimate], *, independent: bool) -> Estimate:
     """The plain mean of several figures.
 

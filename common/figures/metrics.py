@@ -14,82 +14,45 @@ patients leaves a figure without meaning, its :class:`~common.figures.intervals.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.figures import confusion
-from common.figures.auc import area_under_roc, by_score
-from common.figures.calibration import calibration_error, exact_calibration_error
+from common.figures.auc import area_under_roc, by_score, roc_points
+from common.figures.calibration import (
+    calibration_error,
+    exact_calibration_error,
+    exact_calibration_points,
+)
+from common.figures.figures import Figures, Series
 from common.figures.histogram import (
     histogram,
     one_vs_rest,
     plane_scores,
     planes,
     release_shape,
-    sensitivity,
 )
-from common.figures.intervals import Estimate, Z, absent, mean, share
+from common.figures.intervals import Estimate, absent, counted, mean, share
 
-__all__ = [
-    "Estimate",
-    "Metrics",
-    "evaluate",
-    "exact",
-    "histogram",
-    "one_vs_rest",
-    "sensitivity",
-]
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """The figures of one evaluation. Public once computed from what sites released.
-
-    With two classes sensitivity, specificity, precision, F1 and AUC are those of class 1; with
-    more, the plain mean over classes of each against the rest. Per-class figures are in the
-    order of the study's classes.
-
-    Attributes:
-        patients: how many patients were counted; as read, not clipped.
-        auc: area under the ROC curve. With more than two classes the score of class k is
-            ``p_k / (p_k + max of the others)``.
-        accuracy: share of patients whose class the model names.
-        balanced_accuracy: mean over classes of the share named rightly.
-        sensitivity: recall.
-        specificity: share of the others that the model does not name.
-        precision: share of those named that are rightly named.
-        f1: harmonic mean of precision and sensitivity.
-        calibration_error: expected calibration error; two classes only.
-        auc_of: each class's area against the rest.
-        sensitivity_of: each class's recall.
-        prevalence: each class's share of the patients.
-        confusion: counts by (true class, named class); negative cells are noise.
-        noise_variance: variance of the noise in each cell of the histogram.
-    """
-
-    patients: Estimate
-    auc: Estimate
-    accuracy: Estimate
-    balanced_accuracy: Estimate
-    sensitivity: Estimate
-    specificity: Estimate
-    precision: Estimate
-    f1: Estimate
-    calibration_error: Estimate
-    auc_of: tuple[Estimate, ...]
-    sensitivity_of: tuple[Estimate, ...]
-    prevalence: tuple[Estimate, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    noise_variance: float
+ROC_POINTS: Final = 200
+"""At most this many points of a curve are kept for drawing."""
 
 
 def evaluate(
     counts: NDArray[np.integer], *, noise_variance: float, classes: Sequence[str]
-) -> Metrics:
+) -> Figures:
     """Every figure from the pooled histogram.
+
+    With two classes sensitivity, specificity, precision, F1 and AUC are those of class 1; with
+    more, the plain mean over classes of each against the rest, and the score of class k is
+    ``p_k / (p_k + max of the others)``. Balanced accuracy is the mean over classes of the share
+    named rightly; calibration error is for two classes only. Of each class there are its area
+    against the rest, its recall and its share of the patients; the table ``confusion`` counts by
+    (true class, named class).
 
     Args:
         counts: (classes, planes, bins), the sum of the sites' releases, never clipped.
@@ -113,7 +76,7 @@ def evaluate(
 
 def exact(
     scores: NDArray[np.floating], labels: NDArray[np.integer], *, classes: Sequence[str]
-) -> Metrics:
+) -> Figures:
     """The same figures from the patients' scores, without bins and without noise.
 
     Args:
@@ -130,7 +93,41 @@ def exact(
     counted = plane_scores(scores)
     auc_of = _of_each(classes, partial(_exact_auc, counted, labels))
     error = _no_calibration_error(len(classes)) or exact_calibration_error(counted[:, 0], labels)
-    return _metrics(named, 0.0, classes, auc_of, error)
+    found = _metrics(named, 0.0, classes, auc_of, error)
+    series = {"roc": _roc(counted, labels, classes)}
+    if len(classes) == 2:
+        series["calibration"] = (_reliability(counted[:, 0], labels, classes[1]),)
+    return replace(found, series=series)
+
+
+def _roc(
+    counted: NDArray[np.float64], labels: NDArray[np.integer], classes: Sequence[str]
+) -> tuple[Series, ...]:
+    """The positive class's curve for two classes; for more, each against the rest."""
+    positives = {1: 0} if len(classes) == 2 else {k: k for k in range(len(classes))}
+    return tuple(
+        Series(classes[k], _thinned(counted[:, plane], labels == k))
+        for k, plane in positives.items()
+    )
+
+
+def _thinned(
+    scores: NDArray[np.float64], positive: NDArray[np.bool_]
+) -> tuple[tuple[float, float], ...]:
+    """A ROC curve at no more points than a picture can show."""
+    false, true = roc_points(*by_score(scores, positive))
+    kept = np.unique(np.linspace(0, len(false) - 1, min(len(false), ROC_POINTS)).astype(int))
+    return tuple((float(false[i]), float(true[i])) for i in kept)
+
+
+def _reliability(scores: NDArray[np.float64], labels: NDArray[np.integer], positive: str) -> Series:
+    """How often the positive class came true at each score."""
+    points = exact_calibration_points(scores, labels)
+    return Series(
+        positive,
+        tuple((each.score, each.rate.value or 0.0) for each in points),
+        tuple((each.rate.low, each.rate.high) for each in points),
+    )
 
 
 def _of_each(classes: Sequence[str], area: Callable[[int, str], Estimate]) -> tuple[Estimate, ...]:
@@ -168,24 +165,28 @@ def _metrics(
     classes: Sequence[str],
     auc_of: tuple[Estimate, ...],
     error: Estimate,
-) -> Metrics:
+) -> Figures:
     tables = confusion.tables(counts, noise_variance, classes)
     recalls = tuple(confusion.recall(table) for table in tables)
     recall = mean(recalls, independent=True)
-    return Metrics(
+    return Figures(
         patients=_patients(counts, noise_variance),
-        auc=_overall(auc_of),
-        accuracy=confusion.accuracy(tables),
-        balanced_accuracy=recall,
-        sensitivity=recalls[1] if len(classes) == 2 else recall,
-        specificity=_overall([confusion.specificity(table) for table in tables]),
-        precision=_overall([confusion.precision(table) for table in tables]),
-        f1=_overall([confusion.f1(table) for table in tables]),
-        calibration_error=error,
-        auc_of=auc_of,
-        sensitivity_of=recalls,
-        prevalence=_prevalence(counts, noise_variance),
-        confusion=confusion.matrix(counts),
+        values={
+            "auc": _overall(auc_of),
+            "accuracy": confusion.accuracy(tables),
+            "balanced_accuracy": recall,
+            "sensitivity": recalls[1] if len(classes) == 2 else recall,
+            "specificity": _overall([confusion.specificity(table) for table in tables]),
+            "precision": _overall([confusion.precision(table) for table in tables]),
+            "f1": _overall([confusion.f1(table) for table in tables]),
+            "calibration_error": error,
+        },
+        of={
+            "auc": auc_of,
+            "sensitivity": recalls,
+            "prevalence": _prevalence(counts, noise_variance),
+        },
+        tables={"confusion": confusion.matrix(counts)},
         noise_variance=float(noise_variance),
     )
 
@@ -216,8 +217,4 @@ def _prevalence(counts: NDArray[np.integer], noise_variance: float) -> tuple[Est
 def _patients(counts: NDArray[np.integer], noise_variance: float) -> Estimate:
     """The number of patients counted, give or take the noise alone."""
     totals, noise = _totals(counts, noise_variance)
-    number, reach = float(totals.sum()), Z * float(np.sqrt(noise * len(totals)))
-    if number - reach <= 0.0 < reach:
-        why = f"noise exceeds signal: {number:.0f} patients read through noise of ±{reach:.0f}"
-        return Estimate(number, number - reach, number + reach, meaningful=False, why=why)
-    return Estimate(number, number - reach, number + reach)
+    return counted(float(totals.sum()), noise * len(totals))

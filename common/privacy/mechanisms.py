@@ -21,7 +21,6 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from common.errors import PrivacyError
-from common.figures.histogram import sensitivity
 from common.privacy.accounting import (
     MOST_NOISE,
     SAME,
@@ -162,7 +161,9 @@ def understated(
         return None if proposed == expected and isinstance(privacy, NoPrivacy) else "mode"
     evaluation = proposed.evaluation
     cell_noise = (
-        evaluation.noise_multiplier * sensitivity(len(study.task.classes)) if evaluation else 0.0
+        evaluation.noise_multiplier * study.task.release(study.evaluation.bins).bound
+        if evaluation
+        else 0.0
     )
     holds = {
         "sampling_rate": proposed.step.sampling_rate == rate,
@@ -219,7 +220,7 @@ def _patient_mechanism(
         # An evaluation scores everyone: it has no sample to cap, so the whole of delta is its own.
         multiplier = _calibrate_evaluation(share, privacy.delta, evaluations)
         evaluation = SampledGaussian(sampling_rate=1.0, noise_multiplier=multiplier, count=1)
-        cell_noise = multiplier * sensitivity(len(study.task.classes))
+        cell_noise = multiplier * study.task.release(study.evaluation.bins).bound
         cost = epsilon(((evaluation, evaluations),), privacy.delta)
     return PatientMechanism(
         step=step,

@@ -7,56 +7,23 @@ public. Unknown keys are errors, and so is a number out of range: :mod:`common.s
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from common.errors import StudyError
+from common.models.models import AnyModel
+from common.models.scattering import ScatteringSpec
+from common.models.spec import Shape
 from common.settings import Section, load_toml
+from common.study.aggregation import AggregationSettings
 from common.study.bounds import bound, require_combined
 from common.study.fixed_point import FixedPoint
-from common.study.strategies import AggregationSettings
-from common.visible import is_steering
+from common.tasks.task import Heads
+from common.tasks.tasks import AnyTask
+from common.text import Slug, StudyName, Words
 
-
-def _slug(text: str) -> str:
-    if re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", text) is None:
-        raise ValueError("should be 1 to 63 lower-case letters, digits and hyphens")
-    return text
-
-
-def reads_as_hash(text: str) -> bool:
-    """Whether a text is taken for the beginning of a plan's hash, and so never for a name."""
-    return re.fullmatch(rf"[0-9a-fA-F]{{{HASH_DIGITS},64}}", text) is not None
-
-
-def _no_hash(text: str) -> str:
-    if reads_as_hash(text):
-        raise ValueError(
-            f"should not look like a plan's hash: {HASH_DIGITS} or more characters, all 0-9 or a-f"
-        )
-    return text
-
-
-MOST_CLASSES: Final = 100
-"""Classes of a task."""
-HASH_DIGITS: Final = 8
-"""Digits of a plan's hash that are enough to name the plan in a command."""
-
-
-def _words(text: str) -> str:
-    if not 1 <= len(text) <= 200 or any(map(is_steering, text)):
-        raise ValueError("should be one line of 1 to 200 characters, none a control character")
-    return text
-
-
-Slug = Annotated[str, AfterValidator(_slug)]
-StudyName = Annotated[Slug, AfterValidator(_no_hash)]
-"""A plan may be named by the first digits of its hash: no study may be called so."""
-Words = Annotated[str, AfterValidator(_words)]
-"""Text that is shown to the person who approves a plan: it is read as it is written."""
 # Beyond 2^1024 a whole number has no float, and the arithmetic of a plan would raise.
 Patients = Annotated[int, Field(ge=1, le=10**9)]
 """A number of patients; a larger one is nobody's, and some have no float."""
@@ -71,19 +38,6 @@ class StudyInfo(Section):
 
     name: StudyName
     title: Words
-
-
-class Task(Section):
-    """``[task]``: what the model predicts. For two classes, the second is the positive one."""
-
-    kind: Literal["classification"] = "classification"
-    classes: tuple[Words, ...] = Field(min_length=2, max_length=MOST_CLASSES)
-
-    @model_validator(mode="after")
-    def _classes_differ(self) -> Self:
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("a class is named twice")
-        return self
 
 
 class DataNeeds(Section):
@@ -109,45 +63,6 @@ class DataNeeds(Section):
     mean: Annotated[float, bound("data.mean")] = 0.5
     std: Annotated[float, bound("data.std")] = 0.25
     spacing: tuple[Millimetres, Millimetres] | None = None
-
-
-def _explain_batch_norm(norm: object) -> object:
-    if norm == "batch":
-        raise ValueError(
-            "batch normalisation mixes the patients of a batch, so that no gradient belongs to "
-            'one patient; "group" or "none" can be trained privately'
-        )
-    return norm
-
-
-class ModelSpec(Section):
-    """``[model]``: the network; without it, ``scattering``.
-
-    Attributes:
-        name: ``scattering`` is one linear layer on fixed wavelet features, ``cnn`` a small
-            network of 3x3 convolutions, ``resnet18`` and ``densenet121`` are MONAI's with
-            group normalisation.
-        scales: of ``scattering``: how often the image is halved.
-        orientations: of ``scattering``: directions of the wavelets.
-        widths: of ``cnn``: output channels of each convolution.
-        norm: of ``cnn``: ``group`` puts group normalisation after each convolution.
-        groups: number of groups of a group normalisation; left out, 8 or what divides.
-        activation: of ``cnn``: what follows each convolution.
-        pooling: of ``cnn``: ``flatten`` keeps the last feature map, ``average`` its mean.
-        hidden: of ``cnn``: width of the dense layer before the last; 0 leaves it out.
-    """
-
-    name: Literal["scattering", "cnn", "resnet18", "densenet121"] = "scattering"
-    scales: Annotated[int, bound("model.scales")] = 2
-    orientations: Annotated[int, bound("model.orientations")] = 8
-    widths: tuple[Annotated[int, bound("model.widths")], ...] = Field(
-        default=(16, 16, 16), min_length=1, max_length=8
-    )
-    norm: Annotated[Literal["none", "group"], BeforeValidator(_explain_batch_norm)] = "group"
-    groups: Annotated[int, bound("model.groups")] | None = None
-    activation: Literal["relu", "tanh", "elu", "gelu", "silu"] = "relu"
-    pooling: Literal["flatten", "average"] = "average"
-    hidden: Annotated[int, bound("model.hidden")] = 0
 
 
 class Augmentation(Section):
@@ -196,7 +111,6 @@ class Training(Section):
         schedule: how it falls over the rounds, to zero after the last but for ``constant``.
         momentum: of the local optimiser, within a round.
         weight_decay: decoupled, added after the noise.
-        class_weights: factor of each class in the loss: public numbers, never counted.
         images_per_patient: images of a patient drawn in a step, averaged before the clip.
         augmentation: random changes of an image.
     """
@@ -208,7 +122,6 @@ class Training(Section):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     momentum: Annotated[float, bound("training.momentum")] = 0.0
     weight_decay: Annotated[float, bound("training.weight_decay")] = 0.0
-    class_weights: tuple[Annotated[float, bound("training.class_weights")], ...] | None = None
     images_per_patient: Annotated[int, bound("training.images_per_patient")] = 1
     augmentation: Augmentation = Augmentation()
 
@@ -259,9 +172,9 @@ class Study(Section):
     """A whole study file."""
 
     study: StudyInfo
-    task: Task
+    task: AnyTask
     data: DataNeeds
-    model: ModelSpec = ModelSpec()
+    model: AnyModel = ScatteringSpec()
     training: Training = Training()
     privacy: Annotated[PatientPrivacy | NoPrivacy, Field(discriminator="mode")]
     evaluation: Evaluation = Evaluation()
@@ -270,12 +183,6 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        weights = self.training.class_weights
-        if weights is not None and len(weights) != len(self.task.classes):
-            raise ValueError(
-                f"training.class_weights has {len(weights)} numbers, "
-                f"task.classes {len(self.task.classes)}"
-            )
         late = [number for number in self.evaluation_rounds if number > self.training.rounds]
         if late:
             raise ValueError(
@@ -284,6 +191,16 @@ class Study(Section):
             )
         require_combined(self)
         return self
+
+    @property
+    def shape(self) -> Shape:
+        """Of an image that enters the model."""
+        return Shape(self.data.channels, *self.data.image_size)
+
+    @property
+    def heads(self) -> Heads:
+        """What the model has to put out."""
+        return self.task.heads()
 
     @property
     def evaluation_rounds(self) -> tuple[int, ...]:

@@ -30,7 +30,8 @@ from common.documents import UnreadableError, read_json
 from common.errors import ConsiliumError, CoordinatorError, SiteError, of_system
 from common.files import canonical_json
 from common.settings import Section, checked
-from common.study.study_file import Patients, Slug
+from common.study.study_file import Patients
+from common.text import Slug
 
 FORMAT: Final = 1
 LARGEST: Final = 2**16

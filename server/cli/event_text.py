@@ -14,18 +14,6 @@ from common.documents import read_json
 from common.errors import ConsiliumError, CoordinatorError
 
 Fields = Mapping[str, Any]
-CHANCE: Final = 0.5
-"""AUC of a model that knows nothing."""
-SHOWN_FIGURES: Final = (
-    ("auc", "AUC"),
-    ("accuracy", "accuracy"),
-    ("balanced_accuracy", "balanced accuracy"),
-    ("sensitivity", "sensitivity"),
-    ("specificity", "specificity"),
-    ("precision", "precision"),
-    ("f1", "F1"),
-    ("calibration_error", "calibration error"),
-)
 _PURPOSES: Final = {"train": "training", "evaluate": "the evaluation", "close": "the end"}
 """What a site can be missing from; before the first round it is just missing."""
 _REFUSED: Final = "refused: "
@@ -125,17 +113,14 @@ def _completed_round(event: pb.Event, fields: Fields) -> str:
 
 
 def _evaluated(event: pb.Event, fields: Fields) -> str:
-    shown = [
-        f"{label} {figure(fields['metrics'][name])}"
-        for name, label in SHOWN_FIGURES[:2]
-        if name in fields["metrics"]
-    ]
-    auc = fields["metrics"].get("auc", {})
-    low, usable = auc.get("low"), auc.get("meaningful", True)
+    metrics = fields["metrics"]
+    named = metrics["names"][:2]
+    shown = [f"{label} {figure(metrics['values'][name])}" for name, label in named]
+    headline = metrics["values"][metrics["headline"]]
     # Where it is not usable, that is said already.
-    chance = low is not None and low <= CHANCE and usable
-    note = "; NOT SHOWN TO BE BETTER THAN CHANCE, which has AUC 0.5" if chance else ""
-    return f"evaluation after round {event.round}: {', '.join(shown)}{note}"
+    usable = headline["value"] is not None and headline["meaningful"]
+    doubts = "".join(f"; {doubt}" for doubt in metrics["doubts"]) if usable else ""
+    return f"evaluation after round {event.round}: {', '.join(shown)}{doubts}"
 
 
 def _sites(count: int) -> str:
@@ -278,8 +263,8 @@ def outcome_tables(outcome: Mapping[str, Any]) -> tuple[Table, Table]:
     figures = _table("figure", "value (95 % interval)")
     if outcome["evaluations"]:
         metrics = outcome["evaluations"][-1]["metrics"]
-        for name, label in SHOWN_FIGURES:
-            figures.add_row(label, figure(metrics[name]))
+        for name, label in metrics["names"]:
+            figures.add_row(label, figure(metrics["values"][name]))
     sites = _table("site", "declared patients", "weight", "share", "epsilon")
     for name, facts in outcome["sites"].items():
         epsilon = facts["epsilon"]

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from common.errors import CoordinatorError
 from common.files import write_atomic
-from common.study.study_file import Slug
+from common.text import Slug
 from server.daemon import authority, certificates
 from server.daemon.settings import Home
 

@@ -26,7 +26,7 @@ from pydantic import Field, ValidationError
 
 from common.errors import CoordinatorError
 from common.settings import Section, load_toml
-from common.study.study_file import Slug
+from common.text import Slug
 from common.wire.enrolment import Address, Listen, split_address
 
 FILE: Final = "coordinator.toml"

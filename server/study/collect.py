@@ -12,9 +12,9 @@ from typing import Final
 
 import structlog
 
+from common.bounded import seconds
 from common.errors import Refusal, RefusalCode, RoundError
 from common.process.logs import place
-from common.study.bounded import seconds
 from common.wire.flower import ErrorCode, Message
 from common.wire.messages import LedgerHead, Reply, Request, reply_from_record
 from server.study.context import StudyContext

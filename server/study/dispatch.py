@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from common.study.bounded import seconds
+from common.bounded import seconds
 from common.wire.flower import Message, RecordDict
 from common.wire.messages import Purpose, Request, request_to_record
 from server.study.timeouts import ReplyTimeouts

@@ -1,6 +1,6 @@
 """The figures of an evaluation, and whether they depend on a single site.
 
-Histograms are added as whole numbers, negative cells included: clipping a noisy count before
+Counts are added as whole numbers, negative cells included: clipping a noisy count before
 pooling would bias the sum. Then every figure is computed again without each site in turn, only
 from what was released, which costs no privacy. A dishonest site can keep within every bound on
 its numbers and still move a figure. So a figure that one site moves, or that rests on one site,
@@ -9,33 +9,31 @@ is marked as not meaningful (leave-one-out, as in Quenouille 1956).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from common.figures import histogram, metrics
+from common.figures import release
+from common.figures.figures import Figures, Place
 from common.figures.intervals import Estimate, absent
-from common.figures.metrics import Metrics
+from common.tasks.task import Task
 
 # docs/coordinator.md names this number: change both.
 MOVED: Final = 0.1
 """How far one site may move a figure that still counts as all sites' figure."""
 MOST_OF_IT: Final = 0.5
 """The share of the counted patients above which a site is most of the evidence."""
-_OF_EACH: Final = ("auc_of", "sensitivity_of", "prevalence")
-Place = tuple[str, int | None]
-"""A figure by its name in :class:`Metrics`, and of which class it is, where there is one each."""
 
 
 @dataclass(frozen=True)
-class Release:
+class SiteCounts:
     """What one site released.
 
     Attributes:
-        counts: its noisy histogram, (classes, planes, bins) int64.
+        counts: with noise, int64 of the shape that the task releases.
         noise: standard deviation of a cell before rounding, from its plan.
     """
 
@@ -48,64 +46,77 @@ class Pooled:
     """All sites' releases together.
 
     Attributes:
-        counts: their sum, (classes, planes, bins) int64.
+        counts: their sum, int64.
         variance: of the noise in each of its cells.
         figures: read from it; those that one site decides say so.
     """
 
     counts: npt.NDArray[np.int64]
     variance: float
-    figures: Metrics
+    figures: Figures
 
 
-def pool(releases: Mapping[str, Release], classes: Sequence[str]) -> Pooled:
+def pool(releases: Mapping[str, SiteCounts], task: Task, bins: int) -> Pooled:
     """Add up what sites released, read the figures, and hold each against every site.
 
     Args:
         releases: by site; at least one.
-        classes: of the study.
+        task: of the study.
+        bins: of its evaluations.
     """
-    whole, shares = _sum(releases, classes), _shares(releases)
+    whole, shares = _sum(releases, task), _shares(releases, task, bins)
     rest = {
-        site: _estimates(_sum(_all_but(site, releases), classes).figures)
+        site: _sum(_all_but(site, releases), task).figures.places
         for site in releases
         if len(releases) > 1
     }
-    judged = {
-        place: _judged(estimate, {site: found[place] for site, found in rest.items()}, shares)
-        for place, estimate in _estimates(whole.figures).items()
-    }
-    return replace(whole, figures=_with(whole.figures, judged))
+
+    def judged(place: Place, estimate: Estimate) -> Estimate:
+        return _judged(estimate, {site: found[place] for site, found in rest.items()}, shares)
+
+    return replace(whole, figures=whole.figures.changed(judged))
 
 
-def nothing(shape: tuple[int, int, int], why: str) -> Pooled:
+def nothing(task: Task, bins: int, why: str) -> Pooled:
     """What is known where too few sites sent something that could be counted.
 
     Args:
-        shape: of a histogram, (classes, planes, bins).
+        task: of the study.
+        bins: of its evaluations.
         why: there are no figures, in plain words.
     """
-    names = [str(number) for number in range(shape[0])]
-    empty = metrics.evaluate(np.zeros(shape, dtype=np.int64), noise_variance=0.0, classes=names)
-    unknown = dict.fromkeys(_estimates(empty), absent(why))
-    figures = replace(_with(empty, unknown), patients=absent(why))
-    return Pooled(np.zeros(shape, dtype=np.int64), 0.0, figures)
+    counts = np.zeros(task.release(bins).shape, dtype=np.int64)
+    empty = task.figures(counts, noise_variance=0.0)
+    figures = replace(empty.changed(lambda *_: absent(why)), patients=absent(why))
+    return Pooled(counts, 0.0, figures)
 
 
-def _all_but(site: str, releases: Mapping[str, Release]) -> dict[str, Release]:
+def shown(figures: Figures, task: Task) -> dict[str, Any]:
+    """The figures as an event tells them, with their names in words and what to doubt."""
+    told = asdict(figures)
+    del told["series"]  # of exact figures alone
+    named = {
+        "headline": task.headline,
+        "names": [*task.names.items()],
+        "doubts": list(task.doubts(figures)),
+    }
+    return told | named
+
+
+def _all_but(site: str, releases: Mapping[str, SiteCounts]) -> dict[str, SiteCounts]:
     return {name: release for name, release in releases.items() if name != site}
 
 
-def _sum(releases: Mapping[str, Release], classes: Sequence[str]) -> Pooled:
-    counts = histogram.pool(release.counts for release in releases.values())
-    variance = histogram.pooled_variance(release.noise for release in releases.values())
-    figures = metrics.evaluate(counts, noise_variance=variance, classes=classes)
+def _sum(releases: Mapping[str, SiteCounts], task: Task) -> Pooled:
+    counts = release.pool(each.counts for each in releases.values())
+    variance = release.pooled_variance(each.noise for each in releases.values())
+    figures = task.figures(counts, noise_variance=variance)
     return Pooled(counts, variance, figures)
 
 
-def _shares(releases: Mapping[str, Release]) -> dict[str, float]:
-    """Each site's share of the patients that were counted, in the class where it is largest."""
-    of_class = {site: release.counts.sum(axis=2).mean(axis=1) for site, release in releases.items()}
+def _shares(releases: Mapping[str, SiteCounts], task: Task, bins: int) -> dict[str, float]:
+    """Each site's share of the patients that were counted, in the group where it is largest."""
+    of_class = {site: task.groups(each.counts, bins) for site, each in releases.items()}
     # Noise can make a sum zero or negative; below one patient there is nothing to share.
     whole = np.maximum(sum(of_class.values()), 1.0)
     return {site: float((mine / whole).max()) for site, mine in of_class.items()}
@@ -147,23 +158,3 @@ def _distance(value: float, rest: Estimate) -> float:
 
 def _of_one(estimate: Estimate, why: str) -> Estimate:
     return replace(estimate, meaningful=False, why=why)
-
-
-def _estimates(figures: Metrics) -> dict[Place, Estimate]:
-    """Every figure but the count of patients, which every site changes."""
-    found: dict[Place, Estimate] = {}
-    for name in (field.name for field in fields(figures)):
-        value = getattr(figures, name)
-        if isinstance(value, Estimate) and name != "patients":
-            found[name, None] = value
-        elif name in _OF_EACH:
-            found |= {(name, number): each for number, each in enumerate(value)}
-    return found
-
-
-def _with(figures: Metrics, judged: Mapping[Place, Estimate]) -> Metrics:
-    """The figures with others in their places."""
-    changes: dict[str, Any] = {name: one for (name, at), one in judged.items() if at is None}
-    for name in _OF_EACH:
-        changes[name] = tuple(judged[name, at] for at in range(len(getattr(figures, name))))
-    return replace(figures, **changes)

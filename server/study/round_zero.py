@@ -14,12 +14,12 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from common.bounded import seconds
 from common.checkpoint import study_hash
 from common.documents import read_json
 from common.errors import CheckpointError, PrivacyError, Refusal, StudyError
 from common.files import canonical_json, write_atomic
 from common.plan import Offer, Plan, read_plan, write_plan
-from common.study.bounded import seconds
 from common.study.study_file import Study
 from common.wire.messages import LedgerHead, Reply, Request
 from server.study.collect import Absence, collect, remedy, too_few

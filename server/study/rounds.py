@@ -11,26 +11,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from common.bounded import seconds
 from common.checkpoint import KEPT, Checkpoint
 from common.errors import RoundError
 from common.plan import Plan
 from common.process.killpoints import reach
-from common.study.bounded import seconds
-from common.study.strategies import ORDER_STATISTICS
 from common.study.study_file import Study
 from common.wire.messages import LedgerHead, Purpose, Request
 from server.study import aggregation
 from server.study.collect import RoundReplies, collect
 from server.study.context import StudyContext
 from server.study.optimisers import fewest_replies, step
-from server.study.pooling import Release, nothing, pool
-from server.study.verify import NOTHING, cell_noise, histogram_shape, update_shape
+from server.study.pooling import SiteCounts, nothing, pool, shown
+from server.study.verify import NOTHING, cell_noise, counts_shape, update_shape
 
 Save = Callable[[Checkpoint], None]
 CLOSING: Final = "1m"
@@ -108,7 +107,7 @@ def advance(study: Study, state: Checkpoint, fold: aggregation.Fold) -> Checkpoi
     reached = fold.contributions(state.weights, study.fixed_point)
     weights, optimiser = step(settings, number, state.weights, reached, state.optimiser)
     # The mean before the server's own step, or what a median made of updates, one of which may lie.
-    moved = weights if settings.strategy in ORDER_STATISTICS else reached[0][0]
+    moved = weights if settings.options.every_reply else reached[0][0]
     _require_steady(study, number, state.weights, moved)
     average = _averaged(settings.average_decay, state.average, weights)
     return replace(state, round=number, weights=weights, average=average, optimiser=optimiser)
@@ -155,29 +154,30 @@ def evaluate(
         RoundError: too few sites gave a histogram.
     """
     number, started = state.round, time.monotonic()
-    shapes = {site: histogram_shape(plan) for site, plan in plans.items()}
-    shape = next(iter(plans.values())).histogram_shape
+    shapes = {site: counts_shape(plan) for site, plan in plans.items()}
+    shape = next(iter(plans.values())).release.shape
     requests = _requests(study, plans, state, "evaluate", shared_weights(study, state))
     fewest = study.aggregation.min_sites  # Bulyan's 4f + 3 is about updates, not histograms
     replies = RoundReplies(context, requests, shapes, unavailable=unavailable, fewest=fewest)
-    releases: dict[str, Release] = {}
+    releases: dict[str, SiteCounts] = {}
     for reply in replies:
         assert reply.arrays is not None
         noise = cell_noise(plans[reply.site])
-        releases[reply.site] = Release(reply.arrays.reshape(shape), noise)
+        releases[reply.site] = SiteCounts(reply.arrays.reshape(shape), noise)
     if len(releases) >= fewest:
         # Sorted, so that sums of floats do not depend on who answered first.
-        pooled = pool(dict(sorted(releases.items())), study.task.classes)
+        pooled = pool(dict(sorted(releases.items())), study.task, study.evaluation.bins)
     else:
         pooled = nothing(
-            shape,
+            study.task,
+            study.evaluation.bins,
             f"the study needs {fewest} usable histograms and got {len(releases)}; impossible: "
             f"that of {' and '.join(replies.impossible)}",
         )
     record = _record(number, started, replies) | {
         "histogram": pooled.counts.tolist(),
         "noise_variance": pooled.variance,
-        "metrics": asdict(pooled.figures),
+        "metrics": shown(pooled.figures, study.task),
     }
     ledgers = {**state.ledgers, **replies.ledgers}
     return replace(state, ledgers=ledgers, evaluations=(*state.evaluations, record))

@@ -14,7 +14,8 @@ from pydantic import Field
 from common.documents import read_json
 from common.errors import SiteError
 from common.settings import Section, checked
-from common.study.study_file import Patients, Slug
+from common.study.study_file import Patients
+from common.text import Slug
 from common.wire.enrolment import SigningKeyText
 
 

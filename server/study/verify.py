@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy.typing as npt
 
 from common.errors import RefusalCode
-from common.figures.histogram import MOST_COUNT, pooled_variance
+from common.figures.release import MOST_COUNT, Release, pooled_variance
 from common.plan import Plan
 from common.privacy.mechanisms import PatientMechanism
 from common.wire.messages import OK, Reply, Request
@@ -52,7 +52,7 @@ REFUSED: Final = "refused: "
 
 
 @dataclass(frozen=True)
-class HistogramLimits:
+class CountLimits:
     """What an honest histogram can say, by public numbers alone.
 
     Attributes:
@@ -61,7 +61,7 @@ class HistogramLimits:
         noise: standard deviation of a cell, rounding included; 0 for exact counts.
     """
 
-    shape: tuple[int, int, int]
+    release: Release
     most: int
     noise: float
 
@@ -84,7 +84,7 @@ class ReplyShape:
     limit: int = 0
     document: bool = False
     saturates: bool = False
-    votes: HistogramLimits | None = None
+    votes: CountLimits | None = None
 
 
 NOTHING: Final = ReplyShape()
@@ -97,13 +97,13 @@ def update_shape(plan: Plan) -> ReplyShape:
     return ReplyShape(fixed_point.dtype, plan.weights, fixed_point.limit, saturates=True)
 
 
-def histogram_shape(plan: Plan) -> ReplyShape:
+def counts_shape(plan: Plan) -> ReplyShape:
     """What a site sends back for an evaluation."""
-    shape = plan.histogram_shape
-    votes = HistogramLimits(
-        shape, most_validated(plan), math.sqrt(pooled_variance([cell_noise(plan)]))
+    release = plan.release
+    votes = CountLimits(
+        release, most_validated(plan), math.sqrt(pooled_variance([cell_noise(plan)]))
     )
-    return ReplyShape("int64", math.prod(shape), MOST_COUNT, votes=votes)
+    return ReplyShape("int64", release.size, MOST_COUNT, votes=votes)
 
 
 def most_validated(plan: Plan) -> int:
@@ -188,11 +188,14 @@ def _wrong_array(array: npt.NDArray[Any], shape: ReplyShape) -> str | None:
     return None if shape.votes is None else _wrong_votes(array, shape.votes)
 
 
-def _wrong_votes(array: npt.NDArray[Any], votes: HistogramLimits) -> str | None:
+def _wrong_votes(array: npt.NDArray[Any], votes: CountLimits) -> str | None:
     """Why no honest site could count this; each sum only once its terms are known to be small."""
-    counts = array.reshape(votes.shape)
-    for kind, axes in (("a cell", ()), ("a class", (2,)), ("all classes", (0, 2))):
+    counts, once = array.reshape(votes.release.shape), votes.release.once
+    # A patient is in one of the cells that differ in these axes alone, and in no two.
+    for axes in (once[first:] for first in range(len(once), -1, -1)):
         sums = counts.sum(axis=axes) if axes else counts
+        together = counts.size // sums.size
+        kind = "a cell" if together == 1 else f"{together} cells together"
         reach = TAILS * votes.noise * math.sqrt(counts.size / sums.size)
         least, most = int(sums.min()), int(sums.max())
         if least < -reach:

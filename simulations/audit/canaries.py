@@ -25,6 +25,7 @@ from client.sitefile import DataSet, load_site_file
 from common.errors import DataError
 from common.privacy.randomness import Stream, known_secret
 from common.study.study_file import Study
+from common.tasks.tasks import as_classification
 from simulations.audit.audit_settings import CanaryKind
 from simulations.hospitals.archives import Hospitals
 from simulations.hospitals.dicom_writer import (
@@ -111,14 +112,12 @@ def insert(
     for site, made in canaries.items():
         path = folder / site / hospitals.site_file(site).name
         file = load_site_file(path)
-        data, labels = (
-            file.data[study.data.dataset],
-            file.label_file(study.data.dataset, path.parent),
-        )
+        data = file.data[study.data.dataset]
+        labels = file.label_file(study.data.dataset, path.parent)
         _make_room(path, data, len(made))
         inside = [one for one in made if one.inside]
         rows = [_write(folder / site / data.images, study, labels.key, one) for one in inside]
-        _append(labels, study.task.classes, rows)
+        _append(labels, as_classification(study.task).classes, rows)
 
 
 def _make_room(path: Path, data: DataSet, count: int) -> None:
@@ -182,7 +181,7 @@ def _patterns(
     angles, waves, phases = (stream.uniform(shape) for _ in range(3))
     along = rows * np.sin(2 * math.pi * angles) + columns * np.cos(2 * math.pi * angles)
     sums = np.sin(2 * math.pi * ((1 + 7 * waves) * along + phases)).sum(axis=2)
-    labels = stream.uniform(count) * len(study.task.classes)
+    labels = stream.uniform(count) * len(as_classification(study.task).classes)
     return (sums > 0).astype(np.float32), [int(label) for label in labels]
 
 
@@ -202,8 +201,10 @@ def _mislabelled(
     ]
     images = test.images.open()[[patient.images[0] for patient in chosen]].astype(np.float32)
     # From 1 on: never back to the true class.
-    shifts = 1 + (stream.uniform(count) * (len(study.task.classes) - 1)).astype(int)
-    classes = len(study.task.classes)
+    shifts = 1 + (stream.uniform(count) * (len(as_classification(study.task).classes) - 1)).astype(
+        int
+    )
+    classes = len(as_classification(study.task).classes)
     labels = [(one.label + int(by)) % classes for one, by in zip(chosen, shifts, strict=True)]
     return images, labels
 

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.func import functional_call, grad, vmap
-from torch.nn import functional
 
 from client.data.cohort import Patient
 from client.training.local import learning_rate
@@ -165,19 +164,17 @@ def clipped_gradients(
     model = build_model(study)
     load_flat(model, weights)
     values = {name: value.detach() for name, value in model.named_parameters()}
-    factors = torch.tensor(study.training.class_weights or (1.0,) * len(study.task.classes))
 
     def loss(
-        values: dict[str, torch.Tensor], pixels: torch.Tensor, label: torch.Tensor
+        values: dict[str, torch.Tensor], pixels: torch.Tensor, target: torch.Tensor
     ) -> torch.Tensor:
-        logits = functional_call(model, values, (pixels.unsqueeze(0),))
-        # Summed: torch's weighted mean over one image would divide its class weight out again.
-        return functional.cross_entropy(logits, label.unsqueeze(0), factors, reduction="sum")
+        outputs = functional_call(model, values, (pixels.unsqueeze(0),))
+        return study.task.loss(outputs[0], target)
 
     each = vmap(grad(loss), in_dims=(None, 0, 0))
     found = []
     for batch in data.batches(study, max(1, _AT_ONCE // weights.size)):
-        gradients = each(values, batch.pixels[:, 0], batch.labels).values()
+        gradients = each(values, batch.pixels[:, 0], batch.targets[:, 0]).values()
         flat = torch.cat([one.flatten(1) for one in gradients], dim=1)
         norms = flat.norm(dim=1, keepdim=True)
         # Divided by the norm or the clip norm, whichever is larger: the clipped gradient in its

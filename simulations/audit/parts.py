@@ -18,6 +18,7 @@ from client.data.cohort import Patient
 from client.training import noise, sampling
 from client.training.gradients import GradientSum
 from client.training.sampling import Batch, RoundStreams
+from client.training.targets import TARGETS
 from client.training.tuning import images_of
 from common.numerics import EngineChoice
 from common.privacy.mechanisms import PatientMechanism
@@ -46,9 +47,10 @@ def draw(
     )
     # An empty draw has no batch that would tell shapes.
     nothing = torch.zeros(0, images_of(study), study.data.channels, *study.data.image_size)
+    none = TARGETS[study.task.target].made_up(study.task, 1, images_of(study), (1, 1))[:0]
     return Batch(
         torch.cat([nothing, *(each.pixels for each in drawn)]),
-        torch.cat([torch.zeros(0, dtype=torch.int64), *(each.labels for each in drawn)]),
+        torch.cat([none, *(each.targets for each in drawn)]),
     )
 
 
@@ -61,9 +63,9 @@ def clipped_sum(
         model: its parameters are read.
         batch: may be empty.
         mechanism: says at which norm to clip.
-        study: says how classes weigh.
+        study: says what is learned.
     """
-    return GradientSum(model, mechanism, study.training.class_weights, _CHOICE).over([batch])
+    return GradientSum(model, mechanism, study.task, _CHOICE).over([batch])
 
 
 @dataclass(frozen=True)

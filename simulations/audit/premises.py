@@ -18,6 +18,7 @@ from scipy.stats import binomtest, chi2, kstest, norm
 from torch import nn
 
 from client.training.sampling import Batch, RoundStreams
+from client.training.targets import TARGETS
 from common.models.networks import build_model
 from common.privacy.mechanisms import PatientMechanism
 from common.privacy.randomness import Stream, derive
@@ -144,8 +145,8 @@ def check_part(
     for model, batch, clip in _cases(study, mechanism, stream):
         tried = mechanism.model_copy(update={"clip_norm": clip})
         total = parts.clipped_sum(model, batch, tried, study).double()
-        for place in range(len(batch.labels)):
-            others = [number for number in range(len(batch.labels)) if number != place]
+        for place in range(len(batch.targets)):
+            others = [number for number in range(len(batch.targets)) if number != place]
             part = total - parts.clipped_sum(model, _some(batch, others), tried, study).double()
             alone = parts.clipped_sum(model, _some(batch, [place]), tried, study).double()
             longest = max(longest, float(part.norm()) / clip)
@@ -163,12 +164,12 @@ def _cases(
     study: Study, mechanism: PatientMechanism, stream: Stream
 ) -> Iterator[tuple[nn.Module, Batch, float]]:
     """Models, batches and clip norms at which a fault of clipping shows."""
-    data, classes = study.data, len(study.task.classes)
+    data, form = study.data, TARGETS[study.task.target]
     shape = (_PATIENTS, max(_SEVERAL, study.training.images_per_patient))
     pixels = stream.normal((*shape, data.channels, *data.image_size)) * _AMPLIFIED
-    labels = torch.arange(_PATIENTS) % classes
-    batch = Batch(torch.from_numpy(pixels).float(), labels)
-    like = Batch(batch.pixels[:1, :1].expand_as(batch.pixels).contiguous(), labels * 0)
+    targets = form.made_up(study.task, _PATIENTS, shape[1], data.image_size)
+    batch = Batch(torch.from_numpy(pixels).float(), targets)
+    like = Batch(batch.pixels[:1, :1].expand_as(batch.pixels).contiguous(), targets * 0)
     for network in (linear(study), _own(study, stream)):
         model = network
         for case in (batch, like, _some(batch, [0, 1, 2], images=1)):
@@ -187,7 +188,9 @@ def _own(study: Study, stream: Stream) -> nn.Module:
 
 
 def _some(batch: Batch, places: list[int], images: int | None = None) -> Batch:
-    return Batch(batch.pixels[places, :images], batch.labels[places])
+    targets = batch.targets[places]
+    targets = targets if targets.dim() == 1 else targets[:, :images]
+    return Batch(batch.pixels[places, :images], targets)
 
 
 def _who(batch: Batch) -> npt.NDArray[np.bool_]:

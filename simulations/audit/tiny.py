@@ -29,6 +29,7 @@ from common.privacy.cap import least_cap
 from common.privacy.mechanisms import PatientMechanism
 from common.privacy.randomness import derive
 from common.study.study_file import Augmentation, PatientPrivacy, Study
+from common.tasks.tasks import as_classification
 from simulations.audit.parts import Parts
 
 LENGTH: Final = 16.0
@@ -60,7 +61,7 @@ class Canaries:
 def canaries(study: Study, mechanism: PatientMechanism, side: int) -> Canaries:
     """``side * side`` canaries for a study, their labels in turn."""
     count, classes = side * side, len(study.task.classes)
-    weights = study.training.class_weights or (1.0,) * classes
+    weights = as_classification(study.task).class_weights or (1.0,) * classes
     # At zero weights softmax is uniform, so the gradient by the logits has this norm.
     longest = min(weights) * math.sqrt(1.0 - 1.0 / classes)
     data = study.data.model_copy(

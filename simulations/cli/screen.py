@@ -28,6 +28,11 @@ class Screen(Watcher):
 
     def __init__(self) -> None:
         self._job: ProgressJob | None = None
+        self._figure = ""
+
+    def begin(self, figure: str) -> None:
+        """Remember what is measured."""
+        self._figure = figure
 
     @contextmanager
     def phase(self, name: str, total: int) -> Iterator[None]:
@@ -51,12 +56,12 @@ class Screen(Watcher):
             return
         self._job.advance()
         if point is not None:
-            auc = report.figure(point.auc)
+            value = report.figure(point.value)
             # Rounded up: never more was spent than is shown.
             cost = (
                 "" if spent is None else f", ε {math.ceil(100 * spent) / 100:.2f} spent on training"
             )
-            self._job.note(f"round {number}: test AUC {auc}{cost}")
+            self._job.note(f"round {number}: test {self._figure} {value}{cost}")
 
     def baseline_done(self, found: Outcome) -> None:
         """Another baseline, with its figure."""
@@ -66,7 +71,9 @@ class Screen(Watcher):
                 found.kind, "pooled, no privacy"
             )
             site = f"{found.site} " if found.site else ""
-            self._job.note(f"{site}{name}: test AUC {report.figure(found.metrics.auc.value)}")
+            self._job.note(
+                f"{site}{name}: test {self._figure} {report.figure(found.metrics.main.value)}"
+            )
 
 
 def show(console: Console, result: Result, run: Path) -> None:
@@ -82,16 +89,17 @@ def _comparison(result: Result) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("model")
     table.add_column("privacy")
-    for name in ("AUC", "95 % interval", "accuracy"):
+    head, *others = result.study.figures[:2]
+    for name in (head[1], "95 % interval", *(words for _, words in others)):
         table.add_column(name, justify="right")
     for name, privacy, outcome in report.rows(result):
-        auc, accuracy = outcome.metrics.auc, outcome.metrics.accuracy
+        found = outcome.metrics
         table.add_row(
             Text(name),
             privacy,
-            report.figure(auc.value),
-            report.interval(auc),
-            report.figure(accuracy.value),
+            report.figure(found.main.value),
+            report.interval(found.main),
+            *(report.figure(found.figures[each].value) for each, _ in others),
             style="bold cyan" if outcome.kind == "shared" else None,
         )
     return table

@@ -18,11 +18,13 @@ from common.files import sha256
 MANIFEST: Final = "hospitals.json"
 SITE_FILE: Final = "site.toml"
 LABEL_COLUMN: Final = "label"
+MASKS: Final = "masks"
 FACTS: Final = {
     "synth": "The images were drawn by a program: they show no real patient and have no clinical "
     "value.",
     "npz": "The file that these hospitals were made from has no patient ids: each image counts as "
     "one patient.",
+    "masked-npz": "The hospitals are the institutions that the file names for its patients.",
 }
 """What must be said beside every figure, by kind of hospitals."""
 
@@ -33,11 +35,12 @@ class Hospitals:
 
     Attributes:
         folder: that holds the manifest.
-        kind: ``synth`` or ``npz``.
+        kind: one of :data:`FACTS`.
         seed: they were drawn from.
         sites: their names, sorted.
         redraws: how often a partition was drawn again.
         sha256: of the manifest.
+        notes: what else must be said of how they were made.
     """
 
     folder: Path
@@ -46,11 +49,12 @@ class Hospitals:
     sites: tuple[str, ...]
     redraws: int
     sha256: str
+    notes: tuple[str, ...] = ()
 
     @property
     def facts(self) -> tuple[str, ...]:
         """Lines to be said beside every figure."""
-        return (FACTS[self.kind],) if self.kind in FACTS else ()
+        return (*([FACTS[self.kind]] if self.kind in FACTS else []), *self.notes)
 
     def site_file(self, site: str) -> Path:
         """The site file of one hospital."""
@@ -60,6 +64,12 @@ class Hospitals:
     def test_images(self) -> Path:
         """The folder of the held-out test set."""
         return self.folder / "test" / "images"
+
+    @property
+    def test_masks(self) -> Path | None:
+        """Its folder of masks; None where labels say what its images show."""
+        masks = self.folder / "test" / MASKS
+        return masks if masks.is_dir() else None
 
     @property
     def test_labels(self) -> LabelFile:
@@ -90,13 +100,14 @@ def read_hospitals(folder: Path) -> Hospitals:
             sites=tuple(sorted(str(name) for name in document["sites"])),
             redraws=int(document.get("redraws", 0)),
             sha256=sha256(data),
+            notes=tuple(str(note) for note in document.get("notes", ())),
         )
     except FileNotFoundError as cause:
         raise DataError(
             "this is not a folder of hospitals",
             where=folder,
             wanted=f"a folder with {MANIFEST}",
-            remedy="make one with consilium-sim hospitals synth --out DIR, or from-npz",
+            remedy="make one with consilium-sim hospitals synth --out DIR, from-npz or from-masks",
         ) from cause
     except (ValueError, KeyError, TypeError) as cause:
         raise DataError(

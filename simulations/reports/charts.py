@@ -11,7 +11,7 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from simulations.reports.result import Figure, Kind, Outcome, Result
+from simulations.reports.result import Figure, Kind, Line, Outcome, Result
 
 INK: Final = "#24292f"
 SOFT: Final = "#57606a"
@@ -41,12 +41,12 @@ SITE_LINES: Final[tuple[Any, ...]] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1
 
 
 def comparison(axes: Axes, result: Result) -> None:
-    """AUC of the shared model, of everything pooled and of each hospital alone."""
+    """The headline of the shared model, of everything pooled and of each hospital alone."""
     sites = sorted({outcome.site for outcome in result.baselines if outcome.site})
     names = ["shared model"]
-    _dot(axes, result.shared.metrics.auc, 0.0, "shared")
+    _dot(axes, result.shared.metrics.main, 0.0, "shared")
     for outcome in result.of_kind("pooled"):
-        _dot(axes, outcome.metrics.auc, float(len(names)), "pooled")
+        _dot(axes, outcome.metrics.main, float(len(names)), "pooled")
         names.append("all data pooled")
     for site in sites:
         names.append(f"{site} alone")
@@ -54,14 +54,14 @@ def comparison(axes: Axes, result: Result) -> None:
             if outcome.site == site:
                 # With and without privacy side by side, one line a hospital.
                 shift = -0.16 if outcome.kind == "alone-private" else 0.16
-                _dot(axes, outcome.metrics.auc, len(names) - 1 + shift, outcome.kind)
-    value = result.shared.metrics.auc.value
+                _dot(axes, outcome.metrics.main, len(names) - 1 + shift, outcome.kind)
+    value = result.shared.metrics.main.value
     if value is not None:
         axes.axvline(value, color=COLOURS["shared"], linewidth=0.9, alpha=0.6, zorder=0)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("AUC on the test set")
+    axes.set_xlabel(f"{result.study.figures[0][1]} on the test set")
     _legend(axes, result)
 
 
@@ -100,7 +100,7 @@ def label(result: Result, kind: Kind) -> str:
 
 
 def curves(axes: Axes, result: Result) -> None:
-    """AUC over the rounds."""
+    """The headline over the rounds."""
     _curve(axes, result.shared, label(result, "shared"))
     for kind in BASELINES:
         for number, outcome in enumerate(result.of_kind(kind)):
@@ -108,12 +108,12 @@ def curves(axes: Axes, result: Result) -> None:
             _curve(axes, outcome, label(result, kind) if number == 0 else None)
     axes.set_xlabel("round")
     axes.xaxis.set_major_locator(MaxNLocator("auto", steps=(1, 2, 5, 10), integer=True))
-    axes.set_ylabel("AUC on the test set")
+    axes.set_ylabel(f"{result.study.figures[0][1]} on the test set")
     _below(axes)
 
 
 def _curve(axes: Axes, outcome: Outcome, text: str | None) -> None:
-    points = [(point.round, point.auc) for point in outcome.curve if point.auc is not None]
+    points = [(point.round, point.value) for point in outcome.curve if point.value is not None]
     main = outcome.kind in {"shared", "pooled"}
     axes.plot(
         [point[0] for point in points],
@@ -130,11 +130,11 @@ def _curve(axes: Axes, outcome: Outcome, text: str | None) -> None:
 def roc(axes: Axes, result: Result) -> None:
     """ROC of the shared model and of the best of each kind of baseline."""
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
-    if len(result.shared.roc) > 1:
+    if len(result.shared.series["roc"]) > 1:
         _roc_by_class(axes, result)
     else:
         best = [result.best("alone"), result.best("alone-private"), result.best("pooled")]
-        for outcome in [*(one for one in best if one and one.roc), result.shared]:
+        for outcome in [*(one for one in best if one and one.series.get("roc")), result.shared]:
             _roc_line(axes, result, outcome)
     axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.set_aspect("equal")
@@ -143,8 +143,8 @@ def roc(axes: Axes, result: Result) -> None:
 
 
 def _roc_line(axes: Axes, result: Result, outcome: Outcome) -> None:
-    rates = outcome.roc[0].points
-    auc = outcome.metrics.auc.value
+    rates = outcome.series["roc"][0].points
+    auc = outcome.metrics.main.value
     best = f"{outcome.site} " if outcome.site else ""
     axes.plot(
         [point[0] for point in rates],
@@ -157,28 +157,30 @@ def _roc_line(axes: Axes, result: Result, outcome: Outcome) -> None:
 
 
 def _roc_by_class(axes: Axes, result: Result) -> None:
-    for number, roc in enumerate(result.shared.roc):
+    _lines(axes, result.shared.series["roc"], "{} against the rest")
+
+
+def _lines(axes: Axes, series: tuple[Line, ...], text: str) -> None:
+    for number, line in enumerate(series):
         axes.plot(
-            [point[0] for point in roc.points],
-            [point[1] for point in roc.points],
+            [point[0] for point in line.points],
+            [point[1] for point in line.points],
             color=SITE_COLOURS[number % len(SITE_COLOURS)],
             linestyle=SITE_LINES[number % len(SITE_LINES)],
-            label=f"{roc.positive} against the rest",
+            label=text.format(line.label),
         )
 
 
 def calibration(axes: Axes, result: Result) -> None:
     """Observed share against score, of the shared model."""
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
-    cells = [cell for cell in result.shared.reliability if cell.observed.value is not None]
-    scores = [cell.score for cell in cells]
-    low, high = [cell.observed.low for cell in cells], [cell.observed.high for cell in cells]
+    (line,) = result.shared.series["calibration"]
+    scores, observed = [point[0] for point in line.points], [point[1] for point in line.points]
+    low, high = [ends[0] for ends in line.ends], [ends[1] for ends in line.ends]
     axes.vlines(scores, low, high, color=COLOURS["shared"], linewidth=2.2, alpha=0.45)
-    observed = [cell.observed.value or 0.0 for cell in cells]
     axes.plot(scores, observed, "o-", color=COLOURS["shared"], linewidth=1.2, markersize=6)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05))
-    positive = result.study.classes[1]
-    axes.set(xlabel=f"score for {positive}", ylabel=f"share with {positive}")
+    axes.set(xlabel=f"score for {line.label}", ylabel=f"share with {line.label}")
     axes.set_aspect("equal")
 
 
@@ -212,29 +214,17 @@ def epsilon(axes: Axes, result: Result) -> None:
     axes.legend(loc="lower right")
 
 
-FIGURES: Final = {
-    "auc": "AUC",
-    "accuracy": "accuracy",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "f1": "F1",
-    "calibration_error": "calibration error",
-}
-"""The figures of an evaluation, in the order and the words in which they are shown."""
-
-
 def federated(axes: Axes, result: Result) -> None:
     """Figures from the noised histograms beside the exact ones."""
     last = result.federated_evaluation[-1]
-    names = [name for name in FIGURES if name in last.figures]
-    for row, name in enumerate(names):
-        exact: Figure = getattr(result.metrics, name)
-        _dot(axes, exact, row - 0.14, "shared")
+    named = [(name, words) for name, words in result.study.figures if name in last.figures]
+    for row, (name, _) in enumerate(named):
+        _dot(axes, result.metrics.figures[name], row - 0.14, "shared")
         _noisy_dot(axes, last.figures[name], row + 0.16)
     axes.plot([], [], MARKERS["shared"], color=COLOURS["shared"], label="test set, exact")
     axes.plot([], [], "o", color=INK, label="hospitals' histograms, with noise")
-    axes.set_yticks(range(len(names)), [FIGURES[name] for name in names])
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(range(len(named)), [words for _, words in named])
+    axes.set_ylim(len(named) - 0.5, -0.5)
     axes.set_xlim(-0.03, 1.03)
     axes.grid(visible=False, axis="y")
     _below(axes, handletextpad=0.2)

@@ -148,7 +148,7 @@ def _specs(result: Result) -> tuple[_Spec, ...]:
         _Spec(
             "comparison",
             "Shared model, hospitals alone, everything pooled",
-            "Area under the ROC curve on the same held-out test set, after the same number of "
+            f"{result.study.figures[0][1]} on the same held-out test set, after the same number of "
             "rounds and steps. Lines are 95 % intervals.",
             1.3 + 0.42 * rows,
             charts.comparison,
@@ -169,7 +169,7 @@ def _specs(result: Result) -> tuple[_Spec, ...]:
             "Sensitivity against false alarms at every threshold; the diagonal is chance.",
             4.6,
             charts.roc,
-            lambda result: bool(result.shared.roc),
+            lambda result: "roc" in result.shared.series,
         ),
         _Spec(
             "calibration",
@@ -178,7 +178,7 @@ def _specs(result: Result) -> tuple[_Spec, ...]:
             "read as probabilities. Lines are 95 % intervals: short where there are many patients.",
             4.6,
             charts.calibration,
-            lambda result: bool(result.shared.reliability),
+            lambda result: "calibration" in result.shared.series,
         ),
         _Spec(
             "epsilon",

@@ -16,13 +16,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.files import write_atomic
-from simulations.reports.charts import BASELINES, FIGURES, label
+from simulations.reports.charts import BASELINES, label
 from simulations.reports.plots import Plot, draw_all, write_figures
-from simulations.reports.result import Figure, Outcome, Result, ResultMetrics
+from simulations.reports.result import Figure, Outcome, Result
 
 FILE: Final = "report.html"
 FIGURES_FOLDER: Final = "figures"
 TEMPLATES: Final = Path(__file__).resolve().parents[1] / "templates"
+MOST_COLUMNS: Final = 6
+"""Figures of a model in the table of models."""
 SMALL: Final = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
 
 
@@ -44,7 +46,7 @@ def render(result: Result, plots: Sequence[Plot]) -> str:
             result=result,
             plots={plot.name: plot for plot in plots},
             rows=rows(result),
-            figures=FIGURES,
+            columns=result.study.figures[:MOST_COLUMNS],
             factor=None if result.study.epsilon is None else worst_odds(result.study.epsilon),
             declared=sum(site.declared_patients for site in result.per_site.values()),
             cells=agreement(result),
@@ -132,9 +134,6 @@ def agreement(result: Result) -> list[tuple[str, Figure, Figure]]:
     if not result.federated_evaluation:
         return []
     noisy = result.federated_evaluation[-1].figures
-    exact: ResultMetrics = result.metrics
-    return [
-        (words, getattr(exact, name), noisy[name])
-        for name, words in FIGURES.items()
-        if name in noisy
-    ]
+    exact = result.metrics.figures
+    named = result.study.figures
+    return [(words, exact[name], noisy[name]) for name, words in named if name in noisy]

@@ -51,52 +51,43 @@ class Figure(Section):
 
 
 class ResultMetrics(Section):
-    """How good a model is on a set of patients, at threshold 0.5 for two classes.
+    """How good a model is on a set of patients.
 
     Attributes:
-        patients: how many patients were scored, one vote each.
-        auc: area under the ROC curve; the mean of one against the rest for more classes.
-        accuracy: share of right classes.
-        sensitivity: recall of the positive class; the mean over classes for more than two.
-        specificity: recall of the negative class; the mean likewise.
-        f1: harmonic mean of precision and recall; the mean likewise.
-        calibration_error: expected calibration error.
+        patients: how many patients were scored.
+        headline: name of the figure that sums it up.
+        figures: by name.
     """
 
     patients: int
-    auc: Figure
-    accuracy: Figure
-    sensitivity: Figure
-    specificity: Figure
-    f1: Figure
-    calibration_error: Figure
+    headline: str
+    figures: dict[str, Figure]
+
+    @property
+    def main(self) -> Figure:
+        """The figure that sums it up."""
+        return self.figures[self.headline]
 
 
 class CurvePoint(Section):
-    """The held-out test set after a round: no hospital could compute this."""
+    """The headline figure on the held-out test set after a round: no hospital could compute it."""
 
     round: int
-    auc: float | None
-    accuracy: float
+    value: float | None
 
 
-class Roc(Section):
-    """One class against the rest: false positive and true positive rates, ascending."""
-
-    positive: str
-    points: tuple[tuple[float, float], ...]
-
-
-class ReliabilityCell(Section):
-    """Scores of one cell against what came true.
+class Line(Section):
+    """A line of a picture.
 
     Attributes:
-        score: mean score of the patients in the cell.
-        observed: share of them that had the class.
+        label: what it shows.
+        points: (x, y), by increasing x.
+        ends: the intervals of each y; empty where there are none.
     """
 
-    score: float
-    observed: Figure
+    label: str
+    points: tuple[tuple[float, float], ...]
+    ends: tuple[tuple[float, float], ...] = ()
 
 
 class Outcome(Section):
@@ -111,8 +102,8 @@ class Outcome(Section):
         weights_sha256: of the little-endian float32 bytes.
         metrics: on the pooled test set.
         curve: over the rounds.
-        roc: one curve, or one a class for more than two.
-        reliability: of the positive class; empty for more than two classes.
+        series: by name, the lines of each picture that the task draws.
+        doubts: what a reader must know first of the model.
         note: what to know about this training, such as that it diverged.
     """
 
@@ -123,8 +114,8 @@ class Outcome(Section):
     weights_sha256: str = Hash
     metrics: ResultMetrics
     curve: tuple[CurvePoint, ...] = ()
-    roc: tuple[Roc, ...] = ()
-    reliability: tuple[ReliabilityCell, ...] = ()
+    series: dict[str, tuple[Line, ...]] = Field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
     note: str | None = None
 
 
@@ -167,12 +158,19 @@ class SiteFacts(Section):
 
 
 class StudyFacts(Section):
-    """What a reader must know of the study file, which lies beside the result."""
+    """What a reader must know of the study file, which lies beside the result.
+
+    Attributes:
+        figures: the names of its task's figures, each in the words in which it is shown, the
+            headline first.
+    """
 
     name: str
     title: str
     sha256: str = Hash
+    task: str
     classes: tuple[str, ...]
+    figures: tuple[tuple[str, str], ...]
     rounds: int
     local_steps: int
     batch_size: int
@@ -238,9 +236,9 @@ class Result(Section):
         return tuple(outcome for outcome in self.baselines if outcome.kind == kind)
 
     def best(self, kind: Kind) -> Outcome | None:
-        """The baseline of one kind with the largest AUC on the test set, if there is any."""
-        # An AUC that is not defined comes last.
-        return max(self.of_kind(kind), key=lambda one: one.metrics.auc.value or 0.0, default=None)
+        """The baseline of one kind with the best headline figure, if there is any."""
+        # A figure that is not defined comes last.
+        return max(self.of_kind(kind), key=lambda one: one.metrics.main.value or 0.0, default=None)
 
 
 def write_result(run: Path, result: Result) -> Path:

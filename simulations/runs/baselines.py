@@ -23,10 +23,9 @@ from common.errors import RoundError
 from common.numerics import NumericsRecord
 from common.plan import Offer
 from common.privacy.mechanisms import PatientMechanism, mechanism
-from common.study.strategies import AggregationSettings
+from common.study.aggregation import AggregationSettings
 from common.study.study_file import NoPrivacy, Study
 from common.wire.flower import identify
-from server.study.aggregation import needs_every_reply
 from server.study.rounds import shared_weights
 from simulations.grids.in_process import RUN_ID
 from simulations.reports.result import CurvePoint, Kind, Outcome
@@ -141,7 +140,7 @@ def _changed(
 
 def _for_one(settings: AggregationSettings) -> AggregationSettings:
     """Medians, trimmed means and Krum of one reply are that reply: what FedAvg gives."""
-    if not needs_every_reply(settings.strategy):
+    if not settings.options.every_reply:
         return settings
     return AggregationSettings(strategy="fedavg", average_decay=settings.average_decay)
 

@@ -63,6 +63,7 @@ def run_study(
     check_study(study, hospitals)
     check_site_order(settings, hospitals)
     check_record(settings, study, hospitals)
+    watcher.begin(study.task.names[study.task.headline])
     with ExitStack() as stack:
         # A site that was opened is closed before its folder is removed: else it fails to close, and
         # that error would be shown in place of the one that matters.

@@ -92,6 +92,9 @@ class Watcher:
 
     progress: Progress = staticmethod(silent)
 
+    def begin(self, figure: str) -> None:
+        """The run begins; its models are measured by this figure, in words."""
+
     def resumed(self, number: int) -> None:
         """An earlier start has completed this many rounds."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -18,17 +18,12 @@ from simulations.reports.result import (
     HospitalsFacts,
     Outcome,
     Result,
-    ResultMetrics,
     Seeds,
     SiteFacts,
     StudyFacts,
 )
 from simulations.runs.curve import curve_rounds
 
-CHANCE: Final = 0.5
-"""AUC of a model that knows nothing."""
-ONE_CLASS: Final = 0.02
-"""Share of a class's patients that is as good as none, or difference that is."""
 DISTRIBUTIONS: Final = (
     *("consilium", "cryptography", "dp-accounting", "flwr", "monai", "numpy", "opacus"),
     *("pydicom", "safetensors", "scipy", "torch"),
@@ -63,7 +58,7 @@ def summarise(
     """
     privacy = study.privacy
     return Result(
-        warnings=(*_warnings(plans, published), *useless(shared.metrics, len(study.task.classes))),
+        warnings=(*_warnings(plans, published), *shared.doubts),
         study=_study_facts(study, plans),
         hospitals=HospitalsFacts(
             kind=hospitals.kind,
@@ -116,27 +111,6 @@ def _warnings(plans: Mapping[str, Plan], published: Mapping[str, Any]) -> tuple[
     return (*notes, *gone, *absences)
 
 
-def useless(found: ResultMetrics, classes: int) -> Iterator[str]:
-    """What a reader must know first of a model that learned nothing, or answers always the same."""
-    auc, right, other = found.auc, found.sensitivity.value, found.specificity.value
-    if auc.value is None or auc.low <= CHANCE <= auc.high or auc.value < CHANCE:
-        said = "not defined" if auc.value is None else f"{auc.value:.3f} "
-        said += "" if auc.value is None else f"({auc.low:.3f} to {auc.high:.3f})"
-        yield (
-            f"NOT SHOWN TO BE USEFUL: on {found.patients} test patients the shared model is not "
-            f"better than chance: AUC {said}"
-        )
-    if right is None or other is None:
-        return
-    # With one class for all, the mean recall is 1 / classes, and that of the others the rest.
-    same = min(right, other) <= ONE_CLASS if classes == 2 else abs(right + other - 1) < ONE_CLASS
-    if same:
-        yield (
-            "ONE CLASS FOR ALL: the shared model gives almost every test patient the same class, "
-            "so its accuracy is only the share of that class"
-        )
-
-
 def _study_facts(study: Study, plans: Mapping[str, Plan]) -> StudyFacts:
     privacy, training = study.privacy, study.training
     private = privacy if isinstance(privacy, PatientPrivacy) else None
@@ -144,7 +118,9 @@ def _study_facts(study: Study, plans: Mapping[str, Plan]) -> StudyFacts:
         name=study.study.name,
         title=study.study.title,
         sha256=study_hash(study),
+        task=study.task.kind,
         classes=study.task.classes,
+        figures=tuple(study.task.names.items()),
         rounds=training.rounds,
         local_steps=training.local_steps,
         batch_size=training.batch_size,
@@ -161,11 +137,9 @@ def _study_facts(study: Study, plans: Mapping[str, Plan]) -> StudyFacts:
 
 
 def _evaluation(record: Mapping[str, Any]) -> FederatedEvaluation:
-    named = ResultMetrics.model_fields.keys() - {"patients"}
-    return FederatedEvaluation(
-        round=record["round"],
-        figures={name: Figure.model_validate(record["metrics"][name]) for name in named},
-    )
+    values = record["metrics"]["values"]
+    figures = {name: Figure.model_validate(each) for name, each in values.items()}
+    return FederatedEvaluation(round=record["round"], figures=figures)
 
 
 def _site_facts(plan: Plan, share: float) -> SiteFacts:

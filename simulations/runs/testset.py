@@ -5,7 +5,7 @@ No hospital could compute these: they need every test patient's score in one pla
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,17 +15,16 @@ import numpy.typing as npt
 from client.data.archive import summary
 from client.data.cohort import Patient, Split, load_cohort
 from client.data.pseudonyms import Pseudonyms
-from client.training.evaluation import score
+from client.training.evaluation import outputs_of
 from common.errors import DataError
-from common.figures import metrics
+from common.figures.figures import Figures
 from common.files import sha256
 from common.numerics import EngineChoice
 from common.privacy.randomness import known_secret
 from common.process.progress import Progress
 from common.study.study_file import Study
 from simulations.hospitals.archives import Hospitals
-from simulations.reports.result import CurvePoint, Figure, Kind, Outcome, ResultMetrics
-from simulations.runs.curve import Scores, reliability, roc_curves
+from simulations.reports.result import CurvePoint, Figure, Kind, Line, Outcome, ResultMetrics
 
 _CHOICE: Final = EngineChoice(tile=16)
 """How many images go through the model at once; no hospital computes like this."""
@@ -64,6 +63,7 @@ class TestSet:
 
     images: Mapped
     patients: tuple[Patient, ...]
+    masks: Mapped | None = None
 
 
 def load_test_set(
@@ -102,9 +102,9 @@ def load_test_set(
 def curve_point(
     study: Study, weights: npt.NDArray[np.float32], test: TestSet, round_number: int
 ) -> CurvePoint:
-    """AUC and accuracy of the weights after a round."""
-    found = _exact(study, _scores(study, weights, test))
-    return CurvePoint(round=round_number, auc=found.auc.value, accuracy=found.accuracy.value or 0.0)
+    """The headline figure of the weights after a round."""
+    found = exact(study, weights, test)
+    return CurvePoint(round=round_number, value=found.values[study.task.headline].value)
 
 
 def outcome(
@@ -116,30 +116,29 @@ def outcome(
     epsilon: float | None,
 ) -> Outcome:
     """Everything that is said about one trained model on the test set."""
-    scored = _scores(study, weights, test)
+    found = exact(study, weights, test)
     return Outcome(
         kind=kind,
         learning_rate=study.training.learning_rate,
         epsilon=epsilon,
         weights_sha256=sha256(weights.astype("<f4").tobytes()),
-        metrics=_metrics(_exact(study, scored), len(test.patients)),
-        roc=roc_curves(study.task.classes, scored),
-        reliability=reliability(study.task.classes, scored),
+        metrics=ResultMetrics(
+            patients=len(test.patients),
+            headline=study.task.headline,
+            figures={name: Figure.of(each) for name, each in found.values.items()},
+        ),
+        doubts=study.task.doubts(found),
+        series={
+            name: tuple(Line.model_validate(asdict(each)) for each in lines)
+            for name, lines in found.series.items()
+        },
     )
 
 
-def _scores(study: Study, weights: npt.NDArray[np.float32], test: TestSet) -> Scores:
-    return score(study, weights, test.images.open(), test.patients, choice=_CHOICE)
-
-
-def _exact(study: Study, scored: Scores) -> metrics.Metrics:
-    return metrics.exact(*scored, classes=study.task.classes)
-
-
-def _metrics(found: metrics.Metrics, patients: int) -> ResultMetrics:
-    names = {field.name for field in fields(found)} & ResultMetrics.model_fields.keys() - {
-        "patients"
-    }
-    return ResultMetrics(
-        patients=patients, **{name: Figure.of(getattr(found, name)) for name in names}
-    )
+def exact(study: Study, weights: npt.NDArray[np.float32], test: TestSet) -> Figures:
+    """The exact figures of a model on the test set."""
+    masks = None if test.masks is None else test.masks.open()
+    images, patients = test.images.open(), test.patients
+    each = outputs_of(study, weights, images, patients, choice=_CHOICE, masks=masks)
+    outputs, targets = zip(*each, strict=True)
+    return study.task.exact(outputs, targets)

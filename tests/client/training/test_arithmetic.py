@@ -19,10 +19,9 @@ import pytest
 import torch
 
 from client.data.cohort import Patient
-from client.training.evaluation import release, score
+from client.training.evaluation import counted, release
 from client.training.local import local_change, require_probed
 from client.training.sampling import RoundStreams
-from common.figures.histogram import histogram
 from common.files import sha256
 from common.models.networks import initial_weights
 from common.numerics import ARITHMETIC, COUNTED, EngineChoice, record
@@ -36,11 +35,11 @@ IMAGES, PATIENTS = 24, 12
 STUDIES = {
     "plain": small_study(),
     "all at once": small_study(
+        task={"class_weights": [1.0, 2.0]},
         model={"widths": [4, 8], "norm": "group", "pooling": "average", "hidden": 6},
         training={
             "momentum": 0.5,
             "weight_decay": 0.01,
-            "class_weights": [1.0, 2.0],
             "schedule": "cosine",
             "images_per_patient": 2,
             "augmentation": {
@@ -55,12 +54,12 @@ STUDIES = {
         aggregation={"strategy": "fedprox", "options": {"proximal_mu": 0.1}},
     ),
     "scattering": small_study(
-        model={"name": "scattering", "widths": None, "norm": None, "pooling": None},
+        model={"name": "scattering"},
         data={"image_size": [16, 16]},
     ),
     "three classes": small_study(
         task={"classes": ["normal", "bacterial", "viral"]},
-        model={"name": "resnet18", "norm": "group", "widths": None, "pooling": None},
+        model={"name": "resnet18"},
         data={"image_size": [16, 16]},
         fixed_point={"dtype": "int64", "fraction_bits": 30},
     ),
@@ -100,8 +99,7 @@ def released(study: Study) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]
     weights, choice = initial_weights(study, 1), EngineChoice(tile=4)
     probed = require_probed(study, mechanism, choice)
     change = local_change(probed, weights, pixels, patients, round_number=2, streams=STREAMS)
-    scores, labels = score(study, weights, pixels, patients, choice=choice)
-    counts = histogram(scores, labels, classes=classes, bins=study.evaluation.bins)
+    counts = counted(study, weights, pixels, patients, choice=choice)
     noisy = release(counts, mechanism, STREAMS.stream("evaluation"))
     return study.fixed_point.encode(change).astype(np.int64), noisy.reshape(-1)
 
