@@ -112,10 +112,8 @@ def insert(
     for site, made in canaries.items():
         path = folder / site / hospitals.site_file(site).name
         file = load_site_file(path)
-        data, labels = (
-            file.data[study.data.dataset],
-            file.label_file(study.data.dataset, path.parent),
-        )
+        data = file.data[study.data.dataset]
+        labels = file.label_file(study.data.dataset, path.parent)
         _make_room(path, data, len(made))
         inside = [one for one in made if one.inside]
         rows = [_write(folder / site / data.images, study, labels.key, one) for one in inside]

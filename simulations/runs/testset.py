@@ -101,7 +101,7 @@ def load_test_set(
             "no image of the test set can be used in this study",
             where=hospitals.test_images,
             found=summary(cohort.rejected),
-            wanted="DICOM images of the study's modalities, each with a PatientID and a label or mask",
+            wanted="DICOM images of the study's modalities, each with a PatientID and a target",
             remedy="run consilium-site check: it explains each reason and what to do",
         )
     return TestSet(Mapped.of(cohort.images), cohort.part("test"), mapped_masks(cohort))
