@@ -293,6 +293,7 @@ def test_a_plan_that_is_received_is_bounded_alike(each: Bound) -> None:
         assert caught.value.code == "malformed"
 
 
+@pytest.mark.matrix(path=lambda path: "epsilon" in path.stem)
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
 def test_no_number_of_the_studies_that_ship_is_unusual(path: Path) -> None:
     study = load_study(path)
