@@ -39,12 +39,15 @@ def prepare(
         for name in hospitals.sites:
             state = settings.run / "sites" / name
             opened = open_site(
-                hospitals.site_file(name), state, settings.seed, threads=settings.threads
+                hospitals.site_file(name),
+                state,
+                settings.seed,
+                threads=settings.threads,
+                workers=settings.processes,
+                # With --like, the site offers this numerics record and measures none of its own.
+                recorded=recorded.get(name),
             )
             site = stack.enter_context(opened)
-            site.cohorts.workers = settings.processes
-            # With --like, the site offers this numerics record and measures no kernels of its own.
-            site.measured.recorded = recorded.get(name)
             with reading.of(name, job) as progress:
                 site.cohorts.read(study, progress)
             sites[name] = site
