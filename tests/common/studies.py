@@ -13,6 +13,7 @@ import torch
 
 from common.process.killpoints import VARIABLE
 from common.study.study_file import Study
+from common.tasks.classification import Classification
 from tests.waiting import PATIENCE
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -46,6 +47,12 @@ def document(**sections: dict[str, Any]) -> dict[str, Any]:
 def small_study(**sections: dict[str, Any]) -> Study:
     """The small study, parsed; see :func:`document`."""
     return Study.model_validate(document(**sections))
+
+
+def classification(weights: tuple[float, ...] | None = None, *, classes: int = 2) -> Classification:
+    """The task with these class weights, also such as no study may say."""
+    task = Classification(classes=tuple(f"class {number}" for number in range(classes)))
+    return task.model_copy(update={"class_weights": weights})
 
 
 def toml(content: dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ OFFER = Offer(
 )
 SECTIONS: dict[str, dict[str, Any]] = {
     "model": {"groups": 2, "norm": "group"},
-    "training": {"class_weights": [1.0, 2.0]},
+    "task": {"class_weights": [1.0, 2.0]},
     "evaluation": {"rounds": [1, 3]},
 }
 FREE: dict[str, Any] = SECTIONS | {"privacy": {"mode": "none"}}

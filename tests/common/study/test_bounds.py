@@ -86,7 +86,7 @@ def with_value(each: Bound, value: float | str) -> dict[str, Any]:
         changes.setdefault(section, {})["strategy"] = strategy
     inner: Any = f"{value}s" if each.unit == "s" else value
     several = {"model.widths": 1, "model.strides": 1, "data.image_size": 2}
-    several["training.class_weights"] = 2
+    several["task.class_weights"] = 2
     several["evaluation.rounds"] = 1
     inner = [inner] * several[each.place] if each.place in several else inner
     for name in (last, *reversed(path)):
@@ -225,12 +225,12 @@ TOGETHER: dict[str, tuple[list[Changes], list[Changes]]] = {
     ),
     "class_rate": (
         [
-            {"training": {"learning_rate": 10, "class_weights": [1, 1000]}},
-            {"training": {"learning_rate": 1e-3, "class_weights": [1e-3, 1e-3]}},
+            {"training": {"learning_rate": 10}, "task": {"class_weights": [1, 1000]}},
+            {"training": {"learning_rate": 1e-3}, "task": {"class_weights": [1e-3, 1e-3]}},
         ],
         [
-            {"training": {"learning_rate": 10.1, "class_weights": [1, 1000]}},
-            {"training": {"learning_rate": 9e-4, "class_weights": [1e-3, 1e-3]}},
+            {"training": {"learning_rate": 10.1}, "task": {"class_weights": [1, 1000]}},
+            {"training": {"learning_rate": 9e-4}, "task": {"class_weights": [1e-3, 1e-3]}},
         ],
     ),
     "forgetting": (

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from common.bounded import seconds
 from common.errors import StudyError
 from common.study.study_file import NoPrivacy, PatientPrivacy, Study, load_study
+from common.tasks.classification import Classification
 from tests.common.studies import SMALL, document, small_study, toml
 
 Sections = dict[str, dict[str, Any]]
@@ -37,7 +38,8 @@ def test_defaults_are_private_and_plain() -> None:
     assert isinstance(study.privacy, PatientPrivacy)
     assert study.privacy.clip_norm == 1.0
     assert study.evaluation.rounds == "last"
-    assert study.training.class_weights is None
+    assert isinstance(study.task, Classification)
+    assert study.task.class_weights is None
     assert not study.training.augmentation.active
     assert study.training.images_per_patient == 1
 
@@ -122,7 +124,7 @@ def test_a_mistake_is_told_by_key_value_and_what_was_meant(
 @pytest.mark.parametrize(
     ("sections", "told"),
     [
-        ({"training": {"class_weights": [1.0, 2.0, 3.0]}}, "class_weights has 3 numbers"),
+        ({"task": {"class_weights": [1.0, 2.0, 3.0]}}, "class_weights has 3 numbers"),
         ({"evaluation": {"rounds": [2, 4]}}, "names round 4, training ends after round 3"),
         (
             {"training": {"rounds": 1001, "local_steps": 1000}},
