@@ -8,6 +8,7 @@ disk is continued.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,16 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
+from client.site import Site
 from common.documents import read_json
 from common.files import write_atomic
-from common.study.study_file import load_study
+from common.study.study_file import Study, load_study
+from simulations.grids.grid import Tap
 from simulations.hospitals.archives import read_hospitals
 from simulations.reports.report import write_report
 from simulations.reports.result import CurvePoint, Outcome, Result, write_result
 from simulations.runs import summary
 from simulations.runs.baselines import Holding, file_name, plan_baselines, run_baselines
 from simulations.runs.curve import Curve
-from simulations.runs.federation import Tap, coordinator_folder, federate, stored_plans
+from simulations.runs.federation import coordinator_folder, federate, stored_plans
 from simulations.runs.preflight import check_study
 from simulations.runs.prepare import Prepared, prepare
 from simulations.runs.run_settings import (
@@ -89,12 +92,16 @@ def run_study(
     return result
 
 
+def _holding(study: Study, site: Site) -> Holding:
+    return Holding.of(site.offer(study), site.cohorts.read(study))
+
+
 def _compare(prepared: Prepared, watcher: Watcher) -> tuple[Outcome, ...]:
     """Every baseline's outcome; those that an earlier start has measured are read."""
     settings, study = prepared.settings, prepared.study
     holdings = [
-        Holding.of(site.offer(study), site.cohorts.read(study))
-        for _, site in sorted(prepared.sites.items())
+        prepared.grid.at(name, partial(_holding, study))
+        for name in sorted(prepared.hospitals.sites)
     ]
     planned = plan_baselines(
         study, holdings, seed=settings.seed, test=prepared.test, rate=settings.baseline_rate
