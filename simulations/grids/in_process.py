@@ -9,7 +9,7 @@ coordinator.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -23,7 +23,8 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from simulations.grids.grid import Client
+if TYPE_CHECKING:
+    from simulations.grids.grid import Client
 
 RUN_ID: Final = 1
 

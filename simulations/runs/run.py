@@ -16,18 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from client.site import Site
 from common.documents import read_json
 from common.files import write_atomic
-from common.study.study_file import Study, load_study
-from simulations.grids.grid import Tap
+from common.study.study_file import load_study
 from simulations.hospitals.archives import read_hospitals
+from simulations.reports.overlays import FILE as EXAMPLES
 from simulations.reports.report import write_report
 from simulations.reports.result import CurvePoint, Outcome, Result, write_result
 from simulations.runs import summary
 from simulations.runs.baselines import Holding, file_name, plan_baselines, run_baselines
 from simulations.runs.curve import Curve
-from simulations.runs.federation import coordinator_folder, federate, stored_plans
+from simulations.runs.examples import examples
+from simulations.runs.federation import Tap, coordinator_folder, federate, stored_plans
 from simulations.runs.preflight import check_study
 from simulations.runs.prepare import Prepared, prepare
 from simulations.runs.run_settings import (
@@ -92,15 +92,11 @@ def run_study(
     return result
 
 
-def _holding(study: Study, site: Site) -> Holding:
-    return Holding.of(site.offer(study), site.cohorts.read(study))
-
-
 def _compare(prepared: Prepared, watcher: Watcher) -> tuple[Outcome, ...]:
     """Every baseline's outcome; those that an earlier start has measured are read."""
     settings, study = prepared.settings, prepared.study
     holdings = [
-        prepared.grid.at(name, partial(_holding, study))
+        prepared.grid.at(name, partial(Holding.of, study))
         for name in sorted(prepared.hospitals.sites)
     ]
     planned = plan_baselines(
@@ -141,6 +137,8 @@ def _conclude(
     plans = stored_plans(prepared)
     costs = [summary.bound(plan) for plan in plans.values()]
     epsilon = None if None in costs else max(cost for cost in costs if cost is not None)
+    if (shown := examples(prepared.study, weights, prepared.test)) is not None:
+        shown.save(prepared.settings.run / EXAMPLES)
     shared = outcome("shared", prepared.study, weights, prepared.test, epsilon=epsilon)
     return summary.summarise(
         study=prepared.study,
