@@ -20,7 +20,7 @@ from common.privacy.randomness import known_secret
 from common.wire.flower import Context, Message
 from common.wire.messages import Reply, reply_from_record, reply_to_record
 from common.wire.signing import SigningKey
-from simulations.grids.in_process import Client
+from simulations.grids.grid import Client
 from simulations.reports.report import FILE
 from simulations.reports.result import Result
 from simulations.runs.run import run_study
