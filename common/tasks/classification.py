@@ -126,9 +126,6 @@ def _labels(targets: Sequence[torch.Tensor]) -> NDArray[np.int64]:
 
 def _chance(figures: Figures) -> tuple[str, ...]:
     auc = figures.values["auc"]
-    # Where it is not usable, that is said already.
-    if not auc.meaningful and auc.value is not None:
-        return ()
     if auc.value is not None and auc.low > CHANCE:
         return ()
     said = "not defined" if auc.value is None else f"{auc.value:.3f} "
@@ -137,7 +134,11 @@ def _chance(figures: Figures) -> tuple[str, ...]:
 
 
 def _one_class(figures: Figures, classes: int) -> tuple[str, ...]:
-    right, other = (figures.values[name].value for name in ("sensitivity", "specificity"))
+    shares = [figures.values[name] for name in ("sensitivity", "specificity")]
+    # Noise alone can take a share to either end.
+    if figures.noise_variance and not all(each.meaningful for each in shares):
+        return ()
+    right, other = (each.value for each in shares)
     if right is None or other is None:
         return ()
     # With one class for all, the mean recall is 1 / classes, and that of the others the rest.

@@ -62,9 +62,14 @@ class Segmentation(Task):
     headline: ClassVar[str] = "dice"
     names: ClassVar[dict[str, str]] = {
         "dice": "Dice",
-        **{f"dice_{percent}": f"Dice, {percent} % quantile" for percent in QUANTILES},
+        "dice_50": "median Dice",
         "missed": "share missed",
         "false_alarms": "share of false alarms",
+        **{
+            f"dice_{percent}": f"Dice, {percent} % quantile"
+            for percent in QUANTILES
+            if percent != 50
+        },
         "surface_distance": "surface distance, pixels",
         "hausdorff_95": "95 % Hausdorff distance, pixels",
     }
@@ -238,7 +243,8 @@ class Overlap(NamedTuple):
     def dice(self) -> NDArray[np.float64]:
         """(classes,) in [0, 1]; 1 where the class is neither found nor there."""
         both = self.found + self.there
-        return np.asarray(np.where(both > 0, 2 * self.shared, 1) / np.maximum(both, 1))
+        dice: NDArray[np.float64] = np.where(both > 0, 2 * self.shared, 1) / np.maximum(both, 1)
+        return dice
 
     def cells(self, bins: int) -> NDArray[np.int64]:
         """(classes, 2), the cell of each class; an edge belongs to the bin above it."""

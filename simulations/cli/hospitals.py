@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,13 @@ Seed = Annotated[
 ]
 
 
+class Subject(StrEnum):
+    """What is drawn."""
+
+    PNEUMONIA = "pneumonia"
+    LESIONS = "lesions"
+
+
 @app.command()
 def synth(
     *,
@@ -33,15 +41,24 @@ def synth(
         int, typer.Option(help="Patients of each hospital, training and validation together.")
     ] = 300,
     test_patients: Annotated[int, typer.Option(help="Patients of the test set.")] = 600,
+    subject: Annotated[
+        Subject,
+        typer.Option(
+            help="pneumonia: chest radiographs with labels. "
+            "lesions: MR slices of the liver with masks."
+        ),
+    ] = Subject.PNEUMONIA,
     seed: Seed = 0,
     size: Annotated[int, typer.Option(help="Side of the smallest images, in pixels.")] = 64,
     sites: Annotated[int, typer.Option(help="Number of hospitals.")] = 4,
 ) -> None:
-    """Draw chest radiographs for hospitals with different scanners."""
+    """Draw images for hospitals with different scanners."""
+    from simulations.hospitals.lesions import write_lesions
     from simulations.hospitals.synth import Size, write_synthetic
 
     wanted = Size(patients=patients, test_patients=test_patients, pixels=size, sites=sites)
-    _show(out, write_synthetic(out, wanted, seed=seed, progress=progress))
+    write = {Subject.PNEUMONIA: write_synthetic, Subject.LESIONS: write_lesions}[subject]
+    _show(out, write(out, wanted, seed=seed, progress=progress))
 
 
 @app.command("from-npz")
@@ -73,6 +90,46 @@ def from_npz(
     _show(out, manifest)
 
 
+@app.command("from-masks")
+def from_masks(
+    file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Images, masks and patients.")],
+    *,
+    out: Out,
+    classes: Annotated[str, typer.Option(help="Names of mask values 1, 2, …, such as tumour.")],
+    images: Annotated[str, typer.Option(help="Array of images, (n, rows, columns).")] = "images",
+    masks: Annotated[
+        str, typer.Option(help="Array of masks: of the same shape, or its packed bits.")
+    ] = "masks",
+    patient: Annotated[str, typer.Option(help="Array of patients' ids.")] = "patient",
+    site: Annotated[str, typer.Option(help="Array of patients' institutions.")] = "site",
+    least_patients: Annotated[
+        int, typer.Option(min=1, help="An institution with fewer is joined to another.")
+    ] = 10,
+    test_share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of patients in the test set.")
+    ] = 0.2,
+    seed: Seed = 0,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set name in studies. Default: from the file name.")
+    ] = None,
+    modality: Annotated[str, typer.Option(help="DICOM modality, such as MR.")] = "OT",
+) -> None:
+    """Make a hospital of each institution of a file with images and masks."""
+    from simulations.hospitals.masked_npz import Arrays, read_masked, write_masked
+
+    source = read_masked(
+        file,
+        classes=[name.strip() for name in classes.split(",")],
+        arrays=Arrays(images, masks, patient, site),
+        dataset=dataset,
+        modality=modality,
+    )
+    manifest = write_masked(
+        out, source, seed=seed, least=least_patients, test_share=test_share, progress=progress
+    )
+    _show(out, manifest)
+
+
 def _show(folder: Path, manifest: dict[str, Any]) -> None:
     """Say what was made, a line a hospital."""
     from rich.table import Table
@@ -90,6 +147,8 @@ def _show(folder: Path, manifest: dict[str, Any]) -> None:
             f"divisions rejected (too few patients at a hospital): {manifest['redraws']}",
             markup=False,
         )
+    for note in manifest.get("notes", ()):
+        console().print(note, markup=False)
     console().print(f"written to {folder}", markup=False)
 
 

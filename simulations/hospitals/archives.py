@@ -11,18 +11,22 @@ from pathlib import Path
 from typing import Final
 
 from client.data.labels import LabelFile, guess_key
+from client.data.masks.sources import MaskFolder
 from common.documents import read_json
 from common.errors import DataError
 from common.files import sha256
+from common.tasks.task import TargetForm
 
 MANIFEST: Final = "hospitals.json"
 SITE_FILE: Final = "site.toml"
 LABEL_COLUMN: Final = "label"
+MASKS: Final = "masks"
 FACTS: Final = {
     "synth": "The images were drawn by a program: they show no real patient and have no clinical "
     "value.",
     "npz": "The file that these hospitals were made from has no patient ids: each image counts as "
     "one patient.",
+    "masked-npz": "The hospitals are the institutions that the file names for its patients.",
 }
 """What must be said beside every figure, by kind of hospitals."""
 
@@ -33,11 +37,12 @@ class Hospitals:
 
     Attributes:
         folder: that holds the manifest.
-        kind: ``synth`` or ``npz``.
+        kind: one of :data:`FACTS`.
         seed: they were drawn from.
         sites: their names, sorted.
         redraws: how often a partition was drawn again.
         sha256: of the manifest.
+        notes: what else must be said of how they were made.
     """
 
     folder: Path
@@ -46,11 +51,12 @@ class Hospitals:
     sites: tuple[str, ...]
     redraws: int
     sha256: str
+    notes: tuple[str, ...] = ()
 
     @property
     def facts(self) -> tuple[str, ...]:
         """Lines to be said beside every figure."""
-        return (FACTS[self.kind],) if self.kind in FACTS else ()
+        return (*([FACTS[self.kind]] if self.kind in FACTS else []), *self.notes)
 
     def site_file(self, site: str) -> Path:
         """The site file of one hospital."""
@@ -62,12 +68,27 @@ class Hospitals:
         return self.folder / "test" / "images"
 
     @property
-    def test_labels(self) -> LabelFile:
-        """Its label file.
+    def test_masks(self) -> Path | None:
+        """Its folder of masks; None where labels say what its images show."""
+        masks = self.folder / "test" / MASKS
+        return masks if masks.is_dir() else None
+
+    def test_targets(self, form: TargetForm) -> LabelFile | MaskFolder:
+        """What its images show: labels, or masks where the study learns from these.
 
         Raises:
-            LabelError: it is missing, or no column says which image a row is about.
+            LabelError: the label file is missing, or no column says which image a row is about.
+            DataError: there are no masks.
         """
+        if form == "mask":
+            if self.test_masks is None:
+                raise DataError(
+                    "these hospitals have no masks, and the study learns from some",
+                    where=self.folder / "test" / MASKS,
+                    wanted="a folder of masks",
+                    remedy="make hospitals with masks: see consilium-sim hospitals --help",
+                )
+            return MaskFolder(self.test_masks)
         path = self.folder / "test" / "labels.csv"
         key, column = guess_key(path, LABEL_COLUMN)
         return LabelFile(path, key, column, LABEL_COLUMN)
@@ -90,13 +111,14 @@ def read_hospitals(folder: Path) -> Hospitals:
             sites=tuple(sorted(str(name) for name in document["sites"])),
             redraws=int(document.get("redraws", 0)),
             sha256=sha256(data),
+            notes=tuple(str(note) for note in document.get("notes", ())),
         )
     except FileNotFoundError as cause:
         raise DataError(
             "this is not a folder of hospitals",
             where=folder,
             wanted=f"a folder with {MANIFEST}",
-            remedy="make one with consilium-sim hospitals synth --out DIR, or from-npz",
+            remedy="make one with consilium-sim hospitals synth --out DIR, from-npz or from-masks",
         ) from cause
     except (ValueError, KeyError, TypeError) as cause:
         raise DataError(

@@ -26,6 +26,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
+    MRImageStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
     UltrasoundImageStorage,
@@ -46,6 +47,7 @@ STORAGE_CLASSES: Final[dict[str, UID]] = {
     "CR": ComputedRadiographyImageStorage,
     "CT": CTImageStorage,
     "DX": DigitalXRayImageStorageForPresentation,
+    "MR": MRImageStorage,
     "US": UltrasoundImageStorage,
 }
 """SOP class of each modality; any other becomes a secondary capture."""
@@ -105,6 +107,23 @@ class Storage:
 
 
 @dataclass(frozen=True)
+class Plane:
+    """Where an axial slice lies in the patient (PS3.3, C.7.6.2). All lengths are mm.
+
+    Attributes:
+        spacing: between the middles of two rows, and of two columns.
+        position: of the first pixel's middle: towards left, back and head.
+        thickness: of the slice.
+        frame: Frame of Reference UID, which the slices of a patient share.
+    """
+
+    spacing: tuple[float, float]
+    position: tuple[float, float, float]
+    thickness: float
+    frame: str
+
+
+@dataclass(frozen=True)
 class Instance:
     """Which image of whom. Identifiers of made-up patients.
 
@@ -117,6 +136,7 @@ class Instance:
         image_type: Image Type (0008,0008).
         burned_in: Burned In Annotation (0028,0301).
         comment: Image Comments (0020,4000).
+        plane: where it lies, of a slice.
     """
 
     patient: str
@@ -129,6 +149,7 @@ class Instance:
     image_type: tuple[str, ...] = ("ORIGINAL", "PRIMARY")
     burned_in: bool = False
     comment: str = ""
+    plane: Plane | None = None
 
 
 def uid(*parts: object) -> str:
@@ -224,7 +245,19 @@ def _header(instance: Instance, equipment: Equipment) -> Dataset:
     dataset.BurnedInAnnotation = "YES" if instance.burned_in else "NO"
     if instance.comment:
         dataset.ImageComments = instance.comment
+    if instance.plane:
+        _describe_plane(dataset, instance.plane)
     return dataset
+
+
+def _describe_plane(dataset: Dataset, plane: Plane) -> None:
+    """An axial slice, seen from the feet."""
+    dataset.PatientOrientation = ["L", "P"]
+    dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator = plane.frame, ""
+    dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    dataset.ImagePositionPatient = [f"{value:g}" for value in plane.position]
+    dataset.PixelSpacing = [f"{value:g}" for value in plane.spacing]
+    dataset.SliceThickness = f"{plane.thickness:g}"
 
 
 def _describe_grey(dataset: Dataset, storage: Storage) -> None:

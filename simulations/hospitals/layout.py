@@ -6,7 +6,8 @@
     DIR/README.md                       the same, to read
     DIR/<site>/site.toml                the hospital's half of every study
     DIR/<site>/images/**, labels.csv    its archive
-    DIR/test/images/**, labels.csv      the test set, kept apart from every hospital
+    DIR/<site>/images/**, masks/**      the same, where a mask says what an image shows
+    DIR/test/...                        the test set, kept apart from every hospital
 
 Everything is written into a neighbour of DIR, which takes the name at the end.
 """
@@ -17,10 +18,11 @@ import csv
 import json
 import os
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,10 +30,11 @@ from client.data.labels import Key
 from common.documents import read_json
 from common.errors import DataError
 from common.process.progress import Tracker
-from simulations.hospitals.archives import FACTS, LABEL_COLUMN, MANIFEST, SITE_FILE
+from simulations.hospitals.archives import FACTS, LABEL_COLUMN, MANIFEST, MASKS, SITE_FILE
 
 README: Final = "README.md"
 TEST: Final = "test"
+IMAGES: Final = "images"
 
 _SITE_TOML: Final = """\
 # A made-up hospital. Its policy suits a simulation and nothing else.
@@ -40,14 +43,11 @@ name = {name}
 
 [data.{dataset}]
 images = "images"
-labels = "labels.csv"
-key = {key}
-key_column = {key}
-label_column = {label_column}
+{targets}
 declared_patients = {declared}     # in training, rounded down; public
 most_patients = {most}         # never more in training, nor in validation; public
 split = {split}
-
+{mask_classes}
 [policy]
 max_epsilon_per_study = 8.0
 max_epsilon_total = 20.0
@@ -56,12 +56,18 @@ min_sites = 2
 approval = "automatic"
 allow_known_key = true      # a simulation's keys follow from its seed
 allow_no_privacy = true     # so that the baselines without privacy are studies too
-tasks = ["classification"]
+tasks = [{task}]
 
 [device]
 threads = 1
 kernels = "modelled"        # not timed, so that a run comes out the same wherever it is repeated
 """
+
+_LABELS: Final = """\
+labels = "labels.csv"
+key = {key}
+key_column = {key}
+label_column = {label_column}"""
 
 
 @dataclass(frozen=True)
@@ -69,11 +75,13 @@ class File:
     """One file of an archive.
 
     Attributes:
-        path: below the folder of images.
+        path: below its folder.
         data: its content.
         row: key and label of its row in the label file, if it has one.
-        patient: whose usable image it is; None for a file that cannot be used.
+        patient: whose usable image it is; None for a file that cannot be used, and for a mask.
         spoilt: why it cannot be used, if so.
+        shows: classes that its mask marks.
+        folder: of images or of masks.
     """
 
     path: str
@@ -81,6 +89,8 @@ class File:
     row: tuple[str, str] | None
     patient: str | None
     spoilt: str | None = None
+    shows: tuple[str, ...] = ()
+    folder: str = IMAGES
 
 
 @dataclass(frozen=True)
@@ -88,14 +98,15 @@ class Archive:
     """One folder of images as it was written: a site's, or the test set.
 
     Attributes:
-        key: what a row of the label file is about.
-        patients: label by patient, of those whose images can be used.
+        key: what a row of the label file is about; None where masks say what images show.
+        patients: classes by patient, of those whose images can be used: the label, or what the
+            masks mark.
         images: number of images that can be used.
         spoilt: number of files of each kind that cannot be used.
     """
 
-    key: Key
-    patients: Mapping[str, str]
+    key: Key | None
+    patients: Mapping[str, Set[str]]
     images: int
     spoilt: Mapping[str, int]
 
@@ -104,7 +115,7 @@ class Archive:
         return {
             "patients": len(self.patients),
             "images": self.images,
-            "labels": dict(sorted(Counter(self.patients.values()).items())),
+            "labels": dict(sorted(Counter(chain.from_iterable(self.patients.values())).items())),
             "unusable": dict(sorted(self.spoilt.items())),
         }
 
@@ -120,48 +131,72 @@ def most_patients(declared: int) -> int:
     return 2 * declared + 20
 
 
-def write_archive(folder: Path, key: Key, files: Iterable[File], job: Tracker) -> Archive:
-    """Write files below ``folder/images``, and their label file."""
+def write_archive(folder: Path, key: Key | None, files: Iterable[File], job: Tracker) -> Archive:
+    """Write files below ``folder``, and their label file if they have one."""
     rows: dict[str, str] = {}
-    patients: dict[str, str] = {}
+    patients: defaultdict[str, set[str]] = defaultdict(set)
     spoilt: Counter[str] = Counter()
     images = 0
     for file in files:
-        path = folder / "images" / file.path
+        path = folder / file.folder / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(file.data)
         if file.row:
             rows[file.row[0]] = file.row[1]
         if file.spoilt:
             spoilt[file.spoilt] += 1
-        elif file.patient and file.row:
-            patients[file.patient] = file.row[1]
+        elif file.patient:
+            patients[file.patient].update(file.shows)
             images += 1
         job.advance()
-    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as labels:
-        writer = csv.writer(labels, lineterminator="\n")
-        writer.writerow([key, LABEL_COLUMN])
-        writer.writerows(rows.items())
+    if key:
+        with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as labels:
+            writer = csv.writer(labels, lineterminator="\n")
+            writer.writerow([key, LABEL_COLUMN])
+            writer.writerows(rows.items())
     return Archive(key, patients, images, spoilt)
 
 
 def write_site(
-    folder: Path, name: str, archive: Archive, dataset: str, split: tuple[float, float, float]
+    folder: Path,
+    name: str,
+    archive: Archive,
+    dataset: str,
+    split: tuple[float, float, float],
+    *,
+    declared: int | None = None,
+    mask_classes: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write the site file of an archive.
+
+    Args:
+        folder: of the site.
+        name: of the site.
+        archive: as it was written.
+        dataset: name that studies use.
+        split: shares of train, validation and test.
+        declared: patients in training; None takes :func:`declared_patients`.
+        mask_classes: the study's class by what the masks say, where that is another word.
 
     Returns:
         What the manifest says of the site.
     """
-    declared = declared_patients(len(archive.patients), split[0])
+    if declared is None:
+        declared = declared_patients(len(archive.patients), split[0])
+    labels = _LABELS.format(key=json.dumps(archive.key), label_column=json.dumps(LABEL_COLUMN))
+    words = "".join(
+        f"{json.dumps(said)} = {json.dumps(meant)}\n"
+        for said, meant in (mask_classes or {}).items()
+    )
     text = _SITE_TOML.format(
         name=json.dumps(name),
         dataset=dataset,
-        key=json.dumps(archive.key),
-        label_column=json.dumps(LABEL_COLUMN),
+        targets=labels if archive.key else f'masks = "{MASKS}"',
         declared=declared,
         most=most_patients(declared),
         split=list(split),
+        mask_classes=f"\n[data.{dataset}.mask_classes]\n{words}" if words else "",
+        task=json.dumps("classification" if archive.key else "segmentation"),
     )
     (folder / SITE_FILE).write_text(text, encoding="utf-8")
     return {**archive.facts(), "declared_patients": declared, "split": list(split)}
@@ -171,8 +206,9 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write ``hospitals.json``, and a page that says the same in words."""
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     sites = ", ".join(manifest["sites"])
+    said = " ".join([FACTS[manifest["kind"]], *manifest.get("notes", [])])
     text = (
-        f"# Hospitals of a simulation\n\n{FACTS[manifest['kind']]}\n\n"
+        f"# Hospitals of a simulation\n\n{said}\n\n"
         f"Sites: {sites}. Data set: {manifest['dataset']}. Seed: {manifest['seed']}.\n"
         f"`{TEST}/` is kept apart from every site; `{MANIFEST}` says where everything came from.\n"
     )

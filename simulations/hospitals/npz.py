@@ -23,7 +23,6 @@ from client.data.labels import Key
 from common.errors import DataError, of_system
 from common.files import sha256_file
 from common.process.progress import Progress, silent
-from common.tasks.classification import MOST_CLASSES
 from simulations.hospitals.dicom_writer import Equipment, byte_dataset, to_bytes
 from simulations.hospitals.layout import (
     TEST,
@@ -38,6 +37,8 @@ from simulations.hospitals.scanners import site_names
 from simulations.hospitals.visit import Visit
 
 # No test share: the official test split is held out from all hospitals.
+MOST_CLASSES: Final = 100
+"""What a column of labels has at most; of more, it holds something else."""
 SPLIT: Final = (0.9, 0.1, 0.0)
 KEY: Final[Key] = "SOPInstanceUID"
 FACT: Final = "each image is one patient: the file has no patient ids"
@@ -112,7 +113,8 @@ def read_source(
     Raises:
         DataError: missing, not such a file, or with other arrays; a name cannot be used.
     """
-    arrays = _arrays(path)
+    wanted = [f"{part}_{what}" for part in PARTS for what in ("images", "labels")]
+    arrays = read_arrays(path, wanted, "a MedMNIST .npz file")
     images = {part: _images(path, arrays, part) for part in PARTS}
     labels = {part: _labels(path, arrays, part, len(images[part])) for part in PARTS}
     # The larger versions of a file end in their size, such as _64 or _224.
@@ -121,9 +123,9 @@ def read_source(
     highest = max(int(each.max()) for each in labels.values())
     return Source(
         path=path,
-        dataset=_slug("--dataset", dataset or re.sub(r"[^a-z0-9]+", "-", stem).strip("-")),
+        dataset=slug("--dataset", dataset or re.sub(r"[^a-z0-9]+", "-", stem).strip("-")),
         kind=MedMnistKind(
-            _checked("--modality", modality or known.modality, _MODALITY, "two to eight capitals"),
+            modality_of("--modality", modality or known.modality),
             known.body_part,
             _classes(tuple(classes or known.classes), highest, given=bool(classes)),
         ),
@@ -196,11 +198,15 @@ def _files(
         visit = Visit(name, seed, serial)
         dataset = byte_dataset(visit.describe(name), equipment, _PIXELS, image)
         row = (visit.key(KEY, _PATHS), kind.classes[label])
-        yield File(visit.path(_PATHS), to_bytes(dataset), row, visit.patient)
+        yield File(visit.path(_PATHS), to_bytes(dataset), row, visit.patient, shows=row[1:])
 
 
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    wanted = [f"{part}_{what}" for part in PARTS for what in ("images", "labels")]
+def read_arrays(path: Path, wanted: Sequence[str], kind: str) -> dict[str, NDArray[Any]]:
+    """Arrays of an ``.npz`` file by name; ``kind`` says what file a person should give.
+
+    Raises:
+        DataError: missing, not such a file, or without one of the arrays.
+    """
     try:
         with zipfile.ZipFile(path):
             pass  # numpy would take a single array, or a pickle, for the file as well
@@ -209,24 +215,23 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             missing = [name for name in wanted if name not in file.files]
             if not missing:
                 return {name: file[name] for name in wanted}
+            held = ", ".join(file.files)
     except FileNotFoundError as error:
-        raise DataError(
-            "there is no such file", where=path, wanted="a MedMNIST .npz file"
-        ) from error
+        raise DataError("there is no such file", where=path, wanted=kind) from error
     except OSError as error:
         raise of_system(error, DataError, "the file cannot be read", where=path) from error
     except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise DataError(
             "the file cannot be read as .npz",
             where=path,
-            wanted="a MedMNIST .npz file",
+            wanted=kind,
             remedy="check the path; if it is right, download the file again",
         ) from error
     raise DataError(
-        "arrays of a MedMNIST file are missing",
+        "arrays are missing from the file",
         where=path,
-        found="without " + ", ".join(missing),
-        wanted=", ".join(wanted),
+        found=f"without {', '.join(missing)}; it has {held}",
+        wanted=f"{', '.join(wanted)}: {kind}",
     )
 
 
@@ -273,8 +278,14 @@ def _classes(names: tuple[str, ...], highest: int, *, given: bool) -> tuple[str,
     )
 
 
-def _slug(option: str, name: str) -> str:
+def slug(option: str, name: str) -> str:
+    """A name as studies and folders have it; an error names the option."""
     return _checked(option, name, _SLUG, "lower-case letters, digits and hyphens")
+
+
+def modality_of(option: str, name: str) -> str:
+    """A DICOM modality; an error names the option."""
+    return _checked(option, name, _MODALITY, "two to eight capitals")
 
 
 def _checked(option: str, value: str, pattern: re.Pattern[str], wanted: str) -> str:

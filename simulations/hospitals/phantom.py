@@ -151,7 +151,7 @@ def render(
     ``rng`` draws what differs between two exposures of one patient: position, breath,
     lines, quantum noise.
     """
-    grid = _position(shape, rng)
+    grid = place(shape, rng)
     attenuation = _thorax(anatomy, scanner, grid)
     for opacity in anatomy.opacities:
         attenuation += _opacity(opacity, grid, anatomy)
@@ -160,7 +160,7 @@ def render(
     return _expose(attenuation, scanner, rng)
 
 
-def _position(shape: tuple[int, int], rng: np.random.Generator) -> Grid:
+def place(shape: tuple[int, int], rng: np.random.Generator) -> Grid:
     """Where the patient stands: a small shift, rotation and magnification."""
     rows, columns = shape
     y, x = np.meshgrid(

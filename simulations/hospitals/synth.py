@@ -26,7 +26,7 @@ from simulations.hospitals.layout import (
     write_manifest,
     write_site,
 )
-from simulations.hospitals.phantom import draw_anatomy, render
+from simulations.hospitals.phantom import Image, draw_anatomy, render
 from simulations.hospitals.scanners import SyntheticHospital, hospitals, site_names
 from simulations.hospitals.unusable import KINDS, unusable_files
 from simulations.hospitals.visit import Visit
@@ -116,13 +116,8 @@ def write_synthetic(
             per_site[name] = write_site(folder / name, name, archive, DATASET, SPLIT)
         archive = write_archive(folder / TEST, TEST_KEY, _files(TEST, test, seed, size.pixels), job)
         manifest = {
-            "kind": "synth",
-            "seed": seed,
-            "dataset": DATASET,
-            "classes": list(CLASSES),
-            "sites": list(site_names(size.sites)),
-            "redraws": 0,
-            "source": {"drawn_by": "simulations.hospitals.synth", "size": size.pixels},
+            **describe(size, seed, DATASET, CLASSES),
+            "source": {"drawn_by": __name__, "size": size.pixels},
             "per_site": per_site,
             "test": {"folder": TEST, **archive.facts()},
         }
@@ -130,50 +125,81 @@ def write_synthetic(
     return manifest
 
 
+def describe(size: Size, seed: int, dataset: str, classes: Sequence[str]) -> dict[str, Any]:
+    """What the manifest of drawn hospitals begins with."""
+    return {
+        "kind": "synth",
+        "seed": seed,
+        "dataset": dataset,
+        "classes": list(classes),
+        "sites": list(site_names(size.sites)),
+        "redraws": 0,
+    }
+
+
 def _scanners(sites: int) -> list[SyntheticHospital]:
     """The different hospitals among ``sites``."""
     return list(dict.fromkeys(hospital for _, hospital in hospitals(sites)))
 
 
-def _generator(name: str, seed: int, purpose: int) -> np.random.Generator:
+def generator(name: str, seed: int, purpose: int) -> np.random.Generator:
     """A generator of one archive's own, whichever others there are."""
-    # Purposes are 0: who is drawn, 1: their images, 2: unusable files. More of one moves no other.
+    # Purposes are 0: who is drawn, 1: their images, 2: unusable files, and 3 to 5 the same of
+    # slices. More of one moves no other.
     return np.random.default_rng([seed, purpose, *name.encode()])
+
+
+def mixed(
+    rng: np.random.Generator,
+    prevalences: Sequence[float],
+    patients: int,
+    shares: Sequence[float],
+) -> list[tuple[int, int, int]]:
+    """Who is drawn: as many from each source, each source's share of them ill, in any order.
+
+    Args:
+        rng: draws how many images each has, and the order.
+        prevalences: share of the ill, by source.
+        patients: in all.
+        shares: of patients with one, two, … images.
+
+    Returns:
+        Source, class and number of images of each patient.
+    """
+    parts = np.array_split(np.arange(patients), len(prevalences))
+    drawn = []
+    for source, (prevalence, part) in enumerate(zip(prevalences, parts, strict=True)):
+        ill = round(prevalence * len(part))
+        images = 1 + rng.choice(len(shares), size=len(part), p=shares)
+        drawn += [(source, int(at < ill), int(count)) for at, count in enumerate(images)]
+    # Mixed: in this order a patient's number would tell the class.
+    return [drawn[at] for at in rng.permutation(patients)]
 
 
 def _plan(
     name: str, seed: int, sources: Sequence[SyntheticHospital], patients: int
 ) -> list[Planned]:
-    """Who is drawn: as many from each source, each source's share of them ill, in any order."""
-    rng = _generator(name, seed, 0)
-    parts = np.array_split(np.arange(patients), len(sources))
-    planned = []
-    for hospital, part in zip(sources, parts, strict=True):
-        ill = round(hospital.prevalence * len(part))
-        images = 1 + rng.choice(len(IMAGES), size=len(part), p=IMAGES)
-        planned += [
-            Planned(hospital, int(place < ill), int(count)) for place, count in enumerate(images)
-        ]
-    # Mixed: in this order a patient's number would tell the class.
-    return [planned[place] for place in rng.permutation(patients)]
+    prevalences = [each.prevalence for each in sources]
+    drawn = mixed(generator(name, seed, 0), prevalences, patients, IMAGES)
+    return [Planned(sources[source], label, images) for source, label, images in drawn]
 
 
 def _site_files(
     name: str, hospital: SyntheticHospital, plan: Sequence[Planned], seed: int, pixels: int
 ) -> Iterator[File]:
     yield from _files(name, plan, seed, pixels)
-    yield from unusable_files(
-        hospital,
-        Visit(name, seed, len(plan) + 1),
-        CLASSES[0],
-        _shape(hospital, pixels),
-        _generator(name, seed, 2),
-    )
+    rng = generator(name, seed, 2)
+
+    def draw() -> Image:
+        anatomy = draw_anatomy(rng, hospital.look, affected=False)
+        return render(anatomy, hospital.look, shape_of(hospital, pixels), rng)
+
+    yield from unusable_files(hospital, Visit(name, seed, len(plan) + 1), CLASSES[0], draw)
 
 
 def _files(name: str, plan: Sequence[Planned], seed: int, pixels: int) -> Iterator[File]:
     """The usable files of an archive, patient by patient."""
-    rng = _generator(name, seed, 1)
+    rng = generator(name, seed, 1)
     for serial, planned in enumerate(plan, start=1):
         hospital = planned.hospital
         key, pattern = (TEST_KEY, TEST_PATHS) if name == TEST else (hospital.key, hospital.paths)
@@ -181,14 +207,14 @@ def _files(name: str, plan: Sequence[Planned], seed: int, pixels: int) -> Iterat
         anatomy = draw_anatomy(rng, hospital.look, affected=bool(planned.label))
         for number in range(1, planned.images + 1):
             visit = Visit(name, seed, serial, number)
-            picture = render(anatomy, hospital.look, _shape(hospital, pixels), rng)
+            picture = render(anatomy, hospital.look, shape_of(hospital, pixels), rng)
             dataset = grey_dataset(
                 visit.describe(hospital.name), hospital.equipment, storage, picture
             )
             row = (visit.key(key, pattern), CLASSES[planned.label])
-            yield File(visit.path(pattern), to_bytes(dataset), row, visit.patient)
+            yield File(visit.path(pattern), to_bytes(dataset), row, visit.patient, shows=row[1:])
 
 
-def _shape(hospital: SyntheticHospital, pixels: int) -> tuple[int, int]:
+def shape_of(hospital: SyntheticHospital, pixels: int) -> tuple[int, int]:
     """Rows and columns of a hospital's images."""
     return round(pixels * hospital.scale[0]), round(pixels * hospital.scale[1])

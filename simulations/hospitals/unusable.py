@@ -12,7 +12,7 @@ from pydicom.uid import BasicTextSRStorage, ExplicitVRLittleEndian
 
 from simulations.hospitals.dicom_writer import Equipment, byte_dataset, grey_dataset, to_bytes
 from simulations.hospitals.layout import File
-from simulations.hospitals.phantom import Image, draw_anatomy, render
+from simulations.hospitals.phantom import Image
 from simulations.hospitals.scanners import SyntheticHospital
 from simulations.hospitals.visit import Visit
 
@@ -41,28 +41,26 @@ _CHANGES: Final[dict[str, dict[str, object]]] = {
 def unusable_files(
     hospital: SyntheticHospital,
     first: Visit,
-    label: str,
-    shape: tuple[int, int],
-    rng: np.random.Generator,
+    label: str | None,
+    draw: Callable[[], Image],
 ) -> Iterator[File]:
     """One file of each of :data:`KINDS`, each of a patient of its own.
 
     Args:
         hospital: whose archive it is.
         first: names of the first such patient; the others follow.
-        label: what the label file says of them, where it says anything.
-        shape: rows and columns of an image.
-        rng: draws the pictures.
+        label: what the label file says of them, where it says anything; None without one.
+        draw: draws a picture.
     """
     for place, kind in enumerate(KINDS):
         visit = replace(first, serial=first.serial + place)
         if kind == "text":
             yield File("README.txt", _NOTE, None, None, kind)
             continue
-        anatomy = draw_anatomy(rng, hospital.look, affected=False)
-        picture = render(anatomy, hospital.look, shape, rng)
-        data = _CONTENTS.get(kind, _image)(hospital, visit, kind, picture)
-        row = None if _unnamed(hospital, kind) else (visit.key(hospital.key, hospital.paths), label)
+        data = _CONTENTS.get(kind, _image)(hospital, visit, kind, draw())
+        row = None
+        if label is not None and not _unnamed(hospital, kind):
+            row = (visit.key(hospital.key, hospital.paths), label)
         yield File(visit.path(hospital.paths), data, row, None, kind)
 
 

@@ -7,13 +7,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from client.data.labels import Key
-from simulations.hospitals.dicom_writer import Instance, uid
+from simulations.hospitals.dicom_writer import Instance, Plane, uid
 
 _FIRST_DAY: Final = datetime.date(2024, 1, 1)
 _DAYS: Final = 700
 # Has no divisor in common with _DAYS, so that dates spread over all days.
 _STRIDE: Final = 37
 _FOLLOW_UP: Final = 30
+
+FIELD: Final = 360.0
+"""Width of a slice, mm."""
+GAP: Final = 28.8
+"""Between two slices, mm."""
+THICKNESS: Final = 8.0
+"""Of a slice, mm."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +58,19 @@ class Visit:
     @property
     def study(self) -> str:
         """The Study Instance UID."""
-        return self._uid("study", self.visit)
+        return self.uid("study", self.visit)
 
     @property
     def instance(self) -> str:
         """The SOP Instance UID."""
-        return self._uid("image", self.number)
+        return self.uid("image", self.number)
 
     def describe(self, site: str, **changes: object) -> Instance:
         """What the file says about itself, but for ``changes``."""
         facts: dict[str, object] = {
             "patient": self.patient,
             "study": self.study,
-            "series": self._uid("series", self.visit),
+            "series": self.uid("series", self.visit),
             "instance": self.instance,
             "date": f"{self.date:%Y%m%d}",
             "number": self.number,
@@ -98,5 +105,39 @@ class Visit:
             "filename": self.path(pattern),
         }[kind]
 
-    def _uid(self, kind: str, number: int) -> str:
+    def uid(self, kind: str, number: int) -> str:
+        """A UID of the patient's own."""
         return uid(self.seed, self.archive, self.serial, kind, number)
+
+
+@dataclass(frozen=True)
+class Stacked(Visit):
+    """One image of a stack: all are of one examination, hence of one study and one series."""
+
+    @property
+    def visit(self) -> int:
+        """The first."""
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice(Stacked):
+    """One axial slice of a stack.
+
+    Attributes:
+        shape: rows and columns.
+    """
+
+    shape: tuple[int, int]
+
+    @property
+    def plane(self) -> Plane:
+        """Where it lies: :data:`FIELD` wide, the patient in the middle."""
+        rows, columns = self.shape
+        side = FIELD / columns
+        middle = (side * (1 - columns) / 2, side * (1 - rows) / 2, GAP * (self.number - 1))
+        return Plane((side, side), middle, THICKNESS, self.uid("frame", 1))
+
+    def describe(self, site: str, **changes: object) -> Instance:
+        """As of every image, with its plane."""
+        return super().describe(site, **{"plane": self.plane, **changes})

@@ -52,7 +52,14 @@ class Crash(_Planted):
 
 
 class Hang(_Planted):
+    """One fault, which ends each process at another line of the function."""
+
     def fail(self) -> str:
+        before = self.folder / "hung"
+        if before.exists():
+            while True:
+                pass
+        before.touch()
         while True:
             pass
 

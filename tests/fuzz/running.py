@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ MOST: Final = 20
 STUCK: Final = 60.0
 """Seconds in which a process sleeps at each look and takes no processor time: it waits for ever."""
 LOOK: Final = 2.0
+_FRAME: Final = re.compile(r'File "([^"]+)", line \d+,? in (\S+)')
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,7 @@ def _process(target: str, out: Path, arguments: Sequence[str], turn: Turn) -> in
         raise RuntimeError(f"{target} did not start:\n{said}")
     number = int((out / "number").read_text())
     fault = "waits for ever" if stuck.is_set() else _ending(code)
-    place = next((line.strip() for line in said.splitlines() if '"/' in line or "File" in line), "")
-    fault = f"{fault} {place}".strip()
+    fault = f"{fault} {_place(said, hung=code == -signal.SIGXCPU)}".strip()
     found = Finding(target, fault, number, said, (out / "input").read_bytes())
     turn.findings.setdefault(fault, found)
     return number
@@ -178,6 +179,17 @@ def _ending(code: int) -> str:
     if code == -signal.SIGXCPU:
         return "takes for ever"
     return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+
+
+def _place(said: str, *, hung: bool) -> str:
+    """Where a process ended, as faulthandler tells it: the innermost places of ours and of all.
+
+    One that hung was ended at any line of its loop, or of what the loop calls of others.
+    """
+    frames = _FRAME.findall(said)
+    ours = [it for it in frames if it[0].startswith(str(ROOT)) and "site-packages" not in it[0]]
+    last = ours[:1] if hung else [*ours[:1], *(frames[:1] if frames[:1] != ours[:1] else [])]
+    return " ".join(f"{Path(file).name}:{function}" for file, function in last)
 
 
 def _watch(process: subprocess.Popen[str], stuck: threading.Event) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from client.daemon.executor import SiteExecutor
 from client.daemon.metrics import DaemonMetrics
 from client.daemon.supervisor import Supervisor
 from client.records import audit_log
+from client.records.approvals import NEWEST_TIME
 from client.sitefile import Programs, served_site
 from common.control import site_pb2 as pb
 from common.errors import RefusalCode, SiteError
@@ -208,6 +210,10 @@ def test_no_stored_reply_leaves_while_stopping_waits_for_the_store(world: World)
     assert world.code(asking(plan)) == "ok"
     store = world.hospital.state / "site.sqlite"
     with ThreadPoolExecutor() as pool, closing(sqlite3.connect(store)) as other:
+        # In a new minute a site writes the time down, and would wait for the lock: none comes.
+        later = f"{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
+        with other:
+            other.execute("UPDATE facts SET value = ? WHERE name = ?", (later, NEWEST_TIME))
         other.execute("BEGIN IMMEDIATE")
         stopping = pool.submit(world.site.ask, "stop", "busy")
         until(lambda: [e for e in world.site.events("study.stopping") if e["study"] == "busy"])

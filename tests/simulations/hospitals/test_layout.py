@@ -29,7 +29,7 @@ def test_declared_patients_are_the_training_share_rounded_down_to_tens(
 
 
 def test_a_site_file_that_the_site_accepts(tmp_path: Path) -> None:
-    patients = {f"P{number}": "b" if number % 2 else "a" for number in range(30)}
+    patients = {f"P{number}": {"b" if number % 2 else "a"} for number in range(30)}
     archive = Archive("PatientID", patients, 31, {"text": 1})
     facts = write_site(tmp_path, "north", archive, "chest-xray", (0.8, 0.2, 0.0))
     site = load_site_file(tmp_path / "site.toml")
