@@ -47,12 +47,12 @@ def measure(study: str | Path, seed: int, data: Path) -> dict[str, float]:
                 path, folder / "hospitals", folder / "run", seed=seed, baselines=False, processes=1
             )
         )
-    found = result.metrics
+    found = result.metrics.figures
     paid = max(cost for cost in result.epsilon.values() if cost is not None)
-    recalls = (found.sensitivity.value or 0.0, found.specificity.value or 0.0)
+    recalls = (found["sensitivity"].value or 0.0, found["specificity"].value or 0.0)
     return {
-        "AUC": found.auc.value or 0.0,
-        "accuracy": found.accuracy.value or 0.0,
+        "AUC": found["auc"].value or 0.0,
+        "accuracy": found["accuracy"].value or 0.0,
         "balanced accuracy": mean(recalls),
         "epsilon": paid,
     }

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, ndtri
 
-from common.figures.histogram import histogram, one_vs_rest, pool, pooled_variance
+from common.figures.histogram import histogram, one_vs_rest
 from common.figures.intervals import Z
 from common.figures.metrics import evaluate
+from common.figures.release import pool, pooled_variance
 
 SITES = 4
 RELEASES = 500
@@ -94,7 +95,8 @@ def coverage(setting: Setting, *, releases: int, generator: np.random.Generator)
     variance = pooled_variance([setting.sigma] * SITES)
     for _ in range(releases):
         counts = draw(setting, generator)
-        auc = evaluate(counts, noise_variance=variance, classes=("negative", "positive")).auc
+        read = evaluate(counts, noise_variance=variance, classes=("negative", "positive"))
+        auc = read.values["auc"]
         meaningful += auc.meaningful
         ours += auc.low <= setting.auc <= auc.high
         low, high = textbook(*one_vs_rest(counts, 1))

@@ -35,7 +35,7 @@ PEERS: dict[Kind, str] = {
 def best(results: list[Result], kind: Kind) -> float:
     """The highest test AUC of a kind of baseline, over hospitals and learning rates."""
     return max(
-        outcome.metrics.auc.value or 0.0 for result in results for outcome in result.of_kind(kind)
+        outcome.metrics.main.value or 0.0 for result in results for outcome in result.of_kind(kind)
     )
 
 
@@ -62,7 +62,7 @@ def main() -> int:
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as folder:
             found = results(seed, Path(folder))
-        ours.append(found[0].metrics.auc.value or 0.0)
+        ours.append(found[0].metrics.main.value or 0.0)
         for kind, words in PEERS.items():
             peers[kind].append(best(found, kind))
             report(f"demo seed {seed}, {words}", ours[-1], peers[kind][-1])

@@ -26,7 +26,7 @@ from common.plan import Plan
 from common.study.study_file import Study, load_study
 from common.wire.flower import Context
 from server.study import amending, round_zero
-from server.study.aggregation import MEMORY_NOTES, needs_every_reply
+from server.study.aggregation import MEMORY_NOTES
 from server.study.context import Observer, StudyContext, nobody
 from server.study.dispatch import SIMULATION, RetryPolicy
 from server.study.receipts import CoordinatorReceipts
@@ -208,7 +208,7 @@ def _publish(folder: Path, study: Study, plans: Mapping[str, Plan], state: Check
         "absences": _absences(state),
         "amendments": amending.amendments_for_result(folder, plans),
         "strategy": study.aggregation.strategy,
-        "memory": MEMORY_NOTES[needs_every_reply(study.aggregation.strategy)],
+        "memory": MEMORY_NOTES[study.aggregation.options.every_reply],
         "warnings": _warnings(plans),
     }
     write_atomic(folder / "outcome.json", json.dumps(outcome, indent=2).encode() + b"\n")

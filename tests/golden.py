@@ -66,7 +66,7 @@ def figures(folder: Path) -> list[float]:
     result = read_result(folder / "demo")
     kinds: tuple[Kind, ...] = ("alone-private", "alone", "pooled")
     outcomes = (result.shared, *map(result.best, kinds))
-    return [round(each.metrics.auc.value or 0.0, 3) for each in outcomes if each]
+    return [round(each.metrics.main.value or 0.0, 3) for each in outcomes if each]
 
 
 def main(*, record: bool) -> int:

@@ -74,7 +74,7 @@ def clip_each_image(
 ) -> torch.Tensor:
     """Every image clipped by itself and summed: a patient weighs as much as there are images."""
     images = batch.pixels.shape[1]
-    apart = Batch(batch.pixels.flatten(0, 1).unsqueeze(1), batch.labels.repeat_interleave(images))
+    apart = Batch(batch.pixels.flatten(0, 1).unsqueeze(1), batch.targets.repeat_interleave(images))
     return clipped_sum(model, apart, mechanism, study)
 
 
@@ -82,7 +82,7 @@ def mean_loss(
     model: nn.Module, batch: Batch, mechanism: PatientMechanism, study: Study
 ) -> torch.Tensor:
     """The loss averaged over the batch: a gradient of 1/B, clipped at the whole norm."""
-    patients = max(1, len(batch.labels))
+    patients = max(1, len(batch.targets))
     scaled = mechanism.model_copy(update={"clip_norm": mechanism.clip_norm * patients})
     return clipped_sum(model, batch, scaled, study) / patients
 

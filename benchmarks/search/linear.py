@@ -27,7 +27,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from benchmarks._medmnist import data_file
-from common.models.scattering import Scattering
+from common.models.wavelets import Scattering
 from common.privacy.accounting import calibrate
 from common.privacy.cap import composed
 from simulations.hospitals.partition import dirichlet_partition

@@ -36,7 +36,7 @@ CANDIDATES: Final[dict[str, dict[str, dict[str, Any]]]] = {
     "shipped": {},
     "half the rate": {"training": {"learning_rate": 1.0}},
     "twice the rate": {"training": {"learning_rate": 4.0}},
-    "no class weights": {"training": {"class_weights": None}},
+    "no class weights": {"task": {"class_weights": None}},
     "half the rounds": {"training": {"rounds": 50}},
     "half the batch": {"training": {"batch_size": 256}},
     "augmented": {

@@ -18,19 +18,21 @@ from client.training.footprint import fitting
 from client.training.gradients import summed_loss
 from client.training.tuning import TIMED_SECONDS, tile_of
 from common.numerics import EngineChoice
+from common.tasks.classification import Classification
 
 CLIP: Final = 1.0
 MEMORY: Final = 2**30
 """What a site allows a tile by default, bytes."""
 Step = Callable[[], torch.Tensor]
-_LOSS: Final = summed_loss(None)
+_TASK: Final = Classification(classes=("normal", "ill"))
+_LOSS: Final = summed_loss(_TASK)
 
 
 def choose(setting: Setting) -> EngineChoice:
     """The kernels that are fastest here."""
     model = setting.build()
     shape = tuple(setting.batch.inputs.shape[2:])
-    fits = fitting(setting.build().to("meta"), shape, _LOSS, MEMORY, items=1)
+    fits = fitting(setting.build().to("meta"), shape, _TASK, MEMORY, items=1)
     choice = EngineChoice(tile=tile_of(len(setting.batch), fits))
     some = setting.batch[slice(0, choice.tile)]
     return measured(model, some, _LOSS, choice, seconds=TIMED_SECONDS)

@@ -58,7 +58,7 @@ def _marks(
 ) -> npt.NDArray[np.int64]:
     """The cells of one patient; none where the task fails on that patient."""
     try:
-        return task.marks(outputs, targets, bins)
+        return np.asarray(task.marks(outputs, targets, bins))
     except Exception:  # noqa: BLE001 - a silence would tell that this patient is here
         return np.empty((0, 0), dtype=np.int64)
 

@@ -95,7 +95,7 @@ def local_change(
     model = place(build_model(study), choice)
     start = torch.from_numpy(np.array(weights, dtype=np.float32))  # a copy: it may be read-only
     current, velocity = start.clone(), torch.zeros_like(start)
-    training, mu = study.training, study.aggregation.proximal_mu
+    training, strategy = study.training, study.aggregation.options
     rate = learning_rate(study, round_number)
     gradients = GradientSum(model, mechanism, study.task, choice)
     for step in range(training.local_steps):
@@ -117,7 +117,7 @@ def local_change(
         # After the noise: momentum, weight decay and FedProx's pull (Li et al. 2020,
         # arXiv:1812.06127) see weights and noised sums alone, so they cost no privacy.
         velocity = training.momentum * velocity + gradient
-        drift = training.weight_decay * current + mu * (current - start)
+        drift = training.weight_decay * current + strategy.local_term(current, start)
         current = current - rate * (velocity + drift)
         reach("training.step", round_number)
     most = torch.finfo(torch.float32).max

@@ -25,8 +25,8 @@ from common.errors import ModelError
 from common.files import canonical_json, sha256, write_atomic
 from common.models.networks import seeded_model, sketch, weights_count
 from common.numerics import LARGEST_TILE, EngineChoice, NumericsRecord, decisive, record
+from common.study.aggregation import AggregationSettings
 from common.study.fixed_point import FixedPoint
-from common.study.strategies import AggregationSettings
 from common.study.study_file import Augmentation, Evaluation, NoPrivacy, Study, StudyInfo, Training
 
 T = TypeVar("T")

@@ -36,7 +36,7 @@ from common.figures.histogram import (
     planes,
     release_shape,
 )
-from common.figures.intervals import Estimate, Z, absent, mean, share
+from common.figures.intervals import Estimate, absent, counted, mean, share
 
 ROC_POINTS: Final = 200
 """At most this many points of a curve are kept for drawing."""
@@ -217,8 +217,4 @@ def _prevalence(counts: NDArray[np.integer], noise_variance: float) -> tuple[Est
 def _patients(counts: NDArray[np.integer], noise_variance: float) -> Estimate:
     """The number of patients counted, give or take the noise alone."""
     totals, noise = _totals(counts, noise_variance)
-    number, reach = float(totals.sum()), Z * float(np.sqrt(noise * len(totals)))
-    if number - reach <= 0.0 < reach:
-        why = f"noise exceeds signal: {number:.0f} patients read through noise of ±{reach:.0f}"
-        return Estimate(number, number - reach, number + reach, meaningful=False, why=why)
-    return Estimate(number, number - reach, number + reach)
+    return counted(float(totals.sum()), noise * len(totals))

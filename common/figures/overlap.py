@@ -78,9 +78,9 @@ class Overlaps:
         self, middle: NDArray[np.float64], value: float, noise: float
     ) -> tuple[float, float]:
         """The least and the greatest mean compatible with the counts."""
-        apart = (middle - _MEANS[:, None]) ** 2
         unseen = Z * Z * np.where(value > _MEANS, _MEANS, 1.0 - _MEANS) ** 2
-        variance = np.maximum(apart @ self.counts, 0.0) + unseen + noise * apart.sum(axis=1)
+        sampling = np.maximum(_squares(self.counts, middle), 0.0)
+        variance = sampling + unseen + noise * _squares(np.ones_like(middle), middle)
         gap = (value - _MEANS) * self.total
         # The nearest mean is always kept, and the interval goes a step of the grid further.
         kept = np.append(np.flatnonzero(gap**2 <= Z * Z * variance), np.abs(gap).argmin())
@@ -107,7 +107,8 @@ class Overlaps:
         ends = float(self.low[kept].min()), float(self.high[kept].max())
         quiet = self._kept(share, 0.0)
         clear = not too_wide((float(self.low[quiet].min()), float(self.high[quiet].max())))
-        why = self._evidence.lacking(by_noise=clear)
+        # Where bins are too coarse no number of patients helps, but noise can still be the worst.
+        why = self._evidence.lacking(by_noise=clear or len(quiet) <= _FEWEST)
         if len(kept) <= _FEWEST:
             why = _COARSE
         return judged(self._crossing(share), ends, why=why)
@@ -139,6 +140,12 @@ class Overlaps:
         step = float(sums[cell + 1] - sums[cell])
         part = float(np.clip((target - sums[cell]) / step, 0.0, 1.0)) if step > 0.0 else 0.5
         return float(self.low[cell] + part * (self.high[cell] - self.low[cell]))
+
+
+def _squares(weights: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum of ``weight * (value - a)^2``, for each mean a."""
+    linear, square = float(weights @ values), float(weights @ values**2)
+    return np.asarray(square - 2.0 * _MEANS * linear + _MEANS**2 * float(weights.sum()))
 
 
 def binned(counts: NDArray[np.integer], *, noise: float, of: str) -> Overlaps:

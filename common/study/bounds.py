@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from common.bounded import Bound, plain
+from common.models.models import MODELS
+from common.strategies.strategies import OPTIONS
 from common.tasks.tasks import TASKS
 
 Ends = tuple[float, float]
@@ -52,16 +54,9 @@ FIELDS: Final = (
         why="pixels are between 0 and 1, and so is their mean"),
     _at("data.std", "standard deviation that each pixel is divided by", (1e-3, 100), (0.05, 1),
         why="pixels are between 0 and 1: less makes them huge, more makes them vanish"),
-    _at("model.scales", "how many times scattering halves the image", (1, 6), (1, 4),
-        why="after six halvings nothing of the image is left"),
-    _at("model.orientations", "directions of the wavelets", (2, 32), (4, 16),
-        why="one direction misses half of the edges; more than 32 add nothing"),
-    _at("model.widths", "channels of a convolution", (1, 4096), (1, 512),
-        why="wider layers do not fit in memory"),
-    _at("model.groups", "groups of a group normalisation", (1, 4096), (1, 64),
-        why="there cannot be more groups than channels"),
-    _at("model.hidden", "width of the dense layer", (1, 65_536), (0, 1024), zero=True,
-        why="wider layers do not fit in memory"),
+    _at("data.spacing", "pixel spacing, mm", (0.001, 100), (0.05, 10),
+        why="no image is finer, and a pixel of ten centimetres shows nothing"),
+    *dict.fromkeys(each for model in MODELS for each in model.bounds),
     _at("training.rounds", "training rounds", (1, 100_000), (1, 1000),
         why="each round costs privacy and network traffic"),
     _at("training.local_steps", "steps in a round", (1, 100_000), (1, 200),
@@ -74,7 +69,7 @@ FIELDS: Final = (
         why="less has no effect; more averages over a thousand steps"),
     _at("training.weight_decay", "weight decay", (1e-8, 1), (0, 0.1), zero=True,
         why="less has no effect; more removes the weights"),
-    *(each for task in TASKS for each in task.bounds),
+    *dict.fromkeys(each for task in TASKS for each in task.bounds),
     _at("training.images_per_patient", "images of a patient in a step", (1, 64), (1, 8),
         why="they are averaged: more cost memory and change little"),
     _at("training.augmentation.rotate", "rotation, degrees", (0.01, 180), (0, 45), zero=True,
@@ -103,36 +98,7 @@ FIELDS: Final = (
         why="they are averaged: more take time and change little"),
     _at("evaluation.epsilon_share", "evaluation's share of epsilon", (1e-4, 1), (0.01, 1),
         why="less leaves only noise; 1 is the whole epsilon"),
-    _at("aggregation.options.proximal_mu", "FedProx: pull towards the round's first weights",
-        (1e-6, 100), (0, 10), zero=True,
-        why="less has no effect; more lets no weight move"),
-    _at("aggregation.options.server_learning_rate", "server learning rate", (1e-4, 100), (0.1, 2),
-        why="1 uses the average as it is; other values stay near 1"),
-    _at("aggregation.options.server_momentum", "server momentum", (1e-3, 0.999), (0, 0.99),
-        zero=True,
-        why="less has no effect; more averages over a thousand rounds"),
-    _at("aggregation.options.eta", "server learning rate (eta)", (1e-6, 100), (1e-3, 1),
-        why="less learns nothing; more makes training unstable"),
-    _at("aggregation.options.eta_l", "sites' learning rate for the server optimiser (eta_l)",
-        (1e-6, 1000), (1e-3, 20),
-        why="the same reason as for the learning rate"),
-    _at("aggregation.options.tau", "server adaptivity (tau)", (1e-10, 10), (1e-9, 0.1),
-        why="it prevents a division by zero; more stops all learning"),
-    _at("aggregation.options.beta_1", "server memory of changes (beta 1)",
-        (1e-3, 0.9999), (0, 0.99), zero=True,
-        why="less has no effect; more averages over ten thousand rounds"),
-    _at("aggregation.options.beta_2", "server memory of squares (beta 2)",
-        (1e-3, 0.9999), (0, 0.9999), zero=True,
-        why="less has no effect; more averages over ten thousand rounds"),
-    _at("aggregation.options.beta", "share of updates trimmed at each end",
-        (1e-3, 0.499), (0, 0.4), zero=True,
-        why="trimming half at each end leaves nothing"),
-    _at("aggregation.options.num_malicious_nodes", "sites that may be dishonest",
-        (1, 1000), (0, 100), zero=True,
-        why="no study has more sites"),
-    _at("aggregation.options.num_nodes_to_select", "sites whose updates are used",
-        (1, 10_000), (1, 1000),
-        why="no study has more sites"),
+    *OPTIONS,
     _at("aggregation.min_sites", "minimum number of hospitals combined in one result",
         (1, 10_000), (2, 100),
         why="no study has more sites"),
@@ -207,7 +173,7 @@ def _class_rate(study: Study) -> float:
 
 
 def _forgetting(study: Study) -> float:
-    pull = study.training.weight_decay + study.aggregation.proximal_mu
+    pull = study.training.weight_decay + study.aggregation.options.pull
     return float(study.training.learning_rate * pull)
 
 

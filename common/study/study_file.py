@@ -10,13 +10,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from common.errors import StudyError
+from common.models.models import AnyModel
+from common.models.scattering import ScatteringSpec
+from common.models.spec import Shape
 from common.settings import Section, load_toml
+from common.study.aggregation import AggregationSettings
 from common.study.bounds import bound, require_combined
 from common.study.fixed_point import FixedPoint
-from common.study.strategies import AggregationSettings
+from common.tasks.task import Heads
 from common.tasks.tasks import AnyTask
 from common.text import Slug, StudyName, Words
 
@@ -26,6 +30,7 @@ Patients = Annotated[int, Field(ge=1, le=10**9)]
 
 
 Side = Annotated[int, bound("data.image_size")]
+Millimetres = Annotated[float, bound("data.spacing")]
 
 
 class StudyInfo(Section):
@@ -46,6 +51,8 @@ class DataNeeds(Section):
         channels: 1 for grey values, 3 for colour.
         mean: public constant subtracted from intensities in [0, 1].
         std: public constant that they are divided by.
+        spacing: millimetres from row to row and from column to column: images are scaled to it,
+            then cropped or padded to ``image_size``. Left out, they are scaled to fit.
     """
 
     dataset: Slug
@@ -55,45 +62,7 @@ class DataNeeds(Section):
     channels: Literal[1, 3] = 1
     mean: Annotated[float, bound("data.mean")] = 0.5
     std: Annotated[float, bound("data.std")] = 0.25
-
-
-def _explain_batch_norm(norm: object) -> object:
-    if norm == "batch":
-        raise ValueError(
-            "batch normalisation mixes the patients of a batch, so that no gradient belongs to "
-            'one patient; "group" or "none" can be trained privately'
-        )
-    return norm
-
-
-class ModelSpec(Section):
-    """``[model]``: the network; without it, ``scattering``.
-
-    Attributes:
-        name: ``scattering`` is one linear layer on fixed wavelet features, ``cnn`` a small
-            network of 3x3 convolutions, ``resnet18`` and ``densenet121`` are MONAI's with
-            group normalisation.
-        scales: of ``scattering``: how often the image is halved.
-        orientations: of ``scattering``: directions of the wavelets.
-        widths: of ``cnn``: output channels of each convolution.
-        norm: of ``cnn``: ``group`` puts group normalisation after each convolution.
-        groups: number of groups of a group normalisation; left out, 8 or what divides.
-        activation: of ``cnn``: what follows each convolution.
-        pooling: of ``cnn``: ``flatten`` keeps the last feature map, ``average`` its mean.
-        hidden: of ``cnn``: width of the dense layer before the last; 0 leaves it out.
-    """
-
-    name: Literal["scattering", "cnn", "resnet18", "densenet121"] = "scattering"
-    scales: Annotated[int, bound("model.scales")] = 2
-    orientations: Annotated[int, bound("model.orientations")] = 8
-    widths: tuple[Annotated[int, bound("model.widths")], ...] = Field(
-        default=(16, 16, 16), min_length=1, max_length=8
-    )
-    norm: Annotated[Literal["none", "group"], BeforeValidator(_explain_batch_norm)] = "group"
-    groups: Annotated[int, bound("model.groups")] | None = None
-    activation: Literal["relu", "tanh", "elu", "gelu", "silu"] = "relu"
-    pooling: Literal["flatten", "average"] = "average"
-    hidden: Annotated[int, bound("model.hidden")] = 0
+    spacing: tuple[Millimetres, Millimetres] | None = None
 
 
 class Augmentation(Section):
@@ -205,7 +174,7 @@ class Study(Section):
     study: StudyInfo
     task: AnyTask
     data: DataNeeds
-    model: ModelSpec = ModelSpec()
+    model: AnyModel = ScatteringSpec()
     training: Training = Training()
     privacy: Annotated[PatientPrivacy | NoPrivacy, Field(discriminator="mode")]
     evaluation: Evaluation = Evaluation()
@@ -222,6 +191,16 @@ class Study(Section):
             )
         require_combined(self)
         return self
+
+    @property
+    def shape(self) -> Shape:
+        """Of an image that enters the model."""
+        return Shape(self.data.channels, *self.data.image_size)
+
+    @property
+    def heads(self) -> Heads:
+        """What the model has to put out."""
+        return self.task.heads()
 
     @property
     def evaluation_rounds(self) -> tuple[int, ...]:

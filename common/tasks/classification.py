@@ -13,7 +13,7 @@ from common.bounded import Bound
 from common.figures import histogram, metrics
 from common.figures.figures import Figures
 from common.figures.release import Release
-from common.tasks.task import Heads, TargetForm, Task
+from common.tasks.task import CLASS_WEIGHT, Heads, TargetForm, Task
 from common.text import Words
 
 if TYPE_CHECKING:
@@ -24,15 +24,6 @@ CHANCE: Final = 0.5
 """AUC of a model that knows nothing."""
 ONE_CLASS: Final = 0.02
 """A share of patients named rightly below which a class is as good as never named."""
-_WEIGHT: Final = Bound(
-    "task.class_weights",
-    "class_weights",
-    "weight of a class in the loss",
-    1e-3,
-    1000,
-    (0.1, 10),
-    "it makes rare classes count more; no class is a thousand times too rare",
-)
 
 
 class Classification(Task):
@@ -58,11 +49,11 @@ class Classification(Task):
         "balanced_accuracy": "balanced accuracy",
         "precision": "precision",
     }
-    bounds: ClassVar[tuple[Bound, ...]] = (_WEIGHT,)
+    bounds: ClassVar[tuple[Bound, ...]] = (CLASS_WEIGHT,)
 
     kind: Literal["classification"] = "classification"
     classes: tuple[Words, ...] = Field(min_length=2, max_length=MOST_CLASSES)
-    class_weights: tuple[Annotated[float, _WEIGHT], ...] | None = None
+    class_weights: tuple[Annotated[float, CLASS_WEIGHT], ...] | None = None
 
     @model_validator(mode="after")
     def _classes_agree(self) -> Self:
@@ -135,9 +126,6 @@ def _labels(targets: Sequence[torch.Tensor]) -> NDArray[np.int64]:
 
 def _chance(figures: Figures) -> tuple[str, ...]:
     auc = figures.values["auc"]
-    # Where it is not usable, that is said already.
-    if not auc.meaningful and auc.value is not None:
-        return ()
     if auc.value is not None and auc.low > CHANCE:
         return ()
     said = "not defined" if auc.value is None else f"{auc.value:.3f} "
@@ -146,7 +134,11 @@ def _chance(figures: Figures) -> tuple[str, ...]:
 
 
 def _one_class(figures: Figures, classes: int) -> tuple[str, ...]:
-    right, other = (figures.values[name].value for name in ("sensitivity", "specificity"))
+    shares = [figures.values[name] for name in ("sensitivity", "specificity")]
+    # Noise alone can take a share to either end.
+    if figures.noise_variance and not all(each.meaningful for each in shares):
+        return ()
+    right, other = (each.value for each in shares)
     if right is None or other is None:
         return ()
     # With one class for all, the mean recall is 1 / classes, and that of the others the rest.

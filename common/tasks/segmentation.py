@@ -234,7 +234,8 @@ class Overlap(NamedTuple):
     def dice(self) -> NDArray[np.float64]:
         """(classes,) in [0, 1]; 1 where the class is neither found nor there."""
         both = self.found + self.there
-        return np.where(both > 0, 2 * self.shared, 1) / np.maximum(both, 1)
+        dice: NDArray[np.float64] = np.where(both > 0, 2 * self.shared, 1) / np.maximum(both, 1)
+        return dice
 
     def cells(self, bins: int) -> NDArray[np.int64]:
         """(classes, 2), the cell of each class; an edge belongs to the bin above it."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,18 @@ TargetForm = Literal["label", "value", "mask"]
 ``label``: int64, the patient's class. ``value``: float32, the patient's number. ``mask``: int64
 (height, width), of each image: 0 is background, k the k-th class.
 """
+
+
+CLASS_WEIGHT: Final = Bound(
+    "task.class_weights",
+    "class_weights",
+    "weight of a class in the loss",
+    1e-3,
+    1000,
+    (0.1, 10),
+    "it makes rare classes count more; no class is a thousand times too rare",
+)
+"""The bound of a number that several tasks have."""
 
 
 class Heads(NamedTuple):

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, Field
 
 from common.errors import StudyError
 from common.tasks.classification import Classification
+from common.tasks.segmentation import Segmentation
 from common.tasks.task import Task
 
-TASKS: Final[tuple[type[Task], ...]] = (Classification,)
+TASKS: Final[tuple[type[Task], ...]] = (Classification, Segmentation)
+KINDS: Final = tuple(str(task.model_fields["kind"].default) for task in TASKS)
+"""What they are called in a study file."""
+FIRST: Final = KINDS[0]
+"""What a study learns that does not say what."""
 
-AnyTask = Classification
+
+def _with_kind(given: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+    return {"kind": FIRST} | given if isinstance(given, dict) else given
+
+
+AnyTask = Annotated[
+    Annotated[Classification | Segmentation, Field(discriminator="kind")],
+    BeforeValidator(_with_kind),
+]
 """``[task]`` of a study file."""
 
 
@@ -25,7 +40,7 @@ def as_classification(task: Task) -> Classification:
             "this works for classification alone",
             where="[task] kind",
             found=task.kind,
-            wanted="classification",
+            wanted=FIRST,
             remedy="use a study that classifies",
         )
     return task

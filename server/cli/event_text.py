@@ -116,7 +116,10 @@ def _evaluated(event: pb.Event, fields: Fields) -> str:
     metrics = fields["metrics"]
     named = metrics["names"][:2]
     shown = [f"{label} {figure(metrics['values'][name])}" for name, label in named]
-    doubts = "".join(f"; {doubt}" for doubt in metrics["doubts"])
+    headline = metrics["values"][metrics["headline"]]
+    # Where it is not usable, that is said already.
+    usable = headline["value"] is not None and headline["meaningful"]
+    doubts = "".join(f"; {doubt}" for doubt in metrics["doubts"]) if usable else ""
     return f"evaluation after round {event.round}: {', '.join(shown)}{doubts}"
 
 

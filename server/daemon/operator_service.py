@@ -16,8 +16,7 @@ from common.control import coordinator_pb2 as pb
 from common.documents import read_toml
 from common.errors import CoordinatorError, StudyError
 from common.settings import checked, unreadable
-from common.study.study_file import Patients, Study
-from common.text import Slug
+from common.study.study_file import Study
 from common.wire.enrolment import CoordinatorCard, SiteCard
 from server.daemon import authority
 from server.daemon.settings import Home
@@ -35,10 +34,10 @@ from server.store.rows import (
 )
 from server.study.amending import wish
 from server.study.collect import remedy
-from server.study.weighing import Counted, counted, weigh
+from server.study.weighing import AgreedPatients, Counted, counted, weigh
 
 T = TypeVar("T")
-_AGREED = TypeAdapter(dict[Slug, Patients])
+_AGREED = TypeAdapter(AgreedPatients)
 STOP_ONE: Final = (
     "the hospital must stop one of them: consilium-site status there says how to find out which; "
     "until then neither gets a request"

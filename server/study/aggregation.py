@@ -23,8 +23,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from common.study.aggregation import AggregationSettings, share_of
 from common.study.fixed_point import FixedPoint, Integers
-from common.study.strategies import ORDER_STATISTICS, AggregationSettings, StrategyName, share_of
 from server.study.weighing import capped
 
 Weights = npt.NDArray[np.float32]
@@ -39,11 +39,6 @@ MEMORY_NOTES: Final = {
     False: "replies were added up as they came: memory does not grow with the number of sites",
     True: "this strategy needs every reply at once: memory grows with the number of sites",
 }
-
-
-def needs_every_reply(strategy: StrategyName) -> bool:
-    """Whether a strategy is exempt from constant memory."""
-    return strategy in ORDER_STATISTICS
 
 
 class WeightedSum:
@@ -159,6 +154,6 @@ Fold = WeightedSum | Gathered
 def begin(settings: AggregationSettings, length: int, weights: Mapping[str, int]) -> Fold:
     """An empty fold of one round's updates, of the kind that the strategy needs."""
     share = share_of(settings.max_share)
-    if needs_every_reply(settings.strategy):
+    if settings.options.every_reply:
         return Gathered(weights, share)
     return WeightedSum(length, weights, share)

@@ -22,7 +22,6 @@ from common.checkpoint import KEPT, Checkpoint
 from common.errors import RoundError
 from common.plan import Plan
 from common.process.killpoints import reach
-from common.study.strategies import ORDER_STATISTICS
 from common.study.study_file import Study
 from common.wire.messages import LedgerHead, Purpose, Request
 from server.study import aggregation
@@ -108,7 +107,7 @@ def advance(study: Study, state: Checkpoint, fold: aggregation.Fold) -> Checkpoi
     reached = fold.contributions(state.weights, study.fixed_point)
     weights, optimiser = step(settings, number, state.weights, reached, state.optimiser)
     # The mean before the server's own step, or what a median made of updates, one of which may lie.
-    moved = weights if settings.strategy in ORDER_STATISTICS else reached[0][0]
+    moved = weights if settings.options.every_reply else reached[0][0]
     _require_steady(study, number, state.weights, moved)
     average = _averaged(settings.average_decay, state.average, weights)
     return replace(state, round=number, weights=weights, average=average, optimiser=optimiser)

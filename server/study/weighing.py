@@ -12,7 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from common.study.strategies import AggregationSettings, share_of
+from common.study.aggregation import AggregationSettings, share_of
+from common.study.study_file import Patients
+from common.text import Slug
+
+AgreedPatients = dict[Slug, Patients]
+"""What people have agreed each site declares."""
 
 
 def weigh(settings: AggregationSettings, patients: Mapping[str, int]) -> dict[str, int]:

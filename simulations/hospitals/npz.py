@@ -23,7 +23,6 @@ from client.data.labels import Key
 from common.errors import DataError, of_system
 from common.files import sha256_file
 from common.process.progress import Progress, silent
-from common.tasks.classification import MOST_CLASSES
 from simulations.hospitals.dicom_writer import Equipment, byte_dataset, to_bytes
 from simulations.hospitals.layout import (
     TEST,
@@ -38,6 +37,8 @@ from simulations.hospitals.scanners import site_names
 from simulations.hospitals.visit import Visit
 
 # No test share: the official test split is held out from all hospitals.
+MOST_CLASSES: Final = 100
+"""What a column of labels has at most; of more, it holds something else."""
 SPLIT: Final = (0.9, 0.1, 0.0)
 KEY: Final[Key] = "SOPInstanceUID"
 FACT: Final = "each image is one patient: the file has no patient ids"

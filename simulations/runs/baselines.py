@@ -23,16 +23,15 @@ from common.errors import RoundError
 from common.numerics import NumericsRecord
 from common.plan import Offer
 from common.privacy.mechanisms import PatientMechanism, mechanism
-from common.study.strategies import AggregationSettings
+from common.study.aggregation import AggregationSettings
 from common.study.study_file import NoPrivacy, Study
 from common.wire.flower import identify
-from server.study.aggregation import needs_every_reply
 from server.study.rounds import shared_weights
 from simulations.grids.in_process import RUN_ID
 from simulations.reports.result import CurvePoint, Kind, Outcome
 from simulations.runs.curve import curve_rounds
 from simulations.runs.single_site import single_site_rounds
-from simulations.runs.testset import Mapped, TestSet, curve_point, outcome
+from simulations.runs.testset import Mapped, TestSet, curve_point, mapped_masks, outcome
 
 MOST_PROCESSES: Final = 8
 
@@ -47,6 +46,7 @@ class Holding:
     images: Mapped
     patients: tuple[Patient, ...]
     numerics: NumericsRecord
+    masks: Mapped | None = None
 
     @classmethod
     def of(cls, offer: Offer, cohort: Cohort) -> Holding:
@@ -58,6 +58,7 @@ class Holding:
             images=Mapped.of(cohort.images),
             patients=cohort.part("train"),
             numerics=offer.numerics,
+            masks=mapped_masks(cohort),
         )
 
 
@@ -141,7 +142,7 @@ def _changed(
 
 def _for_one(settings: AggregationSettings) -> AggregationSettings:
     """Medians, trimmed means and Krum of one reply are that reply: what FedAvg gives."""
-    if not needs_every_reply(settings.strategy):
+    if not settings.options.every_reply:
         return settings
     return AggregationSettings(strategy="fedavg", average_decay=settings.average_decay)
 
@@ -191,6 +192,7 @@ def run_baseline(baseline: Baseline) -> Outcome:
         name=baseline.name,
         seed=baseline.seed,
         choice=holdings[0].numerics.choice,
+        masks=_masks(holdings),
     )
     state = next(rounds)
     try:
@@ -225,3 +227,9 @@ def _together(
             patients.append(replace(patient, images=rows))
         start += len(array)
     return np.concatenate(arrays), tuple(patients)
+
+
+def _masks(holdings: Sequence[Holding]) -> npt.NDArray[np.uint8] | None:
+    """All masks in one array, as :func:`_together` has their images; None where there are none."""
+    arrays = [each.masks.open() for each in holdings if each.masks is not None]
+    return np.concatenate(arrays) if arrays else None

@@ -16,6 +16,7 @@ from client.engine.alone import is_alone
 from client.engine.clipped import Loss, Patients, place
 from client.training.gradients import summed_loss
 from common.numerics import EngineChoice
+from tests.common.studies import classification
 
 TILES: Final = (1, 4, 8)
 LABELS: Final = 2
@@ -65,7 +66,7 @@ def attack(seed: int) -> Attack:
     if items == 2 and pick(2):
         inputs[:, 1] = -inputs[:, 0]  # images of one patient that cancel
     size = (1.0, power(-25, 18))[pick(2)]
-    loss = summed_loss((size, size * power(-2, 2)))
+    loss = summed_loss(classification((size, size * power(-2, 2))))
     patients = Patients(inputs, torch.arange(count) % LABELS)
     if not is_alone(place(model, choice), patients[slice(0, 3)], loss, choice):
         choice = choice.model_copy(update={"tile": 1})  # as a site has it

@@ -206,4 +206,4 @@ def test_an_update_that_cannot_be_added_costs_nobody_else_the_round(
     absences = [each for each in lied.outcome["absences"] if each["purpose"] == "train"]
     assert [(each["round"], each["site"]) for each in absences] == [(1, LIAR)]
     assert all(each["reason"].startswith(reason) for each in absences)
-    assert lied.result.metrics.auc.value is not None
+    assert lied.result.metrics.main.value is not None

@@ -17,8 +17,7 @@ from client.data.cohort import Patient
 from client.engine.clipped import ClippedSum, Patients, Tile, backward, by_choice, clipped_sum
 from client.engine.rule import Book, Layer
 from client.engine.sheet import Sheet
-from client.training.evaluation import score
-from common.figures.histogram import histogram, sensitivity
+from client.training.evaluation import counted
 from common.models.networks import build_model, flatten
 from common.numerics import EngineChoice
 from common.privacy.mechanisms import GAMMA
@@ -148,7 +147,10 @@ def test_adding_a_patient_moves_a_histogram_by_at_most_its_sensitivity(first: in
         study = small_study(
             task={"classes": [f"class {number}" for number in range(classes)]},
             model={"widths": [2], "norm": "none", "pooling": "flatten", "hidden": 7},
+            evaluation={"bins": 10},
         )
+        bound = study.task.release(10).bound
+        assert bound == math.sqrt(1 if classes == 2 else classes)
         weights = _on_the_edge(study, draw)
         images = torch.rand(2 * tile + 2, 1, 8, 8, generator=draw).half().numpy()
         cohort = tuple(
@@ -157,16 +159,12 @@ def test_adding_a_patient_moves_a_histogram_by_at_most_its_sensitivity(first: in
         for count in range(len(cohort)):
             others = cohort[:count]
             counts = [
-                histogram(
-                    *score(study, weights, images, some, choice=EngineChoice(tile=tile)),
-                    classes=classes,
-                    bins=10,
-                )
+                counted(study, weights, images, some, choice=EngineChoice(tile=tile))
                 for some in (others, (cohort[-1], *others), (*others, cohort[-1]))
             ]
             for more in counts[1:]:
                 moved = np.linalg.norm((more - counts[0]).astype(float))
-                assert moved <= sensitivity(classes) * (1 + 1e-12)
+                assert moved <= bound * (1 + 1e-12)
 
 
 def _on_the_edge(study: Any, draw: torch.Generator) -> np.ndarray[tuple[int], np.dtype[np.float32]]:  # noqa: ANN401 - a Study

@@ -20,7 +20,7 @@ from common.models.networks import build_model
 from common.numerics import EngineChoice
 from common.privacy.mechanisms import GAMMA
 from common.study.study_file import Study
-from tests.common.studies import small_study
+from tests.common.studies import classification, small_study
 
 SCATTERING = {"name": "scattering", "widths": None, "norm": None, "pooling": None}
 
@@ -52,11 +52,13 @@ def test_squares_that_vanish_do_not_leave_a_patient_unclipped(
     images = torch.rand(3, 1, 1, 8, 8, generator=torch.manual_seed(0))
     patients = Patients(images, torch.ones(3, dtype=torch.int64))
     choice = EngineChoice(kernels={"2": kernel})
-    free = clipped_sum(model, patients[slice(0, 1)], summed_loss(None), math.inf, choice)
+    free = clipped_sum(
+        model, patients[slice(0, 1)], summed_loss(classification()), math.inf, choice
+    )
     assert 0 < float(free.abs().max()) < 1e-20
     for at in range(3):
         found = clipped_sum(
-            model, patients[slice(at, at + 1)], summed_loss(None), clip_norm, choice
+            model, patients[slice(at, at + 1)], summed_loss(classification()), clip_norm, choice
         )
         assert length(found, clip_norm) <= 1 + 1e-12
 
@@ -68,7 +70,9 @@ def test_a_subnormal_factor_is_not_rounded_up(clip_norm: float, model: dict[str,
     network = build_model(study(model, 16))
     pixels = (torch.rand(1, 1, 1, 16, 16, generator=torch.manual_seed(0)) - 0.5) / 0.25
     patient = Patients(pixels, torch.ones(1, dtype=torch.int64))
-    found = clipped_sum(network, patient, summed_loss((1e19, 1e19)), clip_norm, EngineChoice())
+    found = clipped_sum(
+        network, patient, summed_loss(classification((1e19, 1e19))), clip_norm, EngineChoice()
+    )
     assert length(found, clip_norm) == pytest.approx(1, abs=1e-9)
 
 
@@ -100,7 +104,9 @@ def test_channels_that_cancel_carry_no_patient_over_to_another(tile: int, thread
                 last.copy_(torch.stack([-signs, signs]))
             place(model, choice)
             sums = [
-                clipped_sum(model, patients[slice(0, count)], summed_loss(None), 1.0, choice)
+                clipped_sum(
+                    model, patients[slice(0, count)], summed_loss(classification()), 1.0, choice
+                )
                 for count in range(13)
             ]
             for fewer, more in pairwise(sums):
@@ -118,7 +124,7 @@ def test_a_sum_that_no_float32_holds_is_a_sum_all_the_same() -> None:
         for parameter in layer.parameters():
             parameter.zero_()
     patients = Patients(torch.zeros(many, 1, 1), torch.ones(many, dtype=torch.int64))
-    loss = summed_loss((1.0, 3e38))
+    loss = summed_loss(classification((1.0, 3e38)))
     for count in (many - 1, many):
         found = clipped_sum(layer, patients[slice(0, count)], loss, clip_norm, EngineChoice())
         assert bool(torch.isfinite(found).all())
@@ -137,7 +143,7 @@ def test_a_patient_who_adds_nothing_moves_no_other(kernel: str) -> None:
     images[5, 0, 0] = board + 1e-3 * images[5, 0, 0]
     patients = Patients(images, torch.arange(6) % 2)
     choice = EngineChoice(tile=8, kernels={"0": kernel})
-    loss = summed_loss(None)
+    loss = summed_loss(classification())
     with_all = clipped_sum(model, patients, loss, 1e-2, choice)
     others = clipped_sum(model, patients[slice(0, 5)], loss, 1e-2, choice)
     alone = clipped_sum(model, patients[slice(5, 6)], loss, 1e-2, choice)

@@ -13,6 +13,7 @@ import torch
 
 from common.process.killpoints import VARIABLE
 from common.study.study_file import Study
+from common.tasks.classification import Classification
 from tests.waiting import PATIENCE
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -28,8 +29,13 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def document(**sections: dict[str, Any]) -> dict[str, Any]:
-    """The small study with some keys of some sections replaced; None leaves a key out."""
+    """The small study with some keys of some sections replaced; None leaves a key out.
+
+    Another model, or no privacy, has none of the keys of that section in the small study.
+    """
     merged = {name: dict(section) for name, section in SMALL.items()}
+    if sections.get("model", {}).get("name") not in (None, SMALL["model"]["name"]):
+        merged["model"] = {}
     for name, changes in sections.items():
         section = merged.setdefault(name, {}) | changes
         merged[name] = {key: value for key, value in section.items() if value is not None}
@@ -41,6 +47,12 @@ def document(**sections: dict[str, Any]) -> dict[str, Any]:
 def small_study(**sections: dict[str, Any]) -> Study:
     """The small study, parsed; see :func:`document`."""
     return Study.model_validate(document(**sections))
+
+
+def classification(weights: tuple[float, ...] | None = None, *, classes: int = 2) -> Classification:
+    """The task with these class weights, also such as no study may say."""
+    task = Classification(classes=tuple(f"class {number}" for number in range(classes)))
+    return task.model_copy(update={"class_weights": weights})
 
 
 def toml(content: dict[str, Any]) -> str:

@@ -36,7 +36,7 @@ def test_it_holds_the_offers_public_numbers_and_the_calibrated_mechanism() -> No
     assert plan.mechanism.mode == "patient"
     assert plan.mechanism.step.sampling_rate == 5 / 20
     assert plan.mechanism.divisor == 5.0
-    assert plan.histogram_shape == (2, 1, 4)
+    assert plan.release.shape == (2, 1, 4)
 
 
 def test_its_hash_is_the_sha256_of_its_text() -> None:

@@ -27,7 +27,7 @@ from common.wire.signing import SigningKey
 from server.study.collect import Absence, collect
 from server.study.context import StudyContext
 from server.study.round_zero import make_plans
-from server.study.verify import NOTHING, OFFER, ReplyShape, histogram_shape, update_shape
+from server.study.verify import NOTHING, OFFER, ReplyShape, counts_shape, update_shape
 from simulations.grids.in_process import LocalGrid
 from tests.common.studies import small_study
 from tests.fuzz.messages import record_bytes
@@ -81,7 +81,7 @@ class Replies(_Coordinator):
             (Request(study, plan, 1, "train", arrays=weights), update_shape(self.plan)),
             (
                 Request(study, plan, 3, "evaluate", arrays=weights),
-                histogram_shape(self.plan),
+                counts_shape(self.plan),
             ),
             (Request(study, plan, 0, "propose", document=self.plan.text), NOTHING),
             (Request(study, "", 0, "offer", document="{}"), OFFER),

@@ -21,6 +21,8 @@ from functools import cache
 from types import CodeType, FunctionType
 from typing import Any, Final
 
+from common.tasks.tasks import TASKS
+
 GUARDED: Final = (
     "client.consent.amendments",
     "client.requests.gates",
@@ -38,6 +40,8 @@ GUARDED: Final = (
     "common.plan",
     "common.privacy.mechanisms",
     "common.study.study_file",
+    "common.text",
+    *(task.__module__ for task in TASKS),
 )
 """Modules, and single functions of other modules, in which every check needs a case."""
 CALLS: Final = re.compile(r"_?(require|refuse|take|reserve|check|within|demand)(_\w+)?$")

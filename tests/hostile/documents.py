@@ -93,7 +93,7 @@ FORM: Final = (
         "weights of classes for a patient",
         "malformed",
         "a loss in which one class drowns the others",
-        ("study.training.class_weights", [1.0, 1.0, 100.0]),
+        ("study.task.class_weights", [1.0, 1.0, 100.0]),
     ),
     planned(
         "more images of a patient than are averaged",

@@ -44,6 +44,8 @@ DEARER, COVERS = (
     "common.privacy.mechanisms._covers: ",
 )
 STUDY: Final = "common.study.study_file."
+TEXT: Final = "common.text."
+CLASSES: Final = "common.tasks.classification.Classification._classes_agree: "
 THIS_LEDGER: Final = "self._ledger.hash_at(heads.ledger.length) != heads.ledger.hash"
 THIS_LOG: Final = "self._audit.hash_at(heads.audit.length) != heads.audit.hash"
 
@@ -75,7 +77,7 @@ HELD: Final[dict[str, str]] = {
     "client.consent.amendments._require_next: "
     "not differences(before.numerics, amendment.numerics)": ("an amendment that changes nothing"),
     "client.consent.amendments.require_same: changed": "another version of what computes",
-    STUDY + "_no_hash: reads_as_hash(text)": "a study that is called as a plan's hash begins",
+    TEXT + "_no_hash: reads_as_hash(text)": "a study that is called as a plan's hash begins",
     FORM + "asked in ('offer', 'propose', 'amend', 'close') and request.arrays is not None": (
         "a plan with weights beside it"
     ),
@@ -241,19 +243,18 @@ HELD: Final[dict[str, str]] = {
     COVERS + "epsilon_of(rate, noise, times, delta) <= stated * (1 + SAME) + SAME": (
         "an understated epsilon"
     ),
-    STUDY + "_slug: re.fullmatch('[a-z0-9][a-z0-9-]{0,62}', text) is None": (
+    TEXT + "_slug: re.fullmatch('[a-z0-9][a-z0-9-]{0,62}', text) is None": (
         "a data set named as a path"
     ),
-    STUDY + "_words: not 1 <= len(text) <= 200": "a title without end",
-    STUDY + "_words: any(map(is_steering, text))": ("a title that is read from right to left"),
-    STUDY + "Task._classes_differ: len(set(self.classes)) != len(self.classes)": "a class twice",
+    TEXT + "_words: not 1 <= len(text) <= 200": "a title without end",
+    TEXT + "_words: any(map(is_steering, text))": ("a title that is read from right to left"),
+    CLASSES + "len(set(self.classes)) != len(self.classes)": "a class twice",
     STUDY + "Study._sections_agree: require_combined(self)": "more steps than can be accounted",
     "common.plan.Plan._mechanism_is_bounded: require_mechanism(self.mechanism)": (
         "noise that drowns everything"
     ),
     BOUNDS + "ends and (not each.within(ends))": ("a round under a range that has become narrower"),
-    STUDY
-    + "Study._sections_agree: weights is not None and len(weights) != len(self.task.classes)": (
+    CLASSES + "weights is not None and len(weights) != len(self.classes)": (
         "weights of classes for a patient"
     ),
     STUDY + "Study._sections_agree: late": "an evaluation after the last round",

@@ -41,7 +41,7 @@ NUMBERS: Final = (
     _number(
         "weights of classes whose square overflows",
         OVERFLOWS,
-        ("study.training.class_weights", [2.4e19, 2.4e19]),
+        ("study.task.class_weights", [2.4e19, 2.4e19]),
     ),
     _number("a subnormal learning rate", OVERFLOWS, ("study.training.learning_rate", 1e-38)),
     _number("a huge learning rate", VANISHES, ("study.training.learning_rate", 2e25)),

@@ -225,13 +225,13 @@ CONTENT: Final = (
     ),
     array(
         "more patients in a class than it declares",
-        f"{IMPOSSIBLE}200 patients in a class",
+        f"{IMPOSSIBLE}200 patients in 10 cells together",
         lambda sound: np.full(sound.size, 20, np.int64),
         "evaluate",
     ),
     array(
         "more patients in all classes than it declares",
-        f"{IMPOSSIBLE}140 patients in all classes",
+        f"{IMPOSSIBLE}140 patients in 20 cells together",
         lambda sound: np.full(sound.size, 7, np.int64),
         "evaluate",
     ),

@@ -71,8 +71,8 @@ def test_the_result_begins_with_what_is_not_private_and_prices_every_site(first:
     assert all(0 < epsilon <= 8 for epsilon in found["epsilon"].values())
     assert found["delta"] == 1e-5
     assert found["metrics"]["patients"] == 40
-    low, high = found["metrics"]["auc"]["low"], found["metrics"]["auc"]["high"]
-    assert low <= found["metrics"]["auc"]["value"] <= high
+    auc = found["metrics"]["figures"]["auc"]
+    assert auc["low"] <= auc["value"] <= auc["high"]
     assert len(found["federated_evaluation"]) == 1
 
 

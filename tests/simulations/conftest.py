@@ -7,6 +7,7 @@ import math
 import pytest
 
 from common.numerics import EngineChoice, NumericsRecord
+from common.tasks.classification import Classification
 from simulations.reports.plots import Plot, draw_all
 from simulations.reports.result import (
     CurvePoint,
@@ -14,11 +15,10 @@ from simulations.reports.result import (
     Figure,
     HospitalsFacts,
     Kind,
+    Line,
     Outcome,
-    ReliabilityCell,
     Result,
     ResultMetrics,
-    Roc,
     Seeds,
     SiteFacts,
     StudyFacts,
@@ -26,6 +26,7 @@ from simulations.reports.result import (
 
 SITES = ("east", "north", "south", "west")
 ROUNDS = 60
+SCORES = [cell / 10 + 0.05 for cell in range(10)]
 
 
 def figure(value: float, half_width: float = 0.03) -> Figure:
@@ -35,12 +36,15 @@ def figure(value: float, half_width: float = 0.03) -> Figure:
 def metrics(auc: float) -> ResultMetrics:
     return ResultMetrics(
         patients=400,
-        auc=figure(auc),
-        accuracy=figure(auc - 0.08),
-        sensitivity=figure(auc - 0.05, 0.05),
-        specificity=figure(auc - 0.11, 0.05),
-        f1=figure(auc - 0.09),
-        calibration_error=figure(0.06, 0.02),
+        headline="auc",
+        figures={
+            "auc": figure(auc),
+            "accuracy": figure(auc - 0.08),
+            "sensitivity": figure(auc - 0.05, 0.05),
+            "specificity": figure(auc - 0.11, 0.05),
+            "f1": figure(auc - 0.09),
+            "calibration_error": figure(0.06, 0.02),
+        },
     )
 
 
@@ -56,23 +60,25 @@ def outcome(kind: Kind, auc: float, site: str | None = None) -> Outcome:
         curve=tuple(
             CurvePoint(
                 round=number,
-                auc=0.5 + (auc - 0.5) * (1 - math.exp(-number / 12)),
-                accuracy=0.5 + (auc - 0.58) * (1 - math.exp(-number / 12)),
+                value=0.5 + (auc - 0.5) * (1 - math.exp(-number / 12)),
             )
             for number in range(3, ROUNDS + 1, 3)
         ),
-        roc=(
-            Roc(
-                positive="opacity",
-                points=tuple((step / 40, (step / 40) ** power) for step in range(41)),
+        series={
+            "roc": (
+                Line(
+                    label="opacity",
+                    points=tuple((step / 40, (step / 40) ** power) for step in range(41)),
+                ),
             ),
-        ),
-        reliability=tuple(
-            ReliabilityCell(
-                score=cell / 10 + 0.05, observed=figure(0.05 + (cell / 11) ** 1.3, 0.05)
-            )
-            for cell in range(10)
-        ),
+            "calibration": (
+                Line(
+                    label="opacity",
+                    points=tuple((score, score**1.2) for score in SCORES),
+                    ends=tuple((score**1.2 - 0.05, score**1.2 + 0.05) for score in SCORES),
+                ),
+            ),
+        },
     )
 
 
@@ -108,7 +114,9 @@ def made_result() -> Result:
             name="demo",
             title="Opacities on synthetic chest radiographs",
             sha256="12" * 32,
+            task="classification",
             classes=("clear", "opacity"),
+            figures=tuple(Classification.names.items())[:6],
             rounds=ROUNDS,
             local_steps=2,
             batch_size=64,

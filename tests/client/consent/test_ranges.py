@@ -37,10 +37,14 @@ OFFER = Offer(
 )
 SECTIONS: dict[str, dict[str, Any]] = {
     "model": {"groups": 2, "norm": "group"},
-    "training": {"class_weights": [1.0, 2.0]},
+    "task": {"class_weights": [1.0, 2.0]},
     "evaluation": {"rounds": [1, 3]},
 }
 FREE: dict[str, Any] = SECTIONS | {"privacy": {"mode": "none"}}
+MODELS: tuple[dict[str, Any], ...] = (
+    {"name": "scattering"},
+    {"name": "unet", "strides": [2, 2]},
+)
 OPTIONS: dict[str, dict[str, float]] = {
     "fedprox": {"proximal_mu": 0.1},
     "fedavgm": {"server_learning_rate": 0.5, "server_momentum": 0.5},
@@ -56,7 +60,7 @@ def policy(**ranges: tuple[float, float]) -> Policy:
 
 def plans() -> list[Plan]:
     """Plans that together say every number there is."""
-    studies = [small_study(**FREE)]
+    studies = [small_study(**FREE), *(small_study(model=each) for each in MODELS)]
     for strategy, options in OPTIONS.items():
         aggregation = {"strategy": strategy, "options": options}
         studies.append(small_study(**SECTIONS, aggregation=aggregation))

@@ -54,12 +54,12 @@ STUDIES = {
         aggregation={"strategy": "fedprox", "options": {"proximal_mu": 0.1}},
     ),
     "scattering": small_study(
-        model={"name": "scattering", "widths": None, "norm": None, "pooling": None},
+        model={"name": "scattering"},
         data={"image_size": [16, 16]},
     ),
     "three classes": small_study(
         task={"classes": ["normal", "bacterial", "viral"]},
-        model={"name": "resnet18", "norm": "group", "widths": None, "pooling": None},
+        model={"name": "resnet18"},
         data={"image_size": [16, 16]},
         fixed_point={"dtype": "int64", "fraction_bits": 30},
     ),

@@ -21,6 +21,7 @@ from client.training.sampling import Batch
 from common.numerics import EngineChoice
 from common.privacy.accounting import SampledGaussian
 from common.privacy.mechanisms import GAMMA, PatientMechanism
+from tests.common.studies import classification
 
 ALONE = GAMMA / 4
 UNCLIPPED = 1e37
@@ -53,7 +54,7 @@ def clipped(
 ) -> torch.Tensor:
     """The sum of clipped gradients, float64."""
     batch, choice = Batch(pixels, torch.tensor(labels)), EngineChoice(tile=tile)
-    return GradientSum(model, clipping(norm), weights, choice).over([batch])
+    return GradientSum(model, clipping(norm), classification(weights), choice).over([batch])
 
 
 def patient(*images: torch.Tensor) -> torch.Tensor:

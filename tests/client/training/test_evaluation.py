@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from client.data.cohort import Patient
-from client.training.evaluation import release, score
+from client.training.evaluation import counted, outputs_of, release
 from common.errors import Refusal, RefusalCode
+from common.figures.histogram import histogram
 from common.models.networks import build_model, initial_weights, load_flat
 from common.numerics import EngineChoice
 from common.privacy.accounting import SampledGaussian
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
 from common.privacy.randomness import Stream, derive
 from common.study.study_file import Study
+from common.tasks.classification import Classification
 from tests.common.studies import small_study
 
 DIGEST = "0" * 64
@@ -51,6 +55,21 @@ def images() -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
     return np.random.default_rng(0).random((600, 1, 8, 8)).astype(np.float16)
 
 
+def score(
+    study: Study,
+    weights: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+    images: np.ndarray[tuple[int, ...], np.dtype[np.float16]],
+    patients: tuple[Patient, ...],
+    *,
+    choice: EngineChoice,
+) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float64]], list[int]]:
+    """Each patient's vote and label."""
+    found = [*outputs_of(study, weights, images, patients, choice=choice)]
+    votes = [outputs.double().softmax(dim=1).mean(dim=0).tolist() for outputs, _ in found]
+    assert all((targets == targets[0]).all() for _, targets in found)
+    return np.array(votes), [int(targets[0]) for _, targets in found]
+
+
 def probabilities(
     study: Study, image: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 ) -> list[float]:
@@ -79,8 +98,7 @@ def test_a_patients_vote_is_the_mean_over_the_images(
         for patient in patients
     ]
     assert scores == pytest.approx(np.array(by_hand), abs=1e-6)
-    assert scores.dtype == np.float64
-    assert labels.tolist() == [1, 0, 1]
+    assert labels == [1, 0, 1]
 
 
 @pytest.mark.parametrize("most", [1, 2, 4])
@@ -140,11 +158,49 @@ def test_a_vote_is_the_same_bits_whoever_else_is_scored(
 def test_nobody_to_score_gives_no_votes(
     study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 ) -> None:
-    scores, labels = score(
-        study, initial_weights(study, 3), images, (), choice=EngineChoice(tile=16)
+    weights, choice = initial_weights(study, 3), EngineChoice(tile=16)
+    assert [*outputs_of(study, weights, images, (), choice=choice)] == []
+    counts = counted(study, weights, images, (), choice=choice)
+    assert counts.shape == (2, 1, 4)
+    assert not counts.any()
+
+
+def test_what_patients_mark_is_the_histogram_of_their_votes(
+    study: Study, images: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
+) -> None:
+    """Here patients have up to five images, and tiles end in the middle of a patient's."""
+    weights, choice = initial_weights(study, 3), EngineChoice(tile=16)
+    patients = tuple(
+        Patient(str(at), at % 2, tuple(range(at, at + 1 + at % 5)), DIGEST) for at in range(50)
     )
-    assert scores.shape == (0, 2)
-    assert labels.shape == (0,)
+    scores, labels = score(study, weights, images, patients, choice=choice)
+    wanted = histogram(scores, np.array(labels), classes=2, bins=4)
+    assert counted(study, weights, images, patients, choice=choice).tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("given", [ArithmeticError("no"), "no cells", 2**70])
+def test_a_patient_whom_the_task_fails_on_counts_as_zero_and_the_others_as_ever(
+    study: Study,
+    images: np.ndarray[tuple[int, ...], np.dtype[np.float16]],
+    monkeypatch: pytest.MonkeyPatch,
+    given: object,
+) -> None:
+    weights, choice = initial_weights(study, 3), EngineChoice(tile=16)
+    patients = tuple(Patient(str(row), row % 2, (row,), DIGEST) for row in range(40))
+    (ill, _), *_ = outputs_of(study, weights, images, patients[7:8], choice=choice)
+    wanted = counted(study, weights, images, patients[:7] + patients[8:], choice=choice)
+    sound = Classification.marks
+
+    def failing(task: Classification, outputs: Any, targets: Any, bins: int) -> Any:  # noqa: ANN401 - as the task's
+        if not torch.equal(outputs, ill):
+            return sound(task, outputs, targets, bins)
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    monkeypatch.setattr(Classification, "marks", failing)
+    assert counted(study, weights, images, patients, choice=choice).tolist() == wanted.tolist()
+    assert wanted.sum() == 39
 
 
 def test_scoring_twice_gives_the_same_bits(

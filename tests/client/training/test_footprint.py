@@ -13,7 +13,6 @@ import pytest
 from torch import nn
 
 from client.training.footprint import fitting, room_of
-from client.training.gradients import summed_loss
 from common.models.networks import sketch
 from common.numerics import LARGEST_TILE
 from common.study.study_file import Study
@@ -22,7 +21,7 @@ from tests.common.studies import small_study
 MIB = 2**20
 HEAP = 8 * MIB
 """By which a process grows at once."""
-LOSS = summed_loss(None)
+TASK = small_study().task
 
 
 def study(side: int, **model: Any) -> Study:  # noqa: ANN401 - as TOML gives
@@ -46,7 +45,7 @@ def peak():
 
 def step(study, patients):
     example = example_of((1, *study.data.image_size), patients, 1, model := build_model(study))
-    clipped_sum(model, example, summed_loss(None), 1.0, EngineChoice(tile=patients))
+    clipped_sum(model, example, summed_loss(study.task), 1.0, EngineChoice(tile=patients))
 
 torch.set_num_threads(1)
 for text, patients in json.loads(sys.argv[1]):
@@ -82,7 +81,7 @@ def test_a_true_step_takes_no_more_memory_than_was_told(
 ) -> None:
     given = [(study(side, **model), patients) for side, patients, model in cases]
     told = [
-        room_of(sketch(each), (1, *each.data.image_size), LOSS, patients=patients, items=1).bytes
+        room_of(sketch(each), (1, *each.data.image_size), TASK, patients=patients, items=1).bytes
         for each, patients in given
     ]
     texts = json.dumps([(each.model_dump_json(), patients) for each, patients in given])
@@ -100,14 +99,14 @@ def test_what_an_image_passes_through_is_counted_though_nothing_of_it_is_kept() 
     many = study(128, name="scattering", scales=6, orientations=16)
     weights = sum(each.numel() for each in sketch(many).parameters())
     assert weights == (1 + 6 * 16) * 2 * 2 * 2 + 2 == 778
-    found = room_of(sketch(many), (1, 128, 128), LOSS, patients=1, items=1)
+    found = room_of(sketch(many), (1, 128, 128), TASK, patients=1, items=1)
     assert found.bytes > 32 * 128 * 128 * 4
 
 
 def test_to_tell_what_the_largest_study_takes_takes_nothing() -> None:
     given = study(4096, name="scattering", scales=6, orientations=32)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    found = room_of(sketch(given), (1, 4096, 4096), LOSS, patients=1, items=64)
+    found = room_of(sketch(given), (1, 4096, 4096), TASK, patients=1, items=64)
     assert found.bytes > 256 * 2**30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < before + 100 * MIB
 
@@ -119,16 +118,16 @@ def test_a_dense_layers_work_is_counted_by_hand() -> None:
     + 1 x 5), padded to whole lines of eight float64 numbers.
     """
     model = nn.Sequential(nn.Flatten(), nn.Linear(8, 5)).to("meta")
-    found = room_of(model, (1, 2, 4), LOSS, patients=1, items=1)
+    found = room_of(model, (1, 2, 4), TASK, patients=1, items=1)
     assert found.work >= 2 * (2 * 8 * 5)
-    twice = room_of(model, (1, 2, 4), LOSS, patients=2, items=1)
+    twice = room_of(model, (1, 2, 4), TASK, patients=2, items=1)
     assert twice.work == 2 * found.work
 
 
 def test_less_memory_fits_fewer_patients() -> None:
     model = sketch(study(32, name="cnn", widths=[8, 8]))
     budgets = [2**34, 4 * MIB, MIB, 200_000, 1]
-    found = [fitting(model, (1, 32, 32), LOSS, memory, items=1) for memory in budgets]
+    found = [fitting(model, (1, 32, 32), TASK, memory, items=1) for memory in budgets]
     assert found[0] == LARGEST_TILE
     assert all(more >= fewer for more, fewer in pairwise(found))
     assert found[1] > found[2] > 0 == found[4]
@@ -137,11 +136,11 @@ def test_less_memory_fits_fewer_patients() -> None:
 def test_a_tile_that_fits_takes_no_more_than_the_memory() -> None:
     model = sketch(study(32, name="cnn", widths=[8, 8]))
     for memory in (2 * MIB, 4 * MIB, 8 * MIB):
-        fits = fitting(model, (1, 32, 32), LOSS, memory, items=2)
-        assert room_of(model, (1, 32, 32), LOSS, patients=fits, items=2).bytes <= memory
+        fits = fitting(model, (1, 32, 32), TASK, memory, items=2)
+        assert room_of(model, (1, 32, 32), TASK, patients=fits, items=2).bytes <= memory
 
 
 def test_larger_images_fit_less_often() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).to("meta")
-    small, large = (fitting(model, (1, side, side), LOSS, 2 * MIB, items=1) for side in (32, 128))
+    small, large = (fitting(model, (1, side, side), TASK, 2 * MIB, items=1) for side in (32, 128))
     assert small > 3 * large > 0

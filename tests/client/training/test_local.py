@@ -24,7 +24,7 @@ from common.privacy.accounting import SampledGaussian
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
 from common.privacy.randomness import Stream
 from common.study.study_file import Study
-from tests.common.studies import small_study
+from tests.common.studies import classification, small_study
 
 Flat = npt.NDArray[np.float32]
 DIVISOR = 5.0
@@ -83,7 +83,7 @@ def patient_gradient(
     model: torch.nn.Module, batch: Batch, place: int, class_weights: tuple[float, ...] | None = None
 ) -> torch.Tensor:
     """Plain autograd: the mean over a patient's images of the weighted cross-entropy's gradient."""
-    label = batch.labels[place]
+    label = batch.targets[place]
     loss = functional.cross_entropy(
         model(batch.pixels[place]), label.expand(batch.pixels.shape[1]), reduction="mean"
     )
@@ -104,7 +104,7 @@ def gradient_sum(
     class_weights: tuple[float, ...] | None,
     choice: EngineChoice,
 ) -> torch.Tensor:
-    return GradientSum(model, mechanism, class_weights, choice).over([batch])
+    return GradientSum(model, mechanism, classification(class_weights), choice).over([batch])
 
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -176,7 +176,7 @@ def test_no_patient_adds_more_than_the_clip_norm(images_each: int, scale: float)
     model = model_of(small_study(model=MODELS["cnn"]))
     batch = batch_of(6, images_each, scale=scale)
     for place in range(6):
-        alone = Batch(batch.pixels[place : place + 1], batch.labels[place : place + 1])
+        alone = Batch(batch.pixels[place : place + 1], batch.targets[place : place + 1])
         added = gradient_sum(model, alone, private(clip=0.3), None, CHOICE)
         assert added.norm() <= 0.3 * (1 + 1e-5)
 
@@ -189,7 +189,7 @@ def test_a_patient_whose_gradient_is_not_finite_counts_as_zero_and_the_others_as
     model = model_of(small_study(model=MODELS["cnn"]))
     batch = batch_of(5, 2)
     batch.pixels[2, 1] = value
-    others = Batch(batch.pixels[[0, 1, 3, 4]], batch.labels[[0, 1, 3, 4]])
+    others = Batch(batch.pixels[[0, 1, 3, 4]], batch.targets[[0, 1, 3, 4]])
     found = gradient_sum(model, batch, mechanism, None, CHOICE)
     expected = gradient_sum(model, others, mechanism, None, CHOICE)
     assert torch.isfinite(found).all()
@@ -212,7 +212,7 @@ def test_weights_that_ran_away_let_no_patient_add_more_than_the_clip_norm(
     batch = batch_of(5, 2)
     total = torch.zeros_like(gradient_sum(model, batch, private(clip=0.3), None, CHOICE))
     for place in range(5):
-        alone = Batch(batch.pixels[place : place + 1], batch.labels[place : place + 1])
+        alone = Batch(batch.pixels[place : place + 1], batch.targets[place : place + 1])
         added = gradient_sum(model, alone, private(clip=0.3), None, CHOICE)
         assert torch.isfinite(added).all()
         assert added.norm() <= 0.3 * (1 + 1e-5)
@@ -506,7 +506,7 @@ def test_with_the_secret_fixed_a_patient_more_changes_no_other_patients_draws(
         rows = [
             (pixels.numpy().tobytes(), int(label))
             for batch in batches
-            for pixels, label in zip(batch.pixels, batch.labels, strict=True)
+            for pixels, label in zip(batch.pixels, batch.targets, strict=True)
         ]
         assert len({pixels for pixels, _ in rows}) == len(rows)
         return dict(rows)
@@ -524,7 +524,7 @@ def test_memory_for_a_step_does_not_depend_on_how_many_are_drawn(
 ) -> None:
     many = patients((2,) * 6)
     batches = draw(small_study(), private(1.0), images, many, streams=STREAMS, step=0, tile=4)
-    assert [len(each.labels) for each in batches] == [4, 2]
+    assert [len(each.targets) for each in batches] == [4, 2]
 
 
 def test_images_per_patient_and_copies_are_averaged_before_the_one_clip(

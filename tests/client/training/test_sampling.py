@@ -145,7 +145,7 @@ def test_without_privacy_patients_are_sampled_alike(images: npt.NDArray[np.float
         batches = draw(
             small_study(), each, images, cohort(), streams=STREAMS, step=3, tile=PATIENTS
         )
-        counts.append([batch.labels.tolist() for batch in batches])
+        counts.append([batch.targets.tolist() for batch in batches])
     assert counts[0] == counts[1]
 
 

@@ -10,11 +10,10 @@ from common.figures.histogram import (
     one_vs_rest,
     plane_scores,
     planes,
-    pool,
-    pooled_variance,
     release_shape,
-    sensitivity,
 )
+from common.figures.release import pool
+from tests.common.studies import classification
 
 BELOW_HALF = np.nextafter(0.5, 0.0)
 
@@ -53,7 +52,9 @@ def test_a_patient_adds_one_to_one_bin_of_each_plane_of_the_true_class(
     assert added.shape == release_shape(classes, bins)
     assert added[labels[0]].sum(axis=1).tolist() == [1] * planes(classes)
     assert np.delete(added, labels[0], axis=0).sum() == 0
-    assert np.linalg.norm(added) == pytest.approx(sensitivity(classes))
+    assert np.linalg.norm(added) == pytest.approx(
+        classification(classes=classes).release(bins).bound
+    )
 
 
 @given(st.integers(0, 2**32), st.integers(3, 6))
@@ -89,15 +90,6 @@ def test_no_patients_make_an_empty_histogram() -> None:
     assert not histogram(np.empty((0, 3)), np.empty(0, np.int64), classes=3, bins=4).any()
 
 
-@given(st.integers(0, 2**32), st.permutations(range(4)))
-def test_pooling_adds_negative_cells_as_they_are_in_any_order(seed: int, order: list[int]) -> None:
-    sites = np.random.default_rng(seed).integers(-5, 6, (4, 2, 1, 6))
-    pooled = pool(sites[order])
-
-    assert pooled.dtype == np.int64
-    assert pooled.tolist() == sites.sum(axis=0).tolist()
-
-
 @given(st.integers(0, 2**32), st.integers(2, 4))
 def test_sites_pooled_without_noise_are_one_big_site(seed: int, classes: int) -> None:
     scores, labels = random_votes(seed, 40, classes)
@@ -106,12 +98,6 @@ def test_sites_pooled_without_noise_are_one_big_site(seed: int, classes: int) ->
     ]
 
     assert (pool(parts) == histogram(scores, labels, classes=classes, bins=10)).all()
-
-
-def test_variance_adds_up_over_sites_with_the_rounding_of_those_that_add_noise() -> None:
-    assert pooled_variance([2.0, 3.0, 0.0]) == pytest.approx(4.0 + 9.0 + 2.0 / 12.0)
-    rounded = np.rint(np.random.default_rng(0).normal(0.0, 2.0, 200_000))
-    assert rounded.var() == pytest.approx(pooled_variance([2.0]), rel=0.02)
 
 
 def test_one_class_against_the_rest_reads_its_own_score_upwards() -> None:
@@ -137,7 +123,3 @@ def test_what_does_not_fit_together_is_refused() -> None:
         histogram(np.full((2, 2), 0.5), np.array([1]), classes=2, bins=2)
     with pytest.raises(ValueError, match="not of shape"):
         plane_scores(np.array([0.5]))
-    with pytest.raises(ValueError, match="do not add up"):
-        pool([np.zeros((2, 1, 4), np.int64), np.zeros((2, 1, 6), np.int64)])
-    with pytest.raises(ValueError, match="no release"):
-        pool([])

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from common.figures.histogram import histogram, one_vs_rest, plane_scores, pool, pooled_variance
-from common.figures.metrics import Estimate, Metrics, evaluate, exact
+from common.figures.figures import Figures
+from common.figures.histogram import histogram, one_vs_rest, plane_scores
+from common.figures.intervals import Estimate
+from common.figures.metrics import evaluate, exact
+from common.figures.release import pool, pooled_variance
 
 NAMES = ("a", "b", "c", "d")
 
@@ -25,10 +28,9 @@ def cohort(seed: int, classes: int, patients: int = 80) -> tuple[np.ndarray, np.
     return scores / scores.sum(axis=1, keepdims=True), labels
 
 
-def figures(metrics: Metrics) -> dict[str, Estimate]:
+def figures(found: Figures) -> dict[str, Estimate]:
     """The figures that are single estimates, by name."""
-    named = {field.name: getattr(metrics, field.name) for field in fields(metrics)}
-    return {name: value for name, value in named.items() if isinstance(value, Estimate)}
+    return {"patients": found.patients, **found.values}
 
 
 def released(counts: np.ndarray, sigma: float, generator: np.random.Generator) -> np.ndarray:
@@ -49,19 +51,23 @@ def test_without_noise_counted_figures_are_scikit_learn_s(
     average = "binary" if classes == 2 else "macro"
 
     assert read.patients == Estimate(len(labels), len(labels), len(labels))
-    assert read.accuracy.value == pytest.approx(sklearn_metrics.accuracy_score(labels, named))
-    assert read.balanced_accuracy.value == pytest.approx(
+    assert read.values["accuracy"].value == pytest.approx(
+        sklearn_metrics.accuracy_score(labels, named)
+    )
+    assert read.values["balanced_accuracy"].value == pytest.approx(
         sklearn_metrics.balanced_accuracy_score(labels, named)
     )
-    assert read.sensitivity.value == pytest.approx(
+    assert read.values["sensitivity"].value == pytest.approx(
         sklearn_metrics.recall_score(labels, named, average=average)
     )
-    assert read.f1.value == pytest.approx(sklearn_metrics.f1_score(labels, named, average=average))
+    assert read.values["f1"].value == pytest.approx(
+        sklearn_metrics.f1_score(labels, named, average=average)
+    )
     if all((named == k).any() for k in range(classes)):
-        assert read.precision.value == pytest.approx(
+        assert read.values["precision"].value == pytest.approx(
             sklearn_metrics.precision_score(labels, named, average=average)
         )
-    assert [part.value for part in read.prevalence] == pytest.approx(
+    assert [part.value for part in read.of["prevalence"]] == pytest.approx(
         (np.bincount(labels) / len(labels)).tolist()
     )
 
@@ -78,7 +84,7 @@ def test_without_noise_the_area_is_scikit_learn_s_but_for_half_the_pairs_tied_in
         expected = sklearn_metrics.roc_auc_score(labels == k, plane)
         positives, negatives = one_vs_rest(counts, k)
         tied = float(positives @ negatives) / float(positives.sum() * negatives.sum())
-        value = read.auc_of[k].value
+        value = read.of["auc"][k].value
 
         assert value is not None
         assert abs(value - expected) <= tied / 2 + 1e-12
@@ -93,12 +99,12 @@ def test_scores_at_the_bins_centres_lose_nothing(seed: int) -> None:
     read = evaluate(counts, noise_variance=0.0, classes=NAMES[:2])
     seen = exact(centred, labels, classes=NAMES[:2])
 
-    assert read.auc.value == pytest.approx(
+    assert read.values["auc"].value == pytest.approx(
         sklearn_metrics.roc_auc_score(labels, positive), abs=1e-12
     )
     for name, figure in figures(read).items():
         assert figure.value == pytest.approx(figures(seen)[name].value, abs=1e-12), name
-    assert read.confusion == seen.confusion
+    assert read.tables["confusion"] == seen.tables["confusion"]
 
 
 @given(st.integers(0, 2**32), st.integers(2, 4))
@@ -112,8 +118,8 @@ def test_exact_areas_are_scikit_learn_s(seed: int, classes: int) -> None:
         for k in range(classes)
     ]
 
-    assert [part.value for part in seen.auc_of] == pytest.approx(areas)
-    assert seen.auc.value == pytest.approx(areas[1] if classes == 2 else np.mean(areas))
+    assert [part.value for part in seen.of["auc"]] == pytest.approx(areas)
+    assert seen.values["auc"].value == pytest.approx(areas[1] if classes == 2 else np.mean(areas))
 
 
 @given(st.integers(0, 2**32), st.permutations(range(4)), st.integers(2, 3))
@@ -138,7 +144,7 @@ def test_noise_of_any_size_gives_figures_in_their_range_or_says_why_not(
     counts = histogram(*cohort(seed, classes, 30), classes=classes, bins=4)
     noisy = released(counts, sigma, np.random.default_rng(seed))
     read = evaluate(noisy, noise_variance=pooled_variance([sigma]), classes=NAMES[:classes])
-    parts = [*read.auc_of, *read.sensitivity_of, *read.prevalence]
+    parts = [*read.of["auc"], *read.of["sensitivity"], *read.of["prevalence"]]
     rated = [figure for name, figure in figures(read).items() if name != "patients"]
 
     for figure in [*rated, *parts]:
@@ -152,9 +158,9 @@ def test_negative_cells_are_read_as_they_are() -> None:
     counts = np.array([[[40, -3, 5, 2]], [[-2, 9, 10, 30]]])
     read = evaluate(counts, noise_variance=4.0, classes=("healthy", "sick"))
 
-    assert read.confusion == ((37, 7), (7, 40))
+    assert read.tables["confusion"] == ((37, 7), (7, 40))
     assert read.patients.value == 91.0
-    assert read.accuracy.value == pytest.approx(77 / 91)
+    assert read.values["accuracy"].value == pytest.approx(77 / 91)
 
 
 def test_drowned_figures_say_so_and_name_the_class() -> None:
@@ -162,7 +168,7 @@ def test_drowned_figures_say_so_and_name_the_class() -> None:
     read = evaluate(counts, noise_variance=900.0, classes=("healthy", "sick"))
 
     assert not any(figure.meaningful for figure in figures(read).values() if figure is not None)
-    assert read.sensitivity.why == (
+    assert read.values["sensitivity"].why == (
         "noise exceeds signal: 51 patients of class sick read through noise of ±118"
     )
     assert read.patients.why == "noise exceeds signal: 101 patients read through noise of ±166"
@@ -172,8 +178,8 @@ def test_more_than_two_classes_have_no_calibration_error_and_say_why() -> None:
     scores, labels = cohort(0, 3)
     seen = exact(scores, labels, classes=NAMES[:3])
 
-    assert seen.calibration_error.value is None
-    assert "more than two classes" in str(seen.calibration_error.why)
+    assert seen.values["calibration_error"].value is None
+    assert "more than two classes" in str(seen.values["calibration_error"].why)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -203,5 +209,5 @@ def test_what_is_no_release_is_refused() -> None:
 def test_an_empty_test_set_has_no_figures() -> None:
     seen = exact(np.empty((0, 2)), np.empty(0, np.int64), classes=NAMES[:2])
 
-    assert seen.auc.value is None
-    assert seen.accuracy.why == "too few patients: 0 patients"
+    assert seen.values["auc"].value is None
+    assert seen.values["accuracy"].why == "too few patients: 0 patients"

@@ -18,8 +18,10 @@ from common.errors import PrivacyError, Refusal, StudyError
 from common.numerics import EngineChoice, record
 from common.plan import Offer, read_plan, write_plan
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
+from common.strategies.strategies import STRATEGIES
+from common.strategies.strategy import Strategy
+from common.study.aggregation import Duration
 from common.study.bounds import BOUNDS, COMBINED, FIELDS, MECHANISM, bound, range_of, stated
-from common.study.strategies import OPTIONS, Duration
 from common.study.study_file import Study, Training, load_study
 from tests.common.studies import document, small_study, toml
 
@@ -37,6 +39,10 @@ BESIDE: dict[str, Changes] = {
     "evaluation.rounds": {"training": {"rounds": 100_000, "local_steps": 1}},
     "aggregation.max_share": {"aggregation": {"min_sites": 1000}},
     "fixed_point.fraction_bits": {"fixed_point": {"dtype": "int64"}},
+    "model.scales": {"model": {"name": "scattering"}},
+    "model.orientations": {"model": {"name": "scattering"}},
+    "model.strides": {"model": {"name": "unet", "widths": [4, 4]}},
+    "model.residual_units": {"model": {"name": "resunet"}},
     "aggregation.options.proximal_mu": {"training": {"learning_rate": 0.01}},
 }
 """What must be said beside a number at its ends, so that nothing else is wrong."""
@@ -62,6 +68,9 @@ def _of(hint: Any, place: str, found: Bound | None) -> Iterator[tuple[str, Bound
     elif kind in (Union, UnionType, tuple):
         for each in get_args(hint):
             yield from _of(each, place, found)
+    elif hint is Strategy:
+        for each in STRATEGIES.values():
+            yield from numbers(each, f"{place}.")
     elif isinstance(hint, type) and issubclass(hint, BaseModel):
         yield from numbers(hint, f"{place}.")
     elif hint in (int, float):
@@ -73,10 +82,11 @@ def with_value(each: Bound, value: float | str) -> dict[str, Any]:
     changes = {name: dict(section) for name, section in BESIDE.get(each.place, {}).items()}
     section, *path, last = each.place.split(".")
     if path == ["options"]:
-        strategy = next(name for name, takes in OPTIONS.items() if last in takes)
+        strategy = next(name for name, it in STRATEGIES.items() if last in it.model_fields)
         changes.setdefault(section, {})["strategy"] = strategy
     inner: Any = f"{value}s" if each.unit == "s" else value
-    several = {"model.widths": 1, "data.image_size": 2, "training.class_weights": 2}
+    several = {"model.widths": 1, "model.strides": 1, "data.image_size": 2}
+    several["task.class_weights"] = 2
     several["evaluation.rounds"] = 1
     inner = [inner] * several[each.place] if each.place in several else inner
     for name in (last, *reversed(path)):
@@ -215,12 +225,12 @@ TOGETHER: dict[str, tuple[list[Changes], list[Changes]]] = {
     ),
     "class_rate": (
         [
-            {"training": {"learning_rate": 10, "class_weights": [1, 1000]}},
-            {"training": {"learning_rate": 1e-3, "class_weights": [1e-3, 1e-3]}},
+            {"training": {"learning_rate": 10}, "task": {"class_weights": [1, 1000]}},
+            {"training": {"learning_rate": 1e-3}, "task": {"class_weights": [1e-3, 1e-3]}},
         ],
         [
-            {"training": {"learning_rate": 10.1, "class_weights": [1, 1000]}},
-            {"training": {"learning_rate": 9e-4, "class_weights": [1e-3, 1e-3]}},
+            {"training": {"learning_rate": 10.1}, "task": {"class_weights": [1, 1000]}},
+            {"training": {"learning_rate": 9e-4}, "task": {"class_weights": [1e-3, 1e-3]}},
         ],
     ),
     "forgetting": (

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from common.bounded import seconds
 from common.errors import StudyError
 from common.study.study_file import NoPrivacy, PatientPrivacy, Study, load_study
+from common.tasks.classification import Classification
 from tests.common.studies import SMALL, document, small_study, toml
 
 Sections = dict[str, dict[str, Any]]
@@ -37,7 +38,8 @@ def test_defaults_are_private_and_plain() -> None:
     assert isinstance(study.privacy, PatientPrivacy)
     assert study.privacy.clip_norm == 1.0
     assert study.evaluation.rounds == "last"
-    assert study.training.class_weights is None
+    assert isinstance(study.task, Classification)
+    assert study.task.class_weights is None
     assert not study.training.augmentation.active
     assert study.training.images_per_patient == 1
 
@@ -49,7 +51,7 @@ def test_a_study_may_leave_out_how_it_is_learned() -> None:
     assert study.model.name == "scattering"
     assert (study.training.local_steps, study.training.momentum) == (1, 0.0)
     assert study.aggregation.strategy == "fedavgm"
-    assert study.aggregation.options.server_momentum == 0.9
+    assert study.aggregation.options.model_dump()["server_momentum"] == 0.9
     assert study.aggregation.average_decay > 0
     assert Study.model_validate(study.model_dump(mode="json")) == study
 
@@ -73,7 +75,7 @@ def test_an_unknown_key_is_named_in_every_section(tmp_path: Path, section: str) 
         ),
         (
             {"aggregation": {"options": {"proximal": 1}}},
-            "aggregation.options.proximal: unknown key; did you mean proximal_mu?",
+            "aggregation.options: strategy fedavg has no option proximal; it takes no options",
         ),
         ({"aggregation": {"stratgy": "x"}}, "did you mean strategy?"),
         ({"fixed_point": {"bits": 8}}, "known keys: dtype, fraction_bits"),
@@ -122,7 +124,7 @@ def test_a_mistake_is_told_by_key_value_and_what_was_meant(
 @pytest.mark.parametrize(
     ("sections", "told"),
     [
-        ({"training": {"class_weights": [1.0, 2.0, 3.0]}}, "class_weights has 3 numbers"),
+        ({"task": {"class_weights": [1.0, 2.0, 3.0]}}, "class_weights has 3 numbers"),
         ({"evaluation": {"rounds": [2, 4]}}, "names round 4, training ends after round 3"),
         (
             {"training": {"rounds": 1001, "local_steps": 1000}},

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from common.control import coordinator_pb2 as pb
+from common.figures.intervals import Estimate
 from server.cli.event_text import (
     absences_in_words,
     as_document,
@@ -22,6 +26,8 @@ from server.cli.event_text import (
     studies_table,
     twins_of,
 )
+from server.study.pooling import shown
+from tests.common.studies import classification
 
 AT = "2026-11-20T21:00:00+00:00"
 HASH = "0123456789abcdef" * 4
@@ -109,8 +115,13 @@ def test_what_the_next_event_says_too_is_shown_once(
         ({"value": None, "why": "noise"}, False),
     ],
 )
-def test_a_model_that_knows_nothing_is_named(auc: dict[str, object], *, chance: bool) -> None:
-    told = line(event("evaluation.completed", round=2, metrics={"auc": auc}))
+def test_a_model_that_knows_nothing_is_named(auc: dict[str, Any], *, chance: bool) -> None:
+    counts = np.zeros((2, 1, 4), dtype=np.int64)
+    task = classification()
+    empty = task.figures(counts, noise_variance=1.0)
+    found = Estimate(**({"low": 0.0, "high": 1.0} | auc))
+    figures = replace(empty, values={**empty.values, "auc": found})
+    told = line(event("evaluation.completed", round=2, metrics=shown(figures, task)))
     assert ("NOT SHOWN TO BE BETTER THAN CHANCE" in told) == chance
 
 

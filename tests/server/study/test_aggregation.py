@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.study.aggregation import AggregationSettings, share_of
 from common.study.fixed_point import INT64_MAX, FixedPoint
-from common.study.strategies import AggregationSettings, share_of
 from server.study.aggregation import Gathered, WeightedSum, begin
 from server.study.weighing import capped
 

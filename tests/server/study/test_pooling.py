@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
 from common.figures import metrics
-from server.study.pooling import Release, nothing, pool
+from common.tasks.classification import Classification
+from server.study import pooling
+from server.study.pooling import Pooled, SiteCounts, nothing, shown
+from tests.common.studies import classification
 
 CLASSES = ("normal", "pneumonia")
+TASK = Classification(classes=CLASSES)
 
 
-def release(positives: list[int], negatives: list[int], noise: float = 0.0) -> Release:
+def pool(releases: Mapping[str, SiteCounts]) -> Pooled:
+    bins = next(iter(releases.values())).counts.shape[2]
+    return pooling.pool(releases, TASK, bins)
+
+
+def release(positives: list[int], negatives: list[int], noise: float = 0.0) -> SiteCounts:
     """A histogram of two classes; scores ascend from left to right."""
     counts = np.array([[negatives], [positives]], dtype=np.int64)
-    return Release(counts, noise)
+    return SiteCounts(counts, noise)
 
 
 CHANCE = release([5] * 10, [5] * 10)
@@ -25,7 +37,7 @@ GOOD = release([0, 0, 1, 2, 4, 5, 7, 9, 11, 11], [11, 11, 9, 7, 5, 4, 2, 1, 0, 0
 
 def test_the_sum_and_its_noise_are_those_of_all_sites() -> None:
     releases = {"north": release([1, 2], [3, 4], 3.0), "south": release([-5, 6], [0, 1], 4.0)}
-    pooled = pool(releases, CLASSES)
+    pooled = pool(releases)
     assert pooled.counts.tolist() == [[[3, 5]], [[-4, 8]]]
     assert pooled.variance == pytest.approx(9 + 16 + 2 / 12)
 
@@ -33,22 +45,22 @@ def test_the_sum_and_its_noise_are_those_of_all_sites() -> None:
 def test_sites_that_agree_leave_the_figures_as_they_are() -> None:
     releases = dict.fromkeys(("east", "north", "south", "west"), GOOD)
     whole = metrics.evaluate(4 * GOOD.counts, noise_variance=0.0, classes=CLASSES)
-    assert pool(releases, CLASSES).figures == whole
-    assert whole.auc.meaningful
+    assert pool(releases).figures == whole
+    assert whole.values["auc"].meaningful
 
 
 def test_two_sites_that_agree_are_enough() -> None:
-    figures = pool({"north": GOOD, "south": GOOD}, CLASSES).figures
-    assert figures.auc.meaningful
-    assert figures.accuracy.meaningful
+    figures = pool({"north": GOOD, "south": GOOD}).figures
+    assert figures.values["auc"].meaningful
+    assert figures.values["accuracy"].meaningful
 
 
 def test_a_figure_that_one_site_moves_is_that_sites_word() -> None:
     """Nine hospitals at chance, and one, no larger than two of them, that claims perfection."""
     perfect = release([0] * 9 + [100], [100] + [0] * 9)
     honest = {f"honest-{number}": CHANCE for number in range(9)}
-    assert pool(honest, CLASSES).figures.auc.meaningful
-    auc = pool({**honest, "mallory": perfect}, CLASSES).figures.auc
+    assert pool(honest).figures.values["auc"].meaningful
+    auc = pool({**honest, "mallory": perfect}).figures.values["auc"]
     # Of 550 x 550 pairs 450 x 450 are at one half; with one of mallory's hardly any is lost.
     assert auc.value == pytest.approx(0.65, abs=0.02)
     assert not auc.meaningful
@@ -58,7 +70,7 @@ def test_a_figure_that_one_site_moves_is_that_sites_word() -> None:
 def test_whoever_lies_downwards_is_named_too() -> None:
     worst = release([100] + [0] * 9, [0] * 9 + [100])
     honest = dict.fromkeys(("east", "north", "south", "west"), GOOD)
-    auc = pool({**honest, "mallory": worst}, CLASSES).figures.auc
+    auc = pool({**honest, "mallory": worst}).figures.values["auc"]
     assert not auc.meaningful
     assert str(auc.why).startswith("mallory alone decides it: without mallory it is 0.9")
 
@@ -68,8 +80,8 @@ def test_a_figure_for_which_only_one_site_speaks_rests_on_it() -> None:
     tiny = release([0, 1], [1, 0], 6.0)
     few = {f"tiny-{number}": tiny for number in range(9)}
     large = release([10, 190], [190, 10], 6.0)
-    assert not pool(few, CLASSES).figures.sensitivity.meaningful
-    found = pool({**few, "large": large}, CLASSES).figures.sensitivity
+    assert not pool(few).figures.values["sensitivity"].meaningful
+    found = pool({**few, "large": large}).figures.values["sensitivity"]
     assert not found.meaningful
     assert str(found.why).startswith("it rests on large alone: without large, noise exceeds signal")
 
@@ -79,8 +91,8 @@ def test_where_the_others_know_too_little_one_site_makes_no_figure() -> None:
     chance = release([2, 1, 2, 1, 2, 1, 2, 1, 2, 1], [1, 2, 1, 2, 1, 2, 1, 2, 1, 2], 2.0)
     honest = dict.fromkeys(("east", "north", "south"), chance)
     perfect = release([0] * 9 + [22], [22] + [0] * 9, 2.0)
-    assert not pool(honest, CLASSES).figures.auc.meaningful
-    auc = pool({**honest, "mallory": perfect}, CLASSES).figures.auc
+    assert not pool(honest).figures.values["auc"].meaningful
+    auc = pool({**honest, "mallory": perfect}).figures.values["auc"]
     assert auc.value is not None
     assert auc.value > 0.65
     assert not auc.meaningful
@@ -88,9 +100,9 @@ def test_where_the_others_know_too_little_one_site_makes_no_figure() -> None:
 
 
 def test_the_figures_of_a_single_site_are_its_own() -> None:
-    figures = pool({"north": GOOD}, CLASSES).figures
-    assert figures.auc.why == "only north was counted; no other site confirms it"
-    assert not any(each.meaningful for each in (figures.accuracy, *figures.auc_of))
+    figures = pool({"north": GOOD}).figures
+    assert figures.values["auc"].why == "only north was counted; no other site confirms it"
+    assert not any(each.meaningful for each in (figures.values["accuracy"], *figures.of["auc"]))
     assert figures.patients.value == 100
 
 
@@ -101,22 +113,41 @@ def test_chance_alone_moves_no_figure() -> None:
     accused = 0
     for _ in range(100):
         releases = {
-            name: Release(
+            name: SiteCounts(
                 np.array([[generator.multinomial(20, well)], [generator.multinomial(20, ill)]])
                 + np.rint(generator.normal(0, 1, (2, 1, 10))).astype(np.int64),
                 1.0,
             )
             for name in "abcd"
         }
-        why = pool(releases, CLASSES).figures.auc.why
+        why = pool(releases).figures.values["auc"].why
         accused += why is not None and "alone" in why
     assert accused <= 3
 
 
 def test_where_nothing_could_be_counted_every_figure_says_why() -> None:
-    pooled = nothing((3, 3, 4), "nobody")
+    pooled = nothing(classification(classes=3), 4, "nobody")
     assert pooled.counts.shape == (3, 3, 4)
     figures = pooled.figures
-    each = (figures.patients, figures.auc, figures.f1, *figures.auc_of, *figures.prevalence)
+    each = (
+        figures.patients,
+        figures.values["auc"],
+        figures.values["f1"],
+        *figures.of["auc"],
+        *figures.of["prevalence"],
+    )
     assert {(one.value, one.meaningful, one.why) for one in each} == {(None, False, "nobody")}
-    assert len(figures.auc_of) == 3
+    assert len(figures.of["auc"]) == 3
+
+
+def test_an_event_tells_the_figures_under_their_names_and_what_to_doubt() -> None:
+    pooled = pool({"north": CHANCE, "south": CHANCE})
+    told = shown(pooled.figures, TASK)
+    assert told["headline"] == "auc"
+    assert told["names"][0] == ("auc", "AUC")
+    assert {name for name, _ in told["names"]} == set(told["values"])
+    assert told["values"]["auc"]["value"] == 0.5
+    assert told["tables"]["confusion"] == pooled.figures.tables["confusion"]
+    assert told["doubts"] == list(TASK.doubts(pooled.figures)) != []
+    assert "series" not in told
+    json.dumps(told, allow_nan=False)

@@ -257,7 +257,7 @@ def test_a_histogram_that_cannot_be_is_left_out_by_name_and_the_others_counted(
         (2, "south", reason),
         (4, "south", reason),
     ]
-    assert len(outcome["evaluations"][0]["metrics"]["confusion"]) == 2
+    assert len(outcome["evaluations"][0]["metrics"]["tables"]["confusion"]) == 2
 
 
 def test_where_too_few_histograms_can_be_there_are_no_figures_and_the_study_goes_on(
@@ -268,7 +268,7 @@ def test_where_too_few_histograms_can_be_there_are_no_figures_and_the_study_goes
     outcome = world.run()
     assert [record["round"] for record in outcome["evaluations"]] == [2, 4]
     assert outcome["rounds"] == 4
-    auc = outcome["evaluations"][1]["metrics"]["auc"]
+    auc = outcome["evaluations"][1]["metrics"]["values"]["auc"]
     assert (auc["value"], auc["meaningful"]) == (None, False)
     assert auc["why"] == (
         "the study needs 2 usable histograms and got 1; impossible: that of south and west"

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from common.errors import RefusalCode
+from common.figures.release import Release
 from common.wire.messages import SEAL_DIGITS, LedgerHead, Reply, Request
 from common.wire.signing import SigningKey
 from server.study.verify import (
     IMPOSSIBLE,
     NOTHING,
     OFFER,
-    HistogramLimits,
+    CountLimits,
     ReplyShape,
     _wrong_array,
     fault,
@@ -122,7 +123,7 @@ def test_every_refusal_has_words(code: RefusalCode) -> None:
     assert found.endswith(f"({code})")
 
 
-NOISY = HistogramLimits((2, 1, 10), most=100, noise=3.0)
+NOISY = CountLimits(Release((2, 1, 10), once=(0, 2)), most=100, noise=3.0)
 """Of 20 cells: 7 standard deviations are 21 in a cell, 66.4 in a class, 93.9 in all classes."""
 
 
@@ -134,18 +135,18 @@ NOISY = HistogramLimits((2, 1, 10), most=100, noise=3.0)
         ({0: -21}, NOISY, None),
         ({0: -22}, NOISY, "-22 patients in a cell; noise explains no less than -21"),
         (dict.fromkeys(range(8), 20), NOISY, None),
-        (dict.fromkeys(range(9), 20), NOISY, "180 patients in a class"),
+        (dict.fromkeys(range(9), 20), NOISY, "180 patients in 10 cells together"),
         (dict.fromkeys(range(3, 7), -16), NOISY, None),
-        (dict.fromkeys(range(3, 8), -16), NOISY, "-80 patients in a class"),
+        (dict.fromkeys(range(3, 8), -16), NOISY, "-80 patients in 10 cells together"),
         (dict.fromkeys(range(4, 16), 16), NOISY, None),
-        (dict.fromkeys(range(4, 17), 16), NOISY, "208 patients in all classes"),
+        (dict.fromkeys(range(4, 17), 16), NOISY, "208 patients in 20 cells together"),
         ({0: 50, 19: 50}, replace(NOISY, noise=0.0), None),
-        ({0: 50, 19: 51}, replace(NOISY, noise=0.0), "101 patients in all classes"),
+        ({0: 50, 19: 51}, replace(NOISY, noise=0.0), "101 patients in 20 cells together"),
         ({4: -1}, replace(NOISY, noise=0.0), "-1 patients in a cell"),
     ],
 )
 def test_a_histogram_lies_within_what_declared_patients_and_noise_allow(
-    counts: dict[int, int], votes: HistogramLimits, reason: str | None
+    counts: dict[int, int], votes: CountLimits, reason: str | None
 ) -> None:
     array = np.zeros(20, dtype=np.int64)
     for cell, count in counts.items():
@@ -161,12 +162,13 @@ def test_each_plane_counts_every_patient_once() -> None:
     """With three classes a patient stands in three planes: 100 patients are 300 votes."""
     counts = np.zeros((3, 3, 4), dtype=np.int64)
     counts[0, :, 2] = 100
-    shape = ReplyShape("int64", 36, 2**40, votes=HistogramLimits(counts.shape, most=100, noise=0.0))
+    limits = CountLimits(Release(counts.shape, once=(0, 2)), most=100, noise=0.0)
+    shape = ReplyShape("int64", 36, 2**40, votes=limits)
     assert fault_of(reply(arrays=counts.reshape(-1)), shape) is None
     counts[1, 1, 0] = 1
     found = fault_of(reply(arrays=counts.reshape(-1)), shape)
     assert found == (
-        f"{IMPOSSIBLE}101 patients in all classes; its declared patients allow 100, and "
+        f"{IMPOSSIBLE}101 patients in 12 cells together; its declared patients allow 100, and "
         "noise at most 0 more"
     )
 

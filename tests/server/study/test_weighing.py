@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from common.study.strategies import AggregationSettings, share_of
+from common.study.aggregation import AggregationSettings, share_of
 from server.study.weighing import Counted, capped, counted, weigh
 
 

@@ -22,9 +22,7 @@ from tests.simulations.audit.conftest import audited
 
 @pytest.mark.parametrize("clip_norm", [1e-3, 100.0])
 def test_a_canarys_gradient_is_the_one_that_the_site_clips(clip_norm: float) -> None:
-    study, planned = audited(
-        privacy={"clip_norm": clip_norm}, training={"class_weights": [1.9, 0.7]}
-    )
+    study, planned = audited(privacy={"clip_norm": clip_norm}, task={"class_weights": [1.9, 0.7]})
     weights = initial_weights(study, 1)
     pictures = np.random.default_rng(0).random((3, 1, 8, 8)).astype(np.float32)
     data = LabelledImages(pictures, (0, 1, 1))
@@ -36,7 +34,7 @@ def test_a_canarys_gradient_is_the_one_that_the_site_clips(clip_norm: float) -> 
     load_flat(model, weights)
     taken = model
     for place in range(3):
-        alone = Batch(batch.pixels[place : place + 1], batch.labels[place : place + 1])
+        alone = Batch(batch.pixels[place : place + 1], batch.targets[place : place + 1])
         wanted = (clipped_sum(taken, alone, planned, study) / clip_norm).float()
         assert torch.allclose(found[place], wanted, atol=1e-5)
 

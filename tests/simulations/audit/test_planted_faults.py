@@ -76,7 +76,7 @@ def test_a_batch_of_fixed_size_has_the_size_that_poisson_sampling_has_on_average
         len(
             fixed_size(
                 made.study, planned, made.images, made.patients, streams=RoundStreams(KEY), step=k
-            ).labels
+            ).targets
         )
         for k in range(20)
     }

@@ -24,7 +24,8 @@ def test_without_noise_a_member_is_read_as_one_when_drawn_and_others_as_zero(
 ) -> None:
     study, planned = audited(
         privacy={"clip_norm": clip_norm},
-        training={"rounds": 8, "local_steps": 2, "batch_size": 25, "class_weights": class_weights},
+        task={"class_weights": class_weights},
+        training={"rounds": 8, "local_steps": 2, "batch_size": 25},
     )
     made = canaries(study, planned, 6)
     members = np.arange(36) % 3 == 0

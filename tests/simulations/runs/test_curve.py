@@ -10,7 +10,7 @@ from simulations.runs.curve import POINTS, Curve, curve_rounds
 
 
 def measure(weights: NDArray[np.float32], number: int) -> CurvePoint:
-    return CurvePoint(round=number, auc=float(weights[0]), accuracy=0.5)
+    return CurvePoint(round=number, value=float(weights[0]))
 
 
 WEIGHTS = np.array([0.25], dtype=np.float32)
@@ -29,7 +29,7 @@ def test_only_the_rounds_of_the_curve_are_measured(tmp_path: Path) -> None:
     curve = Curve(tmp_path / "curve.json", 71, measure)
 
     assert curve.see(5, WEIGHTS) is None
-    assert curve.see(6, WEIGHTS) == CurvePoint(round=6, auc=0.25, accuracy=0.5)
+    assert curve.see(6, WEIGHTS) == CurvePoint(round=6, value=0.25)
     assert [point.round for point in curve.points] == [6]
 
 
@@ -41,4 +41,4 @@ def test_a_resumed_run_has_the_points_that_were_measured_and_measures_none_again
 
     assert curve.see(1, WEIGHTS + 1) is None
     curve.see(2, WEIGHTS)
-    assert [(point.round, point.auc) for point in curve.points] == [(1, 0.25), (2, 0.25)]
+    assert [(point.round, point.value) for point in curve.points] == [(1, 0.25), (2, 0.25)]

@@ -28,4 +28,4 @@ def test_a_study_that_leaves_training_settings_out_is_trained_to_its_end(tmp_pat
     assert result.study.rounds == study.training.rounds
     assert result.study.strategy == "fedavgm"
     assert all(cost is not None and cost <= 8.0 for cost in result.epsilon.values())
-    assert (result.metrics.auc.value or 0.0) > 0.8
+    assert (result.metrics.main.value or 0.0) > 0.8

@@ -7,13 +7,13 @@ import pytest
 from numpy.typing import NDArray
 
 from client.data.cohort import Patient
-from client.training.evaluation import score
+from client.training.evaluation import outputs_of
+from common.figures.metrics import ROC_POINTS
 from common.files import sha256
 from common.models.networks import initial_weights
 from common.numerics import EngineChoice
 from common.study.study_file import Study
 from simulations.reports.result import Outcome
-from simulations.runs.curve import ROC_POINTS
 from simulations.runs.testset import Mapped, TestSet, curve_point, outcome
 
 PATIENTS = 300
@@ -76,42 +76,42 @@ def test_the_hash_is_that_of_little_endian_floats(
 def test_auc_and_accuracy_are_those_of_the_scores(
     measured: Outcome, noise: TestSet, weights: NDArray[np.float32]
 ) -> None:
-    scores, labels = score(
+    found = outputs_of(
         study(), weights, noise.images.open(), noise.patients, choice=EngineChoice(tile=16)
     )
+    scores = np.stack([each.double().softmax(dim=1).mean(dim=0).numpy() for each, _ in found])
+    labels = np.array([patient.label for patient in noise.patients])
     positive, negative = scores[labels == 1, 1], scores[labels == 0, 1]
     wins = (positive[:, None] > negative).mean() + (positive[:, None] == negative).mean() / 2
     right = float(np.mean((scores[:, 1] >= 0.5) == labels))
     point = curve_point(study(), weights, noise, 7)
 
-    assert measured.metrics.auc.value == pytest.approx(wins)
-    assert measured.metrics.accuracy.value == pytest.approx(right)
-    assert (point.round, point.auc, point.accuracy) == (
-        7,
-        measured.metrics.auc.value,
-        measured.metrics.accuracy.value,
-    )
+    assert measured.metrics.main is measured.metrics.figures["auc"]
+    assert measured.metrics.main.value == pytest.approx(wins)
+    assert measured.metrics.figures["accuracy"].value == pytest.approx(right)
+    assert (point.round, point.value) == (7, measured.metrics.main.value)
 
 
 def test_a_roc_curve_goes_from_corner_to_corner_and_never_falls(measured: Outcome) -> None:
-    (roc,) = measured.roc
+    (roc,) = measured.series["roc"]
     false, true = np.array(roc.points).T
 
-    assert roc.positive == "class 1"
+    assert roc.label == "class 1"
     assert len(roc.points) <= ROC_POINTS
     assert roc.points[0] == (0.0, 0.0)
     assert roc.points[-1] == (1.0, 1.0)
     assert (np.diff(false) >= 0).all()
     assert (np.diff(true) >= 0).all()
-    assert np.trapezoid(true, false) == pytest.approx(measured.metrics.auc.value, abs=0.01)
+    assert np.trapezoid(true, false) == pytest.approx(measured.metrics.main.value, abs=0.01)
 
 
 def test_calibration_lies_within_its_intervals(measured: Outcome) -> None:
-    assert measured.reliability
-    for cell in measured.reliability:
-        assert 0 <= cell.score <= 1
-        assert cell.observed.value is not None
-        assert cell.observed.low <= cell.observed.value <= cell.observed.high
+    (line,) = measured.series["calibration"]
+    assert line.label == "class 1"
+    assert len(line.points) == len(line.ends) > 0
+    for (score, observed), (low, high) in zip(line.points, line.ends, strict=True):
+        assert 0 <= score <= 1
+        assert low <= observed <= high
 
 
 def test_more_than_two_classes_have_a_curve_each_and_no_calibration(noise: TestSet) -> None:
@@ -124,7 +124,7 @@ def test_more_than_two_classes_have_a_curve_each_and_no_calibration(noise: TestS
         "shared", three, initial_weights(three, 0), TestSet(noise.images, patients), epsilon=None
     )
 
-    assert [roc.positive for roc in found.roc] == ["class 0", "class 1", "class 2"]
-    assert found.reliability == ()
-    assert found.metrics.calibration_error.value is None
-    assert found.metrics.auc.value == pytest.approx(0.5, abs=0.1)
+    assert [roc.label for roc in found.series["roc"]] == ["class 0", "class 1", "class 2"]
+    assert "calibration" not in found.series
+    assert found.metrics.figures["calibration_error"].value is None
+    assert found.metrics.main.value == pytest.approx(0.5, abs=0.1)

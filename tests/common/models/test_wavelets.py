@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.models.scattering import Scattering, wavelets
+from common.models.wavelets import Scattering, wavelets
 
 
 def images(count: int = 3, channels: int = 1, size: tuple[int, int] = (16, 16)) -> torch.Tensor:

@@ -1,0 +1,85 @@
+"""What networks are put together from."""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import Final
+
+import torch
+from torch import nn
+
+from common.errors import ModelError
+
+ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+USUAL_GROUPS: Final = 8
+"""Groups of a group normalisation where the study leaves them out, as far as they divide."""
+
+
+class Residual(nn.Module):
+    """What goes in is added to what comes out (He et al. 2016, arXiv:1603.05027)."""
+
+    def __init__(self, *inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(*inner)
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """The input and what the inner layers make of it; both have one shape."""
+        changed: torch.Tensor = self.inner(value)
+        return value + changed
+
+
+def group_norm(groups: int | None, channels: int) -> nn.GroupNorm:
+    """Left out, the number of groups fits the channels; one that was asked for has to.
+
+    Raises:
+        ModelError: it does not.
+    """
+    groups = gcd(USUAL_GROUPS, channels) if groups is None else groups
+    if channels % groups:
+        raise ModelError(
+            "the channels cannot be split into groups",
+            where="[model] groups",
+            found=f"{channels} channels, {groups} groups",
+            wanted="a number of groups that divides the channels of every layer",
+        )
+    return nn.GroupNorm(groups, channels)
+
+
+def image_norm(kind: str, groups: int | None, channels: int) -> nn.Module:
+    """``group`` or ``instance`` normalisation, with a scale and a shift of each channel.
+
+    Raises:
+        ModelError: as :func:`group_norm`.
+    """
+    if kind == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
+    return group_norm(groups, channels)
+
+
+def normalise_by_image(
+    model: nn.Module, kind: str, groups: int | None, *, outputs: int | None = None
+) -> nn.Module:
+    """The same model with :func:`image_norm` wherever it has batch normalisation.
+
+    Args:
+        model: its modules are replaced.
+        kind: as there.
+        groups: as there.
+        outputs: channels of a layer whose width is the task's: groups fit it as well as they can.
+
+    Raises:
+        ModelError: as there.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                channels = child.num_features
+                fitting = gcd(groups, channels) if groups and channels == outputs else groups
+                setattr(parent, name, image_norm(kind, fitting, channels))
+    return model
