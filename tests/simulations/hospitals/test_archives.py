@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from client.data.labels import LabelFile
 from common.errors import DataError
 from simulations.hospitals.archives import read_hospitals
 
@@ -38,8 +39,9 @@ def test_another_manifest_has_another_hash(folder: Path) -> None:
 def test_the_test_sets_label_column_is_found(folder: Path) -> None:
     (folder / "test").mkdir()
     (folder / "test" / "labels.csv").write_text("SOPInstanceUID,label\n1.2,normal\n")
-    labels = read_hospitals(folder).test_labels
+    labels = read_hospitals(folder).test_targets("label")
 
+    assert isinstance(labels, LabelFile)
     assert (labels.key, labels.label_column) == ("SOPInstanceUID", "label")
 
 

@@ -97,7 +97,7 @@ def test_a_site_reads_exactly_value_over_255_under_the_right_labels(tmp_path: Pa
     hospitals = read_hospitals(tmp_path / "out")
     cohort = load_cohort(
         hospitals.test_images,
-        hospitals.test_labels,
+        hospitals.test_targets("label"),
         pseudonyms=Pseudonyms(b"k" * 32),
         classes=("normal", "pneumonia"),
         modalities=("DX",),
@@ -127,7 +127,10 @@ def test_colour_stays_colour(tmp_path: Path) -> None:
     assert one.Modality == "SM"
     hospitals = read_hospitals(tmp_path / "out")
     found = check(
-        hospitals.test_images, hospitals.test_labels, classes=("class0", "class1"), rules=Rules()
+        hospitals.test_images,
+        hospitals.test_targets("label"),
+        classes=("class0", "class1"),
+        rules=Rules(),
     )
     assert found.images == 12
 
