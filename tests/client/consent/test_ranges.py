@@ -63,6 +63,7 @@ def policy(**ranges: tuple[float, float]) -> Policy:
 def plans() -> list[Plan]:
     """Plans that together say every number there is."""
     studies = [small_study(**FREE), *(small_study(model=each) for each in MODELS)]
+    studies.append(small_study(task={"kind": "segmentation"}, data={"spacing": [0.5, 0.5]}))
     for strategy, options in OPTIONS.items():
         aggregation = {"strategy": strategy, "options": options}
         studies.append(small_study(**SECTIONS, aggregation=aggregation))
