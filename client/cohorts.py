@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 from client.data.archive import Root, entries_of, require_folder
-from client.data.cache import decoders as today
 from client.data.cohort import Cohort, load_cohort
 from client.data.persons import Persons
 from client.data.pseudonyms import DIFFERENCES, rule, rule_number
@@ -88,14 +87,13 @@ class Cohorts:
         # one identifier was released about the person.
         join(self._store, persons)
         absent = self.absent()
-        data, decoders = self._file.dataset(study), decoders or today()
-        images = self._folder / data.images
-        labels = self._file.label_file(study.data.dataset, self._folder)
+        data, targets = self._file.dataset(study), self._file.targets(study, self._folder)
+        images, shape = self._folder / data.images, data.image_shape(study, decoders)
         root = require_folder(images, self._roots.get(images))
         # All that a cohort follows from: where any of it changes, the files are read again.
         wanted = study.data.model_dump_json() + study.task.model_dump_json()
         wanted += sha256(canonical_json([sorted(absent), sorted(persons.items())]))
-        wanted += entries_of(images, labels.path) + decoders
+        wanted += entries_of(images, targets.path) + shape.recipe
         if wanted not in self._held:
             while len(self._held) >= MOST_COHORTS:  # the one that was read first
                 del self._held[next(iter(self._held))]
@@ -103,12 +101,13 @@ class Cohorts:
             self._read_at = self._read_at or timestamp()
             cohort = load_cohort(
                 images,
-                labels,
+                targets,
                 pseudonyms=self.pseudonyms,
                 classes=study.task.classes,
                 modalities=study.data.modalities,
                 image_size=study.data.image_size,
                 channels=study.data.channels,
+                spacing=study.data.spacing,
                 split=data.parts,
                 cache=self._cache,
                 without=absent,
@@ -116,7 +115,7 @@ class Cohorts:
                 workers=self.workers,
                 progress=progress,
                 derived=data.derived,
-                decoders=decoders,
+                decoders=shape.decoders,
                 most=most,
             )
             join_spellings(self._store, cohort.foldings, self.ignored, remember=True)

@@ -10,9 +10,11 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from client.data.cache import ImageShape
 from client.data.cohort import Split
 from client.data.dicom import Derived
 from client.data.labels import Key, LabelFile
+from client.data.masks.sources import MaskFolder, MaskRules
 from client.data.pseudonyms import Difference
 from client.records.accounts import PrivacyLimits
 from common.errors import Refusal, RefusalCode, SiteError
@@ -81,7 +83,7 @@ class SiteName(Section):
 
 
 class DataSet(Section):
-    """``[data.NAME]``: one data set that the site offers.
+    """``[data.NAME]``: one data set that the site offers, with labels, with masks, or with both.
 
     Attributes:
         images: folder of DICOM files, relative to the site file.
@@ -97,12 +99,16 @@ class DataSet(Section):
         derived: whether derived images and localisers are used.
         opt_out: text file of patients who opted out, one PatientID per line, relative to the
             site file.
+        masks: folder of masks of the images, for studies that learn from masks; relative to the
+            site file.
+        mask_classes: the class of a pixel value or of a segment's label in these masks, where they
+            differ from the study's; ``background`` for one that is no class.
     """
 
     images: Path
-    labels: Path
-    key: Key
-    key_column: str
+    labels: Path | None = None
+    key: Key | None = None
+    key_column: str | None = None
     label_column: str = "label"
     file_prefix: str = ""
     declared_patients: Patients
@@ -112,6 +118,18 @@ class DataSet(Section):
     split: tuple[ShareOfPatients, ShareOfPatients, ShareOfPatients] = (0.8, 0.2, 0.0)
     derived: Derived = Derived.REJECT
     opt_out: Path | None = None
+    masks: Path | None = None
+    mask_classes: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _something_is_learned(self) -> Self:
+        if self.labels is None and self.masks is None:
+            raise ValueError("should name a label file (labels), a folder of masks (masks) or both")
+        if self.labels is not None and (self.key is None or self.key_column is None):
+            raise ValueError("should have key and key_column beside labels")
+        if self.masks is None and self.mask_classes:
+            raise ValueError("has mask_classes, but no masks")
+        return self
 
     @model_validator(mode="after")
     def _split_is_whole(self) -> Self:
@@ -138,6 +156,13 @@ class DataSet(Section):
     def parts(self) -> Split:
         """The shares as thresholds on each patient's own place."""
         return Split(*self.split)
+
+    def image_shape(self, study: Study, decoders: str = "") -> ImageShape:
+        """What the decoded images of a study are; decoded as today, or as they once were."""
+        meanings = tuple(sorted(self.mask_classes.items()))
+        masks = MaskRules(study.task.classes, meanings) if study.task.target == "mask" else None
+        asked = study.data
+        return ImageShape(asked.image_size, asked.channels, decoders, asked.spacing, masks)
 
 
 def _narrower(ranges: dict[str, Range]) -> dict[str, Range]:
@@ -266,8 +291,19 @@ class SiteFile(Section):
         return self
 
     def label_file(self, dataset: str, folder: Path) -> LabelFile:
-        """Where the labels of a data set are and how to read them."""
+        """Where the labels of a data set are and how to read them.
+
+        Raises:
+            SiteError: it has none.
+        """
         data = self.data[dataset]
+        if data.labels is None or data.key is None or data.key_column is None:
+            raise SiteError(
+                "the data set has no labels",
+                where=f"[data.{dataset}]",
+                wanted="labels, key and key_column",
+                remedy="add them to the site file, or use the data set for studies with masks",
+            )
         return LabelFile(
             path=folder / data.labels,
             key=data.key,
@@ -277,11 +313,29 @@ class SiteFile(Section):
             ignored=self.site.ignore_in_patient_ids,
         )
 
+    def mask_folder(self, dataset: str, folder: Path) -> MaskFolder | None:
+        """Where the masks of a data set are and what they say; None where it has none."""
+        data = self.data[dataset]
+        return MaskFolder(folder / data.masks, data.mask_classes) if data.masks else None
+
+    def targets(self, study: Study, folder: Path) -> LabelFile | MaskFolder:
+        """What a study learns from: the labels of its data set, or the masks.
+
+        Raises:
+            Refusal: as :meth:`dataset`.
+        """
+        self.dataset(study)
+        masks = self.mask_folder(study.data.dataset, folder)
+        if masks is not None and study.task.target == "mask":
+            return masks
+        return self.label_file(study.data.dataset, folder)
+
     def dataset(self, study: Study) -> DataSet:
         """The data set that a study asks for.
 
         Raises:
-            Refusal: ``data-unavailable``: the site has none of that name.
+            Refusal: ``data-unavailable``: the site has none of that name, or it lacks what the
+                study learns from.
         """
         found = self.data.get(study.data.dataset)
         if found is None:
@@ -292,6 +346,16 @@ class SiteFile(Section):
                 found=", ".join(sorted(self.data)),
                 wanted=study.data.dataset,
                 remedy="name a [data.…] section of the site file after the study's data set",
+            )
+        wanted = "masks" if study.task.target == "mask" else "labels"
+        if getattr(found, wanted) is None:
+            raise Refusal.of_public(
+                RefusalCode.DATA_UNAVAILABLE,
+                f"the study needs {wanted}, and the data set has none",
+                where=f"site {self.site.name}: [data.{study.data.dataset}]",
+                found="none",
+                wanted=wanted,
+                remedy=f"add {wanted} to this section of the site file, if you have some",
             )
         return found
 

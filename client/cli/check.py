@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -18,10 +18,21 @@ if TYPE_CHECKING:
 
     from client.data.dicom import Derived
     from client.data.labels import LabelFile
+    from client.data.masks.sources import MaskFolder
+    from client.data.pseudonyms import Difference
     from client.data.report import Report
     from client.sitefile import DataSet
 
-    Look = Callable[[Path, LabelFile, Derived, Path | None], Report]
+    Look = Callable[["Sources", Derived, Path | None], Report]
+
+
+class Sources(NamedTuple):
+    """What a study could learn from."""
+
+    images: Path
+    labels: LabelFile | None
+    masks: MaskFolder | None
+    ignored: frozenset[Difference] = frozenset()
 
 
 class KeyKind(StrEnum):
@@ -50,6 +61,9 @@ def check(
     labels: Annotated[
         Path | None, typer.Option(help="CSV file: a key and a label in each row.")
     ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of masks: DICOM SEG, NIfTI or PNG.")
+    ] = None,
     key: Annotated[
         KeyKind | None,
         typer.Option(
@@ -72,6 +86,12 @@ def check(
     classes: Annotated[
         str | None, typer.Option(help="Allowed labels: a,b. Default: those in the file.")
     ] = None,
+    mask_classes: Annotated[
+        str | None, typer.Option(help="Allowed classes of masks: a,b. Default: those that occur.")
+    ] = None,
+    numbers: Annotated[
+        bool, typer.Option("--numbers", help="Labels are numbers to predict, not classes.")
+    ] = False,
     modality: Annotated[
         list[str] | None, typer.Option(help="Modalities to use: CR,DX. Default: any.")
     ] = None,
@@ -92,36 +112,45 @@ def check(
     from client.data import report as checking
     from client.data.dicom import Derived, Rules
     from client.data.label_files.near_misses import guess_prefix
+    from client.data.masks.sources import MaskFolder
 
-    known = tuple(_parts([classes])) if classes else None
+    known = () if numbers else tuple(_parts([classes])) if classes else None
+    marked = tuple(_parts([mask_classes])) if mask_classes else None
     modalities = tuple(_parts(modality or []))
     # Not os.cpu_count: a container or systemd may allow this process fewer cores.
     processes = workers or len(os.sched_getaffinity(0))
 
-    def look(folder: Path, file: LabelFile, kinds: Derived, same_person: Path | None) -> Report:
+    def look(sources: Sources, kinds: Derived, same_person: Path | None) -> Report:
         return checking.check(
-            folder,
-            file,
+            sources.images,
+            sources.labels,
+            masks=sources.masks,
             classes=known,
+            mask_classes=marked,
             rules=Rules(modalities, kinds),
+            ignored=sources.ignored,
             same_person=same_person,
             workers=processes,
             progress=progress,
         )
 
-    if images is None and labels is None:
+    if images is None and labels is None and masks is None:
         _check_site(context.obj, look, list_files=list_files, as_json=as_json)
         return
-    if images is None or labels is None:
+    if images is None or (labels is None and masks is None):
         raise SiteError(
             "only one of --images and --labels is named",
-            remedy="name both, or neither to check the data sets of the site file",
+            remedy="name both (or --masks in place of --labels), or neither to check the data sets "
+            "of the site file",
         )
-    file = _label_file(labels, key, key_column, label_column)
-    prefix = guess_prefix(file, images) if file_prefix is None else file_prefix
-    file = replace(file, prefix=prefix)
-    report = look(images, file, Derived(derived.value), None)
-    _print(report, images, file, list_files=list_files, as_json=as_json)
+    file = None
+    if labels is not None:
+        file = _label_file(labels, key, key_column, label_column)
+        prefix = guess_prefix(file, images) if file_prefix is None else file_prefix
+        file = replace(file, prefix=prefix)
+    sources = Sources(images, file, MaskFolder(masks) if masks else None)
+    report = look(sources, Derived(derived.value), None)
+    _print(report, sources, list_files=list_files, as_json=as_json)
     # After the report: it shows why no file can be used.
     checking.require_usable(images, report)
 
@@ -134,20 +163,27 @@ def _check_site(path: Path, look: Look, *, list_files: bool, as_json: bool) -> N
     site = load_site_file(path)
     persons = path.parent / site.site.same_person if site.site.same_person else None
     for name, data in site.data.items():
-        folder, file = path.parent / data.images, site.label_file(name, path.parent)
-        report = look(folder, file, data.derived, persons)
+        sources = Sources(
+            path.parent / data.images,
+            site.label_file(name, path.parent) if data.labels else None,
+            site.mask_folder(name, path.parent),
+            site.site.ignore_in_patient_ids,
+        )
+        report = look(sources, data.derived, persons)
         if not as_json:
             out().print(f"data set {name}", style="bold")
-        _print(report, folder, file, list_files=list_files, as_json=as_json)
-        checking.require_usable(folder, report)
+        _print(report, sources, list_files=list_files, as_json=as_json)
+        checking.require_usable(sources.images, report)
+        # A study may need labels or masks: its noise is too small if fewer patients have them.
+        patients = min(report.patients, report.masks.patients if report.masks else report.patients)
         # An expectation: each patient's part follows from that patient alone, so the number varies.
-        expected = report.patients * data.split[0]
+        expected = patients * data.split[0]
         if data.declared_patients > expected:
             raise SiteError(
                 "the site declares more patients than its archive has in training",
                 where=f"{path}: [data.{name}] declared_patients",
                 found=data.declared_patients,
-                wanted=f"at most about {int(expected)}: {report.patients} patients, of which the "
+                wanted=f"at most about {int(expected)}: {patients} patients, of which the "
                 f"split gives {data.split[0]:.0%} to training",
                 remedy="lower the number; otherwise the noise would be too small",
             )
@@ -187,15 +223,13 @@ def _label_file(
     return LabelFile(path, kind, key_column or kind, label_column)
 
 
-def _print(
-    report: Report, images: Path, file: LabelFile, *, list_files: bool, as_json: bool
-) -> None:
+def _print(report: Report, sources: Sources, *, list_files: bool, as_json: bool) -> None:
     from client.data import report as checking
 
     if as_json:
         show_json(report.as_json(paths=list_files))
         return
-    checking.show(report, images, file, out())
+    checking.show(report, sources.images, sources.labels, out())
     if list_files:
         checking.show_rejected(report, out())
 

@@ -11,18 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from client.data import cache
-from client.data.cache import ImageShape
 from client.data.cohort import Survey, survey
 from client.data.dicom import Rules
 from client.records.accounts import join, join_spellings
 from client.site import Site
 from common.errors import Refusal
 from common.study.study_file import Study
-
-
-def shape_of(study: Study, decoders: str = "") -> ImageShape:
-    """What the decoded images of a study look like; decoded as today, or as they once were."""
-    return ImageShape(study.data.image_size, study.data.channels, decoders or cache.decoders())
 
 
 def bytes_free_for(site: Site, study: Study) -> int:
@@ -63,11 +57,11 @@ def look(site: Site, study: Study) -> Survey:
     data = site.file.dataset(study)
     found = survey(
         site.folder / data.images,
-        site.file.label_file(study.data.dataset, site.folder),
+        site.file.targets(study, site.folder),
         pseudonyms=site.pseudonyms,
         classes=study.task.classes,
         rules=Rules(study.data.modalities, data.derived),
-        shape=shape_of(study),
+        shape=data.image_shape(study),
         split=data.parts,
         workers=site.cohorts.workers,
         without=site.cohorts.absent(),
@@ -93,5 +87,6 @@ def _homes(site: Site) -> set[Path]:
 
 
 def _home(site: Site, study: Study, decoders: str = "") -> Path:
-    folder = site.folder / site.file.dataset(study).images
-    return cache.home_of(site.state / "cache", folder, shape_of(study, decoders), site.pseudonyms)
+    data = site.file.dataset(study)
+    shape = data.image_shape(study, decoders)
+    return cache.home_of(site.state / "cache", site.folder / data.images, shape, site.pseudonyms)

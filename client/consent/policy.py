@@ -88,7 +88,6 @@ def require_fits_device(study: Study, site: Site) -> None:
         Refusal: ``policy`` or ``data-unavailable``.
         ModelError: the study's model cannot be built, or not be trained privately.
     """
-    from client.data.cache import ImageShape
     from client.training.tuning import mib, needed
 
     most = site.file.device.memory_mib
@@ -104,10 +103,8 @@ def require_fits_device(study: Study, site: Site) -> None:
             "smaller images, fewer images or copies of a patient, or a smaller model",
         )
     # From the declared number, which is public: how many images there are is not looked at.
-    images = (
-        site.file.dataset(study).declared_patients
-        * ImageShape(study.data.image_size, study.data.channels).bytes
-    )
+    data = site.file.dataset(study)
+    images = data.declared_patients * data.image_shape(study).bytes
     if images > site.file.site.cache_bytes:
         raise Refusal.of_public(
             RefusalCode.POLICY,

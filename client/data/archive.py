@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from client.data.dicom import NO_VERDICT, Header, Reason, Unusable, read
+from client.data.masks.sources import MaskFile
 from client.data.parallel import CRASHED, Elsewhere, ordered_map
 from client.data.pixels import images, is_plain
 from common.errors import DataError
@@ -45,20 +46,32 @@ class Found:
         path: relative to the folder, with ``/``. Sensitive: a name may hold a patient's.
         sha256: of the content, 64 hexadecimal digits. Sensitive: it identifies the file.
         header: what the file says about itself. Sensitive.
+        mask: the file with its mask, where masks were looked for. Sensitive.
     """
 
     path: str = field(repr=False)
     sha256: str = field(repr=False)
     header: Header = field(repr=False)
+    mask: MaskFile | None = field(default=None, repr=False)
+
+    @property
+    def content(self) -> str:
+        """What its images, and their masks, follow from."""
+        return self.sha256 if self.mask is None else f"{self.sha256} {self.mask.sha256}"
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file that is not used, and why. ``path`` is sensitive, the rest is not."""
+    """A file that is not used, and why.
+
+    ``path`` and ``mask``, the path of the mask that the reason is about, are sensitive; the rest
+    is not.
+    """
 
     path: str = field(repr=False)
     reason: Reason
     detail: str = ""
+    mask: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -102,15 +115,16 @@ def scan(folder: Path, *, decode: bool, workers: int = 1, progress: Progress = s
     )
 
 
-def require_folder(folder: Path, root: Root | None = None) -> Root:
-    """Require that a folder of images exists and can be listed, whatever files it holds.
+def require_folder(folder: Path, root: Root | None = None, *, kind: str = "image") -> Root:
+    """Require that a folder exists and can be listed, whatever files it holds.
 
     This separates a failure of the site (a disk or a file server that is away) from a problem
     with one patient's files. Nothing here depends on patients: an empty folder passes.
 
     Args:
-        folder: of images.
+        folder: of images, or of masks.
         root: which folder it was before; it must still be the same.
+        kind: what an error calls it.
 
     Returns:
         Which folder it is: device and inode.
@@ -125,29 +139,31 @@ def require_folder(folder: Path, root: Root | None = None) -> Root:
         with os.scandir(folder) as entries:
             next(entries, None)
         status = folder.stat()
-        _require_mounted(folder)
+        _require_mounted(folder, kind)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
-            "the image folder does not exist",
+            f"the {kind} folder does not exist",
             where=folder,
-            wanted="a folder with DICOM files, at any depth",
+            wanted="a folder with DICOM files, at any depth"
+            if kind == "image"
+            else "a folder with masks (DICOM SEG, NIfTI or PNG), at any depth",
             remedy="check the path, and that its disk or file server is mounted",
         ) from error
     except OSError as error:
-        raise _unlisted(folder, error) from error
+        raise _unlisted(folder, error, kind) from error
     found = Root(status.st_dev, status.st_ino)
     if root is not None and found != root:
         raise DataError(
-            "the image folder was replaced by another one while it was being read",
+            f"the {kind} folder was replaced by another one while it was being read",
             where=folder,
             remedy="check that its disk or file server is mounted; the folder is read again later",
         )
     return found
 
 
-def _unlisted(folder: Path, error: OSError) -> DataError:
+def _unlisted(folder: Path, error: OSError, kind: str = "image") -> DataError:
     return DataError(
-        "the image folder cannot be listed",
+        f"the {kind} folder cannot be listed",
         where=folder,
         found=error.strerror,
         remedy="check that its disk or file server is mounted, and that this user may read it",
@@ -161,7 +177,7 @@ class Root(NamedTuple):
     inode: int
 
 
-def _require_mounted(folder: Path) -> None:
+def _require_mounted(folder: Path, kind: str) -> None:
     """Require that every fstab mount at, above or below the folder is mounted.
 
     Otherwise the empty mount point of a missing disk would look like an archive from which all
@@ -174,7 +190,7 @@ def _require_mounted(folder: Path) -> None:
     for place in sorted(above | below):
         if mounted and place not in mounted:
             raise DataError(
-                "the file system of the image folder is not mounted",
+                f"the file system of the {kind} folder is not mounted",
                 where=folder,
                 wanted=f"a file system at {place}, as in {TO_MOUNT}",
                 remedy=f"mount it: mount {place}",
@@ -305,21 +321,22 @@ def require_dicom(folder: Path, result: Scan) -> None:
     )
 
 
-def entries_of(images: Path, labels: Path) -> str:
+def entries_of(*places: Path) -> str:
     """A hash that changes with any entry of an archive; never leaves the site.
 
     Args:
-        images: the folder.
-        labels: the label file.
+        places: its folders, and its files beside them.
 
     Raises:
-        DataError: the folder is missing or cannot be listed.
+        DataError: a folder cannot be listed.
     """
     # Size, times and inode, not contents: reading an archive of a terabyte takes hours. The
     # change time (ctime) cannot be set back, so a rewritten file with its old date is noticed too.
     entries = hashlib.sha256()
-    for path in (labels, *(images / each for each in sorted(walk(images)))):
-        entries.update(_entry(path).encode("utf-8", "surrogateescape"))
+    for place in places:
+        inside = sorted(walk(place)) if place.is_dir() else [""]
+        for path in (place / each for each in inside):
+            entries.update(_entry(path).encode("utf-8", "surrogateescape"))
     return entries.hexdigest()
 
 

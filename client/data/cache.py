@@ -7,6 +7,7 @@ owner can read its files::
     <keyed name>/index.json        entries in order: keyed name, first row, rows, SHA-256; or
                                    a reason
     <keyed name>/<token>.f16       float16, little-endian, (rows, channels, height, width)
+    <keyed name>/<token>.f16.u8    their masks, where wanted: uint8, (rows, height, width)
     <keyed name>/lock              held while the folder is read or filled
     lock                           shared while any is filled; exclusive while some are deleted
 
@@ -28,13 +29,13 @@ import math
 import secrets
 import shutil
 from collections import defaultdict
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,7 @@ from client.data.cache_index import (
     CHANGED,
     CRASHED,
     DTYPE,
+    MASKS,
     CachedRows,
     CacheRefused,
     Half,
@@ -53,8 +55,11 @@ from client.data.cache_index import (
     tidy,
 )
 from client.data.dicom import NO_VERDICT, Reason, Unusable, read
+from client.data.display.placement import Placement, Spacing, pixel_spacing
+from client.data.masks.decode import classes_of, layers
+from client.data.masks.sources import MaskRules
 from client.data.parallel import Elsewhere, ordered_map
-from client.data.pixels import MOST_FRAMES, fit, images, is_plain, to_channels
+from client.data.pixels import MOST_FRAMES, images, is_plain, to_channels
 from common.errors import DataError
 from common.files import sha256, sync_folder
 from common.process.progress import Progress, silent
@@ -76,14 +81,20 @@ _DECODERS: Final = (
     "pillow",
     "numpy",
 )
+_MASK_DECODERS: Final = ("nibabel",)
 _MOST: Final = 2**26
 """Bytes that one file's images may take in the cache: 64 MiB, of which some wait in memory."""
 
 
 @cache
-def decoders() -> str:
-    """What decides, besides a file's content and the shape, what its pixels come to today."""
-    return json.dumps([_RECIPE, *(f"{name} {_version(name)}" for name in _DECODERS)])
+def decoders(*, masks: bool = False) -> str:
+    """What decides, besides a file's content and the shape, what its pixels come to today.
+
+    Args:
+        masks: also what masks come to.
+    """
+    names = (*_DECODERS, *_MASK_DECODERS) if masks else _DECODERS
+    return json.dumps([_RECIPE, *(f"{name} {_version(name)}" for name in names)])
 
 
 @dataclass(frozen=True)
@@ -93,12 +104,20 @@ class ImageShape:
     Args:
         size: height and width.
         channels: 1 or 3.
-        decoders: what it was first decoded with: :func:`decoders` of that day.
+        decoders: what it was first decoded with: :func:`decoders` of that day; left out, today's.
+        spacing: of its pixels, in millimetres; None for images that are scaled to fit.
+        masks: what the layers of masks are; None for images without masks.
     """
 
     size: tuple[int, int]
     channels: int
-    decoders: str = field(default_factory=decoders)
+    decoders: str = ""
+    spacing: Spacing | None = None
+    masks: MaskRules | None = None
+
+    def __post_init__(self) -> None:
+        if not self.decoders:
+            object.__setattr__(self, "decoders", decoders(masks=self.masks is not None))
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -107,8 +126,9 @@ class ImageShape:
 
     @property
     def bytes(self) -> int:
-        """Of one image in the cache."""
-        return math.prod(self.image) * DTYPE.itemsize
+        """Of one image in the cache, with its mask."""
+        mask = math.prod(self.size) if self.masks else 0
+        return math.prod(self.image) * DTYPE.itemsize + mask
 
     @property
     def most_frames(self) -> int:
@@ -118,7 +138,10 @@ class ImageShape:
     @property
     def recipe(self) -> str:
         """Everything besides a file's content that decides its cached images."""
-        return json.dumps([self.image, self.decoders])
+        # Nothing is added where nothing is asked for: a cache that is there keeps its name.
+        spacing = [] if self.spacing is None else [{"spacing": self.spacing}]
+        masks = [] if self.masks is None else [{"masks": [self.masks.classes, self.masks.meanings]}]
+        return json.dumps([self.image, self.decoders, *spacing, *masks])
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,12 +153,23 @@ class Cached:
             Sensitive.
         rows: for each file of the list, in its order, the rows of its images; or why it
             has none.
-        digests: for each, SHA-256 of its images' bytes; empty where it has none. Sensitive.
+        digests: for each, SHA-256 of its images' bytes and its masks'; empty where it has none.
+            Sensitive.
+        masks: ``(rows, height, width)`` uint8, as ``images``; None where none were asked for.
+            Sensitive.
     """
 
     images: Half = field(repr=False)
     rows: tuple[range | Rejected, ...] = field(repr=False)
     digests: tuple[str, ...] = field(repr=False)
+    masks: NDArray[np.uint8] | None = field(default=None, repr=False)
+
+
+class Decoded(NamedTuple):
+    """The images of one file, and their masks where these are asked for."""
+
+    images: Half
+    masks: NDArray[np.uint8] | None = None
 
 
 def fill(
@@ -173,18 +207,19 @@ def fill(
     # By content: two files with the same bytes are decoded into the same rows.
     named: dict[str, list[Found]] = defaultdict(list)
     for each in files:
-        named[pseudonyms.of_file(each.sha256, shape.recipe)].append(each)
+        named[pseudonyms.of_file(each.content, shape.recipe)].append(each)
     spoilt: dict[str, CacheRefused] = {}
     try:
         # The shared lock keeps others from deleting this cache, the second from filling it too.
         with locked(cache, fcntl.LOCK_SH), locked(home):
-            index = Index.load(home, shape.image)
+            index = Index.load(home, shape.image, masks=shape.masks is not None)
             if list(index.entries) != list(named):
                 _require_disk(_foreseen(named, index, shape), most)
                 new = [each for name in named if name not in index.entries for each in named[name]]
                 decoded = _decoded(folder, shape, new, workers, progress)
                 index, spoilt = _refill(home, index, named, decoded, shape, most=most)
             images = index.open(home, shape.image)
+            masks = index.open_masks(home, shape.size) if shape.masks else None
     except OSError as error:
         raise DataError(
             "the cache of decoded images cannot be written",
@@ -195,14 +230,16 @@ def fill(
     entries = {each.path: index.entries[name] for name, group in named.items() for each in group}
     entries |= spoilt
     rows, digests = list[range | Rejected](), list[str]()
-    for path, entry in ((each.path, entries[each.path]) for each in files):
+    for each in files:
+        entry = entries[each.path]
         if isinstance(entry, CachedRows):
             rows.append(range(entry.first, entry.first + entry.number))
             digests.append(entry.digest)
         else:
-            rows.append(Rejected(path, Reason(entry.reason), entry.detail))
+            mask = each.mask.shown if each.mask else ""
+            rows.append(Rejected(each.path, Reason(entry.reason), entry.detail, mask))
             digests.append("")
-    return Cached(images, tuple(rows), tuple(digests))
+    return Cached(images, tuple(rows), tuple(digests), masks)
 
 
 def home_of(cache: Path, folder: Path, shape: ImageShape, pseudonyms: Pseudonyms) -> Path:
@@ -212,7 +249,7 @@ def home_of(cache: Path, folder: Path, shape: ImageShape, pseudonyms: Pseudonyms
 
 def bytes_of(files: Iterable[Found], shape: ImageShape) -> int:
     """What the images of some files would take on disk, as far as their headers tell."""
-    frames = {each.sha256: each.header.frames for each in files}
+    frames = {each.content: each.header.frames for each in files}
     return shape.bytes * sum(min(each, shape.most_frames) for each in frames.values())
 
 
@@ -266,7 +303,7 @@ def _refill(
     home: Path,
     old: Index,
     named: Mapping[str, Sequence[Found]],
-    decoded: Iterator[Half | CacheRefused],
+    decoded: Iterator[Decoded | CacheRefused],
     shape: ImageShape,
     *,
     most: int | None,
@@ -280,16 +317,22 @@ def _refill(
         The new index, and which files could not be decoded, by path.
     """
     known = old.open(home, shape.image)
+    known_masks = old.open_masks(home, shape.size) if shape.masks else None
     # A new name each time: a process that has the old file mapped reads on undisturbed.
     token = f"{secrets.token_hex(16)}.f16"
     entries: dict[str, CachedRows | CacheRefused] = {}
     spoilt: dict[str, CacheRefused] = {}
     total = 0
-    with data_file(home / token) as file:
+    with ExitStack() as files:
+        file = files.enter_context(data_file(home / token))
+        masks = files.enter_context(data_file(home / (token + MASKS))) if shape.masks else None
         for name, group in named.items():
             entry = old.entries.get(name)
             if isinstance(entry, CachedRows):
-                content: Half | CacheRefused = known[entry.first : entry.first + entry.number]
+                rows = slice(entry.first, entry.first + entry.number)
+                content: Decoded | CacheRefused = Decoded(
+                    known[rows], None if known_masks is None else known_masks[rows]
+                )
             elif entry is not None:
                 content = entry
             else:
@@ -303,12 +346,17 @@ def _refill(
             if isinstance(content, CacheRefused):
                 entries[name] = content
             else:
-                pixels = content.astype(DTYPE, order="C").tobytes()
+                pixels = content.images.astype(DTYPE, order="C").tobytes()
                 file.write(pixels)
+                if masks is not None:
+                    assert content.masks is not None
+                    marks = content.masks.tobytes()
+                    masks.write(marks)
+                    pixels += marks
                 # A known image keeps its digest: patients' records, and so noise, are keyed to it.
                 digest = entry.digest if isinstance(entry, CachedRows) else sha256(pixels)
-                entries[name] = CachedRows(total, len(content), digest)
-                total += len(content)
+                entries[name] = CachedRows(total, len(content.images), digest)
+                total += len(content.images)
                 _require_disk(total * shape.bytes, most)  # a header may say less than there is
     # The data file's name must be durable before an index that names it.
     sync_folder(home)
@@ -320,7 +368,7 @@ def _refill(
 
 def _decoded(
     folder: Path, shape: ImageShape, files: Sequence[Found], workers: int, progress: Progress
-) -> Iterator[Half | CacheRefused]:
+) -> Iterator[Decoded | CacheRefused]:
     if not files:
         return
     with progress("decoding images", len(files), unit="files") as job:
@@ -337,8 +385,11 @@ def _decoded(
 
 def decode(
     folder: Path, shape: ImageShape, file: Found, *, here: bool = False
-) -> Half | CacheRefused:
-    """The images of one file, ``(frames, channels, height, width)`` float16; or why not.
+) -> Decoded | CacheRefused:
+    """The images of one file and their masks; or why not.
+
+    Images are ``(frames, channels, height, width)`` float16, masks ``(frames, height, width)``
+    uint8. Both come into the study's size in the same way.
 
     Args:
         folder: that the file's path is relative to.
@@ -354,14 +405,23 @@ def decode(
         # The scan's label and patient belong to the bytes of the scan, not to these.
         if reading.sha256 != file.sha256:
             return CHANGED
-        if here and not is_plain(reading.dataset):
+        if here and not (is_plain(reading.dataset) and file.mask is None):
             raise Elsewhere
         frames: list[Half] = []
-        for image in images(reading.dataset):
-            if len(frames) == shape.most_frames:
+        masks: list[NDArray[np.uint8]] = []
+        for number, image in enumerate(images(reading.dataset)):
+            if number == shape.most_frames:
                 raise Unusable(Reason.TOO_LARGE, f"more than {shape.most_frames} frames")
-            frames.append(_prepared(image, shape))
-        return np.stack(frames)
+            size = (image.shape[0], image.shape[1])
+            place = Placement.fitting(size, shape.size)
+            if shape.spacing is not None:
+                pixel = pixel_spacing(reading.dataset, number)
+                place = Placement.spaced(size, shape.size, pixel, shape.spacing)
+            frames.append(_prepared(image, shape, place))
+            if shape.masks is not None and file.mask is not None:
+                marks = layers(file.mask, reading, number, size)
+                masks.append(place.mask(classes_of(marks, shape.masks, size)))
+        return Decoded(np.stack(frames), np.stack(masks) if masks else None)
     except Unusable as verdict:
         changed = verdict.reason is Reason.UNREADABLE
         return CHANGED if changed else CacheRefused(verdict.reason.value, verdict.detail)
@@ -375,8 +435,8 @@ def decode(
         return CacheRefused(Reason.UNDECODABLE.value, f"{type(error).__name__} while decoding it")
 
 
-def _prepared(image: NDArray[np.float32], shape: ImageShape) -> Half:
-    return fit(to_channels(image, shape.channels), shape.size).astype(np.float16)
+def _prepared(image: NDArray[np.float32], shape: ImageShape, place: Placement) -> Half:
+    return place.image(to_channels(image, shape.channels)).astype(np.float16)
 
 
 @cache

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Half = NDArray[np.float16]
 DTYPE: Final = np.dtype("<f2")
+MASKS: Final = ".u8"
+"""What follows the name of a data file for that with the masks of its images."""
 _FORMAT: Final = 2
 _INDEX: Final = "index.json"
 _LOCK: Final = "lock"
@@ -64,7 +66,7 @@ class Index:
         return sum(entry.number for entry in self.entries.values() if isinstance(entry, CachedRows))
 
     @classmethod
-    def load(cls, home: Path, image: tuple[int, int, int]) -> Index:
+    def load(cls, home: Path, image: tuple[int, int, int], *, masks: bool = False) -> Index:
         """The folder's index, of images of a shape; empty if it is missing or damaged."""
         try:
             stored = read_json((home / _INDEX).read_bytes())
@@ -73,6 +75,9 @@ class Index:
             )
             # A data file that was cut short would give other patients' pixels, or a bus error.
             whole = (home / index.data).stat().st_size == index.total * prod(image) * DTYPE.itemsize
+            if masks:
+                masked = (home / (index.data + MASKS)).stat().st_size
+                whole = whole and masked == index.total * prod(image[1:])
         except (OSError, ValueError, KeyError, TypeError):
             return cls("", {})  # then every image is decoded again
         return index if whole and stored["format"] == _FORMAT else cls("", {})
@@ -90,6 +95,12 @@ class Index:
         if not self.total:
             return np.zeros((0, *image), dtype=np.float16)
         return np.memmap(home / self.data, DTYPE, mode="r", shape=(self.total, *image))
+
+    def open_masks(self, home: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """The masks of the images, mapped into memory for reading."""
+        if not self.total:
+            return np.zeros((0, *size), dtype=np.uint8)
+        return np.memmap(home / (self.data + MASKS), np.uint8, mode="r", shape=(self.total, *size))
 
 
 def _passing(entry: CachedRows | CacheRefused) -> bool:
@@ -122,7 +133,7 @@ def data_file(path: Path) -> Iterator[BinaryIO]:
 def tidy(home: Path, *, keep: str) -> None:
     """Delete data files of earlier fillings; a process that has one mapped can still read it."""
     for path in home.iterdir():
-        if path.name not in (keep, _INDEX, _LOCK):
+        if path.name not in (keep, keep + MASKS, _INDEX, _LOCK):
             path.unlink(missing_ok=True)
 
 

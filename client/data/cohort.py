@@ -5,10 +5,10 @@ follow from thresholds on each patient's own keyed number in [0, 1): adding a pa
 patient, and the parts are the same for every study.
 
 **Each patient's place follows from that patient alone**: from the files with the patient's
-identifiers, and from the rows of the label file that name one of these. A patient who cannot be
-used is left out, with a reason that stays at the site, and for all others it is as if that patient
-were not there. So nothing that depends on patients is ever an error here. An error is a failure of
-the site itself, and is found without looking at any patient.
+identifiers, and from the rows of the label file, or the masks, that name one of these. A patient
+who cannot be used is left out, with a reason that stays at the site, and for all others it is as if
+that patient were not there. So nothing that depends on patients is ever an error here. An error is
+a failure of the site itself, and is found without looking at any patient.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.archive import Found, Rejected, require_folder, scan
+from client.data.archive import Found, Rejected, Scan, require_folder, scan
 from client.data.cache import ImageShape, bytes_of, fill
-from client.data.cache import decoders as today
 from client.data.dicom import Derived, Rules
-from client.data.labels import LabelFile, read_labels, require_readable
+from client.data.labels import LabelFile, Labels, read_labels, require_readable
+from client.data.masks.folder import Masks, people, read_masks
+from client.data.masks.sources import MaskFolder, MaskRules
 from client.data.pseudonyms import Pseudonyms, position
 from client.data.selection import LabelledFile, each_once, select
 from common.errors import SiteError
@@ -81,16 +82,17 @@ class Patient:
 
     Attributes:
         pseudonym: keyed by the site, 64 hexadecimal digits; in memory only.
-        label: index into the study's classes.
+        label: index into the study's classes; the number of a study that predicts one; 0 in one
+            that learns from masks.
         images: rows of :attr:`Cohort.images`, at least one; ordered by the contents of their
             files, whatever these are called and wherever they lie.
-        digest: SHA-256 of the contents of the files used, of what they were decoded to and of
-            the label, 64 hexadecimal digits: another one is another patient's record. Never
-            leaves the site.
+        digest: SHA-256 of the contents of the files used and of their masks', of what they were
+            decoded to and of the label, 64 hexadecimal digits: another one is another patient's
+            record. Never leaves the site.
     """
 
     pseudonym: str
-    label: int
+    label: int | float
     images: tuple[int, ...]
     digest: str
 
@@ -105,6 +107,8 @@ class Cohort:
     Attributes:
         patients: sorted by pseudonym; there may be none.
         images: ``(rows, channels, height, width)`` float16 in [0, 1], memory-mapped.
+        masks: ``(rows, height, width)`` uint8, memory-mapped: 0, or k + 1 for class k of the
+            study; None where the study does not learn from masks.
         split: how the parts are cut.
         rejected: files that are not used, with reasons; by path.
         foldings: of each PatientID in the files whatever a site ignores
@@ -114,6 +118,7 @@ class Cohort:
     patients: tuple[Patient, ...]
     images: NDArray[np.float16]
     split: Split
+    masks: NDArray[np.uint8] | None = None
     rejected: tuple[Rejected, ...] = field(default=())
     foldings: Foldings = field(default_factory=dict, repr=False)
 
@@ -127,13 +132,14 @@ class Cohort:
 
 def load_cohort(
     images: Path,
-    labels: LabelFile,
+    labels: LabelFile | MaskFolder,
     *,
     pseudonyms: Pseudonyms,
     classes: tuple[str, ...],
     modalities: tuple[str, ...],
     image_size: tuple[int, int],
     channels: int,
+    spacing: tuple[float, float] | None = None,
     split: Split,
     cache: Path,
     workers: int = 1,
@@ -144,16 +150,19 @@ def load_cohort(
     decoders: str = "",
     most: int | None = None,
 ) -> Cohort:
-    """Read a folder and its labels into a cohort, which may be empty.
+    """Read a folder, and its labels or masks, into a cohort, which may be empty.
 
     Args:
         images: folder of DICOM files, read recursively.
-        labels: the label file.
+        labels: the label file, or the folder of masks of a study that learns from masks.
         pseudonyms: under the site's key.
-        classes: labels there are; a patient's label is an index into these.
+        classes: labels there are; a patient's label is an index into these. None of them: a label
+            is a number.
         modalities: accepted values of Modality (0008,0060); empty for any.
         image_size: height and width that every image is brought to.
         channels: 1 or 3.
+        spacing: of the pixels that every image is brought to, in millimetres; None to scale it to
+            fit.
         split: shares of train, validation and test.
         cache: where decoded images are kept between calls.
         workers: processes for reading and decoding.
@@ -162,8 +171,7 @@ def load_cohort(
         without: pseudonyms of patients who take no part.
         persons: pseudonyms that are another's person: both are one patient, by that other's.
         decoders: :attr:`client.data.cache.ImageShape.decoders` of a cohort that was read before,
-        to read
-            its pixels again; empty for those of today.
+            to read its pixels again; empty for those of today.
         most: bytes that the decoded images may take on disk; None for no bound.
 
     Raises:
@@ -173,8 +181,16 @@ def load_cohort(
         LabelError: a failure of the site: the label file as a whole cannot be used.
     """
     root = require_folder(images)
-    known = read_labels(labels, classes)
-    found = scan(images, decode=False, workers=workers, progress=progress)
+    known = _targets(
+        images,
+        labels,
+        classes,
+        pseudonyms=pseudonyms,
+        persons=persons,
+        workers=workers,
+        progress=progress,
+    )
+    found = _images(images, known, workers, progress)
     rules = Rules(modalities, derived)
     chosen, rejected = select(
         found.found, rules, known, pseudonyms, without=without, persons=persons
@@ -183,7 +199,7 @@ def load_cohort(
         cache,
         images,
         [each.file for each in chosen],
-        ImageShape(image_size, channels, decoders or today()),
+        ImageShape(image_size, channels, decoders, spacing, mask_rules(labels, classes)),
         pseudonyms=pseudonyms,
         workers=workers,
         progress=progress,
@@ -192,7 +208,10 @@ def load_cohort(
     # A patient whose file cannot be read leaves the study permanently. That must not happen because
     # a file server went away in the middle: then this is an error of the site, and nobody leaves.
     require_folder(images, root)
-    require_readable(labels)
+    if isinstance(labels, LabelFile):
+        require_readable(labels)
+    if isinstance(known, Masks):
+        require_folder(known.folder.path, known.root, kind="mask")
     rows = {each.file.path: row for each, row in zip(chosen, cached.rows, strict=True)}
     # Copies are found only among files that could be decoded: a broken copy must not shadow a
     # sound one.
@@ -201,9 +220,13 @@ def load_cohort(
     spoilt = [row for row in rows.values() if isinstance(row, Rejected)]
     used, copies = each_once(each for each in chosen if each.file.path in places)
     unused = [*found.rejected, *rejected, *spoilt, *copies]
+    if isinstance(known, Masks):
+        named = people(found.found, pseudonyms, persons)
+        unused += [*known.rejected, *known.unnamed(named)]
     return Cohort(
         patients=_patients(used, places, pixels),
         images=cached.images,
+        masks=cached.masks,
         split=split,
         rejected=tuple(sorted(unused, key=lambda each: each.path)),
         foldings=_foldings(found.found, pseudonyms),
@@ -228,7 +251,7 @@ class Survey:
 
 def survey(
     images: Path,
-    labels: LabelFile,
+    labels: LabelFile | MaskFolder,
     *,
     pseudonyms: Pseudonyms,
     classes: tuple[str, ...],
@@ -239,7 +262,7 @@ def survey(
     without: Collection[str] = (),
     persons: Mapping[str, str] = MappingProxyType({}),
 ) -> Survey:
-    """Read a folder and its labels as :func:`load_cohort`, but for the images themselves.
+    """Read a folder, and labels or masks, as :func:`load_cohort`, but for the pixels.
 
     Args:
         images: as there, and so all that is not named here.
@@ -257,14 +280,49 @@ def survey(
         DataError: as there, but for the cache.
         LabelError: as there.
     """
-    known = read_labels(labels, classes)
-    found = scan(images, decode=False, workers=workers).found
+    known = _targets(
+        images,
+        labels,
+        classes,
+        pseudonyms=pseudonyms,
+        persons=persons,
+        workers=workers,
+        progress=silent,
+    )
+    found = _images(images, known, workers, silent).found
     chosen, _ = select(found, rules, known, pseudonyms, without=without, persons=persons)
     return Survey(
         {each.pseudonym: split.part_of(each.pseudonym) for each in chosen},
         bytes_of((each.file for each in chosen), shape),
         _foldings(found, pseudonyms),
     )
+
+
+def mask_rules(labels: LabelFile | MaskFolder, classes: tuple[str, ...]) -> MaskRules | None:
+    """What masks mean in a study, where it learns from some."""
+    return MaskRules.of(labels, classes) if isinstance(labels, MaskFolder) else None
+
+
+def _targets(
+    images: Path,
+    labels: LabelFile | MaskFolder,
+    classes: tuple[str, ...],
+    *,
+    pseudonyms: Pseudonyms,
+    persons: Mapping[str, str],
+    workers: int,
+    progress: Progress,
+) -> Labels | Masks:
+    if isinstance(labels, MaskFolder):
+        return read_masks(
+            labels, images, pseudonyms, persons=persons, workers=workers, progress=progress
+        )
+    return read_labels(labels, classes)
+
+
+def _images(images: Path, known: Labels | Masks, workers: int, progress: Progress) -> Scan:
+    found = scan(images, decode=False, workers=workers, progress=progress)
+    return known.apart(images, found) if isinstance(known, Masks) else found
 
 
 def _foldings(files: Iterable[Found], pseudonyms: Pseudonyms) -> Foldings:
@@ -295,6 +353,6 @@ def _digest(files: Sequence[LabelledFile], pixels: Mapping[str, str]) -> str:
 
     Noise is keyed to it, so it holds what is computed on: the decoded pixels.
     """
-    contents = sorted(f"{each.file.sha256} {pixels[each.file.path]}" for each in files)
+    contents = sorted(f"{each.file.content} {pixels[each.file.path]}" for each in files)
     lines = ("consilium/patient/2", str(files[0].label), *contents)
     return sha256("".join(f"{line}\n" for line in lines).encode())

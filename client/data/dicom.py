@@ -84,6 +84,14 @@ class Reason(StrEnum):
     NO_LABEL = "no-label"
     NO_CLASS = "label-outside-classes"
     TWO_LABELS = "two-labels"
+    NO_SPACING = "no-pixel-spacing"
+    NO_MASK = "no-mask"
+    TWO_MASKS = "two-masks"
+    BAD_MASK = "bad-mask"
+    MASK_SIZE = "mask-of-another-size"
+    MASK_CLASS = "mask-outside-classes"
+    NOT_MASK = "not-a-mask"
+    NO_IMAGE = "mask-without-image"
 
 
 class Unusable(Exception):  # noqa: N818 - a verdict on a file, not an error a person sees
@@ -188,7 +196,20 @@ def read(path: Path, *, here: bool = False) -> DicomReading:
             on how its pixels are stored.
         Elsewhere: it was to be ``here``, and is not small or may be deflated.
     """
-    data = _content(path, SMALL if here else MOST_BYTES, here=here)
+    return parse(content(path, here=here), here=here)
+
+
+def parse(data: bytes, *, here: bool = False) -> DicomReading:
+    """Read a file's bytes.
+
+    Args:
+        data: all of them.
+        here: as for :func:`read`.
+
+    Raises:
+        Unusable: as there.
+        Elsewhere: as there.
+    """
     # A deflated file of a few kilobytes can unpack to gigabytes. Its syntax stands in plain bytes.
     if here and _DEFLATED in data:
         raise Elsewhere
@@ -207,7 +228,18 @@ def read(path: Path, *, here: bool = False) -> DicomReading:
     return DicomReading(hashlib.sha256(data).hexdigest(), header, dataset)
 
 
-def _content(path: Path, most: int, *, here: bool) -> bytes:
+def content(path: Path, *, here: bool = False) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        path: of the file.
+        here: only of a small one.
+
+    Raises:
+        Unusable: unreadable or too large.
+        Elsewhere: it was to be ``here``, and is not small.
+    """
+    most = SMALL if here else MOST_BYTES
     try:
         # O_NONBLOCK: opening a named pipe would otherwise wait for a writer, perhaps forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

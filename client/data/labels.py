@@ -24,6 +24,7 @@ from client.data.label_files.spelling import (
     class_of,
     clean,
     columns_called,
+    number_of,
     simple_label,
     unquoted,
 )
@@ -88,7 +89,8 @@ class Labels:
 
     Attributes:
         file: where it came from.
-        classes: the labels there are; a label's index is its place here.
+        classes: the labels there are; a label's index is its place here. None: a label is a
+            number.
         rows: all of them, in the file's order. Sensitive.
         notes: what was read in a special way, in words; it quotes no cell of a row.
     """
@@ -120,9 +122,11 @@ class Labels:
         """A key in the spelling that stands for all that are one patient's."""
         return folded(key, self.file.ignored) if self.file.key == "PatientID" else key
 
-    def label(self, row: Row) -> int | None:
-        """The class that a row gives, as an index; None where it gives none of the classes."""
-        return None if row.fault else class_of(row.label, self.classes)
+    def label(self, row: Row) -> int | float | None:
+        """The class that a row gives, as an index, or its number; None where it gives none."""
+        if row.fault:
+            return None
+        return class_of(row.label, self.classes) if self.classes else number_of(row.label)
 
     def require_sound(self) -> None:
         """Report every mistake in the rows to a person.
@@ -161,7 +165,8 @@ def read_labels(file: LabelFile, classes: tuple[str, ...] | None) -> Labels:
 
     Args:
         file: where it is and which columns to take.
-        classes: the study's classes, in its order; None takes the labels that occur, sorted.
+        classes: the study's classes, in its order; none where labels are numbers; None takes the
+            labels that occur, sorted.
 
     Raises:
         LabelError: it is missing, cannot be read or is empty, its first row is not CSV in

@@ -6,9 +6,7 @@ Every frame of a file is an image of its own. A header is read by
 :mod:`client.data.display.elements`; what contradicts it is a verdict, as is a file of which nothing
 can be seen.
 
-An image is brought to the study's size by Pillow's antialiased bilinear filter, which PyTorch calls
-``interpolate(mode="bilinear", antialias=True)``. Pillow works on one channel at a time in 32-bit
-floating point and in a fixed order, so the result does not depend on threads.
+An image comes to the study's size in :mod:`client.data.display.placement`.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.uid import (
     ExplicitVRBigEndian,
@@ -106,41 +103,6 @@ def to_channels(image: NDArray[np.float32], channels: int) -> NDArray[np.float32
         return np.ascontiguousarray(np.moveaxis(image, -1, 0))
     red, green, blue = (weight * image[..., i] for i, weight in enumerate(_LUMA))
     return np.asarray(red + green + blue, dtype=np.float32)[np.newaxis]
-
-
-def fit(image: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Scale an image to fit, keeping its proportions, and fill the rest with zeros.
-
-    Args:
-        image: ``(channels, height, width)``.
-        size: the height and width wanted.
-
-    Returns:
-        ``(channels, *size)`` with the image in the middle; an image that has the wanted
-        size already is returned as it is.
-    """
-    height, width = image.shape[1:]
-    if (height, width) == size:
-        return image
-    scale = min(size[0] / height, size[1] / width)
-    inner = (
-        max(1, min(size[0], round(height * scale))),
-        max(1, min(size[1], round(width * scale))),
-    )
-    # Proportions stay, and the border is black: stretching would change the shape of organs.
-    canvas = np.zeros((len(image), *size), dtype=np.float32)
-    top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-    for channel, filled in zip(image, canvas, strict=True):
-        # Clipped: rounding in the filter may leave [0, 1] by a little.
-        scaled = _resampled(channel, inner)
-        filled[top : top + inner[0], left : left + inner[1]] = np.clip(scaled, 0, 1)
-    return canvas
-
-
-def _resampled(channel: NDArray[np.float32], inner: tuple[int, int]) -> NDArray[np.float32]:
-    height, width = inner
-    source = Pillow.fromarray(np.ascontiguousarray(channel, dtype=np.float32))
-    return np.asarray(source.resize((width, height), Pillow.Resampling.BILINEAR))
 
 
 def stored_values(dataset: Dataset) -> tuple[Values, Layout]:

@@ -19,18 +19,23 @@ from client.data.archive import Rejected, Scan, require_dicom, scan, summary
 from client.data.dicom import Reason, Rules
 from client.data.label_files.near_misses import require_no_near_misses
 from client.data.labels import LabelFile, Labels, fault, read_labels
+from client.data.masks.folder import Masks, people, read_masks
+from client.data.masks.report import MaskReport, count_marks
+from client.data.masks.sources import MaskFolder, MaskRules
 from client.data.persons import Persons
 from client.data.pseudonyms import DIFFERENCES, Pseudonyms, folded, normal
-from client.data.selection import each_once, select
+from client.data.selection import LabelledFile, each_once, select
 from common.errors import DataError, LabelError
 from common.process.progress import Progress, silent
 from common.visible import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from rich.console import Console
+
+    from client.data.pseudonyms import Difference
 
 _SHOWN: Final = 8
 
@@ -53,6 +58,19 @@ REMEDIES: Final = {
     Reason.DUPLICATE: "nothing to do: one copy of each is used",
     Reason.NO_LABEL: "add rows for these images if they should be used",
     Reason.NO_CLASS: "correct the labels of these patients, or their damaged rows",
+    Reason.NO_SPACING: "export them again with Pixel Spacing (0028,0030)",
+    Reason.NO_MASK: "nothing to do, or add masks of these images; --list names them. A DICOM SEG "
+    "names its images by SOPInstanceUID and has their PatientID, a NIfTI or PNG has the image's "
+    "path and name",
+    Reason.TWO_MASKS: "keep one mask file for each image, with all of its classes",
+    Reason.BAD_MASK: "see why with --list, then export these masks again",
+    Reason.MASK_SIZE: "export these masks with the rows and columns of their images, one slice in "
+    "each file",
+    Reason.MASK_CLASS: "say in mask_classes of site.toml which class each value or segment is, or "
+    "background",
+    Reason.NOT_MASK: "nothing to do if these are notes or lists; masks are DICOM SEG, NIfTI or PNG",
+    Reason.NO_IMAGE: "nothing to do, or check that these masks have the names or the "
+    "SOPInstanceUIDs and PatientIDs of their images",
     Reason.TWO_LABELS: "choose one label for each of these patients; until then they are left out",
 }
 
@@ -89,6 +107,7 @@ class Report:
     rows_without_image: int
     near_twins: dict[str, int]
     label_notes: tuple[str, ...] = ()
+    masks: MaskReport | None = None
 
     @property
     def strangers(self) -> bool:
@@ -96,9 +115,14 @@ class Report:
         return bool(self.reasons[Reason.NO_LABEL]) and self.rows_without_image == self.rows
 
     @property
+    def all_rejected(self) -> tuple[Rejected, ...]:
+        """Also the images without a mask, and the masks without an image."""
+        return self.rejected + (self.masks.rejected if self.masks else ())
+
+    @property
     def reasons(self) -> dict[Reason, int]:
         """How many files are rejected for each reason, the whole closed list."""
-        counts = Counter(each.reason for each in self.rejected)
+        counts = Counter(each.reason for each in self.all_rejected)
         return {reason: counts[reason] for reason in Reason}
 
     def as_json(self, *, paths: bool) -> dict[str, Any]:
@@ -106,7 +130,7 @@ class Report:
         report: dict[str, Any] = {
             "files": self.files,
             "used": self.used,
-            "rejected": len(self.rejected),
+            "rejected": len(self.all_rejected),
             "reasons": {reason.value: count for reason, count in self.reasons.items()},
             "images": self.images,
             "patients": self.patients,
@@ -119,20 +143,26 @@ class Report:
             "label_notes": list(self.label_notes),
             "near_twins": self.near_twins,
         }
+        if self.masks:
+            report["masks"] = self.masks.as_json()
         if paths:
             report["rejected_files"] = [
                 {"path": each.path, "reason": each.reason.value, "detail": each.detail}
-                for each in self.rejected
+                | ({"mask": each.mask} if each.mask else {})
+                for each in self.all_rejected
             ]
         return report
 
 
 def check(
     folder: Path,
-    labels: LabelFile,
+    labels: LabelFile | None,
     *,
     classes: tuple[str, ...] | None,
     rules: Rules,
+    masks: MaskFolder | None = None,
+    mask_classes: tuple[str, ...] | None = None,
+    ignored: Collection[Difference] = (),
     same_person: Path | None = None,
     workers: int = 1,
     progress: Progress = silent,
@@ -143,9 +173,12 @@ def check(
 
     Args:
         folder: of DICOM files, read recursively.
-        labels: the label file.
+        labels: the label file, if there is one.
         classes: labels there are; None takes those that occur.
         rules: which images a study would use.
+        masks: the folder of masks, if there is one; there is one or labels.
+        mask_classes: classes that masks mark; None takes what occurs.
+        ignored: in what PatientIDs of one patient may differ, besides what the labels say.
         same_person: the list of PatientIDs that are one person, if there is one.
         workers: processes to read with.
         progress: told of every file.
@@ -155,35 +188,67 @@ def check(
         LabelError: the label file cannot be used, or a row of it.
         SiteError: the list of persons cannot be read.
     """
-    known = read_labels(labels, classes)
-    known.require_sound()
     # Nothing is recorded, so any key will do to count patients: a check needs no site.
-    pseudonyms = Pseudonyms.throwaway().ignoring(labels.ignored)
+    pseudonyms = Pseudonyms.throwaway().ignoring({*ignored, *(labels.ignored if labels else ())})
     persons = Persons(same_person, pseudonyms).read().persons
-    found = scan(folder, decode=True, workers=workers, progress=progress)
+    known = read_labels(labels, classes) if labels else None
+    if known:
+        known.require_sound()
+    found, looked = scan(folder, decode=True, workers=workers, progress=progress), None
+    if masks:
+        looked = read_masks(
+            masks, folder, pseudonyms, persons=persons, workers=workers, progress=progress
+        )
+        found = looked.apart(folder, found)
     require_dicom(folder, found)
-    _require_paths(known, found)
-    require_no_near_misses(known, found.found)
-    labelled, rejected = select(found.found, rules, known, pseudonyms, persons=persons)
-    chosen, copies = each_once(labelled)
+    if known:
+        _require_paths(known, found)
+        require_no_near_misses(known, found.found)
+    chosen, rejected = list[LabelledFile](), list[Rejected]()
+    masked = None
+    for targets in (looked, known):  # where there are both, labels say what is used
+        if targets is None:
+            continue
+        labelled, rejected = select(found.found, rules, targets, pseudonyms, persons=persons)
+        chosen, copies = each_once(labelled)
+        rejected += copies
+        if isinstance(targets, Masks):
+            unnamed = targets.unnamed(people(found.found, pseudonyms, persons))
+            masked = count_marks(
+                folder,
+                chosen,
+                MaskRules.of(targets.folder, mask_classes or ()),
+                files=len(targets.files),
+                rejected=[
+                    *(each for each in rejected if each.reason is Reason.NO_MASK or each.mask),
+                    *targets.rejected,
+                    *unnamed,
+                ],
+                workers=workers,
+                progress=progress,
+            )
+            spoilt = {each.path for each in masked.rejected}
+            chosen = [each for each in chosen if each.file.path not in spoilt]
+            rejected = [each for each in rejected if each.path not in spoilt]
     headers = [each.file.header for each in chosen]
-    by_patient = {each.pseudonym: known.classes[each.label] for each in chosen}
+    by_patient = {each.pseudonym: each.label for each in chosen}
     # By line, since two rows may say the same and still both need an image.
-    assigned = {row.line for file in found.found for row in known.about(file)}
+    assigned = {row.line for file in found.found for row in (known.about(file) if known else ())}
     return Report(
         files=len(found.found) + len(found.rejected),
         used=len(chosen),
         images=sum(each.frames for each in headers),
         patients=len(by_patient),
-        labels=_counts((known.classes[each.label] for each in chosen), known.classes),
-        patients_by_label=_counts(by_patient.values(), known.classes),
+        labels=_labels(known, (each.label for each in chosen)),
+        patients_by_label=_labels(known, by_patient.values()),
         modalities=_most_common(each.modality or "none" for each in headers),
         sizes=_most_common(f"{each.rows}x{each.columns}" for each in headers),
-        rejected=tuple(sorted([*found.rejected, *rejected, *copies], key=lambda each: each.path)),
-        rows=len(known.rows),
-        rows_without_image=len(known.rows) - len(assigned),
-        label_notes=known.notes,
+        rejected=tuple(sorted([*found.rejected, *rejected], key=lambda each: each.path)),
+        rows=len(known.rows) if known else 0,
+        rows_without_image=len(known.rows) - len(assigned) if known else 0,
+        label_notes=known.notes if known else (),
         near_twins=_near_twins({each.header.patient for each in found.found}, pseudonyms, persons),
+        masks=masked,
     )
 
 
@@ -242,6 +307,15 @@ def require_usable(folder: Path, report: Report) -> None:
             remedy="choose one label, or delete the wrong rows; until then studies leave these "
             "patients out",
         )
+    if report.used and report.masks and not report.masks.images:
+        wrong = Counter(each.reason for each in report.masks.rejected)
+        raise DataError(
+            "no mask in the folder can be used",
+            where=folder,
+            found=summary(report.masks.rejected),
+            wanted="masks that name their images: DICOM SEG, NIfTI or PNG",
+            remedy=REMEDIES[wrong.most_common(1)[0][0]] if wrong else "check the folder of masks",
+        )
     if report.used:
         return
     reason = max(report.reasons, key=lambda each: report.reasons[each])
@@ -254,12 +328,12 @@ def require_usable(folder: Path, report: Report) -> None:
     )
 
 
-def show(report: Report, folder: Path, labels: LabelFile, console: Console) -> None:
+def show(report: Report, folder: Path, labels: LabelFile | None, console: Console) -> None:
     """Print a report for a person: what is used, what is not, what to do."""
     grid = Table.grid(padding=(0, 2))
     for name, value in (
         ("folder", str(folder)),
-        ("labels", f"{labels.path}, by {labels.key}"),
+        *((("labels", f"{labels.path}, by {labels.key}"),) if labels else ()),
         (
             "files",
             f"{report.files} found: {report.files - len(report.rejected)} usable, "
@@ -271,10 +345,11 @@ def show(report: Report, folder: Path, labels: LabelFile, console: Console) -> N
         ("", _listing(report.patients_by_label)),
         ("modalities", _listing(report.modalities)),
         ("sizes", _listing(report.sizes)),
+        *(("" if place else "masks", line) for place, line in enumerate(_masks(report))),
     ):
         grid.add_row(Text(name, style="bold"), Text(value))
     console.print(grid)
-    if report.rejected:
+    if report.all_rejected:
         console.print()
         console.print(_rejections(report))
         console.print()
@@ -284,9 +359,10 @@ def show(report: Report, folder: Path, labels: LabelFile, console: Console) -> N
 
 def show_rejected(report: Report, console: Console) -> None:
     """Print every rejected file with its reason; paths may contain patients' names."""
-    for each in report.rejected:
+    for each in report.all_rejected:
         detail = f": {each.detail}" if each.detail else ""
-        console.print(Text(visible(f"{each.path}  {each.reason.value}{detail}")))
+        mask = f" (mask {each.mask})" if each.mask else ""
+        console.print(Text(visible(f"{each.path}  {each.reason.value}{detail}{mask}")))
 
 
 def advice(report: Report) -> list[str]:
@@ -314,6 +390,10 @@ def advice(report: Report) -> list[str]:
     return notes
 
 
+def _masks(report: Report) -> list[str]:
+    return list(report.masks.lines()) if report.masks else []
+
+
 def _rejections(report: Report) -> Table:
     table = Table(
         "rejected", "reason", "what to do", box=None, pad_edge=False, padding=(0, 2, 0, 0)
@@ -335,9 +415,14 @@ def _remedy(report: Report, reason: Reason) -> str:
     return REMEDIES[reason]
 
 
-def _counts(names: Iterable[str], classes: tuple[str, ...]) -> dict[str, int]:
-    counts = Counter(names)
-    return {name: counts[name] for name in classes}
+def _labels(known: Labels | None, labels: Iterable[int | float]) -> dict[str, int]:
+    """How many have each label; of numbers, how many have one."""
+    counts = Counter(labels)
+    if known is None or not counts:
+        return {} if known is None else dict.fromkeys(known.classes, 0)
+    if not known.classes:
+        return {f"numbers from {min(counts):g} to {max(counts):g}": counts.total()}
+    return {name: counts[place] for place, name in enumerate(known.classes)}
 
 
 def _most_common(names: Iterable[str]) -> dict[str, int]:

@@ -18,16 +18,20 @@ from client.data.labels import Labels, Row, listed
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from client.data.masks.folder import Masks
     from client.data.pseudonyms import Pseudonyms
 
 
 @dataclass(frozen=True)
 class LabelledFile:
-    """A file with its patient and that patient's label. Sensitive."""
+    """A file with its patient and that patient's label. Sensitive.
+
+    The label is the index of a class, or a number; 0 where masks are what is learned.
+    """
 
     file: Found
     pseudonym: str = field(repr=False)
-    label: int = field(repr=False)
+    label: int | float = field(repr=False)
 
     @property
     def order(self) -> tuple[str, str]:
@@ -38,13 +42,13 @@ class LabelledFile:
 def select(
     files: Sequence[Found],
     rules: Rules,
-    labels: Labels,
+    labels: Labels | Masks,
     pseudonyms: Pseudonyms,
     *,
     without: Collection[str] = (),
     persons: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[LabelledFile], list[Rejected]]:
-    """The files that a study can use, as far as headers and labels tell.
+    """The files that a study can use, as far as headers and labels, or masks, tell.
 
     A patient who opted out is as if not there: neither chosen nor rejected. A patient with two
     labels, or with one that is not a class, is rejected with all files.
@@ -57,21 +61,20 @@ def select(
     for file in files:
         try:
             rules.judge(file.header)
-            rows = labels.about(file)
-            if not rows:
-                raise Unusable(Reason.NO_LABEL, f"no row with its {labels.file.key}")
+            # Here the identifier is replaced by the pseudonym; nothing after this knows it.
+            pseudonym = pseudonyms.of(file.header.patient)
+            pseudonym = persons.get(pseudonym, pseudonym)
+            used, rows = _target(file, pseudonym, labels)
         except Unusable as verdict:
             rejected.append(Rejected(file.path, verdict.reason, verdict.detail))
             continue
-        # Here the identifier is replaced by the pseudonym; nothing after this knows it.
-        pseudonym = pseudonyms.of(file.header.patient)
-        pseudonym = persons.get(pseudonym, pseudonym)
         if pseudonym not in without:
-            by_patient[pseudonym].append((file, rows))
+            by_patient[pseudonym].append((used, rows))
     chosen: list[LabelledFile] = []
     for pseudonym, group in by_patient.items():
         try:
-            label = _one_label(labels, [row for _, rows in group for row in rows])
+            rows = tuple(row for _, about in group for row in about)
+            label = _one_label(labels, rows) if isinstance(labels, Labels) else 0
         except Unusable as verdict:
             rejected += (Rejected(file.path, verdict.reason, verdict.detail) for file, _ in group)
             continue
@@ -79,8 +82,22 @@ def select(
     return sorted(chosen, key=lambda each: each.order), rejected
 
 
-def _one_label(labels: Labels, rows: Sequence[Row]) -> int:
-    """The one class that all rows about a patient give.
+def _target(file: Found, pseudonym: str, labels: Labels | Masks) -> tuple[Found, tuple[Row, ...]]:
+    """A file with its mask, or with the rows about it.
+
+    Raises:
+        Unusable: there is none, or there are several masks.
+    """
+    if not isinstance(labels, Labels):
+        return labels.of(file, pseudonym), ()
+    rows = labels.about(file)
+    if not rows:
+        raise Unusable(Reason.NO_LABEL, f"no row with its {labels.file.key}")
+    return file, rows
+
+
+def _one_label(labels: Labels, rows: Sequence[Row]) -> int | float:
+    """The one class or number that all rows about a patient give.
 
     Raises:
         Unusable: they give another one too, or none.

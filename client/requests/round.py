@@ -116,8 +116,15 @@ def _arrays(request: Request, due: Due, cohort: Cohort, patients: tuple[Patient,
     if part == "train":
         number = request.round
         change = local_change(
-            due.probed, weights, cohort.images, patients, round_number=number, streams=streams
+            due.probed,
+            weights,
+            cohort.images,
+            patients,
+            round_number=number,
+            streams=streams,
+            masks=cohort.masks,
         )
         return plan.study.fixed_point.encode(change)
-    counts = counted(plan.study, weights, cohort.images, patients, choice=due.probed.choice)
+    choice, masks = due.probed.choice, cohort.masks
+    counts = counted(plan.study, weights, cohort.images, patients, choice=choice, masks=masks)
     return release(counts, plan.mechanism, streams.stream("evaluation")).reshape(-1)

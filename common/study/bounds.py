@@ -54,6 +54,8 @@ FIELDS: Final = (
         why="pixels are between 0 and 1, and so is their mean"),
     _at("data.std", "standard deviation that each pixel is divided by", (1e-3, 100), (0.05, 1),
         why="pixels are between 0 and 1: less makes them huge, more makes them vanish"),
+    _at("data.spacing", "pixel spacing, mm", (0.001, 100), (0.05, 10),
+        why="no image is finer, and a pixel of ten centimetres shows nothing"),
     *dict.fromkeys(each for model in MODELS for each in model.bounds),
     _at("training.rounds", "training rounds", (1, 100_000), (1, 1000),
         why="each round costs privacy and network traffic"),

@@ -30,6 +30,7 @@ Patients = Annotated[int, Field(ge=1, le=10**9)]
 
 
 Side = Annotated[int, bound("data.image_size")]
+Millimetres = Annotated[float, bound("data.spacing")]
 
 
 class StudyInfo(Section):
@@ -50,6 +51,8 @@ class DataNeeds(Section):
         channels: 1 for grey values, 3 for colour.
         mean: public constant subtracted from intensities in [0, 1].
         std: public constant that they are divided by.
+        spacing: millimetres from row to row and from column to column: images are scaled to it,
+            then cropped or padded to ``image_size``. Left out, they are scaled to fit.
     """
 
     dataset: Slug
@@ -59,6 +62,7 @@ class DataNeeds(Section):
     channels: Literal[1, 3] = 1
     mean: Annotated[float, bound("data.mean")] = 0.5
     std: Annotated[float, bound("data.std")] = 0.25
+    spacing: tuple[Millimetres, Millimetres] | None = None
 
 
 class Augmentation(Section):

@@ -62,9 +62,14 @@ class Segmentation(Task):
     headline: ClassVar[str] = "dice"
     names: ClassVar[dict[str, str]] = {
         "dice": "Dice",
-        **{f"dice_{percent}": f"Dice, {percent} % quantile" for percent in QUANTILES},
+        "dice_50": "median Dice",
         "missed": "share missed",
         "false_alarms": "share of false alarms",
+        **{
+            f"dice_{percent}": f"Dice, {percent} % quantile"
+            for percent in QUANTILES
+            if percent != 50
+        },
         "surface_distance": "surface distance, pixels",
         "hausdorff_95": "95 % Hausdorff distance, pixels",
     }

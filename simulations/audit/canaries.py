@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from client.data.labels import Key, LabelFile
 from client.data.pseudonyms import Pseudonyms
 from client.sitefile import DataSet, load_site_file
 from common.errors import DataError
@@ -110,11 +111,13 @@ def insert(
     shutil.copytree(hospitals.folder, folder, copy_function=_link)
     for site, made in canaries.items():
         path = folder / site / hospitals.site_file(site).name
-        data = load_site_file(path).data[study.data.dataset]
+        file = load_site_file(path)
+        data = file.data[study.data.dataset]
+        labels = file.label_file(study.data.dataset, path.parent)
         _make_room(path, data, len(made))
         inside = [one for one in made if one.inside]
-        rows = [_write(folder / site / data.images, study, data, one) for one in inside]
-        _append(folder / site / data.labels, data, as_classification(study.task).classes, rows)
+        rows = [_write(folder / site / data.images, study, labels.key, one) for one in inside]
+        _append(labels, as_classification(study.task).classes, rows)
 
 
 def _make_room(path: Path, data: DataSet, count: int) -> None:
@@ -206,7 +209,7 @@ def _mislabelled(
     return images, labels
 
 
-def _write(images: Path, study: Study, data: DataSet, canary: Canary) -> tuple[str, int]:
+def _write(images: Path, study: Study, kind: Key, canary: Canary) -> tuple[str, int]:
     """Write a canary's file; gives the key of its row in the label file, and its label."""
     path = Path(FOLDER) / f"{canary.patient}.dcm"
     instance = Instance(
@@ -231,14 +234,13 @@ def _write(images: Path, study: Study, data: DataSet, canary: Canary) -> tuple[s
         "StudyInstanceUID": instance.study,
         "PatientID": instance.patient,
         "filename": path.as_posix(),
-    }[data.key]
+    }[kind]
     return key, canary.label
 
 
-def _append(
-    path: Path, data: DataSet, classes: Sequence[str], rows: Sequence[tuple[str, int]]
-) -> None:
+def _append(labels: LabelFile, classes: Sequence[str], rows: Sequence[tuple[str, int]]) -> None:
     """Add rows to a label file, which becomes a file of its own and is no longer shared."""
+    path = labels.path
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         columns, known = list(reader.fieldnames or ()), list(reader)
@@ -249,5 +251,5 @@ def _append(
         writer.writeheader()
         writer.writerows(known)
         writer.writerows(
-            {data.key_column: key, data.label_column: classes[place]} for key, place in rows
+            {labels.key_column: key, labels.label_column: classes[place]} for key, place in rows
         )

@@ -60,7 +60,7 @@ class LabelledImages:
     def of(cls, images: npt.NDArray[Any], patients: Sequence[Patient]) -> LabelledImages:
         """The first image of each patient of a cohort."""
         return cls(
-            images[[one.images[0] for one in patients]], tuple(one.label for one in patients)
+            images[[one.images[0] for one in patients]], tuple(int(one.label) for one in patients)
         )
 
     def batches(self, study: Study, size: int) -> Iterator[Batch]:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from client.data.labels import LabelFile, guess_key
+from client.data.masks.sources import MaskFolder
 from common.documents import read_json
 from common.errors import DataError
 from common.files import sha256
+from common.tasks.task import TargetForm
 
 MANIFEST: Final = "hospitals.json"
 SITE_FILE: Final = "site.toml"
@@ -71,13 +73,22 @@ class Hospitals:
         masks = self.folder / "test" / MASKS
         return masks if masks.is_dir() else None
 
-    @property
-    def test_labels(self) -> LabelFile:
-        """Its label file.
+    def test_targets(self, form: TargetForm) -> LabelFile | MaskFolder:
+        """What its images show: labels, or masks where the study learns from these.
 
         Raises:
-            LabelError: it is missing, or no column says which image a row is about.
+            LabelError: the label file is missing, or no column says which image a row is about.
+            DataError: there are no masks.
         """
+        if form == "mask":
+            if self.test_masks is None:
+                raise DataError(
+                    "these hospitals have no masks, and the study learns from some",
+                    where=self.folder / "test" / MASKS,
+                    wanted="a folder of masks",
+                    remedy="make hospitals with masks: see consilium-sim hospitals --help",
+                )
+            return MaskFolder(self.test_masks)
         path = self.folder / "test" / "labels.csv"
         key, column = guess_key(path, LABEL_COLUMN)
         return LabelFile(path, key, column, LABEL_COLUMN)

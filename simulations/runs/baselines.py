@@ -31,7 +31,7 @@ from simulations.grids.in_process import RUN_ID
 from simulations.reports.result import CurvePoint, Kind, Outcome
 from simulations.runs.curve import curve_rounds
 from simulations.runs.single_site import single_site_rounds
-from simulations.runs.testset import Mapped, TestSet, curve_point, outcome
+from simulations.runs.testset import Mapped, TestSet, curve_point, mapped_masks, outcome
 
 MOST_PROCESSES: Final = 8
 
@@ -46,6 +46,7 @@ class Holding:
     images: Mapped
     patients: tuple[Patient, ...]
     numerics: NumericsRecord
+    masks: Mapped | None = None
 
     @classmethod
     def of(cls, offer: Offer, cohort: Cohort) -> Holding:
@@ -57,6 +58,7 @@ class Holding:
             images=Mapped.of(cohort.images),
             patients=cohort.part("train"),
             numerics=offer.numerics,
+            masks=mapped_masks(cohort),
         )
 
 
@@ -190,6 +192,7 @@ def run_baseline(baseline: Baseline) -> Outcome:
         name=baseline.name,
         seed=baseline.seed,
         choice=holdings[0].numerics.choice,
+        masks=_masks(holdings),
     )
     state = next(rounds)
     try:
@@ -224,3 +227,9 @@ def _together(
             patients.append(replace(patient, images=rows))
         start += len(array)
     return np.concatenate(arrays), tuple(patients)
+
+
+def _masks(holdings: Sequence[Holding]) -> npt.NDArray[np.uint8] | None:
+    """All masks in one array, as :func:`_together` has their images; None where there are none."""
+    arrays = [each.masks.open() for each in holdings if each.masks is not None]
+    return np.concatenate(arrays) if arrays else None

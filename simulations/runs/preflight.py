@@ -7,6 +7,7 @@ from pathlib import Path
 from client.consent.policy import require_bounds
 from client.data.archive import FOREIGN, Found, examine, require_dicom, scan, walk
 from client.data.labels import LabelFile, read_labels
+from client.data.masks.sources import MaskFolder
 from client.sitefile import DataSet, SiteFile, load_site_file
 from common.errors import Refusal, SiteError, StudyError
 from common.models.networks import build_model
@@ -38,7 +39,7 @@ def check_study(study: Study, hospitals: Hospitals) -> None:
         )
     for name in hospitals.sites:
         _check_site(study, hospitals.site_file(name))
-    _check_images(study, hospitals.test_images, hospitals.test_labels)
+    _check_images(study, hospitals.test_images, hospitals.test_targets(study.task.target))
 
 
 def _check_site(study: Study, path: Path) -> None:
@@ -55,7 +56,7 @@ def _check_site(study: Study, path: Path) -> None:
     # A site would refuse its plan, too, but only after every image was decoded.
     _check_policy(study, site, data, path)
     folder = path.parent
-    _check_images(study, folder / data.images, site.label_file(study.data.dataset, folder))
+    _check_images(study, folder / data.images, site.targets(study, folder))
 
 
 def _dataset(study: Study, site: SiteFile, path: Path) -> DataSet:
@@ -97,8 +98,9 @@ def _forbidden(where: str, found: str, wanted: str) -> SiteError:
     )
 
 
-def _check_images(study: Study, images: Path, labels: LabelFile) -> None:
-    read_labels(labels, study.task.classes).require_sound()
+def _check_images(study: Study, images: Path, targets: LabelFile | MaskFolder) -> None:
+    if isinstance(targets, LabelFile):
+        read_labels(targets, study.task.classes).require_sound()
     # One DICOM file is enough here. Which images can be used shows when they are decoded.
     for path in walk(images):
         verdict = examine(images, path, decode=False)

@@ -33,6 +33,7 @@ def single_site_rounds(
     name: str,
     seed: int,
     choice: EngineChoice,
+    masks: npt.NDArray[np.uint8] | None = None,
 ) -> Iterator[Checkpoint]:
     """The state before the first round, and after each.
 
@@ -44,6 +45,7 @@ def single_site_rounds(
         name: that randomness follows from, besides the seed.
         seed: of the run.
         choice: how the model's steps are computed.
+        masks: (images, height, width), where they are the targets.
     """
     state = Checkpoint(study_hash(study), seed, {}, 0, initial_weights(study, seed))
     probed = require_probed(study, planned, choice)
@@ -58,6 +60,7 @@ def single_site_rounds(
             patients,
             round_number=number,
             streams=RoundStreams(derive(secret, round=number)),
+            masks=masks,
         )
         fold = begin(study.aggregation, change.size, {name: 1})
         fold.add(name, study.fixed_point.encode(change))

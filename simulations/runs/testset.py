@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from client.data.archive import summary
-from client.data.cohort import Patient, Split, load_cohort
+from client.data.cohort import Cohort, Patient, Split, load_cohort
 from client.data.pseudonyms import Pseudonyms
 from client.training.evaluation import outputs_of
 from common.errors import DataError
@@ -26,33 +26,40 @@ from common.study.study_file import Study
 from simulations.hospitals.archives import Hospitals
 from simulations.reports.result import CurvePoint, Figure, Kind, Line, Outcome, ResultMetrics
 
-_CHOICE: Final = EngineChoice(tile=16)
+CHOICE: Final = EngineChoice(tile=16)
 """How many images go through the model at once; no hospital computes like this."""
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """Decoded images as another process opens them: nothing is copied.
+    """Decoded images or masks as another process opens them: nothing is copied.
 
     Attributes:
         path: of the memory-mapped file.
-        shape: (images, channels, height, width).
+        shape: of all images or masks.
         offset: of the first value, bytes.
+        dtype: of a value, as NumPy spells it.
     """
 
     path: str
     shape: tuple[int, ...]
     offset: int
+    dtype: str
 
     @classmethod
-    def of(cls, images: npt.NDArray[np.float16]) -> Mapped:
-        """Where a cohort's images are mapped from."""
-        assert isinstance(images, np.memmap)
-        return cls(str(images.filename), images.shape, images.offset)
+    def of(cls, array: npt.NDArray[Any]) -> Mapped:
+        """Where a cohort's images or masks are mapped from."""
+        assert isinstance(array, np.memmap)
+        return cls(str(array.filename), array.shape, array.offset, array.dtype.str)
 
-    def open(self) -> npt.NDArray[np.float16]:
-        """The images, float16, read-only."""
-        return np.memmap(self.path, np.float16, "r", self.offset, self.shape)
+    def open(self) -> npt.NDArray[Any]:
+        """The images, float16, or masks, uint8; read-only."""
+        return np.memmap(self.path, np.dtype(self.dtype), "r", self.offset, self.shape)
+
+
+def mapped_masks(cohort: Cohort) -> Mapped | None:
+    """Where a cohort's masks are mapped from, if it has any."""
+    return None if cohort.masks is None else Mapped.of(cohort.masks)
 
 
 @dataclass(frozen=True)
@@ -77,12 +84,13 @@ def load_test_set(
     """
     cohort = load_cohort(
         hospitals.test_images,
-        hospitals.test_labels,
+        hospitals.test_targets(study.task.target),
         pseudonyms=Pseudonyms(known_secret(seed, "test", "patients")),
         classes=study.task.classes,
         modalities=study.data.modalities,
         image_size=study.data.image_size,
         channels=study.data.channels,
+        spacing=study.data.spacing,
         split=Split(0.0, 0.0, 1.0),  # every patient is in the test part
         cache=cache,
         workers=workers,
@@ -93,10 +101,10 @@ def load_test_set(
             "no image of the test set can be used in this study",
             where=hospitals.test_images,
             found=summary(cohort.rejected),
-            wanted="DICOM images of the study's modalities, each with a PatientID and a label",
+            wanted="DICOM images of the study's modalities, each with a PatientID and a target",
             remedy="run consilium-site check: it explains each reason and what to do",
         )
-    return TestSet(Mapped.of(cohort.images), cohort.part("test"))
+    return TestSet(Mapped.of(cohort.images), cohort.part("test"), mapped_masks(cohort))
 
 
 def curve_point(
@@ -126,6 +134,7 @@ def outcome(
             patients=len(test.patients),
             headline=study.task.headline,
             figures={name: Figure.of(each) for name, each in found.values.items()},
+            of={name: tuple(map(Figure.of, each)) for name, each in found.of.items()},
         ),
         doubts=study.task.doubts(found),
         series={
@@ -139,6 +148,6 @@ def exact(study: Study, weights: npt.NDArray[np.float32], test: TestSet) -> Figu
     """The exact figures of a model on the test set."""
     masks = None if test.masks is None else test.masks.open()
     images, patients = test.images.open(), test.patients
-    each = outputs_of(study, weights, images, patients, choice=_CHOICE, masks=masks)
+    each = outputs_of(study, weights, images, patients, choice=CHOICE, masks=masks)
     outputs, targets = zip(*each, strict=True)
     return study.task.exact(outputs, targets)

@@ -38,7 +38,7 @@ PSEUDONYMS = Pseudonyms(bytes(range(32)))
 SPLIT = Split(0.5, 0.3, 0.2)
 OWN = frozenset(map(PSEUDONYMS.of, (NEWCOMER, ALIAS)))
 
-Place = tuple[int, str, str, tuple[bytes, ...]]
+Place = tuple[int | float, str, str, tuple[bytes, ...]]
 
 
 def cohort_of(folder: Path, key: Key, *, without: frozenset[str] = frozenset()) -> Cohort:

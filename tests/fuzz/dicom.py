@@ -415,7 +415,8 @@ class DicomFiles(Target):
         if isinstance(decoded, CacheRefused):
             assert PATIENT not in decoded.detail, "a verdict that names a patient"
             return
-        assert decoded.shape[1:] == self.shape.image, "images of another shape"
-        assert decoded.dtype == np.float16, "images of another type"
-        assert bool(np.isfinite(decoded).all()), "pixels that are no numbers"
-        assert 0 <= decoded.min() <= decoded.max() <= 1, "pixels beyond 0 to 1"
+        images = decoded.images
+        assert images.shape[1:] == self.shape.image, "images of another shape"
+        assert images.dtype == np.float16, "images of another type"
+        assert bool(np.isfinite(images).all()), "pixels that are no numbers"
+        assert 0 <= images.min() <= images.max() <= 1, "pixels beyond 0 to 1"

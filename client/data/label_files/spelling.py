@@ -23,6 +23,9 @@ _NOT_IN_NAMES: Final = str.maketrans("", "", string.punctuation + _EDGES)
 _FORMULA: Final = re.compile(r'="(.*)"', re.DOTALL)
 _WHOLE: Final = re.compile(r"([+-]?\d+)[.,](?!000$)0+")
 """Not ``1,000``: that may be a thousand."""
+_NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_MOST: Final = 1e9
+"""Of a number: what is larger is an identifier, and has no exact 32-bit float."""
 
 
 def clean(text: str) -> str:
@@ -55,6 +58,14 @@ def columns_called(header: Sequence[str], name: str) -> list[int]:
     return exact or [
         place for place, each in enumerate(header) if simple and simple_column(each) == simple
     ]
+
+
+def number_of(label: str) -> float | None:
+    """The number that a label is; None if it is none, or could be two (``1,000``)."""
+    if _NUMBER.fullmatch(label) is None:
+        return None
+    value = float(label)
+    return value if abs(value) <= _MOST else None
 
 
 def class_of(label: str, classes: Sequence[str]) -> int | None:

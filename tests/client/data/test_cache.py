@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -17,7 +16,7 @@ import pytest
 from pydicom.uid import JPEGLSLossless
 
 from client.data.archive import Found, Rejected, scan
-from client.data.cache import Cached, ImageShape, decode, fill
+from client.data.cache import Cached, Decoded, ImageShape, decode, fill
 from client.data.cache_index import CacheRefused
 from client.data.dicom import Reason
 from client.data.parallel import CRASHED, Elsewhere
@@ -382,7 +381,7 @@ def test_a_file_that_ends_the_process_that_decodes_it_costs_itself_alone(
 
 def decode_or_crash(
     folder: Path, shape: ImageShape, file: Found, *, here: bool = False
-) -> np.ndarray[Any, np.dtype[np.float16]] | CacheRefused:
+) -> Decoded | CacheRefused:
     """A decoder that has a fault."""
     if not here:
         os.abort()

@@ -33,9 +33,7 @@ def update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Update]:
             f"Metadata-Version: 2.1\nName: pillow\nVersion: {version}\n"
         )
         monkeypatch.syspath_prepend(place.parent)
-        monkeypatch.setattr(
-            cache, "_prepared", lambda image, shape: prepared(image, shape) + np.float16(shade)
-        )
+        monkeypatch.setattr(cache, "_prepared", lambda *image: prepared(*image) + np.float16(shade))
         forgotten()
 
     def forgotten() -> None:

@@ -41,7 +41,7 @@ def pairs(labels: Labels) -> dict[str, tuple[int, str]]:
     return {row.key: (row.line, row.label) for row in labels.rows}
 
 
-def given_to(labels: Labels, file: Found) -> set[int | None]:
+def given_to(labels: Labels, file: Found) -> set[int | float | None]:
     """The labels, as indices, of the rows about a file."""
     return {labels.label(row) for row in labels.about(file)}
 

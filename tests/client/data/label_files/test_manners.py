@@ -21,7 +21,7 @@ from client.data.labels import Key, LabelFile, guess_key, read_labels
 from common.errors import LabelError
 
 CLASSES = ("normal", "no pneumonia", "1")
-Reading = dict[str, int | None]
+Reading = dict[str, int | float | None]
 """The class of each image, by its path; None where no row names it."""
 
 

@@ -4,8 +4,13 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from client.data.pixels import fit
+from client.data.display.placement import Placement
+
+
+def fit(image: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    return Placement.fitting((image.shape[1], image.shape[2]), size).image(image)
 
 
 def test_an_image_of_the_wanted_size_is_left_alone() -> None:
