@@ -325,11 +325,11 @@ def two_masks(draws: random.Random, rest: Part, own: Part) -> None:
 
 
 def others_masks(draws: random.Random, rest: Part, own: Part) -> None:
-    """A mask that names another patient's image, and copies of those that do."""
-    for number, path in enumerate(draws.sample(sorted(rest.files), min(2, len(rest.files)))):
-        own.masks[f"{path}_seg.png"] = mask(number)
+    """Masks that name other patients' images, or nearly do; and copies of theirs."""
+    for number, path in enumerate(sorted(rest.files)):
+        near = f"x/{Path(path).name}.png", f"{path}2.png", f"{path}_seg.png"
+        own.masks[near[(number + draws.randrange(2)) % 3]] = mask(number)
         own.masks[f"x/like{number}.png"] = rest.masks[f"{path}.png"]
-        own.masks[f"0x/{Path(path).name}.png"] = mask(number)
 
 
 MASK_MESSES: Final[tuple[Mess, ...]] = (no_mask, strange_mask, two_masks, others_masks)
