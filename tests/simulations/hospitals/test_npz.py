@@ -12,6 +12,7 @@ from pydicom import dcmread
 
 from client.data.cohort import Split, load_cohort
 from client.data.dicom import Rules
+from client.data.labels import LabelFile
 from client.data.pseudonyms import Pseudonyms
 from client.data.report import check
 from client.sitefile import load_site_file
@@ -126,9 +127,11 @@ def test_colour_stays_colour(tmp_path: Path) -> None:
     assert one.PhotometricInterpretation == "RGB"
     assert one.Modality == "SM"
     hospitals = read_hospitals(tmp_path / "out")
+    labels = hospitals.test_targets("label")
+    assert isinstance(labels, LabelFile)
     found = check(
         hospitals.test_images,
-        hospitals.test_targets("label"),
+        labels,
         classes=("class0", "class1"),
         rules=Rules(),
     )
