@@ -238,7 +238,7 @@ class Policy(Section):
         return PrivacyLimits(self.max_epsilon_per_study, left, self.delta)
 
 
-class Device(Section):
+class DeviceSettings(Section):
     """``[device]``: what the site computes with; part of the numerics record.
 
     Attributes:
@@ -276,7 +276,7 @@ class SiteFile(Section):
     site: SiteName
     data: dict[Slug, DataSet] = Field(min_length=1)
     policy: Policy
-    device: Device = Device()
+    device: DeviceSettings = DeviceSettings()
     metrics: MetricsSettings = MetricsSettings()
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from torch import nn
 
 from client.engine.convolution import ConvolutionRule, is_even
 from client.engine.linear import EmbeddingRule, LinearRule
-from client.engine.normalisation import GroupRule, LayerRule
+from client.engine.normalisation import GroupRule, LayerRule, PReluRule
 from client.engine.rule import Layer, Rule
 from common.errors import ModelError
 
@@ -27,6 +27,7 @@ _RULES: Final[dict[type[nn.Module], Rule]] = {
     nn.Embedding: EmbeddingRule(),
     nn.GroupNorm: GroupRule(),
     nn.LayerNorm: LayerRule(),
+    nn.PReLU: PReluRule(),
     **dict.fromkeys(_CONVOLUTIONS, ConvolutionRule()),
     **dict.fromkeys(_INSTANCE_NORMS, GroupRule()),
 }

@@ -1,21 +1,25 @@
-"""Group, layer and instance normalisation: their scale and shift are a few numbers each."""
+"""Group, layer and instance normalisation, and PReLU: a few numbers of each channel.
+
+A channel's scale and shift, or slope: so each item's gradient is small, and is held.
+"""
 
 from __future__ import annotations
 
 import torch
+from torch.nn import functional
 
 from client.engine.rule import Book, Layer, OneKernel, sum_of
 
-Record = tuple[torch.Tensor, torch.Tensor]
+Record = tuple[torch.Tensor, ...]
 
 
-class _ScaleAndShift(OneKernel):
-    """A rule whose records are each item's gradients of scale and shift."""
+class _OfChannels(OneKernel):
+    """A rule whose records are each item's gradients: of the weight, and of the bias if any."""
 
     def book(self, layer: Layer, records: list[Record], patients: int, kernel: str) -> Book:
         """The patients' gradients over all uses of the layer."""
         apart = (patients, -1, *layer.weight.shape)
-        uses = [{"weight": scale, "bias": shift} for scale, shift in records]
+        uses = [dict(zip(("weight", "bias"), record, strict=False)) for record in records]
         return Book(
             {
                 role: sum_of([use[role].reshape(apart).sum(dim=1) for use in uses])
@@ -24,7 +28,7 @@ class _ScaleAndShift(OneKernel):
         )
 
 
-class GroupRule(_ScaleAndShift):
+class GroupRule(_OfChannels):
     """``nn.GroupNorm``, and ``nn.InstanceNorm*d`` as one group a channel."""
 
     def forward(
@@ -136,7 +140,7 @@ def _pixel_by_pixel(
     return before, ((products - mean * shift) * scale, shift)
 
 
-class LayerRule(_ScaleAndShift):
+class LayerRule(_OfChannels):
     """``nn.LayerNorm`` over the last dimensions."""
 
     def forward(
@@ -171,3 +175,39 @@ class LayerRule(_ScaleAndShift):
             gradient.reshape(apart).sum(dim=1),
         )
         return (found[0] if wanted else None), pair
+
+
+class PReluRule(_OfChannels):
+    """``nn.PReLU``: one slope below zero for all channels, or one for each."""
+
+    def forward(
+        self, layer: Layer, value: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """The layer's output."""
+        return functional.prelu(value, layer.weight), ()
+
+    def backward(
+        self,
+        layer: Layer,
+        value: torch.Tensor,
+        saved: tuple[torch.Tensor, ...],
+        gradient: torch.Tensor,
+        *,
+        wanted: bool,
+    ) -> tuple[torch.Tensor | None, Record]:
+        """The input's gradient, and (items, slopes) gradients of the slopes."""
+        below = value <= 0
+        slopes = torch.where(below, gradient * value, 0.0)
+        every = len(layer.weight) > 1
+        apart = tuple(range(1 + every, value.dim()))
+        record = slopes.sum(dim=apart).view(len(value), -1) if apart else slopes
+        return (
+            torch.where(below, gradient * _of_channel(layer.weight, value), gradient)
+            if wanted
+            else None
+        ), (record,)
+
+
+def _of_channel(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """A channel's number beside each of its pixels."""
+    return weight.view(1, -1, *[1] * (value.dim() - 2)) if len(weight) > 1 else weight

@@ -8,6 +8,7 @@ disk is continued.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -95,8 +96,8 @@ def _compare(prepared: Prepared, watcher: Watcher) -> tuple[Outcome, ...]:
     """Every baseline's outcome; those that an earlier start has measured are read."""
     settings, study = prepared.settings, prepared.study
     holdings = [
-        Holding.of(site.offer(study), site.cohorts.read(study))
-        for _, site in sorted(prepared.sites.items())
+        prepared.grid.at(name, partial(Holding.of, study))
+        for name in sorted(prepared.hospitals.sites)
     ]
     planned = plan_baselines(
         study, holdings, seed=settings.seed, test=prepared.test, rate=settings.baseline_rate
