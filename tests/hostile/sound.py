@@ -150,5 +150,6 @@ def changed(text: str, *changes: tuple[str, Any]) -> str:
         section = document
         for key in path:
             section = section[key]
-        section[last] = value(section[last]) if callable(value) else value
+        # A copy: a later change may be of something inside, and cases share their values.
+        section[last] = value(section[last]) if callable(value) else deepcopy(value)
     return canonical(document)
