@@ -10,11 +10,10 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from client.data.cache import ImageShape
 from client.data.cohort import Split
 from client.data.dicom import Derived
 from client.data.labels import Key, LabelFile
-from client.data.masks.sources import MaskFolder, MaskRules
+from client.data.masks.sources import MaskFolder
 from client.data.pseudonyms import Difference
 from client.records.accounts import PrivacyLimits
 from common.errors import Refusal, RefusalCode, SiteError
@@ -155,13 +154,6 @@ class DataSet(Section):
     def parts(self) -> Split:
         """The shares as thresholds on each patient's own place."""
         return Split(*self.split)
-
-    def image_shape(self, study: Study, decoders: str = "") -> ImageShape:
-        """What the decoded images of a study are; decoded as today, or as they once were."""
-        meanings = tuple(sorted(self.mask_classes.items()))
-        masks = MaskRules(study.task.classes, meanings) if study.task.target == "mask" else None
-        asked = study.data
-        return ImageShape(asked.image_size, asked.channels, decoders, asked.spacing, masks)
 
 
 def _narrower(ranges: dict[str, Range]) -> dict[str, Range]:
