@@ -37,6 +37,9 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
+# Else the tests and each process that they start compile everything again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-network test test-all coverage siege fuzz golden lint format types stubs bench mutants docs pages constraints clean
 

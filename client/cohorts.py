@@ -42,8 +42,10 @@ class Cohorts:
         opt_outs: who takes no part.
     """
 
-    def __init__(self, folder: Path, file: SiteFile, records: SiteRecords) -> None:
-        self.workers = len(os.sched_getaffinity(0))
+    def __init__(
+        self, folder: Path, file: SiteFile, records: SiteRecords, workers: int | None = None
+    ) -> None:
+        self.workers = len(os.sched_getaffinity(0)) if workers is None else workers
         self._folder, self._file, self._cache = folder, file, records.state / "cache"
         self._store, ignored = records.store, file.site.ignore_in_patient_ids
         self.pseudonyms = records.keys.pseudonyms.ignoring(ignored)

@@ -52,6 +52,8 @@ class Site:
         records: what must outlive the process.
         serves: whether it is open to serve, which the log says, and not for one command.
         pace: what it waits for after it has looked at patients; a site that serves does.
+        workers: processes that decode images; by default one for each processor.
+        recorded: of a run that is repeated, which is kept to and not measured again.
         cohorts: what it reads of its patients.
         measured: what its arithmetic depends on.
     """
@@ -61,6 +63,8 @@ class Site:
     records: SiteRecords = field(repr=False)
     serves: bool = False
     pace: Pace = field(default_factory=Pace, repr=False)
+    workers: int | None = None
+    recorded: NumericsRecord | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         records = self.records
@@ -69,10 +73,12 @@ class Site:
         self.store, self.audit, self.ledger = records.store, records.audit, records.ledger
         self.approvals, self.replies = records.approvals, records.replies
         self.receipts = records.receipts
-        self.cohorts = Cohorts(self.folder, self.file, records)
+        self.cohorts = Cohorts(self.folder, self.file, records, self.workers)
         self.pseudonyms = self.cohorts.pseudonyms
         # Nothing is private where the key is known, and a simulation waits for nothing.
-        self.measured = SiteNumerics(self.state, timed=self.known_seed is None)
+        self.measured = SiteNumerics(
+            self.state, timed=self.known_seed is None, recorded=self.recorded
+        )
 
     @property
     def name(self) -> str:
@@ -130,6 +136,8 @@ def open_site(
     *,
     serves: bool = False,
     threads: int | None = None,
+    workers: int | None = None,
+    recorded: NumericsRecord | None = None,
 ) -> Site:
     """Open a site, making its keys, its store and its audit log where there are none.
 
@@ -139,6 +147,8 @@ def open_site(
         known_seed: makes all keys follow from the seed and the site's name; a simulation's.
         serves: see :class:`Site`.
         threads: in place of those of the site file; a simulation's.
+        workers: see :class:`Site`; a simulation's.
+        recorded: likewise.
 
     Raises:
         SiteError: the site file or the state cannot be used, or the policy does not allow a
@@ -159,7 +169,15 @@ def open_site(
     try:
         records = open_records(state, file.site.name, known_seed)
         # Only a site that serves waits for ticks: a command's answer goes to the site's own staff.
-        site = Site(path.parent, file, records, serves=serves, pace=Pace(waits=serves))
+        site = Site(
+            path.parent,
+            file,
+            records,
+            serves=serves,
+            pace=Pace(waits=serves),
+            workers=workers,
+            recorded=recorded,
+        )
         _note_opening(site, path)
     except OSError as error:
         what = "the site's state folder cannot be used"

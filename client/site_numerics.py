@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.sitefile import DataSet, Device
+from client.sitefile import DataSet, DeviceSettings
+from common.devices.devices import DEVICES
 from common.numerics import EngineChoice, NumericsRecord, record
 from common.study.study_file import Study
 
@@ -24,17 +25,18 @@ class SiteNumerics:
     Args:
         state: the state folder.
         timed: whether rounds wait for ticks; a simulation has none of its own.
-
-    Attributes:
         recorded: of a run that is repeated, whose threads, choice and ticks are kept to.
     """
 
-    def __init__(self, state: Path, *, timed: bool) -> None:
-        self._state, self._timed = state, timed
-        self.recorded: NumericsRecord | None = None
+    def __init__(self, state: Path, *, timed: bool, recorded: NumericsRecord | None = None) -> None:
+        self._state, self._timed, self._recorded = state, timed, recorded
 
     def of(
-        self, study: Study, device: Device, data: DataSet, choice: EngineChoice | None = None
+        self,
+        study: Study,
+        device: DeviceSettings,
+        data: DataSet,
+        choice: EngineChoice | None = None,
     ) -> NumericsRecord:
         """What this machine's arithmetic depends on in a study; torch has its threads from now on.
 
@@ -48,12 +50,12 @@ class SiteNumerics:
             ModelError: the model cannot be trained privately, or not in this memory.
         """
         from client.training.ticks import DataSetSize
-        from common.process.denormals import set_threads
 
-        earlier = self.recorded
+        earlier = self._recorded
         threads = device.threads if earlier is None else earlier.threads
+        kept = choice if earlier is None else earlier.choice
         # Before anything is measured: kernels and last bits depend on the number of threads.
-        set_threads(threads)
+        DEVICES[(kept or EngineChoice()).device].set_threads(threads)
         # A plan's hash keys its noise, so a run that is repeated must state the same record.
         if earlier is not None:
             return record(threads, earlier.choice, earlier.ticks)

@@ -22,8 +22,7 @@ from common.plan import require_bound_covers_declared
 from common.privacy.cap import MOST_EPSILON
 from common.settings import Section, load_toml
 from common.study.bounds import bound, range_of
-from common.study.study_file import Patients, Study
-from common.tasks.tasks import FIRST
+from common.study.study_file import FIRST_TASK, Patients, Study
 from common.text import Slug
 from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, Listen, read_coordinator_card
 
@@ -215,7 +214,7 @@ class Policy(Section):
     hours: Hours | None = None
     allow_known_key: bool = False
     allow_no_privacy: bool = False
-    tasks: tuple[str, ...] = (FIRST,)
+    tasks: tuple[str, ...] = (FIRST_TASK,)
     ranges: Annotated[dict[str, Range], AfterValidator(_narrower)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -238,7 +237,7 @@ class Policy(Section):
         return PrivacyLimits(self.max_epsilon_per_study, left, self.delta)
 
 
-class Device(Section):
+class DeviceSettings(Section):
     """``[device]``: what the site computes with; part of the numerics record.
 
     Attributes:
@@ -276,7 +275,7 @@ class SiteFile(Section):
     site: SiteName
     data: dict[Slug, DataSet] = Field(min_length=1)
     policy: Policy
-    device: Device = Device()
+    device: DeviceSettings = DeviceSettings()
     metrics: MetricsSettings = MetricsSettings()
 
     @model_validator(mode="after")

@@ -23,6 +23,8 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
+from common.devices.device import DeviceName, Layout
+from common.devices.devices import DEVICES
 from common.files import sha256
 from common.privacy.randomness import KEY_BYTES, Stream
 from common.settings import Section
@@ -64,6 +66,7 @@ class EngineChoice(Section):
     """How clipped gradients are formed: every choice gives the same sum but for rounding.
 
     Attributes:
+        device: where the model is computed; noise and weights are the processor's in any case.
         kernels: by layer, the kernel that forms its patients' norms; the engine's model of
             the cost chooses for a layer that is not named.
         tile: patients whose gradients are worked on at once: always as many places, so that
@@ -71,8 +74,9 @@ class EngineChoice(Section):
         memory_format: how images lie in memory.
     """
 
+    device: DeviceName = "cpu"
     kernels: dict[str, str] = Field(default_factory=dict)
-    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    memory_format: Layout = "contiguous"
     tile: int = Field(default=16, ge=1, le=LARGEST_TILE)
 
 
@@ -104,7 +108,6 @@ class NumericsRecord(Section):
         dtype: of weights and activations.
         engine: what forms clipped gradients.
         choice: how the engine forms them.
-        device: where it runs.
         cpu_capability: the vector instructions that torch chose, and a hash of known deviates.
         versions: of the distributions that matter.
         ticks: measured by a site whose key nobody knows; no part of the arithmetic.
@@ -115,7 +118,6 @@ class NumericsRecord(Section):
     dtype: Literal["float32"] = "float32"
     engine: Literal["book-keeping"] = "book-keeping"
     choice: EngineChoice
-    device: Literal["cpu"] = "cpu"
     cpu_capability: Words
     versions: dict[Slug, Words] = Field(max_length=16)
     ticks: Ticks = Ticks()
@@ -126,7 +128,7 @@ def record(threads: int, choice: EngineChoice, ticks: Ticks = Ticks()) -> Numeri
     return NumericsRecord(
         threads=threads,
         choice=choice,
-        cpu_capability=_instructions(),
+        cpu_capability=_capability(choice.device),
         versions=dict(_versions()),
         ticks=ticks,
     )
@@ -150,18 +152,15 @@ def _known(name: str) -> str:
         return "absent"
 
 
-@lru_cache(maxsize=1)
-def _instructions() -> str:
-    """What torch chose; and what its libraries make of known deviates, whose last bit they decide.
+@lru_cache
+def _capability(device: DeviceName) -> str:
+    """What the device says; and what libraries make of known deviates, whose last bit they decide.
 
     Which instructions a library takes for a logarithm or a cosine it does not say.
     """
-    import torch
-
-    from common.process import denormals  # noqa: F401 - before anything is computed
-
+    said = DEVICES[device].capability()
     normals = Stream(bytes(KEY_BYTES)).normal(_DEVIATES).tobytes()
-    return f"torch {torch.backends.cpu.get_cpu_capability()}, normals {sha256(normals)[:16]}"
+    return f"{said}, normals {sha256(normals)[:16]}"
 
 
 _DEVIATES: Final = 2**14
@@ -184,11 +183,4 @@ def apply(numerics: NumericsRecord) -> None:
     Raises:
         SiteError: numbers near zero cannot be made to count as zero here.
     """
-    import torch
-
-    from common.process.denormals import require_flushed, set_threads
-
-    # A sum over other numbers of threads adds up in another order, and rounds otherwise.
-    set_threads(numerics.threads)
-    torch.use_deterministic_algorithms(mode=True)
-    require_flushed()
+    DEVICES[numerics.choice.device].repeat(numerics.threads)

@@ -34,13 +34,13 @@ LOOPBACK = {"", "localhost", "::1", "0.0.0.0", "::"}
 # A shared machine is slow now and then; that is no property of the code. Failures print how
 # to repeat them, and nothing is remembered between runs.
 settings.register_profile(
-    "consilium",
+    "all",
     deadline=None,
     database=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile("consilium")
+settings.register_profile("quick", settings.get_profile("all"), max_examples=25)
 
 
 def _loopback_only(event: str, args: tuple[object, ...]) -> None:
@@ -58,6 +58,16 @@ def _loopback_only(event: str, args: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(_loopback_only)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With the short tests, a property is tried on fewer examples."""
+    settings.load_profile("quick" if config.option.markexpr == "not long" else "all")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: many tests wait for a process or a clock."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -231,7 +231,7 @@ def before(command: Command, world: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "spoil"),
     [(line, spoil) for line in COMMAND_LINES[:2] for spoil in SPOILT]
-    + [(COMMAND_LINES[2], spoil) for spoil in SIMULATED],
+    + [pytest.param(COMMAND_LINES[2], spoil, marks=pytest.mark.long) for spoil in SIMULATED],
     ids=lambda value: getattr(value, "__name__", value),
     indirect=["line"],
 )

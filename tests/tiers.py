@@ -11,6 +11,8 @@ are many and of a few kinds, the mark says how to tell the kind of one::
 
     @pytest.mark.matrix(case=lambda case: case.code)
     @pytest.mark.parametrize("case", CASES)
+
+A property is tried on a quarter of the examples with ``make test`` (``tests/conftest.py``).
 """
 
 from __future__ import annotations

@@ -290,8 +290,8 @@ def _numerics(site: Site, plan: Plan) -> tuple[str, ...]:
         )
     versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
     return (
-        f"{record.device}, threads: {record.threads}, {record.dtype}; Consilium's arithmetic: "
-        f"version {record.arithmetic}",
+        f"{record.choice.device}, threads: {record.threads}, {record.dtype}; "
+        f"Consilium's arithmetic: version {record.arithmetic}",
         f"versions: {versions}",
         "if one of these changes here, the site takes no part until both sides agree to amend it",
         *more,

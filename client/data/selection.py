@@ -71,7 +71,11 @@ def select(
         if pseudonym not in without:
             by_patient[pseudonym].append((used, rows))
     chosen: list[LabelledFile] = []
-    for pseudonym, group in by_patient.items():
+    for pseudonym, every in by_patient.items():
+        apart = _masked_apart(file for file, _ in every)
+        detail = "another copy of this image has another mask"
+        rejected += (Rejected(path, Reason.TWO_MASKS, detail) for path in apart)
+        group = [each for each in every if each[0].path not in apart]
         try:
             rows = tuple(row for _, about in group for row in about)
             label = _one_label(labels, rows) if isinstance(labels, Labels) else 0
@@ -80,6 +84,17 @@ def select(
             continue
         chosen += (LabelledFile(file, pseudonym, label) for file, _ in group)
     return sorted(chosen, key=lambda each: each.order), rejected
+
+
+def _masked_apart(files: Iterable[Found]) -> set[str]:
+    """The copies of one image of a patient that have different masks, by path."""
+    masks: defaultdict[str, set[str]] = defaultdict(set)
+    paths: defaultdict[str, set[str]] = defaultdict(set)
+    for file in files:
+        for image in {file.sha256, file.header.instance} - {""}:
+            masks[image].add(file.mask.sha256 if file.mask else "")
+            paths[image].add(file.path)
+    return set().union(*(paths[image] for image in masks if len(masks[image]) > 1))
 
 
 def _target(file: Found, pseudonym: str, labels: Labels | Masks) -> tuple[Found, tuple[Row, ...]]:

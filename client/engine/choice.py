@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -21,6 +21,8 @@ from torch import nn
 from client.engine.clipped import Loss, Patients, clipped_sum, place
 from client.engine.rule import Book, Layer, Weighing
 from client.engine.sheet import Sheet
+from common.devices.device import Device
+from common.devices.devices import DEVICES
 from common.numerics import EngineChoice
 
 REPEATS: Final = 4
@@ -30,7 +32,6 @@ HOPELESS: Final = 1.5
 """A kernel that takes this many times the best one's time is not timed again."""
 SLOW: Final = 8
 """If one step takes more than the allowed time divided by this, nothing is timed."""
-LAYOUTS: Final[tuple[Literal["contiguous", "channels_last"], ...]] = ("contiguous", "channels_last")
 
 
 @dataclass
@@ -39,10 +40,12 @@ class _Timings:
 
     Attributes:
         until: when to stop timing, by ``time.perf_counter``.
+        device: that computes.
         kernels: by layer.
     """
 
     until: float
+    device: Device
     kernels: dict[str, str] = field(default_factory=dict)
 
     def enter(self, layer: Layer, records: list[Any], patients: int) -> Book:
@@ -50,11 +53,17 @@ class _Timings:
         modelled = layer.rule.modelled(layer, records, patients)
         candidates = layer.rule.candidates(layer, records, patients)
         if len(candidates) > 1 and time.perf_counter() < self.until:
-            self.kernels[layer.name] = _fastest(layer, records, patients, candidates)
+            self.kernels[layer.name] = _fastest(self.device, layer, records, patients, candidates)
         return layer.rule.book(layer, records, patients, modelled)
 
 
-def _fastest(layer: Layer, records: list[Any], patients: int, candidates: tuple[str, ...]) -> str:
+def _fastest(
+    device: Device,
+    layer: Layer,
+    records: list[Any],
+    patients: int,
+    candidates: tuple[str, ...],
+) -> str:
     everyone = torch.ones(patients, dtype=torch.bool, device=layer.weight.device)
     weighing = Weighing(everyone.double(), everyone)
     totals = {
@@ -64,7 +73,7 @@ def _fastest(layer: Layer, records: list[Any], patients: int, candidates: tuple[
     best, least = candidates[0], float("inf")
     for kernel in candidates:
         for _ in range(REPEATS):
-            seconds = _seconds(partial(_use, layer, records, kernel, weighing, totals))
+            seconds = _seconds(device, partial(_use, layer, records, kernel, weighing, totals))
             if seconds > HOPELESS * least:
                 break
             if seconds < least:
@@ -85,18 +94,12 @@ def _use(
     Sheet({layer: book}, patients, weighing.factors.device).add(totals, weighing)
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    _finish()
+def _seconds(device: Device, work: Callable[[], object]) -> float:
+    device.finish()
     start = time.perf_counter()
     work()
-    _finish()
+    device.finish()
     return time.perf_counter() - start
-
-
-def _finish() -> None:
-    # CUDA calls return before the work is done: without this only their launch would be timed.
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def measured(
@@ -111,13 +114,13 @@ def measured(
         choice: its tile is kept.
         seconds: after which no further layer is timed.
     """
-    until = time.perf_counter() + seconds
+    device, until = DEVICES[choice.device], time.perf_counter() + seconds
     # channels_last exists for images alone: (patients, items, channels, height, width).
-    layouts = LAYOUTS[: 1 + (example.inputs.dim() == 5)]
+    layouts = device.layouts[: 1 + (example.inputs.dim() == 5)]
     tried = []
     for layout in layouts:
         blank = choice.model_copy(update={"memory_format": layout, "kernels": {}})
-        timings, placed = _Timings(until), place(model, blank)
+        timings, placed = _Timings(until, device), place(model, blank)
         start = time.perf_counter()
         # The first pass also loads kernels and plans: its time is no step's time.
         clipped_sum(placed, example, loss, 1.0, blank)
@@ -130,7 +133,7 @@ def measured(
     for _ in range(REPEATS):
         for number, each in enumerate(tried):
             step = partial(clipped_sum, place(model, each), example, loss, 1.0, each)
-            least[number] = min(least[number], _seconds(step))
+            least[number] = min(least[number], _seconds(device, step))
     return tried[least.index(min(least))]
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import nn
@@ -30,6 +30,8 @@ from torch import nn
 from client.engine.rule import Book, Layer, Weighing
 from client.engine.sheet import Sheet
 from client.engine.tape import Enter, Tape, watched
+from common.devices.device import order_of
+from common.devices.devices import DEVICES
 from common.numerics import EngineChoice
 from common.process.denormals import flushed
 
@@ -88,7 +90,7 @@ class Tile:
         items = like.inputs.shape[1]
         inputs = like.inputs.new_zeros(places * items, *like.inputs.shape[2:])
         if like.inputs.dim() == _PLANE:
-            inputs = inputs.contiguous(memory_format=_layout(choice))
+            inputs = inputs.contiguous(memory_format=order_of(choice.memory_format))
         targets = like.targets.new_zeros(places, *like.targets.shape[1:])
         self.patients = Patients(inputs.unflatten(0, (places, items)), targets)
         self.taken = torch.zeros(places, dtype=torch.bool, device=inputs.device)
@@ -201,17 +203,11 @@ def weighing(sheet: Sheet, taken: torch.Tensor, clip_norm: float) -> Weighing:
 
 
 def place(model: nn.Module, choice: EngineChoice) -> nn.Module:
-    """The same model, its weights in memory as the choice has them; no shape changes."""
-    placed: nn.Module = model.to(memory_format=_layout(choice))  # type: ignore[call-overload] # typed for 4-D tensors alone
-    return placed
+    """The same model, on the device and in memory as the choice has it; no shape changes."""
+    return DEVICES[choice.device].place(model, choice.memory_format)
 
 
 _PLANE: Final = 5  # patients, images, channels, height, width
-
-
-def _layout(choice: EngineChoice) -> Any:  # noqa: ANN401 - torch.memory_format is not a type
-    last = choice.memory_format == "channels_last"
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def by_choice(choice: EngineChoice) -> Enter:

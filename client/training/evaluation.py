@@ -14,6 +14,7 @@ from client.data.cohort import Patient
 from client.engine.clipped import Patients, Tile, outputs, place
 from client.training.targets import TARGETS
 from client.training.tuning import images_of
+from common.devices.devices import DEVICES
 from common.errors import Refusal, RefusalCode
 from common.figures.release import tally
 from common.models.networks import build_model, load_flat
@@ -98,7 +99,8 @@ def outputs_of(
     waiting = deque((patient, np.array(patient.images[:most])) for patient in patients)
     rows = [row for _, mine in waiting for row in mine]
     shape = (1, images_of(study), study.data.channels, *study.data.image_size)
-    tile = Tile(Patients(torch.zeros(shape), torch.zeros(1)), choice.tile, choice)
+    like = DEVICES[choice.device].move(torch.zeros(shape))
+    tile = Tile(Patients(like, torch.zeros(1)), choice.tile, choice)
     places = tile.patients.inputs.flatten(0, 1)
     found: list[torch.Tensor] = []
     for first in range(0, len(rows), len(places)):
@@ -106,7 +108,7 @@ def outputs_of(
         places.zero_()  # nothing of the images before may change a bit of these
         pixels = torch.from_numpy(np.asarray(images[some], dtype=np.float32))
         places[: len(some)] = (pixels - study.data.mean) / study.data.std
-        found += outputs(model, places)[: len(some)].clone()
+        found += outputs(model, places)[: len(some)].clone().cpu()
         # A patient whose images lie in two tiles waits for the second.
         while waiting and len(waiting[0][1]) <= len(found):
             patient, mine = waiting.popleft()

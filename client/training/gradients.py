@@ -9,6 +9,7 @@ from torch import nn
 
 from client.engine.clipped import ClippedSum, Loss, Patients, flat_zeros, plain_sum
 from client.training.sampling import Batch
+from common.devices.devices import DEVICES
 from common.numerics import EngineChoice
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
 from common.tasks.task import Task
@@ -35,6 +36,7 @@ class GradientSum:
         choice: EngineChoice,
     ) -> None:
         self._model, self._loss, self._choice = model, summed_loss(task), choice
+        self._device = DEVICES[choice.device]
         self._clipped: ClippedSum | None = None
         if isinstance(mechanism, PatientMechanism):
             self._clipped = ClippedSum(model, self._loss, mechanism.clip_norm, choice)
@@ -52,13 +54,16 @@ class GradientSum:
             return self._plain(batches)
         self._clipped.start()
         for batch in batches:
-            self._clipped.add(Patients(batch.pixels, batch.targets))
+            self._clipped.add(self._moved(batch))
         return self._clipped.total
+
+    def _moved(self, batch: Batch) -> Patients:
+        return Patients(self._device.move(batch.pixels), self._device.move(batch.targets))
 
     def _plain(self, batches: Iterable[Batch]) -> torch.Tensor:
         total = flat_zeros(self._model)
         for batch in batches:
-            patients = Patients(batch.pixels, batch.targets)
+            patients = self._moved(batch)
             for first in range(0, len(patients), self._choice.tile):
                 total += self._finite(patients[slice(first, first + self._choice.tile)])
         return total

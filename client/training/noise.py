@@ -29,12 +29,12 @@ def noised(
         stream: that no other sum has.
 
     Returns:
-        Flat float32, on the device of ``total``.
+        Flat float32, on the CPU.
     """
     if isinstance(mechanism, NoMechanism):
-        return total.float()
+        return total.float().cpu()
     deviation = mechanism.noise_deviation
-    result = torch.empty_like(total, dtype=torch.float32)
+    result = torch.empty_like(total, dtype=torch.float32, device="cpu")
     # In blocks: noise in float64 takes twice the memory of a model's float32 weights.
     parts = zip(total.split(2 * PAIRS), result.split(2 * PAIRS), strict=True)
     for (before, after), noise in zip(parts, stream.normal_blocks(total.numel()), strict=True):

@@ -54,7 +54,7 @@ WRITES: Final = 3
 BESIDE: Final = 5e-5
 """Seconds for each patient that there may be: to look at the entries of some files and at the
 cohort."""
-MACHINE: Final = {"threads", "choice", "device", "cpu_capability"}
+MACHINE: Final = {"threads", "choice", "cpu_capability"}
 """Fields of a numerics record that speed follows from. Not versions: a plan that is approved again
 after an update must find the ticks that it has."""
 

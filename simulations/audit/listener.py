@@ -31,7 +31,7 @@ from simulations.audit.parts import clipped_sum
 
 if TYPE_CHECKING:
     from common.wire.flower import Context, Message
-    from simulations.grids.in_process import Client
+    from simulations.grids.grid import Client
 
 # Half a gigabyte of float32.
 _MOST_NUMBERS: Final = 2**27

@@ -238,7 +238,7 @@ def _others(
     """A hospital's own training patients, as the guarantee lets an adversary know them."""
     # The original archive with the run's seed: the same patients are in training in the run.
     state = settings.out / RUNS / f"known-{seed}" / site
-    with open_site(hospitals.site_file(site), state, seed) as opened:
-        opened.cohorts.workers = settings.processes
+    path, workers = hospitals.site_file(site), settings.processes
+    with open_site(path, state, seed, workers=workers) as opened:
         cohort = opened.cohorts.read(study)
     return LabelledImages.of(cohort.images, cohort.part("train"))

@@ -8,8 +8,8 @@ coordinator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -23,7 +23,9 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-Client = Callable[[Message, Context], Message]
+if TYPE_CHECKING:
+    from simulations.grids.grid import Client
+
 RUN_ID: Final = 1
 
 _log = structlog.get_logger(__name__)

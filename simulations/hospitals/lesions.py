@@ -83,10 +83,10 @@ FOUR: Final = (
     LesionHospital(
         _mr(NORTH, "Aurora 1.5T", 0.70),
         SliceLook(
-            contrast=0.26,
+            contrast=0.30,
             liver=0.42,
             fat=0.85,
-            lesion_size=0.12,
+            lesion_size=0.15,
             lesions=(1, 3),
             coil=0.3,
             noise=0.05,
@@ -98,10 +98,10 @@ FOUR: Final = (
     LesionHospital(
         _mr(EAST, "Meridian 0.5T", 0.60),
         SliceLook(
-            contrast=0.22,
+            contrast=0.26,
             liver=0.34,
             fat=0.30,
-            lesion_size=0.15,
+            lesion_size=0.18,
             lesions=(1, 2),
             coil=0.7,
             noise=0.04,
@@ -116,10 +116,10 @@ FOUR: Final = (
     LesionHospital(
         _mr(SOUTH, "Sol 3T", 0.80),
         SliceLook(
-            contrast=0.30,
+            contrast=0.34,
             liver=0.50,
             fat=0.55,
-            lesion_size=0.10,
+            lesion_size=0.12,
             lesions=(1, 5),
             coil=0.2,
             noise=0.035,
@@ -133,10 +133,10 @@ FOUR: Final = (
     LesionHospital(
         _mr(WEST, "Vesper 1.0T", 0.70),
         SliceLook(
-            contrast=0.24,
+            contrast=0.28,
             liver=0.45,
             fat=0.95,
-            lesion_size=0.12,
+            lesion_size=0.15,
             lesions=(1, 4),
             coil=0.5,
             noise=0.065,

@@ -17,6 +17,8 @@ from markupsafe import Markup
 
 from common.files import write_atomic
 from simulations.reports.charts import BASELINES, label
+from simulations.reports.overlays import FILE as EXAMPLES
+from simulations.reports.overlays import Examples, overlays
 from simulations.reports.plots import Plot, draw_all, write_figures
 from simulations.reports.result import Figure, Outcome, Result
 
@@ -30,7 +32,9 @@ SMALL: Final = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 
 
 def write_report(run: Path, result: Result) -> Path:
     """Draw the pictures and write the report and ``figures/*.png`` into the run's folder."""
-    plots = draw_all(result)
+    plots = list(draw_all(result))
+    if (examples := Examples.load(run / EXAMPLES)) is not None:
+        plots.append(overlays(examples, result))
     write_figures(run / FIGURES_FOLDER, plots)
     path = run / FILE
     write_atomic(path, render(result, plots).encode())
@@ -46,6 +50,7 @@ def render(result: Result, plots: Sequence[Plot]) -> str:
             result=result,
             plots={plot.name: plot for plot in plots},
             rows=rows(result),
+            by_class=by_class(result),
             columns=result.study.figures[:MOST_COLUMNS],
             factor=None if result.study.epsilon is None else worst_odds(result.study.epsilon),
             declared=sum(site.declared_patients for site in result.per_site.values()),
@@ -127,6 +132,15 @@ def rows(result: Result) -> list[tuple[str, str, Outcome]]:
 
 def _privacy(result: Result, outcome: Outcome) -> str:
     return label(result, outcome.kind).removeprefix(outcome.kind.split("-")[0]).strip(" ,()")
+
+
+def by_class(result: Result) -> list[tuple[str, list[Figure]]]:
+    """The shared model's figures of each class; none where the classes' headlines are one."""
+    of, classes = result.metrics.of, result.study.classes
+    if len({each.value for each in of.get(result.metrics.headline, ())}) < 2:
+        return []
+    names = [name for name, _ in result.study.figures[:MOST_COLUMNS] if name in of]
+    return [(each, [of[name][place] for name in names]) for place, each in enumerate(classes)]
 
 
 def agreement(result: Result) -> list[tuple[str, Figure, Figure]]:

@@ -57,11 +57,13 @@ class ResultMetrics(Section):
         patients: how many patients were scored.
         headline: name of the figure that sums it up.
         figures: by name.
+        of: by name, one for each class.
     """
 
     patients: int
     headline: str
     figures: dict[str, Figure]
+    of: dict[str, tuple[Figure, ...]] = Field(default_factory=dict)
 
     @property
     def main(self) -> Figure:

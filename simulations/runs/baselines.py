@@ -17,11 +17,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from client.data.cohort import Cohort, Patient
+from client.data.cohort import Patient
+from client.site import Site
 from common import numerics
 from common.errors import RoundError
 from common.numerics import NumericsRecord
-from common.plan import Offer
 from common.privacy.mechanisms import PatientMechanism, mechanism
 from common.study.aggregation import AggregationSettings
 from common.study.study_file import NoPrivacy, Study
@@ -49,8 +49,9 @@ class Holding:
     masks: Mapped | None = None
 
     @classmethod
-    def of(cls, offer: Offer, cohort: Cohort) -> Holding:
+    def of(cls, study: Study, site: Site) -> Holding:
         """What a site offers, with the training part of its cohort."""
+        offer, cohort = site.offer(study), site.cohorts.read(study)
         return cls(
             site=offer.site,
             declared_patients=offer.declared_patients,

@@ -7,12 +7,12 @@ continues after its newest checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import client.app
 import server.app
+from client.site import Site
 from common import checkpoint
 from common.files import canonical_json, write_atomic
 from common.plan import Plan
@@ -20,16 +20,14 @@ from common.wire.flower import context
 from server.study import round_zero
 from server.study.rounds import shared_weights
 from server.study.simulation_roster import Member, Roster
-from simulations.grids.in_process import RUN_ID, Client, LocalGrid
+from simulations.grids.grid import Tap as Tap  # noqa: PLC0414 - a run passes one on
+from simulations.grids.in_process import RUN_ID
 from simulations.runs import summary
 from simulations.runs.curve import Curve
 from simulations.runs.prepare import Prepared
 from simulations.runs.run_settings import STUDY, RunSettings, Watcher
 
 ROSTER: Final = "roster.json"
-
-Tap = Callable[[Client], Client]
-"""What passes on everything between coordinator and sites, and may listen: an auditor does."""
 
 
 def federate(prepared: Prepared, curve: Curve, watcher: Watcher, tap: Tap | None) -> None:
@@ -48,10 +46,7 @@ def federate(prepared: Prepared, curve: Curve, watcher: Watcher, tap: Tap | None
 
     settings = prepared.settings
     write_atomic(settings.run / ROSTER, canonical_json(_roster(prepared).document))
-    app = client.app.build(
-        {str(prepared.hospitals.site_file(name)): site for name, site in prepared.sites.items()}
-    )
-    grid = LocalGrid(tap(app) if tap else app, _nodes(prepared), order=settings.site_order)
+    grid = prepared.grid.reach(tap, settings.site_order)
     server.app.build(observe)(grid, context(RUN_ID, 0, node={}, run=_config(settings)))
 
 
@@ -83,28 +78,13 @@ def _most_spent(prepared: Prepared, rounds: int) -> float | None:
 def _roster(prepared: Prepared) -> Roster:
     """The hospitals; what their site files declare is what is agreed on."""
     return Roster(
-        sites={
-            name: Member(
-                key=site.key.public,
-                patients={name: data.declared_patients for name, data in site.file.data.items()},
-            )
-            for name, site in prepared.sites.items()
-        }
+        sites={name: prepared.grid.at(name, _member) for name in prepared.hospitals.sites}
     )
 
 
-def _nodes(prepared: Prepared) -> dict[int, tuple[str, Any]]:
-    """Each site's context by node id; no result depends on the ids."""
-    settings, nodes = prepared.settings, {}
-    # Node 0 is the coordinator.
-    for number, name in enumerate(sorted(prepared.sites), start=1):
-        config = {
-            "site": str(prepared.hospitals.site_file(name)),
-            "state": str(settings.run / "sites" / name),
-            "known-seed": str(settings.seed),
-        }
-        nodes[number] = (name, context(RUN_ID, number, node=config, run={}))
-    return nodes
+def _member(site: Site) -> Member:
+    patients = {name: data.declared_patients for name, data in site.file.data.items()}
+    return Member(key=site.key.public, patients=patients)
 
 
 def _config(settings: RunSettings) -> dict[str, str]:

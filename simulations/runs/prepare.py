@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from client.site import Site, open_site
+from client.site import Site
+from common.process.progress import Progress
 from common.study.study_file import Study
+from simulations.grids.grid import SimulationGrid, SiteDescription
+from simulations.grids.grids import GRIDS
 from simulations.hospitals.archives import Hospitals
 from simulations.runs.reading import ReadingProgress
 from simulations.runs.run_settings import RunSettings, Watcher, recorded_in
@@ -24,7 +27,7 @@ class Prepared:
     settings: RunSettings
     study: Study
     hospitals: Hospitals
-    sites: Mapping[str, Site]
+    grid: SimulationGrid
     test: TestSet
 
 
@@ -34,20 +37,26 @@ def prepare(
     """Open every site and decode every image, so that no bad file is found in a late round."""
     folders = {name: hospitals.folder / name for name in hospitals.sites}
     reading = ReadingProgress({**folders, TEST: hospitals.test_images.parent})
-    sites, recorded = {}, {} if settings.like is None else recorded_in(settings.like, hospitals)
+    recorded = {} if settings.like is None else recorded_in(settings.like, hospitals)
+    grid = GRIDS["local"](
+        [
+            SiteDescription(
+                name,
+                hospitals.site_file(name),
+                settings.run / "sites" / name,
+                settings.seed,
+                threads=settings.threads,
+                workers=settings.processes,
+                recorded=recorded.get(name),
+            )
+            for name in hospitals.sites
+        ]
+    )
+    stack.enter_context(grid)
     with watcher.progress("reading the hospitals", reading.total, unit="steps") as job:
         for name in hospitals.sites:
-            state = settings.run / "sites" / name
-            opened = open_site(
-                hospitals.site_file(name), state, settings.seed, threads=settings.threads
-            )
-            site = stack.enter_context(opened)
-            site.cohorts.workers = settings.processes
-            # With --like, the site offers this numerics record and measures no kernels of its own.
-            site.measured.recorded = recorded.get(name)
             with reading.of(name, job) as progress:
-                site.cohorts.read(study, progress)
-            sites[name] = site
+                grid.at(name, partial(_read, study, progress))
         with reading.of(TEST, job) as progress:
             test = load_test_set(
                 study,
@@ -57,4 +66,8 @@ def prepare(
                 workers=settings.processes,
                 progress=progress,
             )
-    return Prepared(settings, study, hospitals, sites, test)
+    return Prepared(settings, study, hospitals, grid, test)
+
+
+def _read(study: Study, progress: Progress, site: Site) -> None:
+    site.cohorts.read(study, progress)

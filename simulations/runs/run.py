@@ -8,6 +8,7 @@ disk is continued.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ from simulations.reports.result import CurvePoint, Outcome, Result, write_result
 from simulations.runs import summary
 from simulations.runs.baselines import Holding, file_name, plan_baselines, run_baselines
 from simulations.runs.curve import Curve
+from simulations.runs.examples import keep_examples
 from simulations.runs.federation import Tap, coordinator_folder, federate, stored_plans
 from simulations.runs.preflight import check_study
 from simulations.runs.prepare import Prepared, prepare
@@ -93,8 +95,8 @@ def _compare(prepared: Prepared, watcher: Watcher) -> tuple[Outcome, ...]:
     """Every baseline's outcome; those that an earlier start has measured are read."""
     settings, study = prepared.settings, prepared.study
     holdings = [
-        Holding.of(site.offer(study), site.cohorts.read(study))
-        for _, site in sorted(prepared.sites.items())
+        prepared.grid.at(name, partial(Holding.of, study))
+        for name in sorted(prepared.hospitals.sites)
     ]
     planned = plan_baselines(
         study, holdings, seed=settings.seed, test=prepared.test, rate=settings.baseline_rate
@@ -134,6 +136,7 @@ def _conclude(
     plans = stored_plans(prepared)
     costs = [summary.bound(plan) for plan in plans.values()]
     epsilon = None if None in costs else max(cost for cost in costs if cost is not None)
+    keep_examples(prepared.settings.run, prepared.study, weights, prepared.test)
     shared = outcome("shared", prepared.study, weights, prepared.test, epsilon=epsilon)
     return summary.summarise(
         study=prepared.study,

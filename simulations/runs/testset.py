@@ -134,6 +134,7 @@ def outcome(
             patients=len(test.patients),
             headline=study.task.headline,
             figures={name: Figure.of(each) for name, each in found.values.items()},
+            of={name: tuple(map(Figure.of, each)) for name, each in found.of.items()},
         ),
         doubts=study.task.doubts(found),
         series={

@@ -20,7 +20,7 @@ from common.privacy.randomness import known_secret
 from common.wire.flower import Context, Message
 from common.wire.messages import Reply, reply_from_record, reply_to_record
 from common.wire.signing import SigningKey
-from simulations.grids.in_process import Client
+from simulations.grids.grid import Client
 from simulations.reports.report import FILE
 from simulations.reports.result import Result
 from simulations.runs.run import run_study
@@ -130,6 +130,7 @@ def counting(normal: int, bright: int) -> Lie:
     return lambda reply: replace(reply, arrays=counts.reshape(-1))
 
 
+@pytest.mark.long
 def test_cells_of_2_to_the_40_do_not_make_a_perfect_model(run: Callable[..., Run]) -> None:
     """They turned nine honest sites' AUC of 0.50 into 1.00, which was called meaningful."""
     lied, away = run("evaluate", counting(2**40, 2**40)), run("evaluate", silent, "away")
@@ -158,6 +159,7 @@ def test_what_one_site_decides_is_not_called_meaningful(run: Callable[..., Run])
     assert f"no: {auc['why']}" in lied.report
 
 
+@pytest.mark.long
 def test_a_billion_declared_patients_are_left_out_before_round_one(
     run: Callable[..., Run],
 ) -> None:

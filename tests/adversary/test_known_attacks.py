@@ -76,6 +76,7 @@ def test_a_subnormal_factor_is_not_rounded_up(clip_norm: float, model: dict[str,
     assert length(found, clip_norm) == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("tile", [1, 2, 4, 8, 64])
 def test_channels_that_cancel_carry_no_patient_over_to_another(tile: int, threads: int) -> None:

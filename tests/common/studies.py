@@ -7,13 +7,17 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from common.process.killpoints import VARIABLE
 from common.study.study_file import Study
 from common.tasks.classification import Classification
+from common.tasks.task import Task
+from common.tasks.tasks import TASKS
 from tests.waiting import PATIENCE
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -47,6 +51,58 @@ def document(**sections: dict[str, Any]) -> dict[str, Any]:
 def small_study(**sections: dict[str, Any]) -> Study:
     """The small study, parsed; see :func:`document`."""
     return Study.model_validate(document(**sections))
+
+
+DENSE: dict[str, Any] = {"name": "resunet", "widths": [2, 2], "residual_units": 0}
+"""The smallest model with numbers for each pixel."""
+
+
+def task_of(kind: str, **settings: object) -> Task:
+    """A task of a kind, from its class alone; so a new task is tried as soon as it is listed.
+
+    Its class must allow for that: every setting of its own but ``classes`` has a default, and
+    ``classes`` takes any two words, where it has to be given. What a section needs of the whole
+    study (a bound of several numbers, sides that a network can halve) must hold of the small
+    study. Everything else follows from the contract: targets from the form, the model from
+    the heads, an adversary's settings from the task's own bounds (:func:`settings_of`).
+    """
+    (task,) = (each for each in TASKS if each.model_fields["kind"].default == kind)
+    if task.model_fields["classes"].is_required():
+        settings = {"classes": SMALL["task"]["classes"]} | settings
+    return task.model_validate({"kind": kind} | settings)
+
+
+def study_of(kind: str, **sections: dict[str, Any]) -> Study:
+    """The small study with a task of a kind and a small model that fits it; see :func:`task_of`."""
+    task = task_of(kind, **sections.pop("task", {}))
+    sections = dict(sections)
+    if task.heads().dense:
+        sections["model"] = DENSE | sections.get("model", {})
+    return small_study(**sections, task={"classes": None} | task.model_dump(mode="json"))
+
+
+def settings_of(kind: str, draw: Random) -> dict[str, Any]:
+    """Settings at their ends, as an adversary would have them: any that the task's class allows."""
+    chosen: dict[str, Any] = {}
+    bounds = task_of(kind).bounds
+
+    def take(name: str, value: object) -> bool:
+        try:
+            task_of(kind, **chosen | {name: value})
+        except ValidationError:
+            return False
+        chosen[name] = value
+        return True
+
+    if task_of(kind).classes:
+        take("classes", [f"class {number}" for number in range(draw.choice((1, 2, 3, 20)))])
+    classes = len(task_of(kind, **chosen).classes)
+    for each in bounds:
+        ends = [each.least, each.most, *[0.0] * each.zero]
+        name = each.place.split(".")[-1]
+        if not take(name, draw.choice(ends)):  # one for each class
+            take(name, [draw.choice(ends) for _ in range(classes)])
+    return chosen
 
 
 def classification(weights: tuple[float, ...] | None = None, *, classes: int = 2) -> Classification:

@@ -40,6 +40,7 @@ GUARDED: Final = (
     "common.plan",
     "common.privacy.mechanisms",
     "common.study.study_file",
+    "common.models.spec:_explain_batch_norm",
     "common.text",
     *(task.__module__ for task in TASKS),
 )

@@ -38,6 +38,13 @@ def _study(**sections: dict[str, Any]) -> dict[str, Any]:
     return small_study(**sections).model_dump(mode="json")
 
 
+_MASKED: Final = _study(
+    task={"kind": "segmentation", "classes": ["heart"]},
+    model=_ALONE | {"name": "unet", "widths": [2, 4]},
+)
+SEGMENTATION: Final = (("study.task", _MASKED["task"]), ("study.model", _MASKED["model"]))
+"""Instead of a class for each patient, one for each pixel: as many votes of a patient."""
+
 FORM: Final = (
     planned("a plan with an unknown field", "malformed", "what no reviewer knows", ("extra", 1)),
     planned(
@@ -76,6 +83,26 @@ FORM: Final = (
         "malformed",
         "a vote that counts twice",
         ("study.task.classes", ["normal", "normal"]),
+    ),
+    planned(
+        "a class twice in masks",
+        "malformed",
+        "a patient who is counted twice",
+        *SEGMENTATION,
+        ("study.task.classes", ["heart", "heart"]),
+    ),
+    planned(
+        "weights of pixels for a patient",
+        "malformed",
+        "a loss in which one patient drowns the others",
+        *SEGMENTATION,
+        ("study.task.class_weights", [1.0, 100.0]),
+    ),
+    planned(
+        "masks where there are none",
+        "data-unavailable",
+        "labels taken for masks",
+        *SEGMENTATION,
     ),
     planned(
         "a bin for each patient",

@@ -46,6 +46,7 @@ DEARER, COVERS = (
 STUDY: Final = "common.study.study_file."
 TEXT: Final = "common.text."
 CLASSES: Final = "common.tasks.classification.Classification._classes_agree: "
+MASKED: Final = "common.tasks.segmentation.Segmentation._classes_agree: "
 THIS_LEDGER: Final = "self._ledger.hash_at(heads.ledger.length) != heads.ledger.hash"
 THIS_LOG: Final = "self._audit.hash_at(heads.audit.length) != heads.audit.hash"
 
@@ -191,6 +192,9 @@ HELD: Final[dict[str, str]] = {
         "heads without a receipt"
     ),
     "client.sitefile.SiteFile.dataset: found is None": "another data set",
+    "client.sitefile.SiteFile.dataset: getattr(found, wanted) is None": (
+        "masks where there are none"
+    ),
     RECORD + "set(content) <= {'fields', 'arrays'}": "a metric record beside the request",
     RECORD + "'fields' in content": "an empty message",
     RECORD + "set(config) != set(wanted)": "an unknown field",
@@ -254,6 +258,10 @@ HELD: Final[dict[str, str]] = {
         "noise that drowns everything"
     ),
     BOUNDS + "ends and (not each.within(ends))": ("a round under a range that has become narrower"),
+    MASKED + "len(set(self.classes)) != len(self.classes)": "a class twice in masks",
+    MASKED + "weights is not None and len(weights) != len(self.classes)": (
+        "weights of pixels for a patient"
+    ),
     CLASSES + "weights is not None and len(weights) != len(self.classes)": (
         "weights of classes for a patient"
     ),
@@ -403,7 +411,7 @@ ELSEWHERE: Final[dict[str, str]] = {
     "common.privacy.mechanisms._calibrate_evaluation: math.isinf(noise)": (
         "the coordinator's calibration: tests/common/privacy/test_mechanisms.py"
     ),
-    STUDY + "_explain_batch_norm: norm == 'batch'": (
+    "common.models.spec._explain_batch_norm: norm == 'batch'": (
         "says why; the type allows no such value: tests/common/study/test_study_file.py"
     ),
 }

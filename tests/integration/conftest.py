@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,8 @@ import numpy as np
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+
+from tests.launcher import Launcher
 
 SITES = ("alder", "birch", "cedar")
 PATIENTS = 40
@@ -62,6 +62,7 @@ allow_known_key = true
 """
 
 Simulate = Callable[..., subprocess.CompletedProcess[str]]
+USED = ("simulations.cli.screen", "simulations.runs.run")
 
 
 @pytest.fixture(scope="session")
@@ -126,32 +127,9 @@ def study_text(**changes: dict[str, Any]) -> str:
 
 
 @pytest.fixture(scope="session")
-def simulate(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulate]:
+def simulate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulate]:
     """Run ``consilium-sim`` in a process of its own, which may be killed."""
-    folder = tmp_path_factory.mktemp("said")
-    (folder / "study.toml").write_text(study_text())
-    program = Path(__file__).with_name("launcher.py")
-    with subprocess.Popen(
-        [sys.executable, program, folder, folder / "study.toml"],
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": str(root)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as launcher:
-        stdin, stdout = launcher.stdin, launcher.stdout
-        assert stdin is not None
-        assert stdout is not None
-
-        def run(
-            *arguments: str | Path, environment: dict[str, str] | None = None
-        ) -> subprocess.CompletedProcess[str]:
-            words = [str(word) for word in arguments]
-            stdin.write(json.dumps({"arguments": words, "environment": environment or {}}) + "\n")
-            stdin.flush()
-            code = int(stdout.readline())
-            said = [(folder / name).read_text() for name in ("stdout", "stderr")]
-            return subprocess.CompletedProcess(words, code, *said)
-
-        yield run
-        stdin.close()
+    study = tmp_path_factory.mktemp("calibrated") / "study.toml"
+    study.write_text(study_text())
+    with Launcher("simulations.cli.app", USED, study) as launcher:
+        yield launcher

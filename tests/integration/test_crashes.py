@@ -95,6 +95,7 @@ def test_a_charge_is_spent_before_training_begins_and_not_again_after(
     assert left == {"alder": [(1, "train", "reserved")], "birch": [], "cedar": []}
 
 
+@pytest.mark.long
 def test_a_new_run_does_not_overwrite_one_that_was_killed(
     hospitals: Path, simulate: Simulate, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,24 +59,25 @@ def with_a_lower_limit(folder: Path) -> None:
     )
 
 
-HOSPITALS: list[tuple[Spoil, list[str]]] = [
-    (without_labels, ["labels.csv", "birch"]),
-    (with_another_label, ["labels.csv", "dark", "bright"]),
-    (without_dicom, ["no DICOM", "birch"]),
-    (without_test_labels, ["labels.csv", "test"]),
-    (without_manifest, ["not a folder of hospitals", "consilium-sim hospitals"]),
-    (without_known_key, ["allow_known_key", "cedar"]),
-    (with_a_lower_limit, ["max_epsilon_per_study", "cedar", "change the study"]),
-]
+HOSPITALS: dict[Spoil, tuple[str, list[str]]] = {
+    without_labels: ("archive", ["labels.csv", "birch"]),
+    with_another_label: ("archive", ["labels.csv", "dark", "bright"]),
+    without_dicom: ("archive", ["no DICOM", "birch"]),
+    without_test_labels: ("archive", ["labels.csv", "test"]),
+    without_manifest: ("folder", ["not a folder of hospitals", "consilium-sim hospitals"]),
+    without_known_key: ("policy", ["allow_known_key", "cedar"]),
+    with_a_lower_limit: ("policy", ["max_epsilon_per_study", "cedar", "change the study"]),
+}
+"""What is wrong where, and what is said of it."""
 
 
-@pytest.mark.parametrize(
-    ("spoil", "words"), HOSPITALS, ids=lambda value: getattr(value, "__name__", "")
-)
+@pytest.mark.matrix(spoil=lambda spoil: HOSPITALS[spoil][0])
+@pytest.mark.parametrize("spoil", HOSPITALS, ids=lambda spoil: spoil.__name__)
 def test_hospitals_that_cannot_be_used(
-    spoil: Spoil, words: list[str], spoilt: Path, simulate: Simulate, tmp_path: Path
+    spoil: Spoil, spoilt: Path, simulate: Simulate, tmp_path: Path
 ) -> None:
     spoil(spoilt)
+    _, words = HOSPITALS[spoil]
     study, run = tmp_path / "study.toml", tmp_path / "run"
     study.write_text(study_text())
     done = simulate("run", study, "--hospitals", spoilt, "--out", run)
@@ -102,40 +104,47 @@ def test_an_error_is_not_hidden_by_the_hospitals_that_are_open(
     assert not run.exists()
 
 
-STUDIES: list[tuple[str, dict[str, dict[str, Any]], list[str]]] = [
-    ("unknown key", {"data": {"colour": "red"}}, ["data.colour", "unknown key"]),
-    ("unknown section", {"dater": {"size": 1}}, ["dater", "did you mean data?"]),
-    (
-        "epsilon out of reach",
+@dataclass(frozen=True)
+class Mistake:
+    """A study that cannot be run: what finds it, what is in it, and what is said of it."""
+
+    finder: str
+    changes: dict[str, dict[str, Any]]
+    words: tuple[str, ...]
+
+
+STUDIES = {
+    "unknown key": Mistake("file", {"data": {"colour": "red"}}, ("data.colour", "unknown key")),
+    "unknown section": Mistake("file", {"dater": {"size": 1}}, ("dater", "did you mean data?")),
+    "epsilon out of reach": Mistake(
+        "accountant",
         {"privacy": {"epsilon": 0.001}},
-        ["cannot be reached", "allow epsilon", "rounds"],
+        ("cannot be reached", "allow epsilon", "rounds"),
     ),
-    (
-        "too few patients",
+    "too few patients": Mistake(
+        "hospital",
         {"data": {"min_patients": 31}},
-        ["fewer patients", "alder", "30", "at least 31"],
+        ("fewer patients", "alder", "30", "at least 31"),
     ),
-    (
-        "image size too small",
-        {"model": {"widths": [4, 4, 4, 4, 4]}},
-        ["image", "16x16", "32x32 or larger"],
+    "image size too small": Mistake(
+        "model", {"model": {"widths": [4, 4, 4, 4, 4]}}, ("image", "16x16", "32x32 or larger")
     ),
-    ("another data set", {"data": {"dataset": "circles"}}, ["circles", "squares", "alder"]),
-    ("more sites than there are", {"aggregation": {"min_sites": 4}}, ["3", "at least 4"]),
-]
+    "another data set": Mistake(
+        "hospital", {"data": {"dataset": "circles"}}, ("circles", "squares", "alder")
+    ),
+    "more sites than there are": Mistake(
+        "hospital", {"aggregation": {"min_sites": 4}}, ("3", "at least 4")
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"), [each[1:] for each in STUDIES], ids=[each[0] for each in STUDIES]
-)
+@pytest.mark.matrix(mistake=lambda mistake: mistake.finder)
+@pytest.mark.parametrize("mistake", STUDIES.values(), ids=STUDIES)
 def test_studies_that_cannot_be_run(
-    changes: dict[str, dict[str, Any]],
-    words: list[str],
-    hospitals: Path,
-    simulate: Simulate,
-    tmp_path: Path,
+    mistake: Mistake, hospitals: Path, simulate: Simulate, tmp_path: Path
 ) -> None:
     study, run = tmp_path / "study.toml", tmp_path / "run"
+    changes, words = mistake.changes, mistake.words
     study.write_text(study_text(**changes))
     done = simulate("run", study, "--hospitals", hospitals, "--out", run)
 
@@ -145,6 +154,7 @@ def test_studies_that_cannot_be_run(
     assert not run.exists()
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_another_study_is_not_gone_on_with(
     hospitals: Path, simulate: Simulate, tmp_path: Path
 ) -> None:
@@ -180,6 +190,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(
     assert contents(run) == {"thesis.txt": b"precious"}
 
 
+@pytest.mark.matrix(order=lambda order: order.count("alder"))
 @pytest.mark.parametrize("order", ["alder,birch", "alder,birch,cedar,cedar", "alder,birch,oak"])
 def test_an_order_that_does_not_name_every_hospital_once(
     order: str, hospitals: Path, simulate: Simulate, tmp_path: Path

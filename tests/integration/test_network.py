@@ -55,9 +55,8 @@ def command(hospitals: Path, tmp_path: Path) -> list[str]:
     return [sys.executable, "-m", "simulations.cli.app", *(str(word) for word in words)]
 
 
-@pytest.mark.parametrize(
-    "without", [["--no-baselines"], pytest.param([], marks=pytest.mark.long)], ids=["", "baselines"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("without", [["--no-baselines"], []], ids=["", "baselines"])
 def test_no_process_connects_or_resolves_beyond_loopback(
     without: list[str], command: list[str], root: Path, tmp_path: Path
 ) -> None:
@@ -104,6 +103,7 @@ def test_the_system_sees_no_connection_beyond_loopback(
     assert [line for line in internet if not re.search(r'"127\.|"::1"', line)] == []
 
 
+@pytest.mark.long
 def test_telemetry_of_the_libraries_is_off_before_they_are_imported(root: Path) -> None:
     program = (
         "import json, os, sys, simulations.runs.run\n"

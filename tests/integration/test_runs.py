@@ -49,6 +49,7 @@ def test_the_same_seed_gives_the_same_result_in_another_order_of_asking(
     assert result(tmp_path / "run") == result(first) | {"baselines": []}
 
 
+@pytest.mark.long
 def test_another_seed_gives_other_weights(
     first: Path, study: Path, hospitals: Path, simulate: Simulate, tmp_path: Path
 ) -> None:
@@ -90,21 +91,16 @@ def test_report_pictures_and_checkpoints_are_written(first: Path) -> None:
     assert list((first / "coordinator" / "checkpoints").glob("*.safetensors"))
 
 
-def test_a_finished_run_that_is_resumed_stays_as_it_is(
+def test_a_finished_run_that_is_resumed_stays_as_it_is_and_its_screen_is_shown_again(
     first: Path, study: Path, hospitals: Path, simulate: Simulate
 ) -> None:
+    """What was gained, what it cost, and where the report is."""
     before = result(first)
     again = simulate("run", study, "--hospitals", hospitals, "--out", first, "--resume")
 
     assert again.returncode == 0, again.stderr
     assert result(first) == before
-
-
-def test_the_screen_says_what_was_gained_what_it_cost_and_where_the_report_is(
-    first: Path, study: Path, hospitals: Path, simulate: Simulate
-) -> None:
-    said = simulate("run", study, "--hospitals", hospitals, "--out", first, "--resume").stdout
-
+    said = again.stdout
     assert said.startswith("NOT PRIVATE: KNOWN KEY")
     assert "Shared model" in said
     assert "All data pooled" in said

@@ -69,17 +69,18 @@ class Masks:
         found = self._about(file, pseudonym)
         if not found:
             raise Unusable(Reason.NO_MASK, "no mask file names it")
-        if len(found) > 1:
-            raise Unusable(Reason.TWO_MASKS, f"{len(found)} different mask files name it")
-        return replace(file, mask=next(iter(found.values())))
+        different = {each.sha256: each for each in found}  # of copies any will do
+        if len(different) > 1:
+            raise Unusable(Reason.TWO_MASKS, f"{len(different)} different mask files name it")
+        return replace(file, mask=found[0])
 
     def unnamed(self, named: Iterable[tuple[Found, str]]) -> list[Rejected]:
         """The masks that are of none of these images."""
-        seen = {mask for each in named for mask in self._about(*each)}
+        seen = {mask.path for each in named for mask in self._about(*each)}
         return [
             Rejected(each.shown, Reason.NO_IMAGE, "no image that it names is there")
             for each in self.files
-            if each.sha256 not in seen
+            if each.path not in seen
         ]
 
     def apart(self, images: Path, found: Scan) -> Scan:
@@ -92,12 +93,12 @@ class Masks:
             tuple(each for each in found.rejected if (images / each.path).resolve() not in own),
         )
 
-    def _about(self, file: Found, pseudonym: str) -> dict[str, MaskFile]:
-        """The masks that name an image, by their content: of copies any will do."""
+    def _about(self, file: Found, pseudonym: str) -> list[MaskFile]:
+        """The masks that name an image."""
         header = file.header
         named = self.by_instance.get((pseudonym, header.instance), ()) if header.instance else ()
         paths = (mask for stem in _stems(file.path) for mask in self.by_path.get(stem, ()))
-        return {each.sha256: each for each in (*named, *paths)}
+        return [*named, *paths]
 
 
 def read_masks(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from pydicom.uid import RLELossless
 
 from common.visible import UNSEEN
+from tests.client.daemon.process import commands
 
 WriteDicom = Callable[..., Path]
 
@@ -28,16 +28,13 @@ def folder(tmp_path: Path, write_dicom: WriteDicom) -> Path:
     return tmp_path
 
 
-def check(root: Path, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "client.cli.app", "check"]
-    places = ["--images", str(folder / "images"), "--labels", str(folder / "labels.csv")]
-    return subprocess.run(
-        [*command, *places, *more], cwd=root, capture_output=True, text=True, check=False
-    )
+def check(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    places: list[str | Path] = ["--images", folder / "images", "--labels", folder / "labels.csv"]
+    return commands()("check", *places, *more)
 
 
-def test_the_report_goes_to_standard_output(root: Path, folder: Path) -> None:
-    done = check(root, folder)
+def test_the_report_goes_to_standard_output(folder: Path) -> None:
+    done = check(folder)
 
     assert done.returncode == 0
     assert "2 files with 2 images" in done.stdout
@@ -45,8 +42,8 @@ def test_the_report_goes_to_standard_output(root: Path, folder: Path) -> None:
     assert "Doe_Jane" not in done.stdout + done.stderr
 
 
-def test_json_is_one_object_and_nothing_else(root: Path, folder: Path) -> None:
-    done = check(root, folder, "--json", "--list")
+def test_json_is_one_object_and_nothing_else(folder: Path) -> None:
+    done = check(folder, "--json", "--list")
 
     report = json.loads(done.stdout)
     assert (done.returncode, report["used"], report["rejected"]) == (0, 2, 1)
@@ -54,7 +51,7 @@ def test_json_is_one_object_and_nothing_else(root: Path, folder: Path) -> None:
 
 
 def test_what_cannot_be_decoded_is_counted_and_the_check_ends_well(
-    root: Path, folder: Path, write_dicom: WriteDicom
+    folder: Path, write_dicom: WriteDicom
 ) -> None:
     """A file that panics a decoder, one that says nothing of its pixels, and a stray delimiter."""
     (folder / "labels.csv").write_text("PatientID;label\nP1;ill\nP2;well\nP3;ill\nP4;ill\n")
@@ -67,7 +64,7 @@ def test_what_cannot_be_decoded_is_counted_and_the_check_ends_well(
     stray = write_dicom(folder / "images" / "stray", PatientID="P3")
     stray.write_bytes(stray.read_bytes() + bytes.fromhex("feffdde000000000"))
 
-    done = check(root, folder, "--list")
+    done = check(folder, "--list")
 
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
     assert "3 files with 3 images" in done.stdout
@@ -76,8 +73,8 @@ def test_what_cannot_be_decoded_is_counted_and_the_check_ends_well(
     assert "DICOM Part 10 files" in " ".join(done.stdout.split())
 
 
-def test_listing_names_the_files(root: Path, folder: Path) -> None:
-    assert "Doe_Jane.txt  not-dicom" in check(root, folder, "--list").stdout
+def test_listing_names_the_files(folder: Path) -> None:
+    assert "Doe_Jane.txt  not-dicom" in check(folder, "--list").stdout
 
 
 @pytest.mark.parametrize(
@@ -90,32 +87,32 @@ def test_listing_names_the_files(root: Path, folder: Path) -> None:
     ],
 )
 def test_a_mistake_is_explained_and_exits_with_two(
-    root: Path, folder: Path, more: list[str], says: str
+    folder: Path, more: list[str], says: str
 ) -> None:
-    done = check(root, folder, *more)
+    done = check(folder, *more)
 
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_missing_labels_and_a_folder_without_dicom_exit_with_two(root: Path, folder: Path) -> None:
+def test_missing_labels_and_a_folder_without_dicom_exit_with_two(folder: Path) -> None:
     for name in "ab":
         (folder / "images" / name).unlink()
-    without_dicom = check(root, folder)
+    without_dicom = check(folder)
     (folder / "labels.csv").unlink()
-    without_labels = check(root, folder)
+    without_labels = check(folder)
 
     assert without_dicom.returncode == without_labels.returncode == 2
     assert "has no DICOM files" in without_dicom.stderr
     assert "the label file does not exist" in without_labels.stderr
 
 
-def test_folders_above_the_images_are_found_and_said(root: Path, folder: Path) -> None:
+def test_folders_above_the_images_are_found_and_said(folder: Path) -> None:
     (folder / "labels.csv").write_text("File name;Label\nC:\\out\\a;ill\nC:\\out\\b;well\n")
 
-    found = check(root, folder, "--json")
-    other = check(root, folder, "--file-prefix", "D:\\")
+    found = check(folder, "--json")
+    other = check(folder, "--file-prefix", "D:\\")
 
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["label_notes"] == [
@@ -127,13 +124,13 @@ def test_folders_above_the_images_are_found_and_said(root: Path, folder: Path) -
 
 
 def test_zeros_that_a_spreadsheet_removed_are_an_error_without_the_number(
-    root: Path, folder: Path, write_dicom: WriteDicom
+    folder: Path, write_dicom: WriteDicom
 ) -> None:
     write_dicom(folder / "images" / "c", PatientID="0070345")
     with (folder / "labels.csv").open("a") as file:
         file.write("70345;ill\n")
 
-    done = check(root, folder)
+    done = check(folder)
 
     assert done.returncode == 2
     assert "00#####" in done.stderr
@@ -154,19 +151,19 @@ def unharmed(done: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.mark.parametrize("more", [["--list"], ["--list", "--json"]])
 def test_names_of_files_and_values_in_them_steer_no_terminal(
-    root: Path, folder: Path, write_dicom: WriteDicom, more: list[str]
+    folder: Path, write_dicom: WriteDicom, more: list[str]
 ) -> None:
     (folder / "images" / FOREIGN).write_text("note")
     write_dicom(folder / "images" / "c", PatientID="P3", Modality="CR\x1b[31m")
-    done = check(root, folder, *more)
+    done = check(folder, *more)
     assert done.returncode == 0
     written = unharmed(done)
     assert "[bold]" in written
     assert "error: all is well" not in {line[:18] for line in written.splitlines()}
 
 
-def test_a_path_in_an_error_steers_no_terminal(root: Path, folder: Path) -> None:
-    done = check(root, folder, "--labels", str(folder / FOREIGN))
+def test_a_path_in_an_error_steers_no_terminal(folder: Path) -> None:
+    done = check(folder, "--labels", str(folder / FOREIGN))
     assert done.returncode == 2
     written = unharmed(done)
     assert r"\x1b]0;x\x1b[2K\x9b\u202e" in written  # a bell Rich leaves out

@@ -194,6 +194,7 @@ def test_what_one_patient_takes_is_held_against_the_sites_own_memory(hospital: H
         hospital.memory_mib = 1024
 
 
+@pytest.mark.long
 def test_nothing_is_built_or_run_for_what_does_not_fit(tmp_path: Path) -> None:
     """In a process of its own, whose memory could not hold it: what is built there, ends it."""
     given = small_study(

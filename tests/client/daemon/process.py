@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -10,18 +11,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from client.daemon.serving import serve
 from client.sitefile import Programs, served_site
 from common.process import logs
 from common.wire.enrolment import CoordinatorCard
+from tests.launcher import Launcher
 from tests.waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[3]
 STANDIN = "tests.client.daemon.standin"
 QUICK = "tests.client.daemon.quick_worker"
 REAL = "client.daemon.worker"
+USED = ("client.administration.enrolment", "client.cli.commands", "client.data.report")
 
 
 @dataclass
@@ -49,16 +53,16 @@ class Daemon:
         return self.process.wait(PATIENCE)
 
 
+@cache
+def commands() -> Launcher:
+    """Starts ``consilium-site``; it ends with this process."""
+    made = Launcher("client.cli.app", USED)
+    atexit.register(made.close)
+    return made
+
+
 def command(site_file: Path, *arguments: str, text: str | None = None) -> Done:
-    return subprocess.run(
-        [sys.executable, "-m", "client.cli.app", "--site", str(site_file), *arguments],
-        cwd=ROOT,
-        input=text or "",
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
+    return commands()("--site", site_file, *arguments, text=text or "")
 
 
 @contextmanager

@@ -41,6 +41,7 @@ def single(items: int = 1) -> tuple[nn.Module, Patients]:
     return exact(network).float(), Patients(drawn.inputs.float(), drawn.targets)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("tile", [1, 8, 16, 64])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kernel", ConvolutionRule.kernels)

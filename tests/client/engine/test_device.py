@@ -63,7 +63,7 @@ def test_the_sum_is_the_processors(
     choice = EngineChoice(kernels=kernels, memory_format=layout)
     clip_norm = biting(gradients_of(model, patients))
     wanted = clipped_sum(model, patients, loss, clip_norm, EngineChoice())
-    there = place(copy.deepcopy(model).to("cuda", dtype), choice)
+    there = place(copy.deepcopy(model), choice).to("cuda", dtype)
     found = clipped_sum(there, moved(patients, dtype), loss, clip_norm, choice)
     assert found.is_cuda
     assert found.dtype == torch.float64

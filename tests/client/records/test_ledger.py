@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +279,9 @@ def test_a_kill_after_the_reservation_leaves_it_spent_and_the_retry_is_the_same_
     assert len(killed.rows("charges")) == 1
 
 
-PLANS = [plan_titled(title) for title in ("one", "two", "three")]
+@cache
+def plans() -> list[Plan]:
+    return [plan_titled(title) for title in ("one", "two", "three")]
 
 
 class Ledgers(RuleBasedStateMachine):
@@ -288,17 +291,17 @@ class Ledgers(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.books = Books(Path(self.folder.name) / "site.sqlite")
-        for plan in PLANS:
+        for plan in plans():
             self.books.approve(plan)
         self.made: dict[tuple[int, int], str] = {}
 
     @rule(which=st.integers(0, 2), number=st.integers(1, 4), arrays=st.sampled_from("ab"))
     def reserve(self, which: int, number: int, arrays: str) -> None:
-        asked = charge(PLANS[which], number, arrays=arrays)
+        asked = charge(plans()[which], number, arrays=arrays)
         before, new = self.books.ledger.head(), (which, number) not in self.made
         passes = new and sum(plan == which for plan, _ in self.made) == 3
         try:
-            self.books.ledger.reserve(asked, PLANS[which])
+            self.books.ledger.reserve(asked, plans()[which])
         except Refusal as refused:
             assert self.books.ledger.head() == before
             if refused.code is RefusalCode.ROUND_CONFLICT:
@@ -314,7 +317,7 @@ class Ledgers(RuleBasedStateMachine):
     @rule(which=st.integers(0, 2), number=st.integers(1, 4))
     def commit(self, which: int, number: int) -> None:
         arrays = self.made.get((which, number), "a")
-        self.books.ledger.commit(charge(PLANS[which], number, arrays=arrays).identity)
+        self.books.ledger.commit(charge(plans()[which], number, arrays=arrays).identity)
 
     @invariant()
     def everything_is_written_down(self) -> None:

@@ -25,6 +25,8 @@ from tests.common.studies import classification
 
 ALONE = GAMMA / 4
 UNCLIPPED = 1e37
+ALIKE = {"one third": "constant", "geometric": "normal"}
+"""Numbers of one kind: all equal, or none."""
 JUST = (1e-1, 1e-3, 1e-5, 1e-7, 0.0, -1e-7, -1e-5)
 """How far below the gradient's norm the clip norm is: relative."""
 
@@ -100,6 +102,7 @@ def small_network(width: int = 8) -> nn.Module:
     )
 
 
+@pytest.mark.matrix(fill=lambda fill: ALIKE.get(fill, fill))
 @pytest.mark.parametrize("fill", ["constant", "one third", "one large", "normal", "geometric"])
 def test_a_norm_over_millions_of_numbers_loses_none_of_them(fill: str) -> None:
     """Running float32 sums of squares stop growing: a norm over 4 million comes out 0.3 % short."""
@@ -221,6 +224,7 @@ def test_activations_of_sixteen_bits_are_held_as_tightly(name: str) -> None:
     require_bounded(model.bfloat16(), patient(image))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("alike", [True, False])
 @pytest.mark.parametrize("tile", [1, 7, 64])
 def test_adding_a_patient_moves_the_computed_sum_by_at_most_the_clip_norm_and_gamma(

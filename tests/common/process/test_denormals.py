@@ -120,6 +120,7 @@ print(*new)
 """
 
 
+@pytest.mark.matrix(first=lambda first: first[:1] == "i")
 @pytest.mark.parametrize(
     ("first", "here"),
     [

@@ -43,6 +43,7 @@ BESIDE: dict[str, Changes] = {
     "model.orientations": {"model": {"name": "scattering"}},
     "model.strides": {"model": {"name": "unet", "widths": [4, 4]}},
     "model.residual_units": {"model": {"name": "resunet"}},
+    "task.dice_share": {"task": {"kind": "segmentation"}},
     "aggregation.options.proximal_mu": {"training": {"learning_rate": 0.01}},
 }
 """What must be said beside a number at its ends, so that nothing else is wrong."""
@@ -86,7 +87,7 @@ def with_value(each: Bound, value: float | str) -> dict[str, Any]:
         changes.setdefault(section, {})["strategy"] = strategy
     inner: Any = f"{value}s" if each.unit == "s" else value
     several = {"model.widths": 1, "model.strides": 1, "data.image_size": 2}
-    several["task.class_weights"] = 2
+    several |= {"task.class_weights": 2, "data.spacing": 2}
     several["evaluation.rounds"] = 1
     inner = [inner] * several[each.place] if each.place in several else inner
     for name in (last, *reversed(path)):
@@ -293,6 +294,7 @@ def test_a_plan_that_is_received_is_bounded_alike(each: Bound) -> None:
         assert caught.value.code == "malformed"
 
 
+@pytest.mark.matrix(path=lambda path: "epsilon" in path.stem)
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
 def test_no_number_of_the_studies_that_ship_is_unusual(path: Path) -> None:
     study = load_study(path)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +103,19 @@ def test_outputs_that_are_no_numbers_raise_nothing() -> None:
         outputs[0] = bad
         loss, gradient = losses(ONE, outputs, targets)
         assert torch.isfinite(loss[1]) and torch.isfinite(gradient[1]).all()
+    certain = torch.tensor([-3e38, 3e38])[None, :, None, None].expand(1, 2, 4, 4)
+    loss, gradient = losses(ONE, certain, torch.ones(1, 4, 4, dtype=torch.int64))
+    assert loss.tolist() == [0.0] and not gradient.any()
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -108,17 +124,28 @@ def test_outputs_that_are_no_numbers_raise_nothing() -> None:
 def test_an_item_has_the_same_bits_at_every_place_and_beside_any_others(
     task: Segmentation, size: tuple[int, int], layout: torch.memory_format
 ) -> None:
+    require_same_bits(task, size, layout)
+
+
+def test_an_item_has_the_same_bits_where_threads_share_odd_images() -> None:
+    """Where torch's softmax over the second axis has not."""
+    with threads(2):
+        require_same_bits(TWO, (37, 53), torch.contiguous_format)
+
+
+def require_same_bits(
+    task: Segmentation, size: tuple[int, int], layout: torch.memory_format
+) -> None:
     classes = len(task.classes)
     item, target = images(1, classes, size)
     known: tuple[torch.Tensor, torch.Tensor] | None = None
     for items in (1, 2, 3, 16):
         others, labels = images(items, classes, size, seed=items)
         others[::2] *= 1e20
-        for place in range(items):
+        for place in {0, 1, items // 2, items - 1} & set(range(items)):
             outputs, targets = others.clone(), labels.clone()
             outputs[place], targets[place] = item[0], target[0]
-            outputs = outputs.contiguous(memory_format=layout)
-            loss, gradient = losses(task, outputs, targets)
+            loss, gradient = losses(task, outputs.contiguous(memory_format=layout), targets)
             known = known or (loss[place], gradient[place])
             assert torch.equal(loss[place], known[0])
             assert torch.equal(gradient[place], known[1])

@@ -62,7 +62,7 @@ def test_a_part_that_is_gone_is_said_to_be(threads: ThreadPoolExecutor) -> None:
         return None
 
     with pytest.raises(Gone):
-        fetch(threads, ["late", "gone"], pull, 5.0)
+        fetch(threads, ["late", "gone"], pull, 0.2)
 
 
 def test_only_a_few_parts_are_written_out_at_once(threads: ThreadPoolExecutor) -> None:

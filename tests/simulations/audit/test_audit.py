@@ -83,6 +83,7 @@ def test_allowed_failures_add_up_to_what_the_confidence_leaves(
     assert sum(1 - bound["confidence"] for bound in bounds) == pytest.approx(0.05)
 
 
+@pytest.mark.long
 def test_halved_noise_breaks_the_claim_and_the_command_exits_with_1(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

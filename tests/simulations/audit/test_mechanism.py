@@ -36,7 +36,8 @@ def found(epsilon: float, parts: Parts, job: Tracker) -> list[MechanismFinding]:
     ]
 
 
-@pytest.mark.parametrize("epsilon", [pytest.param(3.0, marks=pytest.mark.long), 8.0])
+@pytest.mark.long  # one seed of each, sound and halved: test_planted_faults.py
+@pytest.mark.parametrize("epsilon", [3.0, 8.0])
 def test_the_sound_mechanism_is_bounded_from_half_its_claim_and_called_broken_at_most_once(
     epsilon: float, job: Tracker
 ) -> None:
@@ -46,7 +47,8 @@ def test_the_sound_mechanism_is_bounded_from_half_its_claim_and_called_broken_at
     assert sum(not one.survived for one in audits) <= 1
 
 
-@pytest.mark.parametrize("epsilon", [pytest.param(3.0, marks=pytest.mark.long), 8.0])
+@pytest.mark.long  # one seed of each, sound and halved: test_planted_faults.py
+@pytest.mark.parametrize("epsilon", [3.0, 8.0])
 def test_halved_noise_is_called_broken_in_all_seeds_but_one(epsilon: float, job: Tracker) -> None:
     audits = found(epsilon, HALF, job)
 

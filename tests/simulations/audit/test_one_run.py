@@ -35,6 +35,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> OneRunFinding:
     return audit_one_run(settings, load_study(settings.study), 0.05, Watcher())
 
 
+@pytest.mark.long
 def test_a_finding_counts_the_canaries_of_all_hospitals_and_runs(found: OneRunFinding) -> None:
     assert found.sites == SITES
     assert found.canaries == 2 * 3 * 8
@@ -42,11 +43,13 @@ def test_a_finding_counts_the_canaries_of_all_hospitals_and_runs(found: OneRunFi
     assert found.canaries == found.membership.members + found.membership.others
 
 
+@pytest.mark.long
 def test_a_study_that_is_private_survives(found: OneRunFinding) -> None:
     assert found.survived
     assert 0 <= found.empirical < found.claimed <= 8.0
 
 
+@pytest.mark.long
 def test_the_runs_lie_where_they_were_asked_for(found: OneRunFinding, tmp_path: Path) -> None:
     assert [bound.source.split(",")[0] for bound in found.bounds] == [
         "Steinke",
@@ -54,6 +57,7 @@ def test_the_runs_lie_where_they_were_asked_for(found: OneRunFinding, tmp_path: 
     ]
 
 
+@pytest.mark.long
 def test_a_ceiling_says_what_so_few_canaries_could_show_at_most(found: OneRunFinding) -> None:
     assert found.empirical <= found.ceiling < found.claimed
 

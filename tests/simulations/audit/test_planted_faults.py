@@ -58,11 +58,13 @@ def test_every_planted_fault_has_a_line_in_the_table() -> None:
     assert [fault.name for fault in FAULTS] == list(CAUGHT)
 
 
+@pytest.mark.matrix(fault=lambda fault: frozenset(CAUGHT[fault.name]))
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_planted_fault_is_caught(fault: Fault, job: Tracker) -> None:
     assert caught_by(fault, job) == CAUGHT[fault.name]
 
 
+@pytest.mark.matrix(fault=type)
 @pytest.mark.parametrize("fault", SOUND, ids=["one image", "four images"])
 def test_nothing_is_caught_where_nothing_is_planted(fault: Fault, job: Tracker) -> None:
     assert caught_by(fault, job) == set()

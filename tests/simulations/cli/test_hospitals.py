@@ -25,6 +25,34 @@ def test_synth_says_what_it_made(root: Path, tmp_path: Path) -> None:
     assert (tmp_path / "h" / "hospitals.json").is_file()
 
 
+def test_synth_draws_lesions_with_masks(root: Path, tmp_path: Path) -> None:
+    options = ["--patients", 13, "--test-patients", 4, "--size", 32, "--sites", 1]
+    done = hospitals(root, "synth", "--subject", "lesions", "--out", tmp_path / "h", *options)
+    assert done.returncode == 0, done.stderr
+    assert "lesion" in done.stdout
+    assert (tmp_path / "h" / "north" / "masks").is_dir()
+
+
+def test_from_masks_takes_names_of_arrays_and_says_what_it_joined(
+    root: Path, tmp_path: Path
+) -> None:
+    patient = np.repeat(np.arange(25), 2)
+    np.savez(
+        tmp_path / "x.npz",
+        flair=np.zeros((50, 4, 4), np.uint8),
+        marks=np.ones((50, 4, 4), np.uint8),
+        who=patient,
+        where=np.where(patient < 24, "Big", "Small"),
+    )
+    arrays = ["--images", "flair", "--masks", "marks", "--patient", "who", "--site", "where"]
+    options = ["--classes", "tumour", "--dataset", "mine", "--modality", "MR", *arrays]
+    done = hospitals(root, "from-masks", tmp_path / "x.npz", "--out", tmp_path / "h", *options)
+    assert done.returncode == 0, done.stderr
+    assert "[data.mine]" in (tmp_path / "h" / "big" / "site.toml").read_text()
+    assert "The institution small has too few patients (1)" in done.stdout
+    assert "tumour" in done.stdout
+
+
 def test_from_npz_takes_classes_and_names(root: Path, tmp_path: Path) -> None:
     content: dict[str, Any] = {}
     for part in ("train", "val", "test"):

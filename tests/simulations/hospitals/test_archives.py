@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from client.data.labels import LabelFile
+from client.data.masks.sources import MaskFolder
 from common.errors import DataError
 from simulations.hospitals.archives import read_hospitals
 
@@ -38,9 +40,23 @@ def test_another_manifest_has_another_hash(folder: Path) -> None:
 def test_the_test_sets_label_column_is_found(folder: Path) -> None:
     (folder / "test").mkdir()
     (folder / "test" / "labels.csv").write_text("SOPInstanceUID,label\n1.2,normal\n")
-    labels = read_hospitals(folder).test_labels
+    labels = read_hospitals(folder).test_targets("label")
 
+    assert isinstance(labels, LabelFile)
     assert (labels.key, labels.label_column) == ("SOPInstanceUID", "label")
+
+
+def test_the_test_sets_masks_are_found_and_asked_for(folder: Path) -> None:
+    with pytest.raises(DataError, match="have no masks"):
+        read_hospitals(folder).test_targets("mask")
+    (folder / "test" / "masks").mkdir(parents=True)
+    assert read_hospitals(folder).test_targets("mask") == MaskFolder(folder / "test" / "masks")
+
+
+def test_what_the_manifest_notes_is_said_beside_the_kinds_own_facts(folder: Path) -> None:
+    assert len(read_hospitals(folder).facts) == 1
+    (folder / "hospitals.json").write_text(json.dumps(MANIFEST | {"notes": ["EZ is part of FG."]}))
+    assert read_hospitals(folder).facts[1:] == ("EZ is part of FG.",)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"kind": "npz"}', '{"kind": 1, "seed": "a"}'])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from client.data.masks.sources import MaskFolder
 from client.sitefile import load_site_file
 from common.errors import DataError
 from simulations.hospitals.layout import Archive, declared_patients, fresh, write_site
@@ -42,6 +43,20 @@ def test_a_site_file_that_the_site_accepts(tmp_path: Path) -> None:
     assert facts["labels"] == {"a": 15, "b": 15}
     assert facts["patients"] == 30
     assert facts["images"] == 31
+
+
+def test_a_site_file_with_masks_that_the_site_accepts(tmp_path: Path) -> None:
+    archive = Archive(None, {"P1": {"liver"}, "P2": {"liver", "lesion"}}, 5, {})
+    said = {"127": "liver", 'a "quoted" word': "lesion"}
+    facts = write_site(
+        tmp_path, "north", archive, "liver-mr", (0.5, 0.5, 0.0), declared=1, mask_classes=said
+    )
+    site = load_site_file(tmp_path / "site.toml")
+    assert site.mask_folder("liver-mr", tmp_path) == MaskFolder(tmp_path / "masks", said)
+    assert site.data["liver-mr"].labels is None
+    assert site.data["liver-mr"].declared_patients == 1
+    assert site.policy.tasks == ("segmentation",)
+    assert facts["labels"] == {"lesion": 1, "liver": 2}
 
 
 def test_the_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:

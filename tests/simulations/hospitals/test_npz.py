@@ -12,6 +12,7 @@ from pydicom import dcmread
 
 from client.data.cohort import Split, load_cohort
 from client.data.dicom import Rules
+from client.data.labels import LabelFile
 from client.data.pseudonyms import Pseudonyms
 from client.data.report import check
 from client.sitefile import load_site_file
@@ -97,7 +98,7 @@ def test_a_site_reads_exactly_value_over_255_under_the_right_labels(tmp_path: Pa
     hospitals = read_hospitals(tmp_path / "out")
     cohort = load_cohort(
         hospitals.test_images,
-        hospitals.test_labels,
+        hospitals.test_targets("label"),
         pseudonyms=Pseudonyms(b"k" * 32),
         classes=("normal", "pneumonia"),
         modalities=("DX",),
@@ -126,9 +127,9 @@ def test_colour_stays_colour(tmp_path: Path) -> None:
     assert one.PhotometricInterpretation == "RGB"
     assert one.Modality == "SM"
     hospitals = read_hospitals(tmp_path / "out")
-    found = check(
-        hospitals.test_images, hospitals.test_labels, classes=("class0", "class1"), rules=Rules()
-    )
+    labels = hospitals.test_targets("label")
+    assert isinstance(labels, LabelFile)
+    found = check(hospitals.test_images, labels, classes=("class0", "class1"), rules=Rules())
     assert found.images == 12
 
 

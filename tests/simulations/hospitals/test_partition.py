@@ -90,7 +90,7 @@ def test_a_file_too_small_for_one_site_says_so() -> None:
         dirichlet_partition(np.repeat([0, 1], [9, 456]), 1, 0.5, np.random.default_rng(0))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=settings().max_examples // 6, deadline=None)
 @given(
     patients=st.integers(420, 700),
     alpha=st.sampled_from([1e-3, 0.0123456789, 0.02]),

@@ -8,6 +8,7 @@ import pytest
 from pydicom import dcmread
 
 from client.data.dicom import Reason, Rules
+from client.data.labels import LabelFile
 from client.data.report import Report, check
 from client.sitefile import load_site_file
 from common.errors import DataError
@@ -71,7 +72,8 @@ def test_the_manifest_is_what_a_run_reads(made: tuple[Path, dict[str, Any]]) -> 
     assert hospitals.sites == ("east", "north", "south", "west")
     assert hospitals.redraws == 0
     assert manifest["per_site"]["north"]["declared_patients"] == 10
-    labels = hospitals.test_labels
+    labels = hospitals.test_targets("label")
+    assert isinstance(labels, LabelFile)
     assert labels.key == "SOPInstanceUID"
     found = check(hospitals.test_images, labels, classes=CLASSES, rules=Rules(("CR", "DX")))
     assert found.patients == SMALL.test_patients

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from client.data.labels import KEYS, Key
-from simulations.hospitals.visit import Visit
+from simulations.hospitals.visit import GAP, Slice, Visit
 
 
 def test_two_images_share_a_visit_and_the_third_is_a_later_one() -> None:
@@ -38,3 +38,15 @@ def test_what_is_described_can_be_changed_by_name() -> None:
     assert instance.burned_in
     assert instance.patient == ""
     assert instance.site == "north"
+
+
+def test_slices_are_one_examination_and_lie_above_each_other() -> None:
+    """Four columns of 90 mm: the middle of the first pixel is 135 mm from the patient's middle."""
+    first, third = (Slice("north", 0, 1, number, shape=(6, 4)) for number in (1, 3))
+    assert (first.study, first.date) == (third.study, third.date)
+    assert first.describe("north").series == third.describe("north").series
+    assert first.plane.frame == third.plane.frame
+    assert first.plane.spacing == (90.0, 90.0)
+    assert first.plane.position == (-135.0, -225.0, 0.0)
+    assert third.plane.position == (-135.0, -225.0, 2 * GAP)
+    assert third.describe("north").plane == third.plane

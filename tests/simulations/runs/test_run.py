@@ -132,6 +132,7 @@ def test_a_run_like_an_earlier_one_takes_its_threads_and_kernels_and_comes_to_th
     assert again.final_weights_sha256 == measured.final_weights_sha256
 
 
+@pytest.mark.long
 def test_recorded_ticks_stay_in_the_plan_and_nobody_waits_for_them(
     result: Result, settings: RunSettings, tmp_path: Path
 ) -> None:

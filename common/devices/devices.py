@@ -1,0 +1,10 @@
+"""Every device that a plan may name: a closed list."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from common.devices.cpu import Cpu
+from common.devices.device import Device, DeviceName
+
+DEVICES: Final[dict[DeviceName, Device]] = {"cpu": Cpu()}
