@@ -20,9 +20,7 @@ SHOWN: Final = 6
 """Patients, from the one in whom the model does worst to the one in whom it does best."""
 
 
-def keep_examples(
-    run: Path, study: Study, weights: npt.NDArray[np.float32], test: TestSet
-) -> None:
+def keep_examples(run: Path, study: Study, weights: npt.NDArray[np.float32], test: TestSet) -> None:
     """Write examples beside a run's result, where the study learns from masks."""
     found = examples(study, weights, test)
     if found is not None:
