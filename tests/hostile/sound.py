@@ -6,6 +6,7 @@ Everything hostile is built from something sound, with one thing changed.
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
