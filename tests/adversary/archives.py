@@ -23,6 +23,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, JPEGLSLossless
 
 from client.data.labels import Key
+from tests.client.data.masks.mask_files import segmentation
 
 CLASSES: Final = ("normal", "pneumonia")
 NEWCOMER: Final = "X"
@@ -332,7 +333,28 @@ def others_masks(draws: random.Random, rest: Part, own: Part) -> None:
         own.masks[f"x/like{number}.png"] = rest.masks[f"{path}.png"]
 
 
-MASK_MESSES: Final[tuple[Mess, ...]] = (no_mask, strange_mask, two_masks, others_masks)
+def others_segmentation(draws: random.Random, rest: Part, own: Part) -> None:
+    """A DICOM SEG of the newcomer's that is of another patient's image."""
+    named = [path for path, each in rest.files.items() if isinstance(each, bytes)]
+    for path in draws.sample(sorted(named), min(1, len(named))):
+        content = rest.files[path]
+        assert isinstance(content, bytes)
+        with tempfile.NamedTemporaryFile() as image_file, io.BytesIO() as file:
+            Path(image_file.name).write_bytes(content)
+            marks = np.ones((1, 16, 16, 1), np.uint8)
+            made = segmentation([Path(image_file.name)], marks, CLASSES[:1])
+            made.PatientID = NEWCOMER
+            made.save_as(file)
+            own.masks["x/seg.dcm"] = file.getvalue()
+
+
+MASK_MESSES: Final[tuple[Mess, ...]] = (
+    no_mask,
+    strange_mask,
+    two_masks,
+    others_masks,
+    others_segmentation,
+)
 """Where masks are what images show; there rows of the label file are about nobody."""
 MESSES: Final[tuple[Mess, ...]] = (
     plain,
