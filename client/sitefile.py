@@ -21,8 +21,7 @@ from common.plan import require_bound_covers_declared
 from common.privacy.cap import MOST_EPSILON
 from common.settings import Section, load_toml
 from common.study.bounds import bound, range_of
-from common.study.study_file import Patients, Study
-from common.tasks.tasks import FIRST
+from common.study.study_file import FIRST_TASK, Patients, Study
 from common.text import Slug
 from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, Listen, read_coordinator_card
 
@@ -207,7 +206,7 @@ class Policy(Section):
     hours: Hours | None = None
     allow_known_key: bool = False
     allow_no_privacy: bool = False
-    tasks: tuple[str, ...] = (FIRST,)
+    tasks: tuple[str, ...] = (FIRST_TASK,)
     ranges: Annotated[dict[str, Range], AfterValidator(_narrower)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
