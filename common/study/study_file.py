@@ -8,7 +8,7 @@ public. Unknown keys are errors, and so is a number out of range: :mod:`common.s
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
