@@ -1,4 +1,4 @@
-"""One step of private training beside plain SGD and other ways to clip, on four models.
+"""One step of private training beside plain SGD and other ways to clip, on six models.
 
 ``python -m benchmarks.dp_step [MODEL ...]``
 
@@ -54,6 +54,8 @@ LIMITS: Final = {
     "cnn-128": Limits(1.2, 1.9),
     "resnet18-64": Limits(1.8, 4.0),
     "densenet121-64": Limits(1.5, 1.4),
+    "unet-64": Limits(2.0, 2.0),
+    "unet-128": Limits(2.0, 2.0),
 }
 WITH_NOISE: Final = 1.1
 

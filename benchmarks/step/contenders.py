@@ -9,7 +9,6 @@ from typing import Final
 import torch
 from opacus import GradSampleModule
 from opacus.grad_sample import GradSampleModuleFastGradientClipping
-from torch.nn import functional
 
 from benchmarks.step.models import Setting
 from client.engine.choice import measured
@@ -18,24 +17,21 @@ from client.training.footprint import fitting
 from client.training.gradients import summed_loss
 from client.training.tuning import TIMED_SECONDS, tile_of
 from common.numerics import EngineChoice
-from common.tasks.classification import Classification
 
 CLIP: Final = 1.0
 MEMORY: Final = 2**30
 """What a site allows a tile by default, bytes."""
 Step = Callable[[], torch.Tensor]
-_TASK: Final = Classification(classes=("normal", "ill"))
-_LOSS: Final = summed_loss(_TASK)
 
 
 def choose(setting: Setting) -> EngineChoice:
     """The kernels that are fastest here."""
     model = setting.build()
     shape = tuple(setting.batch.inputs.shape[2:])
-    fits = fitting(setting.build().to("meta"), shape, _TASK, MEMORY, items=1)
+    fits = fitting(setting.build().to("meta"), shape, setting.task, MEMORY, items=1)
     choice = EngineChoice(tile=tile_of(len(setting.batch), fits))
     some = setting.batch[slice(0, choice.tile)]
-    return measured(model, some, _LOSS, choice, seconds=TIMED_SECONDS)
+    return measured(model, some, summed_loss(setting.task), choice, seconds=TIMED_SECONDS)
 
 
 def _flat(gradients: list[torch.Tensor]) -> torch.Tensor:
@@ -45,10 +41,11 @@ def _flat(gradients: list[torch.Tensor]) -> torch.Tensor:
 def _plain(setting: Setting, layout: torch.memory_format) -> Step:
     model = setting.build().to(memory_format=layout)  # type: ignore[call-overload] # no type for it
     images = setting.batch.inputs[:, 0].contiguous(memory_format=layout)
+    summed = summed_loss(setting.task)
 
     def step() -> torch.Tensor:
         model.zero_grad(set_to_none=True)
-        loss = _LOSS(model(images), setting.batch.targets)
+        loss = summed(model(images), setting.batch.each_target)
         loss.backward()
         return loss.detach()
 
@@ -64,7 +61,8 @@ def _sgd_channels_last(setting: Setting, _: EngineChoice) -> Step:
 
 
 def _ours(setting: Setting, choice: EngineChoice) -> Step:
-    summed = ClippedSum(place(setting.build(), choice), _LOSS, CLIP, choice)
+    model, loss = place(setting.build(), choice), summed_loss(setting.task)
+    summed = ClippedSum(model, loss, CLIP, choice)
 
     def step() -> torch.Tensor:
         summed.start()
@@ -75,11 +73,13 @@ def _ours(setting: Setting, choice: EngineChoice) -> Step:
 
 
 def _hooks(setting: Setting, _: EngineChoice) -> Step:
+    # Kinds of layers that Opacus has no hook for go through torch.func, as it does by itself.
     model = GradSampleModule(setting.build(), batch_first=True, loss_reduction="sum")
+    loss = summed_loss(setting.task)
 
     def step() -> torch.Tensor:
         model.zero_grad(set_to_none=True)
-        _backward(_LOSS(model(setting.batch.inputs[:, 0]), setting.batch.targets))
+        _backward(loss(model(setting.batch.inputs[:, 0]), setting.batch.each_target))
         each = [parameter.grad_sample.flatten(1) for parameter in model.parameters()]
         norms = torch.stack([rows.norm(dim=1) for rows in each]).norm(dim=0)
         factors = (CLIP / norms).clamp(max=1.0)
@@ -96,7 +96,7 @@ def _ghost(setting: Setting, _: EngineChoice) -> Step:
     def step() -> torch.Tensor:
         model.zero_grad(set_to_none=True)
         outputs = model(setting.batch.inputs[:, 0])
-        losses = functional.cross_entropy(outputs, setting.batch.targets, reduction="none")
+        losses = torch.func.vmap(setting.task.loss)(outputs, setting.batch.each_target)
         _backward(losses.sum(), again=True)
         model.zero_grad(set_to_none=True)
         weighted = model.get_clipping_coef() * losses
@@ -110,13 +110,13 @@ def _ghost(setting: Setting, _: EngineChoice) -> Step:
 
 def _loop(setting: Setting, _: EngineChoice) -> Step:
     model = setting.build()
-    parameters = list(model.parameters())
+    parameters, summed = list(model.parameters()), summed_loss(setting.task)
 
     def step() -> torch.Tensor:
         size = sum(parameter.numel() for parameter in parameters)
         total = torch.zeros(size, dtype=parameters[0].dtype)
-        for image, label in zip(setting.batch.inputs, setting.batch.targets, strict=True):
-            loss = _LOSS(model(image), label[None])
+        for image, target in zip(setting.batch.inputs, setting.batch.each_target, strict=True):
+            loss = summed(model(image), target[None])
             gradient = _flat(list(torch.autograd.grad(loss, parameters)))
             total += gradient * (CLIP / gradient.norm()).clamp(max=1.0)
         return total

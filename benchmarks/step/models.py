@@ -1,4 +1,4 @@
-"""The four models, with a batch for each: group normalisation wherever the original has batch."""
+"""The models, with a batch for each: group normalisation wherever the original has batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from torch import nn
 
 from client.engine.choice import example_of
 from client.engine.clipped import Patients
+from client.training.targets import TARGETS
+from common.models.spec import Shape
+from common.models.unet import UNetSpec
+from common.tasks.classification import Classification
+from common.tasks.segmentation import Segmentation
+from common.tasks.task import Task
 
+_TWO_CLASSES: Final = Classification(classes=("normal", "ill"))
 _NORM: Final = ("group", {"num_groups": 8})
 
 
@@ -27,16 +34,24 @@ class Setting:
         build: makes the model, the same each time.
         batch: random images, one a patient.
         turns: steps over which medians are taken.
+        task: whose loss it is.
     """
 
     name: str
     build: Callable[[], nn.Module]
     batch: Patients
     turns: int
+    task: Task
 
 
 def _setting(
-    name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], patients: int, turns: int
+    name: str,
+    build: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    patients: int,
+    turns: int,
+    *,
+    task: Task = _TWO_CLASSES,
 ) -> Setting:
     def same() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -44,8 +59,8 @@ def _setting(
             return build()
 
     batch = example_of(shape, patients, 1, same())
-    labels = torch.arange(patients) % 2
-    return Setting(name, same, Patients(batch.inputs, labels), turns)
+    targets = TARGETS[task.target].made_up(task, patients, 1, (shape[1], shape[2]))
+    return Setting(name, same, Patients(batch.inputs, targets), turns, task)
 
 
 def in_float64(setting: Setting, patients: int) -> Setting:
@@ -100,9 +115,18 @@ def _for_hooks(model: nn.Module) -> nn.Module:
     return model
 
 
+def _unet(side: int, patients: int, turns: int) -> Setting:
+    """The U-Net that a study gets that names no settings, with Dice and cross-entropy."""
+    task, shape = Segmentation(classes=("lesion",)), (1, side, side)
+    build = partial(UNetSpec().build, Shape(*shape), task.heads())
+    return _setting(f"unet-{side}", build, shape, patients, turns, task=task)
+
+
 MODELS: Final[dict[str, Callable[[], Setting]]] = {
     "cnn-28": partial(_setting, "cnn-28", partial(_cnn, 1, 28), (1, 28, 28), 64, 41),
     "cnn-128": partial(_setting, "cnn-128", partial(_cnn, 3, 128), (3, 128, 128), 32, 11),
     "resnet18-64": partial(_setting, "resnet18-64", _resnet, (3, 64, 64), 32, 11),
     "densenet121-64": partial(_setting, "densenet121-64", _densenet, (3, 64, 64), 32, 9),
+    "unet-64": partial(_unet, 64, 32, 11),
+    "unet-128": partial(_unet, 128, 16, 7),
 }

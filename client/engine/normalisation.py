@@ -196,13 +196,12 @@ class PReluRule(_OfChannels):
         wanted: bool,
     ) -> tuple[torch.Tensor | None, Record]:
         """The input's gradient, and (items, slopes) gradients of the slopes."""
-        below = value <= 0
-        slopes = torch.where(below, gradient * value, 0.0)
+        slopes = gradient * value.clamp(max=0.0)
         every = len(layer.weight) > 1
         apart = tuple(range(1 + every, value.dim()))
         record = slopes.sum(dim=apart).view(len(value), -1) if apart else slopes
         return (
-            torch.where(below, gradient * _of_channel(layer.weight, value), gradient)
+            torch.where(value > 0, gradient, gradient * _of_channel(layer.weight, value))
             if wanted
             else None
         ), (record,)

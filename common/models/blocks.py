@@ -51,15 +51,15 @@ def group_norm(groups: int | None, channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels)
 
 
-def image_norm(kind: str, groups: int | None, channels: int) -> nn.Module:
+def image_norm(kind: str, groups: int | None, channels: int) -> nn.GroupNorm:
     """``group`` or ``instance`` normalisation, with a scale and a shift of each channel.
 
     Raises:
         ModelError: as :func:`group_norm`.
     """
-    if kind == "instance":
-        return nn.InstanceNorm2d(channels, affine=True)
-    return group_norm(groups, channels)
+    # Not nn.InstanceNorm2d, which is the same function: in torch 2.13, tanh or SiLU behind it gives
+    # one image in channels_last a wrong gradient.
+    return group_norm(channels if kind == "instance" else groups, channels)
 
 
 def normalise_by_image(

@@ -13,12 +13,11 @@ from io import BytesIO
 from typing import Any, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from simulations.hospitals.dicom_writer import Equipment, Plane, to_bytes
+from simulations.hospitals.slices import Mask
 
-Mask = NDArray[np.uint8]
 MaskKind = Literal["seg", "seg-fractional", "nifti", "png"]
 
 ENDINGS: Final[dict[MaskKind, str]] = {

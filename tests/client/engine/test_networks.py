@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -16,9 +17,18 @@ from torch import nn
 
 from client.engine.clipped import Patients, clipped_sum, place
 from client.engine.convolution import ConvolutionRule
+from client.engine.layers import rule_of, served
 from client.engine.linear import LinearRule
 from client.engine.probe import require_sound
+from client.engine.vmapped import VmappedRule
+from client.training.gradients import summed_loss
+from client.training.targets import TARGETS
+from common.models.resunet import ResUNetSpec
+from common.models.spec import ModelSpec, Shape
+from common.models.unet import UNetSpec
 from common.numerics import EngineChoice
+from common.tasks.segmentation import Segmentation
+from common.tasks.task import Heads
 from tests.client.engine.loop import (
     LAYOUTS,
     Layout,
@@ -117,7 +127,7 @@ def ending(head: str, channels: int) -> nn.Module:
     dense=st.sampled_from([*LinearRule.kernels, None]),
     layout=st.sampled_from(LAYOUTS),
 )
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples * 2 // 5)
 def test_any_network_gives_the_loops_sum(
     *,
     drawn: tuple[Callable[[], nn.Module], tuple[int, ...]],
@@ -187,7 +197,24 @@ def small_densenet() -> nn.Module:
     )
 
 
-MODELS = {"cnn": small_cnn, "resnet18": small_resnet, "densenet": small_densenet}
+DENSE: dict[str, ModelSpec] = {
+    "unet": UNetSpec(widths=(4, 8), residual_units=1),
+    "resunet": ResUNetSpec(
+        widths=(4, 8), norm="instance", activation="silu", upsampling="bilinear"
+    ),
+}
+
+
+def small(name: str) -> Callable[[], nn.Module]:
+    return partial(DENSE[name].build, Shape(1, 16, 16), Heads(2, dense=True))
+
+
+MODELS = {
+    "cnn": small_cnn,
+    "resnet18": small_resnet,
+    "densenet": small_densenet,
+    **{name: small(name) for name in DENSE},
+}
 KERNELS = (None, "ghost", "patches", "looped")
 DRAWN = 5
 
@@ -209,6 +236,27 @@ def test_networks_of_the_kinds_that_studies_use_give_the_loops_sum(
 def test_networks_of_the_kinds_that_studies_use_are_let_through(name: str, layout: Layout) -> None:
     patients = patients_of(1, 16, 16, count=5)
     require_sound(exact(MODELS[name]), patients, loss, EngineChoice(memory_format=layout))
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", DENSE)
+def test_with_a_loss_of_pixels_a_patient_has_the_same_bits_at_every_place(
+    name: str, layout: Layout
+) -> None:
+    """In float32, as training has it, and with no layer left to ``torch.func``."""
+    task = Segmentation(classes=("lesion",))
+    images = patients_of(1, 16, 16, count=3, items=2)
+    masks = TARGETS["mask"].made_up(task, 3, 2, (16, 16))
+    patients, summed = Patients(images.inputs.float(), masks), summed_loss(task)
+    model = exact(MODELS[name]).float()
+    assert not any(isinstance(each, VmappedRule) for each in rules_of(model))
+    require_sound(model, patients, summed, EngineChoice(memory_format=layout, tile=4))
+
+
+def rules_of(model: nn.Module) -> list[object]:
+    """Of every module that holds parameters."""
+    return [rule_of(module) or VmappedRule() for _, module in served(model)]
 
 
 def choice_of(

@@ -1,4 +1,4 @@
-"""Normalisation layers give the loop's sum, however their input lies in memory."""
+"""Normalisation layers and PReLU give the loop's sum, however their input lies in memory."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ import pytest
 import torch
 from torch import nn
 
+from client.engine.normalisation import PReluRule
 from common.numerics import EngineChoice
-from tests.client.engine.loop import LAYOUTS, Layout, Net, exact, patients_of, require_same
+from tests.client.engine.loop import (
+    LAYOUTS,
+    Layout,
+    Net,
+    exact,
+    layers_of,
+    patients_of,
+    require_same,
+)
 
 C = 4
 SIZES = {1: (6,), 2: (3, 5), 3: (2, 3, 2)}
@@ -117,6 +126,22 @@ def test_a_layer_that_is_used_twice_has_one_gradient(kind: str, layout: Layout) 
 
     choice = EngineChoice(memory_format=layout)
     require_same(exact(build), patients_of(C, C, C, items=2), choice)
+
+
+@pytest.mark.parametrize("slopes", [1, C])
+@pytest.mark.parametrize("dimensions", [0, 1, 2, 3])
+def test_a_slope_below_zero_gives_the_loops_sum(slopes: int, dimensions: int) -> None:
+    def build() -> nn.Module:
+        return Net(
+            lambda net, value: net.layer(net.layer(value).sin() - value),
+            layer=nn.PReLU(slopes),
+        )
+
+    for layout in LAYOUTS if dimensions == 2 else LAYOUTS[:1]:
+        patients = patients_of(C, *SIZES.get(dimensions, ()), items=2)
+        model = exact(build)
+        require_same(model, patients, EngineChoice(memory_format=layout))
+        assert {type(each.rule) for each in layers_of(model, patients)} == {PReluRule}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -41,6 +41,7 @@ def test_without_privacy_no_epsilon_is_claimed(made_result: Result) -> None:
 
 def test_outside_a_terminal_progress_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen()
+    screen.begin("AUC")
     with screen.phase("rounds", 4):
         screen.resumed(2)
         screen.round_done(3, outcome("shared", 0.9).curve[-1], 4.321)
