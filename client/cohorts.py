@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from client.data.archive import Root, entries_of, require_folder
-from client.data.cohort import Cohort, load_cohort
+from client.data.cohort import Cohort, image_shape, load_cohort
 from client.data.persons import Persons
 from client.data.pseudonyms import DIFFERENCES, rule, rule_number
 from client.records import membership
@@ -90,7 +90,7 @@ class Cohorts:
         join(self._store, persons)
         absent = self.absent()
         data, targets = self._file.dataset(study), self._file.targets(study, self._folder)
-        images, shape = self._folder / data.images, data.image_shape(study, decoders)
+        images, shape = self._folder / data.images, image_shape(study, targets, decoders)
         root = require_folder(images, self._roots.get(images))
         # All that a cohort follows from: where any of it changes, the files are read again.
         wanted = study.data.model_dump_json() + study.task.model_dump_json()

@@ -10,11 +10,10 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from client.data.cache import ImageShape
 from client.data.cohort import Split
 from client.data.dicom import Derived
 from client.data.labels import Key, LabelFile
-from client.data.masks.sources import MaskFolder, MaskRules
+from client.data.masks.sources import MaskFolder
 from client.data.pseudonyms import Difference
 from client.records.accounts import PrivacyLimits
 from common.errors import Refusal, RefusalCode, SiteError
@@ -22,8 +21,7 @@ from common.plan import require_bound_covers_declared
 from common.privacy.cap import MOST_EPSILON
 from common.settings import Section, load_toml
 from common.study.bounds import bound, range_of
-from common.study.study_file import Patients, Study
-from common.tasks.tasks import FIRST
+from common.study.study_file import FIRST_TASK, Patients, Study
 from common.text import Slug
 from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, Listen, read_coordinator_card
 
@@ -157,13 +155,6 @@ class DataSet(Section):
         """The shares as thresholds on each patient's own place."""
         return Split(*self.split)
 
-    def image_shape(self, study: Study, decoders: str = "") -> ImageShape:
-        """What the decoded images of a study are; decoded as today, or as they once were."""
-        meanings = tuple(sorted(self.mask_classes.items()))
-        masks = MaskRules(study.task.classes, meanings) if study.task.target == "mask" else None
-        asked = study.data
-        return ImageShape(asked.image_size, asked.channels, decoders, asked.spacing, masks)
-
 
 def _narrower(ranges: dict[str, Range]) -> dict[str, Range]:
     return {key: range_of(key, ends) for key, ends in ranges.items()}
@@ -215,7 +206,7 @@ class Policy(Section):
     hours: Hours | None = None
     allow_known_key: bool = False
     allow_no_privacy: bool = False
-    tasks: tuple[str, ...] = (FIRST,)
+    tasks: tuple[str, ...] = (FIRST_TASK,)
     ranges: Annotated[dict[str, Range], AfterValidator(_narrower)] = Field(default_factory=dict)
 
     @model_validator(mode="after")

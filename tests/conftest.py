@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -57,12 +58,19 @@ def _loopback_only(event: str, args: tuple[object, ...]) -> None:
         raise PermissionError(f"tests stay on this machine: {event} {name}")
 
 
+gc.disable()  # until everything is collected
 sys.addaudithook(_loopback_only)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """With the short tests, a property is tried on fewer examples."""
     settings.load_profile("quick" if config.option.markexpr == "not long" else "all")
+
+
+def pytest_collection_finish() -> None:
+    """Keep out of garbage collection what was imported and collected: it stays to the end."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_xdist_auto_num_workers() -> int:

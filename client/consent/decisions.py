@@ -15,6 +15,7 @@ import structlog
 
 from client.consent import amendments, disk, problems
 from client.consent.policy import require_acceptable, require_trainable
+from client.data.cohort import image_shape
 from client.process_limits import require_memory
 from client.records import accounts, membership
 from client.records.approvals import POLICY, Approval, State, timestamp
@@ -209,7 +210,7 @@ def _draft(site: Site, plan: Plan, today: Mapping[str, FrozenPatient]) -> Draft:
 
 def _freeze(site: Site, plan: Plan, drafted: Draft) -> None:
     membership.freeze(site.store, plan.hash, drafted, site.cohorts.absent())
-    decoders = site.file.dataset(plan.study).image_shape(plan.study).decoders
+    decoders = image_shape(plan.study, site.file.targets(plan.study, site.folder)).decoders
     site.approvals.freeze(plan.hash, len(drafted.left_out), decoders, site.cohorts.ignored)
     problems.settle(site, plan.study.study.name, problems.PREPARING)
     problems.keep_crowded(site, plan.hash, drafted.crowded)

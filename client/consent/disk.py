@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from client.data import cache
-from client.data.cohort import Survey, survey
+from client.data.cohort import Survey, image_shape, survey
 from client.data.dicom import Rules
 from client.records.accounts import join, join_spellings
 from client.site import Site
@@ -54,14 +54,14 @@ def look(site: Site, study: Study) -> Survey:
     """
     persons = site.cohorts.persons.read().persons
     join(site.store, persons)
-    data = site.file.dataset(study)
+    data, targets = site.file.dataset(study), site.file.targets(study, site.folder)
     found = survey(
         site.folder / data.images,
-        site.file.targets(study, site.folder),
+        targets,
         pseudonyms=site.pseudonyms,
         classes=study.task.classes,
         rules=Rules(study.data.modalities, data.derived),
-        shape=data.image_shape(study),
+        shape=image_shape(study, targets),
         split=data.parts,
         workers=site.cohorts.workers,
         without=site.cohorts.absent(),
@@ -87,6 +87,6 @@ def _homes(site: Site) -> set[Path]:
 
 
 def _home(site: Site, study: Study, decoders: str = "") -> Path:
-    data = site.file.dataset(study)
-    shape = data.image_shape(study, decoders)
-    return cache.home_of(site.state / "cache", site.folder / data.images, shape, site.pseudonyms)
+    shape = image_shape(study, site.file.targets(study, site.folder), decoders)
+    images = site.folder / site.file.dataset(study).images
+    return cache.home_of(site.state / "cache", images, shape, site.pseudonyms)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from datetime import time
 
 from client.consent.amendments import arithmetic, require_same
+from client.data.cohort import image_shape
 from client.site import Site
 from client.sitefile import Policy
 from common.errors import Refusal, RefusalCode
@@ -103,8 +104,8 @@ def require_fits_device(study: Study, site: Site) -> None:
             "smaller images, fewer images or copies of a patient, or a smaller model",
         )
     # From the declared number, which is public: how many images there are is not looked at.
-    data = site.file.dataset(study)
-    images = data.declared_patients * data.image_shape(study).bytes
+    image = image_shape(study, site.file.targets(study, site.folder)).bytes
+    images = site.file.dataset(study).declared_patients * image
     if images > site.file.site.cache_bytes:
         raise Refusal.of_public(
             RefusalCode.POLICY,

@@ -38,6 +38,8 @@ from common.process.progress import Progress, silent
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from common.study.study_file import Study
+
 
 Part = Literal["train", "validation", "test"]
 Foldings = dict[str, dict[str, tuple[int, ...]]]
@@ -199,7 +201,7 @@ def load_cohort(
         cache,
         images,
         [each.file for each in chosen],
-        ImageShape(image_size, channels, decoders, spacing, mask_rules(labels, classes)),
+        ImageShape(image_size, channels, decoders, spacing, _mask_rules(labels, classes)),
         pseudonyms=pseudonyms,
         workers=workers,
         progress=progress,
@@ -298,9 +300,14 @@ def survey(
     )
 
 
-def mask_rules(labels: LabelFile | MaskFolder, classes: tuple[str, ...]) -> MaskRules | None:
-    """What masks mean in a study, where it learns from some."""
-    return MaskRules.of(labels, classes) if isinstance(labels, MaskFolder) else None
+def image_shape(study: Study, targets: LabelFile | MaskFolder, decoders: str = "") -> ImageShape:
+    """What the decoded images of a study are; decoded as today, or as they once were."""
+    data, masks = study.data, _mask_rules(targets, study.task.classes)
+    return ImageShape(data.image_size, data.channels, decoders, data.spacing, masks)
+
+
+def _mask_rules(targets: LabelFile | MaskFolder, classes: tuple[str, ...]) -> MaskRules | None:
+    return MaskRules.of(targets, classes) if isinstance(targets, MaskFolder) else None
 
 
 def _targets(

@@ -9,6 +9,7 @@ when it is freed.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ with the shared models, from 1.1 to 1.5 (``tests/client/training/test_footprint.
 COPIES: Final = 5
 """Copies of the weights in a round: the model's, those received, the start, the current ones and
 their velocity."""
+_FLOAT: Final = 4
+_LABEL: Final = 8
 MOST_IMAGES: Final = 256
 """Most images that are worked on at once."""
 
@@ -96,6 +99,21 @@ def fitting(
     while fits > 1 and room_of(sketch, shape, task, patients=fits, items=items).bytes > memory:
         fits //= 2  # kernels change with the size of a tile
     return fits
+
+
+def evaluated(shape: tuple[int, ...], task: Task, *, items: int) -> int:
+    """Bytes of what an evaluation holds of one patient at once, beside a step.
+
+    Only numbers for each pixel are many: the outputs of all items, twice while they are put
+    together, and their masks.
+
+    Args:
+        shape: as for :func:`room_of`.
+        task: as there.
+        items: that are looked at, at most.
+    """
+    outputs, dense = task.heads()
+    return items * math.prod(shape[1:]) * (2 * outputs * _FLOAT + _LABEL) if dense else 0
 
 
 class _Watch(TorchDispatchMode):

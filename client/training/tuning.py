@@ -18,7 +18,7 @@ from client.engine.alone import is_alone
 from client.engine.choice import example_of, measured
 from client.engine.clipped import Patients, clipped_sum, place
 from client.engine.probe import require_sound
-from client.training.footprint import COPIES, Room, fitting, room_of
+from client.training.footprint import COPIES, Room, evaluated, fitting, room_of
 from client.training.gradients import summed_loss
 from client.training.targets import TARGETS
 from common.errors import ModelError
@@ -78,6 +78,7 @@ class Choices:
             "task": study.task.model_dump(mode="json"),
             "images": images_of(study),
             "batch": study.training.batch_size,
+            "evaluated": _evaluated(study),
             "memory": memory,
             "on": decisive(blank),  # after an update kernels are timed again
         }
@@ -165,24 +166,25 @@ def modelled(study: Study, memory: int, *, work: int = TRIED_WORK) -> EngineChoi
     Raises:
         ModelError: as there.
     """
-    alike, items = _of_any_batch(study), images_of(study)
-    single = needed(alike, memory)
+    alike, items, beside = _of_any_batch(study), images_of(study), _evaluated(study)
+    single = needed(study, memory)
     if single > memory:
         raise ModelError(
             "one patient's images do not fit into memory at once",
-            where="[device] memory_mib; [model], [data] image_size, [training]",
-            found=f"{mib(single)} MiB for {items} images of a patient in a step",
+            where="[device] memory_mib; [model], [data] image_size, [training], [evaluation]",
+            found=f"{mib(single)} MiB for {items} images of a patient in a step, "
+            f"{study.evaluation.images_per_patient} in an evaluation",
             wanted=f"at most {mib(memory)} MiB, since a patient's images are clipped together",
             remedy="raise memory_mib, or use fewer images or copies, or a smaller model",
         )
-    most = min(_fits(alike, memory), max(1, work // max(1, _room(alike).work)))
+    most = min(_fits(alike, memory - beside), max(1, work // max(1, _room(alike).work)))
     tiles = (tile_of(batch, most) for batch in (study.training.batch_size, LARGEST_TILE))
     found = (tile for tile in tiles if _alone_in(alike, tile, torch.get_num_threads()))
     return EngineChoice(tile=next(found, 1))
 
 
 def needed(study: Study, memory: int) -> int:
-    """Bytes that one patient's share of a step takes, or its weights where these are too many.
+    """Bytes that one patient takes in a step and in an evaluation; or weights that are too many.
 
     Args:
         study: as for :func:`choose`.
@@ -192,7 +194,12 @@ def needed(study: Study, memory: int) -> int:
         ModelError: as :func:`room`.
     """
     weights = COPIES * _WEIGHT_BYTES * weights_count(study)
-    return weights if weights > memory else room(study).bytes
+    return weights if weights > memory else room(study).bytes + _evaluated(study)
+
+
+def _evaluated(study: Study) -> int:
+    # Counted before a patient is read: else memory would end for a patient of many images alone.
+    return evaluated(_shape(study), study.task, items=study.evaluation.images_per_patient)
 
 
 @lru_cache(maxsize=64)

@@ -44,6 +44,7 @@ spread so wide takes minutes and gigabytes. Below it takes a few seconds and 300
 the most steps and the least delta that a study may have (``make bench NAME=accountant``)."""
 _ROUGH_ORDERS: Final = (1.1, 1.25, 1.5, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512)
 """Renyi orders that tell quickly what is out of reach by far."""
+_WHOLE_ROUGH_ORDERS: Final = tuple(order for order in _ROUGH_ORDERS if isinstance(order, int))
 
 
 class SampledGaussian(Section):
@@ -80,8 +81,7 @@ def epsilon(events: tuple[tuple[SampledGaussian, int], ...], delta: float) -> fl
     """
     if not events:
         return 0.0
-    rough = [event.count * times * _at_rough_orders(event) for event, times in events]
-    if _best(_ROUGH_ORDERS, np.sum(rough, axis=0), delta) > LARGE:
+    if _is_above(LARGE, events, delta):
         return renyi_epsilon(np.sum([times * renyi(event) for event, times in events], 0), delta)
     # Like Opacus below: a second or two, which processes that only read plans do not spend.
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
@@ -137,10 +137,26 @@ def exceeds(rate: float, noise_multiplier: float, count: int, delta: float, targ
     """
     if noise_multiplier < LEAST_NOISE:
         return True
-    rough = count * _divergences_at(_ROUGH_ORDERS, rate, noise_multiplier)
-    if _best(_ROUGH_ORDERS, rough, delta) > 3 * target + 1:
+    event = SampledGaussian(sampling_rate=rate, noise_multiplier=noise_multiplier, count=1)
+    if _is_above(3 * target + 1, ((event, count),), delta):
         return True
     return epsilon_of(rate, noise_multiplier, count, delta) > target
+
+
+def _is_above(most: float, events: tuple[tuple[SampledGaussian, int], ...], delta: float) -> bool:
+    """Whether the Renyi bound at :data:`_ROUGH_ORDERS` is above ``most``."""
+    # A whole order is quick, the others take a third of a calibration, and the lowest bound counts:
+    # where whole orders keep within ``most``, the others are not asked.
+    for orders in (_WHOLE_ROUGH_ORDERS, _ROUGH_ORDERS):
+        rough = [
+            event.count
+            * times
+            * _divergences_at(orders, event.sampling_rate, event.noise_multiplier)
+            for event, times in events
+        ]
+        if _best(orders, np.sum(rough, axis=0), delta) <= most:
+            return False
+    return True
 
 
 @lru_cache(maxsize=4096)
@@ -155,10 +171,6 @@ def _divergences_at(
     )
     # What cannot be computed bounds nothing; a comparison with it would always be false.
     return np.where(np.isnan(found), np.inf, found)
-
-
-def _at_rough_orders(event: SampledGaussian) -> npt.NDArray[np.float64]:
-    return _divergences_at(_ROUGH_ORDERS, event.sampling_rate, event.noise_multiplier)
 
 
 def renyi(event: SampledGaussian) -> npt.NDArray[np.float64]:

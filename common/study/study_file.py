@@ -8,7 +8,7 @@ public. Unknown keys are errors, and so is a number out of range: :mod:`common.s
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,9 +21,11 @@ from common.study.aggregation import AggregationSettings
 from common.study.bounds import bound, require_combined
 from common.study.fixed_point import FixedPoint
 from common.tasks.task import Heads
-from common.tasks.tasks import AnyTask
+from common.tasks.tasks import FIRST, AnyTask
 from common.text import Slug, StudyName, Words
 
+FIRST_TASK: Final = FIRST
+"""The kind of task of a study that names none."""
 # Beyond 2^1024 a whole number has no float, and the arithmetic of a plan would raise.
 Patients = Annotated[int, Field(ge=1, le=10**9)]
 """A number of patients; a larger one is nobody's, and some have no float."""

@@ -85,12 +85,15 @@ class Classification(Task):
 
     def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Cross-entropy, each class weighing as the study says."""
+        import torch
         from torch.nn import functional
 
         loss = functional.cross_entropy(output, target)
         if self.class_weights is None:
             return loss
-        return loss * output.new_tensor(self.class_weights)[target]
+        # Not output.new_tensor, which no device has whose arrays are shapes alone.
+        weights = torch.tensor(self.class_weights, dtype=output.dtype, device=output.device)
+        return loss * weights[target]
 
     def marks(self, outputs: torch.Tensor, targets: torch.Tensor, bins: int) -> NDArray[np.int64]:
         """One bin in each plane of the patient's class."""

@@ -27,12 +27,13 @@ from simulations.hospitals.layout import (
     write_manifest,
     write_site,
 )
-from simulations.hospitals.masks import ENDINGS, Mask, MaskKind, dicom_seg, nifti, png
+from simulations.hospitals.masks import ENDINGS, MaskKind, dicom_seg, nifti, png
 from simulations.hospitals.phantom import Image
 from simulations.hospitals.scanners import EAST, NORTH, SOUTH, WEST, SyntheticHospital, site_names
 from simulations.hospitals.slices import (
     CLASSES,
     MOST_SLICES,
+    Mask,
     SliceLook,
     draw_body,
     render_slices,

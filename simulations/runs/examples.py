@@ -5,6 +5,7 @@ Only a simulation may show any: its patients are made up, or public.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -12,11 +13,18 @@ import numpy.typing as npt
 
 from client.training.evaluation import outputs_of
 from common.study.study_file import Study
-from simulations.reports.overlays import Examples
+from simulations.reports.overlays import FILE, Examples
 from simulations.runs.testset import CHOICE, TestSet
 
 SHOWN: Final = 6
 """Patients, from the one in whom the model does worst to the one in whom it does best."""
+
+
+def keep_examples(run: Path, study: Study, weights: npt.NDArray[np.float32], test: TestSet) -> None:
+    """Write examples beside a run's result, where the study learns from masks."""
+    found = examples(study, weights, test)
+    if found is not None:
+        found.save(run / FILE)
 
 
 def examples(study: Study, weights: npt.NDArray[np.float32], test: TestSet) -> Examples | None:

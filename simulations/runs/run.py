@@ -20,13 +20,12 @@ from common.documents import read_json
 from common.files import write_atomic
 from common.study.study_file import load_study
 from simulations.hospitals.archives import read_hospitals
-from simulations.reports.overlays import FILE as EXAMPLES
 from simulations.reports.report import write_report
 from simulations.reports.result import CurvePoint, Outcome, Result, write_result
 from simulations.runs import summary
 from simulations.runs.baselines import Holding, file_name, plan_baselines, run_baselines
 from simulations.runs.curve import Curve
-from simulations.runs.examples import examples
+from simulations.runs.examples import keep_examples
 from simulations.runs.federation import Tap, coordinator_folder, federate, stored_plans
 from simulations.runs.preflight import check_study
 from simulations.runs.prepare import Prepared, prepare
@@ -137,8 +136,7 @@ def _conclude(
     plans = stored_plans(prepared)
     costs = [summary.bound(plan) for plan in plans.values()]
     epsilon = None if None in costs else max(cost for cost in costs if cost is not None)
-    if (shown := examples(prepared.study, weights, prepared.test)) is not None:
-        shown.save(prepared.settings.run / EXAMPLES)
+    keep_examples(prepared.settings.run, prepared.study, weights, prepared.test)
     shared = outcome("shared", prepared.study, weights, prepared.test, epsilon=epsilon)
     return summary.summarise(
         study=prepared.study,

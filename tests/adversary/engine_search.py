@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from random import Random
 from typing import Any, Final
 
@@ -54,6 +55,7 @@ class Attack:
     choice: EngineChoice
 
 
+@cache
 def attack(seed: int) -> Attack:
     """The choice that a seed stands for."""
     draw = torch.Generator().manual_seed(seed)

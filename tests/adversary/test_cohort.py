@@ -123,7 +123,7 @@ ARCHIVES = given(
 )
 
 
-@settings(max_examples=15)
+@settings(max_examples=settings().max_examples // 6)
 @ARCHIVES
 def test_nor_do_several_at_once(key: Key, messes: list[Mess], seed: int) -> None:
     drawn(key, messes, seed)

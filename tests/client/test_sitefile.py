@@ -11,11 +11,12 @@ import pytest
 from pydantic import ValidationError
 
 from client.data.cohort import Split
+from client.data.masks.sources import MaskFolder
 from client.records.accounts import PrivacyLimits
 from client.sitefile import SiteFile, load_site_file
-from common.errors import SiteError
+from common.errors import Refusal, SiteError
 from common.privacy.accounting import ORDERS
-from tests.common.studies import toml
+from tests.common.studies import small_study, toml
 
 DATA: dict[str, Any] = {
     "images": "images",
@@ -81,6 +82,21 @@ def test_the_label_file_is_relative_to_the_site_file(tmp_path: Path) -> None:
     assert ignoring.label_file("chest-xray", tmp_path).ignored == {"case", "blanks"}
 
 
+def test_a_data_set_may_have_masks_in_place_of_labels(tmp_path: Path) -> None:
+    gone = {"labels": None, "key": None, "key_column": None}
+    file = read(tmp_path, data={"masks": "m", "mask_classes": {"255": "lesion"}} | gone)
+    task = {"kind": "segmentation", "classes": ["lesion"], "class_weights": None}
+    study = small_study(task=task, model={"name": "unet"})
+
+    found = file.targets(study, tmp_path)
+
+    assert found == MaskFolder(tmp_path / "m", {"255": "lesion"})
+    with pytest.raises(Refusal, match="the study needs labels, and the data set has none"):
+        file.targets(small_study(), tmp_path)
+    with pytest.raises(Refusal, match="the study needs masks, and the data set has none"):
+        read(tmp_path).targets(study, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -98,6 +114,9 @@ def test_the_label_file_is_relative_to_the_site_file(tmp_path: Path) -> None:
         ({"data": {"declared_patients": 0}}, "data.chest-xray.declared_patients = 0"),
         ({"data": {"key": "name"}}, "data.chest-xray.key = 'name'"),
         ({"data": {"images": None}}, "data.chest-xray.images: missing"),
+        ({"data": {"labels": None}}, "should name a label file (labels), a folder of masks"),
+        ({"data": {"key": None}}, "should have key and key_column beside labels"),
+        ({"data": {"mask_classes": {"1": "a"}}}, "has mask_classes, but no masks"),
         ({"data": {"split": [0.5, 0.4, 0.0]}}, "they must sum to 1"),
         ({"data": {"split": [1.5, -0.5, 0.0]}}, "data.chest-xray.split"),
         ({"policy": {"max_epsilon_total": None}}, "policy.max_epsilon_total: missing"),

@@ -6,6 +6,7 @@ Everything hostile is built from something sound, with one thing changed.
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -150,5 +151,6 @@ def changed(text: str, *changes: tuple[str, Any]) -> str:
         section = document
         for key in path:
             section = section[key]
-        section[last] = value(section[last]) if callable(value) else value
+        # A copy: a later change may be of something inside, and cases share their values.
+        section[last] = value(section[last]) if callable(value) else deepcopy(value)
     return canonical(document)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from client.data.dicom import NO_VERDICT, DicomReading, Reason, Unusable, content, parse, quiet
 from client.data.masks.pictures import nifti_values, png_values
-from client.data.masks.segmentation import Segmentation, few
+from client.data.masks.segmentation import SegFile, few
 from client.data.masks.sources import MaskFile, MaskRules, Meaning
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def classes_of(found: Layers, rules: MaskRules, shape: tuple[int, int]) -> NDArr
 
 
 @lru_cache(maxsize=1)  # the images of a series are decoded one after the other
-def _segmentation(file: Path, sha256: str) -> Segmentation:
-    return Segmentation.of(parse(_bytes(file, sha256)).dataset)
+def _segmentation(file: Path, sha256: str) -> SegFile:
+    return SegFile.of(parse(_bytes(file, sha256)).dataset)
 
 
 def _bytes(file: Path, sha256: str) -> bytes:

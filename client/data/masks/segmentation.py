@@ -71,7 +71,7 @@ def instances(dataset: Dataset) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class SegFile:
     """A file that was read, for all of its images in turn.
 
     Attributes:
@@ -85,7 +85,7 @@ class Segmentation:
     references: Mapping[str, list[Reference]] = field(repr=False)
 
     @classmethod
-    def of(cls, dataset: Dataset) -> Segmentation:
+    def of(cls, dataset: Dataset) -> SegFile:
         """Read all but the pixels."""
         labels = {
             int(each.SegmentNumber): normal(str(each.get("SegmentLabel", "")))

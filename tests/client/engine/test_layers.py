@@ -117,7 +117,7 @@ def test_every_module_that_holds_parameters_is_served_once() -> None:
     [
         nn.Conv2d(2, 2, 3, padding_mode="circular", padding=1),
         nn.Conv2d(2, 2, 2, padding="same"),
-        nn.PReLU(),
+        nn.RMSNorm(2),
         nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2)),
         nn.MultiheadAttention(2, 1),
     ],

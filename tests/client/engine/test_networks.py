@@ -127,7 +127,7 @@ def ending(head: str, channels: int) -> nn.Module:
     dense=st.sampled_from([*LinearRule.kernels, None]),
     layout=st.sampled_from(LAYOUTS),
 )
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples * 2 // 5)
 def test_any_network_gives_the_loops_sum(
     *,
     drawn: tuple[Callable[[], nn.Module], tuple[int, ...]],

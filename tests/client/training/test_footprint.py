@@ -7,16 +7,22 @@ import resource
 import subprocess
 import sys
 from itertools import pairwise
+from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import nn
 
-from client.training.footprint import fitting, room_of
-from common.models.networks import sketch
-from common.numerics import LARGEST_TILE
+from client.data.cohort import Patient
+from client.training.evaluation import outputs_of
+from client.training.footprint import _Watch, fitting, room_of
+from client.training.tuning import needed
+from common.models.networks import initial_weights, sketch
+from common.numerics import LARGEST_TILE, EngineChoice
 from common.study.study_file import Study
-from tests.common.studies import small_study
+from common.tasks.tasks import KINDS
+from tests.common.studies import settings_of, small_study, study_of
 
 MIB = 2**20
 HEAP = 8 * MIB
@@ -144,3 +150,21 @@ def test_larger_images_fit_less_often() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).to("meta")
     small, large = (fitting(model, (1, side, side), TASK, 2 * MIB, items=1) for side in (32, 128))
     assert small > 3 * large > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_evaluation_of_many_images_takes_no_more_memory_than_was_told(kind: str) -> None:
+    """Of a number for each pixel all images were held, and none was counted."""
+    task, most = settings_of(kind, Random(0)), 64
+    asked = study_of(
+        kind,
+        task=task,
+        data={"image_size": [32, 32]},
+        evaluation={"images_per_patient": most},
+    )
+    images = np.zeros((most, 1, 32, 32), np.float16)
+    patient = Patient("0" * 64, 0, tuple(range(most)), "")
+    how: dict[str, Any] = {"choice": EngineChoice(), "masks": images[:, 0].astype(np.uint8)}
+    with _Watch() as watch:
+        assert list(outputs_of(asked, initial_weights(asked, 0), images, (patient,), **how))
+    assert watch.peak <= needed(asked, 2**40)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 import pytest
@@ -59,12 +59,14 @@ def test_layers_are_normalised_within_one_image_and_nothing_is_dropped(spec: Mod
     norms = [each for each in model.modules() if isinstance(each, nn.GroupNorm)]
     instance = spec.model_dump()["norm"] == "instance"
     assert norms
-    assert all((each.num_groups == each.num_channels) == instance for each in norms[:1])
+    for each in norms:
+        wanted = each.num_channels if instance else gcd(8, each.num_channels)
+        assert each.num_groups == wanted
     assert not any(each.p for each in model.modules() if isinstance(each, nn.Dropout))
     assert not any(each.inplace for each in model.modules() if isinstance(each, nn.ReLU))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     strides=st.lists(st.integers(1, 3), min_size=1, max_size=3),
     size=st.tuples(st.integers(8, 40), st.integers(8, 40)),
@@ -72,7 +74,7 @@ def test_layers_are_normalised_within_one_image_and_nothing_is_dropped(spec: Mod
 def test_a_size_fits_or_the_error_names_some_that_do(
     strides: list[int], size: tuple[int, int]
 ) -> None:
-    model = {"widths": [4] * (len(strides) + 1), "strides": strides, "residual_units": 1}
+    model = {"widths": [16] * (len(strides) + 1), "strides": strides, "residual_units": 1}
     step = prod(strides)
     if all(side % step == 0 for side in size):
         fits = [size]

@@ -180,6 +180,7 @@ EDGES: tuple[Any, ...] = (
 )
 
 
+@pytest.mark.matrix(each=lambda each: each.place.split(".")[0])
 @pytest.mark.parametrize("each", FIELDS, ids=lambda each: each.place)
 def test_an_edge_is_refused_by_its_name_or_can_be_planned(each: Bound) -> None:
     """No other error, and no plan with a number that is none."""

@@ -14,7 +14,13 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 
+from client.data.cohort import Split, load_cohort
+from client.data.dicom import Reason, Rules
+from client.data.masks.sources import MaskFolder
 from client.data.pixels import images as decoded
+from client.data.pseudonyms import Pseudonyms
+from client.data.report import check
+from client.sitefile import load_site_file
 from simulations.hospitals.archives import read_hospitals
 from simulations.hospitals.lesions import DATASET, write_lesions
 from simulations.hospitals.slices import CLASSES
@@ -224,12 +230,90 @@ def test_scanners_differ_in_how_they_store_and_all_are_mr(
     assert len({(each.Rows, each.Columns) for each in images}) == 3
 
 
-@pytest.mark.parametrize("site", SITES)
-def test_every_kind_of_unusable_file_is_there(made: tuple[Path, dict[str, Any]], site: str) -> None:
+def targets(out: Path, name: str) -> MaskFolder:
+    """The masks of a hospital or of the test set, as a study finds them."""
+    if name == "test":
+        found = read_hospitals(out).test_targets("mask")
+        assert isinstance(found, MaskFolder)
+        return found
+    folder = load_site_file(out / name / "site.toml").mask_folder(DATASET, out / name)
+    assert folder is not None
+    return folder
+
+
+@pytest.mark.parametrize("name", [*SITES, "test"])
+def test_a_study_learns_from_the_same_masks(
+    made: tuple[Path, dict[str, Any]], tmp_path: Path, name: str
+) -> None:
+    """Pixel by pixel, at the images' own size; of the test set's several sizes at the first."""
     out, manifest = made
-    assert manifest["per_site"][site]["unusable"] == dict.fromkeys(sorted(KINDS), 1)
+    facts = manifest["test"] if name == "test" else manifest["per_site"][name]
+    found = masks(out / name, usable(out / name, facts)).values()
+    rows, columns = next(iter(found)).shape
+    cohort = load_cohort(
+        out / name / "images",
+        targets(out, name),
+        pseudonyms=Pseudonyms(b"k" * 32),
+        classes=CLASSES,
+        modalities=("MR",),
+        image_size=(rows, columns),
+        channels=1,
+        split=Split(0.0, 0.0, 1.0),
+        cache=tmp_path,
+    )
+    assert cohort.masks is not None
+    own = {mask.tobytes() for mask in found if mask.shape == (rows, columns)}
+    read = {mask.tobytes() for mask in cohort.masks}
+    assert len(cohort.masks) == facts["images"]
+    assert len(own) > 3
+    assert own <= read
+    assert name == "test" or own == read
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_site_counts_the_same_marks_and_finds_every_kind_of_unusable_file(
+    made: tuple[Path, dict[str, Any]], site: str
+) -> None:
+    out, manifest = made
+    facts, folder = manifest["per_site"][site], out / site
+    found = check(
+        folder / "images",
+        None,
+        classes=None,
+        rules=Rules(("MR",)),
+        masks=targets(out, site),
+        mask_classes=CLASSES,
+    )
+    assert (found.patients, found.images) == (facts["patients"], facts["images"])
+    assert found.masks is not None
+    marks = masks(folder, usable(folder, facts)).values()
+    assert found.masks.pixels == {
+        name: sum(int((mask == value).sum()) for mask in marks)
+        for value, name in enumerate(CLASSES, start=1)
+    }
+    assert facts["unusable"] == dict.fromkeys(sorted(KINDS), 1)
+    reasons = {reason: count for reason, count in found.reasons.items() if count}
+    # A DICOM SEG names its images by UID, and of some unusable files there is none to be read.
+    reasons.pop(Reason.NO_IMAGE, None)
+    assert reasons == {
+        Reason.NOT_DICOM: 1,
+        Reason.NO_PIXELS: 1,
+        Reason.UNDECODABLE: 1,
+        Reason.WRONG_MODALITY: 1,
+        Reason.DERIVED: 2,
+        Reason.BURNED_IN: 1,
+        Reason.NO_PATIENT_ID: 1,
+        Reason.NO_MASK: 1,
+    }
+
+
+def test_the_manifest_is_what_a_run_reads(made: tuple[Path, dict[str, Any]]) -> None:
+    out, manifest = made
     hospitals = read_hospitals(out)
     assert hospitals.test_masks == out / "test" / "masks"
+    assert hospitals.sites == tuple(sorted(SITES))
+    assert "drawn by a program" in hospitals.facts[0]
+    assert manifest["classes"] == list(CLASSES)
     assert manifest["test"]["unusable"] == {}
 
 
