@@ -28,7 +28,7 @@ from common.figures.auc import evenness
 from common.figures.intervals import Estimate, Evidence, Z, absent, judged, too_wide
 
 _MEANS = np.linspace(0.0, 1.0, 2001)
-_COARSE = "bins too coarse: each holds a wide range of values"
+COARSE = "bins too coarse: each holds a wide range of values"
 _FEWEST = 2
 """Cells that many patients leave of a quantile that lies on an edge."""
 
@@ -71,7 +71,7 @@ class Overlaps:
         quiet = self._mean_ends(middle, value, 0.0)
         why = self._evidence.lacking(by_noise=not too_wide(quiet))
         if not too_wide((low, high)):
-            why = _COARSE
+            why = COARSE
         return judged(value, (low - hidden, high + hidden), why=why)
 
     def _mean_ends(
@@ -110,7 +110,7 @@ class Overlaps:
         # Where bins are too coarse no number of patients helps, but noise can still be the worst.
         why = self._evidence.lacking(by_noise=clear or len(quiet) <= _FEWEST)
         if len(kept) <= _FEWEST:
-            why = _COARSE
+            why = COARSE
         return judged(self._crossing(share), ends, why=why)
 
     def _kept(self, share: float, noise: float) -> NDArray[np.intp]:

@@ -8,10 +8,11 @@ from pydantic import BeforeValidator, Field
 
 from common.errors import StudyError
 from common.tasks.classification import Classification
+from common.tasks.regression import Regression
 from common.tasks.segmentation import Segmentation
 from common.tasks.task import Task
 
-TASKS: Final[tuple[type[Task], ...]] = (Classification, Segmentation)
+TASKS: Final[tuple[type[Task], ...]] = (Classification, Segmentation, Regression)
 KINDS: Final = tuple(str(task.model_fields["kind"].default) for task in TASKS)
 """What they are called in a study file."""
 FIRST: Final = KINDS[0]
@@ -23,7 +24,7 @@ def _with_kind(given: Any) -> Any:  # noqa: ANN401 - whatever the file holds
 
 
 AnyTask = Annotated[
-    Annotated[Classification | Segmentation, Field(discriminator="kind")],
+    Annotated[Classification | Segmentation | Regression, Field(discriminator="kind")],
     BeforeValidator(_with_kind),
 ]
 """``[task]`` of a study file."""

@@ -1,0 +1,269 @@
+"""Regression: a number for each patient, such as an age or a fraction.
+
+The network's number for an image is read as a share of the range that the study names, counted
+from its middle; a patient's prediction is the mean over the images. The loss is Huber's (1964) of
+the error as a share of the range. What leaves is where
+the error lies, by the third of the range in which the prediction lies, and where the true number
+lies: two marks of a patient.
+
+Large errors count as the reach, a setting: :mod:`common.figures.errors` says why. The share beyond
+is a figure of its own; with a reach of 1 nothing is beyond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import model_validator
+
+from common.bounded import Bound, plain
+from common.figures.errors import (
+    Cells,
+    explained,
+    in_cells,
+    in_even_cells,
+    known,
+    place,
+    scaled,
+    together,
+)
+from common.figures.figures import Figures
+from common.figures.intervals import Estimate, counted, share
+from common.figures.release import Release
+from common.tasks.task import Heads, TargetForm, Task
+from common.text import Words
+
+if TYPE_CHECKING:
+    import torch
+
+THIRDS: Final = ("lower", "middle", "upper")
+NARROWEST: Final = 1000
+"""A range is at least this part of its larger end: float32 tells numbers in it apart."""
+OFTEN: Final = 0.05
+"""A share of patients beyond the reach of which a reader must know first."""
+_PATIENTS: Final = "patients"
+_MOST: Final = 1e6
+_REASON: Final = "no honest number is larger, and a range of less than a thousandth of it is empty"
+_LOWEST: Final = Bound(
+    "task.lowest",
+    "lowest",
+    "smallest number that is predicted",
+    -_MOST,
+    _MOST - _MOST / NARROWEST,
+    (-1000, 1000),
+    _REASON,
+)
+_HIGHEST: Final = Bound(
+    "task.highest",
+    "highest",
+    "largest number that is predicted",
+    -_MOST + _MOST / NARROWEST,
+    _MOST,
+    (-1000, 1000),
+    _REASON,
+)
+_HUBER: Final = Bound(
+    "task.huber",
+    "huber",
+    "error, as a share of the range, above which the loss grows straight",
+    1e-3,
+    1,
+    (0.01, 1),
+    "less is the absolute error, and 1 is the squared error",
+)
+_REACH: Final = Bound(
+    "task.reach",
+    "reach",
+    "error, as a share of the range, that figures count larger errors as",
+    0.01,
+    1,
+    (0.05, 1),
+    "less calls almost every error large, and 1 is the whole range",
+)
+
+
+class Regression(Task):
+    """``[task]`` with ``kind = "regression"``: a number for each patient.
+
+    Attributes:
+        quantity: what the number is, and in which unit: ``"age in years"``.
+        lowest: lower end of the range; a smaller number counts as this one.
+        highest: upper end of the range; a larger number counts as this one.
+        huber: error, as a share of the range, up to which the loss is the square.
+        reach: error, as a share of the range, as which larger ones count in the figures; smaller
+            ones are told apart. About three times the error that is hoped for.
+    """
+
+    target: ClassVar[TargetForm] = "value"
+    headline: ClassVar[str] = "r2"
+    names: ClassVar[dict[str, str]] = {
+        "r2": "R²",
+        "mean_error": "mean absolute error",
+        "median_error": "median absolute error",
+        "bias": "bias, prediction less truth",
+        "beyond": "share of errors beyond the reach",
+        **{f"bias_{third}": f"bias, predicted in the {third} third" for third in THIRDS},
+    }
+    bounds: ClassVar[tuple[Bound, ...]] = (_LOWEST, _HIGHEST, _HUBER, _REACH)
+
+    kind: Literal["regression"] = "regression"
+    quantity: Words = "number"
+    lowest: Annotated[float, _LOWEST] = 0.0
+    highest: Annotated[float, _HIGHEST] = 1.0
+    huber: Annotated[float, _HUBER] = 0.1
+    reach: Annotated[float, _REACH] = 0.25
+
+    @model_validator(mode="after")
+    def _range_agrees(self) -> Self:
+        if self.classes:
+            raise ValueError("task.classes: a number has no classes")
+        least = max(abs(self.lowest), abs(self.highest)) / NARROWEST
+        if not self.highest - self.lowest >= least > 0.0:
+            raise ValueError(
+                f"task.highest is {plain(self.highest)}; should be above task.lowest, which is "
+                f"{plain(self.lowest)}, by at least a thousandth of the larger of them"
+            )
+        return self
+
+    @property
+    def width(self) -> float:
+        """Length of the range."""
+        return self.highest - self.lowest
+
+    def heads(self) -> Heads:
+        """The prediction as a share of the range, counted from its middle."""
+        return Heads(1)
+
+    def release(self, bins: int) -> Release:
+        """The error by the third of the prediction; and the number, in the first row alone."""
+        return Release((2, len(THIRDS), bins + 2), once=(1, 2))
+
+    def words(self) -> tuple[str, ...]:
+        """What is predicted, and its range."""
+        ends = f"{plain(self.lowest)} to {plain(self.highest)}"
+        return (
+            f"prediction of {self.quantity}, from {ends}; numbers beyond count as the nearer end",
+        )
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Huber's loss of the error e over the width d of its square: its slope is at most 1.
+
+        ``e^2 / 2d`` up to d, then ``|e| - d / 2``. A target that is no number is the middle.
+        """
+        from torch.nn import functional
+
+        truth = ((target - self.lowest) / self.width).clamp(0.0, 1.0)
+        return functional.smooth_l1_loss(
+            output[0] + 0.5, truth.nan_to_num(nan=0.5), reduction="sum", beta=self.huber
+        )
+
+    def marks(self, outputs: torch.Tensor, targets: torch.Tensor, bins: int) -> NDArray[np.int64]:
+        """A cell of the error and one of the number; none for a target that is no number."""
+        truth = self._truth(targets)
+        if truth is None:
+            return np.empty((0, 3), dtype=np.int64)
+        predicted = _predicted(outputs, truth)
+        cell = place((predicted - truth) / self.reach, bins)
+        of_truth = min(int(truth * bins), bins - 1)
+        marked = [[0, _third(predicted), cell], [1, 0, of_truth]]
+        return np.array(marked, dtype=np.int64)
+
+    def figures(self, counts: NDArray[np.int64], *, noise_variance: float) -> Figures:
+        """R², mean and median of the absolute error, bias by the third of the prediction."""
+        bins = counts.shape[-1] - 2
+        rows = [in_cells(row, noise=noise_variance) for row in counts[0]]
+        numbers = in_even_cells(counts[1, 0, :bins], noise=noise_variance)
+        every = together(rows)
+        # The mean of what both planes say, by the noise in each.
+        noises = np.array([len(rows) * (bins + 2.0), bins])
+        weights = (1.0 / noises) / (1.0 / noises).sum()
+        return self._figures(
+            counted(
+                float(weights @ [every.total, numbers.total]),
+                noise_variance * float(weights**2 @ noises),
+            ),
+            rows,
+            numbers,
+            share(
+                float(every.counts[[0, -1]].sum()),
+                float(every.counts[1:-1].sum()),
+                noise=(2.0 * every.noise, bins * every.noise),
+                of=_PATIENTS,
+            ),
+        )
+
+    def exact(self, outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> Figures:
+        """The same from each patient's own error; who has no number is left out."""
+        pairs = []
+        for output, target in zip(outputs, targets, strict=True):
+            truth = self._truth(target)
+            if truth is not None:
+                pairs.append((_predicted(output, truth), truth))
+        predicted, truths = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+        errors = (predicted - truths) / self.reach
+        beyond, patients = float((np.abs(errors) > 1.0).sum()), float(len(errors))
+        third = np.array([_third(each) for each in predicted], dtype=np.int64)
+        return self._figures(
+            counted(patients, 0.0),
+            [known(np.clip(errors, -1.0, 1.0), third == at) for at in range(len(THIRDS))],
+            known(truths),
+            share(beyond, patients - beyond, of=_PATIENTS),
+        )
+
+    def doubts(self, figures: Figures) -> tuple[str, ...]:
+        """Not better than the mean number for all, or many errors beyond the reach."""
+        r2, beyond = figures.values["r2"], figures.values["beyond"]
+        found = []
+        if r2.value is None or r2.low <= 0.0:
+            said = "not defined"
+            if r2.value is not None:
+                said = f"{r2.value:.3f} ({r2.low:.3f} to {r2.high:.3f})"
+            found.append(f"NOT SHOWN TO BE BETTER THAN THE MEAN FOR ALL, which has R² 0: R² {said}")
+        if beyond.value is not None and beyond.low > OFTEN:
+            found.append(
+                f"LARGE ERRORS: for {beyond.value:.0%} of the patients the shared model is further "
+                f"from the truth than {plain(self.reach * self.width)}, and every figure but this "
+                "share counts such an error as no larger"
+            )
+        return tuple(found)
+
+    def _figures(
+        self, patients: Estimate, rows: Sequence[Cells], numbers: Cells, beyond: Estimate
+    ) -> Figures:
+        """What exact and noised counts have in common."""
+        errors, most = together(rows), self.reach * self.width
+        size = errors.absolute()
+        values = {
+            "r2": explained(errors, numbers, self.reach),
+            "mean_error": scaled(size.mean(), 0.0, most),
+            "median_error": scaled(size.quantile(0.5), 0.0, most),
+            "bias": scaled(errors.signed(_PATIENTS).mean(), -most, most),
+            "beyond": beyond,
+        }
+        for third, row in zip(THIRDS, rows, strict=True):
+            signed = row.signed(f"patients predicted in the {third} third")
+            values[f"bias_{third}"] = scaled(signed.mean(), -most, most)
+        return Figures(patients=patients, values=values, noise_variance=float(numbers.noise))
+
+    def _truth(self, targets: torch.Tensor) -> float | None:
+        """The patient's number as a share of the range; None where it is no number."""
+        truth = (float(targets[0]) - self.lowest) / self.width
+        return None if np.isnan(truth) else float(np.clip(truth, 0.0, 1.0))
+
+
+def _third(predicted: float) -> int:
+    return min(int(predicted * len(THIRDS)), len(THIRDS) - 1)
+
+
+def _predicted(outputs: torch.Tensor, truth: float) -> float:
+    """The patient's prediction as a share of the range: the mean over the images.
+
+    An image whose output is not finite is as wrong as can be, so that figures do not look better
+    for the patients on whom the model fails.
+    """
+    shares = outputs.double().numpy(force=True)[:, 0] + 0.5
+    worst = 0.0 if truth > 0.5 else 1.0
+    return float(np.where(np.isfinite(shares), np.clip(shares, 0.0, 1.0), worst).mean())
