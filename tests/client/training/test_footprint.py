@@ -164,7 +164,7 @@ def test_an_evaluation_of_many_images_takes_no_more_memory_than_was_told(kind: s
     )
     images = np.zeros((most, 1, 32, 32), np.float16)
     patient = Patient("0" * 64, 0, tuple(range(most)), "")
-    how: dict[str, Any] = {"choice": EngineChoice(), "masks": images[:, 0].astype(np.uint8)}
+    how: dict[str, Any] = {"choice": EngineChoice(tile=1), "masks": images[:, 0].astype(np.uint8)}
     with _Watch() as watch:
         assert list(outputs_of(asked, initial_weights(asked, 0), images, (patient,), **how))
     assert watch.peak <= needed(asked, 2**40)
