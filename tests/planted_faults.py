@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from client.data.cohort import Patient
+from client.engine.clipped import Patients
 from client.training.noise import noised
 from client.training.sampling import Batch, RoundStreams
 from common.privacy.mechanisms import PatientMechanism
@@ -73,8 +74,8 @@ def clip_each_image(
     model: nn.Module, batch: Batch, mechanism: PatientMechanism, study: Study
 ) -> torch.Tensor:
     """Every image clipped by itself and summed: a patient weighs as much as there are images."""
-    images = batch.pixels.shape[1]
-    apart = Batch(batch.pixels.flatten(0, 1).unsqueeze(1), batch.targets.repeat_interleave(images))
+    each = Patients(batch.pixels, batch.targets).each_target
+    apart = Batch(batch.pixels.flatten(0, 1).unsqueeze(1), each.unsqueeze(1))
     return clipped_sum(model, apart, mechanism, study)
 
 

@@ -187,7 +187,7 @@ def read_labels(file: LabelFile, classes: tuple[str, ...] | None) -> Labels:
     known = classes if classes is not None else _occurring(file, rows)
     labels = Labels(file, known, tuple(rows))
     special["rows spell a label in another way than the classes (capitals, blanks or .0)"] += sum(
-        row.label not in known and labels.label(row) is not None for row in rows
+        bool(known) and row.label not in known and labels.label(row) is not None for row in rows
     )
     if len({simple_label(each) for each in known}) < len(known):
         table.notes.append(

@@ -336,13 +336,12 @@ def show(report: Report, folder: Path, labels: LabelFile | None, console: Consol
         *((("labels", f"{labels.path}, by {labels.key}"),) if labels else ()),
         (
             "files",
-            f"{report.files} found: {report.files - len(report.rejected)} usable, "
-            f"{len(report.rejected)} not",
+            f"{report.files} found: {report.used} usable, {report.files - report.used} not",
         ),
         ("usable", f"{report.used} files with {report.images} images; a study may want fewer"),
-        ("", _listing(report.labels)),
+        *((("", _listing(report.labels)),) if labels else ()),
         ("patients", str(report.patients)),
-        ("", _listing(report.patients_by_label)),
+        *((("", _listing(report.patients_by_label)),) if labels else ()),
         ("modalities", _listing(report.modalities)),
         ("sizes", _listing(report.sizes)),
         *(("" if place else "masks", line) for place, line in enumerate(_masks(report))),

@@ -88,4 +88,10 @@ def summed_loss(task: Task) -> Loss:
     def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return each(outputs, targets).sum()
 
-    return loss
+    def one_by_one(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        pairs = zip(outputs.unbind(), targets, strict=True)
+        return torch.stack([task.loss(item.clone(), target) for item, target in pairs]).sum()
+
+    # Threads share the pixels of all items among them, and where one ends a library may round
+    # otherwise: softmax did. Of an item by itself they end at the same pixels in every place.
+    return one_by_one if task.heads().dense else loss

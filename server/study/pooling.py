@@ -96,12 +96,9 @@ def shown(figures: Figures, task: Task) -> dict[str, Any]:
     """The figures as an event tells them, with their names in words and what to doubt."""
     told = asdict(figures)
     del told["series"]  # of exact figures alone
-    named = {
-        "headline": task.headline,
-        "names": [*task.names.items()],
-        "doubts": list(task.doubts(figures)),
-    }
-    return told | named
+    names = [each for each in task.names.items() if each[0] in figures.values]
+    doubts = list(task.doubts(figures))
+    return told | {"headline": task.headline, "names": names, "doubts": doubts}
 
 
 def _all_but(site: str, releases: Mapping[str, SiteCounts]) -> dict[str, SiteCounts]:

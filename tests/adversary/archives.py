@@ -7,6 +7,7 @@ each add to that patient's part, knowing the others', as an adversary would.
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import tempfile
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, JPEGLSLossless
 
 from client.data.labels import Key
+from tests.client.data.masks.mask_files import segmentation
 
 CLASSES: Final = ("normal", "pneumonia")
 NEWCOMER: Final = "X"
@@ -40,6 +43,7 @@ class Part:
         joined: lines of the list of persons.
         named: what a row would hold that names one of the files.
         pixels: the number that a file's pixels follow from, by path.
+        masks: content by path; one of each image, and what a mess adds.
     """
 
     key: Key
@@ -48,6 +52,7 @@ class Part:
     joined: list[str] = field(default_factory=list)
     named: set[bytes] = field(default_factory=set)
     pixels: dict[str, int] = field(default_factory=dict)
+    masks: dict[str, bytes] = field(default_factory=dict)
 
     def add(
         self,
@@ -72,6 +77,7 @@ class Part:
         self.files[path] = image(self.pixels[path], packed, tuple(elements.items()))
         name = f"{({**elements, 'filename': path})[self.key]}".encode()
         self.named.add(name)
+        self.masks[f"{path}.png"] = mask(self.pixels[path])
         self.row(draws, name + b"," + label.encode())
 
     def row(self, draws: random.Random, line: bytes) -> None:
@@ -82,6 +88,14 @@ class Part:
         """The rows that name a file of another part: they are that part's too."""
         return [row for row in self.rows if row[1].split(b",")[0] in other.named]
 
+    def masks_about(self, other: Part) -> dict[str, bytes]:
+        """The masks that name a file of another part: likewise."""
+        return {
+            path: content
+            for path, content in self.masks.items()
+            if path.removesuffix(".png").removesuffix("_seg") in other.files
+        }
+
     def __or__(self, other: Part) -> Part:
         return Part(
             self.key,
@@ -90,6 +104,7 @@ class Part:
             [*self.joined, *other.joined],
             self.named | other.named,
             self.pixels | other.pixels,
+            self.masks | other.masks,
         )
 
     def write(self, folder: Path) -> None:
@@ -104,9 +119,23 @@ class Part:
                 place.symlink_to(Path(os.path.relpath(folder / "images" / content, place.parent)))
             else:
                 place.write_bytes(content)
+        for path, content in self.masks.items():
+            place = folder / "masks" / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+        (folder / "masks").mkdir(exist_ok=True)
         lines = [b"%s,label" % self.key.encode(), *(line for _, line in sorted(self.rows))]
         (folder / "labels.csv").write_bytes(b"\n".join(lines))
         (folder / "same-person.csv").write_text("\n".join(self.joined))
+
+
+@cache
+def mask(seed: int, side: int = 16, least: int = 0) -> bytes:
+    """A PNG whose values are classes, if the least is 0."""
+    values = np.random.default_rng(seed).integers(least, least + 3, (side, side), np.uint8)
+    with io.BytesIO() as file:
+        Image.fromarray(values).save(file, "png")
+        return file.getvalue()
 
 
 @cache
@@ -276,6 +305,57 @@ def two_identifiers(draws: random.Random, rest: Part, own: Part) -> None:
     own.add(draws, ALIAS, f"x/{len(own.files)}", draws.choice(CLASSES))
 
 
+def no_mask(draws: random.Random, rest: Part, own: Part) -> None:
+    del rest
+    own.masks.pop(draws.choice(sorted(own.masks)), None)
+
+
+def strange_mask(draws: random.Random, rest: Part, own: Part) -> None:
+    """Of another size, with values that are no class, cut short, or nothing of the kind."""
+    del rest
+    path = draws.choice(sorted(own.masks))
+    own.masks[path] = draws.choice(
+        (mask(1, 15), mask(1, least=200), own.masks[path][:50], b"", b"a note", mask(1, 1))
+    )
+
+
+def two_masks(draws: random.Random, rest: Part, own: Part) -> None:
+    del rest
+    path = draws.choice(sorted(own.masks))
+    own.masks[path.replace(".png", "_seg.png")] = draws.choice((mask(2), own.masks[path]))
+
+
+def others_masks(draws: random.Random, rest: Part, own: Part) -> None:
+    """Masks that name other patients' images, or nearly do; and copies of theirs."""
+    for number, path in enumerate(sorted(rest.files)):
+        near = f"x/{Path(path).name}.png", f"{path}2.png", f"{path}_seg.png"
+        own.masks[near[(number + draws.randrange(2)) % 3]] = mask(number)
+        own.masks[f"x/like{number}.png"] = rest.masks[f"{path}.png"]
+
+
+def others_segmentation(draws: random.Random, rest: Part, own: Part) -> None:
+    """A DICOM SEG of the newcomer's that is of another patient's image."""
+    named = [path for path, each in rest.files.items() if isinstance(each, bytes)]
+    for path in draws.sample(sorted(named), min(1, len(named))):
+        content = rest.files[path]
+        assert isinstance(content, bytes)
+        with tempfile.NamedTemporaryFile() as image_file, io.BytesIO() as file:
+            Path(image_file.name).write_bytes(content)
+            marks = np.ones((1, 16, 16, 1), np.uint8)
+            made = segmentation([Path(image_file.name)], marks, CLASSES[:1])
+            made.PatientID = NEWCOMER
+            made.save_as(file)
+            own.masks["x/seg.dcm"] = file.getvalue()
+
+
+MASK_MESSES: Final[tuple[Mess, ...]] = (
+    no_mask,
+    strange_mask,
+    two_masks,
+    others_masks,
+    others_segmentation,
+)
+"""Where masks are what images show; there rows of the label file are about nobody."""
 MESSES: Final[tuple[Mess, ...]] = (
     plain,
     two_labels,

@@ -21,11 +21,13 @@ from hypothesis import strategies as st
 
 from client.data.cohort import Cohort, Split, load_cohort
 from client.data.labels import KEYS, Key, LabelFile
+from client.data.masks.sources import MaskFolder
 from client.data.persons import Persons
 from client.data.pseudonyms import Pseudonyms
 from tests.adversary.archives import (
     ALIAS,
     CLASSES,
+    MASK_MESSES,
     MESSES,
     NEWCOMER,
     Mess,
@@ -41,10 +43,11 @@ OWN = frozenset(map(PSEUDONYMS.of, (NEWCOMER, ALIAS)))
 Place = tuple[int | float, str, str, tuple[bytes, ...]]
 
 
-def cohort_of(folder: Path, key: Key, *, without: frozenset[str] = frozenset()) -> Cohort:
+def cohort_of(folder: Path, key: Key | None, *, without: frozenset[str] = frozenset()) -> Cohort:
+    labels = LabelFile(folder / "labels.csv", key, key, "label") if key else None
     return load_cohort(
         folder / "images",
-        LabelFile(folder / "labels.csv", key, key, "label"),
+        labels or MaskFolder(folder / "masks"),
         pseudonyms=PSEUDONYMS,
         classes=CLASSES,
         modalities=("CR",),
@@ -58,56 +61,64 @@ def cohort_of(folder: Path, key: Key, *, without: frozenset[str] = frozenset()) 
 
 
 def places(cohort: Cohort, *, of: frozenset[str] | None = None) -> dict[str, Place]:
-    """Label, digest, part and pixels of each patient but the newcomer, or of these alone."""
+    """Label, digest, part, pixels and masks of each patient but the newcomer, or of these alone."""
     return {
         each.pseudonym: (
             each.label,
             each.digest,
             SPLIT.part_of(each.pseudonym),
-            tuple(cohort.images[row].tobytes() for row in each.images),
+            tuple(
+                array[row].tobytes()
+                for array in (cohort.images, cohort.masks)
+                if array is not None
+                for row in each.images
+            ),
         )
         for each in cohort.patients
         if (each.pseudonym in of if of else each.pseudonym not in OWN)
     }
 
 
-def read(root: Path, archive: Part, *, without: frozenset[str] = frozenset()) -> Cohort:
+def read(
+    root: Path, archive: Part, *, masks: bool, without: frozenset[str] = frozenset()
+) -> Cohort:
     """An archive's cohort. All stand in one place in turn, with what the last one left cached."""
     archive.write(root / "site")
     try:
-        return cohort_of(root / "site", archive.key, without=without)
+        return cohort_of(root / "site", None if masks else archive.key, without=without)
     finally:
         shutil.rmtree(root / "site")
 
 
-def hold(root: Path, key: Key, messes: list[Mess], seed: int) -> None:
+def hold(root: Path, key: Key, messes: list[Mess], seed: int, *, masks: bool) -> None:
     """Read archives with and without the newcomer, and hold everybody's places side by side."""
     draws = random.Random(seed)
     rest, own = others(draws, key), Part(key)
     for mess in messes:
         mess(draws, rest, own)
     rest.rows += own.rows_about(rest)
+    rest.masks |= own.masks_about(rest)
     archives = {
         "without": rest,
         "with": rest | own,
-        "rows alone": rest | Part(key, rows=own.rows, joined=own.joined),
-        "alone": own | Part(key, rows=rest.rows),
+        "rows alone": rest | Part(key, rows=own.rows, joined=own.joined, masks=own.masks),
+        "alone": own | Part(key, rows=rest.rows, masks=rest.masks),
     }
     order = draws.sample(sorted(archives), len(archives))
-    found = {name: read(root, archives[name]) for name in order}
+    found = {name: read(root, archives[name], masks=masks) for name in order}
 
     expected = places(found["without"])
     assert places(found["with"]) == expected
     assert places(found["rows alone"]) == expected
-    assert places(read(root, archives["with"], without=OWN)) == expected
+    assert places(read(root, archives["with"], masks=masks, without=OWN)) == expected
     assert places(found["with"], of=OWN) == places(found["alone"], of=OWN)
     shutil.rmtree(root / "cache")
-    assert places(read(root, archives["with"])) == expected
+    assert places(read(root, archives["with"], masks=masks)) == expected
 
 
-def drawn(key: Key, messes: list[Mess], seed: int) -> None:
+def drawn(key: Key, messes: list[Mess], seed: int, *, masks: bool = False) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        hold(Path(folder), key, messes, seed)
+        hold(Path(folder), key, messes, seed, masks=masks)
 
 
 @pytest.mark.parametrize("mess", MESSES, ids=lambda mess: mess.__name__)
@@ -116,10 +127,20 @@ def test_no_mess_of_one_patient_changes_anothers_place(mess: Mess) -> None:
         drawn(key, [plain, mess], number)
 
 
+@pytest.mark.parametrize("mess", MASK_MESSES, ids=lambda mess: mess.__name__)
+def test_no_mess_of_one_patients_masks_changes_anothers_place(mess: Mess) -> None:
+    for number in range(2):
+        drawn(KEYS[0], [plain, mess], number, masks=True)
+
+
+MASKED = (*MESSES, *MASK_MESSES)
 ARCHIVES = given(
     st.sampled_from(KEYS),
     st.lists(st.sampled_from(MESSES), min_size=1, max_size=4),
     st.integers(0, 2**32),
+)
+MASKED_ARCHIVES = given(
+    st.lists(st.sampled_from(MASKED), min_size=1, max_size=4), st.integers(0, 2**32)
 )
 
 
@@ -129,8 +150,21 @@ def test_nor_do_several_at_once(key: Key, messes: list[Mess], seed: int) -> None
     drawn(key, messes, seed)
 
 
+@settings(max_examples=8)
+@MASKED_ARCHIVES
+def test_nor_do_several_at_once_where_there_are_masks(messes: list[Mess], seed: int) -> None:
+    drawn(KEYS[0], [plain, *messes], seed, masks=True)
+
+
 @pytest.mark.long
 @settings(max_examples=60)
 @ARCHIVES
 def test_nor_do_many_more(key: Key, messes: list[Mess], seed: int) -> None:
     drawn(key, messes, seed)
+
+
+@pytest.mark.long
+@settings(max_examples=60)
+@MASKED_ARCHIVES
+def test_nor_do_many_more_where_there_are_masks(messes: list[Mess], seed: int) -> None:
+    drawn(KEYS[0], [plain, *messes], seed, masks=True)

@@ -16,9 +16,15 @@ import torch
 from client.engine.clipped import ClippedSum, Patients, Tile, backward, by_choice, clipped_sum
 from client.engine.rule import Book, Layer
 from client.engine.sheet import Sheet
-from common.privacy.mechanisms import GAMMA
+from client.training.sampling import Batch
+from client.training.targets import TARGETS
+from common.models.networks import seeded_model
+from common.privacy.mechanisms import GAMMA, PatientMechanism, mechanism
 from common.tasks.tasks import KINDS
+from simulations.audit.parts import PRODUCTION, Parts
 from tests.adversary.engine_search import Attack, attack, evaluation
+from tests.common.studies import study_of
+from tests.planted_faults import FAULTS
 
 FEW = range(12)
 MANY = [pytest.param(first, marks=pytest.mark.long) for first in range(12, 540, 12)]
@@ -154,3 +160,22 @@ def test_adding_a_patient_moves_counts_by_at_most_their_bound_and_no_marks_of_an
                 assert tried.marks(some) == [alone[at] for at in some]
                 moved = np.linalg.norm((tried.counted(some) - without).astype(float))
                 assert moved <= bound * (1 + 1e-12)
+
+
+CLIPPING = ("clipping left out", "per-image instead of per-patient clipping")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_faults_of_the_clipped_sum_are_seen_whatever_the_task(kind: str) -> None:
+    study = study_of(kind)
+    planned = mechanism(study, 100, 200)
+    assert isinstance(planned, PatientMechanism)
+    planned, model = planned.model_copy(update={"clip_norm": 1e-3}), seeded_model(study, 1)
+    pixels = torch.rand(1, 4, 1, 8, 8, generator=torch.manual_seed(0)) - 0.5
+    batch = Batch(pixels, TARGETS[study.task.target].made_up(study.task, 1, 4, (8, 8)))
+
+    def length(parts: Parts) -> float:
+        return _norm(parts.clipped_sum(model, batch, planned, study)) / planned.clip_norm
+
+    assert length(PRODUCTION) <= 1 + GAMMA / 100
+    assert all(length(fault.parts) > 1.1 for fault in FAULTS if fault.name in CLIPPING)

@@ -7,7 +7,9 @@ A study's numbers are bounded now, so that most of these plans cannot even be re
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+import multiprocessing
+from itertools import pairwise, product
+from random import Random
 
 import numpy as np
 import pytest
@@ -16,11 +18,14 @@ from torch import nn
 
 from client.engine.clipped import Patients, clipped_sum, place
 from client.training.gradients import summed_loss
+from client.training.targets import TARGETS
 from common.models.networks import build_model
 from common.numerics import EngineChoice
 from common.privacy.mechanisms import GAMMA
 from common.study.study_file import Study
-from tests.common.studies import classification, small_study
+from common.tasks.task import Task
+from common.tasks.tasks import KINDS
+from tests.common.studies import classification, settings_of, small_study, task_of
 
 SCATTERING = {"name": "scattering", "widths": None, "norm": None, "pooling": None}
 
@@ -149,3 +154,41 @@ def test_a_patient_who_adds_nothing_moves_no_other(kernel: str) -> None:
     others = clipped_sum(model, patients[slice(0, 5)], loss, 1e-2, choice)
     alone = clipped_sum(model, patients[slice(5, 6)], loss, 1e-2, choice)
     assert float((with_all - others - alone).norm()) <= 1e-2 * GAMMA / 1000
+
+
+def test_no_bit_of_a_loss_follows_from_the_place_whatever_the_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last bits of a softmax over many pixels differed where a thread's share of them ended.
+
+    The trial before a study finds it by chance alone.
+    """
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)  # with it there is one, whatever is asked for later
+    with multiprocessing.get_context("spawn").Pool(1) as process:
+        assert process.apply(differing) == []
+
+
+def differing() -> list[tuple[str, int, int]]:
+    """By task, seed and threads, where an item's place decides about a bit."""
+    found = []
+    for kind, seed in product(KINDS, range(10)):
+        task = task_of(kind, **settings_of(kind, Random(seed)))
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            first, *others = gradients_of_one_at_every_place(task, places=8)
+            if not all(torch.equal(each, first) for each in others):
+                found.append((kind, seed, threads))
+    return found
+
+
+def gradients_of_one_at_every_place(task: Task, places: int) -> torch.Tensor:
+    """Of the loss by the outputs of one item, which is in every place."""
+    outputs, dense = task.heads()
+    shape = (outputs, 64, 64) if dense else (outputs,)
+    one = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 10
+    target = Patients(torch.zeros(1, 1), TARGETS[task.target].made_up(task, 1, 1, (64, 64)))
+    batch = one.expand(places, *shape).clone().requires_grad_()
+    summed_loss(task)(batch, target.each_target.repeat_interleave(places, dim=0)).backward()
+    assert batch.grad is not None
+    return batch.grad

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
@@ -56,6 +57,13 @@ def write_image(path: Path, patient: str, number: int) -> str:
     return str(dataset.SOPInstanceUID)
 
 
+def write_mask(path: Path, patient: str, number: int, *, least: int = 0, most: int = 2) -> None:
+    """A PNG of 8x8 values that follow from the patient and a number."""
+    draws = np.random.default_rng([number, *patient.encode()])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(draws.integers(least, most + 1, (8, 8), dtype=np.uint8)).save(path)
+
+
 def write_images(folder: Path, patients: Mapping[str, int]) -> None:
     """Images and ``labels.csv`` in a folder: patients and how many images each has."""
     rows = ["SOPInstanceUID,label"]
@@ -81,6 +89,7 @@ class Hospital:
         opt_out: the list that each data set names, relative to the folder.
         same_person: the list of PatientIDs that are one person, relative to the folder.
         ignored: differences between PatientIDs of one person.
+        masks: whether each data set has a folder of them beside its images.
         memory_mib: of the device.
         cache_gib: that decoded images may take.
     """
@@ -101,6 +110,7 @@ class Hospital:
     opt_out: str | None = None
     same_person: str | None = None
     ignored: tuple[str, ...] = ()
+    masks: bool = False
     memory_mib: int = 1024
     cache_gib: float = 64.0
 
@@ -134,6 +144,7 @@ class Hospital:
                     "split": list(self.split),
                 }
                 | ({"opt_out": self.opt_out} if self.opt_out else {})
+                | ({"masks": f"{place}/masks"} if self.masks else {})
                 | ({"most_patients": self.most} if self.most else {})
                 for name, place in self.datasets.items()
             },

@@ -7,10 +7,14 @@ import os
 import signal
 import subprocess
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
+from common.process.progress import silent
 from simulations.hospitals.archives import read_hospitals
+from simulations.hospitals.lesions import write_lesions
+from simulations.hospitals.synth import Size
 from simulations.runs.network import (
     NetworkSettings,
     coordinate,
@@ -19,9 +23,25 @@ from simulations.runs.network import (
     run_network,
     simulate,
 )
+from tests.common.studies import toml
 from tests.integration.conftest import study_text, write_hospitals
 
 SEED = 3
+OUTLINES: dict[str, dict[str, Any]] = {
+    "study": {"name": "outlines", "title": "Outlines of the liver and of lesions"},
+    "task": {"kind": "segmentation", "classes": ["liver", "lesion"]},
+    "data": {"dataset": "liver-mr", "modalities": ["MR"], "image_size": [32, 32]},
+    "model": {"name": "resunet", "widths": [4, 8], "norm": "group", "groups": 2},
+    "training": {
+        "rounds": 2,
+        "batch_size": 8,
+        "learning_rate": 0.5,
+        "augmentation": {"flip": True, "rotate": 10.0},
+    },
+    "privacy": {"mode": "patient", "epsilon": 8.0, "delta": 1e-5},
+    "evaluation": {"rounds": "last", "bins": 4, "epsilon_share": 1.0},
+    "aggregation": {"strategy": "fedavg", "min_sites": 3},
+}
 
 
 @pytest.fixture
@@ -46,6 +66,23 @@ def test_three_daemons_and_a_simulation_end_with_the_same_weights(
     assert outcome["rounds"] == 3
     assert outcome["absences"] == []
     assert any("KNOWN KEY" in note for note in outcome["warnings"])
+
+
+@pytest.mark.long
+def test_segmentation_ends_with_the_same_weights_in_both(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Three hospitals whose masks are DICOM SEG with bits, SEG with probabilities, and NIfTI."""
+    folder = tmp_path_factory.mktemp("s")
+    study, hospitals = folder / "outlines.toml", folder / "hospitals"
+    study.write_text(toml(OUTLINES))
+    size = Size(patients=20, test_patients=10, pixels=32, sites=3)
+    write_lesions(hospitals, size, seed=SEED, progress=silent)
+    found = run_network(NetworkSettings(study, hospitals, folder / "network", SEED), lambda _: None)
+    assert found.same
+    result = json.loads((folder / "network" / "simulation" / "result.json").read_bytes())
+    assert result["study"]["task"] == "segmentation"
+    assert result["federated_evaluation"][-1]["figures"]["dice"]["value"] is not None
 
 
 @pytest.mark.long

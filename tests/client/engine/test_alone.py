@@ -109,6 +109,20 @@ def test_last_digits_that_depend_on_more_than_the_patient_are_found(
         require_alone(model, patients, loss, EngineChoice(tile=8))
 
 
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_last_digits_of_an_evaluation_that_depend_on_the_row_are_found(outputs: int) -> None:
+    """Where no gradient shows them: a softmax of one number hides whatever it is."""
+    model = exact(
+        lambda: Net(
+            lambda net, value: changed(net.layer(value), by_place, as_it_is),
+            layer=nn.Linear(6, outputs),
+        )
+    ).float()
+    drawn = patients_of(6, count=3)
+    patients = Patients(drawn.inputs.float(), drawn.targets)
+    assert not is_alone(model, patients, lambda found, _: found.sum(), EngineChoice(tile=8))
+
+
 def test_a_plain_model_of_the_same_shape_is_let_through() -> None:
     model = exact(lambda: nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 2))).float()
     drawn = patients_of(6, count=3)

@@ -312,6 +312,43 @@ def test_copies_of_an_image_with_different_masks_are_two_masks(folder: Path) -> 
     assert found == dict.fromkeys(["a.dcm", "c.dcm"], Reason.TWO_MASKS)
 
 
+def test_no_mess_in_one_patients_masks_changes_another_patients_place(
+    tmp_path: Path, write_dicom: WriteDicom
+) -> None:
+    def places() -> dict[str, tuple[str, bytes]]:
+        cohort = cohort_of(tmp_path)
+        own = {PSEUDONYMS.of(name): name for name in ("grey", "binary")}
+        return {
+            own[each.pseudonym]: (each.digest, mask_of(cohort, own[each.pseudonym]).tobytes())
+            for each in cohort.patients
+            if each.pseudonym in own
+        }
+
+    write_images(tmp_path, write_dicom, ["grey", "binary"])
+    for write in (grey, binary):
+        write(tmp_path / "masks")
+    before = places()
+    assert before.keys() == {"grey", "binary"}
+
+    # The newcomer has all that can be wrong, and masks that name the others' images.
+    write_images(tmp_path, write_dicom, WRONG)
+    for spoil, _ in WRONG.values():
+        spoil(tmp_path / "masks")
+    for path in (tmp_path / "images").glob("*.dcm"):
+        dataset = dcmread(path)
+        if dataset.PatientID in WRONG:
+            dataset.PatientID = "new"
+            dataset.save_as(path)
+        else:
+            dataset.PatientID = "new"
+            dataset.save_as(tmp_path / "copied.dcm")
+            made = segmentation([tmp_path / "copied.dcm"], LESION[None, ..., None], ("lesion",))
+            made.save_as(tmp_path / "masks" / f"new mask of {path.name}")
+    (tmp_path / "masks" / "noise").write_bytes(bytes(range(256)) * 4)
+
+    assert places() == before
+
+
 def test_another_mask_is_another_record(folder: Path) -> None:
     for name in "ab":
         write_png(folder / "masks" / f"{name}.png", BOTH)

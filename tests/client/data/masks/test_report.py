@@ -84,6 +84,7 @@ def test_masks_are_counted_by_class_in_images_and_pixels(folder: Path) -> None:
     assert "lesion: on 1 images, 6.25% of the pixels of all" in said
     assert "3.dcm  mask-of-another-size" in said
     assert "(mask masks/3.png)" in said
+    assert "4 found: 2 usable, 2 not" in said
 
 
 def test_without_classes_what_occurs_is_counted(folder: Path) -> None:
@@ -122,3 +123,4 @@ def test_numbers_are_counted_as_numbers(folder: Path) -> None:
     report = check(folder / "images", file, classes=(), rules=Rules())
 
     assert report.labels == {"numbers from 7 to 63.5": 2}
+    assert report.label_notes == ()
