@@ -177,14 +177,9 @@ class Regression(Task):
         rows = [in_cells(row, noise=noise_variance) for row in counts[0]]
         numbers = in_even_cells(counts[1, 0, :bins], noise=noise_variance)
         every = together(rows)
-        # The mean of what both planes say, by the noise in each.
-        noises = np.array([len(rows) * (bins + 2.0), bins])
-        weights = (1.0 / noises) / (1.0 / noises).sum()
+        patients, variance = _patients(counts)
         return self._figures(
-            counted(
-                float(weights @ [every.total, numbers.total]),
-                noise_variance * float(weights**2 @ noises),
-            ),
+            counted(patients, noise_variance * variance),
             rows,
             numbers,
             share(
@@ -230,6 +225,17 @@ class Regression(Task):
             )
         return tuple(found)
 
+    def groups(self, counts: NDArray[np.int64], bins: int) -> NDArray[np.float64]:
+        """All patients, without the noise of cells that nobody marks."""
+        del bins
+        return np.array([_patients(counts)[0]])
+
+    def span(self, figure: str) -> float:
+        """Of an error's size the reach, and of a bias the reach on both sides."""
+        if figure in ("r2", "beyond"):
+            return 1.0
+        return self.reach * self.width * (2.0 if figure.startswith("bias") else 1.0)
+
     def _figures(
         self, patients: Estimate, rows: Sequence[Cells], numbers: Cells, beyond: Estimate
     ) -> Figures:
@@ -252,6 +258,17 @@ class Regression(Task):
         """The patient's number as a share of the range; None where it is no number."""
         truth = (float(targets[0]) - self.lowest) / self.width
         return None if np.isnan(truth) else float(np.clip(truth, 0.0, 1.0))
+
+
+def _patients(counts: NDArray[np.int64]) -> tuple[float, float]:
+    """How many there are, and the variance of that for a noise of 1 in each cell.
+
+    Both planes count every patient: their mean, by the noise in each.
+    """
+    errors, numbers = counts[0], counts[1, 0, :-2]
+    shares = np.array([numbers.size, errors.size]) / (errors.size + numbers.size)
+    number = float(shares @ [errors.sum(), numbers.sum()])
+    return number, float(shares**2 @ [errors.size, numbers.size])
 
 
 def _third(predicted: float) -> int:

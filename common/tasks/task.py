@@ -141,6 +141,11 @@ class Task(Section, ABC):
         """What a reader must know first of a model that learned nothing."""
         return ()
 
+    def span(self, figure: str) -> float:
+        """Length of the range in which a figure lies: 1, unless it has a unit."""
+        del figure
+        return 1.0
+
     def groups(self, counts: NDArray[np.int64], bins: int) -> NDArray[np.float64]:
         """How many patients counts hold, by group of patients if the counts tell groups apart."""
         once = self.release(bins).once

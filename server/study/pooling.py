@@ -23,7 +23,7 @@ from common.tasks.task import Task
 
 # docs/coordinator.md names this number: change both.
 MOVED: Final = 0.1
-"""How far one site may move a figure that still counts as all sites' figure."""
+"""How far one site may move a figure that still counts as all sites' figure, of its range."""
 MOST_OF_IT: Final = 0.5
 """The share of the counted patients above which a site is most of the evidence."""
 
@@ -72,7 +72,8 @@ def pool(releases: Mapping[str, SiteCounts], task: Task, bins: int) -> Pooled:
     }
 
     def judged(place: Place, estimate: Estimate) -> Estimate:
-        return _judged(estimate, {site: found[place] for site, found in rest.items()}, shares)
+        others = {site: found[place] for site, found in rest.items()}
+        return _judged(estimate, others, shares, MOVED * task.span(place[0]))
 
     return replace(whole, figures=whole.figures.changed(judged))
 
@@ -120,9 +121,16 @@ def _shares(releases: Mapping[str, SiteCounts], task: Task, bins: int) -> dict[s
 
 
 def _judged(
-    whole: Estimate, without: Mapping[str, Estimate], shares: Mapping[str, float]
+    whole: Estimate, without: Mapping[str, Estimate], shares: Mapping[str, float], most: float
 ) -> Estimate:
-    """The figure; one that a single site decides is not meaningful, and says which site."""
+    """The figure; one that a single site decides is not meaningful, and says which site.
+
+    Args:
+        whole: the figure of all sites.
+        without: by site, the figure of all others.
+        shares: by site, its share of the patients.
+        most: how far one site may move the figure.
+    """
     if not whole.meaningful or whole.value is None:
         return whole
     if not without:
@@ -133,7 +141,7 @@ def _judged(
             return _of_one(whole, f"it rests on {site} alone: without {site}, {rest.why}")
     moved = {site: _distance(whole.value, rest) for site, rest in without.items()}
     first = max(moved, key=lambda site: (moved[site], site))
-    if moved[first] > MOVED:
+    if moved[first] > most:
         rest = without[first]
         return _of_one(
             whole,

@@ -283,7 +283,8 @@ def _choose_weights(model: nn.Module, how: int, draw: torch.Generator, size: flo
                 parameter.copy_(rows.view_as(parameter))
     if how == 4 and parameters[0].dim() == 4:  # two channels that are one, weighed with two signs
         parameters[0].zero_()
-        parameters[0][:, 0, 1, 1] = 1.0
+        height, width = parameters[0].shape[2:]
+        parameters[0][:, 0, height // 2, width // 2] = 1.0
         weights = [each for each in parameters[1:] if each.dim() >= 2]
         if weights:
             last = next((each for each in weights if each.dim() == 2), weights[0]).flatten(1)

@@ -236,6 +236,23 @@ def test_a_model_that_says_the_mean_explains_nothing_and_is_told_first() -> None
     assert AGE.doubts(AGE.exact(*map(list, zip(*good, strict=True)))) == ()
 
 
+def test_patients_are_counted_once_and_cells_that_nobody_marks_are_left_out() -> None:
+    counts = np.zeros(AGE.release(4).shape, dtype=np.int64)
+    counts[0, 1, 2], counts[1, 0, 3], counts[1, 1:], counts[1, 0, 4:] = 100, 100, 9, 9
+    patients = AGE.figures(counts, noise_variance=4.0).patients
+    assert AGE.groups(counts, 4).tolist() == [100.0] == [patients.value]
+    # Of 18 and 4 cells with a variance of 4 each, weighing 4 and 18: sqrt(4 * 18 * 4 / 22).
+    assert patients.high - 100.0 == pytest.approx(1.96 * (4.0 * 18.0 * 4.0 / 22.0) ** 0.5, rel=1e-3)
+
+
+def test_every_figure_lies_in_a_range_of_its_span() -> None:
+    nobody = AGE.figures(np.zeros((2, 3, 12), dtype=np.int64), noise_variance=0.0)
+    drowned = AGE.figures(np.full((2, 3, 12), 9), noise_variance=1e9)
+    assert set(nobody.values) == set(Regression.names)
+    for name, each in drowned.values.items():
+        assert each.high - each.low == pytest.approx(AGE.span(name))
+
+
 Population = Callable[[np.random.Generator, int], tuple[NDArray[np.float64], NDArray[np.float64]]]
 """True numbers and predictions, as shares of the range."""
 

@@ -10,6 +10,7 @@ import pytest
 
 from common.figures import metrics
 from common.tasks.classification import Classification
+from common.tasks.regression import Regression
 from server.study import pooling
 from server.study.pooling import Pooled, SiteCounts, nothing, shown
 from tests.common.studies import classification
@@ -151,3 +152,22 @@ def test_an_event_tells_the_figures_under_their_names_and_what_to_doubt() -> Non
     assert told["doubts"] == list(TASK.doubts(pooled.figures)) != []
     assert "series" not in told
     json.dumps(told, allow_nan=False)
+
+
+def test_of_a_figure_with_a_unit_one_site_may_move_a_share_of_its_range() -> None:
+    """Errors of about two years of a reach of twelve; in the east they are half a year larger."""
+    task = Regression(lowest=20.0, highest=68.0)
+
+    def errors(first: list[int]) -> SiteCounts:
+        counts = np.zeros(task.release(10).shape, dtype=np.int64)
+        counts[0, 1, 6:] = first
+        counts[1, 0, :10] = sum(first) // 10
+        return SiteCounts(counts, 0.0)
+
+    usual, more, most = [200, 200, 0, 0, 0, 0], [150, 250, 0, 0, 0, 0], [0, 0, 0, 0, 0, 400]
+    sites = {"north": errors(usual), "south": errors(usual), "west": errors(usual)}
+    agreed = pooling.pool(sites | {"east": errors(more)}, task, 10).figures
+    assert agreed.values["mean_error"].meaningful
+    moved = pooling.pool(sites | {"east": errors(most)}, task, 10).figures
+    for name in ("mean_error", "bias"):
+        assert str(moved.values[name].why).startswith("east alone decides it: without east")
