@@ -10,13 +10,18 @@ from common.errors import StudyError
 from common.tasks.classification import Classification
 from common.tasks.regression import Regression
 from common.tasks.segmentation import Segmentation
-from common.tasks.task import Task
+from common.tasks.task import TargetForm, Task
 
 TASKS: Final[tuple[type[Task], ...]] = (Classification, Segmentation, Regression)
 KINDS: Final = tuple(str(task.model_fields["kind"].default) for task in TASKS)
 """What they are called in a study file."""
 FIRST: Final = KINDS[0]
 """What a study learns that does not say what."""
+
+
+def kinds(form: TargetForm) -> list[str]:
+    """The tasks whose targets have a form."""
+    return [kind for kind, task in zip(KINDS, TASKS, strict=True) if task.target == form]
 
 
 def _with_kind(given: Any) -> Any:  # noqa: ANN401 - whatever the file holds

@@ -30,6 +30,7 @@ from client.data.labels import Key
 from common.documents import read_json
 from common.errors import DataError
 from common.process.progress import Tracker
+from common.tasks.tasks import kinds
 from simulations.hospitals.archives import FACTS, LABEL_COLUMN, MANIFEST, MASKS, SITE_FILE
 
 README: Final = "README.md"
@@ -56,7 +57,7 @@ min_sites = 2
 approval = "automatic"
 allow_known_key = true      # a simulation's keys follow from its seed
 allow_no_privacy = true     # so that the baselines without privacy are studies too
-tasks = [{task}]
+tasks = {tasks}
 
 [device]
 threads = 1
@@ -196,7 +197,7 @@ def write_site(
         most=most_patients(declared),
         split=list(split),
         mask_classes=f"\n[data.{dataset}.mask_classes]\n{words}" if words else "",
-        task=json.dumps("classification" if archive.key else "segmentation"),
+        tasks=json.dumps(kinds("label" if archive.key else "mask")),
     )
     (folder / SITE_FILE).write_text(text, encoding="utf-8")
     return {**archive.facts(), "declared_patients": declared, "split": list(split)}

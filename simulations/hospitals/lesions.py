@@ -304,7 +304,7 @@ def _segmentation(
     masks: Sequence[Mask],
 ) -> File:
     series, instance, dimensions = (
-        uid(visit.seed, visit.archive, visit.serial, "segmentation", part) for part in range(3)
+        uid(visit.seed, visit.archive, visit.serial, "mask", part) for part in range(3)
     )
     data = dicom_seg(
         datasets,
