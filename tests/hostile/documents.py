@@ -45,6 +45,9 @@ _MASKED: Final = _study(
 SEGMENTATION: Final = (("study.task", _MASKED["task"]), ("study.model", _MASKED["model"]))
 """Instead of a class for each patient, one for each pixel: as many votes of a patient."""
 
+NUMBER: Final = ("study.task", _study(task={"kind": "regression", "classes": []})["task"])
+"""Instead of a class for each patient, a number."""
+
 FORM: Final = (
     planned("a plan with an unknown field", "malformed", "what no reviewer knows", ("extra", 1)),
     planned(
@@ -97,6 +100,20 @@ FORM: Final = (
         "a loss in which one patient drowns the others",
         *SEGMENTATION,
         ("study.task.class_weights", [1.0, 100.0]),
+    ),
+    planned(
+        "classes of a number",
+        "malformed",
+        "words in a plan that nobody looks for",
+        NUMBER,
+        ("study.task.classes", ["heart"]),
+    ),
+    planned(
+        "a range without width",
+        "malformed",
+        "a division by zero for one patient",
+        NUMBER,
+        ("study.task.highest", 0.0),
     ),
     planned(
         "masks where there are none",

@@ -46,6 +46,7 @@ DEARER, COVERS = (
 STUDY: Final = "common.study.study_file."
 TEXT: Final = "common.text."
 CLASSES: Final = "common.tasks.classification.Classification._classes_agree: "
+NUMBERS: Final = "common.tasks.regression.Regression._range_agrees: "
 MASKED: Final = "common.tasks.segmentation.Segmentation._classes_agree: "
 THIS_LEDGER: Final = "self._ledger.hash_at(heads.ledger.length) != heads.ledger.hash"
 THIS_LOG: Final = "self._audit.hash_at(heads.audit.length) != heads.audit.hash"
@@ -258,6 +259,8 @@ HELD: Final[dict[str, str]] = {
         "noise that drowns everything"
     ),
     BOUNDS + "ends and (not each.within(ends))": ("a round under a range that has become narrower"),
+    NUMBERS + "self.classes": "classes of a number",
+    NUMBERS + "not self.highest - self.lowest >= least > 0.0": "a range without width",
     MASKED + "len(set(self.classes)) != len(self.classes)": "a class twice in masks",
     MASKED + "weights is not None and len(weights) != len(self.classes)": (
         "weights of pixels for a patient"
