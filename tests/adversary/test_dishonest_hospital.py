@@ -136,7 +136,7 @@ def test_cells_of_2_to_the_40_do_not_make_a_perfect_model(run: Callable[..., Run
     lied, away = run("evaluate", counting(2**40, 2**40)), run("evaluate", silent, "away")
     assert lied.evaluation["sites"] == away.evaluation["sites"] == sorted(HONEST)
     assert lied.evaluation["histogram"] == away.evaluation["histogram"]
-    auc = lied.evaluation["metrics"]["auc"]
+    auc = lied.evaluation["metrics"]["values"]["auc"]
     assert 0.3 < auc["value"] < 0.7
     assert auc["meaningful"]
     reason = lied.evaluation["absences"][LIAR]
@@ -152,7 +152,7 @@ def test_what_one_site_decides_is_not_called_meaningful(run: Callable[..., Run])
     """A site keeps within every bound, and claims that the model is perfect."""
     lied = run("evaluate", counting(DECLARED, DECLARED))
     assert LIAR in lied.evaluation["sites"]
-    auc = lied.evaluation["metrics"]["auc"]
+    auc = lied.evaluation["metrics"]["values"]["auc"]
     assert auc["value"] > 0.58
     assert not auc["meaningful"]
     assert auc["why"].startswith(f"{LIAR} alone decides it: without {LIAR} it is 0.")
