@@ -16,6 +16,7 @@ from common.errors import Refusal, RefusalCode
 from common.numerics import EngineChoice, record
 from common.plan import Offer, Plan, write_plan
 from common.study.bounds import BY_KEY, stated
+from common.tasks.tasks import KINDS
 from tests.client.site_fixtures import (
     POLICY,
     Hospital,
@@ -26,7 +27,7 @@ from tests.client.site_fixtures import (
     plan_for,
     proposal,
 )
-from tests.common.studies import small_study
+from tests.common.studies import small_study, study_of
 
 OFFER = Offer(
     site="north",
@@ -56,14 +57,15 @@ OPTIONS: dict[str, dict[str, float]] = {
 
 
 def policy(**ranges: tuple[float, float]) -> Policy:
-    return Policy.model_validate(POLICY | {"allow_no_privacy": True, "ranges": ranges})
+    more = {"allow_no_privacy": True, "tasks": list(KINDS), "ranges": ranges}
+    return Policy.model_validate(POLICY | more)
 
 
 @cache
 def plans() -> list[Plan]:
     """Plans that together say every number there is."""
     studies = [small_study(**FREE), *(small_study(model=each) for each in MODELS)]
-    studies.append(small_study(task={"kind": "segmentation"}, data={"spacing": [0.5, 0.5]}))
+    studies += [study_of(kind, data={"spacing": [0.5, 0.5]}) for kind in KINDS]
     for strategy, options in OPTIONS.items():
         aggregation = {"strategy": strategy, "options": options}
         studies.append(small_study(**SECTIONS, aggregation=aggregation))
