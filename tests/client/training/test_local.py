@@ -501,12 +501,12 @@ def test_with_the_secret_fixed_a_patient_more_changes_no_other_patients_draws(
     )
     cohort = patients((2, 3, 1, 4, 2, 3))
 
-    def drawn(whom: tuple[Patient, ...], step: int) -> dict[bytes, int]:
+    def drawn(whom: tuple[Patient, ...], step: int) -> dict[bytes, bytes]:
         batches = draw(study, private(0.7), images, whom, streams=STREAMS, step=step, tile=tile)
         rows = [
-            (pixels.numpy().tobytes(), int(label))
+            (pixels.numpy().tobytes(), target.numpy().tobytes())
             for batch in batches
-            for pixels, label in zip(batch.pixels, batch.targets, strict=True)
+            for pixels, target in zip(batch.pixels, batch.targets, strict=True)
         ]
         assert len({pixels for pixels, _ in rows}) == len(rows)
         return dict(rows)
