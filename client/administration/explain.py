@@ -226,14 +226,14 @@ def _leaves(plan: Plan) -> tuple[str, ...]:
     ]
     if evaluations:
         lines.append(
-            f"{evaluations} x a histogram of the model's scores, {noise}: "
+            f"{evaluations} x counts of how well the model does, {noise}: "
             f"{plan.release.size} numbers, {counts} bytes each time"
         )
     lines += [
         f"at most {rounds * update + evaluations * counts} bytes in total",
         "with each reply: this site's name and signature, the length of its privacy ledger, and "
         "the head of its audit log, which only this site can read",
-        "never: images, labels, patient identifiers, or how many patients there are",
+        "never: images, labels, masks, patient identifiers, or how many patients there are",
     ]
     return tuple(lines)
 

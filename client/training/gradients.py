@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -35,7 +35,7 @@ class GradientSum:
         task: Task,
         choice: EngineChoice,
     ) -> None:
-        self._model, self._loss, self._choice = model, summed_loss(task), choice
+        self._model, self._loss, self._choice = model, summed_loss(task, total=True), choice
         self._device = DEVICES[choice.device]
         self._clipped: ClippedSum | None = None
         if isinstance(mechanism, PatientMechanism):
@@ -80,18 +80,68 @@ class GradientSum:
         return torch.stack(finite).sum(dim=0) if finite else torch.zeros_like(total)
 
 
-def summed_loss(task: Task) -> Loss:
-    """A task's loss, summed over items of which it is shown one at a time."""
-    # Mapped, not called on a batch: a loss that couples two patients cannot be written.
-    each = torch.func.vmap(task.loss)
+def summed_loss(task: Task, *, total: bool = False) -> Loss:
+    """A task's loss, summed over items of which it is shown one at a time.
 
-    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return each(outputs, targets).sum()
-
-    def one_by_one(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        pairs = zip(outputs.unbind(), targets, strict=True)
-        return torch.stack([task.loss(item.clone(), target) for item, target in pairs]).sum()
-
+    Args:
+        task: whose.
+        total: whether an item on which the task fails has no gradient, instead of an error. For
+            real patients: an error would tell that this one is here.
+    """
     # Threads share the pixels of all items among them, and where one ends a library may round
     # otherwise: softmax did. Of an item by itself they end at the same pixels in every place.
-    return one_by_one if task.heads().dense else loss
+    each = _one_by_one(task) if task.heads().dense else _mapped(task)
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return each(outputs, targets, total).sum()
+
+    return loss
+
+
+_Each = Callable[[torch.Tensor, torch.Tensor, bool], torch.Tensor]
+
+
+def _mapped(task: Task) -> _Each:
+    """The losses of all items at once; no operation of the task's own sees more than one."""
+    mapped = torch.func.vmap(task.loss)
+
+    def each(outputs: torch.Tensor, targets: torch.Tensor, total: bool) -> torch.Tensor:
+        try:
+            return mapped(outputs, targets)
+        except Exception:
+            if not total:
+                raise
+        sound = torch.tensor([_is_sound(task, *one) for one in zip(outputs, targets, strict=True)])
+        if not sound.any():
+            return outputs.flatten(1).sum(dim=1) * 0.0
+        # In the place of one that fails stands another, so that shapes, and all others' bits, stay.
+        places = torch.where(sound, torch.arange(len(sound)), int(sound.nonzero()[0]))
+        return torch.where(sound, mapped(outputs[places], targets[places]), 0.0)
+
+    return each
+
+
+def _one_by_one(task: Task) -> _Each:
+    """The losses of the items, each by itself."""
+
+    def one(output: torch.Tensor, target: torch.Tensor, total: bool) -> torch.Tensor:
+        try:
+            return task.loss(output.clone(), target)
+        except Exception:
+            if not total:
+                raise
+        return output.sum() * 0.0
+
+    def each(outputs: torch.Tensor, targets: torch.Tensor, total: bool) -> torch.Tensor:
+        pairs = zip(outputs.unbind(), targets, strict=True)
+        return torch.stack([one(*pair, total) for pair in pairs])
+
+    return each
+
+
+def _is_sound(task: Task, output: torch.Tensor, target: torch.Tensor) -> bool:
+    try:
+        task.loss(output.detach(), target)
+    except Exception:  # noqa: BLE001 - whatever it is, this item has no loss
+        return False
+    return True

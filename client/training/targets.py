@@ -77,8 +77,8 @@ class _Values(_OfPatients):
         return torch.full((len(rows),), float(patient.label), dtype=torch.float32)
 
     def made_up(self, task: Task, patients: int, items: int, size: tuple[int, int]) -> torch.Tensor:
-        del task, items, size
-        return torch.linspace(-1.0, 1.0, patients)
+        del items, size
+        return torch.linspace(*task.ends, patients)
 
 
 class _Masks:

@@ -133,6 +133,11 @@ class Regression(Task):
         """Length of the range."""
         return self.highest - self.lowest
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The range."""
+        return self.lowest, self.highest
+
     def heads(self) -> Heads:
         """The prediction as a share of the range, counted from its middle."""
         return Heads(1)

@@ -84,6 +84,11 @@ class Task(Section, ABC):
         """By how much an item may count in the loss, at most: it scales the learning rate."""
         return 1.0
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Smallest and largest number that a target may be, where it is a number."""
+        return -1.0, 1.0
+
     @abstractmethod
     def heads(self) -> Heads:
         """What the network must put out."""
@@ -102,7 +107,10 @@ class Task(Section, ABC):
 
     @abstractmethod
     def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of one item, a scalar; it is mapped over items by ``torch.func.vmap``.
+        """The loss of one item, a scalar.
+
+        It is mapped over items by ``torch.func.vmap``; that of a dense head is called for each item
+        by itself. An item on which it raises has no gradient.
 
         Args:
             output: (outputs,) or (outputs, height, width).

@@ -86,7 +86,8 @@ def overlays(examples: Examples, result: Result) -> Plot:
         "examples",
         "What the shared model finds",
         f"Test patients from the worst to the best. Solid: what is there; dashed: what the model "
-        f"found. Outlined: {classes}. The number is of all images of a patient together.",
+        f"found. Outlined: {classes}. The number is of a patient's images together, as many as an "
+        "evaluation looks at.",
         height=WIDTH * rows * height / (_ACROSS * width) + 0.2,
         draw=draw,
         facts=result.hospitals.facts,

@@ -128,13 +128,28 @@ class SegFile:
         return [(self.labels[segment], marks) for segment, marks in sorted(marked.items())]
 
     def _marks(self, reference: Reference) -> dict[int, NDArray[np.bool_]]:
-        with quiet():
-            pixels = pixel_array(self.dataset, index=reference.frame)
+        pixels = self._frame(reference.frame)
         kind = str(self.dataset.SegmentationType).strip().upper()
         if kind == "LABELMAP":
             return {int(value): pixels == value for value in few(np.unique(pixels)) if value}
         top = int(self.dataset.MaximumFractionalValue) if kind == "FRACTIONAL" else 1
         return {reference.segment: pixels >= top / 2}
+
+    def _frame(self, number: int) -> NDArray[Any]:
+        """The pixels of a frame as stored."""
+        if (
+            self.dataset.get("BitsAllocated") == 1
+            and not self.dataset.file_meta.TransferSyntaxUID.is_compressed
+        ):
+            # Frames of bits follow each other without a gap (PS3.5, 8.1.1), so one may begin inside
+            # a byte, where pydicom reads it wrongly.
+            rows, columns = self.shape
+            first = number * rows * columns
+            data = self.dataset.PixelData[first // 8 : -(-(first + rows * columns) // 8)]
+            bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+            return bits[first % 8 :][: rows * columns].reshape(rows, columns)
+        with quiet():
+            return pixel_array(self.dataset, index=number)
 
     def _require_direction(self, image: DicomReading, frame: int) -> None:
         """Require the image's rows and columns, where both files say how theirs run."""

@@ -518,3 +518,24 @@ def test_numbers_are_labels_of_a_study_that_predicts_one(folder: Path) -> None:
     assert [each.label for each in cohort.patients] == [63.5]
     assert cohort.masks is None
     assert verdicts(cohort) == {"b.dcm": Reason.NO_CLASS}
+
+
+@pytest.mark.parametrize("size", [(7, 9), (5, 7), (3, 5), (9, 11)])
+def test_frames_of_bits_that_begin_inside_a_byte_are_read(
+    tmp_path: Path, write_dicom: WriteDicom, size: tuple[int, int]
+) -> None:
+    """As many segments as reach every place of a byte: frames follow without a gap."""
+    draw = np.random.default_rng(0)
+    rows, columns = size
+    pixels = draw.integers(0, 255, size).astype(np.uint8)
+    write_dicom(tmp_path / "images" / "a.dcm", pixels, PatientID="P1")
+    (tmp_path / "masks").mkdir()
+    classes = tuple(f"class {number}" for number in range(9))
+    marks = np.eye(10, dtype=np.uint8)[draw.integers(0, 10, size)][..., 1:]
+    seg(tmp_path, marks=marks[None], labels=classes)
+
+    found = cohort_of(tmp_path, classes=classes, image_size=size)
+
+    assert not found.rejected
+    assert (mask_of(found) == (marks * np.arange(1, 10)).sum(axis=-1)).all()
+    assert rows * columns % 8

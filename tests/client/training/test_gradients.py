@@ -1,0 +1,79 @@
+"""A task that fails on one patient's image costs that patient alone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from client.engine.clipped import Patients, clipped_sum
+from client.training.gradients import summed_loss
+from common.numerics import EngineChoice
+from common.tasks.classification import Classification
+from common.tasks.segmentation import Segmentation
+from common.tasks.task import Task
+
+
+class OfPatients(Classification):
+    """Its loss raises for a number that overflowed."""
+
+    kind: Literal["classification"] = "classification"
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return functional.binary_cross_entropy(output.sigmoid()[:1], target[None].float())
+
+
+class OfPixels(Segmentation):
+    """The same for each pixel."""
+
+    kind: Literal["segmentation"] = "segmentation"
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return functional.binary_cross_entropy(output.sigmoid()[0], (target > 0).float())
+
+
+def flat() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+
+
+def dense() -> nn.Module:
+    return nn.Conv2d(1, 2, 3, padding=1)
+
+
+CASES = [
+    (OfPatients(classes=("no", "yes")), flat, torch.tensor([0, 1, 1])),
+    (OfPixels(classes=("lesion",)), dense, torch.ones(3, 1, 8, 8, dtype=torch.int64)),
+]
+
+
+@pytest.mark.parametrize(("task", "model", "targets"), CASES, ids=["mapped", "one by one"])
+def test_a_patient_on_whom_the_loss_fails_counts_as_nothing_and_the_others_as_before(
+    task: Task, model: type[nn.Module], targets: torch.Tensor
+) -> None:
+    torch.manual_seed(0)
+    network, choice = model(), EngineChoice(tile=4)
+    everyone = Patients(torch.rand(3, 1, 1, 8, 8), targets)
+    everyone.inputs[1] = torch.nan
+    others = torch.tensor([0, 2])
+    loss = summed_loss(task, total=True)
+
+    together = clipped_sum(network, everyone, loss, 1.0, choice)
+    alone = sum(
+        clipped_sum(network, everyone[others[n : n + 1]], loss, 1.0, choice) for n in (0, 1)
+    )
+    assert together.any()
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
+    with pytest.raises(RuntimeError, match="between 0 and 1"):
+        clipped_sum(network, everyone, summed_loss(task), 1.0, choice)
+
+
+@pytest.mark.parametrize(("task", "model", "targets"), CASES, ids=["mapped", "one by one"])
+def test_where_the_loss_fails_for_all_there_is_no_gradient(
+    task: Task, model: type[nn.Module], targets: torch.Tensor
+) -> None:
+    everyone = Patients(torch.full((3, 1, 1, 8, 8), torch.nan), targets)
+    loss = summed_loss(task, total=True)
+    assert not clipped_sum(model(), everyone, loss, 1.0, EngineChoice(tile=4)).any()
