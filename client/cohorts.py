@@ -9,6 +9,7 @@ from typing import Final
 
 from client.data.archive import Root, entries_of, require_folder
 from client.data.cohort import Cohort, image_shape, load_cohort
+from client.data.masks.sources import MaskFolder
 from client.data.persons import Persons
 from client.data.pseudonyms import DIFFERENCES, rule, rule_number
 from client.records import membership
@@ -91,7 +92,11 @@ class Cohorts:
         absent = self.absent()
         data, targets = self._file.dataset(study), self._file.targets(study, self._folder)
         images, shape = self._folder / data.images, image_shape(study, targets, decoders)
-        root = require_folder(images, self._roots.get(images))
+        # A share that went away looks like a folder in which nobody has an image, or a mask.
+        roots = {images: require_folder(images, self._roots.get(images))}
+        if isinstance(targets, MaskFolder):
+            before = self._roots.get(targets.path)
+            roots[targets.path] = require_folder(targets.path, before, kind="mask")
         # All that a cohort follows from: where any of it changes, the files are read again.
         wanted = study.data.model_dump_json() + study.task.model_dump_json()
         wanted += sha256(canonical_json([sorted(absent), sorted(persons.items())]))
@@ -121,7 +126,8 @@ class Cohorts:
                 most=most,
             )
             join_spellings(self._store, cohort.foldings, self.ignored, remember=True)
-            self._held[wanted], self._roots[images] = cohort, root
+            self._held[wanted] = cohort
+            self._roots |= roots
         return self._held[wanted]
 
     def absent(self) -> frozenset[str]:

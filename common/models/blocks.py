@@ -47,6 +47,7 @@ def group_norm(groups: int | None, channels: int) -> nn.GroupNorm:
             where="[model] groups",
             found=f"{channels} channels, {groups} groups",
             wanted="a number of groups that divides the channels of every layer",
+            remedy="leave groups out, or choose widths that it divides",
         )
     return nn.GroupNorm(groups, channels)
 

@@ -13,10 +13,10 @@ import pytest
 from client.administration.service import approve, opt_out, status
 from client.records.accounts import Accounts
 from client.site import Site
-from common.errors import Refusal, RefusalCode, SiteError
+from common.errors import DataError, Refusal, RefusalCode, SiteError
 from common.wire.messages import Request
-from tests.client.site_fixtures import Hospital, approved, asking, code_of, write_images
-from tests.common.studies import small_study
+from tests.client.site_fixtures import Hospital, approved, asking, code_of, write_images, write_mask
+from tests.common.studies import small_study, study_of
 
 
 @pytest.fixture
@@ -41,6 +41,26 @@ def test_a_cohort_is_read_once_and_once_more_for_other_needs(hospital: Hospital)
     assert [each.pseudonym for each in larger.patients] == [
         each.pseudonym for each in cohort.patients
     ]
+
+
+def test_a_folder_of_masks_that_was_exchanged_is_the_sites_failure_and_nobodys(
+    tmp_path: Path,
+) -> None:
+    """A share that was unmounted leaves an empty folder behind: nobody has lost a mask."""
+    study = study_of("segmentation")
+    hospital = Hospital(tmp_path, {f"P{number:02}": 1 for number in range(8)}, masks=True)
+    masks = tmp_path / "masks"
+    for patient in hospital.patients:
+        write_mask(masks / f"{patient}-0.png", patient, 0)
+    with hospital.open() as site:
+        assert len(site.cohorts.read(study).patients) == 8
+        masks.rename(tmp_path / "away")
+        masks.mkdir()
+        with pytest.raises(DataError, match="mask folder was replaced"):
+            site.cohorts.read(study)
+        masks.rmdir()
+        (tmp_path / "away").rename(masks)
+        assert len(site.cohorts.read(study).patients) == 8
 
 
 def test_no_more_cohorts_are_held_than_a_site_works_on(hospital: Hospital) -> None:

@@ -362,7 +362,7 @@ POLICY: Final = (
         "a plan of few weights that takes more memory than the site gives",
         "policy",
         "a site that runs out of memory before anyone has approved",
-        ("study.model", lambda model: model | VAST),
+        ("study.model", VAST),
         ("study.data.image_size", [1024, 1024]),
         ("weights", 2 * (1 + 6 * 32) * 16 * 16 + 2),
     ),
