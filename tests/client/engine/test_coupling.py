@@ -14,6 +14,7 @@ from client.engine.clipped import Loss, Patients, clipped_sum, place
 from client.training.gradients import summed_loss
 from common.numerics import EngineChoice
 from common.tasks.classification import Classification
+from common.tasks.segmentation import Segmentation
 
 TILE = 8
 
@@ -69,6 +70,45 @@ def patients() -> Patients:
 def test_a_loss_in_which_patients_meet_is_refused(loss: Loss) -> None:
     choice = EngineChoice(tile=TILE)
     assert is_alone(place(network(), choice), patients(), loss, choice) == (loss is apart)
+
+
+def outlines() -> tuple[nn.Module, Patients]:
+    """A model of a class for each pixel, and three patients with masks."""
+    torch.manual_seed(0)
+    draw = torch.Generator().manual_seed(1)
+    masks = torch.randint(0, 2, (3, 1, 8, 8), generator=draw)
+    images = torch.randn((3, 1, 1, 8, 8), generator=draw)
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)), Patients(
+        images, masks
+    )
+
+
+@pytest.mark.parametrize("loss", [batch_dice, by_positives, apart], ids=lambda loss: loss.__name__)
+def test_a_loss_of_pixels_in_which_patients_meet_is_refused(loss: Loss) -> None:
+    model, everyone = outlines()
+    choice = EngineChoice(tile=TILE)
+    assert is_alone(place(model, choice), everyone, loss, choice) == (loss is apart)
+
+
+class CoupledPixels(Segmentation):
+    """A task of pixels that does what it can to bring patients together."""
+
+    kind: Literal["segmentation"] = "segmentation"
+    seen: ClassVar[list[tuple[Any, ...]]] = []
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        self.seen.append((tuple(output.shape), tuple(target.shape)))
+        return batch_dice(output[None], target[None])
+
+
+def test_a_task_of_pixels_is_shown_one_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CoupledPixels, "seen", [])
+    (model, everyone), choice = outlines(), EngineChoice(tile=TILE)
+    loss = summed_loss(CoupledPixels(classes=("lesion",)))
+    whole = clipped_sum(model, everyone, loss, 1.0, choice)
+    each = [clipped_sum(model, everyone[slice(n, n + 1)], loss, 1.0, choice) for n in range(3)]
+    torch.testing.assert_close(whole, torch.stack(each).sum(dim=0))
+    assert set(CoupledPixels.seen) == {((2, 8, 8), (8, 8))}
 
 
 class Coupled(Classification):
