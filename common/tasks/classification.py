@@ -93,7 +93,7 @@ class Classification(Task):
             return loss
         # Not output.new_tensor, which no device has whose arrays are shapes alone.
         weights = torch.tensor(self.class_weights, dtype=output.dtype, device=output.device)
-        return loss * weights[target]
+        return loss * weights.gather(0, target.reshape(1)).squeeze(0)
 
     def marks(self, outputs: torch.Tensor, targets: torch.Tensor, bins: int) -> NDArray[np.int64]:
         """One bin in each plane of the patient's class."""

@@ -113,7 +113,7 @@ def _node_key(text: str) -> str:
 def _authority(text: str) -> str:
     try:
         certificates = x509.load_pem_x509_certificates(text.encode())
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise ValueError("should be a certificate in PEM") from None
     if len(certificates) != 1:
         raise ValueError("should be one certificate")

@@ -69,7 +69,9 @@ class LabelledImages:
             part = slice(first, first + size)
             pixels = torch.from_numpy(np.asarray(self.pictures[part], dtype=np.float32))
             pixels = (pixels - study.data.mean) / study.data.std
-            yield Batch(pixels.unsqueeze(1), torch.tensor(self.labels[part], dtype=torch.int64))
+            yield Batch(
+                pixels.unsqueeze(1), torch.tensor(self.labels[part], dtype=torch.int64)[:, None]
+            )
 
 
 class Listener:

@@ -32,7 +32,7 @@ FEWEST = 45
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Counts what is computed from patients; everything is computed as ever."""
     calls = counted(monkeypatch, client.requests.round, "local_change")
-    return counted(monkeypatch, client.requests.round, "score", calls)
+    return counted(monkeypatch, client.requests.round, "counted", calls)
 
 
 def counted(

@@ -155,7 +155,7 @@ def test_a_round_is_over_after_one_tick_or_two_or_four(
 
 
 def test_an_evaluation_has_its_own_tick(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    taking(world, monkeypatch, 0.01, "score")
+    taking(world, monkeypatch, 0.01, "counted")
     assert answered(world.site, asking(world.plan)).code == "ok"
     began = world.time.now
     assert answered(world.site, asking(world.plan, 1, "evaluate")).code == "ok"
