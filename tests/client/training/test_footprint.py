@@ -59,7 +59,7 @@ for text, patients in json.loads(sys.argv[1]):
         os.wait()
         continue
     study = Study.model_validate_json(text)
-    least = (32, 32) if study.model.scales < 6 else (128, 128)
+    least = (32, 32) if getattr(study.model, "scales", 0) < 6 else (128, 128)
     step(study.model_copy(update={"data": study.data.model_copy(update={"image_size": least})}), 1)
     before = peak()
     step(study, patients)
