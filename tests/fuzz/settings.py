@@ -29,7 +29,10 @@ class Settings(Target):
                 tree = tree_of(draw, tomllib.loads(data.decode()))
                 if not isinstance(tree, dict):
                     return repr(tree).encode("utf-8", "replace")
-                return toml(_without_nothing(tree)).encode("utf-8", "replace")
+                try:
+                    return toml(_without_nothing(tree)).encode("utf-8", "replace")
+                except RecursionError:  # ours, not the reader's: several deep ones in each other
+                    return bytes_of(draw, data)
 
 
 def sections(document: dict[str, Any]) -> str:
