@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from client.data.dicom import NO_VERDICT, Header, Reason, Unusable, read
+from client.data.dicom import Header, Reason, Unusable, contained, read
 from client.data.masks.sources import MaskFile
 from client.data.parallel import CRASHED, Elsewhere, ordered_map
 from client.data.pixels import images, is_plain
@@ -228,25 +228,19 @@ def examine(folder: Path, path: str, *, decode: bool, here: bool = False) -> Fou
     if path.endswith("/"):
         return Rejected(path, Reason.UNLISTED, "the images in this folder are missing")
     try:
-        reading = read(folder / path, here=here)
-        header = reading.header
-        if decode:
-            # A decoder is foreign code that can crash or hang: never in the site's own process.
-            if here and not is_plain(reading.dataset):
-                raise Elsewhere
-            shapes = [image.shape for image in images(reading.dataset)]
-            header = replace(header, rows=shapes[0][0], columns=shapes[0][1], frames=len(shapes))
-        return Found(path, reading.sha256, header)
+        with contained("reading it", here=here):
+            reading = read(folder / path, here=here)
+            header = reading.header
+            if decode:
+                # A decoder is foreign code that can crash or hang: never in the site's own process.
+                if here and not is_plain(reading.dataset):
+                    raise Elsewhere
+                shapes = [image.shape for image in images(reading.dataset)]
+                rows, columns = shapes[0][:2]
+                header = replace(header, rows=rows, columns=columns, frames=len(shapes))
+            return Found(path, reading.sha256, header)
     except Unusable as verdict:
         return Rejected(path, verdict.reason, verdict.detail)
-    except MemoryError as error:
-        if here:  # a process of its own has more, and its end ends no other
-            raise Elsewhere from error
-        raise
-    except (Elsewhere, *NO_VERDICT):
-        raise
-    except BaseException as error:  # noqa: BLE001 - a malformed file must cost that file only
-        return Rejected(path, Reason.UNDECODABLE, f"{type(error).__name__} while reading it")
 
 
 def crashed(path: str) -> Rejected:

@@ -54,7 +54,7 @@ from client.data.cache_index import (
     locked,
     tidy,
 )
-from client.data.dicom import NO_VERDICT, Reason, Unusable, read
+from client.data.dicom import Reason, Unusable, contained, read
 from client.data.display.placement import Placement, Spacing, pixel_spacing
 from client.data.masks.decode import classes_of, layers
 from client.data.masks.sources import MaskRules
@@ -401,38 +401,31 @@ def decode(
         Elsewhere: ``here``, and the file is not known to be harmless.
     """
     try:
-        reading = read(folder / file.path, here=here)
-        # The scan's label and patient belong to the bytes of the scan, not to these.
-        if reading.sha256 != file.sha256:
-            return CHANGED
-        if here and not (is_plain(reading.dataset) and file.mask is None):
-            raise Elsewhere
-        frames: list[Half] = []
-        masks: list[NDArray[np.uint8]] = []
-        for number, image in enumerate(images(reading.dataset)):
-            if number == shape.most_frames:
-                raise Unusable(Reason.TOO_LARGE, f"more than {shape.most_frames} frames")
-            size = (image.shape[0], image.shape[1])
-            place = Placement.fitting(size, shape.size)
-            if shape.spacing is not None:
-                pixel = pixel_spacing(reading.dataset, number)
-                place = Placement.spaced(size, shape.size, pixel, shape.spacing)
-            frames.append(_prepared(image, shape, place))
-            if shape.masks is not None and file.mask is not None:
-                marks = layers(file.mask, reading, number, size)
-                masks.append(place.mask(classes_of(marks, shape.masks, size)))
-        return Decoded(np.stack(frames), np.stack(masks) if masks else None)
+        with contained("decoding it", here=here):
+            reading = read(folder / file.path, here=here)
+            # The scan's label and patient belong to the bytes of the scan, not to these.
+            if reading.sha256 != file.sha256:
+                return CHANGED
+            if here and not (is_plain(reading.dataset) and file.mask is None):
+                raise Elsewhere
+            frames: list[Half] = []
+            masks: list[NDArray[np.uint8]] = []
+            for number, image in enumerate(images(reading.dataset)):
+                if number == shape.most_frames:
+                    raise Unusable(Reason.TOO_LARGE, f"more than {shape.most_frames} frames")
+                size = (image.shape[0], image.shape[1])
+                place = Placement.fitting(size, shape.size)
+                if shape.spacing is not None:
+                    pixel = pixel_spacing(reading.dataset, number)
+                    place = Placement.spaced(size, shape.size, pixel, shape.spacing)
+                frames.append(_prepared(image, shape, place))
+                if shape.masks is not None and file.mask is not None:
+                    marks = layers(file.mask, reading, number, size)
+                    masks.append(place.mask(classes_of(marks, shape.masks, size)))
+            return Decoded(np.stack(frames), np.stack(masks) if masks else None)
     except Unusable as verdict:
         changed = verdict.reason is Reason.UNREADABLE
         return CHANGED if changed else CacheRefused(verdict.reason.value, verdict.detail)
-    except MemoryError as error:
-        if here:  # a process of its own has more, and its end ends no other
-            raise Elsewhere from error
-        raise
-    except (Elsewhere, *NO_VERDICT):
-        raise
-    except BaseException as error:  # noqa: BLE001 - a malformed file must cost that file only
-        return CacheRefused(Reason.UNDECODABLE.value, f"{type(error).__name__} while decoding it")
 
 
 def _prepared(image: NDArray[np.float32], shape: ImageShape, place: Placement) -> Half:

@@ -415,6 +415,45 @@ def quiet() -> Iterator[list[warnings.WarningMessage]]:
         yield said
 
 
+@contextmanager
+def translated(doing: str, reason: Reason = Reason.UNDECODABLE) -> Iterator[None]:
+    """Turn whatever a malformed file raises into a verdict on it, and keep what libraries say.
+
+    Raises:
+        Unusable: for all that is raised, but what says nothing about the file.
+    """
+    try:
+        with quiet():
+            yield
+    except (Unusable, Elsewhere, *NO_VERDICT):
+        raise
+    except BaseException as error:
+        raise Unusable(reason, f"{type(error).__name__} while {doing}") from error
+
+
+@contextmanager
+def contained(doing: str, reason: Reason = Reason.UNDECODABLE, *, here: bool) -> Iterator[None]:
+    """The same around all that is done with a file.
+
+    Args:
+        doing: in words.
+        reason: of the verdict.
+        here: the file is opened in the site's own process.
+
+    Raises:
+        Unusable: as :func:`translated`.
+        Elsewhere: ``here``, and memory ended: a process of its own has more, and its end ends no
+            other.
+    """
+    try:
+        with translated(doing, reason):
+            yield
+    except MemoryError as error:
+        if here:
+            raise Elsewhere from error
+        raise
+
+
 def _header(dataset: FileDataset) -> Header:
     """The header.
 

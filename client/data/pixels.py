@@ -11,7 +11,6 @@ An image comes to the study's size in :mod:`client.data.display.placement`.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +24,7 @@ from pydicom.uid import (
     JPEG2000TransferSyntaxes,
 )
 
-from client.data.dicom import NO_VERDICT, PIXELS, Reason, Unusable, quiet
+from client.data.dicom import NO_VERDICT, PIXELS, Reason, Unusable, translated
 from client.data.display.agreement import require_length, require_shape, used_bits
 from client.data.display.elements import (
     DESCRIPTORS,
@@ -66,14 +65,14 @@ def images(dataset: Dataset) -> Iterator[NDArray[np.float32]]:
         Unusable: undecodable, or of a kind that no display knows.
     """
     stored, layout = stored_values(dataset)
-    with _translated("reading its lookup tables"):
+    with translated("reading its lookup tables"):
         axes = 3 if layout.samples > 1 else 2
         frames = stored.reshape(-1, *stored.shape[-axes:])
         shown = _pipeline(dataset, frames, layout)
     blank = True
     for frame in range(len(frames)):
         # Yielded outside: an exception of the caller must not become a verdict on the file.
-        with _translated("applying its window"):
+        with translated("applying its window"):
             image = shown(frame)
             blank = blank and bool((image == image[0, 0]).all())
         yield image
@@ -115,15 +114,15 @@ def stored_values(dataset: Dataset) -> tuple[Values, Layout]:
     Raises:
         Unusable: undecodable, or the header contradicts itself or the pixels.
     """
-    with _translated("looking for its transfer syntax"):
+    with translated("looking for its transfer syntax"):
         syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
         raise Unusable(Reason.UNDECODABLE, "the transfer syntax (0002,0010) is missing")
-    with _translated("reading its header"):
+    with translated("reading its header"):
         module = Module(dataset)
         layout = Layout.of(module, integer="PixelData" in dataset)
         _refuse_giants(layout)
-    with _translated(f"decoding {_shown_syntax(syntax)}"):
+    with translated(f"decoding {_shown_syntax(syntax)}"):
         data = next(dataset[keyword].value for keyword in PIXELS if keyword in dataset)
         if syntax in _NATIVE:
             require_length(data, layout)
@@ -180,18 +179,6 @@ def _refuse_endless(pixels: bytes) -> None:
                 raise Unusable(Reason.UNDECODABLE, "a box of its JPEG 2000 header has no length")
             at += length
         start = pixels.find(_JP2, start + 1)
-
-
-@contextmanager
-def _translated(doing: str) -> Iterator[None]:
-    """Turn whatever a library raises into a verdict, and keep what it says."""
-    try:
-        with quiet():
-            yield
-    except (Unusable, *NO_VERDICT):
-        raise
-    except BaseException as error:  # damaged pixels can make a decoder raise anything
-        raise Unusable(Reason.UNDECODABLE, f"{type(error).__name__} while {doing}") from error
 
 
 def _refuse_giants(layout: Layout) -> None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.dicom import NO_VERDICT, DicomReading, Reason, Unusable, content, parse, quiet
+from client.data.dicom import DicomReading, Reason, Unusable, content, parse, translated
 from client.data.masks.pictures import nifti_values, png_values
 from client.data.masks.segmentation import SegFile, few
 from client.data.masks.sources import MaskFile, MaskRules, Meaning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     Layers = list[tuple[Meaning, NDArray[np.bool_]]]
@@ -34,7 +32,7 @@ def layers(mask: MaskFile, image: DicomReading, frame: int, shape: tuple[int, in
     Raises:
         Unusable: the mask cannot be read, changed meanwhile, or does not fit its image.
     """
-    with _translated():
+    with translated("reading it", Reason.BAD_MASK):
         if mask.kind == "seg":
             segmentation = _segmentation(mask.file, mask.sha256)
             _require_shape(segmentation.shape, shape)
@@ -87,15 +85,3 @@ def _require_shape(found: tuple[int, ...], wanted: tuple[int, int]) -> None:
             Reason.MASK_SIZE,
             f"it has {found[0]} rows and {found[1]} columns; its image {wanted[0]} and {wanted[1]}",
         )
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn whatever a library raises into a verdict."""
-    try:
-        with quiet():
-            yield
-    except (Unusable, *NO_VERDICT):
-        raise
-    except BaseException as error:  # a damaged file can make a decoder raise anything
-        raise Unusable(Reason.BAD_MASK, f"{type(error).__name__} while reading it") from error

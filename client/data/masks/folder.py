@@ -20,11 +20,11 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from client.data.archive import Found, Rejected, Root, Scan, require_folder, walk
-from client.data.dicom import NO_VERDICT, Reason, Unusable, content, parse
+from client.data.dicom import Reason, Unusable, contained, content, parse
 from client.data.masks.pictures import PNG, is_nifti
 from client.data.masks.segmentation import instances, is_segmentation
 from client.data.masks.sources import MaskFile, MaskFolder, shown
-from client.data.parallel import CRASHED, Elsewhere, ordered_map
+from client.data.parallel import CRASHED, ordered_map
 from client.data.pseudonyms import normal
 from common.process.progress import Progress, silent
 
@@ -185,20 +185,12 @@ def examine_mask(folder: Path, path: str, *, here: bool = False) -> MaskFile | R
     if path.endswith("/"):
         return Rejected(shown(file, path), Reason.UNLISTED, "the masks in this folder are missing")
     try:
-        return _mask(file, path, content(file, here=here), here=here)
+        with contained("reading it", Reason.BAD_MASK, here=here):
+            return _mask(file, path, content(file, here=here), here=here)
     except Unusable as verdict:
         wrong = verdict.reason in (Reason.NOT_DICOM, Reason.NO_PIXELS)
         reason = Reason.NOT_MASK if wrong else verdict.reason
         return Rejected(shown(file, path), reason, verdict.detail)
-    except MemoryError as error:
-        if here:  # a process of its own has more, and its end ends no other
-            raise Elsewhere from error
-        raise
-    except (Elsewhere, *NO_VERDICT):
-        raise
-    except BaseException as error:  # noqa: BLE001 - a malformed file must cost that file only
-        detail = f"{type(error).__name__} while reading it"
-        return Rejected(shown(file, path), Reason.BAD_MASK, detail)
 
 
 def _mask(file: Path, path: str, data: bytes, *, here: bool) -> MaskFile:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from client.data.archive import Rejected
-from client.data.dicom import NO_VERDICT, Reason, Unusable, read
+from client.data.dicom import Reason, Unusable, read, translated
 from client.data.masks.decode import classes_of, layers
 from client.data.masks.sources import BACKGROUND, MaskRules, Meaning
 from client.data.parallel import CRASHED, Elsewhere, ordered_map
@@ -145,14 +145,10 @@ def marks_of(folder: Path, rules: MaskRules, file: Found) -> Marks | Rejected:
     """What is marked on the images of one file, or why its mask cannot be used."""
     assert file.mask is not None
     try:
-        return _marks(folder, rules, file)
+        with translated("reading it", Reason.BAD_MASK):
+            return _marks(folder, rules, file)
     except Unusable as verdict:
         return Rejected(file.path, verdict.reason, verdict.detail, file.mask.shown)
-    except NO_VERDICT:
-        raise
-    except BaseException as error:  # noqa: BLE001 - a malformed file must cost that file only
-        detail = f"{type(error).__name__} while reading it"
-        return Rejected(file.path, Reason.BAD_MASK, detail, file.mask.shown)
 
 
 def _marks(folder: Path, rules: MaskRules, file: Found) -> Marks:
