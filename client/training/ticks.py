@@ -25,7 +25,7 @@ from client.training.evaluation import counted
 from client.training.local import local_change, require_probed
 from client.training.sampling import RoundStreams, draw
 from client.training.targets import TARGETS
-from client.training.tuning import images_of, remembered
+from client.training.tuning import images_of, network_of, remembered
 from common import numerics
 from common.files import sha256, write_atomic
 from common.models.networks import initial_weights
@@ -152,9 +152,7 @@ class Clocks:
         if not isinstance(study.privacy, PatientPrivacy):
             return Ticks()
         shape = {
-            "model": study.model.model_dump(mode="json"),
-            "data": [study.data.channels, *study.data.image_size],
-            "task": study.task.model_dump(mode="json"),
+            **network_of(study),
             "images": study.training.images_per_patient,
             "augmentation": study.training.augmentation.model_dump(mode="json"),
             "encoding": study.fixed_point.model_dump(mode="json"),

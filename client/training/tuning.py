@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -73,9 +73,7 @@ class Choices:
             return record(threads, modelled(study, memory))
         blank = record(threads, EngineChoice())
         shape = {
-            "model": study.model.model_dump(mode="json"),
-            "data": [study.data.channels, *study.data.image_size],
-            "task": study.task.model_dump(mode="json"),
+            **network_of(study),
             "images": images_of(study),
             "batch": study.training.batch_size,
             "evaluated": _evaluated(study),
@@ -96,6 +94,18 @@ class Choices:
 
 
 _KEPT: Final = TypeAdapter(dict[str, EngineChoice])
+
+
+def network_of(study: Study) -> dict[str, Any]:
+    """What of a study's shape decides how long its network takes.
+
+    Not what classes are called, or how they weigh: else each name would be measured again.
+    """
+    return {
+        "model": study.model.model_dump(mode="json"),
+        "data": [study.data.channels, *study.data.image_size],
+        "task": [study.task.kind, *study.task.heads()],
+    }
 
 
 def remembered(

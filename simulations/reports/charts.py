@@ -61,7 +61,7 @@ def comparison(axes: Axes, result: Result) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"{result.study.figures[0][1]} on the test set")
+    axes.set_xlabel(f"{result.study.headline} on the test set")
     _legend(axes, result)
 
 
@@ -108,7 +108,7 @@ def curves(axes: Axes, result: Result) -> None:
             _curve(axes, outcome, label(result, kind) if number == 0 else None)
     axes.set_xlabel("round")
     axes.xaxis.set_major_locator(MaxNLocator("auto", steps=(1, 2, 5, 10), integer=True))
-    axes.set_ylabel(f"{result.study.figures[0][1]} on the test set")
+    axes.set_ylabel(f"{result.study.headline} on the test set")
     _below(axes)
 
 

@@ -59,7 +59,7 @@ def overlays(examples: Examples, result: Result) -> Plot:
     """The examples beside each other, worst first, with the outlines of every class."""
     rows = -(-len(examples.images) // _ACROSS)
     height, width = examples.images.shape[1:]
-    words = result.study.figures[0][1]
+    words = result.study.headline
     classes = ", ".join(result.study.classes)
 
     def draw(axes: Axes) -> None:

@@ -148,7 +148,7 @@ def _specs(result: Result) -> tuple[_Spec, ...]:
         _Spec(
             "comparison",
             "Shared model, hospitals alone, everything pooled",
-            f"{result.study.figures[0][1]} on the same held-out test set, after the same number of "
+            f"{result.study.headline} on the same held-out test set, after the same number of "
             "rounds and steps. Lines are 95 % intervals.",
             1.3 + 0.42 * rows,
             charts.comparison,

@@ -186,6 +186,11 @@ class StudyFacts(Section):
     epsilon: float | None
     clip_norm: float | None
 
+    @property
+    def headline(self) -> str:
+        """The figure that sums a model up, in words."""
+        return self.figures[0][1]
+
 
 class HospitalsFacts(Section):
     """Where the made-up hospitals came from.

@@ -10,8 +10,11 @@ from torch import nn
 from torch.nn import functional
 
 from client.engine.clipped import Patients, clipped_sum
-from client.training.gradients import summed_loss
+from client.training.gradients import GradientSum, summed_loss
+from client.training.sampling import Batch
 from common.numerics import EngineChoice
+from common.privacy.accounting import SampledGaussian
+from common.privacy.mechanisms import NoMechanism, PatientMechanism
 from common.tasks.classification import Classification
 from common.tasks.segmentation import Segmentation
 from common.tasks.task import Task
@@ -43,6 +46,17 @@ def dense() -> nn.Module:
     return nn.Conv2d(1, 2, 3, padding=1)
 
 
+PRIVATE = PatientMechanism(
+    step=SampledGaussian(sampling_rate=1.0, noise_multiplier=1.0, count=1),
+    evaluation=None,
+    most_sampled=10,
+    clip_norm=1.0,
+    divisor=3.0,
+    cell_noise=0.0,
+    epsilon_training=1.0,
+    epsilon_evaluation=0.0,
+    delta=0.5,
+)
 CASES = [
     (OfPatients(classes=("no", "yes")), flat, torch.tensor([0, 1, 1])),
     (OfPixels(classes=("lesion",)), dense, torch.ones(3, 1, 8, 8, dtype=torch.int64)),
@@ -77,3 +91,19 @@ def test_where_the_loss_fails_for_all_there_is_no_gradient(
     everyone = Patients(torch.full((3, 1, 1, 8, 8), torch.nan), targets)
     loss = summed_loss(task, total=True)
     assert not clipped_sum(model(), everyone, loss, 1.0, EngineChoice(tile=4)).any()
+
+
+@pytest.mark.parametrize("private", [True, False], ids=["private", "not private"])
+@pytest.mark.parametrize(("task", "model", "targets"), CASES, ids=["mapped", "one by one"])
+def test_a_step_of_a_site_ends_in_no_error_for_one_patient(
+    task: Task, model: type[nn.Module], targets: torch.Tensor, private: bool
+) -> None:
+    """An error would become a silence, which tells that this patient was drawn."""
+    torch.manual_seed(0)
+    mechanism = PRIVATE if private else NoMechanism(sampling_rate=1.0, divisor=3.0)
+    pixels = torch.rand(3, 1, 1, 8, 8)
+    pixels[1] = torch.nan
+    steps = GradientSum(model(), mechanism, task, EngineChoice(tile=4))
+    found = steps.over([Batch(pixels, targets)])
+    assert found.any()
+    assert torch.isfinite(found).all()

@@ -18,6 +18,7 @@ from common.numerics import EngineChoice
 from common.privacy.mechanisms import NoMechanism
 from common.study.study_file import Augmentation, Study
 from common.tasks.classification import Classification
+from common.tasks.regression import Regression
 from common.tasks.task import TargetForm
 from tests.common.studies import classification, small_study
 
@@ -156,6 +157,14 @@ def test_one_target_of_a_patient_is_that_of_all_images(form: TargetForm, kind: t
     assert targets.dtype == kind
     assert targets.tolist() == [1, 1, 1]
     assert torch.equal(TARGETS[form].moved(targets, MOVES, signed(3)), targets)
+
+
+def test_made_up_numbers_go_from_end_to_end_of_a_tasks_range() -> None:
+    """Outside of it the loss would see one number for all, and a trial would try nothing."""
+    task = Regression(lowest=18.0, highest=90.0)
+    values = TARGETS["value"].made_up(task, 3, 1, (5, 4))
+    assert values.tolist() == [18.0, 54.0, 90.0]
+    assert len({float(task.loss(torch.zeros(1), each)) for each in values}) > 1
 
 
 def test_made_up_targets_have_the_form_of_real_ones_and_show_every_class() -> None:

@@ -90,6 +90,8 @@ def test_what_was_timed_is_kept_and_every_study_of_the_shape_reckoned_from_it(
     longer = clocks.of(study(local_steps=5, learning_rate=0.1), HUNDRED, ON)
     assert longer.train > first.train
     assert clocks.of(one, NINE_HUNDRED, ON).evaluate > first.evaluate
+    renamed = small_study(task={"classes": ["no", "yes"], "class_weights": [1.0, 2.0]})
+    assert clocks.of(renamed, HUNDRED, ON) == clocks.of(small_study(), HUNDRED, ON)
     assert len(timed) == 1
     clocks.of(study(images_per_patient=2), HUNDRED, ON)
     clocks.of(one, HUNDRED, record(2, EngineChoice(tile=4)))

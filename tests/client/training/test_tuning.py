@@ -80,9 +80,11 @@ def test_another_shape_of_study_is_measured_by_itself(tmp_path: Path) -> None:
         (study(images_per_patient=2), MEMORY),
         (small_study(model={"widths": [6]}), MEMORY),
         (study(learning_rate=0.1), MEMORY),  # no matter of shape
+        (small_study(task={"classes": ["no", "yes"], "class_weights": [1.0, 2.0]}), MEMORY),
+        (small_study(task={"classes": ["no", "yes", "perhaps"]}), MEMORY),
     ):
         choices.of(each, threads=1, memory=memory, kernels="measured")
-    assert len(json.loads(choices.path.read_bytes())) == 4
+    assert len(json.loads(choices.path.read_bytes())) == 5
 
 
 def test_who_asks_about_many_shapes_has_one_of_them_measured_and_few_kept(
