@@ -81,6 +81,8 @@ def test_a_plan_is_shown_with_its_own_figures(site: Site) -> None:
     leaves = shown["What leaves this site"]
     assert f"3 x the change of the model's weights, with noise: {plan.weights} numbers" in leaves
     assert f"at most {3 * 4 * plan.weights + 8 * 8} bytes in total" in leaves
+    assert f"1 x counts of how well the model does, with noise: {plan.release.size} num" in leaves
+    assert "never: images, labels, masks, patient identifiers" in leaves
     ticks = plan.numerics.ticks
     assert f"a round: {ticks.train / 1000:g} s after" in shown["When it leaves"]
     assert f"a histogram: {ticks.evaluate / 1000:g} s after" in shown["When it leaves"]

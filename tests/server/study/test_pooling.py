@@ -11,9 +11,10 @@ import pytest
 from common.figures import metrics
 from common.tasks.classification import Classification
 from common.tasks.regression import Regression
+from common.tasks.tasks import KINDS
 from server.study import pooling
 from server.study.pooling import Pooled, SiteCounts, nothing, shown
-from tests.common.studies import classification
+from tests.common.studies import classification, study_of
 
 CLASSES = ("normal", "pneumonia")
 TASK = Classification(classes=CLASSES)
@@ -152,6 +153,18 @@ def test_an_event_tells_the_figures_under_their_names_and_what_to_doubt() -> Non
     assert told["doubts"] == list(TASK.doubts(pooled.figures)) != []
     assert "series" not in told
     json.dumps(told, allow_nan=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_event_names_no_figure_that_it_does_not_hold(kind: str) -> None:
+    """Some figures are of a simulation alone: a coordinator's table asked for them, and ended."""
+    task = study_of(kind).task
+    counts = np.ones(task.release(4).shape, dtype=np.int64)
+    told = shown(task.figures(counts, noise_variance=0.0), task)
+    assert [name for name, _ in told["names"]] == [
+        name for name in task.names if name in told["values"]
+    ]
+    assert told["names"][0][0] == told["headline"] in told["values"]
 
 
 def test_of_a_figure_with_a_unit_one_site_may_move_a_share_of_its_range() -> None:
