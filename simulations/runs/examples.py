@@ -9,35 +9,37 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from client.training.evaluation import outputs_of
 from common.study.study_file import Study
 from simulations.reports.overlays import FILE, Examples
-from simulations.runs.testset import CHOICE, TestSet
+from simulations.runs.testset import Scored, TestSet
 
 SHOWN: Final = 6
 """Patients, from the one in whom the model does worst to the one in whom it does best."""
 
 
-def keep_examples(run: Path, study: Study, weights: npt.NDArray[np.float32], test: TestSet) -> None:
+def keep_examples(run: Path, study: Study, test: TestSet, given: Scored) -> None:
     """Write examples beside a run's result, where the study learns from masks."""
-    found = examples(study, weights, test)
+    found = examples(study, test, given)
     if found is not None:
         found.save(run / FILE)
 
 
-def examples(study: Study, weights: npt.NDArray[np.float32], test: TestSet) -> Examples | None:
+def examples(study: Study, test: TestSet, given: Scored) -> Examples | None:
     """Patients from the worst to the best, by the headline figure of each; None without masks.
 
     Of a patient the image is shown in which the mask is largest.
+
+    Args:
+        study: what was learned.
+        test: the test set.
+        given: what the model gives on it.
     """
     if test.masks is None:
         return None
     images, masks = test.images.open(), test.masks.open()
-    each = outputs_of(study, weights, images, test.patients, choice=CHOICE, masks=masks)
     rows, found, values = [], [], []
-    for patient, (outputs, targets) in zip(test.patients, each, strict=True):
+    for patient, (outputs, targets) in zip(test.patients, zip(*given, strict=True), strict=True):
         shown = int((targets > 0).flatten(1).sum(dim=1).argmax())
         rows.append(patient.images[shown])
         found.append(outputs[shown].argmax(dim=0).numpy().astype(np.uint8))

@@ -39,7 +39,7 @@ from simulations.runs.run_settings import (
     nothing_left_behind,
     write_record,
 )
-from simulations.runs.testset import curve_point, outcome
+from simulations.runs.testset import curve_point, outcome, scored
 
 CURVE: Final = "curve.json"
 BASELINES: Final = "baselines"
@@ -136,8 +136,10 @@ def _conclude(
     plans = stored_plans(prepared)
     costs = [summary.bound(plan) for plan in plans.values()]
     epsilon = None if None in costs else max(cost for cost in costs if cost is not None)
-    keep_examples(prepared.settings.run, prepared.study, weights, prepared.test)
-    shared = outcome("shared", prepared.study, weights, prepared.test, epsilon=epsilon)
+    study, test = prepared.study, prepared.test
+    given = scored(study, weights, test)
+    keep_examples(prepared.settings.run, study, test, given)
+    shared = outcome("shared", study, weights, test, epsilon=epsilon, given=given)
     return summary.summarise(
         study=prepared.study,
         hospitals=prepared.hospitals,

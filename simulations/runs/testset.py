@@ -11,13 +11,13 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from client.data.archive import summary
 from client.data.cohort import Cohort, Patient, Split, load_cohort
 from client.data.pseudonyms import Pseudonyms
 from client.training.evaluation import outputs_of
 from common.errors import DataError
-from common.figures.figures import Figures
 from common.files import sha256
 from common.numerics import EngineChoice
 from common.privacy.randomness import known_secret
@@ -26,8 +26,11 @@ from common.study.study_file import Study
 from simulations.hospitals.archives import Hospitals
 from simulations.reports.result import CurvePoint, Figure, Kind, Line, Outcome, ResultMetrics
 
-CHOICE: Final = EngineChoice(tile=16)
+_CHOICE: Final = EngineChoice(tile=16)
 """How many images go through the model at once; no hospital computes like this."""
+
+Scored = tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]
+"""Of each patient the outputs and the targets, (images, ...)."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def curve_point(
     study: Study, weights: npt.NDArray[np.float32], test: TestSet, round_number: int
 ) -> CurvePoint:
     """The headline figure of the weights after a round."""
-    found = exact(study, weights, test)
+    found = study.task.exact(*scored(study, weights, test))
     return CurvePoint(round=round_number, value=found.values[study.task.headline].value)
 
 
@@ -122,9 +125,19 @@ def outcome(
     test: TestSet,
     *,
     epsilon: float | None,
+    given: Scored | None = None,
 ) -> Outcome:
-    """Everything that is said about one trained model on the test set."""
-    found = exact(study, weights, test)
+    """Everything that is said about one trained model on the test set.
+
+    Args:
+        kind: what the model stands for.
+        study: what was learned.
+        weights: flat float32.
+        test: the test set.
+        epsilon: what it cost a patient; None where nothing bounds it.
+        given: what the model gives on the test set, where that is known already.
+    """
+    found = study.task.exact(*(given or scored(study, weights, test)))
     return Outcome(
         kind=kind,
         learning_rate=study.training.learning_rate,
@@ -144,10 +157,10 @@ def outcome(
     )
 
 
-def exact(study: Study, weights: npt.NDArray[np.float32], test: TestSet) -> Figures:
-    """The exact figures of a model on the test set."""
+def scored(study: Study, weights: npt.NDArray[np.float32], test: TestSet) -> Scored:
+    """What a model gives for each test patient, and the targets."""
     masks = None if test.masks is None else test.masks.open()
     images, patients = test.images.open(), test.patients
-    each = outputs_of(study, weights, images, patients, choice=CHOICE, masks=masks)
+    each = outputs_of(study, weights, images, patients, choice=_CHOICE, masks=masks)
     outputs, targets = zip(*each, strict=True)
-    return study.task.exact(outputs, targets)
+    return outputs, targets
