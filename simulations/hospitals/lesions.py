@@ -22,10 +22,6 @@ from simulations.hospitals.dicom_writer import grey_dataset, to_bytes, uid
 from simulations.hospitals.layout import (
     TEST,
     File,
-    fresh,
-    write_archive,
-    write_manifest,
-    write_site,
 )
 from simulations.hospitals.masks import ENDINGS, MaskKind, dicom_seg, nifti, png
 from simulations.hospitals.phantom import Image
@@ -39,13 +35,14 @@ from simulations.hospitals.slices import (
     render_slices,
 )
 from simulations.hospitals.synth import (
-    SPLIT,
     TEST_PATHS,
+    Drawn,
     Size,
     describe,
     generator,
     mixed,
     shape_of,
+    write_drawn,
 )
 from simulations.hospitals.unusable import KINDS, unusable_files
 from simulations.hospitals.visit import Slice
@@ -187,23 +184,14 @@ def write_lesions(
     plans = {name: _plan(name, seed, [each], size.patients) for name, each in sites.items()}
     test = _plan(TEST, seed, list(dict.fromkeys(sites.values())), size.test_patients)
     total = sum(2 * each.slices for plan in (*plans.values(), test) for each in plan)
-    with fresh(out) as folder, progress("drawing hospitals", total, unit="files") as job:
-        per_site = {}
-        for name, hospital in sites.items():
-            files = _site_files(name, hospital, plans[name], seed, size.pixels)
-            archive = write_archive(folder / name, None, files, job)
-            per_site[name] = write_site(
-                folder / name, name, archive, DATASET, SPLIT, mask_classes=_meanings(hospital)
-            )
-        archive = write_archive(folder / TEST, None, _files(TEST, test, seed, size.pixels), job)
-        manifest = {
-            **describe(size, seed, DATASET, CLASSES),
-            "source": {"drawn_by": __name__, "size": size.pixels},
-            "per_site": per_site,
-            "test": {"folder": TEST, **archive.facts()},
-        }
-        write_manifest(folder, manifest)
-    return manifest
+    pixels = size.pixels
+    drawn = {
+        name: Drawn(_site_files(name, each, plans[name], seed, pixels), None, _meanings(each))
+        for name, each in sites.items()
+    }
+    apart = Drawn(_files(TEST, test, seed, pixels), None)
+    about = describe(size, seed, DATASET, CLASSES, by=__name__)
+    return write_drawn(out, drawn, apart, about, total=total, progress=progress)
 
 
 def _meanings(hospital: LesionHospital) -> dict[str, str]:

@@ -7,10 +7,11 @@ the seed and the archive's name alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -108,16 +109,66 @@ def write_synthetic(
     test = _plan(TEST, seed, _scanners(size.sites), size.test_patients)
     total = sum(each.images for plan in (*plans.values(), test) for each in plan)
     total += len(KINDS) * size.sites
+    pixels = size.pixels
+    drawn = {
+        name: Drawn(_site_files(name, each, plans[name], seed, pixels), each.key)
+        for name, each in hospitals(size.sites)
+    }
+    apart = Drawn(_files(TEST, test, seed, pixels), TEST_KEY)
+    about = describe(size, seed, DATASET, CLASSES, by=__name__)
+    return write_drawn(out, drawn, apart, about, total=total, progress=progress)
+
+
+class Drawn(NamedTuple):
+    """What a hospital, or the test set, is made of.
+
+    Attributes:
+        files: in the order in which they are written.
+        key: of its label file; None where it has masks instead.
+        mask_classes: what its site file says of its masks.
+    """
+
+    files: Iterable[File]
+    key: Key | None
+    mask_classes: Mapping[str, str] = MappingProxyType({})
+
+
+def write_drawn(
+    out: Path,
+    sites: Mapping[str, Drawn],
+    test: Drawn,
+    about: Mapping[str, Any],
+    *,
+    total: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write hospitals and their test set.
+
+    Args:
+        out: new or empty, or hospitals made before, which are replaced.
+        sites: by name.
+        test: the test set.
+        about: what the manifest begins with.
+        total: files that are drawn.
+        progress: told of every one.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        DataError: ``out`` cannot be used.
+    """
+    dataset = str(about["dataset"])
     with fresh(out) as folder, progress("drawing hospitals", total, unit="files") as job:
         per_site = {}
-        for name, hospital in hospitals(size.sites):
-            files = _site_files(name, hospital, plans[name], seed, size.pixels)
-            archive = write_archive(folder / name, hospital.key, files, job)
-            per_site[name] = write_site(folder / name, name, archive, DATASET, SPLIT)
-        archive = write_archive(folder / TEST, TEST_KEY, _files(TEST, test, seed, size.pixels), job)
+        for name, each in sites.items():
+            archive = write_archive(folder / name, each.key, each.files, job)
+            per_site[name] = write_site(
+                folder / name, name, archive, dataset, SPLIT, mask_classes=each.mask_classes
+            )
+        archive = write_archive(folder / TEST, test.key, test.files, job)
         manifest = {
-            **describe(size, seed, DATASET, CLASSES),
-            "source": {"drawn_by": __name__, "size": size.pixels},
+            **about,
             "per_site": per_site,
             "test": {"folder": TEST, **archive.facts()},
         }
@@ -125,7 +176,9 @@ def write_synthetic(
     return manifest
 
 
-def describe(size: Size, seed: int, dataset: str, classes: Sequence[str]) -> dict[str, Any]:
+def describe(
+    size: Size, seed: int, dataset: str, classes: Sequence[str], *, by: str
+) -> dict[str, Any]:
     """What the manifest of drawn hospitals begins with."""
     return {
         "kind": "synth",
@@ -134,6 +187,7 @@ def describe(size: Size, seed: int, dataset: str, classes: Sequence[str]) -> dic
         "classes": list(classes),
         "sites": list(site_names(size.sites)),
         "redraws": 0,
+        "source": {"drawn_by": by, "size": size.pixels},
     }
 
 
