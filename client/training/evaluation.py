@@ -72,11 +72,12 @@ def outputs_of(
     *,
     choice: EngineChoice,
     masks: npt.NDArray[Any] | None = None,
+    most: int | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """What the model gives for each patient's first images, and their targets. Sensitive.
 
-    How many images are looked at, at most, is the study's. Which are first follows from their
-    contents, so from that patient alone (:class:`client.data.cohort.Patient`).
+    Which are first follows from their contents, so from that patient alone
+    (:class:`client.data.cohort.Patient`).
 
     A patient's outputs are a function of the weights and of that patient's images, to the last
     bit: images go through the model in the very tiles in which training has it, which is what was
@@ -89,13 +90,15 @@ def outputs_of(
         patients: as there.
         choice: as there.
         masks: as there.
+        most: images of a patient, at most; left out, as many as the study says.
 
     Yields:
         For each patient in turn outputs (images, ...) and targets (images, ...).
     """
     model = place(build_model(study), choice)
     load_flat(model, weights)
-    most, form = study.evaluation.images_per_patient, TARGETS[study.task.target]
+    most = study.evaluation.images_per_patient if most is None else most
+    form = TARGETS[study.task.target]
     waiting = deque((patient, np.array(patient.images[:most])) for patient in patients)
     rows = [row for _, mine in waiting for row in mine]
     shape = (1, images_of(study), study.data.channels, *study.data.image_size)

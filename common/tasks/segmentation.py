@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 MOST_CLASSES: Final = 20
 QUANTILES: Final = (10, 25, 50, 75, 90)
-SMOOTH: Final = 1.0
-"""Pixels added to both sides of the soft Dice: it is then defined for an empty mask, and no pixel
-of an image moves it by more than 2."""
 MISSED_BY_ALL: Final = 0.98
 _EXTRA: Final = 3
 """Cells of a class beside the bins: missed, rightly not found, false alarm."""
@@ -46,6 +43,15 @@ _DICE_SHARE: Final = Bound(
     "the rest is cross-entropy; less has no effect, and 1 leaves cross-entropy out",
     zero=True,
 )
+_DICE_SMOOTH: Final = Bound(
+    "task.dice_smooth",
+    "dice_smooth",
+    "pixels added to both sides of Dice, as a share of the image's",
+    1e-4,
+    1,
+    (1e-3, 0.2),
+    "with less, one wrong pixel in an empty image outweighs a whole lesion; with more, Dice is flat",
+)
 
 
 class Segmentation(Task):
@@ -54,6 +60,8 @@ class Segmentation(Task):
     Attributes:
         classes: what masks show; background is not among them.
         dice_share: share of soft Dice in the loss; the rest is cross-entropy.
+        dice_smooth: pixels added to both sides of the soft Dice, as a share of the image's: it is
+            then defined for an empty mask. About the share that what is looked for covers.
         class_weights: factor of each class's pixels in the cross-entropy, that of background
             being 1: public numbers, never counted.
     """
@@ -73,11 +81,12 @@ class Segmentation(Task):
         "surface_distance": "surface distance, pixels",
         "hausdorff_95": "95 % Hausdorff distance, pixels",
     }
-    bounds: ClassVar[tuple[Bound, ...]] = (_DICE_SHARE, CLASS_WEIGHT)
+    bounds: ClassVar[tuple[Bound, ...]] = (_DICE_SHARE, _DICE_SMOOTH, CLASS_WEIGHT)
 
     kind: Literal["segmentation"] = "segmentation"
     classes: tuple[Words, ...] = Field(min_length=1, max_length=MOST_CLASSES)
     dice_share: Annotated[float, _DICE_SHARE] = 0.5
+    dice_smooth: Annotated[float, _DICE_SMOOTH] = 0.02
     class_weights: tuple[Annotated[float, CLASS_WEIGHT], ...] | None = None
 
     @model_validator(mode="after")
@@ -114,8 +123,9 @@ class Segmentation(Task):
         """``d (1 - Dice) + (1 - d) cross-entropy``, with d the share of Dice.
 
         Dice is the mean over classes of ``(2 sum p g + s) / (sum p + sum g + s)``, sums over the
-        image's pixels of the probability p and of the mask g. Cross-entropy is the mean over
-        pixels, each weighing as its class. A label that is no class counts as background.
+        image's pixels of the probability p and of the mask g, with ``dice_smooth`` of the pixels
+        as s. Cross-entropy is the mean over pixels, each weighing as its class. A label that is no
+        class counts as background.
         """
         import torch
 
@@ -135,7 +145,8 @@ class Segmentation(Task):
         # Contiguous: each row is added up by itself, in an order that follows from its length.
         sums = planes.flatten(1).contiguous().sum(dim=1)
         shared, sizes, surprises = sums[:classes], sums[classes : 2 * classes], sums[2 * classes :]
-        dice = ((2.0 * shared + SMOOTH) / (sizes + SMOOTH)).mean()
+        smooth = self.dice_smooth * pixels
+        dice = ((2.0 * shared + smooth) / (sizes + smooth)).mean()
         entropy = surprises.sum() / pixels
         return self.dice_share * (1.0 - dice) + (1.0 - self.dice_share) * entropy
 
@@ -155,7 +166,8 @@ class Segmentation(Task):
         """The same from each patient's own Dice, with the distances between edges in pixels.
 
         A patient without a class is left out of its Dice, and one in whom no image has both the
-        class and a finding of it is left out of its distances; the table counts both.
+        class and a finding of it is left out of its distances; the table counts both. A patient's
+        own Dice is the mean over the classes that are there.
         """
         classes = len(self.classes)
         seen = [_overlap(*each, classes) for each in zip(outputs, targets, strict=True)]
@@ -181,7 +193,12 @@ class Segmentation(Task):
             for at, name in enumerate(("surface_distance", "hausdorff_95"))
         }
         values = {name: mean_length(each) for name, each in of.items()}
-        return replace(figures, values=figures.values | values, of=figures.of | of)
+        return replace(
+            figures,
+            values=figures.values | values,
+            of=figures.of | of,
+            each={"dice": tuple(map(_mean_there, seen))},
+        )
 
     def _figures(
         self, counts: NDArray[np.int64], dices: Sequence[Overlaps], noise: float
@@ -286,6 +303,12 @@ def _apart(outputs: torch.Tensor, targets: torch.Tensor, classes: int) -> NDArra
     return np.asarray(
         [distances((found[k], there[k]) for found, there in masks) for k in range(classes)]
     )
+
+
+def _mean_there(patient: Overlap) -> float:
+    """A patient's mean Dice over the classes that are there; not a number where none is."""
+    there = patient.dice[patient.there > 0]
+    return float(there.mean()) if len(there) else float("nan")
 
 
 def _whole(counts: NDArray[np.int64]) -> list[int]:

@@ -51,6 +51,7 @@ def render(result: Result, plots: Sequence[Plot]) -> str:
             plots={plot.name: plot for plot in plots},
             rows=rows(result),
             by_class=by_class(result),
+            ahead=ahead(result),
             columns=result.study.figures[:MOST_COLUMNS],
             factor=None if result.study.epsilon is None else worst_odds(result.study.epsilon),
             declared=sum(site.declared_patients for site in result.per_site.values()),
@@ -78,6 +79,7 @@ def environment() -> Environment:
         power=power,
         inline=inline,
         number=SMALL.get,
+        signed=signed,
     )
     return made
 
@@ -90,6 +92,11 @@ def figure(value: float | None) -> str:
 def interval(estimate: Figure) -> str:
     """The two ends of a 95 % interval."""
     return f"{estimate.low:.3f} – {estimate.high:.3f}"
+
+
+def signed(value: float) -> str:
+    """A difference: three decimals, and which way it goes."""
+    return f"{value:+.3f}".replace("-", "−")
 
 
 def epsilon(value: float | None) -> str:
@@ -128,6 +135,12 @@ def rows(result: Result) -> list[tuple[str, str, Outcome]]:
             name = "All data pooled" if outcome.site is None else f"{outcome.site} alone"
             table.append((name, _privacy(result, outcome), outcome))
     return table
+
+
+def ahead(result: Result) -> list[tuple[str, str, Figure]]:
+    """How far the shared model is ahead of each other one: name, privacy, mean over patients."""
+    found = ((name, privacy, result.ahead_of(one)) for name, privacy, one in rows(result)[1:])
+    return [(name, privacy, one) for name, privacy, one in found if one is not None]
 
 
 def _privacy(result: Result, outcome: Outcome) -> str:

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from common.errors import CheckpointError
 from common.figures.intervals import Estimate
+from common.figures.paired import paired
 from common.files import write_atomic
 from common.numerics import NumericsRecord
 from common.settings import Section
@@ -105,6 +106,8 @@ class Outcome(Section):
         metrics: on the pooled test set.
         curve: over the rounds.
         series: by name, the lines of each picture that the task draws.
+        each: by name, a number of each test patient, in one order for all models; None where
+            the patient has none.
         doubts: what a reader must know first of the model.
         note: what to know about this training, such as that it diverged.
     """
@@ -117,6 +120,7 @@ class Outcome(Section):
     metrics: ResultMetrics
     curve: tuple[CurvePoint, ...] = ()
     series: dict[str, tuple[Line, ...]] = Field(default_factory=dict)
+    each: dict[str, tuple[float | None, ...]] = Field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     note: str | None = None
 
@@ -242,10 +246,24 @@ class Result(Section):
         """The baselines of one kind, by site."""
         return tuple(outcome for outcome in self.baselines if outcome.kind == kind)
 
+    def ahead_of(self, other: Outcome) -> Figure | None:
+        """How far the shared model is ahead of another on the same test patients, in the headline.
+
+        None where the task has no such number of one patient, or too few patients have one.
+        """
+        name = self.metrics.headline
+        ours, theirs = (_numbers(one.each.get(name, ())) for one in (self.shared, other))
+        found = paired(ours, theirs)
+        return None if found is None else Figure.of(found)
+
     def best(self, kind: Kind) -> Outcome | None:
         """The baseline of one kind with the best headline figure, if there is any."""
         # A figure that is not defined comes last.
         return max(self.of_kind(kind), key=lambda one: one.metrics.main.value or 0.0, default=None)
+
+
+def _numbers(values: tuple[float | None, ...]) -> list[float]:
+    return [float("nan") if value is None else value for value in values]
 
 
 def write_result(run: Path, result: Result) -> Path:

@@ -138,8 +138,8 @@ def _conclude(
     epsilon = None if None in costs else max(cost for cost in costs if cost is not None)
     study, test = prepared.study, prepared.test
     given = scored(study, weights, test)
-    keep_examples(prepared.settings.run, study, test, given)
     shared = outcome("shared", study, weights, test, epsilon=epsilon, given=given)
+    keep_examples(prepared.settings.run, test, given, shared.each.get(study.task.headline, ()))
     return summary.summarise(
         study=prepared.study,
         hospitals=prepared.hospitals,

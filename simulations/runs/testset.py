@@ -6,6 +6,7 @@ No hospital could compute these: they need every test patient's score in one pla
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -149,6 +150,10 @@ def outcome(
             figures={name: Figure.of(each) for name, each in found.values.items()},
             of={name: tuple(map(Figure.of, each)) for name, each in found.of.items()},
         ),
+        each={
+            name: tuple(value if isfinite(value) else None for value in values)
+            for name, values in found.each.items()
+        },
         doubts=study.task.doubts(found),
         series={
             name: tuple(Line.model_validate(asdict(each)) for each in lines)
@@ -158,9 +163,11 @@ def outcome(
 
 
 def scored(study: Study, weights: npt.NDArray[np.float32], test: TestSet) -> Scored:
-    """What a model gives for each test patient, and the targets."""
+    """What a model gives for all images of each test patient, and the targets."""
     masks = None if test.masks is None else test.masks.open()
     images, patients = test.images.open(), test.patients
-    each = outputs_of(study, weights, images, patients, choice=_CHOICE, masks=masks)
+    # Nothing leaves and nothing is charged here, so no patient is cut short as at a site.
+    most = max(len(patient.images) for patient in patients)
+    each = outputs_of(study, weights, images, patients, choice=_CHOICE, masks=masks, most=most)
     outputs, targets = zip(*each, strict=True)
     return outputs, targets

@@ -45,6 +45,7 @@ BESIDE: dict[str, Changes] = {
     "model.strides": {"model": {"name": "unet", "widths": [4, 4]}},
     "model.residual_units": {"model": {"name": "resunet"}},
     "task.dice_share": {"task": {"kind": "segmentation"}},
+    "task.dice_smooth": {"task": {"kind": "segmentation"}},
     "task.lowest": {"task": REGRESSION | {"highest": 1_000_000}},
     "task.highest": {"task": REGRESSION | {"lowest": -1_000_000}},
     "task.huber": {"task": REGRESSION},

@@ -45,12 +45,15 @@ def losses(
     return each.detach(), gradient
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_loss_is_monai_s_soft_dice_and_torch_s_cross_entropy(share: float) -> None:
-    task = Segmentation(classes=TWO.classes, dice_share=share)
+@pytest.mark.parametrize(("share", "smooth"), [(0.0, 0.02), (0.3, 0.1), (1.0, 0.004)])
+def test_the_loss_is_monai_s_soft_dice_and_torch_s_cross_entropy(
+    share: float, smooth: float
+) -> None:
+    task = Segmentation(classes=TWO.classes, dice_share=share, dice_smooth=smooth)
     outputs, targets = images(3, 2, (12, 20))
+    pixels = smooth * 12 * 20
     soft = DiceLoss(
-        include_background=False, to_onehot_y=True, softmax=True, smooth_nr=1.0, smooth_dr=1.0
+        include_background=False, to_onehot_y=True, softmax=True, smooth_nr=pixels, smooth_dr=pixels
     )
     for loss, output, target in zip(
         losses(task, outputs, targets)[0], outputs, targets, strict=True

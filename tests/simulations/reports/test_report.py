@@ -140,3 +140,22 @@ def test_report_and_pictures_are_written_beside_the_result(
 
     assert path == tmp_path / "report.html"
     assert len(list((tmp_path / "figures").glob("*.png"))) == 6
+
+
+def test_models_are_compared_patient_by_patient(made_result: Result) -> None:
+    name = made_result.metrics.headline
+    pooled = made_result.of_kind("pooled")[0]
+    numbers = [0.5, 0.7, None, 0.9]
+    result = made_result.model_copy(
+        update={
+            "shared": made_result.shared.model_copy(update={"each": {name: (0.4, 0.5, 0.1, 0.6)}}),
+            "baselines": (pooled.model_copy(update={"each": {name: tuple(numbers)}}),),
+        }
+    )
+    words = Page(render(result, ())).text
+
+    # Differences of -0.1, -0.2 and -0.3: Student's quantile is 4.303, and the spread is 0.1.
+    assert "All data pooled no privacy −0.200 −0.448 – +0.048" in words
+    assert "patient by patient" in words.lower()
+    assert "The two 95 % intervals overlap" not in words
+    assert "patient by patient" not in Page(render(made_result, ())).text.lower()

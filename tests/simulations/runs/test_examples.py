@@ -12,7 +12,7 @@ from client.data.cohort import Patient
 from simulations.reports.overlays import FILE, Examples
 from simulations.runs.examples import SHOWN, examples, keep_examples
 from simulations.runs.testset import Mapped, Scored, TestSet
-from tests.common.studies import small_study, study_of
+from tests.common.studies import study_of
 
 STUDY = study_of("segmentation", task={"classes": ["lesion"]})
 SIDE, PATIENTS = 8, 13
@@ -45,7 +45,7 @@ def made(folder: Path) -> tuple[TestSet, Scored]:
 
 def test_patients_are_shown_from_the_worst_to_the_best(tmp_path: Path) -> None:
     test, given = made(tmp_path)
-    keep_examples(tmp_path, STUDY, test, given)
+    keep_examples(tmp_path, test, given, STUDY.task.exact(*given).each["dice"])
     found = Examples.load(tmp_path / FILE)
     assert found is not None
     assert len(found.values) == SHOWN
@@ -61,5 +61,14 @@ def test_patients_are_shown_from_the_worst_to_the_best(tmp_path: Path) -> None:
 def test_without_masks_there_is_nothing_to_show(tmp_path: Path) -> None:
     test, given = made(tmp_path)
     bare = TestSet(test.images, test.patients)
-    assert examples(small_study(), bare, given) is None
+    assert examples(bare, given, [0.5] * PATIENTS) is None
     assert Examples.load(tmp_path / FILE) is None
+
+
+def test_a_patient_without_a_figure_is_not_shown(tmp_path: Path) -> None:
+    test, given = made(tmp_path)
+    values = [None, *STUDY.task.exact(*given).each["dice"][1:]]
+    found = examples(test, given, values)
+    assert found is not None
+    assert found.values[0] > 0.0
+    assert examples(test, given, [None] * PATIENTS) is None
