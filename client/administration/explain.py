@@ -14,16 +14,18 @@ from client.administration.differences import since_approved
 from client.consent.amendments import arithmetic, changes, waiting
 from client.consent.policy import require_bounds
 from client.consent.problems import too_many
+from client.data.masks.sources import MaskFolder
 from client.records.approvals import Approval
 from client.records.membership import Draft, departures, departures_in_words
 from client.site import Site
 from client.sitefile import Policy, known_coordinator
 from common.amendment import Amendment
-from common.errors import Refusal
+from common.errors import ConsiliumError, Refusal
 from common.numerics import Ticks
 from common.plan import Plan
 from common.privacy.mechanisms import PatientMechanism
 from common.study.bounds import Stated, stated
+from common.study.study_file import Study
 
 Sections = tuple[tuple[str, tuple[str, ...]], ...]
 """Headings, each with its lines."""
@@ -139,27 +141,54 @@ def _computed(
 ) -> tuple[str, ...]:
     plan = approval.plan
     study, training = plan.study, plan.study.training
-    height, width = study.data.image_size
-    colour = "colour" if study.data.channels == 3 else "greyscale"
     on_all = training.batch_size >= plan.declared_patients
     batch = "all patients" if on_all else f"{training.batch_size} patients on average"
     lines = [
-        f"data set {study.data.dataset}: {', '.join(study.data.modalities)} images, resized to "
-        f"{height} x {width} pixels, {colour}",
+        f"data set {study.data.dataset}: {_images(study)}",
         f"patients: {plan.declared_patients} declared for training; never more than "
         f"{plan.most_patients} in training or in evaluation; both numbers are public",
         *_cohort(site, approval, drafted),
         *(() if drafted is None else _disk(site, images)),
         f"task: {'; '.join(study.task.words())}",
+        *_targets(site, study),
         f"model: {study.model.name} with {plan.weights} weights, trained in {training.rounds} "
-        f"rounds of {training.local_steps} steps; each step uses {batch}",
+        f"rounds of {training.local_steps} steps; each step uses {batch}, and of each "
+        f"{_some(training.images_per_patient)}",
     ]
     if study.evaluation_rounds:
         lines.append(
             f"evaluated after {_rounds(study.evaluation_rounds)}, on at most "
-            f"{study.evaluation.images_per_patient} images of each patient"
+            f"{_some(study.evaluation.images_per_patient)} of each patient"
         )
     return tuple(lines)
+
+
+def _images(study: Study) -> str:
+    """Which images, and what becomes of them before the model sees them."""
+    data = study.data
+    size = f"{data.image_size[0]} x {data.image_size[1]} pixels"
+    colour = "colour" if data.channels == 3 else "greyscale"
+    placed = f"resized to {size}"
+    if data.spacing is not None:
+        down, right = data.spacing
+        placed = f"scaled to {down:g} x {right:g} mm a pixel, then cropped or padded to {size}"
+    return f"{', '.join(data.modalities)} images, {placed}, {colour}"
+
+
+def _targets(site: Site, study: Study) -> tuple[str, ...]:
+    """Where this site keeps what the model learns from; nothing where the site has it not."""
+    try:
+        targets = site.file.targets(study, site.folder)
+    except ConsiliumError:
+        return ()
+    if not isinstance(targets, MaskFolder):
+        return (f"learned from: column {targets.label_column} of {targets.path}",)
+    said = [f"{ours} in them means {theirs}" for ours, theirs in sorted(targets.meanings.items())]
+    return ("; ".join([f"learned from: the masks in {targets.path}", *said]),)
+
+
+def _some(images: int) -> str:
+    return "1 image" if images == 1 else f"{images} images"
 
 
 def _cohort(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str, ...]:
@@ -181,8 +210,8 @@ def _cohort(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str,
         ]
     else:
         return (
-            "how many patients would be in the cohort is not known: the images, the labels or a "
-            "list cannot be read now; consilium-site check says why",
+            "how many patients would be in the cohort is not known: the images, the labels or "
+            "masks, or a list cannot be read now; consilium-site check says why",
         )
     if left_out:
         lines.append(
@@ -198,7 +227,8 @@ def _disk(site: Site, images: int) -> tuple[str, ...]:
     most = site.file.site.cache_gib
     over = "" if images <= site.file.site.cache_bytes else ": THIS IS NOT ENOUGH"
     return (
-        "these numbers come from image headers and labels: no image was decoded yet",
+        "these numbers come from the headers of images, and from labels or masks: no image was "
+        "decoded yet",
         f"approving it decodes the images, which takes at most {_size(images)} of disk space until "
         f"the study is over; all studies together may take {most:g} GiB ([site] cache_gib){over}",
     )

@@ -50,7 +50,7 @@ _DICE_SMOOTH: Final = Bound(
     1e-4,
     1,
     (1e-3, 0.2),
-    "with less, one wrong pixel in an empty image outweighs a whole lesion; with more, Dice is flat",
+    "with less, one wrong pixel of an empty image outweighs a lesion; with more, Dice is flat",
 )
 
 

@@ -13,13 +13,21 @@ from client.administration.cost import shown_epsilon
 from client.administration.differences import changes
 from client.administration.service import approve, show, stop
 from client.consent.decisions import preview
-from client.site import Site
+from client.site import Site, open_site
 from common.errors import Refusal
 from common.plan import Plan
 from common.privacy.mechanisms import PatientMechanism
 from common.study.bounds import stated
-from tests.client.site_fixtures import Hospital, answered, asking, code_of, plan_for, proposal
-from tests.common.studies import small_study
+from tests.client.site_fixtures import (
+    Hospital,
+    answered,
+    asking,
+    code_of,
+    plan_for,
+    proposal,
+    write_mask,
+)
+from tests.common.studies import small_study, study_of, toml
 
 FREE: dict[str, Any] = {"privacy": {"mode": "none"}}
 USUAL: dict[str, dict[str, Any]] = {
@@ -74,7 +82,9 @@ def test_a_plan_is_shown_with_its_own_figures(site: Site) -> None:
         "chest-xray",
         "20 declared",
         "normal, pneumonia",
-        "16 x 16 pixels",
+        "resized to 16 x 16 pixels",
+        "learned from: column label of ",
+        "and of each 1 image",
         "3 rounds of 2",
     ):
         assert part in computed
@@ -94,6 +104,38 @@ def test_a_plan_is_shown_with_its_own_figures(site: Site) -> None:
     )
     assert show(site, "small").document == plan.text
     assert show(site, "small").text.startswith("The study\n  Hardly anything to learn\n")
+
+
+def test_a_study_that_learns_from_masks_says_where_they_are_and_what_they_mean(
+    tmp_path: Path,
+) -> None:
+    policy = {"approval": "ask", "tasks": ["segmentation"]}
+    hospital = Hospital(tmp_path / "north", policy=policy, seed=None, masks=True)
+    for patient, count in hospital.patients.items():
+        for number in range(count):
+            write_mask(
+                hospital.folder / "masks" / f"{patient}-{number}.png", patient, number, least=1
+            )
+    file = hospital.site_file()
+    data = file["data"]["chest-xray"] | {"mask_classes": {"2": "pneumonia", "1": "normal"}}
+    asked = study_of(
+        "segmentation",
+        data={"spacing": [0.5, 1.25], "image_size": [16, 16]},
+        training={"images_per_patient": 3},
+    )
+    path, masks = hospital.folder / "site.toml", hospital.folder / "masks"
+    path.write_text(toml(file | {"data": {"chest-xray": data}}))
+    with open_site(path, hospital.state, None) as site:
+        plan = plan_for(site, asked)
+        assert code_of(site, proposal(plan)) == "pending"
+        computed = words(site, plan)["What is computed, and from which patients"]
+        masks.rename(tmp_path / "elsewhere")
+        gone = words(site, plan)["What is computed, and from which patients"]
+    assert f"from: the masks in {masks}; 1 in them means normal; 2 in them means" in computed
+    assert "scaled to 0.5 x 1.25 mm a pixel, then cropped or padded to 16 x 16" in computed
+    assert "patients on average, and of each 3 images" in computed
+    assert "in the cohort, if you approve it now: " in computed
+    assert "the images, the labels or masks, or a list cannot be read now" in gone
 
 
 def test_a_plan_that_does_not_wait_says_what_that_tells(tmp_path: Path) -> None:
