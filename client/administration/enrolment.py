@@ -20,6 +20,7 @@ from client.site import Site, open_site
 from client.sitefile import load_site_file
 from common.errors import SiteError
 from common.files import write_atomic
+from common.tasks.tasks import FIRST, KINDS
 from common.text import Slug
 from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, SiteCard
 
@@ -69,6 +70,8 @@ max_epsilon_total = 10.0
 delta = {delta}
 # Minimum number of hospitals combined in one result.
 min_sites = 2
+# Kinds of studies that this site takes part in, of {kinds}.
+tasks = {tasks}
 # "ask": a person approves each study. "automatic": every plan that this policy allows is approved.
 approval = "ask"
 approval_days = 180
@@ -252,6 +255,8 @@ def _site_file(path: Path, hospital: NewSite) -> str:
         # Room to grow: this bound is public, and a study ends when it is raised.
         most=2 * hospital.declared_patients,
         delta=delta_for(hospital.declared_patients),
+        kinds=", ".join(map(_text, KINDS)),
+        tasks=f"[{_text(FIRST)}]",
         # Half of the cores: the machine may have other work to do.
         threads=max(1, len(os.sched_getaffinity(0)) // 2),
     )

@@ -11,21 +11,19 @@ from typing import Final
 
 from client.administration.cost import cost, spent
 from client.administration.differences import since_approved
+from client.administration.inputs import images_in_words, some, targets_in_words
 from client.consent.amendments import arithmetic, changes, waiting
 from client.consent.policy import require_bounds
 from client.consent.problems import too_many
-from client.data.masks.sources import MaskFolder
 from client.records.approvals import Approval
 from client.records.membership import Draft, departures, departures_in_words
 from client.site import Site
 from client.sitefile import Policy, known_coordinator
 from common.amendment import Amendment
-from common.errors import ConsiliumError, Refusal
-from common.numerics import Ticks
+from common.errors import Refusal
 from common.plan import Plan
 from common.privacy.mechanisms import PatientMechanism
 from common.study.bounds import Stated, stated
-from common.study.study_file import Study
 
 Sections = tuple[tuple[str, tuple[str, ...]], ...]
 """Headings, each with its lines."""
@@ -49,7 +47,7 @@ def explain(
         ("The study", _study(site, approval)),
         ("What is computed, and from which patients", _computed(site, approval, drafted, images)),
         ("What leaves this site", _leaves(plan)),
-        ("When it leaves", _times(plan, arithmetic(site.store, plan).numerics.ticks)),
+        ("When it leaves", _times(site, plan)),
         ("What it can cost a patient", cost(plan)),
         ("Every number", _numbers(plan, site.file.policy)),
         ("This site's privacy ledger", spent(site, approval, drafted)),
@@ -144,51 +142,23 @@ def _computed(
     on_all = training.batch_size >= plan.declared_patients
     batch = "all patients" if on_all else f"{training.batch_size} patients on average"
     lines = [
-        f"data set {study.data.dataset}: {_images(study)}",
+        f"data set {study.data.dataset}: {images_in_words(study)}",
         f"patients: {plan.declared_patients} declared for training; never more than "
         f"{plan.most_patients} in training or in evaluation; both numbers are public",
         *_cohort(site, approval, drafted),
         *(() if drafted is None else _disk(site, images)),
         f"task: {'; '.join(study.task.words())}",
-        *_targets(site, study),
+        *targets_in_words(site, study),
         f"model: {study.model.name} with {plan.weights} weights, trained in {training.rounds} "
         f"rounds of {training.local_steps} steps; each step uses {batch}, and of each "
-        f"{_some(training.images_per_patient)}",
+        f"{some(training.images_per_patient)}",
     ]
     if study.evaluation_rounds:
         lines.append(
             f"evaluated after {_rounds(study.evaluation_rounds)}, on at most "
-            f"{_some(study.evaluation.images_per_patient)} of each patient"
+            f"{some(study.evaluation.images_per_patient)} of each patient"
         )
     return tuple(lines)
-
-
-def _images(study: Study) -> str:
-    """Which images, and what becomes of them before the model sees them."""
-    data = study.data
-    size = f"{data.image_size[0]} x {data.image_size[1]} pixels"
-    colour = "colour" if data.channels == 3 else "greyscale"
-    placed = f"resized to {size}"
-    if data.spacing is not None:
-        down, right = data.spacing
-        placed = f"scaled to {down:g} x {right:g} mm a pixel, then cropped or padded to {size}"
-    return f"{', '.join(data.modalities)} images, {placed}, {colour}"
-
-
-def _targets(site: Site, study: Study) -> tuple[str, ...]:
-    """Where this site keeps what the model learns from; nothing where the site has it not."""
-    try:
-        targets = site.file.targets(study, site.folder)
-    except ConsiliumError:
-        return ()
-    if not isinstance(targets, MaskFolder):
-        return (f"learned from: column {targets.label_column} of {targets.path}",)
-    said = [f"{ours} in them means {theirs}" for ours, theirs in sorted(targets.meanings.items())]
-    return ("; ".join([f"learned from: the masks in {targets.path}", *said]),)
-
-
-def _some(images: int) -> str:
-    return "1 image" if images == 1 else f"{images} images"
 
 
 def _cohort(site: Site, approval: Approval, drafted: Draft | None) -> tuple[str, ...]:
@@ -268,7 +238,8 @@ def _leaves(plan: Plan) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _times(plan: Plan, ticks: Ticks) -> tuple[str, ...]:
+def _times(site: Site, plan: Plan) -> tuple[str, ...]:
+    ticks = arithmetic(site.store, plan).numerics.ticks
     # A site with a known key has no ticks: nothing of it is private anyway.
     if not isinstance(plan.mechanism, PatientMechanism) or not ticks.train:
         return ("as soon as it is ready: the time this takes can reveal how many patients it has",)

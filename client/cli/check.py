@@ -185,7 +185,8 @@ def _check_site(path: Path, look: Look, *, list_files: bool, as_json: bool) -> N
                 found=data.declared_patients,
                 wanted=f"at most about {int(expected)}: {patients} patients, of which the "
                 f"split gives {data.split[0]:.0%} to training",
-                remedy="lower the number; otherwise the noise would be too small",
+                remedy="lower the number; otherwise the noise would be too small. If you "
+                "expect more patients, see above why images or masks are not used",
             )
         _require_declared_fits(path, name, data, report.patients)
         if not as_json:

@@ -126,7 +126,9 @@ def require_bounds(study: Study, mechanism: Mechanism, policy: Policy) -> None:
         Refusal: ``policy``.
     """
     if study.task.kind not in policy.tasks:
-        raise _not_allowed("tasks", study.task.kind, ", ".join(policy.tasks))
+        raise _not_allowed(
+            "tasks", f"the study asks for {study.task.kind}", f"one of {', '.join(policy.tasks)}"
+        )
     if study.aggregation.min_sites < policy.min_sites:
         raise _not_allowed("min_sites", study.aggregation.min_sites, f"at least {policy.min_sites}")
     # Ranges bound each number that the coordinator chooses: a study may be private and still waste

@@ -291,6 +291,9 @@ def _require_paths(labels: Labels, found: Scan) -> None:
         )
 
 
+_OF_MASK_FILES: Final = (Reason.NO_IMAGE, Reason.NOT_MASK)
+
+
 def require_usable(folder: Path, report: Report) -> None:
     """Refuse a folder with nothing usable, or with patients that have two labels.
 
@@ -318,13 +321,17 @@ def require_usable(folder: Path, report: Report) -> None:
         )
     if report.used:
         return
-    reason = max(report.reasons, key=lambda each: report.reasons[each])
+    # What is said of mask files that have no image follows from what the images lack.
+    reasons = {each: n for each, n in report.reasons.items() if each not in _OF_MASK_FILES}
+    reason = max(reasons or report.reasons, key=lambda each: report.reasons[each])
     raise DataError(
         "no image in the folder can be used",
         where=folder,
-        found=summary(report.rejected),
-        wanted="DICOM images with a PatientID and a label",
-        remedy=_STRANGERS if report.strangers else _remedy(report, reason),
+        found=summary(report.all_rejected),
+        wanted=f"DICOM images with a PatientID and a {'mask' if report.masks else 'label'}",
+        remedy=_STRANGERS
+        if report.strangers
+        else _remedy(report, reason).removeprefix("nothing to do, or "),
     )
 
 

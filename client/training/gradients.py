@@ -126,11 +126,15 @@ def _one_by_one(task: Task) -> _Each:
 
     def one(output: torch.Tensor, target: torch.Tensor, total: bool) -> torch.Tensor:
         try:
-            return task.loss(output.clone(), target)
+            loss = task.loss(output.clone(), target)
+            if not isinstance(loss, torch.Tensor) or loss.shape or not loss.is_floating_point():
+                raise TypeError(f"a loss should be one floating number of torch's, not {loss!r}")
         except Exception:
             if not total:
                 raise
-        return output.sum() * 0.0
+            return output.sum() * 0.0
+        # One that does not depend on the output, such as 0 for an empty mask, has no gradient.
+        return loss if loss.requires_grad else loss.detach() + output.sum() * 0.0
 
     def each(outputs: torch.Tensor, targets: torch.Tensor, total: bool) -> torch.Tensor:
         pairs = zip(outputs.unbind(), targets, strict=True)

@@ -36,8 +36,8 @@ class Figures:
         of: by name, one figure for each class, in the order of the study's classes.
         tables: by name, counts; negative ones are noise.
         series: by name, the lines of a picture; of exact figures alone.
-        each: by name, a number of each patient, not a number where the patient has none; of exact
-            figures alone, and as sensitive as the patients.
+        each: by name, for each class, a number of each patient, not a number where the patient has
+            none; of exact figures alone, and as sensitive as the patients.
         noise_variance: variance of the noise in each cell of the counts.
     """
 
@@ -46,7 +46,7 @@ class Figures:
     of: dict[str, tuple[Estimate, ...]] = field(default_factory=dict)
     tables: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     series: dict[str, tuple[Series, ...]] = field(default_factory=dict)
-    each: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    each: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     noise_variance: float = 0.0
 
     @property

@@ -166,8 +166,7 @@ class Segmentation(Task):
         """The same from each patient's own Dice, with the distances between edges in pixels.
 
         A patient without a class is left out of its Dice, and one in whom no image has both the
-        class and a finding of it is left out of its distances; the table counts both. A patient's
-        own Dice is the mean over the classes that are there.
+        class and a finding of it is left out of its distances; the table counts both.
         """
         classes = len(self.classes)
         seen = [_overlap(*each, classes) for each in zip(outputs, targets, strict=True)]
@@ -197,7 +196,7 @@ class Segmentation(Task):
             figures,
             values=figures.values | values,
             of=figures.of | of,
-            each={"dice": tuple(map(_mean_there, seen))},
+            each={"dice": tuple(zip(*map(_where_there, seen), strict=True))},
         )
 
     def _figures(
@@ -305,10 +304,9 @@ def _apart(outputs: torch.Tensor, targets: torch.Tensor, classes: int) -> NDArra
     )
 
 
-def _mean_there(patient: Overlap) -> float:
-    """A patient's mean Dice over the classes that are there; not a number where none is."""
-    there = patient.dice[patient.there > 0]
-    return float(there.mean()) if len(there) else float("nan")
+def _where_there(patient: Overlap) -> list[float]:
+    """A patient's Dice of each class; not a number where the class is not there."""
+    return [float(each) for each in np.where(patient.there > 0, patient.dice, np.nan)]
 
 
 def _whole(counts: NDArray[np.int64]) -> list[int]:

@@ -81,6 +81,9 @@ def show(console: Console, result: Result, run: Path) -> None:
     for line in (*result.warnings, *result.hospitals.facts):
         console.print(Text(line, style="bold yellow" if line.startswith("NOT") else "yellow"))
     title = Text(f"{result.study.title}: {result.metrics.patients} held-out test patients")
+    for name, privacy, outcome in report.rows(result):
+        if outcome.note:
+            console.print(Text(f"{name}, {privacy}: {outcome.note}", style="yellow"))
     console.print(Panel(Group(_comparison(result), _cost(result)), title=title))
     console.print(_where(result, run))
 

@@ -101,7 +101,8 @@ def read_masked(
         DataError: missing, not such a file, with other arrays; a name cannot be used.
     """
     names = (arrays.images, arrays.masks, arrays.patient, arrays.site)
-    found = read_arrays(path, names, _KIND)
+    remedy = "name the arrays of this file: --images, --masks, --patient, --site"
+    found = read_arrays(path, names, _KIND, remedy=remedy)
     images = found[arrays.images]
     _require(
         images.dtype == np.uint8 and images.ndim == 3 and images.size > 0,
@@ -121,7 +122,7 @@ def read_masked(
         path=path,
         dataset=slug("--dataset", dataset or re.sub(r"[^a-z0-9]+", "-", path.stem.lower())),
         modality=modality_of("--modality", modality),
-        classes=_classes(classes, int(masks.max())),
+        classes=_classes(classes, int(masks.max()), bits=masks.shape != found[arrays.masks].shape),
         images=images,
         masks=masks,
         patients=_patients(path, found[arrays.patient], found[arrays.site]),
@@ -274,18 +275,21 @@ def _masks(where: str, masks: NDArray[Any], shape: tuple[int, ...]) -> NDArray[n
     )
     if not packed:
         return masks
+    # Bits tell one class from background, whatever it is called.
     return np.unpackbits(masks, axis=1, count=rows * columns).reshape(shape)
 
 
-def _classes(names: Sequence[str], highest: int) -> tuple[str, ...]:
+def _classes(names: Sequence[str], highest: int, *, bits: bool) -> tuple[str, ...]:
     distinct = len(set(names)) == len(names) and all(name.strip() == name != "" for name in names)
-    if names and len(names) >= highest and distinct:
+    if names and len(names) >= highest and distinct and (len(names) == 1 or not bits):
         return tuple(names)
     raise DataError(
         "the class names do not match the masks",
         where="--classes",
         found=", ".join(names),
-        wanted=f"{max(highest, 1)} different names, for mask values 1 to {max(highest, 1)}",
+        wanted="one name: masks of bits know one class"
+        if bits
+        else f"{max(highest, 1)} different names, for mask values 1 to {max(highest, 1)}",
     )
 
 

@@ -201,8 +201,16 @@ def _files(
         yield File(visit.path(_PATHS), to_bytes(dataset), row, visit.patient, shows=row[1:])
 
 
-def read_arrays(path: Path, wanted: Sequence[str], kind: str) -> dict[str, NDArray[Any]]:
+def read_arrays(
+    path: Path, wanted: Sequence[str], kind: str, *, remedy: str | None = None
+) -> dict[str, NDArray[Any]]:
     """Arrays of an ``.npz`` file by name; ``kind`` says what file a person should give.
+
+    Args:
+        path: of the file.
+        wanted: the arrays.
+        kind: of the file, in words.
+        remedy: what to do where arrays are missing.
 
     Raises:
         DataError: missing, not such a file, or without one of the arrays.
@@ -232,6 +240,7 @@ def read_arrays(path: Path, wanted: Sequence[str], kind: str) -> dict[str, NDArr
         where=path,
         found=f"without {', '.join(missing)}; it has {held}",
         wanted=f"{', '.join(wanted)}: {kind}",
+        remedy=remedy,
     )
 
 

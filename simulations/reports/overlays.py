@@ -30,7 +30,7 @@ class Examples:
         images: float32 (patients, height, width) in [0, 1].
         truth: uint8, likewise: the mask.
         found: uint8, likewise: what the model named.
-        values: the headline figure of each whole patient; NaN where it is not defined.
+        values: the headline figure of each whole patient.
     """
 
     images: npt.NDArray[np.float32]
@@ -86,8 +86,7 @@ def overlays(examples: Examples, result: Result) -> Plot:
         "examples",
         "What the shared model finds",
         f"Test patients from the worst to the best. Solid: what is there; dashed: what the model "
-        f"found. Outlined: {classes}. The number is of a patient's images together, as many as an "
-        "evaluation looks at.",
+        f"found. Outlined: {classes}. The number is of all of a patient's images together.",
         height=WIDTH * rows * height / (_ACROSS * width) + 0.2,
         draw=draw,
         facts=result.hospitals.facts,

@@ -137,10 +137,14 @@ def rows(result: Result) -> list[tuple[str, str, Outcome]]:
     return table
 
 
-def ahead(result: Result) -> list[tuple[str, str, Figure]]:
-    """How far the shared model is ahead of each other one: name, privacy, mean over patients."""
-    found = ((name, privacy, result.ahead_of(one)) for name, privacy, one in rows(result)[1:])
-    return [(name, privacy, one) for name, privacy, one in found if one is not None]
+def ahead(result: Result) -> list[tuple[str, str, str, Figure]]:
+    """How far the shared model is ahead of each other one: name, privacy, class, and how far."""
+    return [
+        (name, privacy, of, found)
+        for name, privacy, outcome in rows(result)[1:]
+        for of, found in zip(result.study.classes, result.ahead_of(outcome), strict=False)
+        if found is not None
+    ]
 
 
 def _privacy(result: Result, outcome: Outcome) -> str:

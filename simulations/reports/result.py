@@ -106,8 +106,8 @@ class Outcome(Section):
         metrics: on the pooled test set.
         curve: over the rounds.
         series: by name, the lines of each picture that the task draws.
-        each: by name, a number of each test patient, in one order for all models; None where
-            the patient has none.
+        each: by name, for each class, a number of each test patient, in one order for all models;
+            None where the patient has none.
         doubts: what a reader must know first of the model.
         note: what to know about this training, such as that it diverged.
     """
@@ -120,7 +120,7 @@ class Outcome(Section):
     metrics: ResultMetrics
     curve: tuple[CurvePoint, ...] = ()
     series: dict[str, tuple[Line, ...]] = Field(default_factory=dict)
-    each: dict[str, tuple[float | None, ...]] = Field(default_factory=dict)
+    each: dict[str, tuple[tuple[float | None, ...], ...]] = Field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     note: str | None = None
 
@@ -200,7 +200,7 @@ class HospitalsFacts(Section):
     """Where the made-up hospitals came from.
 
     Attributes:
-        kind: ``synth`` or ``npz``.
+        kind: ``synth``, ``npz`` or ``masked-npz``.
         seed: that they were drawn from.
         sha256: of their manifest.
         facts: lines to be said beside every figure.
@@ -246,15 +246,17 @@ class Result(Section):
         """The baselines of one kind, by site."""
         return tuple(outcome for outcome in self.baselines if outcome.kind == kind)
 
-    def ahead_of(self, other: Outcome) -> Figure | None:
-        """How far the shared model is ahead of another on the same test patients, in the headline.
+    def ahead_of(self, other: Outcome) -> tuple[Figure | None, ...]:
+        """How far the shared model is ahead of another on the same test patients, by class.
 
-        None where the task has no such number of one patient, or too few patients have one.
+        Of the headline; empty where the task has no such number of one patient, and None where too
+        few patients have one.
         """
         name = self.metrics.headline
-        ours, theirs = (_numbers(one.each.get(name, ())) for one in (self.shared, other))
-        found = paired(ours, theirs)
-        return None if found is None else Figure.of(found)
+        ours, theirs = (one.each.get(name, ()) for one in (self.shared, other))
+        pairs = zip(map(_numbers, ours), map(_numbers, theirs), strict=True)
+        found = (paired(*both) for both in pairs)
+        return tuple(None if each is None else Figure.of(each) for each in found)
 
     def best(self, kind: Kind) -> Outcome | None:
         """The baseline of one kind with the best headline figure, if there is any."""

@@ -172,7 +172,14 @@ def _each(baselines: Sequence[Baseline], processes: int) -> Iterator[Outcome]:
     # Spawned, not forked: a forked child would share torch's locks and threads.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
-        yield from pool.map(run_baseline, baselines)
+        # The pooled one takes as long as all others: begun last, it would run alone at the end.
+        longest = sorted(baselines, key=lambda each: -len(each.holdings))
+        running = {each.name: pool.submit(run_baseline, each) for each in longest}
+        try:
+            for each in baselines:
+                yield running[each.name].result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def run_baseline(baseline: Baseline) -> Outcome:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from client.data.archive import summary
 from client.site import Site
 from common.process.progress import Progress
 from common.study.study_file import Study
@@ -18,6 +19,8 @@ from simulations.runs.run_settings import RunSettings, Watcher, recorded_in
 from simulations.runs.testset import TestSet, load_test_set
 
 TEST: Final = "test"
+_FEW: Final = 0.5
+"""Of the patients that a hospital declares: fewer in training are an accident."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Prepared:
     hospitals: Hospitals
     grid: SimulationGrid
     test: TestSet
+    notes: tuple[str, ...] = ()
+    """What a researcher should know of the hospitals before any figure."""
 
 
 def prepare(
@@ -53,10 +58,11 @@ def prepare(
         ]
     )
     stack.enter_context(grid)
+    notes: list[str | None] = []
     with watcher.progress("reading the hospitals", reading.total, unit="steps") as job:
         for name in hospitals.sites:
             with reading.of(name, job) as progress:
-                grid.at(name, partial(_read, study, progress))
+                notes.append(grid.at(name, partial(_read, study, progress)))
         with reading.of(TEST, job) as progress:
             test = load_test_set(
                 study,
@@ -66,8 +72,16 @@ def prepare(
                 workers=settings.processes,
                 progress=progress,
             )
-    return Prepared(settings, study, hospitals, grid, test)
+    return Prepared(settings, study, hospitals, grid, test, tuple(filter(None, notes)))
 
 
-def _read(study: Study, progress: Progress, site: Site) -> None:
-    site.cohorts.read(study, progress)
+def _read(study: Study, progress: Progress, site: Site) -> str | None:
+    """Decode a site's images; gives what a researcher should know of how few there are."""
+    cohort = site.cohorts.read(study, progress)
+    declared, found = site.file.dataset(study).declared_patients, len(cohort.part("train"))
+    if found >= _FEW * declared:
+        return None
+    return (
+        f"FEW PATIENTS AT {site.name}: {found} can be trained on, and it declares {declared}; not "
+        f"used: {summary(cohort.rejected)}; consilium-site check says why"
+    )

@@ -150,4 +150,5 @@ def _conclude(
         seed=prepared.settings.seed,
         seconds=clock.seconds,
         command=prepared.settings.command,
+        notes=prepared.notes,
     )

@@ -42,6 +42,7 @@ def summarise(
     seed: int,
     seconds: Mapping[str, float],
     command: str,
+    notes: Sequence[str] = (),
 ) -> Result:
     """Put a result together.
 
@@ -55,10 +56,11 @@ def summarise(
         seed: of the run.
         seconds: by phase.
         command: as typed.
+        notes: what else must be said before any figure.
     """
     privacy = study.privacy
     return Result(
-        warnings=(*_warnings(plans, published), *shared.doubts),
+        warnings=(*_warnings(plans, published), *notes, *shared.doubts),
         study=_study_facts(study, plans),
         hospitals=HospitalsFacts(
             kind=hospitals.kind,

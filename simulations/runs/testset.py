@@ -151,8 +151,10 @@ def outcome(
             of={name: tuple(map(Figure.of, each)) for name, each in found.of.items()},
         ),
         each={
-            name: tuple(value if isfinite(value) else None for value in values)
-            for name, values in found.each.items()
+            name: tuple(
+                tuple(value if isfinite(value) else None for value in values) for values in rows
+            )
+            for name, rows in found.each.items()
         },
         doubts=study.task.doubts(found),
         series={

@@ -161,7 +161,7 @@ def _marks(folder: Path, rules: MaskRules, file: Found) -> Marks:
             mask = classes_of(seen, rules, shape)
             counts = {name: int((mask == k).sum()) for k, name in enumerate(rules.classes, 1)}
         else:
-            named = ((_name(rules, meaning), int(marks.sum())) for meaning, marks in seen)
+            named = ((_name(rules, each), int(marks.sum())) for each, marks in seen if marks.any())
             counts = {name: count for name, count in named if name != BACKGROUND}
         counts = {name: count for name, count in counts.items() if count}
         found.add(
@@ -171,7 +171,10 @@ def _marks(folder: Path, rules: MaskRules, file: Found) -> Marks:
 
 
 def _name(rules: MaskRules, meaning: Meaning) -> str:
-    return rules.name(meaning) or f"value {meaning}"
+    name = rules.name(meaning)
+    if name is None and rules.explains:
+        raise Unusable(Reason.MASK_CLASS, f"value {meaning} is not among those of mask_classes")
+    return name or f"value {meaning}"
 
 
 def _elsewhere(file: Found) -> Marks | Rejected:

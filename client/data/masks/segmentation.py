@@ -190,6 +190,9 @@ def _references(dataset: Dataset) -> list[Reference]:
         # Files of one image often say so once.
         if not sources and len(alone) == 1:
             sources = [(next(iter(alone)), 0)]
+        if not sources:
+            # Left out, what it marks would be taken for background on every image.
+            raise Unusable(Reason.BAD_MASK, "a frame does not say which image it marks")
         found += (Reference(frame, segment, *source) for source in sources)
         if len(found) > MOST_REFERENCES:
             raise Unusable(Reason.TOO_LARGE, f"more than {MOST_REFERENCES >> 20} Mi references")

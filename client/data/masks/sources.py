@@ -92,8 +92,12 @@ class MaskRules:
             return given[0] if len(set(given)) == 1 else None
         if isinstance(meaning, str):
             return meaning
-        explained = any(key.strip().isdecimal() for key, _ in self.meanings)
-        return None if explained or not self._has(meaning) else self.classes[meaning - 1]
+        return None if self.explains or not self._has(meaning) else self.classes[meaning - 1]
+
+    @property
+    def explains(self) -> bool:
+        """Whether the site says what values mean, so that others are mistakes."""
+        return any(key.strip().isdecimal() for key, _ in self.meanings)
 
     def place(self, meaning: Meaning) -> int | None:
         """The value of a layer in a decoded mask; None where it is no class of the study."""

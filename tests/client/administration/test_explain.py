@@ -131,7 +131,7 @@ def test_a_study_that_learns_from_masks_says_where_they_are_and_what_they_mean(
         computed = words(site, plan)["What is computed, and from which patients"]
         masks.rename(tmp_path / "elsewhere")
         gone = words(site, plan)["What is computed, and from which patients"]
-    assert f"from: the masks in {masks}; 1 in them means normal; 2 in them means" in computed
+    assert f"masks in {masks}; values or segments in them: 1 = normal, 2 = pneumonia" in computed
     assert "scaled to 0.5 x 1.25 mm a pixel, then cropped or padded to 16 x 16" in computed
     assert "patients on average, and of each 3 images" in computed
     assert "in the cohort, if you approve it now: " in computed

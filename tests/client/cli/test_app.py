@@ -17,6 +17,7 @@ from client.cli.app import app
 from client.records.receipts import DISPUTED, Receipt
 from client.site import open_site
 from common.errors import ConsiliumError, RefusalCode
+from common.tasks.tasks import FIRST, KINDS
 from common.visible import UNSEEN
 from common.wire.enrolment import CoordinatorCard
 from common.wire.messages import NO_SEAL, LedgerHead, receipt_bytes
@@ -62,7 +63,8 @@ def test_init_writes_a_file_that_is_read_and_keys_that_stay(made: Path) -> None:
     card = read_site_card(made.parent / "SITE.json")
     assert (file.site.name, card.name) == ("north", "north")
     assert card.patients == {"chest-xray": 15}
-    assert file.policy.approval == "ask"
+    assert (file.policy.approval, file.policy.tasks) == ("ask", (FIRST,))
+    assert all(f'"{kind}"' in made.read_text() for kind in KINDS)
     data = file.data["chest-xray"]
     assert (data.declared_patients, data.most_patients) == (15, 30)
     assert file.data["chest-xray"].images == Path("images")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -36,6 +36,23 @@ class OfPixels(Segmentation):
 
     def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return functional.binary_cross_entropy(output.sigmoid()[0], (target > 0).float())
+
+
+class Careless(Segmentation):
+    """Its loss of some masks is no number of torch's, has no gradient or is not added up."""
+
+    kind: Literal["segmentation"] = "segmentation"
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        each = functional.cross_entropy(output[None], target[None], reduction="none")
+        odd: dict[int, Any] = {
+            1: 0.0,
+            2: torch.zeros(()),
+            3: each,
+            4: torch.zeros((), dtype=torch.int64),
+        }
+        found: torch.Tensor = odd.get(int(target.max()) if target.all() else 0, each.mean())
+        return found
 
 
 def flat() -> nn.Module:
@@ -107,3 +124,28 @@ def test_a_step_of_a_site_ends_in_no_error_for_one_patient(
     found = steps.over([Batch(pixels, targets)])
     assert found.any()
     assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("value", [1, 2, 3, 4])
+def test_a_patient_whose_loss_is_not_one_number_counts_as_nothing(value: int) -> None:
+    torch.manual_seed(0)
+    choice = EngineChoice(tile=4)
+    targets = torch.zeros(3, 1, 8, 8, dtype=torch.int64)
+    targets[1] = value
+    everyone = Patients(torch.rand(3, 1, 1, 8, 8), targets)
+    network = nn.Conv2d(1, 5, 3, padding=1)
+    loss = summed_loss(Careless(classes=("a", "b", "c", "d")), total=True)
+
+    together = clipped_sum(network, everyone, loss, 1.0, choice)
+    others = everyone[torch.tensor([0, 2])]
+    assert torch.isfinite(together).all()
+    assert torch.equal(together, clipped_sum(network, others, loss, 1.0, choice))
+    assert not clipped_sum(network, everyone[slice(1, 2)], loss, 1.0, choice).any()
+
+
+@pytest.mark.parametrize("value", [1, 3, 4])
+def test_of_made_up_patients_such_a_loss_is_an_error(value: int) -> None:
+    loss = summed_loss(Careless(classes=("a", "b", "c", "d")))
+    targets = torch.full((1, 8, 8), value)
+    with pytest.raises(TypeError, match="one floating number"):
+        loss(torch.rand(1, 5, 8, 8, requires_grad=True), targets)

@@ -261,6 +261,20 @@ def test_exact_figures_are_those_of_each_patient_and_leave_out_who_lacks_the_cla
     assert set(figures.values) == set(figures.of) == set(Segmentation.names)
 
 
+def test_each_patient_has_a_dice_of_each_class_that_is_there() -> None:
+    there = torch.tensor([[[1, 1], [0, 2]]])
+    found = torch.tensor([[[1, 0], [0, 2]]])
+    outputs = [functional.one_hot(each, 3).movedim(-1, 1).float() for each in (found, found)]
+    exact = TWO.exact(outputs, [there, there * (there == 1)])
+
+    liver, lesion = exact.each["dice"]
+    assert liver == pytest.approx((2 / 3, 2 / 3))
+    assert lesion[0] == 1.0
+    assert np.isnan(lesion[1])
+    # The mean of those whom a class concerns is the class's figure.
+    assert [each.value for each in exact.of["dice"]] == pytest.approx([2 / 3, 1.0])
+
+
 @settings(max_examples=10)
 @given(st.integers(0, 10_000))
 def test_binned_and_exact_figures_agree_to_half_a_bin(seed: int) -> None:

@@ -153,6 +153,14 @@ def test_masks_may_be_packed_and_arrays_may_have_other_names(tmp_path: Path) -> 
         modality="MR",
     )
     assert np.array_equal(found.masks, data["masks"])
+    with pytest.raises(DataError, match="masks of bits know one class"):
+        read_masked(
+            tmp_path / "other.npz",
+            classes=["tumour", "edema"],
+            arrays=Arrays("flair", "bits", "who", "where"),
+        )
+    with pytest.raises(DataError, match="name the arrays of this file: --images, --masks"):
+        read_masked(tmp_path / "other.npz", classes=["tumour"])
     assert {name: len(each) for name, each in found.patients.items()} == {
         "ab": 14,
         "cd": 11,

@@ -61,14 +61,14 @@ def test_patients_are_shown_from_the_worst_to_the_best(tmp_path: Path) -> None:
 def test_without_masks_there_is_nothing_to_show(tmp_path: Path) -> None:
     test, given = made(tmp_path)
     bare = TestSet(test.images, test.patients)
-    assert examples(bare, given, [0.5] * PATIENTS) is None
+    assert examples(bare, given, [[0.5] * PATIENTS]) is None
     assert Examples.load(tmp_path / FILE) is None
 
 
 def test_a_patient_without_a_figure_is_not_shown(tmp_path: Path) -> None:
     test, given = made(tmp_path)
-    values = [None, *STUDY.task.exact(*given).each["dice"][1:]]
-    found = examples(test, given, values)
+    (values,) = STUDY.task.exact(*given).each["dice"]
+    found = examples(test, given, [[None, *values[1:]]])
     assert found is not None
     assert found.values[0] > 0.0
-    assert examples(test, given, [None] * PATIENTS) is None
+    assert examples(test, given, [[None] * PATIENTS]) is None

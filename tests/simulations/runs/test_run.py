@@ -164,3 +164,17 @@ def test_a_run_can_be_like_none_but_a_finished_one_of_the_same_hospitals(
     write_result(other, result.model_copy(update={"numerics": {"elsewhere": record}}))
     with pytest.raises(CheckpointError, match="used other hospitals"):
         run_study(replace(settings, run=tmp_path / "run", like=other))
+
+
+def test_a_hospital_of_which_hardly_anything_can_be_used_is_named_first(
+    settings: RunSettings, tmp_path: Path
+) -> None:
+    shutil.copytree(settings.hospitals, tmp_path / "hospitals")
+    images = sorted((tmp_path / "hospitals" / SITES[0] / "images").rglob("*.dcm"))
+    for path in images[2:]:
+        path.write_bytes(b"no image")
+    found = run_study(replace(settings, hospitals=tmp_path / "hospitals", run=tmp_path / "run"))
+
+    (said,) = (line for line in found.warnings if line.startswith("FEW PATIENTS"))
+    assert said.startswith(f"FEW PATIENTS AT {SITES[0]}: ")
+    assert f"not used: {len(images) - 2} not-dicom" in said

@@ -189,6 +189,13 @@ def test_a_segmentation_of_a_series_marks_each_image_and_frames_left_out_are_emp
     assert not cohort.masks[first].any()
     np.testing.assert_array_equal(cohort.masks[1 - first], LESION)
 
+    # A frame that does not say which image it marks: else both would be taken for empty.
+    del made.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence
+    made.save_as(tmp_path / "masks" / "x")
+    unsaid = cohort_of(tmp_path)
+    assert unsaid.patients == ()
+    assert set(verdicts(unsaid).values()) == {Reason.NO_MASK, Reason.BAD_MASK}
+
 
 NO_MARKS = np.zeros(SIZE, np.uint8)
 WRONG: dict[str, tuple[Callable[[Path], object], Reason]] = {

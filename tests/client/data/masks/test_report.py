@@ -88,10 +88,37 @@ def test_masks_are_counted_by_class_in_images_and_pixels(folder: Path) -> None:
 
 
 def test_without_classes_what_occurs_is_counted(folder: Path) -> None:
-    report = report_of(folder, meanings={"2": "organ"})
+    report = report_of(folder, meanings={"some label": "organ"})
 
     assert report.masks is not None
-    assert report.masks.marked == {"organ": 1, "value 1": 1}
+    assert report.masks.marked == {"value 1": 1, "value 2": 1}
+
+
+def test_where_the_site_says_what_values_mean_others_are_mistakes(folder: Path) -> None:
+    report = report_of(folder, meanings={"1": "liver"})
+    assert report.masks is not None
+    assert report.masks.images == 1
+    wrong = {each.path: each.detail for each in report.masks.rejected}
+    assert wrong["1.dcm"] == "value 2 is not among those of mask_classes"
+    both = report_of(folder, meanings={"1": "liver", "2": "background"})
+    assert both.masks is not None
+    assert both.masks.marked == {"liver": 1}
+
+
+def test_where_no_image_has_a_mask_the_error_says_so_and_what_to_do(
+    tmp_path: Path, write_dicom: WriteDicom
+) -> None:
+    for number in range(3):
+        write_dicom(tmp_path / "images" / f"{number}.dcm", PatientID=f"P{number}")
+        write_png(tmp_path / "masks" / f"other{number}.png", MARKS)
+        write_png(tmp_path / "masks" / f"another{number}.png", MARKS)
+    with pytest.raises(DataError) as caught:
+        require_usable(tmp_path / "images", report_of(tmp_path))
+    said = str(caught.value)
+    assert "6 mask-without-image, 3 no-mask" in said
+    assert "a PatientID and a mask" in said
+    assert "add masks of these images" in said
+    assert "nothing to do" not in said
 
 
 def test_beside_labels_masks_are_counted_for_themselves(folder: Path) -> None:
