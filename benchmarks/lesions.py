@@ -62,7 +62,7 @@ def measure(declared: int, folder: Path) -> dict[str, Result]:
     patients = -int(-declared // SPLIT[0])
     size = Size(patients=patients, test_patients=TEST_PATIENTS)
     write_lesions(folder / "hospitals", size, seed=0, progress=silent)
-    text = find_study("lesions").read_text().replace("min_patients = 100", "min_patients = 10")
+    text = find_study("lesions").read_text().replace("min_patients = 50", "min_patients = 10")
     found = {}
     for privacy, changes in PRIVACY.items():
         path = folder / f"{privacy.replace(' ', '-')}.toml"
