@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
 
 import numpy as np
@@ -97,16 +97,16 @@ class Classification(Task):
 
     def marks(self, outputs: torch.Tensor, targets: torch.Tensor, bins: int) -> NDArray[np.int64]:
         """One bin in each plane of the patient's class."""
-        marked: NDArray[np.int64] = histogram.cells(_votes([outputs]), _labels([targets]), bins)[0]
+        marked: NDArray[np.int64] = histogram.cells(*_scored([(outputs, targets)]), bins)[0]
         return marked
 
     def figures(self, counts: NDArray[np.int64], *, noise_variance: float) -> Figures:
         """AUC, accuracy, calibration and what belongs to them."""
         return metrics.evaluate(counts, noise_variance=noise_variance, classes=self.classes)
 
-    def exact(self, outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> Figures:
+    def exact(self, patients: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Figures:
         """The same from the votes themselves, with ROC and calibration curves."""
-        return metrics.exact(_votes(outputs), _labels(targets), classes=self.classes)
+        return metrics.exact(*_scored(patients), classes=self.classes)
 
     def doubts(self, figures: Figures) -> tuple[str, ...]:
         """Not better than chance, or always the same class."""
@@ -117,14 +117,16 @@ class Classification(Task):
         return np.asarray(counts.sum(axis=2).mean(axis=1), dtype=np.float64)
 
 
-def _votes(outputs: Sequence[torch.Tensor]) -> NDArray[np.float64]:
-    """(patients, classes): each patient's mean probabilities, however many images there are."""
-    # Float64 before the softmax, one patient at a time: a vote follows from that patient alone.
-    return np.stack([each.double().softmax(dim=1).numpy().mean(axis=0) for each in outputs])
-
-
-def _labels(targets: Sequence[torch.Tensor]) -> NDArray[np.int64]:
-    return np.array([int(each[0]) for each in targets], dtype=np.int64)
+def _scored(
+    patients: Iterable[tuple[torch.Tensor, torch.Tensor]],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(patients, classes), each one's mean probabilities over all images, and the labels."""
+    votes, labels = [], []
+    for outputs, targets in patients:
+        # Float64 before the softmax, one patient at a time: a vote follows from that patient alone.
+        votes.append(outputs.double().softmax(dim=1).numpy().mean(axis=0))
+        labels.append(int(targets[0]))
+    return np.stack(votes), np.array(labels, dtype=np.int64)
 
 
 def _chance(figures: Figures) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ is a figure of its own; with a reach of 1 nothing is beyond.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
 
 import numpy as np
@@ -195,22 +195,22 @@ class Regression(Task):
             ),
         )
 
-    def exact(self, outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> Figures:
+    def exact(self, patients: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Figures:
         """The same from each patient's own error; who has no number is left out."""
         pairs = []
-        for output, target in zip(outputs, targets, strict=True):
+        for output, target in patients:
             truth = self._truth(target)
             if truth is not None:
                 pairs.append((_predicted(output, truth), truth))
         predicted, truths = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
         errors = (predicted - truths) / self.reach
-        beyond, patients = float((np.abs(errors) > 1.0).sum()), float(len(errors))
+        beyond, count = float((np.abs(errors) > 1.0).sum()), float(len(errors))
         third = np.array([_third(each) for each in predicted], dtype=np.int64)
         return self._figures(
-            counted(patients, 0.0),
+            counted(count, 0.0),
             [known(np.clip(errors, -1.0, 1.0), third == at) for at in range(len(THIRDS))],
             known(truths),
-            share(beyond, patients - beyond, of=_PATIENTS),
+            share(beyond, count - beyond, of=_PATIENTS),
         )
 
     def doubts(self, figures: Figures) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ it is a false alarm; and a patient in whom nothing of it was found is missed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, NamedTuple, Self
 
@@ -162,14 +162,17 @@ class Segmentation(Task):
         ]
         return self._figures(counts, dices, noise_variance)
 
-    def exact(self, outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> Figures:
+    def exact(self, patients: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Figures:
         """The same from each patient's own Dice, with the distances between edges in pixels.
 
         A patient without a class is left out of its Dice, and one in whom no image has both the
         class and a finding of it is left out of its distances; the table counts both.
         """
         classes = len(self.classes)
-        seen = [_overlap(*each, classes) for each in zip(outputs, targets, strict=True)]
+        seen, distances_of = list[Overlap](), list[NDArray[np.float64]]()
+        for outputs, targets in patients:
+            seen.append(_overlap(outputs, targets, classes))
+            distances_of.append(_apart(outputs, targets, classes))
         counts = np.zeros((classes, 1 + _EXTRA), dtype=np.int64)
         for each in seen:
             counts[tuple(each.cells(1).T)] += 1
@@ -181,9 +184,7 @@ class Segmentation(Task):
             for k, name in enumerate(self.classes)
         ]
         figures = self._figures(counts, dices, 0.0)
-        apart = np.array(
-            [_apart(*each, classes) for each in zip(outputs, targets, strict=True)]
-        ).reshape(-1, classes, 2)
+        apart = np.array(distances_of).reshape(-1, classes, 2)
         of = {
             name: tuple(
                 lengths(apart[:, k, at], of=f"patients in whom {each} was found")

@@ -13,7 +13,7 @@ formulas. Inputs, targets, outputs, losses and marks are sensitive and never lea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
@@ -137,12 +137,12 @@ class Task(Section, ABC):
         """
 
     @abstractmethod
-    def exact(self, outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> Figures:
+    def exact(self, patients: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Figures:
         """The same figures of a simulation's own test set, from outputs that no site would send.
 
         Args:
-            outputs: of each patient's items, (items, ...).
-            targets: likewise.
+            patients: the outputs and the targets of each one's items, (items, ...). Looked at one
+                after the other: together they may not fit in memory.
         """
 
     def doubts(self, figures: Figures) -> tuple[str, ...]:

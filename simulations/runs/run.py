@@ -25,7 +25,7 @@ from simulations.reports.result import CurvePoint, Outcome, Result, write_result
 from simulations.runs import summary
 from simulations.runs.baselines import Holding, file_name, plan_baselines, run_baselines
 from simulations.runs.curve import Curve
-from simulations.runs.examples import keep_examples
+from simulations.runs.examples import Looked
 from simulations.runs.federation import Tap, coordinator_folder, federate, stored_plans
 from simulations.runs.preflight import check_study
 from simulations.runs.prepare import Prepared, prepare
@@ -137,9 +137,10 @@ def _conclude(
     costs = [summary.bound(plan) for plan in plans.values()]
     epsilon = None if None in costs else max(cost for cost in costs if cost is not None)
     study, test = prepared.study, prepared.test
-    given = scored(study, weights, test)
+    looked = Looked(test)
+    given = looked.at(scored(study, weights, test))
     shared = outcome("shared", study, weights, test, epsilon=epsilon, given=given)
-    keep_examples(prepared.settings.run, test, given, shared.each.get(study.task.headline, ()))
+    looked.keep(prepared.settings.run, shared.each.get(study.task.headline, ()))
     return summary.summarise(
         study=prepared.study,
         hospitals=prepared.hospitals,

@@ -5,6 +5,7 @@ No hospital could compute these: they need every test patient's score in one pla
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
@@ -30,7 +31,7 @@ from simulations.reports.result import CurvePoint, Figure, Kind, Line, Outcome, 
 _CHOICE: Final = EngineChoice(tile=16)
 """How many images go through the model at once; no hospital computes like this."""
 
-Scored = tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]
+Scored = Iterator[tuple[torch.Tensor, torch.Tensor]]
 """Of each patient the outputs and the targets, (images, ...)."""
 
 
@@ -115,7 +116,7 @@ def curve_point(
     study: Study, weights: npt.NDArray[np.float32], test: TestSet, round_number: int
 ) -> CurvePoint:
     """The headline figure of the weights after a round."""
-    found = study.task.exact(*scored(study, weights, test))
+    found = study.task.exact(scored(study, weights, test))
     return CurvePoint(round=round_number, value=found.values[study.task.headline].value)
 
 
@@ -136,9 +137,9 @@ def outcome(
         weights: flat float32.
         test: the test set.
         epsilon: what it cost a patient; None where nothing bounds it.
-        given: what the model gives on the test set, where that is known already.
+        given: what the model gives on the test set, where somebody else looks at it too.
     """
-    found = study.task.exact(*(given or scored(study, weights, test)))
+    found = study.task.exact(given or scored(study, weights, test))
     return Outcome(
         kind=kind,
         learning_rate=study.training.learning_rate,
@@ -165,11 +166,9 @@ def outcome(
 
 
 def scored(study: Study, weights: npt.NDArray[np.float32], test: TestSet) -> Scored:
-    """What a model gives for all images of each test patient, and the targets."""
+    """What a model gives for all images of each test patient in turn, and the targets."""
     masks = None if test.masks is None else test.masks.open()
     images, patients = test.images.open(), test.patients
     # Nothing leaves and nothing is charged here, so no patient is cut short as at a site.
     most = max(len(patient.images) for patient in patients)
-    each = outputs_of(study, weights, images, patients, choice=_CHOICE, masks=masks, most=most)
-    outputs, targets = zip(*each, strict=True)
-    return outputs, targets
+    return outputs_of(study, weights, images, patients, choice=_CHOICE, masks=masks, most=most)

@@ -146,7 +146,7 @@ def test_exact_figures_are_scikit_learn_s_where_nothing_is_beyond() -> None:
     task = AGE.model_copy(update={"reach": 1.0})
     pairs = [patient([p], t, task) for p, t in zip(predicted, truth, strict=True)]
     outputs, targets = map(list, zip(*pairs, strict=True))
-    found = task.exact(outputs, targets)
+    found = task.exact(zip(outputs, targets, strict=True))
     values = {name: each.value for name, each in found.values.items()}
 
     assert values["r2"] == pytest.approx(r2_score(truth, predicted), abs=1e-5)
@@ -165,7 +165,7 @@ def test_exact_figures_are_scikit_learn_s_where_nothing_is_beyond() -> None:
 def test_a_larger_error_counts_as_the_reach() -> None:
     pairs = [patient([p], t) for p, t in ((45.0, 45.0), (70.0, 40.0), (45.0, 20.0), (30.0, 30.0))]
     outputs, targets = map(list, zip(*pairs, strict=True))
-    found = AGE.exact(outputs, targets)
+    found = AGE.exact(zip(outputs, targets, strict=True))
 
     assert found.values["mean_error"].value == pytest.approx(12.5 / 2.0)
     assert found.values["beyond"].value == 0.5
@@ -179,7 +179,7 @@ def test_binned_and_exact_figures_agree(seed: int) -> None:
     pairs = [patient([t + generator.normal(0.0, 4.0)], t) for t in truth]
     counts = tally([AGE.marks(*pair, 50) for pair in pairs], AGE.release(50))
     binned = AGE.figures(counts, noise_variance=0.0)
-    exact = AGE.exact(*map(list, zip(*pairs, strict=True)))
+    exact = AGE.exact(pairs)
 
     assert binned.patients == exact.patients
     assert binned.values["beyond"] == exact.values["beyond"]
@@ -215,25 +215,25 @@ def test_noise_that_drowns_the_patients_is_named_in_every_figure() -> None:
 
 def test_of_patients_with_one_number_nothing_can_be_explained() -> None:
     pairs = [patient([p], 40.0) for p in (39.0, 40.0, 42.0)]
-    figures = AGE.exact(*map(list, zip(*pairs, strict=True)))
+    figures = AGE.exact(pairs)
     assert figures.values["r2"].why == "every patient has the same number"
     assert AGE.doubts(figures) == (
         "NOT SHOWN TO BE BETTER THAN THE MEAN FOR ALL, which has R² 0: R² not defined",
     )
-    assert not any(each.meaningful for each in AGE.exact([], []).values.values())
+    assert not any(each.meaningful for each in AGE.exact([]).values.values())
 
 
 def test_a_model_that_says_the_mean_explains_nothing_and_is_told_first() -> None:
     truth = np.linspace(20.0, 70.0, 400)
     pairs = [patient([45.0], t) for t in truth]
-    figures = AGE.exact(*map(list, zip(*pairs, strict=True)))
+    figures = AGE.exact(pairs)
     assert figures.values["r2"].value == pytest.approx(0.0, abs=0.01)
     first, second = AGE.doubts(figures)
     assert first.startswith("NOT SHOWN TO BE BETTER THAN THE MEAN FOR ALL, which has R² 0: R² 0.0")
     assert second.startswith("LARGE ERRORS: for 50% of the patients")
 
     good = [patient([t + 1.0], t) for t in truth]
-    assert AGE.doubts(AGE.exact(*map(list, zip(*good, strict=True)))) == ()
+    assert AGE.doubts(AGE.exact(good)) == ()
 
 
 def test_patients_are_counted_once_and_cells_that_nobody_marks_are_left_out() -> None:
@@ -317,7 +317,7 @@ class Setting:
         who = generator.integers(0, EVERYONE, self.patients)
         outputs, targets = everyone(self.population)
         if self.bins is None:
-            return task.exact([*outputs[who]], [*targets[who]])
+            return task.exact(zip(outputs[who], targets[who], strict=True))
         marks = marks_of(self.population, self.bins)
         counts = tally([marks[each] for each in who], task.release(self.bins))
         noisy = np.rint(counts + generator.normal(0.0, self.sigma, counts.shape))

@@ -248,7 +248,7 @@ def test_exact_figures_are_those_of_each_patient_and_leave_out_who_lacks_the_cla
     right, half = scores([[1, 1], [0, 0]])[None], scores([[1, 0], [0, 0]])[None]
     nothing = scores([[0, 0], [0, 0]])[None]
     outputs = [right, half, nothing, nothing, right]
-    figures = ONE.exact(outputs, [there, there, there, empty, empty])
+    figures = ONE.exact(zip(outputs, [there, there, there, empty, empty], strict=True))
 
     assert figures.patients.value == 5
     assert figures.values["dice"].value == pytest.approx((1 + 2 / 3 + 0) / 3)
@@ -265,7 +265,7 @@ def test_each_patient_has_a_dice_of_each_class_that_is_there() -> None:
     there = torch.tensor([[[1, 1], [0, 2]]])
     found = torch.tensor([[[1, 0], [0, 2]]])
     outputs = [functional.one_hot(each, 3).movedim(-1, 1).float() for each in (found, found)]
-    exact = TWO.exact(outputs, [there, there * (there == 1)])
+    exact = TWO.exact(zip(outputs, [there, there * (there == 1)], strict=True))
 
     liver, lesion = exact.each["dice"]
     assert liver == pytest.approx((2 / 3, 2 / 3))
@@ -289,7 +289,7 @@ def test_binned_and_exact_figures_agree_to_half_a_bin(seed: int) -> None:
     counts = tally([ONE.marks(*pair, 20) for pair in pairs], release)
 
     binned = ONE.figures(counts, noise_variance=0.0)
-    exact = ONE.exact(*map(list, zip(*pairs, strict=True)))
+    exact = ONE.exact(pairs)
     assert binned.tables == exact.tables
     for name in ("missed", "false_alarms"):
         assert binned.values[name] == exact.values[name]

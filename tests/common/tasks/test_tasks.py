@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from client.training.targets import TARGETS
 from common.tasks.tasks import KINDS, TASKS
+from tests.common.studies import task_of
 
 PACKAGES = ("client", "common", "server", "simulations")
 ROOM = "common.tasks"
@@ -74,3 +78,21 @@ def test_every_file_of_a_task_is_in_the_list(root: Path) -> None:
     assert files - {"__init__", "task", "tasks"} == {
         task.__module__.rpartition(".")[2] for task in TASKS
     }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_figures_hold_no_more_than_one_patients_outputs_at_once(kind: str) -> None:
+    """All of a test set's together, a number for each pixel of each image, fit in no memory."""
+    task = task_of(kind)
+    heads, size, held = task.heads(), (8, 8), list[weakref.ref[torch.Tensor]]()
+    targets = TARGETS[task.target].made_up(task, 6, 3, size)
+
+    def patients() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for target in targets:
+            outputs = torch.randn(3, heads.outputs, *(size if heads.dense else ()))
+            held.append(weakref.ref(outputs))
+            yield outputs, target if target.ndim else target.expand(3)
+            del outputs
+            assert all(each() is None for each in held[:-1])
+
+    assert task.exact(patients()).patients.value == pytest.approx(6)

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from client.data.cohort import Patient
 from simulations.reports.overlays import FILE, Examples
-from simulations.runs.examples import SHOWN, examples, keep_examples
-from simulations.runs.testset import Mapped, Scored, TestSet
+from simulations.runs.examples import SHOWN, Looked
+from simulations.runs.testset import Mapped, TestSet
 from tests.common.studies import study_of
 
 STUDY = study_of("segmentation", task={"classes": ["lesion"]})
@@ -23,7 +23,7 @@ def mapped(path: Path, values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]
     return Mapped.of(np.memmap(path, values.dtype, "r", 0, values.shape))
 
 
-def made(folder: Path) -> tuple[TestSet, Scored]:
+def made(folder: Path) -> tuple[TestSet, list[tuple[torch.Tensor, torch.Tensor]]]:
     """Two images a patient, the second with the larger mask; of patient n, n rows are found."""
     masks = np.zeros((2 * PATIENTS, SIDE, SIDE), dtype=np.uint8)
     masks[0::2, :1], masks[1::2] = 1, 1
@@ -40,12 +40,14 @@ def made(folder: Path) -> tuple[TestSet, Scored]:
         targets.append(torch.from_numpy(masks[2 * number : 2 * number + 2].astype(np.int64)))
     everyone = images * np.ones((1, 1, SIDE, SIDE), dtype=np.float16)
     test = TestSet(mapped(folder / "i", everyone), patients, mapped(folder / "m", masks))
-    return test, (tuple(outputs), tuple(targets))
+    return test, list(zip(outputs, targets, strict=True))
 
 
 def test_patients_are_shown_from_the_worst_to_the_best(tmp_path: Path) -> None:
     test, given = made(tmp_path)
-    keep_examples(tmp_path, test, given, STUDY.task.exact(*given).each["dice"])
+    looked = Looked(test)
+    exact = STUDY.task.exact(looked.at(iter(given)))
+    looked.keep(tmp_path, exact.each["dice"])
     found = Examples.load(tmp_path / FILE)
     assert found is not None
     assert len(found.values) == SHOWN
@@ -60,15 +62,16 @@ def test_patients_are_shown_from_the_worst_to_the_best(tmp_path: Path) -> None:
 
 def test_without_masks_there_is_nothing_to_show(tmp_path: Path) -> None:
     test, given = made(tmp_path)
-    bare = TestSet(test.images, test.patients)
-    assert examples(bare, given, [[0.5] * PATIENTS]) is None
-    assert Examples.load(tmp_path / FILE) is None
+    looked = Looked(TestSet(test.images, test.patients))
+    assert [*looked.at(iter(given))] == given
+    assert looked.examples([[0.5] * PATIENTS]) is None
 
 
 def test_a_patient_without_a_figure_is_not_shown(tmp_path: Path) -> None:
     test, given = made(tmp_path)
-    (values,) = STUDY.task.exact(*given).each["dice"]
-    found = examples(test, given, [[None, *values[1:]]])
+    looked = Looked(test)
+    (values,) = STUDY.task.exact(looked.at(iter(given))).each["dice"]
+    found = looked.examples([[None, *values[1:]]])
     assert found is not None
     assert found.values[0] > 0.0
-    assert examples(test, given, [[None] * PATIENTS]) is None
+    assert looked.examples([[None] * PATIENTS]) is None
