@@ -93,7 +93,7 @@ FIELDS: Final = (
         why="a study has no other rounds"),
     _at("evaluation.bins", "cells of a histogram", (2, 1000), (4, 100),
         why="two cells separate right from wrong; a thousand cells hold only noise"),
-    _at("evaluation.images_per_patient", "images of a patient in an evaluation", (1, 64), (1, 16),
+    _at("evaluation.images_per_patient", "images of a patient in an evaluation", (1, 64), (1, 64),
         key="evaluation_images_per_patient",
         why="they are averaged: more take time and change little"),
     _at("evaluation.epsilon_share", "evaluation's share of epsilon", (1e-4, 1), (0.01, 1),

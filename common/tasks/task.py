@@ -42,7 +42,7 @@ CLASS_WEIGHT: Final = Bound(
     "weight of a class in the loss",
     1e-3,
     1000,
-    (0.1, 10),
+    (0.1, 50),
     "it makes rare classes count more; no class is a thousand times too rare",
 )
 """The bound of a number that several tasks have."""

@@ -223,8 +223,8 @@ def damaged_rows(draws: random.Random, rest: Part, own: Part) -> None:
 
 def spelled_rows(draws: random.Random, rest: Part, own: Part) -> None:
     """Rows as a spreadsheet or an editor may leave them, about the newcomer or nobody."""
-    del rest
-    for name in sorted(own.named)[:1]:
+    # Images under another's identifier are named by that one's rows too: those are about both.
+    for name in sorted(own.named - rest.named)[:1]:
         own.row(draws, b'="%s", Normal' % name)
         own.row(draws, b"\xef\xbb\xbf\xc2\xa0%s,%s" % (name, draws.choice(CLASSES).encode()))
     own.row(

@@ -22,6 +22,7 @@ from client.training.targets import TARGETS
 from common.models.networks import build_model
 from common.numerics import EngineChoice
 from common.privacy.mechanisms import GAMMA
+from common.process.denormals import set_threads
 from common.study.study_file import Study
 from common.tasks.task import Task
 from common.tasks.tasks import KINDS
@@ -90,7 +91,7 @@ def test_channels_that_cancel_carry_no_patient_over_to_another(tile: int, thread
     With 3 rows beside it a row is rounded otherwise than with 4: the sum moved by 3.9 C.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    set_threads(threads)
     try:
         cancelling = {"widths": [2], "norm": "none", "pooling": "flatten", "hidden": 16}
         model = build_model(study(cancelling, 32))
@@ -175,7 +176,7 @@ def differing() -> list[tuple[str, int, int]]:
     for kind, seed in product(KINDS, range(10)):
         task = task_of(kind, **settings_of(kind, Random(seed)))
         for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+            set_threads(threads)
             first, *others = gradients_of_one_at_every_place(task, places=8)
             if not all(torch.equal(each, first) for each in others):
                 found.append((kind, seed, threads))

@@ -195,7 +195,7 @@ async def test_a_connection_killed_in_its_work_costs_nothing(tmp_path: Path) -> 
 
         assert supervisor.worker.pid == worker
         assert centre.asked.count("connect") >= 2
-        assert supervisor.line.state == "online"
+        await become(lambda: supervisor.line.state == "online")
 
 
 @in_a_loop

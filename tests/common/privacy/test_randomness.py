@@ -22,6 +22,7 @@ from common.privacy.randomness import (
     derive,
     known_secret,
 )
+from common.process.denormals import set_threads
 
 VECTORS = {
     # RFC 8439, appendix A.1, vectors 1 and 2: key and nonce zero, blocks 0 and 1.
@@ -163,7 +164,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(length: int) -> None:
     made = []
     try:
         for threads in (1, 2, 3, 5):
-            torch.set_num_threads(threads)
+            set_threads(threads)
             made.append(stream(length).normal(length).tobytes())
     finally:
         torch.set_num_threads(before)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from torch.nn import functional
 
 from common.figures.release import tally
+from common.process.denormals import set_threads
 from common.tasks.segmentation import Segmentation
 
 ONE = Segmentation(classes=("lesion",))
@@ -114,7 +115,7 @@ def test_outputs_that_are_no_numbers_raise_nothing() -> None:
 @contextmanager
 def threads(number: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(number)
+    set_threads(number)
     try:
         yield
     finally:
