@@ -263,7 +263,7 @@ def test_each_number_of_a_plan_is_shown_with_what_is_usual(site: Site) -> None:
         ({"privacy": {"clip_norm": 0.001}}, "clip norm: 0.001; usual 0.1 to 10"),
         (
             {"task": {"class_weights": [1.0, 500.0]}},
-            "weight of a class in the loss: 1, 500; usual 0.1 to 10",
+            "weight of a class in the loss: 1, 500; usual 0.1 to 50",
         ),
         (
             {"data": {"std": 0.001}},
