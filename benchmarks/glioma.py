@@ -16,6 +16,7 @@ import os
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Final
@@ -60,7 +61,8 @@ def main(size: int = 64) -> int:
         source = read_masked(data, classes=("tumour",), arrays=ARRAYS, dataset="lgg", modality="MR")
         write_masked(folder / "hospitals", source, seed=0, progress=silent)
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=spawn) as other:
+        quietly = partial(configure, level="error")
+        with ProcessPoolExecutor(1, mp_context=spawn, initializer=quietly) as other:
             # Beside the rounds of the first, which leave a core idle.
             private = other.submit(
                 run_study, _settings(folder, "lgg-epsilon8", size, baselines=False)
