@@ -18,6 +18,8 @@ from simulations.reports.result import Result
 
 FILE: Final = "examples.npz"
 _ACROSS: Final = 3
+_KEY: Final = 0.25
+"""Inches of a line of the key."""
 _GAP: Final = 2
 """Pixels between two images."""
 
@@ -64,8 +66,9 @@ def overlays(examples: Examples, result: Result) -> Plot:
 
     def draw(axes: Axes) -> None:
         axes.imshow(_beside(examples.images, rows), cmap="gray", vmin=0, vmax=1)
-        for number in range(1, len(result.study.classes) + 1):
+        for number, name in enumerate(result.study.classes, start=1):
             colour = SITE_COLOURS[(number - 1) % len(SITE_COLOURS)]
+            axes.plot([], [], color=colour, label=name)
             for masks, style in ((examples.truth, "solid"), (examples.found, "dashed")):
                 outline = _beside((masks == number).astype(np.float32), rows)
                 if outline.any():
@@ -81,13 +84,16 @@ def overlays(examples: Examples, result: Result) -> Plot:
                 va="top",
             )
         axes.set_axis_off()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=_ACROSS, fontsize=8)
 
     return picture(
         "examples",
         "What the shared model finds",
         f"Test patients from the worst to the best. Solid: what is there; dashed: what the model "
         f"found. Outlined: {classes}. The number is of all of a patient's images together.",
-        height=WIDTH * rows * height / (_ACROSS * width) + 0.2,
+        height=WIDTH * rows * height / (_ACROSS * width)
+        + _KEY * -(-len(result.study.classes) // _ACROSS)
+        + 0.2,
         draw=draw,
         facts=result.hospitals.facts,
     )
