@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from benchmarks._studies import changed
 from common.process.logs import configure
 from common.process.progress import silent
-from simulations.cli.app import find_study
 from simulations.hospitals.lesions import write_lesions
 from simulations.hospitals.synth import SPLIT, Size
 from simulations.reports.result import Result
@@ -62,15 +62,10 @@ def measure(declared: int, folder: Path) -> dict[str, Result]:
     patients = -int(-declared // SPLIT[0])
     size = Size(patients=patients, test_patients=TEST_PATIENTS)
     write_lesions(folder / "hospitals", size, seed=0, progress=silent)
-    text = find_study("lesions").read_text().replace("min_patients = 50", "min_patients = 10")
     found = {}
     for privacy, changes in PRIVACY.items():
         path = folder / f"{privacy.replace(' ', '-')}.toml"
-        changed = text
-        for shipped, line in changes.items():
-            assert shipped in text, f"the study has no {shipped}"
-            changed = changed.replace(shipped, line)
-        path.write_text(changed)
+        changed("lesions", {"min_patients = 50": "min_patients = 10"} | changes, path)
         found[privacy] = run_study(
             RunSettings(path, folder / "hospitals", folder / path.stem, baselines=False)
         )

@@ -275,12 +275,12 @@ def _masks(where: str, masks: NDArray[Any], shape: tuple[int, ...]) -> NDArray[n
     )
     if not packed:
         return masks
-    # Bits tell one class from background, whatever it is called.
     return np.unpackbits(masks, axis=1, count=rows * columns).reshape(shape)
 
 
 def _classes(names: Sequence[str], highest: int, *, bits: bool) -> tuple[str, ...]:
     distinct = len(set(names)) == len(names) and all(name.strip() == name != "" for name in names)
+    # Bits tell one class from background, and no second one.
     if names and len(names) >= highest and distinct and (len(names) == 1 or not bits):
         return tuple(names)
     raise DataError(

@@ -64,6 +64,7 @@ def test_init_writes_a_file_that_is_read_and_keys_that_stay(made: Path) -> None:
     assert (file.site.name, card.name) == ("north", "north")
     assert card.patients == {"chest-xray": 15}
     assert (file.policy.approval, file.policy.tasks) == ("ask", (FIRST,))
+    assert f'\ntasks = ["{FIRST}"]\n' in made.read_text()
     assert all(f'"{kind}"' in made.read_text() for kind in KINDS)
     data = file.data["chest-xray"]
     assert (data.declared_patients, data.most_patients) == (15, 30)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from client.engine.clipped import Patients, clipped_sum
+from client.engine.clipped import Patients, clipped_sum, plain_sum
 from client.training.gradients import GradientSum, summed_loss
 from client.training.sampling import Batch
 from common.numerics import EngineChoice
@@ -141,6 +141,7 @@ def test_a_patient_whose_loss_is_not_one_number_counts_as_nothing(value: int) ->
     assert torch.isfinite(together).all()
     assert torch.equal(together, clipped_sum(network, others, loss, 1.0, choice))
     assert not clipped_sum(network, everyone[slice(1, 2)], loss, 1.0, choice).any()
+    assert not plain_sum(network, everyone[slice(1, 2)], loss).any()
 
 
 @pytest.mark.parametrize("value", [1, 3, 4])

@@ -61,3 +61,14 @@ def test_a_phase_with_nothing_to_do_says_nothing(capsys: pytest.CaptureFixture[s
         pass
 
     assert capsys.readouterr().err == ""
+
+
+def test_a_model_that_diverged_is_named_before_the_table(made_result: Result) -> None:
+    note = "training diverged in round 3; these are the weights before it"
+    first, *others = made_result.baselines
+    baselines = (first.model_copy(update={"note": note}), *others)
+    said = shown(made_result.model_copy(update={"baselines": baselines}))
+
+    (line,) = (line for line in said.splitlines() if note in line)
+    assert line.startswith(f"{first.site} alone, ")
+    assert note not in shown(made_result)

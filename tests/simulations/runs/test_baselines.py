@@ -198,3 +198,6 @@ def test_outcomes_come_in_the_order_of_the_baselines_and_are_told_as_they_come(
 
     assert list(found) == told
     assert [outcome.site for outcome in found] == ["east", "west", None]
+    # In processes of their own the longest begins first, and is not told first for that.
+    assert run_baselines(planned, processes=2, done=told.append) == found
+    assert told == [*found, *found]

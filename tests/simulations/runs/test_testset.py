@@ -14,7 +14,7 @@ from common.models.networks import initial_weights
 from common.numerics import EngineChoice
 from common.study.study_file import Study
 from simulations.reports.result import Outcome
-from simulations.runs.testset import Mapped, TestSet, curve_point, outcome
+from simulations.runs.testset import Mapped, TestSet, curve_point, outcome, scored
 
 PATIENTS = 300
 
@@ -128,3 +128,14 @@ def test_more_than_two_classes_have_a_curve_each_and_no_calibration(noise: TestS
     assert "calibration" not in found.series
     assert found.metrics.figures["calibration_error"].value is None
     assert found.metrics.main.value == pytest.approx(0.5, abs=0.1)
+
+
+def test_all_images_of_a_test_patient_are_looked_at_however_many_a_site_looks_at(
+    noise: TestSet, weights: NDArray[np.float32]
+) -> None:
+    one = study().model_copy(
+        update={"evaluation": study().evaluation.model_copy(update={"images_per_patient": 1})}
+    )
+    found = [len(outputs) for outputs, _ in scored(one, weights, noise)]
+    assert found == [len(patient.images) for patient in noise.patients]
+    assert max(found) == 2
