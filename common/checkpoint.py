@@ -10,6 +10,7 @@ computed from patients except through an update or a release.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
@@ -107,6 +108,15 @@ def newest(folder: Path) -> Checkpoint | None:
             remedy=_RESTORE,
         )
     return None
+
+
+def kept(folder: Path) -> list[Checkpoint]:
+    """Every checkpoint that is whole, by round; damaged ones are left out."""
+    found = []
+    for path in _state_files(folder):
+        with suppress(CheckpointError):
+            found.append(read(path))
+    return found
 
 
 def read(path: Path) -> Checkpoint:

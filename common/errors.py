@@ -10,6 +10,7 @@
     ├── ModelError            a model that cannot be built or trained privately
     ├── PrivacyError          a privacy target that cannot be reached
     ├── CheckpointError       checkpoints and run folders
+    ├── PackageError          a model package that is not opened
     ├── RoundError            a round that could not be completed
     ├── CoordinatorError      the coordinator's settings, store or service
     ├── LinkError             the other side cannot be reached, or does not accept us
@@ -169,6 +170,10 @@ class PrivacyError(ConsiliumError):
 
 class CheckpointError(ConsiliumError):
     """A checkpoint or a run folder cannot be used."""
+
+
+class PackageError(ConsiliumError):
+    """A model package that cannot be opened, or does not fit what is asked of it."""
 
 
 class RoundError(ConsiliumError):

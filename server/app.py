@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ from common.files import canonical_json, sha256, write_atomic
 from common.plan import Plan
 from common.study.study_file import Study, load_study
 from common.wire.flower import Context
+from common.wire.signing import SigningKey
 from server.study import amending, round_zero
 from server.study.aggregation import MEMORY_NOTES
 from server.study.context import Observer, StudyContext, nobody
@@ -52,6 +54,7 @@ class RunConfig:
         agreed: the most patients of the study's data set that each site may declare.
         seed: what the first weights follow from.
         resume: whether to continue what is in the folder.
+        signs: the key that the model package is signed with; None: no package is made here.
     """
 
     study: Study
@@ -60,6 +63,7 @@ class RunConfig:
     agreed: Mapping[str, int]
     seed: int
     resume: bool
+    signs: SigningKey | None = None
 
 
 def build(observer: Observer | None = None) -> ServerApp:
@@ -149,6 +153,8 @@ def run_study(
     # Published first: once a site has been told that the study is over, it need not keep the
     # replies that a restart would ask for.
     _publish(folder, study, plans, state)
+    if config.signs is not None:
+        _pack(folder, study, plans, state, config.signs)
     close(context, study, plans, state)
     context.tell("study.completed", study=study.study.name, weights=shared_weights(study, state))
     return state
@@ -212,6 +218,20 @@ def _publish(folder: Path, study: Study, plans: Mapping[str, Plan], state: Check
         "warnings": _warnings(plans),
     }
     write_atomic(folder / "outcome.json", json.dumps(outcome, indent=2).encode() + b"\n")
+
+
+def _pack(
+    folder: Path, study: Study, plans: Mapping[str, Plan], state: Checkpoint, key: SigningKey
+) -> None:
+    """Write the model package, once: a study that is resumed after its end keeps the first."""
+    # Imported here: it loads torch and what writes a graph.
+    from server.study import packaging
+
+    path = folder / packaging.FILE
+    if not path.exists():
+        today = datetime.now(UTC).date().isoformat()
+        made = packaging.make(study, plans, state, folder / CHECKPOINTS, key, finished=today)
+        write_atomic(path, made)
 
 
 def _warnings(plans: Mapping[str, Plan]) -> list[str]:

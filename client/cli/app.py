@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from client.cli import check, commands
+from client.cli import check, commands, models
 from client.cli.commands import SECONDS, confirmed, daemon, state_folder, who
 from common.control import site_pb2 as pb
 from common.control.site_pb2_grpc import SiteStub
@@ -373,6 +373,9 @@ def _lines(path: Path) -> list[str]:
 
 
 app.command("check")(check.check)
+app.command("predict")(models.predict)
+app.command("evaluate")(models.evaluate)
+app.command("model-card")(models.card)
 
 
 def main() -> None:

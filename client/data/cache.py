@@ -67,6 +67,8 @@ from common.process.progress import Progress, silent
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from pydicom.dataset import Dataset
+
     from client.data.pseudonyms import Pseudonyms
 
 _RECIPE: Final = 4
@@ -134,6 +136,16 @@ class ImageShape:
     def most_frames(self) -> int:
         """Of a file, in the cache."""
         return min(MOST_FRAMES, max(1, _MOST // self.bytes))
+
+    def placement(self, dataset: Dataset, frame: int, size: tuple[int, int]) -> Placement:
+        """How a frame of this size comes into the cached image.
+
+        Raises:
+            Unusable: it does not say the size of its pixels, or would become far too large.
+        """
+        if self.spacing is None:
+            return Placement.fitting(size, self.size)
+        return Placement.spaced(size, self.size, pixel_spacing(dataset, frame), self.spacing)
 
     @property
     def recipe(self) -> str:
@@ -414,10 +426,7 @@ def decode(
                 if number == shape.most_frames:
                     raise Unusable(Reason.TOO_LARGE, f"more than {shape.most_frames} frames")
                 size = (image.shape[0], image.shape[1])
-                place = Placement.fitting(size, shape.size)
-                if shape.spacing is not None:
-                    pixel = pixel_spacing(reading.dataset, number)
-                    place = Placement.spaced(size, shape.size, pixel, shape.spacing)
+                place = shape.placement(reading.dataset, number, size)
                 frames.append(_prepared(image, shape, place))
                 if shape.masks is not None and file.mask is not None:
                     marks = layers(file.mask, reading, number, size)

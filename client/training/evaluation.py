@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,10 +79,6 @@ def outputs_of(
     Which are first follows from their contents, so from that patient alone
     (:class:`client.data.cohort.Patient`).
 
-    A patient's outputs are a function of the weights and of that patient's images, to the last
-    bit: images go through the model in the very tiles in which training has it, which is what was
-    tried on this machine (:mod:`client.engine.alone`).
-
     Args:
         study: as for :func:`counted`, and so all others.
         weights: as there.
@@ -95,29 +91,56 @@ def outputs_of(
     Yields:
         For each patient in turn outputs (images, ...) and targets (images, ...).
     """
-    model = place(build_model(study), choice)
-    load_flat(model, weights)
     most = study.evaluation.images_per_patient if most is None else most
     form = TARGETS[study.task.target]
-    waiting = deque((patient, np.array(patient.images[:most])) for patient in patients)
-    rows = [row for _, mine in waiting for row in mine]
+    rows = [np.array(patient.images[:most]) for patient in patients]
+    given = outputs_for(study, weights, images, rows, choice=choice)
+    for patient, mine, own in zip(patients, rows, given, strict=True):
+        yield own, form.of(patient, mine, masks)
+
+
+def outputs_for(
+    study: Study,
+    weights: npt.NDArray[np.float32],
+    images: npt.NDArray[Any],
+    rows: Sequence[npt.NDArray[np.int64]],
+    *,
+    choice: EngineChoice,
+) -> Iterator[torch.Tensor]:
+    """What the model gives for the images of each patient in turn, (images, ...). Sensitive.
+
+    A patient's outputs are a function of the weights and of that patient's images, to the last
+    bit: images go through the model in the very tiles in which training has it, which is what was
+    tried on this machine (:mod:`client.engine.alone`).
+
+    Args:
+        study: as for :func:`counted`.
+        weights: as there.
+        images: as there.
+        rows: of each patient's images.
+        choice: as there.
+    """
+    model = place(build_model(study), choice)
+    load_flat(model, weights)
+    waiting = deque(rows)
+    every = [row for mine in rows for row in mine]
     shape = (1, images_of(study), study.data.channels, *study.data.image_size)
     like = DEVICES[choice.device].move(torch.zeros(shape))
     tile = Tile(Patients(like, torch.zeros(1)), choice.tile, choice)
     places = tile.patients.inputs.flatten(0, 1)
     found: list[torch.Tensor] = []
-    for first in range(0, len(rows), len(places)):
-        some = rows[first : first + len(places)]
+    for first in range(0, len(every), len(places)):
+        some = every[first : first + len(places)]
         places.zero_()  # nothing of the images before may change a bit of these
         pixels = torch.from_numpy(np.asarray(images[some], dtype=np.float32))
         places[: len(some)] = (pixels - study.data.mean) / study.data.std
         found += outputs(model, places)[: len(some)].clone().cpu()
         # A patient whose images lie in two tiles waits for the second.
-        while waiting and len(waiting[0][1]) <= len(found):
-            patient, mine = waiting.popleft()
+        while waiting and len(waiting[0]) <= len(found):
+            mine = waiting.popleft()
             own = torch.stack(found[: len(mine)])
             del found[: len(mine)]
-            yield own, form.of(patient, mine, masks)
+            yield own
 
 
 def release(

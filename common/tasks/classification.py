@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from common.bounded import Bound
-from common.figures import histogram, metrics
+from common.figures import conformal, histogram, metrics, operating, scaling
+from common.figures.adjustment import NOTHING, Adjustment
 from common.figures.figures import Figures
 from common.figures.release import Release
-from common.tasks.task import CLASS_WEIGHT, Heads, TargetForm, Task
+from common.tasks.task import CLASS_WEIGHT, Finding, Heads, TargetForm, Task
 from common.text import Words
 
 if TYPE_CHECKING:
@@ -108,6 +109,90 @@ class Classification(Task):
         """The same from the votes themselves, with ROC and calibration curves."""
         return metrics.exact(*_scored(patients), classes=self.classes)
 
+    def readable(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The chance of each class."""
+        return outputs.softmax(dim=1)
+
+    def columns(self) -> tuple[str, ...]:
+        """The classes."""
+        return self.classes
+
+    def numbers(self, outputs: torch.Tensor) -> NDArray[np.float64]:
+        """The patient's vote: the mean chance of each class."""
+        return _vote(outputs)
+
+    def findings(
+        self, numbers: NDArray[np.float64], adjustment: Adjustment = NOTHING, rule: str = ""
+    ) -> tuple[Finding, ...]:
+        """The second of two classes, or each of more: found where its score reaches a threshold."""
+        planes = histogram.plane_scores(numbers[None])[0]
+        scores = adjustment.scaling.apply(numbers[None])[0]
+        positives = (1,) if len(self.classes) == 2 else range(len(self.classes))
+        found = []
+        for plane, positive in enumerate(positives):
+            threshold = _threshold(adjustment, positive, rule)
+            present = bool(planes[plane] >= threshold)
+            score = float(scores[positive])
+            found.append(Finding(self.classes[positive], score, "1", present, threshold))
+        return tuple(found)
+
+    def truth(self, targets: torch.Tensor) -> float:
+        """The index of the patient's class."""
+        return float(targets[0])
+
+    def apart(self, outputs: torch.Tensor, targets: torch.Tensor) -> float:
+        """One less the chance of the patient's class."""
+        return 1.0 - float(_vote(outputs)[int(targets[0])])
+
+    def suspects(
+        self, numbers: NDArray[np.float64], truths: NDArray[np.float64], apart: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """Confident learning (Northcutt, Jiang and Chuang 2021, arXiv:1911.00068).
+
+        A label is probably wrong where another class has a larger chance, and one that is at least
+        the mean chance of that class among its own patients.
+        """
+        del apart
+        labels = truths.astype(np.int64)
+        own = numbers[np.arange(len(labels)), labels]
+        usual = [
+            numbers[labels == k, k].mean() if (labels == k).any() else np.inf
+            for k in range(len(self.classes))
+        ]
+        surer = (numbers >= np.array(usual)) & (numbers > own[:, None])
+        return np.asarray(surer.any(axis=1))
+
+    def named(
+        self, numbers: NDArray[np.float64], adjustment: Adjustment = NOTHING, rule: str = ""
+    ) -> int | None:
+        """Of two classes the one that the threshold decides, of more the most likely."""
+        if len(self.classes) > 2:
+            return int(numbers.argmax())
+        return int(bool(self.findings(numbers, adjustment, rule)[0].present))
+
+    def conform(
+        self, numbers: NDArray[np.float64], truths: NDArray[np.float64], alpha: float
+    ) -> float | None:
+        """How improbable a class in a set may be."""
+        return conformal.calibrate_classes(numbers, truths.astype(np.int64), alpha=alpha).threshold
+
+    def answers(self, numbers: NDArray[np.float64], threshold: float) -> str:
+        """The classes, the most likely first."""
+        held = conformal.ClassSets(threshold, 0.5, 0).sets(numbers[None])[0]
+        return ", ".join(self.classes[k] for k in np.argsort(-numbers) if held[k])
+
+    def adjustment(self, counts: NDArray[np.int64], *, noise_variance: float) -> Adjustment:
+        """Platt's or temperature scaling, and operating points of each class that is a finding."""
+        positives = (1,) if len(self.classes) == 2 else range(len(self.classes))
+        points = tuple(
+            point
+            for positive in positives
+            for point in operating.choose(
+                operating.at_edges(counts, noise_variance=noise_variance, positive=positive)
+            )
+        )
+        return Adjustment(scaling.fit(counts, noise_variance=noise_variance), points)
+
     def doubts(self, figures: Figures) -> tuple[str, ...]:
         """Not better than chance, or always the same class."""
         return (*_chance(figures), *_one_class(figures, len(self.classes)))
@@ -123,10 +208,25 @@ def _scored(
     """(patients, classes), each one's mean probabilities over all images, and the labels."""
     votes, labels = [], []
     for outputs, targets in patients:
-        # Float64 before the softmax, one patient at a time: a vote follows from that patient alone.
-        votes.append(outputs.double().softmax(dim=1).numpy().mean(axis=0))
+        votes.append(_vote(outputs))
         labels.append(int(targets[0]))
     return np.stack(votes), np.array(labels, dtype=np.int64)
+
+
+def _vote(outputs: torch.Tensor) -> NDArray[np.float64]:
+    """Of one patient, (classes,)."""
+    # Float64 before the softmax, one patient at a time: a vote follows from that patient alone.
+    vote: NDArray[np.float64] = outputs.double().softmax(dim=1).numpy().mean(axis=0)
+    return vote
+
+
+def _threshold(adjustment: Adjustment, positive: int, rule: str) -> float:
+    """From which score on a class counts as found."""
+    points = adjustment.of(positive)
+    named = [each for each in points if each.name == rule]
+    if named:
+        return named[0].threshold
+    return operating.used(points).threshold if points else 0.5
 
 
 def _chance(figures: Figures) -> tuple[str, ...]:

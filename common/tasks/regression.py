@@ -30,10 +30,12 @@ from common.figures.errors import (
     scaled,
     together,
 )
+from common.figures import conformal
+from common.figures.adjustment import NOTHING, Adjustment
 from common.figures.figures import Figures
 from common.figures.intervals import Estimate, counted, share
 from common.figures.release import Release
-from common.tasks.task import Heads, TargetForm, Task
+from common.tasks.task import Finding, Heads, TargetForm, Task
 from common.text import Words
 
 if TYPE_CHECKING:
@@ -212,6 +214,46 @@ class Regression(Task):
             known(truths),
             share(beyond, count - beyond, of=_PATIENTS),
         )
+
+    def readable(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The number, within its range."""
+        return self.lowest + self.width * (outputs + 0.5).clamp(0.0, 1.0)
+
+    def columns(self) -> tuple[str, ...]:
+        """What the number is."""
+        return (self.quantity,)
+
+    def numbers(self, outputs: torch.Tensor) -> NDArray[np.float64]:
+        """The mean over the patient's images, within the range."""
+        shares = outputs.double().numpy(force=True)[:, 0] + 0.5
+        return np.array([self.lowest + self.width * float(np.clip(shares, 0.0, 1.0).mean())])
+
+    def findings(
+        self, numbers: NDArray[np.float64], adjustment: Adjustment = NOTHING, rule: str = ""
+    ) -> tuple[Finding, ...]:
+        """The number."""
+        del adjustment, rule
+        _, known, unit = self.quantity.rpartition(" in ")
+        return (Finding(self.quantity, float(numbers[0]), unit if known else "1"),)
+
+    def truth(self, targets: torch.Tensor) -> float:
+        """The patient's number."""
+        return float(targets[0])
+
+    def apart(self, outputs: torch.Tensor, targets: torch.Tensor) -> float:
+        """The error, as a share of the range."""
+        return abs(float(self.numbers(outputs)[0]) - float(targets[0])) / self.width
+
+    def conform(
+        self, numbers: NDArray[np.float64], truths: NDArray[np.float64], alpha: float
+    ) -> float | None:
+        """Half the width of an interval."""
+        return conformal.calibrate_values(numbers[:, 0], truths, alpha=alpha).half_width
+
+    def answers(self, numbers: NDArray[np.float64], threshold: float) -> str:
+        """The interval, within the range."""
+        low, high = np.clip([numbers[0] - threshold, numbers[0] + threshold], *self.ends)
+        return f"{low:.4g} to {high:.4g}"
 
     def doubts(self, figures: Figures) -> tuple[str, ...]:
         """Not better than the mean number for all, or many errors beyond the reach."""

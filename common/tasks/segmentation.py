@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from common.bounded import Bound
+from common.figures.adjustment import NOTHING, Adjustment
 from common.figures.figures import Figures
 from common.figures.intervals import counted, mean, share
 from common.figures.overlap import Overlaps, binned, exactly
 from common.figures.release import Release
 from common.figures.surface import distances, lengths, mean_length
-from common.tasks.task import CLASS_WEIGHT, Heads, TargetForm, Task
+from common.tasks.task import CLASS_WEIGHT, Finding, Heads, TargetForm, Task
 from common.text import Words
 
 if TYPE_CHECKING:
@@ -228,6 +229,44 @@ class Segmentation(Task):
             },
             noise_variance=float(noise),
         )
+
+    def readable(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The chance of background and of each class, for each pixel."""
+        return outputs.softmax(dim=1)
+
+    def columns(self) -> tuple[str, ...]:
+        """For each class, how many pixels show it."""
+        return tuple(f"{name}, pixels" for name in self.classes)
+
+    def numbers(self, outputs: torch.Tensor) -> NDArray[np.float64]:
+        """Pixels of each class in the patient's images together, at the study's size."""
+        found = self.masks(outputs)
+        return np.bincount(found.ravel(), minlength=len(self.classes) + 1)[1:].astype(np.float64)
+
+    def findings(
+        self, numbers: NDArray[np.float64], adjustment: Adjustment = NOTHING, rule: str = ""
+    ) -> tuple[Finding, ...]:
+        """Each class, found where any pixel shows it."""
+        del adjustment, rule
+        return tuple(
+            Finding(name, float(pixels), "pixels", bool(pixels > 0))
+            for name, pixels in zip(self.classes, numbers, strict=True)
+        )
+
+    def masks(self, outputs: torch.Tensor) -> NDArray[np.uint8]:
+        """The class of each pixel; background where an output is not finite."""
+        scores = outputs.numpy(force=True)
+        known = np.isfinite(scores).all(axis=1)
+        return np.where(known, scores.argmax(axis=1), 0).astype(np.uint8)
+
+    def truth(self, targets: torch.Tensor) -> float:
+        """None: masks are no number."""
+        del targets
+        return float("nan")
+
+    def apart(self, outputs: torch.Tensor, targets: torch.Tensor) -> float:
+        """One less the mean Dice; a class that is neither found nor there counts as 1."""
+        return 1.0 - float(_overlap(outputs, targets, len(self.classes)).dice.mean())
 
     def doubts(self, figures: Figures) -> tuple[str, ...]:
         """Classes that are missed in almost every patient."""

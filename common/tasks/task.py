@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.bounded import Bound
+from common.figures.adjustment import NOTHING, Adjustment
 from common.figures.figures import Figures
 from common.figures.release import Release
 from common.settings import Section
@@ -58,6 +60,25 @@ class Heads(NamedTuple):
 
     outputs: int
     dense: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a model says of one thing in one patient. Sensitive.
+
+    Attributes:
+        name: the thing, in the study's words.
+        score: how sure the model is, in [0, 1]; or a number.
+        unit: of the score; ``"1"`` where it has none.
+        present: whether it counts as found; None where it is a number.
+        threshold: score from which on it counts as found; None where there is none.
+    """
+
+    name: str
+    score: float
+    unit: str = "1"
+    present: bool | None = None
+    threshold: float | None = None
 
 
 class Task(Section, ABC):
@@ -144,6 +165,134 @@ class Task(Section, ABC):
             patients: the outputs and the targets of each one's items, (items, ...). Looked at one
                 after the other: together they may not fit in memory.
         """
+
+    @abstractmethod
+    def readable(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The outputs of items as a person reads them: chances, or numbers in their unit.
+
+        It is part of the ONNX graph of a model, so of torch's functions alone.
+
+        Args:
+            outputs: (items, outputs) or (items, outputs, height, width).
+
+        Returns:
+            Of the same shape.
+        """
+
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """The names of what :meth:`numbers` gives."""
+
+    @abstractmethod
+    def numbers(self, outputs: torch.Tensor) -> NDArray[np.float64]:
+        """What a model says of one patient, (columns,), for a table. Sensitive.
+
+        Args:
+            outputs: of the patient's items, (items, ...).
+        """
+
+    @abstractmethod
+    def findings(
+        self, numbers: NDArray[np.float64], adjustment: Adjustment = NOTHING, rule: str = ""
+    ) -> tuple[Finding, ...]:
+        """The same as findings, for a report. Sensitive.
+
+        Args:
+            numbers: as :meth:`numbers` gives them.
+            adjustment: calibration of the scores, and operating points.
+            rule: the name of the operating point that decides; empty for the one that fits best.
+        """
+
+    @abstractmethod
+    def truth(self, targets: torch.Tensor) -> float:
+        """What is known of one patient as a number; not a number where masks are. Sensitive.
+
+        Args:
+            targets: of the patient's items, (items, ...).
+        """
+
+    @abstractmethod
+    def apart(self, outputs: torch.Tensor, targets: torch.Tensor) -> float:
+        """How far the model is from what is known of one patient, 0 where they agree. Sensitive.
+
+        Args:
+            outputs: of the patient's items, (items, ...).
+            targets: likewise.
+        """
+
+    def suspects(
+        self, numbers: NDArray[np.float64], truths: NDArray[np.float64], apart: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """For which patients what is known is probably wrong, (patients,). Sensitive.
+
+        Those who are far out (Tukey 1977): further from the upper quartile than three times the
+        distance between the quartiles.
+
+        Args:
+            numbers: (patients, columns), as :meth:`numbers` gives them.
+            truths: (patients,), as :meth:`truth` gives them.
+            apart: (patients,), as :meth:`apart` gives them.
+        """
+        del numbers, truths
+        low, high = np.quantile(apart, (0.25, 0.75))
+        return np.asarray(apart > high + 3.0 * (high - low))
+
+    def named(
+        self, numbers: NDArray[np.float64], adjustment: Adjustment = NOTHING, rule: str = ""
+    ) -> int | None:
+        """The index of the class that is named; None where the task names none. Sensitive.
+
+        Args:
+            numbers: (columns,), as :meth:`numbers` gives them.
+            adjustment: as for :meth:`findings`.
+            rule: as there.
+        """
+        del numbers, adjustment, rule
+        return None
+
+    def conform(
+        self, numbers: NDArray[np.float64], truths: NDArray[np.float64], alpha: float
+    ) -> float | None:
+        """What sets of answers are made by (:mod:`common.figures.conformal`); None: there are none.
+
+        Args:
+            numbers: as for :meth:`suspects`.
+            truths: as there.
+            alpha: share of patients whose set may miss the truth.
+
+        Raises:
+            DataError: too few patients.
+        """
+        del numbers, truths, alpha
+        return None
+
+    def answers(self, numbers: NDArray[np.float64], threshold: float) -> str:
+        """The set of one patient in words; empty where there are none.
+
+        Args:
+            numbers: (columns,).
+            threshold: as :meth:`conform` gives it.
+        """
+        del numbers, threshold
+        return ""
+
+    def masks(self, outputs: torch.Tensor) -> NDArray[np.uint8] | None:
+        """For each item which class each pixel shows, (items, height, width); 0 is none.
+
+        None where the task outlines nothing.
+        """
+        del outputs
+        return None
+
+    def adjustment(self, counts: NDArray[np.int64], *, noise_variance: float) -> Adjustment:
+        """Calibration and operating points from what sites released.
+
+        Args:
+            counts: as for :meth:`figures`.
+            noise_variance: as there.
+        """
+        del counts, noise_variance
+        return NOTHING
 
     def doubts(self, figures: Figures) -> tuple[str, ...]:
         """What a reader must know first of a model that learned nothing."""

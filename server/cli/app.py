@@ -326,11 +326,14 @@ def result(
     study: Name,
     *,
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder for final.safetensors and outcome.json.")
+        Path | None, typer.Option("--out", help="Folder for the files of the result.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the results of a completed study. With --out, also write its two files."""
+    """Show the results of a completed study. With --out, also write its files.
+
+    Of these, model.consilium is the package that hospitals use.
+    """
     from server.cli.commands import result as show_result
 
     show_result(context.obj, study, folder=folder, as_json=as_json)

@@ -246,8 +246,8 @@ def show_result(outcome: dict[str, Any], folder: Path | None, console: Console) 
     for words in absences_in_words(outcome):
         console.print(Text(words, style="dim"))
     console.print(Text(f"final_weights_sha256  {outcome['final_weights_sha256']}", style="bold"))
-    for name in ("final.safetensors", "outcome.json"):
-        if folder is not None:
+    for name in ("model.consilium", "final.safetensors", "outcome.json"):
+        if folder is not None and (folder / name).exists():
             console.print(Text(str(folder / name)))
 
 

@@ -42,7 +42,7 @@ STOP_ONE: Final = (
     "the hospital must stop one of them: consilium-site status there says how to find out which; "
     "until then neither gets a request"
 )
-RESULT: tuple[str, ...] = ("outcome.json", "final.safetensors")
+RESULT: tuple[str, ...] = ("outcome.json", "final.safetensors", "model.consilium")
 """The files of a result, in the study's ``coordinator`` folder."""
 
 
@@ -236,7 +236,9 @@ class OperatorService:
                 wanted=StudyState.COMPLETED,
                 remedy=remedy,
             )
-        return [self._home.studies / name / "coordinator" / file for file in RESULT]
+        folder = self._home.studies / name / "coordinator"
+        # A study that ended under a version without packages has none, until it is resumed.
+        return [path for file in RESULT if (path := folder / file).exists()]
 
     def _status(self, record: StudyRecord) -> pb.StudyRow:
         study, name = read_study(record.document), record.name

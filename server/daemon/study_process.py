@@ -99,6 +99,7 @@ def _run_config(home: Home, store: CoordinatorStore, record: StudyRecord) -> Run
         seed=record.seed,
         # Without a checkpoint this starts: a start and a restart need no difference.
         resume=True,
+        signs=signing_key(home),
     )
 
 

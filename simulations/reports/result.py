@@ -19,6 +19,7 @@ from common.figures.intervals import Estimate
 from common.figures.paired import paired
 from common.files import write_atomic
 from common.numerics import NumericsRecord
+from common.package.statement import Figure
 from common.settings import Section
 
 FORMAT: Final = 1
@@ -26,29 +27,6 @@ FILE: Final = "result.json"
 
 Kind = Literal["shared", "alone-private", "alone", "pooled"]
 Hash = Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class Figure(Section):
-    """A number with its 95 % interval; None where it is not defined.
-
-    Attributes:
-        value: the figure.
-        low: lower end of the interval.
-        high: upper end of the interval.
-        meaningful: False where noise or a lack of patients makes the figure useless.
-        why: why it is, in plain words.
-    """
-
-    value: float | None
-    low: float
-    high: float
-    meaningful: bool = True
-    why: str | None = None
-
-    @classmethod
-    def of(cls, estimate: Estimate) -> Figure:
-        """A figure as the result keeps it."""
-        return cls.model_validate(asdict(estimate))
 
 
 class ResultMetrics(Section):

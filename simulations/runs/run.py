@@ -28,6 +28,7 @@ from simulations.runs.curve import Curve
 from simulations.runs.examples import Looked
 from simulations.runs.federation import Tap, coordinator_folder, federate, stored_plans
 from simulations.runs.preflight import check_study
+from simulations.runs.packaging import write_package
 from simulations.runs.prepare import Prepared, prepare
 from simulations.runs.run_settings import (
     Clock,
@@ -141,6 +142,7 @@ def _conclude(
     given = looked.at(scored(study, weights, test))
     shared = outcome("shared", study, weights, test, epsilon=epsilon, given=given)
     looked.keep(prepared.settings.run, shared.each.get(study.task.headline, ()))
+    write_package(prepared, plans, shared)
     return summary.summarise(
         study=prepared.study,
         hospitals=prepared.hospitals,

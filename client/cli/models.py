@@ -1,0 +1,239 @@
+"""``consilium-site predict``, ``card``: what anybody does who has a model package; no daemon is needed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from common.errors import PackageError, SiteError
+from common.process.console import out, progress
+
+if TYPE_CHECKING:
+    from client.data.labels import LabelFile
+    from client.data.masks.sources import MaskFolder
+    from client.prediction.predict import Predicted
+    from common.package.package import Package
+
+PackageFile = Annotated[
+    Path, typer.Argument(metavar="PACKAGE", help="The model package: model.consilium.")
+]
+SHOWN = 5
+"""Warnings and reasons that are shown; all are in the tables."""
+
+
+def predict(
+    context: typer.Context,
+    package: PackageFile,
+    *,
+    images: Annotated[Path, typer.Option(help="Folder of DICOM files, at any depth.")],
+    folder: Annotated[
+        Path, typer.Option("--out", help="New folder for tables, DICOM objects and pictures.")
+    ],
+    reasons: Annotated[
+        str, typer.Option(metavar="METHOD", help="Draw why: auto, or a method; see the guide.")
+    ] = "",
+    rule: Annotated[
+        str,
+        typer.Option("--at", metavar="RULE", help="Operating point by its name on the card."),
+    ] = "",
+    local: Annotated[
+        Path | None,
+        typer.Option(help="What `consilium-site evaluate` measured here: evaluation/local.json."),
+    ] = None,
+    dicom: Annotated[bool, typer.Option(help="Write DICOM objects.")] = True,
+    any_modality: Annotated[
+        bool, typer.Option("--any-modality", help="Also images of other modalities, with a warning.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes; 0: one per core.")] = 0,
+) -> None:
+    """Say what a model finds in new images: tables, DICOM objects and pictures. Sends nothing."""
+    from client.prediction.local import read_local
+    from client.prediction.predict import Wanted
+    from client.prediction.predict import predict as carry_out
+
+    opened = opened_package(context.obj, package)
+    _require_rule(package, opened, rule)
+    wanted = Wanted(
+        images=images,
+        out=folder,
+        rule=rule,
+        reasons=reasons,
+        dicom=dicom,
+        any_modality=any_modality,
+        workers=workers or len(os.sched_getaffinity(0)),
+        local=None if local is None else read_local(local, opened),
+    )
+    _show(carry_out(opened, wanted, progress))
+
+
+def evaluate(
+    context: typer.Context,
+    package: PackageFile,
+    *,
+    folder: Annotated[Path, typer.Option("--out", help="New folder for what is found.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of DICOM files. Default: as in the site file.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV file: a key and a label in each row.")
+    ] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder of masks, in place of labels.")] = None,
+    label_column: Annotated[str, typer.Option(help="Column with the label.")] = "label",
+    state: Annotated[
+        Path | None, typer.Option(help="The site's state folder. Default: as in the site file.")
+    ] = None,
+    column: Annotated[
+        str, typer.Option("--reader", metavar="COLUMN", help="Column with a second reader's label.")
+    ] = "",
+    rule: Annotated[
+        str, typer.Option("--at", metavar="RULE", help="Operating point by its name on the card.")
+    ] = "",
+    alpha: Annotated[
+        float,
+        typer.Option(min=0.001, max=0.5, help="Share of patients whose set may miss the truth."),
+    ] = 0.1,
+    alone: Annotated[bool, typer.Option(help="Train a model here alone, to compare with.")] = True,
+    everyone: Annotated[
+        bool, typer.Option("--everyone", help="Judge also on patients of training.")
+    ] = False,
+) -> None:
+    """Judge a model on this hospital's own patients. Exact, and for the hospital alone."""
+    from tempfile import TemporaryDirectory
+
+    from client.prediction import evaluation_report, own
+    from client.prediction.evaluate import evaluate as carry_out
+    from client.prediction.predict import require_free
+
+    opened = opened_package(context.obj, package)
+    _require_rule(package, opened, rule)
+    if images is None:
+        sources = own.of_site(context.obj, opened.study, state)
+    else:
+        sources = own.of_folders(images, _targets(labels, masks, images, label_column))
+    require_free(folder)
+    # Decoded images are as sensitive as the originals: they go when the command ends.
+    with TemporaryDirectory(dir=folder) as cache:
+        found = carry_out(
+            opened,
+            sources,
+            cache=Path(cache),
+            progress=progress,
+            everyone=everyone,
+            alone=alone,
+            column=column,
+            rule=rule,
+            alpha=alpha,
+        )
+        named = own.named(sources, progress)
+    files = evaluation_report.write(folder, opened, found, named, alpha, rule)
+    evaluation_report.show(out(), opened, found, files)
+
+
+def _targets(
+    labels: Path | None, masks: Path | None, images: Path, label_column: str
+) -> LabelFile | MaskFolder:
+    from client.data.label_files.near_misses import guess_prefix
+    from client.data.labels import LabelFile, guess_key
+    from client.data.masks.sources import MaskFolder
+
+    if masks is not None:
+        return MaskFolder(masks)
+    if labels is None:
+        raise SiteError(
+            "what is known of these images is not named",
+            where="--labels",
+            wanted="a label file with --labels, or masks with --masks",
+            remedy="name one; or leave --images out to judge on the site file's data set",
+        )
+    kind, column = guess_key(labels, label_column)
+    file = LabelFile(labels, kind, column, label_column)
+    return replace(file, prefix=guess_prefix(file, images))
+
+
+def card(context: typer.Context, package: PackageFile) -> None:
+    """Show a package's model card: what it is for, how good it is, what it cost in privacy."""
+    from rich.markdown import Markdown
+
+    from common.package.package import card_of
+
+    opened_package(context.obj, package)
+    out().print(Markdown(card_of(package)[0], hyperlinks=False))
+
+
+def opened_package(site_file: Path, path: Path) -> Package:
+    """The package, opened; who signed it is shown.
+
+    Args:
+        site_file: of a site, if there is one: its coordinator's key is known.
+        path: of the package.
+
+    Raises:
+        PackageError: it cannot be opened, or another coordinator signed it than the site's.
+    """
+    from client.sitefile import known_coordinator, load_site_file
+    from common.package.package import read
+
+    opened = read(path)
+    said = opened.statement
+    console = out()
+    console.print(Text(f"{said.title} ({opened.name})", style="bold"))
+    console.print("Research use only. Not for diagnosis.", style="bold red")
+    for note in (*said.warnings, *said.doubts):
+        console.print(Text(note, style="yellow"))
+    joined = None
+    if site_file.exists():
+        file = load_site_file(site_file)
+        joined = known_coordinator(site_file.absolute().parent / file.site.state)
+    if joined is None:
+        console.print(Text(f"Signed with key {opened.key[:16]}, which is not known here.", style="dim"))
+    elif joined.signing_key == opened.key:
+        console.print(Text(f"Signed by your coordinator, {joined.name}."))
+    else:
+        console.print(
+            Text(
+                f"Signed with key {opened.key[:16]}, which is not that of your coordinator "
+                f"{joined.name}: ask who made this package before you use it.",
+                style="bold yellow",
+            )
+        )
+    return opened
+
+
+def _require_rule(path: Path, package: Package, rule: str) -> None:
+    names = list(dict.fromkeys(each.name for each in package.statement.points))
+    if rule and rule not in names:
+        raise PackageError(
+            "the package has no such operating point",
+            where=path,
+            found=rule,
+            wanted=", ".join(names) or "none: this package has no operating points",
+            remedy="leave --at out, or give one of these names",
+        )
+
+
+def _show(done: Predicted) -> None:
+    console = out()
+    console.print(f"{done.examinations} examinations with {done.images} images predicted.")
+    for name, count in done.found.most_common():
+        console.print(Text(f"  {name}: present in {count}"))
+    _listed("Warnings:", done.warnings.most_common(), "images")
+    _listed("Not used:", [(each.value, n) for each, n in done.reasons.most_common()], "files")
+    _listed("Not made:", done.skipped.most_common(), "objects")
+    console.print("Written:", style="bold")
+    for path in done.files:
+        console.print(Text(f"  {path}"))
+
+
+def _listed(title: str, counts: list[tuple[str, int]], unit: str) -> None:
+    if not counts:
+        return
+    out().print(title, style="bold")
+    for words, count in counts[:SHOWN]:
+        out().print(Text(f"  {words}: {count} {unit}"))
+    if len(counts) > SHOWN:
+        out().print(f"  and {len(counts) - SHOWN} more; the tables have all")

@@ -1,0 +1,157 @@
+"""DICOM objects of predictions, beside the tables: segmentations, a report, and pictures.
+
+They are written into a folder and never sent: who wants them in an archive imports them there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from itertools import accumulate
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from client.data.dicom import NO_VERDICT, Unusable, quiet
+from client.objects.capture import capture
+from client.objects.maker import Maker, Unmade
+from client.objects.report import report
+from client.objects.segmentation import segmentation
+from client.prediction.intake import Examination, PreparedFile, shape_of
+from client.prediction.scoring import Scores
+from common.files import write_atomic
+from common.package.package import Package
+
+FOLDER: Final = "dicom"
+
+
+def header_of(path: Path) -> Dataset | None:
+    """A file's data set without its pixels; None where it cannot be read again."""
+    try:
+        with quiet():
+            return dcmread(path, stop_before_pixels=True, force=True)
+    except NO_VERDICT:
+        raise
+    except BaseException:  # noqa: BLE001 - whatever pydicom raises: the tables have this file anyway
+        return None
+
+
+class DicomOutput:
+    """Writes the objects of one package.
+
+    Args:
+        package: the model.
+        out: the folder of all that is written.
+        when: the time that each object bears.
+    """
+
+    def __init__(self, package: Package, out: Path, when: datetime) -> None:
+        self._study, self._folder, self._when = package.study, out / FOLDER, when
+        self._maker = Maker(package.name[-64:], version("consilium"), package.sha256)
+
+    def write(
+        self, one: Examination, scores: Scores, sources: Sequence[Dataset | None]
+    ) -> Iterator[str]:
+        """Write an examination's segmentations and report.
+
+        Yields:
+            Why an object could not be made, for each that could not.
+        """
+        if scores.masks is not None:
+            for files, headers, masks in self._series(one, scores.masks, sources):
+                yield from self._segment(files, headers, masks)
+        known = [each for each in sources if each is not None]
+        try:
+            made = report(known, scores.findings, self._maker, when=self._when)
+            self._save("SR", made)
+        except Unmade as verdict:
+            yield f"no report: {verdict.reason}"
+
+    def picture(self, source: Dataset, picture: NDArray[np.uint8], title: str) -> Iterator[str]:
+        """Write a picture of an image as secondary capture.
+
+        Args:
+            source: header of the image.
+            picture: uint8 (rows, columns, 3).
+            title: what it shows.
+        """
+        try:
+            self._save("SC", capture(source, picture, self._maker, title, when=self._when))
+        except Unmade as verdict:
+            yield f"no picture: {verdict.reason}"
+
+    def _series(
+        self, one: Examination, masks: NDArray[np.uint8], sources: Sequence[Dataset | None]
+    ) -> Iterator[tuple[list[PreparedFile], list[Dataset], list[NDArray[np.uint8]]]]:
+        """By Series Instance UID: the files, their headers and their masks (frames, rows, columns)."""
+        ends = list(accumulate(len(each.images) for each in one.files))
+        groups: dict[str, tuple[list[PreparedFile], list[Dataset], list[NDArray[np.uint8]]]]
+        groups = defaultdict(lambda: ([], [], []))
+        for file, source, end in zip(one.files, sources, ends, strict=True):
+            if source is not None:
+                group = groups[str(source.get("SeriesInstanceUID") or "")]
+                group[0].append(file)
+                group[1].append(source)
+                group[2].append(masks[end - len(file.images) : end])
+        yield from groups.values()
+
+    def _segment(
+        self,
+        files: Sequence[PreparedFile],
+        headers: Sequence[Dataset],
+        masks: Sequence[NDArray[np.uint8]],
+    ) -> Iterator[str]:
+        """One object for a series; where that cannot be, one for each of its files."""
+        try:
+            placed = [
+                self._back(header, own) for header, own in zip(headers, masks, strict=True)
+            ]
+            made = segmentation(
+                headers,
+                np.concatenate(placed),
+                self._study.task.classes,
+                self._maker,
+                when=self._when,
+            )
+            if made is not None:
+                self._save("SEG", made)
+        except (Unmade, ValueError) as verdict:
+            # Images of several sizes cannot be in one object, nor can projections.
+            if len(files) > 1:
+                for file, header, own in zip(files, headers, masks, strict=True):
+                    yield from self._segment([file], [header], [own])
+            else:
+                why = verdict.reason if isinstance(verdict, Unmade) else "its size is not clear"
+                yield f"no segmentation: {why}"
+
+    def _back(self, header: Dataset, masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Masks at the study's size on the pixels of their image."""
+        shape, size = shape_of(self._study), (int(header.Rows), int(header.Columns))
+        try:
+            return np.stack(
+                [
+                    shape.placement(header, frame, size).back(mask, size)
+                    for frame, mask in enumerate(masks)
+                ]
+            )
+        except Unusable as verdict:
+            raise Unmade("it says no size of its pixels") from verdict
+
+    def _save(self, kind: str, made: Dataset) -> None:
+        path = self._folder / f"{kind}.{made.SOPInstanceUID}.dcm"
+        write_atomic(path, _file(made), mode=0o600)
+
+
+def _file(made: Dataset) -> bytes:
+    """A data set as a file (PS3.10)."""
+    from io import BytesIO
+
+    buffer = BytesIO()
+    made.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

@@ -1,0 +1,218 @@
+"""``consilium-site evaluate``: how a package's model does on the hospital's own patients.
+
+Exact, and for the hospital alone: nothing of it is noised, nothing leaves. Beside it stands a model that
+the hospital trains alone, and a second reader where the label file has one: did joining help *us*?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.data.cohort import Patient
+from client.prediction import own, reader
+from client.prediction.alone import train_alone
+from client.prediction.limits import Profile, profile
+from client.prediction.own import OwnPatients, OwnSources
+from client.prediction.scoring import CHOICE
+from client.training.evaluation import outputs_of
+from common.errors import DataError, PackageError
+from common.figures.figures import Figures
+from common.figures.intervals import Estimate
+from common.figures.paired import paired
+from common.package.package import Package
+from common.process.denormals import flushed
+from common.process.progress import Progress
+from common.study.study_file import Study
+
+Flat = NDArray[np.float32]
+FEWEST: Final = 10
+"""Patients of training without whom no model is trained alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """What a model says of each judged patient. Sensitive.
+
+    Attributes:
+        figures: exact.
+        numbers: (patients, columns).
+        truths: (patients,).
+        apart: (patients,), how far the model is from what is known.
+    """
+
+    figures: Figures
+    numbers: NDArray[np.float64]
+    truths: NDArray[np.float64]
+    apart: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was found. Sensitive: it stays at the hospital.
+
+    Attributes:
+        patients: who was judged, in the order of all arrays.
+        held_out: whether they were not in training.
+        shared: the package's model.
+        alone: the hospital's own; None where none was trained.
+        ahead: by how much the shared model is nearer to what is known of a patient than the own
+            one, on average, patient by patient; above 0 it is nearer.
+        reading: a second reader beside the shared model; None where there is none.
+        opinions: by pseudonym, what the reader says.
+        suspects: (patients,), whose label or mask is probably wrong.
+        threshold: of conformal sets; None where there are none.
+        why: why there are none.
+        profile: what the hospital's images are like.
+        notes: what else must be said.
+    """
+
+    patients: tuple[Patient, ...] = field(repr=False)
+    held_out: bool
+    shared: Looked
+    alone: Looked | None
+    ahead: Estimate | None
+    reading: reader.Reading | None
+    opinions: dict[str, int | float] = field(repr=False)
+    suspects: NDArray[np.bool_] = field(repr=False)
+    threshold: float | None
+    why: str
+    profile: Profile
+    notes: tuple[str, ...] = ()
+
+
+def evaluate(
+    package: Package,
+    sources: OwnSources,
+    *,
+    cache: Path,
+    progress: Progress,
+    everyone: bool = False,
+    alone: bool = True,
+    column: str = "",
+    rule: str = "",
+    alpha: float = 0.1,
+) -> Evaluation:
+    """Judge a package's model on the hospital's own patients.
+
+    Args:
+        package: the model.
+        sources: where the patients are.
+        cache: folder for decoded images.
+        progress: told of every file and round.
+        everyone: judge also on patients of training.
+        alone: train a model on the hospital's training patients, to compare with.
+        column: of the label file, with a second reader's opinion; empty for none.
+        rule: the operating point that decides; empty for the usual one.
+        alpha: share of patients whose conformal set may miss the truth.
+
+    Raises:
+        DataError: as :func:`client.prediction.own.read`.
+        LabelError: as there.
+        PackageError: a second reader is asked for, and the task names no classes.
+    """
+    study = package.study
+    found = own.read(sources, study, everyone=everyone, cache=cache, progress=progress)
+    shared = _look(study, package.weights, found)
+    notes = []
+    mine, ahead = None, None
+    if alone and len(found.train) >= FEWEST:
+        mine = _look(study, train_alone(study, found, progress), found)
+        ahead = paired(list(-shared.apart), list(-mine.apart))
+    elif alone:
+        notes.append(
+            f"No model was trained alone: {len(found.train)} patients of training are known here, "
+            f"and at least {FEWEST} are needed"
+        )
+    opinions = dict[str, int | float]()
+    if column:
+        opinions = own.second_reader(sources, study, column, cache=cache, progress=progress)
+    threshold, why = _conform(study, shared, alpha)
+    return Evaluation(
+        patients=found.judged,
+        held_out=found.held_out,
+        shared=shared,
+        alone=mine,
+        ahead=ahead,
+        reading=_reading(package, found, shared, opinions, rule) if column else None,
+        opinions=opinions,
+        suspects=study.task.suspects(shared.numbers, shared.truths, shared.apart),
+        threshold=threshold,
+        why=why,
+        profile=profile(_images(found), ()),
+        notes=tuple(notes),
+    )
+
+
+@flushed()
+def _look(study: Study, weights: Flat, found: OwnPatients) -> Looked:
+    """One pass over the judged patients: figures, and each patient's numbers."""
+    rows = list[tuple[NDArray[np.float64], float, float]]()
+    most = max(len(each.images) for each in found.judged)
+
+    def kept() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        given = outputs_of(
+            study,
+            weights,
+            found.cohort.images,
+            found.judged,
+            choice=CHOICE,
+            masks=found.cohort.masks,
+            most=most,
+        )
+        for outputs, targets in given:
+            task = study.task
+            rows.append((task.numbers(outputs), task.truth(targets), task.apart(outputs, targets)))
+            yield outputs, targets
+
+    figures = study.task.exact(kept())
+    numbers, truths, apart = zip(*rows, strict=True)
+    return Looked(figures, np.stack(numbers), np.array(truths), np.array(apart))
+
+
+def _images(found: OwnPatients) -> Iterator[NDArray[np.float16]]:
+    for patient in found.judged:
+        for row in patient.images:
+            yield found.cohort.images[row]
+
+
+def _conform(study: Study, shared: Looked, alpha: float) -> tuple[float | None, str]:
+    """What sets are made by; or why there are none."""
+    try:
+        found = study.task.conform(shared.numbers, shared.truths, alpha)
+    except DataError as error:  # too few patients: the figures are there all the same
+        return None, "; ".join((error.what, *error.details.values()))
+    return found, "" if found is not None else "there are no such sets for masks"
+
+
+def _reading(
+    package: Package,
+    found: OwnPatients,
+    shared: Looked,
+    opinions: dict[str, int | float],
+    rule: str,
+) -> reader.Reading:
+    """Model and reader on the judged patients of whom the reader said something."""
+    task, adjustment = package.study.task, package.statement.adjustment
+    said = [task.named(each, adjustment, rule) for each in shared.numbers]
+    both = [
+        (int(truth), mine, int(opinions[patient.pseudonym]))
+        for patient, truth, mine in zip(found.judged, shared.truths, said, strict=True)
+        if mine is not None and patient.pseudonym in opinions
+    ]
+    if not both:
+        raise PackageError(
+            "model and second reader cannot be compared",
+            where="--reader",
+            found="the model names no classes" if None in said else "no patient with both",
+            wanted="a model that classifies, and a reader's class for patients who are judged on",
+            remedy="leave --reader out, or check the column",
+        )
+    labels, model, other = (np.array(column, dtype=np.int64) for column in zip(*both, strict=True))
+    return reader.compare(labels, model, other)

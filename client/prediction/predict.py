@@ -1,0 +1,234 @@
+"""``consilium-site predict``: a folder of new images, and what a package's model says of them.
+
+One examination after the other is read, scored and written; what is kept in memory are the rows of the
+tables. Nothing is sent anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from client.data.archive import Rejected
+from client.data.dicom import Reason
+from client.prediction.dicom_output import DicomOutput, header_of
+from client.prediction.intake import Examination, examinations
+from client.prediction.limits import warnings
+from client.prediction.local import Local
+from client.prediction.reasons_output import ReasonsOutput
+from client.prediction.scoring import Scores, scored
+from client.prediction.table import Cell, write_tables
+from common.errors import DataError, of_system
+from common.package.package import Package
+from common.process.progress import Progress
+from common.tasks.task import Finding
+
+TABLE: Final = "predictions"
+IMAGES: Final = "images"
+REJECTED: Final = "not-used"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for.
+
+    Attributes:
+        images: folder of DICOM files.
+        out: where everything is written; empty or absent before.
+        rule: operating point that decides what counts as found; empty for the usual one.
+        reasons: the method that explains each image; empty for none.
+        dicom: whether DICOM objects are written.
+        any_modality: whether images of other modalities than the study's are predicted too.
+        workers: processes that decode.
+        when: the time that the DICOM objects bear.
+        local: what was measured at this hospital; None where nothing was.
+    """
+
+    images: Path
+    out: Path
+    rule: str = ""
+    reasons: str = ""
+    dicom: bool = True
+    any_modality: bool = False
+    workers: int = 1
+    when: datetime = field(default_factory=datetime.now)
+    local: Local | None = None
+
+
+@dataclass
+class Predicted:
+    """What was done. Counts, and paths of files that were written.
+
+    Attributes:
+        examinations: that were predicted.
+        images: likewise.
+        found: by finding, in how many examinations it counts as present.
+        warnings: by warning, for how many images.
+        reasons: why files were not used, by reason.
+        skipped: DICOM objects that could not be made, by reason.
+        files: written, the most useful first.
+    """
+
+    examinations: int = 0
+    images: int = 0
+    found: Counter[str] = field(default_factory=Counter)
+    warnings: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[Reason] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    files: list[Path] = field(default_factory=list)
+
+
+def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
+    """Predict every examination of a folder, and write tables, objects and pictures.
+
+    Raises:
+        DataError: the folder cannot be read, nothing in it can be used, or what is written has no
+            place.
+    """
+    require_free(wanted.out)
+    done, rejected = Predicted(), list[Rejected]()
+    rows, of_images = list[dict[str, Cell]](), list[dict[str, Cell]]()
+    objects = DicomOutput(package, wanted.out, wanted.when) if wanted.dicom else None
+    pictures = ReasonsOutput(package, wanted.out, wanted.reasons) if wanted.reasons else None
+    given = examinations(
+        wanted.images,
+        package.study,
+        modalities=() if wanted.any_modality else package.study.data.modalities,
+        workers=wanted.workers,
+        progress=progress,
+        rejected=rejected.append,
+    )
+    own = wanted.local.profile if wanted.local else None
+    for one, scores in scored(package, given, rule=wanted.rule):
+        sources = [header_of(wanted.images / each.found.path) for each in one.files]
+        notes = [
+            warnings(package.study, file, source, own)
+            for file, source in zip(one.files, sources, strict=True)
+        ]
+        rows.append(_row(package, one, scores, notes, wanted.local))
+        of_images += _image_rows(package, one, scores, notes)
+        done.examinations += 1
+        done.images += len(scores.each)
+        done.found.update(each.name for each in scores.findings if each.present)
+        done.warnings.update(note for each in notes for note in each)
+        if objects is not None:
+            done.skipped.update(objects.write(one, scores, sources))
+        if pictures is not None:
+            pictures.write(one, scores, sources, objects)
+    done.reasons.update(each.reason for each in rejected)
+    if rejected:
+        table = [{"file": each.path, "why": each.reason.value, "detail": each.detail} for each in rejected]
+        done.files += write_tables(wanted.out, REJECTED, table)
+    if not rows:
+        raise _nothing(wanted, done)
+    done.files = [
+        *(pictures.finish() if pictures is not None else ()),
+        *write_tables(wanted.out, TABLE, rows),
+        *write_tables(wanted.out, IMAGES, of_images),
+        *done.files,
+    ]
+    return done
+
+
+def _row(
+    package: Package,
+    one: Examination,
+    scores: Scores,
+    notes: Sequence[tuple[str, ...]],
+    local: Local | None,
+) -> dict[str, Cell]:
+    """Of an examination: scores, findings, how far the last rounds agree, warnings."""
+    columns = package.study.task.columns()
+    row: dict[str, Cell] = {
+        "patient": one.patient,
+        "study": one.study,
+        "images": len(scores.each),
+        **_numbers(columns, scores.numbers),
+    }
+    for each in scores.findings:
+        row |= _finding(each)
+    if local is not None and local.threshold is not None:
+        name = f"set that holds the truth for {1 - local.alpha:.0%} of patients"
+        row[name] = package.study.task.answers(scores.numbers, local.threshold)
+    if len(scores.rounds):
+        row |= _numbers([f"{name}: mean of last rounds" for name in columns], scores.rounds.mean(0))
+        row |= _numbers([f"{name}: spread of last rounds" for name in columns], scores.spread)
+        row |= _numbers([f"{name}: of their averaged weights" for name in columns], scores.averaged)
+    row["warnings"] = "; ".join(dict.fromkeys(note for each in notes for note in each))
+    return row
+
+
+def _finding(each: Finding) -> dict[str, Cell]:
+    if each.present is None:
+        return {}
+    row: dict[str, Cell] = {f"{each.name}: present": each.present}
+    if each.threshold is not None:
+        row |= {
+            f"{each.name}: calibrated": round(each.score, 6),
+            f"{each.name}: threshold": each.threshold,
+        }
+    return row
+
+
+def _image_rows(
+    package: Package, one: Examination, scores: Scores, notes: Sequence[tuple[str, ...]]
+) -> list[dict[str, Cell]]:
+    """Of each image: which it is, and what the model says of it alone."""
+    columns, rows, place = package.study.task.columns(), list[dict[str, Cell]](), 0
+    for file, said in zip(one.files, notes, strict=True):
+        for frame in range(len(file.images)):
+            rows.append(
+                {
+                    "patient": one.patient,
+                    "study": one.study,
+                    "instance": file.found.header.instance,
+                    "file": file.found.path,
+                    "frame": frame + 1,
+                    **_numbers(columns, scores.each[place]),
+                    "warnings": "; ".join(said),
+                }
+            )
+            place += 1
+    return rows
+
+
+def _numbers(names: Sequence[str], values: Sequence[float]) -> dict[str, Cell]:
+    """A number that is none, of an image on which the network fails, is an empty cell."""
+    return {
+        name: round(float(value), 6) if math.isfinite(value) else None
+        for name, value in zip(names, values, strict=True)
+    }
+
+
+def require_free(out: Path) -> None:
+    """Refuse to mix predictions with what a folder holds already."""
+    try:
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held = next(out.iterdir(), None)
+    except OSError as cause:
+        raise of_system(cause, DataError, where=out) from cause
+    if held is not None:
+        raise DataError(
+            "the folder for the predictions is not empty",
+            where=out,
+            found=f"{ascii(held.name)} and perhaps more",
+            remedy="name another folder with --out; nothing was changed",
+        )
+
+
+def _nothing(wanted: Wanted, done: Predicted) -> DataError:
+    """The error where no image can be predicted."""
+    counts = ", ".join(f"{reason.value}: {count}" for reason, count in done.reasons.most_common())
+    return DataError(
+        "no image in this folder can be predicted",
+        where=wanted.images,
+        found=counts or "no files",
+        wanted="DICOM images of the modalities that the package is for (consilium-site card "
+        "PACKAGE), or any with --any-modality",
+        remedy=f"look into {wanted.out / REJECTED}.csv, which lists each file with its reason",
+    )

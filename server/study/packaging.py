@@ -1,0 +1,114 @@
+"""The model package of a study that has ended (:mod:`common.package`).
+
+It says what the coordinator publishes anyway, so it costs no privacy: calibration and operating points
+follow from the counts that sites released, and the weights of the last rounds went to every site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from common import checkpoint
+from common.checkpoint import Checkpoint, study_hash
+from common.figures.adjustment import NOTHING, Adjustment
+from common.files import sha256
+from common.package import package
+from common.package.package import EARLIER_MOST
+from common.package.statement import Figure, FigureSet, SitePart, Statement
+from common.plan import Plan
+from common.privacy.mechanisms import NoMechanism
+from common.study.study_file import PatientPrivacy, Study
+from common.wire.signing import SigningKey
+from server.study.rounds import shared_weights
+
+FILE: Final = "model.consilium"
+DISTRIBUTIONS: Final = ("consilium", "flwr", "monai", "opacus", "torch")
+
+
+def make(
+    study: Study,
+    plans: Mapping[str, Plan],
+    state: Checkpoint,
+    checkpoints: Path,
+    key: SigningKey,
+    *,
+    figures: Sequence[FigureSet] = (),
+    doubts: Sequence[str] = (),
+    finished: str = "",
+) -> bytes:
+    """The package of a study's last state.
+
+    Args:
+        study: what was learned.
+        plans: of the sites that took part.
+        state: after the last round.
+        checkpoints: folder of the last rounds' states.
+        key: that it is signed with.
+        figures: more figures, such as those of a simulation's test set.
+        doubts: what a reader must know first of the model.
+        finished: the day on which it ended, ISO 8601; empty where that must not be told.
+    """
+    weights, privacy = shared_weights(study, state), study.privacy
+    last = state.evaluations[-1] if state.evaluations else None
+    measured, found_doubts = _measured(last)
+    statement = Statement(
+        name=study.study.name,
+        title=study.study.title,
+        study=study_hash(study),
+        weights=sha256(weights.astype("<f4").tobytes()),
+        rounds=state.round,
+        warnings=tuple(sorted({note for plan in plans.values() for note in plan.warnings})),
+        doubts=tuple(dict.fromkeys((*found_doubts, *doubts))),
+        delta=privacy.delta if isinstance(privacy, PatientPrivacy) else None,
+        sites={site: _part(plan) for site, plan in sorted(plans.items())},
+        figures=(*measured, *figures),
+        finished=finished,
+        versions={name: version(name) for name in DISTRIBUTIONS},
+    ).adjusted(_adjustment(study, last))
+    return package.write(statement, study, weights, earlier_weights(checkpoints), key)
+
+
+def earlier_weights(checkpoints: Path) -> npt.NDArray[np.float32]:
+    """The global weights of the last rounds that are kept, (rounds, weights), oldest first."""
+    kept = checkpoint.kept(checkpoints)[-EARLIER_MOST:]
+    return np.stack([each.weights for each in kept]).astype(np.float32)
+
+
+def _part(plan: Plan) -> SitePart:
+    mechanism = plan.mechanism
+    return SitePart(
+        declared_patients=plan.declared_patients,
+        plan=plan.hash,
+        epsilon=None if isinstance(mechanism, NoMechanism) else mechanism.epsilon,
+    )
+
+
+def _adjustment(study: Study, last: Mapping[str, Any] | None) -> Adjustment:
+    if last is None:
+        return NOTHING
+    counts = np.array(last["histogram"], dtype=np.int64)
+    return study.task.adjustment(counts, noise_variance=float(last["noise_variance"]))
+
+
+def _measured(last: Mapping[str, Any] | None) -> tuple[tuple[FigureSet, ...], Sequence[str]]:
+    """What the hospitals' own patients say of the model, and what to doubt in it."""
+    if last is None:
+        return (), ()
+    told = last["metrics"]
+    found = FigureSet(
+        on="hospitals",
+        patients=max(0.0, told["patients"]["value"] or 0.0),
+        headline=told["headline"],
+        figures={name: Figure.model_validate(each) for name, each in told["values"].items()},
+        of={
+            name: tuple(Figure.model_validate(each) for each in several)
+            for name, several in told["of"].items()
+        },
+    )
+    return (found,), told["doubts"]
