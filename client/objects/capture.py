@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from client.objects.maker import RESEARCH, Maker, Unmade
 from client.objects.modules import closed, common, label, references
-from client.objects.sources import MOST, Source, accepted, made_of_these
+from client.objects.sources import MOST, SourceImage, accepted, made_of_these
 from client.objects.values import plain
 
 
@@ -73,7 +73,7 @@ def capture(
     return closed(made, found, when)
 
 
-def _name_source(made: Dataset, source: Source) -> None:
+def _name_source(made: Dataset, source: SourceImage) -> None:
     made.SourceImageSequence = references([source])
     made.SourceImageSequence[0].PurposeOfReferenceCodeSequence = Items(
         [CodedConcept.from_code(codes.cid7202.SourceImageForImageProcessingOperation)]

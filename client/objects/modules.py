@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 
 from client.objects.maker import LONGEST_NAME, MANUFACTURER, SCHEME, Maker, code_value
-from client.objects.sources import OPTIONAL, TYPE_2, UNICODE, Source
+from client.objects.sources import OPTIONAL, TYPE_2, UNICODE, SourceImage
 from client.objects.values import plain
 
 _SERIES_NUMBERS: Final = {"SEG": 9001, "SR": 9002, "SC": 9003}
@@ -30,7 +30,7 @@ logging.getLogger("highdicom").setLevel(logging.CRITICAL + 1)
 
 
 def common(
-    kind: str, sources: Sequence[Source], content: bytes, made_by: Maker, when: datetime
+    kind: str, sources: Sequence[SourceImage], content: bytes, made_by: Maker, when: datetime
 ) -> dict[str, Any]:
     """Arguments that all of highdicom's objects take.
 
@@ -71,7 +71,7 @@ def common(
     }
 
 
-def closed(made: Dataset, source: Source, when: datetime) -> Dataset:
+def closed(made: Dataset, source: SourceImage, when: datetime) -> Dataset:
     """An object with patient and study of its first image, and with its times.
 
     Args:
@@ -116,7 +116,7 @@ def label(words: str) -> str:
     return plain(words)[:LONGEST_NAME].rstrip() or "?"
 
 
-def references(sources: Sequence[Source]) -> Items:
+def references(sources: Sequence[SourceImage]) -> Items:
     """Items that name the images, for a Source Image Sequence (0008,2112)."""
     found = []
     for each in sources:

@@ -33,7 +33,7 @@ from pydicom.sr.codedict import codes
 from client.objects.geometry import geometry_of
 from client.objects.maker import MANUFACTURER, RESEARCH, Finding, Maker, Unmade
 from client.objects.modules import closed, code_of, common, label
-from client.objects.sources import Source, accepted, made_of_these
+from client.objects.sources import SourceImage, accepted, made_of_these
 from client.objects.units import ucum
 
 
@@ -74,7 +74,7 @@ def report(
 
 
 def _content(
-    found: Sequence[Source],
+    found: Sequence[SourceImage],
     described: Sequence[Dataset],
     findings: Sequence[Finding],
     made_by: Maker,
@@ -109,7 +109,7 @@ def _observer(made_by: Maker) -> ObserverContext:
 
 
 def _group(
-    finding: Finding, found: Sequence[Source], made_by: Maker, uid: str
+    finding: Finding, found: Sequence[SourceImage], made_by: Maker, uid: str
 ) -> MeasurementsAndQualitativeEvaluations:
     parameters = [made_by.parameters]
     if finding.threshold is not None:
@@ -143,7 +143,7 @@ def _measurement(finding: Finding) -> Measurement:
     return Measurement(code_of(finding.name), finding.score, CodedConcept(unit, "UCUM", meaning))
 
 
-def _described(source: Dataset, found: Source) -> Dataset:
+def _described(source: Dataset, found: SourceImage) -> Dataset:
     """An image as the library describes it (TID 1600).
 
     Modality (0008,0060) is only asked to tell whether there are descriptors of a plane or a

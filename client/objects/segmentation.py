@@ -23,7 +23,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from client.objects.geometry import Geometry
 from client.objects.maker import MANUFACTURER, RESEARCH, Maker, Unmade
 from client.objects.modules import closed, code_of, common, label
-from client.objects.sources import Source, made_of_these, of_one_series
+from client.objects.sources import SourceImage, made_of_these, of_one_series
 
 _COLOURS: Final = (
     *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
@@ -79,7 +79,9 @@ def segmentation(
     return closed(made, found[0], when)
 
 
-def _require_fit(found: Sequence[Source], masks: NDArray[np.uint8], classes: Sequence[str]) -> None:
+def _require_fit(
+    found: Sequence[SourceImage], masks: NDArray[np.uint8], classes: Sequence[str]
+) -> None:
     first = found[0].dataset
     frames = sum(each.frames for each in found)
     if masks.shape != (frames, first.Rows, first.Columns):
@@ -88,7 +90,7 @@ def _require_fit(found: Sequence[Source], masks: NDArray[np.uint8], classes: Seq
         raise Unmade("the masks have a value that is no class")
 
 
-def _placed(found: Sequence[Source], place: Geometry | None) -> list[Dataset]:
+def _placed(found: Sequence[SourceImage], place: Geometry | None) -> list[Dataset]:
     """The images as highdicom reads them: how they lie, and in functional groups as well.
 
     It asks the SOP class, not the image, whether there are several frames.
@@ -135,7 +137,7 @@ def _segments(classes: Sequence[str], made_by: Maker) -> list[SegmentDescription
     ]
 
 
-def _settle(made: Dataset, source: Source, made_by: Maker) -> None:
+def _settle(made: Dataset, source: SourceImage, made_by: Maker) -> None:
     """Replace an identifier drawn at random, and remove what has no value."""
     dimensions = made_by.uid("dimensions", made.SOPInstanceUID)
     made.DimensionOrganizationSequence[0].DimensionOrganizationUID = dimensions

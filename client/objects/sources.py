@@ -48,7 +48,7 @@ MOST: Final = 2**16 - 1
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceImage:
     """An image as an object may name it.
 
     Attributes:
@@ -60,7 +60,7 @@ class Source:
     frames: int
 
 
-def accepted(sources: Sequence[Dataset]) -> list[Source]:
+def accepted(sources: Sequence[Dataset]) -> list[SourceImage]:
     """The images, each with what an object takes over.
 
     Args:
@@ -83,7 +83,7 @@ def accepted(sources: Sequence[Dataset]) -> list[Source]:
     return found
 
 
-def _accepted(source: Dataset) -> Source:
+def _accepted(source: Dataset) -> SourceImage:
     made = Dataset()
     for keyword, tag in _UIDS.items():
         if not (value := uid(source, keyword)):
@@ -102,7 +102,7 @@ def _accepted(source: Dataset) -> Source:
     made.PatientOrientation = patient_orientation(source)
     made.Laterality = cleaned(source, "Laterality")
     _copy_compression(source, made)
-    return Source(made, _count(source, "NumberOfFrames", missing=1))
+    return SourceImage(made, _count(source, "NumberOfFrames", missing=1))
 
 
 def _count(source: Dataset, keyword: str, *, missing: int = 0) -> int:
@@ -126,7 +126,7 @@ def _copy_compression(source: Dataset, made: Dataset) -> None:
         made.LossyImageCompressionRatio, made.LossyImageCompressionMethod = ratio, method
 
 
-def of_one_series(sources: Sequence[Dataset]) -> tuple[list[Source], Geometry | None]:
+def of_one_series(sources: Sequence[Dataset]) -> tuple[list[SourceImage], Geometry | None]:
     """The images of one series, placed in the patient where they say how they lie.
 
     Returns:
