@@ -94,13 +94,36 @@ class Placement:
         self._put(_resampled(mask, self.inner, Pillow.Resampling.NEAREST), canvas)
         return canvas
 
+    def back(self, mask: NDArray[np.uint8], shape: Size) -> NDArray[np.uint8]:
+        """A mask in the study's size, on the pixels of the image that it is of.
+
+        The way back of :meth:`mask`: what was added around an image is dropped, and what was cut
+        off is background. Each pixel takes the class of the nearest one.
+
+        Args:
+            mask: ``(height, width)``, of :attr:`size`.
+            shape: rows and columns of the image, from which this placement was made.
+
+        Returns:
+            Classes ``(rows, columns)``.
+        """
+        (top, from_top), (left, from_left) = self._offsets()
+        scaled = np.zeros(self.inner, dtype=np.uint8)
+        part = mask[top : top + self.inner[0], left : left + self.inner[1]]
+        scaled[from_top : from_top + part.shape[0], from_left : from_left + part.shape[1]] = part
+        return _resampled(scaled, shape, Pillow.Resampling.NEAREST).astype(np.uint8, copy=False)
+
     def _put(self, scaled: NDArray[np.generic], canvas: NDArray[np.generic]) -> None:
-        (top, from_top), (left, from_left) = (
-            (max(0, (whole - own) // 2), max(0, (own - whole) // 2))
-            for own, whole in zip(self.inner, self.size, strict=True)
-        )
+        (top, from_top), (left, from_left) = self._offsets()
         part = scaled[from_top : from_top + self.size[0], from_left : from_left + self.size[1]]
         canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
+
+    def _offsets(self) -> list[tuple[int, int]]:
+        """Of rows and of columns: where the image begins in the study's, and what is cut off."""
+        return [
+            (max(0, (whole - own) // 2), max(0, (own - whole) // 2))
+            for own, whole in zip(self.inner, self.size, strict=True)
+        ]
 
 
 def _resampled(

@@ -1,0 +1,125 @@
+"""What is the same in every object: who made it, what it says of itself, and why it was not made.
+
+UIDs are name-based UUIDs under 2.25 (PS3.5, B.2): the same package, images and predictions give the
+same UIDs, so an archive recognises an object that it has already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Final
+
+RESEARCH: Final = "Research use only. Not for diagnosis or treatment."
+"""What every object says of itself in words."""
+MANUFACTURER: Final = "Consilium"
+SCHEME: Final = "99CONSILIUM"
+"""Coding Scheme Designator (0008,0102) of codes for a study's own words: 99 begins a private one
+(PS3.16, 8.2)."""
+LONGEST_NAME: Final = 64
+"""Characters of an LO (PS3.5, 6.2)."""
+PROBABILITY: Final = "1"
+"""Unit of a score that is a probability: UCUM's unity."""
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class Unmade(Exception):  # noqa: N818 - a verdict on the images, not an error a person sees
+    """No object can be made of these images or predictions.
+
+    Args:
+        reason: a sentence composed by this project, about "it" or "they": the images. Never a
+            value from a file.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """The model that predicted, as objects name it. It says nothing of the hospital.
+
+    Attributes:
+        name: of the package, at most 64 characters.
+        version: of Consilium.
+        sha256: of the package, 64 hexadecimal digits.
+
+    Raises:
+        ValueError: one of them is none.
+    """
+
+    name: str
+    version: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        for text in (self.name, self.version):
+            if not 0 < len(text) <= LONGEST_NAME or "\\" in text or not text.isprintable():
+                raise ValueError(f"of 1 to {LONGEST_NAME} characters, without a backslash: {text}")
+        if not _SHA256.fullmatch(self.sha256):
+            raise ValueError("a package's SHA-256 has 64 hexadecimal digits in small letters")
+
+    @property
+    def parameters(self) -> str:
+        """What tells this model from another of the same name."""
+        return f"package_sha256={self.sha256}"
+
+    @property
+    def series_description(self) -> str:
+        """Series Description (0008,103E)."""
+        return f"Research use only: {self.name}"[:LONGEST_NAME]
+
+    def uid(self, *parts: str | bytes) -> str:
+        """A UID that follows from this model and the parts."""
+        whole = hashlib.sha256()
+        for part in (self.name, self.version, self.sha256, *parts):
+            data = part.encode() if isinstance(part, str) else part
+            whole.update(len(data).to_bytes(8, "big") + data)
+        name = f"consilium/objects/{whole.hexdigest()}"
+        return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, name).int}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a model says about one class, or the number that it predicts.
+
+    Attributes:
+        name: of the class or the quantity, in the study's words.
+        score: the probability, or the number.
+        present: whether the class is called present; None where nothing was decided.
+        threshold: of the score, from which on it is; None where there is none.
+        unit: ``"1"`` says that the score is a probability. Another one is a number's unit, in UCUM
+            or in words, and empty is a number without a unit.
+
+    Raises:
+        ValueError: the score is no finite number, or a probability outside 0 to 1.
+    """
+
+    name: str
+    score: float
+    present: bool | None = None
+    threshold: float | None = None
+    unit: str = PROBABILITY
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.score) or (self.is_probability and not 0 <= self.score <= 1):
+            raise ValueError(f"{self.score} is no score")
+        if not self.name.strip():
+            raise ValueError("a finding has no name")
+
+    @property
+    def is_probability(self) -> bool:
+        """Whether the score is one; else it is a number with a unit."""
+        return self.unit == PROBABILITY
+
+
+def code_value(words: str) -> str:
+    """The Code Value (0008,0100) of a study's words: 12 hexadecimal digits of their SHA-256.
+
+    An SH has at most 16 characters (PS3.5, 6.2).
+    """
+    return hashlib.sha256(words.encode()).hexdigest()[:12].upper()
