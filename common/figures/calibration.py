@@ -39,8 +39,25 @@ class CalibrationPoint:
     patients: float
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """Where the bins of a histogram lie after its scores were scaled.
+
+    Attributes:
+        scores: (bins,) the mean score of each bin's patients, as well as it is known.
+        blur: how far those means may be off, on average over patients.
+    """
+
+    scores: NDArray[np.float64]
+    blur: float
+
+
 def calibration_error(
-    positives: NDArray[np.integer], negatives: NDArray[np.integer], *, noise_variance: float = 0.0
+    positives: NDArray[np.integer],
+    negatives: NDArray[np.integer],
+    *,
+    noise_variance: float = 0.0,
+    scaled: Scaled | None = None,
 ) -> Estimate:
     """Expected calibration error from a pooled histogram of the probability of class 1.
 
@@ -48,10 +65,12 @@ def calibration_error(
         positives: (bins,) pooled counts of class 1 by increasing score; never clipped.
         negatives: (bins,) pooled counts of class 0.
         noise_variance: variance of the noise in each cell, in counts squared.
+        scaled: what the bins' scores became; without it they are those that were counted.
     """
     y, x = positives.astype(np.float64), negatives.astype(np.float64)
     centres = (np.arange(len(y)) + 0.5) / len(y)
-    return _error(y, x, centres, noise_variance=noise_variance, blur=0.5 / len(y))
+    at = scaled or Scaled(centres, 0.5 / len(y))
+    return _error(y, x, at.scores, noise_variance=noise_variance, blur=at.blur)
 
 
 def exact_calibration_error(

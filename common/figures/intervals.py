@@ -103,6 +103,7 @@ def share(
     noise: tuple[float, float] = (0.0, 0.0),
     of: str,
     scale: Callable[[float], float] = _same,
+    z: float = Z,
 ) -> Estimate:
     """``successes / (successes + failures)`` with an interval for sampling and noise.
 
@@ -112,14 +113,16 @@ def share(
         noise: noise variances of the two counts; independent.
         of: the patients counted together, in words.
         scale: increasing function on [0, 1] applied to the figure and its interval.
+        z: how many standard deviations the interval reaches; more than 1.96 where several shares
+            are to lie in their intervals together.
     """
     total = successes + failures
     evidence = Evidence(of, total, float(np.sqrt(sum(noise))))
     if total <= 0.0:
         return absent(evidence.lacking(by_noise=sum(noise) > 0.0))
     counts = max(successes, 0.0), max(failures, 0.0)
-    low, high = _share_ends(*counts, noise)
-    quiet_low, quiet_high = _share_ends(*counts, (0.0, 0.0))
+    low, high = _share_ends(*counts, noise, z)
+    quiet_low, quiet_high = _share_ends(*counts, (0.0, 0.0), z)
     by_noise = not too_wide((scale(quiet_low), scale(quiet_high)))
     return judged(
         scale(counts[0] / sum(counts)),
@@ -129,14 +132,14 @@ def share(
 
 
 def _share_ends(
-    successes: float, failures: float, noise: tuple[float, float]
+    successes: float, failures: float, noise: tuple[float, float], z: float
 ) -> tuple[float, float]:
     """The shares p for which ``successes - p * total`` is compatible with zero.
 
     ``(s - p t)^2 <= z^2 (t p (1 - p) + v_s (1 - p)^2 + v_f p^2)`` is a quadratic in p. Counts
     are at least zero, so that ``s / t`` always satisfies it.
     """
-    total, squared = successes + failures, Z * Z
+    total, squared = successes + failures, z * z
     curve = total**2 + squared * (total - noise[0] - noise[1])
     slope = -2.0 * successes * total - squared * total + 2.0 * squared * noise[0]
     level = successes**2 - squared * noise[0]
