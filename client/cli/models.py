@@ -129,8 +129,7 @@ def evaluate(
             rule=rule,
             alpha=alpha,
         )
-        named = own.named(sources, progress)
-    files = evaluation_report.write(folder, opened, found, named, alpha, rule)
+    files = evaluation_report.write(folder, opened, found, alpha, rule)
     evaluation_report.show(out(), opened, found, files)
 
 

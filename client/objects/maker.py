@@ -7,7 +7,6 @@ same UIDs, so an archive recognises an object that it has already.
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import uuid
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ SCHEME: Final = "99CONSILIUM"
 (PS3.16, 8.2)."""
 LONGEST_NAME: Final = 64
 """Characters of an LO (PS3.5, 6.2)."""
-PROBABILITY: Final = "1"
-"""Unit of a score that is a probability: UCUM's unity."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -81,40 +78,6 @@ class Maker:
             whole.update(len(data).to_bytes(8, "big") + data)
         name = f"consilium/objects/{whole.hexdigest()}"
         return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, name).int}"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a model says about one class, or the number that it predicts.
-
-    Attributes:
-        name: of the class or the quantity, in the study's words.
-        score: the probability, or the number.
-        present: whether the class is called present; None where nothing was decided.
-        threshold: of the score, from which on it is; None where there is none.
-        unit: ``"1"`` says that the score is a probability. Another one is a number's unit, in UCUM
-            or in words, and empty is a number without a unit.
-
-    Raises:
-        ValueError: the score is no finite number, or a probability outside 0 to 1.
-    """
-
-    name: str
-    score: float
-    present: bool | None = None
-    threshold: float | None = None
-    unit: str = PROBABILITY
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.score) or (self.is_probability and not 0 <= self.score <= 1):
-            raise ValueError(f"{self.score} is no score")
-        if not self.name.strip():
-            raise ValueError("a finding has no name")
-
-    @property
-    def is_probability(self) -> bool:
-        """Whether the score is one; else it is a number with a unit."""
-        return self.unit == PROBABILITY
 
 
 def code_value(words: str) -> str:

@@ -8,6 +8,7 @@ template may be extended: a comment at its end says what it is not for.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import astuple
 from datetime import datetime
@@ -31,10 +32,11 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from client.objects.geometry import geometry_of
-from client.objects.maker import MANUFACTURER, RESEARCH, Finding, Maker, Unmade
+from client.objects.maker import MANUFACTURER, RESEARCH, Maker, Unmade
 from client.objects.modules import closed, code_of, common, label
 from client.objects.sources import SourceImage, accepted, made_of_these
 from client.objects.units import ucum
+from common.tasks.finding import Finding
 
 
 def report(
@@ -57,6 +59,8 @@ def report(
     """
     if not findings:
         raise Unmade("there is no finding to report")
+    if not all(_is_known(each) for each in findings):
+        raise Unmade("the model gives no number for it")
     found = accepted(sources)
     content = json.dumps([astuple(each) for each in findings]).encode()
     arguments = common("SR", found, content, made_by, when)
@@ -132,6 +136,12 @@ def _group(
         source_images=[SourceImageForMeasurementGroup(only.SOPClassUID, only.SOPInstanceUID)]
         if only is not None
         else None,
+    )
+
+
+def _is_known(finding: Finding) -> bool:
+    return math.isfinite(finding.score) and (
+        not finding.is_probability or 0.0 <= finding.score <= 1.0
     )
 
 

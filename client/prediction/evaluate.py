@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from client.data.cohort import Patient
 from client.prediction import own, reader
 from client.prediction.alone import train_alone
-from client.prediction.limits import Profile, profile
-from client.prediction.own import OwnPatients, OwnSources
+from client.prediction.dicom_output import header_of
+from client.prediction.limits import Profile, profile, scanner
+from client.prediction.own import Named, OwnPatients, OwnSources
 from client.prediction.scoring import CHOICE
 from client.training.evaluation import outputs_of
 from common.errors import DataError, PackageError
@@ -65,6 +66,7 @@ class Evaluation:
         ahead: by how much the shared model is nearer to what is known of a patient than the own
             one, on average, patient by patient; above 0 it is nearer.
         reading: a second reader beside the shared model; None where there is none.
+        named: of each pseudonym the PatientID and the files.
         opinions: by pseudonym, what the reader says.
         suspects: (patients,), whose label or mask is probably wrong.
         threshold: of conformal sets; None where there are none.
@@ -79,6 +81,7 @@ class Evaluation:
     alone: Looked | None
     ahead: Estimate | None
     reading: reader.Reading | None
+    named: dict[str, Named] = field(repr=False)
     opinions: dict[str, int | float] = field(repr=False)
     suspects: NDArray[np.bool_] = field(repr=False)
     threshold: float | None
@@ -134,6 +137,7 @@ def evaluate(
     if column:
         opinions = own.second_reader(sources, study, column, cache=cache, progress=progress)
     threshold, why = _conform(study, shared, alpha)
+    named = own.named(sources, progress)
     return Evaluation(
         patients=found.judged,
         held_out=found.held_out,
@@ -145,7 +149,8 @@ def evaluate(
         suspects=study.task.suspects(shared.numbers, shared.truths, shared.apart),
         threshold=threshold,
         why=why,
-        profile=profile(_images(found), ()),
+        named=named,
+        profile=profile(_images(found), _scanners(sources, found, named)),
         notes=tuple(notes),
     )
 
@@ -180,6 +185,17 @@ def _images(found: OwnPatients) -> Iterator[NDArray[np.float16]]:
     for patient in found.judged:
         for row in patient.images:
             yield found.cohort.images[row]
+
+
+def _scanners(
+    sources: OwnSources, found: OwnPatients, named: dict[str, Named]
+) -> Iterator[str]:
+    """What the first image of each judged patient was made with."""
+    for patient in found.judged:
+        for path in named[patient.pseudonym].files[:1] if patient.pseudonym in named else ():
+            header = header_of(sources.images / path)
+            if header is not None:
+                yield scanner(header)
 
 
 def _conform(study: Study, shared: Looked, alpha: float) -> tuple[float | None, str]:

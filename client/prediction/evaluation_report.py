@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from client.prediction.evaluate import Evaluation, Looked
 from client.prediction.local import Local, write_local
+from client.prediction.own import Named
 from client.prediction.reader import Reading
 from client.prediction.table import Cell, write_tables
 from common.figures.intervals import Estimate
@@ -28,7 +29,6 @@ def write(
     folder: Path,
     package: Package,
     found: Evaluation,
-    named: Mapping[str, tuple[str, Sequence[str]]],
     alpha: float,
     rule: str,
 ) -> list[Path]:
@@ -38,11 +38,10 @@ def write(
         folder: where.
         package: the model.
         found: what to write.
-        named: of each pseudonym the PatientID and the files.
         alpha: of the conformal sets.
         rule: the operating point that decided.
     """
-    rows = [_row(package, found, place, named, rule) for place in range(len(found.patients))]
+    rows = [_row(package, found, place, rule) for place in range(len(found.patients))]
     order = np.lexsort((-found.shared.apart, ~found.suspects))
     local = Local(
         weights=package.statement.weights,
@@ -57,16 +56,10 @@ def write(
     ]
 
 
-def _row(
-    package: Package,
-    found: Evaluation,
-    place: int,
-    named: Mapping[str, tuple[str, Sequence[str]]],
-    rule: str,
-) -> dict[str, Cell]:
+def _row(package: Package, found: Evaluation, place: int, rule: str) -> dict[str, Cell]:
     """One patient: what is known, what the model and a reader say, and whether to look again."""
     task, patient, shared = package.study.task, found.patients[place], found.shared
-    identifier, files = named.get(patient.pseudonym, ("", ()))
+    identifier, files = found.named.get(patient.pseudonym, Named("", []))
     known = _words(task, shared.truths[place])
     said = task.named(shared.numbers[place], package.statement.adjustment, rule)
     row: dict[str, Cell] = {"patient": identifier, "known": known}

@@ -95,7 +95,7 @@ def warnings(
     if own is not None:
         found += _unlike(file.images, own)
         named = scanner(source) if source is not None else ""
-        if named not in own.scanners and (named or own.scanners):
+        if own.scanners and named not in own.scanners:
             found.append("from a scanner that none of this hospital's evaluated patients was on")
     return tuple(dict.fromkeys(found))
 

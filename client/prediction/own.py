@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from client.data.archive import scan
 from client.data.cohort import Cohort, Patient, Split, load_cohort
@@ -66,6 +66,13 @@ class OwnPatients:
     judged: tuple[Patient, ...] = field(repr=False)
     train: tuple[Patient, ...] = field(repr=False)
     held_out: bool
+
+
+class Named(NamedTuple):
+    """A patient as the hospital knows it. Sensitive."""
+
+    identifier: str
+    files: list[str]
 
 
 def of_site(path: Path, study: Study, state: Path | None = None) -> OwnSources:
@@ -161,19 +168,16 @@ def second_reader(
     return {each.pseudonym: each.label for each in cohort.patients}
 
 
-def named(sources: OwnSources, progress: Progress) -> dict[str, tuple[str, Sequence[str]]]:
+def named(sources: OwnSources, progress: Progress) -> dict[str, Named]:
     """Of each pseudonym the PatientID and the files, for lists that a person goes through."""
-    found: dict[str, tuple[str, list[str]]] = {}
-    files: dict[str, list[str]] = defaultdict(list)
-    for each in scan(
-        sources.images, decode=False, workers=_workers(), progress=progress
-    ).found:
+    found: dict[str, Named] = {}
+    scanned = scan(sources.images, decode=False, workers=_workers(), progress=progress)
+    for each in scanned.found:
         if each.header.patient:
             pseudonym = sources.pseudonyms.of(each.header.patient)
             pseudonym = sources.persons.get(pseudonym, pseudonym)
-            files[pseudonym].append(each.path)
-            found[pseudonym] = (each.header.patient, files[pseudonym])
-    return dict(found)
+            found.setdefault(pseudonym, Named(each.header.patient, [])).files.append(each.path)
+    return found
 
 
 def _cohort(sources: OwnSources, study: Study, cache: Path, progress: Progress) -> Cohort:

@@ -26,7 +26,7 @@ from client.prediction.table import Cell, write_tables
 from common.errors import DataError, of_system
 from common.package.package import Package
 from common.process.progress import Progress
-from common.tasks.task import Finding
+from common.tasks.finding import Finding
 
 TABLE: Final = "predictions"
 IMAGES: Final = "images"
@@ -167,11 +167,10 @@ def _finding(each: Finding) -> dict[str, Cell]:
     if each.present is None:
         return {}
     row: dict[str, Cell] = {f"{each.name}: present": each.present}
+    if each.is_probability:
+        row[f"{each.name}: calibrated"] = round(each.score, 6)
     if each.threshold is not None:
-        row |= {
-            f"{each.name}: calibrated": round(each.score, 6),
-            f"{each.name}: threshold": each.threshold,
-        }
+        row[f"{each.name}: threshold of calibrated"] = each.threshold
     return row
 
 

@@ -15,7 +15,8 @@ from client.training.evaluation import outputs_for
 from common.numerics import EngineChoice
 from common.package.package import Package
 from common.process.denormals import flushed
-from common.tasks.task import Finding, Task
+from common.tasks.finding import Finding
+from common.tasks.task import Task
 
 CHOICE: Final = EngineChoice(tile=16)
 """How many images go through the model at once."""

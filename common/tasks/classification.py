@@ -14,7 +14,8 @@ from common.figures import conformal, histogram, metrics, operating, scaling
 from common.figures.adjustment import NOTHING, Adjustment
 from common.figures.figures import Figures
 from common.figures.release import Release
-from common.tasks.task import CLASS_WEIGHT, Finding, Heads, TargetForm, Task
+from common.tasks.finding import Finding
+from common.tasks.task import CLASS_WEIGHT, Heads, TargetForm, Task
 from common.text import Words
 
 if TYPE_CHECKING:
@@ -132,8 +133,13 @@ class Classification(Task):
         for plane, positive in enumerate(positives):
             threshold = _threshold(adjustment, positive, rule)
             present = bool(planes[plane] >= threshold)
-            score = float(scores[positive])
-            found.append(Finding(self.classes[positive], score, "1", present, threshold))
+            # The score is told after calibration, and so is the threshold. Of several classes it is
+            # one of another number, how far a class is before the best other one.
+            told = None
+            if len(positives) == 1:
+                edge = np.array([[1.0 - threshold, threshold]])
+                told = round(float(adjustment.scaling.apply(edge)[0, 1]), 6)
+            found.append(Finding(self.classes[positive], float(scores[positive]), present, told))
         return tuple(found)
 
     def truth(self, targets: torch.Tensor) -> float:

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from common.bounded import Bound, plain
+from common.figures import conformal
+from common.figures.adjustment import NOTHING, Adjustment
 from common.figures.errors import (
     Cells,
     explained,
@@ -30,12 +32,11 @@ from common.figures.errors import (
     scaled,
     together,
 )
-from common.figures import conformal
-from common.figures.adjustment import NOTHING, Adjustment
 from common.figures.figures import Figures
 from common.figures.intervals import Estimate, counted, share
 from common.figures.release import Release
-from common.tasks.task import Finding, Heads, TargetForm, Task
+from common.tasks.finding import Finding
+from common.tasks.task import Heads, TargetForm, Task
 from common.text import Words
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ class Regression(Task):
         """The number."""
         del adjustment, rule
         _, known, unit = self.quantity.rpartition(" in ")
-        return (Finding(self.quantity, float(numbers[0]), unit if known else "1"),)
+        return (Finding(self.quantity, float(numbers[0]), unit=unit if known else ""),)
 
     def truth(self, targets: torch.Tensor) -> float:
         """The patient's number."""

@@ -23,7 +23,8 @@ from common.figures.intervals import counted, mean, share
 from common.figures.overlap import Overlaps, binned, exactly
 from common.figures.release import Release
 from common.figures.surface import distances, lengths, mean_length
-from common.tasks.task import CLASS_WEIGHT, Finding, Heads, TargetForm, Task
+from common.tasks.finding import Finding
+from common.tasks.task import CLASS_WEIGHT, Heads, TargetForm, Task
 from common.text import Words
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ class Segmentation(Task):
         """Each class, found where any pixel shows it."""
         del adjustment, rule
         return tuple(
-            Finding(name, float(pixels), "pixels", bool(pixels > 0))
+            Finding(name, float(pixels), bool(pixels > 0), unit="pixels")
             for name, pixels in zip(self.classes, numbers, strict=True)
         )
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from common.figures.adjustment import NOTHING, Adjustment
 from common.figures.figures import Figures
 from common.figures.release import Release
 from common.settings import Section
+from common.tasks.finding import Finding
 from common.text import Words
 
 if TYPE_CHECKING:
@@ -60,25 +60,6 @@ class Heads(NamedTuple):
 
     outputs: int
     dense: bool = False
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a model says of one thing in one patient. Sensitive.
-
-    Attributes:
-        name: the thing, in the study's words.
-        score: how sure the model is, in [0, 1]; or a number.
-        unit: of the score; ``"1"`` where it has none.
-        present: whether it counts as found; None where it is a number.
-        threshold: score from which on it counts as found; None where there is none.
-    """
-
-    name: str
-    score: float
-    unit: str = "1"
-    present: bool | None = None
-    threshold: float | None = None
 
 
 class Task(Section, ABC):

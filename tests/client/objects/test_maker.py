@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import math
 import re
 
 import pytest
 
-from client.objects.maker import Finding, Maker, code_value
+from client.objects.maker import Maker, code_value
+from common.tasks.finding import Finding
 
 SHA256 = "ab" * 32
 
@@ -25,12 +25,6 @@ def test_a_uid_follows_from_its_parts_and_their_borders() -> None:
 def test_what_no_object_can_hold_is_no_maker(name: str, version: str, sha256: str) -> None:
     with pytest.raises(ValueError):
         Maker(name, version, sha256)
-
-
-@pytest.mark.parametrize("score", [math.nan, math.inf, -0.1, 1.1])
-def test_what_is_no_probability_is_no_score(score: float) -> None:
-    with pytest.raises(ValueError, match="no score"):
-        Finding("pneumonia", score)
 
 
 def test_a_number_with_a_unit_may_lie_anywhere() -> None:

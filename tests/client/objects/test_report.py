@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from highdicom.sr import (
 )
 from pydicom.dataset import Dataset
 
-from client.objects.maker import RESEARCH, Finding, Unmade
+from client.objects.maker import RESEARCH, Unmade
 from client.objects.report import report
+from common.tasks.finding import Finding
 from simulations.hospitals.dicom_writer import to_bytes
 from tests.client.objects.object_files import (
     MAKER,
@@ -153,3 +155,9 @@ def test_images_of_two_studies_are_told() -> None:
 
     with pytest.raises(Unmade, match="several studies"):
         report(images, FINDINGS, MAKER, when=WHEN)
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -0.1, 1.1])
+def test_what_is_no_probability_is_not_reported(score: float) -> None:
+    with pytest.raises(Unmade, match="no number"):
+        made([image("DX", plane=False)], (Finding("pneumonia", score),))

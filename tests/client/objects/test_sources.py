@@ -16,10 +16,11 @@ from pydicom.sequence import Sequence as Items
 from pydicom.tag import Tag
 
 from client.objects.capture import capture
-from client.objects.maker import Finding, Unmade
+from client.objects.maker import Unmade
 from client.objects.report import report
 from client.objects.segmentation import segmentation
 from client.objects.sources import OPTIONAL, TYPE_2, accepted
+from common.tasks.finding import Finding
 from tests.client.objects.object_files import (
     CLASSES,
     MAKER,
