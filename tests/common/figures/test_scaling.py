@@ -252,6 +252,8 @@ def test_what_cannot_be_is_a_mistake_of_the_caller() -> None:
         fit(np.ones((3, 2, 8), dtype=np.int64), noise_variance=0.0)
     with pytest.raises(ValueError, match="at least 0"):
         fit(counts, noise_variance=-1.0)
+    with pytest.raises(ValueError, match="no scores follow"):
+        Scaling(0.0)
     with pytest.raises(ValueError, match="patients, classes"):
         Scaling().apply(np.array([0.5]))
     with pytest.raises(ValueError, match="no calibration error"):
