@@ -106,8 +106,9 @@ def _normal(
 
     start = np.array([0.0, _LOGISTIC])
     bounds = ([-20.0, -2.0], [20.0, 3.0])
-    mean, spread = least_squares(misfit, start, bounds=bounds, max_nfev=100).x
-    return float(mean), float(np.exp(spread))
+    # The shape within a bin needs no more than four digits.
+    found = least_squares(misfit, start, bounds=bounds, max_nfev=100, ftol=1e-5, xtol=1e-5)
+    return float(found.x[0]), float(np.exp(found.x[1]))
 
 
 def _within(mean: float, deviation: float, ends: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -30,6 +30,10 @@ is the exponential of what is fitted, so it is positive. Where the data have les
 the prior about all that is fitted, or noise may be all that there is of the positives or of the
 negatives, the result is the identity itself, and says why.
 
+**Doing no harm.** Few patients fit some slope to a model that needs none. So the result is the
+identity, too, where a test at 5 % (Wald's, by sampling and by noise) does not show that another is
+needed. In simulations it did find something in 0 to 14 of 100 models that need nothing.
+
 **What does not hold.** The end bins' logits are extrapolated. With many classes the nuisance offset
 is not quite the same at all margins: in simulations the slope came out too low by 1 to 7 % with 3
 classes and by 6 to 10 % with 7, which leaves scores a little too cautious. A scaling of two classes
@@ -43,7 +47,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit, softmax
+from scipy.special import chdtri, expit, logit, softmax
 
 from common.figures.calibration import Scaled, calibration_error
 from common.figures.histogram import planes, release_shape
@@ -54,6 +58,7 @@ SLOPE: Final = 0.7
 """Prior standard deviation of the slope's logarithm: 95 % of networks need 1/4 to 4."""
 OFFSET: Final = 1.0
 """Prior standard deviation of the offset: a share of positives some three times as large."""
+NOT_NEEDED: Final = "the scores agree with what comes true, as far as noise and sampling tell"
 _STEEPEST: Final = float(np.log(20.0))
 _STEPS: Final = 100
 
@@ -65,12 +70,16 @@ class Scaling:
     Attributes:
         slope: of logits; positive. 1 leaves them.
         offset: added to the logit of class 1 of two classes; 0 with more.
-        why: where it is the identity for lack of information, why; else None.
+        why: where a fit is the identity, why: too little information, or no need; else None.
     """
 
     slope: float = 1.0
     offset: float = 0.0
     why: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (0.0 < self.slope < np.inf and np.isfinite(self.offset)):
+            raise ValueError(f"no scores follow from slope {self.slope} and offset {self.offset}")
 
     def apply(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
         """Scaled probabilities. Sensitive, as the scores are.
@@ -117,7 +126,8 @@ def fit(counts: NDArray[np.integer], *, noise_variance: float) -> Scaling:
         noise_variance: variance of the noise in each cell of the sum, in counts squared.
 
     Returns:
-        The identity, with the reason in ``why``, where there is too little information.
+        The identity, with the reason in ``why``, where there is too little information, or nothing
+        that is shown to be wrong.
 
     Raises:
         ValueError: the histogram's shape is not that of a release, or the variance is negative.
@@ -135,6 +145,8 @@ def fit(counts: NDArray[np.integer], *, noise_variance: float) -> Scaling:
         return Scaling(why="the counts contradict each other: no scaling fits them best")
     if not _informed(read, solved, read.noise):
         return Scaling(why=_lacking(read))
+    if not _needed(read, solved):
+        return Scaling(why=NOT_NEEDED)
     slope = float(np.exp(solved[0]))
     return Scaling(slope, float(solved[1]) if planes(classes) == 1 else 0.0)
 
@@ -192,7 +204,8 @@ def _information(
 def _solved(read: _Evidence) -> NDArray[np.float64] | None:
     """Log slope and offset that solve the penalised equations, by Fisher's scoring."""
     penalty = np.diag(read.prior**-2.0)
-    settings = read.centre.copy()
+    settings, length = read.centre.copy(), 1.0
+    last: NDArray[np.float64] = np.zeros_like(settings)
     for _ in range(_STEPS):
         mean, by = _means(read.spread, settings)
         patients = read.spread.patients
@@ -204,21 +217,37 @@ def _solved(read: _Evidence) -> NDArray[np.float64] | None:
         # A slope at its bound stays there, and the offset is fitted alone.
         if abs(settings[0]) == _STEEPEST and step[0] * settings[0] > 0.0:
             step = np.array([0.0, pull[1] / information[1, 1]])
-        # A long step leaves the region that its derivatives describe.
-        step *= min(1.0, 0.5 / max(float(np.abs(step).max()), 1e-12))
-        settings = settings + step
-        settings[0] = np.clip(settings[0], -_STEEPEST, _STEEPEST)
-        if np.abs(step).max() < 1e-9:
+        if np.abs(step).max() < 1e-7:
             return settings
+        # A long step leaves the region that its derivatives describe; one that turns back, too.
+        length *= 0.5 if step @ last < 0.0 else 1.0
+        last = np.asarray(step * min(length, 0.5 / float(np.abs(step).max())), np.float64)
+        settings += last
+        settings[0] = np.clip(settings[0], -_STEEPEST, _STEEPEST)
     return None
+
+
+def _fitted(read: _Evidence) -> int:
+    """How many settings are no nuisance: slope and offset, or the slope."""
+    return 1 if read.centre.any() else 2
 
 
 def _informed(read: _Evidence, settings: NDArray[np.float64], noise: tuple[float, float]) -> bool:
     """Whether the counts say more than the prior about anything that is not a nuisance."""
     information = _information(read, settings, noise) + np.diag(read.prior**-2.0)
     left = np.diag(np.linalg.inv(information)) / read.prior**2
-    fitted = left if not read.centre.any() else left[:1]
-    return bool((fitted < 0.5).any())
+    return bool((left[: _fitted(read)] < 0.5).any())
+
+
+def _needed(read: _Evidence, settings: NDArray[np.float64]) -> bool:
+    """Whether the identity lies outside the 95 % region of what the counts alone say (Wald)."""
+    variance = np.linalg.pinv(_information(read, settings, read.noise), hermitian=True)
+    # What the penalty has drawn in is put out again.
+    shrunk = settings - read.centre
+    moved = shrunk + variance @ (shrunk / read.prior**2)
+    size = _fitted(read)
+    distance = moved[:size] @ np.linalg.pinv(variance[:size, :size], hermitian=True) @ moved[:size]
+    return bool(distance > chdtri(size, 0.05))
 
 
 def _drowned(read: _Evidence) -> str | None:
@@ -231,10 +260,8 @@ def _drowned(read: _Evidence) -> str | None:
 
 
 def _lacking(read: _Evidence) -> str:
-    cells = len(read.y)
-    evidence = Evidence(
-        "patients", float(read.y.sum() + read.x.sum()), float(np.sqrt(cells * sum(read.noise)))
-    )
+    noise = float(np.sqrt(len(read.y) * sum(read.noise)))
+    evidence = Evidence("patients", float(read.y.sum() + read.x.sum()), noise)
     by_noise = sum(read.noise) > 0.0 and _informed(read, read.centre, (0.0, 0.0))
     return evidence.lacking(by_noise=by_noise)
 

@@ -23,12 +23,12 @@ def three_classes(generator: np.random.Generator, patients: int) -> tuple[np.nda
 
 
 def test_threshold_of_classes_by_hand() -> None:
-    """Misfits 0.1 to 0.9; of nine, at 20 %, the eighth: ceil(10 * 0.8)."""
-    scores = two([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
-    sets = calibrate_classes(scores, np.ones(9, dtype=np.int64), alpha=0.2)
+    """Misfits 0.1 to 0.9 and 0.95; of ten, at 20 %, the ninth: ceil(11 * 0.8)."""
+    scores = two([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05])
+    sets = calibrate_classes(scores, np.ones(10, dtype=np.int64), alpha=0.2)
 
-    assert sets.threshold == pytest.approx(0.8)
-    assert (sets.alpha, sets.patients) == (0.2, 9)
+    assert sets.threshold == pytest.approx(0.9)
+    assert (sets.alpha, sets.patients) == (0.2, 10)
 
 
 def test_sets_by_hand() -> None:
@@ -85,16 +85,17 @@ def test_fewer_patients_than_the_level_needs_are_an_error_with_an_instruction(
     assert "calibrate on more patients" in error.value.details["do"]
 
 
-def test_nine_patients_cover_nine_of_ten_and_the_plain_quantile_does_not() -> None:
-    """What the finite-sample place is for: with nine patients it takes the largest of all."""
+def test_few_patients_cover_as_often_as_promised() -> None:
+    """Of ten, at 90 %, the tenth: ceil(11 * 0.9), which covers 10 / 11. The plain quantile, the
+    ninth of ten, would cover 9 / 11."""
     generator = np.random.default_rng(3)
     covered = []
     for _ in range(4000):
-        residuals = generator.normal(size=10)
-        bands = calibrate_values(np.zeros(9), residuals[:9], alpha=0.1)
-        covered.append(abs(residuals[9]) <= bands.half_width)
+        residuals = generator.normal(size=11)
+        bands = calibrate_values(np.zeros(10), residuals[:10], alpha=0.1)
+        covered.append(abs(residuals[10]) <= bands.half_width)
 
-    assert 0.885 <= np.mean(covered) <= 0.915
+    assert np.mean(covered) == pytest.approx(10 / 11, abs=0.015)
 
 
 def test_sets_hold_the_true_class_as_often_as_promised_though_the_model_is_too_sure() -> None:
