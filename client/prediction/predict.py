@@ -14,13 +14,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from client.data.archive import Rejected
 from client.data.dicom import Reason
 from client.prediction.dicom_output import DicomOutput, header_of
 from client.prediction.intake import Examination, examinations
 from client.prediction.limits import warnings
 from client.prediction.local import Local
-from client.prediction.reasons_output import ReasonsOutput
+from client.prediction.pictures_output import PicturesOutput
 from client.prediction.scoring import Scores, scored
 from client.prediction.table import Cell, write_tables
 from common.errors import DataError, of_system
@@ -94,7 +97,9 @@ def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
     done, rejected = Predicted(), list[Rejected]()
     rows, of_images = list[dict[str, Cell]](), list[dict[str, Cell]]()
     objects = DicomOutput(package, wanted.out, wanted.when) if wanted.dicom else None
-    pictures = ReasonsOutput(package, wanted.out, wanted.reasons) if wanted.reasons else None
+    pictures = None
+    if wanted.reasons or package.study.heads.dense:
+        pictures = PicturesOutput(package, wanted.out, wanted.reasons)
     given = examinations(
         wanted.images,
         package.study,
@@ -119,7 +124,7 @@ def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
         if objects is not None:
             done.skipped.update(objects.write(one, scores, sources))
         if pictures is not None:
-            pictures.write(one, scores, sources, objects)
+            done.skipped.update(pictures.write(one, scores, sources, objects))
     done.reasons.update(each.reason for each in rejected)
     if rejected:
         table = [{"file": each.path, "why": each.reason.value, "detail": each.detail} for each in rejected]
@@ -196,7 +201,7 @@ def _image_rows(
     return rows
 
 
-def _numbers(names: Sequence[str], values: Sequence[float]) -> dict[str, Cell]:
+def _numbers(names: Sequence[str], values: NDArray[np.float64]) -> dict[str, Cell]:
     """A number that is none, of an image on which the network fails, is an empty cell."""
     return {
         name: round(float(value), 6) if math.isfinite(value) else None

@@ -176,6 +176,11 @@ class Classification(Task):
             return int(numbers.argmax())
         return int(bool(self.findings(numbers, adjustment, rule)[0].present))
 
+    def explained(self, numbers: NDArray[np.float64]) -> tuple[tuple[int, str], ...]:
+        """The second of two classes; of more, the most likely."""
+        output = 1 if len(self.classes) == 2 else int(numbers.argmax())
+        return ((output, self.classes[output]),)
+
     def conform(
         self, numbers: NDArray[np.float64], truths: NDArray[np.float64], alpha: float
     ) -> float | None:
@@ -193,8 +198,8 @@ class Classification(Task):
         points = tuple(
             point
             for positive in positives
-            for point in operating.choose(
-                operating.at_edges(counts, noise_variance=noise_variance, positive=positive)
+            for point in operating.points(
+                counts, noise_variance=noise_variance, positive=positive
             )
         )
         return Adjustment(scaling.fit(counts, noise_variance=noise_variance), points)

@@ -245,6 +245,11 @@ class Regression(Task):
         """The error, as a share of the range."""
         return abs(float(self.numbers(outputs)[0]) - float(targets[0])) / self.width
 
+    def explained(self, numbers: NDArray[np.float64]) -> tuple[tuple[int, str], ...]:
+        """The number."""
+        del numbers
+        return ((0, self.quantity),)
+
     def conform(
         self, numbers: NDArray[np.float64], truths: NDArray[np.float64], alpha: float
     ) -> float | None:

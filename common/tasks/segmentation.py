@@ -260,6 +260,12 @@ class Segmentation(Task):
         known = np.isfinite(scores).all(axis=1)
         return np.where(known, scores.argmax(axis=1), 0).astype(np.uint8)
 
+    def explained(self, numbers: NDArray[np.float64]) -> tuple[tuple[int, str], ...]:
+        """Each class that was found; all of them where none was."""
+        every = list(enumerate(self.classes, start=1))
+        found = [each for each, pixels in zip(every, numbers, strict=True) if pixels > 0]
+        return tuple(found or every)
+
     def truth(self, targets: torch.Tensor) -> float:
         """None: masks are no number."""
         del targets

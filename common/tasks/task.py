@@ -231,6 +231,14 @@ class Task(Section, ABC):
         del numbers, adjustment, rule
         return None
 
+    @abstractmethod
+    def explained(self, numbers: NDArray[np.float64]) -> tuple[tuple[int, str], ...]:
+        """Which outputs a picture of reasons is about, each with its name. Sensitive.
+
+        Args:
+            numbers: (columns,), as :meth:`numbers` gives them.
+        """
+
     def conform(
         self, numbers: NDArray[np.float64], truths: NDArray[np.float64], alpha: float
     ) -> float | None:

@@ -1,3 +1,0 @@
-"""Pictures of why."""
-class ReasonsOutput:
-    def __init__(self,*a): raise NotImplementedError
