@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from common.figures.conformal import ClassSets, calibrate_classes
 from common.figures.histogram import histogram, one_vs_rest
 from common.figures.intervals import Estimate, share
-from common.figures.operating import OperatingPoint, at_edges, cheapest, youden
-from common.figures.scaling import Scaling, fit
+from common.scores.conformal import ClassSets, calibrate_classes
+from common.scores.operating import OperatingPoint, at_edges, cheapest, youden
+from common.scores.scaling import Scaling, fit
 
 RELEASES = 400
 FITS = 50

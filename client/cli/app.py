@@ -375,6 +375,7 @@ def _lines(path: Path) -> list[str]:
 app.command("check")(check.check)
 app.command("predict")(models.predict)
 app.command("evaluate")(models.evaluate)
+app.command("bundle")(models.bundle)
 app.command("model-card")(models.card)
 
 

@@ -1,4 +1,4 @@
-"""``consilium-site predict``, ``card``: what anybody does who has a model package; no daemon is needed."""
+"""What anybody types who has a model package: no daemon is needed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def predict(
     ] = None,
     dicom: Annotated[bool, typer.Option(help="Write DICOM objects.")] = True,
     any_modality: Annotated[
-        bool, typer.Option("--any-modality", help="Also images of other modalities, with a warning.")
+        bool,
+        typer.Option("--any-modality", help="Also images of other modalities, with a warning."),
     ] = False,
     workers: Annotated[int, typer.Option(min=0, help="Number of processes; 0: one per core.")] = 0,
 ) -> None:
@@ -154,6 +155,23 @@ def _targets(
     return replace(file, prefix=guess_prefix(file, images))
 
 
+def bundle(
+    context: typer.Context,
+    package: PackageFile,
+    *,
+    folder: Annotated[Path, typer.Option("--out", help="New folder for the bundle.")],
+) -> None:
+    """Write a package as a MONAI bundle, which MONAI's own command runs."""
+    from client.prediction.monai_bundle import write_bundle
+
+    write_bundle(opened_package(context.obj, package), package, folder)
+    out().print(Text(f"Wrote the bundle into {folder}. To run it there:", style="bold"))
+    out().print(
+        "  python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES",
+        markup=False,
+    )
+
+
 def card(context: typer.Context, package: PackageFile) -> None:
     """Show a package's model card: what it is for, how good it is, what it cost in privacy."""
     from rich.markdown import Markdown
@@ -189,7 +207,9 @@ def opened_package(site_file: Path, path: Path) -> Package:
         file = load_site_file(site_file)
         joined = known_coordinator(site_file.absolute().parent / file.site.state)
     if joined is None:
-        console.print(Text(f"Signed with key {opened.key[:16]}, which is not known here.", style="dim"))
+        console.print(
+            Text(f"Signed with key {opened.key[:16]}, which is not known here.", style="dim")
+        )
     elif joined.signing_key == opened.key:
         console.print(Text(f"Signed by your coordinator, {joined.name}."))
     else:

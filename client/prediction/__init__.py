@@ -1,1 +1,1 @@
-"""A model package at work: what it says of new images, and how it does on a hospital's own patients."""
+"""A model package at work: on new images, and on a hospital's own patients."""

@@ -38,7 +38,7 @@ def header_of(path: Path) -> Dataset | None:
             return dcmread(path, stop_before_pixels=True, force=True)
     except NO_VERDICT:
         raise
-    except BaseException:  # noqa: BLE001 - whatever pydicom raises: the tables have this file anyway
+    except BaseException:  # noqa: BLE001 - whatever pydicom raises: the tables have this file
         return None
 
 
@@ -89,7 +89,7 @@ class DicomOutput:
     def _series(
         self, one: Examination, masks: NDArray[np.uint8], sources: Sequence[Dataset | None]
     ) -> Iterator[tuple[list[PreparedFile], list[Dataset], list[NDArray[np.uint8]]]]:
-        """By Series Instance UID: the files, their headers and their masks (frames, rows, columns)."""
+        """By Series Instance UID: files, headers and masks (frames, rows, columns)."""
         ends = list(accumulate(len(each.images) for each in one.files))
         groups: dict[str, tuple[list[PreparedFile], list[Dataset], list[NDArray[np.uint8]]]]
         groups = defaultdict(lambda: ([], [], []))
@@ -109,9 +109,7 @@ class DicomOutput:
     ) -> Iterator[str]:
         """One object for a series; where that cannot be, one for each of its files."""
         try:
-            placed = [
-                self._back(header, own) for header, own in zip(headers, masks, strict=True)
-            ]
+            placed = [self._back(header, own) for header, own in zip(headers, masks, strict=True)]
             made = segmentation(
                 headers,
                 np.concatenate(placed),

@@ -1,6 +1,7 @@
 """``consilium-site evaluate``: how a package's model does on the hospital's own patients.
 
-Exact, and for the hospital alone: nothing of it is noised, nothing leaves. Beside it stands a model that
+Exact, and for the hospital alone: nothing of it is noised, nothing leaves. Beside it stands a
+model that
 the hospital trains alone, and a second reader where the label file has one: did joining help *us*?
 """
 
@@ -187,9 +188,7 @@ def _images(found: OwnPatients) -> Iterator[NDArray[np.float16]]:
             yield found.cohort.images[row]
 
 
-def _scanners(
-    sources: OwnSources, found: OwnPatients, named: dict[str, Named]
-) -> Iterator[str]:
+def _scanners(sources: OwnSources, found: OwnPatients, named: dict[str, Named]) -> Iterator[str]:
     """What the first image of each judged patient was made with."""
     for patient in found.judged:
         for path in named[patient.pseudonym].files[:1] if patient.pseudonym in named else ():

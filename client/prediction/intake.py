@@ -1,7 +1,8 @@
 """New images, prepared as those of training were, one examination after the other.
 
 The very functions that decode a site's cohort decode these: :func:`client.data.archive.examine` and
-:func:`client.data.cache.decode`. An examination is what one patient has under one Study Instance UID;
+:func:`client.data.cache.decode`. An examination is what one patient has under one Study Instance
+UID;
 a patient's images of another day are another examination. A file that cannot be used is listed with
 its reason, and the rest goes on.
 """

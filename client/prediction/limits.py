@@ -1,7 +1,8 @@
 """Where an image is unlike what the study foresaw, or unlike the hospital's own patients.
 
 All that is compared with is public (the study) or the hospital's own (a profile that ``evaluate``
-makes of its patients and that never leaves). A warning says that the model was not made for such an image;
+makes of its patients and that never leaves). A warning says that the model was not made for such
+an image;
 none says that it was.
 """
 
@@ -76,7 +77,9 @@ def profile(images: Iterable[NDArray[np.floating]], scanners: Iterable[str]) -> 
 
 def scanner(source: Dataset) -> str:
     """Manufacturer and model as a file says; empty where it does not."""
-    named = (str(source.get(each) or "").strip() for each in ("Manufacturer", "ManufacturerModelName"))
+    named = (
+        str(source.get(each) or "").strip() for each in ("Manufacturer", "ManufacturerModelName")
+    )
     return " ".join(filter(None, named))
 
 

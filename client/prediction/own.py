@@ -1,6 +1,7 @@
 """The hospital's own labelled patients, to see a model at work on: read, and nothing is sent.
 
-A site's patients keep the parts that its studies gave them: those of training helped to make the shared
+A site's patients keep the parts that its studies gave them: those of training helped to make the
+shared
 model, so it is judged on the others. A folder with a label file and no site has no parts.
 """
 
@@ -141,8 +142,8 @@ def read(
             if cohort.patients
             else "no patient with an image and a label",
             wanted="patients of validation or test, on whom no model was trained",
-            remedy="give the split of the site file a share of test; or --everyone, which also judges on "
-            "patients of training and flatters the shared model",
+            remedy="give the split of the site file a share of test; or --everyone, which "
+            "also judges on patients of training and flatters the shared model",
         )
     return OwnPatients(cohort, judged, train, parts and not everyone)
 

@@ -76,7 +76,9 @@ class PicturesOutput:
                 for name, output, picture, beside in drawn:
                     self._keep(f"{instance}.{frame + 1}.{name}", picture)
                     if len(self._shown) < MOST_ON_PAGE:
-                        self._shown.append(self._entry(file.found.path, scores, place, output, beside))
+                        self._shown.append(
+                            self._entry(file.found.path, scores, place, output, beside)
+                        )
                     if objects is not None and source is not None:
                         failed.update(objects.picture(source, picture, f"{name}: {output}"[:60]))
                 place += 1
@@ -90,7 +92,9 @@ class PicturesOutput:
         facts = [("model", self._package.name), ("package", self._package.sha256[:16])]
         facts += [("note", note) for note in (*said.warnings, *said.doubts)]
         if self._drawn > len(self._shown):
-            facts.append(("on this page", f"the first {len(self._shown)} of {self._drawn} pictures"))
+            facts.append(
+                ("on this page", f"the first {len(self._shown)} of {self._drawn} pictures")
+            )
         text = render(
             self._shown,
             title=said.title,
@@ -115,9 +119,7 @@ class PicturesOutput:
         for output, name in self._study.task.explained(scores.numbers):
             values = self._method.of(self._model, self._study, torch.from_numpy(image), output)
             over = overlay(large, values, signed=self._method.signed)
-            shown = map_picture(
-                large, values, signed=self._method.signed, unit=self._method.unit
-            )
+            shown = map_picture(large, values, signed=self._method.signed, unit=self._method.unit)
             yield self._method.name, name, over, shown
 
     def _entry(
@@ -137,10 +139,12 @@ class PicturesOutput:
 
 def _enlarged(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """An image (channels, height, width), grey, with a shorter side that can be looked at."""
-    grey = image.mean(axis=0)
+    grey = np.asarray(image.mean(axis=0), dtype=np.float32)
     factor = -(-LEAST // min(grey.shape))
     if factor == 1:
         return grey
     height, width = grey.shape
-    large = Pillow.fromarray(grey).resize((width * factor, height * factor), Pillow.Resampling.BICUBIC)
-    return np.clip(np.asarray(large), 0.0, 1.0)
+    large = Pillow.fromarray(grey).resize(
+        (width * factor, height * factor), Pillow.Resampling.BICUBIC
+    )
+    return np.asarray(np.clip(np.asarray(large), 0.0, 1.0), dtype=np.float32)

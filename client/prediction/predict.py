@@ -1,6 +1,7 @@
 """``consilium-site predict``: a folder of new images, and what a package's model says of them.
 
-One examination after the other is read, scored and written; what is kept in memory are the rows of the
+One examination after the other is read, scored and written; what is kept in memory are the rows of
+the
 tables. Nothing is sent anywhere.
 """
 
@@ -127,7 +128,10 @@ def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
             done.skipped.update(pictures.write(one, scores, sources, objects))
     done.reasons.update(each.reason for each in rejected)
     if rejected:
-        table = [{"file": each.path, "why": each.reason.value, "detail": each.detail} for each in rejected]
+        table = [
+            {"file": each.path, "why": each.reason.value, "detail": each.detail}
+            for each in rejected
+        ]
         done.files += write_tables(wanted.out, REJECTED, table)
     if not rows:
         raise _nothing(wanted, done)
@@ -220,7 +224,7 @@ def require_free(out: Path) -> None:
         raise DataError(
             "the folder for the predictions is not empty",
             where=out,
-            found=f"{ascii(held.name)} and perhaps more",
+            found=f"{held.name!a} and perhaps more",
             remedy="name another folder with --out; nothing was changed",
         )
 

@@ -15,7 +15,7 @@ from common.files import write_atomic
 
 Cell = str | int | float | bool | None
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
-"""With these a spreadsheet takes a cell for a formula, and a file name or a PatientID may begin so."""
+"""A cell that begins so is a formula to a spreadsheet, and a file name or PatientID may."""
 
 
 def write_tables(folder: Path, name: str, rows: Sequence[Mapping[str, Cell]]) -> tuple[Path, Path]:

@@ -123,7 +123,7 @@ def _require_plain(path: Path, entry: zipfile.ZipInfo) -> None:
     if entry.flag_bits & 0x1:
         raise refused(path, "a member is encrypted")
     if name not in MEMBERS:
-        raise refused(path, f"a member that no package has: {ascii(name[:60])}")
+        raise refused(path, f"a member that no package has: {name[:60]!a}")
     if entry.compress_type != zipfile.ZIP_STORED:
         raise refused(path, f"{name} is compressed, and could unpack to any size")
 

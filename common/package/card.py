@@ -1,6 +1,7 @@
 """The model card (Mitchell et al. 2019, arXiv:1810.03993) of a package, in Markdown and HTML.
 
-What it says follows from the statement and the study alone. The page loads nothing and runs nothing;
+What it says follows from the statement and the study alone. The page loads nothing and runs
+nothing;
 :func:`fault` holds a received page to that.
 """
 
@@ -22,8 +23,11 @@ TEMPLATES: Final = Path(__file__).resolve().parent / "templates"
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 """The page's Content Security Policy: the browser loads and runs nothing."""
 _PLAIN_TAGS: Final = frozenset(
-    "html head title body main h1 h2 h3 p ul ol li table thead tbody tr th td code em strong br hr "
-    "blockquote pre style".split()
+    {
+        *("html", "head", "title", "body", "main", "h1", "h2", "h3", "p", "ul", "ol", "li"),
+        *("table", "thead", "tbody", "tr", "th", "td", "code", "em", "strong", "br", "hr"),
+        *("blockquote", "pre", "style"),
+    }
 )
 _METAS: Final = (
     {"charset": "utf-8"},
@@ -70,7 +74,7 @@ def fault(text: str) -> str | None:
     return None if found.policies == 1 else "card.html does not forbid a browser to load things"
 
 
-class _Forbidden(Exception):
+class _Forbidden(Exception):  # noqa: N818 - a verdict on a page, not an error a person sees
     """A part of a page that could run or load something."""
 
 

@@ -109,22 +109,33 @@ def fault(data: bytes) -> str | None:
         model = onnx.load_model_from_string(data)
     except Exception:  # noqa: BLE001 - protobuf's own errors; whatever it is, it is no graph
         return "model.onnx is no ONNX graph"
-    for tensor in _tensors(model):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            return "model.onnx names a file outside the package (ONNX external data)"
-    if model.functions or model.training_info or any(each.domain for each in model.opset_import):
-        return "model.onnx has operators that are not ONNX's own"
-    if any(node.domain for node in _nodes(model.graph)):
-        return "model.onnx has operators that are not ONNX's own"
-    if [each.name for each in model.graph.input] != [INPUT]:
-        return f"model.onnx does not take one input named {INPUT}"
-    if [each.name for each in model.graph.output] != [OUTPUT]:
-        return f"model.onnx does not give one output named {OUTPUT}"
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except Exception:  # noqa: BLE001 - the checker's own errors, from C++
-        return "model.onnx is not a valid ONNX graph"
-    return None
+    reasons = (why for why, found in _reasons(model) if found)
+    why = next(reasons, None)
+    if why is None:
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except Exception:  # noqa: BLE001 - the checker's own errors, from C++
+            why = "model.onnx is not a valid ONNX graph"
+    return why
+
+
+def _reasons(model: onnx.ModelProto) -> Iterator[tuple[str, bool]]:
+    """What a graph must not be, and whether it is; each is looked at if none before it holds."""
+    import onnx
+
+    outside = (
+        each.data_location == onnx.TensorProto.EXTERNAL or bool(each.external_data)
+        for each in _tensors(model)
+    )
+    yield "model.onnx names a file outside the package (ONNX external data)", any(outside)
+    domains = {each.domain for each in model.opset_import}
+    foreign = any(domains | {each.domain for each in _nodes(model.graph)})
+    extra = bool(model.functions or model.training_info)
+    yield "model.onnx has operators that are not ONNX's own", foreign or extra
+    given = [each.name for each in model.graph.input]
+    yield f"model.onnx does not take one input named {INPUT}", given != [INPUT]
+    made = [each.name for each in model.graph.output]
+    yield f"model.onnx does not give one output named {OUTPUT}", made != [OUTPUT]
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -1,7 +1,9 @@
 """A model package: made when a study has ended, and opened by whoever has it.
 
-Opening reads data and runs nothing: JSON with bounded depth, safetensors, and a graph that is looked
-at and never loaded into a runtime. All that is said is signed by the coordinator; the signature shows
+Opening reads data and runs nothing: JSON with bounded depth, safetensors, and a graph that is
+looked
+at and never loaded into a runtime. All that is said is signed by the coordinator; the signature
+shows
 that nothing was changed, and with the coordinator's card, who made it.
 """
 
@@ -231,7 +233,9 @@ def _weights(path: Path, data: bytes, study: Study) -> npt.NDArray[np.float32]:
     try:
         wanted = {name: tuple(each.shape) for name, each in sketch(study).named_parameters()}
     except ConsiliumError as cause:
-        raise refused(path, f"no network can be built from {archive.STUDY}: {cause.what}") from cause
+        raise refused(
+            path, f"no network can be built from {archive.STUDY}: {cause.what}"
+        ) from cause
     if {name: each.shape for name, each in arrays.items()} != wanted:
         raise refused(path, f"{archive.WEIGHTS} do not fit the network of its study")
     return np.concatenate([arrays[name].reshape(-1) for name in wanted])
@@ -258,5 +262,5 @@ def _arrays(path: Path, name: str, data: bytes) -> dict[str, npt.NDArray[np.floa
 
 def _require_classes(path: Path, statement: Statement, study: Study) -> None:
     classes = len(study.task.classes)
-    if any(point.positive >= classes for point in statement.points):
+    if any(point.positive >= classes for point in (*statement.points, *statement.edges)):
         raise refused(path, "an operating point is of a class that the study does not have")

@@ -10,8 +10,10 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field
 
-from common.figures.adjustment import Adjustment, OperatingPoint, Scaling
 from common.figures.intervals import Estimate
+from common.scores.adjustment import Adjustment
+from common.scores.operating import OperatingPoint
+from common.scores.scaling import Scaling
 from common.settings import Section
 from common.study.study_file import Patients
 from common.text import Slug, Words
@@ -80,15 +82,31 @@ class Point(Section):
         specificity: share of patients without it in whom it does not.
     """
 
-    name: Words
+    name: str = Field(max_length=200)
     positive: int = Field(ge=0)
     threshold: float = Field(ge=0, le=1)
     sensitivity: Figure
     specificity: Figure
 
+    @classmethod
+    def of(cls, point: OperatingPoint) -> Point:
+        """A point as a document keeps it."""
+        return cls.model_validate(asdict(point))
+
+    @property
+    def known(self) -> OperatingPoint:
+        """The point to compute with."""
+        return OperatingPoint(
+            self.name,
+            self.positive,
+            self.threshold,
+            self.sensitivity.estimate,
+            self.specificity.estimate,
+        )
+
 
 class Calibration(Section):
-    """Platt's or temperature scaling of the scores (:mod:`common.figures.scaling`).
+    """Platt's or temperature scaling of the scores (:mod:`common.scores.scaling`).
 
     Attributes:
         slope: factor of the logit.
@@ -132,6 +150,7 @@ class Statement(Section):
         figures: how good it is, on whom.
         calibration: of its scores, from what sites released.
         points: operating points, from what sites released.
+        edges: every threshold of which sites released something.
         finished: the day on which the study ended, ISO 8601; empty for a simulation, which is
             repeatable.
         versions: of the software that made it.
@@ -151,6 +170,7 @@ class Statement(Section):
     figures: tuple[FigureSet, ...] = ()
     calibration: Calibration = Calibration()
     points: tuple[Point, ...] = ()
+    edges: tuple[Point, ...] = ()
     finished: str = Field(default="", pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2})?$")
     versions: dict[str, str] = Field(default_factory=dict)
     members: dict[str, Hash] = Field(default_factory=dict)
@@ -172,16 +192,8 @@ class Statement(Section):
         """Calibration and operating points, to compute with."""
         return Adjustment(
             Scaling(**self.calibration.model_dump()),
-            tuple(
-                OperatingPoint(
-                    each.name,
-                    each.positive,
-                    each.threshold,
-                    each.sensitivity.estimate,
-                    each.specificity.estimate,
-                )
-                for each in self.points
-            ),
+            tuple(each.known for each in self.points),
+            tuple(each.known for each in self.edges),
         )
 
     def adjusted(self, adjustment: Adjustment) -> Self:
@@ -189,15 +201,7 @@ class Statement(Section):
         return self.model_copy(
             update={
                 "calibration": Calibration.model_validate(asdict(adjustment.scaling)),
-                "points": tuple(
-                    Point(
-                        name=each.name,
-                        positive=each.positive,
-                        threshold=each.threshold,
-                        sensitivity=Figure.of(each.sensitivity),
-                        specificity=Figure.of(each.specificity),
-                    )
-                    for each in adjustment.points
-                ),
+                "points": tuple(map(Point.of, adjustment.points)),
+                "edges": tuple(map(Point.of, adjustment.edges)),
             }
         )

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from common.bounded import Bound
-from common.figures import conformal, histogram, metrics, operating, scaling
-from common.figures.adjustment import NOTHING, Adjustment
+from common.figures import histogram, metrics
 from common.figures.figures import Figures
 from common.figures.release import Release
+from common.scores import conformal, operating, scaling
+from common.scores.adjustment import NOTHING, Adjustment
 from common.tasks.finding import Finding
 from common.tasks.task import CLASS_WEIGHT, Heads, TargetForm, Task
 from common.text import Words
@@ -114,6 +115,10 @@ class Classification(Task):
         """The chance of each class."""
         return outputs.softmax(dim=1)
 
+    def outputs(self) -> tuple[str, ...]:
+        """The classes."""
+        return self.classes
+
     def columns(self) -> tuple[str, ...]:
         """The classes."""
         return self.classes
@@ -195,14 +200,15 @@ class Classification(Task):
     def adjustment(self, counts: NDArray[np.int64], *, noise_variance: float) -> Adjustment:
         """Platt's or temperature scaling, and operating points of each class that is a finding."""
         positives = (1,) if len(self.classes) == 2 else range(len(self.classes))
-        points = tuple(
-            point
-            for positive in positives
-            for point in operating.points(
-                counts, noise_variance=noise_variance, positive=positive
+        points, edges = (
+            tuple(
+                point
+                for positive in positives
+                for point in read(counts, noise_variance=noise_variance, positive=positive)
             )
+            for read in (operating.points, operating.at_edges)
         )
-        return Adjustment(scaling.fit(counts, noise_variance=noise_variance), points)
+        return Adjustment(scaling.fit(counts, noise_variance=noise_variance), points, edges)
 
     def doubts(self, figures: Figures) -> tuple[str, ...]:
         """Not better than chance, or always the same class."""

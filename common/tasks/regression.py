@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from common.bounded import Bound, plain
-from common.figures import conformal
-from common.figures.adjustment import NOTHING, Adjustment
 from common.figures.errors import (
     Cells,
     explained,
@@ -35,6 +33,8 @@ from common.figures.errors import (
 from common.figures.figures import Figures
 from common.figures.intervals import Estimate, counted, share
 from common.figures.release import Release
+from common.scores import conformal
+from common.scores.adjustment import NOTHING, Adjustment
 from common.tasks.finding import Finding
 from common.tasks.task import Heads, TargetForm, Task
 from common.text import Words
@@ -219,6 +219,10 @@ class Regression(Task):
     def readable(self, outputs: torch.Tensor) -> torch.Tensor:
         """The number, within its range."""
         return self.lowest + self.width * (outputs + 0.5).clamp(0.0, 1.0)
+
+    def outputs(self) -> tuple[str, ...]:
+        """What the number is."""
+        return (self.quantity,)
 
     def columns(self) -> tuple[str, ...]:
         """What the number is."""

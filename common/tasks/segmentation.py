@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from common.bounded import Bound
-from common.figures.adjustment import NOTHING, Adjustment
 from common.figures.figures import Figures
 from common.figures.intervals import counted, mean, share
 from common.figures.overlap import Overlaps, binned, exactly
 from common.figures.release import Release
 from common.figures.surface import distances, lengths, mean_length
+from common.scores.adjustment import NOTHING, Adjustment
 from common.tasks.finding import Finding
 from common.tasks.task import CLASS_WEIGHT, Heads, TargetForm, Task
 from common.text import Words
@@ -234,6 +234,10 @@ class Segmentation(Task):
     def readable(self, outputs: torch.Tensor) -> torch.Tensor:
         """The chance of background and of each class, for each pixel."""
         return outputs.softmax(dim=1)
+
+    def outputs(self) -> tuple[str, ...]:
+        """Background and the classes."""
+        return ("background", *self.classes)
 
     def columns(self) -> tuple[str, ...]:
         """For each class, how many pixels show it."""

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.bounded import Bound
-from common.figures.adjustment import NOTHING, Adjustment
 from common.figures.figures import Figures
 from common.figures.release import Release
+from common.scores.adjustment import NOTHING, Adjustment
 from common.settings import Section
 from common.tasks.finding import Finding
 from common.text import Words
@@ -161,6 +161,10 @@ class Task(Section, ABC):
         """
 
     @abstractmethod
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what :meth:`readable` gives, one for each output of the network."""
+
+    @abstractmethod
     def columns(self) -> tuple[str, ...]:
         """The names of what :meth:`numbers` gives."""
 
@@ -242,7 +246,7 @@ class Task(Section, ABC):
     def conform(
         self, numbers: NDArray[np.float64], truths: NDArray[np.float64], alpha: float
     ) -> float | None:
-        """What sets of answers are made by (:mod:`common.figures.conformal`); None: there are none.
+        """What sets of answers are made by (:mod:`common.scores.conformal`); None: there are none.
 
         Args:
             numbers: as for :meth:`suspects`.

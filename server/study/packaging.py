@@ -1,6 +1,7 @@
 """The model package of a study that has ended (:mod:`common.package`).
 
-It says what the coordinator publishes anyway, so it costs no privacy: calibration and operating points
+It says what the coordinator publishes anyway, so it costs no privacy: calibration and operating
+points
 follow from the counts that sites released, and the weights of the last rounds went to every site.
 """
 
@@ -16,13 +17,13 @@ import numpy.typing as npt
 
 from common import checkpoint
 from common.checkpoint import Checkpoint, study_hash
-from common.figures.adjustment import NOTHING, Adjustment
 from common.files import sha256
 from common.package import package
 from common.package.package import EARLIER_MOST
 from common.package.statement import Figure, FigureSet, SitePart, Statement
 from common.plan import Plan
 from common.privacy.mechanisms import NoMechanism
+from common.scores.adjustment import NOTHING, Adjustment
 from common.study.study_file import PatientPrivacy, Study
 from common.wire.signing import SigningKey
 from server.study.rounds import shared_weights

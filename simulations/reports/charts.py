@@ -11,7 +11,8 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from simulations.reports.result import Figure, Kind, Line, Outcome, Result
+from common.package.statement import Figure
+from simulations.reports.result import Kind, Line, Outcome, Result
 
 INK: Final = "#24292f"
 SOFT: Final = "#57606a"

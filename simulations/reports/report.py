@@ -16,11 +16,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.files import write_atomic
+from common.package.statement import Figure
 from simulations.reports.charts import BASELINES, label
 from simulations.reports.overlays import FILE as EXAMPLES
 from simulations.reports.overlays import Examples, overlays
 from simulations.reports.plots import Plot, draw_all, write_figures
-from simulations.reports.result import Figure, Outcome, Result
+from simulations.reports.result import Outcome, Result
 
 FILE: Final = "report.html"
 FIGURES_FOLDER: Final = "figures"

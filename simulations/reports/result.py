@@ -8,14 +8,12 @@ alone, so that it can be drawn again.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
 from common.errors import CheckpointError
-from common.figures.intervals import Estimate
 from common.figures.paired import paired
 from common.files import write_atomic
 from common.numerics import NumericsRecord

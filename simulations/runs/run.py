@@ -27,8 +27,8 @@ from simulations.runs.baselines import Holding, file_name, plan_baselines, run_b
 from simulations.runs.curve import Curve
 from simulations.runs.examples import Looked
 from simulations.runs.federation import Tap, coordinator_folder, federate, stored_plans
-from simulations.runs.preflight import check_study
 from simulations.runs.packaging import write_package
+from simulations.runs.preflight import check_study
 from simulations.runs.prepare import Prepared, prepare
 from simulations.runs.run_settings import (
     Clock,

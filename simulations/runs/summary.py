@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from common.checkpoint import study_hash
+from common.package.statement import Figure
 from common.plan import Plan
 from common.privacy.accounting import epsilon as composed
 from common.privacy.mechanisms import NoMechanism
@@ -14,7 +15,6 @@ from common.study.study_file import PatientPrivacy, Study
 from simulations.hospitals.archives import Hospitals
 from simulations.reports.result import (
     FederatedEvaluation,
-    Figure,
     HospitalsFacts,
     Outcome,
     Result,

@@ -22,11 +22,12 @@ from client.training.evaluation import outputs_of
 from common.errors import DataError
 from common.files import sha256
 from common.numerics import EngineChoice
+from common.package.statement import Figure
 from common.privacy.randomness import known_secret
 from common.process.progress import Progress
 from common.study.study_file import Study
 from simulations.hospitals.archives import Hospitals
-from simulations.reports.result import CurvePoint, Figure, Kind, Line, Outcome, ResultMetrics
+from simulations.reports.result import CurvePoint, Kind, Line, Outcome, ResultMetrics
 
 _CHOICE: Final = EngineChoice(tile=16)
 """How many images go through the model at once; no hospital computes like this."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import DataError
-from common.figures.conformal import ClassSets, ValueBands, calibrate_classes, calibrate_values
+from common.scores.conformal import ClassSets, ValueBands, calibrate_classes, calibrate_values
 
 
 def two(positive: list[float]) -> np.ndarray:

@@ -11,7 +11,7 @@ others have together over the largest rival's share, at most ``classes - 2``. Th
 offset, taken as the same for all margins, fitted with the slope and then left out.
 
 **Estimating.** With ``y_b`` and ``x_b`` the counts of positives and negatives in bin b, ``p_b`` the
-mean scaled score of its patients (:mod:`common.figures.logits`) and ``d_b`` its derivatives, the
+mean scaled score of its patients (:mod:`common.scores.logits`) and ``d_b`` its derivatives, the
 equations are::
 
     sum over b of  n_b d_b / V_b * (y_b - p_b (y_b + x_b))  =  penalty
@@ -52,7 +52,7 @@ from scipy.special import chdtri, expit, logit, softmax
 from common.figures.calibration import Scaled, calibration_error
 from common.figures.histogram import planes, release_shape
 from common.figures.intervals import Estimate, Evidence, Z
-from common.figures.logits import Spread, spread
+from common.scores.logits import Spread, spread
 
 SLOPE: Final = 0.7
 """Prior standard deviation of the slope's logarithm: 95 % of networks need 1/4 to 4."""

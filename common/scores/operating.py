@@ -13,7 +13,7 @@ that of the chosen one is 5 % at most, whatever the rule. This is so for the sen
 specificity, each by itself. One half was not chosen, and keeps the interval of a single edge.
 
 Thresholds are for the scores that were counted, not for scaled ones
-(:mod:`common.figures.scaling`). Reading a release costs no privacy.
+(:mod:`common.scores.scaling`). Reading a release costs no privacy.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""What is added to a model's scores after training, from what sites released: it costs no privacy."""
+"""What is added to scores after training, from what sites released: it costs no privacy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
-from common.figures.operating import OperatingPoint
-from common.figures.scaling import Scaling
+from common.scores.operating import OperatingPoint
+from common.scores.scaling import Scaling
 
 
 @dataclass(frozen=True)
@@ -14,16 +15,18 @@ class Adjustment:
 
     Attributes:
         scaling: of the scores.
-        points: thresholds, for each class that is found or not.
+        points: chosen thresholds, for each class that is found or not.
+        edges: every threshold of which something is known, likewise.
     """
 
     scaling: Scaling = field(default_factory=Scaling)
     points: tuple[OperatingPoint, ...] = ()
+    edges: tuple[OperatingPoint, ...] = ()
 
     def of(self, positive: int) -> tuple[OperatingPoint, ...]:
         """The points of one class."""
         return tuple(each for each in self.points if each.positive == positive)
 
 
-NOTHING = Adjustment()
+NOTHING: Final = Adjustment()
 """Scores as they are."""

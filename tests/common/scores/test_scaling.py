@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit, softmax
 
 from common.figures.histogram import histogram, plane_scores
-from common.figures.logits import spread
-from common.figures.scaling import NOT_NEEDED, Scaling, errors, fit
+from common.scores.logits import spread
+from common.scores.scaling import NOT_NEEDED, Scaling, errors, fit
 
 
 def two(positive: list[float]) -> np.ndarray:

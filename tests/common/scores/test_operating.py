@@ -9,7 +9,7 @@ from scipy.special import expit
 from common.figures.confusion import recall, specificity, tables
 from common.figures.histogram import histogram
 from common.figures.intervals import Estimate, share
-from common.figures.operating import (
+from common.scores.operating import (
     COST,
     HALF,
     YOUDEN,

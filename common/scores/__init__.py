@@ -1,0 +1,1 @@
+"""What is made of a model's scores after training: calibration, thresholds and sets of answers."""
