@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PACKAGES = ("client", "common", "server", "simulations")
 TEXTS = (
     *("*.md", "docs/*.md"),
-    *("simulations/templates/*", "simulations/studies/*.toml"),
+    *("client/reasons/templates/*", "simulations/templates/*", "simulations/studies/*.toml"),
 )
 
 AVOIDED = {

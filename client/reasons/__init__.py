@@ -1,0 +1,1 @@
+"""Why a trained model says what it says of one image: maps, pictures of them, and a page."""
