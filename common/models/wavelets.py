@@ -75,7 +75,8 @@ class Scattering(nn.Module):
             image = functional.avg_pool2d(image, 2)
         features = torch.cat([_unit(image), *bands], dim=1)
         features = features / math.sqrt((1 + self.scales) * pixels.shape[1])
-        return features.view(len(pixels), -1, *features.shape[2:])
+        # Not len(): to an exporter of graphs that would be a constant.
+        return features.view(pixels.shape[0], -1, *features.shape[2:])
 
     def extra_repr(self) -> str:
         """What distinguishes it."""

@@ -80,7 +80,9 @@ def export(study: Study, model: torch.nn.Module) -> bytes:
     _forget_sources(found)
     stated = found.metadata_props.add()
     stated.key, stated.value = STATED, json.dumps(preprocessing(study), sort_keys=True)
-    return bytes(found.SerializeToString(deterministic=True))
+    made = bytes(found.SerializeToString(deterministic=True))
+    assert fault(made) is None, fault(made)
+    return made
 
 
 def whole(study: Study, model: torch.nn.Module) -> torch.nn.Module:
@@ -134,8 +136,14 @@ def _reasons(model: onnx.ModelProto) -> Iterator[tuple[str, bool]]:
     yield "model.onnx has operators that are not ONNX's own", foreign or extra
     given = [each.name for each in model.graph.input]
     yield f"model.onnx does not take one input named {INPUT}", given != [INPUT]
+    images = [each.type.tensor_type.shape.dim[0] for each in model.graph.input if _shaped(each)]
+    yield "model.onnx takes a fixed number of images", not all(each.dim_param for each in images)
     made = [each.name for each in model.graph.output]
     yield f"model.onnx does not give one output named {OUTPUT}", made != [OUTPUT]
+
+
+def _shaped(value: onnx.ValueInfoProto) -> bool:
+    return len(value.type.tensor_type.shape.dim) > 0
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

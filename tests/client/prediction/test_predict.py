@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pydicom
+import pytest
+from pydicom import dcmread
+
+from client.data.cohort import Split, load_cohort
+from client.data.dicom import Reason
+from client.data.labels import LabelFile
+from client.data.pseudonyms import Pseudonyms
+from client.prediction.predict import IMAGES, REJECTED, TABLE, Wanted, predict
+from client.prediction.scoring import CHOICE
+from client.training.evaluation import outputs_of
+from common.errors import ConsiliumError, DataError
+from common.package.package import Package
+from common.study.study_file import Study
+from tests.client.objects.object_files import series
+from tests.client.prediction.models import NUMBERS, OUTLINES, PATIENTS, QUIET, archive, opened
+from tests.client.site_fixtures import CLASSES, write_image
+
+WHEN = datetime(2026, 3, 4, 5, 6, 7)
+Rows = list[dict[str, str]]
+
+
+def table(path: Path) -> Rows:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    return opened(tmp_path_factory.mktemp("package"))
+
+
+@pytest.fixture
+def wanted(tmp_path: Path) -> Wanted:
+    return Wanted(archive(tmp_path / "archive"), tmp_path / "out", when=WHEN, dicom=False)
+
+
+def test_a_prediction_is_what_training_would_compute_of_the_image(
+    model: Package, wanted: Wanted, tmp_path: Path
+) -> None:
+    labels = LabelFile(wanted.images.parent / "labels.csv", "SOPInstanceUID", "SOPInstanceUID")
+    cohort = load_cohort(
+        wanted.images,
+        labels,
+        pseudonyms=Pseudonyms(bytes(32)),
+        classes=CLASSES,
+        modalities=("DX",),
+        image_size=(8, 8),
+        channels=1,
+        split=Split(0.0, 0.0, 1.0),
+        cache=tmp_path / "cache",
+    )
+    study = model.study
+    of_image = {}
+    for patient in cohort.patients:
+        for row in patient.images:
+            alone = (replace(patient, images=(row,)),)
+            ((outputs, _),) = outputs_of(
+                study, model.weights, cohort.images, alone, choice=CHOICE
+            )
+            of_image[cohort.images[row].tobytes()] = study.task.numbers(outputs)
+
+    predict(model, wanted, QUIET)
+
+    rows = table(wanted.out / f"{IMAGES}.csv")
+    assert len(rows) == sum(PATIENTS.values()) == len(of_image)
+    exact = sorted(round(float(each[1]), 6) for each in of_image.values())
+    assert sorted(float(row["pneumonia"]) for row in rows) == exact
+
+
+def test_an_examination_has_the_mean_of_its_images(model: Package, tmp_path: Path) -> None:
+    for number in range(3):
+        path = tmp_path / "images" / f"{number}.dcm"
+        write_image(path, "P001", number)
+        dataset = dcmread(path)
+        dataset.StudyInstanceUID = "1.2.3"
+        dataset.save_as(path)
+
+    predict(model, Wanted(tmp_path / "images", tmp_path / "out", dicom=False), QUIET)
+
+    (one,) = table(tmp_path / "out" / f"{TABLE}.csv")
+    each = [float(row["pneumonia"]) for row in table(tmp_path / "out" / f"{IMAGES}.csv")]
+    assert float(one["pneumonia"]) == pytest.approx(np.mean(each), abs=2e-6)
+    assert one["images"] == "3"
+
+
+def test_both_forms_of_a_table_say_the_same(model: Package, wanted: Wanted) -> None:
+    predict(model, wanted, QUIET)
+
+    rows = table(wanted.out / f"{TABLE}.csv")
+    same = pq.read_table(wanted.out / f"{TABLE}.parquet").to_pylist()
+    assert [row["patient"] for row in rows] == [row["patient"] for row in same]
+    assert [float(row["pneumonia"]) for row in rows] == [row["pneumonia"] for row in same]
+    assert (wanted.out / f"{TABLE}.csv").stat().st_mode & 0o077 == 0
+
+
+def test_the_last_rounds_disagree_by_their_spread(model: Package, wanted: Wanted) -> None:
+    predict(model, wanted, QUIET)
+
+    row = table(wanted.out / f"{TABLE}.csv")[0]
+    assert float(row["pneumonia: spread of last rounds"]) > 0
+    assert row["pneumonia: of their averaged weights"]
+
+
+def test_calibration_moves_the_score_and_the_threshold_together(
+    model: Package, wanted: Wanted
+) -> None:
+    predict(model, wanted, QUIET)
+
+    rows = table(wanted.out / f"{TABLE}.csv")
+    for row in rows:
+        present = row["pneumonia: present"] == "True"
+        assert present == (float(row["pneumonia"]) >= 0.5)
+        above = float(row["pneumonia: calibrated"]) >= float(
+            row["pneumonia: threshold of calibrated"]
+        )
+        assert present == above
+    assert {row["pneumonia: calibrated"] for row in rows} != {row["pneumonia"] for row in rows}
+
+
+def test_a_file_that_cannot_be_read_is_listed_and_the_rest_goes_on(
+    model: Package, wanted: Wanted
+) -> None:
+    (wanted.images / "notes.txt").write_text("not DICOM")
+    spoilt = dcmread(wanted.images / "P001-0.dcm")
+    spoilt.SOPInstanceUID, spoilt.PixelData = "1.9", b"x"
+    spoilt.save_as(wanted.images / "spoilt.dcm")
+    shutil.copy(wanted.images / "P000-0.dcm", wanted.images / "copy.dcm")
+    other = dcmread(wanted.images / "P003-0.dcm")
+    other.SOPInstanceUID, other.Modality = "1.8", "MR"
+    other.save_as(wanted.images / "other.dcm")
+
+    done = predict(model, wanted, QUIET)
+
+    listed = {row["file"]: row["why"] for row in table(wanted.out / f"{REJECTED}.csv")}
+    assert listed == {
+        "notes.txt": "not-dicom",
+        "spoilt.dcm": listed["spoilt.dcm"],
+        "P000-0.dcm": "duplicate",
+        "other.dcm": "wrong-modality",
+    }
+    assert done.images == sum(PATIENTS.values())
+    assert done.reasons[Reason.WRONG_MODALITY] == 1
+
+
+def test_another_modality_is_predicted_with_a_warning_if_that_is_asked_for(
+    model: Package, wanted: Wanted
+) -> None:
+    path = wanted.images / "P003-0.dcm"
+    other = dcmread(path)
+    other.Modality = "MR"
+    other.save_as(path)
+
+    done = predict(model, replace(wanted, any_modality=True), QUIET)
+
+    assert done.warnings["modality MR; the study is about DX"] == 1
+
+
+def test_a_folder_of_nothing_is_an_error_that_says_why(model: Package, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "notes.txt").write_text("not DICOM")
+
+    with pytest.raises(DataError, match="no image") as error:
+        predict(model, Wanted(tmp_path / "images", tmp_path / "out"), QUIET)
+
+    assert "not-dicom: 1" in error.value.details["found"]
+
+
+def test_predictions_are_not_mixed_with_other_files(model: Package, wanted: Wanted) -> None:
+    wanted.out.mkdir()
+    (wanted.out / "mine.txt").write_text("kept")
+
+    with pytest.raises(DataError, match="not empty"):
+        predict(model, wanted, QUIET)
+
+
+def test_no_cell_is_a_formula(model: Package, wanted: Wanted) -> None:
+    path = wanted.images / "P003-0.dcm"
+    other = dcmread(path)
+    other.PatientID = "=1+1"
+    other.save_as(path)
+
+    predict(model, wanted, QUIET)
+
+    assert "'=1+1" in {row["patient"] for row in table(wanted.out / f"{TABLE}.csv")}
+
+
+def test_reports_are_written_and_say_what_the_table_says(model: Package, tmp_path: Path) -> None:
+    for each in (*series("CT"),):
+        each.Modality = "DX"
+        (tmp_path / "images").mkdir(exist_ok=True)
+        each.save_as(tmp_path / "images" / f"{each.SOPInstanceUID}.dcm")
+    wanted = Wanted(tmp_path / "images", tmp_path / "out", when=WHEN)
+
+    done = predict(model, wanted, QUIET)
+
+    assert not done.skipped
+    (path,) = (tmp_path / "out" / "dicom").glob("SR.*.dcm")
+    (row,) = table(tmp_path / "out" / f"{TABLE}.csv")
+    group = next(item for item in dcmread(path).ContentSequence if "Measurements" in str(item))
+    values = [str(each.MeasuredValueSequence[0].NumericValue) for each in group.ContentSequence[0].ContentSequence if "MeasuredValueSequence" in each]
+    assert float(values[0]) == pytest.approx(float(row["pneumonia: calibrated"]), abs=1e-5)
+
+
+def outlined(tmp_path: Path, study: Study = OUTLINES) -> Path:
+    (tmp_path / "images").mkdir()
+    for each in series("CT"):
+        each.Modality = "DX"
+        each.save_as(tmp_path / "images" / f"{each.SOPInstanceUID}.dcm")
+    predict(
+        opened(tmp_path / "package", study),
+        Wanted(tmp_path / "images", tmp_path / "out", when=WHEN),
+        QUIET,
+    )
+    return tmp_path / "out"
+
+
+def test_a_segmentation_lies_on_the_pixels_of_its_images(tmp_path: Path) -> None:
+    out = outlined(tmp_path)
+
+    (path,) = (out / "dicom").glob("SEG.*.dcm")
+    made, source = dcmread(path), dcmread(next((tmp_path / "images").iterdir()))
+    assert (made.Rows, made.Columns) == (source.Rows, source.Columns)
+    assert made.FrameOfReferenceUID == source.FrameOfReferenceUID
+    assert made.PatientID == source.PatientID
+    assert made.StudyInstanceUID == source.StudyInstanceUID
+    assert [each.SegmentLabel for each in made.SegmentSequence] == ["liver", "lesion"]
+    assert list((out / "pictures").glob("*.outlines.png"))
+    assert (out / "pictures.html").exists()
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools is not installed")
+def test_every_object_is_valid(tmp_path: Path) -> None:
+    out = outlined(tmp_path)
+
+    for path in (out / "dicom").iterdir():
+        said = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+        assert "Error" not in said.stderr, (path.name, said.stderr)
+
+
+def test_the_same_prediction_is_the_same_objects(tmp_path: Path) -> None:
+    first, second = (outlined(tmp_path / name) for name in ("a", "b") if not (tmp_path / name).mkdir())
+
+    assert {each.name: each.read_bytes() for each in (first / "dicom").iterdir()} == {
+        each.name: each.read_bytes() for each in (second / "dicom").iterdir()
+    }
+
+
+def test_a_number_is_predicted_in_its_unit(tmp_path: Path) -> None:
+    wanted = Wanted(archive(tmp_path / "archive"), tmp_path / "out", dicom=False)
+
+    predict(opened(tmp_path / "package", NUMBERS), wanted, QUIET)
+
+    ages = [float(row["age in years"]) for row in table(wanted.out / f"{TABLE}.csv")]
+    assert len(ages) == sum(PATIENTS.values())
+    assert all(0 <= age <= 90 for age in ages)
+
+
+@pytest.mark.parametrize("study", [None, NUMBERS, OUTLINES], ids=["class", "number", "mask"])
+def test_every_task_has_pictures_of_reasons(study: Study | None, tmp_path: Path) -> None:
+    wanted = Wanted(archive(tmp_path / "archive"), tmp_path / "out", reasons="auto", dicom=False)
+
+    done = predict(opened(tmp_path / "package", study), wanted, QUIET)
+
+    assert not done.skipped
+    assert len(list((wanted.out / "pictures").glob("*.png"))) >= sum(PATIENTS.values())
+    page = (wanted.out / "pictures.html").read_text()
+    assert "Research use only" in page
+    assert "<script" not in page
+
+
+def test_a_method_that_does_not_fit_is_an_error_before_anything_is_read(
+    model: Package, wanted: Wanted
+) -> None:
+    with pytest.raises(ConsiliumError, match="cannot explain"):
+        predict(model, replace(wanted, reasons="contributions"), QUIET)
+
+
+def test_pydicom_reads_what_was_written(tmp_path: Path) -> None:
+    for path in (outlined(tmp_path) / "dicom").iterdir():
+        assert pydicom.misc.is_dicom(path)

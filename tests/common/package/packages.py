@@ -1,0 +1,89 @@
+"""Small packages, and what an attacker makes of them: with a valid signature of the attacker's own."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from common.figures.intervals import Estimate
+from common.files import canonical_json, sha256
+from common.models.networks import initial_weights
+from common.package import archive
+from common.package.package import _PURPOSE, write
+from common.package.statement import SitePart, Statement
+from common.scores.adjustment import Adjustment
+from common.scores.operating import OperatingPoint
+from common.scores.scaling import Scaling
+from common.study.study_file import Study
+from common.wire.signing import SigningKey
+from tests.common.studies import small_study
+
+KEY = SigningKey(bytes(32))
+ATTACKER = SigningKey(b"a" * 32)
+HALF = OperatingPoint("one half", 1, 0.5, Estimate(0.8, 0.7, 0.9), Estimate(0.7, 0.6, 0.8))
+
+
+def statement(study: Study, **changes: object) -> Statement:
+    """What a package of a study may say."""
+    said = Statement(
+        name=study.study.name,
+        title=study.study.title,
+        study="0" * 64,
+        weights="0" * 64,
+        rounds=3,
+        delta=1e-5,
+        sites={"north": SitePart(declared_patients=40, plan="1" * 64, epsilon=3.0)},
+    )
+    return said.model_copy(update=changes)
+
+
+def package(study: Study | None = None, **changes: object) -> bytes:
+    """A whole package."""
+    study = small_study() if study is None else study
+    weights = initial_weights(study, 1)
+    earlier = np.stack([weights, weights * np.float32(1.1)])
+    said = statement(study, **changes)
+    if len(study.task.classes) == 2 and not study.heads.dense:
+        said = said.adjusted(Adjustment(Scaling(2.0, 0.5), (HALF,), (HALF,)))
+    return write(said, study, weights, earlier, KEY)
+
+
+def members(data: bytes) -> dict[str, bytes]:
+    """What a package holds."""
+    with zipfile.ZipFile(io.BytesIO(data)) as opened:
+        return {each: opened.read(each) for each in opened.namelist()}
+
+
+def forged(data: bytes, change: Mapping[str, bytes], said: Callable[[dict], None] = lambda _: None) -> bytes:  # type: ignore[type-arg]
+    """The package with other members, hashed and signed again by an attacker.
+
+    Args:
+        data: a package.
+        change: the members that are replaced.
+        said: changes the statement.
+    """
+    import json
+
+    inside = members(data) | dict(change)
+    told = json.loads(inside[archive.STATEMENT])
+    told["members"] = {
+        name: sha256(content)
+        for name, content in inside.items()
+        if name not in (archive.STATEMENT, archive.SIGNATURE)
+    }
+    said(told)
+    inside[archive.STATEMENT] = canonical_json(told)
+    signature = ATTACKER.sign(_PURPOSE + inside[archive.STATEMENT]).hex()
+    inside[archive.SIGNATURE] = canonical_json({"key": ATTACKER.public, "signature": signature})
+    return archive.pack(inside)
+
+
+def kept(folder: Path, data: bytes) -> Path:
+    """A file of these bytes."""
+    path = folder / "model.consilium"
+    path.write_bytes(data)
+    return path

@@ -1,0 +1,275 @@
+"""Packages that an attacker made, with a valid signature of the attacker's own: each is refused.
+
+Each names what is wrong with it, and nothing of it is run or written anywhere.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import stat
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import safetensors.numpy
+from onnx import TensorProto
+
+from common.errors import PackageError
+from common.files import canonical_json
+from common.package import archive
+from common.package.package import read
+from tests.common.package.packages import forged, kept, members, package
+
+MARKER = "it-was-run"
+Maker = Callable[[bytes], bytes]
+
+
+class Bomb:
+    """What a pickle may do when it is opened."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path(MARKER),)
+
+
+def raw(data: bytes, change: Callable[[zipfile.ZipFile, dict[str, bytes]], None]) -> bytes:
+    """An archive that is put together by hand."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as made:
+        change(made, members(data))
+    return buffer.getvalue()
+
+
+def plus(name: str, content: bytes = b"x", *, mode: int = 0o644 | stat.S_IFREG) -> Maker:
+    """The package with one member more."""
+
+    def change(made: zipfile.ZipFile, inside: dict[str, bytes]) -> None:
+        for each, value in inside.items():
+            made.writestr(each, value)
+        entry = zipfile.ZipInfo(name)
+        entry.external_attr = mode << 16
+        made.writestr(entry, content)
+
+    return lambda data: raw(data, change)
+
+
+def compressed(data: bytes) -> bytes:
+    def change(made: zipfile.ZipFile, inside: dict[str, bytes]) -> None:
+        for each, value in inside.items():
+            size = value + bytes(2**24) if each == archive.CARD else value
+            made.writestr(each, size, zipfile.ZIP_DEFLATED)
+
+    return raw(data, change)
+
+
+def twice(data: bytes) -> bytes:
+    def change(made: zipfile.ZipFile, inside: dict[str, bytes]) -> None:
+        for each, value in inside.items():
+            made.writestr(each, value)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            made.writestr(archive.CARD, b"another")
+
+    return raw(data, change)
+
+
+def without_card(data: bytes) -> bytes:
+    def change(made: zipfile.ZipFile, inside: dict[str, bytes]) -> None:
+        for each, value in inside.items():
+            if each != archive.CARD:
+                made.writestr(each, value)
+
+    return raw(data, change)
+
+
+def encrypted(data: bytes) -> bytes:
+    """The flag of encryption in the central directory of the first member."""
+    at = data.index(b"PK\x01\x02") + 8
+    return data[:at] + bytes([data[at] | 1]) + data[at + 1 :]
+
+
+def graph_with(change: Callable[[onnx.ModelProto], None]) -> Maker:
+    def made(data: bytes) -> bytes:
+        model = onnx.load_model_from_string(members(data)[archive.GRAPH])
+        change(model)
+        return forged(data, {archive.GRAPH: model.SerializeToString()})
+
+    return made
+
+
+def external(model: onnx.ModelProto) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.data_location = TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "../../../etc/passwd"
+
+
+def hidden_external(model: onnx.ModelProto) -> None:
+    """In a constant within a branch of a node."""
+    inner = onnx.GraphProto(name="branch")
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1])
+    external_node = onnx.helper.make_node("Constant", [], ["w"], value=tensor)
+    inner.node.append(external_node)
+    inner.node[0].attribute[0].t.data_location = TensorProto.EXTERNAL
+    model.graph.node.append(
+        onnx.helper.make_node("If", ["image"], ["y"], then_branch=inner, else_branch=inner)
+    )
+
+
+def foreign_operator(model: onnx.ModelProto) -> None:
+    model.graph.node[0].domain = "com.example"
+
+
+def function(model: onnx.ModelProto) -> None:
+    model.functions.append(onnx.FunctionProto(name="f", domain=""))
+
+
+def other_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].name = "path"
+
+
+def weights(change: Callable[[dict[str, Any]], None]) -> Maker:
+    def made(data: bytes) -> bytes:
+        arrays = safetensors.numpy.load(members(data)[archive.WEIGHTS])
+        change(arrays)
+        return forged(data, {archive.WEIGHTS: safetensors.numpy.save(arrays)})
+
+    return made
+
+
+def not_finite(arrays: dict[str, Any]) -> None:
+    first = next(iter(arrays))
+    arrays[first] = np.full_like(arrays[first], np.nan)
+
+
+def of_another_shape(arrays: dict[str, Any]) -> None:
+    first = next(iter(arrays))
+    arrays[first] = np.zeros((3, 3), dtype=np.float32)
+
+
+def of_another_type(arrays: dict[str, Any]) -> None:
+    first = next(iter(arrays))
+    arrays[first] = arrays[first].astype(np.float64)
+
+
+def with_one_more(arrays: dict[str, Any]) -> None:
+    arrays["more"] = np.zeros(1, dtype=np.float32)
+
+
+def others(arrays: dict[str, Any]) -> None:
+    first = next(iter(arrays))
+    arrays[first] = arrays[first] + np.float32(1)
+
+
+def page(inside: str) -> Maker:
+    def made(data: bytes) -> bytes:
+        text = members(data)[archive.CARD_PAGE].decode()
+        return forged(data, {archive.CARD_PAGE: text.replace("</main>", f"{inside}</main>").encode()})
+
+    return made
+
+
+def without_policy(data: bytes) -> bytes:
+    text = members(data)[archive.CARD_PAGE].decode()
+    cut = text[: text.index('<meta http-equiv')] + text[text.index('<meta name="viewport"') :]
+    return forged(data, {archive.CARD_PAGE: cut.encode()})
+
+
+def study(**changes: Any) -> Maker:
+    def made(data: bytes) -> bytes:
+        document = json.loads(members(data)[archive.STUDY])
+        for section, keys in changes.items():
+            document[section] |= keys
+        return forged(data, {archive.STUDY: canonical_json(document)})
+
+    return made
+
+
+def point_of_no_class(data: bytes) -> bytes:
+    return forged(data, {}, lambda said: said["points"][0].update(positive=7))
+
+
+def key_that_nobody_knows(data: bytes) -> bytes:
+    return forged(data, {}, lambda said: said.update(run="import os"))
+
+
+KINDS: dict[str, tuple[Maker, str]] = {
+    "a pickle": (lambda _: pickle.dumps(Bomb()), "pickle"),
+    "a torch checkpoint": (plus("archive/data.pkl", pickle.dumps(Bomb())), "pickle"),
+    "weights that are a pickle": (
+        lambda data: forged(data, {archive.WEIGHTS: pickle.dumps(Bomb())}),
+        "pickle",
+    ),
+    "weights alone": (lambda data: members(data)[archive.WEIGHTS], "weights alone"),
+    "no archive": (lambda _: b"#!/bin/sh\ntouch it-was-run\n", "not a ZIP"),
+    "an empty file": (lambda _: b"", "empty"),
+    "a name that leads out": (plus("../outside"), "another folder"),
+    "a whole path": (plus("/tmp/outside"), "another folder"),
+    "a path of another system": (plus("..\\outside"), "another folder"),
+    "a link": (plus("link", b"/etc/passwd", mode=0o777 | stat.S_IFLNK), "link"),
+    "one member more": (plus("run.py", b"import os"), "no package has"),
+    "a member that is there twice": (twice, "twice"),
+    "a member that is missing": (without_card, "without card.md"),
+    "members that unpack to much": (compressed, "compressed"),
+    "an encrypted member": (encrypted, "encrypted"),
+    "bytes before it": (lambda data: b"PK\x03\x04" + data, "damaged|no member|otherwise"),
+    "bytes behind it": (lambda data: data + b"more", "damaged|no member|otherwise"),
+    "half of it": (lambda data: data[: len(data) // 2], "damaged"),
+    "a graph with data elsewhere": (graph_with(external), "external data"),
+    "a graph with such data in a branch": (graph_with(hidden_external), "external data"),
+    "a graph with foreign operators": (graph_with(foreign_operator), "not ONNX's own"),
+    "a graph with functions": (graph_with(function), "not ONNX's own"),
+    "a graph that takes something else": (graph_with(other_input), "one input"),
+    "a graph that is none": (lambda data: forged(data, {archive.GRAPH: b"\xff\xff"}), "no ONNX"),
+    "weights that are no numbers": (weights(not_finite), "finite"),
+    "weights of another shape": (weights(of_another_shape), "do not fit"),
+    "weights of another type": (weights(of_another_type), "finite float32"),
+    "weights of more layers": (weights(with_one_more), "do not fit"),
+    "other weights than are named": (weights(others), "not the weights"),
+    "a header of weights that lies": (
+        lambda data: forged(data, {archive.WEIGHTS: b"\xff" * 7 + b"\x7f{}"}),
+        "safetensors",
+    ),
+    "a page with a script": (page("<script>1</script>"), "<script>"),
+    "a page with a handler": (page('<p onclick="1">x</p>'), "<p> with more"),
+    "a page that loads": (page('<img src="https://example.org/x">'), "<img>"),
+    "a page with a frame": (page('<iframe src="x"></iframe>'), "<iframe>"),
+    "a page with another policy": (
+        page('<meta http-equiv="refresh" content="0;url=https://example.org">'),
+        "<meta>",
+    ),
+    "a page without a policy": (without_policy, "forbid"),
+    "another study than is named": (study(study={"title": "Another"}), "not the study"),
+    "a model that there is not": (study(model={"name": "custom"}), "not a study"),
+    "a model that is too large": (study(model={"widths": [4096] * 8}), "network|not a study"),
+    "a point of no class": (point_of_no_class, "does not have"),
+    "a key that no package has": (key_that_nobody_knows, "cannot read"),
+}
+
+
+@pytest.fixture(scope="module")
+def made() -> bytes:
+    return package()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hostile_package_is_refused_by_name(
+    made: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    hostile, said = KINDS[kind]
+    monkeypatch.chdir(tmp_path)
+    path = kept(tmp_path, hostile(made))
+
+    with pytest.raises(PackageError, match=said) as refused:
+        read(path)
+
+    assert "do" in refused.value.details
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_package_that_is_not_hostile_passes_the_same_way(made: bytes, tmp_path: Path) -> None:
+    assert read(kept(tmp_path, forged(made, {}))).statement.name == "small"
