@@ -142,7 +142,12 @@ def test_every_import_of_the_packages_is_a_declared_dependency(
     root: Path, project: dict[str, Any]
 ) -> None:
     declared = {
-        canonicalize_name(Requirement(line).name) for line in project["project"]["dependencies"]
+        canonicalize_name(Requirement(line).name)
+        for line in (
+            *project["project"]["dependencies"],
+            # What it brings is asked for by name, and its absence is said.
+            *project["project"]["optional-dependencies"]["reasons"],
+        )
     }
     providers = metadata.packages_distributions()
     undeclared = {

@@ -8,8 +8,8 @@ rounding of float32.
 What is exact is the part of each place's *features*. A feature does not follow from the place's
 pixels alone: a wavelet reaches three pixels of its scale beyond the place, each band has the mean
 and the norm of the whole image taken out, and moduli and logarithms are not linear. So the map says
-what the features as they are add up to, and not what the logit would be if some pixels were others:
-``occlusion`` asks that. Zero is a band's mean: a place that is like the mean of the image adds
+what the features as they are add up to, and not what the logit would be if some pixels were others.
+Zero is a band's mean: a place that is like the mean of the image adds
 nothing. A logit alone holds what all classes have in common too; only their differences decide.
 """
 

@@ -78,7 +78,7 @@ class _GradCam:
         if found is None:
             return (
                 f"{self.name} needs a network that learns convolutions, and {study.model.name} "
-                "does not; use contributions or occlusion instead"
+                "does not; use contributions instead"
             )
         if min(found.height, found.width) < LEAST_SIDE:
             return (

@@ -57,7 +57,7 @@ def test_the_window_follows_from_the_images_size(
 
 
 COLOUR = small_study(data={"channels": 3, "image_size": [8, 11]}, model={"pooling": "average"})
-NUMBER = small_study(task={"kind": "regression", "classes": None}, model={"name": "scattering"})
+NUMBER = small_study(task={"kind": "regression", "classes": None})
 MASKS = small_study(task={"kind": "segmentation", "classes": ["a"]}, model=DENSE)
 
 
@@ -68,3 +68,9 @@ def test_every_kind_of_study_has_a_map(study: Study) -> None:
     values = OCCLUSION.of(seeded_model(study, 0), study, image, 0)
     assert values.shape == study.shape[1:]
     assert np.isfinite(values).all()
+
+
+def test_a_model_that_lives_on_edges_is_refused() -> None:
+    why = OCCLUSION.fits(small_study(model={"name": "scattering"}))
+    assert why is not None
+    assert "contributions" in why
