@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +25,6 @@ from common.files import canonical_json, sha256, write_atomic
 from common.plan import Plan
 from common.study.study_file import Study, load_study
 from common.wire.flower import Context
-from common.wire.signing import SigningKey
 from server.study import amending, round_zero
 from server.study.aggregation import MEMORY_NOTES
 from server.study.context import Observer, StudyContext, nobody
@@ -39,6 +37,7 @@ from server.study.simulation_roster import read_roster
 # Only after common.wire.flower, which tells Flower to stay off the network.
 from flwr.serverapp import Grid, ServerApp
 
+Pack = Callable[[Study, Mapping[str, Plan], Path], None]
 FOLDER: Final = "coordinator"
 CHECKPOINTS: Final = "checkpoints"
 
@@ -54,7 +53,7 @@ class RunConfig:
         agreed: the most patients of the study's data set that each site may declare.
         seed: what the first weights follow from.
         resume: whether to continue what is in the folder.
-        signs: the key that the model package is signed with; None: no package is made here.
+        pack: makes a model package in the folder; None where none is made here.
     """
 
     study: Study
@@ -63,7 +62,7 @@ class RunConfig:
     agreed: Mapping[str, int]
     seed: int
     resume: bool
-    signs: SigningKey | None = None
+    pack: Pack | None = None
 
 
 def build(observer: Observer | None = None) -> ServerApp:
@@ -153,8 +152,8 @@ def run_study(
     # Published first: once a site has been told that the study is over, it need not keep the
     # replies that a restart would ask for.
     _publish(folder, study, plans, state)
-    if config.signs is not None:
-        _pack(folder, study, plans, state, config.signs)
+    if config.pack is not None:
+        config.pack(study, plans, folder)
     close(context, study, plans, state)
     context.tell("study.completed", study=study.study.name, weights=shared_weights(study, state))
     return state
@@ -218,20 +217,6 @@ def _publish(folder: Path, study: Study, plans: Mapping[str, Plan], state: Check
         "warnings": _warnings(plans),
     }
     write_atomic(folder / "outcome.json", json.dumps(outcome, indent=2).encode() + b"\n")
-
-
-def _pack(
-    folder: Path, study: Study, plans: Mapping[str, Plan], state: Checkpoint, key: SigningKey
-) -> None:
-    """Write the model package, once: a study that is resumed after its end keeps the first."""
-    # Imported here: it loads torch and what writes a graph.
-    from server.study import packaging
-
-    path = folder / packaging.FILE
-    if not path.exists():
-        today = datetime.now(UTC).date().isoformat()
-        made = packaging.make(study, plans, state, folder / CHECKPOINTS, key, finished=today)
-        write_atomic(path, made)
 
 
 def _warnings(plans: Mapping[str, Plan]) -> list[str]:

@@ -42,7 +42,7 @@ PRELOADED = {
         "simulations.audit.audit",
         "simulations.cli.screen",
         "simulations.hospitals.npz",
-        "simulations.runs.demonstration",
+        "simulations.cli.demonstration",
         "simulations.runs.network",
         "simulations.runs.run",
     ),

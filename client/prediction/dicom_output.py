@@ -15,10 +15,9 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from client.data.dicom import NO_VERDICT, Unusable, quiet
+from client.data.dicom import Unusable
 from client.objects.capture import capture
 from client.objects.maker import Maker, Unmade
 from client.objects.report import report
@@ -29,17 +28,6 @@ from common.files import write_atomic
 from common.package.package import Package
 
 FOLDER: Final = "dicom"
-
-
-def header_of(path: Path) -> Dataset | None:
-    """A file's data set without its pixels; None where it cannot be read again."""
-    try:
-        with quiet():
-            return dcmread(path, stop_before_pixels=True, force=True)
-    except NO_VERDICT:
-        raise
-    except BaseException:  # noqa: BLE001 - whatever pydicom raises: the tables have this file
-        return None
 
 
 class DicomOutput:

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from client.data.cohort import Patient
 from client.prediction import own, reader
 from client.prediction.alone import train_alone
-from client.prediction.dicom_output import header_of
-from client.prediction.limits import Profile, profile, scanner
+from client.prediction.limits import Profile, profile, scanners
 from client.prediction.own import Named, OwnPatients, OwnSources
 from client.prediction.scoring import CHOICE
 from client.training.evaluation import outputs_of
@@ -39,7 +38,7 @@ FEWEST: Final = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Looked:
+class JudgedModel:
     """What a model says of each judged patient. Sensitive.
 
     Attributes:
@@ -56,7 +55,7 @@ class Looked:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class OwnEvaluation:
     """What was found. Sensitive: it stays at the hospital.
 
     Attributes:
@@ -78,8 +77,8 @@ class Evaluation:
 
     patients: tuple[Patient, ...] = field(repr=False)
     held_out: bool
-    shared: Looked
-    alone: Looked | None
+    shared: JudgedModel
+    alone: JudgedModel | None
     ahead: Estimate | None
     reading: reader.Reading | None
     named: dict[str, Named] = field(repr=False)
@@ -102,7 +101,7 @@ def evaluate(
     column: str = "",
     rule: str = "",
     alpha: float = 0.1,
-) -> Evaluation:
+) -> OwnEvaluation:
     """Judge a package's model on the hospital's own patients.
 
     Args:
@@ -139,7 +138,7 @@ def evaluate(
         opinions = own.second_reader(sources, study, column, cache=cache, progress=progress)
     threshold, why = _conform(study, shared, alpha)
     named = own.named(sources, progress)
-    return Evaluation(
+    return OwnEvaluation(
         patients=found.judged,
         held_out=found.held_out,
         shared=shared,
@@ -151,13 +150,13 @@ def evaluate(
         threshold=threshold,
         why=why,
         named=named,
-        profile=profile(_images(found), _scanners(sources, found, named)),
+        profile=profile(_images(found), scanners(_first_files(sources, found, named))),
         notes=tuple(notes),
     )
 
 
 @flushed()
-def _look(study: Study, weights: Flat, found: OwnPatients) -> Looked:
+def _look(study: Study, weights: Flat, found: OwnPatients) -> JudgedModel:
     """One pass over the judged patients: figures, and each patient's numbers."""
     rows = list[tuple[NDArray[np.float64], float, float]]()
     most = max(len(each.images) for each in found.judged)
@@ -179,7 +178,7 @@ def _look(study: Study, weights: Flat, found: OwnPatients) -> Looked:
 
     figures = study.task.exact(kept())
     numbers, truths, apart = zip(*rows, strict=True)
-    return Looked(figures, np.stack(numbers), np.array(truths), np.array(apart))
+    return JudgedModel(figures, np.stack(numbers), np.array(truths), np.array(apart))
 
 
 def _images(found: OwnPatients) -> Iterator[NDArray[np.float16]]:
@@ -188,16 +187,16 @@ def _images(found: OwnPatients) -> Iterator[NDArray[np.float16]]:
             yield found.cohort.images[row]
 
 
-def _scanners(sources: OwnSources, found: OwnPatients, named: dict[str, Named]) -> Iterator[str]:
-    """What the first image of each judged patient was made with."""
+def _first_files(
+    sources: OwnSources, found: OwnPatients, named: dict[str, Named]
+) -> Iterator[Path]:
+    """The first file of each judged patient."""
     for patient in found.judged:
-        for path in named[patient.pseudonym].files[:1] if patient.pseudonym in named else ():
-            header = header_of(sources.images / path)
-            if header is not None:
-                yield scanner(header)
+        if patient.pseudonym in named:
+            yield sources.images / named[patient.pseudonym].files[0]
 
 
-def _conform(study: Study, shared: Looked, alpha: float) -> tuple[float | None, str]:
+def _conform(study: Study, shared: JudgedModel, alpha: float) -> tuple[float | None, str]:
     """What sets are made by; or why there are none."""
     try:
         found = study.task.conform(shared.numbers, shared.truths, alpha)
@@ -209,7 +208,7 @@ def _conform(study: Study, shared: Looked, alpha: float) -> tuple[float | None, 
 def _reading(
     package: Package,
     found: OwnPatients,
-    shared: Looked,
+    shared: JudgedModel,
     opinions: dict[str, int | float],
     rule: str,
 ) -> reader.Reading:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from client.prediction.evaluate import Evaluation, Looked
+from client.prediction.evaluate import JudgedModel, OwnEvaluation
 from client.prediction.local import Local, write_local
 from client.prediction.own import Named
 from client.prediction.reader import Reading
@@ -28,7 +28,7 @@ SHOWN: Final = 8
 def write(
     folder: Path,
     package: Package,
-    found: Evaluation,
+    found: OwnEvaluation,
     alpha: float,
     rule: str,
 ) -> list[Path]:
@@ -56,7 +56,7 @@ def write(
     ]
 
 
-def _row(package: Package, found: Evaluation, place: int, rule: str) -> dict[str, Cell]:
+def _row(package: Package, found: OwnEvaluation, place: int, rule: str) -> dict[str, Cell]:
     """One patient: what is known, what the model and a reader say, and whether to look again."""
     task, patient, shared = package.study.task, found.patients[place], found.shared
     identifier, files = found.named.get(patient.pseudonym, Named("", []))
@@ -85,7 +85,7 @@ def _words(task: Task, truth: float) -> str:
     return task.classes[int(truth)] if task.classes else f"{truth:g}"
 
 
-def show(console: Console, package: Package, found: Evaluation, files: Sequence[Path]) -> None:
+def show(console: Console, package: Package, found: OwnEvaluation, files: Sequence[Path]) -> None:
     """The figures side by side, and what follows from them."""
     held = "none of whom was in training" if found.held_out else "some may have been in training"
     console.print(Text(f"{len(found.patients)} patients of this hospital, {held}.", style="bold"))
@@ -108,7 +108,7 @@ def show(console: Console, package: Package, found: Evaluation, files: Sequence[
         console.print(Text(f"  {path}"))
 
 
-def _figures(package: Package, found: Evaluation) -> Table:
+def _figures(package: Package, found: OwnEvaluation) -> Table:
     table = Table("figure", "shared model", box=None)
     if found.alone is not None:
         table.add_column("your hospital alone")
@@ -118,7 +118,7 @@ def _figures(package: Package, found: Evaluation) -> Table:
     return table
 
 
-def _models(found: Evaluation) -> list[Looked]:
+def _models(found: OwnEvaluation) -> list[JudgedModel]:
     return [found.shared] if found.alone is None else [found.shared, found.alone]
 
 

@@ -8,19 +8,19 @@ none says that it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset
 
-from client.data.dicom import Header
+from client.data.dicom import NO_VERDICT, Header, quiet
 from client.prediction.intake import PreparedFile
 from common.settings import Section
 from common.study.study_file import Study
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
 
 QUANTILES: Final = (0.005, 0.995)
 """Of the hospital's own images: of a hundred images like them, one is said to be unlike."""
@@ -73,6 +73,25 @@ def profile(images: Iterable[NDArray[np.floating]], scanners: Iterable[str]) -> 
         high={name: float(high) for name, (_, high) in ends.items()},
         scanners=tuple(sorted({each for each in scanners if each})),
     )
+
+
+def header_of(path: Path) -> Dataset | None:
+    """A file's data set without its pixels; None where it cannot be read again."""
+    try:
+        with quiet():
+            return dcmread(path, stop_before_pixels=True, force=True)
+    except NO_VERDICT:
+        raise
+    except BaseException:  # noqa: BLE001 - whatever pydicom raises: the tables have this file
+        return None
+
+
+def scanners(paths: Iterable[Path]) -> Iterator[str]:
+    """Manufacturer and model of each file that can be read."""
+    for path in paths:
+        header = header_of(path)
+        if header is not None:
+            yield scanner(header)
 
 
 def scanner(source: Dataset) -> str:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from client.data.archive import Rejected
 from client.data.dicom import Reason
-from client.prediction.dicom_output import DicomOutput, header_of
+from client.prediction.dicom_output import DicomOutput
 from client.prediction.intake import Examination, examinations
-from client.prediction.limits import warnings
+from client.prediction.limits import header_of, warnings
 from client.prediction.local import Local
 from client.prediction.pictures_output import PicturesOutput
 from client.prediction.scoring import Scores, scored

@@ -43,8 +43,8 @@ from server.daemon.authority import signing_key
 from server.daemon.recording import Recorder, StudyStopped
 from server.daemon.settings import Home, load_home
 from server.daemon.superlink_supervisor import superlink_of
-from server.store import CoordinatorStore, StoreAway, open_store
-from server.store.rows import StudyRecord, StudyState
+from server.packaging import write_package
+from server.store import CoordinatorStore, StoreAway, StudyRecord, StudyState, open_store
 from server.study.dispatch import Repeat, RetryPolicy
 from server.study.receipts import CoordinatorReceipts, SeenHeads
 from server.superlink.notifications import NotificationLine
@@ -99,7 +99,7 @@ def _run_config(home: Home, store: CoordinatorStore, record: StudyRecord) -> Run
         seed=record.seed,
         # Without a checkpoint this starts: a start and a restart need no difference.
         resume=True,
-        signs=signing_key(home),
+        pack=partial(write_package, key=signing_key(home)),
     )
 
 

@@ -7,6 +7,7 @@ are its parts over one ``database``; ``models`` has the tables and ``migrations`
 from __future__ import annotations
 
 from server.store.database import StoreAway
+from server.store.rows import StudyRecord, StudyState
 from server.store.store import CoordinatorStore, open_store
 
-__all__ = ["CoordinatorStore", "StoreAway", "open_store"]
+__all__ = ["CoordinatorStore", "StoreAway", "StudyRecord", "StudyState", "open_store"]

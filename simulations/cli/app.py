@@ -103,8 +103,8 @@ def demo(
     ] = False,
 ) -> None:
     """Four made-up hospitals train one shared model. Run it again to continue."""
+    from simulations.cli.demonstration import HOSPITALS, finished, make_hospitals, start_afresh
     from simulations.cli.screen import show
-    from simulations.runs.demonstration import HOSPITALS, finished, make_hospitals, start_afresh
     from simulations.runs.run_settings import RunSettings
 
     settings = RunSettings(

@@ -14,20 +14,19 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.numpy
 
-from common.documents import read_json
 from common.files import write_atomic
 from common.study.study_file import load_study
 from simulations.hospitals.archives import read_hospitals
 from simulations.reports.report import write_report
 from simulations.reports.result import CurvePoint, Outcome, Result, write_result
-from simulations.runs import summary
 from simulations.runs.baselines import Holding, file_name, plan_baselines, run_baselines
+from simulations.runs.conclusion import conclude
 from simulations.runs.curve import Curve
-from simulations.runs.examples import Looked
-from simulations.runs.federation import Tap, coordinator_folder, federate, stored_plans
-from simulations.runs.packaging import write_package
+from simulations.runs.federation import (
+    Tap,
+    federate,
+)
 from simulations.runs.preflight import check_study
 from simulations.runs.prepare import Prepared, prepare
 from simulations.runs.run_settings import (
@@ -40,7 +39,7 @@ from simulations.runs.run_settings import (
     nothing_left_behind,
     write_record,
 )
-from simulations.runs.testset import curve_point, outcome, scored
+from simulations.runs.testset import curve_point
 
 CURVE: Final = "curve.json"
 BASELINES: Final = "baselines"
@@ -83,7 +82,7 @@ def run_study(
             federate(prepared, curve, watcher, tap)
         with clock.time("baselines"):
             compared = _compare(prepared, watcher) if settings.baselines else ()
-        result = _conclude(prepared, curve, compared, clock)
+        result = conclude(prepared, curve, compared, clock)
     with clock.time("report"):
         write_report(settings.run, result)
     # The report is written before its own seconds are known; only result.json has them.
@@ -125,33 +124,3 @@ def _known(path: Path, rate: float) -> Outcome | None:
     found = Outcome.model_validate_json(path.read_bytes())
     # --baseline-rate may differ from the earlier start's.
     return found if found.learning_rate == rate else None
-
-
-def _conclude(
-    prepared: Prepared, curve: Curve, compared: tuple[Outcome, ...], clock: Clock
-) -> Result:
-    """The result, from what the coordinator published and what was measured."""
-    folder = coordinator_folder(prepared.settings.run)
-    # What a coordinator hands out is measured, not what this process still holds.
-    weights = safetensors.numpy.load_file(folder / "final.safetensors")["weights"]
-    plans = stored_plans(prepared)
-    costs = [summary.bound(plan) for plan in plans.values()]
-    epsilon = None if None in costs else max(cost for cost in costs if cost is not None)
-    study, test = prepared.study, prepared.test
-    looked = Looked(test)
-    given = looked.at(scored(study, weights, test))
-    shared = outcome("shared", study, weights, test, epsilon=epsilon, given=given)
-    looked.keep(prepared.settings.run, shared.each.get(study.task.headline, ()))
-    write_package(prepared, plans, shared)
-    return summary.summarise(
-        study=prepared.study,
-        hospitals=prepared.hospitals,
-        plans=plans,
-        published=read_json((folder / "outcome.json").read_bytes()),
-        shared=shared.model_copy(update={"curve": curve.points}),
-        baselines=compared,
-        seed=prepared.settings.seed,
-        seconds=clock.seconds,
-        command=prepared.settings.command,
-        notes=prepared.notes,
-    )

@@ -14,11 +14,15 @@ from tests.common.studies import DENSE, small_study
 PATIENTS = {f"P{number:03}": 1 + number % 2 for number in range(24)}
 """By PatientID, how many images."""
 QUIET = silent
-OUTLINES = small_study(task=dict(kind="segmentation", classes=["liver", "lesion"]), model=DENSE)
+OUTLINES = small_study(task={"kind": "segmentation", "classes": ["liver", "lesion"]}, model=DENSE)
 NUMBERS = small_study(
-    task=dict(
-        kind="regression", quantity="age in years", lowest=0.0, highest=90.0, classes=None
-    )
+    task={
+        "kind": "regression",
+        "quantity": "age in years",
+        "lowest": 0.0,
+        "highest": 90.0,
+        "classes": None,
+    }
 )
 
 

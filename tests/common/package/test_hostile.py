@@ -168,18 +168,20 @@ def others(arrays: dict[str, Any]) -> None:
 def page(inside: str) -> Maker:
     def made(data: bytes) -> bytes:
         text = members(data)[archive.CARD_PAGE].decode()
-        return forged(data, {archive.CARD_PAGE: text.replace("</main>", f"{inside}</main>").encode()})
+        return forged(
+            data, {archive.CARD_PAGE: text.replace("</main>", f"{inside}</main>").encode()}
+        )
 
     return made
 
 
 def without_policy(data: bytes) -> bytes:
     text = members(data)[archive.CARD_PAGE].decode()
-    cut = text[: text.index('<meta http-equiv')] + text[text.index('<meta name="viewport"') :]
+    cut = text[: text.index("<meta http-equiv")] + text[text.index('<meta name="viewport"') :]
     return forged(data, {archive.CARD_PAGE: cut.encode()})
 
 
-def study(**changes: Any) -> Maker:
+def study(**changes: dict[str, object]) -> Maker:
     def made(data: bytes) -> bytes:
         document = json.loads(members(data)[archive.STUDY])
         for section, keys in changes.items():

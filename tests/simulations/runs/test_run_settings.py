@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import CheckpointError, DataError, StudyError
-from simulations.runs.demonstration import start_afresh
+from simulations.cli.demonstration import start_afresh
 from simulations.runs.run_settings import (
     RECORD,
     Clock,

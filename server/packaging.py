@@ -8,6 +8,7 @@ follow from the counts that sites released, and the weights of the last rounds w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from common import checkpoint
 from common.checkpoint import Checkpoint, study_hash
-from common.files import sha256
+from common.files import sha256, write_atomic
 from common.package import package
 from common.package.package import EARLIER_MOST
 from common.package.statement import Figure, FigureSet, SitePart, Statement
@@ -26,6 +27,7 @@ from common.privacy.mechanisms import NoMechanism
 from common.scores.adjustment import NOTHING, Adjustment
 from common.study.study_file import PatientPrivacy, Study
 from common.wire.signing import SigningKey
+from server.app import CHECKPOINTS
 from server.study.rounds import shared_weights
 
 FILE: Final = "model.consilium"
@@ -35,8 +37,7 @@ DISTRIBUTIONS: Final = ("consilium", "flwr", "monai", "opacus", "torch")
 def make(
     study: Study,
     plans: Mapping[str, Plan],
-    state: Checkpoint,
-    checkpoints: Path,
+    folder: Path,
     key: SigningKey,
     *,
     figures: Sequence[FigureSet] = (),
@@ -48,13 +49,16 @@ def make(
     Args:
         study: what was learned.
         plans: of the sites that took part.
-        state: after the last round.
-        checkpoints: folder of the last rounds' states.
+        folder: where the coordinator keeps the study.
         key: that it is signed with.
         figures: more figures, such as those of a simulation's test set.
         doubts: what a reader must know first of the model.
         finished: the day on which it ended, ISO 8601; empty where that must not be told.
+
+    Raises:
+        CheckpointError: no state of it is whole.
     """
+    state = _last(folder)
     weights, privacy = shared_weights(study, state), study.privacy
     last = state.evaluations[-1] if state.evaluations else None
     measured, found_doubts = _measured(last)
@@ -72,12 +76,35 @@ def make(
         finished=finished,
         versions={name: version(name) for name in DISTRIBUTIONS},
     ).adjusted(_adjustment(study, last))
-    return package.write(statement, study, weights, earlier_weights(checkpoints), key)
+    return package.write(statement, study, weights, _earlier(folder), key)
 
 
-def earlier_weights(checkpoints: Path) -> npt.NDArray[np.float32]:
+def write_package(
+    study: Study, plans: Mapping[str, Plan], folder: Path, *, key: SigningKey
+) -> None:
+    """Write the package into a study's folder, once: a study that is resumed keeps the first.
+
+    Args:
+        study: as for :func:`make`, and so all others.
+        plans: as there.
+        folder: as there.
+        key: as there.
+    """
+    path = folder / FILE
+    if not path.exists():
+        today = datetime.now(UTC).date().isoformat()
+        write_atomic(path, make(study, plans, folder, key, finished=today))
+
+
+def _last(folder: Path) -> Checkpoint:
+    state = checkpoint.newest(folder / CHECKPOINTS)
+    assert state is not None, "a study that has ended has a state"
+    return state
+
+
+def _earlier(folder: Path) -> npt.NDArray[np.float32]:
     """The global weights of the last rounds that are kept, (rounds, weights), oldest first."""
-    kept = checkpoint.kept(checkpoints)[-EARLIER_MOST:]
+    kept = checkpoint.kept(folder / CHECKPOINTS)[-EARLIER_MOST:]
     return np.stack([each.weights for each in kept]).astype(np.float32)
 
 
