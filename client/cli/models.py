@@ -41,6 +41,14 @@ def predict(
         str,
         typer.Option("--at", metavar="RULE", help="Operating point by its name on the card."),
     ] = "",
+    cost: Annotated[
+        float | None,
+        typer.Option(min=1e-6, max=1e6, help="Cost of a missed patient over a false alarm."),
+    ] = None,
+    prevalence: Annotated[
+        float | None,
+        typer.Option(min=1e-6, max=0.999999, help="Share of patients who have the finding."),
+    ] = None,
     local: Annotated[
         Path | None,
         typer.Option(help="What `consilium-site evaluate` measured here: evaluation/local.json."),
@@ -50,6 +58,9 @@ def predict(
         bool,
         typer.Option("--any-modality", help="Also images of other modalities, with a warning."),
     ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Predict so many files at most, to try it.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Number of processes; 0: one per core.")] = 0,
 ) -> None:
     """Say what a model finds in new images: tables, DICOM objects and pictures. Sends nothing."""
@@ -58,7 +69,7 @@ def predict(
     from client.prediction.predict import predict as carry_out
 
     opened = opened_package(context.obj, package)
-    _require_rule(package, opened, rule)
+    opened, rule = _with_rule(package, opened, rule, cost, prevalence)
     wanted = Wanted(
         images=images,
         out=folder,
@@ -66,6 +77,7 @@ def predict(
         reasons=reasons,
         dicom=dicom,
         any_modality=any_modality,
+        most=limit,
         workers=workers or len(os.sched_getaffinity(0)),
         local=None if local is None else read_local(local, opened),
     )
@@ -111,7 +123,7 @@ def evaluate(
     from client.prediction.predict import require_free
 
     opened = opened_package(context.obj, package)
-    _require_rule(package, opened, rule)
+    opened, rule = _with_rule(package, opened, rule, None, None)
     if images is None:
         sources = own.of_site(context.obj, opened.study, state)
     else:
@@ -223,7 +235,20 @@ def opened_package(site_file: Path, path: Path) -> Package:
     return opened
 
 
-def _require_rule(path: Path, package: Package, rule: str) -> None:
+def _with_rule(
+    path: Path, package: Package, rule: str, cost: float | None, prevalence: float | None
+) -> tuple[Package, str]:
+    """The package with the operating point that is asked for, and the point's name."""
+    if (cost is None) != (prevalence is None):
+        raise PackageError(
+            "a cost is weighed with a prevalence, and one of the two is missing",
+            where="--cost, --prevalence",
+            remedy="name both, such as --cost 5 --prevalence 0.1",
+        )
+    if cost is not None and prevalence is not None:
+        from common.scores.operating import COST
+
+        return package.with_cheapest(cost, prevalence), COST
     names = list(dict.fromkeys(each.name for each in package.statement.points))
     if rule and rule not in names:
         raise PackageError(
@@ -233,6 +258,7 @@ def _require_rule(path: Path, package: Package, rule: str) -> None:
             wanted=", ".join(names) or "none: this package has no operating points",
             remedy="leave --at out, or give one of these names",
         )
+    return package, rule
 
 
 def _show(done: Predicted) -> None:

@@ -76,6 +76,7 @@ def examinations(
     study: Study,
     *,
     modalities: tuple[str, ...] = (),
+    most: int | None = None,
     workers: int,
     progress: Progress,
     rejected: Callable[[Rejected], None],
@@ -86,6 +87,7 @@ def examinations(
         folder: of DICOM files, read recursively.
         study: what the images are prepared for.
         modalities: that are used; empty for any.
+        most: files that are predicted; None for all.
         workers: processes that read and decode.
         progress: told of every file.
         rejected: told of every file that cannot be used, and why.
@@ -107,7 +109,7 @@ def examinations(
         first = once.setdefault(each.header.instance or each.sha256, each)
         if first is not each:
             rejected(Rejected(each.path, Reason.DUPLICATE, "another file has the same image"))
-    files = sorted(once.values(), key=_order)
+    files = sorted(once.values(), key=_order)[:most]
     shape = shape_of(study)
     with progress("predicting", len(files), unit="files") as job:
         decoded = ordered_map(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from pydicom.dataset import Dataset
 
+from client.data.archive import Found
 from client.prediction.dicom_output import DicomOutput
 from client.prediction.intake import Examination
 from client.prediction.scoring import Scores
@@ -27,10 +29,13 @@ from common.package.package import Package
 FOLDER: Final = "pictures"
 PAGE: Final = "pictures.html"
 AUTOMATIC: Final = "auto"
-MOST_ON_PAGE: Final = 60
+MOST_ON_PAGE: Final = 40
 """Pictures on the page; all are in the folder."""
 LEAST: Final = 256
 """Pixels of a picture's shorter side: a smaller image is enlarged."""
+
+
+_UID: Final = re.compile(r"[0-9][0-9.]{0,63}")
 
 
 class PicturesOutput:
@@ -67,7 +72,7 @@ class PicturesOutput:
         failed, place = Counter[str](), 0
         for file, source in zip(one.files, sources, strict=True):
             for frame, image in enumerate(file.images):
-                instance = file.found.header.instance or file.found.sha256[:16]
+                instance = _file_name(file.found)
                 try:
                     drawn = list(self._pictures(image.astype(np.float32), scores, place))
                 except ConsiliumError as error:  # an image on which the network fails
@@ -75,7 +80,7 @@ class PicturesOutput:
                     drawn = []
                 for name, output, picture, beside in drawn:
                     self._keep(f"{instance}.{frame + 1}.{name}", picture)
-                    if len(self._shown) < MOST_ON_PAGE:
+                    if beside:
                         self._shown.append(
                             self._entry(file.found.path, scores, place, output, beside)
                         )
@@ -109,18 +114,27 @@ class PicturesOutput:
     def _pictures(
         self, image: NDArray[np.float32], scores: Scores, place: int
     ) -> Iterator[tuple[str, str, NDArray[np.uint8], bytes]]:
-        """Of one image: a name, what it is of, the picture alone, and as the page shows it."""
+        """Of one image: a name, what it is of, the picture alone, and as the page shows it.
+
+        The last is empty where the page is full.
+        """
         large = _enlarged(image)
         if scores.masks is not None:
             outlined = outlines(large, scores.masks[place])
-            yield "outlines", "", outlined, png(outlined)
+            yield "outlines", "", outlined, png(outlined) if self._has_room else b""
         if self._method is None:
             return
         for output, name in self._study.task.explained(scores.numbers):
             values = self._method.of(self._model, self._study, torch.from_numpy(image), output)
             over = overlay(large, values, signed=self._method.signed)
-            shown = map_picture(large, values, signed=self._method.signed, unit=self._method.unit)
+            signed, unit, shown = self._method.signed, self._method.unit, b""
+            if self._has_room:  # with its bar of colours a picture takes ten times as long
+                shown = map_picture(large, values, signed=signed, unit=unit)
             yield self._method.name, name, over, shown
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._shown) < MOST_ON_PAGE
 
     def _entry(
         self, path: str, scores: Scores, place: int, output: str, picture: bytes
@@ -135,6 +149,12 @@ class PicturesOutput:
     def _keep(self, name: str, picture: NDArray[np.uint8]) -> None:
         self._drawn += 1
         write_atomic(self._out / FOLDER / f"{name}.png", png(picture), mode=0o600)
+
+
+def _file_name(found: Found) -> str:
+    """An image's SOPInstanceUID, if it is one: a header may say anything, also a path."""
+    instance = found.header.instance
+    return instance if _UID.fullmatch(instance) else found.sha256[:16]
 
 
 def _enlarged(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -48,6 +48,7 @@ class Wanted:
         reasons: the method that explains each image; empty for none.
         dicom: whether DICOM objects are written.
         any_modality: whether images of other modalities than the study's are predicted too.
+        most: files that are predicted; None for all.
         workers: processes that decode.
         when: the time that the DICOM objects bear.
         local: what was measured at this hospital; None where nothing was.
@@ -59,6 +60,7 @@ class Wanted:
     reasons: str = ""
     dicom: bool = True
     any_modality: bool = False
+    most: int | None = None
     workers: int = 1
     when: datetime = field(default_factory=datetime.now)
     local: Local | None = None
@@ -105,6 +107,7 @@ def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
         wanted.images,
         package.study,
         modalities=() if wanted.any_modality else package.study.data.modalities,
+        most=wanted.most,
         workers=wanted.workers,
         progress=progress,
         rejected=rejected.append,

@@ -30,7 +30,7 @@ OPAQUE: Final = 0.85
 FINE: Final = 256
 """Pixels of an image's shorter side for each pixel of an outline's width."""
 _WIDTH: Final = 7.0
-_DPI: Final = 160
+_DPI: Final = 110
 _BAR: Final = 0.85
 """Inches below the images for the bar of colours."""
 _BEHIND: Final = 0.4

@@ -10,7 +10,7 @@ that nothing was changed, and with the coordinator's card, who made it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +25,7 @@ from common.files import canonical_json, sha256
 from common.package import archive
 from common.package.archive import refused
 from common.package.statement import FORMAT, Statement
+from common.scores.operating import cheapest
 from common.settings import Section
 from common.study.study_file import Study
 from common.wire.enrolment import SigningKeyText
@@ -72,6 +73,35 @@ class Package:
     def name(self) -> str:
         """What the model is called: its study, and the first digits of its weights' hash."""
         return f"{self.statement.name}-{self.statement.weights[:8]}"
+
+    def with_cheapest(self, cost_ratio: float, prevalence: float) -> Package:
+        """The same with the operating points of the smallest expected cost.
+
+        Args:
+            cost_ratio: the cost of a missed patient over that of a false alarm.
+            prevalence: share of patients who have the finding, in (0, 1).
+
+        Raises:
+            PackageError: nothing is known of any threshold.
+        """
+        known = self.statement.adjustment
+        found = [
+            cheapest(
+                [edge for edge in known.edges if edge.positive == positive],
+                cost_ratio=cost_ratio,
+                prevalence=prevalence,
+            )
+            for positive in sorted({edge.positive for edge in known.edges})
+        ]
+        chosen = tuple(point for point in found if point is not None)
+        if not chosen:
+            raise PackageError(
+                "the package has no thresholds to choose from",
+                found="no counts of an evaluation that say enough",
+                remedy="leave --cost and --prevalence out",
+            )
+        points = (*known.points, *chosen)
+        return replace(self, statement=self.statement.adjusted(replace(known, points=points)))
 
 
 def write(

@@ -7,12 +7,12 @@ import math
 import pytest
 
 from common.numerics import EngineChoice, NumericsRecord
+from common.package.statement import Figure
 from common.tasks.classification import Classification
 from simulations.reports.plots import Plot, draw_all
 from simulations.reports.result import (
     CurvePoint,
     FederatedEvaluation,
-    Figure,
     HospitalsFacts,
     Kind,
     Line,

@@ -298,3 +298,24 @@ def test_a_method_that_does_not_fit_is_an_error_before_anything_is_read(
 def test_pydicom_reads_what_was_written(tmp_path: Path) -> None:
     for path in (outlined(tmp_path) / "dicom").iterdir():
         assert pydicom.misc.is_dicom(path)
+
+
+@pytest.mark.parametrize("instance", ["../../outside", "/tmp/outside", "a/b", "1.2\\0.3", "=1.2"])
+def test_no_header_names_a_file_elsewhere(tmp_path: Path, instance: str) -> None:
+    path = tmp_path / "in" / "images" / "x.dcm"
+    write_image(path, "P001", 0)
+    hostile = dcmread(path)
+    hostile.SOPInstanceUID = instance
+    hostile.save_as(path, enforce_file_format=False)
+
+    predict(
+        opened(tmp_path / "package"),
+        Wanted(tmp_path / "in" / "images", tmp_path / "in" / "out", reasons="auto"),
+        QUIET,
+    )
+
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["in", "package"]
+    assert sorted(each.name for each in (tmp_path / "in").iterdir()) == ["images", "out"]
+    pictures = list((tmp_path / "in" / "out" / "pictures").iterdir())
+    assert len(pictures) == 1
+    assert ".." not in pictures[0].name.removesuffix(".png").replace(".1.grad_cam", "")
