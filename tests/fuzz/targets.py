@@ -16,6 +16,7 @@ TARGETS: Final = {
     "site-file": "tests.fuzz.files:SiteFiles",
     "cards": "tests.fuzz.files:Cards",
     "bundle": "tests.fuzz.files:Bundles",
+    "package": "tests.fuzz.packages:Packages",
     "checkpoint": "tests.fuzz.studies:Checkpoints",
     "run-folder": "tests.fuzz.studies:RunFolders",
     "control-errors": "tests.fuzz.files:Errors",

@@ -91,10 +91,14 @@ def forged(
         if name not in (archive.STATEMENT, archive.SIGNATURE)
     }
     said(told)
-    inside[archive.STATEMENT] = canonical_json(told)
-    signature = ATTACKER.sign(_PURPOSE + inside[archive.STATEMENT]).hex()
-    inside[archive.SIGNATURE] = canonical_json({"key": ATTACKER.public, "signature": signature})
-    return archive.pack(inside)
+    return signed(inside, canonical_json(told))
+
+
+def signed(inside: Mapping[str, bytes], said: bytes) -> bytes:
+    """Members with a statement that an attacker signs, whatever it is."""
+    signature = ATTACKER.sign(_PURPOSE + said).hex()
+    written = canonical_json({"key": ATTACKER.public, "signature": signature})
+    return archive.pack({**inside, archive.STATEMENT: said, archive.SIGNATURE: written})
 
 
 def kept(folder: Path, data: bytes) -> Path:
