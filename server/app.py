@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,6 @@ from server.study.simulation_roster import read_roster
 # Only after common.wire.flower, which tells Flower to stay off the network.
 from flwr.serverapp import Grid, ServerApp
 
-Pack = Callable[[Study, Mapping[str, Plan], Path], None]
 FOLDER: Final = "coordinator"
 CHECKPOINTS: Final = "checkpoints"
 
@@ -53,7 +52,6 @@ class RunConfig:
         agreed: the most patients of the study's data set that each site may declare.
         seed: what the first weights follow from.
         resume: whether to continue what is in the folder.
-        pack: makes a model package in the folder; None where none is made here.
     """
 
     study: Study
@@ -62,7 +60,6 @@ class RunConfig:
     agreed: Mapping[str, int]
     seed: int
     resume: bool
-    pack: Pack | None = None
 
 
 def build(observer: Observer | None = None) -> ServerApp:
@@ -152,8 +149,6 @@ def run_study(
     # Published first: once a site has been told that the study is over, it need not keep the
     # replies that a restart would ask for.
     _publish(folder, study, plans, state)
-    if config.pack is not None:
-        config.pack(study, plans, folder)
     close(context, study, plans, state)
     context.tell("study.completed", study=study.study.name, weights=shared_weights(study, state))
     return state

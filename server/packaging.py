@@ -28,6 +28,7 @@ from common.scores.adjustment import NOTHING, Adjustment
 from common.study.study_file import PatientPrivacy, Study
 from common.wire.signing import SigningKey
 from server.app import CHECKPOINTS
+from server.study import round_zero
 from server.study.rounds import shared_weights
 
 FILE: Final = "model.consilium"
@@ -61,6 +62,8 @@ def make(
     state = _last(folder)
     weights, privacy = shared_weights(study, state), study.privacy
     last = state.evaluations[-1] if state.evaluations else None
+    if last is not None and last["round"] != state.round:
+        last = None  # of another model than the one that is handed out
     measured, found_doubts = _measured(last)
     statement = Statement(
         name=study.study.name,
@@ -79,20 +82,19 @@ def make(
     return package.write(statement, study, weights, _earlier(folder), key)
 
 
-def write_package(
-    study: Study, plans: Mapping[str, Plan], folder: Path, *, key: SigningKey
-) -> None:
+def write_package(study: Study, folder: Path, seed: int, *, key: SigningKey) -> None:
     """Write the package into a study's folder, once: a study that is resumed keeps the first.
 
     Args:
-        study: as for :func:`make`, and so all others.
-        plans: as there.
+        study: as for :func:`make`.
         folder: as there.
-        key: as there.
+        seed: of the study.
+        key: as for :func:`make`.
     """
     path = folder / FILE
     if not path.exists():
         today = datetime.now(UTC).date().isoformat()
+        plans = round_zero.stored(folder, study, seed) or {}
         write_atomic(path, make(study, plans, folder, key, finished=today))
 
 

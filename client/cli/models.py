@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 PackageFile = Annotated[
     Path, typer.Argument(metavar="PACKAGE", help="The model package: model.consilium.")
 ]
+AnySigner = Annotated[
+    bool, typer.Option("--any-signer", help="Use a package that your coordinator has not signed.")
+]
 SHOWN = 5
 """Warnings and reasons that are shown; all are in the tables."""
 
@@ -54,13 +57,14 @@ def predict(
         typer.Option(help="What `consilium-site evaluate` measured here: evaluation/local.json."),
     ] = None,
     dicom: Annotated[bool, typer.Option(help="Write DICOM objects.")] = True,
-    any_modality: Annotated[
+    any_image: Annotated[
         bool,
-        typer.Option("--any-modality", help="Also images of other modalities, with a warning."),
+        typer.Option("--any-image", help="Also images that training leaves out, with warnings."),
     ] = False,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Predict so many files at most, to try it.")
     ] = None,
+    any_signer: AnySigner = False,
     workers: Annotated[int, typer.Option(min=0, help="Number of processes; 0: one per core.")] = 0,
 ) -> None:
     """Say what a model finds in new images: tables, DICOM objects and pictures. Sends nothing."""
@@ -68,7 +72,7 @@ def predict(
     from client.prediction.predict import Wanted
     from client.prediction.predict import predict as carry_out
 
-    opened = opened_package(context.obj, package)
+    opened = opened_package(context.obj, package, any_signer=any_signer)
     opened, rule = _with_rule(package, opened, rule, cost, prevalence)
     wanted = Wanted(
         images=images,
@@ -76,7 +80,7 @@ def predict(
         rule=rule,
         reasons=reasons,
         dicom=dicom,
-        any_modality=any_modality,
+        any_image=any_image,
         most=limit,
         workers=workers or len(os.sched_getaffinity(0)),
         local=None if local is None else read_local(local, opened),
@@ -111,9 +115,13 @@ def evaluate(
         typer.Option(min=0.001, max=0.5, help="Share of patients whose set may miss the truth."),
     ] = 0.1,
     alone: Annotated[bool, typer.Option(help="Train a model here alone, to compare with.")] = True,
+    new_patients: Annotated[
+        bool, typer.Option("--new-patients", help="With --images: none of them was in training.")
+    ] = False,
     everyone: Annotated[
         bool, typer.Option("--everyone", help="Judge also on patients of training.")
     ] = False,
+    any_signer: AnySigner = False,
 ) -> None:
     """Judge a model on this hospital's own patients. Exact, and for the hospital alone."""
     from tempfile import TemporaryDirectory
@@ -122,12 +130,14 @@ def evaluate(
     from client.prediction.evaluate import evaluate as carry_out
     from client.prediction.predict import require_free
 
-    opened = opened_package(context.obj, package)
+    opened = opened_package(context.obj, package, any_signer=any_signer)
     opened, rule = _with_rule(package, opened, rule, None, None)
     if images is None:
+        _require_alone("--images", labels, masks, new_patients or None)
         sources = own.of_site(context.obj, opened.study, state)
     else:
-        sources = own.of_folders(images, _targets(labels, masks, images, label_column))
+        targets = _targets(labels, masks, images, label_column)
+        sources = own.of_folders(images, targets, new=new_patients)
     require_free(folder)
     # Decoded images are as sensitive as the originals: they go when the command ends.
     with TemporaryDirectory(dir=folder) as cache:
@@ -146,6 +156,18 @@ def evaluate(
     evaluation_report.show(out(), opened, found, files)
 
 
+def _require_alone(wanted: str, *others: object) -> None:
+    """Refuse options that have no effect."""
+    if any(each is not None for each in others):
+        raise SiteError(
+            "options are named that cannot go together",
+            where=wanted,
+            found="--labels, --masks or --new-patients without --images; or --labels with --masks",
+            remedy="name --images and one of --labels and --masks; or none of them, to judge on "
+            "the site file's data set",
+        )
+
+
 def _targets(
     labels: Path | None, masks: Path | None, images: Path, label_column: str
 ) -> LabelFile | MaskFolder:
@@ -154,6 +176,7 @@ def _targets(
     from client.data.masks.sources import MaskFolder
 
     if masks is not None:
+        _require_alone("--masks", labels)
         return MaskFolder(masks)
     if labels is None:
         raise SiteError(
@@ -172,11 +195,12 @@ def bundle(
     package: PackageFile,
     *,
     folder: Annotated[Path, typer.Option("--out", help="New folder for the bundle.")],
+    any_signer: AnySigner = False,
 ) -> None:
     """Write a package as a MONAI bundle, which MONAI's own command runs."""
     from client.prediction.monai_bundle import write_bundle
 
-    write_bundle(opened_package(context.obj, package), package, folder)
+    write_bundle(opened_package(context.obj, package, any_signer=any_signer), folder)
     out().print(Text(f"Wrote the bundle into {folder}. To run it there:", style="bold"))
     out().print(
         "  python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES",
@@ -184,22 +208,21 @@ def bundle(
     )
 
 
-def card(context: typer.Context, package: PackageFile) -> None:
+def card(context: typer.Context, package: PackageFile, *, any_signer: AnySigner = False) -> None:
     """Show a package's model card: what it is for, how good it is, what it cost in privacy."""
     from rich.markdown import Markdown
 
-    from common.package.package import card_of
-
-    opened_package(context.obj, package)
-    out().print(Markdown(card_of(package)[0], hyperlinks=False))
+    opened = opened_package(context.obj, package, any_signer=any_signer)
+    out().print(Markdown(opened.card, hyperlinks=False))
 
 
-def opened_package(site_file: Path, path: Path) -> Package:
+def opened_package(site_file: Path, path: Path, *, any_signer: bool = False) -> Package:
     """The package, opened; who signed it is shown.
 
     Args:
         site_file: of a site, if there is one: its coordinator's key is known.
         path: of the package.
+        any_signer: whether a package that another coordinator signed is used.
 
     Raises:
         PackageError: it cannot be opened, or another coordinator signed it than the site's.
@@ -224,13 +247,17 @@ def opened_package(site_file: Path, path: Path) -> Package:
         )
     elif joined.signing_key == opened.key:
         console.print(Text(f"Signed by your coordinator, {joined.name}."))
-    else:
+    elif any_signer:
         console.print(
-            Text(
-                f"Signed with key {opened.key[:16]}, which is not that of your coordinator "
-                f"{joined.name}: ask who made this package before you use it.",
-                style="bold yellow",
-            )
+            Text(f"Signed with key {opened.key[:16]}, not by {joined.name}.", style="bold yellow")
+        )
+    else:
+        raise PackageError(
+            "your coordinator has not signed this package",
+            where=path,
+            found=f"key {opened.key}",
+            wanted=f"key {joined.signing_key}, of {joined.name}",
+            remedy="ask who made it; if you trust them, --any-signer uses it",
         )
     return opened
 
@@ -244,6 +271,10 @@ def _with_rule(
             "a cost is weighed with a prevalence, and one of the two is missing",
             where="--cost, --prevalence",
             remedy="name both, such as --cost 5 --prevalence 0.1",
+        )
+    if rule and cost is not None:
+        raise PackageError(
+            "--at and --cost both name a rule", where="--at, --cost", remedy="name one of them"
         )
     if cost is not None and prevalence is not None:
         from common.scores.operating import COST

@@ -155,7 +155,7 @@ class Rules:
                 annotation flagged, or without a PatientID.
         """
         if self.modalities and header.modality not in {name.upper() for name in self.modalities}:
-            raise Unusable(Reason.WRONG_MODALITY, f"Modality is {shown(header.modality)}")
+            raise Unusable(Reason.WRONG_MODALITY, f"Modality is {_shown(header.modality)}")
         self._judge_type(header.image_type)
         if header.burned_in:
             raise Unusable(Reason.BURNED_IN, "Burned In Annotation (0028,0301) is YES")
@@ -515,7 +515,7 @@ def _count(dataset: FileDataset, keyword: str) -> int:
         raise Unusable(Reason.UNDECODABLE, f"its {keyword} is not a number") from error
 
 
-def shown(modality: str) -> str:
+def _shown(modality: str) -> str:
     """A modality as it may be shown: defined terms are short capitals; the rest is not shown."""
     fits = modality.isascii() and modality.isalpha() and len(modality) <= len("RTSTRUCT")
     return modality if fits else "not a defined term"

@@ -66,11 +66,20 @@ def capture(
     made.PatientOrientation = found.dataset.PatientOrientation
     made.Laterality = found.dataset.Laterality
     made.DateOfSecondaryCapture, made.TimeOfSecondaryCapture = made.ContentDate, made.ContentTime
-    made.BurnedInAnnotation = "NO"
+    _say_burned_in(made, source)
     made.DerivationDescription = plain(f"{label(title)}, drawn by a model. {RESEARCH}")
     made.ImageComments = plain(f"{title}. {RESEARCH}")
     _name_source(made, found)
     return closed(made, found, when)
+
+
+def _say_burned_in(made: Dataset, source: Dataset) -> None:
+    """A picture has what is burned into its image; what the image does not say stays unsaid."""
+    said = str(source.get("BurnedInAnnotation") or "").strip().upper()
+    if "BurnedInAnnotation" in made:
+        del made.BurnedInAnnotation
+    if said in ("YES", "NO"):
+        made.BurnedInAnnotation = said
 
 
 def _name_source(made: Dataset, source: SourceImage) -> None:

@@ -44,6 +44,8 @@ class Maker:
         name: of the package, at most 64 characters.
         version: of Consilium.
         sha256: of the package, 64 hexadecimal digits.
+        run: what tells one prediction from another of the same images; an object that differs must
+            have a UID of its own.
 
     Raises:
         ValueError: one of them is none.
@@ -52,6 +54,7 @@ class Maker:
     name: str
     version: str
     sha256: str
+    run: str = ""
 
     def __post_init__(self) -> None:
         for text in (self.name, self.version):
@@ -73,7 +76,7 @@ class Maker:
     def uid(self, *parts: str | bytes) -> str:
         """A UID that follows from this model and the parts."""
         whole = hashlib.sha256()
-        for part in (self.name, self.version, self.sha256, *parts):
+        for part in (self.name, self.version, self.sha256, self.run, *parts):
             data = part.encode() if isinstance(part, str) else part
             whole.update(len(data).to_bytes(8, "big") + data)
         name = f"consilium/objects/{whole.hexdigest()}"

@@ -36,7 +36,7 @@ from client.objects.maker import MANUFACTURER, RESEARCH, Maker, Unmade
 from client.objects.modules import closed, code_of, common, label
 from client.objects.sources import SourceImage, accepted, made_of_these
 from client.objects.units import ucum
-from common.tasks.finding import Finding
+from common.scores.finding import Finding
 
 
 def report(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
 
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
@@ -24,12 +23,7 @@ from client.objects.geometry import Geometry
 from client.objects.maker import MANUFACTURER, RESEARCH, Maker, Unmade
 from client.objects.modules import closed, code_of, common, label
 from client.objects.sources import SourceImage, made_of_these, of_one_series
-
-_COLOURS: Final = (
-    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
-    *((0, 114, 178), (213, 94, 0), (204, 121, 167)),
-)
-"""Of segments in turn, told apart by colour-blind readers as well (Okabe and Ito, 2008)."""
+from common.palette import colour_of, rgb
 
 
 def segmentation(
@@ -131,7 +125,7 @@ def _segments(classes: Sequence[str], made_by: Maker) -> list[SegmentDescription
             segmented_property_type=code_of(words),
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
-            display_color=CIELabColor.from_rgb(*_COLOURS[(number - 1) % len(_COLOURS)]),
+            display_color=CIELabColor.from_rgb(*rgb(colour_of(number))),
         )
         for number, words in enumerate(classes, start=1)
     ]

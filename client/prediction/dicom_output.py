@@ -41,7 +41,9 @@ class DicomOutput:
 
     def __init__(self, package: Package, out: Path, when: datetime) -> None:
         self._study, self._folder, self._when = package.study, out / FOLDER, when
-        self._maker = Maker(package.name[-64:], version("consilium"), package.sha256)
+        self._maker = Maker(
+            package.name[-64:], version("consilium"), package.sha256, when.isoformat()
+        )
 
     def write(
         self, one: Examination, scores: Scores, sources: Sequence[Dataset | None]

@@ -25,7 +25,7 @@ from client.prediction.scoring import CHOICE
 from client.training.evaluation import outputs_of
 from common.errors import DataError, PackageError
 from common.figures.figures import Figures
-from common.figures.intervals import Estimate
+from common.figures.intervals import Estimate, share
 from common.figures.paired import paired
 from common.package.package import Package
 from common.process.denormals import flushed
@@ -33,6 +33,9 @@ from common.process.progress import Progress
 from common.study.study_file import Study
 
 Flat = NDArray[np.float32]
+NOT_HELD_OUT: Final = "these patients may have been in training; --new-patients says they were not"
+RESAMPLES: Final = 400
+"""Of the patients, for the interval of a difference."""
 FEWEST: Final = 10
 """Patients of training without whom no model is trained alone."""
 
@@ -46,12 +49,14 @@ class JudgedModel:
         numbers: (patients, columns).
         truths: (patients,).
         apart: (patients,), how far the model is from what is known.
+        outputs: of each patient with its targets; none for a dense task: too many.
     """
 
     figures: Figures
     numbers: NDArray[np.float64]
     truths: NDArray[np.float64]
     apart: NDArray[np.float64]
+    outputs: list[tuple[torch.Tensor, torch.Tensor]] = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +68,10 @@ class OwnEvaluation:
         held_out: whether they were not in training.
         shared: the package's model.
         alone: the hospital's own; None where none was trained.
-        ahead: by how much the shared model is nearer to what is known of a patient than the own
-            one, on average, patient by patient; above 0 it is nearer.
+        ahead: by how much the shared model's headline figure is above the own one's, on the same
+            patients; None where it cannot be told.
+        decided: (sensitivity, specificity) of the shared model where `predict` decides; None for
+            other tasks than two classes.
         reading: a second reader beside the shared model; None where there is none.
         named: of each pseudonym the PatientID and the files.
         opinions: by pseudonym, what the reader says.
@@ -80,6 +87,7 @@ class OwnEvaluation:
     shared: JudgedModel
     alone: JudgedModel | None
     ahead: Estimate | None
+    decided: tuple[Estimate, Estimate] | None
     reading: reader.Reading | None
     named: dict[str, Named] = field(repr=False)
     opinions: dict[str, int | float] = field(repr=False)
@@ -121,22 +129,30 @@ def evaluate(
         PackageError: a second reader is asked for, and the task names no classes.
     """
     study = package.study
+    opinions = dict[str, int | float]()
+    if column:  # first: a mistake must not cost the hours of a training
+        if not study.task.classes or study.heads.dense:
+            raise PackageError(
+                "a second reader can be compared with a model that classifies",
+                where="--reader",
+                found=", ".join(study.task.words()),
+                wanted="a model that gives each patient a class",
+                remedy="leave --reader out",
+            )
+        opinions = own.second_reader(sources, study, column, cache=cache, progress=progress)
     found = own.read(sources, study, everyone=everyone, cache=cache, progress=progress)
     shared = _look(study, package.weights, found)
     notes = []
     mine, ahead = None, None
     if alone and len(found.train) >= FEWEST:
         mine = _look(study, train_alone(study, found, progress), found)
-        ahead = paired(list(-shared.apart), list(-mine.apart))
+        ahead = _ahead(study, shared, mine)
     elif alone:
         notes.append(
             f"No model was trained alone: {len(found.train)} patients of training are known here, "
             f"and at least {FEWEST} are needed"
         )
-    opinions = dict[str, int | float]()
-    if column:
-        opinions = own.second_reader(sources, study, column, cache=cache, progress=progress)
-    threshold, why = _conform(study, shared, alpha)
+    threshold, why = _conform(study, shared, alpha) if found.held_out else (None, NOT_HELD_OUT)
     named = own.named(sources, progress)
     return OwnEvaluation(
         patients=found.judged,
@@ -144,6 +160,7 @@ def evaluate(
         shared=shared,
         alone=mine,
         ahead=ahead,
+        decided=_decided(package, shared, rule),
         reading=_reading(package, found, shared, opinions, rule) if column else None,
         opinions=opinions,
         suspects=study.task.suspects(shared.numbers, shared.truths, shared.apart),
@@ -159,6 +176,7 @@ def evaluate(
 def _look(study: Study, weights: Flat, found: OwnPatients) -> JudgedModel:
     """One pass over the judged patients: figures, and each patient's numbers."""
     rows = list[tuple[NDArray[np.float64], float, float]]()
+    kept_outputs = list[tuple[torch.Tensor, torch.Tensor]]()
     most = max(len(each.images) for each in found.judged)
 
     def kept() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -174,11 +192,60 @@ def _look(study: Study, weights: Flat, found: OwnPatients) -> JudgedModel:
         for outputs, targets in given:
             task = study.task
             rows.append((task.numbers(outputs), task.truth(targets), task.apart(outputs, targets)))
+            if not study.heads.dense:
+                kept_outputs.append((outputs, targets))
             yield outputs, targets
 
     figures = study.task.exact(kept())
     numbers, truths, apart = zip(*rows, strict=True)
-    return JudgedModel(figures, np.stack(numbers), np.array(truths), np.array(apart))
+    return JudgedModel(figures, np.stack(numbers), np.array(truths), np.array(apart), kept_outputs)
+
+
+def _ahead(study: Study, shared: JudgedModel, mine: JudgedModel) -> Estimate | None:
+    """How far the shared model's headline is above the own one's, with a 95 % interval.
+
+    Of a figure that each patient has, the paired mean over patients and classes; of another, such
+    as AUC, the bootstrap over patients, both models on the same draws (Efron and Tibshirani 1993).
+    """
+    task, name = study.task, study.task.headline
+    if name in shared.figures.each:
+        ours, theirs = (
+            np.nanmean(np.array(each.figures.each[name], dtype=np.float64), axis=0)
+            for each in (shared, mine)
+        )
+        return paired(list(ours), list(theirs))
+    whole = [each.figures.values[name].value for each in (shared, mine)]
+    if None in whole:
+        return None
+    draws, patients = np.random.default_rng(0), len(shared.outputs)
+    differences = list[float]()
+    for _ in range(RESAMPLES):
+        chosen = draws.integers(0, patients, patients)
+        pair = [
+            task.exact([each.outputs[one] for one in chosen]).values[name].value
+            for each in (shared, mine)
+        ]
+        if pair[0] is not None and pair[1] is not None:
+            differences.append(pair[0] - pair[1])
+    if len(differences) < RESAMPLES // 2:
+        return None
+    low, high = np.quantile(differences, (0.025, 0.975))
+    return Estimate((whole[0] or 0.0) - (whole[1] or 0.0), float(low), float(high))
+
+
+def _decided(package: Package, shared: JudgedModel, rule: str) -> tuple[Estimate, Estimate] | None:
+    """Sensitivity and specificity at the threshold at which `predict` decides."""
+    task, adjustment = package.study.task, package.statement.adjustment
+    if len(task.classes) != 2 or package.study.heads.dense:
+        return None
+    said = np.array([task.named(each, adjustment, rule) for each in shared.numbers])
+    ill = shared.truths == 1
+    return (
+        share(float((said[ill] == 1).sum()), float((said[ill] == 0).sum()), of="patients with it"),
+        share(
+            float((said[~ill] == 0).sum()), float((said[~ill] == 1).sum()), of="patients without it"
+        ),
+    )
 
 
 def _images(found: OwnPatients) -> Iterator[NDArray[np.float16]]:

@@ -42,7 +42,8 @@ def write(
         rule: the operating point that decided.
     """
     rows = [_row(package, found, place, rule) for place in range(len(found.patients))]
-    order = np.lexsort((-found.shared.apart, ~found.suspects))
+    differ = [bool(row.get("model and reader differ")) for row in rows]
+    order = np.lexsort((-found.shared.apart, ~np.array(differ), ~found.suspects))
     local = Local(
         weights=package.statement.weights,
         alpha=alpha,
@@ -87,13 +88,23 @@ def _words(task: Task, truth: float) -> str:
 
 def show(console: Console, package: Package, found: OwnEvaluation, files: Sequence[Path]) -> None:
     """The figures side by side, and what follows from them."""
-    held = "none of whom was in training" if found.held_out else "some may have been in training"
+    held = (
+        "by today's split none of whom was in training"
+        if found.held_out
+        else "some may have been in training"
+    )
     console.print(Text(f"{len(found.patients)} patients of this hospital, {held}.", style="bold"))
     if not found.held_out:
         console.print(Text("The shared model may look better here than it is.", style="yellow"))
     console.print(_figures(package, found))
+    headline = package.study.task.names[package.study.task.headline]
+    if found.decided is not None:
+        sensitivity, specificity = map(_figure, found.decided)
+        console.print(
+            f"Where `predict` decides: sensitivity {sensitivity}, specificity {specificity}."
+        )
     if found.ahead is not None:
-        console.print(Text(_ahead(found.ahead), style="bold"))
+        console.print(Text(_ahead(found.ahead, headline), style="bold"))
     for note in found.notes:
         console.print(Text(note, style="yellow"))
     if found.reading is not None:
@@ -128,15 +139,16 @@ def _figure(found: Estimate | None) -> str:
     return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
-def _ahead(ahead: Estimate) -> str:
+def _ahead(ahead: Estimate, figure: str) -> str:
     """Did joining help us?"""
-    value = ahead.value or 0.0
-    shown = f"{abs(value):.3f}, 95 % interval {ahead.low:+.3f} to {ahead.high:+.3f}"
+    shown = (
+        f"{figure} {ahead.value or 0.0:+.3f} (95 % interval {ahead.low:+.3f} to {ahead.high:+.3f})"
+    )
     if ahead.low > 0:
-        return f"Joining helped: the shared model is nearer to the truth of a patient by {shown}."
+        return f"Joining helped: {shown} over a model of yours alone."
     if ahead.high < 0:
-        return f"Joining did not help: your own model is nearer to the truth by {shown}."
-    return f"Whether joining helped cannot be told from these patients: the difference is {shown}."
+        return f"Joining did not help: {shown} over a model of yours alone."
+    return f"Whether joining helped cannot be told from these patients: {shown}."
 
 
 def _reading(found: Reading) -> list[str]:

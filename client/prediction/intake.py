@@ -10,7 +10,7 @@ its reason, and the rest goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from client.data.archive import Found, Rejected, scan
 from client.data.cache import Decoded, ImageShape, decode
 from client.data.cache_index import CRASHED, CacheRefused
-from client.data.dicom import Reason, shown
+from client.data.dicom import Reason, Rules, Unusable
 from client.data.parallel import ordered_map
 from common.process.progress import Progress
 from common.study.study_file import Study
@@ -45,7 +45,7 @@ class Examination:
     """The images of one patient under one Study Instance UID. Sensitive.
 
     Attributes:
-        files: by series, number and content; at least one.
+        files: by path; at least one.
     """
 
     files: tuple[PreparedFile, ...] = field(repr=False)
@@ -75,7 +75,7 @@ def examinations(
     folder: Path,
     study: Study,
     *,
-    modalities: tuple[str, ...] = (),
+    rules: Rules | None,
     most: int | None = None,
     workers: int,
     progress: Progress,
@@ -86,8 +86,8 @@ def examinations(
     Args:
         folder: of DICOM files, read recursively.
         study: what the images are prepared for.
-        modalities: that are used; empty for any.
-        most: files that are predicted; None for all.
+        rules: which images are used, as in training; None for all of them.
+        most: files that are predicted, and the rest of the last examination; None for all.
         workers: processes that read and decode.
         progress: told of every file.
         rejected: told of every file that cannot be used, and why.
@@ -98,18 +98,19 @@ def examinations(
     scanned = scan(folder, decode=False, workers=workers, progress=progress)
     for verdict in scanned.rejected:
         rejected(verdict)
-    once: dict[str, Found] = {}
-    wanted = {each.upper() for each in modalities}
+    once: dict[tuple[str, str], Found] = {}
     for each in scanned.found:
-        if wanted and each.header.modality not in wanted:
-            detail = f"Modality is {shown(each.header.modality)}"
-            rejected(Rejected(each.path, Reason.WRONG_MODALITY, detail))
+        try:
+            _judge(each, rules)
+        except Unusable as verdict:
+            rejected(Rejected(each.path, verdict.reason, verdict.detail))
             continue
-        # A copy of an image would count twice in the examination's score.
-        first = once.setdefault(each.header.instance or each.sha256, each)
+        # A copy would count twice. By patient: no file of another's may take an image away.
+        name = (each.header.patient, each.header.instance or each.sha256)
+        first = once.setdefault(name, each)
         if first is not each:
             rejected(Rejected(each.path, Reason.DUPLICATE, "another file has the same image"))
-    files = sorted(once.values(), key=_order)[:most]
+    files = _first(sorted(once.values(), key=_order), most)
     shape = shape_of(study)
     with progress("predicting", len(files), unit="files") as job:
         decoded = ordered_map(
@@ -138,9 +139,28 @@ def _key(found: Found) -> tuple[str, str]:
     return (patient, study) if patient or study else ("", found.sha256)
 
 
+def _judge(found: Found, rules: Rules | None) -> None:
+    """Pass a file that training would take; a patient without an identifier is one here.
+
+    Raises:
+        Unusable: why training would leave it out.
+    """
+    if rules is not None:
+        named = found.header if found.header.patient else replace(found.header, patient="-")
+        rules.judge(named)
+
+
 def _order(found: Found) -> tuple[tuple[str, str], str]:
-    # By content within an examination: nothing that renaming a file would change.
-    return _key(found), found.sha256
+    # By path within an examination: slices are mostly named in their order.
+    return _key(found), found.path
+
+
+def _first(files: list[Found], most: int | None) -> list[Found]:
+    """At least so many files, and no examination in part."""
+    if most is None or most >= len(files):
+        return files
+    last = _key(files[most - 1])
+    return [*files[:most], *(each for each in files[most:] if _key(each) == last)]
 
 
 def _refusal(found: Found, result: CacheRefused) -> Rejected:

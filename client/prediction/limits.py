@@ -22,8 +22,10 @@ from client.prediction.intake import PreparedFile
 from common.settings import Section
 from common.study.study_file import Study
 
-QUANTILES: Final = (0.005, 0.995)
-"""Of the hospital's own images: of a hundred images like them, one is said to be unlike."""
+SHARE: Final = 0.01
+"""Of a hundred images like the hospital's own, one is said to be unlike."""
+FEWEST: Final = 99
+"""Images without which nothing can be said at that share."""
 FAR: Final = 2.0
 """Standard deviations of the study's constants by which an image's mean may be off."""
 ELONGATED: Final = 1.5
@@ -37,15 +39,24 @@ class Profile(Section):
 
     Attributes:
         images: how many were looked at.
-        low: by statistic, the lower end of what is usual.
-        high: the upper end.
+        middle: by statistic, the median.
+        spread: by statistic, half of the distance between the quartiles.
+        most: distance from the middle that a usual image has at most; None for too few images.
         scanners: manufacturer and model, as their files say.
     """
 
     images: int
-    low: dict[str, float]
-    high: dict[str, float]
+    middle: dict[str, float]
+    spread: dict[str, float]
+    most: float | None = None
     scanners: tuple[str, ...] = ()
+
+    def far(self, image: NDArray[np.floating]) -> dict[str, float]:
+        """By statistic, how many spreads an image is from the middle."""
+        found = statistics(image)
+        return {
+            name: abs(found[name] - self.middle[name]) / self.spread[name] for name in STATISTICS
+        }
 
 
 def statistics(image: NDArray[np.floating]) -> dict[str, float]:
@@ -61,16 +72,27 @@ def statistics(image: NDArray[np.floating]) -> dict[str, float]:
 
 
 def profile(images: Iterable[NDArray[np.floating]], scanners: Iterable[str]) -> Profile:
-    """The profile of a hospital's own prepared images."""
+    """The profile of a hospital's own prepared images.
+
+    One limit for all statistics together, so that of images like these a share of ``SHARE`` is
+    beyond it: the place in their order is that of split conformal prediction.
+    """
     each = [statistics(image) for image in images]
-    ends = {
-        name: np.quantile([one[name] for one in each], QUANTILES) if each else (0.0, 1.0)
-        for name in STATISTICS
-    }
+    middle, spread = dict[str, float](), dict[str, float]()
+    for name in STATISTICS:
+        values = np.array([one[name] for one in each])
+        low, mid, high = np.quantile(values, (0.25, 0.5, 0.75)) if each else (0.0, 0.5, 1.0)
+        middle[name] = float(mid)
+        spread[name] = float(max((high - low) / 2, 1e-3))
+    far = sorted(
+        max(abs(one[name] - middle[name]) / spread[name] for name in STATISTICS) for one in each
+    )
+    place = int(np.ceil((len(far) + 1) * (1 - SHARE)))
     return Profile(
         images=len(each),
-        low={name: float(low) for name, (low, _) in ends.items()},
-        high={name: float(high) for name, (_, high) in ends.items()},
+        middle=middle,
+        spread=spread,
+        most=far[place - 1] if len(far) >= FEWEST and place <= len(far) else None,
         scanners=tuple(sorted({each for each in scanners if each})),
     )
 
@@ -155,18 +177,18 @@ def _statistics(study: Study, images: NDArray[np.float16]) -> list[str]:
 
 
 def _unlike(images: NDArray[np.float16], own: Profile) -> list[str]:
-    each = [statistics(image) for image in images]
-    out = [
-        name
-        for name in STATISTICS
-        if any(not own.low[name] <= one[name] <= own.high[name] for one in each)
-    ]
+    """Whether half of a file's images are further out than the hospital's own."""
+    if own.most is None:
+        return []
+    each = [own.far(image) for image in images]
+    typical = {name: float(np.median([one[name] for one in each])) for name in STATISTICS}
     words: Mapping[str, str] = {
         "mean": "brightness",
         "contrast": "contrast",
         "detail": "sharpness or noise",
         "empty": "empty border",
     }
+    out = [words[name] for name in STATISTICS if typical[name] > own.most]
     if not out:
         return []
-    return [f"{', '.join(words[name] for name in out)} unlike this hospital's evaluated patients"]
+    return [f"{', '.join(out)} unlike this hospital's evaluated patients"]

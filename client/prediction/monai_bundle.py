@@ -2,13 +2,12 @@
 
 Its layout is that of MONAI's bundle specification. Images are read and prepared by the very code of
 training, and the network is built by it, so Consilium must be installed where the bundle runs.
-Scores are written as ``OUTPUT/NAME.npy``, (frames, outputs, ...), in readable form.
+Scores are written as ``OUTPUT/PATH.npy``, (frames, outputs, ...), in readable form.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,18 +15,17 @@ import monai
 import numpy as np
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 
 from client.data.archive import Found, examine
 from client.data.cache import Decoded, decode
 from client.prediction.intake import shape_of
 from client.prediction.predict import require_free
-from common.errors import DataError
 from common.files import canonical_json, write_atomic
 from common.models.networks import build_model
 from common.package import archive
 from common.package.graph import preprocessing, whole
-from common.package.package import Package, card_of
+from common.package.package import Package
+from common.process.console import out as out_console
 from common.study.study_file import Study
 
 STUDY: Final = "configs/study.json"
@@ -35,25 +33,23 @@ WEIGHTS: Final = "models/model.safetensors"
 _HERE: Final = "client.prediction.monai_bundle"
 
 
-def write_bundle(package: Package, path: Path, folder: Path) -> list[Path]:
+def write_bundle(package: Package, folder: Path) -> list[Path]:
     """Write the bundle into a new folder.
 
     Args:
         package: opened.
-        path: of its file.
         folder: empty or absent.
 
     Raises:
         DataError: the folder holds something.
     """
     require_free(folder)
-    members = archive.unpack(path)
     files = {
         "configs/metadata.json": _json(_metadata(package)),
         "configs/inference.json": _json(_inference()),
         STUDY: canonical_json(package.study.model_dump(mode="json")),
-        WEIGHTS: members[archive.WEIGHTS],
-        "docs/README.md": card_of(path)[0].encode(),
+        WEIGHTS: package.members[archive.WEIGHTS],
+        "docs/README.md": package.card.encode(),
         "LICENSE": b"Research use only. Ask the coordinator of the study for a licence.\n",
     }
     for name, content in files.items():
@@ -84,42 +80,43 @@ class LoadImages:
     def __init__(self, root: str) -> None:
         self._shape = shape_of(_study(root))
 
-    def __call__(self, path: str) -> torch.Tensor:
-        """Prepare one file.
-
-        Raises:
-            DataError: it cannot be used.
-        """
+    def __call__(self, path: str) -> torch.Tensor | None:
+        """Prepare one file; None for one that cannot be used."""
         file = Path(path)
         found = examine(file.parent, file.name, decode=False)
         decoded = decode(file.parent, self._shape, found) if isinstance(found, Found) else found
         if not isinstance(decoded, Decoded):
-            raise DataError(
-                "this file cannot be used", where=path, found=f"{decoded.reason}: {decoded.detail}"
-            )
+            return None
         return torch.from_numpy(decoded.images.astype(np.float32))
 
 
 def run(
-    paths: Sequence[str], load: LoadImages, model: torch.nn.Module, device: str, out: str
-) -> list[NDArray[np.float32]]:
-    """Score each file and write its scores.
+    folder: str, load: LoadImages, model: torch.nn.Module, device: str, out: str
+) -> dict[str, int]:
+    """Score each file of a folder, and write its scores under the same path.
 
     Args:
-        paths: of DICOM files.
+        folder: of DICOM files.
         load: the preprocessing.
         model: the network.
         device: that computes.
         out: folder for the scores.
+
+    Returns:
+        How many files were scored, and how many could not be used.
     """
-    model, made = model.to(device), []
-    Path(out).mkdir(parents=True, exist_ok=True)
-    for path in paths:
-        with torch.inference_mode():
-            scores = model(load(path).to(device)).cpu().numpy()
-        np.save(Path(out) / f"{Path(path).stem}.npy", scores, allow_pickle=False)
-        made.append(scores)
-    return made
+    model, counts = model.to(device), {"scored": 0, "not used": 0}
+    for path in files(folder):
+        images = load(path)
+        counts["not used" if images is None else "scored"] += 1
+        if images is not None:
+            with torch.inference_mode():
+                scores = model(images.to(device)).cpu().numpy()
+            written = Path(out) / f"{Path(path).relative_to(folder)}.npy"
+            written.parent.mkdir(parents=True, exist_ok=True)
+            np.save(written, scores, allow_pickle=False)
+    out_console().print(f"{counts['scored']} files scored, {counts['not used']} not used.")
+    return counts
 
 
 def _study(root: str) -> Study:
@@ -132,12 +129,11 @@ def _inference() -> dict[str, Any]:
         "dataset_dir": "images",
         "output_dir": "output",
         "device": "$'cuda' if __import__('torch').cuda.is_available() else 'cpu'",
-        "paths": {"_target_": f"{_HERE}.files", "folder": "@dataset_dir"},
         "preprocessing": {"_target_": f"{_HERE}.LoadImages", "root": "@bundle_root"},
         "network_def": {"_target_": f"{_HERE}.network", "root": "@bundle_root"},
         "run": {
             "_target_": f"{_HERE}.run",
-            "paths": "@paths",
+            "folder": "@dataset_dir",
             "load": "@preprocessing",
             "model": "@network_def",
             "device": "@device",
@@ -153,7 +149,7 @@ def _metadata(package: Package) -> dict[str, Any]:
     image = {
         "type": "image",
         "format": "magnitude",
-        "modality": "/".join(study.data.modalities),
+        "modality": _inert("/".join(study.data.modalities)),
         "num_channels": channels,
         "spatial_shape": [height, width],
         "dtype": "float32",
@@ -162,14 +158,16 @@ def _metadata(package: Package) -> dict[str, Any]:
         "channel_def": {str(channel): "image" for channel in range(channels)},
     }
     scores = {
-        "type": "probabilities",
-        "format": "segmentation" if study.heads.dense else "classes",
+        "type": "probabilities" if study.task.classes else "values",
+        "format": "labels" if study.heads.dense else "classes",
         "num_channels": outputs,
         "spatial_shape": [height, width] if study.heads.dense else [],
         "dtype": "float32",
         "value_range": [0, 1] if study.task.classes else list(study.task.ends),
         "is_patch_data": False,
-        "channel_def": {str(place): name for place, name in enumerate(study.task.outputs())},
+        "channel_def": {
+            str(place): _inert(name) for place, name in enumerate(study.task.outputs())
+        },
     }
     return {
         "version": "1.0.0",
@@ -178,8 +176,8 @@ def _metadata(package: Package) -> dict[str, Any]:
         "pytorch_version": torch.__version__.partition("+")[0],
         "numpy_version": np.__version__,
         "required_packages_version": {"consilium": said.versions.get("consilium", "")},
-        "name": said.title,
-        "task": study.task.words()[0],
+        "name": _inert(said.title),
+        "task": _inert(study.task.words()[0]),
         "description": f"Shared model of the study {said.name}. Research use only.",
         "authors": "the hospitals of the study",
         "copyright": "see docs/README.md",
@@ -187,6 +185,11 @@ def _metadata(package: Package) -> dict[str, Any]:
         "preprocessing": preprocessing(study),
         "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": scores}},
     }
+
+
+def _inert(text: str) -> str:
+    """A text of the package that MONAI takes for no expression, reference or macro."""
+    return f"({text})" if text.startswith(("$", "@", "%")) else text
 
 
 def _json(value: dict[str, Any]) -> bytes:

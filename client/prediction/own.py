@@ -41,6 +41,7 @@ class OwnSources:
         derived: whether derived images are used.
         without: pseudonyms of who opted out.
         persons: which identifiers are one person's.
+        new: whether somebody says that none of them was in training, where there is no site.
     """
 
     images: Path
@@ -50,6 +51,7 @@ class OwnSources:
     derived: Derived = Derived.REJECT
     without: frozenset[str] = field(default=frozenset(), repr=False)
     persons: Mapping[str, str] = field(default_factory=dict, repr=False)
+    new: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ class OwnPatients:
         cohort: decoded images, labels and masks.
         judged: the patients on whom models are compared.
         train: the patients that a model of the hospital's own may be trained on; may be none.
-        held_out: whether the judged ones were not in training.
+        held_out: whether the judged ones were not in training, by today's split.
     """
 
     cohort: Cohort = field(repr=False)
@@ -107,9 +109,10 @@ def of_site(path: Path, study: Study, state: Path | None = None) -> OwnSources:
     )
 
 
-def of_folders(images: Path, targets: LabelFile | MaskFolder) -> OwnSources:
+def of_folders(images: Path, targets: LabelFile | MaskFolder, *, new: bool = False) -> OwnSources:
     """A folder and what is known of it, without a site."""
-    return OwnSources(images, targets, None, Pseudonyms(secrets.token_bytes(KEY_BYTES)))
+    key = secrets.token_bytes(KEY_BYTES)
+    return OwnSources(images, targets, None, Pseudonyms(key), new=new)
 
 
 def read(
@@ -142,10 +145,10 @@ def read(
             if cohort.patients
             else "no patient with an image and a label",
             wanted="patients of validation or test, on whom no model was trained",
-            remedy="give the split of the site file a share of test; or --everyone, which "
-            "also judges on patients of training and flatters the shared model",
+            remedy="a site whose split has shares of validation or test has such patients; or "
+            "--everyone, which also judges on patients of training and flatters the shared model",
         )
-    return OwnPatients(cohort, judged, train, parts and not everyone)
+    return OwnPatients(cohort, judged, train, sources.new or (parts and not everyone))
 
 
 def second_reader(

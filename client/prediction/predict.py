@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.archive import Rejected
-from client.data.dicom import Reason
+from client.data.dicom import Reason, Rules
 from client.prediction.dicom_output import DicomOutput
 from client.prediction.intake import Examination, examinations
 from client.prediction.limits import header_of, warnings
@@ -30,11 +30,14 @@ from client.prediction.table import Cell, write_tables
 from common.errors import DataError, of_system
 from common.package.package import Package
 from common.process.progress import Progress
-from common.tasks.finding import Finding
+from common.scores.finding import Finding
 
 TABLE: Final = "predictions"
 IMAGES: Final = "images"
 REJECTED: Final = "not-used"
+USE: Final = "research use only"
+USUAL: Final = "usual"
+"""The rule that decides where none is asked for: Youden's index, or one half."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Wanted:
         rule: operating point that decides what counts as found; empty for the usual one.
         reasons: the method that explains each image; empty for none.
         dicom: whether DICOM objects are written.
-        any_modality: whether images of other modalities than the study's are predicted too.
+        any_image: whether images that training leaves out are predicted too: of other modalities,
+            derived, or with text in them.
         most: files that are predicted; None for all.
         workers: processes that decode.
         when: the time that the DICOM objects bear.
@@ -59,7 +63,7 @@ class Wanted:
     rule: str = ""
     reasons: str = ""
     dicom: bool = True
-    any_modality: bool = False
+    any_image: bool = False
     most: int | None = None
     workers: int = 1
     when: datetime = field(default_factory=datetime.now)
@@ -106,7 +110,7 @@ def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
     given = examinations(
         wanted.images,
         package.study,
-        modalities=() if wanted.any_modality else package.study.data.modalities,
+        rules=None if wanted.any_image else Rules(package.study.data.modalities),
         most=wanted.most,
         workers=wanted.workers,
         progress=progress,
@@ -119,7 +123,7 @@ def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
             warnings(package.study, file, source, own)
             for file, source in zip(one.files, sources, strict=True)
         ]
-        rows.append(_row(package, one, scores, notes, wanted.local))
+        rows.append(_row(package, one, scores, notes, wanted))
         of_images += _image_rows(package, one, scores, notes)
         done.examinations += 1
         done.images += len(scores.each)
@@ -130,14 +134,14 @@ def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
         if pictures is not None:
             done.skipped.update(pictures.write(one, scores, sources, objects))
     done.reasons.update(each.reason for each in rejected)
+    if not rows:
+        raise _nothing(wanted, done, rejected)
     if rejected:
         table = [
             {"file": each.path, "why": each.reason.value, "detail": each.detail}
             for each in rejected
         ]
         done.files += write_tables(wanted.out, REJECTED, table)
-    if not rows:
-        raise _nothing(wanted, done)
     done.files = [
         *(pictures.finish() if pictures is not None else ()),
         *write_tables(wanted.out, TABLE, rows),
@@ -152,7 +156,7 @@ def _row(
     one: Examination,
     scores: Scores,
     notes: Sequence[tuple[str, ...]],
-    local: Local | None,
+    wanted: Wanted,
 ) -> dict[str, Cell]:
     """Of an examination: scores, findings, how far the last rounds agree, warnings."""
     columns = package.study.task.columns()
@@ -164,6 +168,7 @@ def _row(
     }
     for each in scores.findings:
         row |= _finding(each)
+    local = wanted.local
     if local is not None and local.threshold is not None:
         name = f"set that holds the truth for {1 - local.alpha:.0%} of patients"
         row[name] = package.study.task.answers(scores.numbers, local.threshold)
@@ -171,8 +176,14 @@ def _row(
         row |= _numbers([f"{name}: mean of last rounds" for name in columns], scores.rounds.mean(0))
         row |= _numbers([f"{name}: spread of last rounds" for name in columns], scores.spread)
         row |= _numbers([f"{name}: of their averaged weights" for name in columns], scores.averaged)
-    row["warnings"] = "; ".join(dict.fromkeys(note for each in notes for note in each))
-    return row
+    said = [note for each in notes for note in each]
+    scored = package.study.evaluation.images_per_patient
+    if package.statement.points and len(scores.each) > scored:
+        said.append(
+            f"more than {scored} images: thresholds and calibration are of patients with that many"
+        )
+    row["warnings"] = "; ".join(dict.fromkeys(said))
+    return row | {"rule": wanted.rule or USUAL, "model": package.name, "use": USE}
 
 
 def _finding(each: Finding) -> dict[str, Cell]:
@@ -202,6 +213,8 @@ def _image_rows(
                     "frame": frame + 1,
                     **_numbers(columns, scores.each[place]),
                     "warnings": "; ".join(said),
+                    "model": package.name,
+                    "use": USE,
                 }
             )
             place += 1
@@ -225,21 +238,21 @@ def require_free(out: Path) -> None:
         raise of_system(cause, DataError, where=out) from cause
     if held is not None:
         raise DataError(
-            "the folder for the predictions is not empty",
+            "the folder for what is written is not empty",
             where=out,
             found=f"{held.name!a} and perhaps more",
             remedy="name another folder with --out; nothing was changed",
         )
 
 
-def _nothing(wanted: Wanted, done: Predicted) -> DataError:
+def _nothing(wanted: Wanted, done: Predicted, rejected: Sequence[Rejected]) -> DataError:
     """The error where no image can be predicted."""
     counts = ", ".join(f"{reason.value}: {count}" for reason, count in done.reasons.most_common())
+    detail = next((each.detail for each in rejected if each.detail), "")
     return DataError(
         "no image in this folder can be predicted",
         where=wanted.images,
-        found=counts or "no files",
-        wanted="DICOM images of the modalities that the package is for (consilium-site card "
-        "PACKAGE), or any with --any-modality",
-        remedy=f"look into {wanted.out / REJECTED}.csv, which lists each file with its reason",
+        found=f"{counts or 'no files'}{f' (the first: {detail})' if detail else ''}",
+        wanted="DICOM images such as the package is for: consilium-site model-card PACKAGE",
+        remedy="choose another folder; or --any-image for images that training would leave out",
     )

@@ -15,7 +15,7 @@ from client.training.evaluation import outputs_for
 from common.numerics import EngineChoice
 from common.package.package import Package
 from common.process.denormals import flushed
-from common.tasks.finding import Finding
+from common.scores.finding import Finding
 from common.tasks.task import Task
 
 CHOICE: Final = EngineChoice(tile=16)
@@ -33,7 +33,6 @@ class Scores:
         each: (images, columns), of each image alone.
         findings: the same in words, calibrated.
         masks: (images, height, width) uint8 at the study's size; None where none are made.
-        outputs: the network's own, (images, ...).
         rounds: (rounds, columns), what the models of the last rounds say.
         averaged: (columns,), what the mean of their weights says.
     """
@@ -42,7 +41,6 @@ class Scores:
     each: NDArray[np.float64]
     findings: tuple[Finding, ...]
     masks: NDArray[np.uint8] | None = field(repr=False)
-    outputs: torch.Tensor = field(repr=False)
     rounds: NDArray[np.float64] = field(repr=False)
     averaged: NDArray[np.float64] = field(repr=False)
 
@@ -108,7 +106,6 @@ def _together(package: Package, some: list[Examination], rule: str) -> list[Scor
                 each=_each(task, outputs),
                 findings=task.findings(numbers, adjustment, rule),
                 masks=task.masks(outputs),
-                outputs=outputs,
                 rounds=np.array([one[place] for one in rounds]).reshape(-1, len(numbers)),
                 averaged=task.numbers(averaged[place]),
             )

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.files import write_atomic
+from common.visible import visible
 
 Cell = str | int | float | bool | None
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -28,18 +29,26 @@ def write_tables(folder: Path, name: str, rows: Sequence[Mapping[str, Cell]]) ->
     """
     columns = list(rows[0])
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_plain, columns))
+    writer.writerows([_plain(row[each]) for each in columns] for row in rows)
     table, binary = folder / f"{name}.csv", folder / f"{name}.parquet"
     # With a mark of its order, or a spreadsheet takes it for a Windows code page.
     write_atomic(table, text.getvalue().encode("utf-8-sig"), mode=0o600)
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(map(dict, rows))), buffer)
+    pq.write_table(
+        pa.table({each: [_shown(row[each]) for row in rows] for each in columns}), buffer
+    )
     write_atomic(binary, buffer.getvalue(), mode=0o600)
     return table, binary
 
 
 def _plain(value: Cell) -> Cell:
     """A text that a spreadsheet shows and does not compute."""
+    value = _shown(value)
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value
+
+
+def _shown(value: Cell) -> Cell:
+    """A text without signs that steer a screen, or that no UTF-8 has."""
+    return visible(value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""``reasons.html``: what a model says of some images and why, in one file that loads nothing.
+"""``pictures.html``: what a model says of some images and why, in one file that loads nothing.
 
 Pictures are inlined, there is no script, and the page's own policy forbids the browser to load
 anything. Every text may come from elsewhere: HTML in it is shown as text, and a character that
@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from client.reasons.methods import Method
-from client.reasons.pictures import colour_of
+from common.palette import colour_of
 from common.visible import visible
 
 TEMPLATES: Final = Path(__file__).resolve().parent / "templates"

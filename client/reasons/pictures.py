@@ -21,8 +21,8 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 from torch.nn import functional
 
-CLASS_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Of the classes of a mask, in turn: from Okabe and Ito's palette, as a run's report has them."""
+from common.palette import colour_of, rgb
+
 STRONGEST: Final = 0.995
 """Quantile of a map's sizes that has the last colour: one odd pixel would leave the rest grey."""
 OPAQUE: Final = 0.85
@@ -77,13 +77,8 @@ def outlines(background: NDArray[np.floating], mask: NDArray[np.integer]) -> NDA
     large = np.asarray(mask)[rows[:, None], columns]
     picture = np.repeat(_bytes(grey)[..., None], 3, axis=2)
     for number in np.unique(large[large > 0]):
-        picture[_edge(large == number, -(-min(height, width) // FINE))] = _rgb(colour_of(number))
+        picture[_edge(large == number, -(-min(height, width) // FINE))] = rgb(colour_of(number))
     return picture
-
-
-def colour_of(number: int) -> str:
-    """The colour of a mask's k-th class, as HTML writes it; after the sixth they begin again."""
-    return CLASS_COLOURS[(int(number) - 1) % len(CLASS_COLOURS)]
 
 
 def strongest(values: NDArray[np.float32]) -> float:
@@ -93,11 +88,13 @@ def strongest(values: NDArray[np.float32]) -> float:
 
 
 def png(picture: NDArray[np.uint8]) -> bytes:
-    """A picture (height, width, 3) as a PNG of as many pixels, which says nothing else."""
+    """A picture (height, width, 3) as a PNG, which says that it is for research."""
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
+    buffer, said = io.BytesIO(), PngInfo()
+    said.add_text("Description", "Research use only. Not for diagnosis.")
+    Image.fromarray(picture).save(buffer, format="PNG", pnginfo=said)
     return buffer.getvalue()
 
 
@@ -193,8 +190,3 @@ def _edge(inside: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
 
 def _bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     return np.rint(255.0 * values).astype(np.uint8)
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
-    return red, green, blue

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from common.errors import PackageError, of_system
+from common.files import sha256
 
 STATEMENT: Final = "package.json"
 SIGNATURE: Final = "signature.json"
@@ -55,8 +56,8 @@ def pack(members: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(path: Path) -> dict[str, bytes]:
-    """The members of a package, none of them opened.
+def unpack(path: Path) -> tuple[dict[str, bytes], str]:
+    """The members of a package, none of them opened, and the SHA-256 of the file.
 
     Raises:
         PackageError: the file cannot be read, or is not exactly what :func:`pack` writes.
@@ -78,7 +79,7 @@ def unpack(path: Path) -> dict[str, bytes]:
         raise refused(path, "its ZIP archive is damaged or cut short") from cause
     if pack(members) != data:
         raise refused(path, "bytes in it belong to no member, or its archive was made otherwise")
-    return members
+    return members, sha256(data)
 
 
 def refused(path: Path, found: str) -> PackageError:

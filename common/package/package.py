@@ -25,7 +25,7 @@ from common.files import canonical_json, sha256
 from common.package import archive
 from common.package.archive import refused
 from common.package.statement import FORMAT, Statement
-from common.scores.operating import cheapest
+from common.scores.operating import HALF, cheapest
 from common.settings import Section
 from common.study.study_file import Study
 from common.wire.enrolment import SigningKeyText
@@ -56,23 +56,28 @@ class Package:
         study: what was learned.
         weights: flat float32.
         earlier: (rounds, weights) float32, the global weights of the last rounds, oldest first.
-        graph: ONNX, from an image in [0, 1] to scores.
         key: the public key that signed it, hexadecimal.
         sha256: of the file.
+        members: its files by name, as they were signed.
     """
 
     statement: Statement
     study: Study
     weights: npt.NDArray[np.float32] = field(repr=False)
     earlier: npt.NDArray[np.float32] = field(repr=False)
-    graph: bytes = field(repr=False)
     key: str
     sha256: str
+    members: Mapping[str, bytes] = field(repr=False)
 
     @property
     def name(self) -> str:
         """What the model is called: its study, and the first digits of its weights' hash."""
         return f"{self.statement.name}-{self.statement.weights[:8]}"
+
+    @property
+    def card(self) -> str:
+        """The model card, in Markdown."""
+        return self.members[archive.CARD].decode()
 
     def with_cheapest(self, cost_ratio: float, prevalence: float) -> Package:
         """The same with the operating points of the smallest expected cost.
@@ -129,6 +134,7 @@ def write(
         update={
             "study": sha256(_study_text(study)),
             "weights": sha256(weights.astype("<f4").tobytes()),
+            "signed_by": key.public,
         }
     )
     text = card.markdown(told, study)
@@ -138,7 +144,7 @@ def write(
         archive.EARLIER: safetensors.numpy.save({"weights": np.ascontiguousarray(earlier)}),
         archive.GRAPH: graph.export(study, model),
         archive.CARD: text.encode(),
-        archive.CARD_PAGE: card.page(text, f"Model card: {told.title}").encode(),
+        archive.CARD_PAGE: card.page(text, card.title_of(told)).encode(),
     }
     told = told.model_copy(
         update={"members": {name: sha256(content) for name, content in members.items()}}
@@ -155,7 +161,7 @@ def read(path: Path) -> Package:
     Raises:
         PackageError: it is missing, was changed, or holds what no package does.
     """
-    members = archive.unpack(path)
+    members, whole = archive.unpack(path)
     statement, key = _statement(path, members)
     for name, content in members.items():
         if name in (archive.STATEMENT, archive.SIGNATURE):
@@ -163,7 +169,7 @@ def read(path: Path) -> Package:
         if statement.members.get(name) != sha256(content):
             raise refused(path, f"{name} is not the one that was signed")
     study = _study(path, members[archive.STUDY])
-    _require_inert(path, members)
+    _require_inert(path, members, statement)
     weights = _weights(path, members[archive.WEIGHTS], study)
     if sha256(weights.astype("<f4").tobytes()) != statement.weights:
         raise refused(path, f"{archive.WEIGHTS} are not the weights that it names")
@@ -175,21 +181,10 @@ def read(path: Path) -> Package:
         study=study,
         weights=weights,
         earlier=_earlier(path, members[archive.EARLIER], weights.size),
-        graph=members[archive.GRAPH],
         key=key,
-        sha256=sha256(archive.pack(members)),
+        sha256=whole,
+        members=members,
     )
-
-
-def card_of(path: Path) -> tuple[str, str]:
-    """A package's card, as Markdown and as a page.
-
-    Raises:
-        PackageError: as :func:`read`.
-    """
-    read(path)
-    members = archive.unpack(path)
-    return members[archive.CARD].decode(), members[archive.CARD_PAGE].decode()
 
 
 def _study_text(study: Study) -> bytes:
@@ -216,7 +211,7 @@ def _statement(path: Path, members: Mapping[str, bytes]) -> tuple[Statement, str
     if not verify(signature.key, _PURPOSE + said, bytes.fromhex(signature.signature)):
         raise refused(path, f"{archive.STATEMENT} was changed after it was signed")
     try:
-        return Statement.model_validate_json(said), signature.key
+        statement = Statement.model_validate_json(said)
     except ValidationError as cause:
         raise PackageError(
             "this version of Consilium cannot read the package",
@@ -225,6 +220,9 @@ def _statement(path: Path, members: Mapping[str, bytes]) -> tuple[Statement, str
             wanted=f"a package of format {FORMAT}",
             remedy="install the version of Consilium that made it, or ask for a new package",
         ) from cause
+    if statement.signed_by != signature.key:
+        raise refused(path, "its card names another key than the one that signed it")
+    return statement, signature.key
 
 
 def _study(path: Path, text: bytes) -> Study:
@@ -241,14 +239,14 @@ def _first(cause: ValidationError) -> str:
     return f"{'.'.join(map(str, fault['loc']))[:100]}: {fault['msg'][:200]}"
 
 
-def _require_inert(path: Path, members: Mapping[str, bytes]) -> None:
+def _require_inert(path: Path, members: Mapping[str, bytes], statement: Statement) -> None:
     """Refuse a graph or a page that could reach for something outside the package."""
     from common.package import card, graph
 
     found = graph.fault(members[archive.GRAPH])
     try:
-        found = found or card.fault(members[archive.CARD_PAGE].decode())
-        members[archive.CARD].decode()
+        text, page = (members[each].decode() for each in (archive.CARD, archive.CARD_PAGE))
+        found = found or card.fault(text, page, card.title_of(statement))
     except UnicodeDecodeError:
         found = "its card is not text"
     if found:
@@ -291,6 +289,12 @@ def _arrays(path: Path, name: str, data: bytes) -> dict[str, npt.NDArray[np.floa
 
 
 def _require_classes(path: Path, statement: Statement, study: Study) -> None:
+    """Refuse operating points that nothing can be decided by."""
     classes = len(study.task.classes)
-    if any(point.positive >= classes for point in (*statement.points, *statement.edges)):
+    points = (*statement.points, *statement.edges)
+    if any(point.positive >= classes for point in points):
         raise refused(path, "an operating point is of a class that the study does not have")
+    for positive in {point.positive for point in statement.points}:
+        names = [point.name for point in statement.points if point.positive == positive]
+        if HALF not in names or len(set(names)) < len(names):
+            raise refused(path, f"the operating points of a class are not each there once: {HALF}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from common.figures.intervals import Estimate
 from common.scores.adjustment import Adjustment
@@ -17,11 +17,26 @@ from common.scores.scaling import Scaling
 from common.settings import Section
 from common.study.study_file import Patients
 from common.text import Slug, Words
+from common.visible import is_steering
 
 FORMAT: Final = 1
 MOST_SITES: Final = 10_000
+MOST_POINTS: Final = 100_000
+"""A hundred classes with a thousand thresholds each."""
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256."""
+
+
+def _note(text: str) -> str:
+    if not 1 <= len(text) <= MOST_NOTE or any(map(is_steering, text)):
+        raise ValueError(f"should be one line of 1 to {MOST_NOTE} characters")
+    return text
+
+
+MOST_NOTES: Final = 1000
+MOST_NOTE: Final = 2000
+Note = Annotated[str, AfterValidator(_note)]
+"""A line that is shown as it is written."""
 
 
 class Figure(Section):
@@ -39,7 +54,7 @@ class Figure(Section):
     low: float
     high: float
     meaningful: bool = True
-    why: str | None = None
+    why: Note | None = None
 
     @classmethod
     def of(cls, estimate: Estimate) -> Figure:
@@ -66,7 +81,7 @@ class FigureSet(Section):
 
     on: Literal["hospitals", "test set"]
     patients: float
-    headline: str
+    headline: Words
     figures: dict[str, Figure]
     of: dict[str, tuple[Figure, ...]] = Field(default_factory=dict)
 
@@ -82,7 +97,7 @@ class Point(Section):
         specificity: share of patients without it in whom it does not.
     """
 
-    name: str = Field(max_length=200)
+    name: Words
     positive: int = Field(ge=0)
     threshold: float = Field(ge=0, le=1)
     sensitivity: Figure
@@ -116,7 +131,7 @@ class Calibration(Section):
 
     slope: float = Field(default=1.0, gt=0, le=1e3)
     offset: float = Field(default=0.0, ge=-1e3, le=1e3)
-    why: str | None = None
+    why: Note | None = None
 
 
 class SitePart(Section):
@@ -151,6 +166,7 @@ class Statement(Section):
         calibration: of its scores, from what sites released.
         points: operating points, from what sites released.
         edges: every threshold of which sites released something.
+        signed_by: the coordinator's public key, hexadecimal.
         finished: the day on which the study ended, ISO 8601; empty for a simulation, which is
             repeatable.
         versions: of the software that made it.
@@ -163,17 +179,18 @@ class Statement(Section):
     study: Hash
     weights: Hash
     rounds: int = Field(ge=0)
-    warnings: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[Note, ...] = Field(default=(), max_length=MOST_NOTES)
+    doubts: tuple[Note, ...] = Field(default=(), max_length=MOST_NOTES)
     delta: float | None
     sites: dict[Slug, SitePart] = Field(max_length=MOST_SITES)
     figures: tuple[FigureSet, ...] = ()
     calibration: Calibration = Calibration()
-    points: tuple[Point, ...] = ()
-    edges: tuple[Point, ...] = ()
+    points: tuple[Point, ...] = Field(default=(), max_length=MOST_POINTS)
+    edges: tuple[Point, ...] = Field(default=(), max_length=MOST_POINTS)
+    signed_by: Hash = "0" * 64
     finished: str = Field(default="", pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2})?$")
-    versions: dict[str, str] = Field(default_factory=dict)
-    members: dict[str, Hash] = Field(default_factory=dict)
+    versions: dict[Words, Words] = Field(default_factory=dict, max_length=100)
+    members: dict[str, Hash] = Field(default_factory=dict, max_length=20)
 
     @property
     def epsilon(self) -> float | None:

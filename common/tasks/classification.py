@@ -15,7 +15,7 @@ from common.figures.figures import Figures
 from common.figures.release import Release
 from common.scores import conformal, operating, scaling
 from common.scores.adjustment import NOTHING, Adjustment
-from common.tasks.finding import Finding
+from common.scores.finding import Finding
 from common.tasks.task import CLASS_WEIGHT, Heads, TargetForm, Task
 from common.text import Words
 
@@ -131,9 +131,11 @@ class Classification(Task):
         self, numbers: NDArray[np.float64], adjustment: Adjustment = NOTHING, rule: str = ""
     ) -> tuple[Finding, ...]:
         """The second of two classes, or each of more: found where its score reaches a threshold."""
+        positives = (1,) if len(self.classes) == 2 else range(len(self.classes))
+        if not np.isfinite(numbers).all():
+            return tuple(Finding(self.classes[each], float("nan")) for each in positives)
         planes = histogram.plane_scores(numbers[None])[0]
         scores = adjustment.scaling.apply(numbers[None])[0]
-        positives = (1,) if len(self.classes) == 2 else range(len(self.classes))
         found = []
         for plane, positive in enumerate(positives):
             threshold = _threshold(adjustment, positive, rule)
@@ -152,8 +154,9 @@ class Classification(Task):
         return float(targets[0])
 
     def apart(self, outputs: torch.Tensor, targets: torch.Tensor) -> float:
-        """One less the chance of the patient's class."""
-        return 1.0 - float(_vote(outputs)[int(targets[0])])
+        """Half of Brier's score (1950): with two classes, the square of what is missing to 1."""
+        vote, label = _vote(outputs), int(targets[0])
+        return float(((vote - np.eye(len(vote))[label]) ** 2).sum()) / 2.0
 
     def suspects(
         self, numbers: NDArray[np.float64], truths: NDArray[np.float64], apart: NDArray[np.float64]

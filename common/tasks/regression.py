@@ -35,7 +35,7 @@ from common.figures.intervals import Estimate, counted, share
 from common.figures.release import Release
 from common.scores import conformal
 from common.scores.adjustment import NOTHING, Adjustment
-from common.tasks.finding import Finding
+from common.scores.finding import Finding
 from common.tasks.task import Heads, TargetForm, Task
 from common.text import Words
 

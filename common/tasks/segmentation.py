@@ -23,7 +23,7 @@ from common.figures.overlap import Overlaps, binned, exactly
 from common.figures.release import Release
 from common.figures.surface import distances, lengths, mean_length
 from common.scores.adjustment import NOTHING, Adjustment
-from common.tasks.finding import Finding
+from common.scores.finding import Finding
 from common.tasks.task import CLASS_WEIGHT, Heads, TargetForm, Task
 from common.text import Words
 
@@ -241,7 +241,7 @@ class Segmentation(Task):
 
     def columns(self) -> tuple[str, ...]:
         """For each class, how many pixels show it."""
-        return tuple(f"{name}, pixels" for name in self.classes)
+        return tuple(f"{name}, pixels of the model's image" for name in self.classes)
 
     def numbers(self, outputs: torch.Tensor) -> NDArray[np.float64]:
         """Pixels of each class in the patient's images together, at the study's size."""
@@ -254,7 +254,7 @@ class Segmentation(Task):
         """Each class, found where any pixel shows it."""
         del adjustment, rule
         return tuple(
-            Finding(name, float(pixels), bool(pixels > 0), unit="pixels")
+            Finding(name, float(pixels), bool(pixels > 0), unit="pixels of the model's image")
             for name, pixels in zip(self.classes, numbers, strict=True)
         )
 

@@ -23,8 +23,8 @@ from common.bounded import Bound
 from common.figures.figures import Figures
 from common.figures.release import Release
 from common.scores.adjustment import NOTHING, Adjustment
+from common.scores.finding import Finding
 from common.settings import Section
-from common.tasks.finding import Finding
 from common.text import Words
 
 if TYPE_CHECKING:

@@ -82,6 +82,7 @@ def run_to_end(home: Home, store: CoordinatorStore, name: str, port: int) -> Non
             retries=RetryPolicy(wait=grid.wait, repeat=Repeat(), poll_seconds=POLL_SECONDS),
             receipts=CoordinatorReceipts(signing_key(home), partial(_newest_heads, store)),
         )
+        _pack(home, recorder, record)
         recorder.complete(home.studies / name / FOLDER / OUTCOME)
         # After the store: what Flower thinks of the run has no effect any more.
         grid.finish()
@@ -99,7 +100,6 @@ def _run_config(home: Home, store: CoordinatorStore, record: StudyRecord) -> Run
         seed=record.seed,
         # Without a checkpoint this starts: a start and a restart need no difference.
         resume=True,
-        pack=partial(write_package, key=signing_key(home)),
     )
 
 
@@ -110,6 +110,19 @@ def _study_file(folder: Path, record: StudyRecord) -> Study:
     if not path.exists() or path.read_bytes() != document:
         write_atomic(path, document)
     return load_study(path)
+
+
+def _pack(home: Home, recorder: Recorder, record: StudyRecord) -> None:
+    """Make the model package. Without it the study is as complete: the sites know that it ended."""
+    folder = home.studies / record.name
+    try:
+        write_package(
+            _study_file(folder, record), folder / FOLDER, record.seed, key=signing_key(home)
+        )
+    except Exception as error:  # noqa: BLE001 - whatever it is, it costs the package alone
+        log.error("package.failed", error=type(error).__name__, at=place(error))
+        do = f"consilium-coordinator resume {record.name} tries again"
+        recorder.note("package.failed", {"what": "the model package was not made", "do": do})
 
 
 def _newest_heads(store: CoordinatorStore, site: str) -> SeenHeads | None:

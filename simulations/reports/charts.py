@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from common.package.statement import Figure
+from common.palette import COLOURS as PALETTE
 from simulations.reports.result import Kind, Line, Outcome, Result
 
 INK: Final = "#24292f"
@@ -37,7 +38,7 @@ LINES: Final[dict[Kind, Any]] = {
 }
 BASELINES: Final[tuple[Kind, ...]] = ("alone-private", "alone", "pooled")
 """In the order in which they are shown."""
-SITE_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+SITE_COLOURS: Final = PALETTE
 SITE_LINES: Final[tuple[Any, ...]] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from client.objects.maker import Maker, code_value
-from common.tasks.finding import Finding
+from common.scores.finding import Finding
 
 SHA256 = "ab" * 32
 

@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from client.objects.capture import capture
 from client.objects.report import report
 from client.objects.segmentation import segmentation
-from common.tasks.finding import Finding
+from common.scores.finding import Finding
 from tests.client.objects.object_files import (
     CLASSES,
     MAKER,

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 
 from client.objects.maker import RESEARCH, Unmade
 from client.objects.report import report
-from common.tasks.finding import Finding
+from common.scores.finding import Finding
 from simulations.hospitals.dicom_writer import to_bytes
 from tests.client.objects.object_files import (
     MAKER,

@@ -20,7 +20,7 @@ from client.objects.maker import Unmade
 from client.objects.report import report
 from client.objects.segmentation import segmentation
 from client.objects.sources import OPTIONAL, TYPE_2, accepted
-from common.tasks.finding import Finding
+from common.scores.finding import Finding
 from tests.client.objects.object_files import (
     CLASSES,
     MAKER,

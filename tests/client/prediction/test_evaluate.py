@@ -13,13 +13,13 @@ from client.data.labels import LabelFile
 from client.data.masks.sources import MaskFolder
 from client.prediction import evaluation_report, own
 from client.prediction.evaluate import evaluate
-from client.prediction.limits import Profile, profile, statistics
+from client.prediction.limits import Profile, profile
 from client.prediction.local import Local, read_local, write_local
 from client.prediction.own import OwnSources
 from client.prediction.predict import Wanted, predict
 from client.prediction.reader import compare, kappa
 from client.prediction.scoring import outputs_of_weights
-from common.errors import DataError, LabelError, PackageError, SiteError
+from common.errors import DataError, LabelError, PackageError
 from common.package.package import Package
 from tests.client.prediction.models import NUMBERS, OUTLINES, PATIENTS, QUIET, archive, opened
 
@@ -36,9 +36,12 @@ def images(tmp_path: Path) -> Path:
     return archive(tmp_path / "archive")
 
 
-def labelled(images: Path, column: str = "label", **changes: object) -> OwnSources:
+def labelled(
+    images: Path, column: str = "label", *, new: bool = True, **changes: object
+) -> OwnSources:
     file = LabelFile(images.parent / "labels.csv", "SOPInstanceUID", "SOPInstanceUID", column)
-    return replace(own.of_folders(images, file), **changes)  # type: ignore[arg-type]
+    new = new and "split" not in changes
+    return replace(own.of_folders(images, file, new=new), **changes)  # type: ignore[arg-type]
 
 
 def with_reader(images: Path, wrong: int) -> None:
@@ -84,12 +87,15 @@ def test_everyone_is_judged_on_only_where_that_is_asked_for_and_said(
 def test_without_a_site_nobody_claims_that_patients_were_held_out(
     model: Package, images: Path, tmp_path: Path
 ) -> None:
-    found = evaluate(model, labelled(images), cache=tmp_path / "cache", progress=QUIET)
+    sources = labelled(images, new=False)
+
+    found = evaluate(model, sources, cache=tmp_path / "cache", progress=QUIET)
 
     assert len(found.patients) == len(PATIENTS)
     assert not found.held_out
     assert found.alone is None
     assert found.notes
+    assert found.threshold is None  # sets made of patients of training would hold too seldom
 
 
 def test_a_model_of_its_own_is_trained_on_the_patients_of_training(
@@ -103,10 +109,12 @@ def test_a_model_of_its_own_is_trained_on_the_patients_of_training(
 
     assert found.alone is not None
     assert not np.array_equal(found.alone.numbers, found.shared.numbers)
-    assert found.ahead is not None
-    assert found.ahead.value == pytest.approx(
-        float(np.mean(found.alone.apart - found.shared.apart)), abs=1e-9
-    )
+    if found.ahead is not None:
+        ours, theirs = (each.figures.values["auc"].value for each in (found.shared, found.alone))
+        assert ours is not None
+        assert theirs is not None
+        assert found.ahead.value == pytest.approx(ours - theirs)
+        assert found.ahead.low <= found.ahead.high
 
 
 def test_figures_are_those_of_the_judged_patients(
@@ -145,7 +153,7 @@ def test_masks_have_no_second_reader(tmp_path: Path) -> None:
     images = archive(tmp_path / "archive", masks=True)
     sources = own.of_folders(images, _masks(tmp_path))
 
-    with pytest.raises(SiteError, match="masks"):
+    with pytest.raises(PackageError, match="classifies"):
         evaluate(
             opened(tmp_path / "p", OUTLINES),
             sources,
@@ -166,7 +174,7 @@ def test_masks_are_judged_by_their_dice(tmp_path: Path) -> None:
 
     found = evaluate(
         opened(tmp_path / "p", OUTLINES),
-        own.of_folders(images, _masks(tmp_path)),
+        own.of_folders(images, _masks(tmp_path), new=True),
         cache=tmp_path / "c",
         progress=QUIET,
     )
@@ -251,7 +259,7 @@ def test_what_was_measured_with_another_model_is_refused(model: Package, tmp_pat
         alpha=0.1,
         threshold=0.4,
         patients=20,
-        profile=Profile(images=1, low={}, high={}),
+        profile=Profile(images=1, middle={}, spread={}),
     )
     path = write_local(tmp_path, other)
 
@@ -323,10 +331,16 @@ def test_the_last_rounds_are_scored_as_the_package_names_them(model: Package) ->
 
 def test_an_image_unlike_the_hospitals_own_is_said() -> None:
     draws = np.random.default_rng(1)
-    usual = [draws.uniform(0.3, 0.7, (1, 8, 8)).astype(np.float16) for _ in range(50)]
+    usual = [draws.uniform(0.3, 0.7, (1, 8, 8)).astype(np.float16) for _ in range(200)]
     found = profile(usual, ["ACME One"])
 
-    dark = statistics(np.zeros((1, 8, 8)))
-    assert dark["mean"] < found.low["mean"]
+    assert found.most is not None
     assert found.scanners == ("ACME One",)
-    assert all(found.low[name] <= statistics(usual[25])[name] <= found.high[name] for name in dark)
+    assert max(found.far(np.zeros((1, 8, 8))).values()) > found.most
+    more = [draws.uniform(0.3, 0.7, (1, 8, 8)).astype(np.float16) for _ in range(1000)]
+    said = np.mean([max(found.far(image).values()) > found.most for image in more])
+    assert said < 0.03
+
+
+def test_too_few_images_tell_nothing_of_what_is_usual() -> None:
+    assert profile([np.full((1, 8, 8), 0.5)] * 98, ()).most is None

@@ -162,7 +162,7 @@ def test_another_modality_is_predicted_with_a_warning_if_that_is_asked_for(
     other.Modality = "MR"
     other.save_as(path)
 
-    done = predict(model, replace(wanted, any_modality=True), QUIET)
+    done = predict(model, replace(wanted, any_image=True), QUIET)
 
     assert done.warnings["modality MR; the study is about DX"] == 1
 

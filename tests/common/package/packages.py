@@ -90,6 +90,7 @@ def forged(
         for name, content in inside.items()
         if name not in (archive.STATEMENT, archive.SIGNATURE)
     }
+    told["signed_by"] = ATTACKER.public
     said(told)
     return signed(inside, canonical_json(told))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import stat
 import zipfile
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from onnx import TensorProto
 
 from common.errors import PackageError
 from common.files import canonical_json
-from common.package import archive
+from common.package import archive, card
 from common.package.package import read
 from tests.common.package.packages import forged, kept, members, package
 
@@ -165,20 +166,31 @@ def others(arrays: dict[str, Any]) -> None:
     arrays[first] = arrays[first] + np.float32(1)
 
 
-def page(inside: str) -> Maker:
+def page(change: Callable[[str], str]) -> Maker:
     def made(data: bytes) -> bytes:
         text = members(data)[archive.CARD_PAGE].decode()
-        return forged(
-            data, {archive.CARD_PAGE: text.replace("</main>", f"{inside}</main>").encode()}
-        )
+        return forged(data, {archive.CARD_PAGE: change(text).encode()})
 
     return made
 
 
-def without_policy(data: bytes) -> bytes:
-    text = members(data)[archive.CARD_PAGE].decode()
-    cut = text[: text.index("<meta http-equiv")] + text[text.index('<meta name="viewport"') :]
-    return forged(data, {archive.CARD_PAGE: cut.encode()})
+def inside(html: str) -> Maker:
+    return page(lambda text: text.replace("</main>", f"{html}</main>"))
+
+
+def before_the_policy(html: str) -> Maker:
+    return page(lambda text: text.replace("<head>", f"<head>{html}"))
+
+
+def card_with(text: str) -> Maker:
+    """A card with such a text, and the page that belongs to it."""
+
+    def made(data: bytes) -> bytes:
+        written = members(data)[archive.CARD].decode() + text
+        shown = card.page(written, "Model card: Hardly anything to learn")
+        return forged(data, {archive.CARD: written.encode(), archive.CARD_PAGE: shown.encode()})
+
+    return made
 
 
 def study(**changes: dict[str, object]) -> Maker:
@@ -236,15 +248,39 @@ KINDS: dict[str, tuple[Maker, str]] = {
         lambda data: forged(data, {archive.WEIGHTS: b"\xff" * 7 + b"\x7f{}"}),
         "safetensors",
     ),
-    "a page with a script": (page("<script>1</script>"), "<script>"),
-    "a page with a handler": (page('<p onclick="1">x</p>'), "<p> with more"),
-    "a page that loads": (page('<img src="https://example.org/x">'), "<img>"),
-    "a page with a frame": (page('<iframe src="x"></iframe>'), "<iframe>"),
-    "a page with another policy": (
-        page('<meta http-equiv="refresh" content="0;url=https://example.org">'),
-        "<meta>",
+    "a page with a script": (inside("<script>1</script>"), "not the page"),
+    "a page with a handler": (inside('<p onclick="1">x</p>'), "not the page"),
+    "a page that loads": (inside('<img src="https://example.org/x">'), "not the page"),
+    "a page with a script behind half a comment": (
+        before_the_policy("<!--><script>1</script>-->"),
+        "not the page",
     ),
-    "a page without a policy": (without_policy, "forbid"),
+    "a page whose style loads": (
+        before_the_policy("<style>@import url(https://example.org)</style>"),
+        "not the page",
+    ),
+    "a page that ends in half an element": (
+        page(lambda text: f"{text}<img src=x "),
+        "not the page",
+    ),
+    "a page without a policy": (
+        page(lambda text: re.sub("<meta http-equiv[^>]*>", "", text)),
+        "not the page",
+    ),
+    "a card that steers a screen": (card_with("\x1b[2J"), "steer"),
+    "a card with text that is turned round": (card_with("\u202egnp.exe"), "steer"),
+    "a note that steers a screen": (
+        lambda data: forged(data, {}, lambda said: said.update(warnings=["\x1b[31mred"])),
+        "cannot read",
+    ),
+    "points without one half": (
+        lambda data: forged(data, {}, lambda said: said["points"][0].update(name="luck")),
+        "one half",
+    ),
+    "a card that names another key": (
+        lambda data: forged(data, {}, lambda said: said.update(signed_by="0" * 64)),
+        "another key",
+    ),
     "another study than is named": (study(study={"title": "Another"}), "not the study"),
     "a model that there is not": (study(model={"name": "custom"}), "not a study"),
     "a model that is too large": (study(model={"widths": [4096] * 8}), "network|not a study"),
@@ -271,6 +307,15 @@ def test_a_hostile_package_is_refused_by_name(
 
     assert "do" in refused.value.details
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_card_leads_nowhere_though_its_text_would(made: bytes, tmp_path: Path) -> None:
+    text = "\n[a](https://example.org) ![b](https://example.org/c.png) <script>1</script>\n"
+
+    shown = read(kept(tmp_path, card_with(text)(made))).members[archive.CARD_PAGE].decode()
+
+    for element in ("<a", "<img", "<script"):
+        assert element not in shown
 
 
 def test_a_package_that_is_not_hostile_passes_the_same_way(made: bytes, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from common.errors import PackageError
 from common.models.models import MODELS
 from common.models.networks import build_model, initial_weights, load_flat
 from common.package import archive, graph
-from common.package.package import card_of, read
+from common.package.package import read
 from common.study.study_file import load_study
 from tests.common.package.packages import KEY, forged, kept, members, package
 from tests.common.studies import DENSE, small_study
@@ -120,7 +120,8 @@ def test_preprocessing_is_stated_for_every_shipped_study(path: Path) -> None:
 
 
 def test_the_card_says_what_it_is_for_and_what_it_costs(made: bytes, tmp_path: Path) -> None:
-    text, page = card_of(kept(tmp_path, made))
+    found = read(kept(tmp_path, made))
+    text, page = found.card, found.members[archive.CARD_PAGE].decode()
 
     for words in ("Research use only", "Intended use", "3.000", "north", "one half", "Caveats"):
         assert words in text
@@ -128,7 +129,7 @@ def test_the_card_says_what_it_is_for_and_what_it_costs(made: bytes, tmp_path: P
 
 
 def test_a_card_of_known_keys_does_not_claim_privacy(tmp_path: Path) -> None:
-    text, _ = card_of(kept(tmp_path, package(warnings=("NOT PRIVATE: KNOWN KEY",))))
+    text = read(kept(tmp_path, package(warnings=("NOT PRIVATE: KNOWN KEY",)))).card
 
     assert "**Not private**" in text
     assert "learns hardly more" not in text
