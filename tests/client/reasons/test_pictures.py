@@ -92,7 +92,7 @@ def test_classes_have_the_colours_of_the_reports() -> None:
     assert colour_of(7) == COLOURS[0]
 
 
-def test_a_png_holds_the_pixels_and_nothing_else() -> None:
+def test_a_png_holds_the_pixels_and_what_it_is_for() -> None:
     picture = overlay(GREY, peak(), signed=False)
     assert (decoded(png(picture)) == picture).all()
     assert _chunks(png(picture)) == {b"IHDR", b"tEXt", b"IDAT", b"IEND"}
