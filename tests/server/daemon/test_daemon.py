@@ -27,6 +27,7 @@ from client.daemon.fleet import Fleet
 from common.control import coordinator_pb2 as pb
 from common.errors import ConsiliumError, CoordinatorError, LinkError, RefusalCode, StudyError
 from common.files import sha256
+from common.package.package import read as read_package
 from common.process.ports import free_port
 from common.wire.messages import Reply, Request
 from server.cli.app import app
@@ -147,6 +148,10 @@ def test_a_study_from_its_file_to_its_result(scene: Scene, tmp_path: Path) -> No
     weights = safetensors.numpy.load_file(tmp_path / "out" / "final.safetensors")["weights"]
     assert sha256(weights.astype("<f4").tobytes()) == outcome["final_weights_sha256"]
     assert json.loads(scene.cli("result", name, "--json").stdout) == outcome
+    package = read_package(tmp_path / "out" / "model.consilium")
+    assert package.key == scene.deployment.card.signing_key
+    assert package.statement.weights == outcome["final_weights_sha256"]
+    assert package.statement.finished
 
     (row,) = [r for r in json.loads(scene.cli("studies", "--json").stdout) if r["name"] == name]
     assert row["state"] == "completed"
