@@ -22,7 +22,7 @@ from simulations.reports.result import Result
 from simulations.runs.run import run_study
 from simulations.runs.run_settings import RunSettings
 
-DECLARED: Final = (25, 50, 100, 200)
+DECLARED: Final = (25, 50, 100)
 """Training patients of each hospital."""
 TEST_PATIENTS: Final = 200
 PRIVACY: Final[dict[str, dict[str, str]]] = {

@@ -89,6 +89,7 @@ def run(
             baseline_rate=baseline_rate,
             threads=threads,
             like=like,
+            package=True,
             command=_typed(),
         )
     )
@@ -113,6 +114,7 @@ def demo(
         run=folder,
         seed=DEMO_SEED,
         resume=True,
+        package=True,
         command=_typed(),
     )
     if fresh:

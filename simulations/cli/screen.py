@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.process.console import ProgressJob, progress
+from server.packaging import FILE as PACKAGE
 from simulations.reports import report
 from simulations.reports.result import CurvePoint, Outcome, Result
 from simulations.runs.run_settings import Watcher
@@ -119,9 +120,12 @@ def _cost(result: Result) -> Text:
 
 def _where(result: Result, run: Path) -> Text:
     seconds = sum(result.seconds.values())
+    package = run / PACKAGE
+    written = [("model    ", "dim"), (f"{package}\n", "bold")] if package.exists() else []
     return Text.assemble(
         ("report   ", "dim"),
         (f"{run / report.FILE}\n", "bold"),
+        *written,
         ("weights  ", "dim"),
         f"sha256 {result.final_weights_sha256[:16]}…   ",
         ("seed ", "dim"),

@@ -41,7 +41,8 @@ def conclude(
     given = looked.at(scored(study, weights, test))
     shared = outcome("shared", study, weights, test, epsilon=epsilon, given=given)
     looked.keep(prepared.settings.run, shared.each.get(study.task.headline, ()))
-    _write_package(prepared, plans, shared)
+    if prepared.settings.package:
+        _write_package(prepared, plans, shared)
     return summary.summarise(
         study=prepared.study,
         hospitals=prepared.hospitals,

@@ -54,6 +54,7 @@ class RunSettings:
         threads: torch threads of every site, instead of those in the site files.
         like: folder of a finished run whose sites' threads and kernels are taken instead.
         processes: for decoding and baselines.
+        package: whether to write the model package too, which takes some seconds.
         command: as typed, for the report.
 
     Raises:
@@ -71,6 +72,7 @@ class RunSettings:
     threads: int | None = None
     like: Path | None = None
     processes: int = PROCESSES
+    package: bool = False
     command: str = ""
 
     def __post_init__(self) -> None:

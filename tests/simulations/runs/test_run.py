@@ -10,6 +10,7 @@ import pytest
 
 from common.errors import CheckpointError
 from common.numerics import Ticks
+from common.package.package import read
 from common.study.study_file import PatientPrivacy, load_study
 from simulations.reports.result import CurvePoint, Result, read_result, write_result
 from simulations.runs.run import run_study
@@ -178,3 +179,19 @@ def test_a_hospital_of_which_hardly_anything_can_be_used_is_named_first(
     (said,) = (line for line in found.warnings if line.startswith("FEW PATIENTS"))
     assert said.startswith(f"FEW PATIENTS AT {SITES[0]}: ")
     assert f"not used: {len(images) - 2} not-dicom" in said
+
+
+def test_a_run_writes_its_package_where_it_is_wanted(result: Result, settings: RunSettings) -> None:
+    path = settings.run / "model.consilium"
+    assert not path.exists()
+
+    again = run_study(replace(settings, resume=True, package=True))
+
+    package = read(path)
+    assert package.statement.weights == result.final_weights_sha256
+    assert again.final_weights_sha256 == result.final_weights_sha256
+    (tested,) = [each for each in package.statement.figures if each.on == "test set"]
+    assert tested.figures == result.metrics.figures
+    assert any("everybody knows" in each for each in package.statement.doubts)
+    assert not package.statement.private
+    assert package.statement.finished == ""
