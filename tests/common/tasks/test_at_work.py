@@ -98,7 +98,8 @@ def test_a_number_stays_in_its_range_and_keeps_its_unit() -> None:
 
     (finding,) = task.findings(task.numbers(torch.tensor([[0.1], [9.0]])))
 
-    assert (finding.score, finding.unit) == (pytest.approx(80.0), "years")
+    assert finding.score == pytest.approx(80.0)
+    assert finding.unit == "years"
     assert task.answers(np.array([95.0]), 20.0) == "75 to 100"
 
 
