@@ -72,6 +72,7 @@ def run(
         Path | None,
         typer.Option(help="Use the threads and kernels that the sites of this finished run used."),
     ] = None,
+    package: Annotated[bool, typer.Option(help="Write the model package, model.consilium.")] = True,
 ) -> None:
     """Run a study on a folder of hospitals, and write a report."""
     # Imported where it is needed: torch takes seconds, and --help must not.
@@ -89,7 +90,7 @@ def run(
             baseline_rate=baseline_rate,
             threads=threads,
             like=like,
-            package=True,
+            package=package,
             command=_typed(),
         )
     )

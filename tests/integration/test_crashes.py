@@ -63,7 +63,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_nobody_disturbed(
             aggregation__options=OPTIONS[strategy],
         )
     )
-    words = ("run", study, "--hospitals", hospitals, "--no-baselines")
+    words = ("run", study, "--hospitals", hospitals, "--no-baselines", "--no-package")
     undisturbed = simulate(*words, "--out", calm)
     assert undisturbed.returncode == 0, undisturbed.stderr
 
@@ -87,7 +87,7 @@ def test_a_charge_is_spent_before_training_begins_and_not_again_after(
 ) -> None:
     study, run = tmp_path / "study.toml", tmp_path / "run"
     study.write_text(study_text())
-    words = ("run", study, "--hospitals", hospitals, "--no-baselines", "--out", run)
+    words = ("run", study, "--hospitals", hospitals, "--no-baselines", "--no-package", "--out", run)
     simulate(*words, environment={"CONSILIUM_KILL_AT": "training.step:1"})
 
     left = charges(run)
@@ -101,7 +101,7 @@ def test_a_new_run_does_not_overwrite_one_that_was_killed(
 ) -> None:
     study, run = tmp_path / "study.toml", tmp_path / "run"
     study.write_text(study_text())
-    words = ("run", study, "--hospitals", hospitals, "--no-baselines", "--out", run)
+    words = ("run", study, "--hospitals", hospitals, "--no-baselines", "--no-package", "--out", run)
     simulate(*words, environment={"CONSILIUM_KILL_AT": "checkpoint.written:1"})
 
     again = simulate(*words)
