@@ -33,6 +33,8 @@ MOST_BYTES: Final = 2**32
 """Of a package: the largest model three times, and its graph."""
 MOST_TEXT: Final = 2**24
 """Bytes of a member that is read as text."""
+MOST_CARD: Final = 2**20
+"""Bytes of a card: more takes minutes to show."""
 _ZIP, _EMPTY_ZIP = b"PK\x03\x04", b"PK\x05\x06"
 _PICKLE: Final = re.compile(rb"\x80[\x02-\x05]")
 _WANTED: Final = "the file that a coordinator's result --out or a simulation's run wrote"

@@ -74,6 +74,8 @@ def fault(text: str, shown: str, title: str) -> str | None:
     """
     if any(is_steering(sign) for sign in text if sign != "\n"):
         return "card.md holds characters that steer a screen"
+    if "```" in text or "~~~" in text:
+        return "card.md holds a program's text, which no card has"  # colouring it can take hours
     if shown != page(text, title):
         return "card.html is not the page of card.md, and could hold a program"
     return None

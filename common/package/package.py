@@ -243,6 +243,8 @@ def _require_inert(path: Path, members: Mapping[str, bytes], statement: Statemen
     """Refuse a graph or a page that could reach for something outside the package."""
     from common.package import card, graph
 
+    if len(members[archive.CARD]) > archive.MOST_CARD:
+        raise refused(path, f"{archive.CARD} is larger than {archive.MOST_CARD >> 20} MiB")
     found = graph.fault(members[archive.GRAPH])
     try:
         text, page = (members[each].decode() for each in (archive.CARD, archive.CARD_PAGE))

@@ -34,7 +34,7 @@ def _note(text: str) -> str:
 
 
 MOST_NOTES: Final = 1000
-MOST_NOTE: Final = 2000
+MOST_NOTE: Final = 10_000
 Note = Annotated[str, AfterValidator(_note)]
 """A line that is shown as it is written."""
 

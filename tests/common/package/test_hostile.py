@@ -267,6 +267,8 @@ KINDS: dict[str, tuple[Maker, str]] = {
         page(lambda text: re.sub("<meta http-equiv[^>]*>", "", text)),
         "not the page",
     ),
+    "a card with a program's text": (card_with("\n```python\nx\n```\n"), "program's text"),
+    "a card that is far too long": (card_with("a " * 2**20), "larger than"),
     "a card that steers a screen": (card_with("\x1b[2J"), "steer"),
     "a card with text that is turned round": (card_with("\u202egnp.exe"), "steer"),
     "a note that steers a screen": (
