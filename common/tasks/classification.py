@@ -180,6 +180,8 @@ class Classification(Task):
         self, numbers: NDArray[np.float64], adjustment: Adjustment = NOTHING, rule: str = ""
     ) -> int | None:
         """Of two classes the one that the threshold decides, of more the most likely."""
+        if not np.isfinite(numbers).all():
+            return None
         if len(self.classes) > 2:
             return int(numbers.argmax())
         return int(bool(self.findings(numbers, adjustment, rule)[0].present))

@@ -50,6 +50,8 @@ def test_what_the_network_cannot_say_is_not_found(kind: str) -> None:
 
     for finding in task.findings(task.numbers(outputs)):
         assert finding.present is not True
+    if task.classes and not task.heads().dense:
+        assert task.named(task.numbers(outputs)) is None
 
 
 def test_a_vote_is_the_mean_of_the_images_chances() -> None:
