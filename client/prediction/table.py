@@ -25,19 +25,20 @@ def write_tables(folder: Path, name: str, rows: Sequence[Mapping[str, Cell]]) ->
     Args:
         folder: where.
         name: of both files.
-        rows: all with the same columns, at least one.
+        rows: at least one.
     """
-    columns = list(rows[0])
+    # A patient of whom the network says nothing has fewer cells.
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(_plain, columns))
-    writer.writerows([_plain(row[each]) for each in columns] for row in rows)
+    writer.writerows([_plain(row.get(each)) for each in columns] for row in rows)
     table, binary = folder / f"{name}.csv", folder / f"{name}.parquet"
     # With a mark of its order, or a spreadsheet takes it for a Windows code page.
     write_atomic(table, text.getvalue().encode("utf-8-sig"), mode=0o600)
     buffer = io.BytesIO()
     pq.write_table(
-        pa.table({each: [_shown(row[each]) for row in rows] for each in columns}), buffer
+        pa.table({each: [_shown(row.get(each)) for row in rows] for each in columns}), buffer
     )
     write_atomic(binary, buffer.getvalue(), mode=0o600)
     return table, binary
