@@ -1,8 +1,8 @@
 """The model package of a study that has ended (:mod:`common.package`).
 
 It says what the coordinator publishes anyway, so it costs no privacy: calibration and operating
-points
-follow from the counts that sites released, and the weights of the last rounds went to every site.
+points follow from the counts that sites released, and the weights of the last rounds went to every
+site.
 """
 
 from __future__ import annotations

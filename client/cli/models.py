@@ -128,7 +128,7 @@ def evaluate(
 
     from client.prediction import evaluation_report, own
     from client.prediction.evaluate import evaluate as carry_out
-    from client.prediction.predict import require_free
+    from client.prediction.table import require_free
 
     opened = opened_package(context.obj, package, any_signer=any_signer)
     opened, rule = _with_rule(package, opened, rule, None, None)
@@ -152,7 +152,7 @@ def evaluate(
             rule=rule,
             alpha=alpha,
         )
-    files = evaluation_report.write(folder, opened, found, alpha, rule)
+    files = evaluation_report.write(folder, opened, found, alpha)
     evaluation_report.show(out(), opened, found, files)
 
 

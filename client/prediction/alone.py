@@ -1,7 +1,7 @@
 """A model that the hospital trains on its own patients alone, to compare the shared one with.
 
-It has the study's own network and schedule, and no noise: what never leaves needs none. It is not
-kept.
+It has the study's own network and schedule, and no noise: what never leaves needs none. It
+is not kept.
 """
 
 from __future__ import annotations

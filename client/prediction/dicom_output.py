@@ -9,9 +9,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib.metadata import version
+from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,19 @@ from client.objects.capture import capture
 from client.objects.maker import Maker, Unmade
 from client.objects.report import report
 from client.objects.segmentation import segmentation
-from client.prediction.intake import Examination, PreparedFile, shape_of
+from client.prediction.intake import Examination, shape_of
 from client.prediction.scoring import Scores
 from common.files import write_atomic
 from common.package.package import Package
 
 FOLDER: Final = "dicom"
+
+
+class Masked(NamedTuple):
+    """An image's header, and its masks (frames, height, width) at the study's size. Sensitive."""
+
+    header: Dataset
+    masks: NDArray[np.uint8]
 
 
 class DicomOutput:
@@ -54,8 +62,8 @@ class DicomOutput:
             Why an object could not be made, for each that could not.
         """
         if scores.masks is not None:
-            for files, headers, masks in self._series(one, scores.masks, sources):
-                yield from self._segment(files, headers, masks)
+            for series in self._series(one, scores.masks, sources):
+                yield from self._segment(series)
         known = [each for each in sources if each is not None]
         try:
             made = report(known, scores.findings, self._maker, when=self._when)
@@ -78,31 +86,22 @@ class DicomOutput:
 
     def _series(
         self, one: Examination, masks: NDArray[np.uint8], sources: Sequence[Dataset | None]
-    ) -> Iterator[tuple[list[PreparedFile], list[Dataset], list[NDArray[np.uint8]]]]:
-        """By Series Instance UID: files, headers and masks (frames, rows, columns)."""
-        ends = list(accumulate(len(each.images) for each in one.files))
-        groups: dict[str, tuple[list[PreparedFile], list[Dataset], list[NDArray[np.uint8]]]]
-        groups = defaultdict(lambda: ([], [], []))
+    ) -> Iterator[Sequence[Masked]]:
+        """By Series Instance UID: each file's header and masks."""
+        ends = accumulate(len(each.images) for each in one.files)
+        groups = defaultdict[str, list[Masked]](list)
         for file, source, end in zip(one.files, sources, ends, strict=True):
             if source is not None:
-                group = groups[str(source.get("SeriesInstanceUID") or "")]
-                group[0].append(file)
-                group[1].append(source)
-                group[2].append(masks[end - len(file.images) : end])
+                masked = Masked(source, masks[end - len(file.images) : end])
+                groups[str(source.get("SeriesInstanceUID") or "")].append(masked)
         yield from groups.values()
 
-    def _segment(
-        self,
-        files: Sequence[PreparedFile],
-        headers: Sequence[Dataset],
-        masks: Sequence[NDArray[np.uint8]],
-    ) -> Iterator[str]:
+    def _segment(self, series: Sequence[Masked]) -> Iterator[str]:
         """One object for a series; where that cannot be, one for each of its files."""
         try:
-            placed = [self._back(header, own) for header, own in zip(headers, masks, strict=True)]
             made = segmentation(
-                headers,
-                np.concatenate(placed),
+                [each.header for each in series],
+                np.concatenate([self._back(each) for each in series]),
                 self._study.task.classes,
                 self._maker,
                 when=self._when,
@@ -111,35 +110,29 @@ class DicomOutput:
                 self._save("SEG", made)
         except (Unmade, ValueError) as verdict:
             # Images of several sizes cannot be in one object, nor can projections.
-            if len(files) > 1:
-                for file, header, own in zip(files, headers, masks, strict=True):
-                    yield from self._segment([file], [header], [own])
+            if len(series) > 1:
+                for each in series:
+                    yield from self._segment([each])
             else:
                 why = verdict.reason if isinstance(verdict, Unmade) else "its size is not clear"
                 yield f"no segmentation: {why}"
 
-    def _back(self, header: Dataset, masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _back(self, masked: Masked) -> NDArray[np.uint8]:
         """Masks at the study's size on the pixels of their image."""
-        shape, size = shape_of(self._study), (int(header.Rows), int(header.Columns))
+        header, shape = masked.header, shape_of(self._study)
+        size = int(header.Rows), int(header.Columns)
         try:
             return np.stack(
                 [
                     shape.placement(header, frame, size).back(mask, size)
-                    for frame, mask in enumerate(masks)
+                    for frame, mask in enumerate(masked.masks)
                 ]
             )
         except Unusable as verdict:
             raise Unmade("it says no size of its pixels") from verdict
 
     def _save(self, kind: str, made: Dataset) -> None:
+        buffer = BytesIO()
+        made.save_as(buffer, enforce_file_format=True)  # PS3.10
         path = self._folder / f"{kind}.{made.SOPInstanceUID}.dcm"
-        write_atomic(path, _file(made), mode=0o600)
-
-
-def _file(made: Dataset) -> bytes:
-    """A data set as a file (PS3.10)."""
-    from io import BytesIO
-
-    buffer = BytesIO()
-    made.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
+        write_atomic(path, buffer.getvalue(), mode=0o600)

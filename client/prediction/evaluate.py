@@ -1,13 +1,13 @@
 """``consilium-site evaluate``: how a package's model does on the hospital's own patients.
 
-Exact, and for the hospital alone: nothing of it is noised, nothing leaves. Beside it stands a
-model that
-the hospital trains alone, and a second reader where the label file has one: did joining help *us*?
+Exact, and for the hospital alone: nothing of it is noised, nothing leaves. Beside it is a model
+that the hospital trains alone, and a second reader where the label file has one: did joining help
+*us*?
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -70,6 +70,8 @@ class OwnEvaluation:
         alone: the hospital's own; None where none was trained.
         ahead: by how much the shared model's headline figure is above the own one's, on the same
             patients; None where it cannot be told.
+        said: of each patient the class that the shared model names where `predict` decides; None
+            where it names none.
         decided: (sensitivity, specificity) of the shared model where `predict` decides; None for
             other tasks than two classes.
         reading: a second reader beside the shared model; None where there is none.
@@ -87,6 +89,7 @@ class OwnEvaluation:
     shared: JudgedModel
     alone: JudgedModel | None
     ahead: Estimate | None
+    said: Sequence[int | None] = field(repr=False)
     decided: tuple[Estimate, Estimate] | None
     reading: reader.Reading | None
     named: dict[str, Named] = field(repr=False)
@@ -153,6 +156,7 @@ def evaluate(
             f"and at least {FEWEST} are needed"
         )
     threshold, why = _conform(study, shared, alpha) if found.held_out else (None, NOT_HELD_OUT)
+    said = [study.task.named(each, package.statement.adjustment, rule) for each in shared.numbers]
     named = own.named(sources, progress)
     return OwnEvaluation(
         patients=found.judged,
@@ -160,8 +164,9 @@ def evaluate(
         shared=shared,
         alone=mine,
         ahead=ahead,
-        decided=_decided(package, shared, rule),
-        reading=_reading(package, found, shared, opinions, rule) if column else None,
+        said=said,
+        decided=_decided(study, shared, said),
+        reading=_reading(found, shared, opinions, said) if column else None,
         opinions=opinions,
         suspects=study.task.suspects(shared.numbers, shared.truths, shared.apart),
         threshold=threshold,
@@ -233,19 +238,18 @@ def _ahead(study: Study, shared: JudgedModel, mine: JudgedModel) -> Estimate | N
     return Estimate((whole[0] or 0.0) - (whole[1] or 0.0), float(low), float(high))
 
 
-def _decided(package: Package, shared: JudgedModel, rule: str) -> tuple[Estimate, Estimate] | None:
+def _decided(
+    study: Study, shared: JudgedModel, said: Sequence[int | None]
+) -> tuple[Estimate, Estimate] | None:
     """Sensitivity and specificity at the threshold at which `predict` decides."""
-    task, adjustment = package.study.task, package.statement.adjustment
-    if len(task.classes) != 2 or package.study.heads.dense:
+    if len(study.task.classes) != 2 or study.heads.dense:
         return None
-    said = np.array([task.named(each, adjustment, rule) for each in shared.numbers])
-    ill = shared.truths == 1
-    return (
-        share(float((said[ill] == 1).sum()), float((said[ill] == 0).sum()), of="patients with it"),
-        share(
-            float((said[~ill] == 0).sum()), float((said[~ill] == 1).sum()), of="patients without it"
-        ),
-    )
+
+    def rightly(label: int, of: str) -> Estimate:
+        named = np.array(said)[shared.truths == label]
+        return share(float((named == label).sum()), float((named == 1 - label).sum()), of=of)
+
+    return rightly(1, "patients with it"), rightly(0, "patients without it")
 
 
 def _images(found: OwnPatients) -> Iterator[NDArray[np.float16]]:
@@ -273,15 +277,12 @@ def _conform(study: Study, shared: JudgedModel, alpha: float) -> tuple[float | N
 
 
 def _reading(
-    package: Package,
     found: OwnPatients,
     shared: JudgedModel,
     opinions: dict[str, int | float],
-    rule: str,
+    said: Sequence[int | None],
 ) -> reader.Reading:
     """Model and reader on the judged patients of whom the reader said something."""
-    task, adjustment = package.study.task, package.statement.adjustment
-    said = [task.named(each, adjustment, rule) for each in shared.numbers]
     both = [
         (int(truth), mine, int(opinions[patient.pseudonym]))
         for patient, truth, mine in zip(found.judged, shared.truths, said, strict=True)
@@ -291,8 +292,8 @@ def _reading(
         raise PackageError(
             "model and second reader cannot be compared",
             where="--reader",
-            found="the model names no classes" if None in said else "no patient with both",
-            wanted="a model that classifies, and a reader's class for patients who are judged on",
+            found="no patient with both",
+            wanted="a reader's class for patients who are judged on",
             remedy="leave --reader out, or check the column",
         )
     labels, model, other = (np.array(column, dtype=np.int64) for column in zip(*both, strict=True))

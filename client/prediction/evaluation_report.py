@@ -30,7 +30,6 @@ def write(
     package: Package,
     found: OwnEvaluation,
     alpha: float,
-    rule: str,
 ) -> list[Path]:
     """Write the list of patients, the most doubtful first, and what predictions can use.
 
@@ -39,9 +38,8 @@ def write(
         package: the model.
         found: what to write.
         alpha: of the conformal sets.
-        rule: the operating point that decided.
     """
-    rows = [_row(package, found, place, rule) for place in range(len(found.patients))]
+    rows = [_row(package, found, place) for place in range(len(found.patients))]
     differ = [bool(row.get("model and reader differ")) for row in rows]
     order = np.lexsort((-found.shared.apart, ~np.array(differ), ~found.suspects))
     local = Local(
@@ -57,12 +55,12 @@ def write(
     ]
 
 
-def _row(package: Package, found: OwnEvaluation, place: int, rule: str) -> dict[str, Cell]:
+def _row(package: Package, found: OwnEvaluation, place: int) -> dict[str, Cell]:
     """One patient: what is known, what the model and a reader say, and whether to look again."""
     task, patient, shared = package.study.task, found.patients[place], found.shared
     identifier, files = found.named.get(patient.pseudonym, Named("", []))
     known = _words(task, shared.truths[place])
-    said = task.named(shared.numbers[place], package.statement.adjustment, rule)
+    said = found.said[place]
     row: dict[str, Cell] = {"patient": identifier, "known": known}
     if said is not None:
         row |= {"model": task.classes[said], "model differs": said != int(shared.truths[place])}

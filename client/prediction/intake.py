@@ -2,9 +2,8 @@
 
 The very functions that decode a site's cohort decode these: :func:`client.data.archive.examine` and
 :func:`client.data.cache.decode`. An examination is what one patient has under one Study Instance
-UID;
-a patient's images of another day are another examination. A file that cannot be used is listed with
-its reason, and the rest goes on.
+UID; a patient's images of another day are another examination. A file that cannot be used is listed
+with its reason, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -59,6 +58,11 @@ class Examination:
     def study(self) -> str:
         """StudyInstanceUID (0020,000D); may be empty."""
         return self.files[0].found.header.study
+
+    @property
+    def count(self) -> int:
+        """How many images there are."""
+        return sum(len(each.images) for each in self.files)
 
     @property
     def images(self) -> NDArray[np.float16]:

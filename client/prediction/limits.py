@@ -2,8 +2,7 @@
 
 All that is compared with is public (the study) or the hospital's own (a profile that ``evaluate``
 makes of its patients and that never leaves). A warning says that the model was not made for such
-an image;
-none says that it was.
+an image; none says that it was.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """``local.json``: what ``evaluate`` measured at a hospital and ``predict`` uses there.
 
-It follows from the hospital's patients without any noise, so it must not leave; only the owner can
-read
-it, and the file says so itself.
+It follows from the hospital's patients without any noise, so it must not leave; only the owner
+can read it, and the file says so itself.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import torch
 from client.data.archive import Found, examine
 from client.data.cache import Decoded, decode
 from client.prediction.intake import shape_of
-from client.prediction.predict import require_free
+from client.prediction.table import require_free
 from common.files import canonical_json, write_atomic
 from common.models.networks import build_model
 from common.package import archive

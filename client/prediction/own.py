@@ -1,8 +1,7 @@
 """The hospital's own labelled patients, to see a model at work on: read, and nothing is sent.
 
 A site's patients keep the parts that its studies gave them: those of training helped to make the
-shared
-model, so it is judged on the others. A folder with a label file and no site has no parts.
+shared model, so it is judged on the others. A folder with a label file and no site has no parts.
 """
 
 from __future__ import annotations

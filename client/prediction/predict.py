@@ -1,8 +1,7 @@
 """``consilium-site predict``: a folder of new images, and what a package's model says of them.
 
-One examination after the other is read, scored and written; what is kept in memory are the rows of
-the
-tables. Nothing is sent anywhere.
+One examination after the other is read, scored and written; what is kept in memory are the rows
+of the tables. Nothing is sent anywhere.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from client.prediction.limits import header_of, warnings
 from client.prediction.local import Local
 from client.prediction.pictures_output import PicturesOutput
 from client.prediction.scoring import Scores, scored
-from client.prediction.table import Cell, write_tables
-from common.errors import DataError, of_system
+from client.prediction.table import Cell, require_free, write_tables
+from common.errors import DataError
 from common.package.package import Package
 from common.process.progress import Progress
 from common.scores.finding import Finding
@@ -174,7 +173,9 @@ def _row(
         row[name] = package.study.task.answers(scores.numbers, local.threshold)
     if len(scores.rounds):
         row |= _numbers([f"{name}: mean of last rounds" for name in columns], scores.rounds.mean(0))
-        row |= _numbers([f"{name}: spread of last rounds" for name in columns], scores.spread)
+        row |= _numbers(
+            [f"{name}: spread of last rounds" for name in columns], scores.rounds.std(0)
+        )
         row |= _numbers([f"{name}: of their averaged weights" for name in columns], scores.averaged)
     said = [note for each in notes for note in each]
     scored = package.study.evaluation.images_per_patient
@@ -227,22 +228,6 @@ def _numbers(names: Sequence[str], values: NDArray[np.float64]) -> dict[str, Cel
         name: round(float(value), 6) if math.isfinite(value) else None
         for name, value in zip(names, values, strict=True)
     }
-
-
-def require_free(out: Path) -> None:
-    """Refuse to mix predictions with what a folder holds already."""
-    try:
-        out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        held = next(out.iterdir(), None)
-    except OSError as cause:
-        raise of_system(cause, DataError, where=out) from cause
-    if held is not None:
-        raise DataError(
-            "the folder for what is written is not empty",
-            where=out,
-            found=f"{held.name!a} and perhaps more",
-            remedy="name another folder with --out; nothing was changed",
-        )
 
 
 def _nothing(wanted: Wanted, done: Predicted, rejected: Sequence[Rejected]) -> DataError:

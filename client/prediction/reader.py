@@ -1,8 +1,7 @@
 """A second reader beside the model: how each does on the same patients.
 
 What is known of a patient is the label; the reader's opinion is another column. Agreement is
-Cohen's
-kappa (1960), and whether one is right more often McNemar's exact test (1947).
+Cohen's kappa (1960), and whether one is right more often McNemar's exact test (1947).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,6 +15,7 @@ from client.training.evaluation import outputs_for
 from common.numerics import EngineChoice
 from common.package.package import Package
 from common.process.denormals import flushed
+from common.scores.adjustment import Adjustment
 from common.scores.finding import Finding
 from common.tasks.task import Task
 
@@ -44,11 +45,6 @@ class Scores:
     rounds: NDArray[np.float64] = field(repr=False)
     averaged: NDArray[np.float64] = field(repr=False)
 
-    @property
-    def spread(self) -> NDArray[np.float64]:
-        """Standard deviation over the last rounds, (columns,); where it is large, do not rely."""
-        return self.rounds.std(axis=0) if len(self.rounds) else np.full(len(self.numbers), np.nan)
-
 
 def scored(
     package: Package, given: Iterable[Examination], *, rule: str = ""
@@ -60,14 +56,32 @@ def scored(
         given: prepared images.
         rule: the operating point that decides what counts as found; empty for the usual one.
     """
+    task, adjustment = package.study.task, package.statement.adjustment
+    others = list(package.earlier)
+    others.append(
+        np.mean(others, axis=0, dtype=np.float64).astype(np.float32) if others else package.weights
+    )
+    for some in _batches(given):
+        images = [each.images for each in some]
+        # Of the other weights only the numbers are kept: a mask's outputs are large.
+        numbers = [
+            [task.numbers(each) for each in outputs_of_weights(package, weights, images)]
+            for weights in others
+        ]
+        own = outputs_of_weights(package, package.weights, images)
+        for one, outputs, each in zip(some, own, zip(*numbers, strict=True), strict=True):
+            yield one, _scores(task, outputs, each, adjustment, rule)
+
+
+def _batches(given: Iterable[Examination]) -> Iterator[list[Examination]]:
     waiting = list[Examination]()
     for each in given:
         waiting.append(each)
-        if sum(len(one.images) for one in waiting) >= BATCH:
-            yield from zip(waiting, _together(package, waiting, rule), strict=True)
+        if sum(one.count for one in waiting) >= BATCH:
+            yield waiting
             waiting = []
     if waiting:
-        yield from zip(waiting, _together(package, waiting, rule), strict=True)
+        yield waiting
 
 
 @flushed()
@@ -87,31 +101,28 @@ def outputs_of_weights(
     return list(outputs_for(package.study, weights, every, rows, choice=CHOICE))
 
 
-def _together(package: Package, some: list[Examination], rule: str) -> list[Scores]:
-    task, images = package.study.task, [each.images for each in some]
-    adjustment = package.statement.adjustment
-    own = outputs_of_weights(package, package.weights, images)
-    rounds = [
-        [task.numbers(each) for each in outputs_of_weights(package, weights, images)]
-        for weights in package.earlier
-    ]
-    mean = package.earlier.mean(axis=0, dtype=np.float64) if rounds else package.weights
-    averaged = outputs_of_weights(package, mean.astype(np.float32), images)
-    found = []
-    for place, outputs in enumerate(own):
-        numbers = task.numbers(outputs)
-        found.append(
-            Scores(
-                numbers=numbers,
-                each=_each(task, outputs),
-                findings=task.findings(numbers, adjustment, rule),
-                masks=task.masks(outputs),
-                rounds=np.array([one[place] for one in rounds]).reshape(-1, len(numbers)),
-                averaged=task.numbers(averaged[place]),
-            )
-        )
-    return found
+def _scores(
+    task: Task,
+    outputs: torch.Tensor,
+    others: Sequence[NDArray[np.float64]],
+    adjustment: Adjustment,
+    rule: str,
+) -> Scores:
+    """Of one examination.
 
-
-def _each(task: Task, outputs: torch.Tensor) -> NDArray[np.float64]:
-    return np.stack([task.numbers(one[None]) for one in outputs])
+    Args:
+        task: of the study.
+        outputs: of the package's model, (images, ...).
+        others: what the models of the last rounds say, and last their averaged weights.
+        adjustment: of the package.
+        rule: the operating point that decides.
+    """
+    numbers = task.numbers(outputs)
+    return Scores(
+        numbers=numbers,
+        each=np.stack([task.numbers(one[None]) for one in outputs]),
+        findings=task.findings(numbers, adjustment, rule),
+        masks=task.masks(outputs),
+        rounds=np.array(others[:-1]).reshape(-1, len(numbers)),
+        averaged=others[-1],
+    )

@@ -1,4 +1,4 @@
-"""Tables of predictions, as CSV and as Parquet."""
+"""The folder of what is found, and its tables, as CSV and as Parquet."""
 
 from __future__ import annotations
 
@@ -11,12 +11,29 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.errors import DataError, of_system
 from common.files import write_atomic
 from common.visible import visible
 
 Cell = str | int | float | bool | None
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so is a formula to a spreadsheet, and a file name or PatientID may."""
+
+
+def require_free(out: Path) -> None:
+    """Make the folder, which may not hold anything yet: nothing is mixed, or written over."""
+    try:
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held = next(out.iterdir(), None)
+    except OSError as cause:
+        raise of_system(cause, DataError, where=out) from cause
+    if held is not None:
+        raise DataError(
+            "the folder for what is written is not empty",
+            where=out,
+            found=f"{held.name!a} and perhaps more",
+            remedy="name another folder with --out; nothing was changed",
+        )
 
 
 def write_tables(folder: Path, name: str, rows: Sequence[Mapping[str, Cell]]) -> tuple[Path, Path]:

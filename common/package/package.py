@@ -1,10 +1,8 @@
 """A model package: made when a study has ended, and opened by whoever has it.
 
 Opening reads data and runs nothing: JSON with bounded depth, safetensors, and a graph that is
-looked
-at and never loaded into a runtime. All that is said is signed by the coordinator; the signature
-shows
-that nothing was changed, and with the coordinator's card, who made it.
+looked at and never loaded into a runtime. All that is said is signed by the coordinator; the
+signature shows that nothing was changed, and with the coordinator's card, who made it.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def test_a_patient_of_whom_label_and_model_differ_most_comes_first(
 ) -> None:
     found = evaluate(model, labelled(images), cache=tmp_path / "cache", progress=QUIET)
 
-    evaluation_report.write(tmp_path / "out", model, found, 0.1, "")
+    evaluation_report.write(tmp_path / "out", model, found, 0.1)
 
     with (tmp_path / "out" / "patients.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -233,7 +233,7 @@ def test_what_was_measured_is_the_hospitals_alone(
     model: Package, images: Path, tmp_path: Path
 ) -> None:
     found = evaluate(model, labelled(images), cache=tmp_path / "cache", progress=QUIET)
-    files = evaluation_report.write(tmp_path / "out", model, found, 0.1, "")
+    files = evaluation_report.write(tmp_path / "out", model, found, 0.1)
 
     assert all(each.stat().st_mode & 0o077 == 0 for each in files)
     local = read_local(files[-1], model)
