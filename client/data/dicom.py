@@ -199,6 +199,11 @@ def read(path: Path, *, here: bool = False) -> DicomReading:
     return parse(content(path, here=here), here=here)
 
 
+def is_deflated(data: bytes) -> bool:
+    """Whether a file's data set may unpack to far more than the file has."""
+    return _DEFLATED in data
+
+
 def parse(data: bytes, *, here: bool = False) -> DicomReading:
     """Read a file's bytes.
 
@@ -211,7 +216,7 @@ def parse(data: bytes, *, here: bool = False) -> DicomReading:
         Elsewhere: as there.
     """
     # A deflated file of a few kilobytes can unpack to gigabytes. Its syntax stands in plain bytes.
-    if here and _DEFLATED in data:
+    if here and is_deflated(data):
         raise Elsewhere
     # Hash and header from the same bytes: the file may be replaced between two reads.
     dataset, cut_short = _parse(data)

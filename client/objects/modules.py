@@ -44,11 +44,13 @@ def common(
     first = sources[0].dataset
     frame = str(first.get("FrameOfReferenceUID") or "")
     instances = [str(each.dataset.SOPInstanceUID) for each in sources]
+    # Archives exist in which two patients' images have one UID.
+    whose = str(first.PatientID or ""), str(first.StudyInstanceUID)
     return {
         # A series has one frame of reference (C.7.4.1), and the images' one may have several.
-        "series_instance_uid": made_by.uid("series", kind, first.SeriesInstanceUID, frame),
+        "series_instance_uid": made_by.uid("series", kind, *whose, first.SeriesInstanceUID, frame),
         "series_number": _SERIES_NUMBERS[kind],
-        "sop_instance_uid": made_by.uid("instance", kind, content, *instances),
+        "sop_instance_uid": made_by.uid("instance", kind, content, *whose, *instances),
         "instance_number": first.InstanceNumber,
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": made_by.name,

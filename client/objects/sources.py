@@ -18,7 +18,7 @@ from pydicom.uid import UID
 from client.data.dicom import NO_VERDICT, Unusable, quiet
 from client.objects.geometry import Geometry, decimals, geometry_of, pixel_spacing_of
 from client.objects.maker import Unmade
-from client.objects.values import cleaned, copied, patient_orientation, read, uid
+from client.objects.values import cleaned, copied, patient_orientation, read, text, uid
 
 UNICODE: Final = "ISO_IR 192"
 """Specific Character Set (0008,0005) of every object: UTF-8 holds the names of all others."""
@@ -106,9 +106,9 @@ def _accepted(source: Dataset) -> SourceImage:
 
 
 def _count(source: Dataset, keyword: str, *, missing: int = 0) -> int:
-    value = read(source, keyword)
+    value = text(source, keyword)
     try:
-        number = int(str(value)) if value not in (None, "") else missing
+        number = int(value) if value else missing
     except ValueError:
         number = missing
     if not 0 < number <= MOST and not missing:
@@ -121,7 +121,7 @@ def _copy_compression(source: Dataset, made: Dataset) -> None:
     ratio = cleaned(source, "LossyImageCompressionRatio")
     method = cleaned(source, "LossyImageCompressionMethod")
     made.LossyImageCompression = "00"
-    if str(read(source, "LossyImageCompression")).strip() == "01" and ratio and method:
+    if text(source, "LossyImageCompression") == "01" and ratio and method:
         made.LossyImageCompression = "01"
         made.LossyImageCompressionRatio, made.LossyImageCompressionMethod = ratio, method
 

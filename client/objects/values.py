@@ -59,6 +59,18 @@ def read(dataset: Dataset, keyword: str) -> object:
         return None
 
 
+def text(dataset: Dataset, keyword: str) -> str:
+    """The same as text; empty where it is absent, or of a form of which no text can be made."""
+    value = read(dataset, keyword)
+    try:
+        with quiet():
+            return "" if value is None else str(value).strip()
+    except NO_VERDICT:
+        raise
+    except BaseException:  # noqa: BLE001 - as above: a sequence in the place of a number is read as it is shown
+        return ""
+
+
 def cleaned(dataset: Dataset, keyword: str) -> object:
     """The value of an element that another data set may hold.
 

@@ -23,6 +23,7 @@ from client.objects.capture import capture
 from client.objects.maker import Maker, Unmade
 from client.objects.report import report
 from client.objects.segmentation import segmentation
+from client.objects.values import text
 from client.prediction.intake import Examination, shape_of
 from client.prediction.scoring import Scores
 from common.files import write_atomic
@@ -93,7 +94,7 @@ class DicomOutput:
         for file, source, end in zip(one.files, sources, ends, strict=True):
             if source is not None:
                 masked = Masked(source, masks[end - len(file.images) : end])
-                groups[str(source.get("SeriesInstanceUID") or "")].append(masked)
+                groups[text(source, "SeriesInstanceUID")].append(masked)
         yield from groups.values()
 
     def _segment(self, series: Sequence[Masked]) -> Iterator[str]:
@@ -120,8 +121,8 @@ class DicomOutput:
     def _back(self, masked: Masked) -> NDArray[np.uint8]:
         """Masks at the study's size on the pixels of their image."""
         header, shape = masked.header, shape_of(self._study)
-        size = int(header.Rows), int(header.Columns)
         try:
+            size = int(text(header, "Rows")), int(text(header, "Columns"))
             return np.stack(
                 [
                     shape.placement(header, frame, size).back(mask, size)

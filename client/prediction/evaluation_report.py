@@ -44,6 +44,7 @@ def write(
     order = np.lexsort((-found.shared.apart, ~np.array(differ), ~found.suspects))
     local = Local(
         weights=package.statement.weights,
+        study=package.statement.study,
         alpha=alpha,
         threshold=found.threshold,
         patients=len(found.patients),

@@ -7,16 +7,20 @@ an image; none says that it was.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from client.data.dicom import NO_VERDICT, Header, quiet
+from client.data.dicom import NO_VERDICT, Header, content, is_deflated, quiet
+from client.objects.values import text
 from client.prediction.intake import PreparedFile
 from common.settings import Section
 from common.study.study_file import Study
@@ -49,6 +53,15 @@ class Profile(Section):
     spread: dict[str, float]
     most: float | None = None
     scanners: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        for of in (self.middle, self.spread):
+            if set(of) != set(STATISTICS):
+                raise ValueError(f"should have a number for each of {', '.join(STATISTICS)}")
+        if min(self.spread.values()) <= 0:
+            raise ValueError("spread should be above 0")
+        return self
 
     def far(self, image: NDArray[np.floating]) -> dict[str, float]:
         """By statistic, how many spreads an image is from the middle."""
@@ -96,11 +109,21 @@ def profile(images: Iterable[NDArray[np.floating]], scanners: Iterable[str]) -> 
     )
 
 
-def header_of(path: Path) -> Dataset | None:
-    """A file's data set without its pixels; None where it cannot be read again."""
+def header_of(path: Path, sha256: str = "") -> Dataset | None:
+    """A file's data set without its pixels; None where it cannot be read again.
+
+    Args:
+        path: of the file.
+        sha256: of what was decoded: another content may be another patient's by now. Empty where
+            it need not be the same.
+    """
     try:
+        data = content(path)
+        # Deflated, it could take any memory, and this process has no bounds of its own.
+        if is_deflated(data) or (sha256 and hashlib.sha256(data).hexdigest() != sha256):
+            return None
         with quiet():
-            return dcmread(path, stop_before_pixels=True, force=True)
+            return dcmread(BytesIO(data), stop_before_pixels=True, force=True)
     except NO_VERDICT:
         raise
     except BaseException:  # noqa: BLE001 - whatever pydicom raises: the tables have this file
@@ -117,9 +140,7 @@ def scanners(paths: Iterable[Path]) -> Iterator[str]:
 
 def scanner(source: Dataset) -> str:
     """Manufacturer and model as a file says; empty where it does not."""
-    named = (
-        str(source.get(each) or "").strip() for each in ("Manufacturer", "ManufacturerModelName")
-    )
+    named = (text(source, each) for each in ("Manufacturer", "ManufacturerModelName"))
     return " ".join(filter(None, named))
 
 

@@ -28,6 +28,7 @@ class Local(Section):
     Attributes:
         about: what a person must know of this file.
         weights: SHA-256 of the model's weights.
+        study: SHA-256 of its study, which says what a score means.
         alpha: share of patients whose set of answers may miss the truth.
         threshold: that sets are made by; None where there are none.
         patients: on whom it was measured.
@@ -36,6 +37,7 @@ class Local(Section):
 
     about: str = "Measured on this hospital's patients, without noise: it must not leave."
     weights: Hash
+    study: Hash
     alpha: float = Field(gt=0, lt=1)
     threshold: float | None
     patients: int
@@ -67,12 +69,13 @@ def read_local(path: Path, package: Package) -> Local:
             wanted=f"{FILE} of its --out folder",
             remedy="evaluate the package again",
         ) from cause
-    if found.weights != package.statement.weights:
+    said = package.statement
+    if (found.weights, found.study) != (said.weights, said.study):
         raise PackageError(
             "this was measured with another model",
             where=path,
-            found=f"weights {found.weights[:16]}",
-            wanted=f"weights {package.statement.weights[:16]}, as in the package",
+            found=f"weights {found.weights[:16]}, study {found.study[:16]}",
+            wanted=f"weights {said.weights[:16]}, study {said.study[:16]}, as in the package",
             remedy="evaluate this package: consilium-site evaluate PACKAGE",
         )
     return found

@@ -30,6 +30,8 @@ from common.study.study_file import Study
 
 STUDY: Final = "configs/study.json"
 WEIGHTS: Final = "models/model.safetensors"
+_SIGNS: Final = str.maketrans({"$": "\uff04", "@": "\uff20", "%": "\uff05"})
+"""Signs with a meaning in MONAI's configuration, and others that look like them."""
 _HERE: Final = "client.prediction.monai_bundle"
 
 
@@ -45,7 +47,7 @@ def write_bundle(package: Package, folder: Path) -> list[Path]:
     """
     require_free(folder)
     files = {
-        "configs/metadata.json": _json(_metadata(package)),
+        "configs/metadata.json": _json(_inert(_metadata(package))),
         "configs/inference.json": _json(_inference()),
         STUDY: canonical_json(package.study.model_dump(mode="json")),
         WEIGHTS: package.members[archive.WEIGHTS],
@@ -149,7 +151,7 @@ def _metadata(package: Package) -> dict[str, Any]:
     image = {
         "type": "image",
         "format": "magnitude",
-        "modality": _inert("/".join(study.data.modalities)),
+        "modality": "/".join(study.data.modalities),
         "num_channels": channels,
         "spatial_shape": [height, width],
         "dtype": "float32",
@@ -165,9 +167,7 @@ def _metadata(package: Package) -> dict[str, Any]:
         "dtype": "float32",
         "value_range": [0, 1] if study.task.classes else list(study.task.ends),
         "is_patch_data": False,
-        "channel_def": {
-            str(place): _inert(name) for place, name in enumerate(study.task.outputs())
-        },
+        "channel_def": {str(place): name for place, name in enumerate(study.task.outputs())},
     }
     return {
         "version": "1.0.0",
@@ -176,8 +176,8 @@ def _metadata(package: Package) -> dict[str, Any]:
         "pytorch_version": torch.__version__.partition("+")[0],
         "numpy_version": np.__version__,
         "required_packages_version": {"consilium": said.versions.get("consilium", "")},
-        "name": _inert(said.title),
-        "task": _inert(study.task.words()[0]),
+        "name": said.title,
+        "task": study.task.words()[0],
         "description": f"Shared model of the study {said.name}. Research use only.",
         "authors": "the hospitals of the study",
         "copyright": "see docs/README.md",
@@ -187,9 +187,13 @@ def _metadata(package: Package) -> dict[str, Any]:
     }
 
 
-def _inert(text: str) -> str:
-    """A text of the package that MONAI takes for no expression, reference or macro."""
-    return f"({text})" if text.startswith(("$", "@", "%")) else text
+def _inert(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """A document of which MONAI takes no text for an expression, a reference or a macro."""
+    if isinstance(value, dict):
+        return {_inert(key): _inert(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [*map(_inert, value)]
+    return value.translate(_SIGNS).replace("::", ": :") if isinstance(value, str) else value
 
 
 def _json(value: dict[str, Any]) -> bytes:

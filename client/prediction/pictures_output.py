@@ -78,8 +78,8 @@ class PicturesOutput:
                 except ConsiliumError as error:  # an image on which the network fails
                     failed[f"no picture: {error.what}"] += 1
                     drawn = []
-                for name, output, picture, beside in drawn:
-                    self._keep(f"{instance}.{frame + 1}.{name}", picture)
+                for name, number, output, picture, beside in drawn:
+                    self._keep(f"{instance}.{frame + 1}.{name}{number}", picture)
                     if beside:
                         self._shown.append(
                             self._entry(file.found.path, scores, place, output, beside)
@@ -113,15 +113,15 @@ class PicturesOutput:
 
     def _pictures(
         self, image: NDArray[np.float32], scores: Scores, place: int
-    ) -> Iterator[tuple[str, str, NDArray[np.uint8], bytes]]:
-        """Of one image: a name, what it is of, the picture alone, and as the page shows it.
+    ) -> Iterator[tuple[str, str, str, NDArray[np.uint8], bytes]]:
+        """Of one image: a name, which output, what it is of, the picture, and as the page shows it.
 
         The last is empty where the page is full.
         """
         large = _enlarged(image)
         if scores.masks is not None:
             outlined = outlines(large, scores.masks[place])
-            yield "outlines", "", outlined, png(outlined) if self._has_room else b""
+            yield "outlines", "", "", outlined, png(outlined) if self._has_room else b""
         if self._method is None:
             return
         for output, name in self._study.task.explained(scores.numbers):
@@ -130,7 +130,7 @@ class PicturesOutput:
             signed, unit, shown = self._method.signed, self._method.unit, b""
             if self._has_room:  # with its bar of colours a picture takes ten times as long
                 shown = map_picture(large, values, signed=signed, unit=unit)
-            yield self._method.name, name, over, shown
+            yield self._method.name, f"-{output}", name, over, shown
 
     @property
     def _has_room(self) -> bool:
@@ -152,9 +152,14 @@ class PicturesOutput:
 
 
 def _file_name(found: Found) -> str:
-    """An image's SOPInstanceUID, if it is one: a header may say anything, also a path."""
+    """What an image's pictures are called.
+
+    By its SOPInstanceUID, if it is one: a header may say anything, also a path. And by its content:
+    two patients' images may have one UID.
+    """
     instance = found.header.instance
-    return instance if _UID.fullmatch(instance) else found.sha256[:16]
+    content = found.sha256[:16]
+    return f"{instance}.{content}" if _UID.fullmatch(instance) else content
 
 
 def _enlarged(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -34,6 +34,10 @@ from common.scores.finding import Finding
 TABLE: Final = "predictions"
 IMAGES: Final = "images"
 REJECTED: Final = "not-used"
+OWN: Final = frozenset(
+    {"patient", "study", "images", "instance", "file", "frame", "warnings", "rule", "model", "use"}
+)
+"""Columns that say which image it is, and by what it was scored."""
 USE: Final = "research use only"
 USUAL: Final = "usual"
 """The rule that decides where none is asked for: Youden's index, or one half."""
@@ -117,7 +121,9 @@ def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
     )
     own = wanted.local.profile if wanted.local else None
     for one, scores in scored(package, given, rule=wanted.rule):
-        sources = [header_of(wanted.images / each.found.path) for each in one.files]
+        sources = [
+            header_of(wanted.images / each.found.path, each.found.sha256) for each in one.files
+        ]
         notes = [
             warnings(package.study, file, source, own)
             for file, source in zip(one.files, sources, strict=True)
@@ -158,7 +164,7 @@ def _row(
     wanted: Wanted,
 ) -> dict[str, Cell]:
     """Of an examination: scores, findings, how far the last rounds agree, warnings."""
-    columns = package.study.task.columns()
+    columns = _columns(package)
     row: dict[str, Cell] = {
         "patient": one.patient,
         "study": one.study,
@@ -187,6 +193,12 @@ def _row(
     return row | {"rule": wanted.rule or USUAL, "model": package.name, "use": USE}
 
 
+def _columns(package: Package) -> tuple[str, ...]:
+    """The names of scores; a class that is called like a column of ours does not replace it."""
+    names = package.study.task.columns()
+    return tuple(f"score of {name}" if name in OWN else name for name in names)
+
+
 def _finding(each: Finding) -> dict[str, Cell]:
     if each.present is None:
         return {}
@@ -202,7 +214,7 @@ def _image_rows(
     package: Package, one: Examination, scores: Scores, notes: Sequence[tuple[str, ...]]
 ) -> list[dict[str, Cell]]:
     """Of each image: which it is, and what the model says of it alone."""
-    columns, rows, place = package.study.task.columns(), list[dict[str, Cell]](), 0
+    columns, rows, place = _columns(package), list[dict[str, Cell]](), 0
     for file, said in zip(one.files, notes, strict=True):
         for frame in range(len(file.images)):
             rows.append(

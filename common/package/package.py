@@ -174,6 +174,7 @@ def read(path: Path) -> Package:
     if sha256(members[archive.STUDY]) != statement.study or statement.name != study.study.name:
         raise refused(path, f"{archive.STUDY} is not the study that it names")
     _require_classes(path, statement, study)
+    _require_card(path, members, statement, study)
     return Package(
         statement=statement,
         study=study,
@@ -251,6 +252,19 @@ def _require_inert(path: Path, members: Mapping[str, bytes], statement: Statemen
         found = "its card is not text"
     if found:
         raise refused(path, found)
+
+
+def _require_card(
+    path: Path, members: Mapping[str, bytes], statement: Statement, study: Study
+) -> None:
+    """Refuse a card that says something else than what was signed in figures.
+
+    So a change of its template is a change of the package's format.
+    """
+    from common.package import card
+
+    if members[archive.CARD].decode() != card.markdown(statement, study):
+        raise refused(path, f"{archive.CARD} says something else than {archive.STATEMENT}")
 
 
 def _weights(path: Path, data: bytes, study: Study) -> npt.NDArray[np.float32]:

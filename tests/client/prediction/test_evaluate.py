@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from client.data.labels import LabelFile
 from client.data.masks.sources import MaskFolder
 from client.prediction import evaluation_report, own
 from client.prediction.evaluate import evaluate
-from client.prediction.limits import Profile, profile
+from client.prediction.limits import profile
 from client.prediction.local import Local, read_local, write_local
 from client.prediction.own import OwnSources
 from client.prediction.predict import Wanted, predict
@@ -253,17 +254,45 @@ def test_what_was_measured_is_the_hospitals_alone(
     )
 
 
-def test_what_was_measured_with_another_model_is_refused(model: Package, tmp_path: Path) -> None:
+@pytest.mark.parametrize("of_another", ["weights", "study"])
+def test_what_was_measured_with_another_model_is_refused(
+    model: Package, tmp_path: Path, of_another: str
+) -> None:
+    own = {"weights": model.statement.weights, "study": model.statement.study}
     other = Local(
-        weights="1" * 64,
+        **own | {of_another: "1" * 64},
         alpha=0.1,
         threshold=0.4,
         patients=20,
-        profile=Profile(images=1, middle={}, spread={}),
+        profile=profile([], ()),
     )
     path = write_local(tmp_path, other)
 
     with pytest.raises(PackageError, match="another model"):
+        read_local(path, model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"middle": {}}, {"spread": dict.fromkeys(("mean", "contrast", "detail", "empty"), 0)}],
+)
+def test_what_nobody_measured_is_refused(
+    model: Package, tmp_path: Path, change: dict[str, object]
+) -> None:
+    sound = Local(
+        weights=model.statement.weights,
+        study=model.statement.study,
+        alpha=0.1,
+        threshold=0.4,
+        patients=20,
+        profile=profile([], ()),
+    ).model_dump(mode="json")
+    path = tmp_path / "local.json"
+    path.write_text(json.dumps(sound))
+    assert read_local(path, model).patients == 20
+    path.write_text(json.dumps(sound | {"profile": sound["profile"] | change}))
+
+    with pytest.raises(PackageError, match="evaluate"):
         read_local(path, model)
 
 

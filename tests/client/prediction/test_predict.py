@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import shutil
 import subprocess
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +18,9 @@ from client.data.cohort import Split, load_cohort
 from client.data.dicom import Reason
 from client.data.labels import LabelFile
 from client.data.pseudonyms import Pseudonyms
+from client.prediction.intake import Examination
 from client.prediction.predict import IMAGES, REJECTED, TABLE, Wanted, predict
-from client.prediction.scoring import CHOICE
+from client.prediction.scoring import CHOICE, Scores, scored
 from client.training.evaluation import outputs_of
 from common.errors import ConsiliumError, DataError
 from common.package.package import Package
@@ -26,6 +28,7 @@ from common.study.study_file import Study
 from tests.client.objects.object_files import series
 from tests.client.prediction.models import NUMBERS, OUTLINES, PATIENTS, QUIET, archive, opened
 from tests.client.site_fixtures import CLASSES, write_image
+from tests.common.studies import small_study
 
 WHEN = datetime(2026, 3, 4, 5, 6, 7)
 Rows = list[dict[str, str]]
@@ -319,3 +322,107 @@ def test_no_header_names_a_file_elsewhere(tmp_path: Path, instance: str) -> None
     pictures = list((tmp_path / "in" / "out" / "pictures").iterdir())
     assert len(pictures) == 1
     assert ".." not in pictures[0].name.removesuffix(".png").replace(".1.grad_cam", "")
+
+
+def test_a_report_is_about_the_file_that_was_scored(
+    model: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever puts another patient's file in its place meanwhile gets no report of that patient."""
+    images = tmp_path / "images"
+    images.mkdir()
+    (image,) = series("DX")[:1]
+    image.save_as(images / "x.dcm")
+
+    def swapped(
+        package: Package, given: Iterable[Examination], *, rule: str
+    ) -> Iterator[tuple[Examination, Scores]]:
+        for one in scored(package, given, rule=rule):
+            image.PatientID = "SOMEBODY-ELSE"
+            image.save_as(images / "x.dcm")
+            yield one
+
+    monkeypatch.setattr("client.prediction.predict.scored", swapped)
+
+    done = predict(model, Wanted(images, tmp_path / "out"), QUIET)
+
+    assert done.skipped.total() == 1
+    assert not list((tmp_path / "out").glob("dicom/*"))
+
+
+def test_two_patients_whose_images_have_one_uid_have_two_reports(
+    model: Package, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for patient in ("P-1", "P-2"):
+        (image,) = series("DX")[:1]
+        image.PatientID = patient
+        image.save_as(images / f"{patient}.dcm")
+
+    predict(model, Wanted(images, tmp_path / "out", reasons="auto"), QUIET)
+
+    reports = [dcmread(path) for path in (tmp_path / "out" / "dicom").glob("SR.*.dcm")]
+    assert {str(each.PatientID) for each in reports} == {"P-1", "P-2"}
+    assert len(list((tmp_path / "out" / "dicom").glob("SC.*.dcm"))) == 2
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 2
+
+
+def test_each_class_has_its_own_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = ((1, "liver"), (2, "lesion"))
+    monkeypatch.setattr(type(OUTLINES.task), "explained", lambda *_: both)
+    wanted = Wanted(archive(tmp_path / "archive"), tmp_path / "out", reasons="auto", dicom=False)
+
+    predict(opened(tmp_path / "package", OUTLINES), wanted, QUIET)
+
+    # Of each image its outlines, and a map for each of two classes.
+    assert len(list((wanted.out / "pictures").iterdir())) == 3 * sum(PATIENTS.values())
+
+
+def test_a_class_does_not_take_the_place_of_a_column(tmp_path: Path) -> None:
+    study = small_study(task={"classes": ["patient", "file"]})
+    wanted = Wanted(archive(tmp_path / "archive"), tmp_path / "out", dicom=False)
+
+    predict(opened(tmp_path / "package", study), wanted, QUIET)
+
+    rows = table(wanted.out / f"{IMAGES}.csv")
+    assert {row["patient"] for row in rows} == set(PATIENTS)
+    assert all(0 <= float(row["score of patient"]) <= 1 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr"),
+    [
+        ("InstanceNumber", "SQ"),
+        ("LossyImageCompression", "SQ"),
+        ("Manufacturer", "FD"),
+        ("SeriesInstanceUID", "FD"),
+    ],
+)
+@pytest.mark.parametrize("study", [None, OUTLINES], ids=["class", "mask"])
+def test_an_element_of_another_form_costs_its_objects_alone(
+    tmp_path: Path, keyword: str, vr: str, study: Study | None
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, image in enumerate(series("DX")[:2]):
+        if number:
+            value = [pydicom.Dataset()] if vr == "SQ" else [1.0, 2.0]
+            image[keyword] = pydicom.DataElement(keyword, vr, value)
+        image.save_as(images / f"{number}.dcm")
+
+    predict(opened(tmp_path / "package", study), Wanted(images, tmp_path / "out"), QUIET)
+
+    assert len(table(tmp_path / "out" / f"{IMAGES}.csv")) == 2
+
+
+def test_a_deflated_file_is_scored_and_not_inflated_again(model: Package, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    (image,) = series("DX")[:1]
+    image.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    image.save_as(images / "x.dcm", enforce_file_format=True)
+
+    done = predict(model, Wanted(images, tmp_path / "out"), QUIET)
+
+    assert done.images == 1
+    assert done.skipped.total() == 1

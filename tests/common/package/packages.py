@@ -15,7 +15,7 @@ import numpy as np
 from common.figures.intervals import Estimate
 from common.files import canonical_json, sha256
 from common.models.networks import initial_weights
-from common.package import archive
+from common.package import archive, card
 from common.package.package import _PURPOSE, write
 from common.package.statement import SitePart, Statement
 from common.scores.adjustment import Adjustment
@@ -92,7 +92,23 @@ def forged(
     }
     told["signed_by"] = ATTACKER.public
     said(told)
+    if not {archive.CARD, archive.CARD_PAGE} & change.keys():
+        inside |= _card(told, inside[archive.STUDY])
+        told["members"] |= {
+            name: sha256(inside[name]) for name in (archive.CARD, archive.CARD_PAGE)
+        }
     return signed(inside, canonical_json(told))
+
+
+def _card(told: dict[str, Any], study: bytes) -> dict[str, bytes]:
+    """The card that belongs to a statement, where one can be written."""
+    try:
+        spoken, about = Statement.model_validate(told), Study.model_validate_json(study)
+        text = card.markdown(spoken, about)
+    except Exception:  # noqa: BLE001 - of a statement that no card can be written for
+        return {}
+    title = card.title_of(spoken)
+    return {archive.CARD: text.encode(), archive.CARD_PAGE: card.page(text, title).encode()}
 
 
 def signed(inside: Mapping[str, bytes], said: bytes) -> bytes:

@@ -271,6 +271,10 @@ KINDS: dict[str, tuple[Maker, str]] = {
     "a card that is far too long": (card_with("a " * 2**20), "larger than"),
     "a card that steers a screen": (card_with("\x1b[2J"), "steer"),
     "a card with text that is turned round": (card_with("\u202egnp.exe"), "steer"),
+    "a card that promises more than the statement": (
+        card_with("\nepsilon, at most: 0.01\n"),
+        "something else",
+    ),
     "a note that steers a screen": (
         lambda data: forged(data, {}, lambda said: said.update(warnings=["\x1b[31mred"])),
         "cannot read",
@@ -311,10 +315,10 @@ def test_a_hostile_package_is_refused_by_name(
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_card_leads_nowhere_though_its_text_would(made: bytes, tmp_path: Path) -> None:
+def test_a_card_leads_nowhere_though_its_text_would() -> None:
     text = "\n[a](https://example.org) ![b](https://example.org/c.png) <script>1</script>\n"
 
-    shown = read(kept(tmp_path, card_with(text)(made))).members[archive.CARD_PAGE].decode()
+    shown = card.page(text, "title")
 
     for element in ("<a", "<img", "<script"):
         assert element not in shown
