@@ -9,6 +9,7 @@ way to make one is refused by its name.
 from __future__ import annotations
 
 import io
+import os
 import re
 import stat
 import zipfile
@@ -35,7 +36,8 @@ MOST_TEXT: Final = 2**24
 """Bytes of a member that is read as text."""
 MOST_CARD: Final = 2**20
 """Bytes of a card: more takes minutes to show."""
-_ZIP, _EMPTY_ZIP = b"PK\x03\x04", b"PK\x05\x06"
+_ZIP, _EMPTY_ZIP, _LARGER_ZIP = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x07"
+_MOST_DIRECTORY: Final = 4096
 _PICKLE: Final = re.compile(rb"\x80[\x02-\x05]")
 _WANTED: Final = "the file that a coordinator's result --out or a simulation's run wrote"
 _AGAIN: Final = "ask for the package again; nothing in it was opened or run"
@@ -67,6 +69,7 @@ def unpack(path: Path) -> tuple[dict[str, bytes], str]:
     data = _content(path)
     if not data.startswith((_ZIP, _EMPTY_ZIP)):
         raise _other(path, data)
+    _require_short_directory(path, data)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
@@ -94,15 +97,17 @@ def refused(path: Path, found: str) -> PackageError:
 def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size
+            if size > MOST_BYTES:
+                raise refused(path, f"more than {MOST_BYTES >> 30} GiB")
+            # No more than it has: room for the largest is not to be had on every machine.
+            data = file.read(size)
     except FileNotFoundError as cause:
         raise PackageError(
             "there is no such file", where=path, wanted=_WANTED, remedy="check the path"
         ) from cause
     except OSError as cause:
         raise of_system(cause, PackageError, where=path) from cause
-    if len(data) > MOST_BYTES:
-        raise refused(path, f"more than {MOST_BYTES >> 30} GiB")
     return data
 
 
@@ -113,6 +118,17 @@ def _other(path: Path, data: bytes) -> PackageError:
     if data[8:9] == b"{":
         return refused(path, "weights alone (safetensors), without the rest of a package")
     return refused(path, "not a ZIP archive" if data else "an empty file")
+
+
+def _require_short_directory(path: Path, data: bytes) -> None:
+    """Else a file of 4 GiB could list millions of members, each of them some memory."""
+    # The last 22 bytes of a file without comment (4.3.16 of the format); 12 in is the directory's
+    # size. The larger format puts a record of its own before them.
+    record, larger = data[-22:], data[-42:-38]
+    if not record.startswith(_EMPTY_ZIP) or larger == _LARGER_ZIP:
+        raise refused(path, "its ZIP archive is damaged, cut short or made otherwise")
+    if int.from_bytes(record[12:16], "little") > _MOST_DIRECTORY:
+        raise refused(path, "a list of members far longer than a package's")
 
 
 def _require_plain(path: Path, entry: zipfile.ZipInfo) -> None:

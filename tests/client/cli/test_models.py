@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from common.wire.enrolment import CoordinatorCard
 from tests.client.prediction.models import PATIENTS, archive
-from tests.common.package.packages import kept, package
+from tests.common.package.packages import KEY, kept, package
+from tests.common.wire.test_enrolment import certificate
 
 GUARDED = """
 import socket, sys
@@ -154,3 +156,27 @@ def test_the_cheapest_threshold_is_one_that_was_released(model: Path, tmp_path: 
         *("--cost", "5", "--prevalence", "0.1"),
         cwd=tmp_path,
     )
+
+
+@pytest.mark.parametrize(("key", "code"), [(KEY.public, 0), ("ab" * 32, 2)])
+def test_a_site_takes_a_package_of_its_own_coordinator_alone(
+    model: Path, tmp_path: Path, key: str, code: int
+) -> None:
+    images = archive(tmp_path / "archive")
+    made = ("--site", tmp_path / "site.toml")
+    typed(
+        *(*made, "init", "north", "--images", images, "--declared-patients", "15"),
+        *("--labels", images.parent / "labels.csv"),
+        cwd=tmp_path,
+    )
+    card = CoordinatorCard(
+        name="hub", address="hub.example.org:9092", ca=certificate(authority=True), signing_key=key
+    )
+    (tmp_path / "state" / "COORDINATOR.json").write_text(card.text)
+
+    said = typed(*made, "model-card", model, code=code, cwd=tmp_path)
+
+    assert ("Signed by your coordinator, hub" in said) == (code == 0)
+    if code:
+        assert "has not signed this package" in said
+        assert "not by hub" in typed(*made, "model-card", model, "--any-signer", cwd=tmp_path)

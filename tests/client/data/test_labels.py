@@ -87,7 +87,10 @@ def test_a_cell_does_not_go_on_in_the_next_line(tmp_path: Path) -> None:
 
 @given(
     st.dictionaries(
-        st.text(st.characters(codec="utf-8", exclude_categories=["C", "M", "Z"]), min_size=1),
+        # A formula is read as its text.
+        st.text(
+            st.characters(codec="utf-8", exclude_categories=["C", "M", "Z"]), min_size=1
+        ).filter(lambda key: not key.startswith('="')),
         st.sampled_from(CLASSES),
         min_size=1,
     )

@@ -93,6 +93,19 @@ def encrypted(data: bytes) -> bytes:
     return data[:at] + bytes([data[at] | 1]) + data[at + 1 :]
 
 
+def many_members(data: bytes) -> bytes:
+    def change(made: zipfile.ZipFile, inside: dict[str, bytes]) -> None:
+        for each in range(100):
+            made.writestr(f"{each:08}", b"")
+
+    return raw(data, change)
+
+
+def of_the_larger_format(data: bytes) -> bytes:
+    """The end of an archive whose directory is said to be elsewhere."""
+    return data[:-22] + b"PK\x06\x07" + bytes(16) + data[-22:]
+
+
 def graph_with(change: Callable[[onnx.ModelProto], None]) -> Maker:
     def made(data: bytes) -> bytes:
         model = onnx.load_model_from_string(members(data)[archive.GRAPH])
@@ -232,6 +245,8 @@ KINDS: dict[str, tuple[Maker, str]] = {
     "an encrypted member": (encrypted, "encrypted"),
     "bytes before it": (lambda data: b"PK\x03\x04" + data, "damaged|no member|otherwise"),
     "bytes behind it": (lambda data: data + b"more", "damaged|no member|otherwise"),
+    "a hundred members": (many_members, "list of members far longer"),
+    "an archive of the larger format": (of_the_larger_format, "made otherwise"),
     "half of it": (lambda data: data[: len(data) // 2], "damaged"),
     "a graph with data elsewhere": (graph_with(external), "external data"),
     "a graph with such data in a branch": (graph_with(hidden_external), "external data"),
