@@ -138,6 +138,12 @@ def foreign_operator(model: onnx.ModelProto) -> None:
     model.graph.node[0].domain = "com.example"
 
 
+def endless(model: onnx.ModelProto) -> None:
+    """A loop whose condition nothing changes."""
+    body = onnx.helper.make_graph([], "body", [], [])
+    model.graph.node.append(onnx.helper.make_node("Loop", ["", ""], ["y"], body=body))
+
+
 def function(model: onnx.ModelProto) -> None:
     model.functions.append(onnx.FunctionProto(name="f", domain=""))
 
@@ -251,6 +257,7 @@ KINDS: dict[str, tuple[Maker, str]] = {
     "a graph with data elsewhere": (graph_with(external), "external data"),
     "a graph with such data in a branch": (graph_with(hidden_external), "external data"),
     "a graph with foreign operators": (graph_with(foreign_operator), "not ONNX's own"),
+    "a graph that never ends": (graph_with(endless), "no model of ours: 'Loop'"),
     "a graph with functions": (graph_with(function), "not ONNX's own"),
     "a graph that takes something else": (graph_with(other_input), "one input"),
     "a graph that is none": (lambda data: forged(data, {archive.GRAPH: b"\xff\xff"}), "no ONNX"),
