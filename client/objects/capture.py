@@ -17,7 +17,7 @@ from pydicom.sequence import Sequence as Items
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
-from client.objects.maker import RESEARCH, Maker, Unmade
+from client.objects.maker import DRAWN, RESEARCH, Maker, Unmade
 from client.objects.modules import closed, common, label, references
 from client.objects.sources import MOST, SourceImage, accepted, made_of_these
 from client.objects.values import plain
@@ -63,6 +63,7 @@ def capture(
             transfer_syntax_uid=ExplicitVRLittleEndian,
             **common("SC", [found], content, made_by, when),
         )
+    made.ImageType = [*made.ImageType, DRAWN]
     made.PatientOrientation = found.dataset.PatientOrientation
     made.Laterality = found.dataset.Laterality
     made.DateOfSecondaryCapture, made.TimeOfSecondaryCapture = made.ContentDate, made.ContentTime

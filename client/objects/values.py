@@ -39,6 +39,9 @@ CHOICES: Final = {
 """Enumerated values (PS3.3, C.7), by keyword."""
 MOST_ITEMS: Final = 16
 """Of a sequence that is copied."""
+MOST_DEPTH: Final = 3
+"""Of sequences within sequences that are copied. Those of patient and study have two (PS3.3,
+10.14); a header may have hundreds, and what copies and writes an object calls itself for each."""
 _DATE: Final = re.compile(r"(\d{4})[.\-/]?(\d{2})[.\-/]?(\d{2})")
 _TIME: Final = re.compile(r"([01]\d|2[0-3]):?(?:([0-5]\d):?(?:([0-5]\d|60)(\.\d{1,6})?)?)?")
 _AGE: Final = re.compile(r"\d{3}[DWMY]")
@@ -71,15 +74,20 @@ def text(dataset: Dataset, keyword: str) -> str:
         return ""
 
 
-def cleaned(dataset: Dataset, keyword: str) -> object:
+def cleaned(dataset: Dataset, keyword: str, depth: int = MOST_DEPTH) -> object:
     """The value of an element that another data set may hold.
+
+    Args:
+        dataset: that has it.
+        keyword: of the element.
+        depth: of sequences that are copied.
 
     Returns:
         A valid value of the VR that the Standard gives it; None where there is none.
     """
     vr, value = dictionary_VR(keyword), read(dataset, keyword)
     if vr == "SQ":
-        return _items(value)
+        return _items(value, depth)
     if isinstance(value, MultiValue | list | tuple):
         if keyword in CUT:
             value = " / ".join(map(str, value))
@@ -93,10 +101,12 @@ def cleaned(dataset: Dataset, keyword: str) -> object:
     return found or None
 
 
-def copied(dataset: Dataset, into: Dataset, keywords: tuple[str, ...]) -> None:
+def copied(
+    dataset: Dataset, into: Dataset, keywords: tuple[str, ...], depth: int = MOST_DEPTH
+) -> None:
     """Copy those elements that have a value."""
     for keyword in keywords:
-        if (value := cleaned(dataset, keyword)) is not None:
+        if (value := cleaned(dataset, keyword, depth)) is not None:
             setattr(into, keyword, value)
 
 
@@ -120,13 +130,15 @@ def plain(text: str) -> str:
     return unicodedata.normalize("NFC", " ".join(kept.split()))
 
 
-def _items(value: object) -> list[Dataset] | None:
+def _items(value: object, depth: int) -> list[Dataset] | None:
     """Items with those elements that are valid."""
+    if depth == 0:
+        return None
     found = []
     for item in list(value)[:MOST_ITEMS] if isinstance(value, Items) else ():
         made = Dataset()
         known = [str(element.keyword) for element in _elements(item)]
-        copied(item, made, tuple(each for each in known if each))
+        copied(item, made, tuple(each for each in known if each), depth - 1)
         found += [made] if len(made) else []
     return found or None
 

@@ -33,7 +33,7 @@ def train_alone(study: Study, own: OwnPatients, progress: Progress) -> NDArray[n
     probed = require_probed(opened, planned, CHOICE)
     weights, rounds = initial_weights(opened, _SEED), opened.training.rounds
     secret = derive(b"alone", seed=_SEED)
-    with progress("training alone", rounds, unit="rounds") as job:
+    with progress("training alone (Ctrl+C leaves it out)", rounds, unit="rounds") as job:
         for number in range(1, rounds + 1):
             weights = weights + local_change(
                 probed,

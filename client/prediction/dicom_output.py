@@ -135,5 +135,6 @@ class DicomOutput:
     def _save(self, kind: str, made: Dataset) -> None:
         buffer = BytesIO()
         made.save_as(buffer, enforce_file_format=True)  # PS3.10
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         path = self._folder / f"{kind}.{made.SOPInstanceUID}.dcm"
         write_atomic(path, buffer.getvalue(), mode=0o600)

@@ -21,7 +21,7 @@ from client.prediction import own, reader
 from client.prediction.alone import train_alone
 from client.prediction.limits import Profile, profile, scanners
 from client.prediction.own import Named, OwnPatients, OwnSources
-from client.prediction.scoring import CHOICE
+from client.prediction.scoring import CHOICE, require_room
 from client.training.evaluation import outputs_of
 from common.errors import DataError, PackageError
 from common.figures.figures import Figures
@@ -129,8 +129,10 @@ def evaluate(
     Raises:
         DataError: as :func:`client.prediction.own.read`.
         LabelError: as there.
-        PackageError: a second reader is asked for, and the task names no classes.
+        PackageError: a second reader is asked for, and the task names no classes; or the model
+            needs more memory than there is.
     """
+    require_room(package)
     study = package.study
     opinions = dict[str, int | float]()
     if column:  # first: a mistake must not cost the hours of a training
@@ -148,8 +150,12 @@ def evaluate(
     notes = []
     mine, ahead = None, None
     if alone and len(found.train) >= FEWEST:
-        mine = _look(study, train_alone(study, found, progress), found)
-        ahead = _ahead(study, shared, mine)
+        try:
+            mine = _look(study, train_alone(study, found, progress), found)
+            ahead = _ahead(study, shared, mine)
+        except KeyboardInterrupt:
+            # What is known of the shared model took long too, and is what was asked for first.
+            notes.append("The training alone was stopped, so nothing is said of it")
     elif alone:
         notes.append(
             f"No model was trained alone: {len(found.train)} patients of training are known here, "

@@ -22,6 +22,7 @@ from client.data.cache import Decoded, ImageShape, decode
 from client.data.cache_index import CRASHED, CacheRefused
 from client.data.dicom import Reason, Rules, Unusable
 from client.data.parallel import ordered_map
+from client.objects.maker import DRAWN
 from common.process.progress import Progress
 from common.study.study_file import Study
 
@@ -147,8 +148,13 @@ def _judge(found: Found, rules: Rules | None) -> None:
     """Pass a file that training would take; a patient without an identifier is one here.
 
     Raises:
-        Unusable: why training would leave it out.
+        Unusable: why training would leave it out; or it holds masks, or what an earlier
+            prediction drew.
     """
+    if found.header.modality == "SEG":
+        raise Unusable(Reason.WRONG_MODALITY, "Modality is SEG: masks of an image, and no image")
+    if DRAWN in found.header.image_type:
+        raise Unusable(Reason.DERIVED, "a picture that an earlier prediction drew")
     if rules is not None:
         named = found.header if found.header.patient else replace(found.header, patient="-")
         rules.judge(named)

@@ -148,6 +148,7 @@ class PicturesOutput:
 
     def _keep(self, name: str, picture: NDArray[np.uint8]) -> None:
         self._drawn += 1
+        (self._out / FOLDER).mkdir(mode=0o700, exist_ok=True)
         write_atomic(self._out / FOLDER / f"{name}.png", png(picture), mode=0o600)
 
 

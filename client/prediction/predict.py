@@ -1,16 +1,18 @@
 """``consilium-site predict``: a folder of new images, and what a package's model says of them.
 
 One examination after the other is read, scored and written; what is kept in memory are the rows
-of the tables. Nothing is sent anywhere.
+of the tables. Whatever ends it before all is done, what was predicted until then is there. Nothing
+is sent anywhere.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.archive import Rejected
-from client.data.dicom import Reason, Rules
+from client.data.dicom import NO_VERDICT, Reason, Rules, quiet
 from client.prediction.dicom_output import DicomOutput
 from client.prediction.intake import Examination, examinations
 from client.prediction.limits import header_of, warnings
 from client.prediction.local import Local
 from client.prediction.pictures_output import PicturesOutput
-from client.prediction.scoring import Scores, scored
-from client.prediction.table import Cell, require_free, write_tables
+from client.prediction.scoring import Scores, require_room, scored
+from client.prediction.table import Cell, GrowingTable, require_free
 from common.errors import DataError
 from common.package.package import Package
 from common.process.progress import Progress
@@ -95,6 +97,21 @@ class Predicted:
     skipped: Counter[str] = field(default_factory=Counter)
     files: list[Path] = field(default_factory=list)
 
+    def contain(self, what: str, made: Callable[[], Iterable[str]]) -> None:
+        """Write of one examination; whatever its headers make a library raise, the rest goes on.
+
+        Args:
+            what: is written.
+            made: writes it, and says what could not be made.
+        """
+        try:
+            with quiet():
+                self.skipped.update(made())
+        except (OSError, *NO_VERDICT):  # a full disk says nothing about a file
+            raise
+        except BaseException as error:  # noqa: BLE001 - the libraries' own, and a decoder's in Rust
+            self.skipped[f"no {what}: {type(error).__name__} from its header"] += 1
+
 
 def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
     """Predict every examination of a folder, and write tables, objects and pictures.
@@ -102,10 +119,14 @@ def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
     Raises:
         DataError: the folder cannot be read, nothing in it can be used, or what is written has no
             place.
+        PackageError: the model needs more memory than there is.
     """
+    require_room(package)
     require_free(wanted.out)
     done, rejected = Predicted(), list[Rejected]()
-    rows, of_images = list[dict[str, Cell]](), list[dict[str, Cell]]()
+    rows, of_images, not_used = (
+        GrowingTable(wanted.out, each) for each in (TABLE, IMAGES, REJECTED)
+    )
     objects = DicomOutput(package, wanted.out, wanted.when) if wanted.dicom else None
     pictures = None
     if wanted.reasons or package.study.heads.dense:
@@ -120,39 +141,35 @@ def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
         rejected=rejected.append,
     )
     own = wanted.local.profile if wanted.local else None
-    for one, scores in scored(package, given, rule=wanted.rule):
-        sources = [
-            header_of(wanted.images / each.found.path, each.found.sha256) for each in one.files
-        ]
-        notes = [
-            warnings(package.study, file, source, own)
-            for file, source in zip(one.files, sources, strict=True)
-        ]
-        rows.append(_row(package, one, scores, notes, wanted))
-        of_images += _image_rows(package, one, scores, notes)
-        done.examinations += 1
-        done.images += len(scores.each)
-        done.found.update(each.name for each in scores.findings if each.present)
-        done.warnings.update(note for each in notes for note in each)
-        if objects is not None:
-            done.skipped.update(objects.write(one, scores, sources))
-        if pictures is not None:
-            done.skipped.update(pictures.write(one, scores, sources, objects))
-    done.reasons.update(each.reason for each in rejected)
-    if not rows:
-        raise _nothing(wanted, done, rejected)
-    if rejected:
-        table = [
+    try:
+        for one, scores in scored(package, given, rule=wanted.rule):
+            sources = [
+                header_of(wanted.images / each.found.path, each.found.sha256) for each in one.files
+            ]
+            notes = [
+                warnings(package.study, file, source, own)
+                for file, source in zip(one.files, sources, strict=True)
+            ]
+            rows.add([_row(package, one, scores, notes, wanted)])
+            of_images.add(_image_rows(package, one, scores, notes))
+            done.examinations += 1
+            done.images += len(scores.each)
+            done.found.update(each.name for each in scores.findings if each.present)
+            done.warnings.update(note for each in notes for note in each)
+            if objects is not None:
+                done.contain("objects", partial(objects.write, one, scores, sources))
+            if pictures is not None:
+                done.contain("pictures", partial(pictures.write, one, scores, sources, objects))
+    finally:
+        done.reasons.update(each.reason for each in rejected)
+        not_used.add(
             {"file": each.path, "why": each.reason.value, "detail": each.detail}
             for each in rejected
-        ]
-        done.files += write_tables(wanted.out, REJECTED, table)
-    done.files = [
-        *(pictures.finish() if pictures is not None else ()),
-        *write_tables(wanted.out, TABLE, rows),
-        *write_tables(wanted.out, IMAGES, of_images),
-        *done.files,
-    ]
+        )
+        page = pictures.finish() if pictures is not None else ()
+        done.files = [*page, *rows.write(), *of_images.write(), *not_used.write()]
+    if not rows:
+        raise _nothing(wanted, done, rejected)
     return done
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -12,6 +13,10 @@ from numpy.typing import NDArray
 
 from client.prediction.intake import Examination
 from client.training.evaluation import outputs_for
+from client.training.footprint import looked_at
+from client.training.tuning import images_of
+from common.errors import PackageError
+from common.models.networks import sketch
 from common.numerics import EngineChoice
 from common.package.package import Package
 from common.process.denormals import flushed
@@ -46,6 +51,25 @@ class Scores:
     averaged: NDArray[np.float64] = field(repr=False)
 
 
+def require_room(package: Package) -> None:
+    """Refuse a model that this machine cannot hold, before anything is read.
+
+    Raises:
+        PackageError: it needs more memory than the machine has.
+    """
+    study = package.study
+    needed = looked_at(sketch(study), study.shape, CHOICE.tile * images_of(study))
+    has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > has:
+        raise PackageError(
+            "the model needs more memory than this machine has",
+            where=package.name,
+            found=f"{needed / 2**30:.1f} GiB for {CHOICE.tile * images_of(study)} images at once",
+            wanted=f"at most {has / 2**30:.1f} GiB",
+            remedy="run it on a larger machine",
+        )
+
+
 def scored(
     package: Package, given: Iterable[Examination], *, rule: str = ""
 ) -> Iterator[tuple[Examination, Scores]]:
@@ -61,9 +85,12 @@ def scored(
     others.append(
         np.mean(others, axis=0, dtype=np.float64).astype(np.float32) if others else package.weights
     )
+    if package.study.heads.dense:
+        for one in given:
+            yield one, _outlined(package, one, others, rule)
+        return
     for some in _batches(given):
         images = [each.images for each in some]
-        # Of the other weights only the numbers are kept: a mask's outputs are large.
         numbers = [
             [task.numbers(each) for each in outputs_of_weights(package, weights, images)]
             for weights in others
@@ -71,6 +98,38 @@ def scored(
         own = outputs_of_weights(package, package.weights, images)
         for one, outputs, each in zip(some, own, zip(*numbers, strict=True), strict=True):
             yield one, _scores(task, outputs, each, adjustment, rule)
+
+
+def _outlined(
+    package: Package, one: Examination, others: Sequence[NDArray[np.float32]], rule: str
+) -> Scores:
+    """Of a task with masks, a few images after another: outputs for each pixel are large.
+
+    Args:
+        package: the model.
+        one: the examination.
+        others: the weights of the last rounds, and last their mean.
+        rule: as for :func:`scored`.
+    """
+    task, images = package.study.task, one.images
+    each, masks = list[NDArray[np.float64]](), list[NDArray[np.uint8]]()
+    totals = [np.zeros(len(task.columns())) for _ in others]
+    for first in range(0, len(images), BATCH):
+        some = [images[first : first + BATCH]]
+        (outputs,) = outputs_of_weights(package, package.weights, some)
+        each += [task.numbers(item[None]) for item in outputs]
+        masks += [found for found in [task.masks(outputs)] if found is not None]
+        for place, weights in enumerate(others):
+            totals[place] += task.numbers(outputs_of_weights(package, weights, some)[0])
+    numbers = np.sum(each, axis=0)
+    return Scores(
+        numbers=numbers,
+        each=np.stack(each),
+        findings=task.findings(numbers, package.statement.adjustment, rule),
+        masks=np.concatenate(masks) if masks else None,
+        rounds=np.array(totals[:-1]).reshape(-1, len(numbers)),
+        averaged=totals[-1],
+    )
 
 
 def _batches(given: Iterable[Examination]) -> Iterator[list[Examination]]:
@@ -122,7 +181,7 @@ def _scores(
         numbers=numbers,
         each=np.stack([task.numbers(one[None]) for one in outputs]),
         findings=task.findings(numbers, adjustment, rule),
-        masks=task.masks(outputs),
+        masks=None,
         rounds=np.array(others[:-1]).reshape(-1, len(numbers)),
         averaged=others[-1],
     )

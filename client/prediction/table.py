@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,8 @@ from common.files import write_atomic
 from common.visible import visible
 
 Cell = str | int | float | bool | None
+_EVERY: Final = 60.0
+"""Seconds between two writings of a table that grows."""
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so is a formula to a spreadsheet, and a file name or PatientID may."""
 
@@ -36,6 +39,35 @@ def require_free(out: Path) -> None:
         )
 
 
+class GrowingTable:
+    """A table that grows, and is written again each minute: what stops a prediction loses little.
+
+    Args:
+        folder: where.
+        name: of its files.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._rows: list[Mapping[str, Cell]] = []
+        self._written = time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, rows: Iterable[Mapping[str, Cell]]) -> None:
+        """Add rows."""
+        self._rows += rows
+        if time.monotonic() - self._written > _EVERY:
+            self.write()
+
+    def write(self) -> tuple[Path, ...]:
+        """Write it as it is; gives the paths. An empty one is none."""
+        found = write_tables(self._folder, self._name, self._rows) if self._rows else ()
+        self._written = time.monotonic()
+        return found
+
+
 def write_tables(folder: Path, name: str, rows: Sequence[Mapping[str, Cell]]) -> tuple[Path, Path]:
     """Write ``NAME.csv`` and ``NAME.parquet``.
 
@@ -47,7 +79,8 @@ def write_tables(folder: Path, name: str, rows: Sequence[Mapping[str, Cell]]) ->
     # A patient of whom the network says nothing has fewer cells.
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # Each text in quotation marks: where a spreadsheet parts cells at ";", it ends none within.
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(map(_plain, columns))
     writer.writerows([_plain(row.get(each)) for each in columns] for row in rows)
     table, binary = folder / f"{name}.csv", folder / f"{name}.parquet"

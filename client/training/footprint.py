@@ -101,6 +101,20 @@ def fitting(
     return fits
 
 
+def looked_at(sketch: nn.Module, shape: tuple[int, ...], items: int) -> int:
+    """Bytes that a model takes to say something of items, with its weights.
+
+    Args:
+        sketch: as for :func:`room_of`.
+        shape: as there.
+        items: that go through it at once.
+    """
+    with torch.no_grad(), _Watch() as watch:
+        given = torch.zeros((items, *shape), device="meta")
+        sketch.eval()(given)
+    return sum(each.nbytes for each in sketch.parameters()) + int(BESIDE * watch.peak)
+
+
 def evaluated(shape: tuple[int, ...], task: Task, *, items: int) -> int:
     """Bytes of what an evaluation holds of one patient at once, beside a step.
 

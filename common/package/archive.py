@@ -76,6 +76,8 @@ def unpack(path: Path) -> tuple[dict[str, bytes], str]:
             for entry in entries:
                 _require_plain(path, entry)
             _require_all(path, [entry.filename for entry in entries])
+            if sum(entry.file_size for entry in entries) > len(data):
+                raise refused(path, "its members lie over each other")
             members = {entry.filename: archive.read(entry) for entry in entries}
     except (
         *(zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError),
@@ -85,6 +87,11 @@ def unpack(path: Path) -> tuple[dict[str, bytes], str]:
     if pack(members) != data:
         raise refused(path, "bytes in it belong to no member, or its archive was made otherwise")
     return members, sha256(data)
+
+
+def is_pickle(data: bytes) -> bool:
+    """Whether bytes begin as a pickle does; those of another format may too."""
+    return _PICKLE.match(data) is not None
 
 
 def refused(path: Path, found: str) -> PackageError:
@@ -113,10 +120,10 @@ def _content(path: Path) -> bytes:
 
 def _other(path: Path, data: bytes) -> PackageError:
     """The error for what is no ZIP at all: weights alone are easily taken for a package."""
-    if _PICKLE.match(data):
-        return refused(path, "a pickle, as torch.save writes: opening one can run any program")
     if data[8:9] == b"{":
         return refused(path, "weights alone (safetensors), without the rest of a package")
+    if is_pickle(data):
+        return refused(path, "a pickle, as torch.save writes: opening one can run any program")
     return refused(path, "not a ZIP archive" if data else "an empty file")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 import safetensors.numpy
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from common.errors import ConsiliumError, PackageError
 from common.files import canonical_json, sha256
@@ -25,7 +25,7 @@ from common.package.archive import refused
 from common.package.statement import FORMAT, Statement
 from common.scores.operating import HALF, cheapest
 from common.settings import Section
-from common.study.study_file import Study
+from common.study.study_file import PatientPrivacy, Study
 from common.wire.enrolment import SigningKeyText
 from common.wire.signing import SigningKey, verify
 
@@ -173,7 +173,7 @@ def read(path: Path) -> Package:
         raise refused(path, f"{archive.WEIGHTS} are not the weights that it names")
     if sha256(members[archive.STUDY]) != statement.study or statement.name != study.study.name:
         raise refused(path, f"{archive.STUDY} is not the study that it names")
-    _require_classes(path, statement, study)
+    _require_of_study(path, statement, study)
     _require_card(path, members, statement, study)
     return Package(
         statement=statement,
@@ -207,6 +207,7 @@ def _statement(path: Path, members: Mapping[str, bytes]) -> tuple[Statement, str
         signature = Signature.model_validate_json(signed)
     except ValidationError as cause:
         raise refused(path, f"{archive.SIGNATURE} is no signature") from cause
+    _require_canonical(path, archive.SIGNATURE, signed, signature)
     if not verify(signature.key, _PURPOSE + said, bytes.fromhex(signature.signature)):
         raise refused(path, f"{archive.STATEMENT} was changed after it was signed")
     try:
@@ -219,6 +220,7 @@ def _statement(path: Path, members: Mapping[str, bytes]) -> tuple[Statement, str
             wanted=f"a package of format {FORMAT}",
             remedy="install the version of Consilium that made it, or ask for a new package",
         ) from cause
+    _require_canonical(path, archive.STATEMENT, said, statement)
     if statement.signed_by != signature.key:
         raise refused(path, "its card names another key than the one that signed it")
     return statement, signature.key
@@ -228,9 +230,17 @@ def _study(path: Path, text: bytes) -> Study:
     if len(text) > archive.MOST_TEXT:
         raise refused(path, f"{archive.STUDY} is larger than {archive.MOST_TEXT >> 20} MiB")
     try:
-        return Study.model_validate_json(text)
+        study = Study.model_validate_json(text)
     except ValidationError as cause:
         raise refused(path, f"{archive.STUDY} is not a study: {_first(cause)}") from cause
+    _require_canonical(path, archive.STUDY, text, study)
+    return study
+
+
+def _require_canonical(path: Path, name: str, text: bytes, found: BaseModel) -> None:
+    """Refuse what is written otherwise than we write it: two readers could read two things."""
+    if canonical_json(found.model_dump(mode="json")) != text:
+        raise refused(path, f"{name} is not written as a package's is")
 
 
 def _first(cause: ValidationError) -> str:
@@ -284,26 +294,40 @@ def _weights(path: Path, data: bytes, study: Study) -> npt.NDArray[np.float32]:
 
 
 def _earlier(path: Path, data: bytes, weights: int) -> npt.NDArray[np.float32]:
-    found = _arrays(path, archive.EARLIER, data).get("weights")
-    if found is None or found.ndim != 2 or found.shape[1] != weights or len(found) > EARLIER_MOST:
+    arrays = _arrays(path, archive.EARLIER, data)
+    found = arrays.get("weights")
+    fits = found is not None and found.ndim == 2 and found.shape[1] == weights
+    if found is None or not fits or len(arrays) != 1 or len(found) > EARLIER_MOST:
         raise refused(path, f"{archive.EARLIER} do not fit the network of its study")
     return found
 
 
 def _arrays(path: Path, name: str, data: bytes) -> dict[str, npt.NDArray[np.float32]]:
-    if data[:1] == b"\x80":
-        raise refused(path, f"{name} is a pickle: opening one can run any program")
     try:
         arrays = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as cause:
+        # Only now: a header of safetensors may be of a length that begins like a pickle.
+        if archive.is_pickle(data):
+            raise refused(path, f"{name} is a pickle: opening one can run any program") from cause
         raise refused(path, f"{name} cannot be read as safetensors") from cause
     if not all(each.dtype == np.float32 and np.isfinite(each).all() for each in arrays.values()):
         raise refused(path, f"{name} has numbers that are no finite float32")
     return arrays
 
 
-def _require_classes(path: Path, statement: Statement, study: Study) -> None:
-    """Refuse operating points that nothing can be decided by."""
+def _require_of_study(path: Path, statement: Statement, study: Study) -> None:
+    """Refuse a statement that its study contradicts, or operating points that decide nothing."""
+    delta = study.privacy.delta if isinstance(study.privacy, PatientPrivacy) else None
+    bounded = [each.epsilon is not None for each in statement.sites.values()]
+    reasons = (
+        ("title", statement.title != study.study.title),
+        ("delta", statement.delta != delta),
+        ("privacy", any(each != (delta is not None) for each in bounded)),
+        ("rounds", statement.rounds > study.training.rounds),
+    )
+    for name, wrong in reasons:
+        if wrong:
+            raise refused(path, f"the {name} in {archive.STATEMENT} is not that of its study")
     classes = len(study.task.classes)
     points = (*statement.points, *statement.edges)
     if any(point.positive >= classes for point in points):

@@ -172,6 +172,9 @@ class Task(Section, ABC):
     def numbers(self, outputs: torch.Tensor) -> NDArray[np.float64]:
         """What a model says of one patient, (columns,), for a table. Sensitive.
 
+        Of a task with masks it is the sum of what is said of each item: items of one patient are
+        too large to be looked at together.
+
         Args:
             outputs: of the patient's items, (items, ...).
         """

@@ -20,6 +20,7 @@ from client.objects.maker import Unmade
 from client.objects.report import report
 from client.objects.segmentation import segmentation
 from client.objects.sources import OPTIONAL, TYPE_2, accepted
+from client.objects.values import MOST_DEPTH
 from common.scores.finding import Finding
 from tests.client.objects.object_files import (
     CLASSES,
@@ -172,3 +173,21 @@ def test_whatever_a_header_holds_the_outcome_is_valid_elements_or_a_sentence(
 def with_file_meta(dataset: Dataset, source: Dataset) -> Dataset:
     dataset.file_meta = source.file_meta
     return dataset
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_sequences_within_sequences_are_copied_only_so_deep(kind: str) -> None:
+    source, inner = image("CT"), Dataset()
+    inner.LocalNamespaceEntityID = "ward"
+    for _ in range(250):
+        outer = Dataset()
+        outer.LocalNamespaceEntityID = "hospital"
+        outer.IssuerOfPatientIDQualifiersSequence = [inner]
+        inner = outer
+    source.IssuerOfPatientIDQualifiersSequence = [inner]
+
+    found, depth = read_again(OBJECTS[kind](source)), 0
+    while "IssuerOfPatientIDQualifiersSequence" in found:
+        found, depth = found.IssuerOfPatientIDQualifiersSequence[0], depth + 1
+
+    assert depth == MOST_DEPTH

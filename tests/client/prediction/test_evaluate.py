@@ -118,6 +118,22 @@ def test_a_model_of_its_own_is_trained_on_the_patients_of_training(
         assert found.ahead.low <= found.ahead.high
 
 
+def test_a_training_alone_that_is_stopped_leaves_the_figures_of_the_shared_model(
+    model: Package, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("client.prediction.evaluate.train_alone", stopped)
+    sources = labelled(images, split=Split(0.7, 0.3, 0.0))
+
+    found = evaluate(model, sources, cache=tmp_path / "cache", progress=QUIET)
+
+    assert found.alone is None
+    assert found.shared.figures.values
+    assert "The training alone was stopped, so nothing is said of it" in found.notes
+
+
 def test_figures_are_those_of_the_judged_patients(
     model: Package, images: Path, tmp_path: Path
 ) -> None:

@@ -3,10 +3,11 @@ from __future__ import annotations
 import csv
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,15 +15,18 @@ import pydicom
 import pytest
 from pydicom import dcmread
 
+from client.data.archive import Found
 from client.data.cohort import Split, load_cohort
-from client.data.dicom import Reason
+from client.data.dicom import Header, Reason
 from client.data.labels import LabelFile
 from client.data.pseudonyms import Pseudonyms
-from client.prediction.intake import Examination
+from client.prediction.dicom_output import DicomOutput
+from client.prediction.intake import Examination, PreparedFile
 from client.prediction.predict import IMAGES, REJECTED, TABLE, Wanted, predict
 from client.prediction.scoring import CHOICE, Scores, scored
+from client.prediction.table import GrowingTable
 from client.training.evaluation import outputs_of
-from common.errors import ConsiliumError, DataError
+from common.errors import ConsiliumError, DataError, PackageError
 from common.package.package import Package
 from common.study.study_file import Study
 from tests.client.objects.object_files import series
@@ -426,3 +430,113 @@ def test_a_deflated_file_is_scored_and_not_inflated_again(model: Package, tmp_pa
 
     assert done.images == 1
     assert done.skipped.total() == 1
+
+
+def stopping(after: int, error: BaseException) -> Callable[[Examination], None]:
+    """Raises once so many examinations were looked at."""
+    count = iter(range(after))
+
+    def look(_: Examination) -> None:
+        if next(count, None) is None:
+            raise error
+
+    return look
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left")])
+def test_what_was_predicted_before_it_was_stopped_is_there(
+    model: Package, wanted: Wanted, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    look = stopping(5, error)
+
+    def write(_: object, one: Examination, *_rest: object) -> Iterator[str]:
+        look(one)
+        yield from ()
+
+    monkeypatch.setattr(DicomOutput, "write", write)
+
+    with pytest.raises(type(error)):
+        predict(model, replace(wanted, dicom=True), QUIET)
+
+    assert len(table(wanted.out / f"{TABLE}.csv")) == 6
+    assert len(pq.read_table(wanted.out / f"{IMAGES}.parquet")) >= 6
+
+
+def test_whatever_a_header_makes_a_library_raise_the_rest_goes_on(
+    model: Package, wanted: Wanted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = stopping(5, TypeError("of a value that is a patient's"))
+    whole = DicomOutput.write
+
+    def write(self: DicomOutput, one: Examination, *rest: Any) -> Iterator[str]:  # noqa: ANN401
+        look(one)
+        yield from whole(self, one, *rest)
+
+    monkeypatch.setattr(DicomOutput, "write", write)
+
+    done = predict(model, replace(wanted, dicom=True), QUIET)
+
+    assert done.examinations == sum(PATIENTS.values())
+    assert done.skipped["no objects: TypeError from its header"] == done.examinations - 5
+
+
+def test_a_table_that_grows_is_on_disk_before_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.prediction.table._EVERY", -1.0)
+
+    GrowingTable(tmp_path, "some").add([{"patient": "A;=1+1", "score": 0.5}])
+
+    assert (tmp_path / "some.csv").read_text("utf-8-sig") == ('"patient","score"\n"A;=1+1",0.5\n')
+
+
+def test_masks_of_an_examination_are_made_a_few_images_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = opened(tmp_path / "package", OUTLINES)
+    pixels = np.random.default_rng(1).random((7, *OUTLINES.shape)).astype(np.float16)
+    found = Found("x.dcm", "0" * 64, Header("P", "1", "1", "DX", (), False, 8, 8, 7))
+    one = Examination((PreparedFile(found, pixels),))
+    ((_, whole),) = scored(package, [one])
+    monkeypatch.setattr("client.prediction.scoring.BATCH", 2)
+
+    ((_, parts),) = scored(package, [one])
+
+    for name in ("numbers", "each", "masks", "rounds", "averaged"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+    assert parts.masks is not None
+    assert parts.masks.shape == (7, 8, 8)
+    assert parts.findings == whole.findings
+    assert len(parts.rounds)
+
+
+def test_a_model_that_no_machine_can_hold_is_refused_before_anything_is_read(
+    wanted: Wanted, tmp_path: Path
+) -> None:
+    small = opened(tmp_path / "package", OUTLINES)
+    data = small.study.data.model_copy(update={"image_size": (2**17, 2**17)})
+    large = replace(small, study=small.study.model_copy(update={"data": data}))
+
+    with pytest.raises(PackageError, match="more memory than this machine has"):
+        predict(large, wanted, QUIET)
+
+    assert not wanted.out.exists()
+
+
+def test_a_picture_of_an_earlier_prediction_is_no_image_of_a_patient(
+    model: Package, tmp_path: Path
+) -> None:
+    out = outlined(tmp_path)
+    assert list((out / "dicom").glob("SC.*"))
+    assert {(out / name).stat().st_mode & 0o777 for name in ("dicom", "pictures")} == {0o700}
+
+    with pytest.raises(DataError, match="no image in this folder"):
+        predict(
+            model, Wanted(out / "dicom", tmp_path / "again", any_image=True, dicom=False), QUIET
+        )
+
+    why = {row["detail"] for row in table(tmp_path / "again" / f"{REJECTED}.csv")}
+    assert why >= {
+        "a picture that an earlier prediction drew",
+        "Modality is SEG: masks of an image, and no image",
+    }

@@ -25,7 +25,7 @@ from common.errors import PackageError
 from common.files import canonical_json
 from common.package import archive, card
 from common.package.package import read
-from tests.common.package.packages import forged, kept, members, package
+from tests.common.package.packages import forged, kept, members, package, signed
 
 MARKER = "it-was-run"
 Maker = Callable[[bytes], bytes]
@@ -222,6 +222,44 @@ def study(**changes: dict[str, object]) -> Maker:
     return made
 
 
+def telling(**changes: object) -> Maker:
+    """A statement that says something else than its study."""
+    return lambda data: forged(data, {}, lambda said: said.update(changes))
+
+
+def without_bound(data: bytes) -> bytes:
+    def change(said: dict[str, Any]) -> None:
+        for site in said["sites"].values():
+            site["epsilon"] = None
+
+    return forged(data, {}, change)
+
+
+def written_otherwise(data: bytes) -> bytes:
+    """A key twice: one reader takes the first, another the last."""
+    inside = members(data)
+    said = inside[archive.STATEMENT]
+    return signed(inside, b'{"title": "Another", ' + said[1:])
+
+
+def over_each_other(data: bytes) -> bytes:
+    """Every member is the largest one's bytes, so that together they are more than the file."""
+    with zipfile.ZipFile(io.BytesIO(data)) as given:
+        largest = max(given.infolist(), key=lambda each: each.file_size)
+    hostile, at = bytearray(data), 0
+    while (at := data.find(b"PK\x01\x02", at)) >= 0:
+        for place in (20, 24):  # sizes, compressed and not (4.3.12)
+            hostile[at + place : at + place + 4] = largest.file_size.to_bytes(4, "little")
+        at += 4
+    return bytes(hostile)
+
+
+def more_earlier_weights(data: bytes) -> bytes:
+    arrays = safetensors.numpy.load(members(data)[archive.EARLIER])
+    arrays["more"] = np.zeros(3, np.float32)
+    return forged(data, {archive.EARLIER: safetensors.numpy.save(arrays)})
+
+
 def point_of_no_class(data: bytes) -> bytes:
     return forged(data, {}, lambda said: said["points"][0].update(positive=7))
 
@@ -251,6 +289,7 @@ KINDS: dict[str, tuple[Maker, str]] = {
     "an encrypted member": (encrypted, "encrypted"),
     "bytes before it": (lambda data: b"PK\x03\x04" + data, "damaged|no member|otherwise"),
     "bytes behind it": (lambda data: data + b"more", "damaged|no member|otherwise"),
+    "members over each other": (over_each_other, "over each other"),
     "a hundred members": (many_members, "list of members far longer"),
     "an archive of the larger format": (of_the_larger_format, "made otherwise"),
     "half of it": (lambda data: data[: len(data) // 2], "damaged"),
@@ -264,6 +303,7 @@ KINDS: dict[str, tuple[Maker, str]] = {
     "weights that are no numbers": (weights(not_finite), "finite"),
     "weights of another shape": (weights(of_another_shape), "do not fit"),
     "weights of another type": (weights(of_another_type), "finite float32"),
+    "more than earlier weights": (more_earlier_weights, "do not fit"),
     "weights of more layers": (weights(with_one_more), "do not fit"),
     "other weights than are named": (weights(others), "not the weights"),
     "a header of weights that lies": (
@@ -309,6 +349,11 @@ KINDS: dict[str, tuple[Maker, str]] = {
         lambda data: forged(data, {}, lambda said: said.update(signed_by="0" * 64)),
         "another key",
     ),
+    "another title than its study's": (telling(title="Another"), "the title in"),
+    "another delta than its study's": (telling(delta=1e-9), "the delta in"),
+    "no privacy where its study has some": (without_bound, "the privacy in"),
+    "more rounds than its study has": (telling(rounds=10_000), "the rounds in"),
+    "a statement that is written otherwise": (written_otherwise, "not written as"),
     "another study than is named": (study(study={"title": "Another"}), "not the study"),
     "a model that there is not": (study(model={"name": "custom"}), "not a study"),
     "a model that is too large": (study(model={"widths": [4096] * 8}), "network|not a study"),

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import safetensors.numpy
 import torch
 
 from common.errors import PackageError
@@ -143,3 +144,14 @@ def test_a_dense_model_has_a_package_too(tmp_path: Path) -> None:
     )
 
     assert read(kept(tmp_path, package(study))).study.heads.dense
+
+
+def test_a_header_whose_length_begins_like_a_pickle_is_none(made: bytes, tmp_path: Path) -> None:
+    """The length comes first, and 640 is 80 02 there."""
+    arrays = safetensors.numpy.load(members(made)[archive.EARLIER])
+    written = (safetensors.numpy.save(arrays, {"x": "x" * length}) for length in range(640))
+    data = next(each for each in written if each[:2] == b"\x80\x02")
+
+    found = read(kept(tmp_path, forged(made, {archive.EARLIER: data})))
+
+    np.testing.assert_array_equal(found.earlier, arrays["weights"])

@@ -27,6 +27,15 @@ def point(name: str, positive: int, threshold: float, sure: float = 0.9) -> Oper
     return OperatingPoint(name, positive, threshold, share, share)
 
 
+@pytest.mark.parametrize("kind", [each for each in KINDS if task_of(each).heads().dense])
+def test_what_is_said_of_masks_is_the_sum_over_items(kind: str) -> None:
+    task, outputs = task_of(kind), outputs_of(kind)
+
+    each = [task.numbers(item[None]) for item in outputs]
+
+    assert list(np.sum(each, axis=0)) == list(task.numbers(outputs))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_that_is_said_of_a_patient_fits_together(kind: str) -> None:
     task, outputs = task_of(kind), outputs_of(kind)
