@@ -13,6 +13,7 @@ from common.models.models import MODELS
 from common.models.networks import build_model, initial_weights, load_flat
 from common.package import archive, graph
 from common.package.package import read
+from common.package.statement import Figure, FigureSet
 from common.study.study_file import load_study
 from tests.common.package.packages import KEY, forged, kept, members, package
 from tests.common.studies import DENSE, small_study
@@ -127,6 +128,19 @@ def test_the_card_says_what_it_is_for_and_what_it_costs(made: bytes, tmp_path: P
     for words in ("Research use only", "Intended use", "3.000", "north", "one half", "Caveats"):
         assert words in text
         assert words in page
+
+
+def test_the_card_has_the_figures_of_each_class(tmp_path: Path) -> None:
+    study = small_study(task={"kind": "segmentation", "classes": ["liver", "lesion"]}, model=DENSE)
+    each = tuple(Figure(value=value, low=0.1, high=0.9) for value in (0.7, 0.4))
+    told = FigureSet(
+        on="hospitals", patients=40, headline="dice", figures={"dice": each[0]}, of={"dice": each}
+    )
+
+    text = read(kept(tmp_path, package(study, figures=(told,)))).card
+
+    assert "| figure | liver | lesion |" in text
+    assert "| Dice | 0.700 (0.100 to 0.900) | 0.400 (0.100 to 0.900) |" in text
 
 
 def test_a_card_of_known_keys_does_not_claim_privacy(tmp_path: Path) -> None:
