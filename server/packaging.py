@@ -94,7 +94,8 @@ def write_package(study: Study, folder: Path, seed: int, *, key: SigningKey) -> 
     path = folder / FILE
     if not path.exists():
         today = datetime.now(UTC).date().isoformat()
-        plans = round_zero.stored(folder, study, seed) or {}
+        plans = round_zero.stored(folder, study, seed)
+        assert plans, "a study that has ended has its plans"
         write_atomic(path, make(study, plans, folder, key, finished=today))
 
 

@@ -69,7 +69,7 @@ def predict(
 ) -> None:
     """Say what a model finds in new images: tables, DICOM objects and pictures. Sends nothing."""
     from client.prediction.local import read_local
-    from client.prediction.predict import Wanted
+    from client.prediction.predict import STOPPED, Wanted
     from client.prediction.predict import predict as carry_out
 
     opened = opened_package(context.obj, package, any_signer=any_signer)
@@ -85,7 +85,13 @@ def predict(
         workers=workers or len(os.sched_getaffinity(0)),
         local=None if local is None else read_local(local, opened),
     )
-    _show(carry_out(opened, wanted, progress))
+    try:
+        done = carry_out(opened, wanted, progress)
+    except KeyboardInterrupt:
+        if (folder / STOPPED).exists():
+            out().print(Text((folder / STOPPED).read_text().strip(), style="bold yellow"))
+        raise
+    _show(done)
 
 
 def evaluate(

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.prediction.own import OwnPatients
-from client.prediction.scoring import CHOICE
+from client.prediction.scoring import TILE
 from client.training.local import local_change, require_probed
 from client.training.sampling import RoundStreams
 from common.models.networks import initial_weights
+from common.numerics import EngineChoice
 from common.privacy.mechanisms import mechanism
 from common.privacy.randomness import derive
 from common.process.progress import Progress
@@ -30,7 +31,7 @@ def train_alone(study: Study, own: OwnPatients, progress: Progress) -> NDArray[n
     opened = study.model_copy(update={"privacy": NoPrivacy(mode="none")})
     patients = own.train
     planned = mechanism(opened, len(patients), len(patients))
-    probed = require_probed(opened, planned, CHOICE)
+    probed = require_probed(opened, planned, EngineChoice(tile=TILE))
     weights, rounds = initial_weights(opened, _SEED), opened.training.rounds
     secret = derive(b"alone", seed=_SEED)
     with progress("training alone (Ctrl+C leaves it out)", rounds, unit="rounds") as job:

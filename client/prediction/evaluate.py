@@ -21,12 +21,13 @@ from client.prediction import own, reader
 from client.prediction.alone import train_alone
 from client.prediction.limits import Profile, profile, scanners
 from client.prediction.own import Named, OwnPatients, OwnSources
-from client.prediction.scoring import CHOICE, require_room
+from client.prediction.scoring import choice_for
 from client.training.evaluation import outputs_of
 from common.errors import DataError, PackageError
 from common.figures.figures import Figures
 from common.figures.intervals import Estimate, share
 from common.figures.paired import paired
+from common.numerics import EngineChoice
 from common.package.package import Package
 from common.process.denormals import flushed
 from common.process.progress import Progress
@@ -132,8 +133,7 @@ def evaluate(
         PackageError: a second reader is asked for, and the task names no classes; or the model
             needs more memory than there is.
     """
-    require_room(package)
-    study = package.study
+    study, choice = package.study, choice_for(package)
     opinions = dict[str, int | float]()
     if column:  # first: a mistake must not cost the hours of a training
         if not study.task.classes or study.heads.dense:
@@ -146,15 +146,16 @@ def evaluate(
             )
         opinions = own.second_reader(sources, study, column, cache=cache, progress=progress)
     found = own.read(sources, study, everyone=everyone, cache=cache, progress=progress)
-    shared = _look(study, package.weights, found)
+    shared = _look(study, package.weights, found, choice)
     notes = []
     mine, ahead = None, None
     if alone and len(found.train) >= FEWEST:
         try:
-            mine = _look(study, train_alone(study, found, progress), found)
+            mine = _look(study, train_alone(study, found, progress), found, choice)
             ahead = _ahead(study, shared, mine)
         except KeyboardInterrupt:
             # What is known of the shared model took long too, and is what was asked for first.
+            mine, ahead = None, None
             notes.append("The training alone was stopped, so nothing is said of it")
     elif alone:
         notes.append(
@@ -184,7 +185,7 @@ def evaluate(
 
 
 @flushed()
-def _look(study: Study, weights: Flat, found: OwnPatients) -> JudgedModel:
+def _look(study: Study, weights: Flat, found: OwnPatients, choice: EngineChoice) -> JudgedModel:
     """One pass over the judged patients: figures, and each patient's numbers."""
     rows = list[tuple[NDArray[np.float64], float, float]]()
     kept_outputs = list[tuple[torch.Tensor, torch.Tensor]]()
@@ -196,7 +197,7 @@ def _look(study: Study, weights: Flat, found: OwnPatients) -> JudgedModel:
             weights,
             found.cohort.images,
             found.judged,
-            choice=CHOICE,
+            choice=choice,
             masks=found.cohort.masks,
             most=most,
         )

@@ -26,9 +26,10 @@ from client.prediction.intake import Examination, examinations
 from client.prediction.limits import header_of, warnings
 from client.prediction.local import Local
 from client.prediction.pictures_output import PicturesOutput
-from client.prediction.scoring import Scores, require_room, scored
-from client.prediction.table import Cell, GrowingTable, require_free
-from common.errors import DataError
+from client.prediction.scoring import Scores, choice_for, scored
+from client.prediction.table import Cell, GrowingTable, require_free, write_tables
+from common.errors import ConsiliumError, DataError
+from common.files import write_atomic
 from common.package.package import Package
 from common.process.progress import Progress
 from common.scores.finding import Finding
@@ -36,6 +37,9 @@ from common.scores.finding import Finding
 TABLE: Final = "predictions"
 IMAGES: Final = "images"
 REJECTED: Final = "not-used"
+NOT_MADE: Final = "not-made"
+STOPPED: Final = "STOPPED.txt"
+"""Is there where a prediction did not come to its end."""
 OWN: Final = frozenset(
     {"patient", "study", "images", "instance", "file", "frame", "warnings", "rule", "model", "use"}
 )
@@ -85,7 +89,8 @@ class Predicted:
         found: by finding, in how many examinations it counts as present.
         warnings: by warning, for how many images.
         reasons: why files were not used, by reason.
-        skipped: DICOM objects that could not be made, by reason.
+        skipped: objects and pictures that could not be made, by reason.
+        not_made: the same as rows of a table, by examination.
         files: written, the most useful first.
     """
 
@@ -95,22 +100,32 @@ class Predicted:
     warnings: Counter[str] = field(default_factory=Counter)
     reasons: Counter[Reason] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    not_made: list[dict[str, Cell]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
 
-    def contain(self, what: str, made: Callable[[], Iterable[str]]) -> None:
-        """Write of one examination; whatever its headers make a library raise, the rest goes on.
+    def contain(self, one: Examination, what: str, made: Callable[[], Iterable[str]]) -> None:
+        """Write of one examination; whatever a library raises at its headers, the rest goes on.
 
         Args:
+            one: the examination.
             what: is written.
             made: writes it, and says what could not be made.
         """
+        why = Counter[str]()
         try:
             with quiet():
-                self.skipped.update(made())
+                why.update(made())
         except (OSError, *NO_VERDICT):  # a full disk says nothing about a file
             raise
+        except ConsiliumError as error:
+            why[f"no {what}: {error.what}"] += 1
         except BaseException as error:  # noqa: BLE001 - the libraries' own, and a decoder's in Rust
-            self.skipped[f"no {what}: {type(error).__name__} from its header"] += 1
+            why[f"no {what}: {type(error).__name__}"] += 1
+        self.skipped.update(why)
+        self.not_made += [
+            {"patient": one.patient, "study": one.study, "why": each, "objects": count}
+            for each, count in why.items()
+        ]
 
 
 def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
@@ -121,12 +136,10 @@ def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
             place.
         PackageError: the model needs more memory than there is.
     """
-    require_room(package)
+    choice = choice_for(package)
     require_free(wanted.out)
     done, rejected = Predicted(), list[Rejected]()
-    rows, of_images, not_used = (
-        GrowingTable(wanted.out, each) for each in (TABLE, IMAGES, REJECTED)
-    )
+    rows, of_images = GrowingTable(wanted.out, TABLE), GrowingTable(wanted.out, IMAGES)
     objects = DicomOutput(package, wanted.out, wanted.when) if wanted.dicom else None
     pictures = None
     if wanted.reasons or package.study.heads.dense:
@@ -142,7 +155,7 @@ def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
     )
     own = wanted.local.profile if wanted.local else None
     try:
-        for one, scores in scored(package, given, rule=wanted.rule):
+        for one, scores in scored(package, given, choice=choice, rule=wanted.rule):
             sources = [
                 header_of(wanted.images / each.found.path, each.found.sha256) for each in one.files
             ]
@@ -157,20 +170,36 @@ def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
             done.found.update(each.name for each in scores.findings if each.present)
             done.warnings.update(note for each in notes for note in each)
             if objects is not None:
-                done.contain("objects", partial(objects.write, one, scores, sources))
+                done.contain(one, "objects", partial(objects.write, one, scores, sources))
             if pictures is not None:
-                done.contain("pictures", partial(pictures.write, one, scores, sources, objects))
+                done.contain(
+                    one, "pictures", partial(pictures.write, one, scores, sources, objects)
+                )
+    except BaseException:
+        _say_stopped(wanted.out, done)
+        raise
     finally:
         done.reasons.update(each.reason for each in rejected)
-        not_used.add(
-            {"file": each.path, "why": each.reason.value, "detail": each.detail}
-            for each in rejected
-        )
-        page = pictures.finish() if pictures is not None else ()
-        done.files = [*page, *rows.write(), *of_images.write(), *not_used.write()]
+        if rows:
+            not_used: list[dict[str, Cell]] = [
+                {"file": each.path, "why": each.reason.value, "detail": each.detail}
+                for each in rejected
+            ]
+            done.files = [*rows.write(), *of_images.write()]
+            for name, table in ((REJECTED, not_used), (NOT_MADE, done.not_made)):
+                done.files += write_tables(wanted.out, name, table) if table else ()
+            if pictures is not None:
+                done.files = [*pictures.finish(), *done.files]
     if not rows:
         raise _nothing(wanted, done, rejected)
     return done
+
+
+def _say_stopped(out: Path, done: Predicted) -> None:
+    """Mark a folder whose tables have a part of what was asked for."""
+    if done.examinations:
+        text = f"Stopped after {done.examinations} examinations: the tables have these alone.\n"
+        write_atomic(out / STOPPED, text.encode(), mode=0o600)
 
 
 def _row(

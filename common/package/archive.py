@@ -31,7 +31,7 @@ CARD_PAGE: Final = "card.html"
 MEMBERS: Final = (STATEMENT, SIGNATURE, STUDY, WEIGHTS, EARLIER, GRAPH, CARD, CARD_PAGE)
 """In this order; all of them are there."""
 MOST_BYTES: Final = 2**32
-"""Of a package: the largest model three times, and its graph."""
+"""Of a package: weights, those of three rounds before and a graph, of the largest model each."""
 MOST_TEXT: Final = 2**24
 """Bytes of a member that is read as text."""
 MOST_CARD: Final = 2**20
@@ -130,11 +130,14 @@ def _other(path: Path, data: bytes) -> PackageError:
 def _require_short_directory(path: Path, data: bytes) -> None:
     """Else a file of 4 GiB could list millions of members, each of them some memory."""
     # The last 22 bytes of a file without comment (4.3.16 of the format); 12 in is the directory's
-    # size. The larger format puts a record of its own before them.
-    record, larger = data[-22:], data[-42:-38]
-    if not record.startswith(_EMPTY_ZIP) or larger == _LARGER_ZIP:
+    # size. A file above 2 GiB has a larger record before them (4.3.14), and where that is (4.3.15).
+    record, larger = data[-22:], data[-98:-42]
+    if not record.startswith(_EMPTY_ZIP):
         raise refused(path, "its ZIP archive is damaged, cut short or made otherwise")
-    if int.from_bytes(record[12:16], "little") > _MOST_DIRECTORY:
+    size = int.from_bytes(record[12:16], "little")
+    if data[-42:-38] == _LARGER_ZIP:
+        size = int.from_bytes(larger[40:48], "little")
+    if size > _MOST_DIRECTORY:
         raise refused(path, "a list of members far longer than a package's")
 
 

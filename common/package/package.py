@@ -7,6 +7,7 @@ signature shows that nothing was changed, and with the coordinator's card, who m
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 import safetensors.numpy
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from common.errors import ConsiliumError, PackageError
 from common.files import canonical_json, sha256
@@ -207,7 +208,7 @@ def _statement(path: Path, members: Mapping[str, bytes]) -> tuple[Statement, str
         signature = Signature.model_validate_json(signed)
     except ValidationError as cause:
         raise refused(path, f"{archive.SIGNATURE} is no signature") from cause
-    _require_canonical(path, archive.SIGNATURE, signed, signature)
+    _require_canonical(path, archive.SIGNATURE, signed)
     if not verify(signature.key, _PURPOSE + said, bytes.fromhex(signature.signature)):
         raise refused(path, f"{archive.STATEMENT} was changed after it was signed")
     try:
@@ -220,7 +221,7 @@ def _statement(path: Path, members: Mapping[str, bytes]) -> tuple[Statement, str
             wanted=f"a package of format {FORMAT}",
             remedy="install the version of Consilium that made it, or ask for a new package",
         ) from cause
-    _require_canonical(path, archive.STATEMENT, said, statement)
+    _require_canonical(path, archive.STATEMENT, said)
     if statement.signed_by != signature.key:
         raise refused(path, "its card names another key than the one that signed it")
     return statement, signature.key
@@ -233,13 +234,13 @@ def _study(path: Path, text: bytes) -> Study:
         study = Study.model_validate_json(text)
     except ValidationError as cause:
         raise refused(path, f"{archive.STUDY} is not a study: {_first(cause)}") from cause
-    _require_canonical(path, archive.STUDY, text, study)
+    _require_canonical(path, archive.STUDY, text)
     return study
 
 
-def _require_canonical(path: Path, name: str, text: bytes, found: BaseModel) -> None:
+def _require_canonical(path: Path, name: str, text: bytes) -> None:
     """Refuse what is written otherwise than we write it: two readers could read two things."""
-    if canonical_json(found.model_dump(mode="json")) != text:
+    if canonical_json(json.loads(text)) != text:
         raise refused(path, f"{name} is not written as a package's is")
 
 
@@ -317,12 +318,15 @@ def _arrays(path: Path, name: str, data: bytes) -> dict[str, npt.NDArray[np.floa
 
 def _require_of_study(path: Path, statement: Statement, study: Study) -> None:
     """Refuse a statement that its study contradicts, or operating points that decide nothing."""
-    delta = study.privacy.delta if isinstance(study.privacy, PatientPrivacy) else None
-    bounded = [each.epsilon is not None for each in statement.sites.values()]
+    told, delta = [each.epsilon for each in statement.sites.values()], None
+    agrees = all(each is None for each in told)
+    if isinstance(study.privacy, PatientPrivacy):
+        most, delta = study.privacy.epsilon * (1 + 1e-6), study.privacy.delta
+        agrees = bool(told) and all(each is not None and 0 < each <= most for each in told)
     reasons = (
         ("title", statement.title != study.study.title),
         ("delta", statement.delta != delta),
-        ("privacy", any(each != (delta is not None) for each in bounded)),
+        ("privacy", not agrees),
         ("rounds", statement.rounds > study.training.rounds),
     )
     for name, wrong in reasons:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -229,10 +229,12 @@ def result(caller: Caller, study: str, *, folder: Path | None, as_json: bool) ->
     if as_json:
         show_json(outcome)
     else:
-        show_result(outcome, folder, out())
+        show_result(outcome, folder, files, out())
 
 
-def show_result(outcome: dict[str, Any], folder: Path | None, console: Console) -> None:
+def show_result(
+    outcome: dict[str, Any], folder: Path | None, received: Collection[str], console: Console
+) -> None:
     """Warnings first, then figures, sites with their epsilon, and the hash of the weights."""
     for note in outcome["warnings"]:
         console.print(Text(note, style="bold yellow"))
@@ -247,7 +249,7 @@ def show_result(outcome: dict[str, Any], folder: Path | None, console: Console) 
         console.print(Text(words, style="dim"))
     console.print(Text(f"final_weights_sha256  {outcome['final_weights_sha256']}", style="bold"))
     for name in ("model.consilium", "final.safetensors", "outcome.json"):
-        if folder is not None and (folder / name).exists():
+        if folder is not None and name in received:
             console.print(Text(str(folder / name)))
 
 

@@ -121,8 +121,10 @@ def _pack(home: Home, recorder: Recorder, record: StudyRecord) -> None:
         )
     except Exception as error:  # noqa: BLE001 - whatever it is, it costs the package alone
         log.error("package.failed", error=type(error).__name__, at=place(error))
-        do = f"consilium-coordinator resume {record.name} tries again"
-        recorder.note("package.failed", {"what": "the model package was not made", "do": do})
+        why = {"do": f"consilium-coordinator resume {record.name} tries again"}
+        if isinstance(error, ConsiliumError):
+            why = {"why": error.what, **error.details}
+        recorder.note("package.failed", {"what": "the model package was not made", **why})
 
 
 def _newest_heads(store: CoordinatorStore, site: str) -> SeenHeads | None:

@@ -8,6 +8,7 @@ from typing import Final
 import safetensors.numpy
 
 from common.documents import read_json
+from common.errors import PackageError
 from common.files import write_atomic
 from common.package.statement import FigureSet
 from common.plan import Plan
@@ -41,8 +42,9 @@ def conclude(
     given = looked.at(scored(study, weights, test))
     shared = outcome("shared", study, weights, test, epsilon=epsilon, given=given)
     looked.keep(prepared.settings.run, shared.each.get(study.task.headline, ()))
+    notes = prepared.notes
     if prepared.settings.package:
-        _write_package(prepared, plans, shared)
+        notes = (*notes, *_package_written(prepared, plans, shared))
     return summary.summarise(
         study=prepared.study,
         hospitals=prepared.hospitals,
@@ -53,12 +55,14 @@ def conclude(
         seed=prepared.settings.seed,
         seconds=clock.seconds,
         command=prepared.settings.command,
-        notes=prepared.notes,
+        notes=notes,
     )
 
 
-def _write_package(prepared: Prepared, plans: Mapping[str, Plan], shared: Outcome) -> None:
-    """Write the model package into the run's folder.
+def _package_written(
+    prepared: Prepared, plans: Mapping[str, Plan], shared: Outcome
+) -> tuple[str, ...]:
+    """Write the model package into the run's folder; says so where it cannot be made.
 
     It is signed with a key that follows from the seed: everybody knows it, and it says so.
     """
@@ -70,12 +74,16 @@ def _write_package(prepared: Prepared, plans: Mapping[str, Plan], shared: Outcom
         figures=metrics.figures,
         of=metrics.of,
     )
-    made = make(
-        prepared.study,
-        plans,
-        coordinator_folder(settings.run),
-        SigningKey(known_secret(settings.seed, "coordinator", "package")),
-        figures=(tested,),
-        doubts=(_NOTE, *shared.doubts),
-    )
+    try:
+        made = make(
+            prepared.study,
+            plans,
+            coordinator_folder(settings.run),
+            SigningKey(known_secret(settings.seed, "coordinator", "package")),
+            figures=(tested,),
+            doubts=(_NOTE, *shared.doubts),
+        )
+    except PackageError as error:  # what was computed for hours is told all the same
+        return (f"the model package was not made: {error.what} ({error.details.get('found')})",)
     write_atomic(settings.run / FILE, made)
+    return ()

@@ -19,7 +19,7 @@ from client.prediction.local import Local, read_local, write_local
 from client.prediction.own import OwnSources
 from client.prediction.predict import Wanted, predict
 from client.prediction.reader import compare, kappa
-from client.prediction.scoring import outputs_of_weights
+from client.prediction.scoring import choice_for, outputs_of_weights
 from common.errors import DataError, LabelError, PackageError
 from common.package.package import Package
 from tests.client.prediction.models import NUMBERS, OUTLINES, PATIENTS, QUIET, archive, opened
@@ -367,11 +367,11 @@ def test_mcnemars_test_by_hand() -> None:
 
 
 def test_the_last_rounds_are_scored_as_the_package_names_them(model: Package) -> None:
-    images = [np.full((1, 1, 8, 8), 0.5, dtype=np.float16)]
+    images, choice = [np.full((1, 1, 8, 8), 0.5, dtype=np.float16)], choice_for(model)
 
-    same = outputs_of_weights(model, model.earlier[0], images)[0]
+    same = outputs_of_weights(model, model.earlier[0], images, choice)[0]
 
-    np.testing.assert_array_equal(same, outputs_of_weights(model, model.weights, images)[0])
+    np.testing.assert_array_equal(same, outputs_of_weights(model, model.weights, images, choice)[0])
 
 
 def test_an_image_unlike_the_hospitals_own_is_said() -> None:

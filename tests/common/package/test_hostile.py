@@ -102,8 +102,9 @@ def many_members(data: bytes) -> bytes:
 
 
 def of_the_larger_format(data: bytes) -> bytes:
-    """The end of an archive whose directory is said to be elsewhere."""
-    return data[:-22] + b"PK\x06\x07" + bytes(16) + data[-22:]
+    """The end of an archive whose directory is said to be far longer, as above 2 GiB."""
+    record = b"PK\x06\x06" + bytes(36) + (2**40).to_bytes(8, "little") + bytes(8)
+    return data[:-22] + record + b"PK\x06\x07" + bytes(16) + data[-22:]
 
 
 def graph_with(change: Callable[[onnx.ModelProto], None]) -> Maker:
@@ -235,6 +236,15 @@ def without_bound(data: bytes) -> bytes:
     return forged(data, {}, change)
 
 
+def promising(epsilon: float) -> Maker:
+    """Of the site, in a study of epsilon 3."""
+
+    def change(said: dict[str, Any]) -> None:
+        said["sites"]["north"]["epsilon"] = epsilon
+
+    return lambda data: forged(data, {}, change)
+
+
 def written_otherwise(data: bytes) -> bytes:
     """A key twice: one reader takes the first, another the last."""
     inside = members(data)
@@ -291,7 +301,7 @@ KINDS: dict[str, tuple[Maker, str]] = {
     "bytes behind it": (lambda data: data + b"more", "damaged|no member|otherwise"),
     "members over each other": (over_each_other, "over each other"),
     "a hundred members": (many_members, "list of members far longer"),
-    "an archive of the larger format": (of_the_larger_format, "made otherwise"),
+    "an archive of the larger format": (of_the_larger_format, "list of members far longer"),
     "half of it": (lambda data: data[: len(data) // 2], "damaged"),
     "a graph with data elsewhere": (graph_with(external), "external data"),
     "a graph with such data in a branch": (graph_with(hidden_external), "external data"),
@@ -352,6 +362,9 @@ KINDS: dict[str, tuple[Maker, str]] = {
     "another title than its study's": (telling(title="Another"), "the title in"),
     "another delta than its study's": (telling(delta=1e-9), "the delta in"),
     "no privacy where its study has some": (without_bound, "the privacy in"),
+    "less than no privacy": (promising(-4.0), "the privacy in"),
+    "a larger epsilon than its study's": (promising(4000.0), "the privacy in"),
+    "a private study without hospitals": (telling(sites={}), "the privacy in"),
     "more rounds than its study has": (telling(rounds=10_000), "the rounds in"),
     "a statement that is written otherwise": (written_otherwise, "not written as"),
     "another study than is named": (study(study={"title": "Another"}), "not the study"),
