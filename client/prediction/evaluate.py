@@ -27,7 +27,6 @@ from common.errors import DataError, PackageError
 from common.figures.figures import Figures
 from common.figures.intervals import Estimate, share
 from common.figures.paired import paired
-from common.numerics import EngineChoice
 from common.package.package import Package
 from common.process.denormals import flushed
 from common.process.progress import Progress
@@ -133,7 +132,8 @@ def evaluate(
         PackageError: a second reader is asked for, and the task names no classes; or the model
             needs more memory than there is.
     """
-    study, choice = package.study, choice_for(package)
+    choice_for(package)  # first: a model that is too large must not cost the reading of a folder
+    study = package.study
     opinions = dict[str, int | float]()
     if column:  # first: a mistake must not cost the hours of a training
         if not study.task.classes or study.heads.dense:
@@ -146,12 +146,12 @@ def evaluate(
             )
         opinions = own.second_reader(sources, study, column, cache=cache, progress=progress)
     found = own.read(sources, study, everyone=everyone, cache=cache, progress=progress)
-    shared = _look(study, package.weights, found, choice)
+    shared = _look(package, package.weights, found)
     notes = []
     mine, ahead = None, None
     if alone and len(found.train) >= FEWEST:
         try:
-            mine = _look(study, train_alone(study, found, progress), found, choice)
+            mine = _look(package, train_alone(study, found, progress), found)
             ahead = _ahead(study, shared, mine)
         except KeyboardInterrupt:
             # What is known of the shared model took long too, and is what was asked for first.
@@ -185,8 +185,9 @@ def evaluate(
 
 
 @flushed()
-def _look(study: Study, weights: Flat, found: OwnPatients, choice: EngineChoice) -> JudgedModel:
+def _look(package: Package, weights: Flat, found: OwnPatients) -> JudgedModel:
     """One pass over the judged patients: figures, and each patient's numbers."""
+    study = package.study
     rows = list[tuple[NDArray[np.float64], float, float]]()
     kept_outputs = list[tuple[torch.Tensor, torch.Tensor]]()
     most = max(len(each.images) for each in found.judged)
@@ -197,7 +198,7 @@ def _look(study: Study, weights: Flat, found: OwnPatients, choice: EngineChoice)
             weights,
             found.cohort.images,
             found.judged,
-            choice=choice,
+            choice=choice_for(package),
             masks=found.cohort.masks,
             most=most,
         )

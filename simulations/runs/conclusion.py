@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
-
 import safetensors.numpy
 
 from common.documents import read_json
-from common.errors import PackageError
-from common.files import write_atomic
-from common.package.statement import FigureSet
-from common.plan import Plan
-from common.privacy.randomness import known_secret
-from common.wire.signing import SigningKey
-from server.packaging import FILE, make
+from simulations.reports.packing import package_written
 from simulations.reports.result import Outcome, Result
 from simulations.runs import summary
 from simulations.runs.curve import Curve
@@ -23,8 +14,6 @@ from simulations.runs.federation import coordinator_folder, stored_plans
 from simulations.runs.prepare import Prepared
 from simulations.runs.run_settings import Clock
 from simulations.runs.testset import outcome, scored
-
-_NOTE: Final = "FROM A SIMULATION: signed with a key that everybody knows"
 
 
 def conclude(
@@ -42,9 +31,10 @@ def conclude(
     given = looked.at(scored(study, weights, test))
     shared = outcome("shared", study, weights, test, epsilon=epsilon, given=given)
     looked.keep(prepared.settings.run, shared.each.get(study.task.headline, ()))
-    notes = prepared.notes
-    if prepared.settings.package:
-        notes = (*notes, *_package_written(prepared, plans, shared))
+    notes, settings = prepared.notes, prepared.settings
+    if settings.package:
+        made = package_written(study, plans, settings.seed, shared, folder=folder, run=settings.run)
+        notes = (*notes, *made)
     return summary.summarise(
         study=prepared.study,
         hospitals=prepared.hospitals,
@@ -57,33 +47,3 @@ def conclude(
         command=prepared.settings.command,
         notes=notes,
     )
-
-
-def _package_written(
-    prepared: Prepared, plans: Mapping[str, Plan], shared: Outcome
-) -> tuple[str, ...]:
-    """Write the model package into the run's folder; says so where it cannot be made.
-
-    It is signed with a key that follows from the seed: everybody knows it, and it says so.
-    """
-    settings, metrics = prepared.settings, shared.metrics
-    tested = FigureSet(
-        on="test set",
-        patients=metrics.patients,
-        headline=metrics.headline,
-        figures=metrics.figures,
-        of=metrics.of,
-    )
-    try:
-        made = make(
-            prepared.study,
-            plans,
-            coordinator_folder(settings.run),
-            SigningKey(known_secret(settings.seed, "coordinator", "package")),
-            figures=(tested,),
-            doubts=(_NOTE, *shared.doubts),
-        )
-    except PackageError as error:  # what was computed for hours is told all the same
-        return (f"the model package was not made: {error.what} ({error.details.get('found')})",)
-    write_atomic(settings.run / FILE, made)
-    return ()

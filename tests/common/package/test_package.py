@@ -159,7 +159,11 @@ def test_the_card_has_the_figures_of_each_class(tmp_path: Path) -> None:
     study = small_study(task={"kind": "segmentation", "classes": ["liver", "lesion"]}, model=DENSE)
     each = tuple(Figure(value=value, low=0.1, high=0.9) for value in (0.7, 0.4))
     told = FigureSet(
-        on="hospitals", patients=40, headline="dice", figures={"dice": each[0]}, of={"dice": each}
+        on="hospitals",
+        patients=40,
+        headline="dice",
+        figures={"dice": each[0]},
+        of={"missed": each, "dice": each},
     )
 
     text = read(kept(tmp_path, package(study, figures=(told,)))).card

@@ -30,10 +30,13 @@ from common.files import sha256
 from common.package.package import read as read_package
 from common.process.ports import free_port
 from common.wire.messages import Reply, Request
+from server.app import FOLDER
 from server.cli.app import app
 from server.cli.rpc_client import Caller, calling
 from server.daemon.authority import coordinator_card
 from server.daemon.control import SERVICE
+from server.daemon.recording import Recorder
+from server.daemon.study_process import _pack
 from server.gateway.gateway import GatewaySettings
 from tests.server.conftest import World, as_is
 from tests.server.daemon.deployment import (
@@ -123,6 +126,30 @@ def pending(site: str, code: RefusalCode, world: World) -> Callable[[str, Reques
         return reply
 
     return alter
+
+
+def test_a_package_that_cannot_be_made_costs_nothing_else_and_is_tried_again(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, path = scene.study()
+    scene.cli("start", path)
+    scene.cli("watch", name)
+    package = scene.deployment.home.studies / name / FOLDER / "model.consilium"
+    package.unlink()
+    with monkeypatch.context() as without, scene.deployment.store() as store:
+        without.setattr("common.package.graph.OPERATORS", frozenset())
+        _pack(scene.deployment.home, Recorder(store, name), store.study(name))
+
+    (failed,) = [each for each in scene.events(name) if each["kind"] == "package.failed"]
+    assert "operators of no model of ours" in json.dumps(failed)
+    assert not package.exists()
+    assert scene.cli("result", name, "--out", tmp_path / "out").exit_code == 0
+    assert not (tmp_path / "out" / "model.consilium").exists()
+
+    scene.cli("resume", name)
+    scene.cli("watch", name)
+
+    assert read_package(package).statement.name == name
 
 
 def test_a_study_from_its_file_to_its_result(scene: Scene, tmp_path: Path) -> None:

@@ -181,6 +181,19 @@ def test_a_hospital_of_which_hardly_anything_can_be_used_is_named_first(
     assert f"not used: {len(images) - 2} not-dicom" in said
 
 
+def test_a_run_whose_package_cannot_be_made_tells_its_result(
+    result: Result, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.package.graph.OPERATORS", frozenset())
+
+    again = run_study(replace(settings, resume=True, package=True))
+
+    assert again.final_weights_sha256 == result.final_weights_sha256
+    (said,) = (note for note in again.warnings if "package was not made" in note)
+    assert "operators of no model of ours" in said
+    assert not (settings.run / "model.consilium").exists()
+
+
 def test_a_run_writes_its_package_where_it_is_wanted(result: Result, settings: RunSettings) -> None:
     path = settings.run / "model.consilium"
     assert not path.exists()
