@@ -48,6 +48,9 @@ SMALL: Final = 2**18
 LONGEST: Final = 1024
 """Characters that a value of the header may have; the Standard's longest identifier has 64."""
 PIXELS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+DRAWN: Final = "CONSILIUM"
+"""Fourth value of Image Type (0008,0008) of a picture that a prediction drew, which is an
+implementation's own (PS3.3, C.7.6.1.1.2): nobody trains on it, or predicts it again."""
 NO_VERDICT: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)
 """What is raised while a file is read and says nothing about the file. All else is its verdict,
 also what is no ``Exception``: a decoder written in Rust raises its panics as ``BaseException``."""
@@ -163,6 +166,7 @@ class Rules:
             raise Unusable(Reason.NO_PATIENT_ID, "PatientID (0010,0020) is empty or missing")
 
     def _judge_type(self, image_type: tuple[str, ...]) -> None:
+        require_not_drawn(image_type)
         if self.derived is Derived.ACCEPT:
             return
         if "LOCALIZER" in image_type[2:]:
@@ -171,6 +175,16 @@ class Rules:
         if image_type[:1] == ("DERIVED",) and not (self.derived is Derived.PRIMARY and primary):
             kind = "DERIVED, PRIMARY" if primary else "DERIVED"
             raise Unusable(Reason.DERIVED, f"Image Type (0008,0008) says {kind}")
+
+
+def require_not_drawn(image_type: tuple[str, ...]) -> None:
+    """Pass an image that no prediction drew.
+
+    Raises:
+        Unusable: a prediction drew it.
+    """
+    if DRAWN in image_type:
+        raise Unusable(Reason.DERIVED, "a picture that an earlier prediction drew")
 
 
 @dataclass(frozen=True)

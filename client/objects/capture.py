@@ -17,7 +17,8 @@ from pydicom.sequence import Sequence as Items
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
-from client.objects.maker import DRAWN, RESEARCH, Maker, Unmade
+from client.data.dicom import DRAWN
+from client.objects.maker import RESEARCH, Maker, Unmade
 from client.objects.modules import closed, common, label, references
 from client.objects.sources import MOST, SourceImage, accepted, made_of_these
 from client.objects.values import plain

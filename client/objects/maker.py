@@ -15,9 +15,6 @@ from typing import Final
 RESEARCH: Final = "Research use only. Not for diagnosis or treatment."
 """What every object says of itself in words."""
 MANUFACTURER: Final = "Consilium"
-DRAWN: Final = "CONSILIUM"
-"""Fourth value of Image Type (0008,0008) of a picture, which is an implementation's own (PS3.3,
-C.7.6.1.1.2): so it is not taken for an image of a patient again."""
 SCHEME: Final = "99CONSILIUM"
 """Coding Scheme Designator (0008,0102) of codes for a study's own words: 99 begins a private one
 (PS3.16, 8.2)."""

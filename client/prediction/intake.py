@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from client.data.archive import Found, Rejected, scan
 from client.data.cache import Decoded, ImageShape, decode
 from client.data.cache_index import CRASHED, CacheRefused
-from client.data.dicom import Reason, Rules, Unusable
+from client.data.dicom import Reason, Rules, Unusable, require_not_drawn
 from client.data.parallel import ordered_map
-from client.objects.maker import DRAWN
 from common.process.progress import Progress
 from common.study.study_file import Study
 
@@ -153,8 +152,7 @@ def _judge(found: Found, rules: Rules | None) -> None:
     """
     if found.header.modality == "SEG":
         raise Unusable(Reason.WRONG_MODALITY, "Modality is SEG: masks of an image, and no image")
-    if DRAWN in found.header.image_type:
-        raise Unusable(Reason.DERIVED, "a picture that an earlier prediction drew")
+    require_not_drawn(found.header.image_type)
     if rules is not None:
         named = found.header if found.header.patient else replace(found.header, patient="-")
         rules.judge(named)

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from client.data.dicom import Derived, Header, Reason, Rules, Unusable, read
+from client.data.dicom import DRAWN, Derived, Header, Reason, Rules, Unusable, read
 from client.data.parallel import Elsewhere
 from client.data.pixels import images, stored_values
 
@@ -202,6 +202,8 @@ def test_all_derived_images_can_be_let_in() -> None:
 
     rules.judge(replace(ORIGINAL, image_type=("DERIVED", "SECONDARY")))
     rules.judge(replace(ORIGINAL, image_type=("ORIGINAL", "PRIMARY", "LOCALIZER")))
+    with pytest.raises(Unusable, match="an earlier prediction drew"):
+        rules.judge(replace(ORIGINAL, image_type=("DERIVED", "SECONDARY", "OTHER", DRAWN)))
 
 
 def test_a_modality_that_is_no_defined_term_is_not_shown() -> None:
