@@ -53,7 +53,8 @@ def make(
         folder: where the coordinator keeps the study.
         key: that it is signed with.
         figures: more figures, such as those of a simulation's test set.
-        doubts: what a reader must know first of the model.
+        doubts: what a reader must know first of the model; with figures of a test set, in place of
+            what the hospitals' counts make one doubt.
         finished: the day on which it ended, ISO 8601; empty where that must not be told.
 
     Raises:
@@ -72,7 +73,8 @@ def make(
         weights=sha256(weights.astype("<f4").tobytes()),
         rounds=state.round,
         warnings=tuple(sorted({note for plan in plans.values() for note in plan.warnings})),
-        doubts=tuple(dict.fromkeys((*found_doubts, *doubts))),
+        # A test set says it better than counts with noise of a few validation patients.
+        doubts=tuple(dict.fromkeys((*(() if figures else found_doubts), *doubts))),
         delta=privacy.delta if isinstance(privacy, PatientPrivacy) else None,
         sites={site: _part(plan) for site, plan in sorted(plans.items())},
         figures=(*measured, *figures),

@@ -68,11 +68,12 @@ def predict(
     workers: Annotated[int, typer.Option(min=0, help="Number of processes; 0: one per core.")] = 0,
 ) -> None:
     """Say what a model finds in new images: tables, DICOM objects and pictures. Sends nothing."""
+    opened = opened_package(context.obj, package, any_signer=any_signer)
+
     from client.prediction.local import read_local
     from client.prediction.predict import STOPPED, Wanted
     from client.prediction.predict import predict as carry_out
 
-    opened = opened_package(context.obj, package, any_signer=any_signer)
     opened, rule = _with_rule(package, opened, rule, cost, prevalence)
     wanted = Wanted(
         images=images,

@@ -59,6 +59,21 @@ class JudgedModel:
     outputs: list[tuple[torch.Tensor, torch.Tensor]] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Decided:
+    """How often the shared model finds what is there, at one of its thresholds.
+
+    Attributes:
+        rule: name of the operating point.
+        sensitivity: share of patients with the finding in whom it counts as present.
+        specificity: share of patients without it in whom it does not.
+    """
+
+    rule: str
+    sensitivity: Estimate
+    specificity: Estimate
+
+
 @dataclass(frozen=True, eq=False)
 class OwnEvaluation:
     """What was found. Sensitive: it stays at the hospital.
@@ -72,8 +87,9 @@ class OwnEvaluation:
             patients; None where it cannot be told.
         said: of each patient the class that the shared model names where `predict` decides; None
             where it names none.
-        decided: (sensitivity, specificity) of the shared model where `predict` decides; None for
-            other tasks than two classes.
+        decided: at each operating point, first where `predict` decides; none for other tasks than
+            two classes.
+        said_new: whether it is somebody's word alone that they were not in training.
         reading: a second reader beside the shared model; None where there is none.
         named: of each pseudonym the PatientID and the files.
         opinions: by pseudonym, what the reader says.
@@ -90,7 +106,8 @@ class OwnEvaluation:
     alone: JudgedModel | None
     ahead: Estimate | None
     said: Sequence[int | None] = field(repr=False)
-    decided: tuple[Estimate, Estimate] | None
+    decided: tuple[Decided, ...]
+    said_new: bool
     reading: reader.Reading | None
     named: dict[str, Named] = field(repr=False)
     opinions: dict[str, int | float] = field(repr=False)
@@ -172,7 +189,8 @@ def evaluate(
         alone=mine,
         ahead=ahead,
         said=said,
-        decided=_decided(study, shared, said),
+        decided=_decided(package, shared, rule),
+        said_new=sources.new,
         reading=_reading(found, shared, opinions, said) if column else None,
         opinions=opinions,
         suspects=study.task.suspects(shared.numbers, shared.truths, shared.apart),
@@ -246,18 +264,25 @@ def _ahead(study: Study, shared: JudgedModel, mine: JudgedModel) -> Estimate | N
     return Estimate((whole[0] or 0.0) - (whole[1] or 0.0), float(low), float(high))
 
 
-def _decided(
-    study: Study, shared: JudgedModel, said: Sequence[int | None]
-) -> tuple[Estimate, Estimate] | None:
-    """Sensitivity and specificity at the threshold at which `predict` decides."""
-    if len(study.task.classes) != 2 or study.heads.dense:
-        return None
+def _decided(package: Package, shared: JudgedModel, rule: str) -> tuple[Decided, ...]:
+    """Sensitivity and specificity at each operating point, the one that decides first."""
+    task, adjustment = package.study.task, package.statement.adjustment
+    if len(task.classes) != 2 or package.study.heads.dense:
+        return ()
+    points = adjustment.of(1)
+    first = rule or adjustment.rule(1)
+    found = []
+    for name in dict.fromkeys((first, *(each.name for each in points))):
+        said = np.array([task.named(each, adjustment, name) for each in shared.numbers])
 
-    def rightly(label: int, of: str) -> Estimate:
-        named = np.array(said)[shared.truths == label]
-        return share(float((named == label).sum()), float((named == 1 - label).sum()), of=of)
+        def rightly(label: int, of: str, said: NDArray[np.object_] = said) -> Estimate:
+            named = said[shared.truths == label]
+            return share(float((named == label).sum()), float((named == 1 - label).sum()), of=of)
 
-    return rightly(1, "patients with it"), rightly(0, "patients without it")
+        found.append(
+            Decided(name, rightly(1, "patients with it"), rightly(0, "patients without it"))
+        )
+    return tuple(found)
 
 
 def _images(found: OwnPatients) -> Iterator[NDArray[np.float16]]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from client.prediction.evaluate import JudgedModel, OwnEvaluation
+from client.prediction.evaluate import Decided, JudgedModel, OwnEvaluation
 from client.prediction.local import Local, write_local
 from client.prediction.own import Named
 from client.prediction.reader import Reading
@@ -74,7 +74,7 @@ def _row(package: Package, found: OwnEvaluation, place: int) -> dict[str, Cell]:
         for name, value in zip(task.columns(), shared.numbers[place], strict=True)
     }
     row["apart"] = round(float(shared.apart[place]), 6)
-    row["probably wrong label"] = bool(found.suspects[place])
+    row["model contradicts it firmly"] = bool(found.suspects[place])
     row["files"] = "; ".join(files)
     return row
 
@@ -88,7 +88,9 @@ def _words(task: Task, truth: float) -> str:
 def show(console: Console, package: Package, found: OwnEvaluation, files: Sequence[Path]) -> None:
     """The figures side by side, and what follows from them."""
     held = (
-        "by today's split none of whom was in training"
+        "of whom you say that none was in training"
+        if found.held_out and found.said_new
+        else "none of whom was in training, by today's split"
         if found.held_out
         else "some may have been in training"
     )
@@ -97,11 +99,9 @@ def show(console: Console, package: Package, found: OwnEvaluation, files: Sequen
         console.print(Text("The shared model may look better here than it is.", style="yellow"))
     console.print(_figures(package, found))
     headline = package.study.task.names[package.study.task.headline]
-    if found.decided is not None:
-        sensitivity, specificity = map(_figure, found.decided)
-        console.print(
-            f"Where `predict` decides: sensitivity {sensitivity}, specificity {specificity}."
-        )
+    if found.decided:
+        console.print("What `predict` finds here, by the rule that decides (--at):")
+        console.print(_rules(found.decided))
     if found.ahead is not None:
         console.print(Text(_ahead(found.ahead, headline), style="bold"))
     for note in found.notes:
@@ -110,7 +110,11 @@ def show(console: Console, package: Package, found: OwnEvaluation, files: Sequen
         for line in _reading(found.reading):
             console.print(Text(line))
     suspects = int(found.suspects.sum())
-    console.print(f"Probably wrong labels or masks: {suspects}; they come first in patients.csv.")
+    thing = "masks" if package.study.heads.dense else "labels"
+    console.print(
+        f"Patients whose {thing} the model firmly contradicts: {suspects}. One of the two is "
+        "wrong; they come first in patients.csv."
+    )
     if found.threshold is None:
         console.print(Text(f"No sets of answers: {found.why}", style="dim"))
     console.print("Written, and not to leave the hospital:", style="bold")
@@ -125,6 +129,14 @@ def _figures(package: Package, found: OwnEvaluation) -> Table:
     for name, words in list(package.study.task.names.items())[:SHOWN]:
         of = [each.figures.values.get(name) for each in _models(found)]
         table.add_row(Text(words), *(Text(_figure(each)) for each in of))
+    return table
+
+
+def _rules(decided: Sequence[Decided]) -> Table:
+    table = Table("rule", "sensitivity", "specificity", box=None)
+    for place, each in enumerate(decided):
+        name = f"{each.rule} (used unless you name another)" if place == 0 else each.rule
+        table.add_row(Text(name), _figure(each.sensitivity), _figure(each.specificity))
     return table
 
 
@@ -152,8 +164,8 @@ def _ahead(ahead: Estimate, figure: str) -> str:
 
 def _reading(found: Reading) -> list[str]:
     return [
-        f"Beside the second reader, on {found.patients} patients: the model is right for "
-        f"{_figure(found.model)}, the reader for {_figure(found.reader)}.",
+        f"Beside the second reader, on the {found.patients} patients with one opinion of theirs: "
+        f"the model is right for {_figure(found.model)}, the reader for {_figure(found.reader)}.",
         f"Only the model is right for {found.only_model}, only the reader for {found.only_reader} "
         f"(McNemar's exact test: p = {found.p:.3g}); their agreement, Cohen's kappa, is "
         f"{found.kappa:.2f}.",

@@ -8,7 +8,7 @@ with its reason, and the rest goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -75,24 +75,22 @@ def shape_of(study: Study) -> ImageShape:
     return ImageShape(study.data.image_size, study.data.channels, spacing=study.data.spacing)
 
 
-def examinations(
+def usable(
     folder: Path,
-    study: Study,
     *,
     rules: Rules | None,
     most: int | None = None,
     workers: int,
     progress: Progress,
     rejected: Callable[[Rejected], None],
-) -> Iterator[Examination]:
-    """Every examination of a folder, decoded when it is asked for.
+) -> list[Found]:
+    """The files of a folder that can be predicted, those of an examination together.
 
     Args:
         folder: of DICOM files, read recursively.
-        study: what the images are prepared for.
         rules: which images are used, as in training; None for all of them.
         most: files that are predicted, and the rest of the last examination; None for all.
-        workers: processes that read and decode.
+        workers: processes that read.
         progress: told of every file.
         rejected: told of every file that cannot be used, and why.
 
@@ -114,27 +112,44 @@ def examinations(
         first = once.setdefault(name, each)
         if first is not each:
             rejected(Rejected(each.path, Reason.DUPLICATE, "another file has the same image"))
-    files = _first(sorted(once.values(), key=_order), most)
+    return _first(sorted(once.values(), key=_order), most)
+
+
+def examinations(
+    folder: Path,
+    study: Study,
+    files: Sequence[Found],
+    *,
+    workers: int,
+    rejected: Callable[[Rejected], None],
+) -> Iterator[Examination]:
+    """Every examination, decoded when it is asked for.
+
+    Args:
+        folder: where the files are.
+        study: what the images are prepared for.
+        files: as :func:`usable` gives them.
+        workers: processes that decode.
+        rejected: told of every file that cannot be decoded, and why.
+    """
     shape = shape_of(study)
-    with progress("predicting", len(files), unit="files") as job:
-        decoded = ordered_map(
-            partial(decode, folder, shape),
-            files,
-            here=partial(decode, folder, shape, here=True),
-            workers=workers,
-            crashed=lambda _: CRASHED,
-        )
-        pairs = zip(files, decoded, strict=True)
-        for _, group in groupby(pairs, key=lambda pair: _key(pair[0])):
-            usable = list[PreparedFile]()
-            for found, result in group:
-                job.advance()
-                if isinstance(result, Decoded):
-                    usable.append(PreparedFile(found, result.images))
-                else:
-                    rejected(_refusal(found, result))
-            if usable:
-                yield Examination(tuple(usable))
+    decoded = ordered_map(
+        partial(decode, folder, shape),
+        files,
+        here=partial(decode, folder, shape, here=True),
+        workers=workers,
+        crashed=lambda _: CRASHED,
+    )
+    pairs = zip(files, decoded, strict=True)
+    for _, group in groupby(pairs, key=lambda pair: _key(pair[0])):
+        prepared = list[PreparedFile]()
+        for found, result in group:
+            if isinstance(result, Decoded):
+                prepared.append(PreparedFile(found, result.images))
+            else:
+                rejected(_refusal(found, result))
+        if prepared:
+            yield Examination(tuple(prepared))
 
 
 def _key(found: Found) -> tuple[str, str]:

@@ -95,11 +95,12 @@ class PicturesOutput:
             return ()
         said = self._package.statement
         facts = [("model", self._package.name), ("package", self._package.sha256[:16])]
+        height, width = self._study.data.image_size
+        facts.append(("what you see", f"the image as the model sees it, {width} x {height} pixels"))
         facts += [("note", note) for note in (*said.warnings, *said.doubts)]
         if self._drawn > len(self._shown):
-            facts.append(
-                ("on this page", f"the first {len(self._shown)} of {self._drawn} pictures")
-            )
+            part = f"the first {len(self._shown)} of {self._drawn} pictures; all are in {FOLDER}/"
+            facts.append(("on this page", part))
         text = render(
             self._shown,
             title=said.title,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from client.data.archive import Rejected
 from client.data.dicom import NO_VERDICT, Reason, Rules, quiet
 from client.prediction.dicom_output import DicomOutput
-from client.prediction.intake import Examination, examinations
+from client.prediction.intake import Examination, examinations, usable
 from client.prediction.limits import header_of, warnings
 from client.prediction.local import Local
 from client.prediction.pictures_output import PicturesOutput
@@ -45,8 +45,6 @@ OWN: Final = frozenset(
 )
 """Columns that say which image it is, and by what it was scored."""
 USE: Final = "research use only"
-USUAL: Final = "usual"
-"""The rule that decides where none is asked for: Youden's index, or one half."""
 
 
 @dataclass(frozen=True)
@@ -144,37 +142,42 @@ def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
     pictures = None
     if wanted.reasons or package.study.heads.dense:
         pictures = PicturesOutput(package, wanted.out, wanted.reasons)
-    given = examinations(
+    files = usable(
         wanted.images,
-        package.study,
         rules=None if wanted.any_image else Rules(package.study.data.modalities),
         most=wanted.most,
         workers=wanted.workers,
         progress=progress,
         rejected=rejected.append,
     )
+    given = examinations(
+        *(wanted.images, package.study, files), workers=wanted.workers, rejected=rejected.append
+    )
     own = wanted.local.profile if wanted.local else None
     try:
-        for one, scores in scored(package, given, choice=choice, rule=wanted.rule):
-            sources = [
-                header_of(wanted.images / each.found.path, each.found.sha256) for each in one.files
-            ]
-            notes = [
-                warnings(package.study, file, source, own)
-                for file, source in zip(one.files, sources, strict=True)
-            ]
-            rows.add([_row(package, one, scores, notes, wanted)])
-            of_images.add(_image_rows(package, one, scores, notes))
-            done.examinations += 1
-            done.images += len(scores.each)
-            done.found.update(each.name for each in scores.findings if each.present)
-            done.warnings.update(note for each in notes for note in each)
-            if objects is not None:
-                done.contain(one, "objects", partial(objects.write, one, scores, sources))
-            if pictures is not None:
-                done.contain(
-                    one, "pictures", partial(pictures.write, one, scores, sources, objects)
-                )
+        with progress("predicting", len(files), unit="files") as job:
+            for one, scores in scored(package, given, choice=choice, rule=wanted.rule):
+                sources = [
+                    header_of(wanted.images / each.found.path, each.found.sha256)
+                    for each in one.files
+                ]
+                notes = [
+                    warnings(package.study, file, source, own)
+                    for file, source in zip(one.files, sources, strict=True)
+                ]
+                rows.add([_row(package, one, scores, notes, wanted)])
+                of_images.add(_image_rows(package, one, scores, notes))
+                done.examinations += 1
+                done.images += len(scores.each)
+                done.found.update(each.name for each in scores.findings if each.present)
+                done.warnings.update(note for each in notes for note in each)
+                if objects is not None:
+                    done.contain(one, "objects", partial(objects.write, one, scores, sources))
+                if pictures is not None:
+                    done.contain(
+                        one, "pictures", partial(pictures.write, one, scores, sources, objects)
+                    )
+                job.advance(len(one.files))
     except BaseException:
         _say_stopped(wanted.out, done)
         raise
@@ -190,16 +193,17 @@ def predict(package: Package, wanted: Wanted, progress: Progress) -> Predicted:
                 done.files += write_tables(wanted.out, name, table) if table else ()
             if pictures is not None:
                 done.files = [*pictures.finish(), *done.files]
+            folders = (each for each in wanted.out.iterdir() if each.is_dir())
+            done.files += sorted(folders)
     if not rows:
         raise _nothing(wanted, done, rejected)
     return done
 
 
 def _say_stopped(out: Path, done: Predicted) -> None:
-    """Mark a folder whose tables have a part of what was asked for."""
-    if done.examinations:
-        text = f"Stopped after {done.examinations} examinations: the tables have these alone.\n"
-        write_atomic(out / STOPPED, text.encode(), mode=0o600)
+    """Mark a folder that has a part of what was asked for, or nothing."""
+    text = f"Stopped. The tables have the examinations until then: {done.examinations}\n"
+    write_atomic(out / STOPPED, text.encode(), mode=0o600)
 
 
 def _row(
@@ -236,7 +240,14 @@ def _row(
             f"more than {scored} images: thresholds and calibration are of patients with that many"
         )
     row["warnings"] = "; ".join(dict.fromkeys(said))
-    return row | {"rule": wanted.rule or USUAL, "model": package.name, "use": USE}
+    return row | {"rule": _rule(package, wanted.rule), "model": package.name, "use": USE}
+
+
+def _rule(package: Package, asked: str) -> str:
+    """The name of the operating point that decides; empty where there is none."""
+    adjustment = package.statement.adjustment
+    names = {adjustment.rule(each.positive) for each in adjustment.points}
+    return asked or ", ".join(sorted(names))
 
 
 def _columns(package: Package) -> tuple[str, ...]:

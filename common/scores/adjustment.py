@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from common.scores.operating import OperatingPoint
+from common.scores.operating import HALF, OperatingPoint, used
 from common.scores.scaling import Scaling
 
 
@@ -26,6 +26,11 @@ class Adjustment:
     def of(self, positive: int) -> tuple[OperatingPoint, ...]:
         """The points of one class."""
         return tuple(each for each in self.points if each.positive == positive)
+
+    def rule(self, positive: int) -> str:
+        """The name of the point that decides where none is asked for."""
+        points = self.of(positive)
+        return used(points).name if points else HALF
 
 
 NOTHING: Final = Adjustment()

@@ -227,7 +227,7 @@ def test_a_patient_of_whom_label_and_model_differ_most_comes_first(
     with (tmp_path / "out" / "patients.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["patient"] for row in rows} == set(PATIENTS)
-    order = [(row["probably wrong label"] == "False", -float(row["apart"])) for row in rows]
+    order = [(row["model contradicts it firmly"] == "False", -float(row["apart"])) for row in rows]
     assert order == sorted(order)
     assert all(row["files"] for row in rows)
 
