@@ -165,6 +165,7 @@ class ConvolutionRule:
     """``nn.Conv1d`` to ``nn.ConvTranspose3d``; inputs (items, channels, *space)."""
 
     kernels: tuple[str, ...] = ("ghost", "patches", "looped")
+    multiplies = True
 
     def forward(
         self, layer: Layer, value: torch.Tensor

@@ -25,6 +25,7 @@ class LinearRule:
     """
 
     kernels: tuple[str, ...] = ("ghost", "materialised")
+    multiplies = True
 
     def forward(
         self, layer: Layer, value: torch.Tensor

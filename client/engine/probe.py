@@ -56,6 +56,8 @@ def require_sound(model: nn.Module, example: Patients, loss: Loss, choice: Engin
     """
     try:
         _try(model, example, loss, choice)
+    except torch.OutOfMemoryError:
+        raise  # the machine's fault, not the model's
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ModelError(
             "the model cannot be trained privately: it fails on random input",

@@ -10,7 +10,7 @@ between 1e-180 and 1e154, so no square underflows and none overflows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import torch
@@ -113,6 +113,11 @@ class Rule(Protocol):
     """How one kind of layer computes, and enters what its patients' gradients are."""
 
     @property
+    def multiplies(self) -> bool:
+        """Whether it is a product of its input and its weights, which bfloat16 makes fast."""
+        ...
+
+    @property
     def kernels(self) -> tuple[str, ...]:
         """Ways to make the book; all give the same sums."""
         ...
@@ -164,6 +169,14 @@ class Layer:
     options: Any
     parameters: Mapping[str, nn.Parameter]
 
+    def rounded(self, dtype: torch.dtype) -> Layer:
+        """The same layer with weights of another type, to compute with once."""
+        fewer = {
+            role: nn.Parameter(each.detach().to(dtype), requires_grad=False)
+            for role, each in self.parameters.items()
+        }
+        return replace(self, parameters=fewer)
+
     @property
     def weight(self) -> torch.Tensor:
         """The weight, no part of autograd."""
@@ -180,6 +193,7 @@ class OneKernel:
     """What rules have in common that know one way to make their book."""
 
     kernels: tuple[str, ...] = ("materialised",)
+    multiplies = False
 
     def candidates(self, layer: Layer, records: list[Any], patients: int) -> tuple[str, ...]:
         """The one kernel."""
