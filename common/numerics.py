@@ -80,7 +80,7 @@ class EngineChoice(Section):
     kernels: dict[str, str] = Field(default_factory=dict)
     memory_format: Layout = "contiguous"
     tile: int = Field(default=16, ge=1, le=LARGEST_TILE)
-    # Not written where it is float32: a plan's hash keys its noise, and older plans have no such key.
+    # Not written where it is float32: a plan's hash keys its noise, and older ones lack the key.
     precision: Precision = Field(default="float32", exclude_if=lambda given: given == "float32")
 
 
@@ -165,10 +165,10 @@ def _known(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _capability() -> str:
-    """What the processor says; and what libraries make of known deviates, whose last bit they decide.
+    """What the processor says, and what libraries make of known deviates.
 
-    Which instructions a library takes for a logarithm or a cosine it does not say. On a graphics
-    card too: noise is the processor's.
+    Which instructions a library takes for a logarithm or a cosine, which decide the last bit, it
+    does not say. With a graphics card too: noise is the processor's.
     """
     normals = Stream(bytes(KEY_BYTES)).normal(_DEVIATES).tobytes()
     return f"{CPU.capability()}, normals {sha256(normals)[:16]}"

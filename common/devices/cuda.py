@@ -125,11 +125,13 @@ def _pin() -> None:
     import torch
 
     torch.use_deterministic_algorithms(mode=True)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
-    torch.backends.cudnn.rnn.fp32_precision = "ieee"
-    products: Any = torch.backends.cuda.matmul  # not all of its settings are typed
+    # Any: not all of the settings are typed.
+    convolutions: Any = torch.backends.cudnn
+    products: Any = torch.backends.cuda.matmul
+    convolutions.benchmark = False
+    convolutions.deterministic = True
+    convolutions.conv.fp32_precision = "ieee"
+    convolutions.rnn.fp32_precision = "ieee"
     products.fp32_precision = "ieee"
     products.allow_bf16_reduced_precision_reduction = False
     products.allow_fp16_reduced_precision_reduction = False
