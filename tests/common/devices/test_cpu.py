@@ -12,7 +12,6 @@ from common.devices.device import DeviceName, Layout
 from common.devices.devices import DEVICES
 
 
-
 def test_every_device_that_a_plan_may_name_is_there() -> None:
     assert set(DEVICES) == set(get_args(DeviceName))
     for device in DEVICES.values():

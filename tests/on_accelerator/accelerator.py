@@ -4,13 +4,16 @@ torch lets a device be registered in Python. Its tensors hold one of the process
 else can reach: an operation on tensors of both kinds is an error, as on a graphics card. As there, a
 number without dimensions may come from the processor, and ``copy_`` and ``to`` take tensors across.
 
-In tests it is the device ``cuda`` (fixture :func:`tests.conftest.accelerator`), so that a site file
-names it with ``gpu`` and a plan by ``cuda``.
+In tests it is the device ``cuda`` (fixture ``accelerator``), so that a site file names it with
+``gpu`` and a plan by ``cuda``. Registering a device cannot be undone, comes before autograd's first
+pass, and makes a process unfit to be forked: so these tests have processes of their own
+(``tests/test_on_accelerator.py``).
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -25,9 +28,14 @@ from common.errors import SiteError
 NAME = "testcard"
 """torch's name of it."""
 _setup_privateuseone_for_python_backend(NAME)
+# Else a module that is moved keeps its tensors and changes what torch knows of them, not ``held``.
+torch.__future__.set_overwrite_module_params_on_conversion(True)
 HERE = torch.device(NAME, 0)
 HOST = torch.device("cpu")
 MIB = 2**20
+FAULTS: dict[Any, Callable[..., Any]] = {}
+"""What an operation does on the accelerator instead of what torch does: by operation, empty but in
+a test of a card that computes wrongly."""
 _ACROSS = (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
 
 
@@ -61,6 +69,14 @@ class Resident(torch.Tensor):
     def data_ptr(self) -> int:
         return self.held.data_ptr()
 
+    def __deepcopy__(self, memo: dict[int, object]) -> torch.Tensor:
+        found = Resident(self.held.clone())
+        copied = (
+            nn.Parameter(found, self.requires_grad) if isinstance(self, nn.Parameter) else found
+        )
+        memo[id(self)] = copied
+        return copied
+
     def __repr__(self, **_: object) -> str:  # type: ignore[override] # torch's takes contents
         return f"Resident({self.held!r})"
 
@@ -89,7 +105,9 @@ def _computed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # To the processor: never the very tensor that is held, which would be a way around.
         found = func(*places, **named)
         return found.clone() if to_host and id(found) in wrapped else found
-    found = func(*places, **named | ({"pin_memory": False} if "pin_memory" in named else {}))
+    found = FAULTS.get(func, func)(
+        *places, **named | ({"pin_memory": False} if "pin_memory" in named else {})
+    )
 
     def back(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
@@ -121,9 +139,7 @@ def _copy_from(
 ) -> torch.Tensor:
     """How ``torch.tensor`` with a device takes its numbers across."""
     del non_blocking
-    ours, theirs = (
-        each.held if isinstance(each, Resident) else each for each in (target, source)
-    )
+    ours, theirs = (each.held if isinstance(each, Resident) else each for each in (target, source))
     ours.copy_(theirs)
     return target
 

@@ -1,0 +1,31 @@
+"""The site's whole path on a device that is not the processor, each file in a process of its own.
+
+``tests/on_accelerator/accelerator.py`` says what the device is, and why it needs that.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent / "on_accelerator"
+FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_a_site_computes_can_be_computed_beside_the_processor(root: Path, name: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0"]
+    done = subprocess.run(
+        [*command, "-m", "not long", str(FOLDER / name)],
+        cwd=root,
+        env=os.environ | {"CONSILIUM_TEST_ACCELERATOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
