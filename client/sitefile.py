@@ -255,8 +255,8 @@ class DeviceSettings(Section):
         nice: CPU priority of the worker: 0 normal, 19 lowest.
         memory_limit_mib: memory limit of the whole worker process, MiB; default: none.
         gpu: graphics card (GPU) that computes: its number or its UUID, as ``nvidia-smi -L`` lists
-            them, or the UUID of a slice of a card (MIG); default: none, the processor computes. Then
-            ``memory_mib`` is memory of the card, which the worker takes when it starts.
+            them, or the UUID of a slice of a card (MIG); default: none, the processor computes.
+            With a card, ``memory_mib`` is its memory, which the worker takes when it starts.
         precision: of activations on a graphics card: ``bfloat16`` is faster and takes less memory.
     """
 

@@ -42,8 +42,8 @@ from common.numerics import EngineChoice
 SAME: Final = 1e-8
 """Relative difference up to which two float64 sums count as equal."""
 ROUNDED: Final = 1e-10
-"""The same where both are formed of the very same numbers: what float64 may round, and no less exact
-type, emulation or product could keep to."""
+"""The same where both are formed of the very same numbers: float64 rounds less, and a less exact
+type, or an emulation of it, more."""
 COUNTS: Final = (2, 3)
 """Patients in the batches that are tried: no common factor, which a fixed size could have."""
 
@@ -99,8 +99,8 @@ def _try(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) 
 def require_sums(model: nn.Module, patients: Patients, loss: Loss, choice: EngineChoice) -> None:
     """Refuse a device whose norms and sums are not the processor's, of the very same numbers.
 
-    All that follows on the numbers that a gradient is made of is float64, on any device: how exactly
-    is what ``docs/privacy.md`` builds on.
+    All that follows on the numbers that a gradient is made of is float64, on any device: how exact
+    that is, ``docs/privacy.md`` builds on.
 
     Args:
         model: placed as the choice has it.

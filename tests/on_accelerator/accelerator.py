@@ -1,8 +1,8 @@
 """An accelerator that is not the processor: computes on it, and refuses to meet its tensors.
 
 torch lets a device be registered in Python. Its tensors hold one of the processor's, which nothing
-else can reach: an operation on tensors of both kinds is an error, as on a graphics card. As there, a
-number without dimensions may come from the processor, and ``copy_`` and ``to`` take tensors across.
+else can reach: an operation on tensors of both kinds is an error, as on a graphics card. As there,
+a number without dimensions may come from the processor; ``copy_`` and ``to`` take tensors across.
 
 In tests it is the device ``cuda`` (fixture ``accelerator``), so that a site file names it with
 ``gpu`` and a plan by ``cuda``. Registering a device cannot be undone, comes before autograd's first
@@ -39,7 +39,7 @@ a test of a card that computes wrongly."""
 _ACROSS = (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
 
 
-class MixedDevices(RuntimeError):
+class MixedDevicesError(RuntimeError):
     """An operation on tensors of the processor and of the accelerator."""
 
 
@@ -51,10 +51,10 @@ class Resident(torch.Tensor):
     """
 
     held: torch.Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment] # torch's own way
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor) -> Resident:
+    def __new__(cls: type[Resident], held: torch.Tensor) -> Resident:
         found: Resident = torch.Tensor._make_wrapper_subclass(
             cls,
             held.size(),
@@ -81,7 +81,7 @@ class Resident(torch.Tensor):
         return f"Resident({self.held!r})"
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override] # torch's type is of an instance's method
         cls, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         return _computed(func, args, kwargs or {})
@@ -96,7 +96,7 @@ def _computed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if isinstance(value, Resident):
             return value.held
         if isinstance(value, torch.Tensor) and value.dim() and func not in _ACROSS:
-            raise MixedDevices(f"{func} meets a tensor of the processor, {tuple(value.shape)}")
+            raise MixedDevicesError(f"{func} meets a tensor of the processor, {tuple(value.shape)}")
         return HOST if isinstance(value, torch.device) else value
 
     places, named = _pytree.tree_unflatten([held(each) for each in leaves], form)

@@ -11,9 +11,8 @@ ASKED = "CONSILIUM_TEST_ACCELERATOR"
 collect_ignore_glob = [] if os.environ.get(ASKED) else ["test_*.py"]
 if os.environ.get(ASKED):
     # Before autograd's first pass, which starts a thread for each device that is registered.
-    from tests.on_accelerator.accelerator import FAULTS, Accelerator
-
     from common.devices.devices import DEVICES
+    from tests.on_accelerator.accelerator import FAULTS, Accelerator
 
     @pytest.fixture
     def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Accelerator]:

@@ -30,7 +30,7 @@ from tests.client.engine.loop import (
 )
 from tests.client.engine.test_device import network
 from tests.client.engine.test_vmapped import Raw
-from tests.on_accelerator.accelerator import FAULTS, HERE, Accelerator, MixedDevices, Resident
+from tests.on_accelerator.accelerator import FAULTS, HERE, Accelerator, MixedDevicesError, Resident
 
 aten = torch.ops.aten
 CUDA = EngineChoice(device="cuda", tile=4)
@@ -50,14 +50,15 @@ def test_the_accelerator_meets_no_tensor_of_the_processor(accelerator: Accelerat
     here, there = torch.ones(2, 3), accelerator.move(torch.ones(2, 3))
     assert isinstance(there, Resident)
     assert there.device == HERE
-    for mixed in (
+    cases: tuple[Callable[[], object], ...] = (
         lambda: there + here,
         lambda: here @ there.mT,
         lambda: there[torch.tensor([0])],
         lambda: torch.where(here > 0, there, there),
         lambda: torch.stack([here, there]),
-    ):
-        with pytest.raises((MixedDevices, RuntimeError), match="processor|device"):
+    )
+    for mixed in cases:
+        with pytest.raises((MixedDevicesError, RuntimeError), match=r"processor|device"):
             mixed()
     assert torch.equal((2 * there).cpu(), 2 * here)
     with pytest.raises((TypeError, RuntimeError)):
@@ -160,7 +161,7 @@ def test_layouts_and_kernels_are_timed_there(accelerator: Accelerator) -> None:
 def in_float32(operation: Any) -> Callable[..., torch.Tensor]:
     """An operation that computes float64 numbers in float32."""
 
-    def shorter(array: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
+    def shorter(array: torch.Tensor, *more: Any, **named: Any) -> Any:
         if array.dtype != torch.float64:
             return operation(array, *more, **named)
         return operation(array.float(), *more, **named).double()
