@@ -35,7 +35,7 @@ ENVIRONMENT: Final = {
 }
 """Read by NVIDIA's libraries when they are first used: one workspace for cuBLAS, no float64 or
 float32 that is put together from shorter numbers, and TF32 nowhere, also where a library asks."""
-_NVML: Final = "libnvidia-ml.so.1"
+NVML: Final = "libnvidia-ml.so.1"
 _INSTEAD: Final = (
     "write the number or the UUID of a card that nvidia-smi -L lists, for example gpu = 0, or "
     "remove the line gpu to compute on the processor"
@@ -52,7 +52,7 @@ class Cuda(Device):
     def card(self) -> Card:
         """What of it decides bits."""
         _require_there()
-        return _card()
+        return described()
 
     def require(self, memory: int) -> None:
         """The card is there, and has that much memory in all, whoever uses it now."""
@@ -185,7 +185,8 @@ def _copies() -> Any:  # noqa: ANN401 - a stream, whose type torch has only with
 
 
 @lru_cache(maxsize=1)
-def _card() -> Card:
+def described() -> Card:
+    """What of the card decides bits; asked once a process."""
     import torch
 
     found = torch.cuda.get_device_properties(0)
@@ -193,7 +194,7 @@ def _card() -> Card:
         name=found.name,
         multiprocessors=found.multi_processor_count,
         mig=profile_of(found.name),
-        driver=_driver(),
+        driver=driver_version(),
         cuda=str(torch.version.cuda),
         cudnn=str(torch.backends.cudnn.version()),
     )
@@ -205,7 +206,7 @@ def profile_of(name: str) -> str:
     return found[1] if found else "none"
 
 
-def _driver() -> str:
+def driver_version() -> str:
     """The driver's version, by NVIDIA's management library, which comes with the driver.
 
     Raises:
@@ -213,14 +214,14 @@ def _driver() -> str:
     """
     text = ctypes.create_string_buffer(80)
     try:
-        library = ctypes.CDLL(_NVML)
+        library = ctypes.CDLL(NVML)
         failed = library.nvmlInit_v2() or library.nvmlSystemGetDriverVersion(text, len(text))
     except (OSError, AttributeError):
         failed = True
     if failed:
         raise SiteError(
             "the version of the NVIDIA driver cannot be read",
-            where=_NVML,
+            where=NVML,
             wanted="the management library (NVML) of the driver: the agreed numerics name its "
             "version",
             remedy="install the driver completely; in a container, set "

@@ -142,7 +142,7 @@ def single(accelerator: Accelerator) -> tuple[nn.Module, Patients]:
     return exact(network).float(), moved(accelerator, drawn, torch.float32)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
 def test_the_probe_lets_a_sound_model_through(accelerator: Accelerator, precision: str) -> None:
     model, patients = single(accelerator)
     choice = CUDA.model_copy(update={"precision": precision})
@@ -212,6 +212,7 @@ def by_place(operation: Any, which: int | None = None) -> Callable[..., Any]:
     return changed
 
 
+@pytest.mark.long
 def test_a_kernel_that_rounds_by_address_is_replaced_by_one_that_does_not(
     accelerator: Accelerator,
 ) -> None:

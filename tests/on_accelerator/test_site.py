@@ -211,6 +211,7 @@ def test_while_a_card_computes_another_thread_draws_the_noise(
     assert accelerator.done["move"]
 
 
+@pytest.mark.long
 def test_kernels_and_tile_are_chosen_there_and_found_sound(accelerator: Accelerator) -> None:
     study = study_of("plain")
     blank = EngineChoice(device="cuda", precision="bfloat16")
@@ -229,7 +230,7 @@ def hospital(tmp_path: Path, accelerator: Accelerator) -> Hospital:
     return Hospital(tmp_path / "north", device={"gpu": 0})
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
 def test_a_site_trains_and_evaluates_on_the_card_that_its_file_names(
     hospital: Hospital, accelerator: Accelerator, precision: str
 ) -> None:
