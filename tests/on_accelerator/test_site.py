@@ -7,27 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torch import nn
 
-from client.data.cohort import Patient
 from client.engine.clipped import Patients, clipped_sum, place
 from client.training.evaluation import counted, outputs_of
 from client.training.gradients import summed_loss
 from client.training.local import Probed, local_change
 from client.training.noise import DrawnAhead, drawing, noised
-from client.training.sampling import RoundStreams, draw
+from client.training.sampling import draw
 from client.training.tuning import check, choose, modelled
 from common.errors import Refusal, SiteError
 from common.models.networks import initial_weights
 from common.numerics import EngineChoice, NumericsRecord
 from common.plan import Plan
-from common.privacy.accounting import SampledGaussian
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
 from common.process.denormals import flushed
-from common.study.study_file import Study
 from common.tasks.task import Task
 from tests.client.site_fixtures import (
     Hospital,
@@ -39,54 +35,18 @@ from tests.client.site_fixtures import (
     proposal,
 )
 from tests.client.training.test_gradients import CASES
-from tests.common.studies import DENSE, small_study
-from tests.common.studies import study_of as of_kind
+from tests.common.studies import small_study
 from tests.on_accelerator.accelerator import Accelerator, Resident
-
-MECHANISM = PatientMechanism(
-    step=SampledGaussian(sampling_rate=0.75, noise_multiplier=0.5, count=1),
-    evaluation=SampledGaussian(sampling_rate=1.0, noise_multiplier=2.0, count=1),
-    most_sampled=10**6,
-    clip_norm=1.0,
-    divisor=9.0,
-    cell_noise=2.0,
-    epsilon_training=1.0,
-    epsilon_evaluation=1.0,
-    delta=1e-5,
+from tests.on_accelerator.rounds import (
+    HERE,
+    MECHANISM,
+    NONE,
+    STREAMS,
+    STUDIES,
+    THERE,
+    cohort,
+    study_of,
 )
-NONE = NoMechanism(sampling_rate=0.75, divisor=9.0)
-STREAMS = RoundStreams(bytes(range(32)))
-MOVING = {"flip": True, "rotate": 10.0, "crop": 0.1, "zoom": 0.1, "intensity": 0.1, "copies": 2}
-STUDIES: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "augmented": {
-        "model": {"widths": [4, 8], "norm": "group", "pooling": "average", "hidden": 6},
-        "training": {"images_per_patient": 2, "momentum": 0.5, "augmentation": MOVING},
-    },
-    "masks": {
-        "task": {"kind": "segmentation", "classes": ["lesion"]},
-        "model": DENSE,
-        "training": {"augmentation": MOVING},
-    },
-}  # fmt: skip
-HERE = EngineChoice(tile=4)
-THERE = EngineChoice(tile=4, device="cuda")
-
-
-def study_of(name: str) -> Study:
-    return small_study(**STUDIES[name]) if name in STUDIES else of_kind(name)
-
-
-def cohort(study: Study) -> tuple[tuple[Patient, ...], npt.NDArray[Any], npt.NDArray[Any] | None]:
-    """Nine patients of two images each, as a cache has them, and their masks."""
-    draws = np.random.default_rng(3)
-    images = draws.random((18, 1, *study.data.image_size)).astype(np.float16)
-    masks = draws.integers(0, 2, (18, *study.data.image_size), dtype=np.uint8)
-    patients = tuple(
-        Patient(f"{place:064x}", place % 2, (2 * place, 2 * place + 1), "0" * 64)
-        for place in range(9)
-    )
-    return patients, images, masks if study.task.target == "mask" else None
 
 
 @pytest.mark.parametrize("name", (*STUDIES, "regression"))
