@@ -310,7 +310,7 @@ def main(given: list[str]) -> int:
     if given[:1] == ["--fits"]:
         model, device, precision, contender, batch = given[1:]
         return _fits(Run(model, device, precision), contender, int(batch))  # type: ignore[arg-type] # our own words
-    here: list[DeviceName] = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    here: list[DeviceName] = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     asked = [device for device in here if device in (given or here)]
     runs = [Run(model, device, kind) for device in asked for model, kind in RUNS[device]]
     held = [report(run) for run in runs]  # all of them, also after one that does not hold
