@@ -257,7 +257,8 @@ class DeviceSettings(Section):
         gpu: graphics card (GPU) that computes: its number or its UUID, as ``nvidia-smi -L`` lists
             them, or the UUID of a slice of a card (MIG); default: none, the processor computes.
             With a card, ``memory_mib`` is its memory, which the worker takes when it starts.
-        precision: of activations on a graphics card: ``bfloat16`` is faster and takes less memory.
+        precision: of activations on a graphics card: ``bfloat16`` is for its tensor cores, and
+            rounds more.
     """
 
     threads: int = Field(default=1, ge=1, le=1024)

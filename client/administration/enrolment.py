@@ -97,7 +97,7 @@ memory_mib = 1024
 # Graphics card (GPU) that computes: its number or UUID, as nvidia-smi -L lists them. Without this
 # line: none. With it, memory_mib is memory of the card, which the site takes when it starts.
 # gpu = 0
-# "bfloat16" is faster on a card, and rounds more: "float32" without this line.
+# Activations on a card: "bfloat16" is for its tensor cores, and rounds more. Without it: "float32".
 # precision = "bfloat16"
 
 [metrics]

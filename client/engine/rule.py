@@ -74,6 +74,14 @@ def book_of(weight: torch.Tensor | Factored, bias: torch.Tensor | None) -> Book:
     return Book({"weight": weight, **held})
 
 
+def accurate(array: torch.Tensor) -> torch.Tensor:
+    """What gradients are made of, in a type that they may be formed and summed in."""
+    # bfloat16 has 8 bits: sums formed in it let a patient's vector exceed the clip norm. Records
+    # fill the memory, so they stay as short as they came, and are made longer where they are used.
+    half = array.is_floating_point() and array.dtype != torch.float64
+    return array.float() if half else array
+
+
 def blocks(array: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     """The columns of (patients, numbers), some at a time, as float64 that may be written over."""
     for first in range(0, array.shape[1], BLOCK):

@@ -92,8 +92,9 @@ class Tape:
     def observe(self, layer: Layer, *values: Any, **named: Any) -> Any:  # noqa: ANN401 - whatever the module takes and gives
         """Use a module that no rule knows."""
         self._calls[layer] += 1
-        # In float32: nobody knows which of its operations would take other types.
-        module, call = layer.options, ModuleCall(values, named).lengthened()
+        module, call = layer.options, ModuleCall(values, named)
+        if self.short is not None:  # nobody knows which of its operations would take such numbers
+            call = call.lengthened()
         call.require_apart(layer, self._patients)
         values, named = call.values, dict(call.named)
         with unwatched(module):
@@ -167,7 +168,7 @@ class _Use(torch.autograd.Function):
             _fitting(each, used, ctx.tape) for each in (value.detach(), gradients[0])
         )
         before, record = used.rule.backward(used, value, tuple(saved), gradient, wanted=wanted)
-        ctx.tape.record(layer, tuple(_accurate(each) for each in record))
+        ctx.tape.record(layer, record)
         return None, None if before is None else before.to(ctx.given), None, None
 
 
@@ -181,13 +182,6 @@ def _fitting(value: torch.Tensor, layer: Layer, tape: Tape) -> torch.Tensor:
     """Numbers in the type of the layer's weights; indices as they are."""
     mixed = tape.short is not None and value.is_floating_point()
     return value.to(layer.weight.dtype) if mixed else value
-
-
-def _accurate(array: torch.Tensor) -> torch.Tensor:
-    """What gradients are made of, in a type that they may be formed and summed in."""
-    # bfloat16 has 8 bits: sums formed in it let a patient's vector exceed the clip norm.
-    half = array.is_floating_point() and array.dtype != torch.float64
-    return array.float() if half else array
 
 
 class _Seen(torch.autograd.Function):
