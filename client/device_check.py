@@ -13,7 +13,7 @@ import sys
 from typing import Final
 
 from client.process_limits import ProcessLimits
-from client.sitefile import DeviceSettings
+from client.sitefile import DeviceSettings, SiteFile
 from common.devices.device import DeviceName
 from common.devices.devices import DEVICES
 from common.documents import read_json
@@ -22,17 +22,19 @@ from common.errors import SiteError
 EXIT_UNUSABLE: Final = 3
 """Exit code of the process that asks; standard output has the error."""
 CARD: Final[DeviceName] = "cuda"
+MIB: Final = 2**20
 
 
-def require_device(settings: DeviceSettings) -> str | None:
+def require_device(file: SiteFile) -> str | None:
     """What the card is, in words; None where the processor computes and nothing is to be asked.
 
     Args:
-        settings: ``[device]`` of the site file.
+        file: the site file.
 
     Raises:
-        SiteError: the card is not there, or has less memory than the site file says.
+        SiteError: the card is not there, or has less memory than the site file needs.
     """
+    settings = file.device
     if settings.gpu is None:
         return None
     asked = subprocess.run(  # noqa: S603 - this interpreter, on a module of ours
@@ -42,9 +44,7 @@ def require_device(settings: DeviceSettings) -> str | None:
         text=True,
         check=False,
     )
-    if asked.returncode == 0:
-        return asked.stdout.strip()
-    if asked.returncode != EXIT_UNUSABLE:
+    if asked.returncode not in {0, EXIT_UNUSABLE}:
         raise SiteError(
             "the graphics card (GPU) of the site file could not be asked",
             where="[device] gpu",
@@ -54,22 +54,39 @@ def require_device(settings: DeviceSettings) -> str | None:
             "driver where it fails too",
         )
     told = read_json(asked.stdout)
-    details = told["details"]
+    if asked.returncode == EXIT_UNUSABLE:
+        details = told["details"]
+        raise SiteError(
+            told["what"],
+            where=details.get("where"),
+            found=details.get("found"),
+            wanted=details.get("wanted"),
+            remedy=details.get("do"),
+        )
+    if file.policy.approval == "ask":
+        _require_room_for_a_trial(settings, told["memory"])
+    return str(told["card"])
+
+
+def _require_room_for_a_trial(settings: DeviceSettings, whole: int) -> None:
+    """A person's approval tries the study in the daemon, beside the worker that holds its share."""
+    if 2 * settings.memory <= whole:
+        return
     raise SiteError(
-        told["what"],
-        where=details.get("where"),
-        found=details.get("found"),
-        wanted=details.get("wanted"),
-        remedy=details.get("do"),
+        "the graphics card (GPU) has too little memory to try a study before it is approved",
+        where="[device] memory_mib",
+        found=f"memory_mib = {settings.memory_mib} on a card of {whole // MIB} MiB",
+        wanted="at most half of the card's memory: a study is tried while the worker keeps its own",
+        remedy=f"write memory_mib = {whole * 9 // 20 // MIB} or less",
     )
 
 
 def look(memory: int) -> tuple[int, str]:
-    """The exit code and what to print: the card in words, or the error."""
+    """The exit code and what to print: the card in words and its memory, or the error."""
     device = DEVICES[CARD]
     try:
         device.require(memory)
-        return 0, str(device.card())
+        return 0, json.dumps({"card": str(device.card()), "memory": device.memory()})
     except SiteError as error:
         return EXIT_UNUSABLE, json.dumps({"what": error.what, "details": error.details})
 

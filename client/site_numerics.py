@@ -48,14 +48,14 @@ class SiteNumerics:
 
         Raises:
             ModelError: the model cannot be trained privately, or not in this memory.
-            SiteError: the graphics card is not there, or its memory is not free.
+            SiteError: the graphics card is not there, or too small.
         """
         from client.training.ticks import DataSetSize
 
         earlier = self._recorded
         threads = device.threads if earlier is None else earlier.threads
         name = device.name if earlier is None else earlier.choice.device
-        DEVICES[name].hold(device.memory)
+        DEVICES[name].require(device.memory)
         # Before anything is measured: kernels and last bits depend on the number of threads.
         DEVICES[name].set_threads(threads)
         # A plan's hash keys its noise, so a run that is repeated must state the same record.

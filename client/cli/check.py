@@ -163,7 +163,7 @@ def _check_site(path: Path, look: Look, *, list_files: bool, as_json: bool) -> N
 
     site = load_site_file(path)
     # First: it takes seconds, and reading an archive may take an hour.
-    card = require_device(site.device)
+    card = require_device(site)
     if card is not None and not as_json:
         out().print(f"graphics card: {card}\n")
     persons = path.parent / site.site.same_person if site.site.same_person else None

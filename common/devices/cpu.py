@@ -31,6 +31,12 @@ class Cpu(Device):
     def require(self, memory: int) -> None:
         """Nothing: it is there, and the site file's number is the bound."""
 
+    def memory(self) -> None:
+        """None: other programs share it."""
+
+    def release(self) -> None:
+        """Nothing: memory goes back by itself."""
+
     def hold(self, memory: int) -> None:
         """Nothing: a step over a whole tile is tried before any patient is read."""
 

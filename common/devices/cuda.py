@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -56,12 +57,22 @@ class Cuda(Device):
 
     def require(self, memory: int) -> None:
         """The card is there, and has that much memory in all, whoever uses it now."""
+        whole = self.memory()
+        if memory > whole:
+            raise _too_small("in all", memory, whole)
+
+    def memory(self) -> int:
+        """Of the card, or of the slice of one."""
         _require_there()
         import torch
 
-        whole = torch.cuda.get_device_properties(0).total_memory
-        if memory > whole:
-            raise _too_small("in all", memory, whole)
+        return int(torch.cuda.get_device_properties(0).total_memory)
+
+    def release(self) -> None:
+        """To the driver, where another process finds it; CUDA's own share stays until the end."""
+        torch = sys.modules.get("torch")  # a process that has not loaded it took nothing
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
     def hold(self, memory: int) -> None:
         """Take the memory from the driver and keep it for torch: so a round finds it free."""

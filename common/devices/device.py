@@ -85,6 +85,18 @@ class Device(ABC):
         """
 
     @abstractmethod
+    def memory(self) -> int | None:
+        """Bytes that it has in all, whoever uses them; None where the site file's number is all.
+
+        Raises:
+            SiteError: it is not there.
+        """
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give back what this process took and does not use now."""
+
+    @abstractmethod
     def hold(self, memory: int) -> None:
         """Take so many bytes for this process, unless it has them: before any round.
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from client.device_check import require_device
-from client.sitefile import DeviceSettings
 from client.training.evaluation import counted
 from client.training.local import local_change, require_probed
 from client.training.sampling import draw
@@ -103,5 +102,7 @@ def test_a_site_trains_and_evaluates_on_the_card_that_its_file_names(tmp_path: P
             assert np.isfinite(reply.arrays).all()
 
 
-def test_check_finds_the_card() -> None:
-    assert require_device(DeviceSettings(gpu=0)) == str(DEVICES["cuda"].card())
+def test_check_finds_the_card(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path / "north", device={"gpu": 0}, patients={"P00": 1})
+    with hospital.open() as site:
+        assert require_device(site.file) == str(DEVICES["cuda"].card())

@@ -166,7 +166,7 @@ class Accelerator(Device):
     is_apart: ClassVar[bool] = True
 
     def __init__(self, memory: int = 2**34, name: str = "Test Card") -> None:
-        self.memory, self.name = memory, name
+        self.size, self.name = memory, name
         self.done: Counter[str] = Counter()
 
     def card(self) -> Card:
@@ -180,13 +180,19 @@ class Accelerator(Device):
         )
 
     def require(self, memory: int) -> None:
-        if memory > self.memory:
+        if memory > self.size:
             raise SiteError(
                 "the graphics card (GPU) has less memory than the site file says",
                 where="[device] memory_mib",
-                found=f"{self.memory // MIB} MiB in all",
+                found=f"{self.size // MIB} MiB in all",
                 wanted=f"{memory // MIB} MiB",
             )
+
+    def memory(self) -> int:
+        return self.size
+
+    def release(self) -> None:
+        self.done["release"] += 1
 
     def hold(self, memory: int) -> None:
         self.require(memory)

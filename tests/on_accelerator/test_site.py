@@ -210,7 +210,6 @@ def test_a_site_trains_and_evaluates_on_the_card_that_its_file_names(
         assert again.arrays is not None
         assert (again.arrays == change.arrays).all()
     assert accelerator.done["repeat"]
-    assert accelerator.done["hold"]
 
 
 def test_a_plan_reads_as_it_was_written(hospital: Hospital) -> None:
@@ -261,7 +260,7 @@ def test_a_plan_of_another_device_is_refused_in_words(
 def test_a_card_that_is_too_small_is_an_error_before_anything_is_offered(
     hospital: Hospital, accelerator: Accelerator
 ) -> None:
-    accelerator.memory = 2**29
+    accelerator.size = 2**29
     with hospital.open() as site, pytest.raises(SiteError, match="512 MiB"):
         site.numerics(small_study())
 
