@@ -41,7 +41,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-network test test-all coverage siege fuzz golden lint format types stubs bench mutants docs pages constraints clean
+.PHONY: help install demo demo-network test test-all coverage siege fuzz golden lint format types stubs bench cuda mutants docs pages constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -110,6 +110,10 @@ stubs: $(INSTALLED) ## write the Python of the control services from their proto
 
 bench: $(INSTALLED) ## run the benchmarks, or one of them: make bench NAME=foo
 	$(BIN)/python -m benchmarks $(NAME)
+
+# Not in CI: it needs a card. It writes benchmarks/results/cuda.json and docs/cuda.md.
+cuda: $(INSTALLED) ## tests, probe and benchmark on this machine's graphics card, with a page of results
+	$(BIN)/python -m benchmarks.card $(ARGS)
 
 fuzz: $(INSTALLED) ## an hour of changed files and messages against every reader; SECONDS=60 ARGS="--seed N dicom"
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)

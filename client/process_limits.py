@@ -30,17 +30,21 @@ class ProcessLimits:
     Attributes:
         nice: CPU priority: 0 normal, 19 lowest.
         memory_mib: of private memory, for each process; None for no limit.
-        gpu: which card, as CUDA counts; None for none.
+        gpu: which card, by its number or UUID (``nvidia-smi -L``); None for none.
     """
 
     nice: int = 0
     memory_mib: int | None = None
-    gpu: int | None = None
+    gpu: int | str | None = None
 
     @property
     def environment(self) -> dict[str, str]:
         """What the process must find in its environment when it starts."""
-        return {"CUDA_VISIBLE_DEVICES": "" if self.gpu is None else str(self.gpu)}
+        return {
+            "CUDA_VISIBLE_DEVICES": "" if self.gpu is None else str(self.gpu),
+            # Else CUDA counts the fastest card first, and nvidia-smi by the bus: other numbers.
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        }
 
     def apply(self) -> None:
         """Bind the calling process, and all that it will start."""

@@ -48,22 +48,27 @@ class SiteNumerics:
 
         Raises:
             ModelError: the model cannot be trained privately, or not in this memory.
+            SiteError: the graphics card is not there, or too small.
         """
         from client.training.ticks import DataSetSize
 
         earlier = self._recorded
         threads = device.threads if earlier is None else earlier.threads
-        kept = choice if earlier is None else earlier.choice
+        name = device.name if earlier is None else earlier.choice.device
+        DEVICES[name].require(device.memory)
         # Before anything is measured: kernels and last bits depend on the number of threads.
-        DEVICES[(kept or EngineChoice()).device].set_threads(threads)
+        DEVICES[name].set_threads(threads)
         # A plan's hash keys its noise, so a run that is repeated must state the same record.
         if earlier is not None:
             return record(threads, earlier.choice, earlier.ticks)
         if choice is not None:
-            return record(threads, choice)
+            # What computes is the site file's, so that a plan of another device is refused.
+            return record(threads, choice.model_copy(update={"device": name}))
         choices, clocks = self._measured
-        memory = device.memory_mib * 2**20
-        computed = choices.of(study, threads=threads, memory=memory, kernels=device.kernels)
+        blank = EngineChoice(device=name, precision=device.precision)
+        computed = choices.of(
+            study, threads=threads, memory=device.memory, kernels=device.kernels, blank=blank
+        )
         if not self._timed:
             return computed
         size = DataSetSize(data.declared_patients, data.most_patients, data.most_validated)

@@ -16,6 +16,7 @@ from client.data.labels import Key, LabelFile
 from client.data.masks.sources import MaskFolder
 from client.data.pseudonyms import Difference
 from client.records.accounts import PrivacyLimits
+from common.devices.device import DeviceName, Precision
 from common.errors import Refusal, RefusalCode, SiteError
 from common.plan import require_bound_covers_declared
 from common.privacy.cap import MOST_EPSILON
@@ -229,6 +230,19 @@ class Policy(Section):
         return PrivacyLimits(self.max_epsilon_per_study, left, self.delta)
 
 
+def _uuid(text: str) -> str:
+    if re.fullmatch(r"(GPU|MIG)-[0-9A-Za-z][0-9A-Za-z/-]{3,79}", text) is None:
+        raise ValueError(
+            "should be a card's number, such as 0, or its UUID, such as "
+            '"GPU-8932f937-d72c-4106-c12f-20bd9faed9f6": nvidia-smi -L lists both'
+        )
+    return text
+
+
+Gpu = Annotated[int, Field(ge=0, le=1023)] | Annotated[str, AfterValidator(_uuid)]
+"""A graphics card, as ``CUDA_VISIBLE_DEVICES`` names it."""
+
+
 class DeviceSettings(Section):
     """``[device]``: what the site computes with; part of the numerics record.
 
@@ -240,7 +254,11 @@ class DeviceSettings(Section):
             ``modelled`` chooses by the shape alone, so that two machines agree.
         nice: CPU priority of the worker: 0 normal, 19 lowest.
         memory_limit_mib: memory limit of the whole worker process, MiB; default: none.
-        gpu: CUDA number of the GPU that the worker uses; default: no GPU.
+        gpu: graphics card (GPU) that computes: its number or its UUID, as ``nvidia-smi -L`` lists
+            them, or the UUID of a slice of a card (MIG); default: none, the processor computes.
+            With a card, ``memory_mib`` is its memory, which the worker takes when it starts.
+        precision: of activations on a graphics card: ``bfloat16`` is for its tensor cores, and
+            rounds more.
     """
 
     threads: int = Field(default=1, ge=1, le=1024)
@@ -248,7 +266,27 @@ class DeviceSettings(Section):
     kernels: Literal["measured", "modelled"] = "measured"
     nice: int = Field(default=10, ge=0, le=19)
     memory_limit_mib: int | None = Field(default=None, ge=256, le=2**30)
-    gpu: int | None = Field(default=None, ge=0, le=1023)
+    gpu: Gpu | None = None
+    precision: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _precision_needs_a_card(self) -> Self:
+        if self.precision != "float32" and self.gpu is None:
+            raise ValueError(
+                f'precision = "{self.precision}" is for a graphics card: name one with gpu, or '
+                "remove precision"
+            )
+        return self
+
+    @property
+    def name(self) -> DeviceName:
+        """What computes, as a plan names it."""
+        return "cpu" if self.gpu is None else "cuda"
+
+    @property
+    def memory(self) -> int:
+        """``memory_mib`` in bytes."""
+        return self.memory_mib * 2**20
 
 
 class MetricsSettings(Section):

@@ -23,7 +23,8 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from common.devices.device import DeviceName, Layout
+from common.devices.cpu import CPU
+from common.devices.device import Card, DeviceName, Layout, Precision
 from common.devices.devices import DEVICES
 from common.files import sha256
 from common.privacy.randomness import KEY_BYTES, Stream
@@ -72,12 +73,15 @@ class EngineChoice(Section):
         tile: patients whose gradients are worked on at once: always as many places, so that
             what is computed of one does not depend on how many there are.
         memory_format: how images lie in memory.
+        precision: of activations and of their gradients, rounded before the norm is taken.
     """
 
     device: DeviceName = "cpu"
     kernels: dict[str, str] = Field(default_factory=dict)
     memory_format: Layout = "contiguous"
     tile: int = Field(default=16, ge=1, le=LARGEST_TILE)
+    # Not written where it is float32: a plan's hash keys its noise, and older ones lack the key.
+    precision: Precision = Field(default="float32", exclude_if=lambda given: given == "float32")
 
 
 class Ticks(Section):
@@ -105,10 +109,11 @@ class NumericsRecord(Section):
     Attributes:
         arithmetic: :data:`ARITHMETIC` of what is installed.
         threads: intra-operation threads of torch.
-        dtype: of weights and activations.
+        dtype: of weights, and of activations unless the choice says otherwise.
         engine: what forms clipped gradients.
         choice: how the engine forms them.
         cpu_capability: the vector instructions that torch chose, and a hash of known deviates.
+        card: that computes, where it is not the processor.
         versions: of the distributions that matter.
         ticks: measured by a site whose key nobody knows; no part of the arithmetic.
     """
@@ -121,16 +126,22 @@ class NumericsRecord(Section):
     cpu_capability: Words
     versions: dict[Slug, Words] = Field(max_length=16)
     ticks: Ticks = Ticks()
+    card: Card | None = Field(default=None, exclude_if=lambda given: given is None)
 
 
 def record(threads: int, choice: EngineChoice, ticks: Ticks = Ticks()) -> NumericsRecord:  # noqa: B008 - it is frozen
-    """The record of this process, for a number of threads and a way to form gradients."""
+    """The record of this process, for a number of threads and a way to form gradients.
+
+    Raises:
+        SiteError: the choice names a graphics card, and there is none.
+    """
     return NumericsRecord(
         threads=threads,
         choice=choice,
-        cpu_capability=_capability(choice.device),
+        cpu_capability=_capability(),
         versions=dict(_versions()),
         ticks=ticks,
+        card=DEVICES[choice.device].card(),
     )
 
 
@@ -152,15 +163,15 @@ def _known(name: str) -> str:
         return "absent"
 
 
-@lru_cache
-def _capability(device: DeviceName) -> str:
-    """What the device says; and what libraries make of known deviates, whose last bit they decide.
+@lru_cache(maxsize=1)
+def _capability() -> str:
+    """What the processor says, and what libraries make of known deviates.
 
-    Which instructions a library takes for a logarithm or a cosine it does not say.
+    Which instructions a library takes for a logarithm or a cosine, which decide the last bit, it
+    does not say. With a graphics card too: noise is the processor's.
     """
-    said = DEVICES[device].capability()
     normals = Stream(bytes(KEY_BYTES)).normal(_DEVIATES).tobytes()
-    return f"{said}, normals {sha256(normals)[:16]}"
+    return f"{CPU.capability()}, normals {sha256(normals)[:16]}"
 
 
 _DEVIATES: Final = 2**14
@@ -169,7 +180,19 @@ _DEVIATES: Final = 2**14
 def differences(ours: NumericsRecord, theirs: NumericsRecord) -> dict[str, tuple[str, str]]:
     """The fields that decide bits and in which two records differ, each with both values."""
     mine, other = decisive(ours), decisive(theirs)
-    return {key: (str(mine[key]), str(other[key])) for key in mine if mine[key] != other[key]}
+    found = {
+        key: (str(mine.get(key)), str(other.get(key)))
+        for key in mine | other
+        if mine.get(key) != other.get(key)
+    }
+    if ours.card != theirs.card:
+        found["card"] = _computes(ours), _computes(theirs)
+    return found
+
+
+def _computes(numerics: NumericsRecord) -> str:
+    """What computes, in words."""
+    return "none: the processor computes" if numerics.card is None else str(numerics.card)
 
 
 def decisive(numerics: NumericsRecord) -> dict[str, Any]:

@@ -7,8 +7,15 @@
 #
 #   docker build --build-arg TORCH_SOURCE="--extra-index-url ADDRESS" -f docker/site.Dockerfile .
 #
+# For a graphics card (GPU), leave TORCH_SOURCE empty. BASE may name an image of CUDA's with Python 3.11;
+# the default works too, since torch brings CUDA's libraries and the NVIDIA Container Toolkit the driver:
+#
+#   docker build --build-arg BASE=CUDA_IMAGE -f docker/site.Dockerfile -t consilium-site .
+#   docker run --rm --gpus device=0 --entrypoint nvidia-smi consilium-site     # does it see the card?
+#
 # Mount the images read-only. The volume holds everything that must be kept: back it up.
-FROM python:3.11-slim
+ARG BASE=python:3.11-slim
+FROM ${BASE}
 
 ARG TORCH_SOURCE=""
 
@@ -27,6 +34,8 @@ USER site
 WORKDIR /var/lib/consilium
 VOLUME /var/lib/consilium
 
+# What the NVIDIA Container Toolkit gives a container that has a card: CUDA, and the driver's version.
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ENV CONSILIUM_SITE=/var/lib/consilium/site.toml HOME=/tmp \
     FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 HEALTHCHECK --interval=60s --timeout=15s --start-period=60s \

@@ -24,14 +24,29 @@ MEMORY: Final = 2**30
 Step = Callable[[], torch.Tensor]
 
 
-def choose(setting: Setting) -> EngineChoice:
-    """The kernels that are fastest here."""
-    model = setting.build()
-    shape = tuple(setting.batch.inputs.shape[2:])
-    fits = fitting(setting.build().to("meta"), shape, setting.task, MEMORY, items=1)
-    choice = EngineChoice(tile=tile_of(len(setting.batch), fits))
+PROCESSOR: Final = EngineChoice()
+
+
+def choose(setting: Setting, blank: EngineChoice = PROCESSOR, memory: int = MEMORY) -> EngineChoice:
+    """The kernels that are fastest on a device, in a memory.
+
+    Args:
+        setting: its batch is on the device.
+        blank: the device and the precision.
+        memory: bytes that a tile may take.
+    """
+    choice = tiled(setting, blank, memory)
     some = setting.batch[slice(0, choice.tile)]
-    return measured(model, some, summed_loss(setting.task), choice, seconds=TIMED_SECONDS)
+    loss = summed_loss(setting.task)
+    return measured(setting.build(), some, loss, choice, seconds=TIMED_SECONDS)
+
+
+def tiled(setting: Setting, blank: EngineChoice, memory: int) -> EngineChoice:
+    """The tile that fits into a memory, with modelled kernels; as for :func:`choose`."""
+    shape, precision = tuple(setting.batch.inputs.shape[2:]), blank.precision
+    sketch = setting.build().to("meta")
+    fits = fitting(sketch, shape, setting.task, memory, items=1, precision=precision)
+    return blank.model_copy(update={"tile": tile_of(len(setting.batch), fits)})
 
 
 def _flat(gradients: list[torch.Tensor]) -> torch.Tensor:
@@ -114,7 +129,7 @@ def _loop(setting: Setting, _: EngineChoice) -> Step:
 
     def step() -> torch.Tensor:
         size = sum(parameter.numel() for parameter in parameters)
-        total = torch.zeros(size, dtype=parameters[0].dtype)
+        total = parameters[0].new_zeros(size)
         for image, target in zip(setting.batch.inputs, setting.batch.each_target, strict=True):
             loss = summed(model(image), target[None])
             gradient = _flat(list(torch.autograd.grad(loss, parameters)))

@@ -15,6 +15,7 @@ from torch import nn
 from client.engine.choice import example_of
 from client.engine.clipped import Patients
 from client.training.targets import TARGETS
+from common.devices.device import Device
 from common.models.spec import Shape
 from common.models.unet import UNetSpec
 from common.tasks.classification import Classification
@@ -73,6 +74,18 @@ def in_float64(setting: Setting, patients: int) -> Setting:
     )
 
 
+def on_device(setting: Setting, device: Device) -> Setting:
+    """The same model and batch where a device computes."""
+    batch = Patients(*map(device.move, (setting.batch.inputs, setting.batch.targets)))
+    return replace(setting, build=lambda: device.place(setting.build(), "contiguous"), batch=batch)
+
+
+def of_patients(setting: Setting, patients: int) -> Setting:
+    """The same model and a batch of so many patients, all as the first ones."""
+    rows = torch.arange(patients) % len(setting.batch)
+    return replace(setting, batch=setting.batch[rows])
+
+
 def _cnn(channels: int, side: int) -> nn.Module:
     """Three convolutions with pooling and a dense layer, as in tutorials of the field."""
     layers: list[nn.Module] = []
@@ -122,6 +135,11 @@ def _unet(side: int, patients: int, turns: int) -> Setting:
     return _setting(f"unet-{side}", build, shape, patients, turns, task=task)
 
 
+LARGE: Final[dict[str, Callable[[], Setting]]] = {
+    "resnet18-224": partial(_setting, "resnet18-224", _resnet, (3, 224, 224), 64, 21),
+    "densenet121-224": partial(_setting, "densenet121-224", _densenet, (3, 224, 224), 64, 11),
+}
+"""For a graphics card."""
 MODELS: Final[dict[str, Callable[[], Setting]]] = {
     "cnn-28": partial(_setting, "cnn-28", partial(_cnn, 1, 28), (1, 28, 28), 64, 41),
     "cnn-128": partial(_setting, "cnn-128", partial(_cnn, 3, 128), (3, 128, 128), 32, 11),

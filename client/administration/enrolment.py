@@ -94,8 +94,11 @@ nice = 10
 memory_mib = 1024
 # Memory limit of the whole worker process, MiB. Without this line: no limit.
 # memory_limit_mib = 8192
-# Number of the graphics card (GPU), as CUDA counts them. Without this line: none.
+# Graphics card (GPU) that computes: its number or UUID, as nvidia-smi -L lists them. Without this
+# line: none. With it, memory_mib is memory of the card, which the site takes when it starts.
 # gpu = 0
+# Activations on a card: "bfloat16" is for its tensor cores, and rounds more. Without it: "float32".
+# precision = "bfloat16"
 
 [metrics]
 # Metrics for Prometheus: the state of the daemon, and nothing that was computed from patients.

@@ -293,6 +293,7 @@ def _numerics(site: Site, plan: Plan) -> tuple[str, ...]:
     return (
         f"{record.choice.device}, threads: {record.threads}, {record.dtype}; "
         f"Consilium's arithmetic: version {record.arithmetic}",
+        *([f"{record.card}; activations in {record.choice.precision}"] if record.card else []),
         f"versions: {versions}",
         "if one of these changes here, the site takes no part until both sides agree to amend it",
         *more,

@@ -158,9 +158,14 @@ def check(
 def _check_site(path: Path, look: Look, *, list_files: bool, as_json: bool) -> None:
     """Every data set of a site file."""
     from client.data import report as checking
+    from client.device_check import require_device
     from client.sitefile import load_site_file
 
     site = load_site_file(path)
+    # First: it takes seconds, and reading an archive may take an hour.
+    card = require_device(site)
+    if card is not None and not as_json:
+        out().print(f"graphics card: {card}\n")
     persons = path.parent / site.site.same_person if site.site.same_person else None
     for name, data in site.data.items():
         sources = Sources(

@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from client.site import Site, open_site
+from common.devices.devices import DEVICES
 
 T = TypeVar("T")
 Task = tuple[Callable[[Site], Any], "Future[Any]"]
@@ -77,6 +78,8 @@ class SiteExecutor:
                 future.set_result(result)
             if site is not None and not self._keep_open:
                 site.close()
+                # A study that was tried for its approval leaves the card to the worker.
+                DEVICES[site.file.device.name].release()
                 site = None
         if site is not None:
             site.close()

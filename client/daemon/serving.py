@@ -14,6 +14,8 @@ from client.daemon.control import SERVICE, SiteControl
 from client.daemon.executor import SiteExecutor
 from client.daemon.metrics import DaemonMetrics
 from client.daemon.supervisor import Supervisor, until_told
+from client.device_check import require_device
+from client.process_limits import ProcessLimits
 from client.records.state_folder import require_private
 from client.records.verify import inspect_state
 from client.sitefile import Programs, ServedSite
@@ -35,9 +37,14 @@ def serve(served: ServedSite, programs: Programs | None = None) -> None:
     """Serve a site until this process is asked to end.
 
     Raises:
-        SiteError: the state cannot be used, another daemon serves it, or the metrics cannot
-            be served.
+        SiteError: the state cannot be used, another daemon serves it, the metrics cannot be
+            served, or the graphics card of the site file is not there or too small.
     """
+    card = require_device(served.file)
+    if card is not None:
+        log.info("card.found", card=card)
+        # Before torch is loaded: an approval tries a study in this process, on the worker's card.
+        os.environ.update(ProcessLimits(gpu=served.file.device.gpu).environment)
     # Here too, and before the claim makes the folder: with keys that others know as well, the key
     # that it connects with and its control socket are its own.
     require_private(served.state)

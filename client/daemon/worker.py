@@ -27,6 +27,7 @@ from client.process_limits import (
     ProcessLimits,
     exhausted,
 )
+from common.devices.devices import DEVICES
 from common.documents import read_json
 from common.errors import ConsiliumError
 from common.process import logs
@@ -85,6 +86,8 @@ def serve(end: socket.socket, settings: WorkerSettings) -> None:
     settings.limits.apply()  # with all that is imported in memory: what fails now fails clearly
     with open_site(settings.site, settings.state, settings.known_seed, serves=True) as site:
         structlog.contextvars.bind_contextvars(site=site.name)
+        # Before the first message: what the card cannot give is said now, and not in a round.
+        DEVICES[site.file.device.name].hold(site.file.device.memory)
         app = build({str(settings.site): site})
         frames.send(end, Frame("ready"))
         while (frame := frames.receive(end)) is not None:

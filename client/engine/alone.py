@@ -18,6 +18,7 @@ from torch import nn
 
 from client.engine.clipped import Loss, Patients, Tile, backward, by_choice, outputs
 from client.engine.rule import Book, Factored, Layer
+from common.devices.devices import DEVICES
 from common.errors import ModelError
 from common.numerics import EngineChoice
 
@@ -54,6 +55,7 @@ def require_alone(model: nn.Module, example: Patients, loss: Loss, choice: Engin
         raise ModelError(
             "on this machine a patient's result changes with the other patients in the batch",
             where=f"module {layer or 'the model itself'}, in tiles of {choice.tile}",
+            found=f"other bits on {DEVICES[choice.device].card() or 'the processor'}",
             wanted="the same bits for the same weights and patient",
             remedy='set kernels = "modelled" or another number of threads in [device] and make a '
             "new offer; if that does not help, replace the module in the model",
@@ -63,6 +65,39 @@ def require_alone(model: nn.Module, example: Patients, loss: Loss, choice: Engin
 def is_alone(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) -> bool:
     """Whether :func:`require_alone` lets the model through."""
     return _differing(model, example, loss, choice) is None
+
+
+def settled(
+    model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice
+) -> EngineChoice | None:
+    """The choice, with other kernels for layers that compute a patient otherwise beside others.
+
+    Args:
+        model: as for :func:`require_alone`.
+        example: as there.
+        loss: as there.
+        choice: whose kernels are kept where they pass.
+
+    Returns:
+        None where no kernel of a layer passes, or where it is no layer that differs.
+    """
+    known: dict[str, tuple[str, ...]] = {}
+
+    def look(layer: Layer, _: list[Any], __: int) -> Book:
+        known[layer.name] = layer.rule.kernels
+        return Book()
+
+    backward(model, Tile(example, choice.tile, choice).patients, loss, look)
+    # By layer, the kernels that are still to be tried: the modelled one may be tried twice.
+    left: dict[str, list[str]] = {}
+    while (name := _differing(model, example, loss, choice)) is not None:
+        others = left.setdefault(name, [*known.get(name, ())])
+        if choice.kernels.get(name) in others:
+            others.remove(choice.kernels[name])
+        if not others:
+            return None
+        choice = choice.model_copy(update={"kernels": {**choice.kernels, name: others.pop(0)}})
+    return choice
 
 
 def _differing(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) -> str | None:
@@ -109,16 +144,17 @@ def _arrangements(
 ) -> Iterator[tuple[list[int | None], Tile]]:
     """Tiles, each with the example's patient that stands in each place; None for a stranger."""
     many, places = len(example), choice.tile
-    heap = [torch.empty(0, dtype=torch.uint8)]  # kept until the end, or its place would be reused
+    # Kept until the end, or its place would be reused.
+    heap = [example.inputs.new_empty(0, dtype=torch.uint8)]
 
     def elsewhere() -> Tile:
-        heap.append(torch.empty(len(heap) * SHIFT, dtype=torch.uint8))
+        heap.append(heap[0].new_empty(len(heap) * SHIFT))
         return Tile(example, places, choice)
 
     tile = elsewhere()
     for turn in range(min(places, many)):
-        order = (torch.arange(places) + turn) % many
-        yield order.tolist(), tile.hold(example[order])
+        order = [(place + turn) % many for place in range(places)]
+        yield list(order), tile.hold(example[_index(order, example)])
     yield from _among_strangers(example, elsewhere(), places)
     # Last, one patient with all other places empty: the bits must not need anyone beside.
     tile = elsewhere()
@@ -134,18 +170,18 @@ def _among_strangers(
     """Every other place is a stranger's: other input, another target."""
     many = len(example)
     for known, strange in enumerate(STRANGE):
-        order = torch.arange(places) % many
-        mixed = example[order]
-        strangers = torch.arange(places) % 2 != known
+        at = [place % many for place in range(places)]
+        mixed = example[_index(at, example)]
+        odd = [place % 2 != known for place in range(places)]
+        strangers = torch.tensor(odd, device=mixed.inputs.device)
         inputs, targets = mixed.inputs.clone(), mixed.targets.clone()
         if inputs.is_floating_point():
             inputs[strangers] *= strange
         else:
             inputs[strangers] = inputs[strangers].flip(-1)
         targets[strangers] = example.targets.max() - targets[strangers]
-        at = order.tolist()
         yield (
-            [None if strangers[place] else at[place] for place in range(places)],
+            [None if stranger else patient for stranger, patient in zip(odd, at, strict=True)],
             tile.hold(Patients(inputs, targets)),
         )
 
@@ -169,7 +205,7 @@ def _bits(model: nn.Module, tile: Tile, loss: Loss, choice: EngineChoice) -> Bit
             _keep_factored(keep, f"{layer.name}|{role}", factored, records)
         return book
 
-    backward(model, patients, loss, enter)
+    backward(model, patients, loss, enter, choice.precision)
     return found
 
 
@@ -183,14 +219,18 @@ def _votes_differ(model: nn.Module, example: Patients, choice: EngineChoice) -> 
     images = example.inputs.flatten(0, 1)[:VOTES]
     known: dict[int, torch.Tensor] = {}
     for turn in range(len(images)):
-        order = (torch.arange(len(rows)) + turn) % len(images)
-        rows.copy_(images[order])
+        order = [(row + turn) % len(images) for row in range(len(rows))]
+        rows.copy_(images[_index(order, example)])
         # The outputs as they are: of some, one number for an image, any softmax is 1.
-        found = _bits_of(outputs(model, rows), len(rows))
-        for row, image in enumerate(order.tolist()):
+        found = _bits_of(outputs(model, rows, choice.precision), len(rows))
+        for row, image in enumerate(order):
             if not torch.equal(known.setdefault(image, found[row]), found[row]):
                 return True
     return False
+
+
+def _index(order: list[int], example: Patients) -> torch.Tensor:
+    return torch.tensor(order, device=example.inputs.device)
 
 
 def _bits_of(values: torch.Tensor, rows: int) -> torch.Tensor:

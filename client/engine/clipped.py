@@ -30,7 +30,7 @@ from torch import nn
 from client.engine.rule import Book, Layer, Weighing
 from client.engine.sheet import Sheet
 from client.engine.tape import Enter, Tape, watched
-from common.devices.device import order_of
+from common.devices.device import Precision, order_of
 from common.devices.devices import DEVICES
 from common.numerics import EngineChoice
 from common.process.denormals import flushed
@@ -159,7 +159,9 @@ class ClippedSum:
                 self._add(self._tile.hold(patients[slice(first, first + places)]))
 
     def _add(self, tile: Tile) -> None:
-        books = backward(self._model, tile.patients, self._loss, self._enter)
+        books = backward(
+            self._model, tile.patients, self._loss, self._enter, self._choice.precision
+        )
         sheet = Sheet(books, len(tile.patients), self.total.device)
         del books  # else its small gradients would be held twice, here and on the sheet
         add_flat(self.total, self._model, sheet, weighing(sheet, tile.taken, self._clip_norm))
@@ -223,13 +225,21 @@ def by_choice(choice: EngineChoice) -> Enter:
 
 
 @flushed()
-def backward(model: nn.Module, patients: Patients, loss: Loss, enter: Enter) -> dict[Layer, Book]:
+def backward(
+    model: nn.Module,
+    patients: Patients,
+    loss: Loss,
+    enter: Enter,
+    precision: Precision = "float32",
+) -> dict[Layer, Book]:
     """One forward and backward pass over some patients: a book for each layer."""
     items = patients.inputs.shape[1]
     images = patients.inputs.flatten(0, 1)
-    tape = Tape(len(patients), len(images), enter, images.device)
+    tape = Tape(len(patients), len(images), enter, images.device, precision)
     with watched(model, tape), torch.enable_grad():
         outputs = model(images)
+        if precision == "bfloat16":
+            outputs = outputs.float()  # a loss of 8 bits would be the same for many outputs
         # Divided by the items before the clip: one patient has one vector, however many images.
         total = loss(outputs, patients.each_target) / items
         if total.requires_grad:
@@ -240,7 +250,9 @@ def backward(model: nn.Module, patients: Patients, loss: Loss, enter: Enter) -> 
 
 @torch.no_grad()
 @flushed()
-def outputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+def outputs(
+    model: nn.Module, images: torch.Tensor, precision: Precision = "float32"
+) -> torch.Tensor:
     """A model's outputs for a tile of items, computed as in training, so alone to the last bit."""
 
     # Watched although no gradient is wanted: the rules pad rows and take curved activations
@@ -248,9 +260,9 @@ def outputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     def nothing(*_: object) -> Book:
         return Book()
 
-    with watched(model, Tape(len(images), len(images), nothing, images.device)):
+    with watched(model, Tape(len(images), len(images), nothing, images.device, precision)):
         found: torch.Tensor = model(images)
-    return found
+    return found.float() if precision == "bfloat16" else found
 
 
 def plain_sum(model: nn.Module, patients: Patients, loss: Loss) -> torch.Tensor:

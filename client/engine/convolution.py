@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 from client.engine import rows
-from client.engine.rule import Book, Factored, Layer, Weighing, book_of, sum_of
+from client.engine.rule import Book, Factored, Layer, Weighing, accurate, book_of, sum_of
 
 
 def padding_of(module: Any) -> tuple[int, ...]:  # noqa: ANN401 - torch's convolutions share no typed base
@@ -165,6 +165,7 @@ class ConvolutionRule:
     """``nn.Conv1d`` to ``nn.ConvTranspose3d``; inputs (items, channels, *space)."""
 
     kernels: tuple[str, ...] = ("ghost", "patches", "looped")
+    multiplies = True
 
     def forward(
         self, layer: Layer, value: torch.Tensor
@@ -201,7 +202,8 @@ class ConvolutionRule:
         if layer.bias is None:
             return book_of(weight, None)
         space = tuple(range(2, records[0][1].dim()))
-        bias = [g.sum(dim=space).view(patients, -1, g.shape[1]).sum(dim=1) for _, g in records]
+        each = [accurate(gradient).sum(dim=space) for _, gradient in records]
+        bias = [one.view(patients, -1, one.shape[1]).sum(dim=1) for one in each]
         return book_of(weight, sum_of(bias))
 
     def candidates(self, layer: Layer, records: list[Record], patients: int) -> tuple[str, ...]:
@@ -306,6 +308,8 @@ def _ghost(
 def _patches(
     layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int
 ) -> torch.Tensor:
+    value, gradient = accurate(value), accurate(gradient)
+
     def form(mine: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
         return rows.gradients_of(rows_of(layer, mine, back, 1, slice(0, 1)))
 
@@ -320,6 +324,7 @@ def _looped(
     layer: Layer, value: torch.Tensor, gradient: torch.Tensor, patients: int
 ) -> torch.Tensor:
     form = partial(_backward, layer, wanted=(False, True))
+    value, gradient = accurate(value), accurate(gradient)
     return torch.stack(rows.each_alone(form, value, gradient, patients))
 
 

@@ -9,7 +9,16 @@ import torch
 from torch.nn import functional
 
 from client.engine import rows
-from client.engine.rule import Book, Factored, Layer, OneKernel, Weighing, book_of, sum_squares
+from client.engine.rule import (
+    Book,
+    Factored,
+    Layer,
+    OneKernel,
+    Weighing,
+    accurate,
+    book_of,
+    sum_squares,
+)
 
 FAR = 4
 """How many times more memory than another way a kernel may need."""
@@ -25,6 +34,7 @@ class LinearRule:
     """
 
     kernels: tuple[str, ...] = ("ghost", "materialised")
+    multiplies = True
 
     def forward(
         self, layer: Layer, value: torch.Tensor
@@ -49,7 +59,7 @@ class LinearRule:
         """The patients' gradients over all uses of the layer."""
         inputs = _positions([value for value, _ in records], patients)
         gradients = _positions([gradient for _, gradient in records], patients)
-        bias = None if layer.bias is None else gradients.sum(dim=1)
+        bias = None if layer.bias is None else accurate(gradients).sum(dim=1)
         return book_of(_weight(inputs, gradients, kernel), bias)
 
     def candidates(self, layer: Layer, records: list[Record], patients: int) -> tuple[str, ...]:
@@ -89,6 +99,7 @@ def _weight(inputs: torch.Tensor, gradients: torch.Tensor, kernel: str) -> torch
         kernel = "materialised"
 
     if kernel == "materialised":
+        inputs, gradients = accurate(inputs), accurate(gradients)
 
         def form(mine: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
             return back[0].mT @ mine[0]
@@ -136,7 +147,7 @@ class EmbeddingRule(OneKernel):
         vectors = [
             gradient.reshape(*words.shape[:1], -1, gradient.shape[-1]) for _, gradient in records
         ]
-        gradients = torch.cat(vectors, dim=1)
+        gradients = accurate(torch.cat(vectors, dim=1))
         padding = layer.options.padding_idx
         if padding is not None:
             # As torch does: the vector of the padding word is never trained.

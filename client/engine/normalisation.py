@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from client.engine.rule import Book, Layer, OneKernel, sum_of
+from client.engine.rule import Book, Layer, OneKernel, accurate, sum_of
 
 Record = tuple[torch.Tensor, ...]
 
@@ -22,7 +22,7 @@ class _OfChannels(OneKernel):
         uses = [dict(zip(("weight", "bias"), record, strict=False)) for record in records]
         return Book(
             {
-                role: sum_of([use[role].reshape(apart).sum(dim=1) for use in uses])
+                role: sum_of([accurate(use[role]).reshape(apart).sum(dim=1) for use in uses])
                 for role in layer.parameters
             }
         )

@@ -5,6 +5,7 @@
 - No patient's output depends on another patient, or on random numbers of the module's own.
 - On this machine, in a tile as in training, everything that is computed of a patient has the same
   bits at every place, beside any others and at any address (:mod:`client.engine.alone`).
+- On a graphics card, gradients, norms and sums are also held against the processor's in float64.
 
 A model that fails is refused, and the error names the parameter or module at fault.
 """
@@ -29,15 +30,20 @@ from client.engine.clipped import (
     flat_zeros,
     place,
     plain_sum,
+    weighing,
 )
 from client.engine.layers import served
 from client.engine.rule import Book, Layer, Weighing
 from client.engine.sheet import Sheet
+from common.devices.devices import DEVICES
 from common.errors import ModelError
 from common.numerics import EngineChoice
 
 SAME: Final = 1e-8
 """Relative difference up to which two float64 sums count as equal."""
+ROUNDED: Final = 1e-10
+"""The same where both are formed of the very same numbers: float64 rounds less, and a less exact
+type, or an emulation of it, more."""
 COUNTS: Final = (2, 3)
 """Patients in the batches that are tried: no common factor, which a fixed size could have."""
 
@@ -56,6 +62,8 @@ def require_sound(model: nn.Module, example: Patients, loss: Loss, choice: Engin
     """
     try:
         _try(model, example, loss, choice)
+    except torch.OutOfMemoryError:
+        raise  # the machine's fault, not the model's
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ModelError(
             "the model cannot be trained privately: it fails on random input",
@@ -67,7 +75,8 @@ def require_sound(model: nn.Module, example: Patients, loss: Loss, choice: Engin
 
 
 def _try(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) -> None:
-    trial = place(copy.deepcopy(model).double(), choice)
+    exact = choice.model_copy(update={"precision": "float32"})  # float64, here
+    trial = place(copy.deepcopy(model).double(), exact)
     patients = Patients(_unlike(example.inputs), example.targets)
     for _ in served(trial):
         pass  # refuses modules by their kind, with a clearer error than the trials below
@@ -75,10 +84,76 @@ def _try(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) 
     _require_apart(trial, patients)
     # In a batch each patient's own gradient is compared, not only the total: a layer that gave one
     # patient another's gradient had the right total, and clipped nobody.
+    is_apart = DEVICES[choice.device].is_apart
+    reference = copy.deepcopy(trial).cpu() if is_apart else trial
     for count in COUNTS:
-        _require_each(trial, patients[slice(0, count)], loss, choice)
+        _require_each(trial, reference, patients[slice(0, count)], loss, exact)
     # In the model's own type: libraries order the sums of float32 and float64 differently.
-    require_alone(place(copy.deepcopy(model), choice), example, loss, choice)
+    placed = place(copy.deepcopy(model), choice)
+    if is_apart:
+        require_sums(placed, example, loss, choice)
+    require_alone(placed, example, loss, choice)
+
+
+@torch.no_grad()
+def require_sums(model: nn.Module, patients: Patients, loss: Loss, choice: EngineChoice) -> None:
+    """Refuse a device whose norms and sums are not the processor's, of the very same numbers.
+
+    All that follows on the numbers that a gradient is made of is float64, on any device: how exact
+    that is, ``docs/privacy.md`` builds on.
+
+    Args:
+        model: placed as the choice has it.
+        patients: random input, on the device.
+        loss: as for :func:`require_sound`.
+        choice: as there.
+
+    Raises:
+        ModelError: names the device.
+    """
+    make, beside = by_choice(choice), copy.deepcopy(model).cpu()
+    pairs = zip(model.parameters(), beside.parameters(), strict=True)
+    twins = {id(there): here for there, here in pairs}
+    copied: dict[Layer, Book] = {}
+
+    def enter(layer: Layer, records: list[Any], count: int) -> Book:
+        book = make(layer, records, count)
+        mine = {role: twins[id(each)] for role, each in layer.parameters.items()}
+        twin = Layer(layer.name, layer.rule, layer.options, mine)
+        held = {role: each.cpu() for role, each in book.held.items()}
+        factored = {}
+        if book.factored:
+            here = [tuple(part.cpu() for part in each) for each in records]
+            factored = dict(make(twin, here, count).factored)
+        copied[twin] = Book(held, factored)
+        return book
+
+    books = backward(model, patients, loss, enter, choice.precision)
+    there = Sheet(books, len(patients), patients.inputs.device)
+    here = Sheet(copied, len(patients), torch.device("cpu"))
+    scale = here.squared + here.gross.square()
+    apart = (there.squared.cpu() - here.squared).abs()
+    _require_rounded(bool((apart <= ROUNDED * scale).all()), "a squared norm", choice)
+    clip_norm = float(here.squared.max().sqrt()) / 2  # bites one patient at least
+    everyone = torch.ones(len(patients), dtype=torch.bool)
+    factors = weighing(here, everyone, clip_norm).factors
+    total, wanted = flat_zeros(model), flat_zeros(beside)
+    device = patients.inputs.device
+    add_flat(total, model, there, Weighing(factors.to(device), everyone.to(device)))
+    add_flat(wanted, beside, here, Weighing(factors, everyone))
+    off = float((total.cpu() - wanted).norm())
+    _require_rounded(off <= ROUNDED * len(patients) * clip_norm, "a clipped sum", choice)
+
+
+def _require_rounded(holds: bool, what: str, choice: EngineChoice) -> None:
+    if not holds:
+        raise ModelError(
+            f"{what} of this machine's device is less exact than float64",
+            where=str(DEVICES[choice.device].card() or "the processor"),
+            wanted=f"what the processor computes of the same numbers, to {ROUNDED:g}",
+            remedy="update the driver and torch, or remove the line gpu in [device] to compute on "
+            "the processor",
+        )
 
 
 def _unlike(inputs: torch.Tensor) -> torch.Tensor:
@@ -89,8 +164,19 @@ def _unlike(inputs: torch.Tensor) -> torch.Tensor:
     return inputs.double() * sizes.view(-1, *[1] * (inputs.dim() - 1))
 
 
-def _require_each(model: nn.Module, patients: Patients, loss: Loss, choice: EngineChoice) -> None:
-    """Each patient's gradient and norm, out of a batch, are autograd's of that patient alone."""
+def _require_each(
+    model: nn.Module,
+    reference: nn.Module,
+    patients: Patients,
+    loss: Loss,
+    choice: EngineChoice,
+) -> None:
+    """Each patient's gradient and norm, out of a batch, are autograd's of that patient alone.
+
+    The reference is the same model, on the processor where the model is elsewhere.
+    """
+    at = next(reference.parameters()).device
+    known = Patients(patients.inputs.to(at), patients.targets.to(at))
     for number in range(len(patients)):
         with torch.no_grad():
             books = backward(model, patients, loss, by_choice(choice))
@@ -100,8 +186,8 @@ def _require_each(model: nn.Module, patients: Patients, loss: Loss, choice: Engi
             ours = flat_zeros(model)
             chosen = torch.arange(len(patients), device=ours.device) == number
             add_flat(ours, model, sheet, Weighing(chosen.double(), chosen))
-        theirs = plain_sum(model, patients[slice(number, number + 1)], loss)
-        _require_same(model, ours, theirs)
+        theirs = plain_sum(reference, known[slice(number, number + 1)], loss)
+        _require_same(model, ours.to(at), theirs)
         norm = float(theirs.norm())
         if not abs(squared - norm**2) <= SAME * max(norm**2, 1.0):
             raise ModelError(

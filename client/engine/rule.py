@@ -10,7 +10,7 @@ between 1e-180 and 1e154, so no square underflows and none overflows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import torch
@@ -74,6 +74,14 @@ def book_of(weight: torch.Tensor | Factored, bias: torch.Tensor | None) -> Book:
     return Book({"weight": weight, **held})
 
 
+def accurate(array: torch.Tensor) -> torch.Tensor:
+    """What gradients are made of, in a type that they may be formed and summed in."""
+    # bfloat16 has 8 bits: sums formed in it let a patient's vector exceed the clip norm. Records
+    # fill the memory, so they stay as short as they came, and are made longer where they are used.
+    half = array.is_floating_point() and array.dtype != torch.float64
+    return array.float() if half else array
+
+
 def blocks(array: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     """The columns of (patients, numbers), some at a time, as float64 that may be written over."""
     for first in range(0, array.shape[1], BLOCK):
@@ -111,6 +119,11 @@ def sum_of(arrays: list[torch.Tensor]) -> torch.Tensor:
 
 class Rule(Protocol):
     """How one kind of layer computes, and enters what its patients' gradients are."""
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether it is a product of its input and its weights, which bfloat16 makes fast."""
+        ...
 
     @property
     def kernels(self) -> tuple[str, ...]:
@@ -164,6 +177,14 @@ class Layer:
     options: Any
     parameters: Mapping[str, nn.Parameter]
 
+    def rounded(self, dtype: torch.dtype) -> Layer:
+        """The same layer with weights of another type, to compute with once."""
+        fewer = {
+            role: nn.Parameter(each.detach().to(dtype), requires_grad=False)
+            for role, each in self.parameters.items()
+        }
+        return replace(self, parameters=fewer)
+
     @property
     def weight(self) -> torch.Tensor:
         """The weight, no part of autograd."""
@@ -180,6 +201,7 @@ class OneKernel:
     """What rules have in common that know one way to make their book."""
 
     kernels: tuple[str, ...] = ("materialised",)
+    multiplies = False
 
     def candidates(self, layer: Layer, records: list[Any], patients: int) -> tuple[str, ...]:
         """The one kernel."""

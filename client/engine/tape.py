@@ -15,6 +15,7 @@ from client.engine.layers import RECURRENT, approximate, layer_of, rule_of, serv
 from client.engine.recurrent import dense_layers, unrolled
 from client.engine.rule import Book, Layer
 from client.engine.vmapped import ModuleCall, VmappedRule, detached, outputs, unwatched
+from common.devices.device import Precision
 from common.errors import ModelError
 
 Enter = Callable[[Layer, list[Any], int], Book]
@@ -30,13 +31,23 @@ class Tape:
             patient, as many for each.
         enter: makes the books.
         device: of the pass.
+        precision: of activations. In bfloat16 products of a layer's input and weights are made of
+            bfloat16 numbers, as autocast has it; everything else is computed in float32.
 
     Attributes:
         books: one for each layer that the loss depends on, when the backward pass is over.
     """
 
-    def __init__(self, patients: int, items: int, enter: Enter, device: torch.device) -> None:
+    def __init__(
+        self,
+        patients: int,
+        items: int,
+        enter: Enter,
+        device: torch.device,
+        precision: Precision = "float32",
+    ) -> None:
         self.books: dict[Layer, Book] = {}
+        self.short = torch.bfloat16 if precision == "bfloat16" else None
         self._patients, self._items = patients, items
         self._enter = enter
         # Autograd runs backward only through something that requires a gradient. Parameters do not
@@ -82,7 +93,10 @@ class Tape:
         """Use a module that no rule knows."""
         self._calls[layer] += 1
         module, call = layer.options, ModuleCall(values, named)
+        if self.short is not None:  # nobody knows which of its operations would take such numbers
+            call = call.lengthened()
         call.require_apart(layer, self._patients)
+        values, named = call.values, dict(call.named)
         with unwatched(module):
             found = torch.func.functional_call(module, detached(module), values, named)
         call = call.on(call.tensors)
@@ -134,7 +148,12 @@ class _Use(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, _: torch.Tensor, value: torch.Tensor, layer: Layer, tape: Tape) -> Any:  # noqa: ANN401 - torch's context is untyped
-        output, saved = layer.rule.forward(layer, value)
+        used, ctx.given = _used(layer, tape), value.dtype
+        if tape.short is not None and value.is_floating_point():
+            # What is kept for the way back is as short as what came.
+            value = value.to(tape.short)
+        output, saved = used.rule.forward(used, _fitting(value, used, tape))
+        output = output if tape.short is None else output.to(tape.short)
         output = output.clone() if output._is_view() else output  # noqa: SLF001 - what comes next may work in place
         ctx.layer, ctx.tape = layer, tape
         ctx.save_for_backward(value, *saved)
@@ -144,18 +163,25 @@ class _Use(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:  # noqa: ANN401 - as above
         value, *saved = ctx.saved_tensors
         layer, wanted = ctx.layer, ctx.needs_input_grad[1]
-        before, record = layer.rule.backward(
-            layer, value.detach(), tuple(saved), gradients[0], wanted=wanted
+        used = _used(layer, ctx.tape)
+        value, gradient = (
+            _fitting(each, used, ctx.tape) for each in (value.detach(), gradients[0])
         )
-        ctx.tape.record(layer, tuple(_accurate(each) for each in record))
-        return None, before, None, None
+        before, record = used.rule.backward(used, value, tuple(saved), gradient, wanted=wanted)
+        ctx.tape.record(layer, record)
+        return None, None if before is None else before.to(ctx.given), None, None
 
 
-def _accurate(array: torch.Tensor) -> torch.Tensor:
-    """What gradients are made of, in a type that they may be formed and summed in."""
-    # bfloat16 has 8 bits: sums formed in it let a patient's vector exceed the clip norm.
-    half = array.is_floating_point() and array.dtype != torch.float64
-    return array.float() if half else array
+def _used(layer: Layer, tape: Tape) -> Layer:
+    """The layer as it multiplies: with weights rounded to the type of activations."""
+    short = tape.short is not None and layer.rule.multiplies
+    return layer.rounded(tape.short) if short and tape.short is not None else layer
+
+
+def _fitting(value: torch.Tensor, layer: Layer, tape: Tape) -> torch.Tensor:
+    """Numbers in the type of the layer's weights; indices as they are."""
+    mixed = tape.short is not None and value.is_floating_point()
+    return value.to(layer.weight.dtype) if mixed else value
 
 
 class _Seen(torch.autograd.Function):

@@ -42,6 +42,17 @@ class ModuleCall:
         every = (*self.values, *self.named.values())
         return tuple(each.detach() for each in every if isinstance(each, torch.Tensor))
 
+    def lengthened(self) -> ModuleCall:
+        """The same call, bfloat16 numbers among its arguments in float32."""
+
+        def long(value: Any) -> Any:  # noqa: ANN401 - whatever a module takes
+            short = isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16
+            return value.float() if short else value
+
+        return ModuleCall(
+            tuple(map(long, self.values)), {name: long(each) for name, each in self.named.items()}
+        )
+
     def on(self, tensors: Tensors) -> ModuleCall:
         """The same call with other tensors in the places of these."""
         left = iter(tensors)

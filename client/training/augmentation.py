@@ -97,7 +97,7 @@ def _affine_maps(
 ) -> torch.Tensor:
     """The maps (images, 2, 3) from output to input, in (row, column) order and [-1, 1]."""
     # Coordinates run from -1 to 1 along both sides, so turning needs the ratio of the sides.
-    maps = torch.zeros(len(angles), 2, 3, dtype=torch.float64)
+    maps = angles.new_zeros(len(angles), 2, 3)
     sides = torch.where(mirrored, -1.0, 1.0)
     maps[:, 0, 0] = torch.cos(angles) * zooms
     maps[:, 0, 1] = -torch.sin(angles) * zooms * aspect * sides

@@ -12,6 +12,7 @@ import torch
 
 from client.data.cohort import Patient
 from client.engine.clipped import Patients, Tile, outputs, place
+from client.training.sampling import pixels_of
 from client.training.targets import TARGETS
 from client.training.tuning import images_of
 from common.devices.devices import DEVICES
@@ -125,16 +126,17 @@ def outputs_for(
     waiting = deque(rows)
     every = [row for mine in rows for row in mine]
     shape = (1, images_of(study), study.data.channels, *study.data.image_size)
-    like = DEVICES[choice.device].move(torch.zeros(shape))
-    tile = Tile(Patients(like, torch.zeros(1)), choice.tile, choice)
+    device = DEVICES[choice.device]
+    like = Patients(device.move(torch.zeros(shape)), device.move(torch.zeros(1)))
+    tile = Tile(like, choice.tile, choice)
     places = tile.patients.inputs.flatten(0, 1)
     found: list[torch.Tensor] = []
     for first in range(0, len(every), len(places)):
         some = every[first : first + len(places)]
         places.zero_()  # nothing of the images before may change a bit of these
-        pixels = torch.from_numpy(np.asarray(images[some], dtype=np.float32))
+        pixels = pixels_of(images, some, device)
         places[: len(some)] = (pixels - study.data.mean) / study.data.std
-        found += outputs(model, places)[: len(some)].clone().cpu()
+        found += outputs(model, places, choice.precision)[: len(some)].clone().cpu()
         # A patient whose images lie in two tiles waits for the second.
         while waiting and len(waiting[0]) <= len(found):
             mine = waiting.popleft()

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import flop_registry
 from client.engine.clipped import Patients, clipped_sum
 from client.training.gradients import summed_loss
 from client.training.targets import TARGETS
+from common.devices.device import Precision
 from common.numerics import LARGEST_TILE, EngineChoice
 from common.tasks.task import Task
 
@@ -53,7 +54,13 @@ class Room:
 
 
 def room_of(
-    sketch: nn.Module, shape: tuple[int, ...], task: Task, *, patients: int, items: int
+    sketch: nn.Module,
+    shape: tuple[int, ...],
+    task: Task,
+    *,
+    patients: int,
+    items: int,
+    precision: Precision = "float32",
 ) -> Room:
     """What a step over a tile of patients takes, by the kernels that arithmetic speaks for.
 
@@ -63,6 +70,7 @@ def room_of(
         task: whose loss it is.
         patients: places of the tile.
         items: of each patient.
+        precision: of activations.
 
     Raises:
         ModelError: the model cannot be trained privately.
@@ -71,14 +79,21 @@ def room_of(
         targets = TARGETS[task.target].made_up(task, patients, items, (shape[-2], shape[-1]))
         everyone = Patients(torch.zeros((patients, items, *shape)), targets)
     with _Watch() as watch:
-        clipped_sum(sketch, everyone, summed_loss(task), 1.0, EngineChoice(tile=patients))
+        choice = EngineChoice(tile=patients, precision=precision)
+        clipped_sum(sketch, everyone, summed_loss(task), 1.0, choice)
     arrays = watch.peak + everyone.inputs.nbytes
     weights = sum(each.nbytes for each in sketch.parameters())
     return Room(bytes=COPIES * weights + int(BESIDE * arrays), work=watch.work)
 
 
 def fitting(
-    sketch: nn.Module, shape: tuple[int, ...], task: Task, memory: int, *, items: int
+    sketch: nn.Module,
+    shape: tuple[int, ...],
+    task: Task,
+    memory: int,
+    *,
+    items: int,
+    precision: Precision = "float32",
 ) -> int:
     """Patients whose step stays within a memory: a power of two; 0 where not even one does.
 
@@ -88,15 +103,22 @@ def fitting(
         task: as there.
         memory: bytes.
         items: of each patient.
+        precision: as there.
     """
-    one, two = (room_of(sketch, shape, task, patients=count, items=items).bytes for count in (1, 2))
+
+    def taken(patients: int) -> int:
+        return room_of(
+            sketch, shape, task, patients=patients, items=items, precision=precision
+        ).bytes
+
+    one, two = taken(1), taken(2)
     if one > memory:
         return 0
     most = max(1, min(LARGEST_TILE, MOST_IMAGES // items))
     # From the line through one and two patients; what is fixed is counted once.
     guess = min(most, 1 + (memory - one) // max(two - one, 1))
     fits = 1 << (guess.bit_length() - 1)
-    while fits > 1 and room_of(sketch, shape, task, patients=fits, items=items).bytes > memory:
+    while fits > 1 and taken(fits) > memory:
         fits //= 2  # kernels change with the size of a tile
     return fits
 

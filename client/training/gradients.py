@@ -9,7 +9,6 @@ from torch import nn
 
 from client.engine.clipped import ClippedSum, Loss, Patients, flat_zeros, plain_sum
 from client.training.sampling import Batch
-from common.devices.devices import DEVICES
 from common.numerics import EngineChoice
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
 from common.tasks.task import Task
@@ -36,13 +35,12 @@ class GradientSum:
         choice: EngineChoice,
     ) -> None:
         self._model, self._loss, self._choice = model, summed_loss(task, total=True), choice
-        self._device = DEVICES[choice.device]
         self._clipped: ClippedSum | None = None
         if isinstance(mechanism, PatientMechanism):
             self._clipped = ClippedSum(model, self._loss, mechanism.clip_norm, choice)
 
     def over(self, batches: Iterable[Batch]) -> torch.Tensor:
-        """The sum over all patients of some batches, which may be none.
+        """The sum over all patients of some batches on the model's device, which may be none.
 
         Returns:
             Flat float64; the next sum is written over it.
@@ -54,16 +52,13 @@ class GradientSum:
             return self._plain(batches)
         self._clipped.start()
         for batch in batches:
-            self._clipped.add(self._moved(batch))
+            self._clipped.add(Patients(batch.pixels, batch.targets))
         return self._clipped.total
-
-    def _moved(self, batch: Batch) -> Patients:
-        return Patients(self._device.move(batch.pixels), self._device.move(batch.targets))
 
     def _plain(self, batches: Iterable[Batch]) -> torch.Tensor:
         total = flat_zeros(self._model)
         for batch in batches:
-            patients = self._moved(batch)
+            patients = Patients(batch.pixels, batch.targets)
             for first in range(0, len(patients), self._choice.tile):
                 total += self._finite(patients[slice(first, first + self._choice.tile)])
         return total
@@ -111,11 +106,14 @@ def _mapped(task: Task) -> _Each:
         except Exception:
             if not total:
                 raise
-        sound = torch.tensor([_is_sound(task, *one) for one in zip(outputs, targets, strict=True)])
+        each = [_is_sound(task, *one) for one in zip(outputs, targets, strict=True)]
+        sound = torch.tensor(each, device=outputs.device)
         if not sound.any():
             return outputs.flatten(1).sum(dim=1) * 0.0
         # In the place of one that fails stands another, so that shapes, and all others' bits, stay.
-        places = torch.where(sound, torch.arange(len(sound)), int(sound.nonzero()[0]))
+        places = torch.where(
+            sound, torch.arange(len(each), device=outputs.device), each.index(True)
+        )
         return torch.where(sound, mapped(outputs[places], targets[places]), 0.0)
 
     return each

@@ -19,9 +19,10 @@ import torch
 from client.data.cohort import Patient
 from client.engine.clipped import place
 from client.training.gradients import GradientSum
-from client.training.noise import noised
+from client.training.noise import Deviates, DrawnAhead, drawing, noised
 from client.training.sampling import RoundStreams, draw
 from client.training.tuning import check
+from common.devices.devices import DEVICES
 from common.models.networks import build_model, load_flat
 from common.numerics import EngineChoice
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
@@ -92,34 +93,41 @@ def local_change(
         ModelError: names a module that cannot be trained privately.
     """
     study, mechanism, choice = probed.study, probed.mechanism, probed.choice
+    device = DEVICES[choice.device]
     model = place(build_model(study), choice)
     start = torch.from_numpy(np.array(weights, dtype=np.float32))  # a copy: it may be read-only
     current, velocity = start.clone(), torch.zeros_like(start)
     training, strategy = study.training, study.aggregation.options
     rate = learning_rate(study, round_number)
     gradients = GradientSum(model, mechanism, study.task, choice)
-    for step in range(training.local_steps):
-        load_flat(model, current)
-        drawn = draw(
-            study,
-            mechanism,
-            images,
-            patients,
-            streams=streams,
-            step=step,
-            tile=choice.tile,
-            masks=masks,
-        )
-        total = gradients.over(drawn)
-        # Over the public expected number, not the drawn one (Abadi et al. 2016, algorithm 1): how
-        # many were drawn is sensitive.
-        gradient = noised(total, mechanism, streams.stream("noise", step)) / mechanism.divisor
-        # After the noise: momentum, weight decay and FedProx's pull (Li et al. 2020,
-        # arXiv:1812.06127) see weights and noised sums alone, so they cost no privacy.
-        velocity = training.momentum * velocity + gradient
-        drift = training.weight_decay * current + strategy.local_term(current, start)
-        current = current - rate * (velocity + drift)
-        reach("training.step", round_number)
+    private = isinstance(mechanism, PatientMechanism)
+    with drawing(ahead=private and device.is_apart) as pool:
+        for step in range(training.local_steps):
+            load_flat(model, device.move(current))
+            noise: Deviates = (stream := streams.stream("noise", step))
+            if pool is not None:
+                noise = DrawnAhead(stream, current.numel(), pool)
+            drawn = draw(
+                study,
+                mechanism,
+                images,
+                patients,
+                streams=streams,
+                step=step,
+                tile=choice.tile,
+                masks=masks,
+                device=device,
+            )
+            total = gradients.over(drawn)
+            # Over the public expected number, not the drawn one (Abadi et al. 2016, algorithm 1):
+            # how many were drawn is sensitive.
+            gradient = noised(total, mechanism, noise) / mechanism.divisor
+            # After the noise: momentum, weight decay and FedProx's pull (Li et al. 2020,
+            # arXiv:1812.06127) see weights and noised sums alone, so they cost no privacy.
+            velocity = training.momentum * velocity + gradient
+            drift = training.weight_decay * current + strategy.local_term(current, start)
+            current = current - rate * (velocity + drift)
+            reach("training.step", round_number)
     most = torch.finfo(torch.float32).max
     return (current - start).nan_to_num_(nan=most, posinf=most, neginf=-most).numpy()
 

@@ -9,14 +9,68 @@ vector's norm is :data:`common.privacy.mechanisms.GAMMA`; the noise is calibrate
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Protocol
+
 import torch
 
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
 from common.privacy.randomness import PAIRS, Stream
+from common.process.denormals import flushed
+
+
+class Deviates(Protocol):
+    """Where the noise of one sum comes from: a stream, or what was drawn of it ahead."""
+
+    def normal_blocks(self, count: int) -> Iterator[torch.Tensor]:
+        """So many standard normal deviates, float64, as :class:`Stream` has it."""
+        ...
+
+
+class DrawnAhead:
+    """The deviates of a stream, drawn by another thread while a graphics card forms the sum.
+
+    Args:
+        stream: that no other sum has.
+        count: coordinates of the sum; as many float64 numbers are in memory at once.
+        pool: of one thread.
+    """
+
+    def __init__(self, stream: Stream, count: int, pool: ThreadPoolExecutor) -> None:
+        self._drawn = pool.submit(_drawn, stream, count)
+
+    def normal_blocks(self, count: int) -> Iterator[torch.Tensor]:
+        """See :class:`Deviates`; once, and for the sum that they were drawn for."""
+        blocks = self._drawn.result()
+        assert sum(map(len, blocks)) == count, "drawn for another sum"
+        return iter(blocks)
+
+
+# A thread has the flag that counts very small numbers as zero for itself: without it, other bits.
+@flushed()
+def _drawn(stream: Stream, count: int) -> list[torch.Tensor]:
+    # clone: each block is written over by the next.
+    return [block.clone() for block in stream.normal_blocks(count)]
+
+
+@contextmanager
+def drawing(*, ahead: bool) -> Iterator[ThreadPoolExecutor | None]:
+    """The thread that draws ahead while a round lasts; None where noise is drawn when it is added.
+
+    Args:
+        ahead: whether something else than the processor forms the sums.
+    """
+    if not ahead:
+        yield None
+        return
+    with ThreadPoolExecutor(1, "noise") as pool:
+        yield pool
 
 
 def noised(
-    total: torch.Tensor, mechanism: PatientMechanism | NoMechanism, stream: Stream
+    total: torch.Tensor, mechanism: PatientMechanism | NoMechanism, stream: Deviates
 ) -> torch.Tensor:
     """A sum over patients, with Gaussian noise on each coordinate.
 

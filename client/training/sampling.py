@@ -24,6 +24,8 @@ import torch
 from client.data.cohort import Patient
 from client.training.augmentation import DRAWS, augment
 from client.training.targets import TARGETS
+from common.devices.cpu import CPU
+from common.devices.device import Device
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
 from common.privacy.randomness import Stream, derive
 from common.study.study_file import Study
@@ -77,7 +79,7 @@ class PatientStreams:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some of the patients that one step works on.
+    """Some of the patients that one step works on, on the device that computes it.
 
     Attributes:
         pixels: float32 (patients, images, channels, height, width), normalised.
@@ -98,6 +100,7 @@ def draw(
     step: int,
     tile: int,
     masks: npt.NDArray[Any] | None = None,
+    device: Device = CPU,
 ) -> Iterator[Batch]:
     """Poisson-sample patients, draw images of each, augment each image by itself.
 
@@ -110,6 +113,7 @@ def draw(
         step: which step of the round.
         tile: patients in a batch, at most: memory does not depend on how many are drawn.
         masks: (images, height, width), where they are the targets.
+        device: where images are normalised and augmented; the draws are the processor's.
 
     Yields:
         Batches of at most ``tile`` patients; none where nobody was drawn, or too many were.
@@ -126,15 +130,19 @@ def draw(
     if len(chosen) > most:
         return
     for first in range(0, len(chosen), tile):
-        yield _batch(study, images, masks, chosen[first : first + tile], own)
+        yield _batch(
+            study, images, chosen[first : first + tile], own=own, masks=masks, device=device
+        )
 
 
 def _batch(
     study: Study,
     images: npt.NDArray[Any],
-    masks: npt.NDArray[Any] | None,
     chosen: list[Patient],
+    *,
     own: PatientStreams,
+    masks: npt.NDArray[Any] | None,
+    device: Device,
 ) -> Batch:
     """Some drawn patients, each of whose images are changed by themselves."""
     training, data = study.training, study.data
@@ -149,16 +157,30 @@ def _batch(
         rows[place] = [patient.images[int(one * len(patient.images))] for one in draws]
         changes.append(torch.from_numpy(stream.uniform((drawn * copies, DRAWS))))
     repeated = np.repeat(rows, copies, axis=1)
-    taken = images[repeated.reshape(-1)]
     form = TARGETS[study.task.target]
-    targets = [form.of(mine, each, masks) for mine, each in zip(chosen, repeated, strict=True)]
-    pixels = torch.from_numpy(np.asarray(taken, dtype=np.float32))
+    aims = [form.of(mine, each, masks) for mine, each in zip(chosen, repeated, strict=True)]
+    # All at once, and pixels as they are in the cache: half the bytes of float32.
+    targets = device.move(torch.stack(aims))
+    pixels = pixels_of(images, repeated.reshape(-1), device)
     pixels = pixels.unflatten(0, (len(chosen), drawn * copies))
     if training.augmentation.active:
         # Not all patients' at once: libraries round by place and by number.
-        how = training.augmentation
-        pairs = zip(pixels, changes, strict=True)
+        how, maps = training.augmentation, device.move(torch.stack(changes))
+        pairs = zip(pixels, maps, strict=True)
         pixels = torch.stack([augment(mine.clone(), how, each) for mine, each in pairs])
-        aims = zip(targets, changes, strict=True)
-        targets = [form.moved(mine, how, each) for mine, each in aims]
-    return Batch((pixels - data.mean) / data.std, torch.stack(targets))
+        moved = zip(targets, maps, strict=True)
+        targets = torch.stack([form.moved(mine, how, each) for mine, each in moved])
+    return Batch((pixels - data.mean) / data.std, targets)
+
+
+def pixels_of(
+    images: npt.NDArray[Any], rows: npt.NDArray[np.int64] | list[int], device: Device
+) -> torch.Tensor:
+    """Some images of a cohort on a device, float32 (rows, channels, height, width) in [0, 1].
+
+    Args:
+        images: (images, channels, height, width), mapped from the cache; they are copied.
+        rows: which.
+        device: that takes them as they are in the cache, and makes them float32.
+    """
+    return device.move(torch.from_numpy(np.array(images[rows]))).to(torch.float32)

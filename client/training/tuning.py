@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,13 +15,14 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from client.engine.alone import is_alone
+from client.engine.alone import is_alone, settled
 from client.engine.choice import example_of, measured
-from client.engine.clipped import Patients, clipped_sum, place
+from client.engine.clipped import Loss, Patients, clipped_sum, place
 from client.engine.probe import require_sound
 from client.training.footprint import COPIES, Room, evaluated, fitting, room_of
 from client.training.gradients import summed_loss
 from client.training.targets import TARGETS
+from common.devices.devices import DEVICES
 from common.errors import ModelError
 from common.files import canonical_json, sha256, write_atomic
 from common.models.networks import seeded_model, sketch, weights_count
@@ -36,12 +38,11 @@ REST_SECONDS: Final = 60.0
 MOST_KEPT: Final = 32
 """Shapes of study whose choice is kept; of more, the newest."""
 PROBED_PATIENTS: Final = 3
-TRIED_WORK: Final = 2**36
-"""Floating-point operations of a step that is tried for an offer, of which nobody has approved: a
-few seconds on one thread, and a trial is some ten steps. What takes more has a smaller tile."""
+PROCESSOR: Final = EngineChoice()
+"""Nothing chosen: float32 on the processor."""
 _WEIGHT_BYTES: Final = 4
 LITTLE_WORK: Final = 2**33
-"""The same while the last measurement is not long ago."""
+"""Floating-point operations of a step that is tried while the last measurement is not long ago."""
 
 
 @dataclass
@@ -60,7 +61,15 @@ class Choices:
     rest: float = REST_SECONDS
     _rested: float = field(default=-math.inf, init=False, repr=False)
 
-    def of(self, study: Study, *, threads: int, memory: int, kernels: Kernels) -> NumericsRecord:
+    def of(
+        self,
+        study: Study,
+        *,
+        threads: int,
+        memory: int,
+        kernels: Kernels,
+        blank: EngineChoice = PROCESSOR,
+    ) -> NumericsRecord:
         """The numerics record of a study on this machine; torch has that many threads now.
 
         Args:
@@ -68,27 +77,28 @@ class Choices:
             threads: of torch within an operation.
             memory: as for :func:`choose`.
             kernels: whether they are to be timed, where that was not done a moment ago.
+            blank: as for :func:`choose`.
         """
         if kernels == "modelled":
-            return record(threads, modelled(study, memory))
-        blank = record(threads, EngineChoice())
+            return record(threads, modelled(study, memory, blank=blank))
         shape = {
             **network_of(study),
             "images": images_of(study),
             "batch": study.training.batch_size,
             "evaluated": _evaluated(study),
             "memory": memory,
-            "on": decisive(blank),  # after an update kernels are timed again
+            "on": decisive(record(threads, blank)),  # after an update kernels are timed again
         }
         return record(
-            threads, remembered(self.path, _KEPT, shape, partial(self._chosen, study, memory))
+            threads,
+            remembered(self.path, _KEPT, shape, partial(self._chosen, study, memory, blank)),
         )
 
-    def _chosen(self, study: Study, memory: int) -> EngineChoice:
+    def _chosen(self, study: Study, memory: int, blank: EngineChoice) -> EngineChoice:
         if time.monotonic() < self._rested:
-            return modelled(study, memory, work=LITTLE_WORK)
+            return modelled(study, memory, work=LITTLE_WORK, blank=blank)
         try:
-            return choose(study, memory=memory)
+            return choose(study, memory=memory, blank=blank)
         finally:
             self._rested = time.monotonic() + self.rest
 
@@ -132,25 +142,28 @@ def remembered(
     return kept[key]
 
 
-def choose(study: Study, *, memory: int) -> EngineChoice:
+def choose(study: Study, *, memory: int, blank: EngineChoice = PROCESSOR) -> EngineChoice:
     """The fastest way to form a study's gradients here, with torch's present threads.
 
     Args:
         study: model, image size, images of a patient and batch are taken from it.
         memory: bytes that activations and gradients of a tile may take.
+        blank: the device, and the precision of activations.
 
     Raises:
         ModelError: the model cannot be built, not be trained privately, or not in this memory.
     """
-    choice = modelled(study, memory)
-    if room(study).work > TRIED_WORK:  # an offer would keep the machine busy, approved by nobody
+    choice = modelled(study, memory, blank=blank)
+    # An offer would keep the machine busy, approved by nobody.
+    if room(study).work > DEVICES[blank.device].tried_work:
         return choice
     model, loss = _probed(study), summed_loss(study.task)
-    example = _example(study, model, choice.tile)
-    found = measured(model, example, loss, choice, seconds=TIMED_SECONDS)
-    # Kernels that were timed must compute a patient alone, as the modelled ones were tried to.
-    alone = is_alone(place(model, found), example[slice(0, PROBED_PATIENTS)], loss, found)
-    return found if alone else choice
+    example = _example(study, model, choice.tile, blank)
+    with _on_a_card_that_is_large_enough(choice):
+        found = measured(model, example, loss, choice, seconds=TIMED_SECONDS)
+        # Kernels that were timed must compute a patient alone, as the modelled ones were tried to.
+        some = example[slice(0, PROBED_PATIENTS)]
+        return _passing(place(model, found), some, loss, found) or choice
 
 
 def room(study: Study) -> Room:
@@ -162,7 +175,9 @@ def room(study: Study) -> Room:
     return _room(_of_any_batch(study))
 
 
-def modelled(study: Study, memory: int, *, work: int = TRIED_WORK) -> EngineChoice:
+def modelled(
+    study: Study, memory: int, *, work: int | None = None, blank: EngineChoice = PROCESSOR
+) -> EngineChoice:
     """A way to form a study's gradients that follows from shapes alone.
 
     Where this machine computes a patient otherwise beside others, patients are taken one by one.
@@ -171,7 +186,9 @@ def modelled(study: Study, memory: int, *, work: int = TRIED_WORK) -> EngineChoi
     Args:
         study: as for :func:`choose`.
         memory: as there.
-        work: floating-point operations that a step may take that is tried.
+        work: floating-point operations that a step may take that is tried; as many as the device
+            does in a few seconds where it is left out.
+        blank: as there.
 
     Raises:
         ModelError: as there.
@@ -187,10 +204,16 @@ def modelled(study: Study, memory: int, *, work: int = TRIED_WORK) -> EngineChoi
             wanted=f"at most {mib(memory)} MiB, since a patient's images are clipped together",
             remedy="raise memory_mib, or use fewer images or copies, or a smaller model",
         )
-    most = min(_fits(alike, memory - beside), max(1, work // max(1, _room(alike).work)))
+    work = DEVICES[blank.device].tried_work if work is None else work
+    fits = _fits(alike, memory - beside, blank.model_dump_json())
+    most = min(fits, max(1, work // max(1, _room(alike).work)))
     tiles = (tile_of(batch, most) for batch in (study.training.batch_size, LARGEST_TILE))
-    found = (tile for tile in tiles if _alone_in(alike, tile, torch.get_num_threads()))
-    return EngineChoice(tile=next(found, 1))
+    choices = (blank.model_copy(update={"tile": tile}) for tile in tiles)
+    tried = (_settled(alike, each.model_dump_json(), torch.get_num_threads()) for each in choices)
+    found = next(filter(None, tried), None)
+    if found is not None:
+        return EngineChoice.model_validate_json(found)
+    return blank.model_copy(update={"tile": 1})
 
 
 def needed(study: Study, memory: int) -> int:
@@ -219,19 +242,33 @@ def _room(study: Study) -> Room:
 
 
 @lru_cache(maxsize=64)
-def _fits(study: Study, memory: int) -> int:
-    items = images_of(study)
-    return fitting(sketch(study), _shape(study), study.task, memory, items=items)
+def _fits(study: Study, memory: int, given: str) -> int:
+    items, shape = images_of(study), _shape(study)
+    precision = EngineChoice.model_validate_json(given).precision
+    return fitting(sketch(study), shape, study.task, memory, items=items, precision=precision)
 
 
 @lru_cache(maxsize=64)
-def _alone_in(study: Study, tile: int, _threads: int) -> bool:
-    """Whether a patient's bits are the same wherever in a tile, as far as a trial tells."""
-    if tile == 1:
-        return True  # nobody is beside
-    choice, model = EngineChoice(tile=tile), _probed(study)
-    example = _example(study, model, min(tile, PROBED_PATIENTS))
-    return is_alone(place(model, choice), example, summed_loss(study.task), choice)
+def _settled(study: Study, given: str, _threads: int) -> str | None:
+    """The choice under which a patient's bits are the same wherever in a tile, as a trial tells."""
+    choice = EngineChoice.model_validate_json(given)
+    if choice.tile == 1:
+        return given  # nobody is beside
+    model, loss = _probed(study), summed_loss(study.task)
+    example = _example(study, model, min(choice.tile, PROBED_PATIENTS), choice)
+    with _on_a_card_that_is_large_enough(choice):
+        found = _passing(place(model, choice), example, loss, choice)
+    return None if found is None else found.model_dump_json()
+
+
+def _passing(
+    model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice
+) -> EngineChoice | None:
+    """The choice where it computes a patient alone; on a card, perhaps with other kernels."""
+    if DEVICES[choice.device].is_apart:
+        return settled(model, example, loss, choice)
+    # On the processor a smaller tile follows: what running studies agreed on names no kernels.
+    return choice if is_alone(model, example, loss, choice) else None
 
 
 def mib(size: int) -> int:
@@ -252,14 +289,34 @@ def check(study: Study, choice: EngineChoice) -> None:
 @lru_cache(maxsize=64)
 def _check(study: Study, choice: str, _threads: int) -> None:
     model, loss = _probed(study), summed_loss(study.task)
-    example, chosen = (
-        _example(study, model, PROBED_PATIENTS),
-        EngineChoice.model_validate_json(choice),
-    )
-    require_sound(model, example, loss, chosen)
-    # Allocates the memory of a step once before any patient is read: where there is too little, the
-    # site fails for every sample alike, and its failure tells nothing of who was drawn.
-    clipped_sum(place(model, chosen), example, loss, 1.0, chosen)
+    chosen = EngineChoice.model_validate_json(choice)
+    example = _example(study, model, PROBED_PATIENTS, chosen)
+    with _on_a_card_that_is_large_enough(chosen):
+        require_sound(model, example, loss, chosen)
+        # Allocates the memory of a step once before any patient is read: where there is too little,
+        # the site fails for every sample alike, and its failure tells nothing of who was drawn.
+        clipped_sum(place(model, chosen), example, loss, 1.0, chosen)
+        DEVICES[chosen.device].finish()
+
+
+@contextmanager
+def _on_a_card_that_is_large_enough(choice: EngineChoice) -> Iterator[None]:
+    """Work on made-up patients; a card's lack of memory is said in words, and nothing tried again.
+
+    Raises:
+        ModelError: the card has too little memory for a tile.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            "a step over one tile of patients does not fit into the memory of the graphics card",
+            where="[device] memory_mib; [model], [data] image_size",
+            found=f"{choice.tile} patients at once, on {DEVICES[choice.device].card()}",
+            wanted="memory for as many patients as are worked on at once",
+            remedy="lower memory_mib, so that fewer are, and ask the coordinator for a new offer; "
+            "or end other programs that use the card",
+        ) from error
 
 
 def _probed(study: Study) -> nn.Module:
@@ -314,12 +371,12 @@ def images_of(study: Study) -> int:
     return study.training.images_per_patient * study.training.augmentation.copies
 
 
-def _example(study: Study, model: nn.Module, patients: int) -> Patients:
-    """Random input, with targets of all kinds in turn."""
-    items, task = images_of(study), study.task
+def _example(study: Study, model: nn.Module, patients: int, choice: EngineChoice) -> Patients:
+    """Random input on the choice's device, with targets of all kinds in turn."""
+    items, task, there = images_of(study), study.task, DEVICES[choice.device]
     found = example_of(_shape(study), patients, items, model)
     targets = TARGETS[task.target].made_up(task, patients, items, study.data.image_size)
-    return Patients(found.inputs, targets)
+    return Patients(there.move(found.inputs), there.move(targets))
 
 
 def _shape(study: Study) -> tuple[int, int, int]:

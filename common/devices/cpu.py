@@ -14,6 +14,8 @@ class Cpu(Device):
     """The processor, by torch's own threads."""
 
     layouts: ClassVar[tuple[Layout, ...]] = ("contiguous", "channels_last")
+    tried_work: ClassVar[int] = 2**36
+    is_apart: ClassVar[bool] = False
 
     def capability(self) -> str:
         """The vector instructions that torch chose."""
@@ -22,6 +24,21 @@ class Cpu(Device):
         from common.process import denormals  # noqa: F401 - before anything is computed
 
         return f"torch {torch.backends.cpu.get_cpu_capability()}"
+
+    def card(self) -> None:
+        """None: what of the processor decides bits is in every record."""
+
+    def require(self, memory: int) -> None:
+        """Nothing: it is there, and the site file's number is the bound."""
+
+    def memory(self) -> None:
+        """None: other programs share it."""
+
+    def release(self) -> None:
+        """Nothing: memory goes back by itself."""
+
+    def hold(self, memory: int) -> None:
+        """Nothing: a step over a whole tile is tried before any patient is read."""
 
     def set_threads(self, threads: int) -> None:
         """Threads within an operation, each of which counts numbers near zero as zero."""
@@ -51,3 +68,7 @@ class Cpu(Device):
 
     def finish(self) -> None:
         """Nothing: an operation returns when it is done."""
+
+
+CPU = Cpu()
+"""The one: it has noise and weights in hand whatever else computes."""

@@ -9,13 +9,48 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
+
+from common.settings import Section
+from common.text import Words
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-DeviceName = Literal["cpu"]
+DeviceName = Literal["cpu", "cuda"]
 """Every device that a plan may name: a closed list, as :data:`common.devices.devices.DEVICES`."""
 Layout = Literal["contiguous", "channels_last"]
 """How images lie in memory: channel by channel, or pixel by pixel."""
+Precision = Literal["float32", "bfloat16"]
+"""The type of activations. Weights, weight gradients, norms and sums never have fewer bits than
+float32."""
+
+
+class Card(Section):
+    """A graphics card as it decides bits: another one may round otherwise.
+
+    Attributes:
+        name: as the driver calls it.
+        multiprocessors: how many it has; libraries divide a sum among them.
+        mig: profile of the slice of a card that is divided (Multi-Instance GPU), or ``none``.
+        driver: version of the NVIDIA driver.
+        cuda: version of CUDA that torch was built with.
+        cudnn: version of cuDNN.
+    """
+
+    name: Words
+    multiprocessors: int = Field(ge=1)
+    mig: Words
+    driver: Words
+    cuda: Words
+    cudnn: Words
+
+    def __str__(self) -> str:
+        """In one line, as an error shows it."""
+        return (
+            f"{self.name}, {self.multiprocessors} multiprocessors, MIG {self.mig}, "
+            f"driver {self.driver}, CUDA {self.cuda}, cuDNN {self.cudnn}"
+        )
 
 
 class Device(ABC):
@@ -23,13 +58,51 @@ class Device(ABC):
 
     Attributes:
         layouts: that are worth timing, the one for whatever is no image first.
+        tried_work: floating-point operations of a step that is tried for an offer, of which nobody
+            has approved: a few seconds, and a trial is some ten steps.
+        is_apart: whether it computes beside the processor, so that an operation returns before it
+            is done and the processor can prepare what comes next.
     """
 
     layouts: ClassVar[tuple[Layout, ...]]
+    tried_work: ClassVar[int]
+    is_apart: ClassVar[bool]
 
     @abstractmethod
-    def capability(self) -> str:
-        """What of the device decides bits, for the numerics record."""
+    def card(self) -> Card | None:
+        """The graphics card, for the numerics record; None for the processor.
+
+        Raises:
+            SiteError: there is none.
+        """
+
+    @abstractmethod
+    def require(self, memory: int) -> None:
+        """Refuse a device that is not there, or on which so many bytes can never be had.
+
+        Raises:
+            SiteError: says what to write into the site file instead.
+        """
+
+    @abstractmethod
+    def memory(self) -> int | None:
+        """Bytes that it has in all, whoever uses them; None where the site file's number is all.
+
+        Raises:
+            SiteError: it is not there.
+        """
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give back what this process took and does not use now."""
+
+    @abstractmethod
+    def hold(self, memory: int) -> None:
+        """Take so many bytes for this process, unless it has them: before any round.
+
+        Raises:
+            SiteError: as :meth:`require`, or other programs have taken them.
+        """
 
     @abstractmethod
     def set_threads(self, threads: int) -> None:
@@ -49,7 +122,10 @@ class Device(ABC):
 
     @abstractmethod
     def move(self, tensor: Tensor) -> Tensor:
-        """A tensor's numbers on the device; the same tensor where it is there."""
+        """A tensor's numbers on the device; the same tensor where it is there.
+
+        The tensor that is given must not be changed afterwards: the copy may not be done yet.
+        """
 
     @abstractmethod
     def finish(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from common.devices.cpu import Cpu
+from common.devices.cpu import CPU
+from common.devices.cuda import Cuda
 from common.devices.device import Device, DeviceName
 
-DEVICES: Final[dict[DeviceName, Device]] = {"cpu": Cpu()}
+DEVICES: Final[dict[DeviceName, Device]] = {"cpu": CPU, "cuda": Cuda()}

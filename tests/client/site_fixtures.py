@@ -91,6 +91,7 @@ class Hospital:
         ignored: differences between PatientIDs of one person.
         masks: whether each data set has a folder of them beside its images.
         memory_mib: of the device.
+        device: more of the section of that name.
         cache_gib: that decoded images may take.
     """
 
@@ -112,6 +113,7 @@ class Hospital:
     ignored: tuple[str, ...] = ()
     masks: bool = False
     memory_mib: int = 1024
+    device: dict[str, Any] = field(default_factory=dict)
     cache_gib: float = 64.0
 
     def __post_init__(self) -> None:
@@ -153,7 +155,8 @@ class Hospital:
                 "threads": self.threads,
                 "kernels": self.kernels,
                 "memory_mib": self.memory_mib,
-            },
+            }
+            | self.device,
         }
 
     def rows(self, table: str) -> list[dict[str, Any]]:

@@ -54,9 +54,15 @@ def test_what_ends_the_worker_passes_every_handler_of_errors() -> None:
     assert not exhausted(ValueError("out of memory"))
 
 
-@pytest.mark.parametrize(("gpu", "seen"), [(None, ""), (0, "0"), (3, "3")])
-def test_a_worker_sees_the_card_that_it_was_given_and_no_other(gpu: int | None, seen: str) -> None:
-    assert ProcessLimits(gpu=gpu).environment == {"CUDA_VISIBLE_DEVICES": seen}
+@pytest.mark.parametrize(("gpu", "seen"), [(None, ""), (0, "0"), (3, "3"), ("MIG-1a", "MIG-1a")])
+def test_a_worker_sees_the_card_that_it_was_given_and_no_other(
+    gpu: int | str | None, seen: str
+) -> None:
+    """Counted as nvidia-smi counts."""
+    assert ProcessLimits(gpu=gpu).environment == {
+        "CUDA_VISIBLE_DEVICES": seen,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
 
 
 def test_waits_grow_to_a_bound_and_differ() -> None:

@@ -232,5 +232,32 @@ def test_a_number_at_the_edge_is_refused_by_its_name_or_can_be_counted_with(
     data = file.data["chest-xray"]
     assert 1 <= data.most_validated <= data.most_patients
     assert 0 <= file.policy.limits.spent(np.ones(len(ORDERS))) < math.inf
-    for number in (file.site.cache_bytes, file.device.memory_limit_mib or 0, file.device.gpu or 0):
+    card = file.device.gpu or 0
+    assert isinstance(card, int)
+    for number in (file.site.cache_bytes, file.device.memory_limit_mib or 0, card):
         assert 0 <= number < 2**63
+
+
+UUID = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
+
+
+@pytest.mark.parametrize("gpu", [0, 7, UUID, UUID.replace("GPU", "MIG"), "MIG-GPU-8932f937/1/0"])
+def test_a_card_is_named_by_its_number_or_its_uuid(tmp_path: Path, gpu: int | str) -> None:
+    device = read(tmp_path, device={"gpu": gpu}).device
+    assert (device.gpu, device.name) == (gpu, "cuda")
+    assert read(tmp_path).device.name == "cpu"
+
+
+@pytest.mark.parametrize("gpu", ["", "cuda:0", "all", "GPU-", "GPU-8932f937,1", "gpu-8932f937"])
+def test_what_names_no_card_is_refused_with_what_to_write(tmp_path: Path, gpu: str) -> None:
+    with pytest.raises(SiteError) as caught:
+        read(tmp_path, device={"gpu": gpu})
+    assert "nvidia-smi -L lists both" in caught.value.details["found"]
+
+
+def test_short_activations_are_for_a_card_alone(tmp_path: Path) -> None:
+    device = {"gpu": 0, "precision": "bfloat16"}
+    assert read(tmp_path, device=device).device.precision == "bfloat16"
+    with pytest.raises(SiteError) as caught:
+        read(tmp_path, device={"precision": "bfloat16"})
+    assert "name one with gpu" in caught.value.details["found"]

@@ -10,7 +10,6 @@ import pytest
 
 from client.training.tuning import (
     MOST_KEPT,
-    TRIED_WORK,
     Choices,
     check,
     choose,
@@ -18,6 +17,7 @@ from client.training.tuning import (
     room,
     tile_of,
 )
+from common.devices.devices import DEVICES
 from common.errors import ModelError
 from common.numerics import LARGEST_TILE, EngineChoice, record
 from common.study.study_file import Study
@@ -93,9 +93,9 @@ def test_who_asks_about_many_shapes_has_one_of_them_measured_and_few_kept(
     """What was not measured then is not measured later: a plan must find what its offer said."""
     timed: list[Study] = []
 
-    def counting(study: Study, *, memory: int) -> EngineChoice:
+    def counting(study: Study, *, memory: int, blank: EngineChoice) -> EngineChoice:
         timed.append(study)
-        return choose(study, memory=memory)
+        return choose(study, memory=memory, blank=blank)
 
     monkeypatch.setattr("client.training.tuning.choose", counting)
     choices = Choices(tmp_path / "choices.json")
@@ -165,7 +165,7 @@ def test_what_would_take_hours_to_try_is_not_tried_for_an_offer() -> None:
         model={"widths": [128, 256, 256], "norm": "none", "pooling": "average"},
         data={"image_size": [384, 384]},
     )
-    assert room(wide).work > TRIED_WORK
+    assert room(wide).work > DEVICES["cpu"].tried_work
     assert modelled(wide, 2**33).tile == 1
     assert choose(wide, memory=2**33) == EngineChoice(tile=1)
 

@@ -7,10 +7,9 @@ from typing import get_args
 import torch
 from torch import nn
 
+from common.devices.cpu import CPU
 from common.devices.device import DeviceName, Layout
 from common.devices.devices import DEVICES
-
-CPU = DEVICES["cpu"]
 
 
 def test_every_device_that_a_plan_may_name_is_there() -> None:

@@ -1,0 +1,1 @@
+"""``make cuda``: tests, probe and benchmark on this machine's graphics card, and their page."""

@@ -1,0 +1,97 @@
+"""Is the graphics card of the site file there, and large enough? Asked at ``check`` and ``serve``.
+
+In a process of its own, ``python -m client.device_check MEMORY``: which card a process sees is
+settled when it starts, and torch, with a card's context, would stay in the one that asks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Final
+
+from client.process_limits import ProcessLimits
+from client.sitefile import DeviceSettings, SiteFile
+from common.devices.device import DeviceName
+from common.devices.devices import DEVICES
+from common.documents import read_json
+from common.errors import SiteError
+
+EXIT_UNUSABLE: Final = 3
+"""Exit code of the process that asks; standard output has the error."""
+CARD: Final[DeviceName] = "cuda"
+MIB: Final = 2**20
+
+
+def require_device(file: SiteFile) -> str | None:
+    """What the card is, in words; None where the processor computes and nothing is to be asked.
+
+    Args:
+        file: the site file.
+
+    Raises:
+        SiteError: the card is not there, or has less memory than the site file needs.
+    """
+    settings = file.device
+    if settings.gpu is None:
+        return None
+    asked = subprocess.run(  # noqa: S603 - this interpreter, on a module of ours
+        [sys.executable, "-m", __name__, str(settings.memory)],
+        env=os.environ | ProcessLimits(gpu=settings.gpu).environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if asked.returncode not in {0, EXIT_UNUSABLE}:
+        raise SiteError(
+            "the graphics card (GPU) of the site file could not be asked",
+            where="[device] gpu",
+            found=f"gpu = {settings.gpu}; the process that asked it ended with exit code "
+            f"{asked.returncode}",
+            remedy="see the lines above; run nvidia-smi, and restart the machine or update the "
+            "driver where it fails too",
+        )
+    told = read_json(asked.stdout)
+    if asked.returncode == EXIT_UNUSABLE:
+        details = told["details"]
+        raise SiteError(
+            told["what"],
+            where=details.get("where"),
+            found=details.get("found"),
+            wanted=details.get("wanted"),
+            remedy=details.get("do"),
+        )
+    if file.policy.approval == "ask":
+        _require_room_for_a_trial(settings, told["memory"])
+    return str(told["card"])
+
+
+def _require_room_for_a_trial(settings: DeviceSettings, whole: int) -> None:
+    """A person's approval tries the study in the daemon, beside the worker that holds its share."""
+    if 2 * settings.memory <= whole:
+        return
+    raise SiteError(
+        "the graphics card (GPU) has too little memory to try a study before it is approved",
+        where="[device] memory_mib",
+        found=f"memory_mib = {settings.memory_mib} on a card of {whole // MIB} MiB",
+        wanted="at most half of the card's memory: a study is tried while the worker keeps its own",
+        remedy=f"write memory_mib = {whole * 9 // 20 // MIB} or less",
+    )
+
+
+def look(memory: int) -> tuple[int, str]:
+    """The exit code and what to print: the card in words and its memory, or the error."""
+    device = DEVICES[CARD]
+    try:
+        device.require(memory)
+        return 0, json.dumps({"card": str(device.card()), "memory": device.memory()})
+    except SiteError as error:
+        return EXIT_UNUSABLE, json.dumps({"what": error.what, "details": error.details})
+
+
+if __name__ == "__main__":
+    code, text = look(int(sys.argv[1]))
+    sys.stdout.write(f"{text}\n")
+    sys.exit(code)

@@ -1,0 +1,165 @@
+"""MONAI's larger networks, narrow here: trained with group normalisation, else refused by name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from monai.networks.nets import EfficientNet, ResNet, SEResNet50
+from monai.networks.nets.efficientnet import MBConvBlock
+from torch import nn
+
+from client.engine.alone import settled
+from client.engine.clipped import Patients, clipped_sum, place
+from client.engine.probe import require_sound
+from client.training.footprint import room_of
+from common.errors import ModelError
+from common.numerics import EngineChoice
+from common.tasks.classification import Classification
+from tests.client.engine.loop import LAYOUTS, Layout, exact, loss, patients_of, require_same
+
+GROUP = ("group", {"num_groups": 4})
+BLOCKS = ["r1_k3_s11_e1_i32_o16_se0.25", "r2_k3_s22_e6_i16_o24_se0.25"]
+
+
+def grouped(model: nn.Module) -> nn.Module:
+    """Group normalisation where the original has batch normalisation."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d):
+                setattr(parent, name, nn.GroupNorm(4, child.num_features))
+    return model
+
+
+def resnet(dimensions: int = 2) -> nn.Module:
+    """The bottlenecks of ResNet-50, fewer and narrow."""
+    return grouped(
+        ResNet(
+            "bottleneck",
+            [1, 1, 1, 1],
+            [4, 4, 8, 8],
+            spatial_dims=dimensions,
+            n_input_channels=1,
+            num_classes=2,
+            norm=GROUP,
+        )
+    )
+
+
+def efficientnet(*, as_it_comes: bool = False) -> nn.Module:
+    model = EfficientNet(
+        BLOCKS,
+        spatial_dims=2,
+        in_channels=1,
+        num_classes=2,
+        image_size=32,
+        norm=("batch", {}) if as_it_comes else GROUP,
+    )
+    if not as_it_comes:
+        model.add_module("_dropout", nn.Identity())
+        for block in model.modules():
+            if isinstance(block, MBConvBlock):
+                block.drop_connect_rate = 0.0
+    return model
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "ResNet of bottlenecks": (resnet, (1, 33, 33)),
+    "the same of volumes": (lambda: resnet(3), (1, 17, 17, 17)),
+    "EfficientNet": (efficientnet, (1, 32, 32)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_larger_network_gives_the_loops_sum(name: str, layout: Layout) -> None:
+    build, shape = NETWORKS[name]
+    if len(shape) == 4 and layout == "channels_last":
+        pytest.skip("a layout of planes")
+    choice = EngineChoice(tile=4, memory_format=layout)
+    require_same(exact(build), patients_of(*shape, count=3), choice, within=1e-8)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["ResNet of bottlenecks", "EfficientNet"])
+def test_the_probe_lets_it_through(name: str, precision: str) -> None:
+    build, shape = NETWORKS[name]
+    drawn = patients_of(*shape, count=3)
+    model, patients = exact(build).float(), Patients(drawn.inputs.float(), drawn.targets)
+    wanted = EngineChoice.model_validate({"tile": 4, "precision": precision})
+    # Which kernels pass in a tile follows from the machine; one by one, nobody is beside.
+    passing = settled(place(copy.deepcopy(model), wanted), patients, loss, wanted)
+    require_sound(model, patients, loss, passing or wanted.model_copy(update={"tile": 1}))
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda: efficientnet(as_it_comes=True), "_conv_stem|_bn0"),
+        (lambda: SEResNet50(spatial_dims=2, in_channels=1, num_classes=2), "layer0.bn1"),
+    ],
+    ids=["EfficientNet", "SEResNet-50"],
+)
+def test_as_it_comes_it_is_refused_by_the_modules_name(
+    build: Callable[[], nn.Module], named: str
+) -> None:
+    patients = patients_of(1, 32, 32, count=3)
+    with torch.device("meta"):
+        model = build()
+    with pytest.raises(ModelError, match=rf"mixes the patients of a batch(.|\n)*({named})"):
+        clipped_sum(model, patients, loss, 1.0, EngineChoice(tile=4))
+
+
+def test_drop_connect_is_refused_because_it_uses_chance() -> None:
+    model = exact(efficientnet)
+    for block in model.modules():
+        if isinstance(block, MBConvBlock):
+            block.drop_connect_rate = 0.5
+    # By luck the first trial may draw twice the same; the next one is of other images.
+    chance = r"random numbers of its own|changes another patient's output"
+    with pytest.raises(ModelError, match=rf"({chance})(.|\n)*module _blocks"):
+        require_sound(model, patients_of(1, 32, 32, count=3), loss, EngineChoice(tile=4))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (lambda: grouped(ResNet("bottleneck", [3, 4, 6, 3], [64, 128, 256, 512], spatial_dims=2,
+                                n_input_channels=3, num_classes=2, norm=GROUP)), (3, 224, 224)),
+        (lambda: grouped(SEResNet50(spatial_dims=2, in_channels=3, num_classes=2)), (3, 224, 224)),
+    ],
+    ids=["ResNet-50", "SEResNet-50"],
+)  # fmt: skip
+def test_at_224_a_patients_memory_is_known_before_anything_is_built(
+    build: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
+    with torch.device("meta"):
+        model = build()
+    task = Classification(classes=("no", "yes"))
+    found = {
+        precision: room_of(model, shape, task, patients=2, items=1, precision=precision).bytes
+        for precision in ("float32", "bfloat16")
+    }
+    weights = 4 * sum(each.numel() for each in model.parameters())
+    assert weights < found["bfloat16"] < found["float32"] < 2**34
+
+
+def test_group_normalisation_in_squeeze_and_excitation_gives_the_loops_sum() -> None:
+    """Channels are weighed by a small network of their own, image by image."""
+    from monai.networks.blocks import ChannelSELayer
+
+    def build() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3),
+            nn.GroupNorm(4, 8),
+            nn.ReLU(),
+            ChannelSELayer(2, 8, r=2),
+            nn.Flatten(),
+            nn.Linear(8 * 36, 2),
+        )
+
+    place(build(), EngineChoice())
+    require_same(exact(build), patients_of(1, 8, 8, items=2, count=5), EngineChoice(tile=8))
