@@ -23,6 +23,8 @@ EXIT_UNUSABLE: Final = 3
 """Exit code of the process that asks; standard output has the error."""
 CARD: Final[DeviceName] = "cuda"
 MIB: Final = 2**20
+_PATIENCE: Final = 300
+"""Seconds for a card to answer: a driver that hangs does not."""
 
 
 def require_device(file: SiteFile) -> str | None:
@@ -37,23 +39,23 @@ def require_device(file: SiteFile) -> str | None:
     settings = file.device
     if settings.gpu is None:
         return None
-    asked = subprocess.run(  # noqa: S603 - this interpreter, on a module of ours
-        [sys.executable, "-m", __name__, str(settings.memory)],
-        env=os.environ | ProcessLimits(gpu=settings.gpu).environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if asked.returncode not in {0, EXIT_UNUSABLE}:
-        raise SiteError(
-            "the graphics card (GPU) of the site file could not be asked",
-            where="[device] gpu",
-            found=f"gpu = {settings.gpu}; the process that asked it ended with exit code "
-            f"{asked.returncode}",
-            remedy="see the lines above; run nvidia-smi, and restart the machine or update the "
-            "driver where it fails too",
+    try:
+        asked = subprocess.run(  # noqa: S603 - this interpreter, on a module of ours
+            [sys.executable, "-m", __name__, str(settings.memory)],
+            env=os.environ | ProcessLimits(gpu=settings.gpu).environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=_PATIENCE,
         )
-    told = read_json(asked.stdout)
+    except subprocess.TimeoutExpired as cause:
+        why = f"the process that asked it had no answer after {_PATIENCE} seconds"
+        raise _unasked(settings, why) from cause
+    if asked.returncode not in {0, EXIT_UNUSABLE}:
+        why = f"the process that asked it ended with exit code {asked.returncode}"
+        raise _unasked(settings, why)
+    # The last line: a library may print what it likes before.
+    told = read_json(asked.stdout.strip().rpartition("\n")[2].encode())
     if asked.returncode == EXIT_UNUSABLE:
         details = told["details"]
         raise SiteError(
@@ -66,6 +68,16 @@ def require_device(file: SiteFile) -> str | None:
     if file.policy.approval == "ask":
         _require_room_for_a_trial(settings, told["memory"])
     return str(told["card"])
+
+
+def _unasked(settings: DeviceSettings, why: str) -> SiteError:
+    return SiteError(
+        "the graphics card (GPU) of the site file could not be asked",
+        where="[device] gpu",
+        found=f"gpu = {settings.gpu}; {why}",
+        remedy="see the lines above; run nvidia-smi, and restart the machine or update the "
+        "driver where it fails too",
+    )
 
 
 def _require_room_for_a_trial(settings: DeviceSettings, whole: int) -> None:

@@ -16,8 +16,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+import structlog
+
 from client.site import Site, open_site
 from common.devices.devices import DEVICES
+from common.process.logs import place
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Task = tuple[Callable[[Site], Any], "Future[Any]"]
@@ -78,8 +83,16 @@ class SiteExecutor:
                 future.set_result(result)
             if site is not None and not self._keep_open:
                 site.close()
-                # A study that was tried for its approval leaves the card to the worker.
-                DEVICES[site.file.device.name].release()
+                del task, future, item  # what they refer to may be on the card
+                _leave_card(site)
                 site = None
         if site is not None:
             site.close()
+
+
+def _leave_card(site: Site) -> None:
+    """A study that was tried for its approval leaves the card to the worker."""
+    try:
+        DEVICES[site.file.device.name].release()
+    except RuntimeError as error:  # the driver's own; the thread has other tasks
+        log.error("card.not-released", error=type(error).__name__, at=place(error))

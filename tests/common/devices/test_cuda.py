@@ -63,13 +63,22 @@ def test_a_card_that_is_not_there_is_named_with_what_to_write_instead(
 def card(monkeypatch: pytest.MonkeyPatch, built: None) -> dict[str, int]:
     """A card of 8 GiB, of which other programs have taken 3; torch on it."""
     del built
+    # What pins a card's bits holds for a whole process, and this one has other tests.
+    monkeypatch.setattr(cuda, "_pin", lambda: None)
+    for name in ENVIRONMENT:
+        monkeypatch.setenv(name, ENVIRONMENT[name])
     state = {"total": 8 * 1024 * MIB, "free": 5 * 1024 * MIB, "reserved": 0}
 
-    def empty(size: int, **_: object) -> None:
+    whole = torch.empty
+
+    def empty(size: Any, *rest: Any, **settings: Any) -> torch.Tensor | None:  # noqa: ANN401
+        if settings.get("device") is None:  # the processor's
+            return whole(size, *rest, **settings)
         if size > state["free"]:
             raise torch.OutOfMemoryError("CUDA out of memory")
         state["free"] -= size
         state["reserved"] += size
+        return None
 
     properties = SimpleNamespace(
         total_memory=state["total"],
