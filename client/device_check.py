@@ -14,6 +14,7 @@ from typing import Final
 
 from client.process_limits import ProcessLimits
 from client.sitefile import DeviceSettings, SiteFile
+from common.devices.cuda import MIB
 from common.devices.device import DeviceName
 from common.devices.devices import DEVICES
 from common.documents import read_json
@@ -22,7 +23,6 @@ from common.errors import SiteError
 EXIT_UNUSABLE: Final = 3
 """Exit code of the process that asks; standard output has the error."""
 CARD: Final[DeviceName] = "cuda"
-MIB: Final = 2**20
 _PATIENCE: Final = 300
 """Seconds for a card to answer: a driver that hangs does not."""
 

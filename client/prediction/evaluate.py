@@ -27,10 +27,10 @@ from common.errors import DataError, PackageError
 from common.figures.figures import Figures
 from common.figures.intervals import Estimate, share
 from common.figures.paired import paired
+from common.numerics import EngineChoice
 from common.package.package import Package
 from common.process.denormals import flushed
 from common.process.progress import Progress
-from common.study.study_file import Study
 
 Flat = NDArray[np.float32]
 NOT_HELD_OUT: Final = "these patients may have been in training; --new-patients says they were not"
@@ -149,8 +149,8 @@ def evaluate(
         PackageError: a second reader is asked for, and the task names no classes; or the model
             needs more memory than there is.
     """
-    choice_for(package)  # first: a model that is too large must not cost the reading of a folder
-    study = package.study
+    # First: a model that is too large must not cost the reading of a folder.
+    study, choice = package.study, choice_for(package)
     opinions = dict[str, int | float]()
     if column:  # first: a mistake must not cost the hours of a training
         if not study.task.classes or study.heads.dense:
@@ -163,13 +163,13 @@ def evaluate(
             )
         opinions = own.second_reader(sources, study, column, cache=cache, progress=progress)
     found = own.read(sources, study, everyone=everyone, cache=cache, progress=progress)
-    shared = _look(package, package.weights, found)
+    shared = _look(package, package.weights, found, choice)
     notes = []
     mine, ahead = None, None
     if alone and len(found.train) >= FEWEST:
         try:
-            mine = _look(package, train_alone(study, found, progress), found)
-            ahead = _ahead(study, shared, mine)
+            mine = _look(package, train_alone(study, found, progress), found, choice)
+            ahead = _ahead(package, shared, mine)
         except KeyboardInterrupt:
             # What is known of the shared model took long too, and is what was asked for first.
             mine, ahead = None, None
@@ -179,7 +179,7 @@ def evaluate(
             f"No model was trained alone: {len(found.train)} patients of training are known here, "
             f"and at least {FEWEST} are needed"
         )
-    threshold, why = _conform(study, shared, alpha) if found.held_out else (None, NOT_HELD_OUT)
+    threshold, why = _conform(package, shared, alpha) if found.held_out else (None, NOT_HELD_OUT)
     said = [study.task.named(each, package.statement.adjustment, rule) for each in shared.numbers]
     named = own.named(sources, progress)
     return OwnEvaluation(
@@ -203,7 +203,7 @@ def evaluate(
 
 
 @flushed()
-def _look(package: Package, weights: Flat, found: OwnPatients) -> JudgedModel:
+def _look(package: Package, weights: Flat, found: OwnPatients, choice: EngineChoice) -> JudgedModel:
     """One pass over the judged patients: figures, and each patient's numbers."""
     study = package.study
     rows = list[tuple[NDArray[np.float64], float, float]]()
@@ -216,7 +216,7 @@ def _look(package: Package, weights: Flat, found: OwnPatients) -> JudgedModel:
             weights,
             found.cohort.images,
             found.judged,
-            choice=choice_for(package),
+            choice=choice,
             masks=found.cohort.masks,
             most=most,
         )
@@ -232,13 +232,13 @@ def _look(package: Package, weights: Flat, found: OwnPatients) -> JudgedModel:
     return JudgedModel(figures, np.stack(numbers), np.array(truths), np.array(apart), kept_outputs)
 
 
-def _ahead(study: Study, shared: JudgedModel, mine: JudgedModel) -> Estimate | None:
+def _ahead(package: Package, shared: JudgedModel, mine: JudgedModel) -> Estimate | None:
     """How far the shared model's headline is above the own one's, with a 95 % interval.
 
     Of a figure that each patient has, the paired mean over patients and classes; of another, such
     as AUC, the bootstrap over patients, both models on the same draws (Efron and Tibshirani 1993).
     """
-    task, name = study.task, study.task.headline
+    task, name = package.study.task, package.study.task.headline
     if name in shared.figures.each:
         ours, theirs = (
             np.nanmean(np.array(each.figures.each[name], dtype=np.float64), axis=0)
@@ -300,10 +300,10 @@ def _first_files(
             yield sources.images / named[patient.pseudonym].files[0]
 
 
-def _conform(study: Study, shared: JudgedModel, alpha: float) -> tuple[float | None, str]:
+def _conform(package: Package, shared: JudgedModel, alpha: float) -> tuple[float | None, str]:
     """What sets are made by; or why there are none."""
     try:
-        found = study.task.conform(shared.numbers, shared.truths, alpha)
+        found = package.study.task.conform(shared.numbers, shared.truths, alpha)
     except DataError as error:  # too few patients: the figures are there all the same
         return None, "; ".join((error.what, *error.details.values()))
     return found, "" if found is not None else "there are no such sets for masks"
