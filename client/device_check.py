@@ -6,11 +6,10 @@ settled when it starts, and torch, with a card's context, would stay in the one 
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from typing import Final
+from typing import Any, Final
 
 from client.process_limits import ProcessLimits
 from client.sitefile import DeviceSettings, SiteFile
@@ -19,6 +18,7 @@ from common.devices.device import DeviceName
 from common.devices.devices import DEVICES
 from common.documents import read_json
 from common.errors import SiteError
+from common.process.console import show_json
 
 EXIT_UNUSABLE: Final = 3
 """Exit code of the process that asks; standard output has the error."""
@@ -93,17 +93,17 @@ def _require_room_for_a_trial(settings: DeviceSettings, whole: int) -> None:
     )
 
 
-def look(memory: int) -> tuple[int, str]:
-    """The exit code and what to print: the card in words and its memory, or the error."""
+def look(memory: int) -> tuple[int, dict[str, Any]]:
+    """The exit code and what to show: the card in words and its memory, or the error."""
     device = DEVICES[CARD]
     try:
         device.require(memory)
-        return 0, json.dumps({"card": str(device.card()), "memory": device.memory()})
+        return 0, {"card": str(device.card()), "memory": device.memory()}
     except SiteError as error:
-        return EXIT_UNUSABLE, json.dumps({"what": error.what, "details": error.details})
+        return EXIT_UNUSABLE, {"what": error.what, "details": error.details}
 
 
 if __name__ == "__main__":
-    code, text = look(int(sys.argv[1]))
-    sys.stdout.write(f"{text}\n")
+    code, answer = look(int(sys.argv[1]))
+    show_json(answer, indent=None)
     sys.exit(code)

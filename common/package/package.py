@@ -7,7 +7,6 @@ signature shows that nothing was changed, and with the coordinator's card, who m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import safetensors
 import safetensors.numpy
 from pydantic import Field, ValidationError
 
+from common.documents import read_json
 from common.errors import ConsiliumError, PackageError
 from common.files import canonical_json, sha256
 from common.package import archive
@@ -240,7 +240,7 @@ def _study(path: Path, text: bytes) -> Study:
 
 def _require_canonical(path: Path, name: str, text: bytes) -> None:
     """Refuse what is written otherwise than we write it: two readers could read two things."""
-    if canonical_json(json.loads(text)) != text:
+    if canonical_json(read_json(text)) != text:
         raise refused(path, f"{name} is not written as a package's is")
 
 
