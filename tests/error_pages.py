@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Final
@@ -111,13 +111,18 @@ def _class_around(tree: ast.Module, call: ast.Call) -> str:
 def _given(tree: ast.Module, function: ast.expr) -> bool:
     """Whether this is a class of errors that the caller chose: an argument or an attribute."""
     name = function.attr if isinstance(function, ast.Attribute) else _name(function)
-    return any(
-        isinstance(node.annotation, ast.Subscript)
-        and ast.unparse(node.annotation) == "type[ConsiliumError]"
-        and name == (node.arg if isinstance(node, ast.arg) else ast.unparse(node.target))
+    return name in _chosen(tree)
+
+
+@lru_cache(maxsize=1)
+def _chosen(tree: ast.Module) -> set[str]:
+    return {
+        node.arg if isinstance(node, ast.arg) else ast.unparse(node.target)
         for node in ast.walk(tree)
         if isinstance(node, ast.arg | ast.AnnAssign)
-    )
+        and isinstance(node.annotation, ast.Subscript)
+        and ast.unparse(node.annotation) == "type[ConsiliumError]"
+    }
 
 
 def _of_system() -> Iterator[Entry]:
