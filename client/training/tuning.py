@@ -19,6 +19,7 @@ from client.engine.alone import is_alone, settled
 from client.engine.choice import example_of, measured
 from client.engine.clipped import Loss, Patients, clipped_sum, place
 from client.engine.probe import require_sound
+from client.process_limits import let_go
 from client.training.footprint import COPIES, Room, evaluated, fitting, room_of
 from client.training.gradients import summed_loss
 from client.training.targets import TARGETS
@@ -299,6 +300,21 @@ def _check(study: Study, choice: str, _threads: int) -> None:
         DEVICES[chosen.device].finish()
 
 
+def rehearsed(choice: EngineChoice, work: Callable[[], None]) -> None:
+    """Do on made-up patients what a round does, and wait until it is done.
+
+    Args:
+        choice: how it is computed.
+        work: reads no patient.
+
+    Raises:
+        ModelError: the card has too little memory for it.
+    """
+    with _on_a_card_that_is_large_enough(choice):
+        work()
+        DEVICES[choice.device].finish()
+
+
 @contextmanager
 def _on_a_card_that_is_large_enough(choice: EngineChoice) -> Iterator[None]:
     """Work on made-up patients; a card's lack of memory is said in words, and nothing tried again.
@@ -309,6 +325,7 @@ def _on_a_card_that_is_large_enough(choice: EngineChoice) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        let_go(error)  # else its tensors stay on the card for as long as the error is known
         raise ModelError(
             "a step over one tile of patients does not fit into the memory of the graphics card",
             where="[device] memory_mib; [model], [data] image_size",

@@ -348,6 +348,7 @@ WHILE_COMPUTING: Final = (
 )
 AMENDED: Final = "a person's consent, or another process's: tests/client/consent/test_amendments.py"
 WHILE_WAITING: Final = "a decision while a reply waits: tests/client/training/test_pacing.py"
+CARD: Final = "a worker's card that is lost: tests/on_accelerator/test_lost.py"
 LIMIT: Final = "a worker's limit: tests/client/requests/test_silence.py"
 UNTRAINABLE: Final = (
     "no model of a study needs it; what it finds: tests/client/training/test_tuning.py"
@@ -355,6 +356,8 @@ UNTRAINABLE: Final = (
 SAME_PLAN: Final = "both numbers come from one plan: tests/client/records/test_ledger.py"
 ELSEWHERE: Final[dict[str, str]] = {
     "client.requests.handler._failing_in_silence: require_memory(error)": LIMIT,
+    "client.requests.handler._failing_in_silence: _require_card(site, error)": CARD,
+    "client.requests.handler._answered: _require_card(site, error)": CARD,
     "client.consent.decisions._freeze_or_tell: require_memory(error)": LIMIT,
     COMPUTE + "site.ledger.is_committed(request.identity)": (
         "a second process on one state folder: tests/client/requests/test_leaving.py"
