@@ -43,7 +43,7 @@ def commit() -> str:
     return said("rev-parse", "HEAD") + changed
 
 
-def tests(folder: Path) -> dict[str, Any]:
+def suite(folder: Path) -> dict[str, Any]:
     """How many tests marked ``cuda`` passed, failed and were skipped; which failed.
 
     Raises:
@@ -106,7 +106,7 @@ def main(arguments: list[str]) -> int:
         card = device.card()
         device.require_computing()
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        tested = tests(given.out.parent)
+        tested = suite(given.out.parent)
     except SiteError as error:
         print(f"error: {error.render()}", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ multiplied as float32: TF32 keeps 10 bits of 23, and sums of bfloat16 products s
 card may choose other kernels, so the card is part of the record.
 
 *Memory is fixed before a round.* :meth:`Cuda.hold` takes all that the site file gives, and torch
-may take no more. Copies to the card (:class:`_Staging`) are asked for on the stream that computes:
+may take no more. Copies to the card (:class:`Staging`) are asked for on the stream that computes:
 torch keeps free memory for each stream by itself, so a stream of their own would take memory beside
 what is held, and more of it the farther the processor is ahead. On one stream, memory is free again
 for the next tile in the order of the stream. A copy then does not run beside a kernel, which costs
@@ -115,13 +115,14 @@ class Cuda(Device):
         missing -= missing % _SEGMENT
         if missing < _LEAST:
             return
-        free, _ = torch.cuda.mem_get_info(0)
         small = missing // _SMALL
         small -= small % _SEGMENT
+        pieces = [missing - small, *[MIB] * (small // MIB)]
+        free = 0
         try:
             with _in_words():
+                free, _ = torch.cuda.mem_get_info(0)
                 # Freed at once: torch keeps the memory, and hands parts of it to what comes next.
-                pieces = [*[MIB] * (small // MIB), missing - small]
                 _ = [torch.empty(each, dtype=torch.uint8, device=HERE) for each in pieces]
         except torch.OutOfMemoryError as error:
             raise _too_small("free", memory, memory - missing + free) from error
@@ -230,7 +231,7 @@ def _in_words() -> Iterator[None]:
         raise failed(error) from error
 
 
-class _Staging:
+class Staging:
     """Pinned memory, from which alone a copy to the card does not keep the processor waiting.
 
     A ring of buffers, each as large as the largest tensor so far: the memory follows from that
@@ -272,9 +273,9 @@ def _pinned(size: int) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def _staging() -> _Staging:
+def _staging() -> Staging:
     """The process's own: one thread computes."""
-    return _Staging()
+    return Staging()
 
 
 @lru_cache(maxsize=1)

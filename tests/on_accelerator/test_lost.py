@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,29 @@ def test_a_command_that_lost_the_daemons_card_says_to_restart_it(hospital: Hospi
     assert isinstance(caught.value.__cause__, ModelError)
     FAULTS.clear()
     assert asyncio.run(slow.ask(lambda site: site.name)) == "north"
+    assert slow.close(10)
+
+
+class Held:
+    """As a tensor on the card."""
+
+
+def test_a_command_that_failed_keeps_nothing_on_the_card(hospital: Hospital) -> None:
+    """Although its error is still known to the person who asked."""
+    hospital.open().close()
+    path = hospital.folder / "site.toml"
+    kept: list[weakref.ref[Held]] = []
+
+    def tried(_: Site) -> None:
+        held = Held()
+        kept.append(weakref.ref(held))
+        raise ModelError(f"one step does not fit, with {type(held)}")
+
+    slow = SiteExecutor(path, hospital.state, hospital.seed, keep_open=False)
+    with pytest.raises(ModelError, match="does not fit") as caught:
+        asyncio.run(slow.ask(tried))
+    assert caught.value
+    assert [one() for one in kept] == [None]
     assert slow.close(10)
 
 
