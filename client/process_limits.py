@@ -14,12 +14,10 @@ and the card's memory do not count at all.
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import resource
 from dataclasses import dataclass
 from pathlib import Path
-from traceback import clear_frames
 from typing import Final
 
 EXIT_MEMORY: Final = 77
@@ -104,12 +102,3 @@ def require_memory(error: BaseException) -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
     if limit != resource.RLIM_INFINITY and exhausted(error):
         raise MemoryLimit from error
-
-
-def let_go(error: BaseException) -> None:
-    """Free what the frames of an error hold, such as tensors on a card; they are still told."""
-    seen: BaseException | None = error
-    while seen is not None:
-        clear_frames(seen.__traceback__)
-        seen = seen.__cause__ or seen.__context__
-    gc.collect()  # hooks and the frames that they close over refer to each other

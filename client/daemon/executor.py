@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import structlog
 
-from client.process_limits import let_go
 from client.site import Site, open_site
 from common.devices.devices import DEVICES
 from common.errors import SiteError
@@ -80,8 +79,6 @@ class SiteExecutor:
                 site = site or self._open()
                 result = task(site)
             except BaseException as error:  # noqa: BLE001 - the caller gets it
-                if not self._keep_open:
-                    let_go(error)  # what its frames hold would stay on the card
                 future.set_exception(_of_card(site, error))
             else:
                 future.set_result(result)
@@ -96,7 +93,11 @@ class SiteExecutor:
 
 def _of_card(site: Site | None, error: BaseException) -> BaseException:
     """The error, or that this process's card is lost: only another process can use it again."""
-    if site is None or not DEVICES[site.file.device.name].is_lost():
+    if site is None:
+        return error
+    device = DEVICES[site.file.device.name]
+    device.let_go(error)  # while a person reads it, tensors would stay on the card
+    if not device.is_lost():
         return error
     lost = SiteError(
         "the graphics card (GPU) failed, and the daemon cannot compute on it any more",

@@ -19,7 +19,6 @@ from client.engine.alone import is_alone, settled
 from client.engine.choice import example_of, measured
 from client.engine.clipped import Loss, Patients, clipped_sum, place
 from client.engine.probe import require_sound
-from client.process_limits import let_go
 from client.training.footprint import COPIES, Room, evaluated, fitting, room_of
 from client.training.gradients import summed_loss
 from client.training.targets import TARGETS
@@ -325,7 +324,9 @@ def _on_a_card_that_is_large_enough(choice: EngineChoice) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        let_go(error)  # else its tensors stay on the card for as long as the error is known
+        DEVICES[choice.device].let_go(
+            error
+        )  # else its tensors stay on the card for as long as the error is known
         raise ModelError(
             "a step over one tile of patients does not fit into the memory of the graphics card",
             where="[device] memory_mib; [model], [data] image_size",

@@ -6,7 +6,9 @@ steps of the weights are not a device's: they are computed on the processor in a
 
 from __future__ import annotations
 
+import gc
 from abc import ABC, abstractmethod
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import Field
@@ -156,6 +158,14 @@ class Device(ABC):
             raise failed(error) from error
         if not alike:
             raise failed(None)
+
+    def let_go(self, error: BaseException) -> None:
+        """Free what the frames of an error hold, such as tensors; they are still told."""
+        seen: BaseException | None = error
+        while seen is not None:
+            clear_frames(seen.__traceback__)
+            seen = seen.__cause__ or seen.__context__
+        gc.collect()  # hooks and the frames that they close over refer to each other
 
     def is_lost(self) -> bool:
         """Whether it fails at all that this process asks of it: another process may use it again.

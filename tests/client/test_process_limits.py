@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import traceback
-import weakref
 
 import pytest
 
@@ -17,7 +15,6 @@ from client.process_limits import (
     MemoryLimit,
     ProcessLimits,
     exhausted,
-    let_go,
     require_memory,
 )
 from tests.waiting import PATIENCE
@@ -69,37 +66,6 @@ def test_what_a_driver_mapped_does_not_count_against_the_limit() -> None:
         "except MemoryError: print('full')"
     )
     assert said.split() == ["True", "full"]
-
-
-class Held:
-    """What a frame holds, in a cycle as hooks make them."""
-
-    def __init__(self, kept: list[weakref.ref[Held]]) -> None:
-        self.itself = self
-        kept.append(weakref.ref(self))
-
-
-def test_an_error_lets_go_of_what_its_frames_held() -> None:
-    """Also those of the error that it came from; where it was raised is still told."""
-    kept: list[weakref.ref[Held]] = []
-
-    def fails() -> None:
-        held = Held(kept)
-        raise RuntimeError(f"out of memory with {type(held)}")
-
-    def translates() -> None:
-        held = Held(kept)
-        try:
-            fails()
-        except RuntimeError as error:
-            raise ValueError(f"in words, with {type(held)}") from error
-
-    with pytest.raises(ValueError, match="in words") as caught:
-        translates()
-    assert all(one() is not None for one in kept)
-    let_go(caught.value)
-    assert [one() for one in kept] == [None, None]
-    assert "in fails" in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_worker_whose_card_is_lost_ends_with_a_code_of_its_own() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import traceback
+import weakref
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -176,6 +178,37 @@ def test_a_process_that_has_not_used_a_card_has_not_lost_it(
     assert not CUDA.is_lost()
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     assert CUDA.is_lost()
+
+
+class Held:
+    """What a frame holds, in a cycle as hooks make them."""
+
+    def __init__(self, kept: list[weakref.ref[Held]]) -> None:
+        self.itself = self
+        kept.append(weakref.ref(self))
+
+
+def test_an_error_lets_go_of_what_its_frames_held() -> None:
+    """Also those of the error that it came from; where it was raised is still told."""
+    kept: list[weakref.ref[Held]] = []
+
+    def fails() -> None:
+        held = Held(kept)
+        raise RuntimeError(f"out of memory with {type(held)}")
+
+    def translates() -> None:
+        held = Held(kept)
+        try:
+            fails()
+        except RuntimeError as error:
+            raise ValueError(f"in words, with {type(held)}") from error
+
+    with pytest.raises(ValueError, match="in words") as caught:
+        translates()
+    assert all(one() is not None for one in kept)
+    CUDA.let_go(caught.value)
+    assert [one() for one in kept] == [None, None]
+    assert "in fails" in "".join(traceback.format_exception(caught.value))
 
 
 class Copied:
