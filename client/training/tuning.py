@@ -324,9 +324,8 @@ def _on_a_card_that_is_large_enough(choice: EngineChoice) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        DEVICES[choice.device].let_go(
-            error
-        )  # else its tensors stay on the card for as long as the error is known
+        # Else its tensors stay on the card for as long as the error is known.
+        DEVICES[choice.device].let_go(error)
         raise ModelError(
             "a step over one tile of patients does not fit into the memory of the graphics card",
             where="[device] memory_mib; [model], [data] image_size",

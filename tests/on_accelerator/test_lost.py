@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 import torch
 
 from client.administration.service import status
+from client.daemon import worker
 from client.daemon.executor import SiteExecutor
-from client.process_limits import CardFailure
+from client.process_limits import CardFailure, ProcessLimits
 from client.requests import gates
 from client.requests.handler import answer
 from client.site import Site, open_site
@@ -153,6 +155,29 @@ def test_a_command_that_lost_the_daemons_card_says_to_restart_it(hospital: Hospi
     FAULTS.clear()
     assert asyncio.run(slow.ask(lambda site: site.name)) == "north"
     assert slow.close(10)
+
+
+@pytest.mark.parametrize("gpu", [0, None])
+def test_a_workers_memory_limit_is_beside_what_the_driver_took_for_the_card(
+    hospital: Hospital, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch, gpu: int | None
+) -> None:
+    hospital.device = {"gpu": 0} if gpu == 0 else {}
+    hospital.open().close()
+    measured = iter([2**28, 2**28 + 12345])
+    applied: list[tuple[int, int]] = []
+
+    def noting(_: ProcessLimits, beside: int) -> None:
+        applied.append((accelerator.done["hold"], beside))
+
+    monkeypatch.setattr(worker, "private_memory", lambda: next(measured))
+    monkeypatch.setattr(ProcessLimits, "apply", noting)
+    path = hospital.folder / "site.toml"
+    limits = ProcessLimits(memory_mib=256, gpu=gpu)
+    settings = worker.WorkerSettings(path, hospital.state, hospital.seed, limits, 1, "json")
+    ours, theirs = socket.socketpair()
+    ours.shutdown(socket.SHUT_WR)
+    worker.serve(theirs, settings)
+    assert applied == [(1, 12345) if gpu == 0 else (0, 0)]
 
 
 class Held:
