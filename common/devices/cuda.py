@@ -85,11 +85,11 @@ class Cuda(Device):
             whole = self.memory()
             if memory > whole:
                 raise _too_small("in all", memory, whole)
+            self.require_computing()
             import torch
 
             # A MiB more: the bound is a share of the card, which is rounded.
             torch.cuda.set_per_process_memory_fraction(min(1.0, (memory + MIB) / whole), 0)
-            self.require_computing()
 
     def memory(self) -> int:
         """Of the card, or of the slice of one."""
