@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from client.administration.service import status
 from client.engine.clipped import Patients, clipped_sum, place
 from client.training.evaluation import counted, outputs_of
 from client.training.gradients import GradientSum, summed_loss
@@ -219,6 +220,26 @@ def test_a_round_whose_noise_or_sum_fails_raises_it_and_leaves_no_thread(
             streams=STREAMS,
         )
     assert noise_threads() == []
+
+
+def test_a_round_whose_noise_fails_is_silence_and_its_people_are_told_in_words(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Any, count: int) -> Any:
+        raise MemoryError(f"no room for {count} deviates")
+
+    with hospital.open() as site:
+        plan = approved(site, small_study())
+        assert code_of(site, asking(plan)) == "ok"  # after which nothing is rehearsed
+        with monkeypatch.context() as patched:
+            patched.setattr(type(STREAMS.stream("noise")), "normal_blocks", fails)
+            assert code_of(site, asking(plan, 2)) == "silence"
+        assert noise_threads() == []
+        ((told, do), *_) = status(site).warnings
+        assert "got no answer for round 2" in told
+        assert "memory" in told
+        assert "lower [device] memory_mib" in do
+        assert code_of(site, asking(plan, 2)) == "ok"
 
 
 def test_noise_that_waits_for_its_turn_is_not_drawn_after_a_failure() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import traceback
 import weakref
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -386,6 +387,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:Can't initialize NVML")
 @there
 class TestOnACard:
     """What only a card can show."""
+
+    @pytest.fixture(autouse=True)
+    def _alone(self) -> Iterator[None]:
+        """The process has other tests: nothing is kept of them, and no bound is left to them."""
+        CUDA.release()
+        yield
+        torch.cuda.set_per_process_memory_fraction(1.0, 0)
+        CUDA.release()
 
     def test_it_is_there_and_says_what_it_is(self) -> None:
         CUDA.require(MIB)
