@@ -224,10 +224,12 @@ def test_before_a_round_a_full_tile_was_trained_and_evaluated_on(
     """So nothing that a round moves is larger than what was moved before its charge."""
     moved: list[tuple[int, int]] = []  # bytes, and charges then
 
-    honest = accelerator.move
+    honest, labels = accelerator.move, []  # places of labels, which an evaluation does not move
 
     def noting(tensor: torch.Tensor) -> torch.Tensor:
         moved.append((tensor.nbytes, len(hospital.rows("charges"))))
+        if tensor.dtype == torch.int64 and not moved[-1][1]:
+            labels.append(len(tensor))
         return honest(tensor)
 
     monkeypatch.setattr(accelerator, "move", noting)
@@ -236,6 +238,7 @@ def test_before_a_round_a_full_tile_was_trained_and_evaluated_on(
     before = max(size for size, charges in moved if not charges)
     tile = plan.numerics.choice.tile * images_of(plan.study) * 2 * 8 * 8
     assert before >= tile
+    assert labels[-2:] == [plan.numerics.choice.tile, 1]
     assert max(size for size, charges in moved if charges) <= before
     known = len(moved)
     assert answered(site, asking(plan, 2)).code == "ok"  # once a process
