@@ -224,7 +224,8 @@ def test_before_a_round_a_full_tile_was_trained_and_evaluated_on(
     """So nothing that a round moves is larger than what was moved before its charge."""
     moved: list[tuple[int, int]] = []  # bytes, and charges then
 
-    honest, labels = accelerator.move, []  # places of labels, which an evaluation does not move
+    labels: list[int] = []  # places of those that were moved, as no evaluation does
+    honest = accelerator.move
 
     def noting(tensor: torch.Tensor) -> torch.Tensor:
         moved.append((tensor.nbytes, len(hospital.rows("charges"))))
