@@ -1,4 +1,4 @@
-"""Is the graphics card of the site file there, and large enough? Asked at ``check`` and ``serve``.
+"""Is the site file's graphics card there, sound and large enough? Asked at ``check`` and ``serve``.
 
 In a process of its own, ``python -m client.device_check MEMORY``: which card a process sees is
 settled when it starts, and torch, with a card's context, would stay in the one that asks.
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from client.process_limits import ProcessLimits
 from client.sitefile import DeviceSettings, SiteFile
-from common.devices.cuda import MIB
+from common.devices.cuda import CONTEXT, MIB
 from common.devices.device import DeviceName
 from common.devices.devices import DEVICES
 from common.documents import read_json
@@ -23,6 +23,8 @@ from common.process.console import show_json
 EXIT_UNUSABLE: Final = 3
 """Exit code of the process that asks; standard output has the error."""
 CARD: Final[DeviceName] = "cuda"
+_LEAST: Final = 16
+"""The least that ``memory_mib`` may say."""
 _PATIENCE: Final = 300
 """Seconds for a card to answer: a driver that hangs does not."""
 
@@ -34,7 +36,8 @@ def require_device(file: SiteFile) -> str | None:
         file: the site file.
 
     Raises:
-        SiteError: the card is not there, or has less memory than the site file needs.
+        SiteError: the card is not there, does not compute, or has less memory than the site file
+            needs.
     """
     settings = file.device
     if settings.gpu is None:
@@ -82,14 +85,18 @@ def _unasked(settings: DeviceSettings, why: str) -> SiteError:
 
 def _require_room_for_a_trial(settings: DeviceSettings, whole: int) -> None:
     """A person's approval tries the study in the daemon, beside the worker that holds its share."""
-    if 2 * settings.memory <= whole:
+    most = max(0, whole // 2 - CONTEXT) // MIB
+    if settings.memory_mib <= most:
         return
+    instead = f"write memory_mib = {most} or less, or " if most >= _LEAST else ""
     raise SiteError(
         "the graphics card (GPU) has too little memory to try a study before it is approved",
         where="[device] memory_mib",
         found=f"memory_mib = {settings.memory_mib} on a card of {whole // MIB} MiB",
-        wanted="at most half of the card's memory: a study is tried while the worker keeps its own",
-        remedy=f"write memory_mib = {whole * 9 // 20 // MIB} or less",
+        wanted=f"at most {most} MiB, which is half of the card but for the {CONTEXT // MIB} MiB of "
+        "CUDA itself: a study is tried in one process while the worker, another, keeps its share",
+        remedy=f"{instead}name a card with more memory, or let the policy approve by itself: "
+        'approval = "automatic"',
     )
 
 

@@ -2,7 +2,8 @@
 
 The tests marked ``cuda``; the engine's probe on each model and image size, in each precision; and
 ``benchmarks.device`` on the card. All of it goes into one JSON file, and from there onto one page.
-Exits with 1 where a test or a claim fails, after writing both, and with 2 where no card is here.
+Exits with 1 where a test or a claim fails, after writing both; with 2 where no card is here, or no
+test passed: then nothing was shown, and nothing is written.
 """
 
 from __future__ import annotations
@@ -42,15 +43,38 @@ def commit() -> str:
     return said("rev-parse", "HEAD") + changed
 
 
-def tests(folder: Path) -> dict[str, Any]:
-    """How many tests marked ``cuda`` passed, failed and were skipped; which failed."""
+def suite(folder: Path) -> dict[str, Any]:
+    """How many tests marked ``cuda`` passed, failed and were skipped; which failed.
+
+    Raises:
+        SiteError: none of them passed or failed, or pytest left no report.
+    """
     report = folder / "cuda-tests.xml"
+    report.unlink(missing_ok=True)  # of a run before, which said nothing of this one
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "cuda", *TESTS]
-    subprocess.run([*command, f"--junitxml={report}"], cwd=ROOT, check=False)
-    cases = list(ElementTree.parse(report).iter("testcase"))  # noqa: S314 - pytest wrote it
-    report.unlink()
+    done = subprocess.run([*command, f"--junitxml={report}"], cwd=ROOT, check=False)
+    try:
+        cases = list(ElementTree.parse(report).iter("testcase"))  # noqa: S314 - pytest wrote it
+    except (OSError, ElementTree.ParseError) as error:
+        raise SiteError(
+            "the tests on the graphics card left no report that can be read",
+            where=report,
+            found=f"{error}; pytest ended with exit code {done.returncode}",
+            wanted="a report of pytest's in JUnit's form",
+            remedy="see what pytest says above: it was ended, or the disk is full",
+        ) from error
+    finally:
+        report.unlink(missing_ok=True)
     failed = [each for each in cases if each.find("failure") is not None or _broke(each)]
     skipped = [each for each in cases if each.find("skipped") is not None]
+    if len(cases) == len(skipped):
+        raise SiteError(
+            "no test ran on the graphics card",
+            where="pytest -m cuda",
+            found=f"{len(cases)} tests, all skipped; pytest ended with exit code {done.returncode}",
+            wanted="tests that pass or fail",
+            remedy="run pytest -m cuda -rs: it says why each was skipped",
+        )
     return {
         "passed": len(cases) - len(failed) - len(skipped),
         "failed": [f"{each.get('classname')}.{each.get('name')}" for each in failed],
@@ -80,12 +104,13 @@ def main(arguments: list[str]) -> int:
     try:
         device.repeat(THREADS)
         card = device.card()
+        device.require_computing()
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        tested = suite(given.out.parent)
     except SiteError as error:
         print(f"error: {error.render()}", file=sys.stderr)
         return 2
     assert card is not None
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    tested = tests(given.out.parent)
     lines, holds = bench()
     found: dict[str, Any] = {
         "card": card.model_dump(mode="json"),

@@ -63,8 +63,10 @@ def require_trainable(plan: Plan, site: Site) -> None:
     """
     require_acceptable(plan, site)
     from client.training.local import require_probed
+    from client.training.rehearsal import require_rehearsed
 
-    require_probed(plan.study, plan.mechanism, arithmetic(site.store, plan).numerics.choice)
+    choice = arithmetic(site.store, plan).numerics.choice
+    require_rehearsed(require_probed(plan.study, plan.mechanism, choice))
 
 
 def require_allowed(plan: Plan, site: Site) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from client.process_limits import EXIT_MEMORY
+from client.process_limits import EXIT_CARD, EXIT_MEMORY
 
 UNREACHED: Final = "the coordinator cannot be reached"
 
@@ -39,6 +39,15 @@ def death(status: int, limit: int | None) -> Condition:
             "restarting",
             f"the worker needed more memory than its limit of {limit} MiB",
             "raise [device] memory_limit_mib, or lower [device] memory_mib, and restart the daemon",
+        )
+    if status == EXIT_CARD:
+        return Condition(
+            "restarting",
+            "the graphics card (GPU) failed, and the worker could not compute on it any more",
+            "nothing, if it happens once: a new worker is started, and a round is computed "
+            "again without a second charge. If it happens again, see what nvidia-smi -q and the "
+            "system log (dmesg, lines with Xid) say of the card, and restart the machine; with a "
+            "task of your own, see docs/new-task.md",
         )
     if status == -signal.SIGKILL:
         return Condition(

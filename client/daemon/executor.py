@@ -20,6 +20,7 @@ import structlog
 
 from client.site import Site, open_site
 from common.devices.devices import DEVICES
+from common.errors import SiteError
 from common.process.logs import place
 
 log = structlog.get_logger(__name__)
@@ -78,7 +79,7 @@ class SiteExecutor:
                 site = site or self._open()
                 result = task(site)
             except BaseException as error:  # noqa: BLE001 - the caller gets it
-                future.set_exception(error)
+                future.set_exception(_of_card(site, error))
             else:
                 future.set_result(result)
             if site is not None and not self._keep_open:
@@ -88,6 +89,26 @@ class SiteExecutor:
                 site = None
         if site is not None:
             site.close()
+
+
+def _of_card(site: Site | None, error: BaseException) -> BaseException:
+    """The error, or that this process's card is lost: only another process can use it again."""
+    if site is None:
+        return error
+    device = DEVICES[site.file.device.name]
+    device.let_go(error)  # while a person reads it, tensors would stay on the card
+    if not device.is_lost():
+        return error
+    lost = SiteError(
+        "the graphics card (GPU) failed, and the daemon cannot compute on it any more",
+        where="[device] gpu",
+        found=f"{type(error).__name__} while the command ran",
+        remedy="restart the daemon, which costs a running study nothing; then run the command "
+        "again. If it fails again, see what nvidia-smi -q and the system log (dmesg, lines with "
+        "Xid) say of the card",
+    )
+    lost.__cause__ = error
+    return lost
 
 
 def _leave_card(site: Site) -> None:

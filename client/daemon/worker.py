@@ -21,11 +21,14 @@ import structlog
 from client.daemon import frames
 from client.daemon.frames import Frame
 from client.process_limits import (
+    EXIT_CARD,
     EXIT_MEMORY,
     EXIT_UNUSABLE,
+    CardFailure,
     MemoryLimit,
     ProcessLimits,
     exhausted,
+    private_memory,
 )
 from common.devices.devices import DEVICES
 from common.documents import read_json
@@ -83,11 +86,13 @@ def serve(end: socket.socket, settings: WorkerSettings) -> None:
     from client.consent.decisions import freeze_pending
     from client.site import open_site
 
-    settings.limits.apply()  # with all that is imported in memory: what fails now fails clearly
     with open_site(settings.site, settings.state, settings.known_seed, serves=True) as site:
         structlog.contextvars.bind_contextvars(site=site.name)
         # Before the first message: what the card cannot give is said now, and not in a round.
-        DEVICES[site.file.device.name].hold(site.file.device.memory)
+        device, before = DEVICES[site.file.device.name], private_memory()
+        device.hold(site.file.device.memory)
+        # With all that is imported in memory: what fails now fails clearly.
+        settings.limits.apply(max(0, private_memory() - before) if device.is_apart else 0)
         app = build({str(settings.site): site})
         frames.send(end, Frame("ready"))
         while (frame := frames.receive(end)) is not None:
@@ -132,6 +137,10 @@ def main() -> None:
     except (MemoryLimit, MemoryError):
         # An exit code, not a frame: without memory nothing can be sent any more.
         os._exit(EXIT_MEMORY)
+    except CardFailure as error:
+        cause = error.__cause__ or error
+        log.error("card.failed", error=type(cause).__name__, at=place(cause))
+        os._exit(EXIT_CARD)
     except Exception as error:  # noqa: BLE001 - its text may hold what must not be logged
         name, at = type(error).__name__, place(error)
         log.error("worker.defect", error=name, at=at)

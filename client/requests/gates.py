@@ -20,6 +20,7 @@ from client.records.ledger import Charge
 from client.requests import proposals
 from client.site import Site
 from client.training.local import Probed, require_probed
+from client.training.rehearsal import require_rehearsed
 from common import numerics
 from common.amendment import Arithmetic
 from common.errors import Refusal, RefusalCode
@@ -97,6 +98,7 @@ def admit(site: Site, request: Request, purpose: Purpose) -> Reply | Due | str:
     numerics.apply(agreed.numerics)
     # Before the charge: a model that is refused costs nobody anything.
     probed = require_probed(plan.study, plan.mechanism, agreed.numerics.choice)
+    require_rehearsed(probed)
     charge = Charge(plan.hash, request.round, part, request.identity, event_of(plan, part))
     site.ledger.require_chargeable(charge, plan)
     return Due(approval, charge, agreed, probed)

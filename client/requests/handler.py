@@ -18,11 +18,12 @@ from typing import Final
 import structlog
 
 from client.consent import problems, refusals
-from client.process_limits import require_memory
+from client.process_limits import CardFailure, require_memory
 from client.records.approvals import Silence
 from client.requests import egress, gates, journal
 from client.requests.round import compute
 from client.site import Site
+from common.devices.devices import DEVICES
 from common.errors import ModelError, Refusal, RefusalCode
 from common.wire.flower import RecordDict
 from common.wire.messages import (
@@ -74,6 +75,7 @@ def answer(site: Site, request: Request, purpose: Purpose | None = None) -> Repl
 
     Raises:
         MemoryLimit: only in a worker with a memory limit, which then ends.
+        CardFailure: only in a worker whose card is lost, which then ends.
     """
     bound = log.bind(
         site=site.name, study=request.study, round=request.round, purpose=request.purpose
@@ -114,6 +116,7 @@ def _answered(site: Site, request: Request, purpose: Purpose) -> Reply:
     except Refusal as refused:
         return _refuse(site, request, refused)
     except ModelError as error:  # of a study's model, before any patient is read
+        _require_card(site, error)  # it may be the card that failed on random input
         return _refuse(site, request, Refusal(RefusalCode.MALFORMED, type(error).__name__))
     journal.goes(site, request, reply, again=again)
     return reply
@@ -152,8 +155,21 @@ def _failing_in_silence(site: Site, request: Request) -> Iterator[None]:
         raise
     except Exception as error:
         require_memory(error)
+        _require_card(site, error)
         problems.keep(site, request.study, request.purpose, request.round, error)
         raise Silence("the site failed") from error
+
+
+def _require_card(site: Site, error: BaseException) -> None:
+    """In a worker whose card is lost, end the work: each later round would fail, and cost.
+
+    The worker is started again, which is what a driver needs; its staff is told.
+
+    Raises:
+        CardFailure: nothing can be computed on the card any more.
+    """
+    if site.serves and DEVICES[site.file.device.name].is_lost():
+        raise CardFailure from error
 
 
 def _unreadable(site: Site, content: RecordDict, nobody: Request, refused: Refusal) -> Reply | None:

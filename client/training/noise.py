@@ -66,7 +66,10 @@ def drawing(*, ahead: bool) -> Iterator[ThreadPoolExecutor | None]:
         yield None
         return
     with ThreadPoolExecutor(1, "noise") as pool:
-        yield pool
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # of a round that failed
 
 
 def noised(

@@ -183,4 +183,5 @@ def pixels_of(
         rows: which.
         device: that takes them as they are in the cache, and makes them float32.
     """
-    return device.move(torch.from_numpy(np.array(images[rows]))).to(torch.float32)
+    # Rows by their numbers are a copy already, in memory: of the mapped file nothing is kept.
+    return device.move(torch.from_numpy(images[rows])).to(torch.float32)

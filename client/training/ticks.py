@@ -11,27 +11,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 from pydantic import Field, TypeAdapter
 
-from client.data.cohort import Patient
-from client.training.evaluation import counted
-from client.training.local import local_change, require_probed
+from client.training.local import require_probed
+from client.training.rehearsal import MadeUp, mechanism_of
 from client.training.sampling import RoundStreams, draw
-from client.training.targets import TARGETS
 from client.training.tuning import images_of, network_of, remembered
 from common import numerics
 from common.files import sha256, write_atomic
-from common.models.networks import initial_weights
 from common.numerics import LONGEST_TICK, NumericsRecord, Ticks
-from common.privacy.accounting import SampledGaussian
-from common.privacy.mechanisms import PatientMechanism, most_sampled
+from common.privacy.mechanisms import most_sampled
 from common.settings import Section
 from common.study.study_file import PatientPrivacy, Study
 
@@ -178,29 +173,18 @@ class _Trial:
 
     def __init__(self, study: Study, computed: NumericsRecord, beside: Path) -> None:
         self._study, self._choice, self._beside = study, computed.choice, beside
-        self._probed = require_probed(study, self._mechanism(1.0), self._choice)
+        probed = require_probed(study, mechanism_of(study, 1.0), self._choice)
         many = TILES * self._choice.tile * images_of(study)
-        shape = (min(many, COINS), study.data.channels, *study.data.image_size)
-        self._images = np.random.default_rng(0).random(shape, dtype=np.float32).astype(np.float16)
-        self._masks = _masks(study, len(self._images))
-        self._patients = tuple(
-            Patient(f"{number:064x}", number % 2, self._rows(number), "")
-            for number in range(max(many, COINS))
-        )
-        self._weights = initial_weights(study, 0)
-
-    def _rows(self, number: int) -> tuple[int, ...]:
-        """Two images, so that one of them has to be drawn."""
-        return number % len(self._images), (number + 1) % len(self._images)
+        self._made_up = MadeUp(probed, patients=max(many, COINS), images=min(many, COINS))
 
     def speeds(self) -> Speeds:
         """Time everything."""
         rows = self._choice.tile * images_of(self._study)
-        none = _took(partial(self._train, 1, 0))
-        steps = _took(partial(self._train, STEPS, 0))
-        tiles = _took(partial(self._train, 1, TILES * self._choice.tile))
-        nobody = _took(partial(self._evaluate, 0))
-        images = _took(partial(self._evaluate, TILES * rows))
+        none = _took(partial(self._made_up.train, 1, 0))
+        steps = _took(partial(self._made_up.train, STEPS, 0))
+        tiles = _took(partial(self._made_up.train, 1, TILES * self._choice.tile))
+        nobody = _took(partial(self._made_up.evaluate, 0))
+        images = _took(partial(self._made_up.evaluate, TILES * rows))
         coins = _took(self._toss)
         return Speeds(
             round=max(none),
@@ -212,48 +196,24 @@ class _Trial:
             seal=max(_took(self._seal)),
         )
 
-    def _train(self, steps: int, patients: int) -> None:
-        training = self._study.training.model_copy(update={"local_steps": steps})
-        study = self._study.model_copy(update={"training": training})
-        probed, some = replace(self._probed, study=study), self._patients[:patients]
-        streams = RoundStreams(bytes(32))
-        local_change(
-            probed,
-            self._weights,
-            self._images,
-            some,
-            round_number=1,
-            streams=streams,
-            masks=self._masks,
-        )
-
     def _toss(self) -> None:
         """See of many patients that none is drawn."""
         # No coin of 53 bits but 0 is below it: nobody is drawn, and only the coins take time.
-        rare, tile = self._mechanism(1e-300), self._choice.tile
-        some, streams = self._patients[:COINS], RoundStreams(bytes(32))
-        masks = self._masks
+        rare, given = mechanism_of(self._study, 1e-300), self._made_up
         found = draw(
-            self._study, rare, self._images, some, streams=streams, step=0, tile=tile, masks=masks
+            self._study,
+            rare,
+            given.images,
+            given.patients[:COINS],
+            streams=RoundStreams(bytes(32)),
+            step=0,
+            tile=self._choice.tile,
+            masks=given.masks,
         )
         list(found)
 
-    def _evaluate(self, images: int) -> None:
-        alone = [
-            Patient(each.pseudonym, each.label, each.images[:1], "")
-            for each in self._patients[:images]
-        ]
-        counted(
-            self._study,
-            self._weights,
-            self._images,
-            tuple(alone),
-            choice=self._choice,
-            masks=self._masks,
-        )
-
     def _seal(self) -> None:
-        encoded: npt.NDArray[Any] = self._study.fixed_point.encode(self._weights)
+        encoded: npt.NDArray[Any] = self._study.fixed_point.encode(self._made_up.weights)
         place = self._beside.with_name("trial")
         try:
             for _ in range(WRITES):
@@ -261,28 +221,6 @@ class _Trial:
                 sha256(encoded.tobytes())
         finally:
             place.unlink(missing_ok=True)
-
-    def _mechanism(self, rate: float) -> PatientMechanism:
-        """One that draws everybody, or nobody; its noise takes as long as any."""
-        return PatientMechanism(
-            step=SampledGaussian(sampling_rate=rate, noise_multiplier=1.0, count=1),
-            evaluation=None,
-            most_sampled=10**9,
-            clip_norm=getattr(self._study.privacy, "clip_norm", 1.0),
-            divisor=1.0,
-            cell_noise=0.0,
-            epsilon_training=1.0,
-            epsilon_evaluation=0.0,
-            delta=0.5,
-        )
-
-
-def _masks(study: Study, count: int) -> npt.NDArray[np.uint8] | None:
-    """Of made-up images, where masks are the targets."""
-    if study.task.target != "mask":
-        return None
-    found = TARGETS["mask"].made_up(study.task, count, 1, study.data.image_size)
-    return found[:, 0].numpy().astype(np.uint8)
 
 
 def _took(work: Callable[[], None]) -> list[float]:

@@ -299,6 +299,21 @@ def _check(study: Study, choice: str, _threads: int) -> None:
         DEVICES[chosen.device].finish()
 
 
+def rehearsed(choice: EngineChoice, work: Callable[[], None]) -> None:
+    """Do on made-up patients what a round does, and wait until it is done.
+
+    Args:
+        choice: how it is computed.
+        work: reads no patient.
+
+    Raises:
+        ModelError: the card has too little memory for it.
+    """
+    with _on_a_card_that_is_large_enough(choice):
+        work()
+        DEVICES[choice.device].finish()
+
+
 @contextmanager
 def _on_a_card_that_is_large_enough(choice: EngineChoice) -> Iterator[None]:
     """Work on made-up patients; a card's lack of memory is said in words, and nothing tried again.
@@ -309,6 +324,8 @@ def _on_a_card_that_is_large_enough(choice: EngineChoice) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        # Else its tensors stay on the card for as long as the error is known.
+        DEVICES[choice.device].let_go(error)
         raise ModelError(
             "a step over one tile of patients does not fit into the memory of the graphics card",
             where="[device] memory_mib; [model], [data] image_size",

@@ -8,6 +8,17 @@ The process sees the card that the site file names and no other (``CUDA_VISIBLE_
 of cuBLAS fixed (https://docs.nvidia.com/cuda/cublas/, "Results reproducibility"). Float32 is
 multiplied as float32: TF32 keeps 10 bits of 23, and sums of bfloat16 products stay float32. Another
 card may choose other kernels, so the card is part of the record.
+
+*Memory is fixed before a round.* :meth:`Cuda.hold` takes all that the site file gives, and torch
+may take no more. Copies to the card (:class:`Staging`) are asked for on the stream that computes:
+torch keeps free memory for each stream by itself, so a stream of their own would take memory beside
+what is held, and more of it the farther the processor is ahead. On one stream, memory is free again
+for the next tile in the order of the stream. A copy then does not run beside a kernel, which costs
+little: a tile's pixels are some MiB. What takes long, reading the next tile's pixels on the
+processor, still runs while the card computes. The pinned memory is a ring of :data:`SLOTS` buffers
+as large as the largest tensor. Before one is used again its last copy is waited for, which keeps
+the processor from running more than two tiles ahead. None of it depends on how many patients are
+drawn.
 """
 
 from __future__ import annotations
@@ -16,11 +27,13 @@ import ctypes
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from common.devices.cpu import CPU
-from common.devices.device import Card, Device, Layout, order_of
+from common.devices.device import Card, Device, Layout, failed, order_of
 from common.errors import SiteError
 
 if TYPE_CHECKING:
@@ -36,6 +49,16 @@ ENVIRONMENT: Final = {
 }
 """Read by NVIDIA's libraries when they are first used: one workspace for cuBLAS, no float64 or
 float32 that is put together from shorter numbers, and TF32 nowhere, also where a library asks."""
+CONTEXT: Final = 1024 * MIB
+"""Of the card, at most, that CUDA and its libraries take for themselves in each process."""
+SLOTS: Final = 4
+"""Pinned buffers: one more than the tensors of a tile (targets, pixels, draws), so that a tile
+waits for none of its own copies."""
+_SEGMENT: Final = 2 * MIB
+_LEAST: Final = 32 * MIB
+_SMALL: Final = 16
+"""torch takes memory for tensors of up to 1 MiB in segments of 2 MiB, and keeps it apart from that
+for larger ones, in multiples of 2 MiB. One part in so many of what is held is for them."""
 NVML: Final = "libnvidia-ml.so.1"
 _INSTEAD: Final = (
     "write the number or the UUID of a card that nvidia-smi -L lists, for example gpu = 0, or "
@@ -56,10 +79,17 @@ class Cuda(Device):
         return described()
 
     def require(self, memory: int) -> None:
-        """The card is there, and has that much memory in all, whoever uses it now."""
-        whole = self.memory()
-        if memory > whole:
-            raise _too_small("in all", memory, whole)
+        """The card is there and computes, and has that much memory in all, whoever uses it now."""
+        _require_there()
+        with _in_words():
+            whole = self.memory()
+            if memory > whole:
+                raise _too_small("in all", memory, whole)
+            self.require_computing()
+            import torch
+
+            # A MiB more: the bound is a share of the card, which is rounded.
+            torch.cuda.set_per_process_memory_fraction(min(1.0, (memory + MIB) / whole), 0)
 
     def memory(self) -> int:
         """Of the card, or of the slice of one."""
@@ -82,14 +112,25 @@ class Cuda(Device):
         _pin()
         # With what this process took before: a second study needs no second share.
         missing = memory - torch.cuda.memory_reserved(0)
-        if missing <= 0:
+        missing -= missing % _SEGMENT
+        if missing < _LEAST:
             return
-        free, _ = torch.cuda.mem_get_info(0)
+        small = missing // _SMALL
+        small -= small % _SEGMENT
+        pieces = [missing - small, *[MIB] * (small // MIB)]
+        free = 0
         try:
-            # Freed at once: torch keeps the memory, and hands parts of it to what comes next.
-            torch.empty(missing, dtype=torch.uint8, device=HERE)
+            with _in_words():
+                free, _ = torch.cuda.mem_get_info(0)
+                # Freed at once: torch keeps the memory, and hands parts of it to what comes next.
+                _ = [torch.empty(each, dtype=torch.uint8, device=HERE) for each in pieces]
         except torch.OutOfMemoryError as error:
             raise _too_small("free", memory, memory - missing + free) from error
+
+    def is_lost(self) -> bool:
+        """Never before this process has used it: else the question would take memory of it."""
+        torch = sys.modules.get("torch")
+        return torch is not None and torch.cuda.is_initialized() and super().is_lost()
 
     def set_threads(self, threads: int) -> None:
         """Of the processor, which prepares batches and noise; the card's algorithms are pinned."""
@@ -108,19 +149,8 @@ class Cuda(Device):
         return placed
 
     def move(self, tensor: Tensor) -> Tensor:
-        """By way of pinned memory and on a stream of its own, while the card computes."""
-        if tensor.is_cuda:
-            return tensor
-        import torch
-
-        copies, now = _copies(), torch.cuda.current_stream()
-        with torch.cuda.stream(copies):
-            # Only from pinned memory does a copy run beside the processor and the card's own work;
-            # torch keeps the pinned memory until the copy is done.
-            moved = tensor.pin_memory().to(HERE, non_blocking=True)
-        now.wait_stream(copies)
-        moved.record_stream(now)  # else its memory could be handed out while it is still read
-        return moved
+        """By way of pinned memory: the processor goes on while the card still computes."""
+        return tensor if tensor.is_cuda else _staging().moved(tensor)
 
     def finish(self) -> None:
         """Wait for the card."""
@@ -188,11 +218,64 @@ def _too_small(kind: str, memory: int, found: int) -> SiteError:
     )
 
 
-@lru_cache(maxsize=1)
-def _copies() -> Any:  # noqa: ANN401 - a stream, whose type torch has only with CUDA
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """What CUDA raises as an error that says what to do; but for a lack of memory."""
     import torch
 
-    return torch.cuda.Stream()
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise failed(error) from error
+
+
+class Staging:
+    """Pinned memory, from which alone a copy to the card does not keep the processor waiting.
+
+    A ring of buffers, each as large as the largest tensor so far: the memory follows from that
+    alone, so that of a tile in which fewer patients stand takes no more.
+    """
+
+    def __init__(self) -> None:
+        import torch
+
+        self._buffers = [torch.empty(0, dtype=torch.uint8) for _ in range(SLOTS)]
+        # Blocking: a thread that waits for the card leaves the processor to the one for noise.
+        self._copied = [torch.cuda.Event(blocking=True) for _ in range(SLOTS)]
+        self._turn = 0
+
+    def moved(self, tensor: Tensor) -> Tensor:
+        """A copy on the card, of the same layout; may not be done yet."""
+        import torch
+
+        if tensor.nbytes > len(self._buffers[0]):
+            for copied in self._copied:
+                copied.synchronize()
+            self._buffers.clear()  # first, so that both are not there at once
+            self._buffers += [_pinned(tensor.nbytes) for _ in range(SLOTS)]
+        self._turn = (self._turn + 1) % SLOTS
+        buffer, copied = self._buffers[self._turn], self._copied[self._turn]
+        copied.synchronize()
+        there = torch.empty_like(tensor, device=HERE)
+        numbers = buffer[: tensor.nbytes].view(tensor.dtype)
+        staged = numbers.as_strided(there.shape, there.stride()).copy_(tensor)
+        there.copy_(staged, non_blocking=True)
+        copied.record()
+        return there
+
+
+def _pinned(size: int) -> Tensor:
+    import torch
+
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+
+@lru_cache(maxsize=1)
+def _staging() -> Staging:
+    """The process's own: one thread computes."""
+    return Staging()
 
 
 @lru_cache(maxsize=1)

@@ -6,11 +6,14 @@ steps of the weights are not a device's: they are computed on the processor in a
 
 from __future__ import annotations
 
+import gc
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from traceback import clear_frames
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
+from common.errors import SiteError
 from common.settings import Section
 from common.text import Words
 
@@ -21,6 +24,8 @@ DeviceName = Literal["cpu", "cuda"]
 """Every device that a plan may name: a closed list, as :data:`common.devices.devices.DEVICES`."""
 Layout = Literal["contiguous", "channels_last"]
 """How images lie in memory: channel by channel, or pixel by pixel."""
+PROBE: Final = 64
+"""Rows of the product by which a device shows that it computes."""
 Precision = Literal["float32", "bfloat16"]
 """The type of activations. Weights, weight gradients, norms and sums never have fewer bits than
 float32."""
@@ -78,7 +83,10 @@ class Device(ABC):
 
     @abstractmethod
     def require(self, memory: int) -> None:
-        """Refuse a device that is not there, or on which so many bytes can never be had.
+        """Refuse a device that is not there, that cannot compute, or has less memory.
+
+        Every request that is to be paid for passes here first, so a device that failed costs
+        nobody anything. From now on this process takes no more than so many bytes of it.
 
         Raises:
             SiteError: says what to write into the site file instead.
@@ -130,6 +138,68 @@ class Device(ABC):
     @abstractmethod
     def finish(self) -> None:
         """Wait until all is computed that was asked for: a time is taken after that."""
+
+    def require_computing(self) -> None:
+        """Refuse a device on which a small product is not the processor's, or that gives none.
+
+        Raises:
+            SiteError: with what it gave instead.
+        """
+        if not self.is_apart:
+            return
+        import torch
+
+        # Small whole numbers: their product is exact in any order and in any type.
+        numbers = torch.arange(PROBE * PROBE).remainder(17).sub(8).float().view(PROBE, PROBE)
+        try:
+            there = self.move(numbers)
+            alike = torch.equal((there @ there.mT).cpu(), numbers @ numbers.mT)
+        except RuntimeError as error:  # whatever the driver and its libraries say
+            raise failed(error) from error
+        if not alike:
+            raise failed(None)
+
+    def let_go(self, error: BaseException) -> None:
+        """Free what the frames of an error hold, such as tensors; they are still told."""
+        seen: BaseException | None = error
+        while seen is not None:
+            clear_frames(seen.__traceback__)
+            seen = seen.__cause__ or seen.__context__
+        gc.collect()  # hooks and the frames that they close over refer to each other
+
+    def is_lost(self) -> bool:
+        """Whether it fails at all that this process asks of it: another process may use it again.
+
+        After some errors (an assert in a kernel, an illegal access, memory that cannot be
+        corrected) a driver answers whatever a process asks with the same error, until it ends.
+        """
+        try:
+            self.require_computing()
+        except SiteError as error:
+            import torch
+
+            return not isinstance(error.__cause__, torch.OutOfMemoryError)
+        return False
+
+
+def failed(error: BaseException | None) -> SiteError:
+    """The error of a device that is there and does not compute.
+
+    Args:
+        error: what its driver said; None where it computed, and wrongly.
+    """
+    said = "another product than the processor's, of the same numbers"
+    if error is not None:
+        said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return SiteError(
+        "the graphics card (GPU) is there, but it does not compute",
+        where="[device] gpu",
+        found=said,
+        wanted="a small product, as the processor computes it",
+        remedy="see what nvidia-smi -q and the system log (dmesg, lines with Xid) say of the card. "
+        "End other programs that use it, restart the machine or update the driver; if it stays, "
+        "name another card, or remove the line gpu to compute on the processor",
+    )
 
 
 def order_of(layout: Layout) -> Any:  # noqa: ANN401 - torch.memory_format is not a type

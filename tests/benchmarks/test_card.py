@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.card.__main__ import commit, main
+from benchmarks.card.__main__ import commit, main, suite
 from benchmarks.card.page import page
 from benchmarks.card.probing import CASES, Case, probed, study_of
+from common.devices.cpu import Cpu
+from common.devices.device import Card
+from common.devices.devices import DEVICES
+from common.errors import SiteError
 from common.models.networks import weights_count
 
 FOUND: dict[str, Any] = {
@@ -58,6 +64,80 @@ def test_without_a_card_it_says_so_and_writes_nothing(
     assert "graphics card" in capsys.readouterr().err
     assert not out.exists()
     assert not text.exists()
+
+
+REPORT = "<testsuites><testsuite>{}</testsuite></testsuites>"
+PASSED, SKIPPED = "<testcase name='a'/>", "<testcase name='c'><skipped/></testcase>"
+BROKE = "<testcase name='d' classname='tests.x'><error/></testcase>"
+Leave = Callable[[str | None], None]
+
+
+@pytest.fixture
+def leave(monkeypatch: pytest.MonkeyPatch) -> Leave:
+    """What pytest leaves as its report; None for nothing."""
+
+    def given(text: str | None) -> None:
+        def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+            path = Path(command[-1].removeprefix("--junitxml="))
+            assert not path.exists()
+            if text is not None:
+                path.write_text(text)
+            return subprocess.CompletedProcess(command, 5)
+
+        monkeypatch.setattr(subprocess, "run", run)
+
+    return given
+
+
+def test_of_tests_it_is_told_how_many_passed_and_which_failed(tmp_path: Path, leave: Leave) -> None:
+    leave(REPORT.format(PASSED + PASSED + BROKE + SKIPPED))
+    assert suite(tmp_path) == {"passed": 2, "failed": ["tests.x.d"], "skipped": 1}
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("cases", ["", SKIPPED, 3 * SKIPPED])
+def test_a_run_in_which_no_test_ran_is_an_error_in_words(
+    tmp_path: Path, leave: Leave, cases: str
+) -> None:
+    leave(REPORT.format(cases))
+    with pytest.raises(SiteError, match="no test ran on the graphics card") as caught:
+        suite(tmp_path)
+    assert "exit code 5" in caught.value.details["found"]
+
+
+@pytest.mark.parametrize("text", [None, "", "<testsuites>", REPORT.format(PASSED)[:-5]])
+def test_a_report_that_cannot_be_read_is_an_error_in_words(
+    tmp_path: Path, leave: Leave, text: str | None
+) -> None:
+    """Also where that of a run before lies there, which says nothing of this one."""
+    (tmp_path / "cuda-tests.xml").write_text(REPORT.format(PASSED))
+    leave(text)
+    with pytest.raises(SiteError, match="left no report that can be read"):
+        suite(tmp_path)
+    assert [*tmp_path.iterdir()] == []
+
+
+class Stand(Cpu):
+    """The processor, for a card."""
+
+    def card(self) -> Card:  # type: ignore[override] # the processor has none
+        return Card(**FOUND["card"])
+
+    def repeat(self, threads: int) -> None:
+        """Nothing: this process has other tests."""
+
+
+def test_where_no_test_ran_nothing_is_written_and_the_exit_code_says_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    leave: Leave,
+) -> None:
+    monkeypatch.setitem(DEVICES, "cuda", Stand())
+    leave(REPORT.format(SKIPPED))
+    assert main(["--out", str(tmp_path / "cuda.json"), "--page", str(tmp_path / "cuda.md")]) == 2
+    assert capsys.readouterr().err.startswith("error: no test ran")
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_the_commit_is_the_repositorys() -> None:

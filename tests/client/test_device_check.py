@@ -77,10 +77,10 @@ def test_a_person_s_approval_needs_the_memory_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, approval: str
 ) -> None:
     """The worker keeps its share while the study is tried beside it."""
-    whole = json.dumps({"card": "A Card", "memory": 3000 * 2**20})
+    whole = json.dumps({"card": "A Card", "memory": 5000 * 2**20})
     done = subprocess.CompletedProcess([], 0, whole)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
-    file = site_file(tmp_path, gpu=0, memory_mib=1501)
+    file = site_file(tmp_path, gpu=0, memory_mib=1477)
     policy = file.policy.model_copy(update={"approval": approval})
     file = file.model_copy(update={"policy": policy})
     if approval == "automatic":
@@ -88,10 +88,24 @@ def test_a_person_s_approval_needs_the_memory_twice(
         return
     with pytest.raises(SiteError, match="too little memory to try a study") as caught:
         require_device(file)
-    assert caught.value.details["found"] == "memory_mib = 1501 on a card of 3000 MiB"
-    assert caught.value.details["do"] == "write memory_mib = 1350 or less"
-    enough = file.device.model_copy(update={"memory_mib": 1500})
+    assert caught.value.details["found"] == "memory_mib = 1477 on a card of 5000 MiB"
+    assert caught.value.details["wanted"].startswith("at most 1476 MiB, which is half of the card")
+    assert caught.value.details["do"].startswith("write memory_mib = 1476 or less, or ")
+    enough = file.device.model_copy(update={"memory_mib": 1476})
     assert require_device(file.model_copy(update={"device": enough})) == "A Card"
+
+
+def test_on_a_card_that_has_no_room_for_two_no_number_is_advised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = json.dumps({"card": "A Card", "memory": 2000 * 2**20})
+    done = subprocess.CompletedProcess([], 0, told)
+    file = site_file(tmp_path, gpu=0, memory_mib=16)
+    asks = file.policy.model_copy(update={"approval": "ask"})
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(SiteError, match="too little memory to try a study") as caught:
+        require_device(file.model_copy(update={"policy": asks}))
+    assert caught.value.details["do"].startswith("name a card with more memory, or let the policy")
 
 
 def test_a_process_that_could_not_even_ask_is_an_error_too(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import torch
 from client.device_check import require_device
 from client.training.evaluation import counted
 from client.training.local import local_change, require_probed
+from client.training.rehearsal import require_rehearsed
 from client.training.sampling import draw
 from client.training.tuning import check, choose
 from common.devices.device import DeviceName, Precision
@@ -27,8 +31,11 @@ pytestmark = [pytest.mark.cuda, on_a_card]
 
 
 @pytest.fixture(autouse=True)
-def _repeats() -> None:
+def _repeats() -> Iterator[None]:
     DEVICES["cuda"].repeat(1)
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0, 0)  # of a site of another test
+    DEVICES["cuda"].release()
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -100,6 +107,41 @@ def test_a_site_trains_and_evaluates_on_the_card_that_its_file_names(tmp_path: P
             reply = answered(site, asking(plan, 1, purpose))
             assert reply.arrays is not None
             assert np.isfinite(reply.arrays).all()
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_round_takes_no_memory_that_was_not_held_before_it(name: str) -> None:
+    """However many patients are drawn of."""
+    study, device = study_of(name), DEVICES["cuda"]
+    patients, images, masks = cohort(study)
+    device.hold(512 * 2**20)
+    probed = require_probed(study, MECHANISM, THERE)
+    require_rehearsed(probed)
+    weights, held = initial_weights(study, 1), torch.cuda.memory_reserved(0)
+    for count in range(len(patients) + 1):
+        some = patients[:count]
+        local_change(probed, weights, images, some, round_number=1, streams=STREAMS, masks=masks)
+        counted(study, weights, images, some, choice=THERE, masks=masks)
+        assert torch.cuda.memory_reserved(0) == held
+
+
+def test_after_an_assert_in_a_kernel_the_card_is_lost_to_its_process_alone() -> None:
+    program = """
+import torch
+from common.devices.devices import DEVICES
+device = DEVICES["cuda"]
+device.hold(256 * 2**20)
+print(device.is_lost())
+try:
+    device.move(torch.zeros(3))[device.move(torch.tensor([7]))].cpu()
+except RuntimeError:
+    print(device.is_lost())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["False", "True"], done.stderr
+    DEVICES["cuda"].require_computing()
 
 
 def test_check_finds_the_card(tmp_path: Path) -> None:

@@ -8,7 +8,15 @@ import sys
 import pytest
 
 from client.daemon.child import Backoff
-from client.process_limits import MemoryLimit, ProcessLimits, exhausted, require_memory
+from client.daemon.conditions import death
+from client.process_limits import (
+    EXIT_CARD,
+    CardFailure,
+    MemoryLimit,
+    ProcessLimits,
+    exhausted,
+    require_memory,
+)
 from tests.waiting import PATIENCE
 
 
@@ -45,12 +53,53 @@ def test_torch_without_memory_is_told_from_other_failures() -> None:
     assert said.split() == ["True", "False"]
 
 
+def test_what_a_driver_mapped_does_not_count_against_the_limit() -> None:
+    said = run(
+        "from client.process_limits import ProcessLimits, private_memory\n"
+        "before = private_memory()\n"
+        "mapped = bytearray(300 * 2**20)\n"
+        "beside = private_memory() - before\n"
+        "print(300 <= beside / 2**20 < 310)\n"
+        "ProcessLimits(memory_mib=300).apply(beside)\n"
+        "bytearray(200 * 2**20)\n"
+        "try: bytearray(310 * 2**20)\n"
+        "except MemoryError: print('full')"
+    )
+    assert said.split() == ["True", "full"]
+
+
+def test_a_worker_whose_card_is_lost_ends_with_a_code_of_its_own() -> None:
+    program = """
+import os, socket, sys
+from pathlib import Path
+from client.daemon import worker
+from client.process_limits import CardFailure, ProcessLimits
+ours, theirs = socket.socketpair()
+settings = worker.WorkerSettings(Path(), Path(), None, ProcessLimits(), os.getppid(), "json")
+sys.argv = ["worker", str(theirs.detach()), settings.text]
+def lost(*_):
+    raise CardFailure from RuntimeError("CUDA error: of patient P07")
+worker.serve = lost
+worker.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == EXIT_CARD, done.stderr
+    assert "card.failed" in done.stdout + done.stderr
+    assert "P07" not in done.stdout + done.stderr
+    told = death(EXIT_CARD, None)
+    assert "graphics card (GPU) failed" in told.why
+    assert "Xid" in told.remedy
+
+
 def test_without_a_limit_nothing_is_made_of_it() -> None:
     require_memory(MemoryError())
 
 
 def test_what_ends_the_worker_passes_every_handler_of_errors() -> None:
     assert not issubclass(MemoryLimit, Exception)
+    assert not issubclass(CardFailure, Exception)
     assert not exhausted(ValueError("out of memory"))
 
 

@@ -348,6 +348,7 @@ WHILE_COMPUTING: Final = (
 )
 AMENDED: Final = "a person's consent, or another process's: tests/client/consent/test_amendments.py"
 WHILE_WAITING: Final = "a decision while a reply waits: tests/client/training/test_pacing.py"
+CARD: Final = "a worker's card that is lost: tests/on_accelerator/test_lost.py"
 LIMIT: Final = "a worker's limit: tests/client/requests/test_silence.py"
 UNTRAINABLE: Final = (
     "no model of a study needs it; what it finds: tests/client/training/test_tuning.py"
@@ -355,6 +356,11 @@ UNTRAINABLE: Final = (
 SAME_PLAN: Final = "both numbers come from one plan: tests/client/records/test_ledger.py"
 ELSEWHERE: Final[dict[str, str]] = {
     "client.requests.handler._failing_in_silence: require_memory(error)": LIMIT,
+    ADMIT + "require_rehearsed(probed)": "a card without room: tests/on_accelerator/test_lost.py",
+    "client.requests.handler._failing_in_silence: _require_card(site, error)": CARD,
+    "client.requests.handler._answered: _require_card(site, error)": CARD,
+    "client.requests.handler._require_card: "
+    "site.serves and DEVICES[site.file.device.name].is_lost()": CARD,
     "client.consent.decisions._freeze_or_tell: require_memory(error)": LIMIT,
     COMPUTE + "site.ledger.is_committed(request.identity)": (
         "a second process on one state folder: tests/client/requests/test_leaving.py"
@@ -375,8 +381,7 @@ ELSEWHERE: Final[dict[str, str]] = {
     AMEND + "not automatic": AMENDED,
     "client.requests.round._require_still_approved: "
     "site.approvals.require(approval.plan.hash).key != approval.key": WHILE_COMPUTING,
-    TRAINABLE
-    + "require_probed(plan.study, plan.mechanism, arithmetic(site.store, plan).numerics.choice)": (
+    TRAINABLE + "require_rehearsed(require_probed(plan.study, plan.mechanism, choice))": (
         UNTRAINABLE
     ),
     "client.requests.handler._until_the_tick: _require_may_leave(site, request)": WHILE_WAITING,

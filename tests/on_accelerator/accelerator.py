@@ -187,6 +187,7 @@ class Accelerator(Device):
                 found=f"{self.size // MIB} MiB in all",
                 wanted=f"{memory // MIB} MiB",
             )
+        self.require_computing()
 
     def memory(self) -> int:
         return self.size

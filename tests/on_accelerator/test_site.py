@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from client.administration.service import status
 from client.engine.clipped import Patients, clipped_sum, place
 from client.training.evaluation import counted, outputs_of
-from client.training.gradients import summed_loss
+from client.training.gradients import GradientSum, summed_loss
 from client.training.local import Probed, local_change
 from client.training.noise import DrawnAhead, drawing, noised
 from client.training.sampling import draw
@@ -47,6 +48,7 @@ from tests.on_accelerator.rounds import (
     cohort,
     study_of,
 )
+from tests.waiting import PATIENCE
 
 
 @pytest.mark.parametrize("name", (*STUDIES, "regression"))
@@ -129,8 +131,12 @@ def test_a_patient_on_whom_the_loss_fails_counts_as_nothing(
     assert torch.allclose(together.cpu(), (alone[0] + alone[1]).cpu(), rtol=0, atol=1e-12)
 
 
-def test_noise_that_is_drawn_ahead_is_the_noise(accelerator: Accelerator) -> None:
+def test_noise_that_is_drawn_ahead_is_the_noise(
+    accelerator: Accelerator, request: pytest.FixtureRequest
+) -> None:
     total = torch.linspace(-1, 1, 300_001, dtype=torch.float64)
+    threads_before = torch.get_num_threads()
+    request.addfinalizer(lambda: torch.set_num_threads(threads_before))
     for threads in (1, 2):
         torch.set_num_threads(threads)
         with flushed():
@@ -169,6 +175,95 @@ def test_while_a_card_computes_another_thread_draws_the_noise(
         assert len(drew) == study.training.local_steps
         assert all((thread is not threading.main_thread()) == ahead for thread in drew)
     assert accelerator.done["move"]
+
+
+def noise_threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name.startswith("noise")]
+
+
+@pytest.mark.parametrize("what", ["noise", "sum"])
+def test_a_round_whose_noise_or_sum_fails_raises_it_and_leaves_no_thread(
+    accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """While the other one is still at work: nothing hangs, and what was not begun is not drawn."""
+    del accelerator
+    study = study_of("plain")
+    patients, images, _ = cohort(study)
+    stream = type(STREAMS.stream("noise"))
+    honest, drawing_now, go_on = stream.normal_blocks, threading.Event(), threading.Event()
+
+    def noise_fails(self: Any, count: int) -> Any:
+        raise MemoryError(f"no room for {count} deviates")
+
+    def slow(self: Any, count: int) -> Any:
+        drawing_now.set()
+        assert go_on.wait(PATIENCE)
+        return honest(self, count)
+
+    def sum_fails(self: Any, batches: Any) -> Any:
+        assert drawing_now.wait(PATIENCE)
+        go_on.set()
+        raise RuntimeError("the sum failed")
+
+    if what == "noise":
+        monkeypatch.setattr(stream, "normal_blocks", noise_fails)
+    else:
+        monkeypatch.setattr(stream, "normal_blocks", slow)
+        monkeypatch.setattr(GradientSum, "over", sum_fails)
+    with pytest.raises((MemoryError, RuntimeError), match=r"no room for|the sum failed"):
+        local_change(
+            Probed(study, MECHANISM, THERE),
+            initial_weights(study, 1),
+            images,
+            patients,
+            round_number=1,
+            streams=STREAMS,
+        )
+    assert noise_threads() == []
+
+
+def test_a_round_whose_noise_fails_is_silence_and_its_people_are_told_in_words(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Any, count: int) -> Any:
+        raise MemoryError(f"no room for {count} deviates")
+
+    with hospital.open() as site:
+        plan = approved(site, small_study())
+        assert code_of(site, asking(plan)) == "ok"  # after which nothing is rehearsed
+        with monkeypatch.context() as patched:
+            patched.setattr(type(STREAMS.stream("noise")), "normal_blocks", fails)
+            assert code_of(site, asking(plan, 2)) == "silence"
+        assert noise_threads() == []
+        ((told, do), *_) = status(site).warnings
+        assert "got no answer for round 2" in told
+        assert "memory" in told
+        assert "lower [device] memory_mib" in do
+        assert code_of(site, asking(plan, 2)) == "ok"
+
+
+def test_noise_that_waits_for_its_turn_is_not_drawn_after_a_failure() -> None:
+    drew: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def first() -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        drew.append("first")
+
+    def round_fails() -> None:
+        with drawing(ahead=True) as pool:
+            assert pool is not None
+            pool.submit(first)
+            second = pool.submit(lambda: drew.append("second"))
+            assert begun.wait(PATIENCE)
+            second.add_done_callback(lambda _: go_on.set())  # as soon as it is given up
+            raise ValueError("the sum failed")
+
+    threading.Timer(1.0, go_on.set).start()  # else a pool that gives nothing up would wait
+    with pytest.raises(ValueError, match="the sum failed"):
+        round_fails()
+    assert drew == ["first"]
 
 
 @pytest.mark.long

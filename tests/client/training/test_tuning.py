@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from client.training import tuning
 from client.training.tuning import (
     MOST_KEPT,
     Choices,
     check,
     choose,
     modelled,
+    rehearsed,
     room,
     tile_of,
 )
@@ -190,3 +194,26 @@ def test_models_that_a_study_may_name_are_sound(name: str) -> None:
     for layout in ("contiguous", "channels_last"):
         choice = EngineChoice.model_validate({"memory_format": layout})
         check(given, choice)
+
+
+@pytest.mark.parametrize("part", ["probe", "rehearsal"])
+def test_a_step_that_does_not_fit_is_said_in_words_and_holds_nothing(
+    monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """For as long as its error is known, a tensor of a trial would stay on the card."""
+    kept: list[weakref.ref[torch.Tensor]] = []
+
+    def fails(*_: object) -> None:
+        tensor = torch.zeros(9)
+        kept.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError(f"CUDA out of memory, with {len(tensor)}")
+
+    study, choice = small_study(study={"name": part}), EngineChoice(tile=3)
+    monkeypatch.setattr(tuning, "require_sound", fails)
+    with pytest.raises(ModelError, match="does not fit into the memory of the gra") as caught:
+        if part == "probe":
+            check(study, choice)
+        else:
+            rehearsed(choice, fails)
+    assert caught.value.details["do"].startswith("lower memory_mib")
+    assert [one() for one in kept] == [None]
