@@ -129,7 +129,19 @@ def test_the_clipped_sum_is_that_of_a_loop_over_patients(kind: str, clip: float)
 
 @pytest.mark.parametrize(
     ("name", "side"),
-    [("resnet18", 8), pytest.param("densenet121", 32, marks=pytest.mark.long)],
+    [
+        ("resnet18", 8),
+        ("vit", 16),
+        *(
+            pytest.param(*each, marks=pytest.mark.long)
+            for each in (
+                ("densenet121", 32),
+                ("resnet50", 8),
+                ("seresnet50", 8),
+                ("efficientnet_b0", 16),
+            )
+        ),
+    ],
 )
 def test_the_larger_models_are_clipped_patient_by_patient_too(name: str, side: int) -> None:
     chosen: dict[str, Any] = {"name": name, "widths": None, "hidden": None}
