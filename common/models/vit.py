@@ -88,7 +88,11 @@ class ViTSpec(ModelSpec):
         from monai.networks.blocks import TransformerBlock
         from torch import nn
 
-        block = TransformerBlock(self.features, 4 * self.features, self.heads, qkv_bias=True)
+        # Queries, keys and values apart: together, MONAI has the three along the first dimension,
+        # which is the batch's, and three patients would look as if they met there.
+        block = TransformerBlock(
+            self.features, 4 * self.features, self.heads, qkv_bias=True, use_combined_linear=False
+        )
         # MONAI makes it though nothing attends to another image: noise for weights without use.
         block.norm_cross_attn = nn.Identity()
         return block
