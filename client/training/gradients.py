@@ -37,11 +37,11 @@ class GradientSum:
     ) -> None:
         self._model, self._loss, self._choice = model, summed_loss(task, total=True), choice
         self._clipped: ClippedSum | None = None
-        private = isinstance(mechanism, PatientMechanism)
-        if private or choice.precision != "float32":
-            # Not private, yet in the same precision: else a comparison of the two misleads.
-            clip_norm = mechanism.clip_norm if private else math.inf
-            self._clipped = ClippedSum(model, self._loss, clip_norm, choice)
+        if isinstance(mechanism, PatientMechanism):
+            self._clipped = ClippedSum(model, self._loss, mechanism.clip_norm, choice)
+        elif choice.precision != "float32":
+            # Not clipped, yet as short: else a comparison with a private study would mislead.
+            self._clipped = ClippedSum(model, self._loss, math.inf, choice)
 
     def over(self, batches: Iterable[Batch]) -> torch.Tensor:
         """The sum over all patients of some batches on the model's device, which may be none.

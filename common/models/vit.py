@@ -94,5 +94,5 @@ class ViTSpec(ModelSpec):
             self.features, 4 * self.features, self.heads, qkv_bias=True, use_combined_linear=False
         )
         # MONAI makes it though nothing attends to another image: noise for weights without use.
-        block.norm_cross_attn = nn.Identity()
+        block.add_module("norm_cross_attn", nn.Identity())
         return block

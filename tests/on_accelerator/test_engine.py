@@ -200,7 +200,7 @@ def test_sums_are_tried_at_the_size_of_a_tile(accelerator: Accelerator) -> None:
     choice = CUDA.model_copy(update={"tile": 8})
     there = place(model, choice)
 
-    def add(total: torch.Tensor, *arrays: torch.Tensor, **named: Any) -> torch.Tensor:
+    def add(total: torch.Tensor, *arrays: torch.Tensor, **named: Any) -> Any:
         if len(arrays[-1]) != choice.tile:
             return aten.addmv_.default(total, *arrays, **named)
         return total.copy_(aten.addmv.default(total.float(), *(a.float() for a in arrays), **named))

@@ -158,10 +158,10 @@ class _FailingBack(torch.autograd.Function):
 
 CHOICE = EngineChoice(tile=4)
 OFFERED: dict[str, Callable[[nn.Module, Patients], object]] = {
-    "timing kernels": lambda *given: measured(*given, loss, CHOICE, seconds=10.0),
-    "choosing kernels": lambda *given: settled(*given, loss, CHOICE),
-    "trying whether patients are alone": lambda *given: is_alone(*given, loss, CHOICE),
-    "the probe": lambda *given: require_sound(*given, loss, CHOICE),
+    "timing kernels": lambda model, some: measured(model, some, loss, CHOICE, seconds=10.0),
+    "choosing kernels": lambda model, some: settled(model, some, loss, CHOICE),
+    "trying whether patients are alone": lambda model, some: is_alone(model, some, loss, CHOICE),
+    "the probe": lambda model, some: require_sound(model, some, loss, CHOICE),
 }
 
 

@@ -191,7 +191,7 @@ def test_a_vision_transformer_is_monais_own() -> None:
     )
     names = {"0.": "patch_embedding.patch_embeddings.", "2.": "blocks.0.", "3.": "blocks.1."}
     names |= {"5.": "norm.", "6.": "classification_head."}
-    own = dict(theirs.named_parameters())
+    own: dict[str, torch.Tensor] = dict(theirs.named_parameters())
     for name in [name for name in own if ".qkv." in name]:
         parts = own.pop(name).chunk(3)
         own |= {name.replace("qkv", f"to_{part}"): parts[n] for n, part in enumerate("qkv")}
