@@ -176,20 +176,24 @@ def refusing(model: nn.Module, work: Callable[[], T]) -> T:
     except RuntimeError as error:
         said = str(error).partition("\n")[0]
         if _NOT_REPEATED in said:
-            what = "an operation of the model does not give the same bits each time on this device"
-        elif _OF_A_LIBRARY.search(said):
-            what = "the libraries of this device fail on an operation of the model"
-        else:
-            raise
-        raise ModelError(
-            what,
-            where=_failing(model, work),
-            found=said[:200],
-            wanted="operations that this device computes, and the same way each time",
-            remedy="replace the module in the model, or remove the line gpu in [device] to "
-            "compute on the processor; where a library fails, update the driver too, and lower "
-            "memory_mib if other programs use the card",
-        ) from error
+            raise ModelError(
+                "an operation of the model does not give the same bits each time on this device",
+                where=_failing(model, work),
+                found=said[:200],
+                wanted="operations with a deterministic form",
+                remedy="replace the module in the model, or remove the line gpu in [device] to "
+                "compute on the processor",
+            ) from error
+        if _OF_A_LIBRARY.search(said):
+            raise ModelError(
+                "the libraries of this device fail on an operation of the model",
+                where=_failing(model, work),
+                found=said[:200],
+                wanted="operations that cuDNN and cuBLAS compute on this card",
+                remedy="update the driver; lower memory_mib if other programs use the card; or "
+                "remove the line gpu in [device] to compute on the processor",
+            ) from error
+        raise
 
 
 def _failing(model: nn.Module, work: Callable[[], object]) -> str:
