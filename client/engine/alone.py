@@ -11,12 +11,14 @@ addresses.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import nn
 
 from client.engine.clipped import Loss, Patients, Tile, backward, by_choice, outputs
+from client.engine.layers import refusing
 from client.engine.rule import Book, Factored, Layer
 from common.devices.devices import DEVICES
 from common.errors import ModelError
@@ -26,6 +28,9 @@ SHIFT: Final = 4099
 """Bytes by which the heap grows before another tile is allocated: a page and three bytes, so that
 the next tile begins elsewhere."""
 MOST_TRIALS: Final = 8
+MOST_LOOKS: Final = 16
+"""Whole trials of a model that :func:`settled` makes: one for each kernel that is given another
+layer. An offer, which nobody has approved, must not keep a card busy for each of 121 layers."""
 ENOUGH: Final = 2**15
 """Numbers of a patient, weights and pixels together, for which one trial is enough."""
 VOTES: Final = 3
@@ -79,7 +84,11 @@ def settled(
         choice: whose kernels are kept where they pass.
 
     Returns:
-        None where no kernel of a layer passes, or where it is no layer that differs.
+        None where no kernel of a layer passes, where it is no layer that differs, or where
+        :data:`MOST_LOOKS` trials did not end it: then patients are taken one by one.
+
+    Raises:
+        ModelError: names a module that this device does not compute.
     """
     known: dict[str, tuple[str, ...]] = {}
 
@@ -87,21 +96,29 @@ def settled(
         known[layer.name] = layer.rule.kernels
         return Book()
 
-    backward(model, Tile(example, choice.tile, choice).patients, loss, look)
+    tile = Tile(example, choice.tile, choice)
+    refusing(model, partial(backward, model, tile.patients, loss, look))
     # By layer, the kernels that are still to be tried: the modelled one may be tried twice.
     left: dict[str, list[str]] = {}
-    while (name := _differing(model, example, loss, choice)) is not None:
+    for _ in range(MOST_LOOKS):
+        name = _differing(model, example, loss, choice)
+        if name is None:
+            return choice
         others = left.setdefault(name, [*known.get(name, ())])
         if choice.kernels.get(name) in others:
             others.remove(choice.kernels[name])
         if not others:
             return None
         choice = choice.model_copy(update={"kernels": {**choice.kernels, name: others.pop(0)}})
-    return choice
+    return None
 
 
 def _differing(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) -> str | None:
     """The first layer whose bits differ between two arrangements; None where none does."""
+    return refusing(model, partial(_look, model, example, loss, choice))
+
+
+def _look(model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice) -> str | None:
     # The same seeds each time: proposing a study again must not give a new chance to pass.
     for number in range(_trials(model, example)):
         tried = _another(example, number)

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from client.engine.clipped import Loss, Patients, clipped_sum, place
+from client.engine.layers import refusing
 from client.engine.rule import Book, Layer, Weighing
 from client.engine.sheet import Sheet
 from common.devices.device import Device
@@ -113,7 +114,16 @@ def measured(
         loss: as there.
         choice: its tile is kept.
         seconds: after which no further layer is timed.
+
+    Raises:
+        ModelError: names a module that this device does not compute.
     """
+    return refusing(model, partial(_measured, model, example, loss, choice, seconds))
+
+
+def _measured(
+    model: nn.Module, example: Patients, loss: Loss, choice: EngineChoice, seconds: float
+) -> EngineChoice:
     device, until = DEVICES[choice.device], time.perf_counter() + seconds
     # channels_last exists for images alone: (patients, items, channels, height, width).
     layouts = device.layouts[: 1 + (example.inputs.dim() == 5)]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final, TypeVar
 
+import torch
 from torch import nn
+from torch.autograd.graph import Node
 
 from client.engine.convolution import ConvolutionRule, is_even
 from client.engine.linear import EmbeddingRule, LinearRule
@@ -13,6 +17,7 @@ from client.engine.normalisation import GroupRule, LayerRule, PReluRule
 from client.engine.rule import Layer, Rule
 from common.errors import ModelError
 
+T = TypeVar("T")
 _CONVOLUTIONS: Final = (
     nn.Conv1d,
     nn.Conv2d,
@@ -53,6 +58,9 @@ _APPROXIMATE: Final = (
 """Built on exponentials. The library computes most of an array with vector instructions and the
 last numbers, also of a thread's share, with another routine that rounds differently."""
 _BATCH_NORMS: Final = (nn.modules.batchnorm._BatchNorm,)  # noqa: SLF001 - no public base class
+_NOT_REPEATED: Final = "does not have a deterministic implementation"
+_OF_A_LIBRARY: Final = re.compile(r"CUDNN_STATUS_\w+|CUBLAS_STATUS_\w+|unable to find an engine")
+"""What torch says where cuDNN or cuBLAS cannot do what it was asked for."""
 
 
 def served(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -148,3 +156,75 @@ def dense(name: str, weight: nn.Parameter, bias: nn.Parameter | None) -> Layer:
     """A dense layer that is a part of a module."""
     parameters = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
     return Layer(name, _RULES[nn.Linear], None, parameters)
+
+
+def refusing(model: nn.Module, work: Callable[[], T]) -> T:
+    """What some work with a model gives; what its device cannot compute is refused by name.
+
+    Args:
+        model: whose forward and backward it runs, or those of copies.
+        work: done a second time where it fails, to find out in which module.
+
+    Raises:
+        ModelError: an operation does not repeat its bits on this device, or the device's library
+            fails on it.
+    """
+    try:
+        return work()
+    except torch.OutOfMemoryError:
+        raise  # the machine's fault, not the model's
+    except RuntimeError as error:
+        said = str(error).partition("\n")[0]
+        if _NOT_REPEATED in said:
+            raise ModelError(
+                "an operation of the model does not give the same bits each time on this device",
+                where=_failing(model, work),
+                found=said[:200],
+                wanted="operations with a deterministic form",
+                remedy="replace the module in the model, or remove the line gpu in [device] to "
+                "compute on the processor",
+            ) from error
+        if _OF_A_LIBRARY.search(said):
+            raise ModelError(
+                "the libraries of this device fail on an operation of the model",
+                where=_failing(model, work),
+                found=said[:200],
+                wanted="operations that cuDNN and cuBLAS compute on this card",
+                remedy="update the driver; lower memory_mib if other programs use the card; or "
+                "remove the line gpu in [device] to compute on the processor",
+            ) from error
+        raise
+
+
+def _failing(model: nn.Module, work: Callable[[], object]) -> str:
+    """Where work fails when it is done again."""
+    within: list[str] = []
+    back = ["the model itself"]
+    known: set[Node] = set()  # kept, or another node would be taken for one of them
+
+    def enter(name: str, *_: object) -> None:
+        within.append(f"module {name or 'the model itself'}")
+
+    def arrive(name: str, _: object) -> None:
+        back[0] = f"module {name or 'the model itself'}, or an operation just before it"
+
+    def leave(name: str, _module: nn.Module, _given: object, output: object) -> None:
+        within.pop()
+        node = output.grad_fn if isinstance(output, torch.Tensor) else None
+        # A module that gives what its last child gives is not asked: the innermost is named.
+        if node is not None and node not in known:
+            known.add(node)
+            node.register_prehook(partial(arrive, name))
+
+    hooks: list[Any] = []
+    for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(partial(enter, name)))
+        hooks.append(module.register_forward_hook(partial(leave, name)))
+    try:
+        work()
+    except RuntimeError:
+        return within[-1] if within else back[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return "the model itself"

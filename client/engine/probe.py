@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -24,15 +25,15 @@ from client.engine.alone import require_alone
 from client.engine.clipped import (
     Loss,
     Patients,
+    Tile,
     add_flat,
     backward,
     by_choice,
     flat_zeros,
     place,
     plain_sum,
-    weighing,
 )
-from client.engine.layers import served
+from client.engine.layers import refusing, served
 from client.engine.rule import Book, Layer, Weighing
 from client.engine.sheet import Sheet
 from common.devices.devices import DEVICES
@@ -61,7 +62,7 @@ def require_sound(model: nn.Module, example: Patients, loss: Loss, choice: Engin
         ModelError: names the parameter or module at fault.
     """
     try:
-        _try(model, example, loss, choice)
+        refusing(model, partial(_try, model, example, loss, choice))
     except torch.OutOfMemoryError:
         raise  # the machine's fault, not the model's
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -100,21 +101,27 @@ def require_sums(model: nn.Module, patients: Patients, loss: Loss, choice: Engin
     """Refuse a device whose norms and sums are not the processor's, of the very same numbers.
 
     All that follows on the numbers that a gradient is made of is float64, on any device: how exact
-    that is, ``docs/privacy.md`` builds on.
+    that is, ``docs/privacy.md`` builds on. Libraries choose kernels by size, so a full tile is
+    tried, as training has it.
 
     Args:
         model: placed as the choice has it.
-        patients: random input, on the device.
+        patients: random input, on the device; repeated until they fill a tile.
         loss: as for :func:`require_sound`.
         choice: as there.
 
     Raises:
         ModelError: names the device.
     """
+    device, places = patients.inputs.device, choice.tile
     make, beside = by_choice(choice), copy.deepcopy(model).cpu()
     pairs = zip(model.parameters(), beside.parameters(), strict=True)
     twins = {id(there): here for there, here in pairs}
-    copied: dict[Layer, Book] = {}
+    wanted = {id(each): torch.zeros(each.shape, dtype=torch.float64) for each in twins.values()}
+    # Given, not clipped by: the processor's sums are made, and let go, layer by layer.
+    everyone = torch.ones(places, dtype=torch.bool)
+    factors = torch.linspace(1 / 3, 1, places, dtype=torch.float64)
+    squared, gross = torch.zeros_like(factors), torch.zeros_like(factors)
 
     def enter(layer: Layer, records: list[Any], count: int) -> Book:
         book = make(layer, records, count)
@@ -125,24 +132,23 @@ def require_sums(model: nn.Module, patients: Patients, loss: Loss, choice: Engin
         if book.factored:
             here = [tuple(part.cpu() for part in each) for each in records]
             factored = dict(make(twin, here, count).factored)
-        copied[twin] = Book(held, factored)
+        sheet = Sheet({twin: Book(held, factored)}, count, torch.device("cpu"))
+        squared.add_(sheet.squared)
+        gross.add_(sheet.gross.square())
+        sheet.add(wanted, Weighing(factors, everyone))
         return book
 
-    books = backward(model, patients, loss, enter, choice.precision)
-    there = Sheet(books, len(patients), patients.inputs.device)
-    here = Sheet(copied, len(patients), torch.device("cpu"))
-    scale = here.squared + here.gross.square()
-    apart = (there.squared.cpu() - here.squared).abs()
-    _require_rounded(bool((apart <= ROUNDED * scale).all()), "a squared norm", choice)
-    clip_norm = float(here.squared.max().sqrt()) / 2  # bites one patient at least
-    everyone = torch.ones(len(patients), dtype=torch.bool)
-    factors = weighing(here, everyone, clip_norm).factors
-    total, wanted = flat_zeros(model), flat_zeros(beside)
-    device = patients.inputs.device
+    at = torch.arange(places, device=device) % len(patients)
+    full = Tile(patients, places, choice).hold(patients[at]).patients
+    books = backward(model, full, loss, enter, choice.precision)
+    there = Sheet(books, places, device)
+    apart = (there.squared.cpu() - squared).abs()
+    _require_rounded(bool((apart <= ROUNDED * (squared + gross)).all()), "a squared norm", choice)
+    total = flat_zeros(model)
     add_flat(total, model, there, Weighing(factors.to(device), everyone.to(device)))
-    add_flat(wanted, beside, here, Weighing(factors, everyone))
-    off = float((total.cpu() - wanted).norm())
-    _require_rounded(off <= ROUNDED * len(patients) * clip_norm, "a clipped sum", choice)
+    summed = torch.cat([wanted[id(each)].flatten() for each in beside.parameters()])
+    off, length = float((total.cpu() - summed).norm()), torch.maximum(squared, gross).sqrt()
+    _require_rounded(off <= ROUNDED * float(factors @ length), "a clipped sum", choice)
 
 
 def _require_rounded(holds: bool, what: str, choice: EngineChoice) -> None:

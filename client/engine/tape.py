@@ -32,7 +32,9 @@ class Tape:
         enter: makes the books.
         device: of the pass.
         precision: of activations. In bfloat16 products of a layer's input and weights are made of
-            bfloat16 numbers, as autocast has it; everything else is computed in float32.
+            bfloat16 numbers, as autocast has it, and what a layer gives is bfloat16: so is all that
+            the model does between its layers (activation functions, pooling, sums, attention).
+            Within normalisations, PReLU and modules that no rule knows it is float32.
 
     Attributes:
         books: one for each layer that the loss depends on, when the backward pass is over.

@@ -80,6 +80,11 @@ class _GradCam:
                 f"{self.name} needs a network that learns convolutions, and {study.model.name} "
                 "does not; use contributions instead"
             )
+        if study.model.tokens:
+            return (
+                f"{study.model.name} has no feature map after its first convolution; use "
+                "occlusion instead"
+            )
         if min(found.height, found.width) < LEAST_SIDE:
             return (
                 f"for images of this size the last feature map of {study.model.name} has "
@@ -106,8 +111,7 @@ def feature_map(model: nn.Module, study: Study) -> FeatureMap | None:
     Found by watching one image pass, so that it needs no list of models. Of a module that is used
     twice nobody could say which of its maps is meant.
     """
-    convolutions = [n for n, module in model.named_modules() if isinstance(module, _CONVOLUTIONS)]
-    if not convolutions:
+    if not any(isinstance(module, _CONVOLUTIONS) for module in model.modules()):
         return None
     given, taken = _watched(model, study)
     often = Counter(name for name, _ in given)
@@ -117,8 +121,8 @@ def feature_map(model: nn.Module, study: Study) -> FeatureMap | None:
         name, chosen = next((name, out) for name, out in maps if out is taken[-1])
     else:
         modules = dict(model.named_modules())
-        before = [(n, out) for n, out in maps if not isinstance(modules[n], _POOLINGS)]
-        name, chosen = min(reversed(before), key=lambda each: each[1][0, 0].numel())
+        # The last, not the smallest: those that weigh channels have one place, within a network.
+        name, chosen = [each for each in maps if not isinstance(modules[each[0]], _POOLINGS)][-1]
     return FeatureMap(name, *chosen.shape[2:])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -38,6 +39,9 @@ class GradientSum:
         self._clipped: ClippedSum | None = None
         if isinstance(mechanism, PatientMechanism):
             self._clipped = ClippedSum(model, self._loss, mechanism.clip_norm, choice)
+        elif choice.precision != "float32":
+            # Not clipped, yet as short: else a comparison with a private study would mislead.
+            self._clipped = ClippedSum(model, self._loss, math.inf, choice)
 
     def over(self, batches: Iterable[Batch]) -> torch.Tensor:
         """The sum over all patients of some batches on the model's device, which may be none.

@@ -202,7 +202,8 @@ def modelled(
             found=f"{mib(single)} MiB for {items} images of a patient in a step, "
             f"{study.evaluation.images_per_patient} in an evaluation",
             wanted=f"at most {mib(memory)} MiB, since a patient's images are clipped together",
-            remedy="raise memory_mib, or use fewer images or copies, or a smaller model",
+            remedy="raise memory_mib, or use fewer images or copies, a smaller image_size or "
+            "another model",
         )
     work = DEVICES[blank.device].tried_work if work is None else work
     fits = _fits(alike, memory - beside, blank.model_dump_json())

@@ -7,6 +7,7 @@ from typing import Final
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from common.errors import ModelError
 
@@ -84,3 +85,33 @@ def normalise_by_image(
                 fitting = gcd(groups, channels) if groups and channels == outputs else groups
                 setattr(parent, name, image_norm(kind, fitting, channels))
     return model
+
+
+class Tokens(nn.Module):
+    """Places of a feature map as tokens that know their position, after a token of the class.
+
+    It maps (items, features, height, width) to (items, 1 + places, features).
+
+    Args:
+        places: height times width.
+        features: of a place.
+    """
+
+    def __init__(self, places: int, features: int) -> None:
+        super().__init__()
+        # The first is the token of the class itself: nothing of the image is at its place.
+        self.positions = nn.Parameter(torch.empty(1, 1 + places, features))
+        nn.init.trunc_normal_(self.positions, std=0.02)
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """Tokens of each image by itself."""
+        tokens = value.flatten(2).transpose(1, 2)
+        return functional.pad(tokens, (0, 0, 1, 0)) + self.positions
+
+
+class FirstToken(nn.Module):
+    """The token of the class: (items, tokens, features) to (items, features)."""
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """The first of each image."""
+        return value[:, 0]

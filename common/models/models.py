@@ -7,13 +7,31 @@ from typing import Annotated, Any, Final, get_args
 from pydantic import BeforeValidator, Field
 
 from common.models.cnn import CnnSpec
-from common.models.monai import DenseNet121Spec, ResNet18Spec
+from common.models.monai import (
+    DenseNet121Spec,
+    EfficientNetB0Spec,
+    ResNet18Spec,
+    ResNet50Spec,
+    SEResNet50Spec,
+)
 from common.models.resunet import ResUNetSpec
 from common.models.scattering import ScatteringSpec
 from common.models.spec import ModelSpec
 from common.models.unet import UNetSpec
+from common.models.vit import ViTSpec
 
-_Any = ScatteringSpec | CnnSpec | ResNet18Spec | DenseNet121Spec | UNetSpec | ResUNetSpec
+_Any = (
+    ScatteringSpec
+    | CnnSpec
+    | ResNet18Spec
+    | ResNet50Spec
+    | SEResNet50Spec
+    | DenseNet121Spec
+    | EfficientNetB0Spec
+    | ViTSpec
+    | UNetSpec
+    | ResUNetSpec
+)
 MODELS: Final[tuple[type[ModelSpec], ...]] = get_args(_Any)
 _BY_NAME: Final = {kind.model_fields["name"].default: kind for kind in MODELS}
 _LEFT_OUT: Final = ScatteringSpec()

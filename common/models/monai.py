@@ -1,8 +1,8 @@
-"""``resnet18`` and ``densenet121``: MONAI's, with group normalisation."""
+"""MONAI's networks for whole images, with group normalisation and nothing left to chance."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from common.bounded import Bound
 from common.models.spec import GROUPS, Groups, ModelSpec, Shape
@@ -35,6 +35,50 @@ class ResNet18Spec(ModelSpec):
         return normalise_by_image(model, "group", self.groups)
 
 
+class ResNet50Spec(ModelSpec):
+    """``[model]`` of a ResNet of 50 layers, in bottlenecks (He, Zhang, Ren and Sun 2016).
+
+    Attributes:
+        groups: number of groups of a group normalisation; left out, 8 or what divides.
+    """
+
+    bounds: ClassVar[tuple[Bound, ...]] = (GROUPS,)
+
+    name: Literal["resnet50"] = "resnet50"
+    groups: Groups = None
+
+    def build(self, shape: Shape, heads: Heads) -> nn.Module:
+        """As :meth:`ModelSpec.build`."""
+        from monai.networks.nets import resnet50
+
+        from common.models.blocks import normalise_by_image
+
+        model = resnet50(spatial_dims=2, n_input_channels=shape.channels, num_classes=heads.outputs)
+        return normalise_by_image(model, "group", self.groups)
+
+
+class SEResNet50Spec(ModelSpec):
+    """``[model]`` of a ResNet-50 that weighs channels (Hu, Shen and Sun 2018, arXiv:1709.01507).
+
+    Attributes:
+        groups: number of groups of a group normalisation; left out, 8 or what divides.
+    """
+
+    bounds: ClassVar[tuple[Bound, ...]] = (GROUPS,)
+
+    name: Literal["seresnet50"] = "seresnet50"
+    groups: Groups = None
+
+    def build(self, shape: Shape, heads: Heads) -> nn.Module:
+        """As :meth:`ModelSpec.build`."""
+        from monai.networks.nets import SEResNet50
+
+        from common.models.blocks import normalise_by_image
+
+        model = SEResNet50(spatial_dims=2, in_channels=shape.channels, num_classes=heads.outputs)
+        return normalise_by_image(model, "group", self.groups)
+
+
 class DenseNet121Spec(ModelSpec):
     """``[model]`` of a DenseNet of 121 layers (Huang et al. 2017, arXiv:1608.06993).
 
@@ -54,4 +98,54 @@ class DenseNet121Spec(ModelSpec):
         from common.models.blocks import normalise_by_image
 
         model = DenseNet121(spatial_dims=2, in_channels=shape.channels, out_channels=heads.outputs)
+        return normalise_by_image(model, "group", self.groups)
+
+
+B0: Final = (
+    "r1_k3_s11_e1_i32_o16_se0.25",
+    "r2_k3_s22_e6_i16_o24_se0.25",
+    "r2_k5_s22_e6_i24_o40_se0.25",
+    "r3_k3_s22_e6_i40_o80_se0.25",
+    "r3_k5_s11_e6_i80_o112_se0.25",
+    "r4_k5_s22_e6_i112_o192_se0.25",
+    "r1_k3_s11_e6_i192_o320_se0.25",
+)
+"""Blocks of EfficientNet-B0 as MONAI writes them: how many, size, stride, widening, channels."""
+
+
+class EfficientNetB0Spec(ModelSpec):
+    """``[model]`` of an EfficientNet-B0 (Tan and Le 2019, arXiv:1905.11946).
+
+    Without dropout and without blocks that are left out by chance ("drop connect"), whose random
+    numbers would be nobody's.
+
+    Attributes:
+        groups: number of groups of a group normalisation; left out, 8 or what divides.
+    """
+
+    bounds: ClassVar[tuple[Bound, ...]] = (GROUPS,)
+
+    name: Literal["efficientnet_b0"] = "efficientnet_b0"
+    groups: Groups = None
+
+    def build(self, shape: Shape, heads: Heads) -> nn.Module:
+        """As :meth:`ModelSpec.build`."""
+        from monai.networks.nets import EfficientNet
+        from torch import nn
+
+        from common.models.blocks import normalise_by_image
+
+        model = EfficientNet(
+            list(B0),
+            spatial_dims=2,
+            in_channels=shape.channels,
+            num_classes=heads.outputs,
+            dropout_rate=0.0,
+            drop_connect_rate=0.0,
+            image_size=shape.height,  # of what convolutions are padded to; a width is padded alike
+        )
+        # MONAI's own form of the function is neither in graphs nor known to the private engine.
+        for module in list(model.modules()):
+            if hasattr(module, "_swish"):
+                module._swish = nn.SiLU()  # noqa: SLF001 - no public way to another class
         return normalise_by_image(model, "group", self.groups)

@@ -36,6 +36,8 @@ class ModelSpec(Section):
 
     dense: ClassVar[bool] = False
     """Whether it puts out numbers for each pixel; otherwise, for each image."""
+    tokens: ClassVar[bool] = False
+    """Whether an image becomes a row of tokens at once, of which none keeps its own place."""
     bounds: ClassVar[tuple[Bound, ...]] = ()
     """Of its numbers; models may share some."""
 
@@ -101,7 +103,7 @@ def require_multiple(name: str, shape: Shape, step: int) -> None:
             where=f"[data] image_size, [model] {name}",
             found=f"{shape.height}x{shape.width}",
             wanted=f"sides that are multiples of {step}, such as {below} or {above}",
-            remedy="change image_size, or use fewer widths or smaller strides",
+            remedy="change image_size, or use fewer widths, smaller strides or smaller patches",
         )
 
 

@@ -28,10 +28,10 @@ INPUT: Final = "image"
 OUTPUT: Final = "scores"
 OPSET: Final = 20
 _OPERATORS: Final = (
-    "Add AveragePool Cast Clip Concat Constant ConstantOfShape Conv ConvTranspose Div Elu Erf "
-    "Flatten Gather Gelu Gemm GlobalAveragePool Identity InstanceNormalization Log MaxPool Mul "
-    "PRelu Pad Pow Relu Reshape Resize Shape Sigmoid Slice Softmax Sqrt Sub Tanh Transpose "
-    "Unsqueeze"
+    "Add AveragePool Cast Clip Concat Constant ConstantOfShape Conv ConvTranspose Div Einsum Elu "
+    "Erf Flatten Gather Gelu Gemm GlobalAveragePool Identity InstanceNormalization "
+    "LayerNormalization Log MatMul MaxPool Mul PRelu Pad Pow Relu Reshape Resize Shape Sigmoid "
+    "Slice Softmax Sqrt Sub Tanh Transpose Unsqueeze"
 )
 OPERATORS: Final = frozenset(_OPERATORS.split())
 """What the graphs of our models and tasks are made of: none has a graph within, or goes on for as

@@ -194,6 +194,23 @@ def test_sums_that_are_less_exact_than_float64_are_refused_by_the_cards_name(
         require_sums(there, patients, loss, CUDA)
 
 
+def test_sums_are_tried_at_the_size_of_a_tile(accelerator: Accelerator) -> None:
+    """A library takes another kernel for eight patients than for the three that are tried."""
+    model, patients = single(accelerator)
+    choice = CUDA.model_copy(update={"tile": 8})
+    there = place(model, choice)
+
+    def add(total: torch.Tensor, *arrays: torch.Tensor, **named: Any) -> Any:
+        if len(arrays[-1]) != choice.tile:
+            return aten.addmv_.default(total, *arrays, **named)
+        return total.copy_(aten.addmv.default(total.float(), *(a.float() for a in arrays), **named))
+
+    FAULTS[aten.addmv_.default] = add
+    require_sums(there, patients, loss, CUDA)
+    with pytest.raises(ModelError, match=r"clipped sum(.|\n)*Test Card"):
+        require_sums(there, patients, loss, choice)
+
+
 def by_place(operation: Any, which: int | None = None) -> Callable[..., Any]:
     """An operation whose last digits depend on the address, or in float32 on the place."""
 

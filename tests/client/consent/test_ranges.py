@@ -46,6 +46,7 @@ FREE: dict[str, Any] = SECTIONS | {"privacy": {"mode": "none"}}
 MODELS: tuple[dict[str, Any], ...] = (
     {"name": "scattering"},
     {"name": "unet", "strides": [2, 2]},
+    {"name": "vit"},
 )
 OPTIONS: dict[str, dict[str, float]] = {
     "fedprox": {"proximal_mu": 0.1},

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from client.engine.alone import is_alone, require_alone
+from client.engine.alone import MOST_LOOKS, is_alone, require_alone, settled
 from client.engine.clipped import Patients, place
 from client.engine.convolution import ConvolutionRule
 from client.engine.probe import require_sound
@@ -146,3 +146,20 @@ def test_the_probe_before_a_models_first_step_holds_it() -> None:
 
 def _in_float32(value: torch.Tensor) -> torch.Tensor:
     return by_place(value) if value.dtype == torch.float32 else value.clone()
+
+
+def test_kernels_are_looked_for_a_limited_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look is a whole trial; a model of 121 layers, all of which differ, would take hours."""
+    model = exact(lambda: nn.Sequential(*(nn.Linear(6, 6) for _ in range(40)))).float()
+    patients = Patients(patients_of(6, count=3).inputs.float(), torch.zeros(3).long())
+    looks = list[EngineChoice]()
+
+    def differing(
+        _model: nn.Module, _patients: Patients, _loss: object, tried: EngineChoice
+    ) -> str:
+        looks.append(tried)
+        return str(len(looks) - 1)
+
+    monkeypatch.setattr("client.engine.alone._differing", differing)
+    assert settled(model, patients, loss, EngineChoice(tile=4)) is None
+    assert [len(each.kernels) for each in looks] == list(range(MOST_LOOKS))

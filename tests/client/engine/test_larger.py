@@ -12,13 +12,20 @@ from monai.networks.nets.efficientnet import MBConvBlock
 from torch import nn
 
 from client.engine.alone import settled
-from client.engine.clipped import Patients, clipped_sum, place
+from client.engine.choice import example_of
+from client.engine.clipped import Patients, clipped_sum, place, plain_sum
 from client.engine.probe import require_sound
 from client.training.footprint import room_of
+from client.training.gradients import summed_loss
 from common.errors import ModelError
+from common.models.networks import seeded_model, sketch
+from common.models.spec import Shape
+from common.models.vit import ViTSpec
 from common.numerics import EngineChoice
-from common.tasks.classification import Classification
+from common.study.study_file import Study
+from common.tasks.task import Heads
 from tests.client.engine.loop import LAYOUTS, Layout, exact, loss, patients_of, require_same
+from tests.common.studies import small_study
 
 GROUP = ("group", {"num_groups": 4})
 BLOCKS = ["r1_k3_s11_e1_i32_o16_se0.25", "r2_k3_s22_e6_i16_o24_se0.25"]
@@ -65,10 +72,16 @@ def efficientnet(*, as_it_comes: bool = False) -> nn.Module:
     return model
 
 
+def transformer() -> nn.Module:
+    spec = ViTSpec(patch=8, features=8, blocks=2, heads=2)
+    return spec.build(Shape(1, 32, 32), Heads(2, dense=False))
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ResNet of bottlenecks": (resnet, (1, 33, 33)),
     "the same of volumes": (lambda: resnet(3), (1, 17, 17, 17)),
     "EfficientNet": (efficientnet, (1, 32, 32)),
+    "Vision Transformer": (transformer, (1, 32, 32)),
 }
 
 
@@ -83,7 +96,7 @@ def test_a_larger_network_gives_the_loops_sum(name: str, layout: Layout) -> None
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["ResNet of bottlenecks", "EfficientNet"])
+@pytest.mark.parametrize("name", ["ResNet of bottlenecks", "EfficientNet", "Vision Transformer"])
 def test_the_probe_lets_it_through(name: str, precision: str) -> None:
     build, shape = NETWORKS[name]
     drawn = patients_of(*shape, count=3)
@@ -123,28 +136,37 @@ def test_drop_connect_is_refused_because_it_uses_chance() -> None:
         require_sound(model, patients_of(1, 32, 32, count=3), loss, EngineChoice(tile=4))
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("build", "shape"),
-    [
-        (lambda: grouped(ResNet("bottleneck", [3, 4, 6, 3], [64, 128, 256, 512], spatial_dims=2,
-                                n_input_channels=3, num_classes=2, norm=GROUP)), (3, 224, 224)),
-        (lambda: grouped(SEResNet50(spatial_dims=2, in_channels=3, num_classes=2)), (3, 224, 224)),
-    ],
-    ids=["ResNet-50", "SEResNet-50"],
-)  # fmt: skip
-def test_at_224_a_patients_memory_is_known_before_anything_is_built(
-    build: Callable[[], nn.Module], shape: tuple[int, ...]
-) -> None:
-    with torch.device("meta"):
-        model = build()
-    task = Classification(classes=("no", "yes"))
+LARGER = ("resnet18", "resnet50", "seresnet50", "densenet121", "efficientnet_b0", "vit")
+
+
+def study_at_224(name: str) -> Study:
+    return small_study(model={"name": name}, data={"image_size": [224, 224], "channels": 3})
+
+
+@pytest.mark.parametrize("name", LARGER)
+def test_at_224_a_patients_memory_is_known_before_anything_is_built(name: str) -> None:
+    study = study_at_224(name)
+    model, shape = sketch(study), (3, 224, 224)
     found = {
-        precision: room_of(model, shape, task, patients=2, items=1, precision=precision).bytes
+        precision: room_of(model, shape, study.task, patients=1, items=1, precision=precision).bytes
         for precision in ("float32", "bfloat16")
     }
     weights = 4 * sum(each.numel() for each in model.parameters())
-    assert weights < found["bfloat16"] < found["float32"] < 2**34
+    assert weights < found["bfloat16"] < found["float32"] < 2**31
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", LARGER)
+def test_at_224_a_step_clips_each_patient(name: str) -> None:
+    study = study_at_224(name)
+    model, loss, choice = seeded_model(study, 0), summed_loss(study.task), EngineChoice(tile=2)
+    patients = example_of((3, 224, 224), 2, 1, model)
+    each = (plain_sum(model, patients[slice(n, n + 1)], loss).double() for n in range(2))
+    free = [one for one in each if one.norm() > 0]
+    clip_norm = float(min(one.norm() for one in free)) / 2
+    wanted = sum(clip_norm / one.norm() * one for one in free)
+    found = clipped_sum(place(model, choice), patients, loss, clip_norm, choice)
+    assert float((found - wanted).norm()) <= 1e-3 * clip_norm
 
 
 def test_group_normalisation_in_squeeze_and_excitation_gives_the_loops_sum() -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from client.engine.clipped import clipped_sum
-from client.engine.layers import rule_of, served
+from client.engine.alone import is_alone, settled
+from client.engine.choice import measured
+from client.engine.clipped import Patients, clipped_sum
+from client.engine.layers import refusing, rule_of, served
+from client.engine.probe import require_sound
 from common.errors import ModelError
 from common.numerics import EngineChoice
 from tests.client.engine.loop import Net, exact, loss, patients_of, require_same
@@ -125,3 +129,79 @@ def test_every_module_that_holds_parameters_is_served_once() -> None:
 )
 def test_no_rule_serves_what_it_would_not_compute(layer: nn.Module) -> None:
     assert rule_of(layer) is None
+
+
+class Failing(nn.Module):
+    """Raises what a graphics card's libraries say, on the way there or on the way back."""
+
+    def __init__(self, said: str, *, back: bool) -> None:
+        super().__init__()
+        self.said, self.back = said, back
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        if not self.back:
+            raise RuntimeError(self.said)
+        found: torch.Tensor = _FailingBack.apply(value, self.said)  # type: ignore[no-untyped-call] # torch's is untyped
+        return found
+
+
+class _FailingBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, said: str) -> torch.Tensor:  # noqa: ANN401 - torch's context is untyped
+        ctx.said = said
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, _gradient: torch.Tensor) -> Any:  # noqa: ANN401 - as above
+        raise RuntimeError(ctx.said)
+
+
+CHOICE = EngineChoice(tile=4)
+OFFERED: dict[str, Callable[[nn.Module, Patients], object]] = {
+    "timing kernels": lambda model, some: measured(model, some, loss, CHOICE, seconds=10.0),
+    "choosing kernels": lambda model, some: settled(model, some, loss, CHOICE),
+    "trying whether patients are alone": lambda model, some: is_alone(model, some, loss, CHOICE),
+    "the probe": lambda model, some: require_sound(model, some, loss, CHOICE),
+}
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        (
+            "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but "
+            "you set 'torch.use_deterministic_algorithms(True)'",
+            "does not give the same bits each time",
+        ),
+        ("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED", "libraries of this device fail"),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `x`", "libraries of this device"),
+        ("GET was unable to find an engine to execute this computation", "libraries of this"),
+    ],
+)
+@pytest.mark.parametrize("work", OFFERED)
+def test_what_a_device_cannot_compute_is_refused_by_the_modules_name(
+    work: str, said: str, what: str, back: bool
+) -> None:
+    model = named(Failing(said, back=back)).float()
+    model = nn.Sequential(nn.Linear(4, 4), model, nn.Linear(4, 2))
+    drawn = patients_of(4, count=3)
+    patients = Patients(drawn.inputs.float(), drawn.targets)
+    with pytest.raises(ModelError, match=rf"{what}(.|\n)*module 1\.body\.middle") as caught:
+        OFFERED[work](model, patients)
+    assert said.split(maxsplit=1)[0] in caught.value.details["found"]
+    assert not any(each._forward_hooks for each in model.modules())  # noqa: SLF001 - no public way
+
+
+def test_another_error_stays_what_it_is() -> None:
+    model = nn.Sequential(nn.Linear(4, 2), Failing("something else", back=True))
+    drawn = patients_of(4, count=3)
+    patients = Patients(drawn.inputs.float(), drawn.targets)
+    with pytest.raises(RuntimeError, match="something else"):
+        is_alone(model, patients, loss, CHOICE)
+    with pytest.raises(torch.OutOfMemoryError):
+        refusing(model, _out_of_memory)
+
+
+def _out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory; CUBLAS_STATUS_ALLOC_FAILED")

@@ -28,7 +28,10 @@ def study_of(model: str, side: int, **settings: object) -> Study:
         (study_of("cnn", 32, widths=[16, 16, 16], norm="group"), 8, "ReLU"),
         (study_of("cnn", 32, widths=[4, 4], hidden=8), 16, "ReLU"),
         (study_of("resnet18", 64), 4, "Sequential"),
+        (study_of("resnet50", 64), 4, "Sequential"),
+        (study_of("seresnet50", 64), 2, "Sequential"),
         (study_of("densenet121", 64), 2, "ReLU"),
+        (study_of("efficientnet_b0", 64), 2, "GroupNorm"),
         (study_of("unet", 32), 32, "PReLU"),
         (study_of("unet", 32, residual_units=0), 16, "SkipConnection"),
         (study_of("resunet", 32), 32, "ReLU"),
@@ -70,6 +73,13 @@ def test_a_model_without_convolutions_is_refused() -> None:
     assert why is not None
     assert "scattering" in why
     assert "contributions" in why
+
+
+def test_a_network_whose_one_convolution_comes_first_is_refused() -> None:
+    why = GRAD_CAM.fits(study_of("vit", 32))
+    assert why is not None
+    assert "vit has no feature map" in why
+    assert "occlusion" in why
 
 
 @pytest.mark.parametrize("study", [study_of("densenet121", 32)])

@@ -77,6 +77,8 @@ SMALL: list[tuple[int, int, dict[str, Any]]] = [
 LARGE: list[tuple[int, int, dict[str, Any]]] = [
     (64, 4, {"name": "resnet18"}),
     (64, 4, {"name": "densenet121"}),
+    (64, 4, {"name": "efficientnet_b0"}),
+    (64, 4, {"name": "vit"}),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import pytest
@@ -124,6 +125,25 @@ def test_a_step_of_a_site_ends_in_no_error_for_one_patient(
     found = steps.over([Batch(pixels, targets)])
     assert found.any()
     assert torch.isfinite(found).all()
+
+
+def test_what_is_not_private_is_computed_in_the_precision_of_what_is() -> None:
+    """Else a comparison of both would compare bfloat16 with float32 too."""
+    task, _, targets = CASES[0]
+    torch.manual_seed(0)
+    model, loss = flat(), summed_loss(task, total=True)
+    pixels = torch.rand(3, 1, 1, 8, 8)
+    for precision in ("float32", "bfloat16"):
+        choice = EngineChoice.model_validate({"tile": 4, "precision": precision})
+        steps = GradientSum(model, NoMechanism(sampling_rate=1.0, divisor=3.0), task, choice)
+        found = steps.over([Batch(pixels, targets)])
+        patients = Patients(pixels, targets)
+        free, plain = (
+            clipped_sum(model, patients, loss, math.inf, choice),
+            plain_sum(model, patients, loss),
+        )
+        assert torch.equal(found, free if precision == "bfloat16" else plain.double())
+        assert torch.equal(found, plain.double()) == (precision == "float32")
 
 
 @pytest.mark.parametrize("value", [1, 2, 3, 4])

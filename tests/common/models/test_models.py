@@ -17,6 +17,10 @@ from tests.common.studies import document, small_study
 
 LESIONS = {"kind": "segmentation", "classes": ["lesion"]}
 DENSE = ("unet", "resunet")
+WHOLE = (
+    *("scattering", "cnn", "resnet18", "resnet50", "seresnet50", "densenet121"),
+    *("efficientnet_b0", "vit"),
+)
 
 
 def complaint(**model: Any) -> str:  # noqa: ANN401 - as TOML gives
@@ -50,6 +54,10 @@ def test_a_setting_of_another_model_names_the_model_whose_it_is(
     assert told in complaint(**model)
 
 
+def test_heads_of_an_attention_share_the_features() -> None:
+    assert "features should be a multiple of heads" in complaint(name="vit", features=8, heads=3)
+
+
 def test_a_setting_of_no_model_and_a_name_that_is_no_text_are_told_as_everywhere() -> None:
     assert "Extra inputs are not permitted" in complaint(name="cnn", colour="red")
     assert "does not match any of the expected tags" in complaint(name="vgg", widths=[4])
@@ -74,5 +82,5 @@ def test_a_model_for_images_and_one_for_pixels_are_not_taken_for_each_other(
     with pytest.raises(ModelError, match="the task needs numbers for") as caught:
         build_model(given)
     assert caught.value.details["found"] == name
-    wanted = ", ".join(DENSE) if task else "scattering, cnn, resnet18, densenet121"
+    wanted = ", ".join(DENSE) if task else ", ".join(WHOLE)
     assert caught.value.details["wanted"] == f"one of {wanted}"

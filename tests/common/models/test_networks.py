@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from monai.networks.nets import ViT
 from torch import nn
 
 from common.errors import ModelError
+from common.models.models import MODELS
 from common.models.networks import (
     build_model,
     check_private,
@@ -87,7 +89,16 @@ def test_options_of_the_cnn_change_its_layers_as_named() -> None:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("scattering", (8, 8)), ("cnn", (8, 8)), ("resnet18", (8, 8)), ("densenet121", (32, 32))],
+    [
+        ("scattering", (8, 8)),
+        ("cnn", (8, 8)),
+        ("resnet18", (8, 8)),
+        ("resnet50", (8, 8)),
+        ("seresnet50", (8, 8)),
+        ("densenet121", (32, 32)),
+        ("efficientnet_b0", (9, 33)),
+        ("vit", (32, 16)),
+    ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_one_patients_output_does_not_depend_on_the_others(
@@ -160,6 +171,46 @@ def test_any_size_that_survives_the_pooling_fits(size: tuple[int, int]) -> None:
     assert model(torch.zeros(2, 1, *size)).shape == (2, 2)
 
 
+def test_a_vision_transformer_is_monais_own() -> None:
+    """The same weights give the same outputs; only where its parameters stand is another."""
+    given = study((16, 24), 3, name="vit", patch=8, features=12, blocks=2, heads=3)
+    ours = build_model(given)
+    theirs = ViT(
+        in_channels=3,
+        img_size=(16, 24),
+        patch_size=8,
+        hidden_size=12,
+        mlp_dim=48,
+        num_layers=2,
+        num_heads=3,
+        classification=True,
+        num_classes=2,
+        spatial_dims=2,
+        post_activation="none",
+        qkv_bias=True,
+    )
+    names = {"0.": "patch_embedding.patch_embeddings.", "2.": "blocks.0.", "3.": "blocks.1."}
+    names |= {"5.": "norm.", "6.": "classification_head."}
+    own: dict[str, torch.Tensor] = dict(theirs.named_parameters())
+    for name in [name for name in own if ".qkv." in name]:
+        parts = own.pop(name).chunk(3)
+        own |= {name.replace("qkv", f"to_{part}"): parts[n] for n, part in enumerate("qkv")}
+    positions = torch.cat([own.pop("cls_token"), own.pop("patch_embedding.position_embeddings")], 1)
+    with torch.no_grad():
+        for name, weights in ours.named_parameters():
+            place = names.get(name[:2])
+            weights.copy_(positions if place is None else own.pop(place + name[2:]))
+        images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+        assert torch.allclose(ours(images), theirs(images)[0], atol=1e-6)
+    assert {name.split(".")[2] for name in own} == {"norm_cross_attn"}
+
+
+def test_a_patch_has_to_divide_the_image() -> None:
+    with pytest.raises(ModelError, match="cannot take images of this size") as caught:
+        build_model(study((32, 24), name="vit"))
+    assert "multiples of 16" in caught.value.details["wanted"]
+
+
 def test_widths_that_cannot_be_grouped_are_refused() -> None:
     with pytest.raises(ModelError, match="cannot be split into groups") as caught:
         build_model(study(norm="group", groups=8, widths=[12]))
@@ -175,8 +226,10 @@ def test_a_model_of_more_weights_than_can_travel_is_refused_before_it_is_built()
 
 def test_a_sketch_has_shapes_and_no_numbers() -> None:
     """The same shapes as the model; to make it takes no memory, and its size is known from it."""
-    for name, side in (("scattering", 16), ("cnn", 16), ("resnet18", 16), ("densenet121", 32)):
-        given = study((side, side), name=name)
+    for kind in MODELS:
+        if kind.dense:
+            continue
+        given = study((32, 32), name=kind.model_fields["name"].default)
         made = list(sketch(given).named_parameters())
         assert {each.device.type for _, each in made} == {"meta"}
         built = list(build_model(given).named_parameters())
