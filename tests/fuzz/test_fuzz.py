@@ -11,7 +11,7 @@ from tests.fuzz.running import SEEDS, Turn, fuzz, replay
 from tests.fuzz.targets import TARGETS
 
 SEED = "kept"
-SECONDS = 8.0
+SECONDS = 4.0
 """Of the processor, for each target."""
 PLANTED = {
     "Escape": "Panic",
