@@ -490,7 +490,7 @@ def test_a_disc_and_its_mask_stay_aligned(
 ) -> None:
     """Beyond a pixel from the border they agree, and so do their middles.
 
-    To half a pixel: of the one that was, where it became many.
+    To three quarters of a pixel: of the one that was, where it became many.
     """
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     middle = shape[0] * 0.55, shape[1] * 0.45
@@ -505,10 +505,12 @@ def test_a_disc_and_its_mask_stay_aligned(
 
     assert mask[image > 0.99].all()
     assert not mask[image < 0.01].any()
-    if mask.any() and not any(side.any() for side in (mask[[0, -1]], mask[:, [0, -1]])):
+    # A mask of a few rows or columns has no such middle.
+    large = min(mask.any(axis=0).sum(), mask.any(axis=1).sum()) >= 4
+    if large and not any(side.any() for side in (mask[[0, -1]], mask[:, [0, -1]])):
         grid = np.mgrid[: size[0], : size[1]]
         own, other = ((grid * each).sum((1, 2)) / each.sum() for each in (image, mask))
-        assert np.abs(own - other).max() < 0.5 * max(1.0, scale)
+        assert np.abs(own - other).max() < 0.75 * max(1.0, scale)
 
 
 def test_numbers_are_labels_of_a_study_that_predicts_one(folder: Path) -> None:
