@@ -157,7 +157,7 @@ def test_nor_do_many_more(key: Key, messes: list[Mess], seed: int) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=60)
+@settings(max_examples=20)
 @MASKED_ARCHIVES
 def test_nor_do_many_more_where_there_are_masks(messes: list[Mess], seed: int) -> None:
     drawn(KEYS[0], [plain, *messes], seed, masks=True)
