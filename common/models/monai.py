@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class ResNet18Spec(ModelSpec):
-    """``[model]`` of a ResNet of 18 layers (He, Zhang, Ren and Sun 2016, arXiv:1512.03385).
+class GroupedSpec(ModelSpec):
+    """What they have in common: group normalisation wherever MONAI has that of a batch.
 
     Attributes:
         groups: number of groups of a group normalisation; left out, 8 or what divides.
@@ -21,84 +21,78 @@ class ResNet18Spec(ModelSpec):
 
     bounds: ClassVar[tuple[Bound, ...]] = (GROUPS,)
 
-    name: Literal["resnet18"] = "resnet18"
     groups: Groups = None
+
+    def network(self, shape: Shape, heads: Heads) -> nn.Module:
+        """MONAI's own, which normalises by batch."""
+        raise NotImplementedError
 
     def build(self, shape: Shape, heads: Heads) -> nn.Module:
         """As :meth:`ModelSpec.build`."""
+        from common.models.blocks import normalise_by_image
+
+        return normalise_by_image(self.network(shape, heads), "group", self.groups)
+
+
+class ResNet18Spec(GroupedSpec):
+    """``[model]`` of a ResNet of 18 layers (He, Zhang, Ren and Sun 2016, arXiv:1512.03385)."""
+
+    name: Literal["resnet18"] = "resnet18"
+
+    def network(self, shape: Shape, heads: Heads) -> nn.Module:
+        """As :meth:`GroupedSpec.network`."""
         # Two seconds, which a coordinator that starts a study of another model does not spend.
         from monai.networks.nets import resnet18
 
-        from common.models.blocks import normalise_by_image
+        model: nn.Module = resnet18(
+            spatial_dims=2, n_input_channels=shape.channels, num_classes=heads.outputs
+        )
+        return model
 
-        model = resnet18(spatial_dims=2, n_input_channels=shape.channels, num_classes=heads.outputs)
-        return normalise_by_image(model, "group", self.groups)
 
-
-class ResNet50Spec(ModelSpec):
-    """``[model]`` of a ResNet of 50 layers, in bottlenecks (He, Zhang, Ren and Sun 2016).
-
-    Attributes:
-        groups: number of groups of a group normalisation; left out, 8 or what divides.
-    """
-
-    bounds: ClassVar[tuple[Bound, ...]] = (GROUPS,)
+class ResNet50Spec(GroupedSpec):
+    """``[model]`` of a ResNet of 50 layers, in bottlenecks (He, Zhang, Ren and Sun 2016)."""
 
     name: Literal["resnet50"] = "resnet50"
-    groups: Groups = None
 
-    def build(self, shape: Shape, heads: Heads) -> nn.Module:
-        """As :meth:`ModelSpec.build`."""
+    def network(self, shape: Shape, heads: Heads) -> nn.Module:
+        """As :meth:`GroupedSpec.network`."""
         from monai.networks.nets import resnet50
 
-        from common.models.blocks import normalise_by_image
+        model: nn.Module = resnet50(
+            spatial_dims=2, n_input_channels=shape.channels, num_classes=heads.outputs
+        )
+        return model
 
-        model = resnet50(spatial_dims=2, n_input_channels=shape.channels, num_classes=heads.outputs)
-        return normalise_by_image(model, "group", self.groups)
 
-
-class SEResNet50Spec(ModelSpec):
-    """``[model]`` of a ResNet-50 that weighs channels (Hu, Shen and Sun 2018, arXiv:1709.01507).
-
-    Attributes:
-        groups: number of groups of a group normalisation; left out, 8 or what divides.
-    """
-
-    bounds: ClassVar[tuple[Bound, ...]] = (GROUPS,)
+class SEResNet50Spec(GroupedSpec):
+    """``[model]`` of a ResNet-50 that weighs channels (Hu, Shen and Sun 2018, arXiv:1709.01507)."""
 
     name: Literal["seresnet50"] = "seresnet50"
-    groups: Groups = None
 
-    def build(self, shape: Shape, heads: Heads) -> nn.Module:
-        """As :meth:`ModelSpec.build`."""
+    def network(self, shape: Shape, heads: Heads) -> nn.Module:
+        """As :meth:`GroupedSpec.network`."""
         from monai.networks.nets import SEResNet50
 
-        from common.models.blocks import normalise_by_image
+        model: nn.Module = SEResNet50(
+            spatial_dims=2, in_channels=shape.channels, num_classes=heads.outputs
+        )
+        return model
 
-        model = SEResNet50(spatial_dims=2, in_channels=shape.channels, num_classes=heads.outputs)
-        return normalise_by_image(model, "group", self.groups)
 
-
-class DenseNet121Spec(ModelSpec):
-    """``[model]`` of a DenseNet of 121 layers (Huang et al. 2017, arXiv:1608.06993).
-
-    Attributes:
-        groups: number of groups of a group normalisation; left out, 8 or what divides.
-    """
-
-    bounds: ClassVar[tuple[Bound, ...]] = (GROUPS,)
+class DenseNet121Spec(GroupedSpec):
+    """``[model]`` of a DenseNet of 121 layers (Huang et al. 2017, arXiv:1608.06993)."""
 
     name: Literal["densenet121"] = "densenet121"
-    groups: Groups = None
 
-    def build(self, shape: Shape, heads: Heads) -> nn.Module:
-        """As :meth:`ModelSpec.build`."""
+    def network(self, shape: Shape, heads: Heads) -> nn.Module:
+        """As :meth:`GroupedSpec.network`."""
         from monai.networks.nets import DenseNet121
 
-        from common.models.blocks import normalise_by_image
-
-        model = DenseNet121(spatial_dims=2, in_channels=shape.channels, out_channels=heads.outputs)
-        return normalise_by_image(model, "group", self.groups)
+        model: nn.Module = DenseNet121(
+            spatial_dims=2, in_channels=shape.channels, out_channels=heads.outputs
+        )
+        return model
 
 
 B0: Final = (
@@ -113,29 +107,21 @@ B0: Final = (
 """Blocks of EfficientNet-B0 as MONAI writes them: how many, size, stride, widening, channels."""
 
 
-class EfficientNetB0Spec(ModelSpec):
+class EfficientNetB0Spec(GroupedSpec):
     """``[model]`` of an EfficientNet-B0 (Tan and Le 2019, arXiv:1905.11946).
 
     Without dropout and without blocks that are left out by chance ("drop connect"), whose random
     numbers would be nobody's.
-
-    Attributes:
-        groups: number of groups of a group normalisation; left out, 8 or what divides.
     """
 
-    bounds: ClassVar[tuple[Bound, ...]] = (GROUPS,)
-
     name: Literal["efficientnet_b0"] = "efficientnet_b0"
-    groups: Groups = None
 
-    def build(self, shape: Shape, heads: Heads) -> nn.Module:
-        """As :meth:`ModelSpec.build`."""
+    def network(self, shape: Shape, heads: Heads) -> nn.Module:
+        """As :meth:`GroupedSpec.network`."""
         from monai.networks.nets import EfficientNet
         from torch import nn
 
-        from common.models.blocks import normalise_by_image
-
-        model = EfficientNet(
+        model: nn.Module = EfficientNet(
             list(B0),
             spatial_dims=2,
             in_channels=shape.channels,
@@ -148,4 +134,4 @@ class EfficientNetB0Spec(ModelSpec):
         for module in list(model.modules()):
             if hasattr(module, "_swish"):
                 module._swish = nn.SiLU()  # noqa: SLF001 - no public way to another class
-        return normalise_by_image(model, "group", self.groups)
+        return model
