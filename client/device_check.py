@@ -12,7 +12,7 @@ import sys
 from typing import Any, Final
 
 from client.process_limits import ProcessLimits
-from client.sitefile import DeviceSettings, SiteFile
+from client.sitefile import LEAST_MEMORY_MIB, DeviceSettings, SiteFile
 from common.devices.cuda import CONTEXT, MIB
 from common.devices.device import DeviceName
 from common.devices.devices import DEVICES
@@ -23,8 +23,6 @@ from common.process.console import show_json
 EXIT_UNUSABLE: Final = 3
 """Exit code of the process that asks; standard output has the error."""
 CARD: Final[DeviceName] = "cuda"
-_LEAST: Final = 16
-"""The least that ``memory_mib`` may say."""
 _PATIENCE: Final = 300
 """Seconds for a card to answer: a driver that hangs does not."""
 
@@ -88,7 +86,7 @@ def _require_room_for_a_trial(settings: DeviceSettings, whole: int) -> None:
     most = max(0, whole // 2 - CONTEXT) // MIB
     if settings.memory_mib <= most:
         return
-    instead = f"write memory_mib = {most} or less, or " if most >= _LEAST else ""
+    instead = f"write memory_mib = {most} or less, or " if most >= LEAST_MEMORY_MIB else ""
     raise SiteError(
         "the graphics card (GPU) has too little memory to try a study before it is approved",
         where="[device] memory_mib",

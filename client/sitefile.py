@@ -35,6 +35,8 @@ def _none_or_some(share: float) -> float:
     return share
 
 
+LEAST_MEMORY_MIB: Final = 16
+"""The least that ``[device] memory_mib`` may say."""
 LEAST_SHARE: Final = 1e-3
 ShareOfPatients = Annotated[float, Field(ge=0, le=1), AfterValidator(_none_or_some)]
 _DELTA_TIMES_PATIENTS: Final = 0.1
@@ -262,7 +264,7 @@ class DeviceSettings(Section):
     """
 
     threads: int = Field(default=1, ge=1, le=1024)
-    memory_mib: int = Field(default=1024, ge=16, le=2**30)
+    memory_mib: int = Field(default=1024, ge=LEAST_MEMORY_MIB, le=2**30)
     kernels: Literal["measured", "modelled"] = "measured"
     nice: int = Field(default=10, ge=0, le=19)
     memory_limit_mib: int | None = Field(default=None, ge=256, le=2**30)
