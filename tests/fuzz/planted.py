@@ -91,7 +91,7 @@ KEPT: Final[list[bytearray]] = []
 
 class Growth(Leak):
     def lose(self) -> None:
-        KEPT.append(bytearray(b"x" * 2**21))
+        KEPT.append(bytearray(b"x" * 2**22))
 
 
 class Files(Leak):
