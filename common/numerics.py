@@ -74,6 +74,8 @@ class EngineChoice(Section):
             what is computed of one does not depend on how many there are.
         memory_format: how images lie in memory.
         precision: of activations and of their gradients, rounded before the norm is taken.
+        checkpointing: whether blocks of layers are computed again on the way back instead of kept:
+            less memory, more time (Chen et al. 2016, arXiv:1604.06174).
     """
 
     device: DeviceName = "cpu"
@@ -82,6 +84,7 @@ class EngineChoice(Section):
     tile: int = Field(default=16, ge=1, le=LARGEST_TILE)
     # Not written where it is float32: a plan's hash keys its noise, and older ones lack the key.
     precision: Precision = Field(default="float32", exclude_if=lambda given: given == "float32")
+    checkpointing: bool = Field(default=False, exclude_if=lambda given: not given)
 
 
 class Ticks(Section):

@@ -12,7 +12,7 @@ from opacus.grad_sample import GradSampleModuleFastGradientClipping
 
 from benchmarks.step.models import Setting
 from client.engine.choice import measured
-from client.engine.clipped import ClippedSum, place
+from client.engine.clipped import PLAIN, ClippedSum, place
 from client.training.footprint import fitting
 from client.training.gradients import summed_loss
 from client.training.tuning import TIMED_SECONDS, tile_of
@@ -24,10 +24,7 @@ MEMORY: Final = 2**30
 Step = Callable[[], torch.Tensor]
 
 
-PROCESSOR: Final = EngineChoice()
-
-
-def choose(setting: Setting, blank: EngineChoice = PROCESSOR, memory: int = MEMORY) -> EngineChoice:
+def choose(setting: Setting, blank: EngineChoice = PLAIN, memory: int = MEMORY) -> EngineChoice:
     """The kernels that are fastest on a device, in a memory.
 
     Args:
@@ -43,9 +40,8 @@ def choose(setting: Setting, blank: EngineChoice = PROCESSOR, memory: int = MEMO
 
 def tiled(setting: Setting, blank: EngineChoice, memory: int) -> EngineChoice:
     """The tile that fits into a memory, with modelled kernels; as for :func:`choose`."""
-    shape, precision = tuple(setting.batch.inputs.shape[2:]), blank.precision
-    sketch = setting.build().to("meta")
-    fits = fitting(sketch, shape, setting.task, memory, items=1, precision=precision)
+    shape, sketch = tuple(setting.batch.inputs.shape[2:]), setting.build().to("meta")
+    fits = fitting(sketch, shape, setting.task, memory, items=1, blank=blank)
     return blank.model_copy(update={"tile": tile_of(len(setting.batch), fits)})
 
 

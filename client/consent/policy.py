@@ -91,10 +91,10 @@ def require_fits_device(study: Study, site: Site) -> None:
         Refusal: ``policy`` or ``data-unavailable``.
         ModelError: the study's model cannot be built, or not be trained privately.
     """
-    from client.training.tuning import mib, needed
+    from client.training.tuning import least_needed, mib
 
     most = site.file.device.memory_mib
-    found = mib(needed(study, most * 2**20))
+    found = mib(least_needed(study, most * 2**20))
     if found > most:
         raise Refusal.of_public(
             RefusalCode.POLICY,

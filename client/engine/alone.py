@@ -222,7 +222,7 @@ def _bits(model: nn.Module, tile: Tile, loss: Loss, choice: EngineChoice) -> Bit
             _keep_factored(keep, f"{layer.name}|{role}", factored, records)
         return book
 
-    backward(model, patients, loss, enter, choice.precision)
+    backward(model, patients, loss, enter, choice)
     return found
 
 

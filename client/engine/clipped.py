@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,7 +30,7 @@ from torch import nn
 
 from client.engine.rule import Book, Layer, Weighing
 from client.engine.sheet import Sheet
-from client.engine.tape import Enter, Tape, watched
+from client.engine.tape import Enter, Tape, checkpointed, watched
 from common.devices.device import Precision, order_of
 from common.devices.devices import DEVICES
 from common.numerics import EngineChoice
@@ -38,6 +39,8 @@ from common.process.denormals import flushed
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From outputs (items, ...) and targets (items, ...) to the items' losses, summed."""
 
+PLAIN: Final = EngineChoice()
+"""Float32, and nothing else chosen."""
 KAPPA: Final = 2.0**8
 """How many clip norms a patient's products may have in absolute value, before they cancel.
 
@@ -159,9 +162,7 @@ class ClippedSum:
                 self._add(self._tile.hold(patients[slice(first, first + places)]))
 
     def _add(self, tile: Tile) -> None:
-        books = backward(
-            self._model, tile.patients, self._loss, self._enter, self._choice.precision
-        )
+        books = backward(self._model, tile.patients, self._loss, self._enter, self._choice)
         sheet = Sheet(books, len(tile.patients), self.total.device)
         del books  # else its small gradients would be held twice, here and on the sheet
         add_flat(self.total, self._model, sheet, weighing(sheet, tile.taken, self._clip_norm))
@@ -230,13 +231,23 @@ def backward(
     patients: Patients,
     loss: Loss,
     enter: Enter,
-    precision: Precision = "float32",
+    choice: EngineChoice = PLAIN,
 ) -> dict[Layer, Book]:
-    """One forward and backward pass over some patients: a book for each layer."""
+    """One forward and backward pass over some patients: a book for each layer.
+
+    Args:
+        model: of which gradients are wanted.
+        patients: a tile of them.
+        loss: sums over items.
+        enter: makes the books.
+        choice: precision, and whether activations are checkpointed; the rest is the caller's.
+    """
+    precision = choice.precision
     items = patients.inputs.shape[1]
     images = patients.inputs.flatten(0, 1)
     tape = Tape(len(patients), len(images), enter, images.device, precision)
-    with watched(model, tape), torch.enable_grad():
+    less = checkpointed(model, tape) if choice.checkpointing else nullcontext()
+    with watched(model, tape), less, torch.enable_grad():
         outputs = model(images)
         if precision == "bfloat16":
             outputs = outputs.float()  # a loss of 8 bits would be the same for many outputs

@@ -140,7 +140,7 @@ def require_sums(model: nn.Module, patients: Patients, loss: Loss, choice: Engin
 
     at = torch.arange(places, device=device) % len(patients)
     full = Tile(patients, places, choice).hold(patients[at]).patients
-    books = backward(model, full, loss, enter, choice.precision)
+    books = backward(model, full, loss, enter, choice)
     there = Sheet(books, places, device)
     apart = (there.squared.cpu() - squared).abs()
     _require_rounded(bool((apart <= ROUNDED * (squared + gross)).all()), "a squared norm", choice)

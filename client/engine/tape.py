@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from client.engine.layers import RECURRENT, approximate, layer_of, rule_of, served
 from client.engine.recurrent import dense_layers, unrolled
@@ -57,6 +58,7 @@ class Tape:
         self._token = torch.zeros((), device=device, requires_grad=True)
         self._calls: Counter[Layer] = Counter()
         self._records: dict[Layer, list[Any]] = {}
+        self._again = False
 
     def call(
         self,
@@ -87,13 +89,13 @@ class Tape:
                 remedy="keep the batch as the first dimension, also in the layer before "
                 "(batch_first=True)",
             )
-        self._calls[layer] += 1
+        self._count(layer)
         output: torch.Tensor = _Use.apply(self._token, value, layer, self)  # type: ignore[no-untyped-call] # torch's is untyped
         return output
 
     def observe(self, layer: Layer, *values: Any, **named: Any) -> Any:  # noqa: ANN401 - whatever the module takes and gives
         """Use a module that no rule knows."""
-        self._calls[layer] += 1
+        self._count(layer)
         module, call = layer.options, ModuleCall(values, named)
         if self.short is not None:  # nobody knows which of its operations would take such numbers
             call = call.lengthened()
@@ -113,6 +115,19 @@ class Tape:
                 wanted="a tensor, or a tuple of tensors",
             )
         return tuple(next(seen) if isinstance(part, torch.Tensor) else part for part in found)
+
+    def _count(self, layer: Layer) -> None:
+        if not self._again:
+            self._calls[layer] += 1
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Uses of layers in here were counted: they are computed once more, on the way back."""
+        self._again = True
+        try:
+            yield
+        finally:
+            self._again = False
 
     def apart(self, function: Callable[..., torch.Tensor], value: torch.Tensor) -> torch.Tensor:
         """A function of each item's numbers, on each patient's items by themselves.
@@ -226,6 +241,40 @@ def watched(model: nn.Module, tape: Tape) -> Iterator[None]:
     finally:
         for module in (*(module for _, module in modules), *apart):
             module.__dict__.pop("forward", None)
+
+
+@contextmanager
+def checkpointed(model: nn.Module, tape: Tape) -> Iterator[None]:
+    """Let blocks of a watched model keep their inputs alone; on the way back they compute again.
+
+    A block is a module of two layers or more that stands in a row of modules. What it computes
+    again has the same bits: the same code, on the same numbers, in the same places.
+    """
+    found = list(blocks(model))
+    for block in found:
+        block.__dict__["forward"] = partial(
+            checkpoint,
+            block.forward,
+            use_reentrant=False,
+            preserve_rng_state=False,  # the engine refuses models that draw
+            context_fn=lambda: (nullcontext(), tape.again()),
+        )
+    try:
+        yield
+    finally:
+        for block in found:
+            block.__dict__.pop("forward", None)
+
+
+def blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules of two layers or more that stand in a row of modules."""
+    in_row = isinstance(model, nn.Sequential | nn.ModuleList)
+    for child in model.children():
+        layers = sum(1 for _ in served(child))
+        if in_row and layers > 1 and not isinstance(child, nn.ModuleList):
+            yield child
+        elif layers:
+            yield from blocks(child)
 
 
 def _forward(name: str, module: nn.Module, tape: Tape) -> Callable[..., Any]:

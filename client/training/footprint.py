@@ -21,10 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from client.engine.clipped import Patients, clipped_sum
+from client.engine.clipped import PLAIN, Patients, clipped_sum
 from client.training.gradients import summed_loss
 from client.training.targets import TARGETS
-from common.devices.device import Precision
 from common.numerics import LARGEST_TILE, EngineChoice
 from common.tasks.task import Task
 
@@ -60,7 +59,7 @@ def room_of(
     *,
     patients: int,
     items: int,
-    precision: Precision = "float32",
+    blank: EngineChoice = PLAIN,
 ) -> Room:
     """What a step over a tile of patients takes, by the kernels that arithmetic speaks for.
 
@@ -70,7 +69,7 @@ def room_of(
         task: whose loss it is.
         patients: places of the tile.
         items: of each patient.
-        precision: of activations.
+        blank: precision, and whether activations are checkpointed.
 
     Raises:
         ModelError: the model cannot be trained privately.
@@ -79,7 +78,7 @@ def room_of(
         targets = TARGETS[task.target].made_up(task, patients, items, (shape[-2], shape[-1]))
         everyone = Patients(torch.zeros((patients, items, *shape)), targets)
     with _Watch() as watch:
-        choice = EngineChoice(tile=patients, precision=precision)
+        choice = blank.model_copy(update={"tile": patients})
         clipped_sum(sketch, everyone, summed_loss(task), 1.0, choice)
     arrays = watch.peak + everyone.inputs.nbytes
     weights = sum(each.nbytes for each in sketch.parameters())
@@ -93,7 +92,7 @@ def fitting(
     memory: int,
     *,
     items: int,
-    precision: Precision = "float32",
+    blank: EngineChoice = PLAIN,
 ) -> int:
     """Patients whose step stays within a memory: a power of two; 0 where not even one does.
 
@@ -103,13 +102,11 @@ def fitting(
         task: as there.
         memory: bytes.
         items: of each patient.
-        precision: as there.
+        blank: as there.
     """
 
     def taken(patients: int) -> int:
-        return room_of(
-            sketch, shape, task, patients=patients, items=items, precision=precision
-        ).bytes
+        return room_of(sketch, shape, task, patients=patients, items=items, blank=blank).bytes
 
     one, two = taken(1), taken(2)
     if one > memory:

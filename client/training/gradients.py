@@ -39,8 +39,9 @@ class GradientSum:
         self._clipped: ClippedSum | None = None
         if isinstance(mechanism, PatientMechanism):
             self._clipped = ClippedSum(model, self._loss, mechanism.clip_norm, choice)
-        elif choice.precision != "float32":
-            # Not clipped, yet as short: else a comparison with a private study would mislead.
+        elif choice.precision != "float32" or choice.checkpointing:
+            # Not clipped, yet as short: else a comparison with a private study would mislead. And
+            # what is checkpointed would not fit otherwise.
             self._clipped = ClippedSum(model, self._loss, math.inf, choice)
 
     def over(self, batches: Iterable[Batch]) -> torch.Tensor:

@@ -17,7 +17,7 @@ from torch import nn
 
 from client.engine.alone import is_alone, settled
 from client.engine.choice import example_of, measured
-from client.engine.clipped import Loss, Patients, clipped_sum, place
+from client.engine.clipped import PLAIN, Loss, Patients, clipped_sum, place
 from client.engine.probe import require_sound
 from client.training.footprint import COPIES, Room, evaluated, fitting, room_of
 from client.training.gradients import summed_loss
@@ -38,8 +38,9 @@ REST_SECONDS: Final = 60.0
 MOST_KEPT: Final = 32
 """Shapes of study whose choice is kept; of more, the newest."""
 PROBED_PATIENTS: Final = 3
-PROCESSOR: Final = EngineChoice()
-"""Nothing chosen: float32 on the processor."""
+_LESS: Final = {"checkpointing": True}
+CHECKPOINTING: Final = EngineChoice.model_validate(_LESS)
+"""Where one patient takes less memory, and longer."""
 _WEIGHT_BYTES: Final = 4
 LITTLE_WORK: Final = 2**33
 """Floating-point operations of a step that is tried while the last measurement is not long ago."""
@@ -68,7 +69,7 @@ class Choices:
         threads: int,
         memory: int,
         kernels: Kernels,
-        blank: EngineChoice = PROCESSOR,
+        blank: EngineChoice = PLAIN,
     ) -> NumericsRecord:
         """The numerics record of a study on this machine; torch has that many threads now.
 
@@ -142,7 +143,7 @@ def remembered(
     return kept[key]
 
 
-def choose(study: Study, *, memory: int, blank: EngineChoice = PROCESSOR) -> EngineChoice:
+def choose(study: Study, *, memory: int, blank: EngineChoice = PLAIN) -> EngineChoice:
     """The fastest way to form a study's gradients here, with torch's present threads.
 
     Args:
@@ -155,7 +156,7 @@ def choose(study: Study, *, memory: int, blank: EngineChoice = PROCESSOR) -> Eng
     """
     choice = modelled(study, memory, blank=blank)
     # An offer would keep the machine busy, approved by nobody.
-    if room(study).work > DEVICES[blank.device].tried_work:
+    if room(study, choice).work > DEVICES[blank.device].tried_work:
         return choice
     model, loss = _probed(study), summed_loss(study.task)
     example = _example(study, model, choice.tile, blank)
@@ -166,17 +167,21 @@ def choose(study: Study, *, memory: int, blank: EngineChoice = PROCESSOR) -> Eng
         return _passing(place(model, found), some, loss, found) or choice
 
 
-def room(study: Study) -> Room:
+def room(study: Study, blank: EngineChoice = PLAIN) -> Room:
     """What one patient's share of a step takes, from shapes alone: nothing is built or run.
+
+    Args:
+        study: as for :func:`choose`.
+        blank: of which only this counts, whether activations are checkpointed.
 
     Raises:
         ModelError: the model cannot be built, or not be trained privately.
     """
-    return _room(_of_any_batch(study))
+    return _room(_of_any_batch(study), checkpointing=blank.checkpointing)
 
 
 def modelled(
-    study: Study, memory: int, *, work: int | None = None, blank: EngineChoice = PROCESSOR
+    study: Study, memory: int, *, work: int | None = None, blank: EngineChoice = PLAIN
 ) -> EngineChoice:
     """A way to form a study's gradients that follows from shapes alone.
 
@@ -194,7 +199,9 @@ def modelled(
         ModelError: as there.
     """
     alike, items, beside = _of_any_batch(study), images_of(study), _evaluated(study)
-    single = needed(study, memory)
+    if needed(study, memory, blank) > memory:
+        blank = blank.model_copy(update=_LESS)  # for nobody whom memory holds without
+    single = needed(study, memory, blank)
     if single > memory:
         raise ModelError(
             "one patient's images do not fit into memory at once",
@@ -207,7 +214,7 @@ def modelled(
         )
     work = DEVICES[blank.device].tried_work if work is None else work
     fits = _fits(alike, memory - beside, blank.model_dump_json())
-    most = min(fits, max(1, work // max(1, _room(alike).work)))
+    most = min(fits, max(1, work // max(1, room(study, blank).work)))
     tiles = (tile_of(batch, most) for batch in (study.training.batch_size, LARGEST_TILE))
     choices = (blank.model_copy(update={"tile": tile}) for tile in tiles)
     tried = (_settled(alike, each.model_dump_json(), torch.get_num_threads()) for each in choices)
@@ -217,18 +224,19 @@ def modelled(
     return blank.model_copy(update={"tile": 1})
 
 
-def needed(study: Study, memory: int) -> int:
+def needed(study: Study, memory: int, blank: EngineChoice = PLAIN) -> int:
     """Bytes that one patient takes in a step and in an evaluation; or weights that are too many.
 
     Args:
         study: as for :func:`choose`.
         memory: bytes; beyond it weights are too many, and nothing else is counted.
+        blank: as for :func:`room`.
 
     Raises:
         ModelError: as :func:`room`.
     """
     weights = COPIES * _WEIGHT_BYTES * weights_count(study)
-    return weights if weights > memory else room(study).bytes + _evaluated(study)
+    return weights if weights > memory else room(study, blank).bytes + _evaluated(study)
 
 
 def _evaluated(study: Study) -> int:
@@ -236,17 +244,31 @@ def _evaluated(study: Study) -> int:
     return evaluated(_shape(study), study.task, items=study.evaluation.images_per_patient)
 
 
+def least_needed(study: Study, memory: int) -> int:
+    """The same, with activations checkpointed where one patient would not fit without.
+
+    Args:
+        study: as for :func:`needed`.
+        memory: as there.
+
+    Raises:
+        ModelError: as :func:`room`.
+    """
+    found = needed(study, memory)
+    return found if found <= memory else needed(study, memory, CHECKPOINTING)
+
+
 @lru_cache(maxsize=64)
-def _room(study: Study) -> Room:
-    items = images_of(study)
-    return room_of(sketch(study), _shape(study), study.task, patients=1, items=items)
+def _room(study: Study, *, checkpointing: bool) -> Room:
+    items, blank = images_of(study), CHECKPOINTING if checkpointing else PLAIN
+    return room_of(sketch(study), _shape(study), study.task, patients=1, items=items, blank=blank)
 
 
 @lru_cache(maxsize=64)
 def _fits(study: Study, memory: int, given: str) -> int:
     items, shape = images_of(study), _shape(study)
-    precision = EngineChoice.model_validate_json(given).precision
-    return fitting(sketch(study), shape, study.task, memory, items=items, precision=precision)
+    blank = EngineChoice.model_validate_json(given)
+    return fitting(sketch(study), shape, study.task, memory, items=items, blank=blank)
 
 
 @lru_cache(maxsize=64)

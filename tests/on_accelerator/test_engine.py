@@ -85,6 +85,21 @@ def test_every_kernels_sum_is_the_processors_in_float64(
     assert float((found.cpu() - wanted).norm()) <= within * float(wanted.norm())
 
 
+def test_what_is_computed_again_on_the_way_back_has_the_same_bits(
+    accelerator: Accelerator,
+) -> None:
+    def deep() -> nn.Module:
+        rows = [nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 1)) for _ in range(2)]
+        return nn.Sequential(*rows, nn.Flatten(), nn.Linear(32, 2))
+
+    patients = moved(accelerator, patients_of(2, 8, 8, items=2, count=6), torch.float32)
+    there = place(exact(deep).float(), CUDA)
+    again = CUDA.model_copy(update={"checkpointing": True})
+    found = [clipped_sum(there, patients, loss, 1.0, choice) for choice in (CUDA, again)]
+    assert float(found[0].cpu().norm()) > 0
+    assert torch.equal(found[0].cpu(), found[1].cpu())
+
+
 def recurrent(kind: type[nn.Module]) -> Callable[[], nn.Module]:
     return lambda: Net(
         lambda net, value: net.head(net.steps(value)[0][:, -1]),

@@ -15,8 +15,17 @@ from client.engine.alone import settled
 from client.engine.choice import example_of
 from client.engine.clipped import Patients, clipped_sum, place, plain_sum
 from client.engine.probe import require_sound
+from client.engine.tape import blocks
 from client.training.footprint import room_of
 from client.training.gradients import summed_loss
+from client.training.tuning import (
+    CHECKPOINTING,
+    least_needed,
+    mib,
+    modelled,
+    needed,
+    room,
+)
 from common.errors import ModelError
 from common.models.networks import seeded_model, sketch
 from common.models.spec import Shape
@@ -96,6 +105,43 @@ def test_a_larger_network_gives_the_loops_sum(name: str, layout: Layout) -> None
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_computed_again_on_the_way_back_has_the_same_bits(
+    name: str, precision: str
+) -> None:
+    build, shape = NETWORKS[name]
+    drawn = patients_of(*shape, count=5)  # a tile, and a part of one
+    model, patients = exact(build).float(), Patients(drawn.inputs.float(), drawn.targets)
+    assert list(blocks(model))
+    kept = EngineChoice.model_validate({"tile": 4, "precision": precision})
+    again = kept.model_copy(update={"checkpointing": True})
+    found = [clipped_sum(model, patients, loss, 1.0, choice) for choice in (kept, again)]
+    assert float(found[0].norm()) > 0
+    assert torch.equal(*found)
+    assert "forward" not in {key for module in model.modules() for key in vars(module)}
+
+
+class Written(nn.Module):
+    """A block that writes over what the block before it gave, which was kept for it alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(value.mul_(2.0)))  # type: ignore[no-any-return] # torch's
+
+
+def test_a_block_that_writes_over_its_input_is_refused_where_it_is_computed_again() -> None:
+    model = exact(lambda: nn.Sequential(nn.Linear(4, 4), Written(), nn.Linear(4, 2)))
+    patients = patients_of(4, count=3)
+    choice = EngineChoice(tile=4)
+    require_sound(model, patients, loss, choice)
+    with pytest.raises(ModelError):
+        require_sound(model, patients, loss, choice.model_copy(update={"checkpointing": True}))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["ResNet of bottlenecks", "EfficientNet", "Vision Transformer"])
 def test_the_probe_lets_it_through(name: str, precision: str) -> None:
     build, shape = NETWORKS[name]
@@ -148,11 +194,28 @@ def test_at_224_a_patients_memory_is_known_before_anything_is_built(name: str) -
     study = study_at_224(name)
     model, shape = sketch(study), (3, 224, 224)
     found = {
-        precision: room_of(model, shape, study.task, patients=1, items=1, precision=precision).bytes
-        for precision in ("float32", "bfloat16")
+        blank.precision: room_of(model, shape, study.task, patients=1, items=1, blank=blank).bytes
+        for blank in (EngineChoice(), EngineChoice(precision="bfloat16"))
     }
     weights = 4 * sum(each.numel() for each in model.parameters())
     assert weights < found["bfloat16"] < found["float32"] < 2**31
+
+
+@pytest.mark.parametrize("name", ["resnet50", "densenet121", "vit"])
+def test_at_224_activations_are_checkpointed_where_a_patient_would_not_fit_else(name: str) -> None:
+    study = study_at_224(name)
+    study = study.model_copy(
+        update={"training": study.training.model_copy(update={"images_per_patient": 8})}
+    )
+    much, less = needed(study, 2**40), needed(study, 2**40, CHECKPOINTING)
+    assert less < much
+    assert (least_needed(study, much), least_needed(study, much - 1)) == (much, less)
+    assert room(study, CHECKPOINTING).work > room(study).work
+    found = [modelled(study, memory, work=1).checkpointing for memory in (much, much - 1, less)]
+    assert found == [False, True, True]
+    with pytest.raises(ModelError, match="do not fit into memory") as caught:
+        modelled(study, less - 1, work=1)
+    assert caught.value.details["found"].startswith(f"{mib(less)} MiB")
 
 
 @pytest.mark.long

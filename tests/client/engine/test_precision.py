@@ -110,7 +110,7 @@ def test_every_rule_computes_with_short_activations(name: str) -> None:
 def test_what_gradients_are_made_of_has_no_fewer_bits_than_float32() -> None:
     """Of scales and shifts too, which are summed over many pixels."""
     model, patients = single()
-    books = backward(model, patients, loss, by_choice(SHORT), SHORT.precision)
+    books = backward(model, patients, loss, by_choice(SHORT), SHORT)
     held = [each for book in books.values() for each in book.held.values()]
     assert {each.dtype for each in held} == {torch.float32}
     assert all((each.bfloat16().float() != each).any() for each in held if each[0].numel() > 1)

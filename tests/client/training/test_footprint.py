@@ -49,50 +49,69 @@ from common.study.study_file import Study
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-def step(study, patients):
+def step(study, patients, checkpointing):
+    choice = EngineChoice(tile=patients, checkpointing=checkpointing)
     example = example_of((1, *study.data.image_size), patients, 1, model := build_model(study))
-    clipped_sum(model, example, summed_loss(study.task), 1.0, EngineChoice(tile=patients))
+    clipped_sum(model, example, summed_loss(study.task), 1.0, choice)
 
 torch.set_num_threads(1)
-for text, patients in json.loads(sys.argv[1]):
+for text, patients, checkpointing in json.loads(sys.argv[1]):
     if os.fork():
         os.wait()
         continue
     study = Study.model_validate_json(text)
     least = (32, 32) if getattr(study.model, "scales", 0) < 6 else (128, 128)
-    step(study.model_copy(update={"data": study.data.model_copy(update={"image_size": least})}), 1)
+    small = study.data.model_copy(update={"image_size": least})
+    step(study.model_copy(update={"data": small}), 1, checkpointing)
     before = peak()
-    step(study, patients)
+    step(study, patients, checkpointing)
     print(peak() - before, flush=True)
     os._exit(0)
 """
 """A process for each, since what was taken once is not given back to the system; a first step on
 small images has the libraries in memory."""
-SMALL: list[tuple[int, int, dict[str, Any]]] = [
-    (128, 16, {"name": "scattering"}),
-    (256, 2, {"name": "scattering", "scales": 6, "orientations": 32}),
-    (128, 16, {"name": "cnn"}),
-    (128, 2, WIDE),
+Case = tuple[int, int, dict[str, Any], bool]
+"""Side of an image, patients, the model, whether activations are checkpointed."""
+SMALL: list[Case] = [
+    (128, 16, {"name": "scattering"}, False),
+    (256, 2, {"name": "scattering", "scales": 6, "orientations": 32}, False),
+    (128, 16, {"name": "cnn"}, False),
+    (128, 2, WIDE, False),
 ]
-LARGE: list[tuple[int, int, dict[str, Any]]] = [
-    (64, 4, {"name": "resnet18"}),
-    (64, 4, {"name": "densenet121"}),
-    (64, 4, {"name": "efficientnet_b0"}),
-    (64, 4, {"name": "vit"}),
+LARGE: list[Case] = [
+    (64, 4, {"name": "resnet18"}, False),
+    (64, 4, {"name": "densenet121"}, False),
+    (64, 4, {"name": "efficientnet_b0"}, False),
+    (64, 4, {"name": "vit"}, False),
+    (64, 4, {"name": "densenet121"}, True),
+    (64, 8, {"name": "vit"}, True),
 ]
 
 
 @pytest.mark.parametrize("cases", [SMALL, pytest.param(LARGE, marks=pytest.mark.long)])
 @pytest.mark.long
 def test_a_true_step_takes_no_more_memory_than_was_told(
-    cases: list[tuple[int, int, dict[str, Any]]],
+    cases: list[Case],
 ) -> None:
-    given = [(study(side, **model), patients) for side, patients, model in cases]
+    given = [(study(side, **model), patients) for side, patients, model, _ in cases]
+    blanks = [EngineChoice(checkpointing=again) for *_, again in cases]
     told = [
-        room_of(sketch(each), (1, *each.data.image_size), TASK, patients=patients, items=1).bytes
-        for each, patients in given
+        room_of(
+            sketch(each),
+            (1, *each.data.image_size),
+            TASK,
+            patients=patients,
+            items=1,
+            blank=blank,
+        ).bytes
+        for (each, patients), blank in zip(given, blanks, strict=True)
     ]
-    texts = json.dumps([(each.model_dump_json(), patients) for each, patients in given])
+    texts = json.dumps(
+        [
+            (each.model_dump_json(), patients, blank.checkpointing)
+            for (each, patients), blank in zip(given, blanks, strict=True)
+        ]
+    )
     command = [sys.executable, "-c", STEPS, texts]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     taken = [int(line) for line in done.stdout.split()]
