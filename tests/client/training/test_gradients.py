@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from client.engine.clipped import Patients, clipped_sum, plain_sum
+from client.training import gradients
 from client.training.gradients import GradientSum, summed_loss
 from client.training.sampling import Batch
 from common.numerics import EngineChoice
@@ -127,26 +128,27 @@ def test_a_step_of_a_site_ends_in_no_error_for_one_patient(
     assert torch.isfinite(found).all()
 
 
-def test_what_is_not_private_is_computed_in_the_precision_of_what_is() -> None:
-    """Else a comparison of both would compare bfloat16 with float32 too."""
+@pytest.mark.parametrize(
+    "how", [{}, {"precision": "bfloat16"}, {"checkpointing": True}], ids=["", "short", "again"]
+)
+def test_what_is_not_private_is_computed_as_what_is(
+    how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a comparison of both would compare bfloat16 with float32, or not fit into memory."""
     task, _, targets = CASES[0]
     torch.manual_seed(0)
     model, loss = flat(), summed_loss(task, total=True)
     pixels = torch.rand(3, 1, 1, 8, 8)
-    for precision in ("float32", "bfloat16"):
-        choice = EngineChoice.model_validate({"tile": 4, "precision": precision})
-        steps = GradientSum(model, NoMechanism(sampling_rate=1.0, divisor=3.0), task, choice)
-        found = steps.over([Batch(pixels, targets)])
-        patients = Patients(pixels, targets)
-        free, plain = (
-            clipped_sum(model, patients, loss, math.inf, choice),
-            plain_sum(model, patients, loss),
-        )
-        assert torch.equal(found, free if precision == "bfloat16" else plain.double())
-        assert torch.equal(found, plain.double()) == (precision == "float32")
+    choice = EngineChoice.model_validate({"tile": 4} | how)
+    free = clipped_sum(model, Patients(pixels, targets), loss, math.inf, choice)
+    plain = plain_sum(model, Patients(pixels, targets), loss).double()
+    asked = iter([plain])
+    monkeypatch.setattr(gradients, "plain_sum", lambda *_: next(asked))
+    steps = GradientSum(model, NoMechanism(sampling_rate=1.0, divisor=3.0), task, choice)
+    assert torch.equal(steps.over([Batch(pixels, targets)]), free if how else plain)
+    assert bool(list(asked)) == bool(how)
 
 
-@pytest.mark.parametrize("value", [1, 2, 3, 4])
 def test_a_patient_whose_loss_is_not_one_number_counts_as_nothing(value: int) -> None:
     torch.manual_seed(0)
     choice = EngineChoice(tile=4)
