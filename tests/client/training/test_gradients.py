@@ -149,6 +149,7 @@ def test_what_is_not_private_is_computed_as_what_is(
     assert bool(list(asked)) == bool(how)
 
 
+@pytest.mark.parametrize("value", [1, 2, 3, 4])
 def test_a_patient_whose_loss_is_not_one_number_counts_as_nothing(value: int) -> None:
     torch.manual_seed(0)
     choice = EngineChoice(tile=4)
