@@ -38,8 +38,7 @@ REST_SECONDS: Final = 60.0
 MOST_KEPT: Final = 32
 """Shapes of study whose choice is kept; of more, the newest."""
 PROBED_PATIENTS: Final = 3
-_LESS: Final = {"checkpointing": True}
-CHECKPOINTING: Final = EngineChoice.model_validate(_LESS)
+CHECKPOINTING: Final = EngineChoice(checkpointing=True)
 """Where one patient takes less memory, and longer."""
 _WEIGHT_BYTES: Final = 4
 LITTLE_WORK: Final = 2**33
@@ -199,8 +198,7 @@ def modelled(
         ModelError: as there.
     """
     alike, items, beside = _of_any_batch(study), images_of(study), _evaluated(study)
-    if needed(study, memory, blank) > memory:
-        blank = blank.model_copy(update=_LESS)  # for nobody whom memory holds without
+    blank = _sparing(study, memory, blank)
     single = needed(study, memory, blank)
     if single > memory:
         raise ModelError(
@@ -254,8 +252,14 @@ def least_needed(study: Study, memory: int) -> int:
     Raises:
         ModelError: as :func:`room`.
     """
-    found = needed(study, memory)
-    return found if found <= memory else needed(study, memory, CHECKPOINTING)
+    return needed(study, memory, _sparing(study, memory, PLAIN))
+
+
+def _sparing(study: Study, memory: int, blank: EngineChoice) -> EngineChoice:
+    """The same choice; with activations checkpointed where one patient would not fit without."""
+    if needed(study, memory, blank) <= memory:
+        return blank
+    return blank.model_copy(update={"checkpointing": True})
 
 
 @lru_cache(maxsize=64)
