@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from simulations.cli.app import find_study
+from simulations.cli.studies import find_study
 
 
 def changed(name: str, changes: Mapping[str, str], path: Path) -> Path:

@@ -19,7 +19,7 @@ from common.study.study_file import Study, load_study
 from simulations.audit.mechanism import audit_mechanism
 from simulations.audit.parts import PRODUCTION
 from simulations.audit.premises import NOISE, PART, SAMPLES, check_all
-from simulations.cli.app import find_study
+from simulations.cli.studies import find_study
 from tests.planted_faults import FAULTS, Fault
 
 STUDY: Final = "pneumonia"

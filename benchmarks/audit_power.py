@@ -23,7 +23,7 @@ from common.study.study_file import Study, load_study
 from simulations.audit.findings import MechanismFinding
 from simulations.audit.mechanism import audit_mechanism
 from simulations.audit.parts import PRODUCTION, Parts
-from simulations.cli.app import find_study
+from simulations.cli.studies import find_study
 from tests.planted_faults import halved_noise
 
 STUDIES: Final = ("pneumonia-epsilon3", "pneumonia")

@@ -21,7 +21,7 @@ def main() -> int:
     Returns:
         1 where a claim is missed.
     """
-    return compare("breastmnist", ("breast",), PUBLISHED, CLAIMS)
+    return compare("breastmnist", {"breast": "breast"}, PUBLISHED, CLAIMS)
 
 
 if __name__ == "__main__":

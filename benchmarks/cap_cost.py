@@ -24,7 +24,7 @@ from common.privacy.accounting import calibrate
 from common.privacy.cap import composed
 from common.privacy.mechanisms import PatientMechanism, mechanism
 from common.study.study_file import PatientPrivacy, load_study
-from simulations.cli.app import find_study
+from simulations.cli.studies import find_study
 
 STUDIES: Final = ("demo", "breast", "pneumonia", "pneumonia-epsilon3", "pneumonia-epsilon1")
 TRAINED: Final = ("pneumonia", "pneumonia-epsilon1")

@@ -16,8 +16,8 @@ from statistics import mean
 
 from common.process.logs import configure
 from common.process.progress import silent
-from simulations.cli.app import find_study
 from simulations.cli.demonstration import make_hospitals
+from simulations.cli.studies import find_study
 from simulations.reports.result import Kind, Result
 from simulations.runs.run import run_study
 from simulations.runs.run_settings import RunSettings

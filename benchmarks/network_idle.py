@@ -25,7 +25,7 @@ from common.process.claim import LOCK
 from common.process.progress import silent
 from common.wire.enrolment import SiteCard
 from common.wire.signing import SigningKey
-from simulations.hospitals.archives import read_hospitals
+from simulations.archives.manifest import read_hospitals
 from simulations.hospitals.synth import Size, write_synthetic
 from simulations.runs.network import (
     NetworkSettings,

@@ -25,6 +25,8 @@ from common.process.logs import place
 from common.wire.flower import ClientApp, Context, Error, ErrorCode, Message, RecordDict
 from common.wire.messages import Purpose
 
+SiteOf = Callable[[Context], Site]
+
 log = structlog.get_logger(__name__)
 
 
@@ -32,12 +34,12 @@ class SiteApp(ClientApp):
     """A client app that is silent where it has no answer.
 
     Args:
-        sites: those that are open, by the path of their file; more are added.
+        site_of: the open site of a context.
     """
 
-    def __init__(self, sites: dict[str, Site]) -> None:
+    def __init__(self, site_of: SiteOf) -> None:
         super().__init__()
-        self._sites = sites
+        self._site_of = site_of
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Answer a message; see :func:`client.requests.handler.answer_record`."""
@@ -51,27 +53,29 @@ class SiteApp(ClientApp):
             why = type(error).__name__
         with suppress(Exception):  # a site that cannot be opened has no audit log either
             content = RecordDict() if message.has_error() else message.content
-            journal.unanswered(_site(self._sites, context), content, why)
+            journal.unanswered(self._site_of(context), content, why)
         return _silence(message)
 
 
-def build(opened: dict[str, Site] | None = None) -> ClientApp:
+def build(opened: dict[str, Site] | None = None, *, site_of: SiteOf | None = None) -> ClientApp:
     """The client app.
 
     Args:
         opened: sites that are open already, by the path of their file; more are added.
+        site_of: the open site of a context, in place of the one that the context names; a
+            simulation's.
     """
-    sites = {} if opened is None else opened
+    site_of = site_of or _Opened({} if opened is None else opened)
 
     def replying(purpose: Purpose) -> Callable[[Message, Context], Message]:
         def reply(message: Message, context: Context) -> Message:
-            content = answer_record(_site(sites, context), message.content, purpose)
+            content = answer_record(site_of(context), message.content, purpose)
             return _silence(message) if content is None else Message(content, reply_to=message)
 
         return reply
 
-    app = SiteApp(sites)
-    asked: tuple[Purpose, ...] = ("offer", "propose", "amend", "close")
+    app = SiteApp(site_of)
+    asked: tuple[Purpose, ...] = ("offer", "propose", "amend", "provide", "close")
     for purpose in asked:
         app.query(purpose)(replying(purpose))
     app.train()(replying("train"))
@@ -85,18 +89,24 @@ def _silence(message: Message) -> Message:
     return Message(Error(ErrorCode.NODE_UNAVAILABLE, ""), reply_to=message)
 
 
-def _site(sites: dict[str, Site], context: Context) -> Site:
-    path = str(context.node_config["site"])
-    if path not in sites:  # opened once: a site keeps its cohorts and measured kernels
-        seed = context.node_config.get("known-seed")
-        state = context.node_config.get("state")
-        sites[path] = open_site(
-            Path(path),
-            None if state is None else Path(str(state)),
-            None if seed is None else int(seed),
-            serves=True,
-        )
-    return sites[path]
+class _Opened:
+    """Sites by the path of their file, opened once: they keep their cohorts and kernels."""
+
+    def __init__(self, sites: dict[str, Site]) -> None:
+        self._sites = sites
+
+    def __call__(self, context: Context) -> Site:
+        path = str(context.node_config["site"])
+        if path not in self._sites:
+            seed = context.node_config.get("known-seed")
+            state = context.node_config.get("state")
+            self._sites[path] = open_site(
+                Path(path),
+                None if state is None else Path(str(state)),
+                None if seed is None else int(seed),
+                serves=True,
+            )
+        return self._sites[path]
 
 
 app = build()

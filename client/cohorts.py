@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from client.data.archive import Root, entries_of, require_folder
-from client.data.cohort import Cohort, image_shape, load_cohort
+from client.data.cohort import ArchiveReading, Cohort, image_shape, load_cohort
 from client.data.masks.sources import MaskFolder
 from client.data.persons import Persons
 from client.data.pseudonyms import DIFFERENCES, rule, rule_number
@@ -55,6 +55,7 @@ class Cohorts:
         self.persons = Persons(folder / named if named else None, self.pseudonyms)
         lists = (folder / data.opt_out for data in file.data.values() if data.opt_out)
         self.opt_outs = OptOuts(lists, records.state, self.pseudonyms, self.persons)
+        self._reading = ArchiveReading()
         self._held: dict[str, Cohort] = {}
         self._roots: dict[Path, Root] = {}
         self._read_at = ""
@@ -124,6 +125,7 @@ class Cohorts:
                 derived=data.derived,
                 decoders=shape.decoders,
                 most=most,
+                reading=self._reading,
             )
             join_spellings(self._store, cohort.foldings, self.ignored, remember=True)
             self._held[wanted] = cohort

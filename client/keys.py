@@ -65,6 +65,12 @@ def open_keys(state: Path, store: SiteDatabase, site: str, known_seed: int | Non
     return SiteKeys(site, known_seed, signing, pseudonyms)
 
 
+def keys_of_seed(site: str, known_seed: int) -> SiteKeys:
+    """The keys that follow from a seed and a site's name: a simulation's; nothing is kept."""
+    signing, patients = (known_secret(known_seed, site, use) for use in KEYS)
+    return SiteKeys(site, known_seed, SigningKey(signing), Pseudonyms(patients))
+
+
 def kept_seed(state: Path) -> int | None:
     """The seed that the keys in a state folder follow from; None where they are the site's own."""
     marker = state / _SEED

@@ -8,7 +8,8 @@ The state folder holds what must outlive the process and never leaves the hospit
     state/patients.key   keys the pseudonyms
     state/node.key       EC P-384, connects to the coordinator
     state/control.sock   what the administrator's commands ask the daemon on
-    state/cache/         decoded images
+    state/cache/         decoded images, and features of frozen networks
+    state/frozen/        weights of running studies that are not trained
     state/kernels.json   how gradients are formed fastest here; measured again where it is gone
     state/ticks.json     how long rounds are given here; likewise
     state/audit.jsonl    what came in, what went out, and what was decided
@@ -22,11 +23,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.cohorts import Cohorts
+from client.feature_store import FeatureStore
+from client.frozen import FrozenWeights
+from client.memory_records import records_in_memory
 from client.site_numerics import SiteNumerics
 from client.site_records import SiteRecords, open_records
 from client.sitefile import SiteFile, load_site_file
@@ -36,6 +41,9 @@ from common.files import sha256_file
 from common.numerics import EngineChoice, NumericsRecord, installed
 from common.plan import Offer
 from common.study.study_file import Study
+
+Reader = Callable[[Path, SiteFile, SiteRecords, int | None], Cohorts]
+"""Makes what reads a site's patients, of the site's folder, file, records and processes."""
 
 
 @dataclass
@@ -54,8 +62,12 @@ class Site:
         pace: what it waits for after it has looked at patients; a site that serves does.
         workers: processes that decode images; by default one for each processor.
         recorded: of a run that is repeated, which is kept to and not measured again.
+        within_policy: hashes of the plans that its policy was found to allow.
+        reader: makes what reads its patients; another one in simulations alone.
         cohorts: what it reads of its patients.
         measured: what its arithmetic depends on.
+        frozen: the frozen weights of its studies.
+        features: of images, where a study trains a head on a frozen network.
     """
 
     folder: Path
@@ -65,6 +77,8 @@ class Site:
     pace: Pace = field(default_factory=Pace, repr=False)
     workers: int | None = None
     recorded: NumericsRecord | None = field(default=None, repr=False)
+    reader: Reader = field(default=Cohorts, repr=False)
+    within_policy: set[str] = field(default_factory=set, repr=False)
 
     def __post_init__(self) -> None:
         records = self.records
@@ -73,8 +87,10 @@ class Site:
         self.store, self.audit, self.ledger = records.store, records.audit, records.ledger
         self.approvals, self.replies = records.approvals, records.replies
         self.receipts = records.receipts
-        self.cohorts = Cohorts(self.folder, self.file, records, self.workers)
+        self.cohorts = self.reader(self.folder, self.file, records, self.workers)
         self.pseudonyms = self.cohorts.pseudonyms
+        self.frozen = FrozenWeights(self.state / "frozen")
+        self.features = FeatureStore(self.state / "cache", self.pseudonyms)
         # Nothing is private where the key is known, and a simulation waits for nothing.
         self.measured = SiteNumerics(
             self.state, timed=self.known_seed is None, recorded=self.recorded
@@ -138,6 +154,8 @@ def open_site(
     threads: int | None = None,
     workers: int | None = None,
     recorded: NumericsRecord | None = None,
+    in_memory: bool = False,
+    reader: Reader = Cohorts,
 ) -> Site:
     """Open a site, making its keys, its store and its audit log where there are none.
 
@@ -149,6 +167,8 @@ def open_site(
         threads: in place of those of the site file; a simulation's.
         workers: see :class:`Site`; a simulation's.
         recorded: likewise.
+        reader: likewise.
+        in_memory: whether its records end with the process; a simulation's, with a known seed.
 
     Raises:
         SiteError: the site file or the state cannot be used, or the policy does not allow a
@@ -167,7 +187,10 @@ def open_site(
         )
     state = path.parent / file.site.state if state is None else state
     try:
-        records = open_records(state, file.site.name, known_seed)
+        if in_memory and known_seed is not None:
+            records = records_in_memory(state, file.site.name, known_seed)
+        else:
+            records = open_records(state, file.site.name, known_seed)
         # Only a site that serves waits for ticks: a command's answer goes to the site's own staff.
         site = Site(
             path.parent,
@@ -177,6 +200,7 @@ def open_site(
             pace=Pace(waits=serves),
             workers=workers,
             recorded=recorded,
+            reader=reader,
         )
         _note_opening(site, path)
     except OSError as error:

@@ -64,6 +64,9 @@ class SiteNumerics:
         if choice is not None:
             # What computes is the site file's, so that a plan of another device is refused.
             return record(threads, choice.model_copy(update={"device": name}))
+        from client.training.features import in_rounds
+
+        study = in_rounds(study)
         choices, clocks = self._measured
         blank = EngineChoice(device=name, precision=device.precision)
         computed = choices.of(

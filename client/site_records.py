@@ -36,11 +36,20 @@ class SiteRecords:
         keys: the site's.
         store: open.
         audit: open.
+        replies: in the store; by default kept there.
     """
 
-    def __init__(self, state: Path, keys: SiteKeys, store: SiteDatabase, audit: AuditLog) -> None:
+    def __init__(
+        self,
+        state: Path,
+        keys: SiteKeys,
+        store: SiteDatabase,
+        audit: AuditLog,
+        replies: Replies | None = None,
+    ) -> None:
         self.state, self.keys, self.store, self.audit = state, keys, store, audit
-        self.approvals, self.replies, self.ledger = Approvals(store), Replies(store), Ledger(store)
+        self.approvals, self.ledger = Approvals(store), Ledger(store)
+        self.replies = replies or Replies(store)
         self._seals = Seals(keys.signing)
         self.receipts = SiteReceipts(state, keys.site, self.ledger, audit, self._seals)
 

@@ -23,7 +23,7 @@ from common.privacy.cap import MOST_EPSILON
 from common.settings import Section, load_toml
 from common.study.bounds import bound, range_of
 from common.study.study_file import FIRST_TASK, Patients, Study
-from common.text import Slug
+from common.text import Digest, Slug
 from common.wire.enrolment import COORDINATOR_CARD, CoordinatorCard, Listen, read_coordinator_card
 
 
@@ -193,6 +193,8 @@ class Policy(Section):
         hours: when the site works on studies; default: any time.
         allow_known_key: allow randomness from a known seed: not private.
         allow_no_privacy: take part in studies with ``mode = "none"``.
+        own_weights: SHA-256 of files of starting weights that were trained on this hospital's own
+            patients without privacy: a private study that begins with them is refused.
         tasks: kinds of task that the site takes part in.
         ranges: by the keys of :mod:`common.study.bounds`, the allowed range of a study's or a
             plan's number; a key that is not listed allows any number.
@@ -209,6 +211,7 @@ class Policy(Section):
     hours: Hours | None = None
     allow_known_key: bool = False
     allow_no_privacy: bool = False
+    own_weights: tuple[Digest, ...] = Field(default=(), max_length=1000)
     tasks: tuple[str, ...] = (FIRST_TASK,)
     ranges: Annotated[dict[str, Range], AfterValidator(_narrower)] = Field(default_factory=dict)
 

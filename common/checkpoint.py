@@ -47,7 +47,8 @@ class Checkpoint:
         seed: what the first weights follow from.
         plans: hash of each site's plan.
         round: the last round that was completed; 0 before the first.
-        weights: flat float32 global weights after that round.
+        weights: flat float32 global weights after that round, of those that are trained.
+        frozen: the others, flat float32, which no round changes; None where all are trained.
         average: flat float64 running sum of the exponential average, or None without one.
         optimiser: arrays that Flower's server optimiser carries from round to round.
         ledgers: the newest ledger head that each site has sent.
@@ -60,6 +61,7 @@ class Checkpoint:
     plans: Mapping[str, str]
     round: int
     weights: npt.NDArray[np.float32] = field(repr=False)
+    frozen: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     average: npt.NDArray[np.float64] | None = field(default=None, repr=False)
     optimiser: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False)
     ledgers: Mapping[str, LedgerHead] = field(default_factory=dict)
@@ -214,6 +216,8 @@ def _prune(folder: Path, keep: int) -> None:
 
 def _arrays(checkpoint: Checkpoint) -> dict[str, npt.NDArray[Any]]:
     arrays: dict[str, npt.NDArray[Any]] = {"weights": checkpoint.weights}
+    if checkpoint.frozen is not None:
+        arrays["frozen"] = checkpoint.frozen
     if checkpoint.average is not None:
         arrays["average"] = checkpoint.average
     arrays |= {_OPTIMISER + name: value for name, value in checkpoint.optimiser.items()}
@@ -221,7 +225,7 @@ def _arrays(checkpoint: Checkpoint) -> dict[str, npt.NDArray[Any]]:
 
 
 def _body(checkpoint: Checkpoint) -> dict[str, Any]:
-    in_arrays = {"weights", "average", "optimiser"}
+    in_arrays = {"weights", "frozen", "average", "optimiser"}
     body = {
         item.name: getattr(checkpoint, item.name)
         for item in fields(checkpoint)
@@ -245,6 +249,7 @@ def _assemble(body: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Chec
         rounds=rounds,
         ledgers=ledgers,
         weights=arrays["weights"],
+        frozen=arrays.get("frozen"),
         average=arrays.get("average"),
         optimiser=optimiser,
     )

@@ -138,6 +138,18 @@ def record(threads: int, choice: EngineChoice, ticks: Ticks = Ticks()) -> Numeri
     Raises:
         SiteError: the choice names a graphics card, and there is none.
     """
+    if DEVICES[choice.device].is_apart:
+        return _record(threads, choice, ticks)
+    # Nothing that can change: every gate of every round asks for it.
+    return _kept_record(threads, choice.model_dump_json(), ticks)
+
+
+@lru_cache(maxsize=64)
+def _kept_record(threads: int, choice: str, ticks: Ticks) -> NumericsRecord:
+    return _record(threads, EngineChoice.model_validate_json(choice), ticks)
+
+
+def _record(threads: int, choice: EngineChoice, ticks: Ticks) -> NumericsRecord:
     return NumericsRecord(
         threads=threads,
         choice=choice,
@@ -182,6 +194,8 @@ _DEVIATES: Final = 2**14
 
 def differences(ours: NumericsRecord, theirs: NumericsRecord) -> dict[str, tuple[str, str]]:
     """The fields that decide bits and in which two records differ, each with both values."""
+    if ours == theirs:
+        return {}
     mine, other = decisive(ours), decisive(theirs)
     found = {
         key: (str(mine.get(key)), str(other.get(key)))

@@ -7,7 +7,8 @@ Nothing in it depends on an exact count of patients.
 
 from __future__ import annotations
 
-from typing import Final, Self, TypeVar
+from functools import cached_property
+from typing import Any, Final, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -66,15 +67,27 @@ class Offer(Section):
 class Agreed(Section):
     """A document that both sides know by the hash of its canonical form: a plan, an amendment."""
 
-    @property
+    # Kept, since every gate of every round asks for the hash, and the fields never change.
+    @cached_property
     def text(self) -> str:
         """The canonical form: what is sent, stored and hashed."""
         return canonical_json(self.model_dump(mode="json")).decode()
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of the canonical form."""
         return sha256(self.text.encode())
+
+    def __copy__(self) -> Self:
+        """A copy without what was kept: it may be given other values, and has another hash then."""
+        copied = super().__copy__()
+        for kept in ("text", "hash"):
+            copied.__dict__.pop(kept, None)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """As :meth:`__copy__`."""
+        return super().__deepcopy__(memo).__copy__()
 
 
 class Plan(Agreed):
@@ -90,7 +103,9 @@ class Plan(Agreed):
         known_key: whether the noise follows from a seed that others know: not private.
         mechanism: sampling, clipping, noise and what they cost.
         numerics: what decides the last bit.
-        weights: number of float32 weights that travel.
+        weights: number of float32 weights that travel in a round: those that are trained.
+        frozen: hash of those that are not, which come with the plan, once; empty where all are
+            trained.
     """
 
     format: int = Field(default=FORMAT, ge=FORMAT, le=FORMAT)
@@ -103,6 +118,10 @@ class Plan(Agreed):
     mechanism: Mechanism
     numerics: NumericsRecord
     weights: int = Field(ge=1)
+    # Not written where it is empty: a plan's hash keys its noise, and older ones lack the key.
+    frozen: str = Field(
+        default="", pattern=r"^([0-9a-f]{64})?$", exclude_if=lambda given: not given
+    )
 
     @model_validator(mode="after")
     def _mechanism_is_bounded(self) -> Self:
@@ -125,13 +144,14 @@ class Plan(Agreed):
         return tuple(notes)
 
 
-def write_plan(study: Study, offer: Offer, weights: int) -> Plan:
+def write_plan(study: Study, offer: Offer, weights: int, frozen: str = "") -> Plan:
     """The plan of one site.
 
     Args:
         study: what is proposed.
         offer: the site's public numbers.
-        weights: number of weights of the study's model.
+        weights: number of weights of the study's model that are trained.
+        frozen: :func:`common.wire.messages.content_hash` of the others; empty where there are none.
 
     Raises:
         PrivacyError: the study's epsilon cannot be reached at this site.
@@ -147,6 +167,7 @@ def write_plan(study: Study, offer: Offer, weights: int) -> Plan:
         mechanism=mechanism(study, declared, offer.most_patients),
         numerics=offer.numerics,
         weights=weights,
+        frozen=frozen,
     )
 
 

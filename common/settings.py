@@ -46,10 +46,19 @@ def load_toml(path: Path, model: type[T], error: type[ConsiliumError]) -> T:
         ConsiliumError: of the given type, when the file is missing, is not TOML, or a key
             has no acceptable value; every key at fault is named.
     """
+    return checked(load_document(path, error), path, model, error)
+
+
+def load_document(path: Path, error: type[ConsiliumError]) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Raises:
+        ConsiliumError: of the given type, when the file is missing or is not TOML.
+    """
     try:
         with path.open("rb") as file:
             # One byte more than is allowed: a larger file is refused, and not read in part.
-            document = read_toml(file.read(MOST_TOML + 1))
+            return read_toml(file.read(MOST_TOML + 1))
     except FileNotFoundError as cause:
         raise error(
             "there is no such file", where=path, wanted="a TOML file", remedy="check the path"
@@ -58,7 +67,6 @@ def load_toml(path: Path, model: type[T], error: type[ConsiliumError]) -> T:
         raise of_system(cause, error, where=path) from cause
     except ValueError as cause:
         raise unreadable(path, cause, error) from cause
-    return checked(document, path, model, error)
 
 
 def unreadable(path: Path, cause: ValueError, error: type[ConsiliumError]) -> ConsiliumError:

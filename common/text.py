@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from common.visible import is_steering
 
@@ -43,3 +43,5 @@ StudyName = Annotated[Slug, AfterValidator(_no_hash)]
 """A plan may be named by the first digits of its hash: no study may be called so."""
 Words = Annotated[str, AfterValidator(_words)]
 """Text that is shown to the person who approves a plan: it is read as it is written."""
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256, in hexadecimal digits."""

@@ -22,15 +22,16 @@ import safetensors.numpy
 from common import checkpoint
 from common.checkpoint import Checkpoint, study_hash
 from common.files import canonical_json, sha256, write_atomic
+from common.models.initial import Arrays
 from common.plan import Plan
-from common.study.study_file import Study, load_study
+from common.study.study_file import Study, load_initial, load_study
 from common.wire.flower import Context
 from server.study import amending, round_zero
 from server.study.aggregation import MEMORY_NOTES
 from server.study.context import Observer, StudyContext, nobody
 from server.study.dispatch import SIMULATION, RetryPolicy
 from server.study.receipts import CoordinatorReceipts
-from server.study.rounds import close, run_rounds, shared_weights
+from server.study.rounds import OwnStep, close, run_rounds, shared_weights
 from server.study.simulation_roster import read_roster
 
 # isort: split
@@ -39,6 +40,7 @@ from flwr.serverapp import Grid, ServerApp
 
 FOLDER: Final = "coordinator"
 CHECKPOINTS: Final = "checkpoints"
+Flat = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class RunConfig:
         agreed: the most patients of the study's data set that each site may declare.
         seed: what the first weights follow from.
         resume: whether to continue what is in the folder.
+        initial: the study's public starting weights; None where it names none.
     """
 
     study: Study
@@ -60,15 +63,21 @@ class RunConfig:
     agreed: Mapping[str, int]
     seed: int
     resume: bool
+    initial: Arrays | None = None
 
 
-def build(observer: Observer | None = None) -> ServerApp:
-    """The app; ``observer`` is told every event, with the weights after each round."""
+def build(observer: Observer | None = None, own: OwnStep | None = None) -> ServerApp:
+    """The app; ``observer`` is told every event, with the weights after each round.
+
+    Args:
+        observer: who is told.
+        own: the server's step of a simulation, in place of the study's strategy.
+    """
     server_app = ServerApp()
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
-        run_study(grid, read_run_config(context.run_config), observer or nobody)
+        run_study(grid, read_run_config(context.run_config), observer or nobody, own=own)
 
     return server_app
 
@@ -80,7 +89,8 @@ def read_run_config(config: Mapping[str, Any]) -> RunConfig:
         StudyError: the study file cannot be used.
         SiteError: the roster cannot be used.
     """
-    study = load_study(Path(str(config["study"])))
+    path = Path(str(config["study"]))
+    study = load_study(path)
     roster = read_roster(Path(str(config["roster"])))
     return RunConfig(
         study=study,
@@ -89,6 +99,7 @@ def read_run_config(config: Mapping[str, Any]) -> RunConfig:
         agreed=roster.agreed(study.data.dataset),
         seed=int(config.get("seed", 0)),
         resume=str(config.get("resume", "0")) == "1",
+        initial=load_initial(study, path.parent),
     )
 
 
@@ -99,6 +110,7 @@ def run_study(
     *,
     retries: RetryPolicy = SIMULATION,
     receipts: CoordinatorReceipts | None = None,
+    own: OwnStep | None = None,
 ) -> Checkpoint:
     """Run a study to its end, from its beginning or from the last completed round.
 
@@ -108,6 +120,7 @@ def run_study(
         observer: is told every event.
         retries: how requests are sent again, and replies waited for.
         receipts: signs for what sites have sent.
+        own: as of :func:`build`.
 
     Raises:
         ConsiliumError: it cannot start or continue; what is on disk is whole.
@@ -116,16 +129,18 @@ def run_study(
     timeout = study.aggregation.round_timeout
     context = StudyContext(grid, config.roster, timeout, observer, retries, receipts)
     plans, state = _stored(config)
-    weights = _first_weights(study, config.seed) if state is None else state.weights
+    weights, frozen = _first_weights(config) if state is None else (state.weights, state.frozen)
     if plans is None:
-        plans, out = round_zero.make_plans(context, study, weights.size, config.agreed)
+        plans, out = round_zero.make_plans(
+            context, study, weights.size, config.agreed, frozen=frozen
+        )
         # Durable before a site approves one: after a crash the same plans are proposed again, not
         # others that the same site would have to approve as well.
         round_zero.store(folder, study, config.seed, plans, out)
     out = round_zero.left_out(folder)
     if state is None:
         hashes = {site: plan.hash for site, plan in plans.items()}
-        state = Checkpoint(study_hash(study), config.seed, hashes, 0, weights)
+        state = Checkpoint(study_hash(study), config.seed, hashes, 0, weights, frozen=frozen)
     context.tell(
         "study.started",
         study=study.study.name,
@@ -133,7 +148,7 @@ def run_study(
         round=state.round,
         shares=round_zero.shares(plans),
         left_out=out,
-        warnings=_warnings(plans),
+        warnings=[*_warnings(plans), *round_zero.drowned(plans)],
         update_bytes=weights.size * np.dtype(study.fixed_point.dtype).itemsize,
     )
     if not _finished(study, state):
@@ -142,10 +157,16 @@ def run_study(
         approved, refused = round_zero.approve(context, study, plans, state.ledgers)
         unavailable = no_plan | out | refused
         asked = {site: plan for site, plan in plans.items() if site in approved}
+        if frozen is not None:
+            have, missing = round_zero.provide(context, study, asked, frozen)
+            unavailable |= missing
+            asked = {site: plan for site, plan in asked.items() if site in have}
         context.tell("weights.settled", round=state.round, shares=round_zero.shares(asked))
         amending.propose_amendments(context, study, asked, folder, state)
         save = partial(_save, folder)
-        state = run_rounds(context, study, asked, unavailable=unavailable, state=state, save=save)
+        state = run_rounds(
+            context, study, asked, unavailable=unavailable, state=state, save=save, own=own
+        )
     # Published first: once a site has been told that the study is over, it need not keep the
     # replies that a restart would ask for.
     _publish(folder, study, plans, state)
@@ -154,11 +175,14 @@ def run_study(
     return state
 
 
-def _first_weights(study: Study, seed: int) -> npt.NDArray[np.float32]:
+def _first_weights(config: RunConfig) -> tuple[Flat, Flat | None]:
+    """The trained weights of round zero, and the frozen ones; None where all are trained."""
     # Imported here: a study that continues needs no first weights, and starts sooner without torch.
-    from common.models.networks import initial_weights
+    from common.models.networks import initial_weights, split
 
-    return initial_weights(study, seed)
+    whole = initial_weights(config.study, config.seed, config.initial)
+    trained, frozen = split(config.study, whole)
+    return trained, frozen if frozen.size else None
 
 
 def _stored(config: RunConfig) -> tuple[dict[str, Plan] | None, Checkpoint | None]:

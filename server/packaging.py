@@ -81,7 +81,7 @@ def make(
         finished=finished,
         versions={name: version(name) for name in DISTRIBUTIONS},
     ).adjusted(_adjustment(study, last))
-    return package.write(statement, study, weights, _earlier(folder), key)
+    return package.write(statement, study, weights, _earlier(study, folder), key)
 
 
 def write_package(study: Study, folder: Path, seed: int, *, key: SigningKey) -> None:
@@ -107,10 +107,14 @@ def _last(folder: Path) -> Checkpoint:
     return state
 
 
-def _earlier(folder: Path) -> npt.NDArray[np.float32]:
+def _earlier(study: Study, folder: Path) -> npt.NDArray[np.float32]:
     """The global weights of the last rounds that are kept, (rounds, weights), oldest first."""
     kept = checkpoint.kept(folder / CHECKPOINTS)[-EARLIER_MOST:]
-    return np.stack([each.weights for each in kept]).astype(np.float32)
+    # Imported here: it needs torch, which a coordinator needs for nothing else.
+    from common.models.networks import join
+
+    whole = [join(study, each.weights, each.frozen) for each in kept]
+    return np.stack(whole).astype(np.float32)
 
 
 def _part(plan: Plan) -> SitePart:

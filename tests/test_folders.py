@@ -40,7 +40,7 @@ PATHS = {
     "receipts": "state",
 }
 """Where parameters lead that are paths; any other one leads to something new."""
-WORDS = {"study": "study.toml", "address": "localhost:8443"}
+WORDS = {"study": "study.toml", "address": "localhost:8443", "patients": "40,60"}
 """Values of parameters that are words; any other one is a new name."""
 MEANT = re.compile(r"(?m)^error: .+(\n .+)*\n  do: +\S")
 

@@ -11,6 +11,7 @@ import sys
 import tomllib
 import zipfile
 from importlib import metadata
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -146,7 +147,10 @@ def test_every_import_of_the_packages_is_a_declared_dependency(
         for line in (
             *project["project"]["dependencies"],
             # What it brings is asked for by name, and its absence is said.
-            *project["project"]["optional-dependencies"]["reasons"],
+            *chain.from_iterable(
+                project["project"]["optional-dependencies"][extra]
+                for extra in ("reasons", "ray", "tune", "trackers")
+            ),
         )
     }
     providers = metadata.packages_distributions()

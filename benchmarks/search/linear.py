@@ -30,7 +30,7 @@ from benchmarks._medmnist import data_file
 from common.models.wavelets import Scattering
 from common.privacy.accounting import calibrate
 from common.privacy.cap import composed
-from simulations.hospitals.partition import dirichlet_partition
+from simulations.partitions.dirichlet import dirichlet_partition
 
 Indices = npt.NDArray[np.int64]
 FIRST_SEED: Final = 10

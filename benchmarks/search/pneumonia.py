@@ -25,7 +25,7 @@ import tomli_w
 
 from benchmarks._medmnist import data_file, measure
 from common.study.study_file import load_study
-from simulations.cli.app import find_study
+from simulations.cli.studies import find_study
 
 CNN: Final[dict[str, dict[str, Any]]] = {
     "model": {"name": "cnn"},

@@ -22,7 +22,7 @@ from client.sitefile import Policy, known_coordinator
 from common.amendment import Amendment
 from common.errors import Refusal
 from common.plan import Plan
-from common.privacy.mechanisms import PatientMechanism
+from common.privacy.mechanisms import PatientMechanism, sampling_rate
 from common.study.bounds import Stated, stated
 
 Sections = tuple[tuple[str, tuple[str, ...]], ...]
@@ -139,7 +139,7 @@ def _computed(
 ) -> tuple[str, ...]:
     plan = approval.plan
     study, training = plan.study, plan.study.training
-    on_all = training.batch_size >= plan.declared_patients
+    on_all = sampling_rate(study, plan.declared_patients) == 1.0
     batch = "all patients" if on_all else f"{training.batch_size} patients on average"
     lines = [
         f"data set {study.data.dataset}: {images_in_words(study)}",
@@ -149,14 +149,42 @@ def _computed(
         *(() if drafted is None else _disk(site, images)),
         f"task: {'; '.join(study.task.words())}",
         *targets_in_words(site, study),
-        f"model: {study.model.name} with {plan.weights} weights, trained in {training.rounds} "
-        f"rounds of {training.local_steps} steps; each step uses {batch}, and of each "
-        f"{some(training.images_per_patient)}",
+        f"model: {study.model.name} with {plan.weights} weights, {_trained(plan)}; each step uses "
+        f"{batch}, and of each {some(training.images_per_patient)}",
+        *_parts(plan),
     ]
     if study.evaluation_rounds:
         lines.append(
             f"evaluated after {_rounds(study.evaluation_rounds)}, on at most "
             f"{some(study.evaluation.images_per_patient)} of each patient"
+        )
+    return tuple(lines)
+
+
+def _trained(plan: Plan) -> str:
+    training = plan.study.training
+    if plan.study.one_shot:
+        return (
+            "found from one release: each patient adds one vector, which follows from the images "
+            "and from what is known, and the coordinator computes the weights from the noised sum"
+        )
+    return f"trained in {training.rounds} rounds of {training.local_steps} steps"
+
+
+def _parts(plan: Plan) -> tuple[str, ...]:
+    """What of the model is trained, and what it begins with."""
+    model, lines = plan.study.model, []
+    if model.trainable:
+        adapters = f", and adapters of rank {model.adapters}" if model.adapters else ""
+        lines.append(
+            f"only a part is trained: {', '.join(model.trainable)}{adapters}; the rest "
+            "is public, comes once after you approve, and no patient changes it"
+        )
+    if named := model.initial:
+        lines.append(
+            f"it begins with public weights: {named.file} from {named.source}, licence "
+            f"{named.licence}, trained on {named.trained_on}; SHA-256 {named.sha256}; epsilon "
+            "says nothing about the people in that data"
         )
     return tuple(lines)
 

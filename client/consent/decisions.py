@@ -14,11 +14,12 @@ from typing import Final
 import structlog
 
 from client.consent import amendments, disk, problems
+from client.consent.features import are_due, featured, forget, tick
 from client.consent.policy import require_acceptable, require_trainable
 from client.data.cohort import image_shape
 from client.process_limits import require_memory
 from client.records import accounts, membership
-from client.records.approvals import POLICY, Approval, State, timestamp
+from client.records.approvals import POLICY, Approval, Silence, State, timestamp
 from client.records.membership import Draft, FrozenPatient
 from client.site import Site
 from common.errors import Refusal, RefusalCode, SiteError
@@ -125,32 +126,46 @@ def preview(site: Site, plan: Plan) -> tuple[Draft, int]:
 
 
 def freeze_pending(site: Site) -> None:
-    """Freeze the cohort of every plan that was approved without one.
+    """Freeze the cohort of every plan that was approved without one, and compute its features.
 
     Call it after the answer has left. Where the site's images or labels cannot be read now, its
     staff is told, and the plan's first round tries again. How long it takes depends on patients,
     and the next request waits for it: so it too ends at a tick.
     """
+    ticks = 0
     try:
         for approval in site.approvals.running():
-            if not approval.frozen:
-                agreed = amendments.arithmetic(site.store, approval.plan).numerics
-                site.pace.begin(agreed.ticks.train)
-                _freeze_or_tell(site, approval)
+            _prepare_or_tell(site, approval)
+            ticks = max(ticks, site.pace.rest())  # each plan has a time of its own
         with suppress(OSError):
             disk.tidy(site, tick=DELETING)  # an approval may have expired
     finally:
-        ticks = site.pace.rest()
+        ticks = max(ticks, site.pace.rest())
         if ticks > 1:
             log.warning("reading.overran", site=site.name, ticks=ticks)
 
 
-def _freeze_or_tell(site: Site, approval: Approval) -> None:
+def _prepare_or_tell(site: Site, approval: Approval) -> None:
+    plan = approval.plan
     try:
-        freeze(site, approval)
+        due = are_due(site, approval)
+        if approval.frozen and not due:
+            return
+        site.pace.begin(amendments.arithmetic(site.store, plan).numerics.ticks.train)
+        if due:
+            site.pace.begin(tick(site, plan))
+        if not approval.frozen:
+            freeze(site, approval)
+        if due:
+            frozen = site.approvals.require(plan.hash)
+            featured(site, frozen, site.cohorts.of(frozen))
+    except Silence:  # a person has stopped the study meanwhile
+        return
     except Exception as error:  # noqa: BLE001 - nobody waits for an answer
         require_memory(error)
-        problems.keep(site, approval.plan.study.study.name, problems.PREPARING, 0, error)
+        problems.keep(site, plan.study.study.name, problems.PREPARING, 0, error)
+    else:
+        problems.settle(site, plan.study.study.name, problems.PREPARING)
 
 
 def freeze(site: Site, approval: Approval) -> None:
@@ -172,6 +187,7 @@ def end(site: Site, plan: Plan, state: State, *, by: str) -> None:
     """End a plan: its key is erased."""
     with site.store.transaction():
         site.approvals.end(plan.hash, state, by=by)
+        forget(site, plan)
         _note(site, f"study.{state}", plan, "", by)
     site.store.erase()  # the key's bytes are still in SQLite's write-ahead log
     with suppress(OSError):  # the decision holds; images are deleted at the next chance
@@ -197,6 +213,7 @@ def close(site: Site, plan_hash: str, acknowledged: int) -> None:
                 site.approvals.forget(plan_hash)
             else:
                 site.approvals.close(plan_hash)
+            forget(site, approval.plan)
             _note(site, "study.closed", approval.plan, "", "coordinator")
     site.store.erase()
     with suppress(OSError):
@@ -210,6 +227,7 @@ def _draft(site: Site, plan: Plan, today: Mapping[str, FrozenPatient]) -> Draft:
 
 def _freeze(site: Site, plan: Plan, drafted: Draft) -> None:
     membership.freeze(site.store, plan.hash, drafted, site.cohorts.absent())
+    forget(site, plan)  # of newcomers none were computed
     decoders = image_shape(plan.study, site.file.targets(plan.study, site.folder)).decoders
     site.approvals.freeze(plan.hash, len(drafted.left_out), decoders, site.cohorts.ignored)
     problems.settle(site, plan.study.study.name, problems.PREPARING)

@@ -62,11 +62,9 @@ def require_trainable(plan: Plan, site: Site) -> None:
         ModelError: the study's model cannot be trained privately here.
     """
     require_acceptable(plan, site)
-    from client.training.local import require_probed
-    from client.training.rehearsal import require_rehearsed
+    from client.training.features import require_ready
 
-    choice = arithmetic(site.store, plan).numerics.choice
-    require_rehearsed(require_probed(plan.study, plan.mechanism, choice))
+    require_ready(plan.study, plan.mechanism, arithmetic(site.store, plan).numerics.choice)
 
 
 def require_allowed(plan: Plan, site: Site) -> None:
@@ -77,7 +75,10 @@ def require_allowed(plan: Plan, site: Site) -> None:
     """
     agreed = arithmetic(site.store, plan).numerics
     _require_numbers(plan, site)
-    require_bounds(plan.study, plan.mechanism, site.file.policy)
+    # The policy is that of the opened site file and the plan that of its hash: asked once.
+    if plan.hash not in site.within_policy:
+        require_bounds(plan.study, plan.mechanism, site.file.policy)
+        site.within_policy.add(plan.hash)
     # With the agreed choice: kernels that are timed again may differ, and would end the study.
     require_same(agreed, site.numerics(plan.study, agreed.choice))
 
@@ -91,7 +92,8 @@ def require_fits_device(study: Study, site: Site) -> None:
         Refusal: ``policy`` or ``data-unavailable``.
         ModelError: the study's model cannot be built, or not be trained privately.
     """
-    from client.training.tuning import least_needed, mib
+    from client.training.features import bytes_beside, least_needed
+    from client.training.tuning import mib
 
     most = site.file.device.memory_mib
     found = mib(least_needed(study, most * 2**20))
@@ -107,6 +109,7 @@ def require_fits_device(study: Study, site: Site) -> None:
         )
     # From the declared number, which is public: how many images there are is not looked at.
     image = image_shape(study, site.file.targets(study, site.folder)).bytes
+    image += bytes_beside(study)
     images = site.file.dataset(study).declared_patients * image
     if images > site.file.site.cache_bytes:
         raise Refusal.of_public(
@@ -144,6 +147,15 @@ def require_bounds(study: Study, mechanism: Mechanism, policy: Policy) -> None:
         if not policy.allow_no_privacy:
             raise _not_allowed("allow_no_privacy", 'mode = "none"', 'mode = "patient"')
         return
+    # What they hold of this hospital's patients is out already, and no epsilon bounds it.
+    initial = study.model.initial
+    if initial is not None and initial.sha256 in policy.own_weights:
+        raise _not_allowed(
+            "own_weights",
+            f"starting weights {initial.sha256[:16]}",
+            'other weights, or mode = "none": these were trained on your patients without privacy, '
+            "so the study's epsilon would not hold for them",
+        )
     if mechanism.delta > policy.delta:
         raise _not_allowed("delta", mechanism.delta, f"at most {policy.delta:g}")
     if mechanism.epsilon > policy.max_epsilon_per_study:
@@ -171,7 +183,7 @@ def within(hours: str | None, now: time) -> bool:
 
 def _require_numbers(plan: Plan, site: Site) -> None:
     """Refuse a plan whose public numbers are not this site's."""
-    from common.models.networks import weights_count
+    from common.models.networks import trained_count, weights_count
 
     data, settings = site.file.dataset(plan.study), plan.study.aggregation
     weight = data.declared_patients if settings.weights == "declared" else 1
@@ -182,7 +194,8 @@ def _require_numbers(plan: Plan, site: Site) -> None:
         "declared_patients": (plan.declared_patients, data.declared_patients),
         "most_patients": (plan.most_patients, data.most_patients),
         "known_key": (plan.known_key, site.known_seed is not None),
-        "weights": (plan.weights, weights_count(plan.study)),
+        "weights": (plan.weights, trained_count(plan.study)),
+        "frozen": (bool(plan.frozen), weights_count(plan.study) > plan.weights),
         "weight": (plan.weight, weight),
     }
     for name, (found, ours) in told.items():

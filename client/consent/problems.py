@@ -45,6 +45,7 @@ _STEPS: Final = {
     "offer": "the offer",
     "propose": "the proposal",
     "amend": "the amendment",
+    "provide": "the frozen weights",
     "close": "the end of the study",
     PREPARING: "preparing its images",
 }

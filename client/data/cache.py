@@ -194,6 +194,7 @@ def fill(
     workers: int = 1,
     progress: Progress = silent,
     most: int | None = None,
+    shared: bool = False,
 ) -> Cached:
     """The decoded images of ``files``, of which only new and changed ones are decoded.
 
@@ -207,6 +208,8 @@ def fill(
         progress: told of every file that is decoded.
         most: bytes that they may take on disk; None for no bound. While a cache is filled, what
             it held before is there too.
+        shared: whether runs beside this one may use it in their own way: nothing that is in it
+            leaves it, whatever the order. A simulation's alone.
 
     A file that is not the one that was scanned any more, or that cannot be decoded, has no
     rows; that is no error, and nothing to the others.
@@ -225,11 +228,18 @@ def fill(
         # The shared lock keeps others from deleting this cache, the second from filling it too.
         with locked(cache, fcntl.LOCK_SH), locked(home):
             index = Index.load(home, shape.image, masks=shape.masks is not None)
-            if list(index.entries) != list(named):
+            if shared:
+                stale = not named.keys() <= index.entries.keys()
+                kept = {name: named.get(name, []) for name in (*index.entries, *named)}
+            else:
+                stale, kept = list(index.entries) != list(named), named
+            if stale:
                 _require_disk(_foreseen(named, index, shape), most)
                 new = [each for name in named if name not in index.entries for each in named[name]]
                 decoded = _decoded(folder, shape, new, workers, progress)
-                index, spoilt = _refill(home, index, named, decoded, shape, most=most)
+                index, spoilt = _refill(home, index, kept, decoded, shape, most=most)
+                if not shared:  # another run may still have to open the older file
+                    tidy(home, keep=index.data)
             images = index.open(home, shape.image)
             masks = index.open_masks(home, shape.size) if shape.masks else None
     except OSError as error:
@@ -374,7 +384,6 @@ def _refill(
     sync_folder(home)
     index = Index(token, entries)
     index.save(home)
-    tidy(home, keep=token)
     return index, spoilt
 
 

@@ -11,7 +11,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Half = NDArray[np.float16]
 DTYPE: Final = np.dtype("<f2")
+FEATURES: Final = np.dtype("<f4")
+"""Of the features of images."""
 MASKS: Final = ".u8"
 """What follows the name of a data file for that with the masks of its images."""
 _FORMAT: Final = 2
@@ -66,7 +68,14 @@ class Index:
         return sum(entry.number for entry in self.entries.values() if isinstance(entry, CachedRows))
 
     @classmethod
-    def load(cls, home: Path, image: tuple[int, int, int], *, masks: bool = False) -> Index:
+    def load(
+        cls,
+        home: Path,
+        image: tuple[int, int, int],
+        *,
+        masks: bool = False,
+        dtype: np.dtype[Any] = DTYPE,
+    ) -> Index:
         """The folder's index, of images of a shape; empty if it is missing or damaged."""
         try:
             stored = read_json((home / _INDEX).read_bytes())
@@ -74,7 +83,8 @@ class Index:
                 stored["data"], {name: _entry(*entry) for name, *entry in stored["entries"]}
             )
             # A data file that was cut short would give other patients' pixels, or a bus error.
-            whole = (home / index.data).stat().st_size == index.total * prod(image) * DTYPE.itemsize
+            size = (home / index.data).stat().st_size
+            whole = size == index.total * prod(image) * dtype.itemsize
             if masks:
                 masked = (home / (index.data + MASKS)).stat().st_size
                 whole = whole and masked == index.total * prod(image[1:])
@@ -90,11 +100,13 @@ class Index:
         stored = {"format": _FORMAT, "data": self.data, "entries": entries}
         write_atomic(home / _INDEX, json.dumps(stored).encode(), mode=0o600)
 
-    def open(self, home: Path, image: tuple[int, int, int]) -> Half:
+    def open(
+        self, home: Path, image: tuple[int, int, int], dtype: np.dtype[Any] = DTYPE
+    ) -> NDArray[Any]:
         """The images, mapped into memory for reading."""
         if not self.total:
-            return np.zeros((0, *image), dtype=np.float16)
-        return np.memmap(home / self.data, DTYPE, mode="r", shape=(self.total, *image))
+            return np.zeros((0, *image), dtype=dtype)
+        return np.memmap(home / self.data, dtype, mode="r", shape=(self.total, *image))
 
     def open_masks(self, home: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         """The masks of the images, mapped into memory for reading."""

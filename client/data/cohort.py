@@ -18,7 +18,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +132,29 @@ class Cohort:
         return "Cohort(<masked>)"
 
 
+class HeaderScan(Protocol):
+    """Reads the headers of a folder's files, as :func:`client.data.archive.scan` does."""
+
+    def __call__(
+        self, folder: Path, *, decode: bool, workers: int = 1, progress: Progress = silent
+    ) -> Scan:
+        """Every file below a folder."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArchiveReading:
+    """How an archive's files are found, and how decoded images are named on disk.
+
+    Attributes:
+        scan: reads headers.
+        names: whose key hides which files decoded images are of; None for the site's own.
+    """
+
+    scan: HeaderScan = scan
+    names: Pseudonyms | None = None
+
+
 def load_cohort(
     images: Path,
     labels: LabelFile | MaskFolder,
@@ -151,6 +174,7 @@ def load_cohort(
     persons: Mapping[str, str] = MappingProxyType({}),
     decoders: str = "",
     most: int | None = None,
+    reading: ArchiveReading = ArchiveReading(),
 ) -> Cohort:
     """Read a folder, and its labels or masks, into a cohort, which may be empty.
 
@@ -175,6 +199,7 @@ def load_cohort(
         decoders: :attr:`client.data.cache.ImageShape.decoders` of a cohort that was read before,
             to read its pixels again; empty for those of today.
         most: bytes that the decoded images may take on disk; None for no bound.
+        reading: how files are found and decoded images named; a simulation's may be another.
 
     Raises:
         DataError: a failure of the site: the folder is missing or cannot be listed, before or
@@ -192,7 +217,7 @@ def load_cohort(
         workers=workers,
         progress=progress,
     )
-    found = _images(images, known, workers, progress)
+    found = _images(images, known, workers, progress, reading.scan)
     rules = Rules(modalities, derived)
     chosen, rejected = select(
         found.found, rules, known, pseudonyms, without=without, persons=persons
@@ -202,10 +227,11 @@ def load_cohort(
         images,
         [each.file for each in chosen],
         ImageShape(image_size, channels, decoders, spacing, _mask_rules(labels, classes)),
-        pseudonyms=pseudonyms,
+        pseudonyms=reading.names or pseudonyms,
         workers=workers,
         progress=progress,
         most=most,
+        shared=reading.names is not None,
     )
     # A patient whose file cannot be read leaves the study permanently. That must not happen because
     # a file server went away in the middle: then this is an error of the site, and nobody leaves.
@@ -327,8 +353,14 @@ def _targets(
     return read_labels(labels, classes)
 
 
-def _images(images: Path, known: Labels | Masks, workers: int, progress: Progress) -> Scan:
-    found = scan(images, decode=False, workers=workers, progress=progress)
+def _images(
+    images: Path,
+    known: Labels | Masks,
+    workers: int,
+    progress: Progress,
+    scanned: HeaderScan = scan,
+) -> Scan:
+    found = scanned(images, decode=False, workers=workers, progress=progress)
     return known.apart(images, found) if isinstance(known, Masks) else found
 
 

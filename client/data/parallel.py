@@ -4,6 +4,9 @@ A decoder is foreign code that reads bytes from outside. It runs in a process of
 limits on memory and time: a file that crashes this process costs that file and no other.
 Threads would not help: decoding holds the interpreter's lock.
 
+Starting a process takes longer than many a folder does. Where one command reads several folders,
+:func:`kept_processes` hands each process on to the next.
+
 Some files are known to be harmless: small, and stored as plain numbers. If there are few files,
 these are opened in the caller's process, because starting another takes half a second.
 """
@@ -16,7 +19,8 @@ import resource
 import signal
 import time
 from collections import deque
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -114,6 +118,26 @@ class _Worker:
         self.process.join()
 
 
+_KEPT: Final[ContextVar[list[_Worker] | None]] = ContextVar("kept processes", default=None)
+"""Processes without work, where they are kept."""
+
+
+@contextmanager
+def kept_processes() -> Iterator[None]:
+    """Keep processes for the next folder while the body lasts, and end them then."""
+    if _KEPT.get() is not None:
+        yield
+        return
+    kept: list[_Worker] = []
+    token = _KEPT.set(kept)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+        for worker in kept:
+            worker.end()
+
+
 class _Crew(Generic[T, R]):
     """Processes that each work on one item after the other; they are started when needed."""
 
@@ -140,7 +164,7 @@ class _Crew(Generic[T, R]):
             worker = self._start()
         worker.given.append(place)
         with suppress(OSError):  # the process has died: _gather notices
-            worker.line.send(self._items[place])
+            worker.line.send((self._function, self._items[place]))
 
     def take(self) -> dict[int, R]:
         """Wait for results of what was given; by the items' places.
@@ -157,17 +181,23 @@ class _Crew(Generic[T, R]):
         return results
 
     def close(self) -> None:
-        """End all processes, whatever they are at."""
+        """End all processes, whatever they are at; those without work may be kept."""
+        kept = _KEPT.get()
         while self._workers:
-            self._workers.pop().end()
+            worker = self._workers.pop()
+            if kept is not None and worker.ready and not worker.given:
+                kept.append(worker)
+            else:
+                worker.end()
 
     def _start(self) -> _Worker:
+        if kept := _KEPT.get():
+            self._workers.append(kept.pop())
+            return self._workers[-1]
         # spawn: a fork would copy locks that other threads hold, and nobody would release them.
         context = multiprocessing.get_context("spawn")
         line, theirs = context.Pipe()
-        process = context.Process(
-            target=_serve, args=(theirs, self._function, os.getpid()), daemon=True
-        )
+        process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
         try:
             process.start()
         except OSError as error:
@@ -220,7 +250,7 @@ def _cannot_start(found: str | None) -> DataError:
     )
 
 
-def _serve(line: Connection, function: Callable[[T], R], parent: int) -> None:
+def _serve(line: Connection, parent: int) -> None:
     """The life of a process: says that it is ready, then gives a result for each item."""
     # Ctrl-C goes to the whole group: the parent ends its workers, without a traceback from each.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -233,7 +263,7 @@ def _serve(line: Connection, function: Callable[[T], R], parent: int) -> None:
         os.dup2(nowhere, stream)
     try:
         while True:
-            item = line.recv()
+            function, item = line.recv()
             _bound_time()
             done = function(item)
             signal.alarm(0)  # waiting for the next item is nobody's fault

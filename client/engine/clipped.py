@@ -33,6 +33,7 @@ from client.engine.sheet import Sheet
 from client.engine.tape import Enter, Tape, checkpointed, watched
 from common.devices.device import Precision, order_of
 from common.devices.devices import DEVICES
+from common.models.parts import trained_parameters
 from common.numerics import EngineChoice
 from common.process.denormals import flushed
 
@@ -126,7 +127,7 @@ class ClippedSum:
         enter: makes the books instead of the kernels chosen.
 
     Attributes:
-        total: float64, flat, in the order of ``model.named_parameters``.
+        total: float64, flat, of what is trained, in the order of ``model.named_parameters``.
     """
 
     def __init__(
@@ -282,22 +283,22 @@ def plain_sum(model: nn.Module, patients: Patients, loss: Loss) -> torch.Tensor:
     outputs = model(patients.inputs.flatten(0, 1))
     total = loss(outputs, patients.each_target) / items
     gradients = torch.autograd.grad(
-        total, list(model.parameters()), allow_unused=True, materialize_grads=True
+        total, trained_parameters(model), allow_unused=True, materialize_grads=True
     )
     return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
 
 def flat_zeros(model: nn.Module) -> torch.Tensor:
     """A total of nothing, float64."""
-    first = next(model.parameters())
-    size = sum(parameter.numel() for parameter in model.parameters())
-    return torch.zeros(size, dtype=torch.float64, device=first.device)
+    parameters = trained_parameters(model)
+    size = sum(parameter.numel() for parameter in parameters)
+    return torch.zeros(size, dtype=torch.float64, device=parameters[0].device)
 
 
 def add_flat(total: torch.Tensor, model: nn.Module, sheet: Sheet, weighing: Weighing) -> None:
     """Add each patient's gradient times a factor to a flat total; the sheet is used up."""
     totals, start = {}, 0
-    for parameter in model.parameters():
+    for parameter in trained_parameters(model):
         stop = start + parameter.numel()
         totals[id(parameter)] = total[start:stop].view(parameter.shape)
         start = stop

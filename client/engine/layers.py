@@ -81,6 +81,9 @@ def _holders(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     _refuse(name, module)
     if any(True for _ in module.parameters(recurse=False)):
         # A module with parameters of its own may use its children's in any way: all are one layer.
+        fixed = [own for own, each in module.named_parameters() if not each.requires_grad]
+        if fixed and any(each.requires_grad for each in module.parameters()):
+            raise _refused(name, f"is trained but for {fixed[0]}", "all of it trained, or frozen")
         for inner, child in module.named_modules(prefix=name):
             _refuse(inner, child)
         yield name, module
@@ -101,9 +104,6 @@ def approximate(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _refuse(name: str, module: nn.Module) -> None:
-    for parameter_name, parameter in module.named_parameters(recurse=False):
-        if not parameter.requires_grad:
-            raise _refused(name, f"holds a parameter that is fixed, {parameter_name}", "a buffer")
     if isinstance(module, _BATCH_NORMS):
         raise _refused(
             name, "mixes the patients of a batch", "group, layer or instance normalisation"

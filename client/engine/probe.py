@@ -221,6 +221,8 @@ def _require_known(books: Mapping[Layer, Book], choice: EngineChoice) -> None:
 def _require_same(model: nn.Module, ours: torch.Tensor, theirs: torch.Tensor) -> None:
     start, scale = 0, float(theirs.norm())
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         stop = start + parameter.numel()
         apart = float((ours[start:stop] - theirs[start:stop]).norm())
         if not apart <= SAME * max(scale, 1.0):

@@ -177,6 +177,11 @@ class Layer:
     options: Any
     parameters: Mapping[str, nn.Parameter]
 
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing of it is trained: it has no book."""
+        return not any(each.requires_grad for each in self.parameters.values())
+
     def rounded(self, dtype: torch.dtype) -> Layer:
         """The same layer with weights of another type, to compute with once."""
         fewer = {

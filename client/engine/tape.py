@@ -89,18 +89,24 @@ class Tape:
                 remedy="keep the batch as the first dimension, also in the layer before "
                 "(batch_first=True)",
             )
+        if layer.frozen:
+            through: torch.Tensor = _Through.apply(value, layer, self)  # type: ignore[no-untyped-call] # torch's is untyped
+            return through
         self._count(layer)
-        output: torch.Tensor = _Use.apply(self._token, value, layer, self)  # type: ignore[no-untyped-call] # torch's is untyped
+        output: torch.Tensor = _Use.apply(self._token, value, layer, self)  # type: ignore[no-untyped-call] # as above
         return output
 
     def observe(self, layer: Layer, *values: Any, **named: Any) -> Any:  # noqa: ANN401 - whatever the module takes and gives
         """Use a module that no rule knows."""
-        self._count(layer)
         module, call = layer.options, ModuleCall(values, named)
         if self.short is not None:  # nobody knows which of its operations would take such numbers
             call = call.lengthened()
         call.require_apart(layer, self._patients)
         values, named = call.values, dict(call.named)
+        if layer.frozen:
+            with unwatched(module):
+                return torch.func.functional_call(module, detached(module), values, named)
+        self._count(layer)
         with unwatched(module):
             found = torch.func.functional_call(module, detached(module), values, named)
         call = call.on(call.tensors)
@@ -165,28 +171,56 @@ class _Use(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, _: torch.Tensor, value: torch.Tensor, layer: Layer, tape: Tape) -> Any:  # noqa: ANN401 - torch's context is untyped
-        used, ctx.given = _used(layer, tape), value.dtype
-        if tape.short is not None and value.is_floating_point():
-            # What is kept for the way back is as short as what came.
-            value = value.to(tape.short)
-        output, saved = used.rule.forward(used, _fitting(value, used, tape))
-        output = output if tape.short is None else output.to(tape.short)
-        output = output.clone() if output._is_view() else output  # noqa: SLF001 - what comes next may work in place
-        ctx.layer, ctx.tape = layer, tape
-        ctx.save_for_backward(value, *saved)
-        return output
+        return _computed(ctx, value, layer, tape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:  # noqa: ANN401 - as above
-        value, *saved = ctx.saved_tensors
-        layer, wanted = ctx.layer, ctx.needs_input_grad[1]
-        used = _used(layer, ctx.tape)
-        value, gradient = (
-            _fitting(each, used, ctx.tape) for each in (value.detach(), gradients[0])
-        )
-        before, record = used.rule.backward(used, value, tuple(saved), gradient, wanted=wanted)
-        ctx.tape.record(layer, record)
-        return None, None if before is None else before.to(ctx.given), None, None
+        before, record = _returned(ctx, gradients[0], wanted=ctx.needs_input_grad[1])
+        ctx.tape.record(ctx.layer, record)
+        return None, before, None, None
+
+
+class _Through(torch.autograd.Function):
+    """A frozen layer's forward and backward: as :class:`_Use`, with no book.
+
+    Before the first layer that is trained nothing requires a gradient, and nothing is kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, layer: Layer, tape: Tape) -> Any:  # noqa: ANN401 - as above
+        return _computed(ctx, value, layer, tape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:  # noqa: ANN401 - as above
+        return _returned(ctx, gradients[0], wanted=True)[0], None, None
+
+
+def _computed(ctx: Any, value: torch.Tensor, layer: Layer, tape: Tape) -> torch.Tensor:  # noqa: ANN401 - as above
+    """What a layer gives; the context keeps what the way back needs."""
+    used, ctx.given = _used(layer, tape), value.dtype
+    if tape.short is not None and value.is_floating_point():
+        # What is kept for the way back is as short as what came.
+        value = value.to(tape.short)
+    output, saved = used.rule.forward(used, _fitting(value, used, tape))
+    output = output if tape.short is None else output.to(tape.short)
+    output = output.clone() if output._is_view() else output  # noqa: SLF001 - what comes next may work in place
+    ctx.layer, ctx.tape = layer, tape
+    ctx.save_for_backward(value, *saved)
+    return output
+
+
+def _returned(
+    ctx: Any,  # noqa: ANN401 - as above
+    gradient: torch.Tensor,
+    *,
+    wanted: bool,
+) -> tuple[torch.Tensor | None, Any]:
+    """The gradient of a layer's input, and the record that its book is made of."""
+    value, *saved = ctx.saved_tensors
+    used = _used(ctx.layer, ctx.tape)
+    value, gradient = (_fitting(each, used, ctx.tape) for each in (value.detach(), gradient))
+    before, record = used.rule.backward(used, value, tuple(saved), gradient, wanted=wanted)
+    return None if before is None else before.to(ctx.given), record
 
 
 def _used(layer: Layer, tape: Tape) -> Layer:

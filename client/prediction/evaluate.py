@@ -168,7 +168,9 @@ def evaluate(
     mine, ahead = None, None
     if alone and len(found.train) >= FEWEST:
         try:
-            mine = _look(package, train_alone(study, found, progress), found, choice)
+            mine = _look(
+                package, train_alone(study, package.weights, found, progress), found, choice
+            )
             ahead = _ahead(package, shared, mine)
         except KeyboardInterrupt:
             # What is known of the shared model took long too, and is what was asked for first.

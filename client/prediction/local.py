@@ -15,8 +15,8 @@ from client.prediction.limits import Profile
 from common.errors import PackageError, of_system
 from common.files import write_atomic
 from common.package.package import Package
-from common.package.statement import Hash
 from common.settings import Section
+from common.text import Digest
 
 FILE: Final = "local.json"
 _MOST: Final = 2**24
@@ -36,8 +36,8 @@ class Local(Section):
     """
 
     about: str = "Measured on this hospital's patients, without noise: it must not leave."
-    weights: Hash
-    study: Hash
+    weights: Digest
+    study: Digest
     alpha: float = Field(gt=0, lt=1)
     threshold: float | None
     patients: int

@@ -37,6 +37,8 @@ NEWEST_TIME: Final = "newest-time"
 """The fact that holds the newest time that was ever seen, to the minute."""
 SET_BACK_DAYS: Final = 1
 """A clock that is behind by no more had a wrong time zone: the newest time counts meanwhile."""
+MOST_HELD: Final = 16
+"""Plans that are held in memory as they were read."""
 _IGNORED: Final = "ignored-in-patient-ids "
 _MINUTE: Final = len("2026-01-01T00:00")
 SILENT: Final[frozenset[State]] = frozenset({"stopped", "expired"})
@@ -99,6 +101,7 @@ class Approvals:
 
     def __init__(self, store: SiteDatabase) -> None:
         self._store = store
+        self._plans: dict[str, Plan] = {}
 
     def find(self, plan_hash: str) -> Approval | None:
         """The approval of a plan, in whatever state; None where it was never proposed."""
@@ -253,12 +256,20 @@ class Approvals:
             self._now(),
         )
 
+    def _plan(self, text: str) -> Plan:
+        """A stored plan; every gate asks for one, and most sites have few."""
+        if text not in self._plans:
+            if len(self._plans) == MOST_HELD:
+                del self._plans[next(iter(self._plans))]
+            self._plans[text] = read_plan(text)
+        return self._plans[text]
+
     def _select(self, which: str, *values: object) -> list[Approval]:
         newest = self._newest()
         rows = self._store.execute(f"SELECT * FROM approvals {which}", *values).fetchall()  # noqa: S608 - no value in it
         return [
             Approval(
-                plan=read_plan(row["plan"]),
+                plan=self._plan(row["plan"]),
                 frozen=row["frozen_at"],
                 decoders=row["decoders"],
                 left_out=row["left_out"],

@@ -104,6 +104,11 @@ class AuditLog:
         return self._folder / FILE
 
     @property
+    def keeps(self) -> bool:
+        """Whether its lines can be read later."""
+        return True
+
+    @property
     def head(self) -> AuditHead:
         """The last line that this process has written or read."""
         return self._head

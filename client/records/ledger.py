@@ -96,6 +96,50 @@ class Ledger(LedgerFigures):
             if not self.is_charged(charge.identity):
                 self._append(charge)
 
+    def go_on(self, plan: Plan, head: LedgerHead, trained: int, evaluated: int) -> None:
+        """Begin a ledger where another copy of it was: a simulation's, whose records are in memory.
+
+        Each part gets one charge that stands for all of its rounds so far.
+
+        Args:
+            plan: that all charges were made for.
+            head: of the other copy.
+            trained: its last round of training; 0 for none.
+            evaluated: the round of its last evaluation; -1 for none.
+        """
+        evaluations = sum(each <= evaluated for each in plan.study.evaluation_rounds)
+        parts: tuple[tuple[Part, int, int], ...] = (
+            ("train", trained, trained),
+            ("validation", evaluated, evaluations),
+        )
+        done = [each for each in parts if each[2]][: head.length]
+        rows = []
+        for place, (part, number, times) in enumerate(done):
+            event = event_of(plan, part)
+            rows.append(
+                (
+                    head.length - place,
+                    "" if place else head.hash,
+                    plan.hash,
+                    number,
+                    part,
+                    f"earlier {part}",
+                    event.sampling_rate if event else None,
+                    event.noise_multiplier if event else None,
+                    (event.count if event else 1) * times,
+                )
+            )
+        self._store.execute("PRAGMA foreign_keys = OFF")  # the plan is proposed again later
+        # What stood for fewer rounds: a run that went on may lose a site once more.
+        self._store.execute("DELETE FROM charges WHERE plan_hash = ?", plan.hash)
+        self._store.execute_each(
+            "INSERT INTO charges (length, hash, plan_hash, round, part, identity,"
+            " sampling_rate, noise_multiplier, count, state)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'committed')",
+            rows,
+        )
+        self._store.execute("PRAGMA foreign_keys = ON")
+
     def commit(self, identity: str) -> None:
         """Mark a reserved charge as released; call it in the reply's transaction."""
         self._store.execute("UPDATE charges SET state = 'committed' WHERE identity = ?", identity)

@@ -163,6 +163,12 @@ def freeze(store: SiteDatabase, plan_hash: str, drafted: Draft, absent: Collecti
     )
 
 
+def members(store: SiteDatabase, plan_hash: str) -> dict[str, str]:
+    """Digests of the records that are in a plan's charged parts now, by pseudonym. Sensitive."""
+    present = _present(store, plan_hash).items()
+    return {patient: place.digest for patient, place in present if place.part != "test"}
+
+
 def overdrawn(
     store: SiteDatabase, plan: Plan, running: Iterable[Plan], limits: PrivacyLimits
 ) -> frozenset[str]:

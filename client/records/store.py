@@ -140,6 +140,17 @@ def _made() -> tuple[tuple[str, ...], ...]:
         return _objects(empty)
 
 
+@cache
+def _blank() -> bytes:
+    """A new store as bytes: a thousand simulated sites begin with copies of it."""
+    with closing(sqlite3.connect(":memory:")) as empty:
+        # Every table and index takes a page at least, and most of them hold next to nothing.
+        empty.execute("PRAGMA page_size = 1024")
+        empty.executescript(_SCHEMA)
+        empty.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        return empty.serialize()
+
+
 def _objects(connection: sqlite3.Connection) -> tuple[tuple[str, ...], ...]:
     rows = connection.execute(
         "SELECT made.type, made.name, its.name, its.type FROM sqlite_master AS made"
@@ -158,14 +169,21 @@ class SiteDatabase:
     """An open site store; close it, or use it as a context manager.
 
     Args:
-        path: of the SQLite file, readable by its owner alone.
+        path: of the SQLite file, readable by its owner alone; None for a store in memory, which
+            ends with the process: a simulation's.
         make: whether one is made where there is none; else it must be there.
 
     Raises:
         SiteError: the file is not a store, was emptied, or was made by another version.
     """
 
-    def __init__(self, path: Path, *, make: bool = True) -> None:
+    def __init__(self, path: Path | None, *, make: bool = True) -> None:
+        if path is None:
+            self._connection = sqlite3.connect(":memory:", isolation_level=None)
+            self._connection.row_factory = sqlite3.Row
+            self._connection.deserialize(_blank())
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         if make:
             path.touch(

@@ -7,20 +7,23 @@ decisions, never from a patient, so each may have a code. Behind the last gate t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 import numpy as np
 
 from client.consent import amendments
 from client.consent.policy import require_allowed, within
+from client.frozen import Flat
 from client.records.accounts import Part, event_of
 from client.records.approvals import Approval, Silence
 from client.records.ledger import Charge
 from client.requests import proposals
 from client.site import Site
-from client.training.local import Probed, require_probed
-from client.training.rehearsal import require_rehearsed
+from client.training.features import require_ready
+from client.training.local import Probed
 from common import numerics
 from common.amendment import Arithmetic
 from common.errors import Refusal, RefusalCode
@@ -36,13 +39,15 @@ class Due:
         approval: of its plan.
         charge: what it costs each patient who takes part.
         arithmetic: the numerics that it is computed with.
-        probed: the study and its sound model.
+        probed: what is computed of the study, and its sound model.
+        frozen: the weights that are not trained; None where all are.
     """
 
     approval: Approval
     charge: Charge
     arithmetic: Arithmetic
     probed: Probed
+    frozen: Flat | None = field(default=None, repr=False)
 
 
 def admit(site: Site, request: Request, purpose: Purpose) -> Reply | Due | str:
@@ -73,18 +78,11 @@ def admit(site: Site, request: Request, purpose: Purpose) -> Reply | Due | str:
     _require_form(request)
     # Before the stored reply: a site that lost charges must not answer as if it had them.
     site.receipts.take(request)
-    match request.purpose:
-        case "offer":
-            return proposals.offer(site, request)
-        case "propose":
-            proposals.propose(site, request)
-            return ""
-        case "amend":
-            amendments.take(site, request)
-            return ""
-        case "close":
-            proposals.close(site, request)
-            return ""
+    if request.purpose == "offer":
+        return proposals.offer(site, request)
+    if request.purpose in _WITHOUT_CONTENT:
+        _WITHOUT_CONTENT[request.purpose](site, request)
+        return ""
     # Before the approval is asked for: the same request gets the same bytes, and is paid for once.
     if stored := site.replies.find(request):
         return stored
@@ -97,11 +95,20 @@ def admit(site: Site, request: Request, purpose: Purpose) -> Reply | Due | str:
     agreed = amendments.arithmetic(site.store, plan)
     numerics.apply(agreed.numerics)
     # Before the charge: a model that is refused costs nobody anything.
-    probed = require_probed(plan.study, plan.mechanism, agreed.numerics.choice)
-    require_rehearsed(probed)
+    frozen = site.frozen.of(plan)
+    probed = require_ready(plan.study, plan.mechanism, agreed.numerics.choice)
     charge = Charge(plan.hash, request.round, part, request.identity, event_of(plan, part))
     site.ledger.require_chargeable(charge, plan)
-    return Due(approval, charge, agreed, probed)
+    return Due(approval, charge, agreed, probed, frozen)
+
+
+_WITHOUT_CONTENT: Final[Mapping[Purpose, Callable[[Site, Request], None]]] = {
+    "propose": proposals.propose,
+    "amend": amendments.take,
+    "provide": proposals.provide,
+    "close": proposals.close,
+}
+"""What is asked of a study beside its rounds, and answered by yes alone."""
 
 
 def require_at_work(site: Site) -> None:
@@ -117,11 +124,11 @@ def _require_form(request: Request) -> None:
     asked, number = request.purpose, request.round
     if asked in ("offer", "propose", "amend", "close") and request.arrays is not None:
         raise Refusal(RefusalCode.MALFORMED, "the request has an array and needs none")
-    if asked in ("offer", "propose", "amend") and number:
+    if asked in ("offer", "propose", "amend", "provide") and number:
         raise Refusal(RefusalCode.MALFORMED, "the request has a round number and needs none")
     if asked == "offer" and request.plan_hash:
         raise Refusal(RefusalCode.MALFORMED, "the request names a plan and needs none")
-    if asked in ("train", "evaluate", "close") and request.document:
+    if asked in ("provide", "train", "evaluate", "close") and request.document:
         raise Refusal(RefusalCode.MALFORMED, "the request has a document and needs none")
     if request.acknowledged > (max(number - 1, 0) if asked == "train" else number):
         raise Refusal(RefusalCode.MALFORMED, "the request acknowledges rounds to come")

@@ -24,6 +24,9 @@ def came(site: Site, request: Request) -> None:
     Raises:
         OSError: it cannot be noted, and so must not be answered.
     """
+    if not site.audit.keeps:
+        site.audit.append("message.in")
+        return
     size = len(request.document.encode()) + (0 if request.arrays is None else request.arrays.nbytes)
     site.audit.append("message.in", hash=request.identity, size=size, **_about(request))
 
@@ -56,6 +59,9 @@ def goes(
     Raises:
         OSError: it cannot be noted, and so must not leave.
     """
+    if not site.audit.keeps:
+        site.audit.append("message.out")
+        return
     size = len(reply.document.encode()) + (0 if reply.arrays is None else reply.arrays.nbytes)
     more: dict[str, object] = {"again": True} if again else {}
     if why:

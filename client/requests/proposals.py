@@ -50,6 +50,19 @@ def propose(site: Site, request: Request) -> None:
     site.approvals.require(plan.hash)
 
 
+def provide(site: Site, request: Request) -> None:
+    """Keep the frozen weights of a plan that was approved.
+
+    Raises:
+        Silence: the approval ended.
+        Refusal: the plan is not approved, or the weights are not those that it names.
+    """
+    approval = site.approvals.require(request.plan_hash)
+    if approval.plan.study.study.name != request.study:
+        raise Refusal(RefusalCode.WRONG_PLAN, "the plan of the weights belongs to another study")
+    site.frozen.keep(approval.plan, request.arrays)
+
+
 def close(site: Site, request: Request) -> None:
     """End a study that its coordinator is done with.
 

@@ -14,6 +14,7 @@ import structlog
 
 from client.consent import amendments
 from client.consent.decisions import freeze
+from client.consent.features import are_due, featured, tick
 from client.data.cohort import Cohort, Patient
 from client.records import membership
 from client.records.approvals import Approval, Silence
@@ -40,6 +41,9 @@ def compute(site: Site, request: Request, due: Due) -> Reply:
     plan, charge = due.approval.plan, due.charge
     # Before the first file is opened: the time that it takes would tell of its patient.
     site.pace.begin(due.arithmetic.numerics.ticks.of(charge.part))
+    on_features = due.probed.study is not plan.study
+    if on_features and are_due(site, due.approval):
+        site.pace.begin(tick(site, plan))
     cohort, patients = _begin(site, due)
     reach("charge.committed", request.round)
     # After the charge: a log that names a charge which the store lacks looks like a store that
@@ -47,6 +51,10 @@ def compute(site: Site, request: Request, due: Due) -> Reply:
     site.records.note_charges()
     site.replies.acknowledge(plan.hash, request.acknowledged)
     reach("reservation.made", request.round)
+    if on_features:
+        cohort = featured(site, site.approvals.require(plan.hash), cohort, patients)
+        paying = {each.pseudonym for each in patients}
+        patients = tuple(each for each in cohort.patients if each.pseudonym in paying)
     arrays = _arrays(request, due, cohort, patients)
     unsigned = egress.answer(request, site.name, *site.records.heads(), arrays=arrays)
     reply = egress.let_out(unsigned, plan, site.key)
@@ -100,7 +108,9 @@ def _arrays(request: Request, due: Due, cohort: Cohort, patients: tuple[Patient,
     approval, part = due.approval, due.charge.part
     if approval.key is None:  # pragma: no cover - `require` has seen to it
         raise Silence("the study key is erased")
-    plan, weights = approval.plan, np.asarray(request.arrays, dtype=np.float32)
+    plan = approval.plan
+    study, trained = due.probed.study, np.asarray(request.arrays, dtype=np.float32)
+    weights = due.probed.weights(trained, due.frozen)
     # All that the release depends on: a retry draws the same noise, and no noise meets two releases
     # whose difference would cancel it.
     streams = RoundStreams(
@@ -126,5 +136,5 @@ def _arrays(request: Request, due: Due, cohort: Cohort, patients: tuple[Patient,
         )
         return plan.study.fixed_point.encode(change)
     choice, masks = due.probed.choice, cohort.masks
-    counts = counted(plan.study, weights, cohort.images, patients, choice=choice, masks=masks)
+    counts = counted(study, weights, cohort.images, patients, choice=choice, masks=masks)
     return release(counts, plan.mechanism, streams.stream("evaluation")).reshape(-1)

@@ -12,6 +12,7 @@ from client.engine.clipped import ClippedSum, Loss, Patients, flat_zeros, plain_
 from client.training.sampling import Batch
 from common.numerics import EngineChoice
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
+from common.study.study_file import Method
 from common.tasks.task import Task
 
 
@@ -26,6 +27,7 @@ class GradientSum:
         mechanism: says whether, and at which norm, to clip.
         task: its loss.
         choice: how gradients are formed.
+        method: of training; that of a one-shot study sums :meth:`Task.statistic`.
     """
 
     def __init__(
@@ -34,8 +36,10 @@ class GradientSum:
         mechanism: PatientMechanism | NoMechanism,
         task: Task,
         choice: EngineChoice,
+        method: Method = "rounds",
     ) -> None:
-        self._model, self._loss, self._choice = model, summed_loss(task, total=True), choice
+        self._model, self._choice = model, choice
+        self._loss = summed_loss(task, method, total=True)
         self._clipped: ClippedSum | None = None
         if isinstance(mechanism, PatientMechanism):
             self._clipped = ClippedSum(model, self._loss, mechanism.clip_norm, choice)
@@ -80,17 +84,24 @@ class GradientSum:
         return torch.stack(finite).sum(dim=0) if finite else torch.zeros_like(total)
 
 
-def summed_loss(task: Task, *, total: bool = False) -> Loss:
+def loss_of(task: Task, method: Method) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The loss of one item whose gradient a patient adds."""
+    return task.statistic if method == "one-shot" else task.loss
+
+
+def summed_loss(task: Task, method: Method = "rounds", *, total: bool = False) -> Loss:
     """A task's loss, summed over items of which it is shown one at a time.
 
     Args:
         task: whose.
+        method: of training: that of a one-shot study has the task's statistic for a loss.
         total: whether an item on which the task fails has no gradient, instead of an error. For
             real patients: an error would tell that this one is here.
     """
     # Threads share the pixels of all items among them, and where one ends a library may round
     # otherwise: softmax did. Of an item by itself they end at the same pixels in every place.
-    each = _one_by_one(task) if task.heads().dense else _mapped(task)
+    of = loss_of(task, method)
+    each = _one_by_one(of) if task.heads().dense else _mapped(of)
 
     def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return each(outputs, targets, total).sum()
@@ -98,12 +109,13 @@ def summed_loss(task: Task, *, total: bool = False) -> Loss:
     return loss
 
 
+_One = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _Each = Callable[[torch.Tensor, torch.Tensor, bool], torch.Tensor]
 
 
-def _mapped(task: Task) -> _Each:
+def _mapped(of: _One) -> _Each:
     """The losses of all items at once; no operation of the task's own sees more than one."""
-    mapped = torch.func.vmap(task.loss)
+    mapped = torch.func.vmap(of)
 
     def each(outputs: torch.Tensor, targets: torch.Tensor, total: bool) -> torch.Tensor:
         try:
@@ -111,7 +123,7 @@ def _mapped(task: Task) -> _Each:
         except Exception:
             if not total:
                 raise
-        each = [_is_sound(task, *one) for one in zip(outputs, targets, strict=True)]
+        each = [_is_sound(of, *one) for one in zip(outputs, targets, strict=True)]
         sound = torch.tensor(each, device=outputs.device)
         if not sound.any():
             return outputs.flatten(1).sum(dim=1) * 0.0
@@ -124,12 +136,12 @@ def _mapped(task: Task) -> _Each:
     return each
 
 
-def _one_by_one(task: Task) -> _Each:
+def _one_by_one(of: _One) -> _Each:
     """The losses of the items, each by itself."""
 
     def one(output: torch.Tensor, target: torch.Tensor, total: bool) -> torch.Tensor:
         try:
-            loss = task.loss(output.clone(), target)
+            loss = of(output.clone(), target)
             if not isinstance(loss, torch.Tensor) or loss.shape or not loss.is_floating_point():
                 raise TypeError(f"a loss should be one floating number of torch's, not {loss!r}")
         except Exception:
@@ -146,9 +158,9 @@ def _one_by_one(task: Task) -> _Each:
     return each
 
 
-def _is_sound(task: Task, output: torch.Tensor, target: torch.Tensor) -> bool:
+def _is_sound(of: _One, output: torch.Tensor, target: torch.Tensor) -> bool:
     try:
-        task.loss(output.detach(), target)
+        of(output.detach(), target)
     except Exception:  # noqa: BLE001 - whatever it is, this item has no loss
         return False
     return True

@@ -23,7 +23,14 @@ from client.training.noise import Deviates, DrawnAhead, drawing, noised
 from client.training.sampling import RoundStreams, draw
 from client.training.tuning import check
 from common.devices.devices import DEVICES
-from common.models.networks import build_model, load_flat
+from common.models.networks import (
+    build_model,
+    join,
+    load_flat,
+    load_trained,
+    split,
+    weights_count,
+)
 from common.numerics import EngineChoice
 from common.privacy.mechanisms import NoMechanism, PatientMechanism
 from common.process.denormals import flushed
@@ -46,6 +53,16 @@ class Probed:
     study: Study
     mechanism: PatientMechanism | NoMechanism
     choice: EngineChoice
+
+    def weights(self, trained: Flat, frozen: Flat | None) -> Flat:
+        """All flat float32 weights of its model.
+
+        Args:
+            trained: flat float32.
+            frozen: of the plan; where the model is a head on features, these hold what they do.
+        """
+        probe = weights_count(self.study) == trained.size
+        return join(self.study, trained, None if probe else frozen)
 
 
 def require_probed(
@@ -76,7 +93,7 @@ def local_change(
 
     Args:
         probed: what is trained, and how. The gates probe it, before a patient is read or charged.
-        weights: flat global weights; not modified.
+        weights: all flat global weights, frozen ones too; not modified.
         images: (images, channels, height, width) in [0, 1].
         patients: the training patients.
         round_number: 1 and up; sets the learning rate.
@@ -84,10 +101,10 @@ def local_change(
         masks: (images, height, width), where they are the targets.
 
     Returns:
-        Local weights minus global weights, flat float32 and finite. Where training runs away, it
-        is the largest number instead of none: the update is cut off at its limit, and the
-        coordinator sees it and ends the study; a failure would be a silence. It follows from the
-        weights and the noised sums alone.
+        Local weights minus global ones, flat float32 and finite, of what is trained. Where training
+        runs away, it is the largest number instead of none: the update is cut off at its limit, and
+        the coordinator sees it and ends the study; a failure would be a silence. It follows from
+        the weights and the noised sums alone.
 
     Raises:
         ModelError: names a module that cannot be trained privately.
@@ -95,15 +112,17 @@ def local_change(
     study, mechanism, choice = probed.study, probed.mechanism, probed.choice
     device = DEVICES[choice.device]
     model = place(build_model(study), choice)
-    start = torch.from_numpy(np.array(weights, dtype=np.float32))  # a copy: it may be read-only
+    load_flat(model, weights)
+    trained, _ = split(study, np.array(weights, dtype=np.float32))  # a copy: it may be read-only
+    start = torch.from_numpy(trained)
     current, velocity = start.clone(), torch.zeros_like(start)
     training, strategy = study.training, study.aggregation.options
     rate = learning_rate(study, round_number)
-    gradients = GradientSum(model, mechanism, study.task, choice)
+    gradients = GradientSum(model, mechanism, study.task, choice, training.method)
     private = isinstance(mechanism, PatientMechanism)
     with drawing(ahead=private and device.is_apart) as pool:
         for step in range(training.local_steps):
-            load_flat(model, device.move(current))
+            load_trained(model, device.move(current))
             noise: Deviates = (stream := streams.stream("noise", step))
             if pool is not None:
                 noise = DrawnAhead(stream, current.numel(), pool)

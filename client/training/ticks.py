@@ -25,6 +25,7 @@ from client.training.sampling import RoundStreams, draw
 from client.training.tuning import images_of, network_of, remembered
 from common import numerics
 from common.files import sha256, write_atomic
+from common.models.networks import split
 from common.numerics import LONGEST_TICK, NumericsRecord, Ticks
 from common.privacy.mechanisms import most_sampled
 from common.settings import Section
@@ -113,10 +114,11 @@ class Speeds(Section):
         images = math.ceil(largest_evaluation(study, size) / (tile * images_of(study)))
         evaluate = self.evaluation + images * self.images
         beside = self.seal + size.most * BESIDE
-        return Ticks(train=_rounded(train + beside), evaluate=_rounded(evaluate + beside))
+        return Ticks(train=rounded(train + beside), evaluate=rounded(evaluate + beside))
 
 
-def _rounded(seconds: float) -> int:
+def rounded(seconds: float) -> int:
+    """A tick, in milliseconds, for what was measured to take so long."""
     return min(LONGEST_TICK, STEP * math.ceil(SAFETY * seconds * 1000 / STEP))
 
 
@@ -180,12 +182,12 @@ class _Trial:
     def speeds(self) -> Speeds:
         """Time everything."""
         rows = self._choice.tile * images_of(self._study)
-        none = _took(partial(self._made_up.train, 1, 0))
-        steps = _took(partial(self._made_up.train, STEPS, 0))
-        tiles = _took(partial(self._made_up.train, 1, TILES * self._choice.tile))
-        nobody = _took(partial(self._made_up.evaluate, 0))
-        images = _took(partial(self._made_up.evaluate, TILES * rows))
-        coins = _took(self._toss)
+        none = took(partial(self._made_up.train, 1, 0))
+        steps = took(partial(self._made_up.train, STEPS, 0))
+        tiles = took(partial(self._made_up.train, 1, TILES * self._choice.tile))
+        nobody = took(partial(self._made_up.evaluate, 0))
+        images = took(partial(self._made_up.evaluate, TILES * rows))
+        coins = took(self._toss)
         return Speeds(
             round=max(none),
             step=_more(steps, none, STEPS - 1),
@@ -193,7 +195,7 @@ class _Trial:
             coin=max(coins) / COINS,
             evaluation=max(nobody),
             images=_more(images, nobody, TILES),
-            seal=max(_took(self._seal)),
+            seal=max(took(self._seal)),
         )
 
     def _toss(self) -> None:
@@ -213,7 +215,8 @@ class _Trial:
         list(found)
 
     def _seal(self) -> None:
-        encoded: npt.NDArray[Any] = self._study.fixed_point.encode(self._made_up.weights)
+        trained, _ = split(self._study, self._made_up.weights)
+        encoded: npt.NDArray[Any] = self._study.fixed_point.encode(trained)
         place = self._beside.with_name("trial")
         try:
             for _ in range(WRITES):
@@ -223,7 +226,7 @@ class _Trial:
             place.unlink(missing_ok=True)
 
 
-def _took(work: Callable[[], None]) -> list[float]:
+def took(work: Callable[[], None]) -> list[float]:
     """Seconds that it took, several times, but for the first; fewer times where it takes long.
 
     Nobody has approved what is tried here, and what takes long varies by less.

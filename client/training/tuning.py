@@ -157,7 +157,7 @@ def choose(study: Study, *, memory: int, blank: EngineChoice = PLAIN) -> EngineC
     # An offer would keep the machine busy, approved by nobody.
     if room(study, choice).work > DEVICES[blank.device].tried_work:
         return choice
-    model, loss = _probed(study), summed_loss(study.task)
+    model, loss = _probed(study), summed_loss(study.task, study.training.method)
     example = _example(study, model, choice.tile, blank)
     with _on_a_card_that_is_large_enough(choice):
         found = measured(model, example, loss, choice, seconds=TIMED_SECONDS)
@@ -281,7 +281,7 @@ def _settled(study: Study, given: str, _threads: int) -> str | None:
     choice = EngineChoice.model_validate_json(given)
     if choice.tile == 1:
         return given  # nobody is beside
-    model, loss = _probed(study), summed_loss(study.task)
+    model, loss = _probed(study), summed_loss(study.task, study.training.method)
     example = _example(study, model, min(choice.tile, PROBED_PATIENTS), choice)
     with _on_a_card_that_is_large_enough(choice):
         found = _passing(place(model, choice), example, loss, choice)
@@ -315,7 +315,7 @@ def check(study: Study, choice: EngineChoice) -> None:
 # By threads too: libraries split sums among them, and other splits round otherwise.
 @lru_cache(maxsize=64)
 def _check(study: Study, choice: str, _threads: int) -> None:
-    model, loss = _probed(study), summed_loss(study.task)
+    model, loss = _probed(study), summed_loss(study.task, study.training.method)
     chosen = EngineChoice.model_validate_json(choice)
     example = _example(study, model, PROBED_PATIENTS, chosen)
     with _on_a_card_that_is_large_enough(chosen):
@@ -382,6 +382,7 @@ def _computed(study: Study) -> Study:
     """The study, all else being as in any other: what decides how gradients are formed."""
     training = study.training
     alike = Training(
+        method=training.method,
         batch_size=training.batch_size,
         images_per_patient=training.images_per_patient,
         augmentation=Augmentation(copies=training.augmentation.copies),

@@ -104,14 +104,16 @@ class SiteRow(_message.Message):
     def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., online: _Optional[bool] = ..., seen: _Optional[str] = ..., fingerprint: _Optional[str] = ..., admitted: _Optional[str] = ..., agreed: _Optional[_Iterable[_Union[Agreement, _Mapping]]] = ..., twins: _Optional[str] = ...) -> None: ...
 
 class StartRequest(_message.Message):
-    __slots__ = ("document", "sites", "seed")
+    __slots__ = ("document", "sites", "seed", "initial")
     DOCUMENT_FIELD_NUMBER: _ClassVar[int]
     SITES_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_FIELD_NUMBER: _ClassVar[int]
     document: str
     sites: _containers.RepeatedScalarFieldContainer[str]
     seed: int
-    def __init__(self, document: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ...) -> None: ...
+    initial: bytes
+    def __init__(self, document: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., initial: _Optional[bytes] = ...) -> None: ...
 
 class StartReply(_message.Message):
     __slots__ = ("study", "sites", "offline", "round_timeout", "approval_timeout", "seed", "shares", "dataset")

@@ -20,7 +20,8 @@ from common.errors import LinkError
 LONGEST_PATH: Final = 107
 """Bytes of a Unix socket's path on Linux (``sockaddr_un``), less the one that ends it."""
 
-LARGEST_MESSAGE: Final = 64 * 2**20
+LARGEST_MESSAGE: Final = 2**30 + 2**20
+"""Bytes: a study with the largest file of starting weights. Only the socket's owner can send it."""
 
 
 def new_server(*interceptors: grpc.aio.ServerInterceptor) -> grpc.aio.Server:

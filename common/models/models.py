@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, get_args
 from pydantic import BeforeValidator, Field
 
 from common.models.cnn import CnnSpec
+from common.models.efficientnet_lite import EfficientNetLite0Spec
 from common.models.monai import (
     DenseNet121Spec,
     EfficientNetB0Spec,
@@ -28,6 +29,7 @@ _Any = (
     | SEResNet50Spec
     | DenseNet121Spec
     | EfficientNetB0Spec
+    | EfficientNetLite0Spec
     | ViTSpec
     | UNetSpec
     | ResUNetSpec

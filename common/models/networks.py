@@ -9,6 +9,7 @@ travel.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, Protocol
 
@@ -18,13 +19,17 @@ import torch
 from torch import nn
 
 from common.errors import ModelError
+from common.models.initial import Arrays
 from common.models.models import MODELS
+from common.models.parts import adapt, freeze, project, trained_parameters
 from common.models.spec import ModelSpec, Shape, too_small
 from common.process import denormals  # noqa: F401 - before anything is computed
 from common.tasks.task import Heads
 
 MOST_WEIGHTS: Final = 2**27
 """Weights of the largest model: 512 MiB on the wire. A study that was received may ask for more."""
+Flat = npt.NDArray[np.float32]
+"""Weights in a row, in the order of ``Module.named_parameters``."""
 _BATCH_NORMS: Final = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)  # noqa: SLF001 - no public base class
 
 
@@ -80,13 +85,20 @@ def sketch(study: Described) -> nn.Module:
     return model
 
 
-def _built(study: Described) -> nn.Module:
+def _built(study: Described, initial: Arrays | None = None) -> nn.Module:
     spec, heads = study.model, study.heads
     if spec.dense != heads.dense:
         raise _of_another_kind(spec, heads)
     model = spec.build(study.shape, heads)
+    if spec.projection:
+        model = project(model, spec.projection)
+    # Before the adapters: a file names the layers as the network itself has them.
+    if initial is not None:
+        load_named(model, initial)
+    if spec.adapters:
+        model = adapt(model, spec.adapters, spec.trainable)
     check_private(model)
-    return model
+    return freeze(model, spec.trainable)
 
 
 def _of_another_kind(spec: ModelSpec, heads: Heads) -> ModelError:
@@ -129,6 +141,29 @@ def check_private(model: nn.Module) -> None:
         )
 
 
+def load_named(model: nn.Module, arrays: Arrays) -> None:
+    """Put public starting weights into the parameters that they name; the others stay.
+
+    Raises:
+        ModelError: an array fits no parameter of the model.
+    """
+    own = dict(model.named_parameters())
+    for name, each in arrays.items():
+        there = tuple(own[name].shape) if name in own else None
+        if there != each.shape:
+            raise ModelError(
+                "the starting weights do not fit the model",
+                where=f"[model] initial, array {name}",
+                found=f"shape {tuple(each.shape)}",
+                wanted=f"shape {there}" if there else "the name of a weight of the model",
+                remedy="make the file for this model: consilium-coordinator weights takes from a "
+                "checkpoint what fits",
+            )
+    with torch.no_grad():
+        for name, each in arrays.items():
+            own[name].copy_(torch.from_numpy(np.array(each)))
+
+
 def flatten(model: nn.Module) -> npt.NDArray[np.float32]:
     """All parameters as one flat float32 array."""
     with torch.no_grad():
@@ -142,7 +177,71 @@ def weights_count(study: Described) -> int:
     Raises:
         ModelError: as :func:`build_model`.
     """
-    return sum(value.numel() for value in sketch(study).parameters())
+    return sum(size for size, _ in _layout(study))
+
+
+def trained_count(study: Described) -> int:
+    """How many of them are trained: what is noised, and what travels in a round.
+
+    Raises:
+        ModelError: as :func:`build_model`.
+    """
+    return sum(size for size, trained in _layout(study) if trained)
+
+
+@lru_cache(maxsize=16)
+def _layout(study: Described) -> tuple[tuple[int, bool], ...]:
+    """Of each parameter in turn, how many numbers it has and whether it is trained."""
+    return tuple((each.numel(), each.requires_grad) for each in sketch(study).parameters())
+
+
+def split(study: Described, weights: Flat) -> tuple[Flat, Flat]:
+    """The trained and the frozen ones of all weights, each in their order.
+
+    Raises:
+        ModelError: as :func:`build_model`.
+    """
+    parts = list(_parts(study, weights))
+    return _together(parts, trained=True), _together(parts, trained=False)
+
+
+def join(study: Described, trained: Flat, frozen: Flat | None) -> Flat:
+    """All weights, of the trained and the frozen ones.
+
+    Args:
+        study: whose model they are of.
+        trained: flat float32.
+        frozen: likewise; None or none where all are trained.
+
+    Raises:
+        ValueError: there are more or fewer than the model has.
+        ModelError: as :func:`build_model`.
+    """
+    frozen = np.zeros(0, dtype=np.float32) if frozen is None else frozen
+    wanted = trained_count(study), weights_count(study) - trained_count(study)
+    if (trained.size, frozen.size) != wanted:
+        raise ValueError(f"{trained.size} trained and {frozen.size} frozen weights do not fit")
+    if not frozen.size:
+        return trained
+    places = {True: 0, False: 0}
+    whole = np.empty(trained.size + frozen.size, dtype=np.float32)
+    for part, is_trained in _parts(study, whole):
+        start = places[is_trained]
+        places[is_trained] = start + part.size
+        part[:] = (trained if is_trained else frozen)[start : start + part.size]
+    return whole
+
+
+def _parts(study: Described, weights: Flat) -> Iterator[tuple[Flat, bool]]:
+    start = 0
+    for size, trained in _layout(study):
+        yield weights[start : start + size], trained
+        start += size
+
+
+def _together(parts: list[tuple[Flat, bool]], *, trained: bool) -> Flat:
+    found = [part for part, is_trained in parts if is_trained == trained]
+    return np.concatenate(found) if found else np.zeros(0, dtype=np.float32)
 
 
 def load_flat(model: nn.Module, weights: npt.NDArray[np.float32] | torch.Tensor) -> None:
@@ -151,29 +250,54 @@ def load_flat(model: nn.Module, weights: npt.NDArray[np.float32] | torch.Tensor)
     Raises:
         ValueError: the array has another length than the model has weights.
     """
+    _load(list(model.parameters()), weights)
+
+
+def load_trained(model: nn.Module, weights: npt.NDArray[np.float32] | torch.Tensor) -> None:
+    """The same of the weights that are trained; the frozen ones stay.
+
+    Raises:
+        ValueError: as there.
+    """
+    _load(trained_parameters(model), weights)
+
+
+def _load(parameters: list[nn.Parameter], weights: npt.NDArray[np.float32] | torch.Tensor) -> None:
     start = 0
     # An array is copied, since it may be read-only; a round's own tensor is read as it is.
     given = weights if isinstance(weights, torch.Tensor) else np.array(weights, dtype=np.float32)
     values = torch.as_tensor(given)
-    if values.numel() != sum(value.numel() for value in model.parameters()):
+    if values.numel() != sum(value.numel() for value in parameters):
         raise ValueError(f"{values.numel()} weights do not fit the model")
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in parameters:
             parameter.copy_(values[start : start + parameter.numel()].view_as(parameter))
             start += parameter.numel()
 
 
-def initial_weights(study: Described, seed: int) -> npt.NDArray[np.float32]:
-    """The flat float32 weights of round zero: torch's own initialisation, from ``seed``."""
-    return flatten(seeded_model(study, seed))
+def initial_weights(
+    study: Described, seed: int, initial: Arrays | None = None
+) -> npt.NDArray[np.float32]:
+    """All flat float32 weights of round zero: torch's own initialisation, from ``seed``.
+
+    Args:
+        study: whose model they are of.
+        seed: of those that no file has.
+        initial: the study's public starting weights.
+
+    Raises:
+        ModelError: as :func:`build_model`; or the starting weights do not fit.
+    """
+    return flatten(seeded_model(study, seed, initial))
 
 
-def seeded_model(study: Described, seed: int) -> nn.Module:
-    """The study's network with the weights of round zero."""
+def seeded_model(study: Described, seed: int, initial: Arrays | None = None) -> nn.Module:
+    """The study's network with the weights of round zero; see :func:`initial_weights`."""
+    weights_count(study)
     # Leaves torch's global generator as it was: no other draw may depend on this one.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_model(study)
+        return _built(study, initial)
 
 
 def _check_weights(model: nn.Module, name: str) -> None:

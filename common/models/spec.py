@@ -6,14 +6,16 @@ No torch when this is imported: a study file is read by processes that compute n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, NamedTuple, Self
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field, model_validator
 
 from common.bounded import Bound
 from common.errors import ModelError
+from common.models.initial import Arrays, Initial
 from common.settings import Section
 from common.tasks.task import Heads
+from common.text import Words
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,11 +29,30 @@ class Shape(NamedTuple):
     width: int
 
 
+ADAPTERS: Final = Bound(
+    *("model.adapters", "adapters", "rank of the adapter of a frozen layer", 1, 256, (1, 16)),
+    why="a wider adapter has as many weights as the layer",
+)
+
+
+PROJECTION: Final = Bound(
+    *("model.projection", "projection", "numbers of an image that reach the head", 1, 4096),
+    *((4, 512), "what is projected has few dimensions; no network of ours has more to begin with"),
+)
+
+
 class ModelSpec(Section):
     """``[model]``: the settings of one kind of network.
 
     Attributes:
         name: of the kind.
+        initial: public weights that training begins with; left out, they follow from the seed.
+        trainable: parts that are trained, ``head``, ``norms`` or names of modules; left out, all.
+            The others are frozen, and reach a site once, with the plan.
+        adapters: rank of the low-rank adapters beside frozen layers, which are trained
+            too; left out, none.
+        projection: numbers to which the features of an image are projected, linearly, before the
+            head, and which are then brought to one length; left out, none.
     """
 
     dense: ClassVar[bool] = False
@@ -42,6 +63,27 @@ class ModelSpec(Section):
     """Of its numbers; models may share some."""
 
     name: str
+    # Not written where they are left out: a plan's hash keys its noise, and older ones lack them.
+    initial: Initial | None = Field(default=None, exclude_if=lambda given: given is None)
+    trainable: tuple[Words, ...] = Field(
+        default=(), max_length=64, exclude_if=lambda given: not given
+    )
+    adapters: Annotated[int, ADAPTERS] | None = Field(
+        default=None, exclude_if=lambda given: given is None
+    )
+
+    projection: Annotated[int, PROJECTION] | None = Field(
+        default=None, exclude_if=lambda given: given is None
+    )
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if self.adapters and not self.trainable:
+            raise ValueError(
+                "adapters stand beside frozen layers, and without trainable none is frozen; "
+                'write trainable = ["head"]'
+            )
+        return self
 
     def build(self, shape: Shape, heads: Heads) -> nn.Module:
         """The network, in training mode, its weights not yet meaningful.
@@ -54,6 +96,14 @@ class ModelSpec(Section):
         """
         raise NotImplementedError
 
+    def translated(self, arrays: Arrays) -> Arrays:
+        """A public checkpoint's arrays under the names, and in the form, of this model's weights.
+
+        Args:
+            arrays: float32, by name; those that are already in that form stay.
+        """
+        return arrays
+
 
 WIDTHS: Final = Bound(
     *("model.widths", "widths", "channels of a convolution", 1, 4096, (1, 512)),
@@ -62,6 +112,10 @@ WIDTHS: Final = Bound(
 GROUPS: Final = Bound(
     *("model.groups", "groups", "groups of a group normalisation", 1, 4096, (1, 64)),
     why="there cannot be more groups than channels",
+)
+BLOCKS: Final = Bound(
+    *("model.blocks", "blocks", "blocks of the network", 1, 48, (1, 24)),
+    why="more of them only make the network deeper",
 )
 RESIDUAL_UNITS: Final = Bound(
     *("model.residual_units", "residual_units", "convolutions of a residual block", 1, 8, (0, 4)),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
 from pydantic import model_validator
 
 from common.bounded import Bound
-from common.models.spec import ModelSpec, Shape, require_multiple
+from common.models.spec import BLOCKS, ModelSpec, Shape, require_multiple
 from common.tasks.task import Heads
 
 if TYPE_CHECKING:
@@ -27,10 +27,6 @@ PATCH: Final = Bound(
 FEATURES: Final = Bound(
     *("model.features", "features", "numbers that a patch becomes", 1, 4096, (32, 1024)),
     why="wider layers do not fit in memory",
-)
-BLOCKS: Final = Bound(
-    *("model.blocks", "blocks", "blocks of a transformer", 1, 48, (1, 24)),
-    why="more of them only make the network deeper",
 )
 HEADS: Final = Bound(
     *("model.heads", "heads", "heads of an attention", 1, 64, (1, 16)),

@@ -16,15 +16,13 @@ from common.scores.operating import OperatingPoint
 from common.scores.scaling import Scaling
 from common.settings import Section
 from common.study.study_file import Patients
-from common.text import Slug, Words
+from common.text import Digest, Slug, Words
 from common.visible import is_steering
 
 FORMAT: Final = 1
 MOST_SITES: Final = 10_000
 MOST_POINTS: Final = 100_000
 """A hundred classes with a thousand thresholds each."""
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-"""A SHA-256."""
 
 
 def _note(text: str) -> str:
@@ -144,7 +142,7 @@ class SitePart(Section):
     """
 
     declared_patients: Patients
-    plan: Hash
+    plan: Digest
     epsilon: float | None
 
 
@@ -176,8 +174,8 @@ class Statement(Section):
     format: int = Field(default=FORMAT, ge=FORMAT, le=FORMAT)
     name: Slug
     title: Words
-    study: Hash
-    weights: Hash
+    study: Digest
+    weights: Digest
     rounds: int = Field(ge=0)
     warnings: tuple[Note, ...] = Field(default=(), max_length=MOST_NOTES)
     doubts: tuple[Note, ...] = Field(default=(), max_length=MOST_NOTES)
@@ -187,10 +185,10 @@ class Statement(Section):
     calibration: Calibration = Calibration()
     points: tuple[Point, ...] = Field(default=(), max_length=MOST_POINTS)
     edges: tuple[Point, ...] = Field(default=(), max_length=MOST_POINTS)
-    signed_by: Hash = "0" * 64
+    signed_by: Digest = "0" * 64
     finished: str = Field(default="", pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2})?$")
     versions: dict[Words, Words] = Field(default_factory=dict, max_length=100)
-    members: dict[str, Hash] = Field(default_factory=dict, max_length=20)
+    members: dict[str, Digest] = Field(default_factory=dict, max_length=20)
 
     @property
     def epsilon(self) -> float | None:

@@ -116,13 +116,23 @@ def mechanism(
         PrivacyError: the epsilon cannot be reached; the message says what could.
     """
     # From the declared number: the true one is private, and would be in every gradient's scale.
-    rate = min(1.0, study.training.batch_size / declared_patients)
+    rate = sampling_rate(study, declared_patients)
     divisor = rate * declared_patients
     privacy = study.privacy
     if isinstance(privacy, NoPrivacy):
         return NoMechanism(sampling_rate=rate, divisor=divisor)
     cap = most_sampled(study, declared_patients, most_patients)
     return _patient_mechanism(study, privacy, rate, divisor, cap)
+
+
+def sampling_rate(study: Study, declared_patients: int) -> float:
+    """The probability with which a patient of a site takes part in a step; 1 of a one-shot study.
+
+    Args:
+        study: as for :func:`mechanism`.
+        declared_patients: as there.
+    """
+    return 1.0 if study.one_shot else min(1.0, study.training.batch_size / declared_patients)
 
 
 def most_sampled(study: Study, declared_patients: int, most_patients: int) -> int:
@@ -136,7 +146,7 @@ def most_sampled(study: Study, declared_patients: int, most_patients: int) -> in
     privacy = study.privacy
     if isinstance(privacy, NoPrivacy):
         return most_patients
-    rate = min(1.0, study.training.batch_size / declared_patients)
+    rate = sampling_rate(study, declared_patients)
     return least_cap(most_patients, rate, _steps(study), privacy.epsilon, privacy.delta)
 
 
@@ -154,7 +164,7 @@ def understated(
     Returns:
         The name of the first number at fault, or None.
     """
-    rate = min(1.0, study.training.batch_size / declared_patients)
+    rate = sampling_rate(study, declared_patients)
     privacy = study.privacy
     if isinstance(privacy, NoPrivacy) or isinstance(proposed, NoMechanism):
         expected = NoMechanism(sampling_rate=rate, divisor=rate * declared_patients)

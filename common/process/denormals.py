@@ -20,6 +20,8 @@ from common.errors import SiteError
 
 EACH: Final = 2**16
 """Numbers for each thread, so many that torch gives some to all of them."""
+FEW: Final = 64
+"""Where the calling thread is the only one."""
 SMALLEST: Final = ((torch.int32, torch.float32), (torch.int64, torch.float64))
 """The integer 1, read as a number, is the smallest above zero."""
 
@@ -40,12 +42,14 @@ def set_threads(count: int) -> None:
     """Have torch's operations on this thread use so many threads, each with the setting."""
     with flushed():
         torch.set_num_threads(count)
-        are_zero()  # starts those that are missing
+        if count > 1:
+            are_zero()  # starts those that are missing
 
 
 def are_zero() -> bool:
     """Whether every thread of an operation counts them as zero now, in float32 and float64."""
-    many = EACH * torch.get_num_threads()
+    threads = torch.get_num_threads()
+    many = EACH * threads if threads > 1 else FEW
     for whole, real in SMALLEST:
         # Made as an integer: as a float it would be flushed to zero before it is tried.
         tiny = torch.ones(many, dtype=whole).view(real)

@@ -3,8 +3,8 @@
 A test starts a process with ``CONSILIUM_KILL_AT=point:detail``; when the process
 reaches that point it dies by ``SIGKILL``, as in a power cut. Without the variable a
 point does nothing. The points are ``charge.committed``, ``reservation.made``, ``training.step``,
-``reply.stored``, ``update.folded``, ``checkpoint.begun``, ``file.half-written`` and
-``checkpoint.written``.
+``reply.stored``, ``update.folded``, ``checkpoint.begun``, ``file.half-written``,
+``checkpoint.written`` and ``features.written``.
 """
 
 from __future__ import annotations

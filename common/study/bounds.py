@@ -14,10 +14,12 @@ import difflib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from common.bounded import Bound, plain
 from common.models.models import MODELS
+from common.models.spec import ADAPTERS, PROJECTION
 from common.strategies.strategies import OPTIONS
 from common.tasks.tasks import TASKS
 
@@ -57,6 +59,8 @@ FIELDS: Final = (
     _at("data.spacing", "pixel spacing, mm", (0.001, 100), (0.05, 10),
         why="no image is finer, and a pixel of ten centimetres shows nothing"),
     *dict.fromkeys(each for model in MODELS for each in model.bounds),
+    ADAPTERS,
+    PROJECTION,
     _at("training.rounds", "training rounds", (1, 100_000), (1, 1000),
         why="each round costs privacy and network traffic"),
     _at("training.local_steps", "steps in a round", (1, 100_000), (1, 200),
@@ -277,11 +281,16 @@ class Stated:
         return all(ends[0] <= number <= ends[1] for number in self.values)
 
 
-def stated(study: Study, mechanism: object = None) -> Iterator[Stated]:
+@lru_cache(maxsize=64)
+def stated(study: Study, mechanism: object = None) -> tuple[Stated, ...]:
     """Every number that a study and a mechanism state, in the order of the list.
 
     What is left out, or does not exist without privacy, is not among them.
     """
+    return tuple(_stated(study, mechanism))
+
+
+def _stated(study: Study, mechanism: object) -> Iterator[Stated]:
     for each in BOUNDS:
         if each.of is not None:
             found: Any = each.of(study)

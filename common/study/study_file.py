@@ -7,19 +7,31 @@ public. Unknown keys are errors, and so is a number out of range: :mod:`common.s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.errors import StudyError
+from common.documents import read_toml
+from common.errors import StudyError, of_system
+from common.files import sha256
+from common.models.initial import (
+    LARGEST,
+    Arrays,
+    arrays_of,
+    named_file,
+    with_initial,
+    without_initial,
+)
 from common.models.models import AnyModel
 from common.models.scattering import ScatteringSpec
 from common.models.spec import Shape
-from common.settings import Section, load_toml
+from common.settings import Section, checked, load_document, unreadable
 from common.study.aggregation import AggregationSettings
 from common.study.bounds import bound, require_combined
 from common.study.fixed_point import FixedPoint
+from common.study.one_shot import require_agreed, with_settings
 from common.tasks.task import Heads
 from common.tasks.tasks import FIRST, AnyTask
 from common.text import Slug, StudyName, Words
@@ -97,6 +109,10 @@ class Augmentation(Section):
         return self.flip or bool(self.rotate or self.crop or self.zoom)
 
 
+Method = Literal["rounds", "one-shot"]
+"""How a study is trained."""
+
+
 class Training(Section):
     """``[training]``: the schedule that every site follows; all of it may be left out.
 
@@ -105,6 +121,8 @@ class Training(Section):
     give more signal for the same noise. They suit ``scattering`` and ``cnn``.
 
     Attributes:
+        method: ``rounds`` of gradients, or ``one-shot``: one release of sums, from which the
+            coordinator computes the head (:mod:`common.study.one_shot`).
         rounds: global steps of the study.
         local_steps: steps of private SGD at each site in a round.
         batch_size: expected number of patients of a site in a batch; a site with fewer takes
@@ -117,6 +135,8 @@ class Training(Section):
         augmentation: random changes of an image.
     """
 
+    # Not written where it is left out: a plan's hash keys its noise, and older ones lack it.
+    method: Method = Field(default="rounds", exclude_if=lambda given: given == "rounds")
     rounds: Annotated[int, bound("training.rounds")] = 100
     local_steps: Annotated[int, bound("training.local_steps")] = 1
     batch_size: Annotated[int, bound("training.batch_size")] = 512
@@ -183,6 +203,11 @@ class Study(Section):
     aggregation: AggregationSettings = AggregationSettings()
     fixed_point: FixedPoint = FixedPoint()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_method(cls, given: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+        return with_settings(given)
+
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         late = [number for number in self.evaluation_rounds if number > self.training.rounds]
@@ -192,7 +217,13 @@ class Study(Section):
                 f"{self.training.rounds}"
             )
         require_combined(self)
+        require_agreed(self)
         return self
+
+    @property
+    def one_shot(self) -> bool:
+        """Whether sites release sums once, in place of gradients in rounds."""
+        return self.training.method == "one-shot"
 
     @property
     def shape(self) -> Shape:
@@ -214,9 +245,110 @@ class Study(Section):
 
 
 def load_study(path: Path) -> Study:
-    """Read and check a study file.
+    """Read and check a study file, and what the file of starting weights that it names says.
 
     Raises:
-        StudyError: the file is missing, is not TOML, or a key has no acceptable value.
+        StudyError: a file is missing, is not TOML, or a key has no acceptable value.
     """
-    return load_toml(path, Study, StudyError)
+    document = load_document(path, StudyError)
+    return study_of(document, path, lambda name: _beside(path, name))
+
+
+def study_of(document: object, path: Path, find: Callable[[str], bytes]) -> Study:
+    """The study of a document.
+
+    Args:
+        document: as TOML gives it.
+        path: of the study file, for errors.
+        find: gives the bytes of the file of starting weights.
+
+    Raises:
+        StudyError: a key has no acceptable value, or the starting weights cannot be used.
+    """
+    try:
+        whole = with_initial(document, find)
+    except ValueError as error:
+        raise StudyError(
+            "the starting weights cannot be used",
+            where=f"{path}: [model] initial",
+            found=error,
+            wanted="a file that consilium-coordinator weights has written",
+            remedy="make the file with that command, or leave initial out",
+        ) from error
+    return checked(whole, path, Study, StudyError)
+
+
+def sent_study(text: str, initial: bytes = b"") -> Study:
+    """The study of a file's text that came with the file of starting weights that it names.
+
+    Args:
+        text: of the study file.
+        initial: the other file's bytes; left out, it is as if the study named none.
+
+    Raises:
+        StudyError: it cannot be used; the error names every wrong key.
+    """
+    path = Path("study.toml")
+    try:
+        document = read_toml(text)
+    except ValueError as cause:
+        raise unreadable(path, cause, StudyError) from cause
+    return study_of(document, path, lambda _: initial) if initial else plain_study(document, path)
+
+
+def names_initial(text: str) -> bool:
+    """Whether the text of a study file names a file of starting weights."""
+    return named_file(read_toml(text)) is not None
+
+
+def plain_study(document: Mapping[str, Any], path: Path) -> Study:
+    """The study of a document as if it named no file of starting weights.
+
+    Raises:
+        StudyError: a key has no acceptable value.
+    """
+    return checked(without_initial(document), path, Study, StudyError)
+
+
+def load_initial(study: Study, folder: Path) -> Arrays | None:
+    """The public starting weights of a study; None where it names none.
+
+    Args:
+        study: as :func:`load_study` gave it.
+        folder: of the study file.
+
+    Raises:
+        StudyError: the file is missing, was changed, or cannot be read.
+    """
+    named = study.model.initial
+    if named is None:
+        return None
+    path = folder / named.file
+    data = _beside(path, named.file)
+    try:
+        found = sha256(data)
+        if found != named.sha256:
+            raise ValueError(f"a file with SHA-256 {found[:16]}, not {named.sha256[:16]}")
+        return arrays_of(data)
+    except ValueError as error:
+        raise StudyError(
+            "the starting weights cannot be used",
+            where=path,
+            found=error,
+            wanted="the file that the study was started with",
+            remedy="restore the file, or start a new study",
+        ) from error
+
+
+def _beside(path: Path, name: str) -> bytes:
+    file = path.with_name(name)
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(LARGEST + 1)
+    except OSError as cause:
+        raise of_system(cause, StudyError, "the starting weights cannot be read", where=file) from (
+            cause
+        )
+    if len(data) > LARGEST:
+        raise ValueError(f"more than {LARGEST >> 20} MiB")
+    return data

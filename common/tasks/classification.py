@@ -13,7 +13,7 @@ from common.bounded import Bound
 from common.figures import histogram, metrics
 from common.figures.figures import Figures
 from common.figures.release import Release
-from common.scores import conformal, operating, scaling
+from common.scores import conformal, moments, operating, scaling
 from common.scores.adjustment import NOTHING, Adjustment
 from common.scores.finding import Finding
 from common.tasks.task import CLASS_WEIGHT, Heads, TargetForm, Task
@@ -53,6 +53,7 @@ class Classification(Task):
         "precision": "precision",
     }
     bounds: ClassVar[tuple[Bound, ...]] = (CLASS_WEIGHT,)
+    sums: ClassVar[bool] = True
 
     kind: Literal["classification"] = "classification"
     classes: tuple[Words, ...] = Field(min_length=2, max_length=MOST_CLASSES)
@@ -97,6 +98,17 @@ class Classification(Task):
         # Not output.new_tensor, which no device has whose arrays are shapes alone.
         weights = torch.tensor(self.class_weights, dtype=output.dtype, device=output.device)
         return loss * weights.gather(0, target.reshape(1)).squeeze(0)
+
+    def statistic(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Minus the output of the patient's class: sums of features for each class.
+
+        The class weights are left out: a rare class has a mean as good as its patients are many.
+        """
+        return -output.gather(0, target.reshape(1)).squeeze(0)
+
+    def head(self, sums: NDArray[np.float64], *, variance: float) -> NDArray[np.float64]:
+        """A linear discriminant of the classes' means."""
+        return moments.discriminant(sums, variance)
 
     def marks(self, outputs: torch.Tensor, targets: torch.Tensor, bins: int) -> NDArray[np.int64]:
         """One bin in each plane of the patient's class."""

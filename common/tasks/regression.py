@@ -33,7 +33,7 @@ from common.figures.errors import (
 from common.figures.figures import Figures
 from common.figures.intervals import Estimate, counted, share
 from common.figures.release import Release
-from common.scores import conformal
+from common.scores import conformal, moments
 from common.scores.adjustment import NOTHING, Adjustment
 from common.scores.finding import Finding
 from common.tasks.task import Heads, TargetForm, Task
@@ -111,6 +111,7 @@ class Regression(Task):
         **{f"bias_{third}": f"bias, predicted in the {third} third" for third in THIRDS},
     }
     bounds: ClassVar[tuple[Bound, ...]] = (_LOWEST, _HIGHEST, _HUBER, _REACH)
+    sums: ClassVar[bool] = True
 
     kind: Literal["regression"] = "regression"
     quantity: Words = "number"
@@ -163,10 +164,22 @@ class Regression(Task):
         """
         from torch.nn import functional
 
-        truth = ((target - self.lowest) / self.width).clamp(0.0, 1.0)
         return functional.smooth_l1_loss(
-            output[0] + 0.5, truth.nan_to_num(nan=0.5), reduction="sum", beta=self.huber
+            output[0] + 0.5, self._share(target), reduction="sum", beta=self.huber
         )
+
+    def statistic(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Minus the output times the number, counted from the middle in halves of the range."""
+        return (1.0 - 2.0 * self._share(target)) * output[0]
+
+    def head(self, sums: NDArray[np.float64], *, variance: float) -> NDArray[np.float64]:
+        """Least squares on features that are taken for uncorrelated, and alike in spread."""
+        # In halves of the range, where an output is a share of all of it.
+        return moments.least_squares(sums, variance) / 2.0
+
+    def _share(self, target: torch.Tensor) -> torch.Tensor:
+        """The number as a share of the range; one half for what is no number."""
+        return ((target - self.lowest) / self.width).clamp(0.0, 1.0).nan_to_num(nan=0.5)
 
     def marks(self, outputs: torch.Tensor, targets: torch.Tensor, bins: int) -> NDArray[np.int64]:
         """A cell of the error and one of the number; none for a target that is no number."""

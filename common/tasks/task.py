@@ -78,6 +78,9 @@ class Task(Section, ABC):
     bounds: ClassVar[tuple[Bound, ...]] = ()
     """Of its own numbers."""
 
+    sums: ClassVar[bool] = False
+    """Whether a head follows from sums over patients: :meth:`statistic` and :meth:`head`."""
+
     kind: str
     classes: tuple[Words, ...] = ()
 
@@ -118,6 +121,31 @@ class Task(Section, ABC):
             output: (outputs,) or (outputs, height, width).
             target: of the task's form, without an axis for other items.
         """
+
+    def statistic(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Of a one-shot study, what an item adds, as a loss: linear in the output.
+
+        With a dense head on features f, minus its gradient is what is known of the target, a vector
+        of L2 norm at most 1, times f and the one beside it. As :meth:`loss`, it sees one item.
+
+        Args:
+            output: (outputs,).
+            target: of the task's form, without an axis for other items.
+        """
+        raise NotImplementedError
+
+    def head(self, sums: NDArray[np.float64], *, variance: float) -> NDArray[np.float64]:
+        """The dense head that follows from what the patients added.
+
+        Args:
+            sums: (outputs, features + 1), over the declared number of patients: for each output
+                the features, and the ones beside them, each patient's times what is known.
+            variance: of the noise in each entry.
+
+        Returns:
+            (outputs, features + 1): weights, and the bias last.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def marks(self, outputs: torch.Tensor, targets: torch.Tensor, bins: int) -> NDArray[np.int64]:

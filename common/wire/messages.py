@@ -23,7 +23,7 @@ from common.errors import Refusal, RefusalCode
 from common.files import canonical_json, sha256
 from common.wire.flower import Array, ArrayRecord, ConfigRecord, RecordDict
 
-Purpose = Literal["offer", "propose", "amend", "train", "evaluate", "close"]
+Purpose = Literal["offer", "propose", "amend", "provide", "train", "evaluate", "close"]
 OK: Final = "ok"
 STORAGE: Final = "little-endian"
 Flat = npt.NDArray[Any]
@@ -53,7 +53,8 @@ class Request:
         plan_hash: SHA-256 of the plan that the site approved; empty before there is one.
         round: 1 and up; 0 before training.
         purpose: what is asked.
-        arrays: flat float32 weights, or None.
+        arrays: flat float32 weights: of a round those that are trained, the frozen ones where a
+            study provides them; or None.
         document: JSON text: the study of an offer, the plan of a proposal, or its amendment.
         acknowledged: the last round whose checkpoint is durable at the coordinator.
         ledger: the newest ledger head that the site has sent.

@@ -227,10 +227,11 @@ def start(
     from server.cli.commands import checked_study, say_started
     from server.cli.rpc_client import calling
 
-    document = checked_study(study)
+    document, initial = checked_study(study)
     names = [name.strip() for name in only.split(",")] if only else []
     with calling(context.obj) as daemon:
-        reply = daemon.Start(pb.StartRequest(document=document, sites=names, seed=seed))
+        asked = pb.StartRequest(document=document, sites=names, seed=seed, initial=initial)
+        reply = daemon.Start(asked)
     say_started(reply, out())
 
 
@@ -337,6 +338,25 @@ def result(
     from server.cli.commands import result as show_result
 
     show_result(context.obj, study, folder=folder, as_json=as_json)
+
+
+@app.command()
+def weights(
+    checkpoint: Annotated[Path, typer.Argument(help="A file of torch's or of safetensors'.")],
+    study: Annotated[Path, typer.Argument(help="The study file whose model they are for.")],
+    *,
+    source: Annotated[str, typer.Option(help="Who made them, or where they are published.")],
+    licence: Annotated[str, typer.Option(help="Under which they may be used.")],
+    trained_on: Annotated[str, typer.Option(help="The data that they were trained on.")],
+    file: Annotated[
+        Path, typer.Option("--out", help="The file to write, beside the study file.")
+    ] = Path("initial.safetensors"),
+) -> None:
+    """Make public starting weights for a study: [model] initial. No code in a file is run."""
+    from server.cli.weights import make_and_tell
+
+    about = {"source": source, "licence": licence, "trained_on": trained_on}
+    make_and_tell(study, checkpoint, file, about, out())
 
 
 @app.command()

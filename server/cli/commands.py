@@ -19,7 +19,7 @@ from common.documents import read_json
 from common.errors import CoordinatorError, LinkError, StudyError
 from common.files import write_atomic
 from common.process.console import err, out, show_error, show_json
-from common.study.study_file import load_study
+from common.study.study_file import load_initial, load_study
 from server.cli.event_text import (
     absences_in_words,
     amended,
@@ -40,20 +40,22 @@ AWAY_SECONDS: Final = 60.0
 AGAIN_SECONDS: Final = 1.0
 
 
-def checked_study(path: Path) -> str:
-    """The text of a study file, checked.
+def checked_study(path: Path) -> tuple[str, bytes]:
+    """The text of a study file, checked, and the file of starting weights that it names.
 
     Raises:
         StudyError: it is missing, or a value is not accepted.
         ModelError: its model cannot take its images, or cannot be trained privately.
     """
-    from common.models.networks import build_model
+    from common.models.networks import seeded_model
 
     study = load_study(path)
     # Fails here, in front of the operator, and not later at every site.
-    build_model(study)
+    seeded_model(study, 0, load_initial(study, path.parent))
+    named = study.model.initial
     try:
-        return path.read_text(encoding="utf-8")
+        initial = b"" if named is None else path.with_name(named.file).read_bytes()
+        return path.read_text(encoding="utf-8"), initial
     except OSError as cause:
         raise StudyError("the file cannot be read", where=path, found=cause) from cause
 

@@ -96,7 +96,9 @@ class CoordinatorControl(CoordinatorServicer):
         """Start a study."""
         who = self.who(context)
         seed = request.seed if request.HasField("seed") else 0
-        study, record = await self._service.start(request.document, request.sites, seed, who)
+        study, record = await self._service.start(
+            request.document, request.sites, seed, who, initial=request.initial
+        )
         offline = [site.name for site, online in await self._service.sites() if not online]
         weighed = await self._service.weighed(study, record.sites)
         return pb.StartReply(

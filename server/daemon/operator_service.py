@@ -13,10 +13,9 @@ from typing import Any, Final, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from common.control import coordinator_pb2 as pb
-from common.documents import read_toml
 from common.errors import CoordinatorError, StudyError
-from common.settings import checked, unreadable
-from common.study.study_file import Study
+from common.files import write_atomic
+from common.study.study_file import Study, names_initial, sent_study
 from common.wire.enrolment import CoordinatorCard, SiteCard
 from server.daemon import authority
 from server.daemon.settings import Home
@@ -134,21 +133,37 @@ class OperatorService:
         ]
 
     async def start(
-        self, document: str, sites: Sequence[str], seed: int, who: str
+        self, document: str, sites: Sequence[str], seed: int, who: str, *, initial: bytes = b""
     ) -> tuple[Study, StudyRecord]:
         """Start a study with the named sites, or with all admitted ones.
+
+        Args:
+            document: the text of the study file.
+            sites: by name; all where there are none.
+            seed: of the first weights.
+            who: asks for it.
+            initial: the file of starting weights that the study names.
 
         Raises:
             StudyError: the study file cannot be used, or needs more sites.
             CoordinatorError: the name was used before, or a site is not admitted.
         """
-        study = read_study(document)
+        study = sent_study(document, initial)
+        if names_initial(document) and not initial:
+            raise StudyError(
+                "the study names a file of starting weights that was not sent",
+                where="[model] initial",
+                remedy="start the study with consilium-coordinator start of this version",
+            )
         records = await _in_thread(self._store.sites)
         active = [site.name for site in records if site.state is SiteState.ACTIVE]
         chosen = sorted(set(sites)) or active
         _demand_sites(study, chosen)
         name = study.study.name
         record = await _in_thread(self._store.add_study, name, document, seed, chosen)
+        if study.model.initial is not None:
+            path = self._home.studies / name / study.model.initial.file
+            await _in_thread(write_atomic, path, initial)
         await self._note(name, "study.offered", {"by": who, "sites": list(record.sites)})
         self._study_supervisor.begin(name)
         return study, record
@@ -241,7 +256,7 @@ class OperatorService:
         return [path for file in RESULT if (path := folder / file).exists()]
 
     def _status(self, record: StudyRecord) -> pb.StudyRow:
-        study, name = read_study(record.document), record.name
+        study, name = sent_study(record.document), record.name
         rounds = self._store.rounds(name)
         said = self._store.approvals(name)
         started = self._store.events(name, kind="study.started")
@@ -277,19 +292,6 @@ class OperatorService:
         self, study: str | None, kind: str, fields: dict[str, object], *, site: str | None = None
     ) -> None:
         await _in_thread(lambda: self._store.record(study, kind, site=site, fields=fields))
-
-
-def read_study(document: str) -> Study:
-    """The study that a file's text describes.
-
-    Raises:
-        StudyError: it cannot be used; the error names every wrong key.
-    """
-    path = Path("study.toml")
-    try:
-        return checked(read_toml(document), path, Study, StudyError)
-    except ValueError as cause:
-        raise unreadable(path, cause, StudyError) from cause
 
 
 def _demand_sites(study: Study, chosen: Sequence[str]) -> None:

@@ -37,7 +37,7 @@ from common.errors import (
 from common.files import write_atomic
 from common.process.logs import configure, form_for, place
 from common.process.parent import die_with_parent
-from common.study.study_file import Study, load_study
+from common.study.study_file import Study, load_initial, load_study
 from server.app import FOLDER, RunConfig, run_study
 from server.daemon.authority import signing_key
 from server.daemon.recording import Recorder, StudyStopped
@@ -100,6 +100,7 @@ def _run_config(home: Home, store: CoordinatorStore, record: StudyRecord) -> Run
         seed=record.seed,
         # Without a checkpoint this starts: a start and a restart need no difference.
         resume=True,
+        initial=load_initial(study, folder),
     )
 
 

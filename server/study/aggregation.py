@@ -151,9 +151,22 @@ class Gathered:
 Fold = WeightedSum | Gathered
 
 
-def begin(settings: AggregationSettings, length: int, weights: Mapping[str, int]) -> Fold:
-    """An empty fold of one round's updates, of the kind that the strategy needs."""
+def begin(
+    settings: AggregationSettings,
+    length: int,
+    weights: Mapping[str, int],
+    *,
+    every_reply: bool | None = None,
+) -> Fold:
+    """An empty fold of one round's updates, of the kind that the strategy needs.
+
+    Args:
+        settings: of the study.
+        length: of each update.
+        weights: whole number by which each site counts at most.
+        every_reply: whether each site's update is needed by itself; None as the strategy says.
+    """
     share = share_of(settings.max_share)
-    if settings.options.every_reply:
+    if settings.options.every_reply if every_reply is None else every_reply:
         return Gathered(weights, share)
     return WeightedSum(length, weights, share)

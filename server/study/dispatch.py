@@ -31,6 +31,7 @@ MESSAGE_TYPES: Final[dict[Purpose, str]] = {
     "offer": "query.offer",
     "propose": "query.propose",
     "amend": "query.amend",
+    "provide": "query.provide",
     "train": "train",
     "evaluate": "evaluate",
     "close": "query.close",

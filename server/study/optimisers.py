@@ -5,21 +5,27 @@ of the round; classes that need every reply get one message for each site. The c
 built again in each round and given the state that it carries, which is read from it afterwards:
 so resuming is what happens in every round. ``configure_train`` is not used: it
 samples sites without a seed, and a run could not be repeated.
+
+A one-shot study has no such step: its head follows from the one sum that its sites released.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from common.errors import RoundError
+from common.privacy.loudness import noise_variance
+from common.privacy.mechanisms import NoMechanism, PatientMechanism
 from common.strategies.strategy import FLAT, State
 from common.study.aggregation import AggregationSettings
+from common.study.study_file import Study
 from common.wire.flower import Array, ArrayRecord, Message, RecordDict
-from server.study.aggregation import Contribution, Weights
+from server.study.aggregation import Contribution, WeightedSum, Weights
 
 # isort: split
 # Only after common.wire.flower, which tells Flower to stay off the network.
@@ -28,6 +34,56 @@ from flwr.app.exception import AppExitException
 
 _COUNT: Final = "num-examples"
 """The metric that Flower's strategies weigh replies by, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class OwnStep:
+    """A server's step that a researcher wrote: a simulation's; a deployment has none.
+
+    Attributes:
+        step: gives weights and state, of the round's number, the weights before it, the weights
+            that were reached with how much each counts, and the last state.
+        every_reply: whether it is given each site's, by name; else their exact mean alone.
+        where: the file, for errors.
+    """
+
+    step: Callable[[int, Weights, Sequence[Contribution], State], tuple[Any, Any]]
+    every_reply: bool
+    where: str
+
+    def __call__(
+        self,
+        round_number: int,
+        current: Weights,
+        contributions: Sequence[Contribution],
+        state: State,
+    ) -> tuple[Weights, State]:
+        """One step, as :func:`step`.
+
+        Raises:
+            RoundError: it failed, or gave no such weights.
+        """
+        try:
+            given, carried = self.step(round_number, current.copy(), contributions, dict(state))
+            weights = np.asarray(given, dtype=np.float32)
+            kept = {str(name): np.asarray(value) for name, value in dict(carried).items()}
+        except Exception as error:
+            raise RoundError(
+                f"your own strategy failed in round {round_number}",
+                where=self.where,
+                found=f"{type(error).__name__}: {error}",
+                wanted="new weights and a dictionary of arrays",
+                remedy="correct the file, and start again with another --out",
+            ) from error
+        if weights.shape != current.shape or not np.isfinite(weights).all():
+            raise RoundError(
+                f"your own strategy gave no usable weights after round {round_number}",
+                where=self.where,
+                found=f"shape {weights.shape}, finite: {bool(np.isfinite(weights).all())}",
+                wanted=f"shape {current.shape}, all finite",
+                remedy="correct the file, and start again with another --out",
+            )
+        return weights, kept
 
 
 def fewest_replies(settings: AggregationSettings) -> int:
@@ -101,3 +157,28 @@ def _forget(replies: Sequence[Message]) -> None:
     for reply in replies:
         for record in reply.content.values():
             record.clear()
+
+
+def head_of_sums(
+    study: Study,
+    fold: WeightedSum,
+    mechanisms: Mapping[str, PatientMechanism | NoMechanism],
+) -> Weights:
+    """The trained weights that follow from the sites' sums; public.
+
+    Args:
+        study: whose task says how.
+        fold: of every site's update.
+        mechanisms: of the sites, which say how much noise is in it.
+
+    Returns:
+        Flat float32, the head's weights and then its biases.
+    """
+    rows = study.heads.outputs
+    # An update is the learning rate times the sum: minus the gradient of a loss that is minus it.
+    change = fold.mean(study.fixed_point) / study.training.learning_rate
+    weights, biases = change[:-rows].reshape(rows, -1), change[-rows:]
+    variance = noise_variance((each, mechanisms[site]) for site, each in fold.weights.items())
+    found = study.task.head(np.column_stack([weights, biases]), variance=variance)
+    flat = np.concatenate([found[:, :-1].reshape(-1), found[:, -1]])
+    return flat.astype(np.float32)

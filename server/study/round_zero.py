@@ -8,10 +8,12 @@ included, holds for the whole study.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import ValidationError
 
 from common.bounded import seconds
@@ -20,8 +22,9 @@ from common.documents import read_json
 from common.errors import CheckpointError, PrivacyError, Refusal, StudyError
 from common.files import canonical_json, write_atomic
 from common.plan import Offer, Plan, read_plan, write_plan
+from common.privacy.loudness import NEARLY_NOISE, loudness
 from common.study.study_file import Study
-from common.wire.messages import LedgerHead, Reply, Request
+from common.wire.messages import LedgerHead, Reply, Request, content_hash
 from server.study.collect import Absence, collect, remedy, too_few
 from server.study.context import StudyContext
 from server.study.optimisers import fewest_replies
@@ -31,10 +34,28 @@ from server.study.weighing import counted, weigh
 FILE: Final = "plans.json"
 FORMAT: Final = 1
 Plans = Mapping[str, Plan]
+Flat = npt.NDArray[np.float32]
+
+
+class ModelSize(NamedTuple):
+    """Of a study's model.
+
+    Attributes:
+        trained: number of weights that are trained.
+        frozen: hash of the others; empty where there are none.
+    """
+
+    trained: int
+    frozen: str
 
 
 def make_plans(
-    context: StudyContext, study: Study, weights: int, agreed: Mapping[str, int]
+    context: StudyContext,
+    study: Study,
+    weights: int,
+    agreed: Mapping[str, int],
+    *,
+    frozen: Flat | None = None,
 ) -> tuple[dict[str, Plan], dict[str, str]]:
     """Ask every site of the roster for its offer and write its plan.
 
@@ -44,9 +65,10 @@ def make_plans(
     Args:
         context: who is asked.
         study: what is proposed.
-        weights: number of weights of the study's model.
+        weights: number of weights of the study's model that are trained.
         agreed: the most patients that each site may declare of the study's data set; one that
             is not named may declare none.
+        frozen: the weights that are not trained; None where all are.
 
     Returns:
         Plans by site, in the order of the names; and why the others have none.
@@ -57,9 +79,10 @@ def make_plans(
     """
     plans: dict[str, Plan] = {}
     absences: dict[str, str] = {}
+    size = ModelSize(weights, "" if frozen is None else content_hash(frozen))
     for site, offer in offers(context, study, context.roster):
         most = agreed.get(site)
-        plan = offer if isinstance(offer, Absence) else _plan(context, study, offer, weights, most)
+        plan = offer if isinstance(offer, Absence) else _plan(context, study, offer, size, most)
         if isinstance(plan, Absence):
             absences[site] = plan.reason
         else:
@@ -115,14 +138,14 @@ def shares(plans: Plans) -> dict[str, dict[str, object]]:
 
 
 def _plan(
-    context: StudyContext, study: Study, offer: Offer, weights: int, agreed: int | None
+    context: StudyContext, study: Study, offer: Offer, size: ModelSize, agreed: int | None
 ) -> Plan | Absence:
     """The plan of one site, or why it is left out, which the observer is told."""
     try:
         _demand_agreed(study, offer, agreed)
         _demand_patients(study, offer)
         demand_time(study, offer)
-        return write_plan(study, offer, weights)
+        return write_plan(study, offer, size.trained, size.frozen)
     except (StudyError, PrivacyError) as error:
         details = error.details
         wanted = f", wanted {details['wanted']}" if "wanted" in details else ""
@@ -240,6 +263,40 @@ def approve(
     return frozenset(approved), absences
 
 
+def provide(
+    context: StudyContext, study: Study, plans: Plans, frozen: Flat
+) -> tuple[frozenset[str], dict[str, str]]:
+    """Give sites that approved the frozen weights that their plans name; once a start.
+
+    Args:
+        context: who is asked.
+        study: of the plans.
+        plans: by site, of those that approved.
+        frozen: flat float32.
+
+    Returns:
+        The sites that have them, and why the others are not asked in the rounds.
+
+    Raises:
+        RoundError: too few sites have them.
+    """
+    shared = Request(study.study.name, "", 0, "provide", arrays=frozen)
+    requests = {site: replace(shared, plan_hash=plan.hash) for site, plan in plans.items()}
+    for each in requests.values():
+        vars(each)["arrays_hash"] = shared.arrays_hash  # hashed once, not once for each site
+    have: set[str] = set()
+    absences: dict[str, str] = {}
+    for site, answer in collect(context, requests, dict.fromkeys(plans, NOTHING)):
+        if isinstance(answer, Absence):
+            absences[site] = answer.reason
+        else:
+            have.add(site)
+    fewest = fewest_replies(study.aggregation)
+    if len(have) < fewest:
+        raise too_few(context, next(iter(requests.values())), have, absences, fewest)
+    return frozenset(have), absences
+
+
 def store(folder: Path, study: Study, seed: int, plans: Plans, left_out: Mapping[str, str]) -> None:
     """Make the plans durable, and why other sites have none, before any plan is proposed."""
     texts = {site: read_json(plan.text) for site, plan in plans.items()}
@@ -302,3 +359,21 @@ def stored(folder: Path, study: Study, seed: int) -> dict[str, Plan] | None:
                 "another --out",
             )
     return plans
+
+
+def drowned(plans: Mapping[str, Plan]) -> list[str]:
+    """What to say of a study whose noise is louder than its patients."""
+    plan = next(iter(plans.values()))
+    training = plan.study.training
+    found = loudness(
+        [(each.weight, each.mechanism) for each in plans.values()],
+        plan.weights,
+        training.rounds * training.local_steps,
+    )
+    if found < NEARLY_NOISE:
+        return []
+    return [
+        f"NEARLY NOISE: the noise is {found:.1f} times as long as all that the patients of "
+        f"{len(plans)} hospitals can add together. Train fewer than {plan.weights} weights, or "
+        "have more patients or a larger epsilon: consilium-sim advise says what would help"
+    ]

@@ -21,13 +21,15 @@ from common.bounded import seconds
 from common.checkpoint import KEPT, Checkpoint
 from common.errors import RoundError
 from common.plan import Plan
+from common.privacy.mechanisms import NoMechanism, PatientMechanism
 from common.process.killpoints import reach
 from common.study.study_file import Study
 from common.wire.messages import LedgerHead, Purpose, Request
 from server.study import aggregation
 from server.study.collect import RoundReplies, collect
 from server.study.context import StudyContext
-from server.study.optimisers import fewest_replies, step
+from server.study.optimisers import OwnStep as OwnStep  # noqa: PLC0414 - an app passes one on
+from server.study.optimisers import fewest_replies, head_of_sums, step
 from server.study.pooling import SiteCounts, nothing, pool, shown
 from server.study.verify import NOTHING, cell_noise, counts_shape, update_shape
 
@@ -47,6 +49,7 @@ def run_rounds(
     unavailable: Mapping[str, str],
     state: Checkpoint,
     save: Save,
+    own: OwnStep | None = None,
 ) -> Checkpoint:
     """Continue a study until its last round is done and evaluated.
 
@@ -57,6 +60,7 @@ def run_rounds(
         unavailable: why the other sites of the study are not asked.
         state: after the last completed round.
         save: makes a state durable.
+        own: the server's step of a simulation, in place of the study's strategy.
 
     Returns:
         The state after the last round.
@@ -81,13 +85,15 @@ def run_rounds(
         replies = RoundReplies(
             context, requests, shapes, unavailable=unavailable, fewest=fewest_replies(settings)
         )
-        fold = aggregation.begin(settings, state.weights.size, counts)
+        every_reply = None if own is None else own.every_reply
+        fold = aggregation.begin(settings, state.weights.size, counts, every_reply=every_reply)
         for reply in replies:
             assert reply.arrays is not None
             fold.add(reply.site, reply.arrays)
             context.tell("reply.folded", round=number, site=reply.site)
             reach("update.folded", number)
-        state = advance(study, state, fold)
+        mechanisms = {site: each.mechanism for site, each in plans.items()}
+        state = advance(study, state, fold, mechanisms, own)
         record = _record(number, started, replies)
         ledgers = {**state.ledgers, **replies.ledgers}
         state = replace(state, ledgers=ledgers, rounds=(*state.rounds, record))
@@ -97,17 +103,38 @@ def run_rounds(
         context.tell("round.completed", **record, weights=shared_weights(study, state))
 
 
-def advance(study: Study, state: Checkpoint, fold: aggregation.Fold) -> Checkpoint:
+def advance(
+    study: Study,
+    state: Checkpoint,
+    fold: aggregation.Fold,
+    mechanisms: Mapping[str, PatientMechanism | NoMechanism],
+    own: OwnStep | None = None,
+) -> Checkpoint:
     """The state one round later: the server optimiser's step, and the average of the weights.
+
+    Args:
+        study: what is learned, and how.
+        state: before the round.
+        fold: of the sites' updates.
+        mechanisms: of the sites: a one-shot study leaves out what they say is noise.
+        own: as of :func:`run_rounds`.
 
     Raises:
         RoundError: the new weights are not finite, or training runs away.
     """
     settings, number = study.aggregation, state.round + 1
     reached = fold.contributions(state.weights, study.fixed_point)
-    weights, optimiser = step(settings, number, state.weights, reached, state.optimiser)
+    if study.one_shot:
+        assert isinstance(fold, aggregation.WeightedSum)
+        _require_steady(study, number, state.weights, reached[0][0])
+        return replace(state, round=number, weights=head_of_sums(study, fold, mechanisms))
+    if own is not None:
+        weights, optimiser = own(number, state.weights, reached, state.optimiser)
+    else:
+        weights, optimiser = step(settings, number, state.weights, reached, state.optimiser)
     # The mean before the server's own step, or what a median made of updates, one of which may lie.
-    moved = weights if settings.options.every_reply else reached[0][0]
+    several = settings.options.every_reply or own is not None
+    moved = weights if several else reached[0][0]
     _require_steady(study, number, state.weights, moved)
     average = _averaged(settings.average_decay, state.average, weights)
     return replace(state, round=number, weights=weights, average=average, optimiser=optimiser)
@@ -156,7 +183,7 @@ def evaluate(
     number, started = state.round, time.monotonic()
     shapes = {site: counts_shape(plan) for site, plan in plans.items()}
     shape = next(iter(plans.values())).release.shape
-    requests = _requests(study, plans, state, "evaluate", shared_weights(study, state))
+    requests = _requests(study, plans, state, "evaluate", evaluated_weights(study, state))
     fewest = study.aggregation.min_sites  # Bulyan's 4f + 3 is about updates, not histograms
     replies = RoundReplies(context, requests, shapes, unavailable=unavailable, fewest=fewest)
     releases: dict[str, SiteCounts] = {}
@@ -196,7 +223,18 @@ def close(
 
 
 def shared_weights(study: Study, state: Checkpoint) -> npt.NDArray[np.float32]:
-    """The flat float32 model that is evaluated and handed out.
+    """The flat float32 model that is handed out: :func:`evaluated_weights`, and the frozen ones."""
+    weights = evaluated_weights(study, state)
+    if state.frozen is None:
+        return weights
+    # Imported here: a study that trains all weights needs no torch to coordinate its rounds.
+    from common.models.networks import join
+
+    return join(study, weights, state.frozen)
+
+
+def evaluated_weights(study: Study, state: Checkpoint) -> npt.NDArray[np.float32]:
+    """The flat float32 weights that are trained, as they are evaluated.
 
     The global weights, or their exponential average, divided by 1 - decay**round so that
     the zeros it started from do not count (Kingma and Ba 2015, section 3).

@@ -12,13 +12,13 @@ from common.errors import CheckpointError, StudyError
 from common.privacy.mechanisms import PatientMechanism
 from common.privacy.randomness import known_secret
 from common.study.study_file import NoPrivacy, Study, load_study
+from simulations.archives.manifest import read_hospitals
 from simulations.audit.audit_settings import AuditSettings, Which
 from simulations.audit.findings import Check, Findings, MechanismFinding, write_findings
 from simulations.audit.mechanism import audit_mechanism
 from simulations.audit.one_run import audit_one_run, plans
 from simulations.audit.page import write_page
 from simulations.audit.premises import check_all
-from simulations.hospitals.archives import read_hospitals
 from simulations.runs.preflight import check_study
 from simulations.runs.run_settings import Clock, Watcher
 from simulations.runs.summary import DISTRIBUTIONS

@@ -26,8 +26,8 @@ from common.errors import DataError
 from common.privacy.randomness import Stream, known_secret
 from common.study.study_file import Study
 from common.tasks.tasks import as_classification
+from simulations.archives.manifest import Hospitals
 from simulations.audit.audit_settings import CanaryKind
-from simulations.hospitals.archives import Hospitals
 from simulations.hospitals.dicom_writer import (
     Equipment,
     Instance,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,11 +22,13 @@ import torch
 from torch.func import functional_call, grad, vmap
 
 from client.data.cohort import Patient
+from client.engine.clipped import flat_zeros
+from client.training.gradients import loss_of
 from client.training.local import learning_rate
 from client.training.sampling import Batch
-from common.models.networks import build_model, load_flat
+from common.models.networks import build_model, initial_weights, join, load_flat, split
 from common.privacy.mechanisms import PatientMechanism
-from common.study.study_file import Study
+from common.study.study_file import Study, load_initial
 from common.wire.messages import OK, reply_from_record, request_from_record
 from simulations.audit.parts import clipped_sum
 
@@ -82,6 +85,7 @@ class Listener:
         mechanisms: of each site that has canaries.
         canaries: of each of them.
         others: each site's training patients but for the canaries.
+        frozen: flat weights that are not trained; None where all are.
 
     Attributes:
         scores: evidence that each canary of a site is in, float64, added up over the rounds.
@@ -95,7 +99,9 @@ class Listener:
         mechanisms: Mapping[str, PatientMechanism],
         canaries: Mapping[str, LabelledImages],
         others: Mapping[str, LabelledImages],
+        frozen: Flat | None = None,
     ) -> None:
+        self._frozen = frozen
         self._study, self._mechanisms = study, mechanisms
         self._canaries, self._others = canaries, others
         self.scores = {site: np.zeros(len(one.labels)) for site, one in canaries.items()}
@@ -131,6 +137,7 @@ class Listener:
         canaries, others = self._canaries[site], self._others[site]
         known = LabelledImages(others.pictures[:_KNOWN], others.labels[:_KNOWN])
         kept = min(weights.size, _MOST_NUMBERS // (len(canaries.labels) + len(known.labels)))
+        weights = join(study, weights, self._frozen)
         # A change is minus the rate times noised sums over the divisor: this undoes it.
         length = learning_rate(study, number) * mechanism.clip_norm
         seen = torch.from_numpy(-change * mechanism.divisor / length).float()
@@ -147,13 +154,24 @@ class Listener:
         self.heard += 1
 
 
+def frozen_weights(study: Study, seed: int, folder: Path) -> Flat:
+    """The weights that a run of the study does not train, flat.
+
+    Args:
+        study: what runs.
+        seed: of the run.
+        folder: of the study file and its starting weights.
+    """
+    return split(study, initial_weights(study, seed, load_initial(study, folder)))[1]
+
+
 def summed(
     study: Study, weights: Flat, data: LabelledImages, mechanism: PatientMechanism
 ) -> torch.Tensor:
     """The sum of patients' clipped gradients in units of the clip norm, flat float32."""
     model = build_model(study)
     load_flat(model, weights)
-    total = torch.zeros(weights.size, dtype=torch.float64)
+    total = flat_zeros(model)
     for batch in data.batches(study, _PATIENTS_AT_ONCE):
         total += clipped_sum(model, batch, mechanism, study)
     return (total / mechanism.clip_norm).float()
@@ -165,13 +183,16 @@ def clipped_gradients(
     """Each image's gradient, clipped to 1, its last ``kept`` entries: float32 (images, kept)."""
     model = build_model(study)
     load_flat(model, weights)
-    values = {name: value.detach() for name, value in model.named_parameters()}
+    values = {
+        name: value.detach() for name, value in model.named_parameters() if value.requires_grad
+    }
+    of = loss_of(study.task, study.training.method)
 
     def loss(
         values: dict[str, torch.Tensor], pixels: torch.Tensor, target: torch.Tensor
     ) -> torch.Tensor:
         outputs = functional_call(model, values, (pixels.unsqueeze(0),))
-        return study.task.loss(outputs[0], target)
+        return of(outputs[0], target)
 
     each = vmap(grad(loss), in_dims=(None, 0, 0))
     found = []

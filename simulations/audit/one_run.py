@@ -23,6 +23,7 @@ from client.site import open_site
 from client.sitefile import load_site_file
 from common.privacy.mechanisms import PatientMechanism, mechanism
 from common.study.study_file import Study
+from simulations.archives.manifest import Hospitals, read_hospitals
 from simulations.audit.audit_settings import AuditSettings
 from simulations.audit.bounds import (
     Guesses,
@@ -32,10 +33,9 @@ from simulations.audit.bounds import (
 )
 from simulations.audit.canaries import insert, make
 from simulations.audit.findings import LowerBound, Membership, OneRunFinding
-from simulations.audit.listener import LabelledImages, Listener
+from simulations.audit.listener import LabelledImages, Listener, frozen_weights
 from simulations.audit.mechanism import Claim, climb
 from simulations.audit.tradeoff import TradeOff, worst
-from simulations.hospitals.archives import Hospitals, read_hospitals
 from simulations.runs.run import run_study
 from simulations.runs.run_settings import RunSettings, Watcher
 from simulations.runs.testset import load_test_set
@@ -124,7 +124,7 @@ def play(
         study,
         hospitals,
         seed=seed,
-        cache=settings.out / RUNS / "test-cache",
+        decoded=settings.out / RUNS / "decoded",
         workers=settings.processes,
         progress=watcher.progress,
     )
@@ -140,6 +140,7 @@ def play(
             for site, canaries in made.items()
         },
         {site: _others(settings, study, hospitals, site, seed) for site in hospitals.sites},
+        frozen_weights(study, seed, settings.study.parent),
     )
     run = RunSettings(
         study=settings.study,

@@ -65,7 +65,7 @@ def clipped_sum(
         mechanism: says at which norm to clip.
         study: says what is learned.
     """
-    return GradientSum(model, mechanism, study.task, _CHOICE).over([batch])
+    return GradientSum(model, mechanism, study.task, _CHOICE, study.training.method).over([batch])
 
 
 @dataclass(frozen=True)

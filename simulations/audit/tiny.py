@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from client.data.cohort import Patient
+from client.training.gradients import loss_of
 from client.training.sampling import RoundStreams
 from common.privacy.cap import least_cap
 from common.privacy.mechanisms import PatientMechanism
@@ -61,9 +62,10 @@ class Canaries:
 def canaries(study: Study, mechanism: PatientMechanism, side: int) -> Canaries:
     """``side * side`` canaries for a study, their labels in turn."""
     count, classes = side * side, len(study.task.classes)
-    weights = as_classification(study.task).class_weights or (1.0,) * classes
-    # At zero weights softmax is uniform, so the gradient by the logits has this norm.
-    longest = min(weights) * math.sqrt(1.0 - 1.0 / classes)
+    slope = torch.func.grad(loss_of(as_classification(study.task), study.training.method))
+    # At zero weights, by the logits: of each class its own.
+    slopes = torch.stack([slope(torch.zeros(classes), torch.tensor(k)) for k in range(classes)])
+    longest = float(slopes.norm(dim=1).min())
     data = study.data.model_copy(
         update={
             "image_size": (side, side),
@@ -74,9 +76,7 @@ def canaries(study: Study, mechanism: PatientMechanism, side: int) -> Canaries:
     )
     training = study.training.model_copy(update={"augmentation": Augmentation()})
     labels = [number % classes for number in range(count)]
-    # softmax minus one-hot, at zero weights.
-    gradients = torch.full((count, classes), 1.0 / classes)
-    gradients[torch.arange(count), torch.tensor(labels)] -= 1.0
+    gradients = slopes[torch.tensor(labels)]
     return Canaries(
         study=study.model_copy(update={"data": data, "training": training}),
         images=np.eye(count, dtype=np.float16).reshape(count, 1, side, side),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.text import Text
 
-from common.errors import StudyError
 from common.process.console import out, progress, run_cli
 from simulations.audit.audit_settings import (
     CANARIES,
@@ -21,11 +21,11 @@ from simulations.audit.audit_settings import (
     Which,
 )
 from simulations.cli import hospitals
+from simulations.cli.studies import advise, compare_runs, find_study, shipped, sweep
 
 if TYPE_CHECKING:
     from simulations.runs.run_settings import RunSettings
 
-STUDIES: Final = Path(__file__).resolve().parents[1] / "studies"
 DEMO_SEED: Final = 0
 
 app = typer.Typer(
@@ -35,6 +35,19 @@ app = typer.Typer(
     help="Simulate hospitals on one machine: they train one shared model, as real hospitals would.",
 )
 app.add_typer(hospitals.app, name="hospitals")
+app.command()(advise)
+app.command()(sweep)
+app.command("compare")(compare_runs)
+
+
+class GridChoice(StrEnum):
+    """Where a simulation's hospitals are computed."""
+
+    AUTO = "auto"
+    PROCESS = "process"
+    POOL = "pool"
+    RAY = "ray"
+
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for all output.")]
 
@@ -73,10 +86,39 @@ def run(
         typer.Option(help="Use the threads and kernels that the sites of this finished run used."),
     ] = None,
     package: Annotated[bool, typer.Option(help="Write the model package, model.consilium.")] = True,
+    keep_records: Annotated[
+        bool,
+        typer.Option(
+            "--keep-records", help="Keep each hospital's ledger and audit log on disk (slower)."
+        ),
+    ] = False,
+    grid: Annotated[
+        GridChoice,
+        typer.Option(help="Where hospitals are computed. It changes no bit of the result."),
+    ] = GridChoice.AUTO,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, help="Processes to use. By default one a processor."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Head of a Ray cluster, as host:6379. Without it one is started here."),
+    ] = None,
+    gpus: Annotated[
+        float, typer.Option(min=0, help="Graphics cards of each Ray worker; 0.25 shares one.")
+    ] = 0.0,
+    participation: Annotated[
+        Path | None,
+        typer.Option(help="Which hospitals take part in a round: a file (TOML), or a trace (CSV)."),
+    ] = None,
+    strategy_file: Annotated[
+        Path | None, typer.Option(help="Your own strategy, a Python file; simulations alone.")
+    ] = None,
 ) -> None:
     """Run a study on a folder of hospitals, and write a report."""
     # Imported where it is needed: torch takes seconds, and --help must not.
-    from simulations.runs.run_settings import RunSettings
+    from simulations.grids.participation import load_participation
+    from simulations.runs.run_settings import PROCESSES, RunSettings
 
     _carry_out(
         RunSettings(
@@ -91,6 +133,13 @@ def run(
             threads=threads,
             like=like,
             package=package,
+            keep_records=keep_records,
+            grid=grid.value,
+            processes=processes or PROCESSES,
+            ray_address=ray_address,
+            gpus=gpus,
+            participation=load_participation(participation) if participation else None,
+            strategy=strategy_file,
             command=_typed(),
         )
     )
@@ -224,37 +273,57 @@ def audit(
 
 
 @app.command()
+def pretrain(
+    study: Annotated[str, typer.Argument(help="A study file, or the name of a shipped study.")],
+    *,
+    hospitals: Annotated[
+        Path, typer.Option(help="Hospitals whose patients need no protection: made-up or public.")
+    ],
+    file: Annotated[Path, typer.Option("--out", help="The file to write, as NAME.safetensors.")],
+    source: Annotated[str, typer.Option(help="Who makes the weights, or where they are.")],
+    licence: Annotated[str, typer.Option(help="Under which they may be used.")],
+    trained_on: Annotated[str, typer.Option(help="The data of those hospitals, in words.")],
+    start: Annotated[
+        Path | None, typer.Option(help="Public weights to begin with: a .safetensors file.")
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(min=0, help="Steps of training. 0 sets only the projection.")
+    ] = 0,
+    learning_rate: Annotated[float, typer.Option(min=1e-6, max=1000)] = 0.1,
+    batch_size: Annotated[int, typer.Option(min=1, max=1_000_000)] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
+) -> None:
+    """Make public starting weights for a study, from hospitals that need no privacy."""
+    from simulations.cli.screen import Screen
+    from simulations.pretraining.pretrain import make
+
+    make(
+        find_study(study),
+        hospitals,
+        file,
+        rounds=rounds,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        start=start,
+        about={"source": source, "licence": licence, "trained_on": trained_on},
+        watcher=Screen(),
+    )
+    out().print(
+        f"{file} is written. Next: copy it beside the study file, and in [model] write\n"
+        f'initial = "{file.name}"',
+        markup=False,
+    )
+
+
+@app.command()
 def studies() -> None:
     """List the shipped studies and their files."""
     from common.study.study_file import load_study
 
-    for path in _shipped():
+    for path in shipped():
         title = Text.assemble((path.stem, "bold"), f"  {load_study(path).study.title}")
         out().print(title, f"\n  {path}", sep="")
-
-
-def find_study(name: str) -> Path:
-    """The file of a study that is given by its path, or by the name of a shipped one.
-
-    Raises:
-        StudyError: there is neither.
-    """
-    shipped = {path.stem: path for path in _shipped()}
-    path = Path(name)
-    if name in shipped and not path.is_file():
-        return shipped[name]
-    # A path, though nothing is there: the reader of studies reports it.
-    if path.exists() or path.suffix:
-        return path
-    raise StudyError(
-        "there is no such study",
-        found=name,
-        wanted=f"a study file, or one of {', '.join(shipped)}",
-    )
-
-
-def _shipped() -> list[Path]:
-    return sorted(STUDIES.glob("*.toml"))
 
 
 def _carry_out(settings: RunSettings) -> None:

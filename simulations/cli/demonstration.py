@@ -8,7 +8,7 @@ from typing import Final
 
 from common.errors import CheckpointError
 from common.process.progress import Progress
-from simulations.hospitals.archives import MANIFEST
+from simulations.archives.manifest import MANIFEST
 from simulations.hospitals.synth import Size, write_synthetic
 from simulations.reports.result import FILE, Result, read_result
 from simulations.runs.run_settings import RECORD, RunSettings, clear, contents

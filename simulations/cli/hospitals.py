@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from common.errors import DataError
 from common.process.console import out as console
 from common.process.console import progress, run_cli
+
+if TYPE_CHECKING:
+    from simulations.hospitals.npz import Source
+    from simulations.partitions.partition import Partitioning
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +29,31 @@ Out = Annotated[
 Seed = Annotated[
     int, typer.Option(min=0, max=2**63 - 1, help="Seed. The same seed gives the same files.")
 ]
+
+
+HowDivided = Annotated[
+    str,
+    typer.Option(
+        "--partition",
+        help="How patients are divided: dirichlet, iid, natural, noisy, quantity or shards.",
+    ),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="An option of the partition, as shards_per_site=2."),
+]
+OwnFile = Annotated[
+    Path | None, typer.Option(help="A Python file with a function that divides patients.")
+]
+SideOf = Annotated[int, typer.Option(min=8, max=1024, help="Side of every image, in pixels.")]
+Coloured = Annotated[bool, typer.Option("--colour", help="Keep colours; else images are grey.")]
+TestShare = Annotated[
+    float, typer.Option(min=0.01, max=0.9, help="Share of patients in the test set.")
+]
+Dataset = Annotated[
+    str | None, typer.Option(help="Data set name in studies. Default: from the source's name.")
+]
+Modality = Annotated[str, typer.Option(help="DICOM modality, such as DX.")]
 
 
 class Subject(StrEnum):
@@ -80,14 +110,91 @@ def from_npz(
     modality: Annotated[
         str | None, typer.Option(help="DICOM modality. Default: from the file name.")
     ] = None,
+    partition: HowDivided = "dirichlet",
+    option: Options = None,
+    partition_file: OwnFile = None,
+    arrays: Annotated[
+        bool, typer.Option("--arrays", help="Write arrays, without DICOM: quicker, for any number.")
+    ] = False,
 ) -> None:
     """Divide a MedMNIST file among hospitals. Each image counts as one patient."""
-    from simulations.hospitals.npz import read_source, write_divided
+    from simulations.hospitals.npz import read_source
 
     names = [name.strip() for name in classes.split(",")] if classes is not None else None
     source = read_source(file, dataset=dataset, classes=names, modality=modality)
-    manifest = write_divided(out, source, sites=sites, alpha=alpha, seed=seed, progress=progress)
-    _show(out, manifest)
+    how = _partitioning(partition, option, partition_file, alpha=alpha)
+    _divide(out, source, how, sites, seed=seed, arrays=arrays)
+
+
+@app.command("from-folder")
+def from_folder(
+    folder: Annotated[Path, typer.Argument(help="One folder of pictures for each class.")],
+    *,
+    out: Out,
+    sites: Annotated[int, typer.Option(help="Number of hospitals.")] = 4,
+    partition: HowDivided = "iid",
+    option: Options = None,
+    partition_file: OwnFile = None,
+    size: SideOf = 28,
+    colour: Coloured = False,
+    test_share: TestShare = 0.2,
+    seed: Seed = 0,
+    dataset: Dataset = None,
+    modality: Modality = "OT",
+) -> None:
+    """Divide pictures in folders of classes among hospitals, as arrays."""
+    from simulations.hospitals.pictures import Form, read_folder
+
+    source = read_folder(
+        folder,
+        Form(size, colour),
+        seed=seed,
+        test_share=test_share,
+        dataset=dataset,
+        modality=modality,
+        progress=progress,
+    )
+    _divide(out, source, _partitioning(partition, option, partition_file), sites, seed=seed)
+
+
+@app.command("from-csv")
+def from_csv(
+    file: Annotated[Path, typer.Argument(metavar="FILE.csv", help="A row for each picture.")],
+    *,
+    out: Out,
+    image_column: Annotated[str, typer.Option(help="Column of the pictures' paths.")] = "image",
+    label_column: Annotated[str, typer.Option(help="Column of the classes.")] = "label",
+    patient_column: Annotated[
+        str | None, typer.Option(help="Column of the patients. Default: each picture is one.")
+    ] = None,
+    site_column: Annotated[
+        str | None, typer.Option(help="Column of the institutions, for --partition natural.")
+    ] = None,
+    sites: Annotated[int, typer.Option(help="Number of hospitals.")] = 4,
+    partition: HowDivided = "iid",
+    option: Options = None,
+    partition_file: OwnFile = None,
+    size: SideOf = 28,
+    colour: Coloured = False,
+    test_share: TestShare = 0.2,
+    seed: Seed = 0,
+    dataset: Dataset = None,
+    modality: Modality = "OT",
+) -> None:
+    """Divide pictures that a table lists among hospitals, as arrays."""
+    from simulations.hospitals.pictures import Columns, Form, read_table
+
+    source = read_table(
+        file,
+        Columns(image_column, label_column, patient_column, site_column),
+        Form(size, colour),
+        seed=seed,
+        test_share=test_share,
+        dataset=dataset,
+        modality=modality,
+        progress=progress,
+    )
+    _divide(out, source, _partitioning(partition, option, partition_file), sites, seed=seed)
 
 
 @app.command("from-masks")
@@ -130,6 +237,44 @@ def from_masks(
     _show(out, manifest)
 
 
+def _partitioning(
+    kind: str, given: list[str] | None, file: Path | None, **known: float
+) -> Partitioning:
+    """The way to divide patients that was asked for."""
+    from common.documents import read_toml
+    from simulations.partitions.partitions import PARTITIONS, partitioning
+
+    if file is not None:
+        kind = "own"
+    fields = PARTITIONS[kind].model_fields if kind in PARTITIONS else {}
+    options: dict[str, Any] = {name: value for name, value in known.items() if name in fields}
+    for each in given or ():
+        name, _, text = each.partition("=")
+        try:
+            options |= read_toml(f"{name} = {text}".encode())
+        except ValueError as error:
+            raise DataError(
+                "an option of the partition cannot be read",
+                where="--option",
+                found=each,
+                wanted="NAME=NUMBER",
+                remedy=f"for example --option {next(iter(fields), 'alpha')}=0.5",
+            ) from error
+    return partitioning(kind, options | ({"file": file} if file else {}))
+
+
+def _divide(
+    out: Path, source: Source, how: Partitioning, sites: int, *, seed: int, arrays: bool = True
+) -> None:
+    """Divide a source among hospitals, and say what was made."""
+    from simulations.hospitals.npz import write_divided
+
+    manifest = write_divided(
+        out, source, sites=sites, seed=seed, partition=how, arrays=arrays, progress=progress
+    )
+    _show(out, manifest)
+
+
 def _show(folder: Path, manifest: dict[str, Any]) -> None:
     """Say what was made, a line a hospital."""
     from rich.table import Table
@@ -149,6 +294,10 @@ def _show(folder: Path, manifest: dict[str, Any]) -> None:
         )
     for note in manifest.get("notes", ()):
         console().print(note, markup=False)
+    if len(manifest["classes"]) > 1:
+        from simulations.partitions.picture import draw_hospitals
+
+        console().print(f"picture  {draw_hospitals(folder, manifest)}", markup=False)
     console().print(f"written to {folder}", markup=False)
 
 

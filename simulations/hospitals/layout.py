@@ -31,10 +31,19 @@ from common.documents import read_json
 from common.errors import DataError
 from common.process.progress import Tracker
 from common.tasks.tasks import kinds
-from simulations.hospitals.archives import FACTS, LABEL_COLUMN, MANIFEST, MASKS, SITE_FILE
+from simulations.archives import arrays as array_files
+from simulations.archives.decoded import FOLDER as DECODED
+from simulations.archives.manifest import (
+    FACTS,
+    LABEL_COLUMN,
+    MANIFEST,
+    MASKS,
+    PICTURE,
+    SITE_FILE,
+    TEST,
+)
 
 README: Final = "README.md"
-TEST: Final = "test"
 IMAGES: Final = "images"
 
 _SITE_TOML: Final = """\
@@ -43,7 +52,7 @@ _SITE_TOML: Final = """\
 name = {name}
 
 [data.{dataset}]
-images = "images"
+images = {images}
 {targets}
 declared_patients = {declared}     # in training, rounded down; public
 most_patients = {most}         # never more in training, nor in validation; public
@@ -65,7 +74,7 @@ kernels = "modelled"        # not timed, so that a run comes out the same wherev
 """
 
 _LABELS: Final = """\
-labels = "labels.csv"
+labels = {labels}
 key = {key}
 key_column = {key}
 label_column = {label_column}"""
@@ -122,9 +131,10 @@ class Archive:
 
 
 def declared_patients(patients: int, train: float) -> int:
-    """The public number of patients in training: rounded down to a multiple of ten."""
+    """The public number of patients in training: rounded down to a multiple of ten, if it can."""
     # A product may come out just below a whole number; int() would then cost ten patients.
-    return int(patients * train + 1e-9) // 10 * 10
+    found = int(patients * train + 1e-9)
+    return found // 10 * 10 or max(1, found)
 
 
 def most_patients(declared: int) -> int:
@@ -167,6 +177,7 @@ def write_site(
     *,
     declared: int | None = None,
     mask_classes: Mapping[str, str] | None = None,
+    arrays: bool = False,
 ) -> dict[str, Any]:
     """Write the site file of an archive.
 
@@ -178,13 +189,18 @@ def write_site(
         split: shares of train, validation and test.
         declared: patients in training; None takes :func:`declared_patients`.
         mask_classes: the study's class by what the masks say, where that is another word.
+        arrays: whether its images are rows of arrays.
 
     Returns:
         What the manifest says of the site.
     """
     if declared is None:
         declared = declared_patients(len(archive.patients), split[0])
-    labels = _LABELS.format(key=json.dumps(archive.key), label_column=json.dumps(LABEL_COLUMN))
+    labels = _LABELS.format(
+        labels=json.dumps(f"../{array_files.TARGETS}" if arrays else "labels.csv"),
+        key=json.dumps(archive.key),
+        label_column=json.dumps(LABEL_COLUMN),
+    )
     words = "".join(
         f"{json.dumps(said)} = {json.dumps(meant)}\n"
         for said, meant in (mask_classes or {}).items()
@@ -192,6 +208,7 @@ def write_site(
     text = _SITE_TOML.format(
         name=json.dumps(name),
         dataset=dataset,
+        images=json.dumps(f"../{array_files.IMAGES}" if arrays else IMAGES),
         targets=labels if archive.key else f'masks = "{MASKS}"',
         declared=declared,
         most=most_patients(declared),
@@ -279,7 +296,8 @@ def _known(out: Path) -> set[str]:
     try:
         manifest = read_json((out / MANIFEST).read_text(encoding="utf-8"))
         if manifest["kind"] in FACTS:
-            return {MANIFEST, README, TEST, *map(str, manifest["sites"])}
+            ours = {MANIFEST, README, TEST, DECODED, PICTURE, *array_files.NAMES}
+            return ours | set(map(str, manifest["sites"]))
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return set()

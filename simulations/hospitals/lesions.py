@@ -17,10 +17,9 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from common.process.progress import Progress, silent
-from simulations.hospitals.archives import MASKS
+from simulations.archives.manifest import MASKS, TEST
 from simulations.hospitals.dicom_writer import grey_dataset, to_bytes, uid
 from simulations.hospitals.layout import (
-    TEST,
     File,
 )
 from simulations.hospitals.masks import ENDINGS, MaskKind, dicom_seg, nifti, png

@@ -30,10 +30,9 @@ from numpy.typing import NDArray
 from common.errors import DataError
 from common.files import sha256_file
 from common.process.progress import Progress, silent
-from simulations.hospitals.archives import MASKS
+from simulations.archives.manifest import MASKS, TEST
 from simulations.hospitals.dicom_writer import Equipment, byte_dataset, to_bytes
 from simulations.hospitals.layout import (
-    TEST,
     File,
     fresh,
     write_archive,

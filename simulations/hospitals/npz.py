@@ -21,20 +21,23 @@ from numpy.typing import NDArray
 
 from client.data.labels import Key
 from common.errors import DataError, of_system
-from common.files import sha256_file
+from common.files import sha256, sha256_file
 from common.process.progress import Progress, silent
+from simulations.archives.manifest import FACTS, TEST
+from simulations.hospitals.array_writer import write_array_hospitals
 from simulations.hospitals.dicom_writer import Equipment, byte_dataset, to_bytes
 from simulations.hospitals.layout import (
-    TEST,
     File,
     fresh,
     write_archive,
     write_manifest,
     write_site,
 )
-from simulations.hospitals.partition import dirichlet_partition
 from simulations.hospitals.scanners import site_names
 from simulations.hospitals.visit import Visit
+from simulations.partitions.dirichlet import Dirichlet
+from simulations.partitions.divided import divide
+from simulations.partitions.partition import Partitioning
 
 # No test share: the official test split is held out from all hospitals.
 MOST_CLASSES: Final = 100
@@ -86,6 +89,9 @@ class Source:
         kind: modality, body part and classes.
         images: by part, uint8 ``(n, rows, columns)`` or ``(n, rows, columns, 3)``.
         labels: by part, int64 ``(n,)``, indices into the classes.
+        patients: by part, int64 ``(n,)``, where an image is not a patient by itself.
+        institutions: of the images to divide, where the source names them.
+        origin: one of :data:`simulations.archives.manifest.FACTS`.
     """
 
     path: Path
@@ -93,6 +99,16 @@ class Source:
     kind: MedMnistKind
     images: dict[str, NDArray[np.uint8]]
     labels: dict[str, NDArray[np.int64]]
+    patients: dict[str, NDArray[np.int64]] | None = None
+    institutions: NDArray[np.str_] | None = None
+    origin: str = "npz"
+
+    @property
+    def sha256(self) -> str:
+        """Of the file; of all images, where there is a folder of them."""
+        if self.path.is_file() and self.origin == "npz":
+            return sha256_file(self.path)
+        return sha256(b"".join(images.tobytes() for _, images in sorted(self.images.items())))
 
 
 def read_source(
@@ -139,8 +155,10 @@ def write_divided(
     source: Source,
     *,
     sites: int,
-    alpha: float,
+    alpha: float = 0.5,
     seed: int,
+    partition: Partitioning | None = None,
+    arrays: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Divide a file's images over hospitals.
@@ -150,6 +168,8 @@ def write_divided(
         source: what is divided.
         sites: how many hospitals.
         alpha: concentration of the Dirichlet distribution over labels.
+        partition: another way to divide them.
+        arrays: whether the hospitals are arrays, and no DICOM files.
         seed: everything follows from it; the same seed gives the same bytes.
         progress: told of every file.
 
@@ -159,28 +179,35 @@ def write_divided(
     Raises:
         DataError: ``out`` cannot be used, or there is no such division.
     """
-    images = np.concatenate([source.images["train"], source.images["val"]])
-    labels = np.concatenate([source.labels["train"], source.labels["val"]])
-    partition = dirichlet_partition(labels, sites, alpha, np.random.default_rng(seed))
-    total = len(labels) + len(source.labels["test"])
+    how = partition or Dirichlet(alpha=alpha)
+    divided = divide(source, how, sites, seed, site_names)
+    about = {
+        "kind": source.origin,
+        "seed": seed,
+        "dataset": source.dataset,
+        "classes": list(source.kind.classes),
+        "alpha": getattr(how, "alpha", None),
+        "partition": {"kind": how.kind, **how.model_dump(mode="json")},
+        "redraws": divided.redraws,
+        "source": {"file": source.path.name, "sha256": source.sha256},
+        "notes": [*([FACTS["arrays"]] if arrays else []), *divided.notes],
+        **({"patients": FACT} if source.patients is None else {}),
+    }
+    if arrays:
+        parts, test = divided.parts, divided.test
+        return write_array_hospitals(out, parts, test, about, split=SPLIT, progress=progress)
+    total = sum(map(len, (*(part.labels for part in divided.parts.values()), divided.test.labels)))
     with fresh(out) as folder, progress("writing DICOM files", total, unit="files") as job:
         per_site = {}
-        for name, members in zip(site_names(sites), partition.sites, strict=True):
-            files = _files(name, source, images[members], labels[members], seed)
+        for name, part in divided.parts.items():
+            files = _files(name, source, part.images, part.labels, seed)
             archive = write_archive(folder / name, KEY, files, job)
             per_site[name] = write_site(folder / name, name, archive, source.dataset, SPLIT)
-        files = _files(TEST, source, source.images["test"], source.labels["test"], seed)
+        files = _files(TEST, source, divided.test.images, divided.test.labels, seed)
         archive = write_archive(folder / TEST, KEY, files, job)
         manifest = {
-            "kind": "npz",
-            "seed": seed,
-            "dataset": source.dataset,
-            "classes": list(source.kind.classes),
-            "sites": list(site_names(sites)),
-            "alpha": alpha,
-            "redraws": partition.redraws,
-            "patients": FACT,
-            "source": {"file": source.path.name, "sha256": sha256_file(source.path)},
+            **about,
+            "sites": list(divided.parts),
             "per_site": per_site,
             "test": {"folder": TEST, **archive.facts()},
         }

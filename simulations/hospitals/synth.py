@@ -18,9 +18,9 @@ import numpy as np
 from client.data.labels import Key
 from common.errors import DataError
 from common.process.progress import Progress, silent
+from simulations.archives.manifest import TEST
 from simulations.hospitals.dicom_writer import grey_dataset, to_bytes
 from simulations.hospitals.layout import (
-    TEST,
     File,
     fresh,
     write_archive,

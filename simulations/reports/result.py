@@ -198,7 +198,11 @@ class Seeds(Section):
 
 
 class Result(Section):
-    """A finished run."""
+    """A finished run.
+
+    Attributes:
+        records: where its sites kept their ledgers: in memory none outlives the run.
+    """
 
     format: int = Field(default=FORMAT, ge=FORMAT, le=FORMAT)
     warnings: tuple[str, ...]
@@ -217,6 +221,7 @@ class Result(Section):
     seeds: Seeds
     seconds: dict[str, float]
     command: str
+    records: Literal["memory", "disk"] = "disk"
 
     def of_kind(self, kind: Kind) -> tuple[Outcome, ...]:
         """The baselines of one kind, by site."""

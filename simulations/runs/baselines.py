@@ -21,16 +21,16 @@ from client.data.cohort import Patient
 from client.site import Site
 from common import numerics
 from common.errors import RoundError
+from common.models.initial import Arrays
+from common.models.networks import initial_weights
 from common.numerics import NumericsRecord
 from common.privacy.mechanisms import PatientMechanism, mechanism
 from common.study.aggregation import AggregationSettings
 from common.study.study_file import NoPrivacy, Study
-from common.wire.flower import identify
 from server.study.rounds import shared_weights
-from simulations.grids.in_process import RUN_ID
 from simulations.reports.result import CurvePoint, Kind, Outcome
 from simulations.runs.curve import curve_rounds
-from simulations.runs.single_site import single_site_rounds
+from simulations.runs.in_memory import Trained, rounds_in_memory
 from simulations.runs.testset import Mapped, TestSet, curve_point, mapped_masks, outcome
 
 MOST_PROCESSES: Final = 8
@@ -73,6 +73,7 @@ class Baseline:
         holdings: the hospitals whose patients it sees.
         seed: of the run.
         test: the kept-apart test set.
+        initial: the study's public starting weights.
     """
 
     kind: Kind
@@ -80,6 +81,7 @@ class Baseline:
     holdings: tuple[Holding, ...]
     seed: int
     test: TestSet
+    initial: Arrays | None = None
 
     @property
     def site(self) -> str | None:
@@ -98,7 +100,13 @@ def file_name(kind: Kind, site: str | None) -> str:
 
 
 def plan_baselines(
-    study: Study, holdings: Sequence[Holding], *, seed: int, test: TestSet, rate: float = 1.0
+    study: Study,
+    holdings: Sequence[Holding],
+    *,
+    seed: int,
+    test: TestSet,
+    rate: float = 1.0,
+    initial: Arrays | None = None,
 ) -> tuple[Baseline, ...]:
     """Every baseline of a study: each hospital alone, with and without privacy, and pooled.
 
@@ -108,6 +116,7 @@ def plan_baselines(
         seed: of the run.
         test: the kept-apart test set.
         rate: factor on the learning rate, for finding the best of several.
+        initial: the study's public starting weights.
     """
     alone = _changed(study, rate)
     open_ = _changed(study, rate, privacy=NoPrivacy(mode="none"))
@@ -121,10 +130,11 @@ def plan_baselines(
         seed,
         test,
     )
-    if isinstance(study.privacy, NoPrivacy):
-        return (*one, pooled)
-    private = (Baseline("alone-private", alone, (holding,), seed, test) for holding in holdings)
-    return (*private, *one, pooled)
+    found = (*one, pooled)
+    if not isinstance(study.privacy, NoPrivacy):
+        private = (Baseline("alone-private", alone, (holding,), seed, test) for holding in holdings)
+        found = (*private, *found)
+    return tuple(replace(each, initial=initial) for each in found)
 
 
 def _changed(
@@ -185,7 +195,6 @@ def _each(baselines: Sequence[Baseline], processes: int) -> Iterator[Outcome]:
 def run_baseline(baseline: Baseline) -> Outcome:
     """Train one baseline to the study's last round and measure it."""
     study, holdings = baseline.study, baseline.holdings
-    identify(RUN_ID)
     numerics.apply(holdings[0].numerics)
     planned = mechanism(
         study,
@@ -193,14 +202,13 @@ def run_baseline(baseline: Baseline) -> Outcome:
         sum(each.most_patients for each in holdings),
     )
     wanted, curve, note = curve_rounds(study.training.rounds), list[CurvePoint](), None
-    rounds = single_site_rounds(
+    images, patients, masks = together(holdings)
+    rounds = rounds_in_memory(
         study,
-        planned,
-        *_together(holdings),
-        name=baseline.name,
+        {baseline.name: Trained(planned, images, patients, masks)},
+        initial_weights(study, baseline.seed, baseline.initial),
         seed=baseline.seed,
         choice=holdings[0].numerics.choice,
-        masks=_masks(holdings),
     )
     state = next(rounds)
     try:
@@ -220,12 +228,13 @@ def run_baseline(baseline: Baseline) -> Outcome:
     return found.model_copy(update={"site": baseline.site, "curve": tuple(curve), "note": note})
 
 
-def _together(
+def together(
     holdings: Sequence[Holding],
-) -> tuple[npt.NDArray[np.float16], tuple[Patient, ...]]:
-    """All images in one array, and the patients with their rows in it."""
+) -> tuple[npt.NDArray[np.float16], tuple[Patient, ...], npt.NDArray[np.uint8] | None]:
+    """All images in one array, the patients with their rows in it, and all masks if there are."""
+    masks = [each.masks.open() for each in holdings if each.masks is not None]
     if len(holdings) == 1:
-        return holdings[0].images.open(), holdings[0].patients
+        return holdings[0].images.open(), holdings[0].patients, masks[0] if masks else None
     arrays = [holding.images.open() for holding in holdings]
     patients: list[Patient] = []
     start = 0
@@ -234,10 +243,4 @@ def _together(
             rows = tuple(start + row for row in patient.images)
             patients.append(replace(patient, images=rows))
         start += len(array)
-    return np.concatenate(arrays), tuple(patients)
-
-
-def _masks(holdings: Sequence[Holding]) -> npt.NDArray[np.uint8] | None:
-    """All masks in one array, as :func:`_together` has their images; None where there are none."""
-    arrays = [each.masks.open() for each in holdings if each.masks is not None]
-    return np.concatenate(arrays) if arrays else None
+    return np.concatenate(arrays), tuple(patients), np.concatenate(masks) if masks else None

@@ -5,14 +5,15 @@ from __future__ import annotations
 import safetensors.numpy
 
 from common.documents import read_json
+from simulations.own_code import strategy_note
 from simulations.reports.packing import package_written
 from simulations.reports.result import Outcome, Result
 from simulations.runs import summary
 from simulations.runs.curve import Curve
 from simulations.runs.examples import Looked
-from simulations.runs.federation import coordinator_folder, stored_plans
+from simulations.runs.federation import stored_plans
 from simulations.runs.prepare import Prepared
-from simulations.runs.run_settings import Clock
+from simulations.runs.run_settings import Clock, coordinator_folder
 from simulations.runs.testset import outcome, scored
 
 
@@ -32,6 +33,13 @@ def conclude(
     shared = outcome("shared", study, weights, test, epsilon=epsilon, given=given)
     looked.keep(prepared.settings.run, shared.each.get(study.task.headline, ()))
     notes, settings = prepared.notes, prepared.settings
+    published = read_json((folder / "outcome.json").read_bytes())
+    if settings.strategy:
+        notes = (*notes, strategy_note(settings.strategy))
+    if settings.participation is not None:
+        notes = (*notes, settings.participation.note)
+        # Who was away by that is said once, not for each of a thousand hospitals.
+        published = published | {"absences": []}
     if settings.package:
         made = package_written(study, plans, settings.seed, shared, folder=folder, run=settings.run)
         notes = (*notes, *made)
@@ -39,11 +47,12 @@ def conclude(
         study=prepared.study,
         hospitals=prepared.hospitals,
         plans=plans,
-        published=read_json((folder / "outcome.json").read_bytes()),
+        published=published,
         shared=shared.model_copy(update={"curve": curve.points}),
         baselines=compared,
         seed=prepared.settings.seed,
         seconds=clock.seconds,
         command=prepared.settings.command,
         notes=notes,
+        records="disk" if settings.keep_records else "memory",
     )

@@ -8,51 +8,56 @@ continues after its newest checkpoint.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import server.app
-from client.site import Site
 from common import checkpoint
 from common.files import canonical_json, write_atomic
 from common.plan import Plan
+from common.privacy.mechanisms import Mechanism
 from common.wire.flower import context
 from server.study import round_zero
-from server.study.rounds import shared_weights
-from server.study.simulation_roster import Member, Roster
+from server.study.rounds import OwnStep, shared_weights
+from simulations.archives.roster import roster
 from simulations.grids.grid import Tap as Tap  # noqa: PLC0414 - a run passes one on
-from simulations.grids.in_process import RUN_ID
+from simulations.grids.nodes import RUN_ID
 from simulations.runs import summary
 from simulations.runs.curve import Curve
 from simulations.runs.prepare import Prepared
-from simulations.runs.run_settings import STUDY, RunSettings, Watcher
+from simulations.runs.run_settings import STUDY, RunSettings, Watcher, coordinator_folder
 
 ROSTER: Final = "roster.json"
 
 
-def federate(prepared: Prepared, curve: Curve, watcher: Watcher, tap: Tap | None) -> None:
+def federate(
+    prepared: Prepared,
+    curve: Curve,
+    watcher: Watcher,
+    tap: Tap | None,
+    own: OwnStep | None = None,
+) -> None:
     """Run the rounds to the study's end; the curve sees the weights after each of them."""
     # Before the rounds: the coordinator starts after that checkpoint and never shows it again.
     _catch_up(prepared, curve)
 
+    study, mechanisms = prepared.study, set[Mechanism]()
+
     def observe(event: str, fields: Mapping[str, Any]) -> None:
         if event == "study.started":
             watcher.resumed(int(fields["round"]))
+            mechanisms.update(plan.mechanism for plan in stored_plans(prepared).values())
         if event == "round.completed":
             number = int(fields["round"])
             point = curve.see(number, fields["weights"])
-            spent = None if point is None else _most_spent(prepared, number)
+            spent = None if point is None else summary.most_spent(mechanisms, study, number)
             watcher.round_done(number, point, spent)
 
     settings = prepared.settings
-    write_atomic(settings.run / ROSTER, canonical_json(_roster(prepared).document))
+    write_atomic(
+        settings.run / ROSTER, canonical_json(roster(prepared.hospitals, settings.seed).document)
+    )
     grid = prepared.grid.reach(tap, settings.site_order)
-    server.app.build(observe)(grid, context(RUN_ID, 0, node={}, run=_config(settings)))
-
-
-def coordinator_folder(run: Path) -> Path:
-    """Where the coordinator of a run keeps plans, checkpoints and what it published."""
-    return run / server.app.FOLDER
+    server.app.build(observe, own)(grid, context(RUN_ID, 0, node={}, run=_config(settings)))
 
 
 def stored_plans(prepared: Prepared) -> dict[str, Plan]:
@@ -67,24 +72,6 @@ def _catch_up(prepared: Prepared, curve: Curve) -> None:
     state = checkpoint.newest(folder)
     if state is not None and state.round:
         curve.see(state.round, shared_weights(prepared.study, state))
-
-
-def _most_spent(prepared: Prepared, rounds: int) -> float | None:
-    """The most that training has cost any patient after this many rounds."""
-    costs = [summary.spent_after(plan, rounds) for plan in stored_plans(prepared).values()]
-    return max((cost for cost in costs if cost is not None), default=None)
-
-
-def _roster(prepared: Prepared) -> Roster:
-    """The hospitals; what their site files declare is what is agreed on."""
-    return Roster(
-        sites={name: prepared.grid.at(name, _member) for name in prepared.hospitals.sites}
-    )
-
-
-def _member(site: Site) -> Member:
-    patients = {name: data.declared_patients for name, data in site.file.data.items()}
-    return Member(key=site.key.public, patients=patients)
 
 
 def _config(settings: RunSettings) -> dict[str, str]:

@@ -24,7 +24,7 @@ from common.errors import CheckpointError, LinkError
 from common.process.ports import LOOPBACK, free_port
 from common.process.progress import Progress
 from common.study.study_file import load_study
-from simulations.hospitals.archives import Hospitals, read_hospitals
+from simulations.archives.manifest import Hospitals, read_hospitals
 from simulations.hospitals.synth import Size, write_synthetic
 
 MARKER: Final = ".network"

@@ -8,12 +8,12 @@ from client.consent.policy import require_bounds
 from client.data.archive import FOREIGN, Found, examine, require_dicom, scan, walk
 from client.data.labels import LabelFile, read_labels
 from client.data.masks.sources import MaskFolder
-from client.sitefile import DataSet, SiteFile, load_site_file
+from client.sitefile import DataSet, SiteFile
 from common.errors import Refusal, SiteError, StudyError
 from common.models.networks import build_model
 from common.privacy.mechanisms import mechanism
 from common.study.study_file import Study
-from simulations.hospitals.archives import Hospitals
+from simulations.archives.manifest import Hospitals
 
 
 def check_study(study: Study, hospitals: Hospitals) -> None:
@@ -38,12 +38,14 @@ def check_study(study: Study, hospitals: Hospitals) -> None:
             remedy="make more hospitals, or lower min_sites",
         )
     for name in hospitals.sites:
-        _check_site(study, hospitals.site_file(name))
+        _check_site(study, hospitals, name)
+    if hospitals.are_arrays:
+        return
     _check_images(study, hospitals.test_images, hospitals.test_targets(study.task.target))
 
 
-def _check_site(study: Study, path: Path) -> None:
-    site = load_site_file(path)
+def _check_site(study: Study, hospitals: Hospitals, name: str) -> None:
+    site, path = hospitals.files[name], hospitals.site_file(name)
     data = _dataset(study, site, path)
     if data.declared_patients < study.data.min_patients:
         raise StudyError(
@@ -55,8 +57,9 @@ def _check_site(study: Study, path: Path) -> None:
         )
     # A site would refuse its plan, too, but only after every image was decoded.
     _check_policy(study, site, data, path)
-    folder = path.parent
-    _check_images(study, folder / data.images, site.targets(study, folder))
+    if not hospitals.are_arrays:
+        folder = path.parent
+        _check_images(study, folder / data.images, site.targets(study, folder))
 
 
 def _dataset(study: Study, site: SiteFile, path: Path) -> DataSet:

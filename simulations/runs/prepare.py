@@ -8,17 +8,27 @@ from functools import partial
 from typing import Final
 
 from client.data.archive import summary
+from client.data.parallel import kept_processes
 from client.site import Site
+from common import checkpoint
 from common.process.progress import Progress
 from common.study.study_file import Study
-from simulations.grids.grid import SimulationGrid, SiteDescription
-from simulations.grids.grids import GRIDS
-from simulations.hospitals.archives import Hospitals
+from server.app import CHECKPOINTS
+from server.study import round_zero
+from simulations.archives.decoded import decoded_beside
+from simulations.archives.manifest import TEST, Hospitals
+from simulations.grids.grid import Earlier, GridSettings, SimulationGrid, SiteDescription
+from simulations.grids.grids import chosen, grid_of
 from simulations.runs.reading import ReadingProgress
-from simulations.runs.run_settings import RunSettings, Watcher, recorded_in
-from simulations.runs.testset import TestSet, load_test_set
+from simulations.runs.run_settings import (
+    RunSettings,
+    Watcher,
+    coordinator_folder,
+    recorded_in,
+)
+from simulations.runs.testset import TestSet, array_test_set, load_test_set
 
-TEST: Final = "test"
+SITES: Final = "sites"
 _FEW: Final = 0.5
 """Of the patients that a hospital declares: fewer in training are an accident."""
 
@@ -37,29 +47,44 @@ class Prepared:
 
 
 def prepare(
-    settings: RunSettings, study: Study, hospitals: Hospitals, stack: ExitStack, watcher: Watcher
+    settings: RunSettings,
+    study: Study,
+    hospitals: Hospitals,
+    stack: ExitStack,
+    watcher: Watcher,
+    *,
+    listens: bool = False,
 ) -> Prepared:
-    """Open every site and decode every image, so that no bad file is found in a late round."""
+    """Open every site and decode every image, so that no bad file is found in a late round.
+
+    Args:
+        settings: of the run.
+        study: what is run.
+        hospitals: whom with.
+        stack: closes what is opened here.
+        watcher: told the progress.
+        listens: whether something listens between coordinator and sites, which it can in this
+            process alone.
+    """
+    workers = settings.processes
+    sites = described(settings, study, hospitals)
+    asked = settings.grid
+    kind = asked if asked != "auto" else chosen(study, len(sites), workers)
+    where = GridSettings(
+        workers, settings.ray_address, settings.gpus, settings.participation, settings.seed
+    )
+    grid = stack.enter_context(grid_of("process" if listens else kind)(sites, where))
+    if hospitals.are_arrays:  # nothing is to be decoded: a site is opened when it is asked
+        test = array_test_set(study, hospitals, settings.seed)
+        return Prepared(settings, study, hospitals, grid, test)
     folders = {name: hospitals.folder / name for name in hospitals.sites}
     reading = ReadingProgress({**folders, TEST: hospitals.test_images.parent})
-    recorded = {} if settings.like is None else recorded_in(settings.like, hospitals)
-    grid = GRIDS["local"](
-        [
-            SiteDescription(
-                name,
-                hospitals.site_file(name),
-                settings.run / "sites" / name,
-                settings.seed,
-                threads=settings.threads,
-                workers=settings.processes,
-                recorded=recorded.get(name),
-            )
-            for name in hospitals.sites
-        ]
-    )
-    stack.enter_context(grid)
     notes: list[str | None] = []
-    with watcher.progress("reading the hospitals", reading.total, unit="steps") as job:
+    decoded = decoded_beside(hospitals.folder, settings.run)
+    with (
+        kept_processes(),
+        watcher.progress("reading the hospitals", reading.total, unit="steps") as job,
+    ):
         for name in hospitals.sites:
             with reading.of(name, job) as progress:
                 notes.append(grid.at(name, partial(_read, study, progress)))
@@ -68,11 +93,56 @@ def prepare(
                 study,
                 hospitals,
                 seed=settings.seed,
-                cache=settings.run / TEST / "cache",
+                decoded=decoded,
                 workers=settings.processes,
                 progress=progress,
             )
     return Prepared(settings, study, hospitals, grid, test, tuple(filter(None, notes)))
+
+
+def described(
+    settings: RunSettings, study: Study, hospitals: Hospitals
+) -> tuple[SiteDescription, ...]:
+    """How each site of a run is opened; where the run goes on, as the checkpoint says.
+
+    Raises:
+        CheckpointError: the run in ``--like`` is of other hospitals, or what is on disk cannot be
+            read.
+    """
+    recorded = {} if settings.like is None else recorded_in(settings.like, hospitals)
+    decoded = decoded_beside(hospitals.folder, settings.run).absolute()
+    earlier = {} if settings.keep_records else _earlier(settings, study)
+    return tuple(
+        SiteDescription(
+            name,
+            hospitals.site_file(name).absolute(),  # another machine may have another folder
+            (settings.run / SITES / name).absolute(),
+            settings.seed,
+            threads=settings.threads,
+            workers=settings.processes,
+            recorded=recorded.get(name),
+            rows=hospitals.part(name),
+            decoded=None if settings.keep_records else decoded,
+            keeps_records=settings.keep_records,
+            earlier=earlier.get(name),
+        )
+        for name in hospitals.sites
+    )
+
+
+def _earlier(settings: RunSettings, study: Study) -> dict[str, Earlier]:
+    """What the newest checkpoint of the run says of its sites; none of a new run."""
+    folder = coordinator_folder(settings.run)
+    state = checkpoint.newest(folder / CHECKPOINTS)
+    if state is None:
+        return {}
+    plans = round_zero.stored(folder, study, settings.seed) or {}
+    evaluated = max((int(each["round"]) for each in state.evaluations), default=-1)
+    return {
+        name: Earlier(plan, state.ledgers[name], state.round, evaluated)
+        for name, plan in plans.items()
+        if name in state.ledgers
+    }
 
 
 def _read(study: Study, progress: Progress, site: Site) -> str | None:

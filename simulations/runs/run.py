@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from common.files import write_atomic
-from common.study.study_file import load_study
-from simulations.hospitals.archives import read_hospitals
+from common.study.study_file import load_initial, load_study
+from simulations.archives.manifest import read_hospitals
+from simulations.own_code import own_step
 from simulations.reports.report import write_report
 from simulations.reports.result import CurvePoint, Outcome, Result, write_result
 from simulations.runs.baselines import Holding, file_name, plan_baselines, run_baselines
@@ -71,7 +72,7 @@ def run_study(
         # that error would be shown in place of the one that matters.
         with nothing_left_behind(settings), clock.time("decode"), ExitStack() as opened:
             write_record(settings, study, hospitals)
-            prepared = prepare(settings, study, hospitals, opened, watcher)
+            prepared = prepare(settings, study, hospitals, opened, watcher, listens=tap is not None)
             stack.push(opened.pop_all())
 
         def measure(weights: npt.NDArray[np.float32], number: int) -> CurvePoint:
@@ -79,7 +80,8 @@ def run_study(
 
         curve = Curve(settings.run / CURVE, study.training.rounds, measure)
         with clock.time("rounds"), watcher.phase("rounds", study.training.rounds):
-            federate(prepared, curve, watcher, tap)
+            own = own_step(settings.strategy) if settings.strategy else None
+            federate(prepared, curve, watcher, tap, own)
         with clock.time("baselines"):
             compared = _compare(prepared, watcher) if settings.baselines else ()
         result = conclude(prepared, curve, compared, clock)
@@ -99,7 +101,12 @@ def _compare(prepared: Prepared, watcher: Watcher) -> tuple[Outcome, ...]:
         for name in sorted(prepared.hospitals.sites)
     ]
     planned = plan_baselines(
-        study, holdings, seed=settings.seed, test=prepared.test, rate=settings.baseline_rate
+        study,
+        holdings,
+        seed=settings.seed,
+        test=prepared.test,
+        rate=settings.baseline_rate,
+        initial=load_initial(study, settings.study.parent),
     )
     folder = settings.run / BASELINES
     rate = study.training.learning_rate * settings.baseline_rate

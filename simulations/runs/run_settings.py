@@ -9,16 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from common.checkpoint import study_hash
 from common.documents import read_json
 from common.errors import CheckpointError, ConsiliumError, StudyError
-from common.files import canonical_json, write_atomic
+from common.files import canonical_json, sha256_file, write_atomic
 from common.numerics import NumericsRecord
 from common.process.progress import Progress, silent
 from common.study.study_file import Study
-from simulations.hospitals.archives import Hospitals
+from server.app import FOLDER
+from simulations.archives.manifest import Hospitals
+from simulations.grids.grids import GridName
+from simulations.grids.participation import Participation
 from simulations.reports.result import CurvePoint, Outcome, read_result
 
 RECORD: Final = "run.json"
@@ -55,6 +58,13 @@ class RunSettings:
         like: folder of a finished run whose sites' threads and kernels are taken instead.
         processes: for decoding and baselines.
         package: whether to write the model package too, which takes some seconds.
+        keep_records: whether each site's ledger and audit log are kept on disk, as a hospital's
+            are; else they end with the process, and each round is faster.
+        grid: where sites are computed; no bit of the result depends on it.
+        ray_address: of a Ray cluster, where the grid is Ray's.
+        gpus: of each of Ray's workers; less than 1 shares a card.
+        participation: which sites take part in a round; None for all in each.
+        strategy: a Python file with a strategy of the researcher's own.
         command: as typed, for the report.
 
     Raises:
@@ -73,6 +83,12 @@ class RunSettings:
     like: Path | None = None
     processes: int = PROCESSES
     package: bool = False
+    keep_records: bool = False
+    grid: GridName | Literal["auto"] = "auto"
+    ray_address: str | None = None
+    gpus: float = 0.0
+    participation: Participation | None = None
+    strategy: Path | None = None
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -132,6 +148,11 @@ class Clock:
         self.seconds[phase] = round(perf_counter() - start, 3)
 
 
+def coordinator_folder(run: Path) -> Path:
+    """Where the coordinator of a run keeps plans, checkpoints and what it published."""
+    return run / FOLDER
+
+
 def check_site_order(settings: RunSettings, hospitals: Hospitals) -> None:
     """Refuse a ``--site-order`` that does not fit these hospitals.
 
@@ -166,6 +187,7 @@ def recorded_in(run: Path, hospitals: Hospitals) -> dict[str, NumericsRecord]:
 
 
 def _record(settings: RunSettings, study: Study, hospitals: Hospitals) -> dict[str, Any]:
+    part = settings.participation
     return {
         "format": FORMAT,
         # Of the values, not of the file: its comments may change.
@@ -175,6 +197,10 @@ def _record(settings: RunSettings, study: Study, hospitals: Hospitals) -> dict[s
         # Threads decide the last bits, so a resumed run must have as many.
         "threads": settings.threads,
         # Weights name the run: the same weights come from the same numerics record.
+        # A run whose records are on disk has no others; one without them may not begin some.
+        **({"keep_records": True} if settings.keep_records else {}),
+        **({"strategy": sha256_file(settings.strategy)} if settings.strategy else {}),
+        **({"participation": part.model_dump(mode="json")} if part else {}),
         "like": None if settings.like is None else read_result(settings.like).final_weights_sha256,
     }
 
@@ -217,6 +243,9 @@ def write_record(settings: RunSettings, study: Study, hospitals: Hospitals) -> N
     if not (settings.run / RECORD).exists():
         write_atomic(settings.run / RECORD, canonical_json(_record(settings, study, hospitals)))
     if not (settings.run / STUDY).exists():
+        if named := study.model.initial:  # first: a study file that is there has it beside it
+            beside = settings.study.with_name(named.file)
+            write_atomic(settings.run / named.file, beside.read_bytes())
         write_atomic(settings.run / STUDY, settings.study.read_bytes())
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from common.checkpoint import study_hash
 from common.package.statement import Figure
 from common.plan import Plan
 from common.privacy.accounting import epsilon as composed
-from common.privacy.mechanisms import NoMechanism
+from common.privacy.mechanisms import Mechanism, NoMechanism
 from common.study.study_file import PatientPrivacy, Study
-from simulations.hospitals.archives import Hospitals
+from simulations.archives.manifest import Hospitals
 from simulations.reports.result import (
     FederatedEvaluation,
     HospitalsFacts,
@@ -43,6 +43,7 @@ def summarise(
     seconds: Mapping[str, float],
     command: str,
     notes: Sequence[str] = (),
+    records: Literal["memory", "disk"] = "disk",
 ) -> Result:
     """Put a result together.
 
@@ -57,6 +58,7 @@ def summarise(
         seconds: by phase.
         command: as typed.
         notes: what else must be said before any figure.
+        records: where sites kept their ledgers.
     """
     privacy = study.privacy
     return Result(
@@ -85,6 +87,7 @@ def summarise(
         seeds=Seeds(run=seed, hospitals=hospitals.seed),
         seconds=dict(seconds),
         command=command,
+        records=records,
     )
 
 
@@ -149,7 +152,7 @@ def _site_facts(plan: Plan, share: float) -> SiteFacts:
     private = None if isinstance(mechanism, NoMechanism) else mechanism
     step = mechanism if isinstance(mechanism, NoMechanism) else mechanism.step
     numbers = curve_rounds(plan.study.training.rounds)
-    costs = ((number, spent_after(plan, number)) for number in numbers)
+    costs = ((number, spent_after(plan.study, plan.mechanism, number)) for number in numbers)
     return SiteFacts(
         declared_patients=plan.declared_patients,
         weight=plan.weight,
@@ -163,11 +166,16 @@ def _site_facts(plan: Plan, share: float) -> SiteFacts:
     )
 
 
-def spent_after(plan: Plan, rounds: int) -> float | None:
-    """What training has cost a patient of the plan's site after this many rounds."""
-    mechanism = plan.mechanism
+def most_spent(mechanisms: Iterable[Mechanism], study: Study, rounds: int) -> float | None:
+    """The most that training has cost any patient after this many rounds."""
+    costs = [spent_after(study, each, rounds) for each in mechanisms]
+    return max((cost for cost in costs if cost is not None), default=None)
+
+
+def spent_after(study: Study, mechanism: Mechanism, rounds: int) -> float | None:
+    """What training has cost a patient of a site after this many rounds."""
     if isinstance(mechanism, NoMechanism):
         return None
-    steps = rounds * plan.study.training.local_steps
+    steps = rounds * study.training.local_steps
     # Not the whole delta: a part of it pays for the cap on samples.
     return composed(((mechanism.step, steps),), mechanism.composed_delta)

@@ -26,7 +26,8 @@ from common.package.statement import Figure
 from common.privacy.randomness import known_secret
 from common.process.progress import Progress
 from common.study.study_file import Study
-from simulations.hospitals.archives import Hospitals
+from simulations.archives.decoded import DecodedFolder
+from simulations.archives.manifest import TEST, Hospitals
 from simulations.reports.result import CurvePoint, Kind, Line, Outcome, ResultMetrics
 
 _CHOICE: Final = EngineChoice(tile=16)
@@ -80,7 +81,13 @@ class TestSet:
 
 
 def load_test_set(
-    study: Study, hospitals: Hospitals, *, seed: int, cache: Path, workers: int, progress: Progress
+    study: Study,
+    hospitals: Hospitals,
+    *,
+    seed: int,
+    decoded: Path,
+    workers: int,
+    progress: Progress,
 ) -> TestSet:
     """Read and decode the test set; every patient of the folder is in it.
 
@@ -88,19 +95,21 @@ def load_test_set(
         DataError: the images cannot be used.
         LabelError: the labels cannot be used.
     """
+    kept = DecodedFolder.of(decoded, TEST)
     cohort = load_cohort(
         hospitals.test_images,
         hospitals.test_targets(study.task.target),
-        pseudonyms=Pseudonyms(known_secret(seed, "test", "patients")),
+        pseudonyms=Pseudonyms(known_secret(seed, TEST, "patients")),
         classes=study.task.classes,
         modalities=study.data.modalities,
         image_size=study.data.image_size,
         channels=study.data.channels,
         spacing=study.data.spacing,
         split=Split(0.0, 0.0, 1.0),  # every patient is in the test part
-        cache=cache,
+        cache=kept.cache,
         workers=workers,
         progress=progress,
+        reading=kept.reading,
     )
     if not cohort.patients:
         raise DataError(
@@ -111,6 +120,20 @@ def load_test_set(
             remedy="run consilium-site check: it explains each reason and what to do",
         )
     return TestSet(Mapped.of(cohort.images), cohort.part("test"), mapped_masks(cohort))
+
+
+def array_test_set(study: Study, hospitals: Hospitals, seed: int) -> TestSet:
+    """The test set of hospitals that are arrays.
+
+    Raises:
+        StudyError: the arrays are of other images, or show something else.
+        DataError: they cannot be read.
+    """
+    part = hospitals.part(TEST)
+    assert part is not None
+    whole = Split(0.0, 0.0, 1.0)  # every patient is in the test part
+    cohort = part.cohort(study, Pseudonyms(known_secret(seed, TEST, "patients")), whole)
+    return TestSet(Mapped.of(cohort.images), cohort.patients, mapped_masks(cohort))
 
 
 def curve_point(

@@ -27,8 +27,9 @@ from client.training.gradients import summed_loss
 from client.training.targets import TARGETS
 from common.models.blocks import Residual
 from common.models.networks import build_model, flatten
+from common.models.parts import adapt, freeze, project, trained_parameters
 from common.numerics import EngineChoice
-from common.study.study_file import Study
+from common.study.study_file import Method, Study
 from common.tasks.task import Task
 from common.tasks.tasks import KINDS
 from tests.common.studies import settings_of, study_of, task_of
@@ -71,6 +72,7 @@ def attack(seed: int) -> Attack:
     kind = KINDS[seed % len(KINDS)]
     task = task_of(kind, **settings_of(kind, Random(seed)))
     model, side = (_dense if task.heads().dense else _model)(pick(4), task.heads().outputs)
+    model, method = _in_part(model, task, seed // len(KINDS))
     names = [name for name, module in model.named_modules() if isinstance(module, _LAYERS)]
     fitting = {name: kernel for name in names if kernel in _kernels(model.get_submodule(name))}
     choice = EngineChoice.model_validate(
@@ -83,12 +85,21 @@ def attack(seed: int) -> Attack:
     if items == 2 and pick(2):
         inputs[:, 1] = -inputs[:, 0]  # images of one patient that cancel
     size = (1.0, power(-25, 18))[pick(2)]
-    loss = _scaled(summed_loss(task), size)
+    loss = _scaled(summed_loss(task, method), size)
     patients = Patients(inputs, targets_of(task, count, items, side, draw))
     if not is_alone(place(model, choice), patients[slice(0, 3)], loss, choice):
         choice = choice.model_copy(update={"tile": 1})  # as a site has it
     clip_norm = (1.0, power(-3, 3), power(-38, 36))[pick(3)]
     return Attack(model, loss, patients, clip_norm, choice)
+
+
+def _in_part(model: nn.Module, task: Task, number: int) -> tuple[nn.Module, Method]:
+    """Every third model with adapters on frozen layers, every third of one release."""
+    if number % 3 == 1 and len(trained_parameters(model)) > 2:  # one layer is its own head
+        return freeze(adapt(model, 2, ("head",)), ("head",)), "rounds"
+    if number % 3 == 2 and task.sums:
+        return freeze(project(model, 5), ("head",)), "one-shot"
+    return model, "rounds"
 
 
 _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from client.requests.handler import answer
 from client.site import Site
 from common.errors import ConsiliumError
 from common.plan import Plan
+from common.study.one_shot import CLIP_NORM
 from common.study.study_file import Study
 from common.tasks.task import TargetForm
 from common.tasks.tasks import KINDS
@@ -36,6 +37,7 @@ from tests.client.site_fixtures import (
     Hospital,
     asking,
     code_of,
+    frozen_of,
     offer_request,
     plan_for,
     proposal,
@@ -62,17 +64,39 @@ WORDS: dict[TargetForm, tuple[str, str]] = {
 """What a label file says of patients, by the form of a task's targets."""
 
 
-def studies(kind: str) -> tuple[Study, ...]:
+WHOLE: dict[str, Any] = {}
+ADAPTERS: dict[str, Any] = {"model": {"trainable": ["head"], "adapters": 1}}
+ONE_SHOT: dict[str, Any] = {
+    "model": {"trainable": ["head"], "projection": 3},
+    "training": {"method": "one-shot", "rounds": 1, "learning_rate": 1.0},
+    "evaluation": {"rounds": [1]},
+    "privacy": {"clip_norm": CLIP_NORM},
+}
+
+
+def mixed(kind: str) -> tuple[dict[str, Any], ...]:
+    """What five studies of a task train."""
+    released = ONE_SHOT if task_of(kind).sums else ADAPTERS
+    return ADAPTERS, WHOLE, released, WHOLE, released
+
+
+def studies(kind: str, parts: Sequence[dict[str, Any]]) -> tuple[Study, ...]:
     """Several studies of one task, on two data sets."""
     about = ABOUT | ({"model": {}} if task_of(kind).heads().dense else {})
-    return tuple(
-        study_of(kind, study={"name": f"study-{number}"}, data={"dataset": dataset}, **about)
-        for number, dataset in enumerate(("a", "b", "a", "b", "a"))
-    )
+    found = []
+    for number, (dataset, part) in enumerate(zip("ababa", parts, strict=True)):
+        sections = {key: about[key] | part.get(key, {}) for key in about}
+        sections |= {key: part[key] for key in part if key not in about}
+        study, data = {"name": f"study-{number}"}, {"dataset": dataset}
+        found.append(study_of(kind, study=study, data=data, **sections))
+    return tuple(found)
 
 
-STUDIES = studies(KINDS[0])
-MESSAGES = ("offer", "propose", "train", "evaluate", "close", "again", "wrong", "other", "junk")
+STUDIES = studies(KINDS[0], (WHOLE, WHOLE, WHOLE, WHOLE, WHOLE))
+MESSAGES = (
+    *("offer", "propose", "train", "evaluate", "close", "again", "wrong", "other", "junk"),
+    "provide",
+)
 OURS = (
     *("restart", "crash", "expire", "pause", "stop", "approve", "approve"),
     *("root", "labels", "lists", "freeze_pending"),
@@ -199,7 +223,7 @@ class Game:
     """
 
     def __init__(self, folder: Path, seed: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.studies = studies(kind)
+        self.studies = studies(kind, mixed(kind))
         self.draw = random.Random(seed)
         self.dies = False
         monkeypatch.setattr("client.requests.round.reach", self.reach)
@@ -257,7 +281,7 @@ class Game:
             if self.broken and self.draw.random() < 0.3:
                 self.ours(*self.broken[0])
             elif kind == "message":
-                self.message(self.draw.choices(MESSAGES, (1, 3, 16, 4, 0.4, 2, 2, 1, 1))[0])
+                self.message(self.draw.choices(MESSAGES, (1, 3, 16, 4, 0.4, 2, 2, 1, 1, 3))[0])
             elif kind == "ours":
                 self.ours(self.draw.choice(OURS), self.draw.choice("ab"))
             else:
@@ -303,6 +327,9 @@ class Game:
         open_ = [each for each in sorted(self.proposed) if self.next[each] <= ROUNDS]
         if what in ("train", "wrong", "other", "junk") and open_ and self.draw.random() < 0.9:
             return self.draw.choice(open_)
+        frozen = [each for each in sorted(self.proposed) if self.plans[each].frozen]
+        if what == "provide" and frozen:
+            return self.draw.choice(frozen)
         over = [each for each in sorted(self.proposed) if self.next[each] > ROUNDS]
         if what == "close" and over and self.draw.random() < 0.9:
             return self.draw.choice(over)
@@ -318,6 +345,9 @@ class Game:
         made = {
             "offer": lambda: offer_request(self.studies[which]),
             "propose": lambda: proposal(plan),
+            "provide": lambda: Request(
+                name, plan.hash, 0, "provide", frozen_of(plan.study, self.draw.choice((0, 0, 0, 1)))
+            ),
             "close": lambda: Request(name, plan.hash, number, "close", acknowledged=number),
             "again": lambda: self.last,
             "wrong": lambda: asking(

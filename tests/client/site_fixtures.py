@@ -17,10 +17,10 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 from client.requests.handler import answer
 from client.site import Site, open_site
 from common.files import canonical_json
-from common.models.networks import initial_weights, weights_count
+from common.models.networks import initial_weights, split, trained_count
 from common.plan import Offer, Plan, write_plan
 from common.study.study_file import Study
-from common.wire.messages import LedgerHead, Purpose, Reply, Request
+from common.wire.messages import LedgerHead, Purpose, Reply, Request, content_hash
 from tests.common.studies import toml
 
 CLASSES = ("normal", "pneumonia")
@@ -187,7 +187,9 @@ def proposal(plan: Plan, **changes: Any) -> Request:  # noqa: ANN401 - a request
 
 def plan_for(site: Site, study: Study) -> Plan:
     """The plan that the coordinator writes for the site."""
-    return write_plan(study, offer_of(site, study), weights_count(study))
+    frozen = frozen_of(study)
+    digest = content_hash(frozen) if frozen.size else ""
+    return write_plan(study, offer_of(site, study), trained_count(study), digest)
 
 
 def approved(site: Site, study: Study) -> Plan:
@@ -198,8 +200,13 @@ def approved(site: Site, study: Study) -> Plan:
 
 
 def weights_of(study: Study, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Some global weights."""
-    return initial_weights(study, seed)
+    """Some global weights: those that are trained."""
+    return split(study, initial_weights(study, seed))[0]
+
+
+def frozen_of(study: Study, seed: int = 0) -> npt.NDArray[np.float32]:
+    """The others."""
+    return split(study, initial_weights(study, seed))[1]
 
 
 def asking(

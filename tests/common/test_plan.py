@@ -129,6 +129,7 @@ def tampered(**changes: Any) -> str:  # noqa: ANN401 - deliberately of any type
         plan_of().text.replace('"declared_patients":20', '"declared_patients":"20"'),
         plan_of().text.replace('"format":1', '"format":1,"format":1'),
         tampered(extra=1),
+        tampered(hash="0" * 64),
         tampered(format=2),
         tampered(site="No Slug"),
         tampered(declared_patients=0),
@@ -143,3 +144,15 @@ def test_a_text_that_is_not_a_canonical_plan_is_malformed(text: str) -> None:
     with pytest.raises(Refusal) as caught:
         read_plan(text)
     assert caught.value.code is RefusalCode.MALFORMED
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_copy_with_other_values_has_another_text_and_hash(*, deep: bool) -> None:
+    """Both are kept once they were asked for, and an approval binds to the hash."""
+    plan = plan_of()
+    assert plan.hash == hashlib.sha256(plan.text.encode()).hexdigest()
+    other = plan.model_copy(update={"weight": plan.weight + 1}, deep=deep)
+    assert other.text != plan.text
+    assert other.hash == hashlib.sha256(other.text.encode()).hexdigest() != plan.hash
+    assert read_plan(other.text) == other
+    assert plan.model_copy(deep=deep).hash == plan.hash

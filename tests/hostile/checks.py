@@ -25,6 +25,7 @@ from common.tasks.tasks import TASKS
 
 GUARDED: Final = (
     "client.consent.amendments",
+    "client.frozen",
     "client.requests.gates",
     "client.requests.handler",
     "client.requests.proposals",
@@ -39,6 +40,7 @@ GUARDED: Final = (
     "common.wire.messages",
     "common.plan",
     "common.privacy.mechanisms",
+    "common.study.one_shot",
     "common.study.study_file",
     "common.models.spec:_explain_batch_norm",
     "common.text",

@@ -134,6 +134,12 @@ FORM: Final = (
         ("study.evaluation.rounds", [3, 4]),
     ),
     planned(
+        "one release that is several rounds",
+        "malformed",
+        "a head that is known from a release, and rounds on it",
+        ("study.training.method", "one-shot"),
+    ),
+    planned(
         "weights of classes for a patient",
         "malformed",
         "a loss in which one class drowns the others",

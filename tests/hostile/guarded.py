@@ -12,6 +12,11 @@ COMPUTE, BEGIN = "client.requests.round.compute: ", "client.requests.round._begi
 OFFER, CLOSE = "client.requests.proposals.offer: ", "client.requests.proposals.close: "
 AMEND, CONSENT = "client.consent.amendments.take: ", "client.consent.amendments.consent: "
 SAME: Final = "require_same(amendment.numerics, site.numerics(plan.study), ticks=True)"
+PROVIDE, KEEP, KEPT = (
+    "client.requests.proposals.provide: ",
+    "client.frozen.FrozenWeights.keep: ",
+    "client.frozen.FrozenWeights.of: ",
+)
 PROPOSE, APPROVED = (
     "client.requests.proposals.propose: ",
     "client.records.approvals.Approvals.require: ",
@@ -67,7 +72,6 @@ HELD: Final[dict[str, str]] = {
     ADMIT + "request.purpose != purpose": "an evaluation in a message for training",
     ADMIT + "_require_form(request)": "a plan with weights beside it",
     ADMIT + "site.receipts.take(request)": "a forged receipt",
-    ADMIT + "amendments.take(site, request)": "an amendment out of its turn",
     AMEND + "amendment.plan != plan.hash": "an amendment of another plan",
     AMEND + "plan.study.study.name != request.study": "an amendment under another study's name",
     AMEND + "site.ledger.require(request.ledger)": "an amendment that has seen a longer ledger",
@@ -83,9 +87,9 @@ HELD: Final[dict[str, str]] = {
     FORM + "asked in ('offer', 'propose', 'amend', 'close') and request.arrays is not None": (
         "a plan with weights beside it"
     ),
-    FORM + "asked in ('offer', 'propose', 'amend') and number": "a proposal in a round",
+    FORM + "asked in ('offer', 'propose', 'amend', 'provide') and number": "a proposal in a round",
     FORM + "asked == 'offer' and request.plan_hash": "an offer asked for under a plan's hash",
-    FORM + "asked in ('train', 'evaluate', 'close') and request.document": (
+    FORM + "asked in ('provide', 'train', 'evaluate', 'close') and request.document": (
         "a metric request for one patient"
     ),
     FORM + "request.acknowledged > (max(number - 1, 0) if asked == 'train' else number)": (
@@ -94,6 +98,9 @@ HELD: Final[dict[str, str]] = {
     CLOSE + "approval is None": "the end of another plan",
     CLOSE + "approval.plan.study.study.name != request.study": (
         "the end of another study under this plan's hash"
+    ),
+    PROVIDE + "approval.plan.study.study.name != request.study": (
+        "frozen weights under another study's name"
     ),
     OFFER + "study.study.name != request.study": ("an offer asked for under another study's name"),
     OFFER + "except ValidationError": "an offer for no study",
@@ -178,7 +185,8 @@ HELD: Final[dict[str, str]] = {
     OURS + "told['site']": "another site's plan",
     OURS + "told['most_patients']": "room for more patients than the site's bound",
     OURS + "told['known_key']": "the known key",
-    OURS + "told['weights']": "fewer weights than the model has",
+    OURS + "told['weights']": "more weights than the model has",
+    OURS + "told['frozen']": "frozen weights of a model that is trained whole",
     OURS + "told['weight']": "a larger weight in the average",
     OURS + "plan.declared_patients < plan.study.data.min_patients": (
         "more patients than the site declares"
@@ -323,6 +331,17 @@ SHARED: Final[dict[str, Shared]] = {
         "an amendment to what the site does not compute with",
         (CONSENT + SAME,),
     ),
+    STUDY + "Study._sections_agree: require_agreed(self)": Shared(
+        "one release that is several rounds",
+        # A plan says what a study file may leave out.
+        ("common.plan.read_agreed: found.text != text",),
+    ),
+    KEEP + "not plan.frozen": Shared(
+        "frozen weights that no plan names", (KEEP + "content_hash(arrays) != plan.frozen",)
+    ),
+    KEEP + "content_hash(arrays) != plan.frozen": Shared(
+        "frozen weights that no plan names", (KEEP + "not plan.frozen",)
+    ),
     OURS + "told['declared_patients']": Shared(
         "more declared patients", (ACCEPTABLE + "fault is not None", OURS + "told['weight']")
     ),
@@ -353,15 +372,29 @@ LIMIT: Final = "a worker's limit: tests/client/requests/test_silence.py"
 UNTRAINABLE: Final = (
     "no model of a study needs it; what it finds: tests/client/training/test_tuning.py"
 )
+FROZEN: Final = "a study that freezes weights: tests/client/requests/test_frozen_weights.py"
+RELEASED: Final = "a study of one release: tests/common/study/test_one_shot.py"
+INITIAL: Final = "the coordinator's reading of its files: tests/server/cli/test_weights.py"
 SAME_PLAN: Final = "both numbers come from one plan: tests/client/records/test_ledger.py"
 ELSEWHERE: Final[dict[str, str]] = {
+    KEEP + "arrays is None": FROZEN,
+    KEEP + "not np.isfinite(arrays).all()": FROZEN,
+    KEPT + "content_hash(found) != plan.frozen": FROZEN,
+    BOUNDS + "initial is not None and initial.sha256 in policy.own_weights": (
+        "a site's own knowledge: tests/client/consent/test_policy.py"
+    ),
+    "common.study.one_shot.require_agreed: is_now != should": RELEASED,
+    "common.study.one_shot.require_agreed: study.aggregation.options.every_reply": RELEASED,
+    "common.study.one_shot.require_agreed: model.projection is None": RELEASED,
+    "common.study.one_shot.require_agreed: not study.task.sums": RELEASED,
+    STUDY + "load_initial: found != named.sha256": INITIAL,
+    STUDY + "_beside: len(data) > LARGEST": INITIAL,
     "client.requests.handler._failing_in_silence: require_memory(error)": LIMIT,
-    ADMIT + "require_rehearsed(probed)": "a card without room: tests/on_accelerator/test_lost.py",
     "client.requests.handler._failing_in_silence: _require_card(site, error)": CARD,
     "client.requests.handler._answered: _require_card(site, error)": CARD,
     "client.requests.handler._require_card: "
     "site.serves and DEVICES[site.file.device.name].is_lost()": CARD,
-    "client.consent.decisions._freeze_or_tell: require_memory(error)": LIMIT,
+    "client.consent.decisions._prepare_or_tell: require_memory(error)": LIMIT,
     COMPUTE + "site.ledger.is_committed(request.identity)": (
         "a second process on one state folder: tests/client/requests/test_leaving.py"
     ),
@@ -381,9 +414,8 @@ ELSEWHERE: Final[dict[str, str]] = {
     AMEND + "not automatic": AMENDED,
     "client.requests.round._require_still_approved: "
     "site.approvals.require(approval.plan.hash).key != approval.key": WHILE_COMPUTING,
-    TRAINABLE + "require_rehearsed(require_probed(plan.study, plan.mechanism, choice))": (
-        UNTRAINABLE
-    ),
+    TRAINABLE + "require_ready(plan.study, plan.mechanism, "
+    "arithmetic(site.store, plan).numerics.choice)": UNTRAINABLE,
     "client.requests.handler._until_the_tick: _require_may_leave(site, request)": WHILE_WAITING,
     "client.requests.handler._require_may_leave: site.approvals.require_heard(request.plan_hash)": (
         WHILE_WAITING

@@ -264,6 +264,13 @@ OURS: Final = (
         ("weight", 1_000_000),
     ),
     planned("fewer weights than the model has", "wrong-plan", "a misread model", ("weights", 7)),
+    planned("more weights than the model has", "wrong-plan", "a misread model", ("weights", 7000)),
+    planned(
+        "frozen weights of a model that is trained whole",
+        "wrong-plan",
+        "an array that a site keeps for nothing",
+        ("frozen", "00" * 32),
+    ),
     planned(
         "another model",
         "wrong-plan",

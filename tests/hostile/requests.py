@@ -245,6 +245,45 @@ LEDGER: Final = (
     ),
 )
 
+PROVIDING: Final = (
+    Case(
+        "frozen weights that no plan names",
+        "an array that a site keeps for nothing",
+        lambda s: sent(s.provide()),
+        "malformed",
+    ),
+    Case(
+        "frozen weights without an array",
+        "a site that takes nothing for something",
+        lambda s: sent(s.provide(arrays=None)),
+        "malformed",
+    ),
+    Case(
+        "frozen weights under another study's name",
+        "a false name in the log",
+        lambda s: sent(s.provide(study="other")),
+        "wrong-plan",
+    ),
+    Case(
+        "frozen weights of an unknown plan",
+        "a disk that fills with what nobody approved",
+        lambda s: sent(s.provide(plan_hash="00" * 32)),
+        "not-approved",
+    ),
+    Case(
+        "frozen weights in a round",
+        "a number that nothing checks",
+        lambda s: sent(s.provide(round=1)),
+        "malformed",
+    ),
+    Case(
+        "frozen weights with a document",
+        "text that nothing checks",
+        lambda s: sent(s.provide(document="{}")),
+        "malformed",
+    ),
+)
+
 ENDING: Final = (
     Case(
         "the end of another plan",
@@ -288,4 +327,4 @@ CHANGED: Final = (
     ),
 )
 
-REQUESTS: Final = (*UNAPPROVED, *ORDER, *ARRAYS, *LEDGER, *ENDING, *CHANGED)
+REQUESTS: Final = (*UNAPPROVED, *ORDER, *ARRAYS, *LEDGER, *PROVIDING, *ENDING, *CHANGED)

@@ -93,6 +93,11 @@ class Sound:
         fields: dict[str, Any] = {"ledger": self.ledger, "acknowledged": 0}
         return replace(self.step(3), **fields | changes)
 
+    def provide(self, **changes: Any) -> Request:  # noqa: ANN401
+        """Frozen weights for the plan, which freezes none, changed."""
+        name, frozen = self.plan.study.study.name, weights(1)
+        return replace(Request(name, self.plan.hash, 0, "provide", frozen), **changes)
+
     def close(self, **changes: Any) -> Request:  # noqa: ANN401
         """The end of the study, changed."""
         sound = Request(self.plan.study.study.name, self.plan.hash, 3, "close")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from common.process.progress import silent
-from simulations.hospitals.archives import read_hospitals
+from simulations.archives.manifest import read_hospitals
 from simulations.hospitals.lesions import write_lesions
 from simulations.hospitals.synth import Size
 from simulations.runs.network import (
@@ -83,6 +83,30 @@ def test_segmentation_ends_with_the_same_weights_in_both(
     result = json.loads((folder / "network" / "simulation" / "result.json").read_bytes())
     assert result["study"]["task"] == "segmentation"
     assert result["federated_evaluation"][-1]["figures"]["dice"]["value"] is not None
+
+
+ONE_SHOT: dict[str, dict[str, Any]] = {
+    "training": {"method": "one-shot", "rounds": None, "local_steps": None, "learning_rate": None},
+    "aggregation": {"strategy": None, "average_decay": None, "min_sites": 3},
+}
+
+
+@pytest.mark.long
+def test_one_release_on_a_frozen_network_ends_with_the_same_weights_in_both(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Its features are computed between rounds by a daemon, within the first in a simulation."""
+    folder = tmp_path_factory.mktemp("h")
+    study, hospitals = folder / "tiny.toml", folder / "hospitals"
+    model = {"name": "cnn", "widths": [4], "trainable": ["head"], "projection": 3}
+    study.write_text(study_text(model=model, **ONE_SHOT))
+    hospitals.mkdir()
+    write_hospitals(hospitals)
+    settings = NetworkSettings(study, hospitals, folder / "network", SEED)
+    found = run_network(settings, lambda _: None)
+    assert found.same
+    logged = "".join(path.read_text() for path in settings.logs.iterdir())
+    assert logged.count("features.kept") == 3
 
 
 @pytest.mark.long

@@ -15,7 +15,7 @@ from client.administration import service
 from client.records.audit_log import entries
 from client.site import open_site
 from common.process.ports import free_port
-from simulations.hospitals.archives import read_hospitals
+from simulations.archives.manifest import read_hospitals
 from simulations.runs.network import (
     NetworkSettings,
     coordinate,

@@ -19,11 +19,19 @@ from client.process_limits import CardFailure, ProcessLimits
 from client.requests import gates
 from client.requests.handler import answer
 from client.site import Site, open_site
-from client.training import rehearsal
+from client.training import features, rehearsal
 from client.training.tuning import images_of
 from common.errors import ModelError, SiteError
 from common.plan import Plan
-from tests.client.site_fixtures import Hospital, answered, approved, asking, code_of
+from common.wire.messages import Request
+from tests.client.site_fixtures import (
+    Hospital,
+    answered,
+    approved,
+    asking,
+    code_of,
+    frozen_of,
+)
 from tests.common.studies import small_study
 from tests.on_accelerator.accelerator import FAULTS, Accelerator
 
@@ -124,7 +132,7 @@ def test_a_model_is_not_refused_for_what_the_card_did(
         lose()
         raise ModelError("it fails on random input") from RuntimeError(ASSERTED)
 
-    monkeypatch.setattr(gates, "require_probed", failing)
+    monkeypatch.setattr(gates, "require_ready", failing)
     with pytest.raises(CardFailure):
         answer(site, asking(plan))
 
@@ -213,6 +221,25 @@ def test_what_does_not_fit_on_the_card_is_refused_before_it_is_charged(
     rehearsal._rehearse.cache_clear()
     with monkeypatch.context() as patched:
         patched.setattr(rehearsal, part, full)
+        assert code_of(site, asking(plan)) == "malformed"
+    assert hospital.rows("charges") == []
+    assert code_of(site, asking(plan)) == "ok"
+
+
+def test_a_frozen_network_that_does_not_fit_is_refused_before_a_charge(
+    site: Site, hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small_study(model={"widths": [4], "trainable": ["head"]})
+    plan = approved(site, study)
+    provided = Request(study.study.name, plan.hash, 0, "provide", arrays=frozen_of(study))
+    assert code_of(site, provided) == "ok"
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    features._rehearse.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(features.Stem, "of", full)
         assert code_of(site, asking(plan)) == "malformed"
     assert hospital.rows("charges") == []
     assert code_of(site, asking(plan)) == "ok"

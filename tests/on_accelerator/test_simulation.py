@@ -9,9 +9,8 @@ import numpy.typing as npt
 import pytest
 import safetensors.numpy
 
-from simulations.runs.federation import coordinator_folder
 from simulations.runs.run import run_study
-from simulations.runs.run_settings import RunSettings
+from simulations.runs.run_settings import RunSettings, coordinator_folder
 from tests.integration.conftest import SITES, study_text, write_hospitals
 from tests.on_accelerator.accelerator import Accelerator
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import safetensors.numpy
 
 from common.errors import CheckpointError, SiteError
 from common.files import sha256
+from common.models.networks import trained_count
+from common.plan import write_plan
 from server.app import app
+from server.study.round_zero import drowned
 from server.study.simulation_roster import read_roster
+from tests.client.consent.test_ranges import OFFER
+from tests.common.studies import small_study
 
 # isort: split
 from flwr.serverapp import ServerApp
@@ -141,3 +146,24 @@ def test_a_roster_that_cannot_be_used_is_an_error(tmp_path: Path, text: str, mes
     path.write_text(text)
     with pytest.raises(SiteError, match=message):
         read_roster(path)
+
+
+def test_a_start_says_that_noise_is_louder_than_all_patients(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = small_study(
+        model={"widths": [64], "pooling": "flatten"},
+        training={"batch_size": 20_000},
+        privacy={"epsilon": 1.0},
+    )
+    offers = {size: OFFER.model_copy(update={"declared_patients": size}) for size in (50, 20_000)}
+    offers[20_000] = offers[20_000].model_copy(update={"most_patients": 30_000})
+    few, many = (write_plan(private, each, trained_count(private)) for each in offers.values())
+    (said,) = drowned({"north": few, "south": few})
+    assert said.startswith("NEARLY NOISE: the noise is ")
+    assert "2 hospitals" in said
+    assert drowned({"north": many, "south": many}) == []
+    monkeypatch.setattr("server.study.round_zero.drowned", lambda _plans: ["told"])
+    warned: list[Any] = []
+    world.run(observer=lambda event, fields: warned.append(fields.get("warnings")))
+    assert warned[0][-1] == "told"

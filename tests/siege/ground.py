@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from common.process.progress import silent
-from simulations.hospitals.archives import read_hospitals
+from simulations.archives.manifest import read_hospitals
 from simulations.runs.network import (
     NetworkSettings,
     call,

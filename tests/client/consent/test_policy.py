@@ -136,6 +136,25 @@ def test_no_privacy_needs_the_policys_leave_and_then_needs_no_epsilon(hospital: 
         require_acceptable(plan_for(site, small_study(**FREE)), site)
 
 
+def test_weights_that_were_trained_on_the_sites_patients_begin_no_private_study(
+    hospital: Hospital,
+) -> None:
+    named = {"file": "own.safetensors", "sha256": "a" * 64, "source": "here"}
+    initial = named | {"licence": "CC0-1.0", "trained_on": "our patients"}
+    model = {"widths": [4], "initial": initial}
+    hospital.policy = {"own_weights": ["a" * 64], "allow_no_privacy": True}
+    with hospital.open() as site:
+        plan = plan_for(site, small_study(model=model))
+        assert verdict(site, plan) == (RefusalCode.POLICY, "[policy] own_weights")
+        with pytest.raises(Refusal):
+            require_allowed(plan, site)  # in each round, too
+        other = plan_for(
+            site, small_study(model={"widths": [4], "initial": initial | {"sha256": "b" * 64}})
+        )
+        require_acceptable(other, site)
+        require_acceptable(plan_for(site, small_study(model=model, **FREE)), site)
+
+
 def test_a_study_for_more_patients_than_are_declared_is_declined(site: Site) -> None:
     require_acceptable(plan_for(site, small_study(data={"min_patients": 20})), site)
     plan = plan_for(site, small_study(data={"min_patients": 21}))

@@ -47,6 +47,8 @@ MODELS: tuple[dict[str, Any], ...] = (
     {"name": "scattering"},
     {"name": "unet", "strides": [2, 2]},
     {"name": "vit"},
+    {"name": "efficientnet_lite0"},
+    {"name": "cnn", "trainable": ["head"], "adapters": 2, "projection": 5},
 )
 OPTIONS: dict[str, dict[str, float]] = {
     "fedprox": {"proximal_mu": 0.1},

@@ -246,10 +246,10 @@ def test_a_recorded_kernel_that_there_is_not_is_refused(kernels: dict[str, str])
         require_sound(exact(network), patients_of(1, 5, 5), loss, choice)
 
 
-def test_a_fixed_parameter_is_refused() -> None:
+def test_a_layer_whose_weight_is_fixed_and_whose_bias_is_trained_is_refused() -> None:
     model = exact(network)
     next(model.parameters()).requires_grad_(False)
-    with pytest.raises(ModelError, match="weight"):
+    with pytest.raises(ModelError, match="but for weight"):
         require_sound(model, patients_of(1, 5, 5), loss, CHOICE)
 
 

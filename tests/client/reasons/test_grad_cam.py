@@ -32,6 +32,8 @@ def study_of(model: str, side: int, **settings: object) -> Study:
         (study_of("seresnet50", 64), 2, "Sequential"),
         (study_of("densenet121", 64), 2, "ReLU"),
         (study_of("efficientnet_b0", 64), 2, "GroupNorm"),
+        (study_of("efficientnet_lite0", 64), 2, "ReLU6"),
+        (study_of("efficientnet_lite0", 64, blocks=11), 4, "Sequential"),
         (study_of("unet", 32), 32, "PReLU"),
         (study_of("unet", 32, residual_units=0), 16, "SkipConnection"),
         (study_of("resunet", 32), 32, "ReLU"),

@@ -82,6 +82,7 @@ LARGE: list[Case] = [
     (64, 4, {"name": "resnet18"}, False),
     (64, 4, {"name": "densenet121"}, False),
     (64, 4, {"name": "efficientnet_b0"}, False),
+    (64, 4, {"name": "efficientnet_lite0", "pooling": "average-spread"}, False),
     (64, 4, {"name": "vit"}, False),
     (64, 4, {"name": "densenet121"}, True),
     (64, 8, {"name": "vit"}, True),

@@ -140,6 +140,7 @@ def test_the_clipped_sum_is_that_of_a_loop_over_patients(kind: str, clip: float)
                 ("resnet50", 8),
                 ("seresnet50", 8),
                 ("efficientnet_b0", 16),
+                ("efficientnet_lite0", 16),
             )
         ),
     ],

@@ -160,9 +160,9 @@ def _with_ticks(plan: Plan, changed: Ticks) -> Plan:
 def test_what_takes_long_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has approved what is timed for an offer, and its shape may be any that fits."""
     done: list[int] = []
-    assert len(ticks._took(lambda: done.append(1))) == ticks.REPEATS  # noqa: SLF001 - nothing else shows it
+    assert len(ticks.took(lambda: done.append(1))) == ticks.REPEATS
     assert len(done) == 1 + ticks.REPEATS
     monkeypatch.setattr(ticks, "LONG", 1e-9)
-    (only,) = ticks._took(lambda: done.append(1))  # noqa: SLF001
+    (only,) = ticks.took(lambda: done.append(1))
     assert only >= 0
     assert len(done) == 2 + ticks.REPEATS

@@ -97,6 +97,7 @@ def test_options_of_the_cnn_change_its_layers_as_named() -> None:
         ("seresnet50", (8, 8)),
         ("densenet121", (32, 32)),
         ("efficientnet_b0", (9, 33)),
+        ("efficientnet_lite0", (9, 33)),
         ("vit", (32, 16)),
     ],
 )

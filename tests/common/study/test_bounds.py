@@ -42,6 +42,7 @@ BESIDE: dict[str, Changes] = {
     "fixed_point.fraction_bits": {"fixed_point": {"dtype": "int64"}},
     "model.scales": {"model": {"name": "scattering"}},
     "model.orientations": {"model": {"name": "scattering"}},
+    "model.adapters": {"model": {"trainable": ["head"]}},
     "model.strides": {"model": {"name": "unet", "widths": [4, 4]}},
     "model.residual_units": {"model": {"name": "resunet"}},
     "model.patch": {"model": {"name": "vit"}},

@@ -82,7 +82,7 @@ def test_help_is_there_at_once_without_torch() -> None:
 
 def test_a_study_file_is_read_before_anything_is_sent(tmp_path: Path, root: Path) -> None:
     demo = root / "simulations" / "studies" / "demo.toml"
-    assert checked_study(demo) == demo.read_text()
+    assert checked_study(demo) == (demo.read_text(), b"")
     assert load_study(demo)
     with pytest.raises(StudyError, match="no such file"):
         checked_study(tmp_path / "absent.toml")

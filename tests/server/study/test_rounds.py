@@ -19,7 +19,8 @@ from common.wire.flower import Message, identify
 from common.wire.messages import Reply, Request
 from server.study.aggregation import begin
 from server.study.rounds import advance
-from simulations.grids.in_process import RUN_ID, LocalGrid
+from simulations.grids.in_process import LocalGrid
+from simulations.grids.nodes import RUN_ID
 from tests.common.studies import small_study
 
 if TYPE_CHECKING:
@@ -335,9 +336,9 @@ def test_weights_that_move_too_far_end_the_study_in_that_round(
     for site in ("north", "south"):
         fold.add(site, study.fixed_point.encode(np.full(6, change)))
     if not runs_away:
-        assert advance(study, state, fold).round == 5
+        assert advance(study, state, fold, {}).round == 5
         return
     with pytest.raises(RoundError, match="ran away in round 5") as caught:
-        advance(study, state, fold)
+        advance(study, state, fold, {})
     assert "moved by 8.1" in caught.value.details["found"]
     assert "learning rate" in caught.value.details["do"]

@@ -6,6 +6,7 @@ import functools
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -17,7 +18,7 @@ from simulations.audit.audit_settings import AuditSettings, Which
 from simulations.audit.mechanism import audit_mechanism
 from simulations.audit.parts import PRODUCTION
 from simulations.cli.app import app
-from tests.integration.conftest import SITES, study_text, write_hospitals
+from tests.integration.conftest import SITES, STUDY, study_text, write_hospitals
 from tests.planted_faults import halved_noise
 
 
@@ -52,6 +53,39 @@ def test_a_sound_study_survives_and_the_command_exits_with_0(sound: tuple[int, s
     assert "the claim survived   95 % confidence in all bounds together" in said
     assert all(site in said for site in SITES)
     assert "members caught:" in said
+
+
+PARTS = {
+    "one release": {
+        "model": {**dict.fromkeys(STUDY["model"]), "name": "scattering", "projection": 6},
+        "training": {**dict.fromkeys(STUDY["training"]), "method": "one-shot"},
+        "aggregation": {"strategy": "fedavg", "average_decay": 0.0},
+    },
+    "adapters": {
+        "model": {"widths": [4], "trainable": ["head"], "adapters": 1},
+        "training": {"rounds": 4},
+    },
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("changes", PARTS.values(), ids=PARTS)
+def test_a_study_that_trains_a_part_survives_and_fails_with_half_of_its_noise(
+    changes: dict[str, dict[str, Any]],
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "study.toml").write_text(study_text(**changes))
+    (tmp_path / "hospitals").symlink_to(folder / "hospitals")
+    options = ("--canaries", "8", "--repetitions", "4", "--threads", "1")
+    code, said = run(tmp_path, tmp_path / "sound", *options)
+    assert code == 0, said
+    assert "members caught:" in said
+    faulty = functools.partial(audit_mechanism, parts=replace(PRODUCTION, noised=halved_noise))
+    monkeypatch.setattr(simulations.audit.audit, "audit_mechanism", faulty)
+    code, said = run(tmp_path, tmp_path / "faulty", "--only", "mechanism", "--repetitions", "40")
+    assert code == 1, said
 
 
 @pytest.mark.long

@@ -12,9 +12,9 @@ from client.sitefile import load_site_file
 from common.errors import DataError
 from common.process.progress import silent
 from common.study.study_file import Study, load_study
+from simulations.archives.manifest import Hospitals, read_hospitals
 from simulations.audit.audit_settings import CanaryKind
 from simulations.audit.canaries import Canary, insert, make
-from simulations.hospitals.archives import Hospitals, read_hospitals
 from simulations.runs.testset import TestSet, load_test_set
 from tests.integration.conftest import SITES, study_text, write_hospitals
 
@@ -41,8 +41,8 @@ def study(folder: Path) -> Study:
 
 @pytest.fixture(scope="module")
 def test_set(folder: Path, study: Study, hospitals: Hospitals) -> TestSet:
-    cache = folder / "cache"
-    return load_test_set(study, hospitals, seed=SEED, cache=cache, workers=1, progress=silent)
+    decoded = folder / "decoded"
+    return load_test_set(study, hospitals, seed=SEED, decoded=decoded, workers=1, progress=silent)
 
 
 @pytest.fixture(scope="module", params=list(CanaryKind))

@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from common.errors import StudyError
 from common.models.networks import build_model
 from common.study.study_file import NoPrivacy, PatientPrivacy, load_study
-from simulations.cli.app import STUDIES, app, find_study
+from simulations.cli.app import app
+from simulations.cli.studies import STUDIES, find_study
 from simulations.reports.result import Result, write_result
 
 SHIPPED = sorted(path.stem for path in STUDIES.glob("*.toml"))

@@ -13,7 +13,8 @@ from client.site import Site
 from common.errors import SiteError
 from common.numerics import EngineChoice, Ticks, record
 from simulations.grids.grid import SimulationGrid, SiteDescription
-from simulations.grids.grids import GRIDS
+from simulations.grids.local import LocalSites
+from simulations.grids.pool import PoolSites
 from tests.client.site_fixtures import Hospital
 from tests.common.studies import small_study
 
@@ -34,7 +35,7 @@ def described(folder: Path, name: str = "north") -> SiteDescription:
     )
 
 
-@pytest.mark.parametrize("kind", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("kind", [LocalSites, PoolSites])
 def test_a_site_is_what_its_description_says_after_a_way_through_another_process(
     kind: type[SimulationGrid], tmp_path: Path
 ) -> None:
@@ -50,9 +51,10 @@ def test_a_site_is_what_its_description_says_after_a_way_through_another_process
         assert grid.at("north", lambda site: site.numerics(small_study())) == RECORDED
 
 
-def test_where_one_site_cannot_be_opened_none_stays_open(
+def test_a_site_is_opened_when_it_is_first_asked_and_then_stays_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    opened: list[str] = []
     closed: list[str] = []
     close = Site.close
 
@@ -63,9 +65,13 @@ def test_where_one_site_cannot_be_opened_none_stays_open(
     first = described(tmp_path)
     monkeypatch.setattr(Site, "close", watched)
     lost = replace(first, name="south", file=tmp_path / "nowhere.toml")
-    with pytest.raises(SiteError), GRIDS["local"]([first, lost]):
-        pass
-    assert closed == ["north"]
+    with LocalSites([first, lost]) as grid:
+        assert grid.at("north", lambda site: site.name) == "north"
+        assert grid.at("north", id) == grid.at("north", id)
+        with pytest.raises(SiteError):
+            grid.at("south", lambda site: opened.append(site.name))
+        assert closed == []
+    assert (opened, closed) == ([], ["north"])
 
 
 def changing(source: str) -> list[int]:

@@ -21,9 +21,9 @@ def names(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("patients", "train", "declared"),
-    [(300, 0.8, 240), (299, 0.8, 230), (100, 0.9, 90), (9, 1.0, 0), (13, 0.8, 10), (10, 1.0, 10)],
+    [(300, 0.8, 240), (299, 0.8, 230), (100, 0.9, 90), (9, 1.0, 9), (13, 0.8, 10), (10, 1.0, 10)],
 )
-def test_declared_patients_are_the_training_share_rounded_down_to_tens(
+def test_declared_patients_are_the_training_share_rounded_down_to_tens_if_there_are_ten(
     patients: int, train: float, declared: int
 ) -> None:
     assert declared_patients(patients, train) == declared

@@ -21,7 +21,7 @@ from client.data.pixels import images as decoded
 from client.data.pseudonyms import Pseudonyms
 from client.data.report import check
 from client.sitefile import load_site_file
-from simulations.hospitals.archives import read_hospitals
+from simulations.archives.manifest import read_hospitals
 from simulations.hospitals.lesions import DATASET, write_lesions
 from simulations.hospitals.slices import CLASSES
 from simulations.hospitals.synth import Size

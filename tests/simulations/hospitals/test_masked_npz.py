@@ -13,7 +13,7 @@ from PIL import Image
 from pydicom import dcmread
 
 from common.errors import DataError
-from simulations.hospitals.archives import read_hospitals
+from simulations.archives.manifest import read_hospitals
 from simulations.hospitals.masked_npz import (
     Arrays,
     MaskedSource,

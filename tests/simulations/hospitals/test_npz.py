@@ -17,7 +17,7 @@ from client.data.pseudonyms import Pseudonyms
 from client.data.report import check
 from client.sitefile import load_site_file
 from common.errors import DataError
-from simulations.hospitals.archives import read_hospitals
+from simulations.archives.manifest import read_hospitals
 from simulations.hospitals.npz import read_source, write_divided
 
 

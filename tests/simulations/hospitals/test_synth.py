@@ -12,7 +12,7 @@ from client.data.labels import LabelFile
 from client.data.report import Report, check
 from client.sitefile import load_site_file
 from common.errors import DataError
-from simulations.hospitals.archives import read_hospitals
+from simulations.archives.manifest import read_hospitals
 from simulations.hospitals.synth import CLASSES, DATASET, Size, write_synthetic
 from simulations.hospitals.unusable import KINDS
 

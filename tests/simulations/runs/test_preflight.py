@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import SiteError
 from common.study.study_file import load_study
-from simulations.hospitals.archives import read_hospitals
+from simulations.archives.manifest import read_hospitals
 from simulations.runs import preflight
 from tests.integration.conftest import study_text, write_hospitals
 

@@ -6,31 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from common.checkpoint import Checkpoint
 from common.models.networks import initial_weights
 from common.privacy.mechanisms import mechanism
-from common.wire.flower import identify
-from simulations.runs.single_site import single_site_rounds
+from simulations.runs.in_memory import Trained, rounds_in_memory
 from tests.simulations.runs.test_baselines import PRIVATE, holding, study
-
-
-@pytest.fixture(autouse=True)
-def _served() -> None:
-    identify(1)
 
 
 def states(tmp_path: Path, name: str) -> Iterator[Checkpoint]:
     whole, east = study(PRIVATE), holding(tmp_path / name, "east", 20)
-    return single_site_rounds(
-        whole,
-        mechanism(whole, 20, 40),
-        east.images.open(),
-        east.patients,
-        name=name,
-        seed=0,
-        choice=east.numerics.choice,
+    planned = mechanism(whole, 20, 40)
+    sites = {name: Trained(planned, east.images.open(), east.patients)}
+    return rounds_in_memory(
+        whole, sites, initial_weights(whole, 0), seed=0, choice=east.numerics.choice
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from client.data.labels import LabelFile
 from client.data.masks.sources import MaskFolder
 from common.errors import DataError
-from simulations.hospitals.archives import read_hospitals
+from simulations.archives.manifest import read_hospitals
 
 MANIFEST = {"kind": "npz", "seed": 3, "sites": ["south", "north"], "redraws": 7}
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from common.errors import DataError
+from simulations.partitions.partition import Partition, Partitioning, Subjects
 
 Counts = NDArray[np.int64]
 
@@ -33,17 +35,25 @@ class Floor:
     per_class: int = 10
 
 
-@dataclass(frozen=True)
-class Partition:
-    """Who goes where.
+class Dirichlet(Partitioning):
+    """Each class is divided in proportions of its own.
 
     Attributes:
-        sites: for each site the indices of its patients, int64, ascending.
-        redraws: draws that were rejected before this one.
+        alpha: concentration: small for hospitals that differ, large for hospitals that are alike.
+        patients: the least that every site gets.
+        per_class: the least of each class that every site gets.
     """
 
-    sites: tuple[NDArray[np.int64], ...]
-    redraws: int
+    kind: ClassVar[str] = "dirichlet"
+
+    alpha: float = Field(default=0.5, ge=ALPHAS[0], le=ALPHAS[1])
+    patients: int = Field(default=100, ge=1)
+    per_class: int = Field(default=10, ge=0)
+
+    def divide(self, subjects: Subjects, sites: int, rng: np.random.Generator) -> Partition:
+        """See :meth:`Partitioning.divide`."""
+        floor = Floor(self.patients, self.per_class)
+        return dirichlet_partition(subjects.labels, sites, self.alpha, rng, floor)
 
 
 def dirichlet_partition(
@@ -125,7 +135,7 @@ def _require_possible(sizes: Counts, sites: int, alpha: float, floor: Floor) -> 
             wanted=f"at least one site, and an alpha of {ALPHAS[0]:g} to {ALPHAS[1]:g}",
             remedy="use --alpha 0.5 for hospitals that differ, 100 for hospitals that are alike",
         )
-    most = int(min(sizes.sum() // floor.patients, sizes.min() // floor.per_class))
+    most = int(min(sizes.sum() // floor.patients, sizes.min() // max(1, floor.per_class)))
     if sites > most:
         raise DataError(
             "there are too few patients for this number of hospitals",

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import DataError
-from simulations.hospitals.partition import Floor, dirichlet_partition, draw_counts
+from simulations.partitions.dirichlet import Floor, dirichlet_partition, draw_counts
 
 LABELS = np.repeat([0, 1], [1349, 3883])
 

@@ -1,0 +1,1 @@
+"""What hospitals of a size can train privately, before anybody is asked."""

@@ -1,0 +1,1 @@
+"""Ways to divide patients among a simulation's hospitals, one a file."""

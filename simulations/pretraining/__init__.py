@@ -1,0 +1,1 @@
+"""Public starting weights from hospitals whose patients need no protection."""

@@ -1,0 +1,174 @@
+"""The runs of sweeps side by side: means and intervals over seeds, and paired tests.
+
+Runs that differ in the seed alone are one row. An interval is Student's, over seeds; a difference
+is that to the first row, on the same seeds, so that what hospitals and first weights do to both is
+taken out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from scipy import stats
+
+from common.documents import read_json
+from common.errors import StudyError
+from simulations.sweeps.records import Record
+
+LEVEL: Final = 0.95
+CHOSEN: Final = (
+    "To choose settings by what patients' data gave is to look at these patients once more: "
+    "on real data each run costs its epsilon, and choosing among runs costs the sum."
+)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds.
+
+    Attributes:
+        mean: of them; NaN where a run has no such figure.
+        low: lower end of the interval; NaN with one seed.
+        high: upper end.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Interval:
+        """Student's interval of the mean of some values."""
+        mean = float(np.mean(values))
+        if len(values) < 2:
+            return cls(mean, math.nan, math.nan)
+        half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
+        half *= float(np.std(values, ddof=1)) / math.sqrt(len(values))
+        return cls(mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The runs of one setting.
+
+    Attributes:
+        settings: what was set.
+        seeds: of the runs.
+        reached: the headline figure.
+        ahead: of the first row, on the seeds that both have; None for the first.
+        chance: p of a paired t-test of that difference; None where there is none.
+        epsilon: the most that a patient paid in any of them.
+    """
+
+    settings: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    reached: Interval
+    ahead: Interval | None
+    chance: float | None
+    epsilon: float | None
+
+
+def compare(records: Iterable[Record]) -> tuple[Compared, ...]:
+    """A row for each setting, in the order in which they are first met.
+
+    Raises:
+        StudyError: there are no runs, or their studies are judged by different figures.
+    """
+    groups: defaultdict[str, dict[int, Record]] = defaultdict(dict)
+    names = set()
+    for each in records:
+        groups[each.settings][each.seed] = each
+        names.add(each.headline)
+    if len(names) != 1:
+        raise StudyError(
+            "these runs cannot be compared",
+            found=f"figures {', '.join(sorted(names))}" if names else "no finished run",
+            wanted="finished runs that are judged by one figure",
+            remedy="run the sweep first, and compare studies of one kind of task",
+        )
+    first = next(iter(groups.values()))
+    return tuple(_row(text, runs, first) for text, runs in groups.items())
+
+
+def _row(text: str, runs: Mapping[int, Record], first: Mapping[int, Record]) -> Compared:
+    ahead, chance = None, None
+    if runs is not first:
+        both = [seed for seed in runs if seed in first]
+        apart = [runs[seed].reached - first[seed].reached for seed in both]
+        if apart:
+            ahead = Interval.of(apart)
+        if len(apart) > 1 and np.std(apart):
+            chance = float(stats.ttest_1samp(apart, 0.0).pvalue)
+    paid = [each.epsilon for each in runs.values()]
+    return Compared(
+        settings=read_json(text),
+        seeds=tuple(runs),
+        reached=Interval.of([each.reached for each in runs.values()]),
+        ahead=ahead,
+        chance=chance,
+        epsilon=None if None in paid else max(each for each in paid if each is not None),
+    )
+
+
+def header(rows: Sequence[Compared]) -> tuple[str, ...]:
+    """Of a table of these rows."""
+    keys = dict.fromkeys(key for row in rows for key in row.settings)
+    return (*keys, "seeds", "mean", "95 % interval", "ahead of the first", "95 % interval", "p")
+
+
+def cells(row: Compared, keys: Sequence[str]) -> tuple[str, ...]:
+    """Of one row, under :func:`header`."""
+    ahead = ("", "") if row.ahead is None else (f"{row.ahead.mean:+.3f}", _ends(row.ahead))
+    return (
+        *(_said(row.settings.get(key)) for key in keys),
+        str(len(row.seeds)),
+        f"{row.reached.mean:.3f}",
+        _ends(row.reached),
+        *ahead,
+        "" if row.chance is None else f"{row.chance:.3f}",
+    )
+
+
+def _ends(found: Interval) -> str:
+    return "" if math.isnan(found.low) else f"{found.low:.3f} to {found.high:.3f}"
+
+
+def _said(value: Any) -> str:  # noqa: ANN401 - a setting
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
+
+
+def table(rows: Sequence[Compared]) -> tuple[tuple[str, ...], ...]:
+    """The header and all rows."""
+    head = header(rows)
+    return (head, *(cells(row, head[:-6]) for row in rows))
+
+
+def as_csv(rows: Sequence[Compared]) -> str:
+    """The table as comma-separated values (RFC 4180)."""
+    found = io.StringIO()
+    csv.writer(found).writerows(table(rows))
+    return found.getvalue()
+
+
+def as_latex(rows: Sequence[Compared]) -> str:
+    """The table as LaTeX's ``tabular``."""
+    head, *body = table(rows)
+    lines = [r"\begin{tabular}{" + "l" * (len(head) - 6) + "r" * 6 + "}", r"\hline"]
+    lines += [" & ".join(map(_escaped, head)) + r" \\", r"\hline"]
+    lines += [" & ".join(map(_escaped, each)) + r" \\" for each in body]
+    lines += [r"\hline", r"\end{tabular}", f"% {CHOSEN}"]
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    for sign in "\\&%$#_{}~^":
+        text = text.replace(sign, f"\\{sign}" if sign not in "\\~^" else " ")
+    return text

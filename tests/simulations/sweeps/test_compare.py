@@ -1,0 +1,103 @@
+"""Runs side by side: means and intervals over seeds, and differences on the same seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from scipy import stats
+
+from common.errors import StudyError
+from simulations.sweeps.compare import as_csv, as_latex, compare, table
+from simulations.sweeps.page import write
+from simulations.sweeps.records import FILE, PARQUET, Record, Records
+
+
+def record(epsilon: float, seed: int, reached: float | None, headline: str = "auc") -> Record:
+    return Record(
+        name=f"{epsilon}-{seed}",
+        settings=json.dumps({"privacy.epsilon": epsilon, "model.name": "cnn_a"}),
+        seed=seed,
+        headline=headline,
+        values=json.dumps({headline: reached, "accuracy": 0.5}),
+        epsilon=epsilon,
+        weights_sha256="0" * 64,
+        seconds=1.5,
+    )
+
+
+ONE, OTHER = [0.70, 0.74, 0.72], [0.80, 0.85, 0.84]
+RUNS = [record(1.0, seed, each) for seed, each in enumerate(ONE)]
+RUNS += [record(8.0, seed, each) for seed, each in enumerate(OTHER)]
+
+
+def test_a_row_has_students_interval_over_seeds_and_a_paired_test() -> None:
+    first, second = compare(RUNS)
+    low, high = stats.t.interval(0.95, 2, np.mean(ONE), stats.sem(ONE))
+    assert first.reached.mean == pytest.approx(0.72)
+    assert first.reached.low == pytest.approx(low)
+    assert first.reached.high == pytest.approx(high)
+    assert first.ahead is None
+    assert second.ahead is not None
+    assert second.ahead.mean == pytest.approx(0.11)
+    assert second.chance == pytest.approx(stats.ttest_rel(OTHER, ONE).pvalue)
+    assert second.epsilon == 8.0
+    assert second.seeds == (0, 1, 2)
+
+
+def test_only_seeds_that_both_have_are_compared() -> None:
+    _, second = compare([*RUNS[:2], *RUNS[3:]])
+    assert second.ahead is not None
+    assert second.ahead.mean == pytest.approx(np.mean([0.10, 0.11]))
+    _, alone = compare([RUNS[0], RUNS[4]])
+    assert alone.ahead is None
+    assert math.isnan(alone.reached.low)
+
+
+def test_a_figure_that_is_not_defined_is_no_number() -> None:
+    (row,) = compare([record(1.0, 0, None)])
+    assert math.isnan(row.reached.mean)
+
+
+def test_runs_that_are_judged_by_other_figures_are_not_compared() -> None:
+    for runs in ([], [RUNS[0], record(8.0, 0, 0.5, "dice")]):
+        with pytest.raises(StudyError):
+            compare(runs)
+
+
+def test_tables_are_written_for_other_programs(tmp_path: Path) -> None:
+    rows = compare(RUNS)
+    read = list(csv.reader(io.StringIO(as_csv(rows))))
+    assert tuple(map(tuple, read)) == table(rows)
+    latex = as_latex(rows)
+    assert r"cnn\_a" in latex
+    assert "costs its epsilon" in latex
+    assert latex.count(r"\\") == 3
+    names = [path.name for path in write(rows, "auc", tmp_path)]
+    assert names == ["comparison.csv", "comparison.tex", "utility-against-epsilon.png"]
+    assert (tmp_path / names[-1]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_records_are_kept_once_and_exported_with_a_column_for_each_figure(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    for each in [*RUNS, RUNS[0]]:
+        records.add(each)
+    assert set(Records(tmp_path).all()) == set(RUNS)
+    records.export()
+    read = pyarrow.parquet.read_table(tmp_path / PARQUET)
+    assert read.num_rows == 6
+    assert read.column("auc").to_pylist() == [*ONE, *OTHER]
+    assert read.column("privacy.epsilon").to_pylist() == [1.0] * 3 + [8.0] * 3
+
+
+def test_a_damaged_table_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"no table" * 1000)
+    with pytest.raises(Exception, match="table of the sweep") as caught:
+        Records(tmp_path)
+    assert "delete the file" in str(caught.value)
