@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -166,8 +167,10 @@ def _engine(url: URL) -> Engine:
     if url.get_backend_name() == "sqlite":
         file = Path(str(url.database))
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # SQLite would make the file readable for others, and so its -wal and -shm.
-        file.touch(mode=0o600)
+        # SQLite would make the file readable for others, and so its -wal and -shm. Never opened
+        # where it exists: closing it would drop this process's locks on it.
+        with suppress(FileExistsError):
+            file.touch(mode=0o600, exist_ok=False)
         engine = create_engine(url, connect_args={"timeout": WAIT_SECONDS})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -183,8 +186,24 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.isolation_level = None  # sqlite3 must not begin transactions: _begin_sqlite does
     # WAL: readers do not wait for the writer. FULL: with WAL, NORMAL could lose the last commits
     # at a power failure.
-    for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+    _use_wal(connection)
+    for setting in ("synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {setting}")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    # SQLite's own timeout is not for this one: while another process writes the first tables, it
+    # is refused at once.
+    last = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as refused:
+            if refused.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > last:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -6,7 +6,9 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -94,6 +96,23 @@ def test_many_processes_may_make_the_same_store_at_once(root: Path, store_url: s
 
     with open_store(store_url) as store:
         assert len(store.events()) == 3
+
+
+def test_a_store_that_another_process_is_making_is_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "store.sqlite"
+    with closing(sqlite3.connect(file, check_same_thread=False)) as other:
+        other.isolation_level = None
+        other.execute("BEGIN IMMEDIATE")
+        with (
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+            closing(sqlite3.connect(file, timeout=30)) as impatient,
+        ):
+            impatient.execute("PRAGMA journal_mode = WAL")
+        done = Timer(0.5, other.execute, ["COMMIT"])
+        done.start()
+        with open_store(f"sqlite:///{file}") as store:
+            assert store.events() == ()
+        done.join()
 
 
 def test_a_killed_writer_leaves_what_it_was_told_is_written(root: Path, store_url: str) -> None:
