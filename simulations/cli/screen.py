@@ -18,6 +18,8 @@ from simulations.reports import report
 from simulations.reports.result import CurvePoint, Outcome, Result
 from simulations.runs.run_settings import Watcher
 
+MOST_NAMES = 8
+"""Hospitals that are named."""
 UNITS = {"rounds": "rounds", "baselines": "models"}
 DESCRIPTIONS = {"rounds": "training together", "baselines": "training the baselines"}
 
@@ -112,9 +114,13 @@ def _comparison(result: Result) -> Table:
 def _cost(result: Result) -> Text:
     if result.delta is None:
         return Text("\nno privacy: nothing limits what the updates reveal")
-    costs = ", ".join(
-        f"{site} {report.epsilon(value)}" for site, value in sorted(result.epsilon.items())
-    )
+    paid = result.epsilon
+    if len(paid) <= MOST_NAMES:
+        costs = ", ".join(f"{site} {report.epsilon(value)}" for site, value in sorted(paid.items()))
+    else:
+        ordered = sorted(paid.values(), key=lambda value: math.inf if value is None else value)
+        least, most = map(report.epsilon, (ordered[0], ordered[-1]))
+        costs = f"{least if least == most else f'{least} to {most}'} at {len(paid)} hospitals"
     return Text(f"\nepsilon, evaluation included, at delta {result.delta:g}: {costs}")
 
 

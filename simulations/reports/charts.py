@@ -38,17 +38,19 @@ LINES: Final[dict[Kind, Any]] = {
 }
 BASELINES: Final[tuple[Kind, ...]] = ("alone-private", "alone", "pooled")
 """In the order in which they are shown."""
+MOST_SITES: Final = 20
+"""Hospitals of which each has a place of its own in a picture."""
 SITE_COLOURS: Final = PALETTE
 SITE_LINES: Final[tuple[Any, ...]] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 
 
 def comparison(axes: Axes, result: Result) -> None:
     """The headline of the shared model, of everything pooled and of each hospital alone."""
-    sites = sorted({outcome.site for outcome in result.baselines if outcome.site})
+    sites = alone(result)
     names = ["shared model"]
-    _dot(axes, result.shared.metrics.main, 0.0, "shared")
+    dot(axes, result.shared.metrics.main, 0.0, "shared")
     for outcome in result.of_kind("pooled"):
-        _dot(axes, outcome.metrics.main, float(len(names)), "pooled")
+        dot(axes, outcome.metrics.main, float(len(names)), "pooled")
         names.append("all data pooled")
     for site in sites:
         names.append(f"{site} alone")
@@ -56,7 +58,7 @@ def comparison(axes: Axes, result: Result) -> None:
             if outcome.site == site:
                 # With and without privacy side by side, one line a hospital.
                 shift = -0.16 if outcome.kind == "alone-private" else 0.16
-                _dot(axes, outcome.metrics.main, len(names) - 1 + shift, outcome.kind)
+                dot(axes, outcome.metrics.main, len(names) - 1 + shift, outcome.kind)
     value = result.shared.metrics.main.value
     if value is not None:
         axes.axvline(value, color=COLOURS["shared"], linewidth=0.9, alpha=0.6, zorder=0)
@@ -67,7 +69,21 @@ def comparison(axes: Axes, result: Result) -> None:
     _legend(axes, result)
 
 
-def _dot(axes: Axes, figure: Figure, y: float, kind: Kind) -> None:
+def alone(result: Result) -> list[str]:
+    """The hospitals that are drawn alone: all, or the best, the middle and the worst of many."""
+    reached: dict[str, float] = {}
+    for outcome in result.baselines:
+        if outcome.site:
+            value = outcome.metrics.main.value or 0.0
+            reached[outcome.site] = max(reached.get(outcome.site, 0.0), value)
+    if len(reached) <= MOST_SITES:
+        return sorted(reached)
+    ordered = sorted(reached, key=lambda name: (-reached[name], name))
+    return [ordered[0], ordered[len(ordered) // 2], ordered[-1]]
+
+
+def dot(axes: Axes, figure: Figure, y: float, kind: Kind) -> None:
+    """A figure and its interval, at a height."""
     if figure.value is None:
         return
     axes.hlines(y, figure.low, figure.high, color=COLOURS[kind], linewidth=2.2, alpha=0.55)
@@ -186,42 +202,12 @@ def calibration(axes: Axes, result: Result) -> None:
     axes.set_aspect("equal")
 
 
-def epsilon(axes: Axes, result: Result) -> None:
-    """Epsilon of the training after each round, by site."""
-    for number, (name, site) in enumerate(sorted(result.per_site.items())):
-        axes.plot(
-            [0, *(point[0] for point in site.spent)],
-            [0.0, *(point[1] for point in site.spent)],
-            color=SITE_COLOURS[number % len(SITE_COLOURS)],
-            linestyle=SITE_LINES[number % len(SITE_LINES)],
-            # Hospitals of one size spend alike: the wider line shows behind the narrower.
-            linewidth=1.6 + 1.4 * (len(result.per_site) - 1 - number),
-            label=f"{name}: {site.epsilon_training:.3f}",
-        )
-    allowed = result.study.epsilon
-    if allowed is not None:
-        axes.axhline(allowed, color=INK, linewidth=1)
-        axes.annotate(
-            f"limit of the study: {allowed:g}",
-            (0, allowed),
-            xytext=(2, -4),
-            textcoords="offset points",
-            va="top",
-            fontsize=9,
-        )
-        axes.set_ylim(0, allowed * 1.06)
-    axes.set(xlabel="round", ylabel="ε spent on training")
-    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=(1, 2, 5, 10), integer=True))
-    axes.set_xlim(left=0)
-    axes.legend(loc="lower right")
-
-
 def federated(axes: Axes, result: Result) -> None:
     """Figures from the noised histograms beside the exact ones."""
     last = result.federated_evaluation[-1]
     named = [(name, words) for name, words in result.study.figures if name in last.figures]
     for row, (name, _) in enumerate(named):
-        _dot(axes, result.metrics.figures[name], row - 0.14, "shared")
+        dot(axes, result.metrics.figures[name], row - 0.14, "shared")
         _noisy_dot(axes, last.figures[name], row + 0.16)
     axes.plot([], [], MARKERS["shared"], color=COLOURS["shared"], label="test set, exact")
     axes.plot([], [], "o", color=INK, label="hospitals' histograms, with noise")

@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from common.files import write_atomic
-from simulations.reports import charts
-from simulations.reports.charts import FAINT, INK, SOFT
+from simulations.reports import charts, site_charts
+from simulations.reports.charts import FAINT, INK, MOST_SITES, SOFT, alone
 from simulations.reports.result import Result
 
 WIDTH: Final = 5.6
@@ -143,7 +143,8 @@ def _save(canvas: Canvas, format_: str, metadata: dict[str, None]) -> bytes:
 
 
 def _specs(result: Result) -> tuple[_Spec, ...]:
-    rows = 1 + len({outcome.site for outcome in result.baselines}) * 1.35
+    rows = 1 + len(alone(result)) * 1.35
+    fared = len(result.at_sites)
     return (
         _Spec(
             "comparison",
@@ -183,11 +184,22 @@ def _specs(result: Result) -> tuple[_Spec, ...]:
         _Spec(
             "epsilon",
             "Privacy spent over the rounds",
-            "The epsilon that training has cost a patient of each hospital after each round. "
+            "The epsilon that training has cost a patient of each hospital after each round; "
+            "hospitals that spend alike are one line. "
             "Evaluation uses other patients, who pay for evaluation only.",
             3.7,
-            charts.epsilon,
+            site_charts.epsilon,
             lambda result: any(site.spent for site in result.per_site.values()),
+        ),
+        _Spec(
+            "fairness",
+            "How the hospitals fare with the shared model",
+            "On each hospital's own validation patients, whose number is beside its name. Lines "
+            "are 95 % intervals: with few patients, hospitals differ by chance. Only a simulation "
+            "has these figures: a hospital sends none of its own without noise.",
+            3.7 if fared > MOST_SITES else 1.3 + 0.3 * fared,
+            site_charts.fairness,
+            lambda result: any(each.figure.value is not None for each in result.at_sites.values()),
         ),
         _Spec(
             "federated-evaluation",

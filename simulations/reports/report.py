@@ -26,6 +26,8 @@ from simulations.reports.result import Outcome, Result
 FILE: Final = "report.html"
 FIGURES_FOLDER: Final = "figures"
 TEMPLATES: Final = Path(__file__).resolve().parents[1] / "templates"
+MOST_ROWS: Final = 20
+"""Hospitals of which each is a row at first sight."""
 MOST_COLUMNS: Final = 6
 """Figures of a model in the table of models."""
 SMALL: Final = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
@@ -57,6 +59,7 @@ def render(result: Result, plots: Sequence[Plot]) -> str:
             factor=None if result.study.epsilon is None else worst_odds(result.study.epsilon),
             declared=sum(site.declared_patients for site in result.per_site.values()),
             cells=agreement(result),
+            most_rows=MOST_ROWS,
             records=len({record.model_dump_json() for record in result.numerics.values()}),
         )
     )

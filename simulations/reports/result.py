@@ -113,6 +113,18 @@ class FederatedEvaluation(Section):
     figures: dict[str, Figure]
 
 
+class SiteFigure(Section):
+    """The shared model on the patients of one hospital: exact, so only a simulation has it.
+
+    Attributes:
+        patients: validation patients of the hospital.
+        figure: the headline.
+    """
+
+    patients: int
+    figure: Figure
+
+
 class SiteFacts(Section):
     """What is public about one hospital's part in the study.
 
@@ -202,6 +214,7 @@ class Result(Section):
 
     Attributes:
         records: where its sites kept their ledgers: in memory none outlives the run.
+        at_sites: the shared model at each hospital that has validation patients.
     """
 
     format: int = Field(default=FORMAT, ge=FORMAT, le=FORMAT)
@@ -222,6 +235,7 @@ class Result(Section):
     seconds: dict[str, float]
     command: str
     records: Literal["memory", "disk"] = "disk"
+    at_sites: dict[str, SiteFigure] = Field(default_factory=dict)
 
     def of_kind(self, kind: Kind) -> tuple[Outcome, ...]:
         """The baselines of one kind, by site."""

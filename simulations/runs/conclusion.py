@@ -11,6 +11,7 @@ from simulations.reports.result import Outcome, Result
 from simulations.runs import summary
 from simulations.runs.curve import Curve
 from simulations.runs.examples import Looked
+from simulations.runs.fairness import figures_at_sites
 from simulations.runs.federation import stored_plans
 from simulations.runs.prepare import Prepared
 from simulations.runs.run_settings import Clock, coordinator_folder
@@ -55,4 +56,5 @@ def conclude(
         command=prepared.settings.command,
         notes=notes,
         records="disk" if settings.keep_records else "memory",
+        at_sites=figures_at_sites(prepared, weights),
     )

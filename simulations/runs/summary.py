@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from common.checkpoint import study_hash
@@ -20,6 +21,7 @@ from simulations.reports.result import (
     Result,
     Seeds,
     SiteFacts,
+    SiteFigure,
     StudyFacts,
 )
 from simulations.runs.curve import curve_rounds
@@ -44,6 +46,7 @@ def summarise(
     command: str,
     notes: Sequence[str] = (),
     records: Literal["memory", "disk"] = "disk",
+    at_sites: Mapping[str, SiteFigure] = MappingProxyType({}),
 ) -> Result:
     """Put a result together.
 
@@ -59,6 +62,7 @@ def summarise(
         command: as typed.
         notes: what else must be said before any figure.
         records: where sites kept their ledgers.
+        at_sites: the shared model at each hospital.
     """
     privacy = study.privacy
     return Result(
@@ -88,6 +92,7 @@ def summarise(
         seconds=dict(seconds),
         command=command,
         records=records,
+        at_sites=dict(at_sites),
     )
 
 

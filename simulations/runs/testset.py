@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from client.data.archive import summary
-from client.data.cohort import Cohort, Patient, Split, load_cohort
+from client.data.cohort import Cohort, Part, Patient, Split, load_cohort
 from client.data.pseudonyms import Pseudonyms
 from client.training.evaluation import outputs_of
 from common.errors import DataError
@@ -79,6 +79,11 @@ class TestSet:
     patients: tuple[Patient, ...]
     masks: Mapped | None = None
 
+    @classmethod
+    def of_part(cls, cohort: Cohort, part: Part) -> TestSet:
+        """One part of a cohort."""
+        return cls(Mapped.of(cohort.images), cohort.part(part), mapped_masks(cohort))
+
 
 def load_test_set(
     study: Study,
@@ -119,7 +124,7 @@ def load_test_set(
             wanted="DICOM images of the study's modalities, each with a PatientID and a target",
             remedy="run consilium-site check: it explains each reason and what to do",
         )
-    return TestSet(Mapped.of(cohort.images), cohort.part("test"), mapped_masks(cohort))
+    return TestSet.of_part(cohort, "test")
 
 
 def array_test_set(study: Study, hospitals: Hospitals, seed: int) -> TestSet:

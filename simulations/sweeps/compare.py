@@ -24,6 +24,10 @@ from common.errors import StudyError
 from simulations.sweeps.records import Record
 
 LEVEL: Final = 0.95
+_REACHED: Final = (
+    *("seeds", "mean", "95 % interval", "worst hospital"),
+    *("ahead of the first", "95 % interval", "p"),
+)
 CHOSEN: Final = (
     "To choose settings by what patients' data gave is to look at these patients once more: "
     "on real data each run costs its epsilon, and choosing among runs costs the sum."
@@ -63,6 +67,7 @@ class Compared:
         settings: what was set.
         seeds: of the runs.
         reached: the headline figure.
+        worst: the same at the hospital where it is least; None where no run has it.
         ahead: of the first row, on the seeds that both have; None for the first.
         chance: p of a paired t-test of that difference; None where there is none.
         epsilon: the most that a patient paid in any of them.
@@ -71,6 +76,7 @@ class Compared:
     settings: Mapping[str, Any]
     seeds: tuple[int, ...]
     reached: Interval
+    worst: Interval | None
     ahead: Interval | None
     chance: float | None
     epsilon: float | None
@@ -108,10 +114,12 @@ def _row(text: str, runs: Mapping[int, Record], first: Mapping[int, Record]) -> 
         if len(apart) > 1 and np.std(apart):
             chance = float(stats.ttest_1samp(apart, 0.0).pvalue)
     paid = [each.epsilon for each in runs.values()]
+    least = [min(each.at_sites) for each in runs.values() if each.at_sites]
     return Compared(
         settings=read_json(text),
         seeds=tuple(runs),
         reached=Interval.of([each.reached for each in runs.values()]),
+        worst=Interval.of(least) if least else None,
         ahead=ahead,
         chance=chance,
         epsilon=None if None in paid else max(each for each in paid if each is not None),
@@ -121,7 +129,7 @@ def _row(text: str, runs: Mapping[int, Record], first: Mapping[int, Record]) -> 
 def header(rows: Sequence[Compared]) -> tuple[str, ...]:
     """Of a table of these rows."""
     keys = dict.fromkeys(key for row in rows for key in row.settings)
-    return (*keys, "seeds", "mean", "95 % interval", "ahead of the first", "95 % interval", "p")
+    return (*keys, *_REACHED)
 
 
 def cells(row: Compared, keys: Sequence[str]) -> tuple[str, ...]:
@@ -132,9 +140,15 @@ def cells(row: Compared, keys: Sequence[str]) -> tuple[str, ...]:
         str(len(row.seeds)),
         f"{row.reached.mean:.3f}",
         _ends(row.reached),
+        "" if row.worst is None else f"{row.worst.mean:.3f}",
         *ahead,
         "" if row.chance is None else f"{row.chance:.3f}",
     )
+
+
+def settings_said(settings: Mapping[str, Any]) -> str:
+    """The values of some settings, for a legend."""
+    return ", ".join(_said(value) for value in settings.values())
 
 
 def _ends(found: Interval) -> str:
@@ -148,7 +162,7 @@ def _said(value: Any) -> str:  # noqa: ANN401 - a setting
 def table(rows: Sequence[Compared]) -> tuple[tuple[str, ...], ...]:
     """The header and all rows."""
     head = header(rows)
-    return (head, *(cells(row, head[:-6]) for row in rows))
+    return (head, *(cells(row, head[: -len(_REACHED)]) for row in rows))
 
 
 def as_csv(rows: Sequence[Compared]) -> str:
@@ -161,7 +175,10 @@ def as_csv(rows: Sequence[Compared]) -> str:
 def as_latex(rows: Sequence[Compared]) -> str:
     """The table as LaTeX's ``tabular``."""
     head, *body = table(rows)
-    lines = [r"\begin{tabular}{" + "l" * (len(head) - 6) + "r" * 6 + "}", r"\hline"]
+    lines = [
+        r"\begin{tabular}{" + "l" * (len(head) - len(_REACHED)) + "r" * len(_REACHED) + "}",
+        r"\hline",
+    ]
     lines += [" & ".join(map(_escaped, head)) + r" \\", r"\hline"]
     lines += [" & ".join(map(_escaped, each)) + r" \\" for each in body]
     lines += [r"\hline", r"\end{tabular}", f"% {CHOSEN}"]

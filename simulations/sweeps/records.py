@@ -33,7 +33,7 @@ class Record:
         seed: of the run.
         headline: the name of the figure that the study is judged by.
         values: its exact figures on the test set, JSON by name.
-        sites: values of the headline at each hospital alone, JSON; empty without baselines.
+        sites: the headline at each hospital's own validation patients, JSON by name.
         epsilon: the most that a patient paid; None where nothing bounds it.
         weights_sha256: of the final weights.
         seconds: that the run took, but for what an earlier start of it took.
@@ -44,6 +44,7 @@ class Record:
     seed: int
     headline: str
     values: str
+    sites: str
     epsilon: float | None
     weights_sha256: str
     seconds: float
@@ -52,6 +53,7 @@ class Record:
     def of(cls, cell: Cell, result: Result) -> Record:
         """What a run's result says."""
         values = {name: each.value for name, each in result.metrics.figures.items()}
+        sites = {name: each.figure.value for name, each in result.at_sites.items()}
         paid = [each for each in result.epsilon.values() if each is not None]
         return cls(
             name=cell.name,
@@ -59,6 +61,7 @@ class Record:
             seed=cell.seed,
             headline=result.metrics.headline,
             values=json.dumps(values, sort_keys=True),
+            sites=json.dumps(sites, sort_keys=True),
             epsilon=max(paid) if len(paid) == len(result.epsilon) and paid else None,
             weights_sha256=result.final_weights_sha256,
             seconds=sum(result.seconds.values()),
@@ -69,6 +72,11 @@ class Record:
         """The headline figure; NaN where it is not defined."""
         found = read_json(self.values)[self.headline]
         return float("nan") if found is None else float(found)
+
+    @property
+    def at_sites(self) -> list[float]:
+        """The headline at each hospital where it is defined, by the hospital's name."""
+        return [float(each) for each in read_json(self.sites).values() if each is not None]
 
 
 def result_of(folder: Path, record: Record) -> Result:
@@ -109,6 +117,7 @@ class Records:
             store.execute(
                 "CREATE TABLE IF NOT EXISTS runs (name TEXT PRIMARY KEY, settings TEXT NOT NULL,"
                 ' seed INTEGER NOT NULL, headline TEXT NOT NULL, "values" TEXT NOT NULL,'
+                " sites TEXT NOT NULL,"
                 " epsilon REAL, weights_sha256 TEXT NOT NULL, seconds REAL NOT NULL)"
             )
 
@@ -117,7 +126,7 @@ class Records:
         with self._opened() as store:
             store.execute(
                 "INSERT OR REPLACE INTO runs VALUES (:name, :settings, :seed, :headline, :values,"
-                " :epsilon, :weights_sha256, :seconds)",
+                " :sites, :epsilon, :weights_sha256, :seconds)",
                 asdict(record),
             )
 
@@ -156,7 +165,9 @@ class Records:
 def _flat(record: Record) -> dict[str, Any]:
     own = asdict(record)
     settings, values = read_json(own.pop("settings")), read_json(own.pop("values"))
-    return {**settings, **own, **values}
+    own.pop("sites")
+    worst = {"worst_hospital": min(record.at_sites)} if record.at_sites else {}
+    return {**settings, **own, **values, **worst}
 
 
 def _column(values: list[Any]) -> list[Any]:

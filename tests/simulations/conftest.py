@@ -21,6 +21,7 @@ from simulations.reports.result import (
     ResultMetrics,
     Seeds,
     SiteFacts,
+    SiteFigure,
     StudyFacts,
 )
 
@@ -170,6 +171,10 @@ def made_result() -> Result:
                 },
             ),
         ),
+        at_sites={
+            name: SiteFigure(patients=40 + number, figure=figure(0.7 + number / 20, 0.1))
+            for number, name in enumerate(SITES)
+        },
         per_site={name: site(7.999 - number / 1000) for number, name in enumerate(SITES)},
         epsilon=dict.fromkeys(SITES, 7.999),
         delta=1e-5,

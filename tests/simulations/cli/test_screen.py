@@ -32,6 +32,16 @@ def test_one_screen_holds_the_table_the_cost_the_hash_and_the_report(made_result
     assert len(said.splitlines()) <= 24
 
 
+def test_of_many_hospitals_the_least_and_the_most_are_told(made_result: Result) -> None:
+    many = {f"site-{number:04d}": 9.5 + number / 1000 for number in range(1000)}
+    said = shown(made_result.model_copy(update={"epsilon": many}))
+    assert "at delta 1e-05: 9.500 to 10.499 at 1000 hospitals" in said
+    assert "site-0" not in said
+
+    alike = shown(made_result.model_copy(update={"epsilon": dict.fromkeys(many, 8.0)}))
+    assert "at delta 1e-05: 8.000 at 1000 hospitals" in alike
+
+
 def test_without_privacy_no_epsilon_is_claimed(made_result: Result) -> None:
     said = shown(made_result.model_copy(update={"delta": None}))
 

@@ -8,7 +8,7 @@ from simulations.reports.result import Result
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def test_a_run_with_baselines_and_evaluation_gives_six_pictures(
+def test_a_run_with_baselines_and_evaluation_gives_seven_pictures(
     tmp_path: Path, made_plots: tuple[Plot, ...]
 ) -> None:
     write_figures(tmp_path, made_plots)
@@ -19,6 +19,7 @@ def test_a_run_with_baselines_and_evaluation_gives_six_pictures(
         "roc",
         "calibration",
         "epsilon",
+        "fairness",
         "federated-evaluation",
     ]
     assert [plot.name for plot in made_plots] == names
@@ -66,5 +67,11 @@ def without_privacy(result: Result) -> Result:
     }
     study = result.study.model_copy(update={"privacy": "none", "epsilon": None})
     return result.model_copy(
-        update={"study": study, "per_site": sites, "federated_evaluation": (), "baselines": ()}
+        update={
+            "study": study,
+            "per_site": sites,
+            "federated_evaluation": (),
+            "baselines": (),
+            "at_sites": {},
+        }
     )

@@ -139,7 +139,7 @@ def test_report_and_pictures_are_written_beside_the_result(
     path = write_report(tmp_path, made_result)
 
     assert path == tmp_path / "report.html"
-    assert len(list((tmp_path / "figures").glob("*.png"))) == 6
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 7
 
 
 def test_models_are_compared_patient_by_patient(made_result: Result) -> None:

@@ -11,21 +11,29 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from common.errors import StudyError
 from simulations.sweeps.compare import as_csv, as_latex, compare, table
-from simulations.sweeps.page import write
+from simulations.sweeps.page import finish
 from simulations.sweeps.records import FILE, PARQUET, Record, Records
 
 
-def record(epsilon: float, seed: int, reached: float | None, headline: str = "auc") -> Record:
+def record(
+    epsilon: float,
+    seed: int,
+    reached: float | None,
+    headline: str = "auc",
+    sites: dict[str, float | None] | None = None,
+) -> Record:
     return Record(
         name=f"{epsilon}-{seed}",
         settings=json.dumps({"privacy.epsilon": epsilon, "model.name": "cnn_a"}),
         seed=seed,
         headline=headline,
         values=json.dumps({headline: reached, "accuracy": 0.5}),
+        sites=json.dumps(sites or {}),
         epsilon=epsilon,
         weights_sha256="0" * 64,
         seconds=1.5,
@@ -79,9 +87,32 @@ def test_tables_are_written_for_other_programs(tmp_path: Path) -> None:
     assert r"cnn\_a" in latex
     assert "costs its epsilon" in latex
     assert latex.count(r"\\") == 3
-    names = [path.name for path in write(rows, "auc", tmp_path)]
-    assert names == ["comparison.csv", "comparison.tex", "utility-against-epsilon.png"]
+    shown = io.StringIO()
+    finish(RUNS, tmp_path, Console(file=shown, width=200), [tmp_path])
+    names = ["comparison.csv", "comparison.tex", "utility-against-epsilon.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert all(name in shown.getvalue() for name in names)
     assert (tmp_path / names[-1]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_worst_hospital_of_each_run_is_compared_and_all_are_drawn(tmp_path: Path) -> None:
+    sites = [{"north": 0.9, "south": 0.6, "east": None}, {"north": 0.7, "south": 0.8, "east": None}]
+    runs = [record(1.0, seed, 0.8, sites=each) for seed, each in enumerate(sites)]
+    rows = compare([*runs, record(8.0, 0, 0.9)])
+    assert rows[0].worst is not None
+    assert rows[0].worst.mean == pytest.approx(0.65)
+    assert rows[1].worst is None
+    head, first, second = table(rows)
+    assert first[head.index("worst hospital")] == "0.650"
+    assert second[head.index("worst hospital")] == ""
+    finish(runs, tmp_path, Console(file=io.StringIO()), [tmp_path])
+    assert (tmp_path / "fairness.png").read_bytes().startswith(b"\x89PNG")
+    records = Records(tmp_path)
+    for each in runs:
+        records.add(each)
+    records.export()
+    read = pyarrow.parquet.read_table(tmp_path / PARQUET)
+    assert read.column("worst_hospital").to_pylist() == [0.6, 0.7]
 
 
 def test_records_are_kept_once_and_exported_with_a_column_for_each_figure(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 from common.errors import StudyError
 from simulations.api import compare, run, sweep
 from simulations.sweeps.live import LiveTable
-from simulations.sweeps.page import convergence
+from simulations.sweeps.pictures import convergence
 from simulations.sweeps.records import Record, Records
 from simulations.sweeps.search import Search
 from simulations.sweeps.sweep import Told, at_a_time
@@ -68,7 +69,8 @@ def test_memory_bounds_how_many_runs_are_made_at_a_time() -> None:
 
 
 def record(settings: str, seed: int, reached: float) -> Record:
-    return Record(f"{seed}", settings, seed, "auc", f'{{"auc": {reached}}}', 1.0, "ab" * 32, 1.0)
+    values = json.dumps({"auc": reached})
+    return Record(f"{seed}", settings, seed, "auc", values, "{}", 1.0, "ab" * 32, 1.0)
 
 
 def test_without_a_terminal_each_run_is_a_line_with_the_time_that_is_left() -> None:

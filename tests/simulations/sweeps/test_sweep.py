@@ -58,6 +58,7 @@ def test_each_setting_is_run_with_each_seed_and_kept(
     assert len({each.weights_sha256 for each in records}) == 4
     assert all(each.epsilon is not None for each in records)
     assert all(0 <= each.reached <= 1 for each in records)
+    assert all(each.at_sites and 0 <= min(each.at_sites) <= 1 for each in records)
     assert sorted(path.name for path in (folder / "results").iterdir()) == sorted(
         each.name for each in records
     )
