@@ -91,6 +91,8 @@ def _console(*, stderr: bool) -> Console:
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Plain(
         stderr=stderr,
+        # A notebook asks every program for colours, but draws no bar over itself.
+        force_terminal=terminal,
         markup=False,
         emoji=False,
         highlight=False,

@@ -266,6 +266,14 @@ def test_a_job_in_a_pipe_writes_a_line_for_every_tenth(run: Run) -> None:
     assert lines[10:] == ["2 files [left] out"]
 
 
+def test_a_pipe_that_asks_for_colours_is_no_terminal(run: Run) -> None:
+    run.environment |= {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}
+    result = run("job", "1000")
+
+    assert result.stderr.splitlines()[0] == "reading [images]: 100/1000 files (10 %)"
+    assert "\x1b" not in result.stderr + run("mistake").stderr
+
+
 def test_a_short_job_in_a_pipe_writes_no_more_lines_than_it_has_units(run: Run) -> None:
     assert run("job", "4", "--step", "2").stderr.splitlines() == [
         "reading [images]: 2/4 files (50 %)",
