@@ -116,12 +116,20 @@ def from_npz(
     arrays: Annotated[
         bool, typer.Option("--arrays", help="Write arrays, without DICOM: quicker, for any number.")
     ] = False,
+    slices: Annotated[
+        int, typer.Option(help="Images of each patient, where the file has volumes.")
+    ] = 4,
+    label: Annotated[
+        int | None, typer.Option(help="Which of several labels is learned, from 0.")
+    ] = None,
 ) -> None:
-    """Divide a MedMNIST file among hospitals. Each image counts as one patient."""
+    """Divide a MedMNIST file among hospitals. Each image or volume counts as one patient."""
     from simulations.hospitals.npz import read_source
 
     names = [name.strip() for name in classes.split(",")] if classes is not None else None
-    source = read_source(file, dataset=dataset, classes=names, modality=modality)
+    source = read_source(
+        file, dataset=dataset, classes=names, modality=modality, slices=slices, label=label
+    )
     how = _partitioning(partition, option, partition_file, alpha=alpha)
     _divide(out, source, how, sites, seed=seed, arrays=arrays)
 

@@ -3,15 +3,15 @@
 MedMNIST v2 (Yang et al. 2023, doi:10.1038/s41597-022-01721-8): one ``.npz`` with images and
 labels of an official train, validation and test split. Train and validation are pooled and
 divided among the hospitals; test is held out. The file has no patient ids, so each
-image counts as one patient. Grey values are stored as they are, without a window: a reader
-gets ``value / 255``.
+image, or each volume with some of its slices, counts as one patient. Grey values are stored as
+they are, without a window: a reader gets ``value / 255``.
 """
 
 from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +45,8 @@ MOST_CLASSES: Final = 100
 SPLIT: Final = (0.9, 0.1, 0.0)
 KEY: Final[Key] = "SOPInstanceUID"
 FACT: Final = "each image is one patient: the file has no patient ids"
+SLICES: Final = 4
+"""Of a volume, from its first to its last at equal distances."""
 PARTS: Final = ("train", "val", "test")
 
 _PATHS: Final = "{instance}.dcm"
@@ -75,6 +77,12 @@ KNOWN: Final = {
     "organamnist": MedMnistKind("CT", "ABDOMEN"),
     "organcmnist": MedMnistKind("CT", "ABDOMEN"),
     "organsmnist": MedMnistKind("CT", "ABDOMEN"),
+    "chestmnist": MedMnistKind("DX", "CHEST"),
+    "organmnist3d": MedMnistKind("CT", "ABDOMEN"),
+    "nodulemnist3d": MedMnistKind("CT", "CHEST", ("benign", "malignant")),
+    "adrenalmnist3d": MedMnistKind("CT", "ABDOMEN", ("normal", "hyperplasia")),
+    "fracturemnist3d": MedMnistKind("CT", "CHEST"),
+    "vesselmnist3d": MedMnistKind("MR", "HEAD", ("vessel", "aneurysm")),
 }
 _UNKNOWN: Final = MedMnistKind("OT", "UNKNOWN")
 
@@ -117,6 +125,8 @@ def read_source(
     dataset: str | None = None,
     classes: Sequence[str] | None = None,
     modality: str | None = None,
+    slices: int = SLICES,
+    label: int | None = None,
 ) -> Source:
     """Read a MedMNIST file and hold that it can be divided.
 
@@ -125,6 +135,8 @@ def read_source(
         dataset: name that studies use; None takes it from the file's name.
         classes: names of labels 0, 1, …; None takes what is known of the file.
         modality: DICOM modality; None takes what is known of the file.
+        slices: images of each patient, where the file has volumes.
+        label: which of several labels is learned, from 0: present or absent.
 
     Raises:
         DataError: missing, not such a file, or with other arrays; a name cannot be used.
@@ -132,11 +144,24 @@ def read_source(
     wanted = [f"{part}_{what}" for part in PARTS for what in ("images", "labels")]
     arrays = read_arrays(path, wanted, "a MedMNIST .npz file")
     images = {part: _images(path, arrays, part) for part in PARTS}
-    labels = {part: _labels(path, arrays, part, len(images[part])) for part in PARTS}
+    labels = {part: _labels(path, arrays, part, len(images[part]), label) for part in PARTS}
     # The larger versions of a file end in their size, such as _64 or _224.
     stem = re.sub(r"_\d+$", "", path.stem.lower())
     known = KNOWN.get(stem, _UNKNOWN)
     highest = max(int(each.max()) for each in labels.values())
+    if label is not None and not classes:
+        known = MedMnistKind(known.modality, known.body_part, ("absent", "present"))
+    patients = None
+    if (depth := _depth(path, images)) is not None:
+        if not 1 <= slices <= depth:
+            wanted = f"1 to {depth}, the slices of a volume"
+            raise DataError("no so many slices", where="--slices", found=slices, wanted=wanted)
+        taken = np.linspace(0, depth - 1, slices).round().astype(int)
+        patients = {part: np.repeat(np.arange(len(labels[part])), slices) for part in PARTS}
+        labels = {part: np.repeat(each, slices) for part, each in labels.items()}
+        images = {
+            part: each[:, taken].reshape(-1, *each.shape[2:]) for part, each in images.items()
+        }
     return Source(
         path=path,
         dataset=slug("--dataset", dataset or re.sub(r"[^a-z0-9]+", "-", stem).strip("-")),
@@ -147,6 +172,7 @@ def read_source(
         ),
         images=images,
         labels=labels,
+        patients=patients,
     )
 
 
@@ -177,8 +203,17 @@ def write_divided(
         The manifest.
 
     Raises:
-        DataError: ``out`` cannot be used, or there is no such division.
+        DataError: ``out`` cannot be used, or there is no such division; files were asked for where
+            patients have several images.
     """
+    if not arrays and source.patients is not None:
+        raise DataError(
+            "volumes are not written as DICOM files",
+            where=source.path,
+            found="several images of each patient",
+            wanted="hospitals as arrays",
+            remedy="add --arrays",
+        )
     how = partition or Dirichlet(alpha=alpha)
     divided = divide(source, how, sites, seed, site_names)
     about = {
@@ -273,21 +308,41 @@ def read_arrays(
 
 def _images(path: Path, arrays: dict[str, NDArray[Any]], part: str) -> NDArray[np.uint8]:
     images = arrays[f"{part}_images"]
-    colour = images.ndim == 4 and images.shape[-1] == 3
-    if images.dtype == np.uint8 and len(images) and (images.ndim == 3 or colour):
+    if images.dtype == np.uint8 and images.size and images.ndim in {3, 4}:
         return images
     raise DataError(
         "these images cannot be used",
         where=f"{path}, {part}_images",
         found=f"{images.dtype} {images.shape}",
-        wanted="uint8 (images, rows, columns), or the same with 3 colours; not volumes",
+        wanted="uint8 (images, rows, columns), the same with 3 colours, or volumes "
+        "(images, slices, rows, columns)",
     )
 
 
+def _depth(path: Path, images: Mapping[str, NDArray[np.uint8]]) -> int | None:
+    """Slices of a volume; None where there are none."""
+    shapes = {each.shape[1:] for each in images.values()}
+    if len(shapes) > 1:
+        raise DataError(
+            "the parts of the file have images of different shapes",
+            where=path,
+            found=", ".join(sorted(map(str, shapes))),
+            wanted="one shape",
+        )
+    (shape,) = shapes
+    return None if len(shape) == 2 or shape[-1] == 3 else int(shape[0])
+
+
 def _labels(
-    path: Path, arrays: dict[str, NDArray[Any]], part: str, count: int
+    path: Path, arrays: dict[str, NDArray[Any]], part: str, count: int, label: int | None
 ) -> NDArray[np.int64]:
     labels = arrays[f"{part}_labels"]
+    several = labels.shape[1] if labels.ndim == 2 and len(labels) == count else 1
+    if label is not None:
+        if not 0 <= label < several:
+            wanted = f"0 to {several - 1}"
+            raise DataError("no such label", where="--label", found=label, wanted=wanted)
+        labels = labels[:, label] if labels.ndim == 2 else labels
     single = labels.shape in ((count,), (count, 1)) and np.issubdtype(labels.dtype, np.integer)
     if single and labels.min() >= 0 and labels.max() < MOST_CLASSES:
         return labels.reshape(count).astype(np.int64)
@@ -295,7 +350,8 @@ def _labels(
         "these labels cannot be used",
         where=f"{path}, {part}_labels",
         found=f"{labels.dtype} {labels.shape} for {count} images",
-        wanted=f"one whole number from 0 to {MOST_CLASSES - 1} for each image, not several labels",
+        wanted=f"one whole number from 0 to {MOST_CLASSES - 1} for each image",
+        remedy=f"choose one of the {several} labels: --label 0" if several > 1 else None,
     )
 
 

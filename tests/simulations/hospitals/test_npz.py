@@ -170,9 +170,11 @@ def test_what_is_given_goes_before_what_the_name_tells(tmp_path: Path) -> None:
     [
         ({"val_labels": None}, {}, "without val_labels"),
         ({"train_images": np.zeros((230, 5, 5))}, {}, "train_images"),
-        ({"train_images": np.zeros((230, 5, 5, 5), np.uint8)}, {}, "not volumes"),
+        ({"train_images": np.zeros((230, 5, 5, 5), np.uint8)}, {}, "different shapes"),
+        ({"train_images": np.zeros((230, 5), np.uint8)}, {}, "or volumes"),
+        ({}, {"label": 1}, "no such label"),
         ({"test_images": np.zeros((0, 5, 5), np.uint8)}, {}, "test_images"),
-        ({"train_labels": np.zeros((230, 14), np.uint8)}, {}, "not several labels"),
+        ({"train_labels": np.zeros((230, 14), np.uint8)}, {}, "choose one of the 14 labels"),
         ({"train_labels": np.zeros((229, 1), np.uint8)}, {}, "for 230 images"),
         ({"train_labels": np.full((230, 1), -1)}, {}, "train_labels"),
         ({"train_labels": np.full((230, 1), 2)}, {}, "3 different names"),
@@ -191,6 +193,51 @@ def test_a_file_or_a_name_that_cannot_be_used_is_an_error_that_says_why(
 ) -> None:
     with pytest.raises(DataError, match=message):
         read_source(save(tmp_path, **changes), **options)
+
+
+@pytest.mark.parametrize("slices", [1, 3, 7])
+def test_a_volume_is_a_patient_with_slices_from_its_first_to_its_last(
+    tmp_path: Path, slices: int
+) -> None:
+    content = arrays(shape=(7, 5, 5))
+    source = read_source(save(tmp_path, "organmnist3d.npz", **content), slices=slices)
+    taken = {1: [0], 3: [0, 3, 6], 7: list(range(7))}[slices]
+    wanted = content["test_images"][:, taken].reshape(-1, 5, 5)
+    np.testing.assert_array_equal(source.images["test"], wanted)
+    assert source.patients is not None
+    np.testing.assert_array_equal(source.patients["test"], np.repeat(np.arange(12), slices))
+    np.testing.assert_array_equal(
+        source.labels["test"], np.repeat(content["test_labels"][:, 0], slices)
+    )
+    manifest = write_divided(tmp_path / "out", source, sites=2, alpha=1.0, seed=0, arrays=True)
+    assert manifest["test"]["patients"] == 12
+    found = read_hospitals(tmp_path / "out").part("test")
+    assert found is not None
+
+
+def test_volumes_are_arrays_and_of_so_many_slices(tmp_path: Path) -> None:
+    path = save(tmp_path, "organmnist3d.npz", **arrays(shape=(7, 5, 5)))
+    with pytest.raises(DataError, match="add --arrays"):
+        write_divided(tmp_path / "out", read_source(path), sites=2, alpha=1.0, seed=0)
+    assert not (tmp_path / "out").exists()
+    for slices in (0, 8):
+        with pytest.raises(DataError, match="1 to 7, the slices of a volume"):
+            read_source(path, slices=slices)
+
+
+def test_one_of_several_labels_is_learned(tmp_path: Path) -> None:
+    content = arrays()
+    for part, count in (("train", 230), ("val", 20), ("test", 12)):
+        content[f"{part}_labels"] = np.arange(3 * count).reshape(count, 3) % 5 % 2
+    path = save(tmp_path, "chestmnist.npz", **content)
+    source = read_source(path, label=2)
+    np.testing.assert_array_equal(source.labels["test"], content["test_labels"][:, 2])
+    assert source.kind.classes == ("absent", "present")
+    named = read_source(path, label=0, classes=["clear", "effusion"])
+    assert named.kind.classes == ("clear", "effusion")
+    for label in (-1, 3):
+        with pytest.raises(DataError, match="0 to 2"):
+            read_source(path, label=label)
 
 
 def test_a_missing_file_and_another_kind_of_file_are_errors(tmp_path: Path) -> None:
