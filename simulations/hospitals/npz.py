@@ -154,8 +154,12 @@ def read_source(
     patients = None
     if (depth := _depth(path, images)) is not None:
         if not 1 <= slices <= depth:
-            wanted = f"1 to {depth}, the slices of a volume"
-            raise DataError("no so many slices", where="--slices", found=slices, wanted=wanted)
+            raise DataError(
+                "a volume has not so many slices",
+                where="--slices",
+                found=slices,
+                wanted=f"1 to {depth}, the slices of a volume",
+            )
         taken = np.linspace(0, depth - 1, slices).round().astype(int)
         patients = {part: np.repeat(np.arange(len(labels[part])), slices) for part in PARTS}
         labels = {part: np.repeat(each, slices) for part, each in labels.items()}
@@ -340,8 +344,9 @@ def _labels(
     several = labels.shape[1] if labels.ndim == 2 and len(labels) == count else 1
     if label is not None:
         if not 0 <= label < several:
-            wanted = f"0 to {several - 1}"
-            raise DataError("no such label", where="--label", found=label, wanted=wanted)
+            raise DataError(
+                "no such label", where="--label", found=label, wanted=f"0 to {several - 1}"
+            )
         labels = labels[:, label] if labels.ndim == 2 else labels
     single = labels.shape in ((count,), (count, 1)) and np.issubdtype(labels.dtype, np.integer)
     if single and labels.min() >= 0 and labels.max() < MOST_CLASSES:

@@ -14,6 +14,11 @@ NOTEBOOKS = {"utility-against-epsilon": 4, "own-strategy": 5}
 """Each with how many lines its last printed cell has."""
 
 
+def read(path: Path) -> nbformat.NotebookNode:
+    notebook: nbformat.NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    return notebook
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_and_draws(
@@ -21,7 +26,7 @@ def test_a_notebook_runs_and_draws(
 ) -> None:
     # Its shell cells call the commands of this environment.
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    notebook = nbformat.read(root / "docs" / "notebooks" / f"{name}.ipynb", as_version=4)
+    notebook = read(root / "docs" / "notebooks" / f"{name}.ipynb")
     NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
     outputs = [each for cell in notebook.cells for each in cell.get("outputs", [])]
@@ -34,5 +39,5 @@ def test_every_notebook_is_run_and_holds_no_output(root: Path) -> None:
     paths = sorted((root / "docs" / "notebooks").glob("*.ipynb"))
     assert [path.stem for path in paths] == sorted(NOTEBOOKS)
     for path in paths:
-        for cell in nbformat.read(path, as_version=4).cells:
+        for cell in read(path).cells:
             assert not cell.get("outputs"), path

@@ -5,13 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
+from ray.cluster_utils import Cluster
 from structlog.testing import capture_logs
 
 from common.wire.flower import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -209,6 +211,45 @@ def test_a_run_that_went_on_may_lose_a_worker(
     hurt = run_study(settings(there, out, grid="pool", keep_records=kept, resume=True), killing)
     assert killing.killed
     assert hurt.final_weights_sha256 == calm.final_weights_sha256
+
+
+@pytest.fixture
+def two_machines() -> Iterator[Cluster]:
+    """A cluster of two nodes of Ray's with a processor each, both on this machine."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+class KillingActor(Watcher):
+    """Kills the worker on one of the cluster's nodes after the first round."""
+
+    def __init__(self) -> None:
+        self.nodes: set[str] = set()
+        self.killed = 0
+
+    def round_done(self, number: int, point: object, spent: float | None) -> None:
+        found = ray._private.state.actors().values()  # noqa: SLF001 - its public list needs a dashboard
+        alive = [each for each in found if each["State"] == "ALIVE"]
+        self.nodes |= {each["Address"]["NodeID"] for each in alive}
+        if number == 1:
+            self.killed = alive[0]["Pid"]
+            os.kill(self.killed, signal.SIGKILL)
+
+
+@pytest.mark.long
+def test_two_nodes_of_a_cluster_end_in_the_same_bits_even_if_a_worker_is_killed(
+    there: tuple[Path, Path], tmp_path: Path, two_machines: Cluster
+) -> None:
+    here = run_study(settings(there, tmp_path / "process", grid="process"))
+    killing = KillingActor()
+    address = two_machines.address
+    cluster = run_study(settings(there, tmp_path / "ray", grid="ray", ray_address=address), killing)
+    assert len(killing.nodes) == 2
+    assert killing.killed
+    assert cluster.final_weights_sha256 == here.final_weights_sha256
 
 
 @pytest.mark.long
