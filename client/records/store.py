@@ -179,7 +179,10 @@ class SiteDatabase:
 
     def __init__(self, path: Path | None, *, make: bool = True) -> None:
         if path is None:
-            self._connection = sqlite3.connect(":memory:", isolation_level=None)
+            # Statements that are kept take more memory than all rows of a simulated site.
+            self._connection = sqlite3.connect(
+                ":memory:", isolation_level=None, cached_statements=0
+            )
             self._connection.row_factory = sqlite3.Row
             self._connection.deserialize(_blank())
             self._connection.execute("PRAGMA foreign_keys = ON")
