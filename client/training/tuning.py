@@ -371,6 +371,7 @@ def _probed(study: Study) -> nn.Module:
     return seeded_model(study, 0)
 
 
+@lru_cache(maxsize=64)
 def _of_any_batch(study: Study) -> Study:
     """The same of any expected number of patients: a coordinator may name a million."""
     alike = _computed(study)
@@ -378,6 +379,7 @@ def _of_any_batch(study: Study) -> Study:
     return alike.model_copy(update={"training": batch})
 
 
+@lru_cache(maxsize=64)
 def _computed(study: Study) -> Study:
     """The study, all else being as in any other: what decides how gradients are formed."""
     training = study.training
