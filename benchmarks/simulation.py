@@ -61,8 +61,8 @@ def say(name: str, ours: float, peer: float | None, unit: str) -> None:
     """Print a comparison; the ratio is how many times the peer's figure ours is."""
     line = {
         "name": name,
-        "ours": round(ours, 4),
-        "peer": None if peer is None else round(peer, 4),
+        "ours": round(ours, 6),
+        "peer": None if peer is None else round(peer, 6),
         "ratio": None if peer is None else round(ours / peer, 4),
         "unit": unit,
     }
