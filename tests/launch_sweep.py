@@ -9,4 +9,4 @@ from simulations.sweeps.sweep import SweepSettings, run_sweep
 
 if __name__ == "__main__":
     world, folder = map(Path, sys.argv[1:])
-    run_sweep(SweepSettings(world / "sweep.toml", world / "tiny.toml", folder, 1))
+    run_sweep(SweepSettings(world / "sweep.toml", world / "tiny.toml", folder, 2))

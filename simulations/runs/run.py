@@ -85,8 +85,9 @@ def run_study(
         with clock.time("baselines"):
             compared = _compare(prepared, watcher) if settings.baselines else ()
         result = conclude(prepared, curve, compared, clock)
-    with clock.time("report"):
-        write_report(settings.run, result)
+    if settings.report:
+        with clock.time("report"):
+            write_report(settings.run, result)
     # The report is written before its own seconds are known; only result.json has them.
     result = result.model_copy(update={"seconds": dict(clock.seconds)})
     write_result(settings.run, result)

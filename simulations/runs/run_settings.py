@@ -58,6 +58,7 @@ class RunSettings:
         like: folder of a finished run whose sites' threads and kernels are taken instead.
         processes: for decoding and baselines.
         package: whether to write the model package too, which takes some seconds.
+        report: whether to draw the report and its pictures.
         keep_records: whether each site's ledger and audit log are kept on disk, as a hospital's
             are; else they end with the process, and each round is faster.
         grid: where sites are computed; no bit of the result depends on it.
@@ -83,6 +84,7 @@ class RunSettings:
     like: Path | None = None
     processes: int = PROCESSES
     package: bool = False
+    report: bool = True
     keep_records: bool = False
     grid: GridName | Literal["auto"] = "auto"
     ray_address: str | None = None

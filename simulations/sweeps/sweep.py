@@ -214,6 +214,7 @@ class _Job:
                 seed=self.cell.seed,
                 resume=True,
                 baselines=False,
+                report=self.keep,  # of a run that is not kept, nobody would see it
                 threads=self.threads,
                 processes=1,
                 participation=self.cell.participation,

@@ -33,6 +33,7 @@ def run_in(world: Path, split: str = "[0.8, 0.2, 0.0]") -> RunSettings:
         run=world / "run",
         baselines=False,
         package=False,
+        report=False,
         grid="process",
     )
     run_study(asked)
@@ -74,6 +75,12 @@ def test_each_hospital_has_the_figure_of_its_own_validation_patients(
         assert found.figure.value is not None
         np.testing.assert_allclose(found.figure.value, auc)
         assert area(settings, name, "train")[0] != patients
+
+
+def test_a_run_draws_no_report_where_none_is_asked_for(settings: RunSettings) -> None:
+    assert (settings.run / "result.json").exists()
+    assert not (settings.run / "report.html").exists()
+    assert not (settings.run / "figures").exists()
 
 
 def test_a_hospital_without_validation_patients_has_none(tmp_path: Path) -> None:

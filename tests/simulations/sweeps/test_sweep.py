@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from common.errors import StudyError
+from simulations.sweeps.compare import as_csv, compare
 from simulations.sweeps.records import FILE, Record, Records
 from simulations.sweeps.sweep import SweepSettings, run_sweep
 from tests.common.studies import toml
 from tests.integration.conftest import study_text, write_hospitals
+from tests.simulations.squares import square_hospitals, square_study
 from tests.waiting import PATIENCE
 
 SWEEP = {"study": "tiny.toml", "hospitals": "hospitals", "seeds": [0, 1]}
@@ -78,21 +80,29 @@ def test_what_is_done_is_not_run_again_also_where_the_table_was_lost(
 
 
 @pytest.mark.long
-def test_a_sweep_that_is_killed_twice_ends_in_the_same_table(
-    world: Path, tmp_path: Path, alone: tuple[Path, tuple[Record, ...]]
-) -> None:
+def test_a_sweep_of_sixty_runs_that_is_killed_twice_ends_in_the_same_tables(tmp_path: Path) -> None:
+    square_hospitals(tmp_path / "hospitals")
+    square_study(tmp_path / "tiny.toml")
+    runs = {**SWEEP, "seeds": list(range(10))}
+    varied = {"privacy.epsilon": [1.0, 2.0, 3.0], "training.learning_rate": [0.1, 0.2]}
+    (tmp_path / "sweep.toml").write_text(toml({"sweep": runs, "settings": varied}))
+    calm = run_sweep(settings(tmp_path, tmp_path / "calm")).records
+    assert len(calm) == 60
+
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "tests.launch_sweep", str(world), str(folder)]
-    for finished in (0, 1):
+    command = [sys.executable, "-m", "tests.launch_sweep", str(tmp_path), str(folder)]
+    for finished in (10, 35):
         started = subprocess.Popen(command, start_new_session=True)
         end = time.monotonic() + PATIENCE
-        while len(Records(folder).all()) <= finished and time.monotonic() < end:
+        while len(Records(folder).all()) < finished and time.monotonic() < end:
             assert started.poll() is None
             time.sleep(0.1)
         os.killpg(started.pid, signal.SIGKILL)
         started.wait()
-    found = run_sweep(settings(world, folder)).records
-    assert told(found) == told(alone[1])
+        assert finished <= len(Records(folder).all()) < 60
+    found = run_sweep(settings(tmp_path, folder)).records
+    assert told(found) == told(calm)
+    assert as_csv(compare(found)) == as_csv(compare(calm))
 
 
 def test_a_run_that_cannot_be_finished_is_told_and_the_others_go_on(
