@@ -112,7 +112,8 @@ def test_a_run_that_cannot_be_finished_is_told_and_the_others_go_on(
     path = world / "refused.toml"
     runs = SWEEP | {"seeds": [0]}
     path.write_text(toml({"sweep": runs, "settings": {"privacy.epsilon": [8.0, 9.0]}}))
-    found = run_sweep(SweepSettings(path, world / "tiny.toml", tmp_path, 1))
+    found = run_sweep(SweepSettings(path, world / "tiny.toml", tmp_path, 1, keep=True))
+    assert (tmp_path / "runs" / found.records[0].name / "report.html").exists()
     assert [json.loads(each.settings) for each in found.records] == [{"privacy.epsilon": 8.0}]
     ((cell, why),) = found.failed
     assert dict(cell.settings) == {"privacy.epsilon": 9.0}
