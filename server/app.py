@@ -214,9 +214,10 @@ def _save(folder: Path, state: Checkpoint) -> None:
 def _publish(folder: Path, study: Study, plans: Mapping[str, Plan], state: Checkpoint) -> None:
     weights = shared_weights(study, state)
     # Of the bytes in one order on every machine: what a simulation and a deployment compare.
-    digest = sha256(weights.astype("<f4").tobytes())
+    written = np.ascontiguousarray(weights, dtype="<f4")
+    digest = sha256(written.tobytes())
     metadata = {"study": state.study, "sha256": digest}
-    arrays = safetensors.numpy.save({"weights": weights}, metadata)
+    arrays = safetensors.numpy.save({"weights": written}, metadata)
     write_atomic(folder / "final.safetensors", arrays)
     outcome = {
         "final_weights_sha256": digest,

@@ -27,6 +27,7 @@ from typing import Any
 from common.errors import StudyError
 from common.files import sha256_file
 from common.process.logs import place
+from common.study.study_file import Study
 from server.study.optimisers import OwnStep
 
 
@@ -36,7 +37,11 @@ def function_of(path: Path, name: str) -> Callable[..., Any]:
     Raises:
         StudyError: the file cannot be run, or has no such function.
     """
-    found = getattr(module_of(path), name, None)
+    return _function(module_of(path), path, name)
+
+
+def _function(module: Any, path: Path, name: str) -> Callable[..., Any]:  # noqa: ANN401
+    found = getattr(module, name, None)
     if not callable(found):
         raise StudyError(
             "the Python file lacks a function",
@@ -73,14 +78,27 @@ def module_of(path: Path) -> Any:  # noqa: ANN401 - a module
     return module
 
 
-def own_step(path: Path) -> OwnStep:
+def own_step(path: Path, study: Study | None = None) -> OwnStep:
     """The strategy of a file.
 
+    Args:
+        path: of the file.
+        study: that it is for.
+
     Raises:
-        StudyError: the file cannot be run, or has no function ``step``.
+        StudyError: the file cannot be run, or has no function ``step``; the study has no rounds.
     """
-    step = function_of(path, "step")
-    return OwnStep(step, bool(getattr(module_of(path), "EVERY_REPLY", False)), str(path))
+    if study is not None and study.one_shot:
+        raise StudyError(
+            "a study of one release has no strategy",
+            where=path,
+            found='[training] method = "one-shot"',
+            wanted="a study of rounds",
+            remedy="leave --strategy-file out",
+        )
+    module = module_of(path)
+    step = _function(module, path, "step")
+    return OwnStep(step, bool(getattr(module, "EVERY_REPLY", False)), str(path))
 
 
 def strategy_note(path: Path) -> str:

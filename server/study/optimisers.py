@@ -32,6 +32,8 @@ from server.study.aggregation import Contribution, WeightedSum, Weights
 from flwr.app import MetricRecord
 from flwr.app.exception import AppExitException
 
+_LARGEST_NUMBER: Final = 8
+"""Bytes of a number in the state of a strategy."""
 _COUNT: Final = "num-examples"
 """The metric that Flower's strategies weigh replies by, unless told otherwise."""
 
@@ -65,14 +67,14 @@ class OwnStep:
         """
         try:
             given, carried = self.step(round_number, current.copy(), contributions, dict(state))
-            weights = np.asarray(given, dtype=np.float32)
-            kept = {str(name): np.asarray(value) for name, value in dict(carried).items()}
+            weights = np.ascontiguousarray(given, dtype=np.float32)
+            kept = {str(name): _numbers(value) for name, value in dict(carried).items()}
         except Exception as error:
             raise RoundError(
                 f"your own strategy failed in round {round_number}",
                 where=self.where,
                 found=f"{type(error).__name__}: {error}",
-                wanted="new weights and a dictionary of arrays",
+                wanted="new weights and a dictionary of arrays of numbers",
                 remedy="correct the file, and start again with another --out",
             ) from error
         if weights.shape != current.shape or not np.isfinite(weights).all():
@@ -84,6 +86,14 @@ class OwnStep:
                 remedy="correct the file, and start again with another --out",
             )
         return weights, kept
+
+
+def _numbers(value: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - whatever the file gave
+    """An array as a checkpoint holds it: so the next round has the same after a restart."""
+    found = np.ascontiguousarray(value)  # a number by itself becomes an array of one
+    if found.dtype.kind not in "biuf" or found.dtype.itemsize > _LARGEST_NUMBER:
+        raise TypeError(f"{found.dtype} is no kind of number that a checkpoint holds")
+    return found
 
 
 def fewest_replies(settings: AggregationSettings) -> int:

@@ -103,7 +103,15 @@ class DecodedCohorts(Cohorts):
 
 def decoded_beside(hospitals: Path, run: Path) -> Path:
     """Where to keep what is decoded: beside the hospitals, or in the run if that is not allowed."""
-    return (hospitals if os.access(hospitals, os.W_OK) else run) / FOLDER
+    beside = hospitals / FOLDER
+    # Another user's images may lie there, which this one can neither read nor add to.
+    places = [hospitals, *([beside, *beside.iterdir()] if _is_open(beside) else [beside])]
+    usable = all(_is_open(each) for each in places if each.exists())
+    return beside if usable else run / FOLDER
+
+
+def _is_open(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.W_OK | os.X_OK)
 
 
 def reader(decoded: DecodedFolder) -> partial[DecodedCohorts]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
@@ -140,11 +142,24 @@ class _Host:
         return self._read[number]
 
 
+def _lock() -> None:
+    """Have every process of a cluster that is started here know a secret.
+
+    Ray listens on all interfaces, and who reaches it could run code as this user. It reads this
+    when it is imported: where somebody has imported it before, it stays as they wanted it.
+    """
+    given = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
+    if "ray" not in sys.modules and not given:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
 def _connected(address: str | None) -> Any:  # noqa: ANN401 - the module
     """Ray, connected to a cluster; without an address to one that is started on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     # As Ray will have it by itself: a worker without a card leaves the cards as they are.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None:
+        _lock()
     try:
         import ray
     except ImportError as error:

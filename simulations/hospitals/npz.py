@@ -161,7 +161,10 @@ def read_source(
                 wanted=f"1 to {depth}, the slices of a volume",
             )
         taken = np.linspace(0, depth - 1, slices).round().astype(int)
-        patients = {part: np.repeat(np.arange(len(labels[part])), slices) for part in PARTS}
+        patients, first = {}, 0
+        for part in PARTS:  # numbered on, since hospitals are made of two of the parts
+            patients[part] = np.repeat(np.arange(len(labels[part])) + first, slices)
+            first += len(labels[part])
         labels = {part: np.repeat(each, slices) for part, each in labels.items()}
         images = {
             part: each[:, taken].reshape(-1, *each.shape[2:]) for part, each in images.items()
@@ -334,6 +337,14 @@ def _depth(path: Path, images: Mapping[str, NDArray[np.uint8]]) -> int | None:
             wanted="one shape",
         )
     (shape,) = shapes
+    if len(shape) == 3 and shape[-1] in {1, 2, 4}:
+        raise DataError(
+            "these images have a number of colours that no study takes",
+            where=path,
+            found=f"{shape[-1]} colours: {shape}",
+            wanted="(rows, columns), (rows, columns, 3), or a volume (slices, rows, columns)",
+            remedy="save grey images without the last axis, and colours without transparency",
+        )
     return None if len(shape) == 2 or shape[-1] == 3 else int(shape[0])
 
 
@@ -343,11 +354,18 @@ def _labels(
     labels = arrays[f"{part}_labels"]
     several = labels.shape[1] if labels.ndim == 2 and len(labels) == count else 1
     if label is not None:
+        if several < 2:
+            raise DataError(
+                "the file has no several labels to choose from",
+                where="--label",
+                found=f"{labels.shape} for {count} images",
+                remedy="leave --label out",
+            )
         if not 0 <= label < several:
             raise DataError(
                 "no such label", where="--label", found=label, wanted=f"0 to {several - 1}"
             )
-        labels = labels[:, label] if labels.ndim == 2 else labels
+        labels = labels[:, label]
     single = labels.shape in ((count,), (count, 1)) and np.issubdtype(labels.dtype, np.integer)
     if single and labels.min() >= 0 and labels.max() < MOST_CLASSES:
         return labels.reshape(count).astype(np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -83,6 +83,8 @@ def divide(source: Divisible, how: Partitioning, sites: int, seed: int, names: N
     """
     pool, labels = _pooled(source.images), _pooled(source.labels)
     patients = np.arange(len(labels)) if source.patients is None else _pooled(source.patients)
+    if source.patients is not None:
+        _require_parts_apart(source.patients)
     # A patient is divided by the first image: its label and its institution.
     _, first, number = np.unique(patients, return_index=True, return_inverse=True)
     institutions = source.institutions
@@ -117,6 +119,11 @@ def divide(source: Divisible, how: Partitioning, sites: int, seed: int, names: N
         np.arange(len(source.labels["test"])) if apart is None else apart["test"],
     )
     return Divided(parts, test, found.redraws, (nobody,) if nobody else ())
+
+
+def _require_parts_apart(patients: Mapping[str, NDArray[np.int64]]) -> None:
+    both = np.intersect1d(patients["train"], patients["val"])
+    assert not len(both), "a patient is in two parts"
 
 
 def _pooled(parts: dict[str, NDArray[Number]]) -> NDArray[Number]:

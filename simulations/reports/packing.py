@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,14 @@ _NOTE: Final = "FROM A SIMULATION: signed with a key that everybody knows"
 
 
 def package_written(
-    study: Study, plans: Mapping[str, Plan], seed: int, shared: Outcome, *, folder: Path, run: Path
+    study: Study,
+    plans: Mapping[str, Plan],
+    seed: int,
+    shared: Outcome,
+    *,
+    folder: Path,
+    run: Path,
+    notes: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Write the model package into the run's folder; says so where it cannot be made.
 
@@ -33,6 +40,7 @@ def package_written(
         shared: the shared model's figures on the test set.
         folder: where the coordinator of the run keeps the study.
         run: where the package is written.
+        notes: what else a reader of the package must know first.
     """
     tested = FigureSet(
         on="test set",
@@ -48,7 +56,7 @@ def package_written(
             folder,
             SigningKey(known_secret(seed, "coordinator", "package")),
             figures=(tested,),
-            doubts=(_NOTE, *shared.doubts),
+            doubts=(_NOTE, *notes, *shared.doubts),
         )
     except PackageError as error:  # what was computed for hours is told all the same
         return (f"the model package was not made: {error.what} ({error.details.get('found')})",)

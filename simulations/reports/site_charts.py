@@ -59,8 +59,8 @@ def _between(axes: Axes, ordered: list[Spent], alike: dict[Spent, list[str]]) ->
     """The most and the least that is spent, and what lies between."""
     most, least = ordered[0], ordered[-1]
     rounds = [number for number, _ in most]
-    highest = [max(spent[at][1] for spent in ordered) for at in range(len(rounds))]
-    lowest = [min(spent[at][1] for spent in ordered) for at in range(len(rounds))]
+    at_each = list(zip(*([cost for _, cost in spent] for spent in ordered), strict=False))
+    rounds, highest, lowest = rounds[: len(at_each)], [*map(max, at_each)], [*map(min, at_each)]
     axes.fill_between([0, *rounds], [0.0, *lowest], [0.0, *highest], alpha=0.15, linewidth=0)
     for number, (word, spent) in enumerate((("most", most), ("least", least))):
         _line(axes, number, spent, f"{word}, {_said(alike[spent])}: {_end(spent):.3f}")

@@ -33,16 +33,19 @@ def conclude(
     given = looked.at(scored(study, weights, test))
     shared = outcome("shared", study, weights, test, epsilon=epsilon, given=given)
     looked.keep(prepared.settings.run, shared.each.get(study.task.headline, ()))
-    notes, settings = prepared.notes, prepared.settings
+    settings, told = prepared.settings, tuple[str, ...]()
     published = read_json((folder / "outcome.json").read_bytes())
     if settings.strategy:
-        notes = (*notes, strategy_note(settings.strategy))
+        told = (*told, strategy_note(settings.strategy))
     if settings.participation is not None:
-        notes = (*notes, settings.participation.note)
+        told = (*told, settings.participation.note)
         # Who was away by that is said once, not for each of a thousand hospitals.
         published = published | {"absences": []}
+    notes = (*prepared.notes, *told)
     if settings.package:
-        made = package_written(study, plans, settings.seed, shared, folder=folder, run=settings.run)
+        made = package_written(
+            study, plans, settings.seed, shared, folder=folder, run=settings.run, notes=told
+        )
         notes = (*notes, *made)
     return summary.summarise(
         study=prepared.study,

@@ -26,14 +26,16 @@ def figures_at_sites(prepared: Prepared, weights: npt.NDArray[np.float32]) -> di
         prepared: the run.
         weights: flat float32.
     """
-    work = partial(_figure, prepared.study, weights)
+    work = partial(figure_at, prepared.study, weights)
     found = {name: prepared.grid.at(name, work) for name in sorted(prepared.hospitals.sites)}
     return {name: each for name, each in found.items() if each is not None}
 
 
-def _figure(study: Study, weights: npt.NDArray[np.float32], site: Site) -> SiteFigure | None:
-    held = TestSet.of_part(site.cohorts.read(study), "validation")
-    if not held.patients:
+def figure_at(study: Study, weights: npt.NDArray[np.float32], site: Site) -> SiteFigure | None:
+    """That of one hospital; None where it has no validation patient."""
+    cohort = site.cohorts.read(study)
+    if not cohort.part("validation"):
         return None
+    held = TestSet.of_part(cohort, "validation")
     value = study.task.exact(scored(study, weights, held)).values[study.task.headline]
     return SiteFigure(patients=len(held.patients), figure=Figure.of(value))

@@ -66,6 +66,7 @@ def run_study(
     check_study(study, hospitals)
     check_site_order(settings, hospitals)
     check_record(settings, study, hospitals)
+    own = own_step(settings.strategy, study) if settings.strategy else None
     watcher.begin(study.task.names[study.task.headline])
     with ExitStack() as stack:
         # A site that was opened is closed before its folder is removed: else it fails to close, and
@@ -80,7 +81,6 @@ def run_study(
 
         curve = Curve(settings.run / CURVE, study.training.rounds, measure)
         with clock.time("rounds"), watcher.phase("rounds", study.training.rounds):
-            own = own_step(settings.strategy) if settings.strategy else None
             federate(prepared, curve, watcher, tap, own)
         with clock.time("baselines"):
             compared = _compare(prepared, watcher) if settings.baselines else ()

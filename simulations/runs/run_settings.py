@@ -225,15 +225,16 @@ def check_record(settings: RunSettings, study: Study, hospitals: Hospitals) -> N
             found=type(cause).__name__,
             remedy="give the --out that the run was started with",
         ) from cause
-    for name, wanted in _record(settings, study, hospitals).items():
-        if found.get(name) != wanted:
+    asked = _record(settings, study, hospitals)
+    for name in {**asked, **found}:  # also what was asked for before and is not now
+        if found.get(name) != asked.get(name):
             raise CheckpointError(
                 "the checkpoints in this folder belong to another study",
                 where=f"{path}, {name}",
                 found=found.get(name),
-                wanted=wanted,
-                remedy="resume with the same study, hospitals, seed and threads as before, or "
-                "choose another --out",
+                wanted=asked.get(name),
+                remedy="resume with the same study, hospitals, seed, threads, strategy and "
+                "participation as before, or choose another --out",
             )
 
 

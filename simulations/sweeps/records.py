@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,9 @@ class Records:
                 " sites TEXT NOT NULL,"
                 " epsilon REAL, weights_sha256 TEXT NOT NULL, seconds REAL NOT NULL)"
             )
+            held = {row[1] for row in store.execute("PRAGMA table_info(runs)")}
+            if held != {each.name for each in fields(Record)}:
+                raise sqlite3.DatabaseError("another version of Consilium made it")
 
     def add(self, record: Record) -> None:
         """Keep a finished run, durably."""

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ast
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from common.errors import RoundError, StudyError
+from common.errors import CheckpointError, RoundError, StudyError
+from common.files import sha256
+from common.study.study_file import load_study
+from simulations.grids.participation import Participation
 from simulations.own_code import own_step
 from simulations.runs.run import run_study
 from simulations.runs.run_settings import RunSettings
@@ -61,12 +67,79 @@ def test_the_plain_mean_ends_in_the_bits_of_fedavg_and_a_median_does_not(tmp_pat
         ("def step(*given):\n    return given[1] * float('nan'), {}", "no usable weights"),
         ("def step(*given):\n    return given[1]", "strategy failed"),
         ("def step(*given):\n    raise KeyError('x')", "strategy failed"),
+        *(
+            (f"import numpy as np\ndef step(*given):\n    return given[1], {{'a': {state}}}", said)
+            for state, said in [
+                ("None", "strategy failed"),
+                ("'text'", "strategy failed"),
+                ("1j", "strategy failed"),
+                ("np.longdouble(1)", "strategy failed"),
+            ]
+        ),
     ],
 )
 def test_what_it_gives_must_be_weights(tmp_path: Path, text: str, said: str) -> None:
     step = own_step(written(tmp_path, text))
     with pytest.raises(RoundError, match=said):
         step(1, BEFORE, [(BEFORE.astype(np.float64), 1)], {})
+
+
+def test_weights_and_state_are_what_a_checkpoint_gives_back(tmp_path: Path) -> None:
+    text = """
+import numpy as np
+def step(number, weights, reached, state):
+    return np.stack([weights + 1, weights], axis=1)[:, 0], {"k": 3, "m": np.eye(3)[:, ::2]}
+"""
+    weights, state = own_step(written(tmp_path, text))(1, BEFORE, [], {})
+    assert weights.flags.c_contiguous
+    assert weights.tolist() == [1, 1, 1]
+    assert state["k"].shape == (1,)
+    assert state["m"].flags.c_contiguous
+
+
+def test_a_file_is_run_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    text = f"open({str(log)!r}, 'a').write('x')\nEVERY_REPLY = True\ndef step(*_): ..."
+    assert own_step(written(tmp_path, text)).every_reply
+    assert log.read_text() == "x"
+
+
+def test_a_study_of_one_release_has_no_strategy(tmp_path: Path) -> None:
+    study = load_study(square_study(tmp_path / "study.toml"))
+    path = written(tmp_path, PLAIN)
+    own_step(path, study)
+    training = study.training.model_copy(update={"method": "one-shot"})
+    with pytest.raises(StudyError, match="no strategy"):
+        own_step(path, study.model_copy(update={"training": training}))
+
+
+def test_what_is_published_and_packed_is_what_was_hashed_and_says_whose_strategy_it_was(
+    tmp_path: Path,
+) -> None:
+    square_hospitals(tmp_path / "hospitals")
+    study = square_study(tmp_path / "study.toml")
+    text = PLAIN.replace("return mean", "return np.stack([mean, 0 * mean], axis=1)[:, 0]")
+    path = written(tmp_path, f"import numpy as np\n{text}")
+    settings = RunSettings(
+        study,
+        tmp_path / "hospitals",
+        tmp_path / "run",
+        baselines=False,
+        package=True,
+        report=False,
+        strategy=path,
+    )
+    result = run_study(settings)
+    file = tmp_path / "run" / "coordinator" / "final.safetensors"
+    weights = safetensors.numpy.load_file(file)["weights"]
+    assert sha256(weights.tobytes()) == result.final_weights_sha256
+    with zipfile.ZipFile(tmp_path / "run" / "model.consilium") as package:
+        told = b"".join(package.read(name) for name in package.namelist())
+    assert b"OWN STRATEGY" in told
+
+    for left_out in ({"strategy": None}, {"participation": Participation(share=0.5)}):
+        with pytest.raises(CheckpointError, match="another study"):
+            run_study(replace(settings, resume=True, **left_out))
 
 
 def test_it_cannot_change_the_weights_that_the_round_began_with(tmp_path: Path) -> None:
@@ -89,7 +162,13 @@ def test_no_deployment_has_a_step_of_its_own(root: Path) -> None:
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Attribute):
                     assert node.attr not in {"spec_from_file_location", "exec_module"}, path
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    names = {each.name.split(".")[0] for each in node.names}
+                    names |= {(getattr(node, "module", None) or "").split(".")[0]}
+                    assert not names & {"runpy", "imp"}, path
                 if isinstance(node, ast.Call):
                     made = [each for each in node.keywords if each.arg == "own"]
                     assert all(isinstance(each.value, ast.Name) for each in made), path
-                    assert getattr(node.func, "id", "") != "OwnStep", path
+                    called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                    assert called != "OwnStep", path
+                    assert getattr(node.func, "id", "") not in {"exec", "eval"}, path

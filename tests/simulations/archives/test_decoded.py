@@ -120,4 +120,14 @@ def test_a_folder_that_may_not_be_written_has_it_in_the_run(
     assert decoded_beside(tmp_path / "h", tmp_path / "run").parent == tmp_path / "h"
     monkeypatch.setattr("os.access", allowed(False))
     assert decoded_beside(tmp_path / "h", tmp_path / "run").parent == tmp_path / "run"
+
+
+def test_what_another_user_decoded_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = tmp_path / "h" / ".decoded" / "north"
+    theirs.mkdir(parents=True)
+    assert decoded_beside(tmp_path / "h", tmp_path / "run").parent == tmp_path / "h"
+    monkeypatch.setattr("os.access", lambda path, _mode: Path(path) != theirs)
+    assert decoded_beside(tmp_path / "h", tmp_path / "run").parent == tmp_path / "run"
     assert DecodedFolder.of(tmp_path / "x", "north").cache == tmp_path / "x" / "north"

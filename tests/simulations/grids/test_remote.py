@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
-from ray.cluster_utils import Cluster
 from structlog.testing import capture_logs
 
 from common.wire.flower import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -192,6 +192,42 @@ def test_a_cluster_gives_each_round_its_own_model(tmp_path: Path) -> None:
         crew.close()
 
 
+OURS = """
+import os, subprocess, sys
+from functools import partial
+from pathlib import Path
+
+from simulations.grids.grid import GridSettings
+from simulations.grids.on_ray import RayCrew
+from simulations.grids.remote import RemoteGrid
+from tests.simulations.grids.test_remote import Echo, NAMES, asked
+
+STRANGER = '''
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+print(ray.get(ray.remote(lambda: "ran").remote()))
+'''
+crew = RayCrew([partial(Echo, Path(sys.argv[1]))], GridSettings())
+replies = list(RemoteGrid(NAMES, crew, 1).send_and_receive(asked()))
+import ray
+
+address = ray.get_runtime_context().gcs_address
+others = {name: value for name, value in os.environ.items() if name[:4] != "RAY_"}
+command = [sys.executable, "-c", STRANGER, address]
+done = subprocess.run(command, env=others, capture_output=True, text=True)
+crew.close()
+print(len(replies), "ran" in done.stdout, done.returncode)
+"""
+
+
+@pytest.mark.long
+def test_a_cluster_that_is_started_here_runs_nobody_elses_code(root: Path, tmp_path: Path) -> None:
+    """In a process of its own: Ray reads when it is imported what it asks of others."""
+    command = [sys.executable, "-c", OURS, str(tmp_path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"{len(NAMES)} False 1"
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kept", [False, True], ids=["in memory", "on disk"])
 def test_a_run_that_went_on_may_lose_a_worker(
@@ -214,12 +250,14 @@ def test_a_run_that_went_on_may_lose_a_worker(
 
 
 @pytest.fixture
-def two_machines() -> Iterator[Cluster]:
-    """A cluster of two nodes of Ray's with a processor each, both on this machine."""
+def two_machines() -> Iterator[str]:
+    """The address of a cluster of two nodes of Ray's with a processor each, both here."""
+    from ray.cluster_utils import Cluster
+
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
-    yield cluster
+    yield cluster.address
     cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
@@ -231,6 +269,8 @@ class KillingActor(Watcher):
         self.killed = 0
 
     def round_done(self, number: int, point: object, spent: float | None) -> None:
+        import ray
+
         found = ray._private.state.actors().values()  # noqa: SLF001 - its public list needs a dashboard
         alive = [each for each in found if each["State"] == "ALIVE"]
         self.nodes |= {each["Address"]["NodeID"] for each in alive}
@@ -241,12 +281,13 @@ class KillingActor(Watcher):
 
 @pytest.mark.long
 def test_two_nodes_of_a_cluster_end_in_the_same_bits_even_if_a_worker_is_killed(
-    there: tuple[Path, Path], tmp_path: Path, two_machines: Cluster
+    there: tuple[Path, Path], tmp_path: Path, two_machines: str
 ) -> None:
     here = run_study(settings(there, tmp_path / "process", grid="process"))
     killing = KillingActor()
-    address = two_machines.address
-    cluster = run_study(settings(there, tmp_path / "ray", grid="ray", ray_address=address), killing)
+    cluster = run_study(
+        settings(there, tmp_path / "ray", grid="ray", ray_address=two_machines), killing
+    )
     assert len(killing.nodes) == 2
     assert killing.killed
     assert cluster.final_weights_sha256 == here.final_weights_sha256

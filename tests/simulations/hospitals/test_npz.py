@@ -172,7 +172,7 @@ def test_what_is_given_goes_before_what_the_name_tells(tmp_path: Path) -> None:
         ({"train_images": np.zeros((230, 5, 5))}, {}, "train_images"),
         ({"train_images": np.zeros((230, 5, 5, 5), np.uint8)}, {}, "different shapes"),
         ({"train_images": np.zeros((230, 5), np.uint8)}, {}, "or volumes"),
-        ({}, {"label": 1}, "no such label"),
+        ({}, {"label": 0}, "no several labels"),
         ({"test_images": np.zeros((0, 5, 5), np.uint8)}, {}, "test_images"),
         ({"train_labels": np.zeros((230, 14), np.uint8)}, {}, "choose one of the 14 labels"),
         ({"train_labels": np.zeros((229, 1), np.uint8)}, {}, "for 230 images"),
@@ -205,14 +205,23 @@ def test_a_volume_is_a_patient_with_slices_from_its_first_to_its_last(
     wanted = content["test_images"][:, taken].reshape(-1, 5, 5)
     np.testing.assert_array_equal(source.images["test"], wanted)
     assert source.patients is not None
-    np.testing.assert_array_equal(source.patients["test"], np.repeat(np.arange(12), slices))
+    everyone = np.concatenate([source.patients[part] for part in ("train", "val", "test")])
+    np.testing.assert_array_equal(everyone, np.repeat(np.arange(230 + 20 + 12), slices))
     np.testing.assert_array_equal(
         source.labels["test"], np.repeat(content["test_labels"][:, 0], slices)
     )
     manifest = write_divided(tmp_path / "out", source, sites=2, alpha=1.0, seed=0, arrays=True)
     assert manifest["test"]["patients"] == 12
+    assert sum(each["patients"] for each in manifest["per_site"].values()) == 230 + 20
     found = read_hospitals(tmp_path / "out").part("test")
     assert found is not None
+
+
+@pytest.mark.parametrize("colours", [1, 2, 4])
+def test_colours_that_no_study_takes_are_no_slices(tmp_path: Path, colours: int) -> None:
+    path = save(tmp_path, "own.npz", **arrays(shape=(28, 28, colours)))
+    with pytest.raises(DataError, match=f"{colours} colours"):
+        read_source(path)
 
 
 def test_volumes_are_arrays_and_of_so_many_slices(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from client.data.cohort import Part
 from common.study.study_file import load_study
 from simulations.archives.manifest import read_hospitals
 from simulations.reports.result import Result, read_result
+from simulations.runs.fairness import figure_at
 from simulations.runs.prepare import described
 from simulations.runs.run import run_study
 from simulations.runs.run_settings import RunSettings, coordinator_folder
@@ -75,6 +77,19 @@ def test_each_hospital_has_the_figure_of_its_own_validation_patients(
         assert found.figure.value is not None
         np.testing.assert_allclose(found.figure.value, auc)
         assert area(settings, name, "train")[0] != patients
+
+
+def test_a_hospital_of_which_no_image_can_be_used_is_left_out(
+    tmp_path: Path, settings: RunSettings
+) -> None:
+    study = load_study(settings.study)
+    absent = study.model_copy(
+        update={"data": study.data.model_copy(update={"modalities": ("MR",)})}
+    )
+    hospitals = read_hospitals(settings.hospitals)
+    nowhere = replace(settings, run=tmp_path)
+    with described(nowhere, study, hospitals)[0].open() as site:
+        assert figure_at(absent, np.zeros(1, np.float32), site) is None
 
 
 def test_a_run_draws_no_report_where_none_is_asked_for(settings: RunSettings) -> None:

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import math
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from common.errors import StudyError
+from common.errors import CheckpointError, StudyError
 from simulations.sweeps.compare import as_csv, as_latex, compare, table
 from simulations.sweeps.page import finish
 from simulations.sweeps.records import FILE, PARQUET, Record, Records
@@ -125,6 +127,15 @@ def test_records_are_kept_once_and_exported_with_a_column_for_each_figure(tmp_pa
     assert read.num_rows == 6
     assert read.column("auc").to_pylist() == [*ONE, *OTHER]
     assert read.column("privacy.epsilon").to_pylist() == [1.0] * 3 + [8.0] * 3
+
+
+def test_a_table_of_an_earlier_version_is_said_to_be_one(tmp_path: Path) -> None:
+    Records(tmp_path)
+    with closing(sqlite3.connect(tmp_path / FILE)) as store, store:
+        store.execute("ALTER TABLE runs DROP COLUMN sites")
+    with pytest.raises(CheckpointError, match="another version") as caught:
+        Records(tmp_path)
+    assert "delete the file" in str(caught.value)
 
 
 def test_a_damaged_table_is_said_to_be_one(tmp_path: Path) -> None:
