@@ -105,8 +105,8 @@ def decoded_beside(hospitals: Path, run: Path) -> Path:
     """Where to keep what is decoded: beside the hospitals, or in the run if that is not allowed."""
     beside = hospitals / FOLDER
     # Another user's images may lie there, which this one can neither read nor add to.
-    places = [hospitals, *([beside, *beside.iterdir()] if _is_open(beside) else [beside])]
-    usable = all(_is_open(each) for each in places if each.exists())
+    there = [beside, *beside.iterdir()] if beside.is_dir() and _is_open(beside) else [beside]
+    usable = all(_is_open(each) for each in (hospitals, *there) if each.exists())
     return beside if usable else run / FOLDER
 
 
