@@ -106,7 +106,7 @@ def decoded_beside(hospitals: Path, run: Path) -> Path:
     beside = hospitals / FOLDER
     # Another user's images may lie there, which this one can neither read nor add to.
     there = [beside, *beside.iterdir()] if beside.is_dir() and _is_open(beside) else [beside]
-    usable = all(_is_open(each) for each in (hospitals, *there) if each.exists())
+    usable = _is_open(hospitals) and all(_is_open(each) for each in there if each.exists())
     return beside if usable else run / FOLDER
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import safetensors.numpy
 
 from common.documents import read_json
@@ -11,11 +13,10 @@ from simulations.reports.result import Outcome, Result
 from simulations.runs import summary
 from simulations.runs.curve import Curve
 from simulations.runs.examples import Looked
-from simulations.runs.fairness import figures_at_sites
 from simulations.runs.federation import stored_plans
 from simulations.runs.prepare import Prepared
 from simulations.runs.run_settings import Clock, coordinator_folder
-from simulations.runs.testset import outcome, scored
+from simulations.runs.testset import figure_at, outcome, scored
 
 
 def conclude(
@@ -31,6 +32,8 @@ def conclude(
     study, test = prepared.study, prepared.test
     looked = Looked(test)
     given = looked.at(scored(study, weights, test))
+    sites = sorted(prepared.hospitals.sites)
+    fared = [(name, prepared.grid.at(name, partial(figure_at, study, weights))) for name in sites]
     shared = outcome("shared", study, weights, test, epsilon=epsilon, given=given)
     looked.keep(prepared.settings.run, shared.each.get(study.task.headline, ()))
     settings, told = prepared.settings, tuple[str, ...]()
@@ -59,5 +62,5 @@ def conclude(
         command=prepared.settings.command,
         notes=notes,
         records="disk" if settings.keep_records else "memory",
-        at_sites=figures_at_sites(prepared, weights),
+        at_sites={name: each for name, each in fared if each is not None},
     )

@@ -18,6 +18,7 @@ import torch
 from client.data.archive import summary
 from client.data.cohort import Cohort, Part, Patient, Split, load_cohort
 from client.data.pseudonyms import Pseudonyms
+from client.site import Site
 from client.training.evaluation import outputs_of
 from common.errors import DataError
 from common.files import sha256
@@ -28,7 +29,7 @@ from common.process.progress import Progress
 from common.study.study_file import Study
 from simulations.archives.decoded import DecodedFolder
 from simulations.archives.manifest import TEST, Hospitals
-from simulations.reports.result import CurvePoint, Kind, Line, Outcome, ResultMetrics
+from simulations.reports.result import CurvePoint, Kind, Line, Outcome, ResultMetrics, SiteFigure
 
 _CHOICE: Final = EngineChoice(tile=16)
 """How many images go through the model at once; no hospital computes like this."""
@@ -147,6 +148,24 @@ def curve_point(
     """The headline figure of the weights after a round."""
     found = study.task.exact(scored(study, weights, test))
     return CurvePoint(round=round_number, value=found.values[study.task.headline].value)
+
+
+def figure_at(study: Study, weights: npt.NDArray[np.float32], site: Site) -> SiteFigure | None:
+    """The headline at one hospital, exact; None where it has no validation patient.
+
+    A hospital sends no such figure without noise, so only a simulation has it.
+
+    Args:
+        study: what was learned.
+        weights: flat float32.
+        site: the hospital.
+    """
+    cohort = site.cohorts.read(study)
+    if not cohort.part("validation"):
+        return None
+    held = TestSet.of_part(cohort, "validation")
+    value = study.task.exact(scored(study, weights, held)).values[study.task.headline]
+    return SiteFigure(patients=len(held.patients), figure=Figure.of(value))
 
 
 def outcome(

@@ -14,11 +14,10 @@ from client.data.cohort import Part
 from common.study.study_file import load_study
 from simulations.archives.manifest import read_hospitals
 from simulations.reports.result import Result, read_result
-from simulations.runs.fairness import figure_at
 from simulations.runs.prepare import described
 from simulations.runs.run import run_study
 from simulations.runs.run_settings import RunSettings, coordinator_folder
-from simulations.runs.testset import TestSet, scored
+from simulations.runs.testset import TestSet, figure_at, scored
 from tests.integration.conftest import SITES, study_text, write_hospitals
 
 
