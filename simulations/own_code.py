@@ -48,7 +48,8 @@ def _function(module: Any, path: Path, name: str) -> Callable[..., Any]:  # noqa
             where=path,
             found="no such function" if found is None else type(found).__name__,
             wanted=f"a function {name}",
-            remedy="see docs/researcher.md, which has an example of each kind of file",
+            remedy="see the example in docs/researcher.md (a strategy) or docs/simulations.md "
+            "(a division)",
         )
     function: Callable[..., Any] = found
     return function

@@ -39,36 +39,49 @@ def claimed(folder: Path, owner: Owner) -> Iterator[None]:
         ConsiliumError: the owner's: another daemon holds it, or it cannot be written.
     """
     what = f"the {owner.who}'s state folder cannot be used"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Closed in children: one that outlives the daemon would keep the claim.
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as cause:
-        raise of_system(cause, owner.error, what, where=folder) from cause
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            holder = stack.enter_context(locked(folder / LOCK))
+        except OSError as cause:  # a full disk, too
+            raise of_system(cause, owner.error, what, where=folder) from cause
+        if holder is not None:
+            raise owner.error(
+                f"another daemon is already running for this {owner.who}",
+                where=folder,
+                found=f"process {holder}",
+                remedy=f"use the running daemon ({owner.ask}), or stop it before you start another",
+            )
+        yield
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[str | None]:
+    """Hold a lock that ends with this process, however it ends.
+
+    Args:
+        path: of the file; made where there is none.
+
+    Yields:
+        None; or the number of the process that holds it already.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    # Closed in children: one that outlives this process would keep the lock.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
-            _lock(descriptor, folder, owner)
-        except OSError as cause:  # a full disk
-            raise of_system(cause, owner.error, what, where=folder) from cause
-        yield
+            # A file with a process number in it would still be there after a power cut.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield os.pread(descriptor, 20, 0).decode().strip() or "unknown"
+            return
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield None
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: Path, owner: Owner) -> None:
-    try:
-        # A file with a process number in it would still be there after a power cut; a lock is not.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as cause:
-        holder = os.pread(descriptor, 20, 0).decode().strip()
-        raise owner.error(
-            f"another daemon is already running for this {owner.who}",
-            where=folder,
-            found=f"process {holder or 'unknown'}",
-            remedy=f"use the running daemon ({owner.ask}), or stop it before you start another",
-        ) from cause
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
 
 
 def notify(state: str) -> None:

@@ -74,7 +74,8 @@ class OwnStep:
                 f"your own strategy failed in round {round_number}",
                 where=self.where,
                 found=f"{type(error).__name__}: {error}",
-                wanted="new weights and a dictionary of arrays of numbers",
+                wanted="step(round_number, weights, reached, state) gives new weights and a "
+                "dictionary of arrays of numbers",
                 remedy="correct the file, and start again with another --out",
             ) from error
         if weights.shape != current.shape or not np.isfinite(weights).all():

@@ -117,8 +117,9 @@ def from_npz(
         bool, typer.Option("--arrays", help="Write arrays, without DICOM: quicker, for any number.")
     ] = False,
     slices: Annotated[
-        int, typer.Option(help="Images of each patient, where the file has volumes.")
-    ] = 4,
+        int | None,
+        typer.Option(help="Images of each patient, where the file has volumes. Default: 4."),
+    ] = None,
     label: Annotated[
         int | None, typer.Option(help="Which of several labels is learned, from 0.")
     ] = None,

@@ -92,8 +92,13 @@ def sweep(
 
     study = study_of_sweep(file)
     console = out()
-    with LiveTable(console) as table:
-        found = run_sweep(SweepSettings(file, study, folder, processes or PROCESSES, keep), table)
+    try:
+        with LiveTable(console) as table:
+            settings = SweepSettings(file, study, folder, processes or PROCESSES, keep)
+            found = run_sweep(settings, table)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here", markup=False)
+        raise
     for cell, why in found.failed:
         console.print(f"seed {cell.seed}, {dict(cell.settings)}: {why}", markup=False)
     finish(found.records, folder, console, [folder])
@@ -115,11 +120,14 @@ def compare_runs(
 ) -> None:
     """Compare the finished runs of sweeps; the first setting is what others are held against."""
     from simulations.sweeps.page import finish
-    from simulations.sweeps.records import Records, require_sweep
+    from simulations.sweeps.records import Record, Records, require_sweep
 
+    found: list[Record] = []
     for place in folders:
         require_sweep(place)
-    found = [each for place in folders for each in Records(place).all()]
+        if not (held := Records(place).all()):
+            out().print(f"{place}: no finished run", markup=False)
+        found += held
     finish(found, folder, out(), folders)
     from simulations.sweeps.trackers import to_mlflow, to_tensorboard
 

@@ -72,6 +72,42 @@ class Participation(Section):
         lost = rng.random(len(drawn)) < self.dropout
         return frozenset(name for name, away in zip(drawn, lost, strict=True) if not away)
 
+    def require_enough(self, names: Collection[str], seed: int, rounds: int, least: int) -> None:
+        """Refuse what a run could not finish: all of it is drawn already.
+
+        Args:
+            names: of the hospitals.
+            seed: of the run.
+            rounds: of the study.
+            least: replies that each round needs.
+
+        Raises:
+            StudyError: says in which round too few take part, or whom the schedule names that
+                is none of them.
+        """
+        if unknown := sorted(set(self.schedule) - set(names)):
+            raise StudyError(
+                "the participation names a hospital that there is not",
+                where="[schedule]",
+                found=", ".join(unknown),
+                wanted=", ".join(sorted(names)),
+            )
+        few = [
+            (number, len(there))
+            for number in range(1, rounds + 1)
+            if len(there := self.present(names, seed, number)) < least
+        ]
+        if few:
+            number, there_are = few[0]
+            raise StudyError(
+                "too few hospitals would take part in a round",
+                where=f"--participation, round {number}",
+                found=f"{there_are} of {len(names)} hospitals; so or worse in {len(few)} of "
+                f"{rounds} rounds",
+                wanted=f"at least {least} ([aggregation] min_sites of the study)",
+                remedy="raise share, lower dropout, change the schedule, or use more hospitals",
+            )
+
     def _is_there(self, name: str, round_number: int) -> bool:
         spans = self.schedule.get(name)
         if spans is None:
@@ -83,7 +119,8 @@ class Participation(Section):
         """What has to be said beside every figure."""
         said = [f"{self.share:.0%} of the hospitals a round"] if self.share < 1 else []
         said += [f"each missing with probability {self.dropout:g}"] if self.dropout else []
-        said += [f"a schedule for {len(self.schedule)} hospitals"] if self.schedule else []
+        count = len(self.schedule)
+        said += [f"a schedule for {count} hospital{'s' if count > 1 else ''}"] if count else []
         return (
             f"PARTICIPATION: {', '.join(said) or 'all hospitals in every round'}; epsilon counts "
             "every round for every hospital"

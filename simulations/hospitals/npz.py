@@ -125,7 +125,7 @@ def read_source(
     dataset: str | None = None,
     classes: Sequence[str] | None = None,
     modality: str | None = None,
-    slices: int = SLICES,
+    slices: int | None = None,
     label: int | None = None,
 ) -> Source:
     """Read a MedMNIST file and hold that it can be divided.
@@ -135,7 +135,7 @@ def read_source(
         dataset: name that studies use; None takes it from the file's name.
         classes: names of labels 0, 1, …; None takes what is known of the file.
         modality: DICOM modality; None takes what is known of the file.
-        slices: images of each patient, where the file has volumes.
+        slices: images of each patient, where the file has volumes; None for :data:`SLICES`.
         label: which of several labels is learned, from 0: present or absent.
 
     Raises:
@@ -152,7 +152,16 @@ def read_source(
     if label is not None and not classes:
         known = MedMnistKind(known.modality, known.body_part, ("absent", "present"))
     patients = None
-    if (depth := _depth(path, images)) is not None:
+    depth = _depth(path, images)
+    if depth is None and slices is not None:
+        raise DataError(
+            "the file has no volumes",
+            where="--slices",
+            found=f"images of {images['train'].shape[1:]}",
+            remedy="leave --slices out",
+        )
+    if depth is not None:
+        slices = min(depth, SLICES) if slices is None else slices
         if not 1 <= slices <= depth:
             raise DataError(
                 "a volume has not so many slices",

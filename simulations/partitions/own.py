@@ -48,7 +48,10 @@ class Own(Partitioning):
         once = set(together.tolist())
         known = once <= set(range(len(subjects.labels)))
         if len(members) != sites or not known or len(once) < len(together):
-            raise self._wrong(f"{len(members)} hospitals, {len(together)} patients")
+            raise self._wrong(
+                f"{len(members)} hospitals for {sites}, {len(once)} patients of "
+                f"{len(subjects.labels)}, {len(together) - len(once)} of them twice"
+            )
         return Partition(members)
 
     def _wrong(self, found: Any) -> DataError:  # noqa: ANN401 - whatever the file gave
@@ -57,5 +60,5 @@ class Own(Partitioning):
             where=f"{self.file}: divide",
             found=found,
             wanted="for each hospital the indices of its patients; nobody at two hospitals",
-            remedy="see docs/researcher.md, “Your own division”",
+            remedy="see docs/simulations.md, “A division of your own”",
         )

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from common.files import write_atomic
 from common.study.study_file import load_initial, load_study
+from server.study.optimisers import fewest_replies
 from simulations.archives.manifest import read_hospitals
 from simulations.own_code import own_step
 from simulations.reports.report import write_report
@@ -66,6 +67,9 @@ def run_study(
     check_study(study, hospitals)
     check_site_order(settings, hospitals)
     check_record(settings, study, hospitals)
+    if (part := settings.participation) is not None:
+        least = fewest_replies(study.aggregation)
+        part.require_enough(hospitals.sites, settings.seed, study.training.rounds, least)
     own = own_step(settings.strategy, study) if settings.strategy else None
     watcher.begin(study.task.names[study.task.headline])
     with ExitStack() as stack:

@@ -146,8 +146,9 @@ def _checked(document: dict[str, Any], settings: Overrides, study: Path) -> Stud
         said = ", ".join(f"{key} = {value}" for key, value in settings) or "as it is"
         raise StudyError(
             "a study with the settings of this sweep cannot be run",
-            where=f"{study} with {said}",
-            found="; ".join(line.strip() for line in str(error).splitlines()),
-            remedy="leave the value out of [settings], or set what goes with it too: a table "
-            "takes the place of a whole section",
+            where=f"[settings] of the sweep: {said}",
+            found=error.details.get("found", error.what),
+            wanted=error.details.get("wanted"),
+            remedy="correct the key or the value, or set what goes with it too: a table takes "
+            "the place of a whole section",
         ) from error

@@ -13,7 +13,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +24,12 @@ from common.errors import StudyError
 from simulations.sweeps.records import Record
 
 LEVEL: Final = 0.95
+_COLUMNS: Final = (
+    *("seeds", "mean", "mean_low", "mean_high", "worst_hospital"),
+    *("ahead", "ahead_low", "ahead_high", "p", "epsilon_paid"),
+)
+_KINDS: Final = ("strategy", "name", "mode", "method")
+"""Keys of a table whose value says what it is."""
 _REACHED: Final = (
     *("seeds", "mean", "95 % interval", "worst hospital"),
     *("ahead of the first", "95 % interval", "p"),
@@ -134,7 +140,9 @@ def header(rows: Sequence[Compared]) -> tuple[str, ...]:
 
 def cells(row: Compared, keys: Sequence[str]) -> tuple[str, ...]:
     """Of one row, under :func:`header`."""
-    ahead = ("", "") if row.ahead is None else (f"{row.ahead.mean:+.3f}", _ends(row.ahead))
+    ahead = (
+        ("(the first)", "") if row.ahead is None else (f"{row.ahead.mean:+.3f}", _ends(row.ahead))
+    )
     return (
         *(_said(row.settings.get(key)) for key in keys),
         str(len(row.seeds)),
@@ -147,8 +155,13 @@ def cells(row: Compared, keys: Sequence[str]) -> tuple[str, ...]:
 
 
 def settings_said(settings: Mapping[str, Any]) -> str:
-    """The values of some settings, for a legend."""
-    return ", ".join(_said(value) for value in settings.values())
+    """Some settings in words, for a legend: ``epsilon 1, fedadam (eta 0.03)``."""
+    found = []
+    for key, value in settings.items():
+        # A table begins with its kind, and a name needs no key.
+        alone = isinstance(value, dict | str)
+        found.append(_said(value) if alone else f"{key.split('.')[-1]} {_said(value)}")
+    return ", ".join(found)
 
 
 def _ends(found: Interval) -> str:
@@ -156,7 +169,18 @@ def _ends(found: Interval) -> str:
 
 
 def _said(value: Any) -> str:  # noqa: ANN401 - a setting
+    if isinstance(value, dict):
+        first = next((value[name] for name in _KINDS if isinstance(value.get(name), str)), None)
+        others = {name: each for name, each in value.items() if each != first}
+        told = ", ".join(_pair(name, each) for name, each in others.items())
+        return told if first is None else f"{first} ({told})" if told else str(first)
+    if isinstance(value, float):
+        return f"{value:g}"
     return value if isinstance(value, str) else "" if value is None else json.dumps(value)
+
+
+def _pair(name: str, value: Any) -> str:  # noqa: ANN401 - a setting
+    return _said(value) if isinstance(value, dict) else f"{name} {_said(value)}"
 
 
 def table(rows: Sequence[Compared]) -> tuple[tuple[str, ...], ...]:
@@ -166,9 +190,23 @@ def table(rows: Sequence[Compared]) -> tuple[tuple[str, ...], ...]:
 
 
 def as_csv(rows: Sequence[Compared]) -> str:
-    """The table as comma-separated values (RFC 4180)."""
+    """The rows as comma-separated values (RFC 4180), a number in each column."""
+    keys = header(rows)[: -len(_REACHED)]
     found = io.StringIO()
-    csv.writer(found).writerows(table(rows))
+    writer = csv.writer(found)
+    writer.writerow([*keys, *_COLUMNS])
+    for row in rows:
+        ends = (row.reached, row.ahead)
+        reached, ahead = ((None,) * 3 if each is None else astuple(each) for each in ends)
+        settings = (row.settings.get(key) for key in keys)
+        figures = (
+            *(len(row.seeds), *reached, None if row.worst is None else row.worst.mean),
+            *(*ahead, row.chance, row.epsilon),
+        )
+        said = ("" if each is None or math.isnan(each) else each for each in figures)
+        writer.writerow(
+            [*(json.dumps(each) if isinstance(each, dict) else each for each in settings), *said]
+        )
     return found.getvalue()
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from common.documents import read_json
 from simulations.sweeps.cells import Cell
+from simulations.sweeps.compare import settings_said
 from simulations.sweeps.records import Record
 from simulations.sweeps.sweep import Told
 
@@ -55,7 +56,7 @@ class LiveTable(Told, AbstractContextManager["LiveTable"]):
     def begin(self, runs: int) -> None:
         """So many runs there are in all."""
         self._runs, self._began = runs, time.monotonic()
-        self._show("")
+        self._show("each run is a line when it is done")
 
     def known(self, record: Record) -> None:
         """A run was done before."""
@@ -105,8 +106,7 @@ class LiveTable(Told, AbstractContextManager["LiveTable"]):
 
 
 def _said(settings: str) -> str:
-    found = read_json(settings)
-    return ", ".join(f"{key} = {value}" for key, value in found.items()) or "as it is"
+    return settings_said(read_json(settings)) or "as it is"
 
 
 def _in_words(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -51,9 +52,8 @@ def convergence(records: Sequence[Record], sweeps: Sequence[Path]) -> bytes | No
                 values = [each[at] for at in rounds]
                 axes.plot(rounds, values, color=drawn.get_color(), alpha=0.25, linewidth=0.6)
         axes.set_xlabel("round")
-        axes.set_ylabel(records[0].headline)
-        if len(curves) > 1:
-            axes.legend(frameon=False)
+        axes.set_ylabel(f"{records[0].headline} on the test set")
+        _below(axes, len(curves))
 
     return _png(draw)
 
@@ -75,9 +75,11 @@ def against_epsilon(rows: Sequence[Compared], headline: str) -> bytes | None:
         for said, each in lines.items():
             each.sort(key=lambda row: float(row.settings[EPSILON]))
             across = [float(row.settings[EPSILON]) for row in each]
-            (drawn,) = axes.plot(across, [row.reached.mean for row in each], "o-", label=said)
+            apart = 1 + 0.03 * len(axes.lines)  # so that no interval hides another
+            at = [value * apart for value in across]
+            (drawn,) = axes.plot(at, [row.reached.mean for row in each], "o-", label=said)
             low, high = ([getattr(row.reached, end) for row in each] for end in ("low", "high"))
-            axes.fill_between(across, low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
+            axes.vlines(at, low, high, color=drawn.get_color(), linewidth=2.2, alpha=0.45)
         means = [row.reached.mean for each in lines.values() for row in each]
         room = max(0.05, 2 * (max(means) - min(means)))  # two seeds have endless intervals
         bottom, top = axes.get_ylim()
@@ -86,10 +88,12 @@ def against_epsilon(rows: Sequence[Compared], headline: str) -> bytes | None:
         ticks = sorted({float(row.settings[EPSILON]) for row in rows if EPSILON in row.settings})
         axes.set_xticks(ticks, [f"{each:g}" for each in ticks])
         axes.minorticks_off()
+        seeds = sorted({len(row.seeds) for row in rows})
         axes.set_xlabel("epsilon of a patient")
-        axes.set_ylabel(headline)
-        if len(lines) > 1:
-            axes.legend(frameon=False)
+        axes.set_ylabel(f"{headline} on the test set")
+        told = f"mean over {' to '.join(map(str, seeds))} seeds; lines are 95 % intervals"
+        axes.set_title(told, fontsize=9, loc="left")
+        _below(axes, len(lines))
 
     return _png(draw)
 
@@ -111,18 +115,27 @@ def fairness(records: Sequence[Record]) -> bytes | None:
         axes.boxplot(
             list(drawn.values()),
             orientation="horizontal",
-            tick_labels=list(drawn),
+            tick_labels=[textwrap.fill(said, 26) for said in drawn],
             showfliers=False,
             medianprops={"color": INK},
         )
         for place, values in enumerate(drawn.values(), start=1):
-            heights = [place] * len(values)
+            heights = [place + 0.08 * (at % 5 - 2) for at in range(len(values))]
             axes.plot(values, heights, "o", color=COLOURS["shared"], alpha=0.4, markersize=4)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel(f"{records[0].headline} at each hospital and seed")
+        axes.tick_params(axis="y", labelsize=8)
+        axes.set_xlabel(f"{records[0].headline} at each hospital")
 
-    return _png(draw, height=1.2 + 0.45 * len(drawn))
+    return _png(draw, height=1.2 + 0.6 * len(drawn))
+
+
+def _below(axes: Axes, lines: int) -> None:
+    """A legend under the picture, where it hides nothing."""
+    figure = axes.get_figure(root=True)
+    if lines > 1 and figure is not None:
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=1 if lines < 5 else 2)
 
 
 def _png(draw: Callable[[Axes], None], height: float = 0.6 * WIDTH) -> bytes:

@@ -13,12 +13,15 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-from common.errors import ConsiliumError, StudyError
+from common.errors import CheckpointError, ConsiliumError, StudyError, of_system
+from common.process.claim import locked
 from common.process.logs import configure
+from common.process.parent import die_with_parent
 from simulations.archives.manifest import read_hospitals
 from simulations.reports.result import FILE, Result, read_result
 from simulations.runs.run import run_study
@@ -27,6 +30,8 @@ from simulations.sweeps.cells import Cell, SweepCells
 from simulations.sweeps.records import Record, Records
 from simulations.sweeps.search import Search
 from simulations.sweeps.sweep_file import Runs, SweepFile, load_sweep
+
+LOCK: Final = "sweep.lock"
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,38 @@ def run_sweep(settings: SweepSettings, told: Told | None = None) -> Outcomes:
     Raises:
         ConsiliumError: the sweep, its study or its hospitals cannot be used.
     """
-    sweep, told = load_sweep(settings.file), told or Told()
+    with claimed_sweep(settings.folder):
+        return _run_sweep(settings, told or Told())
+
+
+@contextmanager
+def claimed_sweep(folder: Path) -> Iterator[None]:
+    """Hold a sweep's folder: two that write the same runs would break both.
+
+    Raises:
+        StudyError: another process works on it.
+        CheckpointError: it cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            holder = stack.enter_context(locked(folder / LOCK))
+        except OSError as error:
+            raise of_system(
+                error, CheckpointError, "the sweep cannot be kept", where=folder
+            ) from error
+        if holder is not None:
+            raise StudyError(
+                "another process works on this sweep",
+                where=folder,
+                found=f"process {holder}",
+                remedy="wait for it, or stop it and give the same command again",
+            )
+        yield
+
+
+def _run_sweep(settings: SweepSettings, told: Told) -> Outcomes:
+    sweep = load_sweep(settings.file)
     folder = settings.file.parent / sweep.sweep.hospitals
     made = SweepCells.of(sweep, settings.study, read_hospitals(folder))
     records = Records(settings.folder)
@@ -98,7 +134,9 @@ def run_sweep(settings: SweepSettings, told: Told | None = None) -> Outcomes:
         told.begin(len(cells))
         work.do(cells)
     records.export()
-    done = tuple(each for each in records.all() if each.name in work.cells)
+    known = {each.name: each for each in records.all()}
+    # In the order of the file: what comes first is what the others are held against.
+    done = tuple(known[name] for name in work.cells if name in known)
     return Outcomes(done, tuple(work.failed))
 
 
@@ -240,8 +278,10 @@ def _each(jobs: Sequence[_Job], processes: int) -> Iterator[tuple[Cell, Result |
     """
     if not jobs:
         return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=spawn) as pool:
+    spawn, here = multiprocessing.get_context("spawn"), os.getpid()
+    with ProcessPoolExecutor(
+        min(processes, len(jobs)), spawn, initializer=die_with_parent, initargs=(here,)
+    ) as pool:
         asked: dict[Future[Result | str], Cell] = {pool.submit(job): job.cell for job in jobs}
         try:
             for done in as_completed(asked):
@@ -253,6 +293,11 @@ def _each(jobs: Sequence[_Job], processes: int) -> Iterator[tuple[Cell, Result |
                 wanted="fewer --processes",
                 remedy="give the same command again: finished runs are kept, others go on",
             ) from error
+        except KeyboardInterrupt:
+            # A run that is killed goes on from its last round: nobody need wait for its end.
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
         finally:
             for each in asked:
                 each.cancel()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import StudyError
+from common.study.study_file import load_study
 from common.wire.flower import ConfigRecord, Context, ErrorCode, Message, RecordDict, context
 from simulations.grids.in_process import LocalGrid
 from simulations.grids.participation import PartialGrid, Participation, load_participation
@@ -103,3 +104,24 @@ def test_a_run_with_a_share_says_so_and_can_be_repeated(tmp_path: Path) -> None:
         return result.final_weights_sha256
 
     assert run("one", some) == run("again", some) != run("all", None)
+
+
+def test_what_no_run_could_finish_is_refused_before_it_begins(tmp_path: Path) -> None:
+    square_hospitals(tmp_path / "hospitals", sites=3)
+    study = square_study(tmp_path / "study.toml", aggregation={"min_sites": 2})
+    rounds = load_study(study).training.rounds
+    away = Participation(schedule={"site-000": ("1",), "site-001": (f"1-{rounds - 1}",)})
+    unknown = Participation(schedule={"nowhere": ("1",)})
+    found = {}
+    for name, part in (("away", away), ("unknown", unknown)):
+        settings = RunSettings(
+            study, tmp_path / "hospitals", tmp_path / name, baselines=False, participation=part
+        )
+        with pytest.raises(StudyError) as caught:
+            run_study(settings)
+        found[name] = caught.value
+        assert not (tmp_path / name).exists()
+    assert found["away"].details["where"] == f"--participation, round {rounds}"
+    assert str(found["away"].details["found"]).startswith("1 of 3 hospitals")
+    assert found["unknown"].details["found"] == "nowhere"
+    away.require_enough({"site-000", "site-001", "site-002"}, 0, rounds, 1)

@@ -173,6 +173,7 @@ def test_what_is_given_goes_before_what_the_name_tells(tmp_path: Path) -> None:
         ({"train_images": np.zeros((230, 5, 5, 5), np.uint8)}, {}, "different shapes"),
         ({"train_images": np.zeros((230, 5), np.uint8)}, {}, "or volumes"),
         ({}, {"label": 0}, "no several labels"),
+        ({}, {"slices": 4}, "no volumes"),
         ({"test_images": np.zeros((0, 5, 5), np.uint8)}, {}, "test_images"),
         ({"train_labels": np.zeros((230, 14), np.uint8)}, {}, "choose one of the 14 labels"),
         ({"train_labels": np.zeros((229, 1), np.uint8)}, {}, "for 230 images"),

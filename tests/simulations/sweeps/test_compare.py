@@ -9,6 +9,7 @@ import math
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -17,7 +18,7 @@ from rich.console import Console
 from scipy import stats
 
 from common.errors import CheckpointError, StudyError
-from simulations.sweeps.compare import as_csv, as_latex, compare, table
+from simulations.sweeps.compare import as_csv, as_latex, compare, settings_said, table
 from simulations.sweeps.page import finish
 from simulations.sweeps.records import FILE, PARQUET, Record, Records
 
@@ -84,7 +85,17 @@ def test_runs_that_are_judged_by_other_figures_are_not_compared() -> None:
 def test_tables_are_written_for_other_programs(tmp_path: Path) -> None:
     rows = compare(RUNS)
     read = list(csv.reader(io.StringIO(as_csv(rows))))
-    assert tuple(map(tuple, read)) == table(rows)
+    head, first, second = read
+    assert head[:5] == ["privacy.epsilon", "model.name", "seeds", "mean", "mean_low"]
+    assert float(first[3]) == rows[0].reached.mean
+    assert second[:3] == ["8.0", "cnn_a", "3"]
+    assert rows[1].ahead is not None
+    held = dict(zip(head, second, strict=True))
+    assert float(held["ahead_high"]) == rows[1].ahead.high
+    assert float(held["p"]) == rows[1].chance
+    assert float(held["epsilon_paid"]) == 8.0
+    assert (first[head.index("p")], first[head.index("worst_hospital")]) == ("", "")
+    assert table(rows)[1][-3] == "(the first)"
     latex = as_latex(rows)
     assert r"cnn\_a" in latex
     assert "costs its epsilon" in latex
@@ -95,6 +106,24 @@ def test_tables_are_written_for_other_programs(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert all(name in shown.getvalue() for name in names)
     assert (tmp_path / names[-1]).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"privacy.epsilon": 1.0, "training.rounds": 5}, "epsilon 1, rounds 5"),
+        (
+            {"aggregation": {"options": {"eta": 0.03}, "strategy": "fedadam"}},
+            "fedadam (eta 0.03)",
+        ),
+        ({"aggregation": {"strategy": "fedavg"}, "participation.share": 0.5}, "fedavg, share 0.5"),
+        ({"model.name": "cnn", "data.image_size": [28, 28]}, "cnn, image_size [28, 28]"),
+        ({"model": {"widths": [4]}}, "widths [4]"),
+        ({}, ""),
+    ],
+)
+def test_settings_are_told_in_words(settings: dict[str, Any], said: str) -> None:
+    assert settings_said(settings) == said
 
 
 def test_the_worst_hospital_of_each_run_is_compared_and_all_are_drawn(tmp_path: Path) -> None:

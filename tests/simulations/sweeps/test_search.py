@@ -81,7 +81,7 @@ def test_without_a_terminal_each_run_is_a_line_with_the_time_that_is_left() -> N
         table.done(record('{"privacy.epsilon": 1.0}', 1, 0.8))
         assert re.fullmatch(r"2 of 3 runs, \d+ s left", table.state)
         assert table.state in said.getvalue()
-        assert "privacy.epsilon = 1.0, seed 1: auc 0.800" in said.getvalue()
+        assert "epsilon 1, seed 1: auc 0.800" in said.getvalue()
 
 
 def test_on_a_terminal_a_table_shows_the_mean_so_far() -> None:

@@ -105,6 +105,40 @@ def test_a_sweep_of_sixty_runs_that_is_killed_twice_ends_in_the_same_tables(tmp_
     assert as_csv(compare(found)) == as_csv(compare(calm))
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_of_a_sweep_that_ends_goes_on_and_none_begins_beside_another(
+    world: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    command = [sys.executable, "-m", "tests.launch_sweep", str(world), str(tmp_path)]
+    started = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    runs, end = tmp_path / "runs", time.monotonic() + PATIENCE
+    while not list(runs.glob("*/coordinator/checkpoints/*")) and time.monotonic() < end:
+        assert started.poll() is None
+        time.sleep(0.05)
+    with pytest.raises(StudyError, match="another process works on this sweep") as caught:
+        run_sweep(settings(world, tmp_path))
+    assert caught.value.details["found"] == f"process {started.pid}"
+    workers = [
+        int(pid)
+        for pid in Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+    ]
+    assert len(workers) >= 2
+    started.send_signal(how)
+    started.wait(PATIENCE)
+    while any(map(running, workers)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(running, workers))
+    assert len(run_sweep(settings(world, tmp_path)).records) == 4
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_a_run_that_cannot_be_finished_is_told_and_the_others_go_on(
     world: Path, tmp_path: Path
 ) -> None:
