@@ -86,8 +86,8 @@ def test_every_baseline_is_there_at_its_own_price(first: Path) -> None:
 
 
 def test_report_pictures_and_checkpoints_are_written(first: Path) -> None:
-    assert (first / "report.html").read_text().count("data:image/svg+xml") == 6
-    assert len(list((first / "figures").glob("*.png"))) == 6
+    assert (first / "report.html").read_text().count("data:image/svg+xml") == 7
+    assert len(list((first / "figures").glob("*.png"))) == 7
     assert list((first / "coordinator" / "checkpoints").glob("*.safetensors"))
 
 
