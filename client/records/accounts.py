@@ -237,9 +237,10 @@ def forget(store: SiteDatabase, plan: Plan) -> None:
     for part in PARTS:
         if (event := event_of(plan, part)) is not None:
             store.execute(
-                "DELETE FROM costs WHERE sampling_rate = ?1 AND noise_multiplier = ?2"
+                "DELETE FROM costs WHERE sampling_rate = ? AND noise_multiplier = ?"
                 " AND NOT EXISTS (SELECT 1 FROM charges"
-                " WHERE sampling_rate = ?1 AND noise_multiplier = ?2)",
+                " WHERE charges.sampling_rate = costs.sampling_rate"
+                " AND charges.noise_multiplier = costs.noise_multiplier)",
                 event.sampling_rate,
                 event.noise_multiplier,
             )
