@@ -170,12 +170,11 @@ def _ends(found: Interval) -> str:
 
 def _said(value: Any) -> str:  # noqa: ANN401 - a setting
     if isinstance(value, dict):
-        first = next((value[name] for name in _KINDS if isinstance(value.get(name), str)), None)
-        others = {name: each for name, each in value.items() if each != first}
-        told = ", ".join(_pair(name, each) for name, each in others.items())
-        return told if first is None else f"{first} ({told})" if told else str(first)
+        kind = next((name for name in _KINDS if isinstance(value.get(name), str)), None)
+        told = ", ".join(_pair(name, each) for name, each in value.items() if name != kind)
+        return told if kind is None else f"{value[kind]} ({told})" if told else str(value[kind])
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.12g}"  # settings that differ are told apart: pictures go by the words
     return value if isinstance(value, str) else "" if value is None else json.dumps(value)
 
 

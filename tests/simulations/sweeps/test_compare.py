@@ -119,6 +119,8 @@ def test_tables_are_written_for_other_programs(tmp_path: Path) -> None:
         ({"aggregation": {"strategy": "fedavg"}, "participation.share": 0.5}, "fedavg, share 0.5"),
         ({"model.name": "cnn", "data.image_size": [28, 28]}, "cnn, image_size [28, 28]"),
         ({"model": {"widths": [4]}}, "widths [4]"),
+        ({"training.learning_rate": 0.12345678}, "learning_rate 0.12345678"),
+        ({"model": {"name": "cnn", "norm": "cnn"}}, "cnn (norm cnn)"),
         ({}, ""),
     ],
 )
